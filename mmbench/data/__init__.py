@@ -1,0 +1,1 @@
+"""Raw data in, prepared data out: catalogue, parsers, filters, splits and batches."""

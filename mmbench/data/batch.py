@@ -1,0 +1,59 @@
+"""The Batch: what a model sees of a step. Built by mmbench.data.rows; the only place that decides padding is there."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """R rows of width W that hold histories side by side ("packed") or one each ("padded", "fixed").
+
+    Padding has item 0, segment 0, time 0, position 0. Slots (`slot`) are the places whose state predicts:
+    every one that has a target in training, the last real (or the extra) one of each history at evaluation.
+    """
+
+    item_seq: Tensor  # int64 [R, W], 0 = padding (and extra slots, see Needs.extra_slots)
+    time_seq: Tensor  # int64 [R, W], unix seconds
+    position: Tensor  # int64 [R, W], place inside the own history, 0 = oldest kept item
+    segment: Tensor  # int64 [R, W], 0 = padding, else number of the history inside its row, from 1
+    slot: Tensor  # int64 [T], index into the flattened [R * W]
+    user: Tensor  # int64 [T], user of each slot
+    target: Tensor | None = None  # int64 [T], the next item, 1..N; None at evaluation
+    negatives: Tensor | None = None  # int64 [T, K], items 1..N
+
+    @property
+    def mask(self) -> Tensor:
+        """bool [R, W], True = belongs to a history."""
+        return self.segment > 0
+
+    @property
+    def interval(self) -> Tensor:
+        """int64 [R, W], seconds since the previous event of the same history, 0 for its first and for padding.
+
+        Never negative: histories are sorted by time, and places without a predecessor are set to 0.
+        """
+        gap = torch.zeros_like(self.time_seq)
+        gap[:, 1:] = self.time_seq[:, 1:] - self.time_seq[:, :-1]
+        return torch.where(self.mask & (self.position > 0), gap, 0).clamp_(min=0)
+
+    def attention_mask(self, *, causal: bool) -> Tensor:
+        """bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2).
+
+        Only places of the same history see each other; padding sees padding, so that no row of the softmax is
+        empty - its output is finite and read by nobody.
+        """
+        same = self.segment[:, :, None] == self.segment[:, None, :]
+        if not causal:
+            return same
+        width = self.item_seq.shape[1]
+        return same & torch.ones(width, width, dtype=torch.bool, device=same.device).tril()
+
+    def at_slots(self, hidden: Tensor) -> Tensor:
+        """hidden [R, W, ...] -> [T, ...], the states that predict."""
+        return hidden.flatten(0, 1).index_select(0, self.slot)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
+        return replace(self, **moved)

@@ -1,0 +1,78 @@
+"""Which events are for training, validation and test: pure functions, no input or output.
+
+leave-one-out   train train train ... train | valid | test        (every user with at least 3 events)
+time            train ... | T_valid  valid ... | T_test  test ... (one global clock, no future leaks)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmbench.errors import DataError, UsageError, suggest
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions are counted inside a user's own history, 0 = oldest; -1 = the user has no such target."""
+
+    train_len: np.ndarray  # int64 [U], the first train_len events of each user are for training
+    valid_pos: np.ndarray  # int64 [U]
+    test_pos: np.ndarray  # int64 [U]
+
+
+def leave_one_out(lengths: np.ndarray) -> Split:
+    """Last event = test, second last = validation, rest = training.
+
+        user with 6 events   0 1 2 3 | 4 | 5
+                             train     v   t      test input = 0..4, validation input = 0..3
+
+    Users with fewer than 3 events are in no part: they would have no training item.
+    """
+    lengths = lengths.astype(np.int64)
+    enough = lengths >= 3
+    return Split(
+        train_len=np.where(enough, lengths - 2, 0),
+        valid_pos=np.where(enough, lengths - 2, -1),
+        test_pos=np.where(enough, lengths - 1, -1),
+    )
+
+
+def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_share: float) -> Split:
+    """Global time points: the newest `test_share` of events is test time, `valid_share` before it validation.
+
+        all users     ----- train ----- T_valid -- valid -- T_test -- test --
+        one user      e e e   e e          v' e              t'  e
+
+    v' and t' (the user's first event in each span) are the targets; their input is everything before them.
+    Training sees only events before T_valid. A user with nothing before the target is not evaluated.
+    """
+    starts, ends = offsets[:-1], offsets[1:]
+    t_valid, t_test = np.quantile(
+        times, [1 - valid_share - test_share, 1 - test_share], method="higher"
+    ).astype(np.int64)
+    user = np.repeat(np.arange(len(starts)), ends - starts)
+    train_len = np.bincount(user[times < t_valid], minlength=len(starts))
+    before_test = np.bincount(user[times < t_test], minlength=len(starts))
+    lengths = ends - starts
+    return Split(
+        train_len=train_len,
+        valid_pos=np.where((before_test > train_len) & (train_len > 0), train_len, -1),
+        test_pos=np.where((lengths > before_test) & (before_test > 0), before_test, -1),
+    )
+
+
+def make_split(protocol: dict, times: np.ndarray, offsets: np.ndarray) -> Split:
+    """The split that a protocol names; raises DataError when it leaves nobody to evaluate."""
+    rule = protocol["split"]
+    if rule == "leave-one-out":
+        split = leave_one_out(np.diff(offsets))
+    elif rule == "time":
+        split = by_time(
+            times, offsets, valid_share=protocol["valid_share"], test_share=protocol["test_share"]
+        )
+    else:
+        raise UsageError(suggest(str(rule), ["leave-one-out", "time"], what="split"))
+    for part, positions in (("validation", split.valid_pos), ("test", split.test_pos)):
+        if not (positions >= 0).any():
+            raise DataError(f"split {rule!r} leaves no user with a {part} target; the histories are too short")
+    return split

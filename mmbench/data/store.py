@@ -1,0 +1,229 @@
+"""Prepared data on disk: memory-mapped arrays, the item catalogue, and one manifest that hashes them all.
+
+    data/prepared/<name>/
+      manifest.json            what this is, how it was made, counts, statistics, hash of every file
+      items.npy    int32  [E]  item of each event, 1..n_items, sorted by user, then by the protocol's order
+      times.npy    int64  [E]  unix seconds of each event
+      offsets.npy  int64  [U+1]  events of user u are offsets[u]:offsets[u+1]; users are 0..U-1
+      items.jsonl              one object per item, line i = item i+1: id, title, brand, categories, text, image
+      users.txt                raw user ids, one a line, in internal order
+      category_ids.npy int32 / category_offsets.npy int64 [n_items+1] / categories.txt   (0-based categories, CSR by item)
+      features/<modality>/<encoder>/   see mmbench.features.store
+
+`manifest["hash"]` identifies the data: it covers the protocol and every array and text file, not the folder
+it lies in, the date, or where the pictures are kept.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbench.atomic import hash_file, hash_json, write_json
+from mmbench.errors import DataError, UsageError, suggest
+
+FORMAT = 1
+ARRAYS = ("items.npy", "times.npy", "offsets.npy", "category_ids.npy", "category_offsets.npy")
+TEXTS = ("items.jsonl", "users.txt", "categories.txt")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One prepared data set, opened read-only. Arrays are memory maps; opening costs no copy."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def hash(self) -> str:
+        return str(self.manifest["hash"])
+
+    @property
+    def items_hash(self) -> str:
+        """Hash of the raw item ids in internal order: what a feature file must have been made for."""
+        return str(self.manifest["items_hash"])
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return dict(self.manifest["protocol"])
+
+    @property
+    def synthetic(self) -> bool:
+        return bool(self.manifest["synthetic"])
+
+    @property
+    def n_users(self) -> int:
+        return int(self.manifest["counts"]["users"])
+
+    @property
+    def n_items(self) -> int:
+        return int(self.manifest["counts"]["items"])
+
+    def _array(self, name: str) -> np.ndarray:
+        try:
+            return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.path / name} cannot be read ({error}); run: mmbench prepare {self.name} --force"
+            ) from error
+
+    @cached_property
+    def items(self) -> np.ndarray:
+        return self._array("items.npy")
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        return self._array("times.npy")
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        return self._array("offsets.npy")
+
+    @cached_property
+    def category_ids(self) -> np.ndarray:
+        return self._array("category_ids.npy")
+
+    @cached_property
+    def category_offsets(self) -> np.ndarray:
+        return self._array("category_offsets.npy")
+
+    @cached_property
+    def category_names(self) -> list[str]:
+        return (self.path / "categories.txt").read_text(encoding="utf-8").splitlines()
+
+    @cached_property
+    def item_records(self) -> list[dict[str, Any]]:
+        """The catalogue: record i belongs to item i + 1."""
+        with (self.path / "items.jsonl").open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        return (self.path / "users.txt").read_text(encoding="utf-8").splitlines()
+
+    @property
+    def features_dir(self) -> Path:
+        return self.path / "features"
+
+    def verify(self) -> None:
+        """Compare every file with its hash in the manifest; raise DataError naming the first that differs."""
+        for name, expected in self.manifest["files"].items():
+            if not (self.path / name).is_file() or hash_file(self.path / name) != expected:
+                raise DataError(
+                    f"{self.path / name} is not the file that the manifest describes; "
+                    f"run: mmbench prepare {self.name} --force"
+                )
+
+
+def prepared_root(data_dir: Path) -> Path:
+    return data_dir / "prepared"
+
+
+def folder_name(name: str) -> str:
+    """`amazon-beauty@random:1` -> a folder name that every file system takes."""
+    return name.replace(":", "-")
+
+
+def list_prepared(data_dir: Path) -> list[Prepared]:
+    """All prepared data sets, the one prepared last first."""
+    found = [open_path(path.parent) for path in prepared_root(data_dir).glob("*/manifest.json")]
+    return sorted(found, key=lambda one: (-float(one.manifest["created"]), one.name))
+
+
+def open_path(path: Path) -> Prepared:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path / 'manifest.json'} cannot be read ({error}); prepare the data set again") from error
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"{path} was prepared by another version of mmbench (format {manifest.get('format')}, "
+            f"this one reads {FORMAT}); run: mmbench prepare {manifest.get('name', path.name)} --force"
+        )
+    return Prepared(path=path, manifest=manifest)
+
+
+def open_prepared(name: str, data_dir: Path) -> Prepared:
+    """Open the prepared data set `name` (`amazon-beauty`, `amazon-beauty@random:1`)."""
+    path = prepared_root(data_dir) / folder_name(name)
+    if not (path / "manifest.json").is_file():
+        known = [one.name for one in list_prepared(data_dir)]
+        hint = f"run: mmbench prepare {name}"
+        if known:
+            raise UsageError(f"data set {name!r} is not prepared in {data_dir} ({suggest(name, known, what='prepared data set')}); {hint}")
+        raise UsageError(f"data set {name!r} is not prepared in {data_dir}; {hint}")
+    return open_path(path)
+
+
+def write_prepared(
+    *,
+    data_dir: Path,
+    manifest: dict[str, Any],
+    items: np.ndarray,
+    times: np.ndarray,
+    offsets: np.ndarray,
+    item_records: Sequence[dict[str, Any]],
+    user_ids: Sequence[str],
+    categories: tuple[Sequence[str], np.ndarray, np.ndarray],
+) -> Prepared:
+    """Write a prepared data set beside its final place and move it there in one step.
+
+    `manifest` brings name, dataset, title, synthetic, protocol, counts, statistics, printed, raw, images,
+    created; this adds format, files, items_hash and hash. `categories` = (names, ids, offsets).
+    """
+    root = prepared_root(data_dir)
+    names, category_ids, category_offsets = categories
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+    except OSError as error:
+        raise DataError(f"cannot write below {root}: {error.strerror}; choose another --data-dir") from error
+    try:
+        arrays = (items.astype(np.int32), times.astype(np.int64), offsets.astype(np.int64),
+                  category_ids.astype(np.int32), category_offsets.astype(np.int64))
+        for file_name, array in zip(ARRAYS, arrays, strict=True):
+            np.save(work / file_name, array, allow_pickle=False)
+        with (work / "items.jsonl").open("w", encoding="utf-8") as file:
+            for record in item_records:
+                file.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
+        (work / "users.txt").write_text("".join(f"{user}\n" for user in user_ids), encoding="utf-8")
+        (work / "categories.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        files = {name: hash_file(work / name) for name in (*ARRAYS, *TEXTS)}
+        full = {
+            **manifest,
+            "format": FORMAT,
+            "files": files,
+            "items_hash": hash_json([record["id"] for record in item_records]),
+            "hash": hash_json({"files": files, "protocol": manifest["protocol"], "format": FORMAT}),
+        }
+        write_json(work / "manifest.json", full)
+        final = root / folder_name(manifest["name"])
+        _swap(work, final)
+    except OSError as error:
+        raise DataError(f"cannot write below {root}: {error.strerror or error}; free some space") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return open_path(final)
+
+
+def _swap(work: Path, final: Path) -> None:
+    """Put `work` in the place of `final`; features made for the same catalogue stay."""
+    if not final.exists():
+        work.rename(final)
+        return
+    old = Path(tempfile.mkdtemp(dir=final.parent, prefix=".old-")) / final.name
+    final.rename(old)
+    work.rename(final)
+    if (old / "features").is_dir():
+        (old / "features").rename(final / "features")
+    shutil.rmtree(old.parent, ignore_errors=True)

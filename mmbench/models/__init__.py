@@ -1,0 +1,1 @@
+"""The contract for models, and the two systems that mmbench is about."""

@@ -1,0 +1,87 @@
+"""A model's recipe: the TOML file beside it, strictly read. Knows no model and imports no torch."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mmbench.errors import UsageError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sourced(_Strict):
+    """One setting: its value and the paper, table, code or decision that it comes from."""
+
+    value: Any
+    source: str = Field(min_length=3)
+
+
+class Paper(_Strict):
+    title: str
+    authors: str
+    venue: str
+    year: int
+    url: str = ""  # DOI or page
+    code: str = ""  # official code, with @commit where known
+
+
+class Variant(_Strict):
+    summary: str
+    settings: dict[str, Any]
+    source: str = ""  # the table or figure that it reproduces
+
+
+class Deviation(_Strict):
+    """One point where paper, released code and this implementation differ."""
+
+    point: str
+    paper: str
+    code: str = ""
+    here: str
+    switch: str = ""  # the setting that reproduces the other behaviour, if there is one
+
+
+class Recipe(_Strict):
+    """Contents of `<name>.toml`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    display: str
+    model_class: str = Field(alias="class")
+    summary: str
+    tags: tuple[str, ...]
+    inputs: tuple[str, ...]  # of: user item time text image category
+    paper: Paper | None = None  # None: no paper (sanity floors)
+    settings: dict[str, Sourced] = {}
+    dataset: dict[str, dict[str, Sourced]] = {}
+    variants: dict[str, Variant] = {}
+    deviations: tuple[Deviation, ...] = ()
+    search: dict[str, list[Any]] = {}  # the paper's grid: setting -> values
+    reported: dict[str, dict[str, float]] = {}  # data set -> metric -> printed value
+    reported_source: str = ""
+
+    @field_validator("inputs")
+    @classmethod
+    def _known_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = set(value) - {"user", "item", "time", "text", "image", "category"}
+        if unknown:
+            raise ValueError(f"unknown inputs {sorted(unknown)}")
+        return value
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Read and check a recipe; every fault is one line with the file and the key."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        recipe = Recipe.model_validate(content)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{file}: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None
+    if recipe.name.replace("-", "_") != file.stem:
+        raise UsageError(f"{file}: name is {recipe.name!r}, so the file must be {recipe.name.replace('-', '_')}.toml")
+    return recipe
