@@ -1,0 +1,80 @@
+"""The `mmbench` command: one file per group of commands, each parses, calls one function and prints.
+
+Nothing heavy is imported here or at the top of a command file: `mmbench --help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from mmbench import __version__
+from mmbench.cli.state import State
+from mmbench.errors import MmbenchError
+
+app = typer.Typer(
+    name="mmbench",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Benchmark multi-modal sequential recommenders: prepare data, run models over seeds, report.",
+    epilog="Example: mmbench prepare demo && mmbench run hm4sr sasrec pop --seeds 3 && mmbench report --table",
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"mmbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    data_dir: Annotated[
+        Path, typer.Option(envvar="MMBENCH_DATA", help="Folder of raw and prepared data.")
+    ] = Path("data"),
+    results_dir: Annotated[
+        Path, typer.Option(envvar="MMBENCH_RESULTS", help="Folder of results.")
+    ] = Path("results"),
+    models_dir: Annotated[
+        Optional[list[Path]], typer.Option(help="Folder with your own models (NAME.py + NAME.toml); repeatable.")  # noqa: UP045
+    ] = None,
+    datasets: Annotated[
+        Optional[list[Path]], typer.Option(help="A further datasets.toml; repeatable.")  # noqa: UP045
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    ctx.obj = State(data_dir=data_dir, results_dir=results_dir, quiet=quiet, debug=debug)
+    # Worker processes and the registries read the environment, so that every process sees the same folders.
+    for variable, folders in (("MMBENCH_MODELS", models_dir), ("MMBENCH_DATASETS", datasets)):
+        if folders:
+            os.environ[variable] = os.pathsep.join(str(folder) for folder in folders)
+
+
+from mmbench.cli import data, registry, report, run  # noqa: E402
+
+for group in (data, run, report, registry):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point: known errors become one line on stderr and their exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app()
+    except MmbenchError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)

@@ -1,0 +1,31 @@
+"""What the global options say, and the two consoles: results go to stdout, everything else to stderr."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass
+class State:
+    data_dir: Path
+    results_dir: Path
+    quiet: bool = False
+    debug: bool = False
+
+    @cached_property
+    def out(self) -> "Console":
+        """stdout: tables and other results; never wrapped when it is not a terminal."""
+        from rich.console import Console
+
+        return Console(soft_wrap=True, highlight=False)
+
+    @cached_property
+    def err(self) -> "Console":
+        """stderr: progress and remarks; silent with --quiet."""
+        from rich.console import Console
+
+        return Console(stderr=True, quiet=self.quiet, highlight=False, soft_wrap=True)
