@@ -54,6 +54,10 @@ class Batch:
         """hidden [R, W, ...] -> [T, ...], the states that predict."""
         return hidden.flatten(0, 1).index_select(0, self.slot)
 
+    def with_negatives(self, negatives: Tensor) -> "Batch":
+        """The same batch with sampled items int64 [T, K]."""
+        return replace(self, negatives=negatives)
+
     def to(self, device: torch.device | str) -> "Batch":
         moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
         return replace(self, **moved)
