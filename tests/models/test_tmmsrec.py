@@ -1,4 +1,4 @@
-"""TMMSRec: encoders against torch's own, fusion, loss, and every variant's parts; time is in test_tmmsrec_time.py.
+"""TMMSRec: encoders against torch's own, fusion, loss, and every variant's parts (time: test_tmmsrec_time.py).
 
 Run: python -m pytest tests/models/test_tmmsrec.py
 """
@@ -279,7 +279,7 @@ def test_recipe_lists_the_variants_and_every_setting_exists() -> None:
     entry, _ = find("tmmsrec")
     check_recipe(entry)
     assert list(entry.recipe.variants) == VARIANTS
-    own = {one for one in defaults_of(TMMSRecConfig)}
+    own = set(defaults_of(TMMSRecConfig))
     for variant in VARIANTS:
         values: dict[str, Any] = {}
         for _, layer in entry.layers(variant, "demo"):
