@@ -233,7 +233,7 @@ class Trainer:
     def _step(
         self, optimizer: torch.optim.Optimizer, rows: Rows, generator: torch.Generator, *, where: str
     ) -> dict[str, float]:
-        batch = self.batcher.training(rows)
+        batch = self.batcher.training(rows, prefixes=self.needs.prefixes)
         if self.sampler is not None:
             negatives = self.sampler.draw(batch.user, self.needs.n_negatives, generator)
             batch = batch.with_negatives(negatives)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, Prefixes
 from mmbench.data.views import ranges
 from mmbench.errors import DataError
 
@@ -170,8 +170,8 @@ class Batcher:
         parts = {"item_seq": item_seq, "time_seq": time_seq, "position": position, "segment": segment}
         return {name: part.view(shape) for name, part in parts.items()}, first
 
-    def training(self, rows: Rows) -> Batch:
-        """A step: one slot and target for every place that predicts."""
+    def training(self, rows: Rows, *, prefixes: bool = False) -> Batch:
+        """A step: one slot and target for every place that predicts; with `prefixes`, their histories apart."""
         if (rows.loss_from < 0).any():
             return self._pairs(rows)
         parts, first = self._lay_out(rows, extra=0)
@@ -182,7 +182,20 @@ class Batcher:
             slot=torch.from_numpy(slots).to(self.device),
             user=torch.from_numpy(np.repeat(rows.user, rows.n_targets)).to(self.device),
             target=self.items[torch.from_numpy(following).to(self.device)],
+            prefixes=self._prefixes(rows, first) if prefixes else None,
         )
+
+    def _prefixes(self, rows: Rows, first: np.ndarray) -> Prefixes:
+        """One row per target of `rows`, whose places are copies of the batch's places from each row's first on."""
+        lengths = ranges(rows.loss_from + 1, rows.n_targets)
+        bins, place, number, width = self._place(lengths)
+        grid = np.zeros((2, (int(bins.max(initial=-1)) + 1) * width), dtype=np.int64)  # source, segment
+        everywhere = ranges(bins * width + place, lengths)
+        grid[0, everywhere] = ranges(np.repeat(first, rows.n_targets), lengths)
+        grid[1, everywhere] = np.repeat(number, lengths)
+        source, segment = torch.from_numpy(grid).to(self.device)
+        slot = torch.from_numpy(bins * width + place + lengths - 1).to(self.device)
+        return Prefixes(source=source.view(-1, width), segment=segment.view(-1, width), slot=slot)
 
     def _pairs(self, rows: Rows) -> Batch:
         """(user, item) without histories: sequences of width 0."""

@@ -63,6 +63,7 @@ class Needs:
     samples     what may be trained on, first = default; see mmbench.data.rows.
     causal      a later item never changes an earlier state (needed for samples = "all" and "last-window").
     extra_slots empty slots after each history at evaluation, e.g. one for a [MASK]; max_len counts them.
+    prefixes    `batch.prefixes`: every target's history as a row of its own, beside the batch's rows (training).
     n_negatives uniform negatives per target in `batch.negatives`.
     negatives_exclude  "history": all training items of the user; "first": only the first (a released slip).
     """
@@ -71,6 +72,7 @@ class Needs:
     samples: tuple[Samples, ...] = ("all", "prefix")
     causal: bool = True
     extra_slots: int = 0
+    prefixes: bool = False
     n_negatives: int = 0
     negatives_exclude: Literal["history", "first"] = "history"
 
