@@ -57,8 +57,8 @@ _GAINS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "AUC": lambda r, k, c: (c - r) / max(c - 1, 1),
 }
 _FORMULAS = {
-    "HR": "share of users with r <= {k}",
-    "Recall": "share of users with r <= {k} (one target: equal to HR)",
+    "HR": "1 if r <= {k}",
+    "Recall": "1 if r <= {k} (one target: equal to HR)",
     "Precision": "1/{k} if r <= {k}",
     "F1": "2/({k}+1) if r <= {k}",
     "NDCG": "1/log2(r+1){cut}",
@@ -80,11 +80,10 @@ class Metric:
     def __str__(self) -> str:
         return self.name if self.k is None else f"{self.name}@{self.k}"
 
-    @property
-    def formula(self) -> str:
-        """The per-user value in words, r the 1-based rank of the target."""
-        cut = "" if self.k is None else f" if r <= {self.k}"
-        return _FORMULAS[self.name].format(k=self.k, cut=cut)
+    def formula(self, k: str = "") -> str:
+        """The per-user value in words, r the 1-based rank of the target; `k` is written for the cutoff."""
+        k = k or str(self.k)
+        return _FORMULAS[self.name].format(k=k, cut="" if self.k is None else f" if r <= {k}")
 
     def check(self, n_candidates: int) -> None:
         """Raise UsageError when the cutoff is outside 1..n_candidates."""
