@@ -86,10 +86,15 @@ def _t_of_differences(d: np.ndarray, *, test: str, scale: float) -> Outcome:
     n, mean, error = len(d), float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d))
     half = float(student.ppf(0.975, n - 1)) * error
     return Verdict(
-        test=test, n=n, difference=mean, direction=direction_of(mean),
-        p=float(2 * student.sf(abs(mean) / error, n - 1)), statistic=mean / error, df=n - 1,
+        test=test,
+        n=n,
+        difference=mean,
+        direction=direction_of(mean),
+        p=float(2 * student.sf(abs(mean) / error, n - 1)),
+        statistic=mean / error,
+        df=n - 1,
         interval=(mean - half, mean + half),
-    )  # fmt: skip
+    )
 
 
 def welch_t(a: np.ndarray, b: np.ndarray) -> Outcome:
@@ -107,10 +112,15 @@ def welch_t(a: np.ndarray, b: np.ndarray) -> Outcome:
     df = float((part_a + part_b) ** 2 / (part_a**2 / (len(a) - 1) + part_b**2 / (len(b) - 1)))
     half = float(student.ppf(0.975, df)) * error
     return Verdict(
-        test="Welch t", n=n, difference=difference, direction=direction_of(difference),
-        p=float(2 * student.sf(abs(difference) / error, df)), statistic=difference / error, df=df,
+        test="Welch t",
+        n=n,
+        difference=difference,
+        direction=direction_of(difference),
+        p=float(2 * student.sf(abs(difference) / error, df)),
+        statistic=difference / error,
+        df=df,
         interval=(difference - half, difference + half),
-    )  # fmt: skip
+    )
 
 
 def wilcoxon(a: np.ndarray, b: np.ndarray, *, zero_method: ZeroMethod = "wilcox") -> Outcome:
@@ -130,9 +140,15 @@ def wilcoxon(a: np.ndarray, b: np.ndarray, *, zero_method: ZeroMethod = "wilcox"
     found = stats.wilcoxon(d, zero_method=zero_method)
     mean = float(d.mean())
     return Verdict(
-        test=test, n=len(d), difference=mean, direction=direction_of(mean), p=float(found.pvalue),
-        statistic=float(found.statistic), won=int((d > 0).sum()), lost=int((d < 0).sum()),
-    )  # fmt: skip
+        test=test,
+        n=len(d),
+        difference=mean,
+        direction=direction_of(mean),
+        p=float(found.pvalue),
+        statistic=float(found.statistic),
+        won=int((d > 0).sum()),
+        lost=int((d < 0).sum()),
+    )
 
 
 def sign_flip(a: np.ndarray, b: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> Outcome:
@@ -168,9 +184,15 @@ def randomisation(d: np.ndarray, *, scale: float = 1.0, draws: int = DRAWS, seed
 def _sign_verdict(d: np.ndarray, test: str, p: float) -> Verdict:
     mean = float(d.mean())
     return Verdict(
-        test=test, n=len(d), difference=mean, direction=direction_of(mean), p=p, statistic=mean,
-        won=int((d > 0).sum()), lost=int((d < 0).sum()),
-    )  # fmt: skip
+        test=test,
+        n=len(d),
+        difference=mean,
+        direction=direction_of(mean),
+        p=p,
+        statistic=mean,
+        won=int((d > 0).sum()),
+        lost=int((d < 0).sum()),
+    )
 
 
 def _flips_as_large(d: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
@@ -206,9 +228,15 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Outcome:
     if won + lost == 0:
         return _no_verdict("McNemar, exact", len(d), mean, "identical", "both methods hit the same users")
     return Verdict(
-        test="McNemar, exact", n=len(d), difference=mean, direction=direction_of(mean),
-        p=float(binomtest(won, won + lost).pvalue), statistic=float(won), won=won, lost=lost,
-    )  # fmt: skip
+        test="McNemar, exact",
+        n=len(d),
+        difference=mean,
+        direction=direction_of(mean),
+        p=float(binomtest(won, won + lost).pvalue),
+        statistic=float(won),
+        won=won,
+        lost=lost,
+    )
 
 
 def is_binary(values: np.ndarray) -> bool:

@@ -123,7 +123,7 @@ def _gather(
         masks = {one.protocol.get("mask_seen", "none") for one in finished}
         if masks - {"none"} and any(metric.name == "AUC" for metric in metrics):
             raise UsageError(
-                f"{dataset}: AUC needs each user's number of candidates, which mask_seen changes; leave AUC out"
+                f"{dataset}: AUC needs a fixed number of candidates, which mask_seen changes; leave AUC out"
             )
     groups = group_runs(records)
     keys, labels = row_keys(groups)
@@ -267,10 +267,21 @@ def _mark_stars(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[
     marked = list(rows)
     for one in comparisons:
         p = one.p if one.adjusted is None else one.adjusted
-        if one.strongest and p is not None and p < ALPHA and one.outcome.direction == "better":
+        if (
+            one.strongest
+            and p is not None
+            and p < ALPHA
+            and one.outcome.direction == "better"
+            and not _contradicted(one)
+        ):
             cell = replace(marked[one.compared].cells[one.column], star=True)
             marked[one.compared] = _with_cell(marked[one.compared], one.column, cell)
     return marked
+
+
+def _contradicted(one: Comparison) -> bool:
+    """Whether a rank test's own direction is not that of the mean."""
+    return one.effect_name == "r_rb" and (one.effect or 0) < 0
 
 
 def _info(grid: _Grid, dataset: str) -> DatasetInfo:

@@ -24,8 +24,8 @@ _MASK = {
 _ASKS = {
     "run": "It asks whether retraining with other seeds would keep the order, not whether other users would "
     "(that is --test users).",
-    "user": "It asks whether other users of this population would keep the order for these trained models, not "
-    "whether retraining would.",
+    "user": "It asks whether other users of this population would keep the order for these trained models, "
+    "not whether retraining would.",
 }
 
 
@@ -49,10 +49,10 @@ def metrics_line(metrics: Sequence[Metric], ties: Ties, masks: Iterable[str]) ->
     said = []
     for members in families.values():
         if len(members) > 1 and all(one.k is not None for one in members):
-            formula = Metric(members[0].name, members[0].k).formula.replace(str(members[0].k), "K")
+            formula = members[0].formula("K")
             said.append(f"{members[0].name}@K = {formula}")
         else:
-            said += [f"{one} = {one.formula}" for one in members]
+            said += [f"{one} = {one.formula()}" for one in members]
     masked = ", ".join(sorted(_MASK.get(mask, f"mask {mask}") for mask in set(masks)))
     return "Metrics", (
         f"means over users of a value of r, the rank of the user's one held-out item among all items: "
@@ -88,18 +88,17 @@ def feature_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
                 encoder = record.features.get(modality, {}).get("encoder")
                 if encoder and row.label not in used[group.dataset][f"{modality} {encoder}"]:
                     used[group.dataset][f"{modality} {encoder}"].append(row.label)
-    return [
-        ("Features", f"{dataset}: " + "; ".join(f"{what} ({', '.join(rows)})" for what, rows in found.items()) + ".")
-        for dataset, found in used.items() if found
-    ]  # fmt: skip
+    lines = []
+    for dataset, found in used.items():
+        parts = [f"{what} ({', '.join(rows)})" for what, rows in found.items()]
+        lines.append(("Features", f"{dataset}: {'; '.join(parts)}."))
+    return lines
 
 
 def mark_lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
     if not any(row.leaky for row in rows):
         return []
-    return [
-        ("†", "selected on the test item (a slip of released code, on purpose); never marked best or second.")
-    ]
+    return [("†", "selected on the test item, as released code does; not marked best or second.")]
 
 
 def test_lines(
@@ -119,16 +118,13 @@ def test_lines(
     names = {"holm": "Holm", "bh": "Benjamini-Hochberg", "none": "no"}
     corrected = f"; {names[correction]} correction over {len(tested)} tests" if tested else ""
     shown = "Shown: the strongest other row of each column (Against)."
-    star = f" * better than it, {'adjusted ' if correction != 'none' else ''}p < {ALPHA:.2g}.".replace(
-        "0.", "."
-    )
+    star = f" * better than it, {'adjusted ' if correction != 'none' else ''}p < {_short(ALPHA)}."
     lines = [
         ("Test", f"{_describe(tested, test)} {family}{corrected}. {shown}{star if tested else ''}"),
         ("Reading", f"{_ASKS['user' if test == 'users' else 'run']} {_effect(test)}"),
     ]
-    reasons = {
-        one.outcome.words: one.outcome.reason for one in comparisons if isinstance(one.outcome, NoVerdict)
-    }
+    without = [one.outcome for one in comparisons if isinstance(one.outcome, NoVerdict)]
+    reasons = {one.words: one.reason for one in without}
     if reasons:
         lines.append(("No p", "; ".join(f"{words}: {reason}" for words, reason in reasons.items()) + "."))
     return lines
@@ -145,13 +141,20 @@ def _describe(tested: Sequence[Comparison], test: TestName) -> str:
         text += f"; beside it the {', '.join(beside)}"
     smallest = [smallest_sign_p(one) for one in n]
     if test != "users" and smallest and max(smallest) > ALPHA and ("sign" in text or "Wilcoxon" in text):
-        text += f", which cannot fall below {max(smallest):.2g} with n = {n[0]}".replace("0.", ".")
+        text += f", which cannot fall below {_short(max(smallest))} with n = {n[0]}"
     return text + "."
+
+
+def _short(p: float) -> str:
+    """A probability in two digits, without the leading zero."""
+    return f"{p:.2g}".removeprefix("0")
 
 
 def _effect(test: TestName) -> str:
     if test == "wilcoxon":
-        return "Effect: matched-pairs rank-biserial correlation over runs. Wilcoxon tests location, not the mean."
+        return (
+            "r_rb: matched-pairs rank-biserial correlation over runs. Wilcoxon tests location, not the mean."
+        )
     unit = "users" if test == "users" else "runs"
     won = " Users won/lost: hit by one row only." if test == "users" else ""
     return f"d_z: mean / deviation of the differences over {unit}, Hedges-corrected.{won}"
@@ -189,16 +192,23 @@ def warnings(
     for dataset, row, one in measured:
         if one.tie_share > 0.01:
             found.append(f"{row.label} on {dataset}: {100 * one.tie_share:.1f} % of users have a tied target")
+    if test in ("sign-flip", "wilcoxon"):
+        found += _limits_of_signs(comparisons, correction)
+    return found
+
+
+def _limits_of_signs(comparisons: Sequence[Comparison], correction: Correction) -> list[str]:
+    """Tests on signs and ranks: corrected p that no data could reach, and locations that contradict means."""
+    found = []
     n = [one.outcome.n for one in comparisons if isinstance(one.outcome, Verdict)]
-    if (
-        n
-        and correction == "holm"
-        and test in ("sign-flip", "wilcoxon")
-        and len(n) * smallest_sign_p(max(n)) > ALPHA
-    ):
+    if n and correction == "holm" and len(n) * smallest_sign_p(max(n)) > ALPHA:
         found.append(
-            f"no first claim is possible: Holm over {len(n)} tests needs p <= {ALPHA / len(n):.2g}, and {max(n)} "
-            f"pairs give {smallest_sign_p(max(n)):.2g} at best; take --test t, fewer rows or more seeds"
+            f"no claim is possible: Holm over {len(n)} tests needs a first p of {_short(ALPHA / len(n))}, and "
+            f"{max(n)} pairs give {_short(smallest_sign_p(max(n)))} at best; take --test t or more seeds"
+        )
+    if any(one.effect_name == "r_rb" and (one.effect or 0) * one.difference < 0 for one in comparisons):
+        found.append(
+            "Wilcoxon's direction contradicts the mean in some comparison; take --test t or sign-flip"
         )
     return found
 

@@ -63,7 +63,7 @@ def _compare_place(place: Place, test: TestName) -> list[Comparison]:
                 difference=difference,
                 percent=100 * difference / means[row] if means[row] else None,
                 **_sizes(x, y, outcome, test),
-            )  # fmt: skip
+            )
         )
     return found
 
@@ -102,13 +102,17 @@ def _over_runs(
 def _none(a: Measured, b: Measured, at: int, words: str, reason: str) -> NoVerdict:
     difference = float(a.values[:, at].mean() - b.values[:, at].mean())
     return NoVerdict(
-        test="none", n=min(len(a.seeds), len(b.seeds)), difference=difference,
-        direction=stats.direction_of(difference), words=words, reason=reason,
-    )  # fmt: skip
+        test="none",
+        n=min(len(a.seeds), len(b.seeds)),
+        difference=difference,
+        direction=stats.direction_of(difference),
+        words=words,
+        reason=reason,
+    )
 
 
 def _over_users(place: Place, rivals: Sequence[int]) -> dict[int, Outcome]:
-    """Per-user randomisation; McNemar where the metric is a hit and both rows have one value of 0 or 1 per user.
+    """Per-user randomisation; McNemar where the metric is a hit and both rows have a 0 or 1 per user.
 
     Hits averaged over several runs are no longer 0 or 1, and a sign test on them could point away from the
     mean, so they take the randomisation test as well.
@@ -136,6 +140,6 @@ def _sizes(x: np.ndarray, y: np.ndarray, outcome: Outcome, test: TestName) -> di
         "interval": stats.t_interval(x - y),
         "percent_interval": None if ratio is None else (100 * (ratio[0] - 1), 100 * (ratio[1] - 1)),
         "effect": stats.rank_biserial(x - y) if test == "wilcoxon" else stats.effect_dz(x - y),
-        "effect_name": "rank-biserial" if test == "wilcoxon" else "d_z",
+        "effect_name": "r_rb" if test == "wilcoxon" else "d_z",
         **(users_only if test == "users" else {}),
     }

@@ -50,9 +50,14 @@ def measure(group: Group, metrics: Sequence[Metric], *, split: SplitName, ties: 
         total = one if total is None else total + one
     assert total is not None
     return Measured(
-        seeds=tuple(one.seed for one in runs), values=np.stack(values), per_user=total / len(runs),
-        users=users, n_candidates=n_candidates, tie_share=float(np.mean(tied)), deterministic=deterministic,
-    )  # fmt: skip
+        seeds=tuple(one.seed for one in runs),
+        values=np.stack(values),
+        per_user=total / len(runs),
+        users=users,
+        n_candidates=n_candidates,
+        tie_share=float(np.mean(tied)),
+        deterministic=deterministic,
+    )
 
 
 def check_users(measured: Sequence[tuple[Group, Measured]]) -> None:
@@ -76,8 +81,8 @@ def _same_users(
     if len(a) != len(b) or (a != b).any():
         only = len(np.setdiff1d(a, b)), len(np.setdiff1d(b, a))
         raise ProtocolMismatchError(
-            f"{rows} were measured on different users ({only[0]:,} only in the first, {only[1]:,} only in the "
-            "second), so they share no table; run one of them again"
+            f"{rows} were measured on different users ({only[0]:,} only in the first, {only[1]:,} only in "
+            "the second), so they share no table; run one of them again"
         )
 
 
