@@ -87,5 +87,9 @@ class Batch:
         return replace(self, negatives=negatives)
 
     def to(self, device: torch.device | str) -> "Batch":
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if value is not None
+        }
         return replace(self, **moved)

@@ -16,7 +16,7 @@ A row is a window of one user's history: `length` input events from flat index `
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -51,7 +51,9 @@ class Rows:
 
 
 def _join(*parts: Rows) -> Rows:
-    return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__dataclass_fields__))
+    return Rows(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__dataclass_fields__)
+    )
 
 
 def plan_rows(offsets: np.ndarray, samples: str, max_len: int) -> Rows:
@@ -85,9 +87,7 @@ def _windows(user: np.ndarray, first: np.ndarray, low: np.ndarray, high: np.ndar
     return Rows(np.repeat(user, count), np.repeat(first, count) + t - length, length, length - 1)
 
 
-def plan_steps(
-    rows: Rows, *, batch_size: int, unit: str, generator: np.random.Generator
-) -> list[np.ndarray]:
+def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.Generator) -> list[np.ndarray]:
     """Shuffle the rows and cut them into steps of about `batch_size` targets (or exactly so many rows)."""
     order = generator.permutation(len(rows))
     if unit == "rows":
@@ -145,7 +145,7 @@ class Batcher:
         n = len(lengths)
         return np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64), width
 
-    def _lay_out(self, rows: Rows, extra: int) -> tuple[dict[str, Tensor], np.ndarray]:
+    def _lay_out(self, rows: Rows, extra: int) -> tuple[dict[str, Any], np.ndarray]:
         """item_seq, time_seq, position, segment of the rows, and the flat index of each row's first place."""
         total = rows.length + extra
         bins, place, number, width = self._place(total)
@@ -231,7 +231,9 @@ class NegativeSampler:
     N - m other items (x = 1..N-m) is therefore x + #{k: h_k - k < x}, one binary search per draw.
     """
 
-    def __init__(self, users: np.ndarray, items: np.ndarray, *, n_users: int, n_items: int, device: torch.device | str) -> None:
+    def __init__(
+        self, users: np.ndarray, items: np.ndarray, *, n_users: int, n_items: int, device: torch.device | str
+    ) -> None:
         self.n_items = n_items
         pairs = np.unique(users * (n_items + 1) + items)  # sorted by user, then item; repeats removed
         user, item = np.divmod(pairs, n_items + 1)

@@ -37,7 +37,9 @@ class Catalog:
     has_image: Tensor | None = None  # bool [N+1]
     layer_feat: dict[str, Tensor] = field(default_factory=dict)  # "text"/"image" -> [N+1, layers, D]
     category_ids: Tensor | None = None  # int64 [nnz], 0-based categories, CSR by item
-    category_offsets: Tensor | None = None  # int64 [N+2]: item i owns offsets[i]:offsets[i+1]; item 0 owns none
+    category_offsets: Tensor | None = (
+        None  # int64 [N+2]: item i owns offsets[i]:offsets[i+1]; item 0 owns none
+    )
     n_categories: int = 0
     train_users: Tensor  # int64 [E], user of each training event
     train_items: Tensor  # int64 [E], its item, in each user's order

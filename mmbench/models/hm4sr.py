@@ -101,7 +101,9 @@ class InteractiveMoE(nn.Module):
     def forward(self, e: Tensor) -> Tensor:
         """e [R, W, M, D] -> [R, W, M, D]."""
         out = self.experts(e.flatten(-2)).unflatten(-1, (self.n_experts, *self.shape))  # [R, W, E, M, D]
-        gate = torch.stack([g(e[..., m, :]).softmax(-1) for m, g in enumerate(self.gates)], -2)  # [R, W, M, E]
+        gate = torch.stack(
+            [g(e[..., m, :]).softmax(-1) for m, g in enumerate(self.gates)], -2
+        )  # [R, W, M, E]
         mixed = torch.einsum("rwme,rwemd->rwmd", gate, out)
         return e + self.alpha[:, None] * mixed
 
@@ -145,9 +147,11 @@ class TimeEncoding(nn.Module):
         times = catalog.train_times
         self.first_day = int(times.min()) // DAY
         if kind in ("both", "interval"):
-            self.interval_emb = nn.Embedding(self._row(longest_interval(catalog)).item() + 1, dim)
+            self.interval_emb = nn.Embedding(int(self._row(longest_interval(catalog))) + 1, dim)
         if kind in ("both", "absolute"):
-            self.absolute = Angle(dim, frequency=config.frequency, inside=config.phase == "inside", exact=exact)
+            self.absolute = Angle(
+                dim, frequency=config.frequency, inside=config.phase == "inside", exact=exact
+            )
         if kind == "cos":
             self.cosine = Angle(dim, frequency=1.0, inside=True, exact=exact)
         if kind in ("day", "day-of-year"):
@@ -241,7 +245,10 @@ class HM4SR(Recommender[HM4SRConfig]):
         if config.use_temporal_moe:
             self.time = TimeEncoding(config, catalog)
             self.temporal = TemporalMoE(
-                self.time.width, width, config.n_temporal_experts, trained=config.temporal_experts == "trained"
+                self.time.width,
+                width,
+                config.n_temporal_experts,
+                trained=config.temporal_experts == "trained",
             )
         self._init_weights()
         # The released code initialises what exists at this line; the modules below keep PyTorch's own.
