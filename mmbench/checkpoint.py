@@ -16,7 +16,15 @@ from mmbench.errors import RunError
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """`facts` (JSON) travel in the file's header, so tensors and facts are of the same moment."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_with(path, lambda temporary: save_file(plain, str(temporary), metadata={"facts": json.dumps(facts)}))
+    header = {"facts": json.dumps(facts)}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(plain, str(temporary), metadata=header)
+        except SafetensorError as error:  # its message holds the system's: "No space left on device"
+            raise OSError(str(error)) from error
+
+    write_with(path, write)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -26,13 +34,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             facts = json.loads((file.metadata() or {})["facts"])
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise RunError(f"{path} is no checkpoint of mmbench ({error}); remove it and run the cell again") from error
+        raise RunError(
+            f"{path} is no checkpoint of mmbench ({error}); remove it and run the cell again"
+        ) from error
 
 
 def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
     """Put a checkpoint's weights into `model`; a missing, unexpected or misshapen tensor is an error."""
     tensors, facts = load_tensors(path)
-    weights = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
+    weights = {
+        name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")
+    }
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:

@@ -47,7 +47,9 @@ class TrainConfig:
     patience: PositiveInt = 10  # evaluations without a better value before training stops
     eval_every: PositiveInt = 1  # epochs between validations
     selection_metric: str = "NDCG@20"
-    validation: Literal["valid", "test-item"] = "valid"  # "test-item": a released slip; marks the run as leaky
+    validation: Literal["valid", "test-item"] = (
+        "valid"  # "test-item": a released slip; marks the run as leaky
+    )
     mask_seen: Literal["none", "train", "input"] = "none"
     text_encoder: str = "auto"  # "auto" = the data set's; else an encoder's name; "none" = no text
     image_encoder: str = "auto"

@@ -49,7 +49,9 @@ def rank(
             batch = batcher.evaluation(part, extra_slots=needs.extra_slots)
             scores = model.score(batch) if table is None else model.query(batch) @ table.T
             target = torch.from_numpy(view.target[index]).to(device)
-            above, tied = count(scores, target, seen=_seen(view, index, mask_seen, device), user=view.user[index])
+            above, tied = count(
+                scores, target, seen=_seen(view, index, mask_seen, device), user=view.user[index]
+            )
             greater[index], equal[index] = above.cpu().numpy(), tied.cpu().numpy()
     model.train(was_training)
     return Ranks(user=view.user, greater=greater, equal=equal, n_candidates=model.n_items)
@@ -66,7 +68,9 @@ def _in_order_of_length(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Row
         yield order[start : start + size], part
 
 
-def _seen(view: TargetView, index: np.ndarray, rule: str, device: torch.device | str) -> tuple[Tensor, Tensor] | None:
+def _seen(
+    view: TargetView, index: np.ndarray, rule: str, device: torch.device | str
+) -> tuple[Tensor, Tensor] | None:
     """(row, item - 1) of every candidate that the rule takes out; targets are put back by `count`."""
     if rule == "none":
         return None
@@ -77,7 +81,11 @@ def _seen(view: TargetView, index: np.ndarray, rule: str, device: torch.device |
 
 
 def count(
-    scores: Tensor, target: Tensor, *, seen: tuple[Tensor, Tensor] | None = None, user: np.ndarray | None = None
+    scores: Tensor,
+    target: Tensor,
+    *,
+    seen: tuple[Tensor, Tensor] | None = None,
+    user: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
     """scores [T, N], target int64 [T] in 1..N -> (greater, equal), int64 [T].
 
@@ -89,7 +97,9 @@ def count(
     if bad.any():
         first = int(bad.nonzero()[0])
         who = f"user number {user[first]}" if user is not None else f"row {first}"
-        raise RunError(f"the model's score for {who} is not a finite number; lower the learning rate or check the features")
+        raise RunError(
+            f"the model's score for {who} is not a finite number; lower the learning rate or check the features"
+        )
     if seen is not None:
         scores = scores.clone()
         scores[seen] = float("-inf")

@@ -62,7 +62,10 @@ class Cell:
 
 
 def resolve_settings(
-    entry: registry.ModelEntry, variant: str, prepared: Prepared, overrides: list[tuple[str, Mapping[str, Any]]]
+    entry: registry.ModelEntry,
+    variant: str,
+    prepared: Prepared,
+    overrides: list[tuple[str, Mapping[str, Any]]],
 ) -> dict[str, Setting]:
     """All settings of a model on a data set with the source of each value, validated."""
     protocol = {key: prepared.protocol[key] for key in FROM_PROTOCOL}
@@ -81,8 +84,10 @@ def configs(entry: registry.ModelEntry, settings: Mapping[str, Setting]) -> tupl
     """The model's and the training's configuration objects; UsageError names a bad value."""
     shared = {one.name for one in fields(TrainConfig)}
     values = {key: one.value for key, one in settings.items()}
-    train = build(TrainConfig, {k: v for k, v in values.items() if k in shared}, where=entry.name)
-    model = build(
+    train: TrainConfig = build(
+        TrainConfig, {k: v for k, v in values.items() if k in shared}, where=entry.name
+    )
+    model: Any = build(
         entry.config_class(), {k: v for k, v in values.items() if k not in shared}, where=entry.name
     )
     metrics.parse_metric(train.selection_metric)
@@ -100,7 +105,9 @@ def choose_features(
         name = str(settings[f"{modality}_encoder"].value)
         encoder = default_encoder(prepared, modality) if name == "auto" else name
         if encoder is None:
-            notes.append(f"{entry.recipe.display} runs without {modality}: {prepared.name} has no {modality} features")
+            notes.append(
+                f"{entry.recipe.display} runs without {modality}: {prepared.name} has no {modality} features"
+            )
         elif encoder != "none":
             found[modality] = load_features(prepared, modality, encoder)
     if wanted and not found and not all(settings[f"{one}_encoder"].value == "none" for one in wanted):
@@ -112,7 +119,12 @@ def choose_features(
 
 
 def make_cell(
-    *, results_dir: Path, prepared: Prepared, model: str, seed: int, overrides: list[tuple[str, Mapping[str, Any]]]
+    *,
+    results_dir: Path,
+    prepared: Prepared,
+    model: str,
+    seed: int,
+    overrides: list[tuple[str, Mapping[str, Any]]],
 ) -> Cell:
     """Resolve a cell; its folder's name is a hash of everything but the seed and the code."""
     entry, variant = registry.find(model)
@@ -192,7 +204,9 @@ def build_model(cell: Cell, data: LoadedData, device: str) -> tuple[Recommender[
     for modality, used in cell.features.items():
         features[modality] = load_features(data.prepared, modality, used["encoder"])
         if features[modality].hash != used["hash"]:
-            raise RunError(f"{modality} features {used['encoder']!r} of {cell.dataset} changed since this run was planned")
+            raise RunError(
+                f"{modality} features {used['encoder']!r} of {cell.dataset} changed since this run was planned"
+            )
     catalog = make_catalog(data, features, train_config.max_len)
     torch.manual_seed(derive_seed(cell.seed, "init"))
     try:
@@ -207,7 +221,9 @@ def metric_value(ranks: Ranks, name: str) -> float:
     return float(metrics.parse_metric(name).values(ranks).mean())
 
 
-def run_cell(cell: Cell, *, device: str = "auto", watcher: Watcher | None = None, debug: bool = False) -> RunRecord:
+def run_cell(
+    cell: Cell, *, device: str = "auto", watcher: Watcher | None = None, debug: bool = False
+) -> RunRecord:
     """Train, rank and store a cell. A failure becomes a record with its reason (or is raised with `debug`)."""
     cell.path.mkdir(parents=True, exist_ok=True)
     try:
@@ -247,14 +263,27 @@ def _run(cell: Cell, device: str, watcher: Watcher | None) -> RunRecord:
     judged = target_view(data.prepared, data.split, "test") if leaky else data.valid
 
     def validate(current: Recommender[Any]) -> float:
-        return metric_value(rank(current, judged, mask_seen=config.mask_seen, device=device), config.selection_metric)
+        return metric_value(
+            rank(current, judged, mask_seen=config.mask_seen, device=device), config.selection_metric
+        )
 
     began = time.perf_counter()
     if model.trainable:
-        trainer = Trainer(model, data.train, validate, config, seed=cell.seed, folder=cell.path, device=device, watcher=watcher)
+        trainer = Trainer(
+            model,
+            data.train,
+            validate,
+            config,
+            seed=cell.seed,
+            folder=cell.path,
+            device=device,
+            watcher=watcher,
+        )
         progress = trainer.fit()
     else:
-        progress = Progress(stopped="closed form", seconds={"train": time.perf_counter() - began, "valid": 0.0})
+        progress = Progress(
+            stopped="closed form", seconds={"train": time.perf_counter() - began, "valid": 0.0}
+        )
         for stale in (LOG, BEST):
             (cell.path / stale).unlink(missing_ok=True)
     seconds = rank_and_store(cell.path, model, data, config, device)

@@ -54,7 +54,12 @@ def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
 
 
 def plan(
-    *, results_dir: Path, datasets: Sequence[Prepared], models: Sequence[str], seeds: Sequence[int], overrides: Overrides
+    *,
+    results_dir: Path,
+    datasets: Sequence[Prepared],
+    models: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Overrides,
 ) -> list[Cell]:
     """All cells in the order they run: seed by seed, so that early tables already hold every model."""
     check_overrides(overrides, models)
@@ -67,7 +72,9 @@ def plan(
                     continue  # one run is all runs
                 layers = overrides.layers(model, entry.known_settings())
                 cells.append(
-                    make_cell(results_dir=results_dir, prepared=prepared, model=model, seed=seed, overrides=layers)
+                    make_cell(
+                        results_dir=results_dir, prepared=prepared, model=model, seed=seed, overrides=layers
+                    )
                 )
     return cells
 
@@ -182,7 +189,9 @@ def _side_by_side(
     from joblib import Parallel, delayed
 
     shared = {key: value for key, value in os.environ.items() if key.startswith("MMBENCH_")}
-    pool = Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)
+    pool = Parallel(
+        n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
+    )
     for number, cell in enumerate(cells, start=1):
         watcher.begins(cell, number, len(cells))
     threads = default_threads(jobs)

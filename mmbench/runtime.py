@@ -36,7 +36,9 @@ def pick_device(name: str) -> str:
     if name.split(":")[0] not in ("cpu", "cuda"):
         raise UsageError(f"unknown device {name!r}; known: auto, cpu, cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r} was asked for, but torch {torch.__version__} finds no GPU; use --device cpu")
+        raise UsageError(
+            f"device {name!r} was asked for, but torch {torch.__version__} finds no GPU; use --device cpu"
+        )
     return name
 
 
@@ -78,7 +80,10 @@ def peak_memory() -> dict[str, int]:
 def code_version() -> dict[str, str]:
     """mmbench's version, the git commit of a source tree, and a hash of the code that computes results."""
     files = sorted([*PACKAGE.rglob("*.py"), *baselines_dir().glob("*.py")])
-    parts = {str(file.relative_to(file.parents[1])): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    parts = {
+        str(file.relative_to(file.parents[1])): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
     return {"mmbench": __version__, "commit": _commit(PACKAGE.parent), "source_hash": hash_json(parts)[:16]}
 
 

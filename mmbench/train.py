@@ -55,8 +55,14 @@ class Progress:
 def make_optimizer(model: torch.nn.Module, config: TrainConfig, lr: float) -> torch.optim.Optimizer:
     parameters = [one for one in model.parameters() if one.requires_grad]
     groups = [
-        {"params": [one for one in parameters if one.dim() > 1 or config.decay_1d], "weight_decay": config.weight_decay},
-        {"params": [one for one in parameters if one.dim() <= 1 and not config.decay_1d], "weight_decay": 0.0},
+        {
+            "params": [one for one in parameters if one.dim() > 1 or config.decay_1d],
+            "weight_decay": config.weight_decay,
+        },
+        {
+            "params": [one for one in parameters if one.dim() <= 1 and not config.decay_1d],
+            "weight_decay": 0.0,
+        },
     ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
@@ -178,8 +184,15 @@ class Trainer:
             spent = time.perf_counter() - began
             progress.seconds["train"] += spent
             progress.epoch_seconds.append(spent)
-            line: dict[str, Any] = {"stage": progress.stage, "epoch": progress.epoch, "seconds": spent, "loss": terms}
-            if stage.epochs is None and (progress.epoch % self.config.eval_every == 0 or progress.epoch == last):
+            line: dict[str, Any] = {
+                "stage": progress.stage,
+                "epoch": progress.epoch,
+                "seconds": spent,
+                "loss": terms,
+            }
+            if stage.epochs is None and (
+                progress.epoch % self.config.eval_every == 0 or progress.epoch == last
+            ):
                 self._validate(line)
             self._log(line)
             self._save(optimizer)
@@ -197,13 +210,18 @@ class Trainer:
         progress.curve.append({"epoch": progress.epoch, self.config.selection_metric: value})
         if value > progress.best:
             progress.best, progress.best_epoch, progress.bad = value, progress.epoch, 0
-            checkpoint.save_tensors(self.folder / BEST, checkpoint.model_tensors(self.model), {"epoch": progress.epoch})
+            checkpoint.save_tensors(
+                self.folder / BEST, checkpoint.model_tensors(self.model), {"epoch": progress.epoch}
+            )
         else:
             progress.bad += 1
             if progress.bad >= self.config.patience:
                 progress.stopped = "patience"
         line.update(
-            valid={self.config.selection_metric: value}, best=progress.best, best_epoch=progress.best_epoch, bad=progress.bad
+            valid={self.config.selection_metric: value},
+            best=progress.best,
+            best_epoch=progress.best_epoch,
+            bad=progress.bad,
         )
 
     def _train_epoch(
@@ -214,7 +232,9 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "noise", *key))
         generator = torch.Generator(device=self.device).manual_seed(derive_seed(self.seed, "negatives", *key))
         order = np.random.default_rng(derive_seed(self.seed, "order", *key))
-        steps = plan_steps(rows, batch_size=self.config.batch_size, unit=self.config.batch_unit, generator=order)
+        steps = plan_steps(
+            rows, batch_size=self.config.batch_size, unit=self.config.batch_unit, generator=order
+        )
         self.model.train()
         self.model.start_epoch(epoch)
         sums: dict[str, float] = {}
@@ -227,13 +247,15 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
             if self.watcher is not None:
-                self.watcher.step(epoch, number, len(steps), {name: total / number for name, total in sums.items()})
+                self.watcher.step(
+                    epoch, number, len(steps), {name: total / number for name, total in sums.items()}
+                )
         return {name: total / len(steps) for name, total in sums.items()}
 
     def _step(
         self, optimizer: torch.optim.Optimizer, rows: Rows, generator: torch.Generator, *, where: str
     ) -> dict[str, float]:
-        batch = self.batcher.training(rows)
+        batch = self.batcher.training(rows, prefixes=self.needs.prefixes)
         if self.sampler is not None:
             negatives = self.sampler.draw(batch.user, self.needs.n_negatives, generator)
             batch = batch.with_negatives(negatives)
@@ -245,7 +267,9 @@ class Trainer:
                     f"{where}: loss term {name!r} is {value}; lower lr (now {optimizer.param_groups[0]['lr']:g}), "
                     "set grad_clip, or check the features"
                 )
-        total: Tensor = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+        total: Tensor = (
+            torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+        )
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         if self.config.grad_clip:

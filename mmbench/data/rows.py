@@ -16,13 +16,13 @@ A row is a window of one user's history: `length` input events from flat index `
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, Prefixes
 from mmbench.data.views import ranges
 from mmbench.errors import DataError
 
@@ -51,7 +51,9 @@ class Rows:
 
 
 def _join(*parts: Rows) -> Rows:
-    return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__dataclass_fields__))
+    return Rows(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__dataclass_fields__)
+    )
 
 
 def plan_rows(offsets: np.ndarray, samples: str, max_len: int) -> Rows:
@@ -85,9 +87,7 @@ def _windows(user: np.ndarray, first: np.ndarray, low: np.ndarray, high: np.ndar
     return Rows(np.repeat(user, count), np.repeat(first, count) + t - length, length, length - 1)
 
 
-def plan_steps(
-    rows: Rows, *, batch_size: int, unit: str, generator: np.random.Generator
-) -> list[np.ndarray]:
+def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.Generator) -> list[np.ndarray]:
     """Shuffle the rows and cut them into steps of about `batch_size` targets (or exactly so many rows)."""
     order = generator.permutation(len(rows))
     if unit == "rows":
@@ -145,7 +145,7 @@ class Batcher:
         n = len(lengths)
         return np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64), width
 
-    def _lay_out(self, rows: Rows, extra: int) -> tuple[dict[str, Tensor], np.ndarray]:
+    def _lay_out(self, rows: Rows, extra: int) -> tuple[dict[str, Any], np.ndarray]:
         """item_seq, time_seq, position, segment of the rows, and the flat index of each row's first place."""
         total = rows.length + extra
         bins, place, number, width = self._place(total)
@@ -170,8 +170,8 @@ class Batcher:
         parts = {"item_seq": item_seq, "time_seq": time_seq, "position": position, "segment": segment}
         return {name: part.view(shape) for name, part in parts.items()}, first
 
-    def training(self, rows: Rows) -> Batch:
-        """A step: one slot and target for every place that predicts."""
+    def training(self, rows: Rows, *, prefixes: bool = False) -> Batch:
+        """A step: one slot and target for every place that predicts; with `prefixes`, their histories apart."""
         if (rows.loss_from < 0).any():
             return self._pairs(rows)
         parts, first = self._lay_out(rows, extra=0)
@@ -182,7 +182,20 @@ class Batcher:
             slot=torch.from_numpy(slots).to(self.device),
             user=torch.from_numpy(np.repeat(rows.user, rows.n_targets)).to(self.device),
             target=self.items[torch.from_numpy(following).to(self.device)],
+            prefixes=self._prefixes(rows, first) if prefixes else None,
         )
+
+    def _prefixes(self, rows: Rows, first: np.ndarray) -> Prefixes:
+        """One row per target of `rows`, whose places are copies of the batch's places from each row's first on."""
+        lengths = ranges(rows.loss_from + 1, rows.n_targets)
+        bins, place, number, width = self._place(lengths)
+        grid = np.zeros((2, (int(bins.max(initial=-1)) + 1) * width), dtype=np.int64)  # source, segment
+        everywhere = ranges(bins * width + place, lengths)
+        grid[0, everywhere] = ranges(np.repeat(first, rows.n_targets), lengths)
+        grid[1, everywhere] = np.repeat(number, lengths)
+        source, segment = torch.from_numpy(grid).to(self.device)
+        slot = torch.from_numpy(bins * width + place + lengths - 1).to(self.device)
+        return Prefixes(source=source.view(-1, width), segment=segment.view(-1, width), slot=slot)
 
     def _pairs(self, rows: Rows) -> Batch:
         """(user, item) without histories: sequences of width 0."""
@@ -218,7 +231,9 @@ class NegativeSampler:
     N - m other items (x = 1..N-m) is therefore x + #{k: h_k - k < x}, one binary search per draw.
     """
 
-    def __init__(self, users: np.ndarray, items: np.ndarray, *, n_users: int, n_items: int, device: torch.device | str) -> None:
+    def __init__(
+        self, users: np.ndarray, items: np.ndarray, *, n_users: int, n_items: int, device: torch.device | str
+    ) -> None:
         self.n_items = n_items
         pairs = np.unique(users * (n_items + 1) + items)  # sorted by user, then item; repeats removed
         user, item = np.divmod(pairs, n_items + 1)

@@ -71,7 +71,12 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def info_nce(
-    anchor: Tensor, positive: Tensor, *, temperature: float, same: Tensor | None = None, same_logit: float | None = None
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    temperature: float,
+    same: Tensor | None = None,
+    same_logit: float | None = None,
 ) -> Tensor:
     """In-batch InfoNCE with cosine similarity; row i of `positive` belongs to row i of `anchor`, both [T, D].
 

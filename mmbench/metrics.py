@@ -1,0 +1,164 @@
+"""Metrics of one held-out target per user, computed from its rank: no averaging, no rounding, no scores.
+
+The target is beaten by `greater` candidates and tied with `equal` others, so its 1-based rank r is one of
+greater+1 .. greater+equal+1. A metric is a gain q(r) that is zero beyond its cutoff K:
+
+    name       q(r), r <= K        remark
+    HR         1                   share of users whose target is among the first K
+    Recall     1                   one target: equal to HR
+    Precision  1 / K               HR / K
+    F1         2 / (K + 1)         harmonic mean of Precision and Recall
+    NDCG       1 / log2(r + 1)     the ideal DCG of one target is 1
+    MRR        1 / r
+    MAP        1 / r               normaliser min(K, 1 target) = 1: equal to MRR
+    AUC        (C - r) / (C - 1)   C candidates, no cutoff; a tie counts one half when ties = "expected"
+
+MRR, NDCG and MAP also exist without a cutoff (K = C). Tie rules:
+
+    expected     mean of q over the equally likely ranks: (Q(min(g+e+1, K)) - Q(min(g, K))) / (e + 1),
+                 with the prefix sums Q(r) = q(1) + ... + q(r); unbiased and deterministic
+    optimistic   q(g + 1); constant scores would be perfect
+    pessimistic  q(g + e + 1); a lower bound
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Protocol
+
+import numpy as np
+
+from mmbench.errors import DataError, UsageError, suggest
+
+Ties = Literal["expected", "optimistic", "pessimistic"]
+TIE_RULES: tuple[Ties, ...] = ("expected", "optimistic", "pessimistic")
+
+
+class RankCounts(Protocol):
+    """What a metric reads: `greater` and `equal` int [n] per user, and the number of candidates."""
+
+    @property
+    def greater(self) -> np.ndarray: ...
+    @property
+    def equal(self) -> np.ndarray: ...
+    @property
+    def n_candidates(self) -> int: ...
+
+
+# r float64 [K] = 1..K, cutoff K, candidates C -> q(r) [K]
+_GAINS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
+    "HR": lambda r, k, c: np.ones_like(r),
+    "Recall": lambda r, k, c: np.ones_like(r),
+    "Precision": lambda r, k, c: np.full_like(r, 1 / k),
+    "F1": lambda r, k, c: np.full_like(r, 2 / (k + 1)),
+    "NDCG": lambda r, k, c: 1 / np.log2(r + 1),
+    "MRR": lambda r, k, c: 1 / r,
+    "MAP": lambda r, k, c: 1 / r,
+    "AUC": lambda r, k, c: (c - r) / max(c - 1, 1),
+}
+_FORMULAS = {
+    "HR": "1 if r <= {k}",
+    "Recall": "1 if r <= {k} (one target: equal to HR)",
+    "Precision": "1/{k} if r <= {k}",
+    "F1": "2/({k}+1) if r <= {k}",
+    "NDCG": "1/log2(r+1){cut}",
+    "MRR": "1/r{cut}",
+    "MAP": "1/r{cut} (one target: equal to MRR)",
+    "AUC": "(C-r)/(C-1), C candidates",
+}
+_WITHOUT_CUTOFF = {"NDCG", "MRR", "MAP", "AUC"}
+_ALIASES = {"HIT": "HR", "HITS": "HR", "HITRATE": "HR"}
+
+
+@dataclass(frozen=True, order=True)
+class Metric:
+    """A metric as a value: `Metric("NDCG", 10)` is written NDCG@10; `k` None = no cutoff."""
+
+    name: str
+    k: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.k is None else f"{self.name}@{self.k}"
+
+    def formula(self, k: str = "") -> str:
+        """The per-user value in words, r the 1-based rank of the target; `k` is written for the cutoff."""
+        k = k or str(self.k)
+        return _FORMULAS[self.name].format(k=k, cut="" if self.k is None else f" if r <= {k}")
+
+    def check(self, n_candidates: int) -> None:
+        """Raise UsageError when the cutoff is outside 1..n_candidates."""
+        if self.k is not None and not 1 <= self.k <= n_candidates:
+            raise UsageError(f"{self}: K must be in 1..{n_candidates}, the number of items ranked")
+
+    def values(self, ranks: RankCounts, ties: Ties = "expected") -> np.ndarray:
+        """Per-user values, float64 [n], each in [0, 1]."""
+        self.check(ranks.n_candidates)
+        greater, equal = _counts(ranks)
+        gains, prefix = _tables(self.name, self.k, ranks.n_candidates)
+        if ties == "optimistic":
+            return gains[np.minimum(greater, len(gains) - 1)]
+        if ties == "pessimistic":
+            return gains[np.minimum(greater + equal, len(gains) - 1)]
+        if ties != "expected":
+            raise UsageError(suggest(str(ties), TIE_RULES, what="tie rule"))
+        k = len(prefix) - 1
+        mean = (prefix[np.minimum(greater + equal + 1, k)] - prefix[np.minimum(greater, k)]) / (equal + 1)
+        # Without a tie the gain itself, so that HR@1 == NDCG@1 == MRR@1 to the last bit.
+        return np.where(equal == 0, gains[np.minimum(greater, k)], mean)
+
+    def random_mean(self, n_candidates: int) -> float:
+        """Expectation for random scores: r is uniform over 1..C, so Q(K) / C."""
+        self.check(n_candidates)
+        return float(_tables(self.name, self.k, n_candidates)[1][-1] / n_candidates)
+
+    def random_std(self, n_candidates: int) -> float:
+        """Standard deviation of one user's value for random scores; divide by sqrt(users) for the mean's."""
+        self.check(n_candidates)
+        gains, _ = _tables(self.name, self.k, n_candidates)
+        return float(np.sqrt(max((gains**2).sum() / n_candidates - self.random_mean(n_candidates) ** 2, 0.0)))
+
+
+def _counts(ranks: RankCounts) -> tuple[np.ndarray, np.ndarray]:
+    """`greater` and `equal` as int64; impossible ones mean a damaged file, not a low score."""
+    greater, equal = np.asarray(ranks.greater), np.asarray(ranks.equal)
+    if greater.shape != equal.shape or greater.ndim != 1:
+        raise DataError(f"ranks are damaged: shapes {greater.shape}, {equal.shape}; evaluate the run again")
+    if len(greater) == 0:
+        raise DataError("ranks hold no user; evaluate the run again")
+    if not (np.issubdtype(greater.dtype, np.integer) and np.issubdtype(equal.dtype, np.integer)):
+        raise DataError(f"ranks are damaged: counts of type {greater.dtype}, {equal.dtype}; evaluate again")
+    greater, equal = greater.astype(np.int64), equal.astype(np.int64)
+    if greater.min() < 0 or equal.min() < 0 or (greater + equal).max() >= ranks.n_candidates:
+        raise DataError(f"ranks are damaged: one is outside 1..{ranks.n_candidates}; evaluate the run again")
+    return greater, equal
+
+
+@lru_cache(maxsize=256)
+def _tables(name: str, k: int | None, n_candidates: int) -> tuple[np.ndarray, np.ndarray]:
+    """gains [K + 1]: gains[g] = q(g + 1), the last one 0 (beyond K); prefix [K + 1]: prefix[r] = Q(r)."""
+    cutoff = n_candidates if k is None else k
+    gains = _GAINS[name](np.arange(1, cutoff + 1, dtype=np.float64), cutoff, n_candidates)
+    tables = np.append(gains, 0.0), np.concatenate([[0.0], np.cumsum(gains)])
+    for table in tables:
+        table.flags.writeable = False  # shared between callers by the cache
+    return tables
+
+
+def parse_metric(text: str) -> Metric:
+    """`NDCG@10` -> Metric, in any case; UsageError for an unknown name or an impossible cutoff."""
+    given, at, cutoff = text.strip().partition("@")
+    upper = given.upper()
+    canonical = {name.upper(): name for name in _GAINS} | _ALIASES
+    if upper not in canonical:
+        near = suggest(given, _GAINS, what="metric") if given not in ("", "@") else "a metric has no name"
+        raise UsageError(f"{near} (write for example NDCG@10)")
+    name = canonical[upper]
+    if not at:
+        if name not in _WITHOUT_CUTOFF:
+            raise UsageError(f"metric {name} needs a cutoff, for example {name}@10")
+        return Metric(name)
+    if name == "AUC":
+        raise UsageError(f"metric {text!r}: AUC has no cutoff; write AUC")
+    if not cutoff.isascii() or not cutoff.isdigit() or int(cutoff) < 1:
+        raise UsageError(f"metric {text!r}: the cutoff must be a whole number >= 1, for example {name}@10")
+    return Metric(name, int(cutoff))

@@ -1,0 +1,333 @@
+"""RunRecords -> Table: one row per model and configuration, one column per data set and metric.
+
+Everything stays unrounded here; the renderers round. Rows that are not comparable are refused, rows that
+failed are kept with their reason.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from mmbench.errors import UsageError, suggest
+from mmbench.metrics import Metric, Ties
+from mmbench.report import caption
+from mmbench.report.compare import Place, compare_all
+from mmbench.report.gather import Measured, check_protocols, check_users, measure
+from mmbench.report.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
+from mmbench.report.table import (
+    ALPHA,
+    Cell,
+    Column,
+    Comparison,
+    Correction,
+    DatasetInfo,
+    Row,
+    Table,
+    TestName,
+)
+from mmbench.results import RunRecord, SplitName
+
+DEFAULT_METRICS = tuple(
+    Metric(*one) for one in (("NDCG", 5), ("NDCG", 10), ("MRR", 5), ("MRR", 10), ("HR", 10))
+)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Groups and their measured runs, by data set and row."""
+
+    datasets: list[str]
+    keys: list[RowKey]
+    groups: dict[tuple[str, RowKey], Group]
+    measured: dict[tuple[str, RowKey], Measured]
+    footnotes: list[str]
+
+    def footnote(self, text: str) -> int:
+        if text not in self.footnotes:
+            self.footnotes.append(text)
+        return self.footnotes.index(text)
+
+    def runs(self, key: RowKey) -> list[RunRecord]:
+        return [run for (_, other), group in self.groups.items() if other == key for run in group.records]
+
+    @cached_property
+    def leaky(self) -> set[RowKey]:
+        return {key for key in self.keys if any(run.leaky for run in self.runs(key))}
+
+
+def build_table(
+    records: Sequence[RunRecord],
+    *,
+    metrics: Sequence[Metric] = DEFAULT_METRICS,
+    split: SplitName = "test",
+    ties: Ties = "expected",
+    compare: str | None = None,
+    test: TestName = "t",
+    correction: Correction = "holm",
+    datasets: Sequence[str] = (),
+    models: Sequence[str] = (),
+) -> Table:
+    """The paper-style table of these records.
+
+    `compare` names the row (label or model) that is tested against all others; without it the best row of
+    each column is. `datasets` and `models` give an order (default: by name; strongest first). Raises
+    ProtocolMismatchError when rows of one data set are not comparable, UsageError when there is no record.
+    """
+    if not records:
+        raise UsageError("there are no results to report; run for example: mmbench run sasrec pop --seeds 3")
+    metrics = list(dict.fromkeys(metrics))
+    grid, labels = _gather(records, metrics, split, ties, datasets)
+    names = row_names(records)
+    columns = [Column(dataset, metric) for dataset in grid.datasets for metric in metrics]
+    rows = [_row(grid, key, names[key.model], labels[key], columns, metrics) for key in grid.keys]
+    order = _order(rows, models)
+    rows, keys = [rows[at] for at in order], [grid.keys[at] for at in order]
+    rows = _mark_places(rows, len(columns))
+    chosen = _find_compared(rows, compare) if compare else None
+    places = _places(grid, keys, rows, columns, metrics, chosen)
+    comparisons = compare_all(places, test=test, correction=correction)
+    rows = _mark_stars(rows, comparisons)
+    infos = [_info(grid, dataset) for dataset in grid.datasets]
+    table = Table(
+        split=split,
+        ties=ties,
+        datasets=tuple(infos),
+        columns=tuple(columns),
+        rows=tuple(rows),
+        footnotes=tuple(grid.footnotes),
+        test=test,
+        correction=correction,
+        compare="" if chosen is None else rows[chosen].label,
+        comparisons=tuple(comparisons),
+        family=sum(one.p is not None for one in comparisons),
+    )
+    return _say(table, grid, keys, metrics)
+
+
+def _gather(
+    records: Sequence[RunRecord],
+    metrics: Sequence[Metric],
+    split: SplitName,
+    ties: Ties,
+    datasets: Sequence[str],
+) -> tuple[_Grid, dict[RowKey, str]]:
+    """Group and measure all runs, after checking that those of one data set are comparable."""
+    present = {one.dataset for one in records}
+    ordered = [one for one in dict.fromkeys(datasets) if one in present]
+    ordered += sorted(present - set(ordered))
+    for dataset in ordered:
+        finished = [one for one in records if one.dataset == dataset and one.status == "finished"]
+        check_protocols(dataset, finished)
+        masks = {one.protocol.get("mask_seen", "none") for one in finished}
+        if masks - {"none"} and any(metric.name == "AUC" for metric in metrics):
+            raise UsageError(
+                f"{dataset}: AUC needs a fixed number of candidates, which mask_seen changes; leave AUC out"
+            )
+    groups = group_runs(records)
+    keys, labels = row_keys(groups)
+    grid = _Grid(ordered, list(dict.fromkeys(keys)), {}, {}, [])
+    for group, key in zip(groups, keys, strict=True):
+        grid.groups[group.dataset, key] = group
+        found = measure(group, metrics, split=split, ties=ties)
+        if found is not None:
+            grid.measured[group.dataset, key] = found
+    for dataset in ordered:
+        check_users([(grid.groups[at], one) for at, one in grid.measured.items() if at[0] == dataset])
+    return grid, labels
+
+
+def _row(
+    grid: _Grid, key: RowKey, name: str, config: str, columns: Sequence[Column], metrics: Sequence[Metric]
+) -> Row:
+    finished = [run for run in grid.runs(key) if run.status == "finished"]
+    return Row(
+        model=key.model,
+        name=name,
+        config=config,
+        floor=is_floor(key.model),
+        leaky=key in grid.leaky,
+        deterministic=bool(finished) and all(run.deterministic for run in finished),
+        cells=tuple(_cell(grid, key, column.dataset, metrics.index(column.metric)) for column in columns),
+    )
+
+
+def _cell(grid: _Grid, key: RowKey, dataset: str, at: int) -> Cell:
+    group, found = grid.groups.get((dataset, key)), grid.measured.get((dataset, key))
+    if group is None:
+        return Cell(footnotes=(grid.footnote(f"not run on {dataset}"),))
+    notes: tuple[int, ...] = ()
+    if group.failed:
+        reasons = "; ".join(
+            dict.fromkeys((one.reason or "no reason recorded").strip().rstrip(".") for one in group.failed)
+        )
+        seeds = ", ".join(str(one.seed) for one in group.failed)
+        share = f"{len(group.failed)} of {len(group.records)} runs failed" if group.finished else "failed"
+        notes = (grid.footnote(f"{share} (seed {seeds}): {reasons}"),)
+    if found is None:
+        return Cell(footnotes=notes)
+    values = found.values[:, at]
+    return Cell(
+        seeds=found.seeds,
+        values=tuple(float(one) for one in values),
+        mean=float(values.mean()),
+        std=float(values.std(ddof=1)) if len(values) > 1 else None,
+        footnotes=notes,
+    )
+
+
+def _order(rows: Sequence[Row], models: Sequence[str]) -> list[int]:
+    """Floors last; inside each part the order asked for, else strongest first by the first column."""
+
+    def key(at: int) -> tuple[bool, int, float, str]:
+        row = rows[at]
+        asked = models.index(row.model) if row.model in models else len(models)
+        mean = row.cells[0].mean
+        return row.floor, asked, np.inf if mean is None else -mean, row.label
+
+    return sorted(range(len(rows)), key=key)
+
+
+def _mark_places(rows: Sequence[Row], n_columns: int) -> list[Row]:
+    """Best and second of each column on unrounded means; leaky rows have none unless all are leaky."""
+    ranked = [row for row in rows if not row.leaky] or list(rows)
+    marked = list(rows)
+    for column in range(n_columns):
+        means = [row.cells[column].mean for row in ranked]
+        levels: list[float] = []
+        for mean in sorted((one for one in means if one is not None), reverse=True):
+            if not levels or not _same(mean, levels[-1]):
+                levels.append(mean)
+        if sum(one is not None for one in means) < 2:
+            continue
+        for at, row in enumerate(marked):
+            own = row.cells[column].mean
+            if own is None or not any((row.model, row.config) == (one.model, one.config) for one in ranked):
+                continue
+            place = next((i + 1 for i, level in enumerate(levels[:2]) if _same(own, level)), 0)
+            marked[at] = _with_cell(row, column, replace(row.cells[column], place=place))
+    return marked
+
+
+def _same(a: float, b: float) -> bool:
+    """Equal up to the rounding noise of a float64 mean over users."""
+    return abs(a - b) <= 1e-12
+
+
+def _with_cell(row: Row, column: int, cell: Cell) -> Row:
+    return replace(row, cells=(*row.cells[:column], cell, *row.cells[column + 1 :]))
+
+
+def _find_compared(rows: Sequence[Row], name: str) -> int:
+    """The row that `--compare` names by its label, display name or model."""
+    wanted = name.strip().lower()
+    for texts in ([row.label for row in rows], [row.model for row in rows], [row.name for row in rows]):
+        found = [at for at, text in enumerate(texts) if text.lower() == wanted]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            labels = "; ".join(rows[at].label for at in found)
+            raise UsageError(f"--compare {name} is {len(found)} rows; name one by its label: {labels}")
+    known = {row.model for row in rows} | {row.label for row in rows}
+    raise UsageError(f"--compare: {suggest(name, known, what='row')}")
+
+
+def _places(
+    grid: _Grid,
+    keys: Sequence[RowKey],
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    metrics: Sequence[Metric],
+    chosen: int | None,
+) -> list[Place]:
+    """Per column the rows that are compared: a leaky row neither wins nor counts as a rival."""
+    found = []
+    all_leaky = all(row.leaky for row in rows)
+    for at, column in enumerate(columns):
+        fair = {
+            index: grid.measured[column.dataset, key]
+            for index, key in enumerate(keys)
+            if (column.dataset, key) in grid.measured
+            and (all_leaky or index == chosen or not rows[index].leaky)
+        }
+        best = [index for index in fair if rows[index].cells[at].place == 1]
+        compared = chosen if chosen is not None else (best[0] if best else None)
+        if compared is None or compared not in fair:
+            continue
+        found.append(
+            Place(
+                column=at, metric=column.metric, at=metrics.index(column.metric), rows=fair, compared=compared
+            )
+        )
+    return found
+
+
+def _mark_stars(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[Row]:
+    marked = list(rows)
+    for one in comparisons:
+        p = one.p if one.adjusted is None else one.adjusted
+        if (
+            one.strongest
+            and p is not None
+            and p < ALPHA
+            and one.outcome.direction == "better"
+            and not _contradicted(one)
+        ):
+            cell = replace(marked[one.compared].cells[one.column], star=True)
+            marked[one.compared] = _with_cell(marked[one.compared], one.column, cell)
+    return marked
+
+
+def _contradicted(one: Comparison) -> bool:
+    """Whether a rank test's own direction is not that of the mean."""
+    return one.effect_name == "r_rb" and (one.effect or 0) < 0
+
+
+def _info(grid: _Grid, dataset: str) -> DatasetInfo:
+    runs = [run for (name, _), group in grid.groups.items() if name == dataset for run in group.records]
+    shown = next((run for run in runs if run.status == "finished"), runs[0])
+    found = next((one for (name, _), one in grid.measured.items() if name == dataset), None)
+    return DatasetInfo(
+        name=dataset,
+        synthetic=any(run.synthetic for run in runs),
+        protocol=shown.protocol,
+        n_users=0 if found is None else len(found.users),
+        data_hash=shown.data_hash,
+        n_items=shown.n_items if found is None else found.n_candidates,
+    )
+
+
+def _say(table: Table, grid: _Grid, keys: Sequence[RowKey], metrics: Sequence[Metric]) -> Table:
+    """The table with its caption and warnings."""
+    row_of = dict(zip(keys, table.rows, strict=True))
+    groups = [
+        (grid.groups[dataset, key], row_of[key])
+        for dataset in grid.datasets
+        for key in keys
+        if (dataset, key) in grid.groups
+    ]
+    measured = [
+        (dataset, row_of[key], grid.measured[dataset, key])
+        for dataset in grid.datasets
+        for key in keys
+        if (dataset, key) in grid.measured
+    ]
+    masks = [str(one.protocol.get("mask_seen", "none")) for one in table.datasets]
+    lines = [
+        caption.runs_line(table.split, table.rows),
+        caption.metrics_line(metrics, table.ties, masks),
+        *caption.data_lines([one for one in table.datasets if one.n_users]),
+        *caption.feature_lines(groups),
+        *caption.mark_lines(table.rows),
+        *caption.test_lines(
+            table.comparisons,
+            test=table.test,
+            correction=table.correction,
+            compare=table.compare,
+            n_columns=len({one.column for one in table.comparisons}),
+        ),
+        *caption.note_lines(groups),
+    ]
+    said = caption.warnings(groups, measured, table.comparisons, test=table.test, correction=table.correction)
+    return replace(table, caption=tuple(lines), warnings=tuple(said))

@@ -1,0 +1,131 @@
+"""Stored ranks -> values per run and per user, after checking that the rows of a data set are comparable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmbench.errors import DataError, ProtocolMismatchError
+from mmbench.metrics import Metric, Ties
+from mmbench.report.labels import Group
+from mmbench.results import RunRecord, SplitName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Values of one group's runs: S runs, M metrics, U users in ascending id."""
+
+    seeds: tuple[int, ...]
+    values: np.ndarray  # float64 [S, M], means over users
+    per_user: np.ndarray  # float64 [M, U], means over runs
+    users: np.ndarray  # int64 [U]
+    n_candidates: int
+    tie_share: float  # users with a tied target, mean over runs
+    deterministic: bool
+
+
+def measure(group: Group, metrics: Sequence[Metric], *, split: SplitName, ties: Ties) -> Measured | None:
+    """Metrics of a group's finished runs; one run of a deterministic model; None when no run finished."""
+    runs = group.finished
+    if not runs:
+        return None
+    deterministic = all(one.deterministic for one in runs)
+    runs = runs[:1] if deterministic else runs
+    values, tied = [], []
+    total: np.ndarray | None = None
+    users, n_candidates = np.empty(0, dtype=np.int64), 0
+    for record in runs:
+        ranks = record.ranks(split)
+        order = np.argsort(ranks.user, kind="stable")
+        found = ranks.user[order]
+        if (np.diff(found) == 0).any():
+            raise DataError(f"{record.path / 'ranks.npz'} holds a user twice; evaluate the run again")
+        if total is not None:
+            _same_users(users, found, runs[0], record, n_candidates, ranks.n_candidates)
+        users, n_candidates = found, ranks.n_candidates
+        one = np.stack([metric.values(ranks, ties)[order] for metric in metrics])
+        values.append(one.mean(axis=1))
+        tied.append(float((ranks.equal > 0).mean()))
+        total = one if total is None else total + one
+    assert total is not None
+    return Measured(
+        seeds=tuple(one.seed for one in runs),
+        values=np.stack(values),
+        per_user=total / len(runs),
+        users=users,
+        n_candidates=n_candidates,
+        tie_share=float(np.mean(tied)),
+        deterministic=deterministic,
+    )
+
+
+def check_users(measured: Sequence[tuple[Group, Measured]]) -> None:
+    """Rows of one data set rank the same users among the same number of items."""
+    if not measured:
+        return
+    first_group, first = measured[0]
+    for group, one in measured[1:]:
+        records = first_group.finished[0], group.finished[0]
+        _same_users(first.users, one.users, *records, first.n_candidates, one.n_candidates)
+
+
+def _same_users(
+    a: np.ndarray, b: np.ndarray, first: RunRecord, second: RunRecord, n_first: int, n_second: int
+) -> None:
+    rows = f"{first.dataset}: {_who(first)} and {_who(second)}"
+    if n_first != n_second:
+        raise ProtocolMismatchError(
+            f"{rows} rank {n_first:,} and {n_second:,} items, so they share no table; run one of them again"
+        )
+    if len(a) != len(b) or (a != b).any():
+        only = len(np.setdiff1d(a, b)), len(np.setdiff1d(b, a))
+        raise ProtocolMismatchError(
+            f"{rows} were measured on different users ({only[0]:,} only in the first, {only[1]:,} only in "
+            "the second), so they share no table; run one of them again"
+        )
+
+
+def check_protocols(dataset: str, records: Sequence[RunRecord]) -> None:
+    """Refuse runs of one data set whose protocol fingerprints differ, naming the fields and the rows."""
+    by_print: dict[str, list[RunRecord]] = {}
+    for one in records:
+        by_print.setdefault(one.fingerprint, []).append(one)
+    if len(by_print) < 2:
+        return
+    (first, *_), (second, *_) = list(by_print.values())[:2]
+    facts = {**_facts(first)}, {**_facts(second)}
+    keys = sorted(facts[0].keys() | facts[1].keys())
+    fields = [key for key in keys if facts[0].get(key) != facts[1].get(key)]
+    said = [f"{key} is {_short(facts[0].get(key))} against {_short(facts[1].get(key))}" for key in fields]
+    difference = "; ".join(said) or "fingerprint, with equal fields: one run.json was changed by hand"
+    rows = [", ".join(dict.fromkeys(_who(one) for one in runs)) for runs in list(by_print.values())[:2]]
+    more = f" ({len(by_print)} protocols in all)" if len(by_print) > 2 else ""
+    raise ProtocolMismatchError(
+        f"{dataset}: rows measured under different protocols share no table: {difference}; "
+        f"first: {rows[0]}; second: {rows[1]}{more}; choose rows with --model or run them again"
+    )
+
+
+def _facts(record: RunRecord) -> dict[str, Any]:
+    """Protocol fields, nested ones joined by dots, and what else decides comparability."""
+    flat: dict[str, Any] = {"data_hash": record.data_hash}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                add(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            flat[prefix] = value
+
+    add("", record.protocol)
+    return flat
+
+
+def _who(record: RunRecord) -> str:
+    return f"{record.model} ({record.config_id})"
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 24 else text[:12] + "..."
