@@ -1,4 +1,4 @@
-"""TMMSRec: encoders against torch's own, fusion, loss, and every variant's parts (time: test_tmmsrec_time.py).
+"""TMMSRec: encoders against torch's own, fusion, loss, every variant's parts (time: test_tmmsrec_time.py).
 
 Run: python -m pytest tests/models/test_tmmsrec.py
 """
