@@ -1,27 +1,31 @@
-"""TMMSRec: Time-interval-aware Multi-Modal Sequential Recommender. Wang, Xu, Jiang, Xu, Zhuang, 2026 (manuscript).
-Official code: github.com/wangpp0602/TMMSRec@7e65e82.
+"""TMMSRec: Time-interval-aware Multi-Modal Sequential Recommender. Wang, Xu, Jiang, Xu, Zhuang,
+2026, manuscript. Official code: github.com/wangpp0602/TMMSRec@7e65e82.
 
 Each item has an id, a text and an image vector. The time interval encoder (TIE) rotates every vector by the
-year, month and day of its event; vector + rotated vector enter one causal encoder per modality (first fusion),
-and the dot products of the modalities' states and item vectors are added up (second fusion).
+year, month and day of its event; vector + rotated vector enter one causal encoder per modality (first
+fusion), and the dot products of the modalities' states and item vectors are added up (second fusion).
 
 Axes: R rows, W width, D hidden, J = D/6 blocks of the rotation, M modalities (id, text, image), T targets,
 K negatives, N items.
 Follows: eq. 2-4 vectors(), eq. 7-9 TimeIntervalEncoder, eq. 10-11 encode(), eq. 12-13 query()/item_table(),
 eq. 14 loss().
-Differences, each with its switch in the recipe: (1) Eq. 7 multiplies a row vector from the left, which turns
-by minus the angle of eq. 9; so does the released code. Reading it as a column only swaps the two dims of
-every pair. The released code writes the six strided parts of the result one after another instead of
-interleaved, so vector and rotated vector are added in different orders of dims: `tie_layout`. (2) Histories
-lie on the left, not on the right. TIE knows no places, so only `random` and `sinusoidal` see it: they count
-from the oldest kept item. (3) The released code lets real places attend to left padding, whose keys and values
-are biases, so a short history is drowned by 50 - T empty places: `padding_keys`. (4) Users are shuffled each
-epoch, not drawn with replacement. (5) An item without a modality has the zero vector there even after a linear
-map with a bias: it neither gains nor loses score. The paper drops such items. (6) A data set without text or
-without image trains the other modalities; without both, a variant that wants one is refused. (7) Early fusion
-(table 6) has no equations: the time vector is TIE of the sum of the modalities' vectors, fused with them by
-sum, linear map or MLP; the one state meets the sum of an item's modality vectors. (8) Table 5's random table
-is drawn once, with the mean square of the sinusoidal one; it is not trained.
+Differences (the recipe names the switches):
+(1) Eq. 7 multiplies a row vector from the left, which turns by minus the angle of eq. 9; so does the released
+    code. Reading it as a column only swaps the two dims of every pair, so it is no switch. The released code
+    writes the six strided parts of the result one after another instead of interleaved, so that vector and
+    rotated vector are added in different orders of dims: `tie_layout`.
+(2) Histories lie on the left, not on the right. TIE knows no places, so only the positions `random` and
+    `sinusoidal` notice: they count from the oldest kept item.
+(3) The released code lets real places attend to the padding on the left, whose keys and values are biases, so
+    that a short history shares its attention with 50 - T empty places: `padding_keys`.
+(4) Users are shuffled each epoch, not drawn with replacement.
+(5) An item without a modality has the zero vector there, even after a linear map with a bias: it neither
+    gains nor loses score. The paper drops such items from the data.
+(6) A data set without text or without image trains the other modalities; a variant all of whose feature
+    modalities are missing is refused.
+(7) Early fusion (table 6) has no equations: the time vector is TIE of the sum of the modalities' vectors,
+    fused with them by sum, linear map or MLP; the one state meets the sum of an item's modality vectors.
+(8) Table 5's random table is drawn once, with the mean square of the sinusoidal one, and not trained.
 """
 
 from dataclasses import dataclass
@@ -59,10 +63,11 @@ class TMMSRecConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_dim % 6:
-            low = max(self.hidden_dim // 6 * 6, 6)
+            low = self.hidden_dim // 6 * 6
+            near = " or ".join(str(one) for one in (low, low + 6) if one)
             raise ValueError(
-                f"hidden_dim {self.hidden_dim} is not divisible by 6 (TIE turns blocks of six dims: a pair each "
-                f"for year, month and day); use {low} or {self.hidden_dim // 6 * 6 + 6}"
+                f"hidden_dim {self.hidden_dim} is not divisible by 6 (TIE turns blocks of six dims, "
+                f"a pair each for year, month and day); use {near}"
             )
         if self.hidden_dim % self.n_heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
@@ -114,7 +119,8 @@ class TimeIntervalEncoder(nn.Module):
         """x [R, W, D] -> e P of eq. 7, [R, W, D]."""
         cos, sin = prepared.to(x.dtype)
         even, odd = x.view(*cos.shape, 2).unbind(-1)  # each [R, W, J, 3]
-        turned = torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1).flatten(-2)  # [R, W, J, 6]
+        turned = torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1)
+        turned = turned.flatten(-2)  # [R, W, J, 6]
         if not self.is_interleaved:
             turned = turned.transpose(-1, -2)
         return self.drop(turned.flatten(-2))
@@ -190,7 +196,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         self._init_weights()
 
     def _add_modality(self, modality: Modality, catalog: Catalog) -> None:
-        """Eq. 2-4: a trained table of ids, or frozen features with a linear map where their width is not D."""
+        """Eq. 2-4: a trained table of ids, or frozen features, mapped where their width is not D."""
         dim = self.config.hidden_dim
         if modality == "id":
             self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
