@@ -65,7 +65,8 @@ WITH_NEGATIVES = [
 
 def test_only_these_models_are_not_causal() -> None:
     """A model that stops being causal must be added here on purpose; everything else is checked below."""
-    assert {one.partition(":")[0] for one in NOT_CAUSAL} <= {"bert4rec", "bpr-mf"}
+    known = {"bert4rec", "bpr-mf", "tmmsrec:as-released", "tmmsrec:leaky"}  # released: states see the padding
+    assert {one for one in NOT_CAUSAL if one.partition(":")[0] not in known} <= known
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,8 +173,8 @@ def test_all_positions_and_prefixes_have_the_same_loss(name: str) -> None:
     """In float64 with dropout off; PCL's own randomness is taken out by replacing no place."""
     settings = small(name, dropout=False)
     if "placeholder_share" in {one.name for one in fields(registry.find(name)[0].config_class())}:
-        # The released slip in the category loss depends on the order of the samples.
-        settings |= {"placeholder_share": 0.0, "category_loss": "mean"}
+        # The released category loss depends on the order of the samples, float32 phases on the last bit.
+        settings |= {"placeholder_share": 0.0, "category_loss": "mean", "absolute_time": "float64"}
     model, view = make(name, **settings).double(), toy_view()
     values = {}
     for kind in ("all", "prefix"):
@@ -198,7 +199,7 @@ def test_thirty_two_users_can_be_learned_by_heart(name: str) -> None:
     catalog = replace(catalog_of(view, n_items=160), max_len=MAX_LEN)
     settings = small(name, dropout=False) | ({"hidden_dim": 24} if "hidden_dim" in small(name) else {})
     model = toy_model(name, catalog, **settings)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005 if model.needs.n_negatives else 0.02)
     for step in range(400 if model.needs.n_negatives else 150):  # one negative a target teaches slowly
         optimizer.zero_grad(set_to_none=True)
         sum(model.loss(training_batch(model, view, seed=step)).values()).backward()
