@@ -203,7 +203,7 @@ def _limits_of_signs(comparisons: Sequence[Comparison], correction: Correction) 
     n = [one.outcome.n for one in comparisons if isinstance(one.outcome, Verdict)]
     if n and correction == "holm" and len(n) * smallest_sign_p(max(n)) > ALPHA:
         found.append(
-            f"no claim is possible: Holm over {len(n)} tests needs a first p of {_short(ALPHA / len(n))}, and "
+            f"no claim is possible: Holm over {len(n)} tests needs a p of {_short(ALPHA / len(n))}, and "
             f"{max(n)} pairs give {_short(smallest_sign_p(max(n)))} at best; take --test t or more seeds"
         )
     if any(one.effect_name == "r_rb" and (one.effect or 0) * one.difference < 0 for one in comparisons):
