@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmbench.report.build import DEFAULT_METRICS, build_table
-    from mmbench.report.render import FORMATS, Format, render, to_text
+    from mmbench.report.formats import FORMATS, Format, render, to_text
     from mmbench.report.table import Table
 
 __all__ = ["DEFAULT_METRICS", "FORMATS", "Format", "Table", "build_table", "render", "to_text"]
@@ -19,4 +19,4 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'render')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'formats')}"), name)

@@ -142,6 +142,8 @@ def _describe(tested: Sequence[Comparison], test: TestName) -> str:
     smallest = [smallest_sign_p(one) for one in n]
     if test != "users" and smallest and max(smallest) > ALPHA and ("sign" in text or "Wilcoxon" in text):
         text += f", which cannot fall below {_short(max(smallest))} with n = {n[0]}"
+    if test != "users" and any(one.unpaired_runs for one in tested):
+        text += "; runs without a partner of equal seed count in the means only"
     return text + "."
 
 

@@ -37,11 +37,12 @@ def print_terminal(table: Table, console: "Console") -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     rows = [_row(row, table, colour) for row in table.rows]
+    lines = _short_names(rounding.summary(table))
     below = [
         _Line(
             line.label, "", tuple(Text(text, _summary_style(line.label, text)) for text in line.texts), "cyan"
         )
-        for line in rounding.summary(table)
+        for line in lines
     ]
     label_width = max(len(line.label) for line in [*rows, *below, _Line("Model", "", ())])
     runs_width = max(1, *(len(line.runs) for line in rows))
@@ -58,6 +59,19 @@ def print_terminal(table: Table, console: "Console") -> None:
     emit("")
     for line in _words(table, colour, width):
         emit(line)
+
+
+def _short_names(lines: Sequence[rounding.Line]) -> list[rounding.Line]:
+    """Row names with their settings on a second line, so that they do not widen the columns of numbers."""
+    found = []
+    for line in lines:
+        heads = [text.partition(" [") for text in line.texts]
+        if line.label not in ("Compared", "Against") or not any(rest for _, _, rest in heads):
+            found.append(line)
+            continue
+        found.append(rounding.Line(line.label, tuple(head for head, _, _ in heads)))
+        found.append(rounding.Line("", tuple(f" [{rest}" if rest else "" for _, _, rest in heads)))
+    return found
 
 
 def _row(row: Row, table: Table, colour: bool) -> _Line:
