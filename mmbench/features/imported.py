@@ -78,7 +78,7 @@ def _by_item(
             f"{array_file}: {int(bad.sum())} rows have NaN or infinite values, the first is row {row_of[first]} "
             f"(item {catalogue[first]!r}); leave such items out of the id map, then they count as absent"
         )
-    present = values.any(axis=1)
+    present = np.asarray(values.any(axis=1), dtype=bool)
     reasons = Counter(
         {
             "not in the id map": int((~mapped).sum()),
