@@ -2,26 +2,28 @@
 
 Everything here is synthetic: items, brands, pictures, customers and dates. The planted truth:
 
-ITEMS      (category, style) groups of about seven. The category stands in the text (title, category path), the
-           style - a colour family with a texture - is visible in the picture only, the brand in the text only.
+ITEMS      (category, style) groups of about seven. The category stands in the text (title, category path),
+           the style - a colour family with a texture - is visible in the picture only, the brand in the
+           text only.
 CUSTOMERS  have a home category, a style and a few favourite brands. They come on Saturdays. A visit is an
            ANCHOR, an item of the home category, and on the day after it (Sunday) a COMPANION.
 DRIFT      a customer's style moves one step around the ring of styles every `DRIFT_WEEKS` weeks.
-GAPS       the weeks since the last visit decide what the companion is. After a short gap (2-4 weeks) the customer
-           stays: another item of the home category. After a long gap (14-34 weeks), or on the first visit, it is
-           an item of the season's category; sometimes the home category changes then, too.
+GAPS       the weeks since the last visit decide what the companion is. After a short gap (2-4 weeks) the
+           customer stays: another item of the home category. After a long gap (14-34 weeks), or on the first
+           visit, it is an item of the season's category; sometimes the home category changes then, too.
 SEASONS    the calendar month of the visit names one of six seasonal categories, two months each.
 
     Saturday          Sunday            gap            Saturday ...
     anchor: home  ->  companion:        2-4 weeks  ->  anchor: home  ->  companion: home
                       home or season    14-34 weeks -> anchor: home  ->  companion: season of the month
 
-What a companion is can be read from inputs only: the gap before the last event and the month of the last event.
-No item tells it, so a model that does not see time must spread its guess over home and six seasonal categories.
+What a companion is can be read from inputs only: the gap before the last event and its month. No item
+tells it, so a model that does not see time must spread its guess over home and six seasonal
+categories.
 
-`time_signal=False` gives every customer the very same items in the same order, and draws the dates anew, with the
-same distribution but independent of the items. A model that does not see time scores exactly the same on both;
-what a model that sees time gains on the first must vanish on the second.
+`time_signal=False` gives every customer the very same items in the same order and draws the dates anew,
+with the same distribution but independent of the items. A model that does not see time scores
+exactly the same on both; what a model that sees time gains on the first must vanish on the second.
 
 Everything is decided by `seed`. `oracle_scores` knows these rules and bounds what a model can reach.
 """
@@ -76,15 +78,39 @@ SEASONAL = (  # January-February, March-April, ...
 CATEGORIES = HOME + SEASONAL
 N_HOME, N_SEASONS = len(HOME), len(SEASONAL)
 N_STYLES = 6
-BRANDS = ("Alderfen", "Brimlock", "Corvane", "Dunmoss", "Eskaret", "Fennwick", "Gorsedale", "Hollin", "Ivarsson",
-          "Jurabell")
-WORDS = ("Classic", "Compact", "Deluxe", "Everyday", "Family", "Light", "Original", "Plus", "Pro", "Slim", "Solid",
-         "Studio", "Travel", "Urban")
+BRANDS = (
+    "Alderfen",
+    "Brimlock",
+    "Corvane",
+    "Dunmoss",
+    "Eskaret",
+    "Fennwick",
+    "Gorsedale",
+    "Hollin",
+    "Ivarsson",
+    "Jurabell",
+)
+WORDS = (
+    "Classic",
+    "Compact",
+    "Deluxe",
+    "Everyday",
+    "Family",
+    "Light",
+    "Original",
+    "Plus",
+    "Pro",
+    "Slim",
+    "Solid",
+    "Studio",
+    "Travel",
+    "Urban",
+)
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The generated shop and what is true of it. I items, E events; events are sorted by user, then by time."""
+    """The generated shop and what is true of it. I items, E events, sorted by user, then by time."""
 
     seed: int
     time_signal: bool
@@ -123,7 +149,7 @@ def season_of(time: int) -> int:
 
 
 def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 500, seed: int = 2025) -> Demo:
-    """Draw the shop and its customers. UsageError when there are too few items for one per (category, style)."""
+    """Draw the shop and its customers. UsageError when an item per (category, style) is too much."""
     groups = len(CATEGORIES) * N_STYLES
     if n_items < groups or n_users < 1:
         raise UsageError(f"the demo needs at least {groups} items and 1 user, got {n_items} and {n_users}")
@@ -147,7 +173,16 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
         items += bought
         times += dates
     return Demo(
-        seed, time_signal, category, style, brand, popularity, title, np.array(users), np.array(items), np.array(times)
+        seed,
+        time_signal,
+        category,
+        style,
+        brand,
+        popularity,
+        title,
+        np.array(users),
+        np.array(items),
+        np.array(times),
     )
 
 
@@ -182,7 +217,11 @@ class _Shop:
         dates = _dates(weeks, n_events)
         liked = rng.choice(len(BRANDS), N_FAVOURITES, replace=False)
         weight = self.popularity * np.where(np.isin(self.brand, liked), BRAND_LIFT, 1.0)
-        home, style, phase = int(rng.integers(N_HOME)), int(rng.integers(N_STYLES)), int(rng.integers(DRIFT_WEEKS))
+        home, style, phase = (
+            int(rng.integers(N_HOME)),
+            int(rng.integers(N_STYLES)),
+            int(rng.integers(DRIFT_WEEKS)),
+        )
         bought: list[int] = []
         for visit in range(n_visits):
             if visit and is_long[visit] and rng.random() < P_NEW_HOME:
@@ -196,7 +235,7 @@ class _Shop:
     def _take(
         self, category: int, style: int, weight: np.ndarray, bought: list[int], rng: np.random.Generator
     ) -> int:
-        """An item of the group that the customer does not have; the group sold out, of the category; else any."""
+        """An item that the customer does not have: of the group, else of the category, else any."""
         left = np.ones(len(weight), dtype=bool)
         left[bought] = False
         in_category = left & (self.category == category)
@@ -232,7 +271,9 @@ def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use
         style[demo.style[seen[-1]]] = 1
     else:
         moved = P_LONG * P_NEW_HOME
-        category = np.concatenate([(1 - moved) * home + moved * (1 - home) / (N_HOME - 1), np.zeros(N_SEASONS)])
+        category = np.concatenate(
+            [(1 - moved) * home + moved * (1 - home) / (N_HOME - 1), np.zeros(N_SEASONS)]
+        )
         for steps, chance in enumerate(_drift()):
             style[(demo.style[seen[-1]] + steps) % N_STYLES] += chance
     liked = np.bincount(demo.brand[seen], minlength=len(BRANDS)) / len(seen)
@@ -270,10 +311,10 @@ def write_raw(
 
 
 def _write_gzip(path: Path, lines: list[str]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as raw:
-        # No name and no time in the header: they would make equal content unequal bytes.
-        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
-            file.write("".join(f"{line}\n" for line in lines).encode())
+    content = "".join(f"{line}\n" for line in lines).encode()
+    # mtime 0: the date in the header would make equal content unequal bytes.
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(content, mtime=0))
 
 
 def _review_lines(demo: Demo) -> list[str]:
@@ -299,7 +340,12 @@ def _meta_lines(demo: Demo) -> list[str]:
     for number, asin in enumerate(demo.asins):
         department, name, _ = CATEGORIES[demo.category[number]]
         brand = BRANDS[demo.brand[number]]
-        record = {"asin": asin, "title": demo.title[number], "brand": brand, "categories": [[ROOT, department, name]]}
+        record = {
+            "asin": asin,
+            "title": demo.title[number],
+            "brand": brand,
+            "categories": [[ROOT, department, name]],
+        }
         lines.append(repr(record))
     return lines
 

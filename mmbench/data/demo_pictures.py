@@ -1,4 +1,4 @@
-"""The drawings of the demo's items: a product-like outline per category, a colour family and texture per style."""
+"""The drawings of the demo's items: an outline per category, a colour family with a texture per style."""
 
 import colorsys
 import math
@@ -27,29 +27,64 @@ def _box(left: float, top: float, right: float, bottom: float) -> list[Point]:
 
 # Outlines in a unit square, y down; several polygons make one product. Order = mmbench.data.demo.CATEGORIES.
 OUTLINES: tuple[list[list[Point]], ...] = (
-    [_box(0.24, 0.14, 0.78, 0.86), *(_box(0.17, y, 0.30, y + 0.05) for y in (0.22, 0.38, 0.54, 0.70))],  # notebook
-    [_box(0.18, 0.25, 0.66, 0.84), _box(0.66, 0.36, 0.84, 0.44), _box(0.76, 0.36, 0.84, 0.70),
-     _box(0.66, 0.62, 0.84, 0.70)],  # mug with its handle
-    [_box(0.14, 0.48, 0.32, 0.84), _box(0.68, 0.48, 0.86, 0.84), _box(0.18, 0.18, 0.25, 0.5),
-     _box(0.75, 0.18, 0.82, 0.5), _box(0.18, 0.14, 0.82, 0.23)],  # headphones
-    [_box(0.12, 0.12, 0.48, 0.48), _box(0.52, 0.12, 0.88, 0.48), _box(0.12, 0.52, 0.48, 0.88),
-     _box(0.52, 0.52, 0.88, 0.88)],  # board game: four fields
-    [[(0.12, 0.36), (0.52, 0.36), (0.52, 0.64), (0.12, 0.64)], [(0.52, 0.36), (0.88, 0.16), (0.88, 0.84),
-     (0.52, 0.64)]],  # bike light with its beam
-    [[(0.12, 0.12), (0.5, 0.22), (0.88, 0.12), (0.78, 0.5), (0.88, 0.88), (0.5, 0.78), (0.12, 0.88),
-      (0.22, 0.5)]],  # cushion
+    [
+        _box(0.24, 0.14, 0.78, 0.86),
+        *(_box(0.17, y, 0.30, y + 0.05) for y in (0.22, 0.38, 0.54, 0.70)),
+    ],  # notebook
+    [
+        _box(0.18, 0.25, 0.66, 0.84),
+        _box(0.66, 0.36, 0.84, 0.44),
+        _box(0.76, 0.36, 0.84, 0.70),
+        _box(0.66, 0.62, 0.84, 0.70),
+    ],  # mug with its handle
+    [
+        _box(0.14, 0.48, 0.32, 0.84),
+        _box(0.68, 0.48, 0.86, 0.84),
+        _box(0.18, 0.18, 0.25, 0.5),
+        _box(0.75, 0.18, 0.82, 0.5),
+        _box(0.18, 0.14, 0.82, 0.23),
+    ],  # headphones
+    [
+        _box(0.12, 0.12, 0.48, 0.48),
+        _box(0.52, 0.12, 0.88, 0.48),
+        _box(0.12, 0.52, 0.48, 0.88),
+        _box(0.52, 0.52, 0.88, 0.88),
+    ],  # board game: four fields
+    [
+        [(0.12, 0.36), (0.52, 0.36), (0.52, 0.64), (0.12, 0.64)],
+        [(0.52, 0.36), (0.88, 0.16), (0.88, 0.84), (0.52, 0.64)],
+    ],  # bike light with its beam
+    [
+        [
+            (0.12, 0.12),
+            (0.5, 0.22),
+            (0.88, 0.12),
+            (0.78, 0.5),
+            (0.88, 0.88),
+            (0.5, 0.78),
+            (0.12, 0.88),
+            (0.22, 0.5),
+        ]
+    ],  # cushion
     [[(0.28, 0.12), (0.56, 0.12), (0.56, 0.56), (0.88, 0.66), (0.88, 0.86), (0.28, 0.86)]],  # boot
-    [[(0.08, 0.5), (0.2, 0.26), (0.5, 0.12), (0.8, 0.26), (0.92, 0.5)], _box(0.47, 0.5, 0.53, 0.9)],  # umbrella
+    [
+        [(0.08, 0.5), (0.2, 0.26), (0.5, 0.12), (0.8, 0.26), (0.92, 0.5)],
+        _box(0.47, 0.5, 0.53, 0.9),
+    ],  # umbrella
     [_box(0.16, 0.28, 0.84, 0.42), [(0.22, 0.42), (0.78, 0.42), (0.66, 0.88), (0.34, 0.88)]],  # plant pot
     [_box(0.08, 0.34, 0.92, 0.66)],  # towel
-    [_box(0.24, 0.3, 0.76, 0.9), _ring(0.5, 0.3, 0.26, 24), _box(0.12, 0.46, 0.24, 0.8),
-     _box(0.76, 0.46, 0.88, 0.8)],  # backpack
+    [
+        _box(0.24, 0.3, 0.76, 0.9),
+        _ring(0.5, 0.3, 0.26, 24),
+        _box(0.12, 0.46, 0.24, 0.8),
+        _box(0.76, 0.46, 0.88, 0.8),
+    ],  # backpack
     [_ring(0.5, 0.52, 0.3, 6, math.pi / 6), _box(0.4, 0.1, 0.6, 0.24), _box(0.34, 0.8, 0.66, 0.9)],  # lantern
 )
 
 
 def draw(category: int, style: int, rng: np.random.Generator) -> "Image":
-    """RGB picture of SIZE x SIZE; `rng` moves, turns and shades it a little, as photographs of a shop differ."""
+    """RGB picture of SIZE x SIZE; `rng` moves, turns and shades it a little, as photographs differ."""
     from PIL import Image
 
     side = SIZE * SCALE
@@ -68,8 +103,10 @@ def _mask(category: int, side: int, rng: np.random.Generator) -> "Image":
     cos, sin = size * math.cos(turn), size * math.sin(turn)
     for polygon in OUTLINES[category]:
         moved = [
-            (side * (0.5 + cos * (x - 0.5) - sin * (y - 0.5) + shift[0]),
-             side * (0.5 + sin * (x - 0.5) + cos * (y - 0.5) + shift[1]))
+            (
+                side * (0.5 + cos * (x - 0.5) - sin * (y - 0.5) + shift[0]),
+                side * (0.5 + sin * (x - 0.5) + cos * (y - 0.5) + shift[1]),
+            )
             for x, y in polygon
         ]
         pen.polygon(moved, fill=255)
@@ -92,7 +129,9 @@ def _fabric(style: int, side: int, rng: np.random.Generator) -> "Image":
     return Image.fromarray(np.where(pattern[..., None], light, dark).astype(np.uint8))
 
 
-Texture = Callable[[np.ndarray, np.ndarray, float], np.ndarray]  # x, y, repeats per picture -> True = light shade
+Texture = Callable[
+    [np.ndarray, np.ndarray, float], np.ndarray
+]  # x, y, repeats per picture -> True = light shade
 TEXTURES: tuple[Texture, ...] = (
     lambda x, y, n: (n * x) % 1 < 0.5,  # upright stripes
     lambda x, y, n: ((n * x) % 1 - 0.5) ** 2 + ((n * y) % 1 - 0.5) ** 2 > 0.1,  # dots
