@@ -171,7 +171,7 @@ def randomisation(d: np.ndarray, *, scale: float = 1.0, draws: int = DRAWS, seed
         raise ValueError(f"differences must be finite and [n, H], not of shape {d.shape}")
     n = len(d)
     exact = n <= EXACT_LIMIT
-    test = f"exact sign flip (all 2^{n})" if exact else f"sign flip ({draws:,} draws)"
+    test = "exact sign flip (all 2^n)" if exact else f"sign flip ({draws:,} draws)"
     outcomes: list[Outcome | None] = [_degenerate(column, test, scale) for column in d.T]
     columns = [h for h, found in enumerate(outcomes) if found is None]
     if columns:

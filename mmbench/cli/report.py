@@ -1,5 +1,173 @@
+"""`mmbench report`: stored results as a table with tests."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
 import typer
+
+from mmbench.cli.state import State
+
+if TYPE_CHECKING:
+    from mmbench.report.table import Table
+    from mmbench.results import RunRecord
+
+
+class FormatOption(StrEnum):
+    terminal = "terminal"
+    markdown = "markdown"
+    latex = "latex"
+    html = "html"
+    csv = "csv"
+    json = "json"
+
+
+class WhichTest(StrEnum):
+    t = "t"
+    wilcoxon = "wilcoxon"
+    sign_flip = "sign-flip"
+    users = "users"
+
+
+class CorrectionOption(StrEnum):
+    holm = "holm"
+    bh = "bh"
+    none = "none"
+
+
+class SplitOption(StrEnum):
+    test = "test"
+    valid = "valid"
+
+
+class TiesOption(StrEnum):
+    expected = "expected"
+    optimistic = "optimistic"
+    pessimistic = "pessimistic"
+
+
+_BY_SUFFIX = {
+    ".md": "markdown", ".tex": "latex", ".html": "html", ".htm": "html", ".csv": "csv", ".json": "json",
+}  # fmt: skip
+
+_EPILOG = """\b
+Examples:
+  mmbench report --table
+  mmbench report -d demo -m hm4sr -m sasrec --metric HR@20 --metric NDCG@20
+  mmbench report --compare hm4sr --test users --correction bh
+  mmbench report --format latex --output table.tex
+  mmbench report --format csv > results.csv"""
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    app.command(
+        name="report",
+        help="Print a table of results: mean ± std over seeds, best and second, tests with their terms.",
+        epilog=_EPILOG,
+    )(report)
+
+
+def report(
+    ctx: typer.Context,
+    dataset: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--dataset", "-d", help="A data set, in the order of the columns; repeatable. [default: all]"
+        ),
+    ] = None,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--model", "-m", help="A model, in the order of the rows; repeatable. [default: all]"),
+    ] = None,
+    metric: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--metric",
+            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC; repeatable. "
+            "[default: NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10]",
+        ),
+    ] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print the table (this is also the default).")
+    ] = True,
+    fmt: Annotated[
+        Optional[FormatOption],  # noqa: UP045
+        typer.Option("--format", "-f", help="[default: terminal, or what the suffix of --output says]"),
+    ] = None,
+    compare: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The row that is tested against all others. [default: the best of each column]"),
+    ] = None,
+    test: Annotated[
+        WhichTest,
+        typer.Option(help="t, wilcoxon and sign-flip ask about other seeds, users about other users."),
+    ] = WhichTest.t,
+    correction: Annotated[
+        CorrectionOption, typer.Option(help="For many comparisons, over the whole table.")
+    ] = CorrectionOption.holm,
+    split: Annotated[SplitOption, typer.Option(help="Which held-out targets.")] = SplitOption.test,
+    ties: Annotated[
+        TiesOption, typer.Option(help="How a target with tied scores counts.")
+    ] = TiesOption.expected,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Write to this file instead of stdout."),
+    ] = None,
+) -> None:
+    from mmbench.metrics import parse_metric
+    from mmbench.report import DEFAULT_METRICS, build_table
+
+    del table  # named in the documentation; there is nothing else to print
+    state: State = ctx.obj
+    metrics = [parse_metric(one) for one in metric or []]
+    records = _select(state.results_dir, dataset or [], model or [])
+    built = build_table(
+        records,
+        metrics=metrics or DEFAULT_METRICS,
+        split=split.value,
+        ties=ties.value,
+        compare=compare,
+        test=test.value,
+        correction=correction.value,
+        datasets=dataset or [],
+        models=model or [],
+    )
+    _emit(state, built, fmt, output)
+
+
+def _select(results_dir: Path, datasets: Sequence[str], models: Sequence[str]) -> "list[RunRecord]":
+    """The records asked for; a name that no result has fails with the nearest one."""
+    from mmbench.errors import UsageError, suggest
+    from mmbench.results import read_all, select
+
+    records = list(read_all(results_dir)) if results_dir.is_dir() else []
+    if not records:
+        raise UsageError(
+            f"no results in {results_dir}; make some, for example: mmbench run sasrec pop --seeds 3, "
+            "or name their folder with --results-dir"
+        )
+    for asked, known, what in (
+        (datasets, {one.dataset for one in records}, "data set"),
+        (models, {one.model for one in records}, "model"),
+    ):
+        for name in asked:
+            if name not in known:
+                raise UsageError(f"{suggest(name, known, what=what)} (among the results in {results_dir})")
+    found = select(records, datasets=datasets, models=models)
+    if not found:
+        raise UsageError(f"{', '.join(models)} has no results on {', '.join(datasets)}; run it first")
+    return found
+
+
+def _emit(state: State, table: "Table", fmt: FormatOption | None, output: Path | None) -> None:
+    from mmbench.atomic import write_text
+    from mmbench.report import render, to_text
+
+    suffix = _BY_SUFFIX.get(output.suffix.lower(), "terminal") if output else "terminal"
+    chosen = fmt or FormatOption(suffix)
+    if output is None:
+        render(table, chosen.value, state.out)
+        return
+    write_text(output, to_text(table, chosen.value))
+    state.err.print(f"wrote {output}", markup=False)

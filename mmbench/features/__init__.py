@@ -1,4 +1,4 @@
-"""Item features: texts and pictures -> one float32 array per (modality, encoder), with an explicit presence flag.
+"""Item features: texts and pictures -> one float32 array per (modality, encoder), with presence flags.
 
 store.py     the arrays on disk: the only reader and writer of them
 encoders.py  the interface of an encoder, and the registry of their names

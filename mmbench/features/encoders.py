@@ -41,7 +41,7 @@ DEFAULT: dict[Modality, str] = {"text": "tfidf-svd", "image": "colour-gradient"}
 
 
 def get_encoder(modality: str, name: str | None = None) -> Encoder:
-    """Build an encoder by name; None = the modality's default. Unknown -> UsageError with the nearest name."""
+    """Build an encoder by name; None = the modality's default. UsageError suggests the nearest name."""
     known = check_modality(modality)
     name = DEFAULT[known] if name is None else name
     if name not in ENCODERS[known]:

@@ -66,10 +66,10 @@ def extract(
 ) -> ExtractReport:
     """Encode one modality of all items and store it.
 
-    `encoder`: a registered name, None = the modality's default, or an encoder itself. Does nothing when the same
-    encoder has already seen the same inputs (unless `force`). When no item has the modality nothing is stored,
-    and what an earlier extraction left under the name goes. Raises UsageError for unknown names, DataError when
-    the pictures' folder or zip is gone.
+    `encoder`: a registered name, None = the modality's default, or an encoder itself. Does nothing when the
+    same encoder has already seen the same inputs (unless `force`). When no item has the modality nothing is
+    stored, and what an earlier extraction left under the name goes. Raises UsageError for unknown names,
+    DataError when the pictures' folder or zip is gone.
     """
     started = time.perf_counter()
     built = get_encoder(modality, encoder) if encoder is None or isinstance(encoder, str) else encoder
@@ -77,7 +77,12 @@ def extract(
     source = TextSource(prepared) if known == "text" else PictureSource(prepared)
     identity = built.identity()
     made_from = hash_json(
-        {"items": prepared.items_hash, "inputs": source.fingerprint(), "encoder": identity, "source": PREPROCESSING}
+        {
+            "items": prepared.items_hash,
+            "inputs": source.fingerprint(),
+            "encoder": identity,
+            "source": PREPROCESSING,
+        }
     )
     stored = None if force else stored_report(prepared, known, built.name, made_from)
     if stored is not None:
@@ -102,11 +107,19 @@ def stored_report(prepared: Prepared, modality: Modality, name: str, made_from: 
     manifest = read_manifest(prepared, modality, name)
     if manifest is None or manifest.get("made_from") != made_from:
         return None
-    if not all((feature_dir(prepared, modality, name) / part).is_file() for part in ("values.npy", "present.npy")):
+    if not all(
+        (feature_dir(prepared, modality, name) / part).is_file() for part in ("values.npy", "present.npy")
+    ):
         return None
     features = load_features(prepared, modality, name)
     return ExtractReport(
-        modality, name, prepared.n_items, int(manifest["n_present"]), features.dim, manifest["reasons"], skipped=True
+        modality,
+        name,
+        prepared.n_items,
+        int(manifest["n_present"]),
+        features.dim,
+        manifest["reasons"],
+        skipped=True,
     )
 
 
@@ -131,9 +144,7 @@ def store_report(
     else:
         remove_features(prepared, modality, name)
     seconds = time.perf_counter() - started
-    return ExtractReport(
-        modality, name, prepared.n_items, int(present.sum()), dim, reasons, seconds=seconds
-    )
+    return ExtractReport(modality, name, prepared.n_items, int(present.sum()), dim, reasons, seconds=seconds)
 
 
 def extract_default(

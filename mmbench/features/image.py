@@ -1,7 +1,7 @@
 """`colour-gradient`: what colours a picture has, where they are, and which way its edges run.
 
-No pretrained knowledge. Each picture is resized to 64 x 64 (the aspect ratio is given up: shops frame alike) and
-described by three blocks, each square-rooted (so that a large plain background does not drown the rest) and
+No pretrained knowledge. Each picture is resized to 64 x 64 (the aspect ratio is given up: shops frame alike)
+and described by three blocks, each square-rooted (so that a large plain background does not drown the rest) and
 scaled to its weight; the whole row then has length 1.
 
     colour    joint histogram over L*a*b*, 4 x 6 x 6 bins          144
@@ -150,7 +150,7 @@ def _colour_histogram(lab: np.ndarray, bins: tuple[int, int, int], *, cells: int
 
 
 def _gradient_histogram(grey: np.ndarray) -> np.ndarray:
-    """[n, S, S] in 0..1 -> [n, cells * cells * directions], edge strength per cell and direction modulo 180 deg."""
+    """[n, S, S] in 0..1 -> [n, cells * cells * directions], edge strength per cell and unsigned direction."""
     n = len(grey)
     framed = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="edge")
     dy = framed[:, 2:, 1:-1] - framed[:, :-2, 1:-1]

@@ -1,6 +1,7 @@
 """Ready-made feature arrays: `.npy`, `.npz` or `.pt` plus a file that says which item each row belongs to.
 
-The id map is explicit, because rows in an unknown order are the commonest way to feed a model the wrong pictures:
+The id map is explicit, because rows in an unknown order are the commonest way to feed a model the wrong
+pictures:
 
     .txt    one raw item id a line, line i = row i of the array
     .json   a list of raw item ids, or an object {raw item id: row number from 0}
@@ -32,15 +33,17 @@ def import_features(
 ) -> ExtractReport:
     """Store ready-made features under `name`.
 
-    Items that the map lacks, or whose row is all zeros, are absent and counted; ids that are no item are counted.
-    Everything else that does not fit (ids given twice, rows and ids that do not match, NaN, wrong shape) raises
-    DataError; the name of a built-in encoder raises UsageError. The same files again -> nothing is done.
+    Items that the map lacks, or whose row is all zeros, are absent and counted; ids that are no item are
+    counted. Everything else that does not fit (ids given twice, rows and ids that do not match, NaN, wrong
+    shape) raises DataError; the name of a built-in encoder raises UsageError. The same files again -> nothing is done.
     """
     started = time.perf_counter()
     known = check_modality(modality)
     check_encoder_name(name)
     if name in ENCODERS[known]:
-        raise UsageError(f"{name!r} is the name of a built-in {known} encoder; import the array under another one")
+        raise UsageError(
+            f"{name!r} is the name of a built-in {known} encoder; import the array under another one"
+        )
     for file in (array_file, ids_file):
         if not file.is_file():
             raise DataError(f"{file} does not exist; give the array with --array and its id map with --ids")
@@ -53,7 +56,9 @@ def import_features(
     rows = read_ids(ids_file, n_rows=len(array))
     values, present, reasons = _by_item(prepared, array, rows, array_file, ids_file)
     identity = {"name": name, "imported": {"array": array_file.name, "ids": ids_file.name, "sha256": files}}
-    return store_report(prepared, known, name, (values, present), reasons, {"identity": identity}, made_from, started)
+    return store_report(
+        prepared, known, name, (values, present), reasons, {"identity": identity}, made_from, started
+    )
 
 
 def _by_item(
@@ -65,8 +70,8 @@ def _by_item(
     mapped = row_of >= 0
     if not mapped.any():
         raise DataError(
-            f"{ids_file}: none of its {len(rows)} ids is an item of {prepared.name} (it has {next(iter(rows))!r}, "
-            f"the catalogue {catalogue[0]!r}); write the raw ids, leading zeros included"
+            f"{ids_file}: none of its {len(rows)} ids is an item of {prepared.name} "
+            f"(it has {next(iter(rows))!r}, the catalogue {catalogue[0]!r}); write the raw ids, leading zeros included"
         )
     values = np.zeros((len(catalogue), array.shape[1]), np.float32)
     with np.errstate(over="ignore"):  # what is too large for float32 becomes inf and is refused below
@@ -75,10 +80,10 @@ def _by_item(
     if bad.any():
         first = int(np.argmax(bad))
         raise DataError(
-            f"{array_file}: {int(bad.sum())} rows have NaN or infinite values, the first is row {row_of[first]} "
-            f"(item {catalogue[first]!r}); leave such items out of the id map, then they count as absent"
+            f"{array_file}: {int(bad.sum())} rows have NaN or infinite values, the first is "
+            f"row {row_of[first]} (item {catalogue[first]!r}); leave such items out of the id map, then they count as absent"
         )
-    present = values.any(axis=1)
+    present = np.asarray(values.any(axis=1), dtype=bool)
     reasons = Counter(
         {
             "not in the id map": int((~mapped).sum()),
@@ -94,16 +99,19 @@ def read_array(file: Path) -> np.ndarray:
     readers = {".npy": _read_npy, ".npz": _read_npz, ".pt": _read_pt, ".pth": _read_pt}
     reader = readers.get(file.suffix.lower())
     if reader is None:
-        raise UsageError(f"{file}: cannot read {file.suffix or 'a file without ending'}; known: .npy, .npz, .pt")
+        raise UsageError(
+            f"{file}: cannot read {file.suffix or 'a file without ending'}; known: .npy, .npz, .pt"
+        )
     try:
         array = reader(file)
     except DataError:
         raise
-    # Damaged files raise nearly anything, and torch's refusal of pickled code is a class of the pickle module.
+    # Damaged files raise nearly anything; torch refuses pickled code by an error of the pickle module.
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(
-            f"{file}: not a readable {file.suffix} of plain numbers ({reason}); save one float array without pickle"
+            f"{file}: not a readable {file.suffix} of plain numbers ({reason}); "
+            "save one float array without pickle"
         ) from error
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(f"{file}: shape {list(array.shape)}, needed is [rows, D] with one row per id")
@@ -149,7 +157,9 @@ def read_ids(file: Path, *, n_rows: int) -> dict[str, int]:
     readers = {".txt": _ids_of_text, ".json": _ids_of_json, ".csv": _ids_of_csv}
     reader = readers.get(file.suffix.lower())
     if reader is None:
-        raise UsageError(f"{file}: cannot read {file.suffix or 'a file without ending'}; known: .txt, .json, .csv")
+        raise UsageError(
+            f"{file}: cannot read {file.suffix or 'a file without ending'}; known: .txt, .json, .csv"
+        )
     try:
         pairs, in_row_order = reader(file, file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -157,11 +167,15 @@ def read_ids(file: Path, *, n_rows: int) -> dict[str, int]:
     if not pairs:
         raise DataError(f"{file}: holds no ids; one per row of the array is needed")
     if in_row_order and len(pairs) != n_rows:
-        raise DataError(f"{file}: {len(pairs)} ids for an array of {n_rows} rows; give one id per row, in row order")
+        raise DataError(
+            f"{file}: {len(pairs)} ids for an array of {n_rows} rows; give one id per row, in row order"
+        )
     counts = Counter(item for item, _ in pairs)
     twice = [item for item, n in counts.items() if n > 1]
     if twice:
-        raise DataError(f"{file}: {len(twice)} ids stand more than once, the first is {twice[0]!r}; keep one row each")
+        raise DataError(
+            f"{file}: {len(twice)} ids stand more than once, the first is {twice[0]!r}; keep one row each"
+        )
     for item, row in pairs:
         if not 0 <= row < n_rows:
             raise DataError(f"{file}: id {item!r} points to row {row}; the array has rows 0 to {n_rows - 1}")

@@ -1,7 +1,8 @@
 """An item's text or picture as the encoders take it, or the reason why there is none.
 
-Pictures come from a folder or a zip (`prepared.manifest["images"]`, member name in the item's record). They are
-foreign files: every way in which one can be damaged ends as a counted reason, never as a crash or a silent zero.
+Pictures come from a folder or a zip (`prepared.manifest["images"]`, member name in the item's record).
+They are foreign files: every way in which one can be damaged ends as a counted reason, never as a crash or a
+silent zero.
 """
 
 import hashlib
@@ -119,12 +120,15 @@ def _opener(path: Path, kind: str, name: str) -> Callable[[str], bytes | str]:
         try:
             archive = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is not a readable zip ({error}); fetch the pictures of {name} again") from error
+            raise DataError(
+                f"{path} is not a readable zip ({error}); fetch the pictures of {name} again"
+            ) from error
         return lambda member: _read_member(archive, member)
     if kind not in ("folder", "zip"):
         raise DataError(f"pictures of {name}: kind {kind!r} is unknown; known: folder, zip")
     raise DataError(
-        f"the pictures of {name} are no longer at {path}; put them back or run: mmbench preprocess {name} --force"
+        f"the pictures of {name} are no longer at {path}; "
+        f"put them back or run: mmbench preprocess {name} --force"
     )
 
 
@@ -159,7 +163,7 @@ def _read_member(archive: zipfile.ZipFile, member: str) -> bytes | str:
 
 
 def decode(content: bytes) -> "Image | str":
-    """Bytes of a picture file -> RGB picture, or the reason: empty file, undecodable, truncated, too large, blank."""
+    """Bytes of a picture file -> RGB picture, or the reason why not ("truncated", "blank", ...)."""
     from PIL import Image
 
     if not content:
@@ -174,7 +178,7 @@ def decode(content: bytes) -> "Image | str":
                 picture = _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
         return "too large"
-    # Decoders of damaged files raise nearly everything (OSError, SyntaxError, struct.error, ...): any is an answer.
+    # Decoders of damaged files raise nearly everything (OSError, SyntaxError, struct.error): any is an answer.
     except Exception as error:
         return "truncated" if "truncated" in str(error).lower() else "undecodable"
     return "blank" if all(high - low < BLANK_RANGE for low, high in _extrema(picture)) else picture
@@ -200,8 +204,9 @@ def _to_rgb(image: "Image") -> "Image":
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 or 32 bits or float [h, w] -> uint8: 0..65535 when anything is above 255, else 0..255 or 0..1."""
+    """Grey of 16 or 32 bits or float [h, w] -> uint8; the largest value tells the range."""
     values = np.nan_to_num(values.astype(np.float64))
     top = values.max(initial=0)
+    # Above 255: 0..65535. Above 1: 0..255. Else 0..1.
     scale = 1 / 257 if top > 255 else 1 if top > 1 else 255
     return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)

@@ -76,7 +76,7 @@ def check_encoder_name(name: str) -> str:
     """A name that is a folder name everywhere."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"feature name {name!r} is not usable as a folder; take 1-64 letters, digits, '.', '_', '+' or '-'"
+            f"feature name {name!r} is not usable as a folder; take 1-64 of letters, digits, . _ + -"
         )
     return name
 
@@ -101,7 +101,11 @@ def list_features(prepared: Prepared) -> dict[str, list[str]]:
     for modality in MODALITIES:
         dated = []
         for path in (prepared.features_dir / modality).glob("*/manifest.json"):
-            manifest = None if path.parent.name.startswith(".") else read_manifest(prepared, modality, path.parent.name)
+            manifest = (
+                None
+                if path.parent.name.startswith(".")
+                else read_manifest(prepared, modality, path.parent.name)
+            )
             if manifest is not None:
                 dated.append((-float(manifest["created"]), path.parent.name))
         found[modality] = [name for _, name in sorted(dated)]
@@ -109,9 +113,9 @@ def list_features(prepared: Prepared) -> dict[str, list[str]]:
 
 
 def default_encoder(prepared: Prepared, modality: str) -> str | None:
-    """The encoder that a run reads unless told otherwise; None = the data set has no features of the modality.
+    """The encoder that a run reads unless told otherwise; None = there are no features of the modality.
 
-    The data set's own preference (`manifest["encoders"][modality]`) when it is stored, else the one stored last.
+    The data set's preference (`manifest["encoders"][modality]`) when stored, else the one stored last.
     """
     names = list_features(prepared)[check_modality(modality)]
     preferred = prepared.manifest.get("encoders", {}).get(modality)
@@ -148,7 +152,7 @@ def load_features(prepared: Prepared, modality: str, encoder: str) -> FeatureSet
 
 
 def _checked(prepared: Prepared, values: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values as float32 with zeros in row 0 and in absent rows; DataError when shape or numbers do not fit."""
+    """Values as float32 with zeros in row 0 and in absent rows; DataError when they do not fit."""
     rows = prepared.n_items + 1
     if values.ndim != 2 or values.shape[0] != rows or values.shape[1] < 1 or present.shape != (rows,):
         raise DataError(
@@ -160,7 +164,9 @@ def _checked(prepared: Prepared, values: np.ndarray, present: np.ndarray) -> tup
     values = np.where(present[:, None], values, 0).astype(np.float32)
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
-        raise DataError(f"features of {prepared.name}: item {int(np.argmin(finite))} has NaN or infinite values")
+        raise DataError(
+            f"features of {prepared.name}: item {int(np.argmin(finite))} has NaN or infinite values"
+        )
     return values, present
 
 
@@ -174,8 +180,8 @@ def write_features(
 ) -> FeatureSet:
     """Store features, replacing those of the same name in one step.
 
-    values [N+1, D] and present [N+1]; row 0 and absent rows are set to zero. `info` (JSON) tells how they were
-    made; format, catalogue, counts, hash and date are added to it.
+    values [N+1, D] and present [N+1]; row 0 and absent rows are set to zero. `info` (JSON) tells how they
+    were made; format, catalogue, counts, hash and date are added to it.
     """
     values, present = _checked(prepared, values, present)
     final = feature_dir(prepared, modality, encoder)

@@ -46,7 +46,7 @@ class TfidfSvd:
             return np.zeros((len(texts), 0), np.float32), np.zeros(len(texts), bool)
         reduced = self._reduce(weights)
         length = np.linalg.norm(reduced, axis=1)
-        # An all but zero vector (a text whose every word the SVD dropped) has a direction made of rounding only.
+        # An all but zero vector (a text whose every word the SVD dropped) points where rounding led it.
         present = length > 1e-6
         values = np.divide(reduced, length[:, None], out=np.zeros_like(reduced), where=present[:, None])
         return values.astype(np.float32), present

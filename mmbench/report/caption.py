@@ -142,6 +142,8 @@ def _describe(tested: Sequence[Comparison], test: TestName) -> str:
     smallest = [smallest_sign_p(one) for one in n]
     if test != "users" and smallest and max(smallest) > ALPHA and ("sign" in text or "Wilcoxon" in text):
         text += f", which cannot fall below {_short(max(smallest))} with n = {n[0]}"
+    if test != "users" and any(one.unpaired_runs for one in tested):
+        text += "; runs without a partner of equal seed count in the means only"
     return text + "."
 
 
@@ -203,7 +205,7 @@ def _limits_of_signs(comparisons: Sequence[Comparison], correction: Correction) 
     n = [one.outcome.n for one in comparisons if isinstance(one.outcome, Verdict)]
     if n and correction == "holm" and len(n) * smallest_sign_p(max(n)) > ALPHA:
         found.append(
-            f"no claim is possible: Holm over {len(n)} tests needs a first p of {_short(ALPHA / len(n))}, and "
+            f"no claim is possible: Holm over {len(n)} tests needs a p of {_short(ALPHA / len(n))}, and "
             f"{max(n)} pairs give {_short(smallest_sign_p(max(n)))} at best; take --test t or more seeds"
         )
     if any(one.effect_name == "r_rb" and (one.effect or 0) * one.difference < 0 for one in comparisons):

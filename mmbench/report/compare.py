@@ -60,6 +60,7 @@ def _compare_place(place: Place, test: TestName) -> list[Comparison]:
                 strongest=row == strongest,
                 outcome=outcome,
                 beside=beside,
+                unpaired_runs=_unpaired(ours, theirs),
                 difference=difference,
                 percent=100 * difference / means[row] if means[row] else None,
                 **_sizes(x, y, outcome, test),
@@ -97,6 +98,11 @@ def _over_runs(
     if a.deterministic:  # mirrored, so that the difference stays a minus b
         return stats.one_sample_t(-y, -float(x[0])), flipped, x, y
     return stats.paired_t(x, y), flipped, x, y
+
+
+def _unpaired(a: Measured, b: Measured) -> bool:
+    common = set(a.seeds) & set(b.seeds)
+    return not (a.deterministic or b.deterministic) and 1 < len(common) < len(set(a.seeds) | set(b.seeds))
 
 
 def _none(a: Measured, b: Measured, at: int, words: str, reason: str) -> NoVerdict:

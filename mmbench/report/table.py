@@ -63,6 +63,7 @@ class Comparison:
     column: int
     compared: int
     rival: int
+    unpaired_runs: bool = False  # runs that have no partner of equal seed are in the means, not in the test
     strongest: bool  # the rival is the best of the others in this column: the one a table prints
     outcome: Outcome
     beside: Outcome | None = None  # the exact sign-flip test printed beside the t test

@@ -134,7 +134,7 @@ def training_batch(
     """All rows of an epoch (or the given ones) as one step, with negatives where the model wants them."""
     kind = samples or model.needs.samples[0]
     chosen = plan_rows(view.offsets, kind, model.max_len) if rows is None else rows
-    batch = toy_batcher(model, view).training(chosen)
+    batch = toy_batcher(model, view).training(chosen, prefixes=model.needs.prefixes)
     return with_negatives(model, view, batch, seed=seed)
 
 
