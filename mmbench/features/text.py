@@ -73,13 +73,16 @@ class TfidfSvd:
         """First right singular directions, float64 [n, k], with signs that do not depend on the solver."""
         from scipy.sparse import csr_matrix, hstack
         from sklearn.decomposition import TruncatedSVD
+        from threadpoolctl import threadpool_limits
 
         k = min(self.dim, *weights.shape)
         if weights.shape[1] == 1:  # the SVD refuses a single column; an empty one beside it changes nothing
             weights = hstack([weights, csr_matrix(weights.shape)], format="csr")
         svd = TruncatedSVD(n_components=k, n_iter=self.n_iter, random_state=self.random_state)
-        # The explained variance, which we do not read, is 0/0 when all texts are equal.
-        with np.errstate(invalid="ignore", divide="ignore"):
+        # One thread: the sums then have one order, so that the same texts give the same bits on any number of
+        # cores; on a busy machine it is also much faster. The explained variance, which we do not read, is 0/0
+        # when all texts are equal.
+        with threadpool_limits(limits=1), np.errstate(invalid="ignore", divide="ignore"):
             reduced = svd.fit_transform(weights)
         # The first of the largest loadings: equal ones differ by rounding only, which must not choose the sign.
         size = np.abs(svd.components_)

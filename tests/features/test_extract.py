@@ -42,7 +42,9 @@ def test_rows_belong_to_their_items(tmp_path: Path) -> None:
 
 def test_report_line_says_what_is_missing(tmp_path: Path) -> None:
     line = extract(with_pictures(tmp_path, [5, None, 7, 5]), "image").line()
-    assert line.startswith("image colour-gradient: 3 of 4 items (75.0%); 594 numbers each; absent: 1 missing file; ")
+    assert line.startswith(
+        "image colour-gradient: 3 of 4 items (75.0%); 594 numbers each; absent: 1 missing file; "
+    )
     assert "1 duplicate" in line
     assert line.endswith(" s")
 
@@ -53,7 +55,9 @@ def test_second_time_nothing_is_done(tmp_path: Path) -> None:
     stamp = [(feature_dir(prepared, r.modality, r.encoder) / "values.npy").stat().st_mtime_ns for r in first]
     second = extract_default(prepared)
     assert [one.skipped for one in first + second] == [False, False, True, True]
-    assert [(a.n_present, a.dim, a.reasons) for a in first] == [(b.n_present, b.dim, b.reasons) for b in second]
+    assert [(a.n_present, a.dim, a.reasons) for a in first] == [
+        (b.n_present, b.dim, b.reasons) for b in second
+    ]
     again = [(feature_dir(prepared, r.modality, r.encoder) / "values.npy").stat().st_mtime_ns for r in second]
     assert stamp == again
     assert "already there" in second[0].line()

@@ -138,7 +138,10 @@ BAD_IDS = {
     "twice.txt": ("a000\na001\na000\na000", "1 ids stand more than once, the first is 'a000'"),
     "gap.txt": ("a000\n\na001\na002", "gap.txt:2: empty line"),
     "none.txt": ("", "holds no ids"),
-    "strangers.txt": ("7\n8\n9\n10", "none of its 4 ids is an item of toy .*it has '7', the catalogue 'a000'"),
+    "strangers.txt": (
+        "7\n8\n9\n10",
+        "none of its 4 ids is an item of toy .*it has '7', the catalogue 'a000'",
+    ),
     "few.json": ('["a000"]', "1 ids for an array of 4 rows"),
     "twice.json": ('{"a000": 1, "a000": 2}', "more than once"),
     "range.json": ('{"a000": 4}', "row 4; the array has rows 0 to 3"),

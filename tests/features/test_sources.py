@@ -112,10 +112,17 @@ def bomb(width: int, height: int) -> bytes:
     """A PNG whose header promises width x height pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("side", [9_000, 11_000, 60_000])  # over our limit, over Pillow's warning, its error
@@ -193,7 +200,9 @@ def test_members_with_bad_checksum_or_too_large(tmp_path: Path, monkeypatch: pyt
     raw[40] ^= 0xFF  # inside the first member's data
     (tmp_path / "p.zip").write_bytes(raw)
     monkeypatch.setattr(sources, "MAX_BYTES", 60_000)
-    records = [{**record, "image": name} for record, name in zip(items(2), ("bad.png", "big.png"), strict=True)]
+    records = [
+        {**record, "image": name} for record, name in zip(items(2), ("bad.png", "big.png"), strict=True)
+    ]
     source = PictureSource(prepare(tmp_path, records, images=images))
     assert list(source.read(lambda _: None)) == [None, None]
     assert source.reasons == {"unreadable": 1, "too large": 1}
