@@ -17,7 +17,8 @@ _ESCAPES = {
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it is; letters with accents need the (default) UTF-8 input."""
-    escaped = "".join(_ESCAPES.get(char, char) for char in text.replace("\n", " "))
+    text = text.replace("\n", " ").replace("<=", "≤").replace(">=", "≥")
+    escaped = "".join(_ESCAPES.get(char, char) for char in text.replace("--", "-\0-")).replace("\0", "{}")
     return re.sub(r"^\[", "{[}", escaped)  # after a line break \\ a bracket would be read as an option
 
 

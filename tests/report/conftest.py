@@ -49,7 +49,8 @@ def fake_run(
     """Write one cell and read it back; `chosen` names settings that a user gave, `reason` makes it a failure."""
     values = {"max_epochs": max_epochs, "lr": 0.001, **(settings or {})}
     content = {
-        key: {"value": value, "source": "--set" if key in chosen else "recipe"} for key, value in values.items()
+        key: {"value": value, "source": "--set" if key in chosen else "recipe"}
+        for key, value in values.items()
     }
     terms = {**PROTOCOL, **(protocol or {})}
     config_id = config_id or hash_json(values)[:8]
