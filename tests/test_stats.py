@@ -123,7 +123,7 @@ TESTS: list[Callable[[np.ndarray, np.ndarray], Outcome]] = [
 
 @pytest.mark.parametrize("test", TESTS)
 def test_direction_known_answer(test: Callable[[np.ndarray, np.ndarray], Outcome]) -> None:
-    """A clearly better method is called better with a small p, a clearly worse one worse with the SAME small p.
+    """A clearly better method is called better with a small p, a clearly worse one worse with the same p.
 
     (One toolkit tests "less" on higher-is-better metrics, so that its small p means ours is worse.)
     """
