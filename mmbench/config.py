@@ -35,8 +35,10 @@ class TrainConfig:
     beta2: Probability = 0.999
     adam_eps: PositiveFloat = 1e-8
     grad_clip: NonNegativeFloat = 0.0  # largest global norm of the gradient, 0 = off
-    lr_schedule: Literal["constant", "exponential"] = "constant"
-    lr_gamma: PositiveFloat = 1.0  # factor per epoch of the exponential schedule
+    decay_1d: bool = True  # False: biases and LayerNorms are left out of the weight decay
+    lr_schedule: Literal["constant", "exponential", "exponential-early"] = "constant"
+    lr_gamma: PositiveFloat = 1.0  # epoch e uses lr * gamma^(e-1); "-early": lr * gamma^e
+    warmup_steps: NonNegativeInt = 0  # the rate grows linearly to lr over so many steps
     batch_size: PositiveInt = 1024  # of `batch_unit`
     batch_unit: Literal["targets", "rows"] = "targets"  # a step's size counts targets or histories
     samples: Literal["default", "all", "prefix", "last-window", "sequence", "pairs"] = "default"
@@ -45,7 +47,9 @@ class TrainConfig:
     patience: PositiveInt = 10  # evaluations without a better value before training stops
     eval_every: PositiveInt = 1  # epochs between validations
     selection_metric: str = "NDCG@20"
-    validation: Literal["valid", "test-item"] = "valid"  # "test-item": a released slip; marks the run as leaky
+    validation: Literal["valid", "test-item"] = (
+        "valid"  # "test-item": a released slip; marks the run as leaky
+    )
     mask_seen: Literal["none", "train", "input"] = "none"
     text_encoder: str = "auto"  # "auto" = the data set's; else an encoder's name; "none" = no text
     image_encoder: str = "auto"

@@ -83,5 +83,7 @@ def read_recipe(file: Path) -> Recipe:
         first = error.errors()[0]
         raise UsageError(f"{file}: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None
     if recipe.name.replace("-", "_") != file.stem:
-        raise UsageError(f"{file}: name is {recipe.name!r}, so the file must be {recipe.name.replace('-', '_')}.toml")
+        raise UsageError(
+            f"{file}: name is {recipe.name!r}, so the file must be {recipe.name.replace('-', '_')}.toml"
+        )
     return recipe

@@ -74,7 +74,8 @@ def _import_file(file: Path) -> Any:
     if not file.is_file():
         raise UsageError(f"{file.with_suffix('.toml')} has no {file.name} beside it")
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -136,7 +137,8 @@ def check_recipe(entry: ModelEntry) -> None:
     """Every key in a recipe is a setting of its model."""
     known, recipe = entry.known_settings(), entry.recipe
     tables: Iterable[tuple[str, Iterable[str]]] = [
-        ("settings", recipe.settings), ("search", recipe.search),
+        ("settings", recipe.settings),
+        ("search", recipe.search),
         *((f"dataset.{name}", table) for name, table in recipe.dataset.items()),
         *((f"variants.{name}", variant.settings) for name, variant in recipe.variants.items()),
     ]

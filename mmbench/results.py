@@ -103,8 +103,11 @@ def cell_path(results_dir: Path, *, dataset: str, model: str, config_id: str, se
 def write_ranks(path: Path, *, valid: Ranks, test: Ranks) -> None:
     if valid.n_candidates != test.n_candidates:
         raise ValueError(f"valid ranks {valid.n_candidates} candidates, test {test.n_candidates}")
-    arrays = {f"{name}_{part}": getattr(ranks, part)
-              for name, ranks in (("valid", valid), ("test", test)) for part in ("user", "greater", "equal")}
+    arrays = {
+        f"{name}_{part}": getattr(ranks, part)
+        for name, ranks in (("valid", valid), ("test", test))
+        for part in ("user", "greater", "equal")
+    }
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -136,7 +139,12 @@ def read_all(results_dir: Path) -> Iterator[RunRecord]:
         yield read_record(file.parent)
 
 
-def select(records: Sequence[RunRecord], *, datasets: Sequence[str] = (), models: Sequence[str] = ()) -> list[RunRecord]:
+def select(
+    records: Sequence[RunRecord], *, datasets: Sequence[str] = (), models: Sequence[str] = ()
+) -> list[RunRecord]:
     """Records of the named data sets and models; an empty list of names means all."""
-    return [one for one in records
-            if (not datasets or one.dataset in datasets) and (not models or one.model in models)]
+    return [
+        one
+        for one in records
+        if (not datasets or one.dataset in datasets) and (not models or one.model in models)
+    ]

@@ -37,11 +37,12 @@ def root(
     data_dir: Annotated[
         Path, typer.Option(envvar="MMBENCH_DATA", help="Folder of raw and prepared data.")
     ] = Path("data"),
-    results_dir: Annotated[
-        Path, typer.Option(envvar="MMBENCH_RESULTS", help="Folder of results.")
-    ] = Path("results"),
+    results_dir: Annotated[Path, typer.Option(envvar="MMBENCH_RESULTS", help="Folder of results.")] = Path(
+        "results"
+    ),
     models_dir: Annotated[
-        Optional[list[Path]], typer.Option(help="Folder with your own models (NAME.py + NAME.toml); repeatable.")  # noqa: UP045
+        list[Path] | None,
+        typer.Option(help="Folder with your own models (NAME.py + NAME.toml); repeatable."),
     ] = None,
     datasets: Annotated[
         Optional[list[Path]], typer.Option(help="A further datasets.toml; repeatable.")  # noqa: UP045
@@ -49,7 +50,8 @@ def root(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     ctx.obj = State(data_dir=data_dir, results_dir=results_dir, quiet=quiet, debug=debug)

@@ -1,5 +1,203 @@
+"""`mmbench run`, `train` and `evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
 import typer
+
+from mmbench.cli.state import State
+from mmbench.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from mmbench.data.store import Prepared
+    from mmbench.results import RunRecord
+    from mmbench.run import Overrides
+
+FLOORS = ("pop", "repeat-last", "random", "itemknn")
+SetOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--set", metavar="[MODEL.]KEY=VALUE", help="Override a setting, for all models or one; repeatable."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    app.command(epilog="Example: mmbench run hm4sr tmmsrec sasrec --dataset amazon-beauty --seeds 3")(run)
+    app.command(epilog="Example: mmbench train sasrec --dataset demo --seed 1 --set lr=0.003")(train)
+    app.command(epilog="Example: mmbench evaluate results/demo/sasrec/*/seed_1 --metric HR@20")(evaluate)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`10` -> 1..10; `3,5,8` -> those. Seeds are positive integers, each once."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.lstrip("-").isdigit() for part in parts):
+        raise UsageError(f"--seeds {text!r}: give a number of seeds (10) or a list of seeds (3,5,8)")
+    numbers = [int(part) for part in parts]
+    if min(numbers) < 1:
+        raise UsageError(f"--seeds {text!r}: seeds and their number must be 1 or more")
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--seeds {text!r}: a seed stands there twice; it would count as two runs")
+    return list(range(1, numbers[0] + 1)) if len(numbers) == 1 else numbers
+
+
+def parse_sets(given: list[str] | None, *, epochs: int | None = None) -> "Overrides":
+    """`--set key=value` and `--set model.key=value`."""
+    from mmbench.config import parse_value
+    from mmbench.run import Overrides
+
+    everywhere: dict[str, Any] = {}
+    by_model: dict[str, dict[str, Any]] = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"--set {text!r}: write it as KEY=VALUE or MODEL.KEY=VALUE")
+        model, _, name = key.rpartition(".")
+        (by_model.setdefault(model, {}) if model else everywhere)[name] = parse_value(value)
+    if epochs is not None:
+        everywhere["max_epochs"] = epochs
+    return Overrides(everywhere, by_model)
+
+
+def chosen_datasets(state: State, names: list[str] | None) -> "list[Prepared]":
+    """The named prepared data sets; without a name the one prepared last, with none prepared the demo."""
+    from mmbench.data.store import list_prepared, open_prepared
+
+    if names:
+        return [open_prepared(name, state.data_dir) for name in dict.fromkeys(names)]
+    known = list_prepared(state.data_dir)
+    if not known:
+        from mmbench.cli.data import prepare_one
+
+        state.err.print("no data set is prepared; preparing the built-in synthetic 'demo'")
+        prepare_one(state, "demo")
+        known = list_prepared(state.data_dir)
+    state.err.print(f"data set: {known[0].name} (the one prepared last; --dataset chooses another)")
+    return known[:1]
+
+
+def model_list(models: list[str], *, floors: bool) -> list[str]:
+    """The models to run, each once; the floors come along unless they are not wanted."""
+    from mmbench import registry
+
+    for name in models:
+        registry.find(name)
+    extra = [one for one in FLOORS if one in registry.entries()] if floors else []
+    return list(dict.fromkeys([*models, *extra]))
+
+
+def run(
+    ctx: typer.Context,
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Model names, with :variant if wanted.")
+    ],
+    dataset: Annotated[Optional[list[str]], typer.Option(help="Prepared data set; repeatable.")] = None,  # noqa: UP045
+    seeds: Annotated[str, typer.Option(help="How many seeds (10 = 1..10) or which (3,5,8).")] = "1",
+    set_: SetOption = None,
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
+    ] = 1,
+    device: DeviceOption = "auto",
+    floors: Annotated[bool, typer.Option(help="Also run pop, repeat-last, random and itemknn.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
+    ] = False,
+) -> None:
+    """Train and evaluate every missing cell of models x data sets x seeds, then print the table."""
+    state: State = ctx.obj
+    from mmbench.run import finished, plan
+    from mmbench.runtime import pick_device
+
+    overrides, numbers = parse_sets(set_, epochs=epochs), parse_seeds(seeds)
+    pick_device(device)
+    names = model_list(models, floors=floors)
+    prepared = chosen_datasets(state, dataset)
+    cells = plan(
+        results_dir=state.results_dir, datasets=prepared, models=names, seeds=numbers, overrides=overrides
+    )
+    if dry_run:
+        for cell in cells:
+            found = finished(cell)
+            state.out.print(f"{'finished' if found else 'missing ':8}  {cell.path}", markup=False)
+        return
+    records = compute(state, cells, device=device, jobs=jobs)
+    close_with_table(state, records)
+
+
+def compute(state: State, cells: list[Any], *, device: str, jobs: int = 1) -> "list[RunRecord]":
+    """Run the cells under the live view; what is finished stays, whatever happens."""
+    from mmbench.cli.live import RunView
+    from mmbench.run import execute
+
+    view = RunView(state.err)
+    with view.watching():
+        return execute(cells, watcher=view, device=device, jobs=jobs, debug=state.debug)
+
+
+def close_with_table(state: State, records: "list[RunRecord]") -> None:
+    """Print the table of this run's cells; a run in which nothing worked is an error."""
+    from mmbench.report import build_table, render
+
+    failed = [one for one in records if one.status == "failed"]
+    if len(failed) == len(records):
+        raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].reason}")
+    render(build_table(records), "terminal", state.out)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(records)} cells failed; the same command tries them again")
+
+
+def train(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model name, with :variant if wanted.")],
+    dataset: Annotated[Optional[str], typer.Option(help="Prepared data set.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=1, help="Seed of the run.")] = 1,
+    set_: SetOption = None,
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
+    device: DeviceOption = "auto",
+) -> None:
+    """Train one model with one seed, rank valid and test, and say where the result lies."""
+    state: State = ctx.obj
+    from mmbench.run import plan
+
+    prepared = chosen_datasets(state, [dataset] if dataset else None)
+    overrides = parse_sets(set_, epochs=epochs)
+    model_list([model], floors=False)
+    cells = plan(
+        results_dir=state.results_dir, datasets=prepared, models=[model], seeds=[seed], overrides=overrides
+    )
+    record = compute(state, cells, device=device)[0]
+    if record.status == "failed":
+        raise RunError(f"{model} on {record.dataset}: {record.reason}")
+    state.out.print(str(record.path), markup=False)
+
+
+def evaluate(
+    ctx: typer.Context,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>).")
+    ],
+    metric: Annotated[
+        Optional[list[str]], typer.Option(help="Metric to print, e.g. HR@20; repeatable.")  # noqa: UP045
+    ] = None,
+    rescore: Annotated[
+        bool, typer.Option(help="Rank the stored checkpoint again; --no-rescore only reads the stored ranks.")
+    ] = True,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score stored checkpoints again on valid and test, and print metrics; nothing is trained."""
+    state: State = ctx.obj
+    from mmbench.experiment import evaluate_again, metric_value
+    from mmbench.metrics import parse_metric
+    from mmbench.results import read_record
+
+    wanted = [str(parse_metric(name)) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
+    state.out.print("\t".join(["run", "split", *wanted]), markup=False)
+    for path in runs:
+        record = read_record(path)
+        if rescore:
+            evaluate_again(record, data_dir=state.data_dir, device=device)
+        for part in ("valid", "test"):
+            values = [f"{metric_value(record.ranks(part), name):.6f}" for name in wanted]
+            state.out.print("\t".join([str(path), part, *values]), markup=False)

@@ -21,7 +21,10 @@ class State:
         """stdout: tables and other results; never wrapped when it is not a terminal."""
         from rich.console import Console
 
-        return Console(soft_wrap=True, highlight=False)
+        console = Console(soft_wrap=True, highlight=False)
+        if not console.is_terminal:
+            console.width = 1000  # a pipe or a file has no edge to wrap at
+        return console
 
     @cached_property
     def err(self) -> "Console":

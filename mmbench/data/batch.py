@@ -7,6 +7,37 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prefixes:
+    """The histories up to each slot as rows of their own, for terms that need every prefix apart.
+
+    Slot t of the batch has history number t here; R2 rows of the same packing as the batch.
+    """
+
+    source: Tensor  # int64 [R2, W], index into the batch's flattened places; 0 where there is padding
+    segment: Tensor  # int64 [R2, W], 0 = padding
+    slot: Tensor  # int64 [T], index of each prefix's last place in the flattened [R2 * W]
+
+    def gather(self, values: Tensor) -> Tensor:
+        """values [R, W, ...] of the batch -> [R2, W, ...] of the prefixes."""
+        return values.flatten(0, 1)[self.source]
+
+    def attention_mask(self) -> Tensor:
+        """bool [R2, W, W], causal, own prefix only (see Batch.attention_mask)."""
+        return _attention_mask(self.segment, causal=True)
+
+    def to(self, device: torch.device | str) -> "Prefixes":
+        return Prefixes(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+def _attention_mask(segment: Tensor, *, causal: bool) -> Tensor:
+    same = segment[:, :, None] == segment[:, None, :]
+    if not causal:
+        return same
+    width = segment.shape[1]
+    return same & torch.ones(width, width, dtype=torch.bool, device=same.device).tril()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """R rows of width W that hold histories side by side ("packed") or one each ("padded", "fixed").
 
@@ -22,6 +53,7 @@ class Batch:
     user: Tensor  # int64 [T], user of each slot
     target: Tensor | None = None  # int64 [T], the next item, 1..N; None at evaluation
     negatives: Tensor | None = None  # int64 [T, K], items 1..N
+    prefixes: Prefixes | None = None  # when Needs.prefixes asks for them; training only
 
     @property
     def mask(self) -> Tensor:
@@ -44,16 +76,20 @@ class Batch:
         Only places of the same history see each other; padding sees padding, so that no row of the softmax is
         empty - its output is finite and read by nobody.
         """
-        same = self.segment[:, :, None] == self.segment[:, None, :]
-        if not causal:
-            return same
-        width = self.item_seq.shape[1]
-        return same & torch.ones(width, width, dtype=torch.bool, device=same.device).tril()
+        return _attention_mask(self.segment, causal=causal)
 
     def at_slots(self, hidden: Tensor) -> Tensor:
         """hidden [R, W, ...] -> [T, ...], the states that predict."""
         return hidden.flatten(0, 1).index_select(0, self.slot)
 
+    def with_negatives(self, negatives: Tensor) -> "Batch":
+        """The same batch with sampled items int64 [T, K]."""
+        return replace(self, negatives=negatives)
+
     def to(self, device: torch.device | str) -> "Batch":
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if value is not None
+        }
         return replace(self, **moved)

@@ -74,5 +74,7 @@ def make_split(protocol: dict, times: np.ndarray, offsets: np.ndarray) -> Split:
         raise UsageError(suggest(str(rule), ["leave-one-out", "time"], what="split"))
     for part, positions in (("validation", split.valid_pos), ("test", split.test_pos)):
         if not (positions >= 0).any():
-            raise DataError(f"split {rule!r} leaves no user with a {part} target; the histories are too short")
+            raise DataError(
+                f"split {rule!r} leaves no user with a {part} target; the histories are too short"
+            )
     return split

@@ -7,7 +7,7 @@
       offsets.npy  int64  [U+1]  events of user u are offsets[u]:offsets[u+1]; users are 0..U-1
       items.jsonl              one object per item, line i = item i+1: id, title, brand, categories, text, image
       users.txt                raw user ids, one a line, in internal order
-      category_ids.npy int32 / category_offsets.npy int64 [n_items+1] / categories.txt   (0-based categories, CSR by item)
+      category_ids.npy int32 / category_offsets.npy int64 [n_items+1] / categories.txt   (0-based, CSR by item)
       features/<modality>/<encoder>/   see mmbench.features.store
 
 `manifest["hash"]` identifies the data: it covers the protocol and every array and text file, not the folder
@@ -144,7 +144,9 @@ def open_path(path: Path) -> Prepared:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path / 'manifest.json'} cannot be read ({error}); prepare the data set again") from error
+        raise DataError(
+            f"{path / 'manifest.json'} cannot be read ({error}); prepare the data set again"
+        ) from error
     if manifest.get("format") != FORMAT:
         raise DataError(
             f"{path} was prepared by another version of mmbench (format {manifest.get('format')}, "
@@ -160,7 +162,8 @@ def open_prepared(name: str, data_dir: Path) -> Prepared:
         known = [one.name for one in list_prepared(data_dir)]
         hint = f"run: mmbench prepare {name}"
         if known:
-            raise UsageError(f"data set {name!r} is not prepared in {data_dir} ({suggest(name, known, what='prepared data set')}); {hint}")
+            near = suggest(name, known, what="prepared data set")
+            raise UsageError(f"data set {name!r} is not prepared in {data_dir} ({near}); {hint}")
         raise UsageError(f"data set {name!r} is not prepared in {data_dir}; {hint}")
     return open_path(path)
 
@@ -189,8 +192,13 @@ def write_prepared(
     except OSError as error:
         raise DataError(f"cannot write below {root}: {error.strerror}; choose another --data-dir") from error
     try:
-        arrays = (items.astype(np.int32), times.astype(np.int64), offsets.astype(np.int64),
-                  category_ids.astype(np.int32), category_offsets.astype(np.int64))
+        arrays: tuple[np.ndarray, ...] = (
+            items.astype(np.int32),
+            times.astype(np.int64),
+            offsets.astype(np.int64),
+            category_ids.astype(np.int32),
+            category_offsets.astype(np.int64),
+        )
         for file_name, array in zip(ARRAYS, arrays, strict=True):
             np.save(work / file_name, array, allow_pickle=False)
         with (work / "items.jsonl").open("w", encoding="utf-8") as file:

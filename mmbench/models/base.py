@@ -37,7 +37,9 @@ class Catalog:
     has_image: Tensor | None = None  # bool [N+1]
     layer_feat: dict[str, Tensor] = field(default_factory=dict)  # "text"/"image" -> [N+1, layers, D]
     category_ids: Tensor | None = None  # int64 [nnz], 0-based categories, CSR by item
-    category_offsets: Tensor | None = None  # int64 [N+2]: item i owns offsets[i]:offsets[i+1]; item 0 owns none
+    category_offsets: Tensor | None = (
+        None  # int64 [N+2]: item i owns offsets[i]:offsets[i+1]; item 0 owns none
+    )
     n_categories: int = 0
     train_users: Tensor  # int64 [E], user of each training event
     train_items: Tensor  # int64 [E], its item, in each user's order
@@ -63,6 +65,7 @@ class Needs:
     samples     what may be trained on, first = default; see mmbench.data.rows.
     causal      a later item never changes an earlier state (needed for samples = "all" and "last-window").
     extra_slots empty slots after each history at evaluation, e.g. one for a [MASK]; max_len counts them.
+    prefixes    `batch.prefixes`: every target's history as a row of its own, beside the batch's rows (training).
     n_negatives uniform negatives per target in `batch.negatives`.
     negatives_exclude  "history": all training items of the user; "first": only the first (a released slip).
     """
@@ -71,6 +74,7 @@ class Needs:
     samples: tuple[Samples, ...] = ("all", "prefix")
     causal: bool = True
     extra_slots: int = 0
+    prefixes: bool = False
     n_negatives: int = 0
     negatives_exclude: Literal["history", "first"] = "history"
 

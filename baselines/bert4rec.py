@@ -1,0 +1,122 @@
+"""BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer. Sun et al.,
+CIKM 2019, doi 10.1145/3357384.3357895.  Official code: github.com/FeiSun/BERT4Rec (TensorFlow 1).
+Replication study: Petrov and Macdonald, RecSys 2022, doi 10.1145/3523227.3548487.
+
+A bidirectional Transformer learns to fill in masked items of a history; to recommend, a [MASK] is put after the last
+item. Axes: R rows, W width, D hidden, P masked places of a step, T histories, N items; the mask token is id N + 1.
+Follows: paper sec. 3.3-3.4 (layers, embeddings) encode(), sec. 3.5 (output layer) head(), sec. 3.6 (cloze task)
+draw_mask() and loss().
+Differences: (1) masks are drawn anew in every step, not ten copies made before training. (2) The training sequence ends
+with the last training item; the official code puts the validation item back. (3) One row per user, its newest max_len
+items; the official code adds sliding windows over longer histories. (4) No token-type embedding, which is one constant
+vector. (5) A history is kept whole at inference when it fits: the mask takes the place after its last item. (6) Softmax
+over items only, without the special tokens. (7) No linear decay of the learning rate; Adam's bias correction is on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import Fraction, PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.layers import Dropout, PostNormEncoder
+from mmbench.nn.losses import cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class BERT4RecConfig:
+    hidden_dim: PositiveInt = 64  # official scripts
+    inner_dim: PositiveInt = 256  # 4 d
+    n_layers: PositiveInt = 2  # paper
+    n_heads: PositiveInt = 2  # paper
+    dropout: Probability = 0.2  # RecBole
+    attn_dropout: Probability = 0.2  # RecBole
+    mask_ratio: Fraction = 0.2  # rho; paper: .6 Beauty, .4 Steam, .2 MovieLens
+    last_only: Fraction = (
+        0.1  # share of histories of which only the last item is masked; official about 1 in 11
+    )
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.n_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+
+
+def draw_mask(batch: Batch, *, mask_ratio: float, last_only: float) -> Tensor:
+    """bool [R, W], True = replaced by [MASK]; at least one per history, padding never.
+
+    With probability `last_only` a history has just its last item masked. Else a place is masked when its uniform
+    draw is below `mask_ratio`; the smallest draw of a history is masked in any case, so a short history that would
+    have got none loses one item, chosen uniformly.
+    """
+    place = batch.mask.flatten().nonzero()[:, 0]  # real places in order; a history's places are neighbours
+    is_first = batch.position.flatten()[place] == 0
+    history = is_first.cumsum(0) - 1
+    is_last = torch.cat([is_first[1:], is_first.new_ones(1)])[: len(place)]
+    n_histories = int(is_first.sum())
+    draw = torch.rand(len(place), device=place.device)
+    smallest = draw.new_full((n_histories,), 1.0).scatter_reduce(0, history, draw, "amin")
+    chosen = (draw < mask_ratio) | (draw == smallest[history])
+    only_last = torch.rand(n_histories, device=place.device) < last_only
+    chosen = torch.where(only_last[history], is_last, chosen)
+    return torch.zeros_like(batch.mask).flatten().index_put((place,), chosen).view_as(batch.mask)
+
+
+class BERT4Rec(Recommender[BERT4RecConfig]):
+    def __init__(self, config: BERT4RecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        if catalog.max_len < 2:
+            raise ValueError(
+                f"max_len {catalog.max_len} leaves no room for an item beside the [MASK]; use at least 2"
+            )
+        dim = config.hidden_dim
+        self.item_emb = nn.Embedding(catalog.n_items + 2, dim, padding_idx=0)
+        self.position_emb = nn.Embedding(catalog.max_len, dim)
+        self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
+        self.encoder = PostNormEncoder(
+            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+            dropout=config.dropout, attn_dropout=config.attn_dropout,
+        )  # fmt: skip
+        self.head_map, self.head_norm = nn.Linear(dim, dim), nn.LayerNorm(dim, eps=1e-12)
+        self.item_bias = nn.Parameter(torch.zeros(catalog.n_items))
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.item_emb.weight[0].zero_()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(samples=("sequence",), causal=False, extra_slots=1)
+
+    def encode(self, batch: Batch, masked: Tensor) -> Tensor:
+        """States of all places [R, W, D] with the items at `masked` (bool [R, W]) hidden."""
+        items = batch.item_seq.masked_fill(masked, self.n_items + 1)
+        x = self.drop(self.norm(self.item_emb(items) + self.position_emb(batch.position)))
+        return self.encoder(x, batch.attention_mask(causal=False))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """hidden [.., D] -> [.., D], what is compared with the item embeddings."""
+        return self.head_norm(F.gelu(self.head_map(hidden)))
+
+    def query(self, batch: Batch) -> Tensor:
+        # At evaluation the engine leaves one empty place after each history: a history's only place without an item.
+        hidden = self.encode(batch, batch.mask & (batch.item_seq == 0))
+        return F.pad(self.head(batch.at_slots(hidden)), (0, 1), value=1.0)
+
+    def item_table(self) -> Tensor:
+        return torch.cat([self.item_emb.weight[1:-1], self.item_bias[:, None]], 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        masked = draw_mask(batch, mask_ratio=self.config.mask_ratio, last_only=self.config.last_only)
+        hidden = self.head(self.encode(batch, masked)[masked])  # [P, D]
+        return {
+            "ce": cross_entropy(hidden, self.item_emb.weight[1:-1], batch.item_seq[masked], self.item_bias)
+        }

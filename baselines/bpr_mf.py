@@ -1,0 +1,117 @@
+"""BPR-MF: Bayesian Personalized Ranking from Implicit Feedback. Rendle et al., UAI 2009, arXiv:1205.2618.
+No official code; MyMediaLite is by the authors' group.
+
+A user vector and an item vector; a training item of the user shall score above an item that is none. The order of
+events is not used. Axes: T triples (user u, training item i, negative j), K negatives, D width, N items, U users.
+Follows: paper sec. 4.3.1 query()/item_table(), Eq. of sec. 4.1 (BPR-Opt) loss().
+Differences: (1) an epoch visits every training event once, shuffled; the paper draws triples with replacement.
+(2) Adam instead of plain stochastic gradient descent (`optimizer = "sgd"`). (3) Fresh uniform negatives per visit;
+they exclude the user's training items only, so a validation or test item may be drawn - excluding it would leak.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import NonNegativeFloat, PositiveInt
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.losses import bpr
+
+
+@dataclass(frozen=True, kw_only=True)
+class BPRMFConfig:
+    hidden_dim: PositiveInt = 64  # RecBole, MMRec
+    n_negatives: PositiveInt = 1
+    use_bias: bool = True  # paper; RecBole and MMRec have none
+    init: Literal["normal", "xavier"] = (
+        "normal"  # N(0, 0.01^2), independent of the numbers of users and items
+    )
+    reg: Literal["l2", "paper", "mmrec"] = "l2"
+    reg_weight: NonNegativeFloat = 0.0  # "l2" and "mmrec"
+    user_reg: NonNegativeFloat = 0.0  # "paper": lambda_W
+    positive_reg: NonNegativeFloat = 0.0  # "paper": lambda_H+
+    negative_reg: NonNegativeFloat = 0.0  # "paper": lambda_H-
+
+    def __post_init__(self) -> None:
+        separate = self.user_reg or self.positive_reg or self.negative_reg
+        if separate and self.reg != "paper":
+            raise ValueError(
+                f"user_reg, positive_reg and negative_reg belong to reg = 'paper', not {self.reg!r}"
+            )
+        if self.reg == "paper" and self.reg_weight:
+            raise ValueError(
+                "reg = 'paper' takes user_reg, positive_reg and negative_reg instead of reg_weight"
+            )
+
+
+class BPRMF(Recommender[BPRMFConfig]):
+    def __init__(self, config: BPRMFConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        self.user_emb = nn.Embedding(catalog.n_users, config.hidden_dim)
+        self.item_emb = nn.Embedding(catalog.n_items + 1, config.hidden_dim, padding_idx=0)
+        self.item_bias = nn.Embedding(catalog.n_items + 1, 1, padding_idx=0) if config.use_bias else None
+        self._init_weights(catalog)
+
+    def _init_weights(self, catalog: Catalog) -> None:
+        for table in (self.user_emb, self.item_emb):
+            if self.config.init == "xavier":
+                nn.init.xavier_normal_(table.weight)
+            else:
+                nn.init.normal_(table.weight, std=0.01)
+        if self.item_bias is not None:
+            nn.init.zeros_(self.item_bias.weight)
+        with torch.no_grad():
+            self.item_emb.weight[0].zero_()
+            # Users without a training event get no gradient: a zero vector ranks by the bias alone, not by noise.
+            self.user_emb.weight[torch.bincount(catalog.train_users, minlength=catalog.n_users) == 0] = 0.0
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(layout="padded", samples=("pairs",), causal=False, n_negatives=self.config.n_negatives)
+
+    def query(self, batch: Batch) -> Tensor:
+        state = self.user_emb(batch.user)
+        return state if self.item_bias is None else F.pad(state, (0, 1), value=1.0)
+
+    def item_table(self) -> Tensor:
+        table = self.item_emb.weight[1:]
+        return table if self.item_bias is None else torch.cat([table, self.item_bias.weight[1:]], 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.target is not None
+        assert batch.negatives is not None
+        user = self.user_emb(batch.user)
+        positive, negative = self.item_emb(batch.target), self.item_emb(batch.negatives)  # [T, D], [T, K, D]
+        positive_score = (user * positive).sum(-1)
+        negative_score = (negative @ user[:, :, None])[..., 0]
+        positive_bias: Tensor | None = None
+        if self.item_bias is not None:
+            positive_bias = self.item_bias(batch.target)
+            positive_score = positive_score + positive_bias[:, 0]
+            negative_score = negative_score + self.item_bias(batch.negatives)[..., 0]
+        terms = {"bpr": bpr(positive_score, negative_score)}
+        penalty = self._penalty(user, positive, negative, positive_bias)
+        return terms if penalty is None else terms | {"reg": penalty}
+
+    def _penalty(
+        self, user: Tensor, positive: Tensor, negative: Tensor, bias: Tensor | None
+    ) -> Tensor | None:
+        config, n = self.config, max(len(user), 1)
+        if config.reg == "mmrec":  # unsquared norms: the gradient's length does not depend on the vectors
+            if not config.reg_weight:
+                return None
+            return config.reg_weight * (user.norm() + positive.norm() + negative.norm()) / n
+        own = (config.user_reg, config.positive_reg, config.negative_reg)
+        weights = own if config.reg == "paper" else (config.reg_weight,) * 3
+        if not any(weights):
+            return None
+        total = sum(
+            w * part.square().sum() for w, part in zip(weights, (user, positive, negative), strict=True)
+        )
+        if bias is not None:
+            total = total + weights[1] * bias.square().sum()
+        return torch.as_tensor(total) / (2 * n)

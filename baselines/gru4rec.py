@@ -1,0 +1,190 @@
+"""GRU4Rec: Session-based Recommendations with Recurrent Neural Networks. Hidasi et al., ICLR 2016, arXiv:1511.06939;
+losses of Hidasi and Karatzoglou, CIKM 2018, doi 10.1145/3269206.3271761; prefix recipe of Tan et al., DLRS 2016.
+Official code: github.com/hidasib/GRU4Rec_PyTorch_Official.
+
+A GRU reads the item ids of a history; its last state is compared with item vectors. Two networks go by this name,
+and the setting `network` says which one a result is of: "toolbox" (default; RecBole's, what the HM4SR table calls
+GRU4Rec) and "official" (the authors' constrained network: gates with biases, output table = input table, output bias).
+
+Axes: R rows, W width, D embedding width, H hidden width, T targets, N items, M sampled items, C = T + M candidates.
+Follows: toolbox = RecBole GRU4Rec; official losses = CIKM 2018, `candidate_loss`.
+Differences: (1) trained on all positions of a history in one pass instead of one sample per prefix; equal in loss and
+gradient with dropout off (`samples = "prefix"` is the literal procedure). (2) Padding is no class of the softmax.
+(3) bpr is a softplus instead of -log(1e-10 + sigmoid): the same below its saturation. (4) official: histories are read
+from their first item with back-propagation through all of them; the authors' session-parallel batches cut it after one
+step and order sessions by time. (5) official: Adam, as Adagrad is no optimiser of this toolkit.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from mmbench.config import NonNegativeFloat, PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.layers import Dropout
+from mmbench.nn.losses import bpr, cross_entropy
+
+CandidateLoss = Literal["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRU4RecConfig:
+    network: Literal["toolbox", "official"] = "toolbox"
+    loss: Literal["ce", "bpr", "sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"] = "ce"
+    emb_dim: PositiveInt = 64  # RecBole; the official constrained network has one width: hidden_dim
+    hidden_dim: PositiveInt = 128  # RecBole
+    n_layers: PositiveInt = 1  # RecBole
+    dropout: Probability = 0.3  # RecBole: on the embeddings
+    hidden_dropout: Probability = 0.0  # official: after each GRU layer; RecBole has none
+    # The rest belongs to the losses over sampled candidates (sampled-ce, top1, top1-max, bpr-mean, bpr-max).
+    n_samples: PositiveInt = 2048  # official: items drawn per step beside the batch's own targets
+    sample_alpha: NonNegativeFloat = 0.5  # official: drawn with probability ~ count^alpha
+    score_reg: NonNegativeFloat = 1.0  # bpr-max: weight of the softmax-weighted squared negative scores
+    elu_param: NonNegativeFloat = 0.0  # bpr-max: ELU(alpha) of the scores first, 0 = linear
+    use_logq: bool = False  # sampled-ce: subtract the log of the probability of being a candidate
+
+    def __post_init__(self) -> None:
+        if self.network == "official" and self.emb_dim != self.hidden_dim:
+            raise ValueError(
+                f"network = 'official' shares its input and output table, so emb_dim {self.emb_dim} "
+                f"must equal hidden_dim {self.hidden_dim}"
+            )
+
+
+def candidate_loss(
+    scores: Tensor, *, kind: CandidateLoss, score_reg: float = 0.0, elu_param: float = 0.0
+) -> Tensor:
+    """Mean loss over rows of scores [T, C]; the target of row i is column i, all other columns are negatives.
+
+    A candidate that happens to be the row's own target item stays a negative, as in the official code.
+    """
+    if kind == "sampled-ce":
+        return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+    if kind == "bpr-max" and elu_param:
+        scores = F.elu(scores, elu_param)
+    own = scores.diagonal()[:, None]  # r_i [T, 1]
+    negative = ~torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
+    if kind in ("top1-max", "bpr-max"):  # softmax over the negatives only
+        weight = scores.masked_fill(~negative, float("-inf")).softmax(1)
+    else:
+        weight = negative / negative.sum(1, keepdim=True).clamp(min=1)
+    if kind in ("top1", "top1-max"):
+        return (weight * (torch.sigmoid(scores - own) + torch.sigmoid(scores.square()))).sum(1).mean()
+    if kind == "bpr-mean":
+        return (weight * F.softplus(scores - own)).sum(1).mean()
+    likely = (weight * torch.sigmoid(own - scores)).sum(1)
+    return (-torch.log(likely + 1e-24) + score_reg * (weight * scores.square()).sum(1)).mean()
+
+
+class GRU4Rec(Recommender[GRU4RecConfig]):
+    def __init__(self, config: GRU4RecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        is_official = config.network == "official"
+        self.item_emb = nn.Embedding(catalog.n_items + 1, config.emb_dim, padding_idx=0)
+        self.gru = nn.ModuleList(
+            nn.GRU(
+                config.hidden_dim if k else config.emb_dim,
+                config.hidden_dim,
+                bias=is_official,
+                batch_first=True,
+            )
+            for k in range(config.n_layers)
+        )
+        self.emb_drop, self.hidden_drop = Dropout(config.dropout), Dropout(config.hidden_dropout)
+        if is_official:
+            self.item_bias = nn.Parameter(torch.zeros(catalog.n_items))
+        else:
+            self.out = nn.Linear(config.hidden_dim, config.emb_dim)
+        counts = torch.bincount(catalog.train_items, minlength=catalog.n_items + 1)[1:].double()
+        # Sampling only: these buffers move no score, so they are no part of a checkpoint.
+        self.register_buffer("target_prob", counts / counts.sum().clamp(min=1), persistent=False)
+        weight = counts**config.sample_alpha * (counts > 0)
+        self.register_buffer("sample_prob", weight / weight.sum().clamp(min=1e-12), persistent=False)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        if self.config.network == "official":
+            _glorot(self.item_emb.weight)
+            for layer in self.gru:
+                for name, parameter in layer.named_parameters():
+                    if "bias" in name:
+                        nn.init.zeros_(parameter)
+                    else:  # the three gates are three matrices
+                        for gate in parameter.chunk(3):
+                            _glorot(gate)
+        else:
+            nn.init.xavier_normal_(self.item_emb.weight)
+            nn.init.xavier_uniform_(self.gru[0].weight_ih_l0)  # type: ignore[arg-type]
+            nn.init.xavier_uniform_(self.gru[0].weight_hh_l0)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.item_emb.weight[0].zero_()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(layout="padded", n_negatives=1 if self.config.loss == "bpr" else 0)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """States of all places [R, W, H]; zero on padding.
+
+        A packed sequence computes real places only, whatever the mix of lengths.
+        """
+        x = self.emb_drop(self.item_emb(batch.item_seq))
+        length = batch.mask.sum(1).cpu()
+        packed = pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False)
+        for layer in self.gru:
+            packed, _ = layer(packed)
+            packed = PackedSequence(
+                self.hidden_drop(packed.data),
+                packed.batch_sizes,
+                packed.sorted_indices,
+                packed.unsorted_indices,
+            )
+        return pad_packed_sequence(packed, batch_first=True, total_length=batch.item_seq.shape[1])[0]
+
+    def state(self, batch: Batch) -> Tensor:
+        """States at the slots, [T, D]."""
+        hidden = batch.at_slots(self.encode(batch))
+        return hidden if self.config.network == "official" else self.out(hidden)
+
+    def query(self, batch: Batch) -> Tensor:
+        state = self.state(batch)
+        return F.pad(state, (0, 1), value=1.0) if self.config.network == "official" else state
+
+    def item_table(self) -> Tensor:
+        table = self.item_emb.weight[1:]
+        return torch.cat([table, self.item_bias[:, None]], 1) if self.config.network == "official" else table
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        query, table = self.query(batch), self.item_table()
+        assert batch.target is not None
+        if self.config.loss == "ce":
+            return {"ce": cross_entropy(query, table, batch.target)}
+        if self.config.loss == "bpr":
+            assert batch.negatives is not None
+            positive = (query * table[batch.target - 1]).sum(-1)
+            negative = torch.einsum("td,tkd->tk", query, table[batch.negatives - 1])
+            return {"bpr": bpr(positive, negative)}
+        return {self.config.loss: self._sampled(query, table, batch.target, self.config.loss)}
+
+    def _sampled(self, query: Tensor, table: Tensor, target: Tensor, kind: CandidateLoss) -> Tensor:
+        """Candidates of a step: its targets, then items drawn by popularity (shared by all rows)."""
+        drawn = torch.multinomial(self.sample_prob, self.config.n_samples, replacement=True)  # type: ignore[arg-type]
+        candidates = torch.cat([target - 1, drawn])
+        scores = query @ table[candidates].T  # [T, C]
+        if kind == "sampled-ce" and self.config.use_logq:
+            probability = torch.cat([self.target_prob[target - 1], self.sample_prob[drawn]])  # type: ignore[index]
+            scores = scores - probability.log().to(scores.dtype)
+        return candidate_loss(
+            scores, kind=kind, score_reg=self.config.score_reg, elu_param=self.config.elu_param
+        )
+
+
+def _glorot(weight: Tensor) -> None:
+    """Uniform in +-sqrt(6 / (rows + columns)), in place."""
+    bound = (6 / sum(weight.shape)) ** 0.5
+    nn.init.uniform_(weight, -bound, bound)

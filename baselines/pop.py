@@ -1,0 +1,69 @@
+"""Pop: items by how often they were taken in training, the same for every user. No paper.
+
+What beating it shows: some personalisation or content is used. Its variant `recent` counts the newest events only,
+so what beats that has learned more than the drift of taste. Axes: T histories, N items.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mmbench.config import NonNegativeFloat
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopConfig:
+    count: Literal["events", "users"] = "events"  # training events of an item, or its distinct users
+    window: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # newest share of the training time that counts; 1 = all
+    )
+    decay_days: NonNegativeFloat = 0.0  # an event counts exp(-age / decay_days); 0 = all alike
+
+    def __post_init__(self) -> None:
+        if self.decay_days and self.count == "users":
+            raise ValueError("decay_days weighs events, so it needs count = 'events'")
+
+
+def popularity(catalog: Catalog, config: PopConfig) -> Tensor:
+    """Weight of every item, [N]: int64 counts, or float64 with decay_days."""
+    users, items, times = catalog.train_users, catalog.train_items, catalog.train_times
+    if len(times) and config.window < 1:
+        first, last = int(times.min()), int(times.max())
+        kept = times >= last - config.window * (last - first)
+        users, items, times = users[kept], items[kept], times[kept]
+    size = catalog.n_items + 1
+    if config.count == "users":
+        items = torch.unique(users * size + items) % size
+    if not config.decay_days or not len(times):
+        return torch.bincount(items, minlength=size)[1:]
+    # Added oldest first, so that the sums do not depend on the order in which users are stored.
+    order = times.argsort()
+    age = (times.max() - times[order]).double() / DAY
+    return torch.bincount(items[order], weights=torch.exp(-age / config.decay_days), minlength=size)[1:]
+
+
+class Pop(Recommender[PopConfig]):
+    trainable = False
+    deterministic = True
+    weight: Tensor
+
+    def __init__(self, config: PopConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        # Integer counts stay integers (a change of precision must not join or part ties).
+        self.register_buffer("weight", popularity(catalog, config))
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(layout="padded", samples=(), causal=False)
+
+    def score(self, batch: Batch) -> Tensor:
+        """float64 [T, N], one row repeated without a copy; the most popular item has 1."""
+        weight = self.weight.double()
+        return (weight / weight.max().clamp(min=1e-300)).expand(len(batch.user), -1)

@@ -1,0 +1,114 @@
+"""SASRec: Self-Attentive Sequential Recommendation. Kang and McAuley, ICDM 2018, doi 10.1109/ICDM.2018.00035.
+Official code: github.com/kang205/SASRec (TensorFlow 1).
+
+A causal Transformer reads the item ids of a history; its last state is compared with the item embeddings.
+Two different networks go by this name, and the setting `network` says which one a result is of:
+"bert-style" (default, what toolboxes and the HM4SR table call SASRec) and "official" (the authors' code).
+
+Axes: R rows, W width, D hidden, T targets, N items.
+Follows: paper sec. III-A embedding(), III-B/C the encoder, III-D query()/item_table(), III-E loss().
+Differences: (1) trained on all positions of a history in one pass instead of one sample per prefix; equal in
+loss and gradient with dropout off (`samples = "prefix"` is the literal procedure). (2) The padding id is no
+class of the softmax. (3) official: users are shuffled each epoch, not drawn with replacement; histories lie on
+the left, so the oldest kept item has position 0 (the authors pad on the left: the newest has the last position).
+(4) official: attention rows of padding are not needed, because padding has no place inside a history.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmbench.config import NonNegativeFloat, PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.layers import Dropout, PostNormEncoder, PreQueryEncoder, init_normal
+from mmbench.nn.losses import bce, bpr, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class SASRecConfig:
+    network: Literal["bert-style", "official"] = "bert-style"
+    loss: Literal["ce", "bce", "bpr"] = "ce"
+    hidden_dim: PositiveInt = 64
+    inner_dim: PositiveInt = 256
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.5
+    attn_dropout: Probability = 0.5  # the official network has one rate everywhere: `dropout`
+    l2_emb: NonNegativeFloat = 0.0  # official: weight of the squared norms of both tables
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.n_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+
+
+class SASRec(Recommender[SASRecConfig]):
+    def __init__(self, config: SASRecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim, is_official = config.hidden_dim, config.network == "official"
+        self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+        self.position_emb = nn.Embedding(catalog.max_len, dim)
+        self.drop = Dropout(config.dropout)
+        if is_official:
+            self.official_encoder = PreQueryEncoder(
+                dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+                dropout=config.dropout, project_out=False,
+            )  # fmt: skip
+        else:
+            self.norm = nn.LayerNorm(dim, eps=1e-12)
+            self.encoder = PostNormEncoder(
+                dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+                dropout=config.dropout, attn_dropout=config.attn_dropout,
+            )  # fmt: skip
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        if self.config.network == "official":
+            for parameter in self.parameters():
+                if parameter.dim() == 2:
+                    nn.init.xavier_uniform_(parameter)
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.zeros_(module.bias)
+        else:
+            init_normal(self, std=0.02)
+        with torch.no_grad():
+            self.item_emb.weight[0].zero_()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            samples=("all", "prefix", "last-window"), n_negatives=0 if self.config.loss == "ce" else 1
+        )
+
+    def encode(self, batch: Batch) -> Tensor:
+        """States of all places, [R, W, D]."""
+        x, mask = self.item_emb(batch.item_seq), batch.attention_mask(causal=True)
+        if self.config.network == "official":
+            x = self.drop(x * self.config.hidden_dim**0.5 + self.position_emb(batch.position))
+            return self.official_encoder(x, mask, batch.mask)
+        return self.encoder(self.drop(self.norm(x + self.position_emb(batch.position))), mask)
+
+    def query(self, batch: Batch) -> Tensor:
+        return batch.at_slots(self.encode(batch))
+
+    def item_table(self) -> Tensor:
+        return self.item_emb.weight[1:]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        query = self.query(batch)
+        assert batch.target is not None
+        if self.config.loss == "ce":
+            terms = {"ce": cross_entropy(query, self.item_table(), batch.target)}
+        else:
+            assert batch.negatives is not None
+            positive = (query * self.item_emb(batch.target)).sum(-1)
+            negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
+            pairwise = bce if self.config.loss == "bce" else bpr
+            terms = {self.config.loss: pairwise(positive, negative)}
+        if self.config.l2_emb:
+            norms = self.item_emb.weight.square().sum() + self.position_emb.weight.square().sum()
+            terms["l2"] = self.config.l2_emb * norms
+        return terms

@@ -1,0 +1,74 @@
+"""Weights and training state in safetensors files: no pickle, written in one step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmbench.atomic import write_with
+from mmbench.errors import RunError
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """`facts` (JSON) travel in the file's header, so tensors and facts are of the same moment."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    header = {"facts": json.dumps(facts)}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(plain, str(temporary), metadata=header)
+        except SafetensorError as error:  # its message holds the system's: "No space left on device"
+            raise OSError(str(error)) from error
+
+    write_with(path, write)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts; RunError with the reason when the file is missing or damaged."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{path} is no checkpoint of mmbench ({error}); remove it and run the cell again"
+        ) from error
+
+
+def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Put a checkpoint's weights into `model`; a missing, unexpected or misshapen tensor is an error."""
+    tensors, facts = load_tensors(path)
+    weights = {
+        name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")
+    }
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise RunError(f"{path} does not fit the model: {' '.join(str(error).split())}") from error
+    return facts
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Per-parameter state (moments, step counts); rates and the like come from the settings."""
+    return {
+        f"optimizer/{index}/{key}": torch.as_tensor(value)
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,136 @@
+"""What a run shows while it goes on: a live panel on a terminal, one plain line per epoch elsewhere. On stderr."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mmbench.experiment import Cell
+from mmbench.results import RunRecord
+
+
+def clock(seconds: float) -> str:
+    """81.2 -> "1:21"; hours only when there are any."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def terms_text(terms: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+
+
+class CellView:
+    """One cell's state, fed by the trainer (see mmbench.train.Watcher)."""
+
+    def __init__(self, view: "RunView", cell: Cell, number: int, total: int) -> None:
+        self.view, self.cell, self.number, self.total = view, cell, number, total
+        self.began = time.monotonic()
+        self.epoch_began = self.began
+        self.max_epochs = int(cell.settings["max_epochs"].value)
+        self.at = (0, 0, 1)
+        self.terms: dict[str, float] = {}
+        self.line: dict[str, Any] = {}
+        self.seconds: list[float] = []
+
+    def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
+        self.at, self.terms = (epoch, step, n_steps), terms
+        self.view.refresh()
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self.seconds.append(now - self.epoch_began)
+        self.epoch_began, self.line = now, line
+        self.view.plain(self.epoch_text())
+        self.view.refresh()
+
+    def left(self) -> str:
+        """Upper bound of the time left in this cell: early stopping usually ends it sooner."""
+        if not self.seconds:
+            return ""
+        recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
+        return f"at most {clock(recent * (self.max_epochs - self.line['epoch']))} left"
+
+    def epoch_text(self) -> str:
+        line = self.line
+        parts = [f"[{self.number}/{self.total}] {self.cell.title}: epoch {line['epoch']}/{self.max_epochs}"]
+        parts.append(terms_text(line["loss"]))
+        for name, value in line.get("valid", {}).items():
+            parts.append(f"valid {name} {value:.4f} (best {line['best']:.4f} at epoch {line['best_epoch']})")
+        parts.append(f"{line['seconds']:.1f} s")
+        return "  ".join([*parts, self.left()]).rstrip()
+
+    def render(self) -> RenderableType:
+        epoch, step, n_steps = self.at
+        table = Table.grid(padding=(0, 2))
+        table.add_row(
+            Text(f"cell {self.number} of {self.total}", style="bold"),
+            Text(self.cell.title, style="bold cyan"),
+        )
+        table.add_row("epoch", f"{epoch} of at most {self.max_epochs}   step {step} of {n_steps}")
+        table.add_row("", ProgressBar(total=n_steps, completed=step, width=40))
+        table.add_row("loss", terms_text(self.terms))
+        for name, value in self.line.get("valid", {}).items():
+            best = f"{value:.4f}   best {self.line['best']:.4f} at epoch {self.line['best_epoch']}"
+            table.add_row(f"valid {name}", f"{best}   {self.line['bad']} since")
+        table.add_row("time", f"{clock(time.monotonic() - self.began)}   {self.left()}")
+        return table
+
+
+class RunView:
+    """All cells of a run (see mmbench.run.RunWatcher)."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live: Live | None = None
+        self.current: CellView | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator["RunView"]:
+        if not self.console.is_terminal or self.console.quiet:
+            yield self
+            return
+        with Live(console=self.console, refresh_per_second=4, transient=True) as self.live:
+            yield self
+        self.live = None
+
+    def plain(self, text: str) -> None:
+        """A line for those who have no live panel."""
+        if self.live is None:
+            self.console.print(text, markup=False)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def refresh(self) -> None:
+        if self.live is not None and self.current is not None:
+            self.live.update(Group(self.current.render()))
+
+    def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None:
+        remark = " (made by another version of the code)" if other_code else ""
+        self.say(f"already finished: {cell.title}{remark}")
+
+    def waiting(self, cell: Cell) -> None:
+        self.say(f"another run is computing {cell.title}; waiting for it")
+
+    def begins(self, cell: Cell, number: int, total: int) -> CellView:
+        for note in cell.notes:
+            self.say(f"note: {note}")
+        self.current = CellView(self, cell, number, total)
+        self.plain(f"[{number}/{total}] {cell.title}")
+        self.refresh()
+        return self.current
+
+    def ends(self, cell: Cell, record: RunRecord) -> None:
+        if record.status == "failed":
+            self.say(f"FAILED {cell.title}: {record.reason}")
+            return
+        how = f"{record.n_epochs} epochs, best {record.best_epoch}" if record.n_epochs else record.stopped
+        spent = record.seconds.get("train", 0.0) + record.seconds.get("valid", 0.0)
+        self.say(f"finished {cell.title}: {how}, {clock(spent)}")

@@ -1,0 +1,363 @@
+"""The built-in demo: a generated shop whose truth is known, in the raw file formats of Amazon 2014.
+
+Everything here is synthetic: items, brands, pictures, customers and dates. The planted truth:
+
+ITEMS      (category, style) groups of about seven. The category stands in the text (title, category path),
+           the style - a colour family with a texture - is visible in the picture only, the brand in the
+           text only.
+CUSTOMERS  have a home category, a style and a few favourite brands. They come on Saturdays. A visit is an
+           ANCHOR, an item of the home category, and on the day after it (Sunday) a COMPANION.
+DRIFT      a customer's style moves one step around the ring of styles every `DRIFT_WEEKS` weeks.
+GAPS       the weeks since the last visit decide what the companion is. After a short gap (2-4 weeks) the
+           customer stays: another item of the home category. After a long gap (14-34 weeks), or on the first
+           visit, it is an item of the season's category; sometimes the home category changes then, too.
+SEASONS    the calendar month of the visit names one of six seasonal categories, two months each.
+
+    Saturday          Sunday            gap            Saturday ...
+    anchor: home  ->  companion:        2-4 weeks  ->  anchor: home  ->  companion: home
+                      home or season    14-34 weeks -> anchor: home  ->  companion: season of the month
+
+What a companion is can be read from inputs only: the gap before the last event and its month. No item
+tells it, so a model that does not see time must spread its guess over home and six seasonal
+categories.
+
+`time_signal=False` gives every customer the very same items in the same order and draws the dates anew,
+with the same distribution but independent of the items. A model that does not see time scores
+exactly the same on both; what a model that sees time gains on the first must vanish on the second.
+
+Everything is decided by `seed`. `oracle_scores` knows these rules and bounds what a model can reach.
+"""
+
+import gzip
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from mmbench.atomic import replacing
+from mmbench.errors import UsageError
+
+# Strengths of the planted signals.
+N_VISITS = (5, 8)  # visits of a customer, smallest and largest number
+P_LONG = 0.6  # share of gaps that are long
+SHORT_WEEKS = (2, 3, 4)
+LONG_WEEKS = (14, 18, 22, 26, 30, 34)
+P_NEW_HOME = 0.25  # chance that the home category changes after a long gap
+P_LAST_COMPANION = 0.7  # chance that the last visit has its companion, so that it is what must be predicted
+P_NOISE = 0.05  # chance that an event is any item
+DRIFT_WEEKS = 40
+FIRST_WEEKS = 78  # first visits are spread over so many weeks
+N_FAVOURITES = 3  # brands that a customer likes ...
+BRAND_LIFT = 3.0  # ... and how many times as often as others they are taken
+POPULARITY_SPREAD = 0.4  # standard deviation of the log popularity inside a group
+
+DAY = 86_400
+START = 1_293_840_000  # 2011-01-01 00:00 UTC, a Saturday
+ROOT = "Demo (synthetic)"
+HOME = (
+    ("Office", "Notebooks", "Notebook"),
+    ("Kitchen", "Mugs", "Mug"),
+    ("Audio", "Headphones", "Headphones"),
+    ("Games", "Board Games", "Board Game"),
+    ("Cycling", "Bike Lights", "Bike Light"),
+    ("Living", "Cushions", "Cushion"),
+)
+SEASONAL = (  # January-February, March-April, ...
+    ("Winter Sports", "Snow Boots", "Snow Boots"),
+    ("Rainwear", "Umbrellas", "Umbrella"),
+    ("Garden", "Plant Pots", "Plant Pot"),
+    ("Beach", "Beach Towels", "Beach Towel"),
+    ("Hiking", "Backpacks", "Backpack"),
+    ("Lighting", "Lanterns", "Lantern"),
+)
+CATEGORIES = HOME + SEASONAL
+N_HOME, N_SEASONS = len(HOME), len(SEASONAL)
+N_STYLES = 6
+BRANDS = (
+    "Alderfen",
+    "Brimlock",
+    "Corvane",
+    "Dunmoss",
+    "Eskaret",
+    "Fennwick",
+    "Gorsedale",
+    "Hollin",
+    "Ivarsson",
+    "Jurabell",
+)
+WORDS = (
+    "Classic",
+    "Compact",
+    "Deluxe",
+    "Everyday",
+    "Family",
+    "Light",
+    "Original",
+    "Plus",
+    "Pro",
+    "Slim",
+    "Solid",
+    "Studio",
+    "Travel",
+    "Urban",
+)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The generated shop and what is true of it. I items, E events, sorted by user, then by time."""
+
+    seed: int
+    time_signal: bool
+    category: np.ndarray  # int64 [I], index into CATEGORIES
+    style: np.ndarray  # int64 [I], 0..N_STYLES-1
+    brand: np.ndarray  # int64 [I], index into BRANDS
+    popularity: np.ndarray  # float64 [I]
+    title: list[str]
+    user: np.ndarray  # int64 [E], 0-based
+    item: np.ndarray  # int64 [E], 0-based
+    time: np.ndarray  # int64 [E], unix seconds, whole days
+
+    @property
+    def n_items(self) -> int:
+        return len(self.category)
+
+    @property
+    def asins(self) -> list[str]:
+        """Raw item ids, in order."""
+        return [f"DEMO{number:06d}" for number in range(self.n_items)]
+
+    @property
+    def reviewers(self) -> list[str]:
+        """Raw user ids, in order."""
+        return [f"DEMOUSER{number:05d}" for number in range(int(self.user.max()) + 1)]
+
+    def histories(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(items, times) of each user, oldest first."""
+        cuts = np.flatnonzero(np.diff(self.user)) + 1
+        return list(zip(np.split(self.item, cuts), np.split(self.time, cuts), strict=True))
+
+
+def season_of(time: int) -> int:
+    """Season 0..5 of a time in unix seconds (UTC): January-February, ..., November-December."""
+    return (datetime.fromtimestamp(int(time), tz=UTC).month - 1) // 2
+
+
+def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 500, seed: int = 2025) -> Demo:
+    """Draw the shop and its customers. UsageError when an item per (category, style) is too much."""
+    groups = len(CATEGORIES) * N_STYLES
+    if n_items < groups or n_users < 1:
+        raise UsageError(f"the demo needs at least {groups} items and 1 user, got {n_items} and {n_users}")
+    rng = np.random.default_rng([seed, 0])
+    group = rng.permutation(np.arange(n_items) % groups)  # mixed, so that the id tells nothing
+    category, style = group // N_STYLES, group % N_STYLES
+    brand = rng.integers(len(BRANDS), size=n_items)
+    popularity = np.exp(rng.normal(0, POPULARITY_SPREAD, n_items))
+    words = rng.integers(len(WORDS), size=n_items)
+    title = [
+        f"{BRANDS[brand[i]]} {WORDS[words[i]]} {CATEGORIES[category[i]][2]} {rng.integers(100, 1000)}"
+        for i in range(n_items)
+    ]
+    shop = _Shop(category, style, brand, popularity)
+    users, items, times = [], [], []
+    for number in range(n_users):
+        bought, dates = shop.customer(np.random.default_rng([seed, 1, number]))
+        if not time_signal:
+            dates = _dates(_weeks(len(dates), np.random.default_rng([seed, 2, number]))[0], len(dates))
+        users += [number] * len(bought)
+        items += bought
+        times += dates
+    return Demo(
+        seed,
+        time_signal,
+        category,
+        style,
+        brand,
+        popularity,
+        title,
+        np.array(users),
+        np.array(items),
+        np.array(times),
+    )
+
+
+def _weeks(n_events: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Weeks of a customer's visits, and whether the gap before each was long (True for the first)."""
+    n_visits = (n_events + 1) // 2
+    is_long = rng.random(n_visits) < P_LONG
+    is_long[0] = True
+    gaps = np.where(is_long, rng.choice(LONG_WEEKS, n_visits), rng.choice(SHORT_WEEKS, n_visits))
+    gaps[0] = rng.integers(FIRST_WEEKS)
+    return np.cumsum(gaps), is_long
+
+
+def _dates(weeks: np.ndarray, n_events: int) -> list[int]:
+    """Saturday and Sunday of each visit in unix seconds; the last Sunday only when n_events is even."""
+    dates = [START + (7 * int(week) + day) * DAY for week in weeks for day in (0, 1)]
+    return dates[:n_events]
+
+
+@dataclass(frozen=True)
+class _Shop:
+    category: np.ndarray
+    style: np.ndarray
+    brand: np.ndarray
+    popularity: np.ndarray
+
+    def customer(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+        """Draw one customer's purchases: items and times, oldest first; no item twice."""
+        n_visits = int(rng.integers(N_VISITS[0], N_VISITS[1] + 1))
+        n_events = 2 * n_visits - int(rng.random() >= P_LAST_COMPANION)
+        weeks, is_long = _weeks(n_events, rng)
+        dates = _dates(weeks, n_events)
+        liked = rng.choice(len(BRANDS), N_FAVOURITES, replace=False)
+        weight = self.popularity * np.where(np.isin(self.brand, liked), BRAND_LIFT, 1.0)
+        home, style, phase = (
+            int(rng.integers(N_HOME)),
+            int(rng.integers(N_STYLES)),
+            int(rng.integers(DRIFT_WEEKS)),
+        )
+        bought: list[int] = []
+        for visit in range(n_visits):
+            if visit and is_long[visit] and rng.random() < P_NEW_HOME:
+                home = (home + int(rng.integers(1, N_HOME))) % N_HOME
+            now = (style + (int(weeks[visit] - weeks[0]) + phase) // DRIFT_WEEKS) % N_STYLES
+            companion = N_HOME + season_of(dates[2 * visit]) if is_long[visit] else home
+            for category in (home, companion)[: n_events - 2 * visit]:
+                bought.append(self._take(category, now, weight, bought, rng))
+        return bought, dates
+
+    def _take(
+        self, category: int, style: int, weight: np.ndarray, bought: list[int], rng: np.random.Generator
+    ) -> int:
+        """An item that the customer does not have: of the group, else of the category, else any."""
+        left = np.ones(len(weight), dtype=bool)
+        left[bought] = False
+        in_category = left & (self.category == category)
+        in_group = in_category & (self.style == style)
+        if rng.random() < P_NOISE:
+            choice = left
+        else:
+            choice = next(one for one in (in_group, in_category, left) if one.any())
+        share = np.where(choice, weight, 0)
+        return int(rng.choice(len(weight), p=share / share.sum()))
+
+
+def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use_time: bool) -> np.ndarray:
+    """Scores of all items [I] for what comes after a history, by someone who knows the rules above.
+
+    `items` are 0-based and `times` unix seconds, oldest first: what a model sees, nothing of the target. The
+    customer's home, style and brands are read from the history (its last visit, its brand counts), so this is
+    slightly below the true optimum. `use_time=False` = the same without looking at `times`: the companion's
+    category is then spread by how often each kind of gap and each season occurs.
+    """
+    seen = np.asarray(items)
+    is_companion = len(seen) % 2 == 1  # every history begins with an anchor
+    anchors = [int(c) for c in demo.category[seen[::2]] if c < N_HOME]
+    home = np.bincount([anchors[-1]], minlength=N_HOME) if anchors else np.full(N_HOME, 1 / N_HOME)
+    style = np.zeros(N_STYLES)
+    if is_companion:
+        p_long = P_LONG if len(seen) > 1 else 1.0
+        season = np.full(N_SEASONS, 1 / N_SEASONS)
+        if use_time:
+            p_long = float(len(seen) == 1 or times[-1] - times[-2] > 7 * max(SHORT_WEEKS) * DAY)
+            season = np.bincount([season_of(times[-1])], minlength=N_SEASONS)
+        category = np.concatenate([(1 - p_long) * home, p_long * season])
+        style[demo.style[seen[-1]]] = 1
+    else:
+        moved = P_LONG * P_NEW_HOME
+        category = np.concatenate(
+            [(1 - moved) * home + moved * (1 - home) / (N_HOME - 1), np.zeros(N_SEASONS)]
+        )
+        for steps, chance in enumerate(_drift()):
+            style[(demo.style[seen[-1]] + steps) % N_STYLES] += chance
+    liked = np.bincount(demo.brand[seen], minlength=len(BRANDS)) / len(seen)
+    weight = demo.popularity * (1 + (BRAND_LIFT - 1) * liked[demo.brand])
+    group = category[demo.category] * style[demo.style]
+    scores = (1 - P_NOISE) * group * weight + P_NOISE * 1e-3 * (category[demo.category] + 1e-3) * weight
+    scores[seen] = 0
+    return scores
+
+
+def _drift() -> list[float]:
+    """Chances that the style moves by 0, 1, ... steps from one visit to the next."""
+    chances = [0.0] * (max(LONG_WEEKS) // DRIFT_WEEKS + 2)
+    for weeks, share in ((SHORT_WEEKS, 1 - P_LONG), (LONG_WEEKS, P_LONG)):
+        for gap in weeks:
+            whole, rest = divmod(gap, DRIFT_WEEKS)
+            chances[whole] += share / len(weeks) * (1 - rest / DRIFT_WEEKS)
+            chances[whole + 1] += share / len(weeks) * rest / DRIFT_WEEKS
+    return chances
+
+
+def write_raw(
+    folder: Path, *, time_signal: bool = True, n_users: int = 1000, n_items: int = 500, seed: int = 2025
+) -> None:
+    """Write `reviews_Demo_5.json.gz`, `meta_Demo.json.gz` and `images.zip` (`<asin>.png`) into `folder`.
+
+    The same arguments give the same bytes (for one version of zlib and Pillow).
+    """
+    demo = generate(time_signal=time_signal, n_users=n_users, n_items=n_items, seed=seed)
+    _write_gzip(folder / "reviews_Demo_5.json.gz", _review_lines(demo))
+    _write_gzip(folder / "meta_Demo.json.gz", _meta_lines(demo))
+    with replacing(folder / "images.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for asin, content in zip(demo.asins, pictures(demo), strict=True):
+            archive.writestr(zipfile.ZipInfo(f"{asin}.png", date_time=(2000, 1, 1, 0, 0, 0)), content)
+
+
+def _write_gzip(path: Path, lines: list[str]) -> None:
+    content = "".join(f"{line}\n" for line in lines).encode()
+    # mtime 0: the date in the header would make equal content unequal bytes.
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(content, mtime=0))
+
+
+def _review_lines(demo: Demo) -> list[str]:
+    """JSON lines sorted by item, as Amazon's 5-core files are."""
+    rating = np.random.default_rng([demo.seed, 3]).choice([3, 4, 5], size=len(demo.item), p=[0.1, 0.3, 0.6])
+    asins, reviewers = demo.asins, demo.reviewers
+    return [
+        json.dumps(
+            {
+                "reviewerID": reviewers[demo.user[event]],
+                "asin": asins[demo.item[event]],
+                "overall": float(rating[event]),
+                "unixReviewTime": int(demo.time[event]),
+            }
+        )
+        for event in np.lexsort((demo.user, demo.time, demo.item))
+    ]
+
+
+def _meta_lines(demo: Demo) -> list[str]:
+    """Python literals, one item a line."""
+    lines = []
+    for number, asin in enumerate(demo.asins):
+        department, name, _ = CATEGORIES[demo.category[number]]
+        brand = BRANDS[demo.brand[number]]
+        record = {
+            "asin": asin,
+            "title": demo.title[number],
+            "brand": brand,
+            "categories": [[ROOT, department, name]],
+        }
+        lines.append(repr(record))
+    return lines
+
+
+def pictures(demo: Demo) -> list[bytes]:
+    """PNG files of all items: the outline is the category's, colour and texture are the style's."""
+    from mmbench.data.demo_pictures import draw
+
+    files = []
+    for number in range(demo.n_items):
+        rng = np.random.default_rng([demo.seed, 4, number])
+        buffer = BytesIO()
+        draw(int(demo.category[number]), int(demo.style[number]), rng).save(buffer, format="PNG")
+        files.append(buffer.getvalue())
+    return files

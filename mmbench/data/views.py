@@ -1,0 +1,80 @@
+"""Prepared data as the parts of an experiment see it. What a part must not know is not in its arrays.
+
+training_view holds training events only; target_view of "valid" ends at each user's validation target, so
+neither can show a test item, whatever the code that holds it does.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mmbench.data.split import Split
+from mmbench.data.store import Prepared
+
+
+@dataclass(frozen=True)
+class TrainView:
+    """Training events of every user, flat."""
+
+    items: np.ndarray  # int64 [E]
+    times: np.ndarray  # int64 [E]
+    offsets: np.ndarray  # int64 [U + 1]
+
+    @property
+    def users(self) -> np.ndarray:
+        """User of each event, int64 [E]."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
+@dataclass(frozen=True)
+class TargetView:
+    """One held-out target per evaluated user, and the history that a model may read before it."""
+
+    items: np.ndarray  # int64 [E], histories only
+    times: np.ndarray  # int64 [E]
+    offsets: np.ndarray  # int64 [n + 1], history k is offsets[k]:offsets[k+1]
+    user: np.ndarray  # int64 [n]
+    target: np.ndarray  # int64 [n], item 1..N
+    train_len: np.ndarray  # int64 [n], how many events of history k are training events
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+def _take(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenate flat[start : start + length] over all rows."""
+    return np.asarray(flat)[ranges(starts, lengths)].astype(np.int64)
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start+1, .. start+length-1 of every row, concatenated; int64."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def training_view(prepared: Prepared, split: Split) -> TrainView:
+    starts, lengths = np.asarray(prepared.offsets[:-1]), split.train_len
+    return TrainView(
+        items=_take(prepared.items, starts, lengths),
+        times=_take(prepared.times, starts, lengths),
+        offsets=_offsets(lengths),
+    )
+
+
+def target_view(prepared: Prepared, split: Split, part: Literal["valid", "test"]) -> TargetView:
+    position = split.valid_pos if part == "valid" else split.test_pos
+    user = np.flatnonzero(position >= 0)
+    starts, lengths = np.asarray(prepared.offsets[:-1])[user], position[user]
+    return TargetView(
+        items=_take(prepared.items, starts, lengths),
+        times=_take(prepared.times, starts, lengths),
+        offsets=_offsets(lengths),
+        user=user,
+        target=np.asarray(prepared.items)[starts + lengths].astype(np.int64),
+        train_len=np.minimum(split.train_len[user], lengths),
+    )

@@ -1,0 +1,107 @@
+"""Scores -> target ranks over the full catalogue, by counting. Masking and ties are decided here, metrics not.
+
+For each user: greater = number of other candidates scored above the target, equal = number scored alike.
+No list is sorted, no candidate sampled. Scores are float32 or float64; TF32 is off (mmbench.runtime).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbench.data.rows import Batcher, Rows, batches, last_rows
+from mmbench.data.views import TargetView, ranges
+from mmbench.errors import RunError
+from mmbench.models.base import Recommender
+from mmbench.results import Ranks
+
+# Scores held at once. The chunk depends on the catalogue only, so that the same model always meets the same
+# matrix shapes and gives the same last bits.
+SCORES_AT_ONCE = 2**22
+
+
+def rank(
+    model: Recommender[Any],
+    view: TargetView,
+    *,
+    mask_seen: str = "none",
+    device: torch.device | str = "cpu",
+    chunk: int | None = None,
+) -> Ranks:
+    """Ranks of every target of `view`, in the view's user order.
+
+    mask_seen  "none"; "train": the user's training items are no candidates; "input": nothing of the input is.
+               The target itself is always a candidate.
+    Raises RunError when a score is not a number, naming the user.
+    """
+    was_training = model.training
+    model.eval()
+    needs = model.needs
+    batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
+    rows = last_rows(view.offsets, view.user, model.max_len - needs.extra_slots)
+    size = chunk or max(1, SCORES_AT_ONCE // model.n_items)
+    greater, equal = np.zeros(len(view), np.int64), np.zeros(len(view), np.int64)
+    with torch.no_grad():
+        table = model.item_table() if _is_dot_product(model) else None
+        for index, part in _in_order_of_length(rows, size):
+            batch = batcher.evaluation(part, extra_slots=needs.extra_slots)
+            scores = model.score(batch) if table is None else model.query(batch) @ table.T
+            target = torch.from_numpy(view.target[index]).to(device)
+            above, tied = count(
+                scores, target, seen=_seen(view, index, mask_seen, device), user=view.user[index]
+            )
+            greater[index], equal[index] = above.cpu().numpy(), tied.cpu().numpy()
+    model.train(was_training)
+    return Ranks(user=view.user, greater=greater, equal=equal, n_candidates=model.n_items)
+
+
+def _is_dot_product(model: Recommender[Any]) -> bool:
+    return type(model).score is Recommender.score
+
+
+def _in_order_of_length(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Rows]]:
+    """Chunks of histories of like length, so that padded layouts waste little; (index into rows, chunk)."""
+    order = np.argsort(rows.length, kind="stable")
+    for start, part in zip(range(0, len(rows), size), batches(rows[order], size), strict=True):
+        yield order[start : start + size], part
+
+
+def _seen(
+    view: TargetView, index: np.ndarray, rule: str, device: torch.device | str
+) -> tuple[Tensor, Tensor] | None:
+    """(row, item - 1) of every candidate that the rule takes out; targets are put back by `count`."""
+    if rule == "none":
+        return None
+    length = view.train_len[index] if rule == "train" else np.diff(view.offsets)[index]
+    row = np.repeat(np.arange(len(index)), length)
+    item = view.items[ranges(view.offsets[:-1][index], length)] - 1
+    return torch.from_numpy(row).to(device), torch.from_numpy(item).to(device)
+
+
+def count(
+    scores: Tensor,
+    target: Tensor,
+    *,
+    seen: tuple[Tensor, Tensor] | None = None,
+    user: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor]:
+    """scores [T, N], target int64 [T] in 1..N -> (greater, equal), int64 [T].
+
+    A NaN compares false with everything and would rank first, so any non-finite target score and any NaN
+    is an error; -inf for other candidates is allowed (they are out of the race).
+    """
+    own = scores.gather(1, target[:, None] - 1)
+    bad = ~torch.isfinite(own[:, 0]) | torch.isnan(scores).any(1)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        who = f"user number {user[first]}" if user is not None else f"row {first}"
+        raise RunError(
+            f"the model's score for {who} is not a finite number; lower the learning rate or check the features"
+        )
+    if seen is not None:
+        scores = scores.clone()
+        scores[seen] = float("-inf")
+        scores.scatter_(1, target[:, None] - 1, own)
+    return (scores > own).sum(1), (scores == own).sum(1) - 1

@@ -1,0 +1,85 @@
+"""`tfidf-svd`: words and word pairs of an item's text, weighted by TF-IDF, reduced by a truncated SVD.
+
+No pretrained knowledge: two texts are near when they share rare words, or words that occur with the same
+others in this catalogue.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmbench.features.store import Modality
+
+
+@dataclass(frozen=True, kw_only=True)
+class TfidfSvd:
+    """TF-IDF + SVD. The width is `dim` or, for a small catalogue, what its texts and words allow."""
+
+    dim: int = 256
+    max_terms: int = 50_000  # the most frequent ones; bounds the memory of the SVD on large catalogues
+    n_iter: int = 5  # power iterations of the randomised SVD
+    random_state: int = 0
+
+    name = "tfidf-svd"
+    modality: Modality = "text"
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "version": 1,
+            "terms": "lower case, accents stripped, words of any length, 1-2 grams",
+            "weights": "(1 + log tf) * smoothed idf, rows of length 1",
+            "dim": self.dim,
+            "max_terms": self.max_terms,
+            "n_iter": self.n_iter,
+            "random_state": self.random_state,
+            "scaling": "components signed by their largest loading, rows of length 1",
+        }
+
+    def encode(self, inputs: Iterable[str | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Texts -> float32 [n, D <= dim] with rows of length 1; a text without any word is absent."""
+        texts = [text or "" for text in inputs]
+        weights = self._weights(texts)
+        if weights is None:
+            return np.zeros((len(texts), 0), np.float32), np.zeros(len(texts), bool)
+        reduced = self._reduce(weights)
+        length = np.linalg.norm(reduced, axis=1)
+        # An all but zero vector (a text whose every word the SVD dropped) points where rounding led it.
+        present = length > 1e-6
+        values = np.divide(reduced, length[:, None], out=np.zeros_like(reduced), where=present[:, None])
+        return values.astype(np.float32), present
+
+    def _weights(self, texts: list[str]) -> Any:
+        """TF-IDF matrix, sparse float64 [n, terms]; None when no text has a word."""
+        from scipy.sparse import csr_matrix, hstack
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectorizer = TfidfVectorizer(
+            ngram_range=(1, 2),
+            sublinear_tf=True,
+            strip_accents="unicode",
+            token_pattern=r"(?u)\b\w+\b",
+            max_features=self.max_terms,
+        )
+        try:
+            weights = vectorizer.fit_transform(texts)
+        except ValueError as error:
+            if "empty vocabulary" in str(error):
+                return None
+            raise
+        # The SVD refuses a single column; an empty one beside it changes nothing.
+        return weights if weights.shape[1] > 1 else hstack([weights, csr_matrix(weights.shape)], format="csr")
+
+    def _reduce(self, weights: Any) -> np.ndarray:
+        """First right singular directions, float64 [n, k], with signs that do not depend on the solver."""
+        from sklearn.decomposition import TruncatedSVD
+
+        k = min(self.dim, *weights.shape)
+        svd = TruncatedSVD(n_components=k, n_iter=self.n_iter, random_state=self.random_state)
+        # The explained variance, which we do not read, is 0/0 when all texts are equal.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            reduced = svd.fit_transform(weights)
+        loading = svd.components_[np.arange(k), np.abs(svd.components_).argmax(axis=1)]
+        return reduced * np.where(loading < 0, -1.0, 1.0)

@@ -1,0 +1,314 @@
+"""TMMSRec: Time-interval-aware Multi-Modal Sequential Recommender. Wang, Xu, Jiang, Xu, Zhuang,
+2026, manuscript. Official code: github.com/wangpp0602/TMMSRec@7e65e82.
+
+Each item has an id, a text and an image vector. The time interval encoder (TIE) rotates every vector by the
+year, month and day of its event; vector + rotated vector enter one causal encoder per modality (first
+fusion), and the dot products of the modalities' states and item vectors are added up (second fusion).
+
+Axes: R rows, W width, D hidden, J = D/6 blocks of the rotation, M modalities (id, text, image), T targets,
+K negatives, N items.
+Follows: eq. 2-4 vectors(), eq. 7-9 TimeIntervalEncoder, eq. 10-11 encode(), eq. 12-13 query()/item_table(),
+eq. 14 loss().
+Differences (the recipe names the switches):
+(1) Eq. 7 multiplies a row vector from the left, which turns by minus the angle of eq. 9; so does the released
+    code. Reading it as a column only swaps the two dims of every pair, so it is no switch. The released code
+    writes the six strided parts of the result one after another instead of interleaved, so that vector and
+    rotated vector are added in different orders of dims: `tie_layout`.
+(2) Histories lie on the left, not on the right. TIE knows no places, so only the positions `random` and
+    `sinusoidal` notice: they count from the oldest kept item.
+(3) The released code lets real places attend to the padding on the left, whose keys and values are biases, so
+    that a short history shares its attention with 50 - T empty places: `padding_keys`.
+(4) Users are shuffled each epoch, not drawn with replacement.
+(5) An item without a modality has the zero vector there, even after a linear map with a bias: it neither
+    gains nor loses score. The paper drops such items from the data.
+(6) A data set without text or without image trains the other modalities; a variant all of whose feature
+    modalities are missing is refused.
+(7) Early fusion (table 6) has no equations: the time vector is TIE of the sum of the modalities' vectors,
+    fused with them by sum, linear map or MLP; the one state meets the sum of an item's modality vectors.
+(8) Table 5's random table is drawn once, with the mean square of the sinusoidal one, and not trained.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.layers import Dropout, PreQueryEncoder
+from mmbench.nn.losses import bce
+
+Modality = Literal["id", "text", "image"]
+DAY = 86_400  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class TMMSRecConfig:
+    modalities: tuple[Modality, ...] = ("id", "text", "image")  # table 4
+    position: Literal["tie", "none", "random", "sinusoidal"] = "tie"  # table 5
+    fusion: Literal["two-stage", "add", "linear", "mlp"] = "two-stage"  # table 6
+    backbone: Literal["sasrec", "gru4rec"] = "sasrec"  # fig. 6
+    encoder: Literal["own", "shared"] = "own"  # per modality (eq. 10); the code shares one
+    hidden_dim: PositiveInt = 768  # fig. 7; a multiple of 6
+    n_layers: PositiveInt = 2  # blocks of SASRec (fig. 7) or layers of the GRU
+    n_heads: PositiveInt = 1  # code
+    dropout: Probability = 0.5  # fig. 7
+    tie_dropout: Probability = 0.0  # on TIE's output; no equation has it, the code has 0.2
+    tie_layout: Literal["interleaved", "concatenated"] = "interleaved"  # the code: concatenated
+    padding_keys: bool = False  # the code: True, padding takes part in attention (sasrec backbone)
+    negatives: Literal["history", "first"] = "history"  # the code excludes the user's first item only
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % 6:
+            low = self.hidden_dim // 6 * 6
+            near = " or ".join(str(one) for one in (low, low + 6) if one)
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} is not divisible by 6 (TIE turns blocks of six dims, "
+                f"a pair each for year, month and day); use {near}"
+            )
+        if self.hidden_dim % self.n_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(
+                f"modalities {list(self.modalities)} must name at least one of id, text, image, each once"
+            )
+        if self.padding_keys and self.backbone != "sasrec":
+            raise ValueError(f"padding_keys is about attention; backbone {self.backbone!r} has none")
+
+
+def civil_date(seconds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """UTC year, month 1-12 and day 1-31 of int64 unix seconds (negative ones too), in integer arithmetic.
+
+    Counts in the 400-year eras of the Gregorian calendar, in years that begin on 1 March, so that the leap
+    day is the last day of its year.
+    """
+    days = seconds // DAY + 719_468  # since 0000-03-01; // rounds down
+    era = days // 146_097
+    day_of_era = days - era * 146_097
+    year = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * day_of_year + 2) // 153  # 0 = March
+    day = day_of_year - (153 * month + 2) // 5 + 1
+    month = torch.where(month < 10, month + 3, month - 9)
+    return year + 400 * era + (month <= 2), month, day
+
+
+class TimeIntervalEncoder(nn.Module):
+    """TIE, sec. 2.4: block j of six dims is turned by (year, month, day) * theta_j, two dims each."""
+
+    def __init__(self, *, dim: int, dropout: float, layout: Literal["interleaved", "concatenated"]) -> None:
+        super().__init__()
+        self.dim, self.is_interleaved = dim, layout == "interleaved"
+        self.drop = Dropout(dropout)
+
+    def prepare(self, batch: Batch) -> Tensor:
+        """cos and sin of every angle, float64 [2, R, W, J, 3], once for all modalities; padding has angle 0.
+
+        In float32 the year's angle (2014 rad at j = 1) is off by 1e-4, so angles are formed in float64.
+        """
+        date = torch.stack(civil_date(batch.time_seq), dim=-1) * batch.mask[..., None]  # [R, W, 3]
+        block = torch.arange(self.dim // 6, dtype=torch.float64, device=date.device)
+        theta = 10_000.0 ** (-6.0 * block / self.dim)  # [J]
+        angle = date[..., None, :] * theta[:, None]  # eq. 9  [R, W, J, 3]
+        return torch.stack([angle.cos(), angle.sin()])
+
+    def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
+        """x [R, W, D] -> e P of eq. 7, [R, W, D]."""
+        cos, sin = prepared.to(x.dtype)
+        even, odd = x.view(*cos.shape, 2).unbind(-1)  # each [R, W, J, 3]
+        turned = torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1)
+        turned = turned.flatten(-2)  # [R, W, J, 6]
+        if not self.is_interleaved:
+            turned = turned.transpose(-1, -2)
+        return self.drop(turned.flatten(-2))
+
+
+class PositionTable(nn.Module):
+    """Table 5's TMMSRec-RP and -VP: a fixed vector per place, counted from the oldest kept item."""
+
+    table: Tensor
+
+    def __init__(self, *, dim: int, max_len: int, kind: Literal["random", "sinusoidal"]) -> None:
+        super().__init__()
+        if kind == "random":
+            table = torch.randn(max_len, dim) * 0.5**0.5  # a sine's mean square is 1/2
+        else:
+            rate = 10_000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+            angle = torch.arange(max_len, dtype=torch.float64)[:, None] * rate
+            table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).float()
+        self.register_buffer("table", table)
+
+    def prepare(self, batch: Batch) -> Tensor:
+        return self.table[batch.position]
+
+    def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
+        return prepared
+
+
+class GRUEncoder(nn.Module):
+    """GRU4Rec as a backbone: GRU without biases, then one linear map (`baselines/gru4rec`, variant A)."""
+
+    def __init__(self, *, dim: int, n_layers: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(dim, dim, num_layers=n_layers, bias=False, batch_first=True)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+        """One history a row, right padded: x [R, W, D] -> [R, W, D]; padding comes last and is not read."""
+        return self.out(self.gru(x)[0])
+
+
+def make_encoder(config: TMMSRecConfig) -> nn.Module:
+    """The user encoder of eq. 10. Every backbone is called with (x, attention mask, real places)."""
+    if config.backbone == "gru4rec":
+        return GRUEncoder(dim=config.hidden_dim, n_layers=config.n_layers)
+    return PreQueryEncoder(
+        dim=config.hidden_dim, inner_dim=config.hidden_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+        dropout=config.dropout, project_out=True,
+    )  # fmt: skip
+
+
+class TMMSRec(Recommender[TMMSRecConfig]):
+    def __init__(self, config: TMMSRecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim, self.is_early = config.hidden_dim, config.fusion != "two-stage"
+        self.modalities = _available(config, catalog)
+        self.maps = nn.ModuleDict()
+        for modality in self.modalities:
+            self._add_modality(modality, catalog)
+        self.drop = Dropout(config.dropout)
+        self.time: TimeIntervalEncoder | PositionTable | None = None
+        if config.position == "tie":
+            self.time = TimeIntervalEncoder(dim=dim, dropout=config.tie_dropout, layout=config.tie_layout)
+        elif config.position != "none":
+            self.time = PositionTable(dim=dim, max_len=catalog.max_len, kind=config.position)
+        n_fused = len(self.modalities) + (self.time is not None)
+        if config.fusion == "linear":
+            self.fuse: nn.Module = nn.Linear(n_fused * dim, dim)
+        elif config.fusion == "mlp":
+            self.fuse = nn.Sequential(nn.Linear(n_fused * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.is_single = self.is_early or config.encoder == "shared"
+        names = ("all",) if self.is_single else self.modalities
+        self.encoders = nn.ModuleDict({name: make_encoder(config) for name in names})
+        self._init_weights()
+
+    def _add_modality(self, modality: Modality, catalog: Catalog) -> None:
+        """Eq. 2-4: a trained table of ids, or frozen features, mapped where their width is not D."""
+        dim = self.config.hidden_dim
+        if modality == "id":
+            self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+            return
+        feat, present = getattr(catalog, f"{modality}_feat"), getattr(catalog, f"has_{modality}")
+        present = feat.ne(0).any(1) if present is None else present
+        # Not in checkpoints: the data set has them, and a run names their hash.
+        self.register_buffer(f"{modality}_feat", feat, persistent=False)
+        self.register_buffer(f"has_{modality}", present, persistent=False)
+        if feat.shape[1] != dim:
+            self.maps[modality] = nn.Linear(feat.shape[1], dim)
+
+    def _init_weights(self) -> None:
+        """The code's: xavier-normal matrices. torch's attention stacks query, key and value in one matrix of
+        3D rows, which makes their values smaller by sqrt(2), and starts with zero biases."""
+        for name, parameter in self.named_parameters():
+            part = name.split(".")[-2] if "." in name else ""
+            is_attention = part in ("query", "key", "value")
+            if parameter.dim() >= 2:
+                nn.init.xavier_normal_(parameter, gain=0.5**0.5 if is_attention else 1.0)
+            elif is_attention or (part == "out" and name.endswith("bias")) or name.startswith("maps."):
+                nn.init.zeros_(parameter)
+        if "id" in self.modalities:
+            with torch.no_grad():
+                self.item_emb.weight[0].zero_()
+
+    @property
+    def needs(self) -> Needs:
+        config = self.config
+        common: dict[str, Any] = {"n_negatives": 1, "negatives_exclude": config.negatives}
+        if config.padding_keys:
+            # How many empty places a state sees depends on the length of the whole row, so it is not causal.
+            return Needs(layout="fixed", samples=("last-window", "prefix"), causal=False, **common)
+        layout: Literal["packed", "padded"] = "packed" if config.backbone == "sasrec" else "padded"
+        return Needs(layout=layout, samples=("last-window", "all", "prefix"), **common)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"modalities": list(self.modalities)}
+
+    def vectors(self, ids: Tensor) -> list[Tensor]:
+        """Item vectors of ids [...], eq. 2-4: one [..., D] per modality, zero where an item lacks it."""
+        return [self._vectors(modality, ids) for modality in self.modalities]
+
+    def _vectors(self, modality: Modality, ids: Tensor) -> Tensor:
+        if modality == "id":
+            return self.item_emb(ids)
+        feat, present = cast(Tensor, getattr(self, f"{modality}_feat")), getattr(self, f"has_{modality}")
+        if modality not in self.maps:
+            return F.embedding(ids, feat)
+        if ids.numel() > self.n_items:  # map whichever has fewer rows: the catalogue or the look-ups
+            return F.embedding(ids, self.maps[modality](feat) * present[:, None])
+        return self.maps[modality](F.embedding(ids, feat)) * present[ids][..., None]
+
+    def encode(self, batch: Batch, vectors: list[Tensor] | None = None) -> Tensor:
+        """States of all places, [R, W, M*D]; with early fusion [R, W, D]. `vectors` of item_seq, if known."""
+        inputs = [self.drop(one) for one in (self.vectors(batch.item_seq) if vectors is None else vectors)]
+        if self.is_early:
+            inputs = [self._fused(inputs, batch)]
+        elif self.time is not None:
+            prepared = self.time.prepare(batch)
+            inputs = [one + self.time(one, prepared) for one in inputs]  # eq. 11
+        mask = batch.attention_mask(causal=True)
+        if self.config.padding_keys:
+            mask = mask | ~batch.mask[:, None, :]
+        names = ["all"] * len(inputs) if self.is_single else self.modalities
+        states = [self.encoders[name](x, mask, batch.mask) for name, x in zip(names, inputs, strict=True)]
+        return torch.cat(states, dim=-1)  # eq. 10
+
+    def _fused(self, inputs: list[Tensor], batch: Batch) -> Tensor:
+        """Early fusion of the modalities, time being the last of them, [R, W, D] (sec. 3.7.2)."""
+        if self.time is not None:
+            total = torch.stack(inputs).sum(0)
+            inputs = [*inputs, self.time(total, self.time.prepare(batch))]
+        if self.config.fusion == "add":
+            return torch.stack(inputs).sum(0)
+        return self.fuse(torch.cat(inputs, dim=-1))
+
+    def candidates(self, vectors: list[Tensor]) -> Tensor:
+        """What a state is multiplied with, so that one dot product is the sum over modalities of eq. 13."""
+        return torch.stack(vectors).sum(0) if self.is_early else torch.cat(vectors, dim=-1)
+
+    def query(self, batch: Batch) -> Tensor:
+        return batch.at_slots(self.encode(batch))
+
+    def item_table(self) -> Tensor:
+        device = next(self.parameters()).device
+        return self.candidates(self.vectors(torch.arange(1, self.n_items + 1, device=device)))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 14: one uniform negative per target."""
+        assert batch.target is not None
+        assert batch.negatives is not None
+        parts = (batch.item_seq, batch.target, batch.negatives)
+        flat = self.vectors(torch.cat([one.flatten() for one in parts]))  # one look-up of all ids of the step
+        split = [one.split([part.numel() for part in parts]) for one in flat]
+        inputs, positives, negatives = (
+            [one[i].unflatten(0, part.shape) for one in split] for i, part in enumerate(parts)
+        )
+        state = batch.at_slots(self.encode(batch, inputs))
+        positive = (state * self.candidates(positives)).sum(-1)
+        negative = torch.einsum("td,tkd->tk", state, self.candidates(negatives))
+        return {"bce": bce(positive, negative)}
+
+
+def _available(config: TMMSRecConfig, catalog: Catalog) -> tuple[Modality, ...]:
+    """The wanted modalities that the data set has, in the project's order."""
+    wanted: list[Modality] = [one for one in ("id", "text", "image") if one in config.modalities]
+    found = tuple(one for one in wanted if one == "id" or getattr(catalog, f"{one}_feat") is not None)
+    content = [one for one in wanted if one != "id"]
+    if content and not set(content) & set(found):
+        raise ValueError(
+            f"modalities {', '.join(content)} are wanted, but there are no such features; "
+            "make them with `mmbench extract DATASET`, or use the variant tmmsrec:id+tie"
+        )
+    return found

@@ -1,0 +1,90 @@
+"""Losses. Axes: T targets, N items, D width, K negatives."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 512  # rows of logits held at once; below 128 the matrix products get slower
+
+
+class _CatalogueCrossEntropy(torch.autograd.Function):
+    """Mean cross entropy over the whole catalogue that never keeps the [T, N] logits.
+
+    The gradients of query, table and bias are formed chunk by chunk in the forward pass and scaled in the
+    backward pass, so each logit is computed once and the memory is CHUNK x N.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, table: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+        total = query.new_zeros(())
+        grad_query = torch.empty_like(query)
+        grad_table = torch.zeros_like(table)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        for start in range(0, len(query), CHUNK):
+            rows = query[start : start + CHUNK]
+            classes = target[start : start + CHUNK, None]
+            logits = rows @ table.T if bias is None else torch.addmm(bias, rows, table.T)
+            own = logits.gather(1, classes)
+            top = logits.amax(1, keepdim=True)
+            weights = logits.sub_(top).exp_()
+            norm = weights.sum(1, keepdim=True)
+            total = total + (norm.log() + top - own).sum()
+            weights.div_(norm)
+            weights.scatter_add_(1, classes, torch.full_like(own, -1.0))
+            torch.mm(weights, table, out=grad_query[start : start + CHUNK])
+            grad_table.addmm_(weights.T, rows)
+            if grad_bias is not None:
+                grad_bias += weights.sum(0)
+        ctx.n = max(len(query), 1)
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(grad_query, grad_table, *([] if grad_bias is None else [grad_bias]))
+        return total / ctx.n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        scale = grads[0] / ctx.n
+        grad_query, grad_table, *rest = ctx.saved_tensors
+        return grad_query * scale, grad_table * scale, rest[0] * scale if ctx.has_bias else None, None
+
+
+def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Mean -log softmax(query @ table.T + bias)[target - 1]; padding is no class.
+
+    query [T, D], table [N, D] (row i - 1 = item i), target int64 [T] in 1..N, bias [N] or None -> scalar.
+    """
+    return _CatalogueCrossEntropy.apply(query, table, bias, target - 1)
+
+
+def bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean over targets of -log sigma(r+) - sum_k log(1 - sigma(r-)); positive [T], negative [T, K].
+
+    softplus keeps gradient and value where log(sigmoid(x) + 1e-24) saturates.
+    """
+    return (F.softplus(-positive) + F.softplus(negative).sum(-1)).mean()
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean -log sigma(r+ - r-); positive [T], negative [T, K]."""
+    return F.softplus(negative - positive[:, None]).mean()
+
+
+def info_nce(
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    temperature: float,
+    same: Tensor | None = None,
+    same_logit: float | None = None,
+) -> Tensor:
+    """In-batch InfoNCE with cosine similarity; row i of `positive` belongs to row i of `anchor`, both [T, D].
+
+    same  bool [T, T], True = i and j share their target, so j is no negative of i; removed from the
+    denominator, or its logit set to `same_logit` (released codes use 0, which leaves exp(0) in the sum).
+    """
+    logits = F.normalize(anchor, dim=-1) @ F.normalize(positive, dim=-1).T / temperature
+    if same is not None:
+        own = torch.eye(len(anchor), dtype=torch.bool, device=anchor.device)
+        logits = logits.masked_fill(same & ~own, float("-inf") if same_logit is None else same_logit)
+    return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))

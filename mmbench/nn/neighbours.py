@@ -1,0 +1,101 @@
+"""Item neighbourhoods: prune similarities to k neighbours, score histories with them.
+
+Axes: B items of a block, N items, E kept pairs, T histories, W width. Item ids are 1..N; row and column 0 are padding.
+A pair (source, target, value) says: a history that holds `source` adds `value` to the score of `target`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Prune = Literal["target", "source"]
+BLOCK = 1024  # items whose similarities to all others are held at once
+
+
+def top_k(values: Tensor, k: int) -> Tensor:
+    """bool [B, N]: the k largest values of each row; of equal ones the smaller column. -inf is never taken."""
+    k = min(k, values.shape[1])
+    threshold = values.topk(k, dim=1).values[:, -1:]
+    above, level = values > threshold, values == threshold
+    room = k - above.sum(1, keepdim=True)
+    return (above | (level & (level.cumsum(1) <= room))) & (values > float("-inf"))
+
+
+class Neighbours(nn.Module):
+    """Pruned similarities as a sparse matrix, row = source: buffers `offsets` [N+2], `targets` [E], `values` [E]."""
+
+    offsets: Tensor
+    targets: Tensor
+    values: Tensor
+
+    def __init__(self, source: Tensor, target: Tensor, value: Tensor, *, n_items: int) -> None:
+        super().__init__()
+        self.n_items = n_items
+        order = (source * (n_items + 1) + target).argsort()
+        count = torch.bincount(source, minlength=n_items + 1)
+        self.register_buffer("offsets", torch.cat([count.new_zeros(1), count.cumsum(0)]))
+        self.register_buffer("targets", target[order])
+        # float32, added up in float64: sums of a few such values are exact, so equal sums are equal numbers.
+        self.register_buffer("values", value[order].float())
+
+    @classmethod
+    def build(
+        cls, rows: Callable[[Tensor], Tensor], *, n_items: int, k: int, prune: Prune, self_sim: float
+    ) -> "Neighbours":
+        """Keep k neighbours per target (or per source) of a similarity that is computed in blocks.
+
+        rows(ids [B]) -> similarities [B, N+1] of these items (targets, or sources when prune = "source") to all;
+        zeros are no neighbours. The similarity of an item to itself is `self_sim` and is none of the k.
+        """
+        parts = list(_blocks(rows, n_items=n_items, k=k))
+        own, other, value = (torch.cat(column) for column in zip(*parts, strict=True))
+        source, target = (other, own) if prune == "target" else (own, other)
+        if self_sim:
+            every = torch.arange(1, n_items + 1)
+            source, target = torch.cat([source, every]), torch.cat([target, every])
+            value = torch.cat([value, value.new_full((n_items,), self_sim)])
+        return cls(source, target, value, n_items=n_items)
+
+    def score(self, item_seq: Tensor, weight: Tensor) -> Tensor:
+        """item_seq int64 [T, W], weight float64 [T, W] (0 = not read) -> float64 [T, N], sum of weight * value."""
+        row, place = (weight != 0).nonzero(as_tuple=True)
+        item = item_seq[row, place]
+        count = self.offsets[item + 1] - self.offsets[item]
+        event = torch.repeat_interleave(torch.arange(len(item), device=item.device), count)
+        first = self.offsets[item] - (count.cumsum(0) - count)
+        entry = torch.arange(len(event), device=item.device) + first[event]
+        added = weight[row, place][event] * self.values[entry].double()
+        scores = added.new_zeros(len(item_seq) * (self.n_items + 1))
+        scores.index_add_(0, row[event] * (self.n_items + 1) + self.targets[entry], added)
+        return scores.view(len(item_seq), -1)[:, 1:]
+
+
+def _blocks(
+    rows: Callable[[Tensor], Tensor], *, n_items: int, k: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(own item, neighbour, value) of each block of items."""
+    for start in range(1, n_items + 1, BLOCK):
+        ids = torch.arange(start, min(start + BLOCK, n_items + 1))
+        values = rows(ids)
+        if not torch.isfinite(values).all():
+            raise ValueError("a similarity is not a finite number; check the features")
+        values = values.masked_fill(values == 0, float("-inf"))
+        values[:, 0] = values[torch.arange(len(ids)), ids] = float("-inf")
+        row, column = top_k(values, k).nonzero(as_tuple=True)
+        yield ids[row], column, values[row, column]
+
+
+def recency_weight(item_seq: Tensor, mask: Tensor, *, decay: float, distinct: bool) -> Tensor:
+    """Weight of each place of right-padded histories, float64 [T, W]: decay^(events after it); padding 0.
+
+    decay 0 reads the newest event only. `distinct`: an item that occurs several times counts at its newest place.
+    """
+    age = mask.sum(1, keepdim=True) - 1 - torch.arange(item_seq.shape[1], device=mask.device)
+    weight = torch.where(mask, decay ** age.clamp(min=0).double(), 0.0)
+    if not distinct:
+        return weight
+    later = torch.ones(item_seq.shape[1], item_seq.shape[1], dtype=torch.bool, device=mask.device).triu(1)
+    again = ((item_seq[:, :, None] == item_seq[:, None, :]) & later & mask[:, None, :]).any(2)
+    return torch.where(again, 0.0, weight)

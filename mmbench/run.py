@@ -1,0 +1,200 @@
+"""Scheduling: which cells are missing, who computes them, what happens when one fails.
+
+A cell is claimed by an advisory lock on a file in its folder. The system drops the lock when a process dies,
+however it dies, so several `mmbench run` can share a results folder and none waits for a dead one.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from mmbench import registry
+from mmbench.data.store import Prepared
+from mmbench.errors import DataError, UsageError, suggest
+from mmbench.experiment import LOCK, Cell, make_cell, run_cell
+from mmbench.results import RunRecord, read_record
+from mmbench.runtime import code_version, prepare_process
+from mmbench.train import Watcher
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """`--set`: settings for all models that have them, and for single models."""
+
+    everywhere: Mapping[str, Any] = field(default_factory=dict)
+    by_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def layers(self, model: str, known: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
+        known = list(known)
+        shared = {key: value for key, value in self.everywhere.items() if key in known}
+        base = model.partition(":")[0]
+        own = {**self.by_model.get(base, {}), **(self.by_model.get(model, {}) if model != base else {})}
+        return [("--set", {**shared, **own})]
+
+
+def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
+    """A key that no chosen model has, or a model that is not chosen, is a mistake."""
+    known = {name: registry.find(name)[0].known_settings() for name in models}
+    every = sorted({key for keys in known.values() for key in keys})
+    for key in overrides.everywhere:
+        if key not in every:
+            raise UsageError(f"--set {key}: {suggest(key, every, what='setting')}")
+    names = {*models, *(name.partition(":")[0] for name in models)}
+    for name, settings in overrides.by_model.items():
+        if name not in names:
+            raise UsageError(f"--set {name}.…: {suggest(name, names, what='model of this run')}")
+        keys = registry.find(name)[0].known_settings()
+        for key in settings:
+            if key not in keys:
+                raise UsageError(f"--set {name}.{key}: {suggest(key, keys, what='setting')}")
+
+
+def plan(
+    *,
+    results_dir: Path,
+    datasets: Sequence[Prepared],
+    models: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Overrides,
+) -> list[Cell]:
+    """All cells in the order they run: seed by seed, so that early tables already hold every model."""
+    check_overrides(overrides, models)
+    cells = []
+    for prepared in datasets:
+        for number, seed in enumerate(seeds):
+            for model in models:
+                entry, _ = registry.find(model)
+                if number and entry.load().deterministic:
+                    continue  # one run is all runs
+                layers = overrides.layers(model, entry.known_settings())
+                cells.append(
+                    make_cell(
+                        results_dir=results_dir, prepared=prepared, model=model, seed=seed, overrides=layers
+                    )
+                )
+    return cells
+
+
+def finished(cell: Cell) -> RunRecord | None:
+    """The cell's record when it is done; a failed or damaged one counts as missing."""
+    if not (cell.path / "run.json").is_file():
+        return None
+    try:
+        record = read_record(cell.path)
+        if record.status == "finished":
+            record.ranks("test")
+            return record
+    except DataError:
+        pass  # damaged: computed again
+    return None
+
+
+class RunWatcher(Protocol):
+    """What the command line hears of a run."""
+
+    def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
+    def waiting(self, cell: Cell) -> None: ...
+    def begins(self, cell: Cell, number: int, total: int) -> Watcher | None: ...
+    def ends(self, cell: Cell, record: RunRecord) -> None: ...
+
+
+def execute(
+    cells: Sequence[Cell], *, watcher: RunWatcher, device: str = "auto", jobs: int = 1, debug: bool = False
+) -> list[RunRecord]:
+    """Compute every missing cell; returns a record per cell, failed ones included, in the order of `cells`."""
+    done: dict[Path, RunRecord] = {}
+    missing = []
+    for cell in cells:
+        record = finished(cell)
+        if record is None:
+            missing.append(cell)
+        else:
+            done[cell.path] = record
+            watcher.skipped(cell, record, other_code=_other_code(record))
+    runner = _in_turn if jobs == 1 else _side_by_side
+    for record in runner(missing, watcher=watcher, device=device, jobs=jobs, debug=debug):
+        done[record.path] = record
+    return [done[cell.path] for cell in cells]
+
+
+def _other_code(record: RunRecord) -> bool:
+    return record.environment.get("code", {}).get("source_hash") != code_version()["source_hash"]
+
+
+def _claim(cell: Cell, *, wait: bool) -> FileLock | None:
+    cell.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cell.path / LOCK)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    return lock
+
+
+def _in_turn(
+    cells: Sequence[Cell], *, watcher: RunWatcher, device: str, jobs: int, debug: bool
+) -> Iterator[RunRecord]:
+    """One after another in this process; cells that another run is computing come last, by then done."""
+    prepare_process(default_threads(jobs))
+    later = []
+    for number, cell in enumerate(cells, start=1):
+        lock = _claim(cell, wait=False)
+        if lock is None:
+            later.append((number, cell))
+            continue
+        with lock:
+            yield _compute(cell, watcher, number, len(cells), device, debug)
+    for number, cell in later:
+        watcher.waiting(cell)
+        lock = _claim(cell, wait=True)
+        assert lock is not None
+        with lock:
+            yield finished(cell) or _compute(cell, watcher, number, len(cells), device, debug)
+
+
+def _compute(cell: Cell, watcher: RunWatcher, number: int, total: int, device: str, debug: bool) -> RunRecord:
+    ready = finished(cell)  # another run may have finished it since the plan was made
+    if ready is not None:
+        watcher.skipped(cell, ready, other_code=_other_code(ready))
+        return ready
+    record = run_cell(cell, device=device, watcher=watcher.begins(cell, number, total), debug=debug)
+    watcher.ends(cell, record)
+    return record
+
+
+def default_threads(jobs: int) -> int:
+    """Threads per process, so that `jobs` processes do not fight for the cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _work(cell: Cell, device: str, threads: int, environment: dict[str, str]) -> tuple[Cell, RunRecord]:
+    """In a worker process: same folders, own threads; waits when another run holds the cell."""
+    os.environ.update(environment)
+    prepare_process(threads)
+    lock = _claim(cell, wait=True)
+    assert lock is not None
+    with lock:
+        return cell, finished(cell) or run_cell(cell, device=device)
+
+
+def _side_by_side(
+    cells: Sequence[Cell], *, watcher: RunWatcher, device: str, jobs: int, debug: bool
+) -> Iterator[RunRecord]:
+    """`jobs` processes, each with its share of the cores; records come as they end."""
+    from joblib import Parallel, delayed
+
+    shared = {key: value for key, value in os.environ.items() if key.startswith("MMBENCH_")}
+    pool = Parallel(
+        n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
+    )
+    for number, cell in enumerate(cells, start=1):
+        watcher.begins(cell, number, len(cells))
+    threads = default_threads(jobs)
+    for cell, record in pool(delayed(_work)(cell, device, threads, shared) for cell in cells):
+        watcher.ends(cell, record)
+        yield record

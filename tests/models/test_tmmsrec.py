@@ -1,0 +1,389 @@
+"""TMMSRec: encoders against torch's own, fusion, loss, and every variant's parts (time: test_tmmsrec_time.py).
+
+Run: python -m pytest tests/models/test_tmmsrec.py
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import TrainConfig, build, defaults_of
+from mmbench.data.batch import Batch
+from mmbench.data.rows import Batcher, last_rows
+from mmbench.errors import UsageError
+from mmbench.models.base import Catalog
+from mmbench.models.tmmsrec import TimeIntervalEncoder, TMMSRec, TMMSRecConfig
+from mmbench.registry import check_recipe, find
+from tests.models.toy import (
+    DAY,
+    START,
+    history_batch,
+    toy_catalog,
+    toy_model,
+    toy_view,
+    training_batch,
+    view_of,
+)
+
+TABLE_4 = ["id", "id+tie", "id+text", "id+text+tie", "id+image", "id+image+tie", "id+image+text"]
+VARIANTS = [*TABLE_4, "np", "rp", "vp", "add", "linear", "mlp", "gru4rec", "as-released", "leaky"]
+NAMES = ["tmmsrec", *(f"tmmsrec:{one}" for one in VARIANTS)]
+HISTORIES = [[5, 2, 9, 1], [7, 3], [4, 4, 8, 11, 2, 30, 1]]
+
+
+def make(name: str = "tmmsrec", catalog: Catalog | None = None, *, seed: int = 0, **settings: Any) -> TMMSRec:
+    """In evaluation mode (no dropout) and float64, D = 24 unless given."""
+    model = toy_model(name, catalog or toy_catalog(), seed=seed, **{"hidden_dim": 24, **settings})
+    assert isinstance(model, TMMSRec)
+    return model.double().eval()
+
+
+def batch_of(layout: Any, histories: list[list[int]], times: list[list[int]] | None = None) -> Batch:
+    view = view_of(histories, times)
+    batcher = Batcher(view.items, view.times, layout=layout, max_len=8)
+    return batcher.evaluation(last_rows(view.offsets, np.arange(len(histories)), 8))
+
+
+# Encoders
+
+
+def reference(model: TMMSRec, modality: str, x: Tensor, n_padding: int) -> Tensor:
+    """The released encoder with torch's own attention and convolutions: x [T, D] after `n_padding` empty
+    places on the left, without a key mask; the state of the last place, [D]."""
+    encoder = model.encoders[modality]
+    dim, keep = x.shape[1], torch.cat([torch.zeros(n_padding), torch.ones(len(x))])[:, None].double()
+    x = torch.cat([torch.zeros(n_padding, dim).double(), x])
+    hidden = ~torch.ones(len(x), len(x), dtype=torch.bool).tril()
+    for block in encoder.blocks:
+        attention = nn.MultiheadAttention(dim, model.config.n_heads).double()
+        attention.in_proj_weight.data = torch.cat([block.query.weight, block.key.weight, block.value.weight])
+        attention.in_proj_bias.data = torch.cat([block.query.bias, block.key.bias, block.value.bias])
+        attention.out_proj.load_state_dict(block.out.state_dict())
+        query = F.layer_norm(x, (dim,), block.norm1.weight, block.norm1.bias, eps=1e-8)
+        x = query + attention(query, x, x, attn_mask=hidden)[0]
+        x = F.layer_norm(x, (dim,), block.norm2.weight, block.norm2.bias, eps=1e-8)
+        inner = F.conv1d(x.T[None], block.up.weight[..., None], block.up.bias).relu()
+        x = (x + F.conv1d(inner, block.down.weight[..., None], block.down.bias)[0].T) * keep
+    return F.layer_norm(x, (dim,), encoder.norm.weight, encoder.norm.bias, eps=1e-8)[-1]
+
+
+def shaken(model: TMMSRec) -> TMMSRec:
+    """Non-zero biases and norms everywhere, so that a forgotten one shows."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        if "id" in model.modalities:
+            model.item_emb.weight[0] = 0
+    return model
+
+
+@pytest.mark.parametrize("padding_keys", [False, True])
+def test_states_equal_the_released_encoder(padding_keys: bool) -> None:
+    model = shaken(make(padding_keys=padding_keys, n_heads=2))
+    batch = history_batch(model, HISTORIES)
+    states = model.query(batch).split(24, dim=-1)
+    for row, history in enumerate(HISTORIES):
+        alone = history_batch(model, [history])
+        assert model.time is not None
+        prepared = model.time.prepare(alone)
+        for modality, state, x in zip(model.modalities, states, model.vectors(alone.item_seq), strict=True):
+            x = (x + model.time(x, prepared))[0, : len(history)]
+            expected = reference(model, modality, x, 8 - len(history) if padding_keys else 0)
+            torch.testing.assert_close(state[row], expected)
+
+
+def test_padding_keys_change_short_histories_only() -> None:
+    model, released = shaken(make()), shaken(make(padding_keys=True))
+    released.load_state_dict(model.state_dict())
+    histories = [[1, 2, 3], list(range(1, 9))]
+    a, b = (one.query(history_batch(one, histories)) for one in (model, released))
+    assert not torch.allclose(a[0], b[0])
+    torch.testing.assert_close(a[1], b[1])
+
+
+@pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:rp", "tmmsrec:mlp"])
+def test_layouts_and_neighbours_do_not_change_a_state(name: str) -> None:
+    model = shaken(make(name))
+    alone = torch.cat([model.query(batch_of("padded", [one])) for one in HISTORIES])
+    for layout in ("packed", "padded", "fixed"):
+        torch.testing.assert_close(model.query(batch_of(layout, HISTORIES)), alone)
+
+
+def test_gru_backbone_ignores_padding() -> None:
+    model = shaken(make("tmmsrec:gru4rec"))
+    assert model.needs.layout == "padded"
+    alone = torch.cat([model.query(batch_of("padded", [one])) for one in HISTORIES])
+    for layout in ("padded", "fixed"):
+        torch.testing.assert_close(model.query(batch_of(layout, HISTORIES)), alone)
+
+
+@pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:add", "tmmsrec:vp", "tmmsrec:gru4rec"])
+def test_later_items_and_times_do_not_change_earlier_states(name: str) -> None:
+    model = shaken(make(name))
+    times = [START + 40 * DAY * k for k in range(6)]
+    changed = [*times[:4], times[4] + 200 * DAY, times[5] + 900 * DAY]
+    batches = (([1, 2, 3, 4, 5, 6], times), ([1, 2, 3, 4, 9, 8], changed))
+    a, b = (model.encode(batch_of("padded", [items], [at]))[0] for items, at in batches)
+    torch.testing.assert_close(a[:4], b[:4])
+    assert (a[4:] - b[4:]).abs().amax(-1).min() > 1e-3
+
+
+# Fusion and score
+
+
+def test_score_is_the_sum_of_the_modalities_scores() -> None:
+    model = make()
+    batch = history_batch(model, HISTORIES)
+    states = model.query(batch).split(24, dim=-1)
+    tables = model.vectors(torch.arange(1, 31))
+    total = sum(state @ table.T for state, table in zip(states, tables, strict=True))
+    torch.testing.assert_close(model.score(batch), total)
+
+
+def test_modalities_stand_in_one_order_whatever_the_setting_says() -> None:
+    assert make(modalities=["image", "id", "text"]).modalities == ("id", "text", "image")
+
+
+def test_add_fuses_by_sum_and_meets_the_sum() -> None:
+    """TIE is linear: the sum of the fused inputs is what two-stage fusion feeds, summed over modalities."""
+    model, two_stage = make("tmmsrec:add"), make()
+    batch = history_batch(model, HISTORIES)
+    vectors = model.vectors(batch.item_seq)
+    assert two_stage.time is not None
+    prepared = two_stage.time.prepare(batch)
+    summed = sum(one + two_stage.time(one, prepared) for one in vectors)
+    state = model.encoders["all"](summed, batch.attention_mask(causal=True), batch.mask)
+    torch.testing.assert_close(model.encode(batch), state)
+    torch.testing.assert_close(model.item_table(), sum(model.vectors(torch.arange(1, 31))))
+
+
+def test_linear_fusion_with_stacked_identities_is_add() -> None:
+    add, linear = make("tmmsrec:add"), make("tmmsrec:linear")
+    linear.load_state_dict(add.state_dict(), strict=False)
+    assert isinstance(linear.fuse, nn.Linear)
+    with torch.no_grad():
+        linear.fuse.weight.copy_(torch.eye(24, dtype=torch.float64).repeat(1, 4))
+        linear.fuse.bias.zero_()
+    batch = history_batch(add, HISTORIES)
+    torch.testing.assert_close(linear.score(batch), add.score(batch))
+
+
+def test_items_without_a_modality_score_nothing_in_it() -> None:
+    """Toy items 3, 7 have no text, 3, 11, 12 no image; the maps' biases must not stand in for them."""
+    model = shaken(make())
+    _, text, image = model.item_table().split(24, dim=-1)
+    assert (text.abs().sum(1) == 0).nonzero().flatten().tolist() == [2, 6]
+    assert (image.abs().sum(1) == 0).nonzero().flatten().tolist() == [2, 10, 11]
+    padding = model.vectors(torch.zeros(1, dtype=torch.int64))
+    assert all((one == 0).all() for one in padding)
+
+
+def test_presence_is_read_from_the_features_when_the_catalogue_has_no_flags() -> None:
+    catalog = toy_catalog()
+    flagless = Catalog(**{**vars(catalog), "has_text": None, "has_image": None})
+    assert torch.equal(make(catalog=flagless).item_table(), make(catalog=catalog).item_table())
+
+
+def test_features_of_the_models_width_are_used_as_they_are() -> None:
+    catalog = toy_catalog()  # text has 12 dims, image 8
+    model = make(catalog=catalog, hidden_dim=12)
+    assert set(model.maps) == {"image"}
+    assert catalog.text_feat is not None
+    assert torch.equal(model.item_table()[:, 12:24], catalog.text_feat[1:].double())
+
+
+def test_mapping_the_catalogue_equals_mapping_the_look_ups() -> None:
+    model = shaken(make())
+    few = torch.tensor([3, 0, 7, 29])
+    many = few.repeat(20)  # more look-ups than items
+    for a, b in zip(model.vectors(few), model.vectors(many), strict=True):
+        torch.testing.assert_close(a.repeat(20, 1), b)
+
+
+# Training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_reaches_every_parameter_and_every_encoder(name: str) -> None:
+    model = make(name)
+    model.loss(training_batch(model, toy_view()))["bce"].backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
+    for part in [*model.encoders.values(), *model.maps.values()]:
+        assert max(float(one.grad.abs().max()) for one in part.parameters() if one.grad is not None) > 1e-6
+
+
+def test_loss_is_eq_14_averaged_over_targets() -> None:
+    model = make()
+    batch = training_batch(model, toy_view())
+    assert batch.target is not None
+    assert batch.negatives is not None
+    scores = model.query(batch) @ model.item_table().T
+    positive = scores.gather(1, batch.target[:, None] - 1).sigmoid().log()
+    negative = (1 - scores.gather(1, batch.negatives - 1).sigmoid()).log()
+    torch.testing.assert_close(model.loss(batch)["bce"], -(positive + negative).mean())
+
+
+@pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:rp", "tmmsrec:linear", "tmmsrec:gru4rec"])
+def test_all_positions_equal_prefixes_in_loss_and_gradient(name: str) -> None:
+    results = []
+    for samples in ("all", "prefix"):
+        model = make(name)
+        batch = training_batch(model, toy_view(), samples=samples)
+        assert batch.target is not None
+        # The same negative for the same target, whatever the order of the rows.
+        batch = batch.with_negatives((batch.user * 7 + batch.target * 3)[:, None] % 30 + 1)
+        loss = model.loss(batch)["bce"]
+        loss.backward()
+        results.append([loss.detach(), *(one.grad for one in model.parameters())])
+    assert (
+        len(training_batch(model, toy_view(), samples="all").slot) == len(toy_view().items) - 20
+    )  # all but each user's first
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_dropout_is_on_in_training_only() -> None:
+    model = make("tmmsrec:as-released")
+    batch = training_batch(model, toy_view())
+    assert torch.equal(model.loss(batch)["bce"], model.loss(batch)["bce"])
+    model.train()
+    assert not torch.equal(model.loss(batch)["bce"], model.loss(batch)["bce"])
+    assert isinstance(model.time, TimeIntervalEncoder)
+    assert model.time.drop.p == 0.2
+
+
+def test_initial_weights_are_xavier_normal() -> None:
+    """The standard deviations that torch's stacked attention and xavier_normal_ give, within 5%."""
+    model = make("tmmsrec:id", hidden_dim=192)
+    block = model.encoders["id"].blocks[0]
+    for weight, std in ((block.query.weight, 192**-0.5 / 2**0.5), (block.up.weight, 192**-0.5)):
+        assert float(weight.detach().std()) == pytest.approx(std, rel=0.05)
+    assert all((one.bias == 0).all() for one in (block.query, block.key, block.value, block.out))
+    assert (model.item_emb.weight[0] == 0).all()
+    assert float(model.item_emb.weight[1:].detach().std()) == pytest.approx((2 / (31 + 192)) ** 0.5, rel=0.05)
+
+
+# Variants
+
+
+def n_parameters(module: nn.Module) -> int:
+    return sum(one.numel() for one in module.parameters())
+
+
+def test_recipe_lists_the_variants_and_every_setting_exists() -> None:
+    entry, _ = find("tmmsrec")
+    check_recipe(entry)
+    assert list(entry.recipe.variants) == VARIANTS
+    own = set(defaults_of(TMMSRecConfig))
+    for variant in VARIANTS:
+        values: dict[str, Any] = {}
+        for _, layer in entry.layers(variant, "demo"):
+            values.update(layer)
+        build(TMMSRecConfig, {k: v for k, v in values.items() if k in own}, where=variant)
+        train = build(TrainConfig, {k: v for k, v in values.items() if k not in own}, where=variant)
+        assert train.validation == ("test-item" if variant == "leaky" else "valid")
+        assert train.batch_unit == "rows"
+
+
+def test_table_4_variants_have_one_encoder_per_modality() -> None:
+    encoder = n_parameters(make("tmmsrec:id").encoders)
+    table, text, image = 31 * 24, 12 * 24 + 24, 8 * 24 + 24
+    sizes = {name: n_parameters(make(f"tmmsrec:{name}")) for name in TABLE_4}
+    expected = {
+        "id": table + encoder,
+        "id+text": table + text + 2 * encoder,
+        "id+image": table + image + 2 * encoder,
+    }
+    for name, size in expected.items():
+        assert sizes[name] == sizes[f"{name}+tie"] == size
+    assert sizes["id+image+text"] == n_parameters(make()) == table + text + image + 3 * encoder
+    for name in TABLE_4:
+        assert (make(f"tmmsrec:{name}").time is not None) is name.endswith("tie")
+
+
+def test_tables_5_and_6_and_the_shared_encoder_have_their_parameters() -> None:
+    full, encoder = n_parameters(make()), n_parameters(make("tmmsrec:id").encoders)
+    assert all(n_parameters(make(f"tmmsrec:{one}")) == full for one in ("np", "rp", "vp"))
+    shared = n_parameters(make(encoder="shared"))
+    assert (
+        shared
+        == n_parameters(make("tmmsrec:add"))
+        == n_parameters(make("tmmsrec:as-released"))
+        == full - 2 * encoder
+    )
+    linear = 4 * 24 * 24 + 24
+    assert n_parameters(make("tmmsrec:linear")) == shared + linear
+    assert n_parameters(make("tmmsrec:mlp")) == shared + linear + 24 * 24 + 24
+
+
+def test_a_shared_encoder_serves_each_modality_by_itself() -> None:
+    model, own = make(encoder="shared"), make()
+    for encoder in own.encoders.values():
+        encoder.load_state_dict(model.encoders["all"].state_dict())
+    own.load_state_dict({k: v for k, v in model.state_dict().items() if "encoders" not in k}, strict=False)
+    batch = history_batch(model, HISTORIES)
+    torch.testing.assert_close(model.score(batch), own.score(batch))
+
+
+def test_released_choices_reach_the_engine() -> None:
+    assert make("tmmsrec").needs.negatives_exclude == "history"
+    needs = make("tmmsrec:as-released").needs
+    assert (needs.negatives_exclude, needs.layout, needs.causal) == ("first", "fixed", False)
+    assert make("tmmsrec").needs.samples[0] == "last-window"
+
+
+def test_frozen_features_are_no_weights() -> None:
+    model = make()
+    assert not [key for key in model.state_dict() if "feat" in key or key.startswith("has_")]
+    assert model.extra_state() == {"modalities": ["id", "text", "image"]}
+
+
+# Refusals
+
+
+def catalog_without(*modalities: str) -> Catalog:
+    values = dict(vars(toy_catalog()))
+    for one in modalities:
+        values[f"{one}_feat"] = values[f"has_{one}"] = None
+    return Catalog(**values)
+
+
+def test_a_missing_modality_is_left_out() -> None:
+    model = make(catalog=catalog_without("image"))
+    assert model.modalities == ("id", "text")
+    assert model.item_table().shape == (30, 48)
+    assert make("tmmsrec:id+tie", catalog_without("text", "image")).modalities == ("id",)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("tmmsrec", ("text", "image")), ("tmmsrec:id+text", ("text",)), ("tmmsrec:id+image+tie", ("image",))],
+)
+def test_features_that_a_variant_is_about_must_exist(name: str, missing: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"{missing[0]}.*are wanted.*mmbench extract"):
+        make(name, catalog_without(*missing))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_dim": 128}, r"hidden_dim 128 is not divisible by 6 .*use 126 or 132$"),
+        ({"hidden_dim": 4}, r"not divisible by 6 .*use 6$"),
+        ({"hidden_dim": 24, "n_heads": 5}, r"hidden_dim 24 is not divisible by n_heads 5"),
+        ({"modalities": []}, r"modalities \[\] must name at least one"),
+        ({"modalities": ["id", "id"]}, r"each once"),
+        ({"modalities": ["id", "audio"]}, r"modalities"),
+        ({"backbone": "gru4rec", "padding_keys": True}, r"padding_keys is about attention.*'gru4rec'"),
+        ({"backbone": "lstm"}, r"backbone"),
+        ({"tie_dropout": 1.0}, r"tie_dropout"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        build(TMMSRecConfig, settings, where="tmmsrec")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,164 @@
+"""A data set small enough to reason about, and the short ways from it to a model and its batches.
+
+toy_view     20 users, 30 items; 1 to 14 events each (so some exceed max_len 8), repeated items, tied times
+toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories
+toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
+training_batch, history_batch   what the engine would feed that model
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbench.config import build
+from mmbench.data.batch import Batch
+from mmbench.data.rows import Batcher, NegativeSampler, Rows, last_rows, plan_rows
+from mmbench.data.views import TrainView
+from mmbench.models.base import Catalog, Recommender
+from mmbench.registry import find
+
+N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES = 30, 20, 8, 5
+START = 1_400_000_000  # unix seconds: float32 could not tell neighbours apart
+DAY = 86_400
+
+
+def view_of(histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None = None) -> TrainView:
+    """Training events from lists of item ids, one list a user; without times: one event a day."""
+    lengths = [len(history) for history in histories]
+    if times is None:
+        times = [[START + DAY * k for k in range(length)] for length in lengths]
+    flat = [np.concatenate([np.zeros(0, np.int64), *map(np.asarray, part)]) for part in (histories, times)]
+    return TrainView(
+        items=flat[0].astype(np.int64),
+        times=flat[1].astype(np.int64),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )
+
+
+def toy_view(
+    *, n_items: int = N_ITEMS, n_users: int = N_USERS, seed: int = 0, longest: int = 14
+) -> TrainView:
+    """Random histories; every item occurs when there is room, about one event in six shares its time."""
+    rng = np.random.default_rng(seed)
+    lengths = 1 + np.arange(n_users) * (longest - 1) // max(n_users - 1, 1)
+    pool = np.concatenate([rng.permutation(n_items) + 1, rng.integers(1, n_items + 1, int(lengths.sum()))])
+    histories = np.split(pool[: lengths.sum()], np.cumsum(lengths)[:-1])
+    times = []
+    for length in lengths:
+        gaps = rng.integers(1, 60 * DAY, length) * (rng.random(length) > 1 / 6)
+        times.append(START + int(rng.integers(0, 300)) * DAY + np.cumsum(gaps))
+    return view_of([h.tolist() for h in histories], [t.tolist() for t in times])
+
+
+def _features(
+    n_items: int, dim: int, missing: Sequence[int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """values float32 [N+1, dim] and present bool [N+1]; padding and missing items have zero rows."""
+    values = torch.randn(n_items + 1, dim, generator=generator)
+    present = torch.ones(n_items + 1, dtype=torch.bool)
+    present[[0, *(one for one in missing if one <= n_items)]] = False
+    return values * present[:, None], present
+
+
+def catalog_of(
+    view: TrainView, *, n_items: int, max_len: int = MAX_LEN, features: bool = True, seed: int = 0
+) -> Catalog:
+    """The catalogue of these events, with random features and categories unless `features` is False."""
+    events: dict[str, Any] = {
+        "n_items": n_items,
+        "n_users": len(view.offsets) - 1,
+        "max_len": max_len,
+        "train_users": torch.from_numpy(view.users.astype(np.int64)),
+        "train_items": torch.from_numpy(view.items),
+        "train_times": torch.from_numpy(view.times),
+    }
+    if not features:
+        return Catalog(**events)
+    generator = torch.Generator().manual_seed(seed)
+    text, has_text = _features(n_items, 12, [3, 7], generator)
+    image, has_image = _features(n_items, 8, [3, 11, 12], generator)
+    # Item i is in category i mod 5, every third item also in the next one, item 4 in none.
+    owned = [[] if i in (0, 4) else sorted({i % 5, (i + (i % 3 == 0)) % 5}) for i in range(n_items + 1)]
+    counts = torch.tensor([len(one) for one in owned])
+    return Catalog(
+        **events,
+        text_feat=text, has_text=has_text, image_feat=image, has_image=has_image,
+        category_ids=torch.tensor([c for one in owned for c in one], dtype=torch.int64),
+        category_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+        n_categories=N_CATEGORIES,
+    )  # fmt: skip
+
+
+def toy_catalog(
+    *,
+    n_items: int = N_ITEMS,
+    n_users: int = N_USERS,
+    max_len: int = MAX_LEN,
+    features: bool = True,
+    seed: int = 0,
+) -> Catalog:
+    """The catalogue of `toy_view` of the same sizes and seed."""
+    view = toy_view(n_items=n_items, n_users=n_users, seed=seed)
+    return catalog_of(view, n_items=n_items, max_len=max_len, features=features, seed=seed)
+
+
+def toy_model(name: str, catalog: Catalog, *, seed: int = 0, **settings: Any) -> Recommender[Any]:
+    """`name` may have a variant; settings of training (lr, samples, ...) in the recipe are left out."""
+    entry, variant = find(name)
+    cls = entry.config_class()
+    values: dict[str, Any] = {}
+    for _, layer in entry.layers(variant, "toy"):
+        values.update(layer)
+    own = {one.name for one in fields(cls)}
+    config = build(cls, {key: v for key, v in values.items() if key in own} | settings, where=name)
+    torch.manual_seed(seed)
+    return entry.load()(config, catalog)
+
+
+def toy_batcher(model: Recommender[Any], view: TrainView) -> Batcher:
+    return Batcher(view.items, view.times, layout=model.needs.layout, max_len=model.max_len)
+
+
+def training_batch(
+    model: Recommender[Any],
+    view: TrainView,
+    *,
+    samples: str | None = None,
+    rows: Rows | None = None,
+    seed: int = 0,
+) -> Batch:
+    """All rows of an epoch (or the given ones) as one step, with negatives where the model wants them."""
+    kind = samples or model.needs.samples[0]
+    chosen = plan_rows(view.offsets, kind, model.max_len) if rows is None else rows
+    batch = toy_batcher(model, view).training(chosen, prefixes=model.needs.prefixes)
+    return with_negatives(model, view, batch, seed=seed)
+
+
+def with_negatives(model: Recommender[Any], view: TrainView, batch: Batch, *, seed: int = 0) -> Batch:
+    n = model.needs.n_negatives
+    if n == 0:
+        return batch
+    sampler = NegativeSampler(
+        view.users, view.items, n_users=len(view.offsets) - 1, n_items=model.n_items, device="cpu"
+    )
+    drawn = sampler.draw(batch.user, n, torch.Generator().manual_seed(seed))
+    return Batch(**{**vars(batch), "negatives": drawn})
+
+
+def history_batch(
+    model: Recommender[Any],
+    histories: Sequence[Sequence[int]],
+    *,
+    times: Sequence[Sequence[int]] | None = None,
+    users: Sequence[int] | None = None,
+) -> Batch:
+    """An evaluation batch of these histories; `users` defaults to 0, 1, 2, ..."""
+    view = view_of(histories, times)
+    user = np.asarray(range(len(histories)) if users is None else users, dtype=np.int64)
+    extra = model.needs.extra_slots
+    rows = last_rows(view.offsets, user, model.max_len - extra)
+    return toy_batcher(model, view).evaluation(rows, extra_slots=extra)
