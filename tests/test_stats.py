@@ -112,6 +112,7 @@ def test_mcnemar_known_answers() -> None:
         assert ours.p == pytest.approx(p, abs=0.006)
         assert (ours.won, ours.lost) == (won, lost)
         assert ours.difference == pytest.approx(12 / 273)
+        assert ours.p == pytest.approx(scipy_stats.binomtest(won, won + lost).pvalue)
     with pytest.raises(ValueError, match="0 or 1"):
         stats.mcnemar(np.array([0.5, 1.0]), np.array([0.0, 1.0]))
 
@@ -225,6 +226,9 @@ def test_intervals_and_effects() -> None:
     assert stats.effect_dz(np.ones(5)) is None
     assert stats.rank_biserial(np.array([3.0, 2.0, -1.0, 0.0])) == pytest.approx((5 - 1) / 6)
     assert stats.rank_biserial(np.zeros(3)) is None
+    many = np.random.default_rng(1).integers(-4, 6, 100).astype(float)  # with many equal sizes
+    ranks = scipy_stats.rankdata(np.abs(many[many != 0]))
+    assert stats.rank_biserial(many) == pytest.approx((ranks * np.sign(many[many != 0])).sum() / ranks.sum())
 
 
 def test_ratio_interval_is_where_the_t_test_stops_rejecting(pair: tuple[np.ndarray, np.ndarray]) -> None:

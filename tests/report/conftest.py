@@ -12,9 +12,9 @@ from mmbench.results import Ranks, RunRecord, cell_path, read_record, write_rank
 N_ITEMS = 200
 N_USERS = 400
 PROTOCOL: dict[str, Any] = {
-    "name": "hm4sr", "duplicates": "drop", "min_user": 5, "min_item": 5, "iterate": True, "require": [],
-    "ties": "file", "split": "leave-one-out", "valid_share": 0.0, "test_share": 0.0, "max_len": 50,
-    "mask_seen": "none", "selection_metric": "NDCG@20", "patience": 10,
+    "duplicates": "drop", "min_user": 5, "min_item": 5, "iterate": True, "require": [],
+    "ties": "file", "split": "leave-one-out", "valid_share": 0.0, "test_share": 0.0,
+    "mask_seen": "none", "candidates": "all items", "ranks_of_ties": "expected",
 }  # fmt: skip
 
 DISPLAY = {"sasrec": "SASRec", "hm4sr": "HM4SR", "pop": "Pop", "gru4rec": "GRU4Rec"}
