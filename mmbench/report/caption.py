@@ -159,7 +159,7 @@ def _effect(test: TestName) -> str:
             "r_rb: matched-pairs rank-biserial correlation over runs. Wilcoxon tests location, not the mean."
         )
     unit = "users" if test == "users" else "runs"
-    won = " Users won/lost: hit by one row only." if test == "users" else ""
+    won = " Users won/lost: those for whom the compared row is higher/lower." if test == "users" else ""
     return f"d_z: mean / deviation of the differences over {unit}, Hedges-corrected.{won}"
 
 
