@@ -58,9 +58,21 @@ def _needs(name: str) -> Needs:
 
 
 NOT_CAUSAL = [one for one in TRAINED if not _needs(one).causal or _needs(one).samples == ("pairs",)]
-WITH_NEGATIVES = [
-    one for one in TRAINED if _needs(one).n_negatives
-]  # drawn per sample: losses differ by chance
+
+
+def _draws(name: str) -> bool:
+    """Whether the loss rests on random draws even with dropout off (negatives, masks)."""
+    model, view = make(name, **small(name, dropout=False)), toy_view()
+    batch = training_batch(model, view)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        terms = model.loss(batch)
+        found.append(sum(value for term, value in terms.items() if term != "pcl"))  # taken out in the test
+    return bool(model.needs.n_negatives) or not torch.equal(*found)
+
+
+DRAWING = [one for one in TRAINED if _draws(one)]
 
 
 def test_only_these_models_are_not_causal() -> None:
