@@ -1,6 +1,5 @@
 """SASRec: section "How to check it" of its specification, and its encoders against torch's own layers."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,9 @@ from mmbench.models.base import Recommender
 from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder
 from tests.models.toy import (
     catalog_of,
+    gradients,
     history_batch,
+    overfit,
     toy_catalog,
     toy_model,
     toy_view,
@@ -30,29 +31,6 @@ def states(model: Recommender[Any], history: list[int]) -> Tensor:
     place = batch.mask.flatten().nonzero()[:, 0]
     with torch.no_grad():
         return model.encode(batch).flatten(0, 1)[place]
-
-
-def gradients(model: Recommender[Any], batch: Batch) -> tuple[float, dict[str, Tensor]]:
-    model.zero_grad()
-    loss = sum(model.loss(batch).values())
-    assert isinstance(loss, Tensor)
-    loss.backward()
-    return loss.item(), {
-        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
-    }
-
-
-def overfit(
-    model: Recommender[Any], step: Callable[[], Tensor], done: Callable[[], bool], *, lr: float, n_steps: int
-) -> None:
-    """Adam until `done`, looked at every 20 steps."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    for number in range(1, n_steps + 1):
-        optimizer.zero_grad()
-        step().backward()
-        optimizer.step()
-        if number % 20 == 0 and done():
-            return
 
 
 @BOTH
