@@ -21,7 +21,7 @@ from mmbench.data.images import ImageListing, list_images
 from mmbench.data.parsers import parse
 from mmbench.data.raw import RawData, RawEvents, RawItem
 from mmbench.data.spec import DatasetSpec, RawFile
-from mmbench.data.statistics import coverage, describe
+from mmbench.data.statistics import COUNTS, coverage, describe
 from mmbench.data.store import FORMAT, Prepared, folder_name, open_path, prepared_root, write_prepared
 from mmbench.data.text import category_nodes, join_text
 from mmbench.errors import DataError
@@ -107,24 +107,31 @@ def _prepare(
     progress("filtering and sorting")
     made = _build(spec, data, rules, listing)
     manifest = {
+        **_facts(spec, listing),
         "name": name,
-        "dataset": spec.name,
-        "title": spec.title,
-        "synthetic": spec.synthetic,
         "protocol": rules,
-        "counts": {key: made.statistics[key] for key in ("users", "items", "interactions")},
+        "counts": {key: made.statistics[key] for key in COUNTS},
         "statistics": made.statistics,
-        "printed": printed_of(spec),
         "raw": hashes,
-        "images": {"kind": listing.kind, "path": str(listing.path), "hash": listing.hash} if listing else None,
-        "text_fields": list(spec.text_fields),
         "recipe": recipe,
         "source": source,
         "notes": data.notes,
         "created": time.time(),
     }
-    prepared = write_prepared(data_dir=data_dir, manifest=manifest, **made.arrays)
-    return prepared, True, data.notes
+    return write_prepared(data_dir=data_dir, manifest=manifest, **made.arrays), True, data.notes
+
+
+def _facts(spec: DatasetSpec, listing: ImageListing | None) -> dict[str, Any]:
+    """What the manifest takes over from the data set's table and the pictures beside the raw files."""
+    images = {"kind": listing.kind, "path": str(listing.path), "hash": listing.hash} if listing else None
+    return {
+        "dataset": spec.name,
+        "title": spec.title,
+        "synthetic": spec.synthetic,
+        "text_fields": list(spec.text_fields),
+        "printed": printed_of(spec),
+        "images": images,
+    }
 
 
 def _existing(name: str, data_dir: Path) -> Prepared | None:
@@ -261,13 +268,12 @@ def _select(
 
 
 def _complete(record: dict[str, Any], require: list[str], members: frozenset[str] | None) -> bool:
-    """The item has what the protocol requires. Without pictures on disk a declared picture counts."""
-    has = {"text": bool(record["text"]), "image": _has_image(record, members)}
+    """The item has what the protocol requires."""
+    image = record["image"]
+    # A picture that has a URL counts before and after it was fetched, so that fetching never changes the data.
+    there = image is not None and (members is None or image in members or "image_url" in record)
+    has = {"text": bool(record["text"]), "image": there}
     return all(has[one] for one in require)
-
-
-def _has_image(record: dict[str, Any], members: frozenset[str] | None) -> bool:
-    return record["image"] is not None and (members is None or record["image"] in members)
 
 
 def _numbered(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:

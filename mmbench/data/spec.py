@@ -205,8 +205,8 @@ class DatasetSpec(_Strict):
         return Path(self.raw) if self.raw else data_dir / "raw" / self.name
 
     def content(self) -> dict[str, Any]:
-        """What decides the prepared data, as JSON: everything but places, titles and remarks."""
-        outside = {"title", "printed", "slips", "raw", "notes", "protocol", "ties", "filters"}
+        """What decides the prepared folder, as JSON: everything but places, remarks and the protocol's own keys."""
+        outside = {"raw", "notes", "protocol", "ties", "filters"}
         kept = self.model_dump(mode="json", exclude=outside)
         for one in (*(file for file in kept["files"].values() if file), *filter(None, [kept["images"]])):
             for key in ("urls", "sha256", "size"):
