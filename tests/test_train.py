@@ -1,0 +1,524 @@
+"""The training loop: what a killed run ends with, when it stops, what it keeps, what it may see."""
+
+import json
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmbench import checkpoint
+from mmbench.config import TrainConfig
+from mmbench.data.rows import plan_rows
+from mmbench.errors import RunError, UsageError
+from mmbench.models.base import Needs, Recommender, Stage
+from mmbench.train import BEST, LOG, RESUME, Progress, Trainer, learning_rate, make_optimizer
+from tests.models.toy import catalog_of, toy_model, toy_view
+from tests.scorers import Bilinear, state_of, train_view
+
+N_ITEMS, N_USERS = 20, 30
+VIEW = train_view(
+    [np.random.default_rng(u).integers(1, N_ITEMS + 1, 2 + u % 9).tolist() for u in range(N_USERS)]
+)
+CONFIG = TrainConfig(batch_size=32, max_epochs=6, patience=100, weight_decay=0.01, lr=0.02, warmup_steps=5)
+
+
+class KilledError(Exception):
+    """What stands for a kill inside one process."""
+
+
+def by_weights(model: Recommender[Any]) -> float:
+    """A validation value that follows the weights and goes up and down."""
+    return float(sum(parameter.detach().double().sum() for parameter in model.parameters()).sin())
+
+
+def scripted(values: Iterable[float]) -> Callable[[Recommender[Any]], float]:
+    left = iter(values)
+    return lambda model: next(left)
+
+
+def make(
+    folder: Path,
+    *,
+    config: TrainConfig = CONFIG,
+    validate: Callable[[Recommender[Any]], float] = by_weights,
+    model: Recommender[Any] | None = None,
+    watcher: Any = None,
+    **settings: Any,
+) -> Trainer:
+    folder.mkdir(parents=True, exist_ok=True)
+    if model is None:
+        torch.manual_seed(0)
+        model = Bilinear(n_items=N_ITEMS, n_users=N_USERS, **settings)
+    torch.manual_seed(random.getrandbits(30))  # the loop must not depend on the generator's state
+    return Trainer(model, VIEW, validate, config, seed=3, folder=folder, watcher=watcher)
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def without_times(progress: Progress) -> dict[str, Any]:
+    return {key: value for key, value in vars(progress).items() if "seconds" not in key}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class KillAt:
+    """Raises at the given call of a trainer's method, once."""
+
+    def __init__(self, trainer: Trainer, method: str, call: int) -> None:
+        self.inner, self.left = getattr(trainer, method), call
+        setattr(trainer, method, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+        return self.inner(*args, **kwargs)
+
+
+def assert_same_end(folder: Path, settings: dict[str, Any], kills: list[tuple[str, int]]) -> None:
+    """Train once in peace and once with kills; everything that is kept must be the same to the last bit."""
+    whole = make(folder / "whole", **settings)
+    expected = whole.fit()
+    for method, call in kills:
+        trainer = make(folder / "killed", **settings)
+        KillAt(trainer, method, call)
+        with pytest.raises(KilledError):
+            trainer.fit()
+    last = make(folder / "killed", **settings)
+    found = last.fit()
+    assert without_times(found) == without_times(expected)
+    assert len(found.epoch_seconds) == len(expected.epoch_seconds)
+    assert log_of(folder / "killed") == log_of(folder / "whole")
+    assert same(state_of(last.model), state_of(whole.model))
+    for name in (BEST, RESUME):
+        a, b = (checkpoint.load_tensors(folder / one / name)[0] for one in ("whole", "killed"))
+        assert same(a, b), name
+
+
+STAGES = (Stage(name="pretrain", epochs=2, samples="prefix", lr=0.05), Stage(name="finetune"))
+
+
+def new_bias(model: Bilinear, name: str) -> None:
+    """A second stage that freezes one table and draws new values for another parameter."""
+    if name == "finetune":
+        model.left.weight.requires_grad_(False)
+        torch.nn.init.normal_(model.bias)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "adam": {},
+    "adamw, schedule": {"config": replace(CONFIG, optimizer="adamw", lr_schedule="exponential", lr_gamma=0.8)},
+    "sgd, clip": {"config": replace(CONFIG, optimizer="sgd", grad_clip=0.1, decay_1d=False)},
+    "negatives": {"needs": Needs(n_negatives=2)},
+    "eval every 2": {"config": replace(CONFIG, eval_every=2, max_epochs=5)},
+    "two stages": {"stages": STAGES, "on_stage": new_bias, "config": replace(CONFIG, max_epochs=4)},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_training_ends_like_one_in_peace(case: str, tmp_path: Path) -> None:
+    settings = CASES[case]
+    whole = make(tmp_path / "count", **settings)
+    counter = KillAt(whole, "_step", 10**9)
+    whole.fit()
+    n_steps = 10**9 - counter.left
+    assert n_steps > 10
+    rng = random.Random(case)
+    kills = [("_step", rng.randint(1, n_steps // 4)) for _ in range(3)] + [("_log", 1), ("_validate", 1)]
+    assert_same_end(tmp_path, settings, kills)
+
+
+WRITES = [(method, call) for method in ("_save", "_log", "_validate") for call in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("method", "call"), [*WRITES, ("_start", 1), ("_start", 2)])
+def test_a_kill_at_any_write_of_two_stages_changes_nothing(method: str, call: int, tmp_path: Path) -> None:
+    assert_same_end(tmp_path, CASES["two stages"], [(method, call)])
+
+
+def test_a_kill_between_best_and_resume_changes_nothing(tmp_path: Path) -> None:
+    """best.safetensors is then one epoch ahead of resume.safetensors."""
+    settings = {"validate": lambda model: float(model.bias.detach().abs().sum())}  # every epoch is a new best
+    assert_same_end(tmp_path, settings, [("_log", 3), ("_save", 2)])
+
+
+def test_a_log_line_cut_short_is_dropped(tmp_path: Path) -> None:
+    trainer = make(tmp_path / "killed")
+    KillAt(trainer, "_step", 25)
+    with pytest.raises(KilledError):
+        trainer.fit()
+    with (tmp_path / "killed" / LOG).open("a") as file:
+        file.write('{"stage": 0, "epoch": 3, "los')
+    make(tmp_path / "killed").fit()
+    make(tmp_path / "whole").fit()
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+
+
+def test_a_finished_training_trains_no_more(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    first.fit()
+    again = make(tmp_path)
+    KillAt(again, "_step", 1)
+    again.fit()
+    assert same(state_of(first.model), state_of(again.model))
+    assert len(log_of(tmp_path)) == CONFIG.max_epochs
+
+
+def test_damaged_or_foreign_resume_files_are_one_line(tmp_path: Path) -> None:
+    trainer = make(tmp_path)
+    trainer.fit()
+    good = (tmp_path / RESUME).read_bytes()
+    for damaged in (good[: len(good) // 2], b"", b"x" * 100):
+        (tmp_path / RESUME).write_bytes(damaged)
+        with pytest.raises(RunError, match="no checkpoint"):
+            make(tmp_path).fit()
+    (tmp_path / RESUME).write_bytes(good)
+    tensors, facts = checkpoint.load_tensors(tmp_path / RESUME)
+    checkpoint.save_tensors(tmp_path / RESUME, tensors, {**facts, "from_the_future": 1})
+    with pytest.raises(RunError, match="another version"):
+        make(tmp_path).fit()
+
+
+def run_scripted(folder: Path, values: list[float], **config: Any) -> tuple[Progress, Trainer]:
+    trainer = make(folder, config=replace(CONFIG, **config), validate=scripted(values))
+    return trainer.fit(), trainer
+
+
+def test_early_stopping_counts_exactly_patience(tmp_path: Path) -> None:
+    found, _ = run_scripted(tmp_path, [0.1, 0.3, 0.2, 0.2, 0.2, 0.9], max_epochs=50, patience=3)
+    assert (found.epoch, found.best_epoch, found.best, found.stopped) == (5, 2, 0.3, "patience")
+    assert [line["bad"] for line in log_of(tmp_path)] == [0, 0, 1, 2, 3]
+
+
+def test_a_gain_starts_the_count_anew_and_equal_is_no_gain(tmp_path: Path) -> None:
+    found, _ = run_scripted(tmp_path, [0.3, 0.3, 0.30000001, 0.30000001, 0.3], max_epochs=50, patience=2)
+    assert (found.epoch, found.best_epoch, found.best) == (5, 3, 0.30000001)
+
+
+def test_zero_on_validation_is_a_first_best(tmp_path: Path) -> None:
+    found, _ = run_scripted(tmp_path, [0.0, 0.0, 0.0], max_epochs=50, patience=2)
+    assert (found.epoch, found.best_epoch, found.best) == (3, 1, 0.0)
+
+
+def test_max_epochs_stops_and_the_last_epoch_is_validated(tmp_path: Path) -> None:
+    found, _ = run_scripted(tmp_path, [0.1, 0.2, 0.3], max_epochs=5, eval_every=2)
+    assert [int(one["epoch"]) for one in found.curve] == [2, 4, 5]
+    assert (found.stopped, found.best_epoch) == ("max_epochs", 5)
+
+
+def test_the_best_weights_are_loaded_at_the_end(tmp_path: Path) -> None:
+    snapshots: list[dict[str, Tensor]] = []
+    values = iter([0.1, 0.5, 0.2, 0.4])
+
+    def validate(model: Recommender[Any]) -> float:
+        snapshots.append(state_of(model))
+        return next(values)
+
+    trainer = make(tmp_path, config=replace(CONFIG, max_epochs=4), validate=validate)
+    assert trainer.fit().best_epoch == 2
+    assert same(state_of(trainer.model), snapshots[1])
+    assert not same(snapshots[1], snapshots[3])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_no_number_names_epoch_batch_and_term(bad: float, tmp_path: Path) -> None:
+    class Diverging(Bilinear):
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            terms = super().loss(batch)
+            is_bad = self.epochs[-1] == 2 and len([b for b in self.batches if b is not None]) == first + 3
+            return {**terms, "extra": terms["ce"] * (bad if is_bad else 0.5)}
+
+    counting = make(tmp_path / "count", config=replace(CONFIG, max_epochs=1))
+    counting.fit()
+    first = len(counting.model.batches)  # type: ignore[arg-type]
+    trainer = make(tmp_path / "bad", model=Diverging(n_items=N_ITEMS, n_users=N_USERS))
+    with pytest.raises(RunError, match=r"epoch 2, batch 3: loss term 'extra' is (nan|-?inf); lower lr"):
+        trainer.fit()
+    assert [line["epoch"] for line in log_of(tmp_path / "bad")] == [1]
+
+
+def test_a_score_that_is_no_number_names_the_epoch(tmp_path: Path) -> None:
+    def validate(model: Recommender[Any]) -> float:
+        raise RunError("user number 3 has no finite score")
+
+    with pytest.raises(RunError, match=r"epoch 1, validation: user number 3"):
+        make(tmp_path, validate=validate).fit()
+
+
+def test_two_stages_train_in_their_own_way(tmp_path: Path) -> None:
+    values = [0.1, 0.3, 0.2, 0.2]
+    trainer = make(
+        tmp_path, stages=STAGES, on_stage=new_bias, validate=scripted(values),
+        config=replace(CONFIG, max_epochs=50, patience=2, warmup_steps=0),
+    )  # fmt: skip
+    model: Any = trainer.model
+    before = state_of(model)
+    KillAt(trainer, "_start", 2)
+    with pytest.raises(KilledError):
+        trainer.fit()
+    pretrained = state_of(model)
+    assert not torch.equal(pretrained["left.weight"], before["left.weight"])
+    assert model.epochs == [1, 2]
+    n_targets = sum(len(batch.target) for batch in model.batches)
+    assert n_targets == 2 * int((np.diff(VIEW.offsets) - 1).sum())
+    assert all((batch.segment.amax(1) >= 1).all() for batch in model.batches)
+
+    later = make(
+        tmp_path, stages=STAGES, on_stage=new_bias, validate=scripted(values),
+        config=replace(CONFIG, max_epochs=50, patience=2, warmup_steps=0),
+    )  # fmt: skip
+    found = later.fit()
+    after: Any = later.model
+    assert after.started[-1] == "finetune"
+    assert after.epochs == [1, 2, 3, 4]
+    assert (found.epoch, found.best_epoch, found.stopped) == (4, 2, "patience")
+    assert torch.equal(state_of(after)["left.weight"], pretrained["left.weight"]), "the frozen table moved"
+    assert [(line["stage"], line["epoch"]) for line in log_of(tmp_path)] == [
+        (0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (1, 4),
+    ]  # fmt: skip
+    assert all("valid" not in line for line in log_of(tmp_path)[:2])
+
+
+def test_every_stage_with_early_stopping_looks_for_its_own_best(tmp_path: Path) -> None:
+    """The second stage is worse than the first on validation, and is trained nevertheless, from the first's best."""
+    entry: list[dict[str, Tensor]] = []
+    snapshots: list[dict[str, Tensor]] = []
+    values = iter([0.8, 0.9, 0.1, 0.1, 0.2, 0.3, 0.1, 0.1])
+
+    def validate(model: Recommender[Any]) -> float:
+        snapshots.append(state_of(model))
+        return next(values)
+
+    trainer = make(
+        tmp_path, stages=(Stage(name="a"), Stage(name="b", lr=0.1)), validate=validate,
+        on_stage=lambda model, name: entry.append(state_of(model)),
+        config=replace(CONFIG, patience=2, max_epochs=20),
+    )  # fmt: skip
+    found = trainer.fit()
+    assert (found.stage, found.epoch, found.best_epoch, found.best) == (2, 4, 2, 0.3)
+    assert same(entry[1], snapshots[1]), "the second stage starts from the first's best weights"
+    assert same(state_of(trainer.model), snapshots[5])
+
+
+def test_a_run_of_fixed_epochs_keeps_its_last_weights(tmp_path: Path) -> None:
+    def validate(model: Recommender[Any]) -> float:
+        raise AssertionError("a stage of fixed epochs is not validated")
+
+    trainer = make(tmp_path, stages=(Stage(epochs=3),), validate=validate)
+    found = trainer.fit()
+    assert (found.epoch, found.best_epoch, found.stopped) == (3, 3, "fixed epochs")
+    other = make(tmp_path / "other", stages=(Stage(epochs=3),), validate=validate)
+    checkpoint.load_weights(other.model, tmp_path / BEST)
+    assert same(state_of(trainer.model), state_of(other.model))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [1, 1, 1]), ("exponential", [1, 0.5, 0.25]), ("exponential-early", [0.5, 0.25, 0.125])],
+)
+def test_learning_rates(schedule: Any, expected: list[float]) -> None:
+    config = TrainConfig(lr_schedule=schedule, lr_gamma=0.5, warmup_steps=0)
+    assert [learning_rate(config, 0.2, epoch, 7) for epoch in (1, 2, 3)] == pytest.approx(
+        [0.2 * factor for factor in expected]
+    )
+
+
+def test_warm_up_is_linear_over_steps_and_ends(tmp_path: Path) -> None:
+    config = replace(CONFIG, warmup_steps=4, lr=0.4, max_epochs=2)
+    assert [learning_rate(config, 0.4, 1, step) for step in (1, 2, 4, 5)] == pytest.approx([0.1, 0.2, 0.4, 0.4])
+    rates = []
+    trainer = make(tmp_path, config=config)
+    inner = trainer._step
+
+    def spy(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        rates.append({group["lr"] for group in optimizer.param_groups})
+        return inner(optimizer, *args, **kwargs)
+
+    trainer._step = spy  # type: ignore[method-assign]
+    trainer.fit()
+    flat = [rate for group in rates for rate in group]
+    assert flat[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert set(flat[4:]) == {0.4}
+
+
+def test_the_second_stage_warms_up_again_with_its_own_rate(tmp_path: Path) -> None:
+    stages = (Stage(name="a", epochs=1, lr=0.1), Stage(name="b", epochs=1, lr=0.3))
+    trainer = make(tmp_path, stages=stages, config=replace(CONFIG, warmup_steps=2))
+    rates: list[tuple[int, float]] = []
+    inner = trainer._step
+
+    def spy(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        rates.append((trainer.progress.stage, optimizer.param_groups[0]["lr"]))
+        return inner(optimizer, *args, **kwargs)
+
+    trainer._step = spy  # type: ignore[method-assign]
+    trainer.fit()
+    for number, rate in ((0, 0.1), (1, 0.3)):
+        assert [r for s, r in rates if s == number][:3] == pytest.approx([rate / 2, rate, rate])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_weight_decay_leaves_out_vectors_on_request(optimizer: Any) -> None:
+    model = Bilinear(n_items=N_ITEMS, n_users=N_USERS)
+    for decay_1d in (True, False):
+        config = TrainConfig(optimizer=optimizer, weight_decay=0.1, decay_1d=decay_1d, beta2=0.98)
+        made = make_optimizer(model, config, 0.01)
+        decay = {p: group["weight_decay"] for group in made.param_groups for p in group["params"]}
+        assert decay[model.left.weight] == 0.1
+        assert decay[model.bias] == (0.1 if decay_1d else 0.0)
+        assert len(decay) == 3
+        assert made.param_groups[0].get("betas", (0.9, 0.98)) == (0.9, 0.98)
+
+
+def test_frozen_parameters_are_not_optimised() -> None:
+    model = Bilinear(n_items=N_ITEMS, n_users=N_USERS)
+    model.left.weight.requires_grad_(False)
+    made = make_optimizer(model, TrainConfig(), 0.01)
+    assert all(p is not model.left.weight for group in made.param_groups for p in group["params"])
+
+
+def test_the_gradient_is_clipped_to_its_global_norm(tmp_path: Path) -> None:
+    """With plain SGD and no decay a step moves all weights together by lr times the clipped norm."""
+    for clip, moved in ((0.0, None), (1e-3, 1e-3)):
+        config = TrainConfig(optimizer="sgd", lr=1.0, grad_clip=clip, batch_size=10**6, max_epochs=1)
+        trainer = make(tmp_path / str(clip), config=config)
+        before = state_of(trainer.model)
+        trainer.fit()
+        after = state_of(trainer.model)
+        norm = sum(float((after[k] - before[k]).square().sum()) for k in before) ** 0.5
+        assert norm == pytest.approx(moved, rel=1e-2) if moved else norm > 1e-2
+
+
+@pytest.mark.parametrize("unit", ["rows", "targets"])
+def test_batches_count_rows_or_targets(unit: Any, tmp_path: Path) -> None:
+    config = replace(CONFIG, batch_unit=unit, batch_size=7, max_epochs=1)
+    trainer = make(tmp_path, config=config)
+    trainer.fit()
+    batches = trainer.model.batches  # type: ignore[union-attr]
+    rows = plan_rows(VIEW.offsets, "all", config.max_len)
+    assert sum(len(batch.target) for batch in batches) == rows.n_targets.sum()  # type: ignore[arg-type,misc]
+    if unit == "rows":
+        assert len(batches) == -(-len(rows) // 7)  # type: ignore[arg-type]
+    else:
+        longest = rows.n_targets.max()
+        assert all(len(batch.target) <= 7 + longest - 1 for batch in batches)  # type: ignore[arg-type,union-attr]
+
+
+def test_sequences_without_fixed_targets_count_as_one(tmp_path: Path) -> None:
+    class Masking(Bilinear):
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            self.batches.append(batch)
+            return {"norm": self.left(batch.item_seq).square().sum()}
+
+    model = Masking(n_items=N_ITEMS, n_users=N_USERS, needs=Needs(samples=("sequence",), layout="padded"))
+    trainer = make(tmp_path, model=model, config=replace(CONFIG, batch_size=10, max_epochs=1))
+    trainer.fit()
+    assert [len(batch.item_seq) for batch in model.batches] == [10, 10, 10]
+
+
+def test_samples_that_a_model_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Bilinear cannot be trained on samples = 'sequence'.*all, prefix"):
+        make(tmp_path, config=replace(CONFIG, samples="sequence")).fit()
+    late = (Stage(epochs=1), Stage(name="b", samples="last-window"))
+    with pytest.raises(UsageError, match="'last-window'"):
+        make(tmp_path, stages=late).fit()
+    assert not (tmp_path / LOG).exists(), "the second stage's fault must show before the first is trained"
+
+
+def test_histories_too_short_to_train_on(tmp_path: Path) -> None:
+    model = Bilinear(n_items=N_ITEMS, n_users=2)
+    view = train_view([[3], [4]])
+    with pytest.raises(RunError, match="too short"):
+        Trainer(model, view, by_weights, CONFIG, seed=1, folder=tmp_path).fit()
+
+
+@pytest.mark.parametrize("rule", ["history", "first"])
+def test_negatives_avoid_the_history_or_only_its_first_item(rule: Any, tmp_path: Path) -> None:
+    needs = Needs(n_negatives=40, negatives_exclude=rule, samples=("all", "prefix", "pairs"))
+    trainer = make(tmp_path, needs=needs, config=replace(CONFIG, max_epochs=2))
+    trainer.fit()
+    drawn: dict[int, set[int]] = {}
+    for batch in trainer.model.batches:  # type: ignore[union-attr]
+        assert batch.negatives.shape == (len(batch.target), 40)
+        for user, row in zip(batch.user.tolist(), batch.negatives.tolist(), strict=True):
+            drawn.setdefault(user, set()).update(row)
+    hit_later = 0
+    for user, found in drawn.items():
+        history = VIEW.items[VIEW.offsets[user] : VIEW.offsets[user + 1]].tolist()
+        excluded = set(history) if rule == "history" else {history[0]}
+        assert found <= set(range(1, N_ITEMS + 1)) - excluded
+        hit_later += len(found & set(history))
+    assert len(drawn) == N_USERS
+    assert (hit_later > 0) == (rule == "first")
+
+
+def test_epochs_differ_and_seeds_differ(tmp_path: Path) -> None:
+    """Order, noise and negatives are drawn anew each epoch, and all depend on the seed."""
+    seen = {}
+    for seed in (1, 2):
+        model = Bilinear(n_items=N_ITEMS, n_users=N_USERS, needs=Needs(n_negatives=1))
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        trainer = Trainer(
+            model, VIEW, by_weights, replace(CONFIG, max_epochs=2, batch_size=10**6), seed=seed, folder=folder
+        )
+        trainer.fit()
+        for epoch, batch in enumerate(model.batches):
+            assert batch.negatives is not None
+            seen[seed, epoch] = batch.user.tolist(), batch.negatives.tolist()
+    assert len({str(users) for users, _ in seen.values()}) == 4
+    assert len({str(negatives) for _, negatives in seen.values()}) == 4
+
+
+@pytest.mark.parametrize("network", ["bert-style", "official"])
+def test_all_positions_and_prefixes_have_the_same_loss_and_gradient(network: str, tmp_path: Path) -> None:
+    """SASRec in float64 without dropout, over the batches that the trainer builds from one epoch."""
+    view = toy_view(longest=7)
+    results = {}
+    for samples in ("all", "prefix"):
+        model = toy_model(
+            "sasrec", catalog_of(view, n_items=30), network=network, hidden_dim=8, inner_dim=8, n_heads=2,
+            dropout=0.0, attn_dropout=0.0,
+        ).double()  # fmt: skip
+        folder = tmp_path / samples
+        folder.mkdir()
+        config = TrainConfig(max_len=8, samples=samples, batch_size=10**6, max_epochs=1, lr=1e-300)  # type: ignore[arg-type]
+        trainer = Trainer(model, view, by_weights, config, seed=1, folder=folder)
+        trainer.fit()
+        results[samples] = log_of(folder)[0]["loss"], [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    assert results["all"][0]["ce"] == pytest.approx(results["prefix"][0]["ce"], rel=1e-12)
+    for a, b in zip(results["all"][1], results["prefix"][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_the_watcher_hears_every_step_and_epoch(tmp_path: Path) -> None:
+    class Watch:
+        def __init__(self) -> None:
+            self.steps: list[tuple[int, int, int]] = []
+            self.lines: list[dict[str, Any]] = []
+
+        def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
+            assert terms.keys() == {"ce"}
+            self.steps.append((epoch, step, n_steps))
+
+        def epoch(self, line: dict[str, Any]) -> None:
+            self.lines.append(line)
+
+    watch = Watch()
+    make(tmp_path, config=replace(CONFIG, max_epochs=2), watcher=watch).fit()
+    n_steps = watch.steps[0][2]
+    assert watch.steps == [(e, s, n_steps) for e in (1, 2) for s in range(1, n_steps + 1)]
+    stored = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert watch.lines == stored
+    assert all(0 < line["loss"]["ce"] < 10 for line in stored)
