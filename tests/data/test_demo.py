@@ -170,18 +170,19 @@ def test_popularity_alone_is_weak(timed: Demo) -> None:
     assert np.mean([items[-1] in top for items, _ in timed.histories()]) < 0.06
 
 
-def test_pictures_show_the_style_and_texts_name_the_category(timed: Demo) -> None:
+def test_pictures_show_the_style_and_texts_name_the_category() -> None:
     """Nearest neighbour in each modality: style only in the picture, brand only in the text."""
-    images, _ = ColourGradient().encode(Image.open(io.BytesIO(one)) for one in demo.pictures(timed))
+    shop = generate(n_users=10, n_items=240)
+    images, _ = ColourGradient().encode(Image.open(io.BytesIO(one)) for one in demo.pictures(shop))
     texts, _ = TfidfSvd().encode(
         f"{title}. {CATEGORIES[c][0]} {CATEGORIES[c][1]}. {demo.BRANDS[b]}"
-        for title, c, b in zip(timed.title, timed.category, timed.brand, strict=True)
+        for title, c, b in zip(shop.title, shop.category, shop.brand, strict=True)
     )
     share = {}
     for modality, values in (("image", images), ("text", texts)):
         near = values @ values.T
         np.fill_diagonal(near, -1)
-        for name, label in (("style", timed.style), ("category", timed.category), ("brand", timed.brand)):
+        for name, label in (("style", shop.style), ("category", shop.category), ("brand", shop.brand)):
             share[modality, name] = (label[near.argmax(axis=1)] == label).mean()
     assert share["image", "style"] > 0.95
     assert share["text", "style"] < 0.3  # chance is .17
