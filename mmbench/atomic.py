@@ -3,13 +3,21 @@
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mmbench.errors import MmbenchError
+
+
+def beside(path: Path, *, what: str) -> Path:
+    """A new name in the same folder: hidden, ends in `.tmp`, used by nobody else.
+
+    Not made by `tempfile`, whose files and folders only their owner may read whatever the umask says.
+    """
+    return path.with_name(f".{path.name}.{what}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager
@@ -19,12 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
     The data are flushed to the disk before the rename, so that a power cut leaves the old or the new file.
     A full disk or a missing permission becomes one line; the temporary file goes away either way.
     """
-    handle, name = -1, ""
+    temporary = beside(path, what="new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -34,8 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
         ) from error
     finally:
-        if name and os.path.exists(name):
-            os.unlink(name)
+        with suppress(OSError):  # renamed, or never made
+            temporary.unlink()
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:

@@ -5,6 +5,8 @@ of training and evaluation (`TrainConfig`). Order of precedence, later wins:
 default < the data set's protocol < recipe < the recipe's per-dataset table < variant < `--set`.
 """
 
+import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -92,10 +94,14 @@ def check_keys(given: Iterable[str], known: Iterable[str], *, where: str) -> Non
 
 
 def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """A validated instance of a configuration dataclass. Types are strict except int -> float."""
+    """A validated instance of a configuration dataclass. Types are strict except int -> float, list -> tuple."""
     check_keys(values, (one.name for one in fields(cls)), where=where)  # type: ignore[arg-type]
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{where}: {key}: must be a finite number (got {value})")
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        # Through JSON: pydantic's strict mode takes a dataclass from keys and values only there.
+        return TypeAdapter(cls).validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "settings"

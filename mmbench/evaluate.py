@@ -90,10 +90,13 @@ def count(
     """scores [T, N], target int64 [T] in 1..N -> (greater, equal), int64 [T].
 
     A NaN compares false with everything and would rank first, so any non-finite target score and any NaN
-    is an error; -inf for other candidates is allowed (they are out of the race).
+    or +inf is an error; -inf for other candidates is allowed (they are out of the race).
     """
+    if scores.dtype not in (torch.float32, torch.float64):
+        raise RunError(f"scores are {scores.dtype}: too coarse to rank by; return float32 or float64")
     own = scores.gather(1, target[:, None] - 1)
-    bad = ~torch.isfinite(own[:, 0]) | torch.isnan(scores).any(1)
+    top = scores.amax(1)  # NaN when the row holds one
+    bad = ~torch.isfinite(own[:, 0]) | torch.isnan(top) | torch.isposinf(top)
     if bad.any():
         first = int(bad.nonzero()[0])
         who = f"user number {user[first]}" if user is not None else f"row {first}"

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from mmbench import checkpoint, metrics, registry, results
-from mmbench.atomic import hash_json
+from mmbench.atomic import hash_json, write_text
 from mmbench.config import Setting, TrainConfig, build, defaults_of, resolve
 from mmbench.data.split import Split, make_split
 from mmbench.data.store import Prepared, open_path
@@ -34,7 +34,8 @@ from mmbench.train import BEST, LOG, RESUME, Progress, Trainer, Watcher
 
 METRIC_VERSION = 1  # raised when a metric's definition changes; rows with different versions never mix
 FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")
-RANKING_SETTINGS = ("max_len", "mask_seen", "text_encoder", "image_encoder", "precision")
+RANKING_SETTINGS = ("max_len", "mask_seen", "precision")
+ENCODERS = ("text_encoder", "image_encoder")  # a result is identified by the features read, not by their name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,18 @@ def resolve_settings(
         *overrides,
     ]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)
-    configs(entry, settings)
-    return settings
+    # As validated, so that dropout = 0 and dropout = 0.0 are one configuration.
+    checked = {**vars_of(configs(entry, settings))}
+    return {key: Setting(checked[key], one.source) for key, one in settings.items()}
+
+
+def vars_of(built: tuple[Any, ...]) -> dict[str, Any]:
+    """All fields of some configuration objects as JSON values."""
+    return {
+        one.name: list(value) if isinstance(value := getattr(config, one.name), tuple) else value
+        for config in built
+        for one in fields(config)
+    }
 
 
 def configs(entry: registry.ModelEntry, settings: Mapping[str, Setting]) -> tuple[Any, TrainConfig]:
@@ -132,7 +143,7 @@ def make_cell(
     features, notes = choose_features(entry, prepared, settings)
     protocol = comparable(prepared, settings)
     own = {one.name for one in fields(entry.config_class())}
-    keys = own | set(settings if entry.load().trainable else RANKING_SETTINGS)
+    keys = own | (set(settings) - set(ENCODERS) if entry.load().trainable else set(RANKING_SETTINGS))
     identity = {
         "settings": {key: settings[key].value for key in sorted(keys)},
         "features": {modality: one.hash for modality, one in features.items()},
@@ -174,8 +185,19 @@ def _load(path: Path, content: str) -> LoadedData:
     prepared = open_path(path)
     if prepared.hash != content:
         raise RunError(f"{path} changed while the run was going on; start it again")
+    prepared.verify()
     split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
     return LoadedData(prepared, split, training_view(prepared, split), target_view(prepared, split, "valid"))
+
+
+@lru_cache(maxsize=16)
+def _load_features(path: Path, modality: str, encoder: str, content: str) -> FeatureSet:
+    """A feature set as it was when the run was planned; its values are compared with their hash once."""
+    found = load_features(open_path(path), modality, encoder)
+    if found.hash != content:
+        raise RunError(f"{found.path} changed since this run was planned; start it again")
+    found.verify()
+    return found
 
 
 def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: int) -> Catalog:
@@ -200,13 +222,10 @@ def build_model(cell: Cell, data: LoadedData, device: str) -> tuple[Recommender[
     """A freshly initialised model of the cell; the same seed gives the same weights."""
     entry, _ = registry.find(cell.model)
     model_config, train_config = configs(entry, cell.settings)
-    features = {}
-    for modality, used in cell.features.items():
-        features[modality] = load_features(data.prepared, modality, used["encoder"])
-        if features[modality].hash != used["hash"]:
-            raise RunError(
-                f"{modality} features {used['encoder']!r} of {cell.dataset} changed since this run was planned"
-            )
+    features = {
+        modality: _load_features(data.prepared.path, modality, used["encoder"], used["hash"])
+        for modality, used in cell.features.items()
+    }
     catalog = make_catalog(data, features, train_config.max_len)
     torch.manual_seed(derive_seed(cell.seed, "init"))
     try:
@@ -225,14 +244,17 @@ def run_cell(
     cell: Cell, *, device: str = "auto", watcher: Watcher | None = None, debug: bool = False
 ) -> RunRecord:
     """Train, rank and store a cell. A failure becomes a record with its reason (or is raised with `debug`)."""
-    cell.path.mkdir(parents=True, exist_ok=True)
+    chosen = pick_device(device)
     try:
-        record = _run(cell, pick_device(device), watcher)
+        cell.path.mkdir(parents=True, exist_ok=True)
+        for leftover in cell.path.glob(".*.tmp"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        record = _run(cell, chosen, watcher)
     except Exception as error:
         if debug:
             raise
-        if not isinstance(error, MmbenchError):
-            (cell.path / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        if not isinstance(error, (MmbenchError, OSError)):
+            write_text(cell.path / "traceback.txt", traceback.format_exc())
         reason = str(error) if isinstance(error, MmbenchError) else f"{type(error).__name__}: {error}"
         record = replace(_base_record(cell), status="failed", reason=" ".join(reason.split())[:500])
     results.write_record(record)
@@ -258,6 +280,7 @@ def _base_record(cell: Cell) -> RunRecord:
 
 def _run(cell: Cell, device: str, watcher: Watcher | None) -> RunRecord:
     data = _load(cell.data_path, open_path(cell.data_path).hash)
+    began = time.perf_counter()
     model, config = build_model(cell, data, device)
     leaky = config.validation == "test-item"
     judged = target_view(data.prepared, data.split, "test") if leaky else data.valid
@@ -267,7 +290,6 @@ def _run(cell: Cell, device: str, watcher: Watcher | None) -> RunRecord:
             rank(current, judged, mask_seen=config.mask_seen, device=device), config.selection_metric
         )
 
-    began = time.perf_counter()
     if model.trainable:
         trainer = Trainer(
             model,

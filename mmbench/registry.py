@@ -5,10 +5,10 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from mmbench.config import TrainConfig, check_keys, defaults_of
 from mmbench.errors import UsageError, suggest
@@ -40,8 +40,13 @@ class ModelEntry:
 
     def config_class(self) -> type:
         """The configuration dataclass: C of the model's `Recommender[C]`."""
-        base = next(b for b in self.load().__orig_bases__ if get_args(b))  # type: ignore[attr-defined]
-        return get_args(base)[0]
+        bases = self.load().__dict__.get("__orig_bases__", ())
+        found = next((get_args(base)[0] for base in bases if get_args(base)), None)
+        if not is_dataclass(found):
+            raise UsageError(
+                f"{self.file}: write class {self.recipe.model_class}(Recommender[YourConfig]) with a dataclass"
+            )
+        return cast(type, found)
 
     def known_settings(self) -> list[str]:
         """Keys that this model takes: its own and those of training; they must not overlap."""

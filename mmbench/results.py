@@ -124,12 +124,14 @@ def write_record(record: RunRecord) -> None:
 def read_record(path: Path) -> RunRecord:
     """The record in a cell's folder; DataError when there is none or it is damaged."""
     file = path / "run.json"
+    if not file.is_file():
+        raise DataError(f"{path} is no finished run: it has no run.json; give a folder .../seed_<n>")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != RECORD_FORMAT:
             raise ValueError("written by another version of mmbench")
         return RunRecord(path=path, **content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{file} is no run record ({error}); remove {path} and run the cell again") from error
 
 

@@ -6,6 +6,8 @@ however it dies, so several `mmbench run` can share a results folder and none wa
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from mmbench import registry
 from mmbench.data.store import Prepared
-from mmbench.errors import DataError, UsageError, suggest
+from mmbench.errors import DataError, RunError, UsageError, suggest
 from mmbench.experiment import LOCK, Cell, make_cell, run_cell
 from mmbench.results import RunRecord, read_record
 from mmbench.runtime import code_version, prepare_process
@@ -125,14 +127,19 @@ def _other_code(record: RunRecord) -> bool:
     return record.environment.get("code", {}).get("source_hash") != code_version()["source_hash"]
 
 
-def _claim(cell: Cell, *, wait: bool) -> FileLock | None:
-    cell.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cell.path / LOCK)
+def _claim(cell: Cell, *, wait: bool) -> AbstractContextManager[Any] | None:
+    """The cell's lock, taken; None when another process holds it and we do not wait. Leave it with `with`."""
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        cell.path.mkdir(parents=True, exist_ok=True)
+        # The returned proxy gives the lock back once. `with` on the lock itself would take it a second time, so
+        # that it stayed ours, and two runs could wait for each other's last cell for ever.
+        return FileLock(cell.path / LOCK).acquire(timeout=-1 if wait else 0)
     except Timeout:
         return None
-    return lock
+    except OSError as error:
+        raise RunError(
+            f"cannot write {cell.path}: {error.strerror or error}; choose another --results-dir"
+        ) from error
 
 
 def _in_turn(
@@ -195,6 +202,11 @@ def _side_by_side(
     for number, cell in enumerate(cells, start=1):
         watcher.begins(cell, number, len(cells))
     threads = default_threads(jobs)
-    for cell, record in pool(delayed(_work)(cell, device, threads, shared) for cell in cells):
-        watcher.ends(cell, record)
-        yield record
+    try:
+        for cell, record in pool(delayed(_work)(cell, device, threads, shared) for cell in cells):
+            watcher.ends(cell, record)
+            yield record
+    except BrokenExecutor as error:
+        raise RunError(
+            "a worker process died, perhaps for want of memory; what is finished stays, try fewer --jobs"
+        ) from error

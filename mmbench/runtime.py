@@ -33,12 +33,15 @@ def pick_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {name!r}; known: auto, cpu, cuda")
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not number.isdecimal()):
+        raise UsageError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:1, ...")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(
             f"device {name!r} was asked for, but torch {torch.__version__} finds no GPU; use --device cpu"
         )
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPU, counted from 0")
     return name
 
 

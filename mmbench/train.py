@@ -135,15 +135,24 @@ class Trainer:
             if optimizer is None:
                 optimizer = self._start(stage)
             self._run_stage(stage, optimizer)
+            if stage.epochs is None:
+                checkpoint.load_weights(self.model, self.folder / BEST)
             self.progress.stage += 1
             if self.progress.stage < len(stages):
-                self.progress.epoch = self.progress.step = 0
+                self._reset_progress()
                 optimizer = self._start(stages[self.progress.stage])
                 self._save(optimizer)
-        checkpoint.load_weights(self.model, self.folder / BEST)
         return self.progress
 
+    def _reset_progress(self) -> None:
+        """A new stage counts its own epochs and looks for its own best; times and the curve go on."""
+        fresh = Progress()
+        for name in ("epoch", "step", "best", "best_epoch", "bad", "stopped"):
+            setattr(self.progress, name, getattr(fresh, name))
+
     def _start(self, stage: Stage) -> torch.optim.Optimizer:
+        # What a stage initialises anew must not depend on whether the stage before ran in this process.
+        torch.manual_seed(derive_seed(self.seed, "stage", self.progress.stage))
         self.model.start_stage(stage.name)
         return make_optimizer(self.model, self.config, stage.lr or self.config.lr)
 
@@ -156,10 +165,17 @@ class Trainer:
                 write_text(log, "")
             return None
         tensors, facts = checkpoint.load_tensors(file)
-        self.progress = Progress(**facts)
-        optimizer = self._start(stages[self.progress.stage])
-        checkpoint.load_weights(self.model, file)
-        checkpoint.load_optimizer(optimizer, tensors)
+        try:
+            self.progress = Progress(**facts)
+            for stage in stages[: self.progress.stage]:
+                self.model.start_stage(stage.name)
+            optimizer = self._start(stages[self.progress.stage])
+            checkpoint.load_weights(self.model, file)
+            checkpoint.load_optimizer(optimizer, tensors)
+        except (TypeError, ValueError, IndexError) as error:
+            raise RunError(
+                f"{file} was written by another version of mmbench ({error}); remove it and run the cell again"
+            ) from error
         done = (self.progress.stage, self.progress.epoch)
         kept = [line for line in lines if line.endswith("\n") and _place(line) <= done]
         write_text(log, "".join(kept))
@@ -205,7 +221,10 @@ class Trainer:
     def _validate(self, line: dict[str, Any]) -> None:
         """Selection compares unrounded values; an equal value is no gain, so the earlier epoch stays."""
         progress, began = self.progress, time.perf_counter()
-        value = self.validate(self.model)
+        try:
+            value = self.validate(self.model)
+        except RunError as error:
+            raise RunError(f"epoch {progress.epoch}, validation: {error}") from error
         progress.seconds["valid"] += time.perf_counter() - began
         progress.curve.append({"epoch": progress.epoch, self.config.selection_metric: value})
         if value > progress.best:

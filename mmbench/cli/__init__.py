@@ -6,13 +6,15 @@ Nothing heavy is imported here or at the top of a command file: `mmbench --help`
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 
 from mmbench import __version__
 from mmbench.cli.state import State
 from mmbench.errors import MmbenchError
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 app = typer.Typer(
     name="mmbench",
@@ -71,12 +73,40 @@ def main() -> None:
     """Entry point: known errors become one line on stderr and their exit code."""
     debug = "--debug" in sys.argv[1:]
     try:
-        app()
+        code = app(standalone_mode=False)
     except MmbenchError as error:
         if debug:
             raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(130)
+        fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough: mmbench report | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        wrong_usage(error)
+        raise
+    if code == INTERRUPTED:
+        fail("stopped; the same command goes on from here", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, then the end."""
+    typer.echo(f"error: {' '.join(message.split())}" if code != INTERRUPTED else message, err=True)
+    sys.exit(code)
+
+
+def wrong_usage(error: Exception) -> None:
+    """End with one line when the command line itself was wrong (an unknown option, a missing argument).
+
+    Known by its methods: typer carries its own copy of click since 0.20, so the class has no stable home.
+    """
+    context, text = getattr(error, "ctx", None), getattr(error, "format_message", None)
+    if text is None:
+        return
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help() if context else text())
+        sys.exit(2)
+    where = f" (see: {context.command_path} --help)" if context else ""
+    fail(f"{text().rstrip('.')}{where}", 2)

@@ -1,5 +1,6 @@
 """`mmbench run`, `train` and `evaluate`."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
 def parse_seeds(text: str) -> list[int]:
     """`10` -> 1..10; `3,5,8` -> those. Seeds are positive integers, each once."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.lstrip("-").isdigit() for part in parts):
+    if not all(re.fullmatch(r"-?[0-9]{1,9}", part) for part in parts):
         raise UsageError(f"--seeds {text!r}: give a number of seeds (10) or a list of seeds (3,5,8)")
     numbers = [int(part) for part in parts]
     if min(numbers) < 1:
@@ -160,7 +161,9 @@ def train(
     """Train one model with one seed, rank valid and test, and say where the result lies."""
     state: State = ctx.obj
     from mmbench.run import plan
+    from mmbench.runtime import pick_device
 
+    pick_device(device)
     prepared = chosen_datasets(state, [dataset] if dataset else None)
     overrides = parse_sets(set_, epochs=epochs)
     model_list([model], floors=False)

@@ -92,7 +92,8 @@ def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.G
     order = generator.permutation(len(rows))
     if unit == "rows":
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    reached = np.cumsum(rows.n_targets[order])
+    # Rows whose targets the model chooses itself ("sequence") count as one.
+    reached = np.cumsum(np.maximum(rows.n_targets, 1)[order])
     step = (reached - 1) // batch_size  # a row goes where its last target falls
     return np.split(order, np.flatnonzero(np.diff(step)) + 1)
 

@@ -15,8 +15,8 @@ it lies in, the date, or where the pictures are kept.
 """
 
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.atomic import hash_file, hash_json, write_json
+from mmbench.atomic import beside, hash_file, hash_json, write_json
 from mmbench.errors import DataError, UsageError, suggest
 
 FORMAT = 1
 ARRAYS = ("items.npy", "times.npy", "offsets.npy", "category_ids.npy", "category_offsets.npy")
 TEXTS = ("items.jsonl", "users.txt", "categories.txt")
+KEYS = ("name", "protocol", "counts", "synthetic", "created", "files", "items_hash", "hash")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def folder_name(name: str) -> str:
 
 def list_prepared(data_dir: Path) -> list[Prepared]:
     """All prepared data sets, the one prepared last first."""
-    found = [open_path(path.parent) for path in prepared_root(data_dir).glob("*/manifest.json")]
+    manifests = prepared_root(data_dir).glob("[!.]*/manifest.json")  # .name... is being written
+    found = [open_path(path.parent) for path in manifests]
     return sorted(found, key=lambda one: (-float(one.manifest["created"]), one.name))
 
 
@@ -147,17 +149,23 @@ def open_path(path: Path) -> Prepared:
         raise DataError(
             f"{path / 'manifest.json'} cannot be read ({error}); prepare the data set again"
         ) from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path / 'manifest.json'} is no manifest; prepare the data set again")
     if manifest.get("format") != FORMAT:
         raise DataError(
             f"{path} was prepared by another version of mmbench (format {manifest.get('format')}, "
             f"this one reads {FORMAT}); run: mmbench prepare {manifest.get('name', path.name)} --force"
         )
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        raise DataError(f"{path / 'manifest.json'} lacks {', '.join(missing)}; prepare the data set again")
     return Prepared(path=path, manifest=manifest)
 
 
 def open_prepared(name: str, data_dir: Path) -> Prepared:
     """Open the prepared data set `name` (`amazon-beauty`, `amazon-beauty@random:1`)."""
     path = prepared_root(data_dir) / folder_name(name)
+    _finish_swap(path)
     if not (path / "manifest.json").is_file():
         known = [one.name for one in list_prepared(data_dir)]
         hint = f"run: mmbench prepare {name}"
@@ -186,9 +194,10 @@ def write_prepared(
     """
     root = prepared_root(data_dir)
     names, category_ids, category_offsets = categories
+    final = root / folder_name(manifest["name"])
+    work = beside(final, what="new")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+        work.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"cannot write below {root}: {error.strerror}; choose another --data-dir") from error
     try:
@@ -215,7 +224,7 @@ def write_prepared(
             "hash": hash_json({"files": files, "protocol": manifest["protocol"], "format": FORMAT}),
         }
         write_json(work / "manifest.json", full)
-        final = root / folder_name(manifest["name"])
+        _flush(work)
         _swap(work, final)
     except OSError as error:
         raise DataError(f"cannot write below {root}: {error.strerror or error}; free some space") from error
@@ -224,14 +233,53 @@ def write_prepared(
     return open_path(final)
 
 
+def _flush(folder: Path) -> None:
+    """Push the files to the disk, so that a power cut after the swap does not leave empty ones."""
+    for file in folder.iterdir():
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())
+
+
+def _replaced(final: Path) -> Path:
+    """Where the old version waits while the new one takes its place."""
+    return final.with_name(f".{final.name}.old")
+
+
 def _swap(work: Path, final: Path) -> None:
-    """Put `work` in the place of `final`; features made for the same catalogue stay."""
-    if not final.exists():
+    """Put `work` in the place of `final`; features made for the same catalogue stay.
+
+    A folder cannot be replaced in one step, so a kill may fall between the two renames; then `_finish_swap`
+    brings the old version back.
+    """
+    with _swap_lock(final):
+        _finish(final)
+        if final.exists():
+            final.rename(_replaced(final))
         work.rename(final)
+        _finish(final)
+
+
+def _swap_lock(final: Path) -> Any:
+    from filelock import FileLock
+
+    return FileLock(final.with_name(".swap.lock"))
+
+
+def _finish_swap(final: Path) -> None:
+    """End what a killed `_swap` began; while one is going on, wait for it."""
+    if _replaced(final).exists():
+        with _swap_lock(final):
+            _finish(final)
+
+
+def _finish(final: Path) -> None:
+    """Bring the old version back when no new one came, else keep its features and remove it."""
+    old = _replaced(final)
+    if not old.exists():
         return
-    old = Path(tempfile.mkdtemp(dir=final.parent, prefix=".old-")) / final.name
-    final.rename(old)
-    work.rename(final)
-    if (old / "features").is_dir():
+    if not final.exists():
+        old.rename(final)
+        return
+    if (old / "features").is_dir() and not (final / "features").exists():
         (old / "features").rename(final / "features")
-    shutil.rmtree(old.parent, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from mmbench.atomic import write_json
+from mmbench.atomic import beside, write_json
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, UsageError, suggest
 
@@ -200,7 +199,8 @@ def write_features(
     work: Path | None = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=final.parent, prefix=".writing-"))
+        work = beside(final, what="new")
+        work.mkdir()
         np.save(work / "values.npy", values, allow_pickle=False)
         np.save(work / "present.npy", present, allow_pickle=False)
         write_json(work / "manifest.json", manifest)
@@ -230,7 +230,8 @@ def _replace(work: Path, final: Path) -> None:
             os.fsync(file.fileno())
     with FileLock(final.parent / ".lock"):
         if final.exists():
-            old = Path(tempfile.mkdtemp(dir=final.parent, prefix=".old-"))
+            old = beside(final, what="old")
+            old.mkdir()
             final.rename(old / final.name)
             try:
                 work.rename(final)

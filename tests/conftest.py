@@ -1,0 +1,21 @@
+"""Fixtures of all tests."""
+
+from pathlib import Path
+
+import pytest
+
+from mmbench.data.store import Prepared, open_prepared
+from tests.prepared import write_toy
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the prepared data set `toy` (see tests.prepared); nobody writes into it."""
+    folder = tmp_path_factory.mktemp("data")
+    write_toy(folder)
+    return folder
+
+
+@pytest.fixture
+def toy(data_dir: Path) -> Prepared:
+    return open_prepared("toy", data_dir)

@@ -1,0 +1,203 @@
+"""A small prepared data set on disk, and `mmbench` run on it as a real process.
+
+120 users, 60 items, 3 to 14 events each. Item i is usually followed by i + 7 (mod 60), so that a sequential
+model can learn something in a few epochs; about one event in six shares its time with the one before; histories
+hold repeats; items are in 1 to 2 of 6 categories, some in none; text and image features miss for some items.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbench.data.store import Prepared, write_prepared
+from mmbench.features.store import write_features
+
+ROOT = Path(__file__).resolve().parents[1]
+N_USERS, N_ITEMS = 120, 60
+START = 1_400_000_000
+PROTOCOL: dict[str, Any] = {
+    "name": "toy", "duplicates": "keep", "min_user": 3, "min_item": 1, "iterate": False, "require": [],
+    "ties": "file", "split": "leave-one-out", "valid_share": 0.0, "test_share": 0.0, "max_len": 10,
+    "mask_seen": "none", "selection_metric": "NDCG@10", "patience": 3,
+}  # fmt: skip
+
+
+def random_histories(
+    *, n_users: int = N_USERS, n_items: int = N_ITEMS, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """items 1..n_items, times and offsets of users with 3 to 14 events."""
+    rng = np.random.default_rng(seed)
+    lengths = 3 + np.arange(n_users) % 12
+    items, times = [], []
+    for length in lengths:
+        item, now = int(rng.integers(n_items)), START + int(rng.integers(0, 10_000_000))
+        for _ in range(length):
+            items.append(item + 1)
+            times.append(now)
+            item = (item + 7) % n_items if rng.random() < 0.8 else int(rng.integers(n_items))
+            now += int(rng.integers(1, 500_000)) * int(rng.random() > 1 / 6)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return np.array(items), np.array(times), offsets
+
+
+def write_toy(
+    data_dir: Path,
+    name: str = "toy",
+    *,
+    features: bool = True,
+    n_items: int = N_ITEMS,
+    histories: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    created: float = 1.0,
+    seed: int = 0,
+    **protocol: Any,
+) -> Prepared:
+    """Write the data set `name`; keywords change its protocol."""
+    items, times, offsets = histories or random_histories(n_items=n_items, seed=seed)
+    owned = [[] if i % 10 == 3 else sorted({i % 6, (i * i) % 6}) for i in range(n_items)]
+    counts = {"users": len(offsets) - 1, "items": n_items, "interactions": len(items)}
+    prepared = write_prepared(
+        data_dir=data_dir,
+        manifest={
+            "name": name, "dataset": name.split("@")[0], "title": name.title(), "synthetic": True,
+            "protocol": {**PROTOCOL, **protocol}, "counts": counts, "statistics": {}, "printed": {}, "raw": [],
+            "images": None, "created": created,
+        },
+        items=items,
+        times=times,
+        offsets=offsets,
+        item_records=[
+            {"id": f"i{i:05}", "title": f"thing {i}", "brand": "", "categories": [], "text": f"thing {i}",
+             "image": None} for i in range(n_items)
+        ],
+        user_ids=[f"u{u:05}" for u in range(len(offsets) - 1)],
+        categories=(
+            [f"category {c}" for c in range(6)],
+            np.array([c for one in owned for c in one]),
+            np.concatenate([[0], np.cumsum([len(one) for one in owned])]),
+        ),
+    )  # fmt: skip
+    if features:
+        for modality, dim in (("text", 12), ("image", 8)):
+            add_features(prepared, modality, "toy", dim=dim)
+    return prepared
+
+
+def add_features(prepared: Prepared, modality: str, encoder: str, *, dim: int = 8, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed + dim)
+    values = rng.normal(size=(prepared.n_items + 1, dim)).astype(np.float32)
+    present = rng.random(prepared.n_items + 1) > 0.1
+    write_features(prepared, modality, encoder, values, present, {"settings": {}})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a process ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error_lines(self) -> list[str]:
+        return [line for line in self.stderr.splitlines() if line.strip()]
+
+
+def environment(
+    *, data: Path | None = None, results: Path | None = None, env: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The caller's environment without its mmbench settings, one thread, plain output."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MMBENCH_")}
+    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"}
+    if data is not None:
+        kept["MMBENCH_DATA"] = str(data)
+    if results is not None:
+        kept["MMBENCH_RESULTS"] = str(results)
+    return kept | dict(env or {})
+
+
+def start(
+    *args: str | Path,
+    data: Path | None = None,
+    results: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.Popen[str]:
+    """`python -m mmbench ...` as a process of its own group."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmbench", *map(str, args)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+        env=environment(data=data, results=results, env=env), cwd=cwd or data or ROOT, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> Outcome:
+    """Wait for the end; a process that hangs is killed and fails the test."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill_group(process)
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {timeout} s\n{out}\n{err}") from None
+    return Outcome(process.returncode, out, err)
+
+
+def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+    """Send a signal to a process that `start` made and to its workers."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return  # it ended by itself
+
+
+def cli(
+    *args: str | Path,
+    data: Path | None = None,
+    results: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 120,
+) -> Outcome:
+    """Run `python -m mmbench ...` to its end."""
+    return finish(start(*args, data=data, results=results, env=env, cwd=cwd), timeout=timeout)
+
+
+def wait_for(condition: Any, *, seconds: float = 60, every: float = 0.01) -> None:
+    """Return when `condition()` is true."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(every)
+
+
+def cells(results: Path) -> list[Path]:
+    """Folders of all cells that hold a record."""
+    return sorted(file.parent for file in results.glob("*/*/*/seed_*/run.json"))
+
+
+def same_ranks(first: Path, second: Path) -> bool:
+    """Whether two cells' ranks.npz hold the same arrays, and their best weights the same bytes of each tensor."""
+    with np.load(first / "ranks.npz") as a, np.load(second / "ranks.npz") as b:
+        if sorted(a.files) != sorted(b.files) or not all((a[k] == b[k]).all() for k in a.files):
+            return False
+    return same_weights(first / "best.safetensors", second / "best.safetensors")
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    import torch
+    from safetensors.torch import load_file
+
+    if not first.is_file() and not second.is_file():
+        return True
+    a, b = load_file(first), load_file(second)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+SMALL: Sequence[str] = ("--set", "hidden_dim=16", "--set", "inner_dim=16", "--set", "batch_size=64")
