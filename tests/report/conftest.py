@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mmbench.atomic import hash_json
-from mmbench.results import Ranks, RunRecord, cell_path, read_record, write_ranks, write_record
+from mmbench.report.table import Comparison, Row, Table
+from mmbench.results import Ranks, RunRecord, cell_path, read_all, read_record, write_ranks, write_record
 
 N_ITEMS = 200
 N_USERS = 400
@@ -81,6 +82,30 @@ def paper_like(root: Path, *, seeds: int = 5, datasets: tuple[str, ...] = ("toys
             ]
         records.append(fake_run(root, "pop", dataset=dataset, skill=0.1, deterministic=True, best_epoch=0))
     return records
+
+
+def all_records(root: Path) -> list[RunRecord]:
+    return list(read_all(root))
+
+
+def headline(table: Table, column: int = 0) -> Comparison:
+    found = table.headlines()[column]
+    assert found is not None
+    return found
+
+
+def row_of(table: Table, label: str) -> Row:
+    return next(row for row in table.rows if row.label == label)
+
+
+def caption_of(table: Table, key: str) -> str:
+    return " ".join(text for found, text in table.caption if found == key)
+
+
+def ranks_with_hits(hits: int, n_users: int = 100) -> Ranks:
+    """`hits` users have rank 1, all others the last rank."""
+    greater = np.where(np.arange(n_users) < hits, 0, N_ITEMS - 1)
+    return Ranks(np.arange(n_users), greater, np.zeros(n_users, dtype=np.int64), N_ITEMS)
 
 
 @pytest.fixture
