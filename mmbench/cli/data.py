@@ -60,6 +60,12 @@ def prepare(
         _extract(state, report.prepared, text=text, image=image)
 
 
+def prepare_one(state: State, name: str) -> None:
+    """Prepare a data set with all defaults; for commands that need one and find none."""
+    report = _preprocess(state, name, raw=None, force=False, protocol=None, ties=None)
+    _extract(state, report.prepared, text=None, image=None)
+
+
 def preprocess(
     ctx: typer.Context,
     dataset: Names,

@@ -7,7 +7,16 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from mmbench.data.raw import EventBuilder, Faults, RawEvents, RawItem, missing_name, parse_id, parse_ticks, read_lines
+from mmbench.data.raw import (
+    EventBuilder,
+    Faults,
+    RawEvents,
+    RawItem,
+    missing_name,
+    parse_id,
+    parse_ticks,
+    read_lines,
+)
 from mmbench.data.text import clean, is_page_script
 
 _ASIN_FIRST = re.compile(rb"""\{\s*['"]asin['"]\s*:\s*['"]([^'"\\]+)['"]""")
