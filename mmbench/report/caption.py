@@ -74,7 +74,7 @@ def data_lines(datasets: Sequence[DatasetInfo]) -> list[tuple[str, str]]:
             parts.append(f"equal timestamps in order: {protocol['ties']}")
         if one.data_hash:
             parts.append(f"data {one.data_hash[:8]}")
-        parts.append(f"one user moves HR by {1 / one.n_users:.2g}")
+        parts.append(f"one user moves HR by {_short(1 / one.n_users)}")
         label = "SYNTHETIC (generated) data; " if one.synthetic else ""
         lines.append(("Data", f"{one.name}: {label}{', '.join(parts)}."))
     return lines
@@ -149,7 +149,7 @@ def _describe(tested: Sequence[Comparison], test: TestName) -> str:
 
 
 def _short(p: float) -> str:
-    """A probability in three digits, without the leading zero."""
+    """A small number in three digits, without the leading zero."""
     return f"{p:.3g}".removeprefix("0")
 
 
