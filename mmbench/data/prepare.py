@@ -160,7 +160,9 @@ def _hashed(spec: DatasetSpec, raw_dir: Path, one: RawFile) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     if one.sha256 is not None and found["sha256"] != one.sha256:
-        raise DataError(f"{file} is not the file that the catalogue of {spec.name} describes (sha256 differs); get it again")
+        raise DataError(
+            f"{file} is not the file that the catalogue of {spec.name} describes (sha256 differs); get it again"
+        )
     return found
 
 

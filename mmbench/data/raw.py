@@ -149,7 +149,7 @@ def open_raw(file: Path) -> Iterator[IO[bytes]]:
         plain.seek(0)
         if magic == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=plain) as unpacked:
-                yield io.BufferedReader(unpacked)  # type: ignore[arg-type]
+                yield io.BufferedReader(unpacked)
         else:
             yield plain
 

@@ -159,7 +159,8 @@ class DatasetSpec(_Strict):
                 raise ValueError(f"parser {self.parser!r} needs files.items")
             wrong = [field for field in self.text_fields if field not in AMAZON_TEXT]
             if wrong:
-                raise ValueError(f"text field {wrong[0]!r} does not exist in Amazon data; known: {', '.join(AMAZON_TEXT)}")
+                known = ", ".join(AMAZON_TEXT)
+                raise ValueError(f"text field {wrong[0]!r} does not exist in Amazon data; known: {known}")
             if self.images and set(self.member_fields) - {"id"}:
                 raise ValueError("images.member may only use {id} for Amazon data")
         elif self.files.items is None and (self.columns.items.group or self.images):

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmbench.data.raw import Faults, missing_name, open_raw
 from mmbench.errors import DataError
@@ -43,7 +43,7 @@ def _text_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[R
     recbole = kind in (".inter", ".item")
     with open_raw(file) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        quoting = csv.QUOTE_NONE if recbole else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if recbole else csv.QUOTE_MINIMAL  # 3 and 0
         rows = _parsed(file, csv.reader(text, delimiter=KINDS[kind], strict=True, quoting=quoting), faults)
         first = next(rows, None)
         if first is None:
