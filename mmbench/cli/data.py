@@ -15,7 +15,8 @@ Names = Annotated[list[str], typer.Argument(metavar="DATASET...", help="NAME[@PR
 Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  # noqa: UP045
 Force = Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Use local files only. (This version never fetches raw files itself.)")
+    bool,
+    typer.Option("--offline", help="Use local files only. (This version never fetches raw files itself.)"),
 ]
 ProtocolOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -37,7 +38,9 @@ datasets_app = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: mmbench prepare amazon-beauty --raw ~/amazon-2014")(prepare)
-    app.command(epilog="Example: mmbench preprocess amazon-beauty --raw ~/amazon-2014 --ties random:1")(preprocess)
+    app.command(epilog="Example: mmbench preprocess amazon-beauty --raw ~/amazon-2014 --ties random:1")(
+        preprocess
+    )
     app.command(epilog="Example: mmbench extract demo --text tfidf-svd --image none")(extract)
     app.add_typer(datasets_app, name="datasets")
 
@@ -160,7 +163,9 @@ def show(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="DATASE
     if spec.printed:
         one = spec.printed
         rows.append(["printed", f"{one.users:,} / {one.items:,} / {one.interactions:,} ({one.source})"])
-    rows += [["slip", f"{one.statistic} {one.printed:g}, not {one.correct:g}: {one.why}"] for one in spec.slips]
+    rows += [
+        ["slip", f"{one.statistic} {one.printed:g}, not {one.correct:g}: {one.why}"] for one in spec.slips
+    ]
     rows += [["notes", spec.notes]] if spec.notes else []
     _print_table(state, ["key", "value"], rows)
 
@@ -170,7 +175,13 @@ def _plain(value: Any) -> str:
 
 
 def _preprocess(
-    state: State, name: str, *, raw: Path | None, force: bool, protocol: str | None, ties: str | None
+    state: State,
+    name: str,
+    *,
+    raw: Path | None = None,
+    force: bool = False,
+    protocol: str | None = None,
+    ties: str | None = None,
 ) -> "PrepareReport":
     from mmbench.data import prepare as data
 
@@ -199,10 +210,14 @@ def _print_instructions(state: State, error: "RawFilesMissingError") -> None:
     state.err.print("These raw files are needed:", markup=False)
     for one in error.files:
         for source in one.urls or ["no public address: from the owner of the data"]:
-            state.err.print(f"  {one.name}\n    from {source}\n    to   {error.folder / one.name}", markup=False)
+            state.err.print(
+                f"  {one.name}\n    from {source}\n    to   {error.folder / one.name}", markup=False
+            )
 
 
-def _extract(state: State, prepared: "Prepared", *, text: str | None, image: str | None) -> None:
+def _extract(
+    state: State, prepared: "Prepared", *, text: str | None = None, image: str | None = None
+) -> None:
     from rich.progress import Progress
 
     from mmbench.features.extract import extract_default
@@ -219,7 +234,9 @@ def _extract(state: State, prepared: "Prepared", *, text: str | None, image: str
     for one in reports:
         state.out.print(f"{prepared.name}: {one.line()}", markup=False)
     if image is None and prepared.manifest["images"] is None:
-        state.out.print(f"{prepared.name}: no pictures beside the raw files, so no image features", markup=False)
+        state.out.print(
+            f"{prepared.name}: no pictures beside the raw files, so no image features", markup=False
+        )
 
 
 def _print_statistics(state: State, prepared: "Prepared") -> None:
@@ -248,5 +265,3 @@ def _print_table(state: State, header: list[str], rows: list[list[str]]) -> None
     from tabulate import tabulate
 
     state.out.print(tabulate(rows, headers=header, tablefmt="plain", disable_numparse=True), markup=False)
-
-

@@ -70,7 +70,9 @@ def read_meta(file: Path, wanted: Collection[str], *, edition: str) -> tuple[dic
             found[item.id] = item
     notes = faults.finish()
     if repeated:
-        notes.append(f"{file.name}: {repeated:,} entries repeat an asin; blanks of the first were filled from them")
+        notes.append(
+            f"{file.name}: {repeated:,} entries repeat an asin; blanks of the first were filled from them"
+        )
     if scripts:
         notes.append(f"{file.name}: {scripts:,} titles are page script and were left blank")
     return found, notes

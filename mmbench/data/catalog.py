@@ -33,7 +33,9 @@ def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
     for file in catalog_files(data_dir):
         for name, spec in read_catalog(file).items():
             if name in found and (found[name] != spec):
-                raise UsageError(f"{file}: data set {name!r} is already defined in {origin[name]}; rename one of them")
+                raise UsageError(
+                    f"{file}: data set {name!r} is already defined in {origin[name]}; rename one of them"
+                )
             found[name], origin[name] = spec, file
     return found
 
@@ -43,7 +45,9 @@ def read_catalog(file: Path) -> dict[str, DatasetSpec]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}); give the path of a datasets.toml") from error
+        raise UsageError(
+            f"{file} cannot be read ({error.strerror}); give the path of a datasets.toml"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is no valid TOML: {error}") from error
     return {name: _read_table(file, name, table) for name, table in content.items()}
@@ -115,7 +119,9 @@ def add_datasets(file: Path, data_dir: Path) -> list[str]:
     target = data_dir / "datasets.toml"
     tables = read_catalog(target) if target.is_file() else {}
     beside = str(file.resolve().parent)
-    tables.update({name: spec if spec.raw else spec.model_copy(update={"raw": beside}) for name, spec in new.items()})
+    tables.update(
+        {name: spec if spec.raw else spec.model_copy(update={"raw": beside}) for name, spec in new.items()}
+    )
     write_text(target, "\n".join(_dump_table(spec) for _, spec in sorted(tables.items())))
     return list(new)
 

@@ -45,9 +45,13 @@ def _list_folder(path: Path) -> ImageListing:
 def _list_zip(path: Path) -> ImageListing:
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [(one.filename, one.file_size, one.CRC) for one in archive.infolist() if not one.is_dir()]
+            entries = [
+                (one.filename, one.file_size, one.CRC) for one in archive.infolist() if not one.is_dir()
+            ]
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is no readable zip ({error}); get it again or unpack it into a folder") from error
+        raise DataError(
+            f"{path} is no readable zip ({error}); get it again or unpack it into a folder"
+        ) from error
     return ImageListing("zip", path, frozenset(name for name, _, _ in entries), hash_json(sorted(entries)))
 
 

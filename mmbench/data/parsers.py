@@ -22,7 +22,9 @@ def parse(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progre
     return reader(spec, raw_dir, listing, progress)
 
 
-def _parse_amazon(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress) -> RawData:
+def _parse_amazon(
+    spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress
+) -> RawData:
     assert spec.files.items is not None  # the spec checks it
     progress(f"reading {spec.files.interactions.name}")
     events, notes = read_reviews(raw_dir / spec.files.interactions.name)
@@ -43,7 +45,9 @@ def _amazon_image(spec: DatasetSpec, item: RawItem, listing: ImageListing | None
     return member if item.image_url or there else None
 
 
-def _parse_tables(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress) -> RawData:
+def _parse_tables(
+    spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress
+) -> RawData:
     items: dict[str, RawItem] = {}
     groups: dict[str, str] | None = None
     notes: list[str] = []
@@ -63,7 +67,9 @@ def _parse_tables(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None
 def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -> tuple[RawEvents, list[str]]:
     columns = spec.interaction_columns
     builder, faults = EventBuilder(), new_faults(file)
-    for number, (user, item, timestamp) in read_rows(file, [columns.user, columns.item, columns.timestamp], faults):
+    for number, (user, item, timestamp) in read_rows(
+        file, [columns.user, columns.item, columns.timestamp], faults
+    ):
         try:
             item_id = parse_id(item, "item id")
             if groups is not None:
@@ -98,7 +104,9 @@ class _ItemReader:
             raise DataError(f"{file} holds no item; check that it is the right file")
         notes = faults.finish()
         if self.repeated:
-            notes.append(f"{file.name}: {self.repeated:,} rows repeat an item id; the first row of each counts")
+            notes.append(
+                f"{file.name}: {self.repeated:,} rows repeat an item id; the first row of each counts"
+            )
         return notes
 
     def _add(self, row: dict[str, Any]) -> None:

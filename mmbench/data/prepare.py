@@ -76,7 +76,9 @@ def prepare(
     except OSError as error:
         raise DataError(f"cannot write below {root}: {error.strerror}; choose another --data-dir") from error
     with FileLock(root / f".{folder_name(name)}.lock"):
-        prepared, fresh, notes = _prepare(spec, name, rules, data_dir, raw=raw, force=force, progress=progress)
+        prepared, fresh, notes = _prepare(
+            spec, name, rules, data_dir, raw=raw, force=force, progress=progress
+        )
     return PrepareReport(prepared, spec, fresh, notes, time.monotonic() - started)
 
 
@@ -101,7 +103,11 @@ def _prepare(
     listing = list_images(spec.images, raw_dir)
     hashes = [_hashed(spec, raw_dir, one) for one in spec.raw_files]
     source = hash_json({"recipe": recipe, "raw": hashes, "images": listing.hash if listing else None})
-    if existing is not None and existing.manifest.get("source") == source and _images_there(existing, listing):
+    if (
+        existing is not None
+        and existing.manifest.get("source") == source
+        and _images_there(existing, listing)
+    ):
         return existing, False, []
     data = parse(spec, raw_dir, listing, progress)
     progress("filtering and sorting")
@@ -171,7 +177,9 @@ def find_raw(
 ) -> Path:
     """The folder that holds all raw files of `spec`: `raw`, `raw`/<name>, or the data set's own place."""
     if raw is not None and not raw.is_dir():
-        raise DataError(f"--raw {raw} is no folder; name the folder that holds {spec.files.interactions.name}")
+        raise DataError(
+            f"--raw {raw} is no folder; name the folder that holds {spec.files.interactions.name}"
+        )
     own = spec.raw_dir(data_dir)
     places = [own] if raw is None else [raw, raw / spec.name]
     if spec.name == "demo" and spec.synthetic and raw is None:
@@ -204,7 +212,9 @@ def _generate_demo(spec: DatasetSpec, folder: Path, *, force: bool, progress: Pr
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror or error}; choose another --data-dir") from error
+        raise DataError(
+            f"cannot write {folder}: {error.strerror or error}; choose another --data-dir"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -239,11 +249,16 @@ def _build(spec: DatasetSpec, data: RawData, rules: dict[str, Any], listing: Ima
     statistics = describe(**arrays, ticks=ticks, n_items=len(item_ids), protocol=rules)
     statistics |= {"coverage": coverage(records, members), "raw": counted}
     categories = category_vocabulary(records)
-    return _Built({**arrays, "item_records": records, "user_ids": user_ids, "categories": categories}, statistics)
+    return _Built(
+        {**arrays, "item_records": records, "user_ids": user_ids, "categories": categories}, statistics
+    )
 
 
 def _select(
-    events: RawEvents, records: dict[str, dict[str, Any]], rules: dict[str, Any], members: frozenset[str] | None
+    events: RawEvents,
+    records: dict[str, dict[str, Any]],
+    rules: dict[str, Any],
+    members: frozenset[str] | None,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """(bool [E] of the events that stay, what happened on the way)."""
     allowed = np.array([_complete(records[name], rules["require"], members) for name in events.item_names])
@@ -289,7 +304,9 @@ def _numbered(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str
 
 def _record(spec: DatasetSpec, item: RawItem) -> dict[str, Any]:
     """The item as items.jsonl keeps it. A description is kept only where it is part of the text."""
-    fields = {key: value for key, value in item.fields.items() if key != "description" or key in spec.text_fields}
+    fields = {
+        key: value for key, value in item.fields.items() if key != "description" or key in spec.text_fields
+    }
     record: dict[str, Any] = {
         **fields,
         "id": item.id,

@@ -128,4 +128,10 @@ def build_protocol(name: str, *, ties: str, filters: dict[str, Any] | None = Non
     """The protocol dict of a manifest. `filters` are the data set's own; only OWN_FILTERS protocols take them."""
     own = filters or {} if name in OWN_FILTERS else {}
     base = PROTOCOLS[check_protocol(name)]
-    return {"name": name, **base, **own, "require": list(own.get("require", base["require"])), "ties": check_ties(ties)}
+    return {
+        "name": name,
+        **base,
+        **own,
+        "require": list(own.get("require", base["require"])),
+        "ties": check_ties(ties),
+    }

@@ -186,7 +186,11 @@ def parse_ticks(value: Any, unit: str) -> int:
     if ticks < 0:
         raise ValueError(f"timestamp {value!r} is before 1970")
     if ticks > LATEST * TICKS[unit]:
-        hint = "; it looks like milliseconds: declare unit = 'ms'" if unit == "s" and ticks < LATEST * 1000 else ""
+        hint = (
+            "; it looks like milliseconds: declare unit = 'ms'"
+            if unit == "s" and ticks < LATEST * 1000
+            else ""
+        )
         raise ValueError(f"timestamp {value!r} is too large{hint}")
     return ticks
 
@@ -208,7 +212,9 @@ def _parse_iso(value: Any) -> int:
     try:
         moment = datetime.fromisoformat(value.strip())
     except (ValueError, AttributeError, TypeError):
-        raise ValueError(f"timestamp {value!r} is no ISO date such as 2014-07-23 or 2014-07-23T12:00:00Z") from None
+        raise ValueError(
+            f"timestamp {value!r} is no ISO date such as 2014-07-23 or 2014-07-23T12:00:00Z"
+        ) from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     ticks = (moment - _EPOCH) // timedelta(microseconds=1)
     if ticks < 0:

@@ -154,13 +154,16 @@ class DatasetSpec(_Strict):
             )
         if not self.is_table:
             if self.columns != Columns():
-                raise ValueError(f"columns are fixed for parser {self.parser!r}; remove them or use parser = 'table'")
+                raise ValueError(
+                    f"columns are fixed for parser {self.parser!r}; remove them or use parser = 'table'"
+                )
             if self.files.items is None:
                 raise ValueError(f"parser {self.parser!r} needs files.items")
             wrong = [field for field in self.text_fields if field not in AMAZON_TEXT]
             if wrong:
-                known = ", ".join(AMAZON_TEXT)
-                raise ValueError(f"text field {wrong[0]!r} does not exist in Amazon data; known: {known}")
+                raise ValueError(
+                    f"text field {wrong[0]!r} does not exist in Amazon data; known: {', '.join(AMAZON_TEXT)}"
+                )
             if self.images and set(self.member_fields) - {"id"}:
                 raise ValueError("images.member may only use {id} for Amazon data")
         elif self.files.items is None and (self.columns.items.group or self.images):
@@ -221,7 +224,11 @@ def known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]
         if isinstance(part, int):
             continue
         field = model.model_fields.get(part)
-        nested = [] if field is None else [one for one in _types_in(field.annotation) if issubclass(one, BaseModel)]
+        nested = (
+            []
+            if field is None
+            else [one for one in _types_in(field.annotation) if issubclass(one, BaseModel)]
+        )
         if not nested:
             return []
         model = nested[0]

@@ -44,7 +44,9 @@ def describe(
         "sparsity": 1 - len(np.unique(user * np.int64(n_items + 1) + items)) / (n_users * n_items),
         "tied_neighbours": _share(np.diff(ticks)[neighbours] == 0),
         "long_intervals": _share(gaps > LONG_INTERVAL_DAYS * DAY),
-        "history_length": dict(zip(map(str, QUANTILES), np.quantile(lengths, QUANTILES).tolist(), strict=True)),
+        "history_length": dict(
+            zip(map(str, QUANTILES), np.quantile(lengths, QUANTILES).tolist(), strict=True)
+        ),
         "first_time": int(times.min()),
         "last_time": int(times.max()),
         "valid_users": int((split.valid_pos >= 0).sum()),
@@ -95,19 +97,30 @@ def compare(
     for name in (*COUNTS, "actions_per_user", "actions_per_item", "sparsity"):
         computed, slip = statistics[name], slips.get(name)
         value = slip["printed"] if slip else printed.get(name)
-        rows.append(Compared(name, computed, value, _remark(name, computed, value, slip, protocol, default_protocol)))
+        rows.append(
+            Compared(name, computed, value, _remark(name, computed, value, slip, protocol, default_protocol))
+        )
     return rows
 
 
 def _remark(
-    name: str, computed: float, value: float | None, slip: Mapping[str, Any] | None, protocol: str, default: str
+    name: str,
+    computed: float,
+    value: float | None,
+    slip: Mapping[str, Any] | None,
+    protocol: str,
+    default: str,
 ) -> str:
     if value is None:
         return ""
     if slip is not None:
         agrees = abs(computed - slip["correct"]) < (0.5 if name in COUNTS else 0.005)
         if agrees or computed != value:
-            tail = "" if agrees or protocol != default else f"; computed differs from {slip['correct']:g} as well"
+            tail = (
+                ""
+                if agrees or protocol != default
+                else f"; computed differs from {slip['correct']:g} as well"
+            )
             return f"slip in {slip['source']}: {slip['why']}{tail}"
     if computed == value:
         return "as printed"
@@ -118,7 +131,9 @@ def _remark(
 def coverage(records: Sequence[Mapping[str, Any]], members: frozenset[str] | None) -> dict[str, Any]:
     """Shares of items with a title, any text, categories, a declared picture, and a picture that is there."""
     n = len(records)
-    there = [one["image"] for one in records if one["image"] is not None and members and one["image"] in members]
+    there = [
+        one["image"] for one in records if one["image"] is not None and members and one["image"] in members
+    ]
     return {
         "title": sum(bool(one["title"]) for one in records) / n,
         "text": sum(bool(one["text"]) for one in records) / n,

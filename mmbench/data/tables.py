@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmbench.data.raw import Faults, missing_name, open_raw
 from mmbench.errors import DataError
@@ -43,8 +43,12 @@ def _text_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[R
     recbole = kind in (".inter", ".item")
     with open_raw(file) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if recbole else csv.QUOTE_MINIMAL  # 3 and 0
-        rows = _parsed(file, csv.reader(text, delimiter=KINDS[kind], strict=True, quoting=quoting), faults)
+        reader = (
+            csv.reader(text, delimiter="\t", strict=True, quoting=csv.QUOTE_NONE)
+            if recbole
+            else csv.reader(text, delimiter=KINDS[kind], strict=True)
+        )
+        rows = _parsed(file, reader, faults)
         first = next(rows, None)
         if first is None:
             raise DataError(f"{file} is empty; get the file again")
@@ -84,7 +88,9 @@ def _recbole_header(file: Path, header: list[str]) -> list[str]:
     for one in header:
         name, colon, kind = one.strip().partition(":")
         if not colon or kind not in ("token", "token_seq", "float", "float_seq"):
-            raise DataError(f"{file}: header {one!r} is not name:type as RecBole writes it, for instance user_id:token")
+            raise DataError(
+                f"{file}: header {one!r} is not name:type as RecBole writes it, for instance user_id:token"
+            )
         names.append(name)
     return names
 
@@ -115,7 +121,9 @@ def _parquet_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterato
                     faults.n_lines += 1
                     yield number, list(values)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} is no readable Parquet file ({str(error).splitlines()[0]}); get it again") from error
+        raise DataError(
+            f"{file} is no readable Parquet file ({str(error).splitlines()[0]}); get it again"
+        ) from error
 
 
 def _values(column: Any) -> list[Any]:
