@@ -46,6 +46,12 @@ def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_
     v' and t' (the user's first event in each span) are the targets; their input is everything before them.
     Training sees only events before T_valid. A user with nothing before the target is not evaluated.
     """
+    if not (0 <= valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
+        raise UsageError(
+            f"time split: valid_share {valid_share} and test_share {test_share} must be 0 or more, below 1 together"
+        )
+    if len(times) == 0:
+        raise DataError("time split: there is no event at all")
     starts, ends = offsets[:-1], offsets[1:]
     t_valid, t_test = np.quantile(
         times, [1 - valid_share - test_share, 1 - test_share], method="higher"

@@ -73,10 +73,21 @@ class Prepared:
     def _array(self, name: str) -> np.ndarray:
         try:
             return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise self._unreadable(name, error) from error
+
+    def _lines(self, name: str) -> list[str]:
+        """Split at \\n only: str.splitlines would also cut an id or a name at U+2028 and its like."""
+        try:
+            with (self.path / name).open(encoding="utf-8", newline="\n") as file:
+                return [line.removesuffix("\n") for line in file]
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self.path / name} cannot be read ({error}); run: mmbench prepare {self.name} --force"
-            ) from error
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> DataError:
+        return DataError(
+            f"{self.path / name} cannot be read ({error}); run: mmbench prepare {self.name} --force"
+        )
 
     @cached_property
     def items(self) -> np.ndarray:
@@ -100,17 +111,19 @@ class Prepared:
 
     @cached_property
     def category_names(self) -> list[str]:
-        return (self.path / "categories.txt").read_text(encoding="utf-8").splitlines()
+        return self._lines("categories.txt")
 
     @cached_property
     def item_records(self) -> list[dict[str, Any]]:
         """The catalogue: record i belongs to item i + 1."""
-        with (self.path / "items.jsonl").open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        try:
+            return [json.loads(line) for line in self._lines("items.jsonl")]
+        except ValueError as error:
+            raise self._unreadable("items.jsonl", error) from error
 
     @cached_property
     def user_ids(self) -> list[str]:
-        return (self.path / "users.txt").read_text(encoding="utf-8").splitlines()
+        return self._lines("users.txt")
 
     @property
     def features_dir(self) -> Path:
@@ -213,8 +226,9 @@ def write_prepared(
         with (work / "items.jsonl").open("w", encoding="utf-8") as file:
             for record in item_records:
                 file.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
-        (work / "users.txt").write_text("".join(f"{user}\n" for user in user_ids), encoding="utf-8")
-        (work / "categories.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        for file_name, lines in (("users.txt", user_ids), ("categories.txt", names)):
+            with (work / file_name).open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(line.replace("\n", " ") + "\n" for line in lines)
         files = {name: hash_file(work / name) for name in (*ARRAYS, *TEXTS)}
         full = {
             **manifest,

@@ -142,7 +142,7 @@ def load_features(prepared: Prepared, modality: str, encoder: str) -> FeatureSet
     try:
         values = np.load(path / "values.npy", mmap_mode="r", allow_pickle=False)
         present = np.load(path / "present.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error}); {again}") from error
     rows = prepared.n_items + 1
     if values.ndim != 2 or values.dtype != np.float32 or len(values) != rows or present.shape != (rows,):

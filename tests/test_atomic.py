@@ -1,0 +1,126 @@
+"""Files are either old or new, whatever happens while they are written."""
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from mmbench import atomic
+from mmbench.atomic import canonical, hash_file, hash_json, replacing, write_json, write_text, write_with
+from mmbench.errors import MmbenchError
+from tests.prepared import environment
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "folder" / "a.txt"
+    write_text(file, "one")
+    write_text(file, "zwei ä")
+    assert file.read_text(encoding="utf-8") == "zwei ä"
+    assert [one.name for one in file.parent.iterdir()] == ["a.txt"]
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    with replacing(file) as temporary:
+        temporary.write_text("half")
+        assert file.read_text() == "old"
+        assert temporary.parent == file.parent, "a rename is one step only inside one file system"
+    assert file.read_text() == "half"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space")])
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+
+    def fail(temporary: Path) -> NoReturn:
+        temporary.write_text("half")
+        raise error
+
+    expected = MmbenchError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected):
+        write_with(file, fail)
+    assert file.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fills_at_the_last_moment(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+
+    def full(*args: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic.os, call, full)
+    with pytest.raises(MmbenchError) as caught:
+        write_text(file, "new")
+    assert str(caught.value) == (
+        f"cannot write {file}: No space left on device; free some space or choose another folder"
+    )
+    assert file.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MmbenchError, match="cannot write"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    for mask, expected in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            write_text(tmp_path / "a.txt", "x")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == expected
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from mmbench.atomic import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    with temporary.open("w") as file:
+        file.write("half of the new con")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_writer_killed_halfway_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    done = subprocess.run([sys.executable, "-c", KILLED_WRITER, file], env=environment(), check=False)
+    assert done.returncode == -9
+    assert file.read_text() == "old"
+    leftovers = [one.name for one in tmp_path.iterdir() if one.name != "a.txt"]
+    assert all(one.startswith(".a.txt.") and one.endswith(".tmp") for one in leftovers)
+    write_text(file, "new")
+    assert file.read_text() == "new"
+
+
+def test_json_is_stable_and_refuses_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, "ä"]})
+    write_json(tmp_path / "b.json", {"a": [1.5, "ä"], "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert "NaN" not in (tmp_path / "a.json").read_text()
+
+
+def test_hashes_do_not_change_between_versions(tmp_path: Path) -> None:
+    assert canonical({"b": [1, 2.5], "a": None}) == b'{"a":null,"b":[1,2.5]}'
+    assert hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
+    (tmp_path / "x").write_bytes(b"abc")
+    assert hash_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,112 @@
+"""Which events are for what: drawn examples, and the promise that nothing from the future is used."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmbench.data.split import Split, by_time, leave_one_out, make_split
+from mmbench.errors import DataError, UsageError
+
+
+def positions(split: Split) -> list[tuple[int, int, int]]:
+    return list(
+        zip(split.train_len.tolist(), split.valid_pos.tolist(), split.test_pos.tolist(), strict=True)
+    )
+
+
+def test_leave_one_out_as_drawn() -> None:
+    """6 events: 0 1 2 3 | 4 | 5; fewer than 3 are in no part."""
+    split = leave_one_out(np.array([6, 3, 2, 1, 0]))
+    assert positions(split) == [(4, 4, 5), (1, 1, 2), (0, -1, -1), (0, -1, -1), (0, -1, -1)]
+
+
+def test_time_split_as_drawn() -> None:
+    """Ten events in all; the newest 20 % are test time (from 90 on), 20 % before it validation time (from 70)."""
+    times = np.array([10, 20, 70, 90, 30, 40, 80, 50, 60, 95])
+    split = by_time(times, np.array([0, 4, 7, 10]), valid_share=0.2, test_share=0.2)
+    assert positions(split) == [(2, 2, 3), (2, 2, -1), (2, -1, 2)]
+
+
+def test_equal_times_stay_on_one_side_of_a_border() -> None:
+    times = np.array([1, 5, 5, 5, 2, 5, 5, 5, 3, 5])
+    split = by_time(times, np.array([0, 4, 8, 10]), valid_share=0.2, test_share=0.2)
+    assert positions(split) == [(1, -1, 1), (1, -1, 1), (1, -1, 1)]
+
+
+def test_a_user_who_begins_after_the_border_is_not_evaluated_there() -> None:
+    times = np.array([1, 2, 3, 4, 5, 6, 9, 10])
+    split = by_time(times, np.array([0, 6, 8]), valid_share=0.25, test_share=0.25)
+    assert positions(split)[1] == (0, -1, -1)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Times, sorted inside each user, with many ties, and offsets; users may be empty."""
+    users = draw(st.lists(st.lists(st.integers(0, 30), max_size=8), min_size=1, max_size=8))
+    if not any(users):
+        users.append([draw(st.integers(0, 30))])
+    offset = draw(st.sampled_from([0, 1_400_000_000, 2**40]))
+    times = np.array([offset + t for user in users for t in sorted(user)], dtype=np.int64)
+    return times, np.concatenate([[0], np.cumsum([len(user) for user in users])]).astype(np.int64)
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories(), st.sampled_from([0.1, 0.2, 0.3]), st.sampled_from([0.1, 0.25, 0.4]))
+def test_time_split_never_uses_the_future(
+    drawn: tuple[np.ndarray, np.ndarray], valid_share: float, test_share: float
+) -> None:
+    times, offsets = drawn
+    split = by_time(times, offsets, valid_share=valid_share, test_share=test_share)
+    train, valid_input, valid, test_input, test = ([] for _ in range(5))
+    for user, (train_len, valid_pos, test_pos) in enumerate(positions(split)):
+        own = times[offsets[user] : offsets[user + 1]].tolist()
+        train += own[:train_len]
+        if valid_pos >= 0:
+            assert valid_pos >= 1
+            valid_input += own[:valid_pos]
+            valid.append(own[valid_pos])
+        if test_pos >= 0:
+            assert test_pos >= 1
+            test_input += own[:test_pos]
+            test.append(own[test_pos])
+        if valid_pos >= 0 and test_pos >= 0:
+            assert valid_pos < test_pos
+    for before, after in ((train, valid), (train, test), (valid_input, valid), (test_input, test), (valid, test)):
+        if before and after:
+            assert max(before) < min(after)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=20))
+def test_leave_one_out_uses_every_event_once(lengths: list[int]) -> None:
+    for length, (train_len, valid_pos, test_pos) in zip(
+        lengths, positions(leave_one_out(np.array(lengths))), strict=True
+    ):
+        if length >= 3:
+            assert [*range(train_len), valid_pos, test_pos] == list(range(length))
+        else:
+            assert (train_len, valid_pos, test_pos) == (0, -1, -1)
+
+
+def protocol(**changes: object) -> dict[str, object]:
+    return {"split": "leave-one-out", "valid_share": 0.1, "test_share": 0.1, **changes}
+
+
+def test_a_split_that_leaves_nobody_is_refused() -> None:
+    times, offsets = np.array([1, 2, 3, 4]), np.array([0, 2, 4])
+    with pytest.raises(DataError, match="leaves no user with a validation target"):
+        make_split(protocol(), times, offsets)
+    with pytest.raises(DataError, match="no user with a validation target"):
+        make_split(protocol(split="time", valid_share=0.0), times, offsets)
+    with pytest.raises(DataError):
+        make_split(protocol(split="time"), np.zeros(0, np.int64), np.array([0]))
+
+
+def test_unknown_splits_and_impossible_shares_are_refused() -> None:
+    times, offsets = np.arange(9), np.array([0, 9])
+    with pytest.raises(UsageError, match="did you mean 'time'"):
+        make_split(protocol(split="tiem"), times, offsets)
+    for valid_share, test_share in ((0.7, 0.5), (-0.1, 0.2), (0.1, 1.0), (0.2, float("nan"))):
+        with pytest.raises(UsageError, match="share"):
+            make_split(protocol(split="time", valid_share=valid_share, test_share=test_share), times, offsets)
