@@ -57,6 +57,7 @@ FAULTS = [
     (AMAZON_2014 + "columns.items = { item = 'x' }", "columns are fixed"),
     (AMAZON_2014 + "images = { name = 'images', member = 'picture.jpg' }", "names no column"),
     (AMAZON_2014 + "images = { name = 'images', member = '{title}.jpg' }", "only use {id}"),
+    (AMAZON_2014 + "name = 'other'", "remove the key 'name'"),
     (AMAZON_2014 + "synthetic = 'yes'", "synthetic: .*got 'yes'"),
     (AMAZON_2014 + "filters = { min_user = -1 }", "filters.min_user: .*got -1"),
     ("title = 'x'\nparser = 'amazon-2014'\nfiles.interactions = { name = 'a' }", "needs files.items"),
@@ -91,9 +92,21 @@ def test_own_files_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     known = load_catalog(tmp_path)
     assert {"first", "second", "demo"} <= set(known)
     assert known["first"].raw_dir(tmp_path) == tmp_path / "one" / "files"
-    assert known["second"].raw_dir(tmp_path) == tmp_path / "raw" / "second"
+    assert known["second"].raw_dir(tmp_path) == tmp_path / "two"
+    assert known["demo"].raw_dir(tmp_path) == tmp_path / "raw" / "demo"
     with pytest.raises(UsageError, match="did you mean 'second'"):
         find_dataset("secon", tmp_path)
+
+
+def test_a_file_named_now_wins_over_one_added_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_datasets(write_toml(tmp_path / "one", TABLE, name="shop"), tmp_path)
+    file = write_toml(tmp_path / "two", TABLE.replace("Mine", "Ours"), name="shop")
+    monkeypatch.setenv("MMBENCH_DATASETS", str(file))
+    assert find_dataset("shop", tmp_path).title == "Ours"
+    again = write_toml(tmp_path / "three", AMAZON_2014, name="shop")
+    monkeypatch.setenv("MMBENCH_DATASETS", os.pathsep.join([str(file), str(again)]))
+    with pytest.raises(UsageError, match="'shop' is already defined in"):
+        load_catalog(tmp_path)
 
 
 def test_a_name_is_defined_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

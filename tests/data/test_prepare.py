@@ -361,3 +361,15 @@ def test_time_split_protocol(tmp_path: Path, declare) -> None:  # noqa: ANN001
 def test_manifest_is_json_without_local_paths_but_pictures(tmp_path: Path, declare) -> None:  # noqa: ANN001
     write_2014(declare(AMAZON_2014), grid())
     assert str(tmp_path) not in json.dumps(made(tmp_path).manifest)
+
+
+def test_demo_goes_through_the_whole_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MMBENCH_DATASETS", raising=False)
+    one = made(tmp_path, "demo")
+    assert one.synthetic
+    assert one.protocol["name"] == "clean"
+    assert one.manifest["statistics"]["coverage"]["image"] == 1.0
+    assert all(record["title"] and record["categories"] for record in one.item_records)
+    (tmp_path / "data" / "raw" / "demo" / "images.zip").unlink()  # a folder that was cut short is written again
+    again = prepare("demo", tmp_path / "data")
+    assert (again.fresh, again.prepared.hash) == (False, one.hash)
