@@ -175,13 +175,14 @@ def _hashed(spec: DatasetSpec, raw_dir: Path, one: RawFile) -> dict[str, Any]:
 def find_raw(
     spec: DatasetSpec, data_dir: Path, *, raw: Path | None, force: bool = False, progress: Progress
 ) -> Path:
-    """The folder that holds all raw files of `spec`: `raw`, `raw`/<name>, or the data set's own place."""
+    """The folder that holds all raw files: `raw` or `raw`/<name>, else the table's own place or <data>/raw/<name>."""
     if raw is not None and not raw.is_dir():
         raise DataError(
             f"--raw {raw} is no folder; name the folder that holds {spec.files.interactions.name}"
         )
     own = spec.raw_dir(data_dir)
-    places = [own] if raw is None else [raw, raw / spec.name]
+    usual = data_dir / "raw" / spec.name
+    places = list(dict.fromkeys([own, usual] if raw is None else [raw, raw / spec.name]))
     if spec.name == "demo" and spec.synthetic and raw is None:
         _generate_demo(spec, own, force=force, progress=progress)
     for place in places:
