@@ -72,7 +72,7 @@ class ItemKNNCBF(Recommender[ItemKNNCBFConfig]):
             total = torch.zeros(len(ids), catalog.n_items + 1)
             for weight, feat, norm in weighted:
                 scale = norm[ids][:, None] * norm + self.config.shrink
-                total += torch.where(scale > 0, weight * (feat[ids] @ feat.T) / scale, 0.0)
+                total += torch.where(scale == 0, 0.0, weight * (feat[ids] @ feat.T) / scale)
             return total
 
         return rows

@@ -78,19 +78,17 @@ def one_sample_t(values: np.ndarray, constant: float) -> Outcome:
 
 
 def _t_of_differences(d: np.ndarray, *, test: str, scale: float) -> Outcome:
-    from scipy.stats import t as student
-
     degenerate = _degenerate(d, test, scale)
     if degenerate:
         return degenerate
     n, mean, error = len(d), float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d))
-    half = float(student.ppf(0.975, n - 1)) * error
+    half = _t_quantile(0.975, n - 1) * error
     return Verdict(
         test=test,
         n=n,
         difference=mean,
         direction=direction_of(mean),
-        p=float(2 * student.sf(abs(mean) / error, n - 1)),
+        p=_t_two_sided(mean / error, n - 1),
         statistic=mean / error,
         df=n - 1,
         interval=(mean - half, mean + half),
@@ -99,8 +97,6 @@ def _t_of_differences(d: np.ndarray, *, test: str, scale: float) -> Outcome:
 
 def welch_t(a: np.ndarray, b: np.ndarray) -> Outcome:
     """t of two samples that share nothing (no common seeds), with Welch-Satterthwaite degrees of freedom."""
-    from scipy.stats import t as student
-
     a, b = _vector(a, "a"), _vector(b, "b")
     difference, n = float(a.mean() - b.mean()), min(len(a), len(b))
     if n < 2:
@@ -110,13 +106,13 @@ def welch_t(a: np.ndarray, b: np.ndarray) -> Outcome:
     if _has_no_spread(a, _scale(a)) and _has_no_spread(b, _scale(b)):
         return _no_verdict("Welch t", n, difference, "no spread", "all runs of each method are equal")
     df = float((part_a + part_b) ** 2 / (part_a**2 / (len(a) - 1) + part_b**2 / (len(b) - 1)))
-    half = float(student.ppf(0.975, df)) * error
+    half = _t_quantile(0.975, df) * error
     return Verdict(
         test="Welch t",
         n=n,
         difference=difference,
         direction=direction_of(difference),
-        p=float(2 * student.sf(abs(difference) / error, df)),
+        p=_t_two_sided(difference / error, df),
         statistic=difference / error,
         df=df,
         interval=(difference - half, difference + half),
@@ -218,7 +214,7 @@ def _flips_as_large(d: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> Outcome:
     """Exact McNemar test of two hit vectors (0 or 1 per user): binomial on users that one method hits."""
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     d = _differences(a, b)
     if not is_binary(a) or not is_binary(b):
@@ -232,7 +228,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Outcome:
         n=len(d),
         difference=mean,
         direction=direction_of(mean),
-        p=float(binomtest(won, won + lost).pvalue),
+        p=min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5))),
         statistic=float(won),
         won=won,
         lost=lost,
@@ -247,12 +243,10 @@ def is_binary(values: np.ndarray) -> bool:
 
 def t_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
     """Confidence interval of a mean, None below 2 values. (A percentile bootstrap under-covers at n = 10.)"""
-    from scipy.stats import t as student
-
     array = _vector(values, "values")
     if len(array) < 2:
         return None
-    half = student.ppf(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
+    half = _t_quantile(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
     return float(array.mean() - half), float(array.mean() + half)
 
 
@@ -261,15 +255,13 @@ def ratio_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tupl
 
     None when it is unbounded (b is not clearly different from 0) or n < 2.
     """
-    from scipy.stats import t as student
-
     a, b = _vector(a, "a"), _vector(b, "b")
     _differences(a, b)
     n = len(a)
     if n < 2:
         return None
     cov = np.cov(a, b) / n
-    q = float(student.ppf(0.5 + level / 2, n - 1)) ** 2
+    q = _t_quantile(0.5 + level / 2, n - 1) ** 2
     # (A - r B)^2 = q (v_a - 2 r c + r^2 v_b), solved for r
     x2 = b.mean() ** 2 - q * cov[1, 1]
     x1 = a.mean() * b.mean() - q * cov[0, 1]
@@ -294,13 +286,12 @@ def effect_dz(d: np.ndarray) -> float | None:
 
 def rank_biserial(d: np.ndarray) -> float | None:
     """Matched-pairs rank-biserial correlation (W+ - W-) / (W+ + W-), zeros dropped; None if all are zero."""
-    from scipy.stats import rankdata
-
     d = _vector(d, "differences")
     d = d[d != 0]
     if len(d) == 0:
         return None
-    ranks = rankdata(np.abs(d))
+    _, inverse, counts = np.unique(np.abs(d), return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum() - (counts - 1) / 2)[inverse]  # equal sizes share their mean rank
     return float((ranks[d > 0].sum() - ranks[d < 0].sum()) / ranks.sum())
 
 
@@ -335,6 +326,19 @@ def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
 def smallest_sign_p(n: int) -> float:
     """Smallest two-sided p that sign flips or Wilcoxon can give with n pairs: 2 / 2^n (at most 1)."""
     return min(1.0, 2.0 ** (1 - n))
+
+
+def _t_two_sided(statistic: float, df: float) -> float:
+    # scipy.special instead of scipy.stats: the same numbers without a second of importing
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(df, -abs(statistic)))
+
+
+def _t_quantile(level: float, df: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, level))
 
 
 def _vector(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:

@@ -58,7 +58,7 @@ def show(
 
     state: State = ctx.obj
     if name.partition(":")[0] not in registry.entries():
-        _show_dataset(state, name)
+        _show_dataset(ctx, name)
         return
     entry, variant = registry.find(name)
     _print_head(state, entry.recipe)
@@ -67,15 +67,16 @@ def show(
     _print_deviations(state, entry.recipe)
 
 
-def _show_dataset(state: State, name: str) -> None:
+def _show_dataset(ctx: typer.Context, name: str) -> None:
     """Fall back to data sets, so that `show` takes any name of either registry."""
     from mmbench import registry
-    from mmbench.cli.data import known_datasets, show_dataset
+    from mmbench.cli.data import show as show_dataset
+    from mmbench.data.catalog import load_catalog
 
-    known = known_datasets(state)
+    known = load_catalog(ctx.obj.data_dir)
     if name.split("@")[0] not in known:
         raise UsageError(suggest(name, [*registry.entries(), *known], what="model or data set"))
-    show_dataset(state, name)
+    show_dataset(ctx, name)
 
 
 def _print_head(state: State, recipe: "Recipe") -> None:

@@ -73,31 +73,35 @@ def report(
     dataset: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            "--dataset", "-d", help="A data set, in the order of the columns; repeatable. [default: all]"
+            "--dataset", "-d", show_default="all", help="A data set (columns, in this order); repeatable."
         ),
     ] = None,
     model: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--model", "-m", help="A model, in the order of the rows; repeatable. [default: all]"),
+        typer.Option("--model", "-m", show_default="all", help="A model (rows, in this order); repeatable."),
     ] = None,
     metric: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
             "--metric",
-            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC; repeatable. "
-            "[default: NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10]",
+            show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
+            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC; repeatable.",
         ),
     ] = None,
     table: Annotated[
-        bool, typer.Option("--table", help="Print the table (this is also the default).")
+        bool, typer.Option("--table", show_default=False, help="Print the table; the default.")
     ] = True,
     fmt: Annotated[
         Optional[FormatOption],  # noqa: UP045
-        typer.Option("--format", "-f", help="[default: terminal, or what the suffix of --output says]"),
+        typer.Option(
+            "--format", "-f", show_default="terminal, or by the suffix of --output", help="Of the output."
+        ),
     ] = None,
     compare: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="The row that is tested against all others. [default: the best of each column]"),
+        typer.Option(
+            show_default="the best of each column", help="The row that is tested against all others."
+        ),
     ] = None,
     test: Annotated[
         WhichTest,
@@ -112,7 +116,7 @@ def report(
     ] = TiesOption.expected,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="Write to this file instead of stdout."),
+        typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
     ] = None,
 ) -> None:
     from mmbench.metrics import parse_metric

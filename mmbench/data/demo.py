@@ -5,21 +5,21 @@ Everything here is synthetic: items, brands, pictures, customers and dates. The 
 ITEMS      (category, style) groups of about seven. The category stands in the text (title, category path),
            the style - a colour family with a texture - is visible in the picture only, the brand in the
            text only.
-CUSTOMERS  have a home category, a style and a few favourite brands. They come on Saturdays. A visit is an
-           ANCHOR, an item of the home category, and on the day after it (Sunday) a COMPANION.
-DRIFT      a customer's style moves one step around the ring of styles every `DRIFT_WEEKS` weeks.
-GAPS       the weeks since the last visit decide what the companion is. After a short gap (2-4 weeks) the
-           customer stays: another item of the home category. After a long gap (14-34 weeks), or on the first
+CUSTOMERS  have a home category, a style and a few favourite brands. The shop is a market, held on the first
+           Saturday of a month and on the Sunday after it. On Saturday a customer buys an ANCHOR, an item of
+           the home category, and on Sunday a COMPANION.
+DRIFT      a customer's style moves one step around the ring of styles every `DRIFT_MONTHS` months.
+GAPS       the months since the last visit decide what the companion is. After a short gap (one month) the
+           customer stays: another item of the home category. After a long gap (4-9 months), or on the first
            visit, it is an item of the season's category; sometimes the home category changes then, too.
-SEASONS    the calendar month of the visit names one of six seasonal categories, two months each.
+SEASONS    the calendar month of the visit names one of four seasonal categories, three months each.
 
     Saturday          Sunday            gap            Saturday ...
-    anchor: home  ->  companion:        2-4 weeks  ->  anchor: home  ->  companion: home
-                      home or season    14-34 weeks -> anchor: home  ->  companion: season of the month
+    anchor: home  ->  companion:        1 month    ->  anchor: home  ->  companion: home
+                      home or season    4-9 months ->  anchor: home  ->  companion: season of the month
 
 What a companion is can be read from inputs only: the gap before the last event and its month. No item
-tells it, so a model that does not see time must spread its guess over home and six seasonal
-categories.
+tells it, so a model that does not see time must spread its guess over home and four seasonal categories.
 
 `time_signal=False` gives every customer the very same items in the same order and draws the dates anew,
 with the same distribution but independent of the items. A model that does not see time scores
@@ -45,19 +45,19 @@ from mmbench.errors import UsageError
 # Strengths of the planted signals.
 N_VISITS = (5, 8)  # visits of a customer, smallest and largest number
 P_LONG = 0.6  # share of gaps that are long
-SHORT_WEEKS = (2, 3, 4)
-LONG_WEEKS = (14, 18, 22, 26, 30, 34)
+SHORT_MONTHS = (1,)
+LONG_MONTHS = (4, 5, 6, 7, 8, 9)
 P_NEW_HOME = 0.25  # chance that the home category changes after a long gap
 P_LAST_COMPANION = 0.7  # chance that the last visit has its companion, so that it is what must be predicted
 P_NOISE = 0.05  # chance that an event is any item
-DRIFT_WEEKS = 40
-FIRST_WEEKS = 78  # first visits are spread over so many weeks
+DRIFT_MONTHS = 9
+FIRST_MONTHS = 18  # first visits are spread over so many months
 N_FAVOURITES = 3  # brands that a customer likes ...
 BRAND_LIFT = 3.0  # ... and how many times as often as others they are taken
 POPULARITY_SPREAD = 0.4  # standard deviation of the log popularity inside a group
 
 DAY = 86_400
-START = 1_293_840_000  # 2011-01-01 00:00 UTC, a Saturday
+FIRST_YEAR = 2010
 ROOT = "Demo (synthetic)"
 HOME = (
     ("Office", "Notebooks", "Notebook"),
@@ -67,12 +67,10 @@ HOME = (
     ("Cycling", "Bike Lights", "Bike Light"),
     ("Living", "Cushions", "Cushion"),
 )
-SEASONAL = (  # January-February, March-April, ...
+SEASONAL = (  # January-March, April-June, ...
     ("Winter Sports", "Snow Boots", "Snow Boots"),
-    ("Rainwear", "Umbrellas", "Umbrella"),
     ("Garden", "Plant Pots", "Plant Pot"),
     ("Beach", "Beach Towels", "Beach Towel"),
-    ("Hiking", "Backpacks", "Backpack"),
     ("Lighting", "Lanterns", "Lantern"),
 )
 CATEGORIES = HOME + SEASONAL
@@ -144,8 +142,14 @@ class Demo:
 
 
 def season_of(time: int) -> int:
-    """Season 0..5 of a time in unix seconds (UTC): January-February, ..., November-December."""
-    return (datetime.fromtimestamp(int(time), tz=UTC).month - 1) // 2
+    """Season 0..3 of a time in unix seconds (UTC): January-March, ..., October-December."""
+    return (datetime.fromtimestamp(int(time), tz=UTC).month - 1) // (12 // N_SEASONS)
+
+
+def market_day(month: int) -> int:
+    """Unix seconds of the first Saturday, 00:00 UTC, of the month so many months after January FIRST_YEAR."""
+    first = datetime(FIRST_YEAR + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    return int(first.timestamp()) + (5 - first.weekday()) % 7 * DAY
 
 
 def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 500, seed: int = 2025) -> Demo:
@@ -160,7 +164,7 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
     popularity = np.exp(rng.normal(0, POPULARITY_SPREAD, n_items))
     words = rng.integers(len(WORDS), size=n_items)
     title = [
-        f"{BRANDS[brand[i]]} {WORDS[words[i]]} {CATEGORIES[category[i]][2]} {rng.integers(100, 1000)}"
+        f"{BRANDS[brand[i]]} {WORDS[words[i]]} {CATEGORIES[category[i]][2]} {rng.integers(2, 30)}"
         for i in range(n_items)
     ]
     shop = _Shop(category, style, brand, popularity)
@@ -168,7 +172,7 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
     for number in range(n_users):
         bought, dates = shop.customer(np.random.default_rng([seed, 1, number]))
         if not time_signal:
-            dates = _dates(_weeks(len(dates), np.random.default_rng([seed, 2, number]))[0], len(dates))
+            dates = _dates(_visits(len(dates), np.random.default_rng([seed, 2, number]))[0], len(dates))
         users += [number] * len(bought)
         items += bought
         times += dates
@@ -186,19 +190,19 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
     )
 
 
-def _weeks(n_events: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Weeks of a customer's visits, and whether the gap before each was long (True for the first)."""
+def _visits(n_events: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Months of a customer's visits, and whether the gap before each was long (True for the first)."""
     n_visits = (n_events + 1) // 2
     is_long = rng.random(n_visits) < P_LONG
     is_long[0] = True
-    gaps = np.where(is_long, rng.choice(LONG_WEEKS, n_visits), rng.choice(SHORT_WEEKS, n_visits))
-    gaps[0] = rng.integers(FIRST_WEEKS)
+    gaps = np.where(is_long, rng.choice(LONG_MONTHS, n_visits), rng.choice(SHORT_MONTHS, n_visits))
+    gaps[0] = rng.integers(FIRST_MONTHS)
     return np.cumsum(gaps), is_long
 
 
-def _dates(weeks: np.ndarray, n_events: int) -> list[int]:
+def _dates(months: np.ndarray, n_events: int) -> list[int]:
     """Saturday and Sunday of each visit in unix seconds; the last Sunday only when n_events is even."""
-    dates = [START + (7 * int(week) + day) * DAY for week in weeks for day in (0, 1)]
+    dates = [market_day(int(month)) + day * DAY for month in months for day in (0, 1)]
     return dates[:n_events]
 
 
@@ -213,20 +217,20 @@ class _Shop:
         """Draw one customer's purchases: items and times, oldest first; no item twice."""
         n_visits = int(rng.integers(N_VISITS[0], N_VISITS[1] + 1))
         n_events = 2 * n_visits - int(rng.random() >= P_LAST_COMPANION)
-        weeks, is_long = _weeks(n_events, rng)
-        dates = _dates(weeks, n_events)
+        months, is_long = _visits(n_events, rng)
+        dates = _dates(months, n_events)
         liked = rng.choice(len(BRANDS), N_FAVOURITES, replace=False)
         weight = self.popularity * np.where(np.isin(self.brand, liked), BRAND_LIFT, 1.0)
         home, style, phase = (
             int(rng.integers(N_HOME)),
             int(rng.integers(N_STYLES)),
-            int(rng.integers(DRIFT_WEEKS)),
+            int(rng.integers(DRIFT_MONTHS)),
         )
         bought: list[int] = []
         for visit in range(n_visits):
             if visit and is_long[visit] and rng.random() < P_NEW_HOME:
                 home = (home + int(rng.integers(1, N_HOME))) % N_HOME
-            now = (style + (int(weeks[visit] - weeks[0]) + phase) // DRIFT_WEEKS) % N_STYLES
+            now = (style + (int(months[visit] - months[0]) + phase) // DRIFT_MONTHS) % N_STYLES
             companion = N_HOME + season_of(dates[2 * visit]) if is_long[visit] else home
             for category in (home, companion)[: n_events - 2 * visit]:
                 bought.append(self._take(category, now, weight, bought, rng))
@@ -265,7 +269,7 @@ def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use
         p_long = P_LONG if len(seen) > 1 else 1.0
         season = np.full(N_SEASONS, 1 / N_SEASONS)
         if use_time:
-            p_long = float(len(seen) == 1 or times[-1] - times[-2] > 7 * max(SHORT_WEEKS) * DAY)
+            p_long = float(len(seen) == 1 or times[-1] - times[-2] > 31 * (max(SHORT_MONTHS) + 1) * DAY)
             season = np.bincount([season_of(times[-1])], minlength=N_SEASONS)
         category = np.concatenate([(1 - p_long) * home, p_long * season])
         style[demo.style[seen[-1]]] = 1
@@ -286,12 +290,12 @@ def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use
 
 def _drift() -> list[float]:
     """Chances that the style moves by 0, 1, ... steps from one visit to the next."""
-    chances = [0.0] * (max(LONG_WEEKS) // DRIFT_WEEKS + 2)
-    for weeks, share in ((SHORT_WEEKS, 1 - P_LONG), (LONG_WEEKS, P_LONG)):
-        for gap in weeks:
-            whole, rest = divmod(gap, DRIFT_WEEKS)
-            chances[whole] += share / len(weeks) * (1 - rest / DRIFT_WEEKS)
-            chances[whole + 1] += share / len(weeks) * rest / DRIFT_WEEKS
+    chances = [0.0] * (max(LONG_MONTHS) // DRIFT_MONTHS + 2)
+    for months, share in ((SHORT_MONTHS, 1 - P_LONG), (LONG_MONTHS, P_LONG)):
+        for gap in months:
+            whole, rest = divmod(gap, DRIFT_MONTHS)
+            chances[whole] += share / len(months) * (1 - rest / DRIFT_MONTHS)
+            chances[whole + 1] += share / len(months) * rest / DRIFT_MONTHS
     return chances
 
 

@@ -1,8 +1,8 @@
 """`colour-gradient`: what colours a picture has, where they are, and which way its edges run.
 
 No pretrained knowledge. Each picture is resized to 64 x 64 (the aspect ratio is given up: shops frame alike)
-and described by three blocks, each square-rooted (so that a large plain background does not drown the rest) and
-scaled to its weight; the whole row then has length 1.
+and described by three blocks, each square-rooted (so that a large plain background does not drown the rest)
+and scaled to its weight; the whole row then has length 1.
 
     colour    joint histogram over L*a*b*, 4 x 6 x 6 bins          144
     layout    the same, 2 x 3 x 3 bins, in each of 3 x 3 cells     162

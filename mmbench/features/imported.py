@@ -35,7 +35,8 @@ def import_features(
 
     Items that the map lacks, or whose row is all zeros, are absent and counted; ids that are no item are
     counted. Everything else that does not fit (ids given twice, rows and ids that do not match, NaN, wrong
-    shape) raises DataError; the name of a built-in encoder raises UsageError. The same files again -> nothing is done.
+    shape) raises DataError; the name of a built-in encoder raises UsageError. The same files
+    again -> nothing is done.
     """
     started = time.perf_counter()
     known = check_modality(modality)
@@ -71,7 +72,8 @@ def _by_item(
     if not mapped.any():
         raise DataError(
             f"{ids_file}: none of its {len(rows)} ids is an item of {prepared.name} "
-            f"(it has {next(iter(rows))!r}, the catalogue {catalogue[0]!r}); write the raw ids, leading zeros included"
+            f"(it has {next(iter(rows))!r}, the catalogue {catalogue[0]!r}); "
+            "write the raw ids, leading zeros included"
         )
     values = np.zeros((len(catalogue), array.shape[1]), np.float32)
     with np.errstate(over="ignore"):  # what is too large for float32 becomes inf and is refused below
@@ -81,7 +83,8 @@ def _by_item(
         first = int(np.argmax(bad))
         raise DataError(
             f"{array_file}: {int(bad.sum())} rows have NaN or infinite values, the first is "
-            f"row {row_of[first]} (item {catalogue[first]!r}); leave such items out of the id map, then they count as absent"
+            f"row {row_of[first]} (item {catalogue[first]!r}); "
+            "leave such items out of the id map, then they count as absent"
         )
     present = np.asarray(values.any(axis=1), dtype=bool)
     reasons = Counter(

@@ -178,7 +178,7 @@ def decode(content: bytes) -> "Image | str":
                 picture = _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
         return "too large"
-    # Decoders of damaged files raise nearly everything (OSError, SyntaxError, struct.error): any is an answer.
+    # Decoders of damaged files raise nearly everything (OSError, SyntaxError, ...): any is an answer.
     except Exception as error:
         return "truncated" if "truncated" in str(error).lower() else "undecodable"
     return "blank" if all(high - low < BLANK_RANGE for low, high in _extrema(picture)) else picture

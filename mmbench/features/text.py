@@ -53,7 +53,6 @@ class TfidfSvd:
 
     def _weights(self, texts: list[str]) -> Any:
         """TF-IDF matrix, sparse float64 [n, terms]; None when no text has a word."""
-        from scipy.sparse import csr_matrix, hstack
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(
@@ -64,22 +63,28 @@ class TfidfSvd:
             max_features=self.max_terms,
         )
         try:
-            weights = vectorizer.fit_transform(texts)
+            return vectorizer.fit_transform(texts)
         except ValueError as error:
             if "empty vocabulary" in str(error):
                 return None
             raise
-        # The SVD refuses a single column; an empty one beside it changes nothing.
-        return weights if weights.shape[1] > 1 else hstack([weights, csr_matrix(weights.shape)], format="csr")
 
     def _reduce(self, weights: Any) -> np.ndarray:
         """First right singular directions, float64 [n, k], with signs that do not depend on the solver."""
+        from scipy.sparse import csr_matrix, hstack
         from sklearn.decomposition import TruncatedSVD
+        from threadpoolctl import threadpool_limits
 
         k = min(self.dim, *weights.shape)
+        if weights.shape[1] == 1:  # the SVD refuses a single column; an empty one beside it changes nothing
+            weights = hstack([weights, csr_matrix(weights.shape)], format="csr")
         svd = TruncatedSVD(n_components=k, n_iter=self.n_iter, random_state=self.random_state)
-        # The explained variance, which we do not read, is 0/0 when all texts are equal.
-        with np.errstate(invalid="ignore", divide="ignore"):
+        # One thread: the sums then have one order, so that the same texts give the same bits on any number of
+        # cores; on a busy machine it is also much faster. The explained variance, which we do not read, is 0/0
+        # when all texts are equal.
+        with threadpool_limits(limits=1), np.errstate(invalid="ignore", divide="ignore"):
             reduced = svd.fit_transform(weights)
-        loading = svd.components_[np.arange(k), np.abs(svd.components_).argmax(axis=1)]
-        return reduced * np.where(loading < 0, -1.0, 1.0)
+        # The first of the largest loadings: equal ones differ by rounding only, which must not choose the sign.
+        size = np.abs(svd.components_)
+        largest = (size >= size.max(axis=1, keepdims=True) * (1 - 1e-6)).argmax(axis=1)
+        return reduced * np.where(svd.components_[np.arange(k), largest] < 0, -1.0, 1.0)

@@ -59,6 +59,7 @@ class TMMSRecConfig:
     tie_dropout: Probability = 0.0  # on TIE's output; no equation has it, the code has 0.2
     tie_layout: Literal["interleaved", "concatenated"] = "interleaved"  # the code: concatenated
     padding_keys: bool = False  # the code: True, padding takes part in attention (sasrec backbone)
+    n_negatives: PositiveInt = 1  # eq. 14, per target
     negatives: Literal["history", "first"] = "history"  # the code excludes the user's first item only
 
     def __post_init__(self) -> None:
@@ -226,7 +227,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
     @property
     def needs(self) -> Needs:
         config = self.config
-        common: dict[str, Any] = {"n_negatives": 1, "negatives_exclude": config.negatives}
+        common: dict[str, Any] = {"n_negatives": config.n_negatives, "negatives_exclude": config.negatives}
         if config.padding_keys:
             # How many empty places a state sees depends on the length of the whole row, so it is not causal.
             return Needs(layout="fixed", samples=("last-window", "prefix"), causal=False, **common)
@@ -286,7 +287,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         return self.candidates(self.vectors(torch.arange(1, self.n_items + 1, device=device)))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 14: one uniform negative per target."""
+        """Eq. 14 with K uniform negatives per target (the paper: one)."""
         assert batch.target is not None
         assert batch.negatives is not None
         parts = (batch.item_seq, batch.target, batch.negatives)

@@ -4,7 +4,7 @@ Everything stays unrounded here; the renderers round. Rows that are not comparab
 failed are kept with their reason.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -79,21 +79,16 @@ def build_table(
         raise UsageError("there are no results to report; run for example: mmbench run sasrec pop --seeds 3")
     metrics = list(dict.fromkeys(metrics))
     grid, labels = _gather(records, metrics, split, ties, datasets)
-    names = row_names(records)
     columns = [Column(dataset, metric) for dataset in grid.datasets for metric in metrics]
-    rows = [_row(grid, key, names[key.model], labels[key], columns, metrics) for key in grid.keys]
-    order = _order(rows, models)
-    rows, keys = [rows[at] for at in order], [grid.keys[at] for at in order]
-    rows = _mark_places(rows, len(columns))
+    rows, keys = _rows(grid, labels, row_names(records), columns, metrics, models)
     chosen = _find_compared(rows, compare) if compare else None
     places = _places(grid, keys, rows, columns, metrics, chosen)
     comparisons = compare_all(places, test=test, correction=correction)
     rows = _mark_stars(rows, comparisons)
-    infos = [_info(grid, dataset) for dataset in grid.datasets]
     table = Table(
         split=split,
         ties=ties,
-        datasets=tuple(infos),
+        datasets=tuple(_info(grid, dataset) for dataset in grid.datasets),
         columns=tuple(columns),
         rows=tuple(rows),
         footnotes=tuple(grid.footnotes),
@@ -136,6 +131,20 @@ def _gather(
     for dataset in ordered:
         check_users([(grid.groups[at], one) for at, one in grid.measured.items() if at[0] == dataset])
     return grid, labels
+
+
+def _rows(
+    grid: _Grid,
+    labels: Mapping[RowKey, str],
+    names: Mapping[str, str],
+    columns: Sequence[Column],
+    metrics: Sequence[Metric],
+    models: Sequence[str],
+) -> tuple[list[Row], list[RowKey]]:
+    """Rows in their order, with best and second marked, and the key of each."""
+    rows = [_row(grid, key, names[key.model], labels[key], columns, metrics) for key in grid.keys]
+    order = _order(rows, models)
+    return _mark_places([rows[at] for at in order], len(columns)), [grid.keys[at] for at in order]
 
 
 def _row(

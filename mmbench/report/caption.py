@@ -65,15 +65,16 @@ def data_lines(datasets: Sequence[DatasetInfo]) -> list[tuple[str, str]]:
     for one in datasets:
         protocol = one.protocol
         parts = [f"{one.n_users:,} users ranked over {one.n_items:,} items"]
-        if protocol.get("name"):
-            parts.append(f"protocol {protocol['name']}")
+        least = protocol.get("min_user"), protocol.get("min_item")
+        if all(least):
+            parts.append(f"at least {least[0]} events per user and {least[1]} per item")
         if protocol.get("split"):
             parts.append(f"{protocol['split']} split")
         if protocol.get("ties"):
             parts.append(f"equal timestamps in order: {protocol['ties']}")
         if one.data_hash:
             parts.append(f"data {one.data_hash[:8]}")
-        parts.append(f"one user moves HR by {1 / one.n_users:.2g}")
+        parts.append(f"one user moves HR by {_short(1 / one.n_users)}")
         label = "SYNTHETIC (generated) data; " if one.synthetic else ""
         lines.append(("Data", f"{one.name}: {label}{', '.join(parts)}."))
     return lines
@@ -148,8 +149,8 @@ def _describe(tested: Sequence[Comparison], test: TestName) -> str:
 
 
 def _short(p: float) -> str:
-    """A probability in two digits, without the leading zero."""
-    return f"{p:.2g}".removeprefix("0")
+    """A small number in three digits, without the leading zero."""
+    return f"{p:.3g}".removeprefix("0")
 
 
 def _effect(test: TestName) -> str:
@@ -158,7 +159,7 @@ def _effect(test: TestName) -> str:
             "r_rb: matched-pairs rank-biserial correlation over runs. Wilcoxon tests location, not the mean."
         )
     unit = "users" if test == "users" else "runs"
-    won = " Users won/lost: hit by one row only." if test == "users" else ""
+    won = " Users won/lost: those for whom the compared row is higher/lower." if test == "users" else ""
     return f"d_z: mean / deviation of the differences over {unit}, Hedges-corrected.{won}"
 
 

@@ -103,7 +103,7 @@ def check_protocols(dataset: str, records: Sequence[RunRecord]) -> None:
     more = f" ({len(by_print)} protocols in all)" if len(by_print) > 2 else ""
     raise ProtocolMismatchError(
         f"{dataset}: rows measured under different protocols share no table: {difference}; "
-        f"first: {rows[0]}; second: {rows[1]}{more}; choose rows with --model or run them again"
+        f"first: {rows[0]}; second: {rows[1]}{more}; choose rows with --model, or remove the folders of one side"
     )
 
 

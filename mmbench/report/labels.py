@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmbench.registry import entries
 from mmbench.results import RunRecord
-
-FLOORS = ("itemknn", "pop", "repeat-last", "random")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,9 @@ class RowKey:
 
 
 def is_floor(model: str) -> bool:
-    return model.partition(":")[0] in FLOORS
+    """Whether the model's recipe calls it a floor; results of a model that is no longer there are not."""
+    entry = entries().get(model.partition(":")[0])
+    return entry is not None and "floor" in entry.recipe.tags
 
 
 def group_runs(records: Sequence[RunRecord]) -> list[Group]:

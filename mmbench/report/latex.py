@@ -1,4 +1,4 @@
-"""The table as LaTeX with booktabs: needs the package `booktabs` only."""
+"""The table as LaTeX: needs the package booktabs, and graphicx to shrink a wide table to the page."""
 
 import re
 from itertools import groupby
@@ -6,6 +6,7 @@ from itertools import groupby
 from mmbench.report import rounding
 from mmbench.report.table import Cell, Row, Table
 
+_FITTING = 5  # columns that fit on a page as they are
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -17,20 +18,23 @@ _ESCAPES = {
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it is; letters with accents need the (default) UTF-8 input."""
-    escaped = "".join(_ESCAPES.get(char, char) for char in text.replace("\n", " "))
+    text = text.replace("\n", " ").replace("<=", "≤").replace(">=", "≥")
+    escaped = "".join(_ESCAPES.get(char, char) for char in text.replace("--", "-\0-")).replace("\0", "{}")
     return re.sub(r"^\[", "{[}", escaped)  # after a line break \\ a bracket would be read as an option
 
 
 def latex(table: Table) -> str:
     """A `table*` environment: two header levels, floors under a rule, notes below the table."""
     columns = len(table.columns)
+    wide = columns > _FITTING
     lines = [
-        r"% needs \usepackage{booktabs}",
+        rf"% needs \usepackage{{booktabs{',graphicx' if wide else ''}}}",
         r"\begin{table*}[t]",
         r"\centering",
         r"\small",
         rf"\caption{{{escape(_title(table))}}}",
         rf"\label{{tab:{'-'.join(re.sub(r'[^a-z0-9]+', '-', one.name) for one in table.datasets)}}}",
+        *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
         rf"\begin{{tabular}}{{lr{'l' * columns}}}",
         r"\toprule",
         *_head(table),
@@ -44,7 +48,7 @@ def latex(table: Table) -> str:
     if below:
         lines.append(r"\midrule")
         lines += [rf"{escape(one.label)} & & {' & '.join(map(escape, one.texts))} \\" for one in below]
-    lines += [r"\bottomrule", r"\end{tabular}", *_notes(table), r"\end{table*}"]
+    lines += [r"\bottomrule", r"\end{tabular}" + "}" * wide, *_notes(table), r"\end{table*}"]
     return "\n".join(lines) + "\n"
 
 

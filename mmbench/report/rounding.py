@@ -1,5 +1,6 @@
 """The only place where a report's numbers are rounded to text; shared by all renderers that people read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmbench.report.table import Cell, Comparison, Row, Table
@@ -64,9 +65,8 @@ def summary(table: Table) -> list[Line]:
         return []
     rows = table.rows
 
-    def line(label: str, text: "object") -> Line:
-        assert callable(text)
-        return Line(label, tuple(DASH if one is None else str(text(one)) for one in shown))
+    def line(label: str, text: Callable[[Comparison], str]) -> Line:
+        return Line(label, tuple(DASH if one is None else text(one) for one in shown))
 
     names = {"t": "t", "wilcoxon": "Wilcoxon", "sign-flip": "sign-flip", "users": "users"}
     lines = [

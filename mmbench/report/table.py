@@ -74,7 +74,7 @@ class Comparison:
     percent_interval: tuple[float, float] | None = None
     effect: float | None = None
     effect_name: str = "d_z"
-    won: int | None = None  # users hit by the compared row only (HR in a test over users)
+    won: int | None = None  # users for whom the compared row is higher (tests over users)
     lost: int | None = None
 
     @property

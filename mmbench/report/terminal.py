@@ -1,7 +1,7 @@
 """The table for a terminal: colours where there are any, signs where not, blocks that fit the width."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,9 +103,7 @@ def _summary_style(label: str, text: str) -> str:
 
 def _blocks(table: Table, widths: Sequence[int], room: int | None) -> list[list[int]]:
     """Columns in blocks that fit into `room` characters: whole data sets if they fit, else balanced parts."""
-    by_dataset: dict[str, list[int]] = {}
-    for at, column in enumerate(table.columns):
-        by_dataset.setdefault(column.dataset, []).append(at)
+    by_dataset = _by_dataset(table, range(len(table.columns)))
     if room is None:
         return [list(range(len(table.columns)))]
 
@@ -125,6 +123,13 @@ def _blocks(table: Table, widths: Sequence[int], room: int | None) -> list[list[
             )
             blocks += _split(columns, parts)
     return blocks
+
+
+def _by_dataset(table: Table, block: Iterable[int]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for at in block:
+        found.setdefault(table.columns[at].dataset, []).append(at)
+    return found
 
 
 def _split(columns: Sequence[int], parts: int) -> list[list[int]]:
@@ -151,46 +156,62 @@ def _draw(
     from rich.text import Text
 
     left = label_width + len(_GAP) + runs_width
+    groups = _by_dataset(table, block)
     names = {one.name: one.name + (" (synthetic)" if one.synthetic else "") for one in table.datasets}
-    groups: dict[str, list[int]] = {}
-    for at in block:
-        groups.setdefault(table.columns[at].dataset, []).append(at)
-    # A data set's name may be longer than its columns: its last column grows.
-    own = {at: widths[at] for at in block}
-    for dataset, columns in groups.items():
-        span = sum(own[at] for at in columns) + len(_GAP) * (len(columns) - 1)
-        own[columns[-1]] += max(0, len(names[dataset]) - span)
+    own = _widened(groups, names, widths)
     total = left + sum(own[at] + len(_GAP) for at in block)
     heavy, light, thin = (Text(char * total, style) for char, style in (("━", ""), ("─", ""), ("─", "dim")))
-    top, under = Text(" " * left), Text(" " * left)
-    for dataset, columns in groups.items():
-        span = sum(own[at] for at in columns) + len(_GAP) * (len(columns) - 1)
-        top.append(_GAP).append(names[dataset].center(span), "bold")
-        under.append(_GAP).append("─" * span, "dim")
     head = Text("Model".ljust(label_width) + _GAP + "n".rjust(runs_width), "bold")
     for at in block:
         head.append(_GAP).append(str(table.columns[at].metric).ljust(own[at]), "bold")
 
     def draw(line: _Line) -> Text:
-        text = Text(line.label.ljust(label_width), line.style)
-        text = Text().append_text(text).append(_GAP + line.runs.rjust(runs_width), "dim")
+        text = Text().append(line.label.ljust(label_width), line.style)
+        text.append(_GAP + line.runs.rjust(runs_width), "dim")
         for at in block:
             cell = line.cells[at].copy()
             cell.pad_right(own[at] - len(cell.plain))
             text.append(_GAP).append_text(cell)
         return text
 
-    lines = [heavy, top, under, head, light]
+    lines = [heavy, *_dataset_heads(groups, names, own, left), head, light]
     for at, (line, row) in enumerate(zip(rows, table.rows, strict=True)):
         if row.floor and at and not table.rows[at - 1].floor:
             lines.append(thin)
         lines.append(draw(line))
     if below:
         lines += [light, *(draw(line) for line in below)]
-    lines.append(heavy)
     for ready in lines:
         ready.rstrip()
-    return lines
+    return [*lines, heavy]
+
+
+def _span(columns: Sequence[int], widths: Mapping[int, int]) -> int:
+    return sum(widths[at] for at in columns) + len(_GAP) * (len(columns) - 1)
+
+
+def _widened(
+    groups: Mapping[str, Sequence[int]], names: Mapping[str, str], widths: Sequence[int]
+) -> dict[int, int]:
+    """Column widths; where a data set's name is longer than its columns, its last column grows."""
+    own = {at: widths[at] for columns in groups.values() for at in columns}
+    for dataset, columns in groups.items():
+        own[columns[-1]] += max(0, len(names[dataset]) - _span(columns, own))
+    return own
+
+
+def _dataset_heads(
+    groups: Mapping[str, Sequence[int]], names: Mapping[str, str], own: Mapping[int, int], left: int
+) -> list["Text"]:
+    """The names of the data sets over their columns, and a rule under each."""
+    from rich.text import Text
+
+    top, under = Text(" " * left), Text(" " * left)
+    for dataset, columns in groups.items():
+        span = _span(columns, own)
+        top.append(_GAP).append(names[dataset].center(span), "bold")
+        under.append(_GAP).append("─" * span, "dim")
+    return [top, under]
 
 
 def _words(table: Table, colour: bool, width: int | None) -> list["Text"]:

@@ -1,4 +1,4 @@
-"""TMMSRec: encoders against torch's own, fusion, loss, and every variant's parts (time: test_tmmsrec_time.py).
+"""TMMSRec: encoders against torch's own, fusion, loss, every variant's parts (time: test_tmmsrec_time.py).
 
 Run: python -m pytest tests/models/test_tmmsrec.py
 """
@@ -217,15 +217,18 @@ def test_gradient_reaches_every_parameter_and_every_encoder(name: str) -> None:
         assert max(float(one.grad.abs().max()) for one in part.parameters() if one.grad is not None) > 1e-6
 
 
-def test_loss_is_eq_14_averaged_over_targets() -> None:
-    model = make()
+@pytest.mark.parametrize("n_negatives", [1, 3])
+def test_loss_is_eq_14_averaged_over_targets(n_negatives: int) -> None:
+    model = make(n_negatives=n_negatives)
     batch = training_batch(model, toy_view())
     assert batch.target is not None
     assert batch.negatives is not None
+    assert batch.negatives.shape[1] == n_negatives
     scores = model.query(batch) @ model.item_table().T
     positive = scores.gather(1, batch.target[:, None] - 1).sigmoid().log()
     negative = (1 - scores.gather(1, batch.negatives - 1).sigmoid()).log()
-    torch.testing.assert_close(model.loss(batch)["bce"], -(positive + negative).mean())
+    expected = -(positive.squeeze(1) + negative.sum(1)).mean()
+    torch.testing.assert_close(model.loss(batch)["bce"], expected)
 
 
 @pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:rp", "tmmsrec:linear", "tmmsrec:gru4rec"])

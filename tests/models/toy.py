@@ -4,9 +4,10 @@ toy_view     20 users, 30 items; 1 to 14 events each (so some exceed max_len 8),
 toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories
 toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
 training_batch, history_batch   what the engine would feed that model
+gradients, overfit   one step's loss and gradients; training until a condition holds
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -162,3 +163,27 @@ def history_batch(
     extra = model.needs.extra_slots
     rows = last_rows(view.offsets, user, model.max_len - extra)
     return toy_batcher(model, view).evaluation(rows, extra_slots=extra)
+
+
+def gradients(model: Recommender[Any], batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    """The summed loss of a step and the gradient of every parameter that has one."""
+    model.zero_grad()
+    loss = sum(model.loss(batch).values())
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    return loss.item(), {
+        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
+    }
+
+
+def overfit(
+    model: Recommender[Any], step: Callable[[], Tensor], done: Callable[[], bool], *, lr: float, n_steps: int
+) -> None:
+    """Adam until `done`, looked at every 20 steps."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for number in range(1, n_steps + 1):
+        optimizer.zero_grad()
+        step().backward()
+        optimizer.step()
+        if number % 20 == 0 and done():
+            return

@@ -1,0 +1,142 @@
+"""datasets.toml -> DatasetSpec. Strict, and it touches no raw file.
+
+Read are, in this order: the catalogue that ships with mmbench, `<data-dir>/datasets.toml` (written by
+`mmbench datasets add`), and the files named by `MMBENCH_DATASETS` (or `--datasets`).
+"""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mmbench.atomic import write_text
+from mmbench.data.protocol import PreparedName, build_protocol
+from mmbench.data.spec import DatasetSpec, known_keys
+from mmbench.errors import UsageError, suggest
+from mmbench.paths import datasets_file
+
+
+def catalog_files(data_dir: Path) -> list[Path]:
+    """The catalogue files that exist or were asked for, in reading order."""
+    added = data_dir / "datasets.toml"
+    named = [Path(one) for one in os.environ.get("MMBENCH_DATASETS", "").split(os.pathsep) if one]
+    return [datasets_file(), *([added] if added.is_file() else []), *named]
+
+
+def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
+    """All data sets by name; a fault is one UsageError with file, table and key."""
+    found: dict[str, DatasetSpec] = {}
+    origin: dict[str, Path] = {}
+    for file in catalog_files(data_dir):
+        for name, spec in read_catalog(file).items():
+            if name in found and (found[name] != spec):
+                raise UsageError(
+                    f"{file}: data set {name!r} is already defined in {origin[name]}; rename one of them"
+                )
+            found[name], origin[name] = spec, file
+    return found
+
+
+def read_catalog(file: Path) -> dict[str, DatasetSpec]:
+    """The tables of one file, checked; `raw` folders become absolute, relative to the file."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{file} cannot be read ({error.strerror}); give the path of a datasets.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is no valid TOML: {error}") from error
+    return {name: _read_table(file, name, table) for name, table in content.items()}
+
+
+def _read_table(file: Path, name: str, table: Any) -> DatasetSpec:
+    if not isinstance(table, dict):
+        raise UsageError(f"{file}: {name} stands outside a table; begin with a line [name-of-the-data-set]")
+    if "raw" in table and isinstance(table["raw"], str):
+        table = {**table, "raw": str((file.parent / Path(table["raw"]).expanduser()).resolve())}
+    try:
+        return DatasetSpec.model_validate({**table, "name": name})
+    except ValidationError as error:
+        raise UsageError(f"{file} [{name}]: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first fault of a table as text, unknown keys (typos) before everything they cause."""
+    faults = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    first = faults[0]
+    place = first["loc"]
+    key = ".".join(str(part) for part in place)
+    if first["type"] == "extra_forbidden":
+        known = [one for one in known_keys(DatasetSpec, place[:-1]) if one != "name" or len(place) > 1]
+        inside = f"in {'.'.join(str(part) for part in place[:-1])}: " if len(place) > 1 else ""
+        return inside + suggest(str(place[-1]), known, what="key")
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message} (got {first['input']!r})"
+
+
+def find_dataset(name: str, data_dir: Path) -> DatasetSpec:
+    """The data set called `name`; an unknown one fails with the nearest known name."""
+    known = load_catalog(data_dir)
+    if name not in known:
+        raise UsageError(suggest(name, known, what="data set"))
+    return known[name]
+
+
+def resolve_name(
+    text: str, data_dir: Path, *, protocol: str | None = None, ties: str | None = None
+) -> tuple[DatasetSpec, str, dict[str, Any]]:
+    """`amazon-beauty@random:1` -> (spec, canonical name, protocol dict)."""
+    wanted = PreparedName.parse(text).override(protocol=protocol, ties=ties)
+    spec = find_dataset(wanted.dataset, data_dir)
+    name = wanted.text(default_protocol=spec.protocol, default_ties=spec.ties)
+    built = build_protocol(
+        wanted.protocol or spec.protocol, ties=wanted.ties or spec.ties, filters=spec.filters.given()
+    )
+    return spec, name, built
+
+
+def add_datasets(file: Path, data_dir: Path) -> list[str]:
+    """Copy the checked tables of `file` into `<data-dir>/datasets.toml`; returns their names.
+
+    A table of the same name that was added before is replaced; a data set that ships with mmbench is not.
+    Without `raw`, the raw files are expected beside `file`.
+    """
+    new = read_catalog(file)
+    if not new:
+        raise UsageError(f"{file} holds no table; begin with a line [name-of-the-data-set]")
+    shipped = read_catalog(datasets_file())
+    for name in new:
+        if name in shipped:
+            raise UsageError(f"{file}: data set {name!r} ships with mmbench; choose another name")
+    target = data_dir / "datasets.toml"
+    tables = read_catalog(target) if target.is_file() else {}
+    beside = str(file.resolve().parent)
+    tables.update(
+        {name: spec if spec.raw else spec.model_copy(update={"raw": beside}) for name, spec in new.items()}
+    )
+    write_text(target, "\n".join(_dump_table(spec) for _, spec in sorted(tables.items())))
+    return list(new)
+
+
+def _dump_table(spec: DatasetSpec) -> str:
+    content = spec.model_dump(mode="json", exclude={"name"}, exclude_none=True, exclude_defaults=True)
+    return f"[{spec.name}]\n" + "".join(f"{key} = {_dump(value)}\n" for key, value in content.items())
+
+
+def _dump(value: Any) -> str:
+    """A TOML value; JSON strings, numbers and booleans are TOML's, inline tables and arrays are written out."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_dump(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_dump(one) for one in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)

@@ -1,0 +1,179 @@
+"""Raw files of a data set -> RawData, by the parser that its table in datasets.toml names."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmbench.data.amazon import read_meta, read_reviews
+from mmbench.data.images import ImageListing, member_name
+from mmbench.data.raw import EventBuilder, RawData, RawEvents, RawItem, parse_id, parse_ticks
+from mmbench.data.spec import DatasetSpec, ItemColumns
+from mmbench.data.tables import new_faults, read_rows
+from mmbench.data.text import clean
+from mmbench.errors import DataError
+
+Progress = Callable[[str], None]
+_BUILT_IN = ("title", "brand", "categories")
+
+
+def parse(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress) -> RawData:
+    """Read the raw files of `spec` in `raw_dir`. Every fault is a DataError of one line."""
+    reader = _parse_tables if spec.is_table else _parse_amazon
+    return reader(spec, raw_dir, listing, progress)
+
+
+def _parse_amazon(
+    spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress
+) -> RawData:
+    assert spec.files.items is not None  # the spec checks it
+    progress(f"reading {spec.files.interactions.name}")
+    events, notes = read_reviews(raw_dir / spec.files.interactions.name)
+    progress(f"reading {spec.files.items.name}")
+    items, more = read_meta(raw_dir / spec.files.items.name, set(events.item_names), edition=spec.parser)
+    for name in events.item_names:
+        item = items.setdefault(name, RawItem(id=name))
+        item.image = _amazon_image(spec, item, listing)
+    return RawData(events, items, notes + more)
+
+
+def _amazon_image(spec: DatasetSpec, item: RawItem, listing: ImageListing | None) -> str | None:
+    """The member that holds the item's picture: known from its URL, or because it is there."""
+    if spec.images is None:
+        return None
+    member = member_name(spec.images.member, lambda _: item.id)
+    there = listing is not None and member in listing.members
+    return member if item.image_url or there else None
+
+
+def _parse_tables(
+    spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress
+) -> RawData:
+    items: dict[str, RawItem] = {}
+    groups: dict[str, str] | None = None
+    notes: list[str] = []
+    if spec.files.items is not None:
+        progress(f"reading {spec.files.items.name}")
+        reader = _ItemReader(spec, listing)
+        notes = reader.read(raw_dir / spec.files.items.name)
+        items = reader.items
+        groups = reader.groups if spec.item_columns.group else None
+    progress(f"reading {spec.files.interactions.name}")
+    events, more = _read_events(spec, raw_dir / spec.files.interactions.name, groups)
+    for name in events.item_names:
+        items.setdefault(name, RawItem(id=name))
+    return RawData(events, items, notes + more)
+
+
+def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -> tuple[RawEvents, list[str]]:
+    columns = spec.interaction_columns
+    builder, faults = EventBuilder(), new_faults(file)
+    for number, (user, item, timestamp) in read_rows(
+        file, [columns.user, columns.item, columns.timestamp], faults
+    ):
+        try:
+            item_id = parse_id(item, "item id")
+            if groups is not None:
+                if item_id not in groups:
+                    raise ValueError(f"item {item_id!r} is not in the item table, so its group is unknown")
+                item_id = groups[item_id]
+            builder.add(parse_id(user, "user id"), item_id, parse_ticks(timestamp, columns.unit))
+        except ValueError as error:
+            faults.add(number, str(error))
+    notes = faults.finish()
+    return builder.build(unit=columns.unit, file=file), notes
+
+
+class _ItemReader:
+    """Reads an item table; rows of one item (or one group) are merged, the first row counts."""
+
+    def __init__(self, spec: DatasetSpec, listing: ImageListing | None) -> None:
+        self.spec, self.columns, self.listing = spec, spec.item_columns, listing
+        self.items: dict[str, RawItem] = {}
+        self.groups: dict[str, str] = {}
+        self.repeated = 0
+        self.wanted = _item_table_columns(spec)
+
+    def read(self, file: Path) -> list[str]:
+        faults = new_faults(file)
+        for number, values in read_rows(file, self.wanted, faults):
+            try:
+                self._add(dict(zip(self.wanted, values, strict=True)))
+            except ValueError as error:
+                faults.add(number, str(error))
+        if faults.n_lines == 0:
+            raise DataError(f"{file} holds no item; check that it is the right file")
+        notes = faults.finish()
+        if self.repeated:
+            notes.append(
+                f"{file.name}: {self.repeated:,} rows repeat an item id; the first row of each counts"
+            )
+        return notes
+
+    def _add(self, row: dict[str, Any]) -> None:
+        raw_id = parse_id(row[self.columns.item], "item id")
+        key = parse_id(row[self.columns.group], "group") if self.columns.group else raw_id
+        self.repeated += raw_id in self.groups
+        self.groups[raw_id] = key
+        item = _table_item(self.spec, key, row)
+        known = self.items.setdefault(key, item)
+        if known is not item:
+            if not self._has_picture(known) and self._has_picture(item):
+                known.image = item.image
+            known.fill_from(item)
+
+    def _has_picture(self, item: RawItem) -> bool:
+        return item.image is not None and (self.listing is None or item.image in self.listing.members)
+
+
+def _item_table_columns(spec: DatasetSpec) -> list[str]:
+    """Every column of the item table that the declaration uses, each once."""
+    columns = spec.item_columns
+    categories = [columns.categories] if isinstance(columns.categories, str) else columns.categories or []
+    single = [columns.item, columns.group, columns.title, columns.brand, columns.image_url]
+    own = [field for field in spec.text_fields if field not in _BUILT_IN]
+    names = [*single, *categories, *own, *columns.extra, *spec.member_fields]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _table_item(spec: DatasetSpec, key: str, row: dict[str, Any]) -> RawItem:
+    columns = spec.item_columns
+    own = dict.fromkeys([*(one for one in spec.text_fields if one not in _BUILT_IN), *columns.extra])
+    return RawItem(
+        id=key,
+        title=_cell(row, columns.title),
+        brand=_cell(row, columns.brand),
+        categories=_categories(columns, row),
+        image_url=_cell(row, columns.image_url),
+        image=member_name(spec.images.member, lambda name: _raw_cell(row, name)) if spec.images else None,
+        fields={name: _cell(row, name) for name in own},
+    )
+
+
+def _raw_cell(row: dict[str, Any], column: str) -> str:
+    value = row[column]
+    return "" if value is None else str(value).strip()
+
+
+def _cell(row: dict[str, Any], column: str | None) -> str:
+    return clean(_raw_cell(row, column)) if column else ""
+
+
+def _categories(columns: ItemColumns, row: dict[str, Any]) -> list[list[str]]:
+    """Paths of category nodes; a Parquet column may hold lists already."""
+    if columns.categories is None:
+        return []
+    if isinstance(columns.categories, list):
+        return [[node] for node in (_cell(row, column) for column in columns.categories) if node]
+    value = row[columns.categories]
+    if not isinstance(value, list):
+        text = "" if value is None else str(value)
+        value = text.split(columns.category_separator) if columns.category_separator else [text]
+    paths = []
+    for one in value:
+        nodes = one if isinstance(one, list) else _split_path(str(one), columns.path_separator)
+        paths.append([node for node in (clean(str(node)) for node in nodes) if node])
+    return [path for path in paths if path]
+
+
+def _split_path(text: str, separator: str | None) -> list[str]:
+    return text.split(separator) if separator else [text]

@@ -1,0 +1,229 @@
+"""What parsers give back, and the careful reading of lines that they share.
+
+A damaged file is one DataError. A damaged line is skipped, counted and shown with its number, as long as
+such lines are few: at most 0.1% of the lines, or at most 10 lines that are no more than 10% of them.
+"""
+
+import gzip
+import io
+import zlib
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from mmbench.errors import DataError
+
+TICKS = {"s": 1, "ms": 1000, "iso": 1_000_000}  # ticks per second of each way to write a timestamp
+LATEST = 100_000_000_000  # unix seconds; later "seconds" (year 5138) are milliseconds
+SHARE, FEW, FEW_SHARE = 0.001, 10, 0.1
+_SHOWN = 5
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class RawEvents:
+    """Interactions in file order; user and item are codes into the name lists. All arrays int64 [E]."""
+
+    user_names: list[str]
+    item_names: list[str]
+    user: np.ndarray
+    item: np.ndarray
+    ticks: np.ndarray
+    ticks_per_second: int
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass
+class RawItem:
+    """One item of the raw catalogue; texts are cleaned, `fields` holds further columns by name."""
+
+    id: str
+    title: str = ""
+    brand: str = ""
+    categories: list[list[str]] = field(default_factory=list)
+    image_url: str = ""
+    image: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def fill_from(self, other: "RawItem") -> None:
+        """Take what is blank here from a second entry of the same item."""
+        for name in ("title", "brand", "categories", "image_url", "image"):
+            if not getattr(self, name):
+                setattr(self, name, getattr(other, name))
+        for key, value in other.fields.items():
+            if not self.fields.get(key):
+                self.fields[key] = value
+
+
+@dataclass
+class RawData:
+    """Everything that came out of the raw files of a data set."""
+
+    events: RawEvents
+    items: dict[str, RawItem]
+    notes: list[str]  # what was skipped or merged, one line each
+
+
+class EventBuilder:
+    """Collects interactions in compact arrays, in the order they are added."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, int] = {}
+        self._items: dict[str, int] = {}
+        self._columns = (array("q"), array("q"), array("q"))
+
+    def add(self, user: str, item: str, ticks: int) -> None:
+        users, items = self._users, self._items
+        self._columns[0].append(users.setdefault(user, len(users)))
+        self._columns[1].append(items.setdefault(item, len(items)))
+        self._columns[2].append(ticks)
+
+    def build(self, *, unit: str, file: Path) -> RawEvents:
+        if not self._columns[0]:
+            raise DataError(f"{file} holds no interaction; check that it is the right file")
+        user, item, ticks = (np.frombuffer(column, dtype=np.int64).copy() for column in self._columns)
+        return RawEvents(list(self._users), list(self._items), user, item, ticks, TICKS[unit])
+
+
+class Faults:
+    """Malformed lines of one file. The reader counts all lines in `n_lines`."""
+
+    def __init__(self, file: Path, *, unit: str = "line") -> None:
+        self.file = file
+        self.unit = unit
+        self.n_lines = 0
+        self.count = 0
+        self._shown: list[str] = []
+
+    def add(self, line: int, reason: str, *, lines: int = 1) -> None:
+        """One fault; `lines` = how many lines it spoils (a quote that is not closed swallows several)."""
+        self.count += lines
+        if len(self._shown) < _SHOWN:
+            self._shown.append(f"{self.unit} {line}: {reason}")
+
+    def finish(self) -> list[str]:
+        """[] or one note; DataError when the file has no line or too many malformed ones."""
+        n_lines = self.n_lines
+        if n_lines == 0:
+            raise DataError(f"{self.file} is empty; get the file again")
+        if self.count == 0:
+            return []
+        text = "; ".join(self._shown) + ("; ..." if self.count > len(self._shown) else "")
+        few = self.count <= FEW and self.count <= FEW_SHARE * n_lines
+        if not few and self.count > SHARE * n_lines:
+            raise DataError(
+                f"{self.file}: {self.count:,} of {n_lines:,} {self.unit}s are malformed ({text}); "
+                "check that it is the right file and get it again"
+            )
+        return [f"{self.file.name}: {self.count} of {n_lines:,} {self.unit}s malformed, skipped ({text})"]
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turn what a damaged file raises into one line."""
+    try:
+        yield
+    except EOFError as error:
+        raise DataError(f"{file} is cut off: its gzip stream has no end; get the file again") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{file} is damaged: {error}; get the file again") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def open_raw(file: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes; gzip is known by its first two bytes, not by the name. Read inside the context."""
+    with _reading(file), file.open("rb") as plain:
+        magic = plain.read(2)
+        plain.seek(0)
+        if magic == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=plain) as unpacked:
+                yield io.BufferedReader(unpacked)
+        else:
+            yield plain
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """(1-based number, bytes) of each line that is not blank, streaming."""
+    with open_raw(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if stripped := line.strip():
+                yield number, stripped
+
+
+def parse_id(value: Any, what: str) -> str:
+    """A raw id as text, exactly as written (leading zeros stay); ValueError says what is wrong with it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{what} {value!r} is no text")
+    if not value.strip():
+        raise ValueError(f"{what} is empty")
+    if len(value.splitlines()) != 1:
+        raise ValueError(f"{what} {value!r} holds a line break")
+    return value
+
+
+def parse_ticks(value: Any, unit: str) -> int:
+    """A timestamp as a whole number of ticks, by integer arithmetic only; ValueError says what is wrong.
+
+    Floating point would merge neighbouring seconds (float32 steps are 128 s at 1.4e9).
+    """
+    if unit == "iso":
+        return _parse_iso(value)
+    ticks = value if type(value) is int else _whole(value)
+    if ticks < 0:
+        raise ValueError(f"timestamp {value!r} is before 1970")
+    if ticks > LATEST * TICKS[unit]:
+        hint = (
+            "; it looks like milliseconds: declare unit = 'ms'"
+            if unit == "s" and ticks < LATEST * 1000
+            else ""
+        )
+        raise ValueError(f"timestamp {value!r} is too large{hint}")
+    return ticks
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, str | float):
+        raise ValueError(f"timestamp {value!r} is no number")
+    try:
+        number = Decimal(value.strip() if isinstance(value, str) else repr(value))
+        ticks = int(number)
+    except (InvalidOperation, OverflowError, ValueError):
+        raise ValueError(f"timestamp {value!r} is no number") from None
+    if ticks != number:
+        raise ValueError(f"timestamp {value!r} is no whole number; declare unit = 'ms' or give whole seconds")
+    return ticks
+
+
+def _parse_iso(value: Any) -> int:
+    try:
+        moment = datetime.fromisoformat(value.strip())
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(
+            f"timestamp {value!r} is no ISO date such as 2014-07-23 or 2014-07-23T12:00:00Z"
+        ) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    ticks = (moment - _EPOCH) // timedelta(microseconds=1)
+    if ticks < 0:
+        raise ValueError(f"timestamp {value!r} is before 1970")
+    return ticks
+
+
+def missing_name(name: str, known: list[str], what: str) -> str:
+    """`no column 'usr'; did you mean 'user'?`"""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+    return f"no {what} {name!r}; {hint}"

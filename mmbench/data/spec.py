@@ -1,0 +1,240 @@
+"""What datasets.toml may say about a data set: the types of its keys, and nothing about reading files."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mmbench.data.protocol import OWN_FILTERS, PROTOCOLS, is_ties
+
+Parser = Literal["amazon-2014", "amazon-2018", "table", "recbole"]
+Role = Literal["interactions", "items"]
+AMAZON_TEXT = ("title", "brand", "categories", "description")
+MEMBER_FIELD = re.compile(r"\{([^{}]*)\}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RawFile(_Strict):
+    """One raw file: its name inside the raw folder and where it can be had (first URL first)."""
+
+    name: str = Field(min_length=1)
+    urls: list[str] = []
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    size: int | None = Field(default=None, gt=0)
+
+
+class RawFiles(_Strict):
+    interactions: RawFile
+    items: RawFile | None = None
+
+
+class Images(_Strict):
+    """Pictures: a folder or zip beside the raw files, and the name of an item's picture in it.
+
+    `member` is a template over the item table's columns ("{poster_id}.jpg"); for Amazon over `id`.
+    """
+
+    name: str = Field(min_length=1)
+    member: str = Field(min_length=1)
+    urls: list[str] = []
+
+    @field_validator("member")
+    @classmethod
+    def _has_field(cls, value: str) -> str:
+        if not MEMBER_FIELD.search(value) or "" in MEMBER_FIELD.findall(value):
+            raise ValueError("names no column; write for instance {id}.jpg")
+        return value
+
+
+class InteractionColumns(_Strict):
+    user: str = "user"
+    item: str = "item"
+    timestamp: str = "timestamp"
+    unit: Literal["s", "ms", "iso"] = "s"
+
+
+class ItemColumns(_Strict):
+    """Columns of the item table. `group`: rows with equal values there are one item (all colours of a dress).
+
+    `categories` is one column, cut at `category_separator` (and each path at `path_separator`), or several
+    columns with one category each.
+    """
+
+    item: str = "item"
+    group: str | None = None
+    title: str | None = None
+    brand: str | None = None
+    categories: str | list[str] | None = None
+    category_separator: str | None = Field(default=None, min_length=1)
+    path_separator: str | None = Field(default=None, min_length=1)
+    image_url: str | None = None
+    extra: list[str] = []
+
+
+class Columns(_Strict):
+    interactions: InteractionColumns = InteractionColumns()
+    items: ItemColumns = ItemColumns()
+
+
+class Filters(_Strict):
+    """A data set's own filters; keys that are left out are the protocol's."""
+
+    duplicates: Literal["drop", "keep"] | None = None
+    min_user: int | None = Field(default=None, ge=0)
+    min_item: int | None = Field(default=None, ge=0)
+    item_counts: Literal["events", "users"] | None = None
+    iterate: bool | None = None
+    require: list[Literal["text", "image"]] | None = None
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+class Printed(_Strict):
+    """Counts that a paper or page prints for the data set under its default protocol."""
+
+    users: int = Field(gt=0)
+    items: int = Field(gt=0)
+    interactions: int = Field(gt=0)
+    source: str = Field(min_length=3)
+
+
+class Slip(_Strict):
+    """A printed number that cannot be: the statistic it claims to be, and what its own source implies."""
+
+    statistic: Literal["users", "items", "interactions", "actions_per_user", "actions_per_item", "sparsity"]
+    printed: float
+    correct: float
+    source: str = Field(min_length=3)
+    why: str = Field(min_length=3)
+
+
+class DatasetSpec(_Strict):
+    """One table of datasets.toml."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    title: str = Field(min_length=1)
+    parser: Parser
+    files: RawFiles
+    images: Images | None = None
+    columns: Columns = Columns()
+    text_fields: list[str] = ["title", "categories", "brand"]
+    protocol: str = "clean"
+    ties: str = "file"
+    filters: Filters = Filters()
+    printed: Printed | None = None
+    slips: list[Slip] = []
+    synthetic: bool = False
+    raw: str | None = None  # folder of the raw files; relative = beside the toml file
+    notes: str = ""
+
+    @field_validator("protocol")
+    @classmethod
+    def _known_protocol(cls, value: str) -> str:
+        if value not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {value!r}; known: {', '.join(sorted(PROTOCOLS))}")
+        return value
+
+    @field_validator("ties")
+    @classmethod
+    def _known_ties(cls, value: str) -> str:
+        if not is_ties(value):
+            raise ValueError(f"unknown tie rule {value!r}; write file, reverse or random:<seed>")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DatasetSpec":
+        if self.filters.given() and self.protocol not in OWN_FILTERS:
+            raise ValueError(
+                f"filters cannot change protocol {self.protocol!r}; own filters go with {' or '.join(OWN_FILTERS)}"
+            )
+        if not self.is_table:
+            if self.columns != Columns():
+                raise ValueError(
+                    f"columns are fixed for parser {self.parser!r}; remove them or use parser = 'table'"
+                )
+            if self.files.items is None:
+                raise ValueError(f"parser {self.parser!r} needs files.items")
+            wrong = [field for field in self.text_fields if field not in AMAZON_TEXT]
+            if wrong:
+                raise ValueError(
+                    f"text field {wrong[0]!r} does not exist in Amazon data; known: {', '.join(AMAZON_TEXT)}"
+                )
+            if self.images and set(self.member_fields) - {"id"}:
+                raise ValueError("images.member may only use {id} for Amazon data")
+        elif self.files.items is None and (self.columns.items.group or self.images):
+            raise ValueError("columns.items.group and images need files.items")
+        return self
+
+    @property
+    def is_table(self) -> bool:
+        return self.parser in ("table", "recbole")
+
+    @property
+    def interaction_columns(self) -> InteractionColumns:
+        """As declared; RecBole's own names where nothing is declared."""
+        columns = self.columns.interactions
+        if self.parser != "recbole":
+            return columns
+        defaults = {"user": "user_id", "item": "item_id"}
+        return columns.model_copy(
+            update={key: value for key, value in defaults.items() if key not in columns.model_fields_set}
+        )
+
+    @property
+    def item_columns(self) -> ItemColumns:
+        """As declared; RecBole's id column and blank-separated categories where nothing is declared."""
+        columns = self.columns.items
+        if self.parser != "recbole":
+            return columns
+        defaults = {"item": "item_id", "category_separator": " "}
+        missing = {key: value for key, value in defaults.items() if key not in columns.model_fields_set}
+        return columns.model_copy(update=missing)
+
+    @property
+    def member_fields(self) -> list[str]:
+        return MEMBER_FIELD.findall(self.images.member) if self.images else []
+
+    @property
+    def raw_files(self) -> list[RawFile]:
+        """Interactions first."""
+        return [one for one in (self.files.interactions, self.files.items) if one is not None]
+
+    def raw_dir(self, data_dir: Path) -> Path:
+        """Where the raw files are looked for without `--raw`."""
+        return Path(self.raw) if self.raw else data_dir / "raw" / self.name
+
+    def content(self) -> dict[str, Any]:
+        """What decides the prepared folder, as JSON: everything but places, remarks and the protocol's own keys."""
+        outside = {"raw", "notes", "protocol", "ties", "filters"}
+        kept = self.model_dump(mode="json", exclude=outside)
+        for one in (*(file for file in kept["files"].values() if file), *filter(None, [kept["images"]])):
+            for key in ("urls", "sha256", "size"):
+                one.pop(key, None)
+        return kept
+
+
+def known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """Keys that may stand at `path` inside a table of type `model`, for a suggestion; [] if none can."""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        nested = (
+            []
+            if field is None
+            else [one for one in _types_in(field.annotation) if issubclass(one, BaseModel)]
+        )
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)
+
+
+def _types_in(annotation: Any) -> list[type]:
+    found = [annotation] if isinstance(annotation, type) and not get_args(annotation) else []
+    return found + [one for part in get_args(annotation) for one in _types_in(part)]

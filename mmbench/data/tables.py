@@ -1,0 +1,136 @@
+"""Rows of plain tables, streaming: TSV, CSV (gzip or plain), Parquet, and RecBole's atomic files."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mmbench.data.raw import Faults, missing_name, open_raw
+from mmbench.errors import DataError
+
+Row = tuple[int, list[Any]]
+KINDS = {".tsv": "\t", ".csv": ",", ".inter": "\t", ".item": "\t", ".parquet": ""}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def kind_of(file: Path) -> str:
+    """`.tsv`, `.csv`, `.parquet`, `.inter` or `.item`, looking through `.gz`; DataError for anything else."""
+    suffixes = [one for one in file.suffixes if one != ".gz"]
+    kind = suffixes[-1].lower() if suffixes else ""
+    if kind not in KINDS:
+        raise DataError(f"{file}: the name must end in {', '.join(KINDS)} (text tables also with .gz)")
+    return kind
+
+
+def new_faults(file: Path) -> Faults:
+    return Faults(file, unit="row" if kind_of(file) == ".parquet" else "line")
+
+
+def read_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
+    """(line or row number, values of `columns`) of each row; malformed rows go to `faults`.
+
+    Text tables give strings exactly as written, so that an id "007" stays "007".
+    """
+    if kind_of(file) == ".parquet":
+        return _parquet_rows(file, columns, faults)
+    return _text_rows(file, columns, faults)
+
+
+def _text_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
+    kind = kind_of(file)
+    recbole = kind in (".inter", ".item")
+    with open_raw(file) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        reader = (
+            csv.reader(text, delimiter="\t", strict=True, quoting=csv.QUOTE_NONE)
+            if recbole
+            else csv.reader(text, delimiter=KINDS[kind], strict=True)
+        )
+        rows = _parsed(file, reader, faults)
+        first = next(rows, None)
+        if first is None:
+            raise DataError(f"{file} is empty; get the file again")
+        header = _recbole_header(file, first[1]) if recbole else [name.strip() for name in first[1]]
+        places = [_place(file, header, column) for column in columns]
+        for number, row in rows:
+            faults.n_lines += 1
+            if len(row) != len(header):
+                faults.add(number, f"{len(row)} fields instead of {len(header)}")
+            else:
+                yield number, [row[place] for place in places]
+
+
+def _parsed(file: Path, reader: Any, faults: Faults) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank, each with the number of its last line; a row that csv refuses is a fault."""
+    while True:
+        before = reader.line_num
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            spoilt = max(1, reader.line_num - before)
+            faults.n_lines += spoilt
+            faults.add(before + 1, f"bad quoting: {error}", lines=spoilt)
+            continue
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file} is not UTF-8 near line {before + 1} ({error.reason}); convert it to UTF-8"
+            ) from error
+        if row:
+            yield reader.line_num, row
+
+
+def _recbole_header(file: Path, header: list[str]) -> list[str]:
+    names = []
+    for one in header:
+        name, colon, kind = one.strip().partition(":")
+        if not colon or kind not in ("token", "token_seq", "float", "float_seq"):
+            raise DataError(
+                f"{file}: header {one!r} is not name:type as RecBole writes it, for instance user_id:token"
+            )
+        names.append(name)
+    return names
+
+
+def _place(file: Path, header: list[str], column: str) -> int:
+    if column not in header:
+        raise DataError(f"{file}: {missing_name(column, header, 'column')}")
+    if header.count(column) > 1:
+        raise DataError(f"{file}: column {column!r} stands twice in the header; rename one of them")
+    return header.index(column)
+
+
+def _parquet_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    unique = list(dict.fromkeys(columns))
+    number = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            for column in unique:
+                _place(file, names, column)
+            for batch in table.iter_batches(columns=unique):
+                lists = {name: _values(batch.column(name)) for name in unique}
+                for values in zip(*(lists[name] for name in columns), strict=True):
+                    number += 1
+                    faults.n_lines += 1
+                    yield number, list(values)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{file} is no readable Parquet file ({str(error).splitlines()[0]}); get it again"
+        ) from error
+
+
+def _values(column: Any) -> list[Any]:
+    """Python values of an Arrow column; dates and times become ISO text, so that every table is read one way."""
+    import pyarrow as pa
+
+    if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
+        return list(column.to_pylist())
+    micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_pylist()
+    return [None if one is None else (_EPOCH + timedelta(microseconds=one)).isoformat() for one in micros]

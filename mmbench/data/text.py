@@ -1,0 +1,47 @@
+"""Item texts: cleaning of raw fields and the joined text that text encoders read."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!--.*?-->")
+
+
+def clean(value: str) -> str:
+    """HTML unescaped, tags and double quotes removed, every run of white space one blank.
+
+    Amazon's 2018 pages are escaped twice here and there, so unescaping is repeated until nothing changes.
+    The result has no line break of any kind; apostrophes stay, they belong to words.
+    """
+    while (plain := html.unescape(value)) != value:
+        value = plain
+    return " ".join(_TAG.sub(" ", value).replace('"', "").split())
+
+
+def is_page_script(title: str) -> bool:
+    """Some 2018 titles hold the script of the product page instead of a title."""
+    return "getTime(" in title or "<script" in title.lower()
+
+
+def sentence(text: str) -> str:
+    """`text` with exactly one full stop at its end; empty stays empty."""
+    text = text.rstrip(" .")
+    return f"{text}." if text else ""
+
+
+def category_nodes(paths: Sequence[Sequence[str]]) -> list[str]:
+    """All nodes of all paths, each once, in order of first appearance."""
+    return list(dict.fromkeys(node for path in paths for node in path))
+
+
+def join_text(record: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """The named fields of an item record, in order, each a sentence; empty fields are left out.
+
+    However long the text is, nothing is cut here: an encoder knows its own limit and counts what it cuts.
+    """
+    parts = []
+    for field in fields:
+        value = record.get(field, "")
+        parts.append(sentence(", ".join(category_nodes(value)) if field == "categories" else value))
+    return " ".join(part for part in parts if part)

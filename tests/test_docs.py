@@ -1,0 +1,41 @@
+"""The documentation's own code works: the model of docs/adding_a_model.md is cut out and run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mmbench import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def documented_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    text = (ROOT / "docs" / "adding_a_model.md").read_text(encoding="utf-8")
+    files = re.findall(r"`my-models/([a-z_]+\.(?:py|toml))`:\n\n```\w+\n(.*?)```", text, flags=re.S)
+    assert [name for name, _ in files] == ["markov_mf.py", "markov_mf.toml"]
+    for name, content in files:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.setenv("MMBENCH_MODELS", str(tmp_path))
+    return "markov-mf"
+
+
+def test_the_documented_model_is_found_and_keeps_the_contract(documented_model: str) -> None:
+    from tests.models import test_contract as contract
+
+    registry.check_recipe(registry.find(documented_model)[0])
+    for name in (documented_model, f"{documented_model}:wide"):
+        contract.test_scores_have_a_finite_value_for_every_item(name)
+        contract.test_everything_that_moves_the_score_is_in_the_state_dict(name)
+        contract.test_neither_other_rows_nor_padding_change_a_score(name)
+        contract.test_every_parameter_gets_a_gradient(name)
+        contract.test_a_later_item_never_changes_an_earlier_state(name)
+        contract.test_all_positions_and_prefixes_have_the_same_loss(name)
+    contract.test_thirty_two_users_can_be_learned_by_heart(documented_model)
+
+
+def test_pages_named_in_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(((?:docs/)?[\w./-]+)\)", text):
+        assert (ROOT / target).exists(), target

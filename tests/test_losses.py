@@ -1,0 +1,144 @@
+"""mmbench.nn.losses and the dropout of mmbench.nn.layers against closed forms and torch's own."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmbench.nn import losses
+from mmbench.nn.layers import Dropout, dropout
+from mmbench.nn.losses import bce, bpr, cross_entropy, info_nce
+
+
+def problem(n: int, *, n_items: int = 11, dim: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """query [n, D], table [N, D], bias [N] (float64, with gradients) and targets 1..N."""
+    generator = torch.Generator().manual_seed(n)
+    shapes = ((n, dim), (n_items, dim), (n_items,))
+    query, table, bias = (
+        torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes
+    )
+    return query, table, bias, torch.randint(1, n_items + 1, (n,), generator=generator)
+
+
+@pytest.mark.parametrize("n", [1, 5, 6, 7, 18])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_cross_entropy_is_torchs(n: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CHUNK", 6)  # n below, at, above and at three times the chunk
+    query, table, bias, target = problem(n)
+    inputs = [query, table, *([bias] if with_bias else [])]
+    ours = cross_entropy(query, table, target, bias if with_bias else None)
+    plain = F.cross_entropy(query @ table.T + (bias if with_bias else 0), target - 1)
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    for own, other in zip(
+        torch.autograd.grad(3 * ours, inputs), torch.autograd.grad(3 * plain, inputs), strict=True
+    ):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
+
+
+def test_cross_entropy_gradcheck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CHUNK", 3)
+    query, table, bias, target = problem(5)
+    assert torch.autograd.gradcheck(lambda q, t, b: cross_entropy(q, t, target, b), (query, table, bias))
+    assert torch.autograd.gradcheck(lambda q, t: cross_entropy(q, t, target), (query, table))
+
+
+def test_cross_entropy_survives_large_logits_and_an_empty_step() -> None:
+    query = torch.tensor([[1000.0, 0.0]], requires_grad=True)
+    table = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    loss = cross_entropy(query, table, torch.tensor([2]))
+    assert loss.item() == 2000.0
+    assert torch.isfinite(torch.autograd.grad(loss, query)[0]).all()
+    empty = torch.zeros(0, 2, requires_grad=True)
+    assert cross_entropy(empty, table, torch.zeros(0, dtype=torch.int64)).item() == 0.0
+
+
+def test_cross_entropy_of_equal_scores_is_log_n() -> None:
+    _, table, _, target = problem(4)
+    assert cross_entropy(torch.zeros(4, 4).double(), table, target).item() == pytest.approx(math.log(11))
+
+
+def test_bce_and_bpr_closed_forms() -> None:
+    positive, negative = torch.tensor([1.0, -2.0]).double(), torch.tensor([[0.5, 3.0], [0.0, -1.0]]).double()
+    sigma = torch.sigmoid
+    expected = -(sigma(positive).log() + (1 - sigma(negative)).log().sum(1)).mean()
+    torch.testing.assert_close(bce(positive, negative), expected)
+    expected = -sigma(positive[:, None] - negative).log().mean()
+    torch.testing.assert_close(bpr(positive, negative), expected)
+    assert bce(torch.zeros(3), torch.zeros(3, 2)).item() == pytest.approx(3 * math.log(2))
+    assert bpr(torch.zeros(3), torch.zeros(3, 2)).item() == pytest.approx(math.log(2))
+
+
+def test_pairwise_losses_do_not_saturate() -> None:
+    score = torch.tensor([-60.0], requires_grad=True)
+    loss = bpr(score, torch.tensor([[60.0]]))
+    assert loss.item() == pytest.approx(120.0)
+    assert torch.autograd.grad(loss, score)[0].item() == pytest.approx(-1.0)
+    assert bce(torch.tensor([20.0]), torch.tensor([[20.0]])).item() == pytest.approx(20.0, rel=1e-6)
+
+
+def reference_info_nce(
+    anchor: Tensor, positive: Tensor, temperature: float, drop: set[tuple[int, int]]
+) -> float:
+    """The formula with loops; pairs (i, j) in `drop` are left out of row i's denominator."""
+    total = 0.0
+    for i in range(len(anchor)):
+        logits = [
+            float(F.cosine_similarity(anchor[i], positive[j], dim=0)) / temperature
+            for j in range(len(anchor))
+        ]
+        kept = [math.exp(v) for j, v in enumerate(logits) if (i, j) not in drop]
+        total -= logits[i] - math.log(sum(kept))
+    return total / len(anchor)
+
+
+def test_info_nce_same_target_rules() -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchor, positive = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    target = torch.tensor([5, 7, 5, 9])
+    same = target[:, None] == target
+    plain = info_nce(anchor, positive, temperature=0.5)
+    assert plain.item() == pytest.approx(reference_info_nce(anchor, positive, 0.5, set()))
+    removed = info_nce(anchor, positive, temperature=0.5, same=same)
+    assert removed.item() == pytest.approx(reference_info_nce(anchor, positive, 0.5, {(0, 2), (2, 0)}))
+    # A logit of 0 stays in the sum as exp(0) = 1, as the released codes have it.
+    logits = F.normalize(anchor, dim=1) @ F.normalize(positive, dim=1).T / 0.5
+    logits[0, 2] = logits[2, 0] = 0.0
+    zeroed = info_nce(anchor, positive, temperature=0.5, same=same, same_logit=0.0)
+    torch.testing.assert_close(zeroed, F.cross_entropy(logits, torch.arange(4)))
+    assert len({round(float(one), 9) for one in (plain, removed, zeroed)}) == 3
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_rate_and_scale(p: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(400_003)  # not a multiple of eight
+    y = dropout(x, p, training=True)
+    rate = round(p * 256) / 256
+    error = 4 * math.sqrt(rate * (1 - rate) / len(x))
+    assert (y == 0).double().mean().item() == pytest.approx(rate, abs=error)
+    assert y.unique().tolist() == [0.0, pytest.approx(1 / (1 - rate))]
+    assert y.double().mean().item() == pytest.approx(1.0, abs=error / (1 - rate))  # unbiased
+    neighbours = (y[:-1] == 0) & (y[1:] == 0)
+    assert neighbours.double().mean().item() == pytest.approx(rate**2, abs=2 * error)
+
+
+def test_dropout_gradient_is_its_own_mask() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(50, 7, requires_grad=True)
+    y = dropout(x, 0.5, training=True)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(grad, (y / x).detach())
+    assert set(grad.unique().tolist()) == {0.0, 2.0}
+
+
+def test_dropout_is_off_in_evaluation_and_at_rate_zero() -> None:
+    x = torch.randn(5, 5)
+    layer = Dropout(0.5).eval()
+    assert layer(x) is x
+    assert dropout(x, 0.0, training=True) is x
+    torch.manual_seed(3)
+    first = dropout(x, 0.5, training=True)
+    torch.manual_seed(3)
+    assert torch.equal(first, dropout(x, 0.5, training=True))
