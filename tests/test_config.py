@@ -11,6 +11,7 @@ from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.experiment import make_cell, resolve_settings
 from mmbench.run import Overrides, check_overrides
+from tests.prepared import add_features, write_toy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +145,23 @@ def test_equal_settings_are_one_cell_whatever_their_spelling(toy: Prepared, tmp_
     assert path(text_encoder="none") != usual
     assert path(lr=0.5) != usual
     assert path(hidden_dim=32) != usual
+
+
+def test_features_decide_the_cell_and_missing_ones_are_noted(tmp_path: Any) -> None:
+    prepared = write_toy(tmp_path, features=False)
+
+    def cell() -> Any:
+        return make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=[])
+
+    with pytest.raises(UsageError, match="has no features; run: mmbench extract toy"):
+        cell()
+    add_features(prepared, "text", "one", dim=5)
+    first = cell()
+    assert first.notes == ("HM4SR runs without image: toy has no image features",)
+    add_features(prepared, "text", "one", dim=5, seed=9)
+    assert cell().path != first.path
+    add_features(prepared, "text", "one", dim=5)
+    assert cell().path == first.path, "the same values again"
 
 
 def test_overrides_reach_the_models_that_have_them() -> None:
