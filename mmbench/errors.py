@@ -35,8 +35,9 @@ class ProtocolMismatchError(MmbenchError):
 def suggest(name: str, known: Iterable[str], *, what: str) -> str:
     """Text for an unknown `name`: the nearest of `known`, or all of them when none is near."""
     options = sorted(known)
-    near = get_close_matches(name, options, n=1, cutoff=0.5)
+    folded = {option.casefold(): option for option in options}
+    near = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     if near:
-        return f"unknown {what} {name!r}; did you mean {near[0]!r}?"
+        return f"unknown {what} {name!r}; did you mean {folded[near[0]]!r}?"
     listing = ", ".join(options) if options else "none"
     return f"unknown {what} {name!r}; known: {listing}"

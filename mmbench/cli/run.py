@@ -196,11 +196,11 @@ def evaluate(
     from mmbench.results import read_record
 
     wanted = [str(parse_metric(name)) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
-    state.out.print("\t".join(["run", "split", *wanted]), markup=False)
+    typer.echo("\t".join(["run", "split", *wanted]))  # not rich, which turns tabs into spaces
     for path in runs:
         record = read_record(path)
         if rescore:
             evaluate_again(record, data_dir=state.data_dir, device=device)
         for part in ("valid", "test"):
             values = [f"{metric_value(record.ranks(part), name):.6f}" for name in wanted]
-            state.out.print("\t".join([str(path), part, *values]), markup=False)
+            typer.echo("\t".join([str(path), part, *values]))

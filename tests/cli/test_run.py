@@ -1,0 +1,245 @@
+"""`mmbench run`, `train` and `evaluate` as a user types them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmbench.metrics import parse_metric
+from mmbench.results import read_record
+from tests.prepared import SMALL, cells, cli, environment, finish, same_ranks, start, write_toy
+from tests.test_registry import write_own
+
+RUN = ("run", "sasrec", "hm4sr", "--dataset", "toy", "--seeds", "2", "--epochs", "2", *SMALL)
+CELLS = ["hm4sr", "hm4sr", "itemknn", "pop", "random", "random", "repeat-last", "sasrec", "sasrec"]
+
+
+@pytest.fixture(scope="module")
+def results(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which RUN was run; tests add to it but change nothing in it."""
+    folder = tmp_path_factory.mktemp("results")
+    done = cli(*RUN, data=data_dir, results=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "first.out").write_text(done.stdout)
+    (folder / "first.err").write_text(done.stderr)
+    return folder
+
+
+def test_a_run_computes_every_cell_and_prints_the_table(results: Path) -> None:
+    assert [cell.parents[1].name for cell in cells(results)] == CELLS
+    table, progress = (results / "first.out").read_text(), (results / "first.err").read_text()
+    for name in ("SASRec", "HM4SR", "Pop", "Random", "Repeat-last", "ItemKNN", "NDCG@10", "synthetic"):
+        assert name in table
+    for part in ("[1/9] sasrec on toy, seed 1: epoch 2/2  ce ", "valid NDCG@10 0.", "finished hm4sr on toy, seed 2"):
+        assert part in progress
+    assert "epoch 1" not in table
+
+
+def test_records_hold_what_the_issue_lists(results: Path) -> None:
+    record = read_record(next((results / "toy" / "hm4sr").glob("*/seed_2")))
+    assert (record.status, record.seed, record.synthetic, record.n_epochs) == ("finished", 2, True, 2)
+    assert record.settings["hidden_dim"] == {"value": 16, "source": "--set"}
+    assert record.settings["max_epochs"] == {"value": 2, "source": "--set"}
+    assert record.settings["max_len"] == {"value": 10, "source": "protocol toy"}
+    assert {"text", "image"} == record.features.keys()
+    assert len(record.data_hash) == 64
+    assert record.environment["code"]["source_hash"]
+    assert record.environment["device"] == "cpu"
+    assert record.environment["threads"] == 1
+    assert record.n_parameters > 1000
+    assert record.peak_memory["host"] > 10**7
+    assert [point["epoch"] for point in record.curve] == [1, 2]
+    assert {"train", "valid", "rank_valid", "rank_test", "epoch"} <= record.seconds.keys()
+    lines = (record.path / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert record.curve[-1]["NDCG@10"] == json.loads(lines[-1])["valid"]["NDCG@10"]
+    names = {file.name for file in record.path.iterdir()}
+    assert names == {"run.json", "ranks.npz", "train.jsonl", "best.safetensors", "cell.lock"}
+
+
+def test_the_stored_ranks_give_the_validation_curve_s_best(results: Path) -> None:
+    """The best epoch's validation value, from the stored ranks of the best checkpoint."""
+    for cell in cells(results):
+        record = read_record(cell)
+        if record.curve:
+            best = max(point["NDCG@10"] for point in record.curve)
+            value = parse_metric("NDCG@10").values(record.ranks("valid")).mean()
+            assert value == pytest.approx(best, abs=1e-12)
+
+
+def test_the_same_command_skips_all_and_names_them(results: Path, data_dir: Path) -> None:
+    before = {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells(results)}
+    again = cli(*RUN, data=data_dir, results=results)
+    assert again.returncode == 0
+    assert again.stdout == (results / "first.out").read_text()
+    skipped = [line for line in again.stderr.splitlines() if line.startswith("already finished: ")]
+    assert len(skipped) == len(CELLS)
+    assert "already finished: sasrec on toy, seed 2" in skipped
+    assert "epoch" not in again.stderr
+    assert {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells(results)} == before
+
+
+def test_two_jobs_give_the_same_ranks(results: Path, data_dir: Path, tmp_path: Path) -> None:
+    """Also with a user's own model, which the worker processes must find."""
+    out = tmp_path / "results"
+    done = cli(
+        "--models-dir", write_own(tmp_path / "models"), "run", "sasrec", "random", "my-line", "--no-floors",
+        "--seeds", "2", "--epochs", "2", *SMALL, "--jobs", "2", data=data_dir, results=out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [cell.parents[1].name for cell in cells(out)] == ["my-line", "random", "random", "sasrec", "sasrec"]
+    for cell in cells(out)[1:]:
+        assert same_ranks(cell, results / cell.relative_to(out)), cell
+
+
+def test_two_runs_at_once_share_the_work(results: Path, data_dir: Path, tmp_path: Path) -> None:
+    both = [start(*RUN, data=data_dir, results=tmp_path) for _ in range(2)]
+    done = [finish(process) for process in both]
+    assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
+    computed = [
+        line.split(":")[0] for one in done for line in one.stderr.splitlines() if line.startswith("finished ")
+    ]
+    assert len(computed) == len(set(computed)) == len(CELLS), "a cell was computed twice or not at all"
+    assert done[0].stdout == done[1].stdout == (results / "first.out").read_text()
+    for one, other in zip(cells(results), cells(tmp_path), strict=True):
+        assert same_ranks(one, other), one
+
+
+def test_dry_run_shows_and_computes_nothing(results: Path, data_dir: Path) -> None:
+    before = sorted(results.rglob("*"))
+    done = cli(*RUN, "--seeds", "1,3", "--dry-run", data=data_dir, results=results)
+    assert done.returncode == 0
+    states = [line.split()[0] for line in done.stdout.splitlines()]
+    assert sorted(states) == ["finished"] * 6 + ["missing"] * 3
+    assert sorted(results.rglob("*")) == before
+
+
+def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
+    done = cli("train", "sasrec:official", "--seed", "4", "--epochs", "1", *SMALL, data=data_dir, results=results)
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.strip())
+    record = read_record(path)
+    assert (record.model, record.seed, record.n_epochs) == ("sasrec:official", 4, 1)
+    stored = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "ranks.npz"}
+    before = {part: record.ranks(part) for part in ("valid", "test")}
+    (path / "ranks.npz").unlink()
+    shown = cli("evaluate", path, "--metric", "HR@20", "--metric", "mrr", data=data_dir, results=results)
+    assert shown.returncode == 0, shown.stderr
+    lines = [line.split("\t") for line in shown.stdout.splitlines()]
+    assert lines[0] == ["run", "split", "HR@20", "MRR"]
+    for line, part in zip(lines[1:], ("valid", "test"), strict=True):
+        after = record.ranks(part)  # type: ignore[arg-type]
+        for name in ("user", "greater", "equal"):
+            assert (getattr(after, name) == getattr(before[part], name)).all()
+        value = parse_metric("HR@20").values(after).mean()
+        assert line[:3] == [str(path), part, f"{value:.6f}"]
+    assert {f.name: f.read_bytes() for f in path.iterdir() if f.name != "ranks.npz"} == stored
+
+
+def test_settings_of_one_model_and_two_data_sets(data_dir: Path, tmp_path: Path) -> None:
+    write_toy(tmp_path / "data", "toy", created=3.0)
+    write_toy(tmp_path / "data", "toy@reverse", created=2.0, ties="reverse", seed=4, features=False)
+    out = tmp_path / "results"
+    done = cli(
+        "run", "pop", "itemknn", "sasrec", "--dataset", "toy", "--dataset", "toy@reverse", "--no-floors",
+        "--epochs", "1", "--set", "sasrec.lr=0.01", *SMALL, data=tmp_path / "data", results=out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [(read_record(cell).dataset, read_record(cell).model) for cell in cells(out)]
+    assert sorted(found) == [(d, m) for d in ("toy", "toy@reverse") for m in ("itemknn", "pop", "sasrec")]
+    assert all(
+        read_record(cell).settings["lr"] == {"value": 0.01, "source": "--set"}
+        for cell in cells(out)
+        if "sasrec" in cell.parts
+    )
+    last = cli("run", "pop", "--no-floors", "--dry-run", data=tmp_path / "data", results=out)
+    assert "data set: toy (the one prepared last" in last.stderr
+
+
+def test_failed_cells_are_rows_and_the_others_go_on(data_dir: Path, tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "models")
+    code = (folder / "my_line.py").read_text()
+    (folder / "my_line.py").write_text(code.replace("return (self", "return (nothing + self"))
+    args = (
+        "run", "sasrec", "my-line", "pop", "--no-floors", "--set", "sasrec.lr=1e30", "--epochs", "3", *SMALL,
+    )  # fmt: skip
+    world = {"data": data_dir, "results": tmp_path / "results", "env": {"MMBENCH_MODELS": str(folder)}}
+    done = cli(*args, **world)
+    assert done.returncode == 1
+    diverged, faulty = (line for line in done.stderr.splitlines() if line.startswith("FAILED "))
+    assert re.match(r"FAILED sasrec on toy, seed 1: epoch [12], .*lower", diverged)
+    assert faulty == "FAILED my-line on toy, seed 1: NameError: name 'nothing' is not defined"
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "error: 2 of 3 cells failed; the same command tries them again"
+    assert all(name in done.stdout for name in ("SASRec", "Line", "Pop"))
+    line, pop, sasrec = (read_record(cell) for cell in cells(tmp_path / "results"))
+    assert [one.status for one in (line, pop, sasrec)] == ["failed", "finished", "failed"]
+    assert diverged.endswith(sasrec.reason)
+    assert "in score" in (line.path / "traceback.txt").read_text()
+    debugged = cli("--debug", "run", "my-line", "--no-floors", "--epochs", "3", *SMALL, **world)
+    assert debugged.returncode == 1
+    assert "Traceback" in debugged.stderr
+
+    (folder / "my_line.py").write_text(code)
+    again = cli(*args, **world)
+    assert again.returncode == 1
+    assert "FAILED sasrec on toy, seed 1" in again.stderr
+    assert "finished my-line on toy, seed 1" in again.stderr
+    assert "already finished: pop on toy, seed 1" in again.stderr
+    assert not (line.path / "traceback.txt").exists()
+
+
+def test_a_user_s_own_model_works_like_any_other(data_dir: Path, tmp_path: Path) -> None:
+    done = cli(
+        "run", "my-line", "my-line:steep", "--no-floors", "--seeds", "2", data=data_dir,
+        results=tmp_path / "results", env={"MMBENCH_MODELS": str(write_own(tmp_path / "models"))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Line" in done.stdout
+    records = [read_record(cell) for cell in cells(tmp_path / "results")]
+    assert [(one.model, one.seed) for one in records] == [("my-line", 1), ("my-line:steep", 1)]
+    assert [one.settings["slope"]["value"] for one in records] == [2.0, 9.0]
+    ranks = records[0].ranks("test")
+    assert (ranks.equal == 0).all()
+    assert (ranks.greater < 60).all()
+
+
+def test_quiet_prints_the_table_only(results: Path, data_dir: Path) -> None:
+    done = cli("--quiet", *RUN, data=data_dir, results=results)
+    assert done.stderr == ""
+    assert done.stdout == (results / "first.out").read_text()
+
+
+def test_a_damaged_cell_is_computed_again(results: Path, data_dir: Path, tmp_path: Path) -> None:
+    args = ("run", "random", "--seeds", "2", "--no-floors")
+    assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
+    one, two = cells(tmp_path)
+    (one / "run.json").write_text('"no record"')
+    (two / "ranks.npz").write_bytes(b"PK")
+    assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
+    for cell in (one, two):
+        expected = next(path for path in cells(results) if path.parts[-4:] == cell.parts[-4:])
+        assert same_ranks(cell, expected)
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "from mmbench.cli import main\n"
+        "out = io.StringIO()\n"
+        "with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):\n"
+        "    main()\n"
+        "heavy = {'torch', 'pandas', 'scipy', 'transformers', 'sklearn', 'PIL', 'pyarrow', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)), len(out.getvalue()) > 5)\n"
+    )
+    for args in (["--help"], ["--version"], ["run", "--help"], ["evaluate", "-h"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *args], env=environment(), capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip().startswith("[]"), (args, done.stdout)
+    assert "Example:" in cli("run", "--help").stdout
+
+
