@@ -113,11 +113,9 @@ def _prepare(
     progress("filtering and sorting")
     made = _build(spec, data, rules, listing)
     manifest = {
-        **_facts(spec, listing),
+        **_facts(spec, listing, made.statistics),
         "name": name,
         "protocol": rules,
-        "counts": {key: made.statistics[key] for key in COUNTS},
-        "statistics": made.statistics,
         "raw": hashes,
         "recipe": recipe,
         "source": source,
@@ -127,8 +125,8 @@ def _prepare(
     return write_prepared(data_dir=data_dir, manifest=manifest, **made.arrays), True, data.notes
 
 
-def _facts(spec: DatasetSpec, listing: ImageListing | None) -> dict[str, Any]:
-    """What the manifest takes over from the data set's table and the pictures beside the raw files."""
+def _facts(spec: DatasetSpec, listing: ImageListing | None, statistics: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest takes over from the data set's table, the pictures and the statistics."""
     images = {"kind": listing.kind, "path": str(listing.path), "hash": listing.hash} if listing else None
     return {
         "dataset": spec.name,
@@ -137,6 +135,8 @@ def _facts(spec: DatasetSpec, listing: ImageListing | None) -> dict[str, Any]:
         "text_fields": list(spec.text_fields),
         "printed": printed_of(spec),
         "images": images,
+        "counts": {key: statistics[key] for key in COUNTS},
+        "statistics": statistics,
     }
 
 

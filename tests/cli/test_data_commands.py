@@ -90,4 +90,7 @@ def test_missing_raw_files_come_with_instructions(tmp_path: Path) -> None:
     done = cli("prepare", "amazon-baby", "--offline", data=tmp_path)
     assert done.returncode == 1
     assert f"to   {tmp_path / 'raw' / 'amazon-baby' / 'meta_Baby.json.gz'}" in done.stderr
-    assert "from http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/meta_Baby.json.gz" in done.stderr
+    assert (
+        "from http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/meta_Baby.json.gz"
+        in done.stderr
+    )

@@ -81,13 +81,21 @@ def test_meta_2014_never_runs_code(tmp_path: Path) -> None:
 
 def test_meta_of_unwanted_items_is_not_parsed(tmp_path: Path) -> None:
     """Most of a category's metadata is of items that nobody kept; damage there does not matter."""
-    file = write_lines(tmp_path / "m.json", ["{'asin': 'other', 'title': ", repr({"title": "t", "asin": "x"})])
+    file = write_lines(
+        tmp_path / "m.json", ["{'asin': 'other', 'title': ", repr({"title": "t", "asin": "x"})]
+    )
     items, notes = read_meta(file, {"x"}, edition="amazon-2014")
     assert (items["x"].title, notes) == ("t", [])
 
 
 def meta_2018(**change: object) -> str:
-    record = {"asin": "x", "title": "T", "brand": "B", "category": ["Root", "Food"], "imageURLHighRes": ["u1", "u2"]}
+    record = {
+        "asin": "x",
+        "title": "T",
+        "brand": "B",
+        "category": ["Root", "Food"],
+        "imageURLHighRes": ["u1", "u2"],
+    }
     return json.dumps({**record, **change})
 
 
@@ -107,7 +115,11 @@ def test_meta_2018_blank_fields(tmp_path: Path) -> None:
 
 
 def test_same_asin_twice_is_one_item(tmp_path: Path) -> None:
-    lines = [meta_2018(brand="", imageURLHighRes=[]), meta_2018(title="Other", brand="Late"), meta_2018(brand="Last")]
+    lines = [
+        meta_2018(brand="", imageURLHighRes=[]),
+        meta_2018(title="Other", brand="Late"),
+        meta_2018(brand="Last"),
+    ]
     items, notes = read_meta(write_lines(tmp_path / "m.json", lines), {"x"}, edition="amazon-2018")
     item = items["x"]
     assert (item.title, item.brand, item.image_url) == ("T", "Late", "u1")

@@ -36,7 +36,11 @@ def slow_core(events: Events, k_user: int, k_item: int, *, distinct: bool) -> Ev
         bad = [one for one in events if users[one[0]] < k_user or items[one[1]] < k_item]
         if not bad:
             return events
-        events = [one for one in events if (one[0] != bad[0][0] if users[bad[0][0]] < k_user else one[1] != bad[0][1])]
+        events = [
+            one
+            for one in events
+            if (one[0] != bad[0][0] if users[bad[0][0]] < k_user else one[1] != bad[0][1])
+        ]
 
 
 @given(EVENTS, st.integers(0, 4), st.integers(0, 4), st.booleans())
@@ -97,8 +101,8 @@ def test_random_ties_depend_on_the_seed_alone() -> None:
     assert (first == event_order(user, ticks, "random:1")).all()
     assert (first != event_order(user, ticks, "random:2")).mean() > 0.9
     assert (first != event_order(user, ticks, "file")).mean() > 0.9
-    # every place of a group is reached about equally often: 1000 events, 50 places
-    assert first.reshape(20, 50)[:, 0].std() > 0
+    # not the same shuffle for every user, and nobody keeps the file's first event in front by rule
+    assert len(set((first.reshape(20, 50)[:, 0] % 50).tolist())) > 5
 
 
 @pytest.mark.parametrize("ties", TIES)

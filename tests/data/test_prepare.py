@@ -1,10 +1,12 @@
 """From raw files to prepared data: protocols, identity, idempotence, errors."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from tests.data.raw_files import (
 
 
 @pytest.fixture
-def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
+def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Declare the data set `mine` by the body of its table; its raw files lie in tmp_path / "raw"."""
 
     def write(body: str) -> Path:
@@ -51,7 +53,7 @@ def history(prepared: Prepared, user: str) -> list[str]:
     return [prepared.item_records[item - 1]["id"] for item in events]
 
 
-def test_arrays_ids_and_manifest(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_arrays_ids_and_manifest(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014)
     events = grid()
     write_2014(raw, [*events, ("stray", "i0", START), ("u0", "rare", START)])
@@ -59,19 +61,28 @@ def test_arrays_ids_and_manifest(tmp_path: Path, declare) -> None:  # noqa: ANN0
     assert (one.n_users, one.n_items, len(one.items)) == (6, 6, 36)
     assert one.user_ids == [f"u{number}" for number in range(6)]
     assert [record["id"] for record in one.item_records] == [f"i{number}" for number in range(6)]
-    assert (one.items.dtype, one.times.dtype, one.offsets.tolist()) == ("int32", "int64", list(range(0, 37, 6)))
+    assert (one.items.dtype, one.times.dtype, one.offsets.tolist()) == (
+        "int32",
+        "int64",
+        list(range(0, 37, 6)),
+    )
     for user in one.user_ids:
         assert history(one, user) == [item for who, item, _ in events if who == user]
     assert one.times[:6].tolist() == [START + step * DAY for step in range(6)]
     manifest = one.manifest
     assert manifest["statistics"]["raw"]["interactions"] == 38
     assert {file["file"] for file in manifest["raw"]} == {"reviews_Demo_5.json.gz", "meta_Demo.json.gz"}
-    assert (manifest["name"], manifest["dataset"], manifest["printed"], manifest["images"]) == ("mine", "mine", {}, None)
+    assert (manifest["name"], manifest["dataset"], manifest["printed"], manifest["images"]) == (
+        "mine",
+        "mine",
+        {},
+        None,
+    )
     assert one.item_records[0]["text"] == "Title i0. Root, Node i0."
     one.verify()
 
 
-def test_ids_are_numbered_as_text_whatever_the_order_of_the_file(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_ids_are_numbered_as_text_whatever_the_order_of_the_file(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014)
     events = [(user.replace("u", "1" if user == "u3" else "10"), item, time) for user, item, time in grid()]
     write_2014(raw, events)
@@ -86,7 +97,7 @@ def test_ids_are_numbered_as_text_whatever_the_order_of_the_file(tmp_path: Path,
 TIED: list[Event] = [(user, item, START) for user in "abcdef" for item in "pqrstu"]
 
 
-def test_tie_rules_make_data_sets_side_by_side(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_tie_rules_make_data_sets_side_by_side(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), TIED)
     ties = ["file", "reverse", "random:1", "random:2"]
     found = {one: made(tmp_path, ties=one) for one in ties}
@@ -102,7 +113,7 @@ def test_tie_rules_make_data_sets_side_by_side(tmp_path: Path, declare) -> None:
     assert made(tmp_path, "mine@random:1").hash == found["random:1"].hash
 
 
-def test_tie_rule_does_not_touch_different_times(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_tie_rule_does_not_touch_different_times(tmp_path: Path, declare) -> None:
     """int64 end to end: events one second apart keep their order under every tie rule."""
     events = [(user, item, START + step) for user in "abcdef" for step, item in enumerate("pqrstu")]
     write_2014(declare(AMAZON_2014), events[::-1])
@@ -110,9 +121,11 @@ def test_tie_rule_does_not_touch_different_times(tmp_path: Path, declare) -> Non
         assert history(made(tmp_path, ties=ties), "a") == list("pqrstu")
 
 
-def test_milliseconds_decide_the_order_and_are_no_ties(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_milliseconds_decide_the_order_and_are_no_ties(tmp_path: Path, declare) -> None:
     raw = declare(TABLE + 'columns.interactions = { unit = "ms" }')
-    rows = [f"{user}\t{item}\t{START * 1000 + step}" for user in "abcdef" for step, item in enumerate("pqrstu")]
+    rows = [
+        f"{user}\t{item}\t{START * 1000 + step}" for user in "abcdef" for step, item in enumerate("pqrstu")
+    ]
     write_lines(raw / "events.tsv", ["user\titem\ttimestamp", *rows[::-1]])
     write_lines(raw / "items.tsv", ["item\ttitle\tgenres", "p\tP\t"])
     one = made(tmp_path, ties="random:1")
@@ -121,7 +134,7 @@ def test_milliseconds_decide_the_order_and_are_no_ties(tmp_path: Path, declare) 
     assert one.manifest["statistics"]["tied_neighbours"] == 0.0
 
 
-def test_exact_duplicates_go_or_stay_by_protocol(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_exact_duplicates_go_or_stay_by_protocol(tmp_path: Path, declare) -> None:
     events = [*grid(), ("u0", "i0", START), ("u0", "i0", START + 1)]
     raw = declare(AMAZON_2014)
     write_2014(raw, events)
@@ -132,11 +145,13 @@ def test_exact_duplicates_go_or_stay_by_protocol(tmp_path: Path, declare) -> Non
     assert kept.manifest["statistics"]["raw"]["duplicates"] == 1
 
 
-def test_tmmsrec_drops_incomplete_items_before_counting_users(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_tmmsrec_drops_incomplete_items_before_counting_users(tmp_path: Path, declare) -> None:
     """A user with five events of which one is of an item without a picture has four."""
     raw = declare(AMAZON_2014 + 'images = { name = "images", member = "{id}.jpg" }')
     events = [("full", f"i{number}", START + number) for number in range(5)]
-    events += [("short", f"i{number}", START + number) for number in (0, 1, 2, 3)] + [("short", "bare", START + 9)]
+    events += [("short", f"i{number}", START + number) for number in (0, 1, 2, 3)] + [
+        ("short", "bare", START + 9)
+    ]
     events += [("full", "mute", START + 7)]
     meta = [{"asin": f"i{number}", "title": "T", "imUrl": "http://x"} for number in range(5)]
     meta += [{"asin": "bare", "title": "T"}, {"asin": "mute", "imUrl": "http://x"}]
@@ -150,7 +165,7 @@ def test_tmmsrec_drops_incomplete_items_before_counting_users(tmp_path: Path, de
     assert one.manifest["statistics"]["coverage"]["image"] == 0.0
 
 
-def test_fetched_pictures_do_not_change_the_data(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_fetched_pictures_do_not_change_the_data(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014 + 'images = { name = "images", member = "{id}.jpg" }')
     meta = [{"asin": f"i{number}", "title": "T", "imUrl": "http://x"} for number in range(6)]
     write_2014(raw, grid(), meta)
@@ -164,7 +179,7 @@ def test_fetched_pictures_do_not_change_the_data(tmp_path: Path, declare) -> Non
     assert after.prepared.manifest["statistics"]["coverage"]["n_without_image"] == 5
 
 
-def test_pictures_in_a_zip(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_pictures_in_a_zip(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014 + 'images = { name = "images", member = "{id}.png" }')
     write_2014(raw, grid())
     with zipfile.ZipFile(raw / "images.zip", "w") as archive:
@@ -177,7 +192,7 @@ def test_pictures_in_a_zip(tmp_path: Path, declare) -> None:  # noqa: ANN001
         made(tmp_path)
 
 
-def test_picture_names_cannot_leave_their_folder(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_picture_names_cannot_leave_their_folder(tmp_path: Path, declare) -> None:
     raw = declare(TABLE + 'images = { name = "images", member = "{title}" }')
     rows = [f"{user}\t{item}\t{time}" for user, item, time in grid()]
     write_lines(raw / "events.tsv", ["user\titem\ttimestamp", *rows])
@@ -187,7 +202,7 @@ def test_picture_names_cannot_leave_their_folder(tmp_path: Path, declare) -> Non
     assert [one["image"] for one in made(tmp_path).item_records] == [None] * 5 + ["sub/ok.jpg"]
 
 
-def test_second_call_does_nothing(tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
+def test_second_call_does_nothing(tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = declare(AMAZON_2014)
     write_2014(raw, grid())
     first = prepare("mine", tmp_path / "data")
@@ -202,7 +217,7 @@ def test_second_call_does_nothing(tmp_path: Path, declare, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("change", ["raw", "spec", "printed", "damage", "foreign"])
-def test_what_makes_a_second_call_work_again(tmp_path: Path, declare, change: str) -> None:  # noqa: ANN001
+def test_what_makes_a_second_call_work_again(tmp_path: Path, declare, change: str) -> None:
     raw = declare(AMAZON_2014)
     write_2014(raw, grid())
     first = made(tmp_path)
@@ -222,7 +237,7 @@ def test_what_makes_a_second_call_work_again(tmp_path: Path, declare, change: st
     assert (second.prepared.hash == first.hash) == (change not in ("raw", "spec"))
 
 
-def test_prepared_data_outlive_their_raw_files(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_prepared_data_outlive_their_raw_files(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014)
     write_2014(raw, grid())
     made(tmp_path)
@@ -235,7 +250,7 @@ def test_prepared_data_outlive_their_raw_files(tmp_path: Path, declare) -> None:
             prepare("mine", tmp_path / "data", **options)  # type: ignore[arg-type]
 
 
-def test_raw_option_takes_the_folder_or_one_named_like_the_data_set(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_raw_option_takes_the_folder_or_one_named_like_the_data_set(tmp_path: Path, declare) -> None:
     declare(AMAZON_2014)
     write_2014(tmp_path / "a", grid())
     write_2014(tmp_path / "b" / "mine", grid())
@@ -257,22 +272,27 @@ def test_missing_raw_files_say_where_from_and_where_to(tmp_path: Path) -> None:
         prepare("hm-fashion", tmp_path)
 
 
-def test_nothing_left_after_the_filters(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_nothing_left_after_the_filters(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), grid(4, 4))
-    with pytest.raises(DataError, match=r"no interaction is left of 16 after .*'clean' \(users >= 5, items >= 5\)"):
+    with pytest.raises(
+        DataError, match=r"no interaction is left of 16 after .*'clean' \(users >= 5, items >= 5\)"
+    ):
         made(tmp_path)
     with pytest.raises(DataError, match="with text and image"):
         made(tmp_path, protocol="tmmsrec")
     assert not list((tmp_path / "data" / "prepared").glob("mine*"))
 
 
-def test_histories_too_short_to_evaluate(tmp_path: Path, declare) -> None:  # noqa: ANN001
-    write_2014(declare(AMAZON_2014 + "filters = { min_user = 0, min_item = 0 }"), [("a", "x", START), ("b", "y", START)])
+def test_histories_too_short_to_evaluate(tmp_path: Path, declare) -> None:
+    write_2014(
+        declare(AMAZON_2014 + "filters = { min_user = 0, min_item = 0 }"),
+        [("a", "x", START), ("b", "y", START)],
+    )
     with pytest.raises(DataError, match="no user with a validation target"):
         made(tmp_path)
 
 
-def test_damaged_raw_file_leaves_the_old_data(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_damaged_raw_file_leaves_the_old_data(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014)
     write_2014(raw, grid())
     first = made(tmp_path)
@@ -281,10 +301,27 @@ def test_damaged_raw_file_leaves_the_old_data(tmp_path: Path, declare) -> None: 
     with pytest.raises(DataError, match=r"reviews_Demo_5\.json\.gz is cut off"):
         made(tmp_path)
     first.verify()
-    assert [one.name for one in (tmp_path / "data" / "prepared").iterdir() if not one.name.startswith(".")] == ["mine"]
+    assert [
+        one.name for one in (tmp_path / "data" / "prepared").iterdir() if not one.name.startswith(".")
+    ] == ["mine"]
 
 
-def test_checksum_of_the_catalogue(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_full_disk_leaves_the_old_data(tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_2014(declare(AMAZON_2014), grid())
+    first = made(tmp_path)
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(DataError, match="No space left on device; free some space"):
+            made(tmp_path, force=True)
+    first.verify()
+    assert not list((tmp_path / "data" / "prepared").glob(".writing-*"))
+
+
+def test_checksum_of_the_catalogue(tmp_path: Path, declare) -> None:
     body = AMAZON_2014.replace('"reviews_Demo_5.json.gz"', f'"reviews_Demo_5.json.gz", sha256 = "{"0" * 64}"')
     write_2014(declare(body), grid())
     with pytest.raises(DataError, match="sha256 differs"):
@@ -298,7 +335,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         prepare("demo", tmp_path, protocol="tmsrec")
 
 
-def test_malformed_lines_are_noted_in_the_manifest(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_malformed_lines_are_noted_in_the_manifest(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014)
     write_2014(raw, grid())
     write_lines(raw / "reviews_Demo_5.json.gz", [*(review(*one) for one in grid()), "{"])
@@ -315,7 +352,7 @@ print(prepare("mine@random:3", Path(sys.argv[1])).prepared.hash)
 """
 
 
-def test_hash_does_not_depend_on_process_or_folder(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_hash_does_not_depend_on_process_or_folder(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), TIED)
     hashes = {made(tmp_path, "mine@random:3").hash}
     for seed in ("1", "2"):
@@ -330,11 +367,13 @@ def test_hash_does_not_depend_on_process_or_folder(tmp_path: Path, declare) -> N
     assert len(hashes) == 1
 
 
-def test_two_at_once_do_the_work_once(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_two_at_once_do_the_work_once(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), TIED)
     script = SCRIPT.replace(".prepared.hash", ".fresh")
     both = [
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "data")], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     assert sorted(one.communicate(timeout=60)[0].strip() for one in both) == ["False", "True"]
@@ -345,12 +384,12 @@ def test_category_vocabulary() -> None:
     paths = [[["Root", "A", "B"], ["Root", "C"]], [["Root", "A"]], [], [["Root"]]]
     names, ids, offsets = category_vocabulary([{"categories": one} for one in paths])
     assert names == ["A", "B", "C"]
-    assert [ids[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)] == [[0, 1, 2], [0], [], []]
+    assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == [[0, 1, 2], [0], [], []]
     names, ids, offsets = category_vocabulary([{"categories": []}])
     assert (names, ids.tolist(), offsets.tolist(), ids.dtype) == ([], [], [0, 0], np.int32)
 
 
-def test_time_split_protocol(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_time_split_protocol(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), grid(6, 10))
     one = made(tmp_path, protocol="clean-time")
     assert one.name == "mine@clean-time"
@@ -358,7 +397,7 @@ def test_time_split_protocol(tmp_path: Path, declare) -> None:  # noqa: ANN001
     assert one.manifest["statistics"]["test_users"] == 6
 
 
-def test_manifest_is_json_without_local_paths_but_pictures(tmp_path: Path, declare) -> None:  # noqa: ANN001
+def test_manifest_holds_no_local_path(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), grid())
     assert str(tmp_path) not in json.dumps(made(tmp_path).manifest)
 
@@ -370,6 +409,8 @@ def test_demo_goes_through_the_whole_pipeline(tmp_path: Path, monkeypatch: pytes
     assert one.protocol["name"] == "clean"
     assert one.manifest["statistics"]["coverage"]["image"] == 1.0
     assert all(record["title"] and record["categories"] for record in one.item_records)
-    (tmp_path / "data" / "raw" / "demo" / "images.zip").unlink()  # a folder that was cut short is written again
+    (
+        tmp_path / "data" / "raw" / "demo" / "images.zip"
+    ).unlink()  # a folder that was cut short is written again
     again = prepare("demo", tmp_path / "data")
     assert (again.fresh, again.prepared.hash) == (False, one.hash)

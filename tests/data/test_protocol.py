@@ -53,7 +53,9 @@ def test_defaults_are_left_out_of_the_name() -> None:
 
 @given(
     protocol=st.sampled_from([None, *PROTOCOLS]),
-    ties=st.one_of(st.none(), st.sampled_from(["file", "reverse"]), st.integers(0, 10**6).map("random:{}".format)),
+    ties=st.one_of(
+        st.none(), st.sampled_from(["file", "reverse"]), st.integers(0, 10**6).map("random:{}".format)
+    ),
 )
 def test_names_survive_writing_and_reading(protocol: str | None, ties: str | None) -> None:
     name = PreparedName("a", protocol, ties)

@@ -16,7 +16,9 @@ from tests.data.raw_files import write_lines
 @given(st.integers(0, LATEST - 1))
 def test_peer_bug_float32_timestamps(second: int) -> None:
     """RecBole reads 978302109 as 978302080; here every second stays, as number, text or float."""
-    assert parse_ticks(second, "s") == parse_ticks(str(second), "s") == parse_ticks(float(second), "s") == second
+    assert (
+        parse_ticks(second, "s") == parse_ticks(str(second), "s") == parse_ticks(float(second), "s") == second
+    )
     assert parse_ticks(second * 1000 + 1, "ms") == second * 1000 + 1
 
 
@@ -63,7 +65,8 @@ def test_bad_timestamp_is_explained(value: object, unit: str, message: str) -> N
 def test_ids_stay_as_written() -> None:
     assert parse_id("007", "item id") == "007"
     assert parse_id(7, "item id") == "7"
-    for value, message in [("", "empty"), (" ", "empty"), (None, "no text"), (1.0, "no text"), ("a\u2028b", "line break")]:
+    bad = [("", "empty"), (" ", "empty"), (None, "no text"), (1.0, "no text"), ("a\u2028b", "line break")]
+    for value, message in bad:
         with pytest.raises(ValueError, match=message):
             parse_id(value, "item id")
 
@@ -71,7 +74,11 @@ def test_ids_stay_as_written() -> None:
 def test_damaged_files(tmp_path: Path) -> None:
     whole = gzip.compress(b"line\n" * 1000, mtime=0)
     file = tmp_path / "a.gz"
-    cases = [(whole[:-12], "cut off"), (whole[:20] + b"\xff" * 30, "damaged"), (whole + b"rubbish", "damaged")]
+    cases = [
+        (whole[:-12], "cut off"),
+        (whole[:20] + b"\xff" * 30, "damaged"),
+        (whole + b"rubbish", "damaged"),
+    ]
     for content, message in cases:
         file.write_bytes(content)
         with pytest.raises(DataError, match=message) as caught:

@@ -24,7 +24,9 @@ def parsed(folder: Path, body: str) -> RawData:
     return parse(spec, folder, list_images(spec.images, folder), lambda message: None)
 
 
-@pytest.mark.parametrize(("name", "separator"), [("a.tsv", "\t"), ("a.csv", ","), ("a.csv.gz", ","), ("a.TSV", "\t")])
+@pytest.mark.parametrize(
+    ("name", "separator"), [("a.tsv", "\t"), ("a.csv", ","), ("a.csv.gz", ","), ("a.TSV", "\t")]
+)
 def test_text_tables(tmp_path: Path, name: str, separator: str) -> None:
     lines = [("id", "text", "n"), ("007", '"a ""b""' + separator + 'c"', "1"), ("x", "", "2")]
     file = write_lines(tmp_path / name, (separator.join(one) for one in lines))
@@ -95,7 +97,13 @@ def test_parquet(tmp_path: Path) -> None:
     moment = datetime(2014, 7, 23, 12, 0, 0, 5, tzinfo=UTC)
     file = write_parquet(
         tmp_path / "a.parquet",
-        {"u": ["007", "x"], "i": [1, 2], "t": [moment, None], "d": [date(2014, 7, 23)] * 2, "c": [["a", "b"], []]},
+        {
+            "u": ["007", "x"],
+            "i": [1, 2],
+            "t": [moment, None],
+            "d": [date(2014, 7, 23)] * 2,
+            "c": [["a", "b"], []],
+        },
     )
     rows, _ = rows_of(file, ["i", "u", "t", "d", "c"])
     day = "2014-07-23T00:00:00+00:00"
@@ -105,8 +113,12 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_parquet_data_set(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "events.parquet", {"user": [1, 2], "item": ["01", "01"], "timestamp": [START, START + 1]})
-    write_parquet(tmp_path / "items.parquet", {"item": ["01"], "title": ["One"], "genres": [[["Root", "A"], ["B"]]]})
+    write_parquet(
+        tmp_path / "events.parquet", {"user": [1, 2], "item": ["01", "01"], "timestamp": [START, START + 1]}
+    )
+    write_parquet(
+        tmp_path / "items.parquet", {"item": ["01"], "title": ["One"], "genres": [[["Root", "A"], ["B"]]]}
+    )
     data = parsed(tmp_path, TABLE.replace(".tsv", ".parquet"))
     assert (data.events.user_names, data.events.item_names) == (["1", "2"], ["01"])
     assert data.events.ticks.tolist() == [START, START + 1]
@@ -162,10 +174,18 @@ columns.items = { item = "item", group = "product", title = "title", categories 
 
 
 def test_groups_are_items_and_take_the_first_picture_there_is(tmp_path: Path) -> None:
-    write_lines(tmp_path / "events.tsv", ["user\titem\ttimestamp", f"u\t02\t{START}", f"u\t01\t{START}", f"u\t09\t{START}"])
+    write_lines(
+        tmp_path / "events.tsv",
+        ["user\titem\ttimestamp", f"u\t02\t{START}", f"u\t01\t{START}", f"u\t09\t{START}"],
+    )
     write_lines(
         tmp_path / "items.tsv",
-        ["item\tproduct\ttitle\tkind\tcolour", "01\tA\t\tdress\tred", "02\tA\tDress\tdress\tblue", "09\tB\tHat\that\t"],
+        [
+            "item\tproduct\ttitle\tkind\tcolour",
+            "01\tA\t\tdress\tred",
+            "02\tA\tDress\tdress\tblue",
+            "09\tB\tHat\that\t",
+        ],
     )
     data = parsed(tmp_path, GROUPED)
     assert data.events.item_names == ["A", "B"]

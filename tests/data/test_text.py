@@ -35,7 +35,12 @@ def test_sentence(raw: str, text: str) -> None:
     assert sentence(raw) == text
 
 
-RECORD = {"title": "Lip Balm", "brand": "Acme.", "categories": [["Beauty", "Lips"], ["Beauty", "Care"]], "plot": ""}
+RECORD = {
+    "title": "Lip Balm",
+    "brand": "Acme.",
+    "categories": [["Beauty", "Lips"], ["Beauty", "Care"]],
+    "plot": "",
+}
 
 
 def test_fields_in_the_order_of_the_data_set() -> None:
