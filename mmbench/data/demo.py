@@ -77,33 +77,9 @@ CATEGORIES = HOME + SEASONAL
 N_HOME, N_SEASONS = len(HOME), len(SEASONAL)
 N_STYLES = 5
 N_EVENTS = 3  # of a visit: anchor, follow-up, seasonal
-BRANDS = (
-    "Alderfen",
-    "Brimlock",
-    "Corvane",
-    "Dunmoss",
-    "Eskaret",
-    "Fennwick",
-    "Gorsedale",
-    "Hollin",
-    "Ivarsson",
-    "Jurabell",
-)
+BRANDS = "Alderfen Brimlock Corvane Dunmoss Eskaret Fennwick Gorsedale Hollin Ivarsson Jurabell".split()
 WORDS = (
-    "Classic",
-    "Compact",
-    "Deluxe",
-    "Everyday",
-    "Family",
-    "Light",
-    "Original",
-    "Plus",
-    "Pro",
-    "Slim",
-    "Solid",
-    "Studio",
-    "Travel",
-    "Urban",
+    "Classic Compact Deluxe Everyday Family Light Original Plus Pro Slim Solid Studio Travel Urban".split()
 )
 
 
@@ -178,17 +154,9 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
         items += bought
         times += dates
     return Demo(
-        seed,
-        time_signal,
-        category,
-        style,
-        brand,
-        popularity,
-        title,
-        np.array(users),
-        np.array(items),
-        np.array(times),
-    )
+        seed=seed, time_signal=time_signal, category=category, style=style, brand=brand, popularity=popularity,
+        title=title, user=np.array(users), item=np.array(items), time=np.array(times),
+    )  # fmt: skip
 
 
 def _visits(n_events: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -286,7 +254,7 @@ def gap_kind(times: Sequence[int]) -> int:
 
 
 def _season(demo: Demo, seen: np.ndarray, times: Sequence[int], use_time: bool) -> np.ndarray:
-    """Chances of the seasons 0..5 for a seasonal item that follows an anchor and a follow-up."""
+    """Chances of the seasons for a seasonal item that follows an anchor and a follow-up."""
     if use_time:
         return np.bincount([season_of(times[-1])], minlength=N_SEASONS).astype(float)
     last = demo.category[seen[-3]] - N_HOME if len(seen) > N_EVENTS else -1
