@@ -77,10 +77,14 @@ CATEGORIES = HOME + SEASONAL
 N_HOME, N_SEASONS = len(HOME), len(SEASONAL)
 N_STYLES = 5
 N_EVENTS = 3  # of a visit: anchor, follow-up, seasonal
-BRANDS = "Alderfen Brimlock Corvane Dunmoss Eskaret Fennwick Gorsedale Hollin Ivarsson Jurabell".split()
+BRANDS = (
+    "Alderfen", "Brimlock", "Corvane", "Dunmoss", "Eskaret", "Fennwick", "Gorsedale", "Hollin",
+    "Ivarsson", "Jurabell",
+)  # fmt: skip
 WORDS = (
-    "Classic Compact Deluxe Everyday Family Light Original Plus Pro Slim Solid Studio Travel Urban".split()
-)
+    "Classic", "Compact", "Deluxe", "Everyday", "Family", "Light", "Original", "Plus", "Pro",
+    "Slim", "Solid", "Studio", "Travel", "Urban",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
