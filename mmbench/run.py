@@ -100,6 +100,7 @@ class RunWatcher(Protocol):
 
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
     def waiting(self, cell: Cell) -> None: ...
+    def queued(self, cells: Sequence[Cell], jobs: int) -> None: ...
     def begins(self, cell: Cell, number: int, total: int) -> Watcher | None: ...
     def ends(self, cell: Cell, record: RunRecord) -> None: ...
 
@@ -199,8 +200,7 @@ def _side_by_side(
     pool = Parallel(
         n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
     )
-    for number, cell in enumerate(cells, start=1):
-        watcher.begins(cell, number, len(cells))
+    watcher.queued(cells, jobs)
     threads = default_threads(jobs)
     try:
         for cell, record in pool(delayed(_work)(cell, device, threads, shared) for cell in cells):

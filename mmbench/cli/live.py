@@ -1,7 +1,7 @@
 """What a run shows while it goes on: a live panel on a terminal, one plain line per epoch elsewhere. On stderr."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,6 +118,12 @@ class RunView:
 
     def waiting(self, cell: Cell) -> None:
         self.say(f"another run is computing {cell.title}; waiting for it")
+
+    def queued(self, cells: Sequence[Cell], jobs: int) -> None:
+        """Side by side there is no live panel: several cells would fight for it. Each says when it ends."""
+        for note in dict.fromkeys(note for cell in cells for note in cell.notes):
+            self.say(f"note: {note}")
+        self.say(f"{len(cells)} cells, {jobs} at a time; train.jsonl in each cell's folder shows its epochs")
 
     def begins(self, cell: Cell, number: int, total: int) -> CellView:
         for note in cell.notes:

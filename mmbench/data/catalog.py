@@ -18,10 +18,12 @@ from mmbench.data.spec import DatasetSpec, known_keys
 from mmbench.errors import UsageError, suggest
 from mmbench.paths import datasets_file
 
+ADDED = "datasets.toml"  # in the data folder: the tables that `mmbench datasets add` copied
+
 
 def catalog_files(data_dir: Path) -> list[Path]:
     """The catalogue files that exist or were asked for, in reading order."""
-    added = data_dir / "datasets.toml"
+    added = data_dir / ADDED
     named = [Path(one) for one in os.environ.get("MMBENCH_DATASETS", "").split(os.pathsep) if one]
     return [datasets_file(), *([added] if added.is_file() else []), *named]
 
@@ -32,7 +34,8 @@ def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
     origin: dict[str, Path] = {}
     for file in catalog_files(data_dir):
         for name, spec in read_catalog(file).items():
-            if name in found and (found[name] != spec):
+            # A file that is named now wins over what was added before; nothing else may be defined twice.
+            if name in found and found[name] != spec and origin[name] != data_dir / ADDED:
                 raise UsageError(
                     f"{file}: data set {name!r} is already defined in {origin[name]}; rename one of them"
                 )
@@ -41,7 +44,7 @@ def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
 
 
 def read_catalog(file: Path) -> dict[str, DatasetSpec]:
-    """The tables of one file, checked; `raw` folders become absolute, relative to the file."""
+    """The tables of one file, checked. `raw` becomes absolute; in a user's file it defaults to the file's folder."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -56,8 +59,10 @@ def read_catalog(file: Path) -> dict[str, DatasetSpec]:
 def _read_table(file: Path, name: str, table: Any) -> DatasetSpec:
     if not isinstance(table, dict):
         raise UsageError(f"{file}: {name} stands outside a table; begin with a line [name-of-the-data-set]")
-    if "raw" in table and isinstance(table["raw"], str):
-        table = {**table, "raw": str((file.parent / Path(table["raw"]).expanduser()).resolve())}
+    if "name" in table:
+        raise UsageError(f"{file} [{name}]: the table's own name is the data set's; remove the key 'name'")
+    if file != datasets_file() and isinstance(table.get("raw", ""), str):
+        table = {**table, "raw": str((file.parent / Path(table.get("raw", "")).expanduser()).resolve())}
     try:
         return DatasetSpec.model_validate({**table, "name": name})
     except ValidationError as error:
@@ -107,7 +112,6 @@ def add_datasets(file: Path, data_dir: Path) -> list[str]:
     """Copy the checked tables of `file` into `<data-dir>/datasets.toml`; returns their names.
 
     A table of the same name that was added before is replaced; a data set that ships with mmbench is not.
-    Without `raw`, the raw files are expected beside `file`.
     """
     new = read_catalog(file)
     if not new:
@@ -116,12 +120,8 @@ def add_datasets(file: Path, data_dir: Path) -> list[str]:
     for name in new:
         if name in shipped:
             raise UsageError(f"{file}: data set {name!r} ships with mmbench; choose another name")
-    target = data_dir / "datasets.toml"
-    tables = read_catalog(target) if target.is_file() else {}
-    beside = str(file.resolve().parent)
-    tables.update(
-        {name: spec if spec.raw else spec.model_copy(update={"raw": beside}) for name, spec in new.items()}
-    )
+    target = data_dir / ADDED
+    tables = (read_catalog(target) if target.is_file() else {}) | new
     write_text(target, "\n".join(_dump_table(spec) for _, spec in sorted(tables.items())))
     return list(new)
 

@@ -6,20 +6,21 @@ ITEMS      (category, style) groups of about seven. The category stands in the t
            the style - a colour family with a texture - is visible in the picture only, the brand in the
            text only.
 CUSTOMERS  have a home category, a style and a few favourite brands. The shop is a market, held on the first
-           Saturday of a month and on the Sunday after it. On Saturday a customer buys an ANCHOR, an item of
-           the home category, and on Sunday a COMPANION.
+           Saturday of a month and the two days after it. On Saturday a customer buys an ANCHOR, an item of
+           the home category, on Sunday a FOLLOW-UP, on Monday a SEASONAL item, all in the current style.
 DRIFT      a customer's style moves one step around the ring of styles every `DRIFT_MONTHS` months.
-GAPS       the months since the last visit decide what the companion is. After a short gap (one month) the
-           customer stays: another item of the home category. After a long gap (4-9 months), or on the first
-           visit, it is an item of the season's category; sometimes the home category changes then, too.
-SEASONS    the calendar month of the visit names one of four seasonal categories, three months each.
+GAPS       the months since the last visit decide what the follow-up is. After a short gap (1-3 months), or on
+           the first visit, the customer stays: another item of the home category. After a long gap (7-11
+           months) the customer moves on to the next category on the ring of home categories, for good.
+SEASONS    the calendar month names the seasonal item's category, one of six, two months each.
 
-    Saturday          Sunday            gap            Saturday ...
-    anchor: home  ->  companion:        1 month    ->  anchor: home  ->  companion: home
-                      home or season    4-9 months ->  anchor: home  ->  companion: season of the month
+    Saturday          Sunday                          Monday                gap
+    anchor: home  ->  follow-up: home (short gap)  -> season of the month   1-3 or 7-11 months -> Saturday ...
+                      or the next one (long gap)
 
-What a companion is can be read from inputs only: the gap before the last event and its month. No item
-tells it, so a model that does not see time must spread its guess over home and four seasonal categories.
+What comes next can be read from inputs only: from the gap before the last event (after an anchor) and from the
+month of the last event (after a follow-up). A model that does not see time must spread its guess over two
+home categories, or over six seasons (knowing the season of the last visit helps it a little).
 
 `time_signal=False` gives every customer the very same items in the same order and draws the dates anew,
 with the same distribution but independent of the items. A model that does not see time scores
@@ -43,14 +44,13 @@ from mmbench.atomic import replacing
 from mmbench.errors import UsageError
 
 # Strengths of the planted signals.
-N_VISITS = (5, 8)  # visits of a customer, smallest and largest number
-P_LONG = 0.6  # share of gaps that are long
-SHORT_MONTHS = (1,)
-LONG_MONTHS = (4, 5, 6, 7, 8, 9)
-P_NEW_HOME = 0.25  # chance that the home category changes after a long gap
-P_LAST_COMPANION = 0.7  # chance that the last visit has its companion, so that it is what must be predicted
+N_VISITS = (4, 5)  # visits of a customer, smallest and largest number
+P_LONG = 0.5  # share of gaps that are long
+SHORT_MONTHS = (1, 2, 3)
+LONG_MONTHS = (7, 8, 9, 10, 11)
+P_LAST = (0.2, 0.3, 0.5)  # how often a history ends with its last anchor, follow-up, seasonal item
 P_NOISE = 0.05  # chance that an event is any item
-DRIFT_MONTHS = 9
+DRIFT_MONTHS = 12
 FIRST_MONTHS = 18  # first visits are spread over so many months
 N_FAVOURITES = 3  # brands that a customer likes ...
 BRAND_LIFT = 3.0  # ... and how many times as often as others they are taken
@@ -67,15 +67,18 @@ HOME = (
     ("Cycling", "Bike Lights", "Bike Light"),
     ("Living", "Cushions", "Cushion"),
 )
-SEASONAL = (  # January-March, April-June, ...
+SEASONAL = (  # January-February, March-April, ...
     ("Winter Sports", "Snow Boots", "Snow Boots"),
+    ("Rainwear", "Umbrellas", "Umbrella"),
     ("Garden", "Plant Pots", "Plant Pot"),
     ("Beach", "Beach Towels", "Beach Towel"),
+    ("Hiking", "Backpacks", "Backpack"),
     ("Lighting", "Lanterns", "Lantern"),
 )
 CATEGORIES = HOME + SEASONAL
 N_HOME, N_SEASONS = len(HOME), len(SEASONAL)
-N_STYLES = 6
+N_STYLES = 5
+N_EVENTS = 3  # of a visit: anchor, follow-up, seasonal
 BRANDS = (
     "Alderfen",
     "Brimlock",
@@ -142,7 +145,7 @@ class Demo:
 
 
 def season_of(time: int) -> int:
-    """Season 0..3 of a time in unix seconds (UTC): January-March, ..., October-December."""
+    """Season 0..5 of a time in unix seconds (UTC): January-February, ..., November-December."""
     return (datetime.fromtimestamp(int(time), tz=UTC).month - 1) // (12 // N_SEASONS)
 
 
@@ -191,18 +194,18 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
 
 
 def _visits(n_events: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Months of a customer's visits, and whether the gap before each was long (True for the first)."""
-    n_visits = (n_events + 1) // 2
+    """Months of a customer's visits, and whether the gap before each was long (False for the first)."""
+    n_visits = -(-n_events // N_EVENTS)
     is_long = rng.random(n_visits) < P_LONG
-    is_long[0] = True
+    is_long[0] = False
     gaps = np.where(is_long, rng.choice(LONG_MONTHS, n_visits), rng.choice(SHORT_MONTHS, n_visits))
     gaps[0] = rng.integers(FIRST_MONTHS)
     return np.cumsum(gaps), is_long
 
 
 def _dates(months: np.ndarray, n_events: int) -> list[int]:
-    """Saturday and Sunday of each visit in unix seconds; the last Sunday only when n_events is even."""
-    dates = [market_day(int(month)) + day * DAY for month in months for day in (0, 1)]
+    """Unix seconds of a customer's events: Saturday, Sunday and Monday of each visit, the last one cut short."""
+    dates = [market_day(int(month)) + day * DAY for month in months for day in range(N_EVENTS)]
     return dates[:n_events]
 
 
@@ -216,24 +219,19 @@ class _Shop:
     def customer(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Draw one customer's purchases: items and times, oldest first; no item twice."""
         n_visits = int(rng.integers(N_VISITS[0], N_VISITS[1] + 1))
-        n_events = 2 * n_visits - int(rng.random() >= P_LAST_COMPANION)
+        n_events = N_EVENTS * (n_visits - 1) + 1 + int(rng.choice(N_EVENTS, p=P_LAST))
         months, is_long = _visits(n_events, rng)
         dates = _dates(months, n_events)
         liked = rng.choice(len(BRANDS), N_FAVOURITES, replace=False)
         weight = self.popularity * np.where(np.isin(self.brand, liked), BRAND_LIFT, 1.0)
-        home, style, phase = (
-            int(rng.integers(N_HOME)),
-            int(rng.integers(N_STYLES)),
-            int(rng.integers(DRIFT_MONTHS)),
-        )
+        home, first_style, phase = (int(rng.integers(n)) for n in (N_HOME, N_STYLES, DRIFT_MONTHS))
         bought: list[int] = []
-        for visit in range(n_visits):
-            if visit and is_long[visit] and rng.random() < P_NEW_HOME:
-                home = (home + int(rng.integers(1, N_HOME))) % N_HOME
-            now = (style + (int(months[visit] - months[0]) + phase) // DRIFT_MONTHS) % N_STYLES
-            companion = N_HOME + season_of(dates[2 * visit]) if is_long[visit] else home
-            for category in (home, companion)[: n_events - 2 * visit]:
-                bought.append(self._take(category, now, weight, bought, rng))
+        for visit, month in enumerate(months):
+            style = (first_style + (int(month - months[0]) + phase) // DRIFT_MONTHS) % N_STYLES
+            anchor, home = home, (home + int(is_long[visit])) % N_HOME
+            season = N_HOME + season_of(dates[N_EVENTS * visit])
+            for category in (anchor, home, season)[: n_events - N_EVENTS * visit]:
+                bought.append(self._take(category, style, weight, bought, rng))
         return bought, dates
 
     def _take(
@@ -255,37 +253,54 @@ class _Shop:
 def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use_time: bool) -> np.ndarray:
     """Scores of all items [I] for what comes after a history, by someone who knows the rules above.
 
-    `items` are 0-based and `times` unix seconds, oldest first: what a model sees, nothing of the target. The
-    customer's home, style and brands are read from the history (its last visit, its brand counts), so this is
-    slightly below the true optimum. `use_time=False` = the same without looking at `times`: the companion's
-    category is then spread by how often each kind of gap and each season occurs.
+    `items` are 0-based and `times` unix seconds, oldest first: what a model sees, nothing of the target. Home,
+    style and brands are read from the history (the last items, the counts of brands), so that a noisy event
+    misleads it: slightly below the true optimum. `use_time=False` never looks at `times`: it spreads its guess
+    by how often each kind of gap occurs and by which seasons can follow that of the last visit.
     """
     seen = np.asarray(items)
-    is_companion = len(seen) % 2 == 1  # every history begins with an anchor
-    anchors = [int(c) for c in demo.category[seen[::2]] if c < N_HOME]
-    home = np.bincount([anchors[-1]], minlength=N_HOME) if anchors else np.full(N_HOME, 1 / N_HOME)
-    style = np.zeros(N_STYLES)
-    if is_companion:
-        p_long = P_LONG if len(seen) > 1 else 1.0
-        season = np.full(N_SEASONS, 1 / N_SEASONS)
-        if use_time:
-            p_long = float(len(seen) == 1 or times[-1] - times[-2] > 31 * (max(SHORT_MONTHS) + 1) * DAY)
-            season = np.bincount([season_of(times[-1])], minlength=N_SEASONS)
-        category = np.concatenate([(1 - p_long) * home, p_long * season])
-        style[demo.style[seen[-1]]] = 1
+    slot = len(seen) % N_EVENTS  # of the next event: every history begins with an anchor
+    category = np.zeros(len(CATEGORIES))
+    if slot == 2:
+        category[N_HOME:] = _season(demo, seen, times, use_time)
     else:
-        moved = P_LONG * P_NEW_HOME
-        category = np.concatenate(
-            [(1 - moved) * home + moved * (1 - home) / (N_HOME - 1), np.zeros(N_SEASONS)]
-        )
-        for steps, chance in enumerate(_drift()):
-            style[(demo.style[seen[-1]] + steps) % N_STYLES] += chance
+        homes = [int(c) for c in demo.category[seen[-2:]] if c < N_HOME]
+        p_long = 0.0
+        if slot == 1 and len(seen) > 1:
+            p_long = float(_is_long(times)) if use_time else P_LONG
+        for home in homes[-1:] or range(N_HOME):
+            category[home] += 1 - p_long
+            category[(home + 1) % N_HOME] += p_long
+    style = np.zeros(N_STYLES)
+    for steps, chance in enumerate(_drift() if slot == 0 else [1.0]):
+        style[(demo.style[seen[-1]] + steps) % N_STYLES] += chance
     liked = np.bincount(demo.brand[seen], minlength=len(BRANDS)) / len(seen)
     weight = demo.popularity * (1 + (BRAND_LIFT - 1) * liked[demo.brand])
-    group = category[demo.category] * style[demo.style]
-    scores = (1 - P_NOISE) * group * weight + P_NOISE * 1e-3 * (category[demo.category] + 1e-3) * weight
+    # The last term orders what the rules exclude: noise is any item.
+    scores = (category[demo.category] * style[demo.style] + 1e-3 * category[demo.category] + 1e-6) * weight
     scores[seen] = 0
     return scores
+
+
+def _is_long(times: Sequence[int]) -> bool:
+    """Whether the gap before the last event is a long one; it runs from a Monday, or so, to a Saturday."""
+    return len(times) > 1 and int(times[-1]) - int(times[-2]) > 31 * (max(SHORT_MONTHS) + 1) * DAY
+
+
+def _season(demo: Demo, seen: np.ndarray, times: Sequence[int], use_time: bool) -> np.ndarray:
+    """Chances of the seasons 0..5 for a seasonal item that follows an anchor and a follow-up."""
+    if use_time:
+        return np.bincount([season_of(times[-1])], minlength=N_SEASONS).astype(float)
+    last = demo.category[seen[-3]] - N_HOME if len(seen) > N_EVENTS else -1
+    if last < 0:
+        return np.full(N_SEASONS, 1 / N_SEASONS)
+    stayed = demo.category[seen[-1]] == demo.category[seen[-2]]
+    chances = np.zeros(N_SEASONS)
+    length = 12 // N_SEASONS
+    for gap in SHORT_MONTHS if stayed else LONG_MONTHS:
+        for month in range(length):
+            chances[(last + (month + gap) // length) % N_SEASONS] += 1
+    return chances / chances.sum()
 
 
 def _drift() -> list[float]:

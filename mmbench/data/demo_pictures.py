@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SIZE = 72  # pixels of a finished picture
 SCALE = 3  # drawn so many times larger and reduced, for smooth edges
-STYLE_HUES = (0.0, 0.11, 0.30, 0.48, 0.61, 0.82)  # red, amber, green, teal, blue, purple
+STYLE_HUES = (0.0, 0.11, 0.36, 0.6, 0.82)  # red, amber, green, blue, purple
 Point = tuple[float, float]
 
 
@@ -67,8 +67,18 @@ OUTLINES: tuple[list[list[Point]], ...] = (
         ]
     ],  # cushion
     [[(0.28, 0.12), (0.56, 0.12), (0.56, 0.56), (0.88, 0.66), (0.88, 0.86), (0.28, 0.86)]],  # boot
+    [
+        [(0.08, 0.5), (0.2, 0.26), (0.5, 0.12), (0.8, 0.26), (0.92, 0.5)],
+        _box(0.47, 0.5, 0.53, 0.9),
+    ],  # umbrella
     [_box(0.16, 0.28, 0.84, 0.42), [(0.22, 0.42), (0.78, 0.42), (0.66, 0.88), (0.34, 0.88)]],  # plant pot
     [_box(0.08, 0.34, 0.92, 0.66)],  # towel
+    [
+        _box(0.24, 0.3, 0.76, 0.9),
+        _ring(0.5, 0.3, 0.26, 24),
+        _box(0.12, 0.46, 0.24, 0.8),
+        _box(0.76, 0.46, 0.88, 0.8),
+    ],  # backpack
     [_ring(0.5, 0.52, 0.3, 6, math.pi / 6), _box(0.4, 0.1, 0.6, 0.24), _box(0.34, 0.8, 0.66, 0.9)],  # lantern
 )
 
@@ -126,7 +136,6 @@ TEXTURES: tuple[Texture, ...] = (
     lambda x, y, n: (n * x) % 1 < 0.5,  # upright stripes
     lambda x, y, n: ((n * x) % 1 - 0.5) ** 2 + ((n * y) % 1 - 0.5) ** 2 > 0.1,  # dots
     lambda x, y, n: ((n * x) % 1 < 0.5) ^ ((n * y) % 1 < 0.5),  # checks
-    lambda x, y, n: (n * y + 0.4 * np.sin(2 * np.pi * n * x / 2)) % 1 < 0.5,  # waves
     lambda x, y, n: (n * (x + y) / 1.4) % 1 < 0.5,  # diagonals
     lambda x, y, n: (n * y) % 1 < 0.75,  # lying stripes
 )

@@ -113,11 +113,9 @@ def _prepare(
     progress("filtering and sorting")
     made = _build(spec, data, rules, listing)
     manifest = {
-        **_facts(spec, listing),
+        **_facts(spec, listing, made.statistics),
         "name": name,
         "protocol": rules,
-        "counts": {key: made.statistics[key] for key in COUNTS},
-        "statistics": made.statistics,
         "raw": hashes,
         "recipe": recipe,
         "source": source,
@@ -127,8 +125,8 @@ def _prepare(
     return write_prepared(data_dir=data_dir, manifest=manifest, **made.arrays), True, data.notes
 
 
-def _facts(spec: DatasetSpec, listing: ImageListing | None) -> dict[str, Any]:
-    """What the manifest takes over from the data set's table and the pictures beside the raw files."""
+def _facts(spec: DatasetSpec, listing: ImageListing | None, statistics: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest takes over from the data set's table, the pictures and the statistics."""
     images = {"kind": listing.kind, "path": str(listing.path), "hash": listing.hash} if listing else None
     return {
         "dataset": spec.name,
@@ -137,6 +135,8 @@ def _facts(spec: DatasetSpec, listing: ImageListing | None) -> dict[str, Any]:
         "text_fields": list(spec.text_fields),
         "printed": printed_of(spec),
         "images": images,
+        "counts": {key: statistics[key] for key in COUNTS},
+        "statistics": statistics,
     }
 
 
@@ -175,13 +175,14 @@ def _hashed(spec: DatasetSpec, raw_dir: Path, one: RawFile) -> dict[str, Any]:
 def find_raw(
     spec: DatasetSpec, data_dir: Path, *, raw: Path | None, force: bool = False, progress: Progress
 ) -> Path:
-    """The folder that holds all raw files of `spec`: `raw`, `raw`/<name>, or the data set's own place."""
+    """The folder that holds all raw files: `raw` or `raw`/<name>, else the table's own place or <data>/raw/<name>."""
     if raw is not None and not raw.is_dir():
         raise DataError(
             f"--raw {raw} is no folder; name the folder that holds {spec.files.interactions.name}"
         )
     own = spec.raw_dir(data_dir)
-    places = [own] if raw is None else [raw, raw / spec.name]
+    usual = data_dir / "raw" / spec.name
+    places = list(dict.fromkeys([own, usual] if raw is None else [raw, raw / spec.name]))
     if spec.name == "demo" and spec.synthetic and raw is None:
         _generate_demo(spec, own, force=force, progress=progress)
     for place in places:

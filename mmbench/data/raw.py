@@ -200,10 +200,10 @@ def _whole(value: Any) -> int:
         raise ValueError(f"timestamp {value!r} is no number")
     try:
         number = Decimal(value.strip() if isinstance(value, str) else repr(value))
-        ticks = int(number)
+        ticks = int(number) if number.adjusted() < 30 else 10**30  # int() of 1e999999999 would never end
     except (InvalidOperation, OverflowError, ValueError):
         raise ValueError(f"timestamp {value!r} is no number") from None
-    if ticks != number:
+    if ticks != number and ticks < 10**30:
         raise ValueError(f"timestamp {value!r} is no whole number; declare unit = 'ms' or give whole seconds")
     return ticks
 

@@ -129,7 +129,7 @@ class DatasetSpec(_Strict):
     printed: Printed | None = None
     slips: list[Slip] = []
     synthetic: bool = False
-    raw: str | None = None  # folder of the raw files; relative = beside the toml file
+    raw: str | None = None  # folder of the raw files; the catalogue makes it absolute
     notes: str = ""
 
     @field_validator("protocol")

@@ -1,0 +1,96 @@
+"""prepare, preprocess, extract and datasets as real processes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.raw_files import AMAZON_2014, grid, write_2014, write_toml
+from tests.prepared import cli
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with mine.toml, its raw files, and the data folder into which `mine` was added and prepared."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "data").mkdir()
+    slip = """
+printed = { users = 6, items = 7, interactions = 36, source = "a page" }
+slips = [{ statistic = "actions_per_user", printed = 9, correct = 6, source = "a page", why = "36 of 6 are 6" }]
+"""
+    write_2014(folder, grid())
+    file = write_toml(folder, AMAZON_2014 + slip)
+    done = cli("datasets", "add", file, data=folder / "data")
+    assert (done.returncode, done.stdout) == (0, "mine: added; next: mmbench prepare mine\n"), done.stderr
+    done = cli("prepare", "mine", data=folder / "data")
+    assert done.returncode == 0, done.stderr
+    (folder / "first.txt").write_text(done.stdout)
+    return folder
+
+
+def test_prepare_prints_statistics_beside_printed_counts(shop: Path) -> None:
+    rows = [" ".join(line.split()) for line in (shop / "first.txt").read_text().splitlines()]
+    assert "statistic computed printed (a page) remark" in rows
+    assert "users 6 6 as printed" in rows
+    assert "items 6 7 differs by -1" in rows
+    assert "actions per user 6.00 9.00 slip in a page: 36 of 6 are 6" in rows
+    assert any(row.startswith("mine: text tfidf-svd: 6 of 6 items") for row in rows)
+
+
+def test_second_prepare_does_nothing_and_says_so(shop: Path) -> None:
+    done = cli("prepare", "mine", data=shop / "data")
+    assert done.returncode == 0
+    assert "mine: already prepared, nothing to do" in done.stdout
+    assert "already there" in done.stdout
+
+
+def test_another_tie_order_lies_beside_the_first(shop: Path) -> None:
+    done = cli("--quiet", "preprocess", "mine", "--ties", "random:1", data=shop / "data")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = cli("datasets", data=shop / "data").stdout
+    lines = {line.split()[0]: line for line in listed.splitlines()}
+    assert "text tfidf-svd" in lines["mine"]
+    assert lines["mine@random:1"].endswith("none")
+    assert "not prepared" in lines["amazon-beauty"]
+    assert cli("extract", "mine@random:1", "--image", "none", data=shop / "data").returncode == 0
+    assert "random:1" in cli("datasets", "stats", "mine@random:1", data=shop / "data").stdout
+
+
+def test_show(shop: Path) -> None:
+    done = cli("datasets", "show", "amazon-toys", data=shop / "data")
+    assert done.returncode == 0
+    assert "14.58" in done.stdout
+    assert "meta_Toys_and_Games.json.gz http" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("prepare", "amazon-toys"), 1, "error: amazon-toys: raw files reviews_Toys_and_Games_5.json.gz and"),
+        (("prepare", "amazon-toy"), 2, "did you mean 'amazon-toys'"),
+        (("prepare", "demo@rndom:1"), 2, "did you mean 'random:1'"),
+        (("prepare", "demo", "--ties", "random:x"), 2, "needs a seed"),
+        (("preprocess", "mine", "--raw", "nowhere"), 1, "--raw nowhere is no folder"),
+        (("extract", "mine", "--text", "tfidf-svt"), 2, "did you mean 'tfidf-svd'"),
+        (("extract", "demo"), 2, "is not prepared"),
+        (("datasets", "stats", "demo"), 2, "is not prepared"),
+        (("datasets", "show", "dmeo"), 2, "did you mean 'demo'"),
+        (("datasets", "add", "nowhere.toml"), 2, "nowhere.toml cannot be read"),
+        (("prepare",), 2, "Missing argument"),
+    ],
+)
+def test_failures_are_one_line(shop: Path, args: tuple[str, ...], code: int, message: str) -> None:
+    done = cli(*args, data=shop / "data")
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_missing_raw_files_come_with_instructions(tmp_path: Path) -> None:
+    done = cli("prepare", "amazon-baby", "--offline", data=tmp_path)
+    assert done.returncode == 1
+    assert f"to   {tmp_path / 'raw' / 'amazon-baby' / 'meta_Baby.json.gz'}" in done.stderr
+    assert (
+        "from http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/meta_Baby.json.gz"
+        in done.stderr
+    )

@@ -1,0 +1,66 @@
+"""Counts of the real data sets; the folder comes from MMBENCH_REAL_DATA."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbench.data.prepare import PrepareReport, prepare
+
+pytestmark = [
+    pytest.mark.realdata,
+    pytest.mark.skipif("MMBENCH_REAL_DATA" not in os.environ, reason="MMBENCH_REAL_DATA is not set"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MMBENCH_DATASETS", raising=False)
+
+
+def real(name: str, folder: str, tmp_path: Path) -> tuple[PrepareReport, dict[str, Any]]:
+    raw = Path(os.environ["MMBENCH_REAL_DATA"]) / folder
+    if not raw.is_dir():
+        pytest.skip(f"{raw} is not there")
+    report = prepare(name, tmp_path, raw=raw)
+    return report, report.prepared.manifest["statistics"]
+
+
+def counts(statistics: dict[str, Any]) -> tuple[int, int, int]:
+    return statistics["users"], statistics["items"], statistics["interactions"]
+
+
+def test_beauty(tmp_path: Path) -> None:
+    report, statistics = real("amazon-beauty", "amazon-2014-raw", tmp_path)
+    assert counts(statistics) == (22_363, 12_101, 198_502)
+    assert statistics["tied_neighbours"] == pytest.approx(0.439, abs=0.0005)
+    assert statistics["coverage"]["n_without_title"] == 7
+    assert statistics["raw"]["duplicates"] == 0
+    assert report.notes == []
+    # ties in file order: inside one moment of one user the items stand in the order of the raw file, by asin
+    one = report.prepared
+    start, end = one.offsets[0], one.offsets[-1]
+    tied = (one.times[start + 1 : end] == one.times[start : end - 1]).nonzero()[0]
+    inside = tied[~_is_border(one.offsets, tied + 1)]
+    assert (one.items[inside + 1] > one.items[inside]).mean() > 0.999
+
+
+def _is_border(offsets: Any, places: Any) -> Any:
+    import numpy as np
+
+    return np.isin(places, offsets)
+
+
+def test_movielens(tmp_path: Path) -> None:
+    _, statistics = real("movielens-posters", "movielens-posters", tmp_path)
+    assert counts(statistics) == (943, 1_682, 100_000)
+    assert statistics["coverage"]["n_without_image"] == 1_682 - 1_445
+    assert 0.45 < statistics["tied_neighbours"] < 0.55
+
+
+def test_hm_fashion(tmp_path: Path) -> None:
+    report, statistics = real("hm-fashion", "hm-fashion", tmp_path)
+    assert counts(statistics) == (584, 952, 9_747)
+    assert statistics["coverage"]["image"] == 1.0
+    assert all(len(record["image"]) == len("0108775015.jpg") for record in report.prepared.item_records)
