@@ -11,7 +11,7 @@ import pytest
 
 from mmbench.data.store import open_prepared
 from tests.cli.forks import Command, run_all
-from tests.prepared import SMALL, Outcome, add_features, cells, cli, random_histories, write_toy
+from tests.prepared import SMALL, Outcome, cells, cli, random_histories, write_toy
 from tests.test_registry import OWN, RECIPE, write_own
 
 QUICK = ("--quiet", "run")
@@ -22,10 +22,14 @@ class World:
     """Folders for the cases: `data` and `results` of a finished run are copied before they are damaged."""
 
     def __init__(self, root: Path, data: Path) -> None:
-        self.root, self.good, self.results = root, data, root / "results"
-        done = cli("run", "sasrec", "--no-floors", "--epochs", "1", *SMALL, data=data, results=self.results)
-        assert done.returncode == 0, done.stderr
+        self.root, self.good, self.results, self.mixed = root, data, root / "results", root / "mixed"
         self.count = 0
+        commands = [Command(("run", "sasrec", *END), data, self.results)]
+        for mask in ("none", "train"):  # two protocols in one results folder
+            args = ("run", "pop", "--no-floors", "--set", f"mask_seen={mask}")
+            commands.append(Command(args, data, self.mixed))
+        for done in run_all(commands):
+            assert done.returncode == 0, done.stderr
 
     def fresh(self) -> Path:
         self.count += 1
@@ -187,11 +191,6 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
 
     blocked = w.fresh()
     blocked.write_text("a file where a folder should be")
-    mixed = w.fresh()
-    for mask in ("none", "train"):
-        args = ("--quiet", "run", "pop", "--no-floors", "--set", f"mask_seen={mask}")
-        (done,) = run_all([w.command(*args, results=mixed)])
-        assert done.returncode == 0, done.stderr
     cases = {
         "manifest cut short": (run(lambda toy: cut(toy / "manifest.json")), r"manifest\.json cannot be read"),
         "manifest of another kind": (run(lambda toy: (toy / "manifest.json").write_text("[]")), "is no manifest"),
@@ -223,7 +222,7 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         "samples a model cannot take": (
             w.command(*QUICK, "sasrec", *END, "--set", "samples=sequence"), "cannot be trained on samples = 'sequence'",
         ),
-        "diverging": (w.command(*QUICK, "sasrec", *END, "--set", "lr=1e30"), "epoch 1, batch 2: loss term .* is (nan|inf)"),
+        "diverging": (w.command(*QUICK, "sasrec", *END, "--set", "lr=1e30"), "epoch 1, batch 2: loss term .* is "),
         "results folder is a file": (w.command(*QUICK, "sasrec", *END, results=blocked), "cannot write"),
         "results folder in nowhere": (w.command(*QUICK, "pop", results=Path("/proc/nowhere")), "cannot write"),
         "evaluate nothing": (w.command("evaluate", w.fresh()), "is no finished run"),
@@ -245,7 +244,7 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
             w.command("evaluate", cells(w.results)[0], data=w.data(lambda toy: write_toy(toy.parents[1], seed=5))),
             "was run on other data",
         ),
-        "another protocol in a table": (w.command("report", results=mixed), "mask_seen is .* against"),
+        "another protocol in a table": (w.command("report", results=w.mixed), "mask_seen is .* against"),
         "report over a damaged record": (
             w.command("report", results=w.run(lambda cell: cut(cell / "run.json")).parents[3]), "is no run record",
         ),
@@ -258,14 +257,17 @@ def widened(cell: Path) -> dict[str, object]:
     return {**settings, "hidden_dim": {"value": 32, "source": "test"}}
 
 
+Case = tuple[Outcome, int, str, Command]
+ROW = "a row among others"
+
+
 @pytest.fixture(scope="module")
-def outcomes(
-    data_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Outcome, int, str, Command]]:
+def outcomes(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     """Every case, run; the damaged copies exist only here."""
     world = World(tmp_path_factory.mktemp("errors"), data_dir)
     before = open_prepared("toy", data_dir).hash
-    cases = {**usage_cases(world), **data_cases(world)}
+    row = world.command("run", "hm4sr", "pop", *END, data=world.data(nan_features))
+    cases = {**usage_cases(world), **data_cases(world), ROW: (row, 1, "")}
     done = run_all([command for command, _, _ in cases.values()])
     assert open_prepared("toy", data_dir).hash == before
     return {
@@ -274,36 +276,30 @@ def outcomes(
     }
 
 
-def test_bad_input_is_one_line_and_its_exit_code(
-    outcomes: dict[str, tuple[Outcome, int, str, Command]],
-) -> None:
+def test_bad_input_is_one_line_and_its_exit_code(outcomes: dict[str, Case]) -> None:
     assert len(outcomes) >= 80
     faults = []
     for name, (outcome, code, said, command) in outcomes.items():
         text = outcome.stderr
         is_one_line = text.startswith("error: ") and text.endswith("\n") and text.count("\n") == 1
-        if outcome.returncode != code or not is_one_line or not re.search(said, text) or "Traceback" in text:
+        is_right = outcome.returncode == code and re.search(said, text) and "Traceback" not in text
+        if name != ROW and not (is_one_line and is_right):
             faults.append(f"{name}: mmbench {' '.join(map(str, command.args))}\n{outcome.returncode} {text}")
     assert not faults, "\n".join(faults)
 
 
-def test_a_fresh_interpreter_says_the_same(outcomes: dict[str, tuple[Outcome, int, str, Command]]) -> None:
+def test_a_failed_cell_is_a_row_among_others(outcomes: dict[str, Case]) -> None:
+    outcome = outcomes[ROW][0]
+    assert outcome.returncode == 1
+    assert "FAILED hm4sr on toy, seed 1: " in outcome.stderr
+    assert "finished pop on toy, seed 1" in outcome.stderr
+    assert "Pop" in outcome.stdout
+
+
+def test_a_fresh_interpreter_says_the_same(outcomes: dict[str, Case]) -> None:
     """The forked processes above stand for `python -m mmbench`."""
-    for name in ("unknown option", "unknown model", "manifest cut short"):
+    for name in ("unknown option", "manifest cut short"):
         outcome, _, _, command = outcomes[name]
         found = cli(*command.args, data=command.data, results=command.results)
         assert (found.returncode, found.stdout) == (outcome.returncode, outcome.stdout)
         assert found.stderr.replace("python -m mmbench", "mmbench") == outcome.stderr
-
-
-def test_a_table_row_stands_for_the_failed_cell(tmp_path: Path, data_dir: Path) -> None:
-    """Features that fit one model's wishes and not another's: the other models still get their rows."""
-    folder = tmp_path / "data"
-    shutil.copytree(data_dir, folder)
-    nan_features(folder / "prepared" / "toy")
-    add_features(open_prepared("toy", folder), "image", "late")
-    (done,) = run_all([Command(("run", "hm4sr", "pop", *END), folder, tmp_path / "results")])
-    assert done.returncode == 1
-    assert "FAILED hm4sr on toy, seed 1: " in done.stderr
-    assert "finished pop on toy, seed 1" in done.stderr
-    assert "Pop" in done.stdout
