@@ -43,7 +43,7 @@ def epochs_logged(results: Path) -> int:
 def test_kills_at_random_moments(whole: Path, data_dir: Path, tmp_path: Path) -> None:
     """Each kill falls up to half a second after the run began to write, so inside an epoch or a checkpoint."""
     rng, hits = random.Random(20), []
-    for _ in range(5):
+    for _ in range(4):
         before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
         process = start(*RUN, data=data_dir, results=tmp_path)
 
@@ -80,7 +80,7 @@ main()
 def test_kills_inside_writes(whole: Path, data_dir: Path, tmp_path: Path) -> None:
     """A real SIGKILL just before the n-th flush or rename: of weights, resume state, ranks and record."""
     world = environment(data=data_dir, results=tmp_path)
-    for name, number in (("fsync", 1), ("replace", 2), ("replace", 9), ("fsync", 22), ("replace", 13)):
+    for name, number in (("fsync", 1), ("replace", 9), ("fsync", 22), ("replace", 13)):
         done = subprocess.run(
             [sys.executable, "-c", KILLED_AT, name, str(number), *RUN], env=world, capture_output=True, check=False
         )

@@ -1,0 +1,305 @@
+"""Bad input of every kind: exit code 1 or 2, one line on stderr that names the fault, no traceback."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmbench.data.store import open_prepared
+from tests.cli.forks import Command, run_all
+from tests.prepared import SMALL, Outcome, cells, cli, random_histories, write_toy
+from tests.test_registry import OWN, RECIPE, write_own
+
+QUICK = ("--quiet", "run")
+END = ("--no-floors", "--epochs", "1", *SMALL)
+
+
+class World:
+    """Folders for the cases: `data` and `results` of a finished run are copied before they are damaged."""
+
+    def __init__(self, root: Path, data: Path) -> None:
+        self.root, self.good, self.results, self.mixed = root, data, root / "results", root / "mixed"
+        self.count = 0
+        commands = [Command(("run", "sasrec", *END), data, self.results)]
+        for mask in ("none", "train"):  # two protocols in one results folder
+            args = ("run", "pop", "--no-floors", "--set", f"mask_seen={mask}")
+            commands.append(Command(args, data, self.mixed))
+        for done in run_all(commands):
+            assert done.returncode == 0, done.stderr
+
+    def fresh(self) -> Path:
+        self.count += 1
+        return self.root / f"world-{self.count}"
+
+    def data(self, damage: Callable[[Path], object]) -> Path:
+        """A copy of the data folder after `damage(path of toy)`."""
+        folder = self.fresh()
+        shutil.copytree(self.good, folder)
+        damage(folder / "prepared" / "toy")
+        return folder
+
+    def run(self, damage: Callable[[Path], object]) -> Path:
+        """A copy of the results after `damage(path of the cell)`; returns the cell."""
+        folder = self.fresh()
+        shutil.copytree(self.results, folder)
+        (cell,) = cells(folder)
+        damage(cell)
+        return cell
+
+    def command(self, *args: str | Path, data: Path | None = None, results: Path | None = None) -> Command:
+        return Command(args, data or self.good, results or self.fresh())
+
+    def models(self, code: str = OWN, recipe: str = RECIPE) -> Path:
+        return write_own(self.fresh(), code=code, recipe=recipe)
+
+
+def cut(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def flip(path: Path, at: int = -5) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x55
+    path.write_bytes(bytes(data))
+
+
+def other_catalogue(toy: Path) -> None:
+    """Features that were made for 61 items beside data of 60 items."""
+    data = toy.parents[1]
+    larger = write_toy(data / "other", n_items=61)
+    shutil.rmtree(toy / "features")
+    shutil.copytree(larger.path / "features", toy / "features")
+
+
+def nan_features(toy: Path) -> None:
+    file = toy / "features" / "text" / "toy" / "values.npy"
+    values = np.load(file)
+    values[3, 3] = np.nan
+    np.save(file, values)
+
+
+def short_histories(toy: Path) -> None:
+    items, times, offsets = np.arange(1, 9), np.arange(8), np.arange(0, 9, 2)
+    write_toy(toy.parents[1], histories=(items, times, offsets))
+
+
+def all_items_seen(toy: Path) -> None:
+    items, _times, _ = random_histories(n_users=3, n_items=6)
+    items = np.concatenate([np.tile(np.arange(1, 7), 2), items[:3]])
+    write_toy(toy.parents[1], n_items=6, histories=(items, np.arange(len(items)), np.array([0, 12, len(items)])))
+
+
+def set_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def usage_cases(w: World) -> dict[str, tuple[Command, int, str]]:
+    """Faults of the command line itself: exit code 2."""
+
+    def bad(*args: str | Path, data: Path | None = None) -> Command:
+        return w.command(*QUICK, *args, data=data)
+
+    def setting(value: str, *more: str) -> Command:
+        return bad("sasrec", "--set", value, *more)
+
+    cases = {
+        "unknown command": (w.command("rnu"), "No such command 'rnu'. Did you mean 'run'"),
+        "no model": (w.command("run"), "Missing argument 'MODEL...'"),
+        "unknown option": (w.command("run", "sasrec", "--sedes", "3"), "No such option: --sedes.*--seeds"),
+        "option without value": (w.command("run", "sasrec", "--seeds"), "requires an argument"),
+        "unknown model": (bad("sasrce"), "unknown model 'sasrce'; did you mean 'sasrec'"),
+        "model in capitals": (bad("HM4SR"), "did you mean 'hm4sr'"),
+        "unknown variant": (bad("hm4sr:-tmo"), "unknown variant 'hm4sr:-tmo'; did you mean 'hm4sr:-tmoe'"),
+        "unknown data set": (bad("sasrec", "--dataset", "tyo"), "'tyo' is not prepared.*did you mean 'toy'"),
+        "data set of another protocol": (
+            bad("sasrec", "--dataset", "toy@random:1"), r"run: mmbench prepare toy@random:1",
+        ),
+        "no such prepared data": (
+            bad("sasrec", "--dataset", "toy", data=w.fresh()), "is not prepared in .*; run: mmbench prepare toy",
+        ),
+        "seeds 0": (bad("sasrec", "--seeds", "0"), "--seeds '0'.*must be 1 or more"),
+        "negative seeds": (bad("sasrec", "--seeds=-3"), "--seeds '-3'.*must be 1 or more"),
+        "a seed twice": (bad("sasrec", "--seeds", "3,5,3"), "twice"),
+        "seeds as text": (bad("sasrec", "--seeds", "ten"), r"--seeds 'ten': give a number of seeds \(10\)"),
+        "seeds with a hole": (bad("sasrec", "--seeds", "1,,2"), "--seeds '1,,2'"),
+        "seeds with two signs": (bad("sasrec", "--seeds=--5"), "--seeds '--5'"),
+        "seeds in other digits": (bad("sasrec", "--seeds", "²"), "--seeds '²'"),
+        "train with seed 0": (w.command("train", "sasrec", "--seed", "0"), "--seed"),
+        "epochs 0": (bad("sasrec", "--epochs", "0"), "--epochs"),
+        "epochs as text": (bad("sasrec", "--epochs", "many"), "--epochs"),
+        "jobs 0": (bad("sasrec", "--jobs", "0"), "--jobs"),
+        "unknown setting": (setting("n_head=2"), "--set n_head: unknown setting 'n_head'; did you mean 'n_heads'"),
+        "setting of another model": (setting("gru4rec.lr=1"), "unknown model of this run 'gru4rec'"),
+        "setting without value": (setting("lr"), "write it as KEY=VALUE"),
+        "setting with empty value": (setting("lr="), "write it as KEY=VALUE"),
+        "text for a number": (setting("lr=fast"), "sasrec: lr: .*'fast'"),
+        "quoted number": (setting('lr="0.1"'), "sasrec: lr: .*'0.1'"),
+        "part of a layer": (setting("n_layers=1.5"), "sasrec: n_layers: "),
+        "true for a number": (setting("n_layers=true"), "sasrec: n_layers: "),
+        "negative rate": (setting("lr=-1"), "sasrec: lr: .*greater than 0"),
+        "infinite rate": (setting("lr=inf"), "sasrec: lr: must be a finite number"),
+        "batch size 0": (setting("batch_size=0"), "sasrec: batch_size: .*greater than 0"),
+        "dropout 1": (setting("dropout=1"), "sasrec: dropout: .*less than 1"),
+        "unknown choice": (setting("samples=prefx"), "sasrec: samples: .*'prefix'"),
+        "unknown metric to select by": (setting("selection_metric=NDGC@10"), "did you mean 'NDCG'"),
+        "metric without cutoff": (setting("selection_metric=HR"), "metric HR needs a cutoff"),
+        "heads do not divide": (setting("hidden_dim=10", "--set", "n_heads=4"), "10 is not divisible by n_heads 4"),
+        "d not divisible by 6": (bad("tmmsrec", "--set", "hidden_dim=64"), "divisible by 6"),
+        "unknown device": (bad("sasrec", "--device", "tpu"), "unknown device 'tpu'; known: auto, cpu, cuda"),
+        "device with a strange number": (bad("sasrec", "--device", "cpu:x"), "unknown device 'cpu:x'"),
+        "train on an unknown device": (w.command("--quiet", "train", "sasrec", "--device", "tpu"), "unknown device"),
+        "no GPU": (bad("sasrec", "--device", "cuda:63"), "device 'cuda:63'"),
+        "unknown encoder": (bad("hm4sr", "--set", "text_encoder=tooy"), "'tooy'; did you mean 'toy'"),
+        "encoder that is a path": (bad("hm4sr", "--set", "text_encoder=../x"), "not usable as a folder"),
+        "no features for a multi-modal model": (
+            bad("hm4sr", data=w.data(lambda toy: shutil.rmtree(toy / "features"))),
+            "hm4sr reads text and image, but toy has no features; run: mmbench extract toy",
+        ),
+        "no such models folder": (w.command("--models-dir", w.fresh(), "run", "sasrec"), "does not exist"),
+        "model with a syntax error": (
+            w.command("--quiet", "--models-dir", w.models(code="def broken(:"), "run", "my-line"),
+            "my_line.py: cannot be imported: SyntaxError",
+        ),
+        "recipe with an unknown key": (
+            w.command("--quiet", "--models-dir", w.models(recipe=RECIPE.replace("tags", "tagz")), "run", "pop"),
+            "my_line.toml: ",
+        ),
+        "metric of evaluate": (w.command("evaluate", "x", "--metric", "NDGC@10"), "unknown metric 'NDGC'"),
+        "cutoff beyond the items": (
+            w.command("evaluate", "--no-rescore", cells(w.results)[0], "--metric", "HR@61"), r"K must be in 1\.\.60",
+        ),
+        "metric of report": (w.command("report", "--metric", "HRR@10", results=w.results), "did you mean 'HR'"),
+        "report of nothing": (w.command("report", results=w.fresh()), "no results in .*; make some"),
+        "format of report": (w.command("report", "--format", "word", results=w.results), "word"),
+    }  # fmt: skip
+    return {name: (command, 2, said) for name, (command, said) in cases.items()}
+
+
+def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
+    """Data, results and disks that are not as they should be: exit code 1."""
+
+    def run(damage: Callable[[Path], object], model: str = "sasrec") -> Command:
+        return w.command(*QUICK, model, *END, data=w.data(damage))
+
+    def evaluate(damage: Callable[[Path], object]) -> Command:
+        return w.command("evaluate", w.run(damage))
+
+    blocked = w.fresh()
+    blocked.write_text("a file where a folder should be")
+    cases = {
+        "manifest cut short": (run(lambda toy: cut(toy / "manifest.json")), r"manifest\.json cannot be read"),
+        "manifest of another kind": (run(lambda toy: (toy / "manifest.json").write_text("[]")), "is no manifest"),
+        "manifest without protocol": (
+            run(lambda toy: (toy / "manifest.json").write_text('{"format": 1, "name": "toy"}')), "lacks protocol",
+        ),
+        "manifest of a later version": (
+            run(lambda toy: set_json(toy / "manifest.json", format=2)), "another version of mmbench",
+        ),
+        "items changed": (run(lambda toy: flip(toy / "items.npy")), r"items\.npy is not the file that the manifest"),
+        "items cut short": (run(lambda toy: cut(toy / "items.npy")), r"items\.npy is not the file"),
+        "times missing": (run(lambda toy: (toy / "times.npy").unlink()), r"times\.npy is not the file"),
+        "features of other items": (run(other_catalogue, "hm4sr"), "made for another catalogue"),
+        "features with NaN": (run(nan_features, "hm4sr"), "does not hold the values its manifest describes"),
+        "features cut short": (
+            run(lambda toy: cut(toy / "features" / "text" / "toy" / "values.npy"), "hm4sr"), "cannot be read",
+        ),
+        "empty features": (
+            run(lambda toy: (toy / "features" / "text" / "toy" / "values.npy").write_bytes(b""), "hm4sr"),
+            "cannot be read",
+        ),
+        "histories too short": (run(short_histories), "leaves no user with a validation target"),
+        "no negative left": (
+            w.command(*QUICK, "bpr-mf", "--no-floors", data=w.data(all_items_seen)), "no negative is left",
+        ),
+        "cutoff of selection": (
+            w.command(*QUICK, "sasrec", *END, "--set", "selection_metric=HR@1000"), r"K must be in 1\.\.60",
+        ),
+        "samples a model cannot take": (
+            w.command(*QUICK, "sasrec", *END, "--set", "samples=sequence"), "cannot be trained on samples = 'sequence'",
+        ),
+        "diverging": (w.command(*QUICK, "sasrec", *END, "--set", "lr=1e30"), "epoch 1, batch 2: loss term .* is "),
+        "results folder is a file": (w.command(*QUICK, "sasrec", *END, results=blocked), "cannot write"),
+        "results folder in nowhere": (w.command(*QUICK, "pop", results=Path("/proc/nowhere")), "cannot write"),
+        "evaluate nothing": (w.command("evaluate", w.fresh()), "is no finished run"),
+        "evaluate a damaged record": (evaluate(lambda cell: cut(cell / "run.json")), r"run\.json is no run record"),
+        "evaluate a record of text": (evaluate(lambda cell: (cell / "run.json").write_text('"x"')), "no run record"),
+        "evaluate a failed run": (evaluate(lambda c: set_json(c / "run.json", status="failed")), "did not finish"),
+        "checkpoint missing": (evaluate(lambda c: (c / "best.safetensors").unlink()), "is no checkpoint of mmbench"),
+        "checkpoint cut short": (evaluate(lambda c: cut(c / "best.safetensors")), "is no checkpoint of mmbench"),
+        "checkpoint of noise": (
+            evaluate(lambda c: (c / "best.safetensors").write_bytes(bytes(range(256)) * 9)), "is no checkpoint",
+        ),
+        "checkpoint of another model": (
+            evaluate(lambda c: set_json(c / "run.json", settings=widened(c))), "does not fit the model",
+        ),
+        "ranks damaged": (
+            w.command("evaluate", "--no-rescore", w.run(lambda cell: cut(cell / "ranks.npz"))), "run: mmbench evaluate",
+        ),
+        "evaluate on other data": (
+            w.command("evaluate", cells(w.results)[0], data=w.data(lambda toy: write_toy(toy.parents[1], seed=5))),
+            "was run on other data",
+        ),
+        "another protocol in a table": (w.command("report", results=w.mixed), "mask_seen is .* against"),
+        "report over a damaged record": (
+            w.command("report", results=w.run(lambda cell: cut(cell / "run.json")).parents[3]), "is no run record",
+        ),
+    }  # fmt: skip
+    return {name: (command, 1, said) for name, (command, said) in cases.items()}
+
+
+def widened(cell: Path) -> dict[str, object]:
+    settings = json.loads((cell / "run.json").read_text())["settings"]
+    return {**settings, "hidden_dim": {"value": 32, "source": "test"}}
+
+
+Case = tuple[Outcome, int, str, Command]
+ROW = "a row among others"
+
+
+@pytest.fixture(scope="module")
+def outcomes(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """Every case, run; the damaged copies exist only here."""
+    world = World(tmp_path_factory.mktemp("errors"), data_dir)
+    before = open_prepared("toy", data_dir).hash
+    row = world.command("run", "hm4sr", "pop", *END, data=world.data(nan_features))
+    cases = {**usage_cases(world), **data_cases(world), ROW: (row, 1, "")}
+    done = run_all([command for command, _, _ in cases.values()])
+    assert open_prepared("toy", data_dir).hash == before
+    return {
+        name: (outcome, code, said, command)
+        for (name, (command, code, said)), outcome in zip(cases.items(), done, strict=True)
+    }
+
+
+def test_bad_input_is_one_line_and_its_exit_code(outcomes: dict[str, Case]) -> None:
+    assert len(outcomes) >= 80
+    faults = []
+    for name, (outcome, code, said, command) in outcomes.items():
+        text = outcome.stderr
+        is_one_line = text.startswith("error: ") and text.endswith("\n") and text.count("\n") == 1
+        is_right = outcome.returncode == code and re.search(said, text) and "Traceback" not in text
+        if name != ROW and not (is_one_line and is_right):
+            faults.append(f"{name}: mmbench {' '.join(map(str, command.args))}\n{outcome.returncode} {text}")
+    assert not faults, "\n".join(faults)
+
+
+def test_a_failed_cell_is_a_row_among_others(outcomes: dict[str, Case]) -> None:
+    outcome = outcomes[ROW][0]
+    assert outcome.returncode == 1
+    assert "FAILED hm4sr on toy, seed 1: " in outcome.stderr
+    assert "finished pop on toy, seed 1" in outcome.stderr
+    assert "Pop" in outcome.stdout
+
+
+def test_a_fresh_interpreter_says_the_same(outcomes: dict[str, Case]) -> None:
+    """The forked processes above stand for `python -m mmbench`."""
+    for name in ("unknown option", "manifest cut short"):
+        outcome, _, _, command = outcomes[name]
+        found = cli(*command.args, data=command.data, results=command.results)
+        assert (found.returncode, found.stdout) == (outcome.returncode, outcome.stdout)
+        assert found.stderr.replace("python -m mmbench", "mmbench") == outcome.stderr
