@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,16 +91,22 @@ def extract(
     label, total = f"{known} {built.name}", len(source)
     tick = (lambda done: on_progress(label, done, total)) if on_progress else (lambda done: None)
     values, present = built.encode(source.read(tick))
-    reasons = dict(+source.reasons)
-    given = total - sum(n for reason, n in reasons.items() if reason not in NOTES)
-    if given > present.sum():
-        reasons["nothing to encode"] = int(given - present.sum())
+    reasons = _with_refused(source.reasons, total, int(present.sum()))
     info = {
         "identity": identity,
         "preprocessing": PREPROCESSING if known == "image" else "white space collapsed",
         "versions": _versions(),
     }
     return store_report(prepared, known, built.name, (values, present), reasons, info, made_from, started)
+
+
+def _with_refused(counted: Counter[str], n_items: int, n_present: int) -> dict[str, int]:
+    """The source's reasons, and how many items with an input the encoder itself found empty."""
+    reasons = dict(+counted)
+    given = n_items - sum(n for reason, n in reasons.items() if reason not in NOTES)
+    if given > n_present:
+        reasons["nothing to encode"] = given - n_present
+    return reasons
 
 
 def stored_report(prepared: Prepared, modality: Modality, name: str, made_from: str) -> ExtractReport | None:

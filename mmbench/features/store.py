@@ -184,18 +184,7 @@ def write_features(
     """
     values, present = _checked(prepared, values, present)
     final = feature_dir(prepared, modality, encoder)
-    manifest = {
-        **info,
-        "format": FORMAT,
-        "modality": modality,
-        "encoder": encoder,
-        "items_hash": prepared.items_hash,
-        "n_items": prepared.n_items,
-        "n_present": int(present.sum()),
-        "dim": int(values.shape[1]),
-        "hash": hash_values(values, present),
-        "created": time.time(),
-    }
+    described = {**info, "modality": modality, "encoder": encoder}
     work: Path | None = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +192,7 @@ def write_features(
         work.mkdir()
         np.save(work / "values.npy", values, allow_pickle=False)
         np.save(work / "present.npy", present, allow_pickle=False)
-        write_json(work / "manifest.json", manifest)
+        write_json(work / "manifest.json", _manifest(prepared, values, present, described))
         _replace(work, final)
     except OSError as error:
         raise DataError(
@@ -213,6 +202,21 @@ def write_features(
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
     return load_features(prepared, modality, encoder)
+
+
+def _manifest(
+    prepared: Prepared, values: np.ndarray, present: np.ndarray, described: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        **described,
+        "format": FORMAT,
+        "items_hash": prepared.items_hash,
+        "n_items": prepared.n_items,
+        "n_present": int(present.sum()),
+        "dim": int(values.shape[1]),
+        "hash": hash_values(values, present),
+        "created": time.time(),
+    }
 
 
 def remove_features(prepared: Prepared, modality: str, encoder: str) -> None:
