@@ -9,18 +9,19 @@ CUSTOMERS  have a home category, a style and a few favourite brands. The shop is
            Saturday of a month and the two days after it. On Saturday a customer buys an ANCHOR, an item of
            the home category, on Sunday a FOLLOW-UP, on Monday a SEASONAL item, all in the current style.
 DRIFT      a customer's style moves one step around the ring of styles every `DRIFT_MONTHS` months.
-GAPS       the months since the last visit decide what the follow-up is. After a short gap (1-3 months), or on
-           the first visit, the customer stays: another item of the home category. After a long gap (7-11
-           months) the customer moves on to the next category on the ring of home categories, for good.
-SEASONS    the calendar month names the seasonal item's category, one of six, two months each.
+GAPS       the months since the last visit decide what the follow-up is. After a short gap (1-4 months), or on
+           the first visit, the customer stays: another item of the home category. After a middle one (6-10)
+           the customer moves on to the next category on the ring of home categories, after a long one (12-17)
+           to the next but one, for good.
+SEASONS    the calendar month names the seasonal item's category, one of four, three months each.
 
-    Saturday          Sunday                          Monday                gap
-    anchor: home  ->  follow-up: home (short gap)  -> season of the month   1-3 or 7-11 months -> Saturday ...
-                      or the next one (long gap)
+    Saturday          Sunday                            Monday                gap
+    anchor: home  ->  follow-up: home, 0, 1 or 2    ->  season of the month   1-4, 6-10 or 12-17 -> Saturday ...
+                      steps on, by the last gap                               months
 
 What comes next can be read from inputs only: from the gap before the last event (after an anchor) and from the
-month of the last event (after a follow-up). A model that does not see time must spread its guess over two
-home categories, or over six seasons (knowing the season of the last visit helps it a little).
+month of the last event (after a follow-up). A model that does not see time must spread its guess over three
+home categories, or over four seasons (knowing the season of the last visit helps it a little).
 
 `time_signal=False` gives every customer the very same items in the same order and draws the dates anew,
 with the same distribution but independent of the items. A model that does not see time scores
@@ -45,12 +46,11 @@ from mmbench.errors import UsageError
 
 # Strengths of the planted signals.
 N_VISITS = (4, 5)  # visits of a customer, smallest and largest number
-P_LONG = 0.5  # share of gaps that are long
-SHORT_MONTHS = (1, 2, 3)
-LONG_MONTHS = (7, 8, 9, 10, 11)
-P_LAST = (0.2, 0.3, 0.5)  # how often a history ends with its last anchor, follow-up, seasonal item
+GAPS = ((1, 2, 3, 4), (6, 7, 8, 9, 10), (12, 13, 14, 15, 16, 17))  # months: short, middle, long
+P_GAP = (0.34, 0.33, 0.33)  # how often each of them occurs
+P_LAST = (0.15, 0.4, 0.45)  # how often a history ends with its last anchor, follow-up, seasonal item
 P_NOISE = 0.05  # chance that an event is any item
-DRIFT_MONTHS = 12
+DRIFT_MONTHS = 18
 FIRST_MONTHS = 18  # first visits are spread over so many months
 N_FAVOURITES = 3  # brands that a customer likes ...
 BRAND_LIFT = 3.0  # ... and how many times as often as others they are taken
@@ -67,12 +67,10 @@ HOME = (
     ("Cycling", "Bike Lights", "Bike Light"),
     ("Living", "Cushions", "Cushion"),
 )
-SEASONAL = (  # January-February, March-April, ...
+SEASONAL = (  # January-March, April-June, ...
     ("Winter Sports", "Snow Boots", "Snow Boots"),
-    ("Rainwear", "Umbrellas", "Umbrella"),
     ("Garden", "Plant Pots", "Plant Pot"),
     ("Beach", "Beach Towels", "Beach Towel"),
-    ("Hiking", "Backpacks", "Backpack"),
     ("Lighting", "Lanterns", "Lantern"),
 )
 CATEGORIES = HOME + SEASONAL
@@ -80,33 +78,13 @@ N_HOME, N_SEASONS = len(HOME), len(SEASONAL)
 N_STYLES = 5
 N_EVENTS = 3  # of a visit: anchor, follow-up, seasonal
 BRANDS = (
-    "Alderfen",
-    "Brimlock",
-    "Corvane",
-    "Dunmoss",
-    "Eskaret",
-    "Fennwick",
-    "Gorsedale",
-    "Hollin",
-    "Ivarsson",
-    "Jurabell",
-)
+    "Alderfen", "Brimlock", "Corvane", "Dunmoss", "Eskaret", "Fennwick", "Gorsedale", "Hollin",
+    "Ivarsson", "Jurabell",
+)  # fmt: skip
 WORDS = (
-    "Classic",
-    "Compact",
-    "Deluxe",
-    "Everyday",
-    "Family",
-    "Light",
-    "Original",
-    "Plus",
-    "Pro",
-    "Slim",
-    "Solid",
-    "Studio",
-    "Travel",
-    "Urban",
-)
+    "Classic", "Compact", "Deluxe", "Everyday", "Family", "Light", "Original", "Plus", "Pro",
+    "Slim", "Solid", "Studio", "Travel", "Urban",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -145,7 +123,7 @@ class Demo:
 
 
 def season_of(time: int) -> int:
-    """Season 0..5 of a time in unix seconds (UTC): January-February, ..., November-December."""
+    """Season 0..3 of a time in unix seconds (UTC): January-March, ..., October-December."""
     return (datetime.fromtimestamp(int(time), tz=UTC).month - 1) // (12 // N_SEASONS)
 
 
@@ -180,27 +158,19 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
         items += bought
         times += dates
     return Demo(
-        seed,
-        time_signal,
-        category,
-        style,
-        brand,
-        popularity,
-        title,
-        np.array(users),
-        np.array(items),
-        np.array(times),
-    )
+        seed=seed, time_signal=time_signal, category=category, style=style, brand=brand, popularity=popularity,
+        title=title, user=np.array(users), item=np.array(items), time=np.array(times),
+    )  # fmt: skip
 
 
 def _visits(n_events: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Months of a customer's visits, and whether the gap before each was long (False for the first)."""
+    """Months of a customer's visits, and the kind of gap before each (0 = short, also for the first)."""
     n_visits = -(-n_events // N_EVENTS)
-    is_long = rng.random(n_visits) < P_LONG
-    is_long[0] = False
-    gaps = np.where(is_long, rng.choice(LONG_MONTHS, n_visits), rng.choice(SHORT_MONTHS, n_visits))
+    kind = rng.choice(len(GAPS), n_visits, p=P_GAP)
+    kind[0] = 0
+    gaps = np.stack([rng.choice(months, n_visits) for months in GAPS])[kind, np.arange(n_visits)]
     gaps[0] = rng.integers(FIRST_MONTHS)
-    return np.cumsum(gaps), is_long
+    return np.cumsum(gaps), kind
 
 
 def _dates(months: np.ndarray, n_events: int) -> list[int]:
@@ -220,7 +190,7 @@ class _Shop:
         """Draw one customer's purchases: items and times, oldest first; no item twice."""
         n_visits = int(rng.integers(N_VISITS[0], N_VISITS[1] + 1))
         n_events = N_EVENTS * (n_visits - 1) + 1 + int(rng.choice(N_EVENTS, p=P_LAST))
-        months, is_long = _visits(n_events, rng)
+        months, kind = _visits(n_events, rng)
         dates = _dates(months, n_events)
         liked = rng.choice(len(BRANDS), N_FAVOURITES, replace=False)
         weight = self.popularity * np.where(np.isin(self.brand, liked), BRAND_LIFT, 1.0)
@@ -228,7 +198,7 @@ class _Shop:
         bought: list[int] = []
         for visit, month in enumerate(months):
             style = (first_style + (int(month - months[0]) + phase) // DRIFT_MONTHS) % N_STYLES
-            anchor, home = home, (home + int(is_long[visit])) % N_HOME
+            anchor, home = home, (home + int(kind[visit])) % N_HOME
             season = N_HOME + season_of(dates[N_EVENTS * visit])
             for category in (anchor, home, season)[: n_events - N_EVENTS * visit]:
                 bought.append(self._take(category, style, weight, bought, rng))
@@ -265,12 +235,11 @@ def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use
         category[N_HOME:] = _season(demo, seen, times, use_time)
     else:
         homes = [int(c) for c in demo.category[seen[-2:]] if c < N_HOME]
-        p_long = 0.0
+        steps = np.eye(len(GAPS))[0]
         if slot == 1 and len(seen) > 1:
-            p_long = float(_is_long(times)) if use_time else P_LONG
+            steps = np.eye(len(GAPS))[gap_kind(times)] if use_time else np.array(P_GAP)
         for home in homes[-1:] or range(N_HOME):
-            category[home] += 1 - p_long
-            category[(home + 1) % N_HOME] += p_long
+            category[(home + np.arange(len(GAPS))) % N_HOME] += steps
     style = np.zeros(N_STYLES)
     for steps, chance in enumerate(_drift() if slot == 0 else [1.0]):
         style[(demo.style[seen[-1]] + steps) % N_STYLES] += chance
@@ -282,22 +251,23 @@ def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use
     return scores
 
 
-def _is_long(times: Sequence[int]) -> bool:
-    """Whether the gap before the last event is a long one; it runs from a Monday, or so, to a Saturday."""
-    return len(times) > 1 and int(times[-1]) - int(times[-2]) > 31 * (max(SHORT_MONTHS) + 1) * DAY
+def gap_kind(times: Sequence[int]) -> int:
+    """Kind of the gap before the last event (0 short, 1 middle, 2 long), rounded to whole months."""
+    months = (int(times[-1]) - int(times[-2])) / (365.25 / 12 * DAY)
+    return int(np.argmin([min(abs(months - one) for one in kind) for kind in GAPS]))
 
 
 def _season(demo: Demo, seen: np.ndarray, times: Sequence[int], use_time: bool) -> np.ndarray:
-    """Chances of the seasons 0..5 for a seasonal item that follows an anchor and a follow-up."""
+    """Chances of the seasons for a seasonal item that follows an anchor and a follow-up."""
     if use_time:
         return np.bincount([season_of(times[-1])], minlength=N_SEASONS).astype(float)
     last = demo.category[seen[-3]] - N_HOME if len(seen) > N_EVENTS else -1
     if last < 0:
         return np.full(N_SEASONS, 1 / N_SEASONS)
-    stayed = demo.category[seen[-1]] == demo.category[seen[-2]]
+    moved = int(demo.category[seen[-1]] - demo.category[seen[-2]]) % N_HOME
     chances = np.zeros(N_SEASONS)
     length = 12 // N_SEASONS
-    for gap in SHORT_MONTHS if stayed else LONG_MONTHS:
+    for gap in GAPS[moved] if moved < len(GAPS) else sum(GAPS, ()):
         for month in range(length):
             chances[(last + (month + gap) // length) % N_SEASONS] += 1
     return chances / chances.sum()
@@ -305,8 +275,8 @@ def _season(demo: Demo, seen: np.ndarray, times: Sequence[int], use_time: bool) 
 
 def _drift() -> list[float]:
     """Chances that the style moves by 0, 1, ... steps from one visit to the next."""
-    chances = [0.0] * (max(LONG_MONTHS) // DRIFT_MONTHS + 2)
-    for months, share in ((SHORT_MONTHS, 1 - P_LONG), (LONG_MONTHS, P_LONG)):
+    chances = [0.0] * (max(GAPS[-1]) // DRIFT_MONTHS + 2)
+    for months, share in zip(GAPS, P_GAP, strict=True):
         for gap in months:
             whole, rest = divmod(gap, DRIFT_MONTHS)
             chances[whole] += share / len(months) * (1 - rest / DRIFT_MONTHS)
