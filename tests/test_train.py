@@ -1,8 +1,6 @@
-"""The training loop: what a killed run ends with, when it stops, what it keeps, what it may see."""
+"""The training loop: when it stops, what it keeps, what it refuses, what its batches hold."""
 
 import json
-import random
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,177 +15,24 @@ from mmbench.config import TrainConfig
 from mmbench.data.rows import plan_rows
 from mmbench.errors import RunError, UsageError
 from mmbench.models.base import Needs, Recommender, Stage
-from mmbench.train import BEST, LOG, RESUME, Progress, Trainer, learning_rate, make_optimizer
+from mmbench.train import BEST, LOG, Progress, Trainer, learning_rate, make_optimizer
 from tests.models.toy import catalog_of, toy_model, toy_view
 from tests.scorers import Bilinear, state_of, train_view
-
-N_ITEMS, N_USERS = 20, 30
-VIEW = train_view(
-    [np.random.default_rng(u).integers(1, N_ITEMS + 1, 2 + u % 9).tolist() for u in range(N_USERS)]
+from tests.training import (
+    CONFIG,
+    N_ITEMS,
+    N_USERS,
+    STAGES,
+    VIEW,
+    KillAt,
+    KilledError,
+    by_weights,
+    log_of,
+    make,
+    new_bias,
+    same,
+    scripted,
 )
-CONFIG = TrainConfig(batch_size=32, max_epochs=6, patience=100, weight_decay=0.01, lr=0.02, warmup_steps=5)
-
-
-class KilledError(Exception):
-    """What stands for a kill inside one process."""
-
-
-def by_weights(model: Recommender[Any]) -> float:
-    """A validation value that follows the weights and goes up and down."""
-    return float(sum(parameter.detach().double().sum() for parameter in model.parameters()).sin())
-
-
-def scripted(values: Iterable[float]) -> Callable[[Recommender[Any]], float]:
-    left = iter(values)
-    return lambda model: next(left)
-
-
-def make(
-    folder: Path,
-    *,
-    config: TrainConfig = CONFIG,
-    validate: Callable[[Recommender[Any]], float] = by_weights,
-    model: Recommender[Any] | None = None,
-    watcher: Any = None,
-    **settings: Any,
-) -> Trainer:
-    folder.mkdir(parents=True, exist_ok=True)
-    if model is None:
-        torch.manual_seed(0)
-        model = Bilinear(n_items=N_ITEMS, n_users=N_USERS, **settings)
-    torch.manual_seed(random.getrandbits(30))  # the loop must not depend on the generator's state
-    return Trainer(model, VIEW, validate, config, seed=3, folder=folder, watcher=watcher)
-
-
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-def without_times(progress: Progress) -> dict[str, Any]:
-    return {key: value for key, value in vars(progress).items() if "seconds" not in key}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-class KillAt:
-    """Raises at the given call of a trainer's method, once."""
-
-    def __init__(self, trainer: Trainer, method: str, call: int) -> None:
-        self.inner, self.left = getattr(trainer, method), call
-        setattr(trainer, method, self)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
-        return self.inner(*args, **kwargs)
-
-
-def assert_same_end(folder: Path, settings: dict[str, Any], kills: list[tuple[str, int]]) -> None:
-    """Train once in peace and once with kills; everything that is kept must be the same to the last bit."""
-    whole = make(folder / "whole", **settings)
-    expected = whole.fit()
-    for method, call in kills:
-        trainer = make(folder / "killed", **settings)
-        KillAt(trainer, method, call)
-        with pytest.raises(KilledError):
-            trainer.fit()
-    last = make(folder / "killed", **settings)
-    found = last.fit()
-    assert without_times(found) == without_times(expected)
-    assert len(found.epoch_seconds) == len(expected.epoch_seconds)
-    assert log_of(folder / "killed") == log_of(folder / "whole")
-    assert same(state_of(last.model), state_of(whole.model))
-    for name in (BEST, RESUME):
-        a, b = (checkpoint.load_tensors(folder / one / name)[0] for one in ("whole", "killed"))
-        assert same(a, b), name
-
-
-STAGES = (Stage(name="pretrain", epochs=2, samples="prefix", lr=0.05), Stage(name="finetune"))
-
-
-def new_bias(model: Bilinear, name: str) -> None:
-    """A second stage that freezes one table and draws new values for another parameter."""
-    if name == "finetune":
-        model.left.weight.requires_grad_(False)
-        torch.nn.init.normal_(model.bias)
-
-
-CASES: dict[str, dict[str, Any]] = {
-    "adam": {},
-    "adamw, schedule": {"config": replace(CONFIG, optimizer="adamw", lr_schedule="exponential", lr_gamma=0.8)},
-    "sgd, clip": {"config": replace(CONFIG, optimizer="sgd", grad_clip=0.1, decay_1d=False)},
-    "negatives": {"needs": Needs(n_negatives=2)},
-    "eval every 2": {"config": replace(CONFIG, eval_every=2, max_epochs=5)},
-    "two stages": {"stages": STAGES, "on_stage": new_bias, "config": replace(CONFIG, max_epochs=4)},
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_killed_training_ends_like_one_in_peace(case: str, tmp_path: Path) -> None:
-    settings = CASES[case]
-    whole = make(tmp_path / "count", **settings)
-    counter = KillAt(whole, "_step", 10**9)
-    whole.fit()
-    n_steps = 10**9 - counter.left
-    assert n_steps > 10
-    rng = random.Random(case)
-    kills = [("_step", rng.randint(1, n_steps // 4)) for _ in range(3)] + [("_log", 1), ("_validate", 1)]
-    assert_same_end(tmp_path, settings, kills)
-
-
-WRITES = [(method, call) for method in ("_save", "_log", "_validate") for call in (1, 2, 3)]
-
-
-@pytest.mark.parametrize(("method", "call"), [*WRITES, ("_start", 1), ("_start", 2)])
-def test_a_kill_at_any_write_of_two_stages_changes_nothing(method: str, call: int, tmp_path: Path) -> None:
-    assert_same_end(tmp_path, CASES["two stages"], [(method, call)])
-
-
-def test_a_kill_between_best_and_resume_changes_nothing(tmp_path: Path) -> None:
-    """best.safetensors is then one epoch ahead of resume.safetensors."""
-    settings = {"validate": lambda model: float(model.bias.detach().abs().sum())}  # every epoch is a new best
-    assert_same_end(tmp_path, settings, [("_log", 3), ("_save", 2)])
-
-
-def test_a_log_line_cut_short_is_dropped(tmp_path: Path) -> None:
-    trainer = make(tmp_path / "killed")
-    KillAt(trainer, "_step", 25)
-    with pytest.raises(KilledError):
-        trainer.fit()
-    with (tmp_path / "killed" / LOG).open("a") as file:
-        file.write('{"stage": 0, "epoch": 3, "los')
-    make(tmp_path / "killed").fit()
-    make(tmp_path / "whole").fit()
-    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
-
-
-def test_a_finished_training_trains_no_more(tmp_path: Path) -> None:
-    first = make(tmp_path)
-    first.fit()
-    again = make(tmp_path)
-    KillAt(again, "_step", 1)
-    again.fit()
-    assert same(state_of(first.model), state_of(again.model))
-    assert len(log_of(tmp_path)) == CONFIG.max_epochs
-
-
-def test_damaged_or_foreign_resume_files_are_one_line(tmp_path: Path) -> None:
-    trainer = make(tmp_path)
-    trainer.fit()
-    good = (tmp_path / RESUME).read_bytes()
-    for damaged in (good[: len(good) // 2], b"", b"x" * 100):
-        (tmp_path / RESUME).write_bytes(damaged)
-        with pytest.raises(RunError, match="no checkpoint"):
-            make(tmp_path).fit()
-    (tmp_path / RESUME).write_bytes(good)
-    tensors, facts = checkpoint.load_tensors(tmp_path / RESUME)
-    checkpoint.save_tensors(tmp_path / RESUME, tensors, {**facts, "from_the_future": 1})
-    with pytest.raises(RunError, match="another version"):
-        make(tmp_path).fit()
 
 
 def run_scripted(folder: Path, values: list[float], **config: Any) -> tuple[Progress, Trainer]:

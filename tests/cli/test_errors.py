@@ -277,6 +277,7 @@ def outcomes(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def test_bad_input_is_one_line_and_its_exit_code(outcomes: dict[str, Case]) -> None:
+    """One test, so that the cases are run once, whichever worker of xdist gets it."""
     assert len(outcomes) >= 80
     faults = []
     for name, (outcome, code, said, command) in outcomes.items():
@@ -286,20 +287,21 @@ def test_bad_input_is_one_line_and_its_exit_code(outcomes: dict[str, Case]) -> N
         if name != ROW and not (is_one_line and is_right):
             faults.append(f"{name}: mmbench {' '.join(map(str, command.args))}\n{outcome.returncode} {text}")
     assert not faults, "\n".join(faults)
+    check_a_failed_cell_is_a_row_among_others(outcomes[ROW][0])
+    for name in ("unknown option", "manifest cut short"):
+        check_a_fresh_interpreter_says_the_same(outcomes[name])
 
 
-def test_a_failed_cell_is_a_row_among_others(outcomes: dict[str, Case]) -> None:
-    outcome = outcomes[ROW][0]
+def check_a_failed_cell_is_a_row_among_others(outcome: Outcome) -> None:
     assert outcome.returncode == 1
     assert "FAILED hm4sr on toy, seed 1: " in outcome.stderr
     assert "finished pop on toy, seed 1" in outcome.stderr
     assert "Pop" in outcome.stdout
 
 
-def test_a_fresh_interpreter_says_the_same(outcomes: dict[str, Case]) -> None:
-    """The forked processes above stand for `python -m mmbench`."""
-    for name in ("unknown option", "manifest cut short"):
-        outcome, _, _, command = outcomes[name]
-        found = cli(*command.args, data=command.data, results=command.results)
-        assert (found.returncode, found.stdout) == (outcome.returncode, outcome.stdout)
-        assert found.stderr.replace("python -m mmbench", "mmbench") == outcome.stderr
+def check_a_fresh_interpreter_says_the_same(case: Case) -> None:
+    """The forked processes stand for `python -m mmbench`."""
+    outcome, _, _, command = case
+    found = cli(*command.args, data=command.data, results=command.results)
+    assert (found.returncode, found.stdout) == (outcome.returncode, outcome.stdout)
+    assert found.stderr.replace("python -m mmbench", "mmbench") == outcome.stderr
