@@ -2,10 +2,10 @@
 
 demo.write_raw -> prepare -> extract -> train -> rank, with few epochs: the time-aware multi-modal model beats SASRec,
 SASRec beats popularity; where the dates are drawn independently of the items, taking the Temporal MoE away
-costs nothing. The bounds leave room for noise of one seed on 1,000 users (standard error about .015 of HR@10).
+costs nothing. Measured when this was written (HR@10): popularity .031, SASRec .290, HM4SR .499, without its
+Temporal MoE .272; with meaningless dates .288 and .272. The bounds leave room for noise of one seed on 1,000 users (standard error about .015 of HR@10).
 """
 
-import time
 from pathlib import Path
 
 import pytest
@@ -36,25 +36,20 @@ def hit_rate(prepared: Prepared, model: str, results: Path) -> float:
     chosen = {key: value for key, value in FAST.items() if key in known}
     if model == "sasrec":
         chosen["max_epochs"] = 30  # cheap, and slower to learn
-    cell = make_cell(results_dir=results, prepared=prepared, model=model, seed=1, overrides=[("--set", chosen)])
-    began = time.monotonic()
-    record = run_cell(cell, debug=True)
-    value = metric_value(record.ranks("test"), "HR@10")
-    print(f"{prepared.path.parts[-4]} {model}: HR@10 {value:.3f} in {time.monotonic() - began:.0f} s")
-    return value
+    cell = make_cell(
+        results_dir=results, prepared=prepared, model=model, seed=1, overrides=[("--set", chosen)]
+    )
+    return metric_value(run_cell(cell, debug=True).ranks("test"), "HR@10")
 
 
-def test_models_find_the_planted_truth(shops: dict[bool, Prepared], tmp_path: Path) -> None:
-    pop, sasrec, hm4sr = (hit_rate(shops[True], name, tmp_path) for name in ("pop", "sasrec", "hm4sr"))
-    assert sasrec > 1.5 * pop
-    assert hm4sr > sasrec + 0.05
-
-
-def test_time_helps_only_where_time_tells(shops: dict[bool, Prepared], tmp_path: Path) -> None:
-    gain = {
-        signal: hit_rate(shops[signal], "hm4sr", tmp_path / str(signal))
-        - hit_rate(shops[signal], "hm4sr:-tmoe", tmp_path / str(signal))
-        for signal in (True, False)
+def test_models_find_what_is_there_and_nothing_else(shops: dict[bool, Prepared], tmp_path: Path) -> None:
+    with_time = {
+        one: hit_rate(shops[True], one, tmp_path / "with")
+        for one in ("pop", "sasrec", "hm4sr", "hm4sr:-tmoe")
     }
-    assert gain[True] > 0.05
-    assert gain[False] < gain[True] - 0.04
+    without = {one: hit_rate(shops[False], one, tmp_path / "without") for one in ("hm4sr", "hm4sr:-tmoe")}
+    assert with_time["sasrec"] > 1.5 * with_time["pop"]
+    assert with_time["hm4sr"] > with_time["sasrec"] + 0.05
+    gain = with_time["hm4sr"] - with_time["hm4sr:-tmoe"]
+    assert gain > 0.05
+    assert without["hm4sr"] - without["hm4sr:-tmoe"] < gain - 0.05
