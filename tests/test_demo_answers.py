@@ -3,7 +3,8 @@
 demo.write_raw -> prepare -> extract -> train -> rank, with few epochs: the time-aware multi-modal model beats SASRec,
 SASRec beats popularity; where the dates are drawn independently of the items, taking the Temporal MoE away
 costs nothing. Measured when this was written (HR@10): popularity .031, SASRec .290, HM4SR .499, without its
-Temporal MoE .272; with meaningless dates .288 and .272. The bounds leave room for noise of one seed on 1,000 users (standard error about .015 of HR@10).
+Temporal MoE .272; with meaningless dates .288 and .272. The bounds leave room for
+noise of one seed on 1,000 users (standard error about .015 of HR@10).
 """
 
 from pathlib import Path
