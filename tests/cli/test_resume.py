@@ -15,6 +15,18 @@ from tests.prepared import SMALL, cells, cli, environment, finish, kill_group, s
 
 RUN = ("run", "sasrec", "gru4rec", "--no-floors", "--dataset", "toy", "--epochs", "15", *SMALL)
 
+# The same in many more steps: seconds long on any machine, so that a signal finds it at work.
+LONG = (*RUN, "--set", "batch_size=4")
+
+
+@pytest.fixture(scope="module")
+def long_whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the long command without any signal."""
+    folder = tmp_path_factory.mktemp("long-whole")
+    done = cli(*LONG, data=data_dir, results=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
 
 @pytest.fixture(scope="module")
 def whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,12 +52,12 @@ def epochs_logged(results: Path) -> int:
     return sum(file.read_text().count("\n") for file in results.rglob("train.jsonl"))
 
 
-def test_kills_at_random_moments(whole: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_kills_at_random_moments(long_whole: Path, data_dir: Path, tmp_path: Path) -> None:
     """Each kill falls up to half a second after the run began to write, so inside an epoch or a checkpoint."""
     rng, hits = random.Random(20), []
     for _ in range(4):
         before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
-        process = start(*RUN, data=data_dir, results=tmp_path)
+        process = start(*LONG, data=data_dir, results=tmp_path)
 
         def has_written(process: subprocess.Popen[str] = process, before: dict = before) -> bool:
             now = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("train.jsonl")}
@@ -57,9 +69,9 @@ def test_kills_at_random_moments(whole: Path, data_dir: Path, tmp_path: Path) ->
         hits.append(process.wait())
         process.communicate()
     assert hits.count(-signal.SIGKILL) >= 2, f"the run is too short to be killed: {hits}"
-    done = cli(*RUN, data=data_dir, results=tmp_path)
+    done = cli(*LONG, data=data_dir, results=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, long_whole)
 
 
 KILLED_AT = """
@@ -94,10 +106,10 @@ def test_kills_inside_writes(whole: Path, data_dir: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(
-    jobs: int, whole: Path, data_dir: Path, tmp_path: Path
+    jobs: int, long_whole: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     """As a terminal does it: the signal goes to the whole group of processes."""
-    process = start(*RUN, "--jobs", str(jobs), data=data_dir, results=tmp_path)
+    process = start(*LONG, "--jobs", str(jobs), data=data_dir, results=tmp_path)
     wait_for(lambda: process.poll() is not None or epochs_logged(tmp_path) >= 3)
     kill_group(process, signal.SIGINT)
     stopped = finish(process, timeout=30)
@@ -106,9 +118,9 @@ def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(
     assert "Traceback" not in stopped.stderr
     assert stopped.stdout == ""
     wait_for(lambda: not group_lives(process.pid), seconds=10)
-    done = cli(*RUN, data=data_dir, results=tmp_path)
+    done = cli(*LONG, data=data_dir, results=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, long_whole)
 
 
 def group_lives(group: int) -> bool:
@@ -120,13 +132,13 @@ def group_lives(group: int) -> bool:
     return True
 
 
-def test_a_run_takes_over_from_one_that_dies(whole: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_takes_over_from_one_that_dies(long_whole: Path, data_dir: Path, tmp_path: Path) -> None:
     """Two runs at once; one is killed. The lock goes with it, and the other finishes its cell."""
-    first = start(*RUN, data=data_dir, results=tmp_path)
+    first = start(*LONG, data=data_dir, results=tmp_path)
     wait_for(lambda: first.poll() is not None or epochs_logged(tmp_path) >= 1)
     os.killpg(first.pid, signal.SIGSTOP)  # it holds the lock of its cell and does nothing
     assert len(cells(tmp_path)) < 2, "the first run was over before it could be stopped"
-    second = start(*RUN, data=data_dir, results=tmp_path)
+    second = start(*LONG, data=data_dir, results=tmp_path)
     wait_for(lambda: second.poll() is not None or len(list(tmp_path.rglob("run.json"))) >= 1)
     assert second.poll() is None, "the second must wait for the cell that the first holds"
     kill_group(first)
@@ -134,7 +146,7 @@ def test_a_run_takes_over_from_one_that_dies(whole: Path, data_dir: Path, tmp_pa
     done = finish(second)
     assert done.returncode == 0, done.stderr
     assert "another run is computing sasrec on toy, seed 1; waiting for it" in done.stderr
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, long_whole)
 
 
 FULL = """
