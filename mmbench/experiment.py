@@ -4,8 +4,6 @@ Resolves the settings, gives the model what it may know, trains it, ranks valid 
 The test targets are opened only after the training is over.
 """
 
-import os
-import shutil
 import time
 import traceback
 from collections.abc import Mapping
@@ -364,13 +362,3 @@ def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -
         checkpoint.load_weights(model, record.path / BEST)
     rank_and_store(record.path, model, data, config, chosen)
     return record.ranks("test")
-
-
-def discard(path: Path) -> None:
-    """Remove what a cell's folder holds except its lock, so that it starts anew."""
-    for file in path.iterdir() if path.is_dir() else ():
-        if file.name != LOCK:
-            shutil.rmtree(file) if file.is_dir() else os.unlink(file)
-
-
-LOCK = "cell.lock"

@@ -17,10 +17,12 @@ from filelock import FileLock, Timeout
 from mmbench import registry
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, RunError, UsageError, suggest
-from mmbench.experiment import LOCK, Cell, make_cell, run_cell
+from mmbench.experiment import Cell, make_cell, run_cell
 from mmbench.results import RunRecord, read_record
 from mmbench.runtime import code_version, prepare_process
 from mmbench.train import Watcher
+
+LOCK = "cell.lock"  # in a cell's folder; held while the cell is computed
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mmbench.data.store import Prepared
-from mmbench.experiment import LOCK, Cell
+from mmbench.experiment import Cell
 from mmbench.results import RunRecord
-from mmbench.run import Overrides, execute, finished, plan
+from mmbench.run import LOCK, Overrides, execute, finished, plan
 
 
 class Listener:

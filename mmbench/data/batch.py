@@ -25,9 +25,6 @@ class Prefixes:
         """bool [R2, W, W], causal, own prefix only (see Batch.attention_mask)."""
         return _attention_mask(self.segment, causal=True)
 
-    def to(self, device: torch.device | str) -> "Prefixes":
-        return Prefixes(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
-
 
 def _attention_mask(segment: Tensor, *, causal: bool) -> Tensor:
     same = segment[:, :, None] == segment[:, None, :]
@@ -85,11 +82,3 @@ class Batch:
     def with_negatives(self, negatives: Tensor) -> "Batch":
         """The same batch with sampled items int64 [T, K]."""
         return replace(self, negatives=negatives)
-
-    def to(self, device: torch.device | str) -> "Batch":
-        moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if value is not None
-        }
-        return replace(self, **moved)

@@ -147,7 +147,7 @@ def with_negatives(model: Recommender[Any], view: TrainView, batch: Batch, *, se
         view.users, view.items, n_users=len(view.offsets) - 1, n_items=model.n_items, device="cpu"
     )
     drawn = sampler.draw(batch.user, n, torch.Generator().manual_seed(seed))
-    return Batch(**{**vars(batch), "negatives": drawn})
+    return batch.with_negatives(drawn)
 
 
 def history_batch(
