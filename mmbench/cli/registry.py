@@ -70,7 +70,7 @@ def show(
 def _show_dataset(ctx: typer.Context, name: str) -> None:
     """Fall back to data sets, so that `show` takes any name of either registry."""
     from mmbench import registry
-    from mmbench.cli.data import show as show_dataset
+    from mmbench.cli.datasets import show as show_dataset
     from mmbench.data.catalog import load_catalog
 
     known = load_catalog(ctx.obj.data_dir)

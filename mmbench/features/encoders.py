@@ -1,7 +1,8 @@
 """What an encoder is, and the names of those that ship with mmbench. Code is imported when one is built."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +31,40 @@ class Encoder(Protocol):
 
     def encode(self, inputs: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
         """-> values float32 [n, D], present bool [n]; D may be 0 when nothing is present."""
+        ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """One item as a network takes it: token ids int64 [L], or pixels float32 [3, H, W]. `cut`: longer than fits."""
+
+    array: np.ndarray
+    cut: bool = False
+
+
+class NetworkEncoder(Protocol):
+    """A pretrained network. It sees one batch at a time, so that its work can be interrupted and taken up again.
+
+    Built by name with a device and a precision; weights are loaded at the first `run`, not before, because
+    features that are already stored need `identity` only.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def modality(self) -> Modality: ...
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the values (JSON): revision, hash of the weights, preprocessing, pooling."""
+        ...
+
+    def prepare(self, raw: Any) -> Input | None:
+        """One `str` or RGB picture -> network input, on the CPU; None when nothing is left to encode."""
+        ...
+
+    def run(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+        """Inputs of one batch -> float32 [B, D], or [B, layers, D] for one state per layer."""
         ...
 
 

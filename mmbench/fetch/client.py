@@ -1,0 +1,125 @@
+"""One way to ask a server for something: a polite session, and failures sorted by whether another try can help.
+
+Proxies and certificates come from the environment (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`), as
+everywhere else.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from mmbench import __version__
+
+if TYPE_CHECKING:
+    import requests
+    import tenacity
+
+USER_AGENT = f"mmbench/{__version__} (research benchmark; data preparation)"
+CONNECT_S, READ_S = 15.0, 60.0  # a server that sends nothing for READ_S is given up
+MAX_REDIRECTS = 8
+MAX_WAIT_S = 120.0  # longest pause before another try, whatever Retry-After asks for
+TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class FetchError(Exception):
+    """One try that failed. `transient`: the same request may succeed later; `wait_s`: what the server asked for."""
+
+    def __init__(self, reason: str, *, transient: bool, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.transient, self.wait_s = reason, transient, wait_s
+
+
+def new_session(n_connections: int = 8) -> "requests.Session":
+    """A session that keeps `n_connections` open per host and tries nothing again by itself."""
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    session = requests.Session()
+    session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+    session.max_redirects = MAX_REDIRECTS
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_connections=32, pool_maxsize=n_connections, max_retries=0))
+    return session
+
+
+@contextmanager
+def faults_sorted() -> Iterator[None]:
+    """Turn what `requests` raises while connecting or reading into a FetchError."""
+    import requests
+
+    try:
+        yield
+    except requests.TooManyRedirects as error:
+        raise FetchError(f"redirected more than {MAX_REDIRECTS} times", transient=False) from error
+    except (
+        requests.exceptions.InvalidURL,
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.MissingSchema,
+    ) as error:
+        raise FetchError("the address is not valid", transient=False) from error
+    except requests.exceptions.SSLError as error:
+        raise FetchError("the server's certificate is not trusted", transient=False) from error
+    except requests.Timeout as error:
+        raise FetchError("the server did not answer in time", transient=True) from error
+    except requests.exceptions.ChunkedEncodingError as error:
+        raise FetchError("the connection was cut", transient=True) from error
+    except requests.RequestException as error:
+        raise FetchError(f"no connection ({type(error).__name__})", transient=True) from error
+
+
+def get(
+    session: "requests.Session",
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    timeout: tuple[float, float] = (CONNECT_S, READ_S),
+) -> "requests.Response":
+    """The answer to one GET, its body not yet read (close it); FetchError for every status of 400 and above."""
+    with faults_sorted():
+        response = session.get(url, headers=headers, stream=True, timeout=timeout)
+    if response.status_code < 400:
+        return response
+    response.close()
+    raise FetchError(
+        f"HTTP {response.status_code} {response.reason or ''}".strip(),
+        transient=response.status_code in TRANSIENT_STATUS,
+        wait_s=_retry_after(response.headers.get("Retry-After")),
+    )
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header (seconds or a date) asks for, None when it says nothing usable."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def retrying(*, tries: int, first_wait_s: float = 1.0) -> "tenacity.Retrying":
+    """Up to `tries` tries of what raises a transient FetchError, with growing pauses; the last error is raised.
+
+    A pause is random (so that workers do not return at once) around a doubling wait, or what the server asked for.
+    """
+    import tenacity
+
+    backoff = tenacity.wait_exponential_jitter(initial=first_wait_s, max=MAX_WAIT_S, jitter=first_wait_s)
+
+    def wait(state: "tenacity.RetryCallState") -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.wait_s if isinstance(error, FetchError) else None
+        return min(max(asked or 0.0, backoff(state)), MAX_WAIT_S)
+
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(tries),
+        wait=wait,
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, FetchError) and error.transient),
+        reraise=True,
+    )
