@@ -254,11 +254,17 @@ def run_cell(
         if not isinstance(error, (MmbenchError, OSError)):
             write_text(cell.path / "traceback.txt", traceback.format_exc())
         reason = str(error) if isinstance(error, MmbenchError) else f"{type(error).__name__}: {error}"
-        record = replace(_base_record(cell), status="failed", reason=" ".join(reason.split())[:500])
+        return fail_cell(cell, reason)
     results.write_record(record)
-    if record.status == "finished":
-        (cell.path / RESUME).unlink(missing_ok=True)
-        (cell.path / "traceback.txt").unlink(missing_ok=True)
+    (cell.path / RESUME).unlink(missing_ok=True)
+    (cell.path / "traceback.txt").unlink(missing_ok=True)
+    return record
+
+
+def fail_cell(cell: Cell, reason: str) -> RunRecord:
+    """Store why there is no result; what was computed stays and is gone on from at the next try."""
+    record = replace(_base_record(cell), status="failed", reason=" ".join(reason.split())[:500])
+    results.write_record(record)
     return record
 
 

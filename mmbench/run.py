@@ -6,9 +6,9 @@ however it dies, so several `mmbench run` can share a results folder and none wa
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from mmbench import registry
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, RunError, UsageError, suggest
-from mmbench.experiment import Cell, make_cell, run_cell
+from mmbench.experiment import Cell, fail_cell, make_cell, run_cell
+from mmbench.parallel import Backend, dealt_device, marked, side_by_side
 from mmbench.results import RunRecord, read_record
 from mmbench.runtime import code_version, prepare_process
 from mmbench.train import Watcher
@@ -108,7 +109,12 @@ class RunWatcher(Protocol):
 
 
 def execute(
-    cells: Sequence[Cell], *, watcher: RunWatcher, device: str = "auto", jobs: int = 1, debug: bool = False
+    cells: Sequence[Cell],
+    *,
+    watcher: RunWatcher,
+    device: str = "auto",
+    backend: Backend | None = None,
+    debug: bool = False,
 ) -> list[RunRecord]:
     """Compute every missing cell; returns a record per cell, failed ones included, in the order of `cells`."""
     done: dict[Path, RunRecord] = {}
@@ -120,8 +126,11 @@ def execute(
         else:
             done[cell.path] = record
             watcher.skipped(cell, record, other_code=_other_code(record))
-    runner = _in_turn if jobs == 1 else _side_by_side
-    for record in runner(missing, watcher=watcher, device=device, jobs=jobs, debug=debug):
+    if backend is None or (backend.kind == "local" and backend.jobs == 1):
+        records = _in_turn(missing, watcher=watcher, device=device, debug=debug)
+    else:
+        records = _elsewhere(missing, watcher=watcher, device=device, backend=backend)
+    for record in records:
         done[record.path] = record
     return [done[cell.path] for cell in cells]
 
@@ -145,11 +154,9 @@ def _claim(cell: Cell, *, wait: bool) -> AbstractContextManager[Any] | None:
         ) from error
 
 
-def _in_turn(
-    cells: Sequence[Cell], *, watcher: RunWatcher, device: str, jobs: int, debug: bool
-) -> Iterator[RunRecord]:
+def _in_turn(cells: Sequence[Cell], *, watcher: RunWatcher, device: str, debug: bool) -> Iterator[RunRecord]:
     """One after another in this process; cells that another run is computing come last, by then done."""
-    prepare_process(default_threads(jobs))
+    prepare_process(default_threads(1))
     later = []
     for number, cell in enumerate(cells, start=1):
         lock = _claim(cell, wait=False)
@@ -182,33 +189,42 @@ def default_threads(jobs: int) -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _work(cell: Cell, device: str, threads: int, environment: dict[str, str]) -> tuple[Cell, RunRecord]:
+def _work(cell: Cell, device: str, jobs: int, environment: dict[str, str]) -> tuple[Cell, RunRecord]:
     """In a worker process: same folders, own threads; waits when another run holds the cell."""
     os.environ.update(environment)
-    prepare_process(threads)
+    prepare_process(default_threads(jobs))
     lock = _claim(cell, wait=True)
     assert lock is not None
-    with lock:
-        return cell, finished(cell) or run_cell(cell, device=device)
+    with lock, marked(cell) as is_alive, dealt_device(device) as chosen:
+        if not is_alive:
+            return cell, fail_cell(cell, "its worker process died twice, perhaps for want of memory")
+        return cell, finished(cell) or run_cell(cell, device=chosen)
 
 
-def _side_by_side(
-    cells: Sequence[Cell], *, watcher: RunWatcher, device: str, jobs: int, debug: bool
+def _elsewhere(
+    cells: Sequence[Cell], *, watcher: RunWatcher, device: str, backend: Backend
 ) -> Iterator[RunRecord]:
-    """`jobs` processes, each with its share of the cores; records come as they end."""
-    from joblib import Parallel, delayed
+    """Other processes, each with its share of the cores; records come as they end."""
+    # Absolute paths: a worker may have been started in another folder.
+    environment = {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
+    here = {cell.path.absolute(): cell for cell in cells}
+    shipped = [replace(cell, path=path, data_path=cell.data_path.absolute()) for path, cell in here.items()]
+    watcher.queued(cells, backend.jobs)
+    work = partial(_work, device=device, jobs=backend.jobs, environment=environment)
+    for record in side_by_side(shipped, work, backend, ended=_ended):
+        cell = here[record.path]
+        record = replace(record, path=cell.path)
+        watcher.ends(cell, record)
+        yield record
 
-    shared = {key: value for key, value in os.environ.items() if key.startswith("MMBENCH_")}
-    pool = Parallel(
-        n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
-    )
-    watcher.queued(cells, jobs)
-    threads = default_threads(jobs)
+
+def _absolute(folders: str) -> str:
+    return os.pathsep.join(str(Path(one).absolute()) for one in folders.split(os.pathsep) if one)
+
+
+def _ended(cell: Cell) -> RunRecord | None:
+    """The stored record of a cell, finished or failed; None while there is none."""
     try:
-        for cell, record in pool(delayed(_work)(cell, device, threads, shared) for cell in cells):
-            watcher.ends(cell, record)
-            yield record
-    except BrokenExecutor as error:
-        raise RunError(
-            "a worker process died, perhaps for want of memory; what is finished stays, try fewer --jobs"
-        ) from error
+        return read_record(cell.path) if (cell.path / "run.json").is_file() else None
+    except DataError:
+        return None

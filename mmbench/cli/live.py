@@ -123,7 +123,8 @@ class RunView:
         """Side by side there is no live panel: several cells would fight for it. Each says when it ends."""
         for note in dict.fromkeys(note for cell in cells for note in cell.notes):
             self.say(f"note: {note}")
-        self.say(f"{len(cells)} cells, {jobs} at a time; train.jsonl in each cell's folder shows its epochs")
+        count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
+        self.say(f"{count}, {jobs} at a time; train.jsonl in each cell's folder shows its epochs")
 
     def begins(self, cell: Cell, number: int, total: int) -> CellView:
         for note in cell.notes:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from mmbench.cli.state import State
-from mmbench.errors import RunError, UsageError
+from mmbench.errors import RunError, UsageError, suggest
 
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
+    from mmbench.parallel import Backend
     from mmbench.results import RunRecord
     from mmbench.run import Overrides
 
@@ -100,6 +101,11 @@ def run(
     jobs: Annotated[
         int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
     ] = 1,
+    backend: Annotated[str, typer.Option(help="Who computes the cells: local, dask or ray.")] = "local",
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A running Dask scheduler or Ray cluster; without it one is started here."),
+    ] = None,
     device: DeviceOption = "auto",
     floors: Annotated[bool, typer.Option(help="Also run pop, repeat-last, random and itemknn.")] = True,
     dry_run: Annotated[
@@ -108,11 +114,17 @@ def run(
 ) -> None:
     """Train and evaluate every missing cell of models x data sets x seeds, then print the table."""
     state: State = ctx.obj
+    from mmbench.parallel import KINDS, Backend
     from mmbench.run import finished, plan
     from mmbench.runtime import pick_device
 
+    kind = next((one for one in KINDS if one == backend), None)
+    if kind is None:
+        raise UsageError(suggest(backend, KINDS, what="backend"))
+    place = Backend(kind, address, jobs)
     overrides, numbers = parse_sets(set_, epochs=epochs), parse_seeds(seeds)
-    pick_device(device)
+    if address is None:  # the workers of a cluster have devices of their own
+        pick_device(device)
     names = model_list(models, floors=floors)
     prepared = chosen_datasets(state, dataset)
     cells = plan(
@@ -123,18 +135,20 @@ def run(
             found = finished(cell)
             state.out.print(f"{'finished' if found else 'missing ':8}  {cell.path}", markup=False)
         return
-    records = compute(state, cells, device=device, jobs=jobs)
+    records = compute(state, cells, device=device, backend=place)
     close_with_table(state, records)
 
 
-def compute(state: State, cells: list[Any], *, device: str, jobs: int = 1) -> "list[RunRecord]":
+def compute(
+    state: State, cells: list[Any], *, device: str, backend: "Backend | None" = None
+) -> "list[RunRecord]":
     """Run the cells under the live view; what is finished stays, whatever happens."""
     from mmbench.cli.live import RunView
     from mmbench.run import execute
 
     view = RunView(state.err)
     with view.watching():
-        return execute(cells, watcher=view, device=device, jobs=jobs, debug=state.debug)
+        return execute(cells, watcher=view, device=device, backend=backend, debug=state.debug)
 
 
 def close_with_table(state: State, records: "list[RunRecord]") -> None:

@@ -11,7 +11,7 @@ import pytest
 from mmbench.metrics import parse_metric
 from mmbench.results import read_record
 from tests.prepared import SMALL, cells, cli, environment, finish, same_ranks, start, write_toy
-from tests.test_registry import OWN, write_own
+from tests.test_registry import write_own
 
 RUN = ("run", "sasrec", "hm4sr", "--dataset", "toy", "--seeds", "2", "--epochs", "2", *SMALL)
 CELLS = ["hm4sr", "hm4sr", "itemknn", "pop", "random", "random", "repeat-last", "sasrec", "sasrec"]
@@ -205,19 +205,6 @@ def test_a_user_s_own_model_works_like_any_other(data_dir: Path, tmp_path: Path)
     ranks = records[0].ranks("test")
     assert (ranks.equal == 0).all()
     assert (ranks.greater < 60).all()
-
-
-def test_a_worker_that_dies_is_one_line(data_dir: Path, tmp_path: Path) -> None:
-    """As the system does it to a process that wants too much memory."""
-    code = OWN.replace("        return (self", "        import os; os.kill(os.getpid(), 9)\n        return (self")
-    done = cli(
-        "--quiet", "--models-dir", write_own(tmp_path / "models", code=code), "run", "my-line", "my-line:steep",
-        "--no-floors", "--jobs", "2", data=data_dir, results=tmp_path / "results",
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.error_lines == [
-        "error: a worker process died, perhaps for want of memory; what is finished stays, try fewer --jobs"
-    ]
 
 
 def test_quiet_prints_the_table_only(results: Path, data_dir: Path) -> None:
