@@ -129,7 +129,10 @@ def change_weights(folder: Path, *, drop: str = "", add: str = "") -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"drop": "encoder.layer.1.output.dense"}, "lacks weights: 2, first encoder.layer.1.output.dense.bias"),
+        (
+            {"drop": "encoder.layer.1.output.dense"},
+            "lacks weights: 2, first encoder.layer.1.output.dense.bias",
+        ),
         ({"add": "encoder.layer.7.output.dense.weight"}, "has unknown weights: 1, first encoder.layer.7"),
         ({"add": "adapter.weight"}, "has unknown weights: 1, first adapter.weight"),
     ],
