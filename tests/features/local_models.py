@@ -8,10 +8,11 @@ import torch
 
 from mmbench.features.pretrained import import_transformers
 
-WORDS = (
-    "red blue green shirt dress shoe shampoo toy bear board game lamp chair table sofa black white small large "
-    "cotton wool silk for men women kids with and of the a old new soft hard"
-).split()
+WORDS = [
+    "red", "blue", "green", "shirt", "dress", "shoe", "shampoo", "toy", "bear", "board", "game", "lamp", "chair",
+    "table", "sofa", "black", "white", "small", "large", "cotton", "wool", "silk", "for", "men", "women", "kids",
+    "with", "and", "of", "the", "a", "old", "new", "soft", "hard",
+]  # fmt: skip
 TEXTS = [
     "red shirt", "small blue cotton dress for women", "toy bear", "old board game with soft bear and the new lamp",
     "black wool sofa", "a", "shampoo for kids", "white silk shirt of the new men with hard shoe and small lamp",
