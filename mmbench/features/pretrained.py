@@ -7,6 +7,7 @@ half loaded: a weight that the model lacks or the file lacks is an error, but fo
 import fnmatch
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -62,12 +63,10 @@ def import_transformers() -> Any:
     """The `transformers` module, importable and quiet."""
     prepare_torchvision()
     import transformers
-    from huggingface_hub.utils import disable_progress_bars
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    disable_progress_bars()
     return transformers
 
 
@@ -136,8 +135,12 @@ def _cached(source: str) -> Checkpoint | None:
 
 
 def _download(source: str) -> Checkpoint:
+    """Into the hub's cache, with the hub's own progress bars."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
+    if sys.stderr.isatty():
+        enable_progress_bars()
     try:
         folder = Path(snapshot_download(source, allow_patterns=list(_DOWNLOAD)))
         if not any(folder.glob(WEIGHTS[0])):
@@ -149,6 +152,8 @@ def _download(source: str) -> Checkpoint:
             f"{source} is not in {cache} and cannot be downloaded ({type(error).__name__}); connect to the hub, "
             f"copy a cache there (or name it by HF_HOME), or give the folder of a saved copy instead of {source}"
         ) from error
+    finally:
+        disable_progress_bars()
     return Checkpoint(folder, folder.name)
 
 

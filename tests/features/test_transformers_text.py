@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmbench.errors import DataError, MmbenchError, UsageError
-from mmbench.features import transformers_text
+from mmbench.features import pretrained, transformers_text
 from mmbench.features.encoders import get_encoder
 from mmbench.features.extract import Options, extract
 from mmbench.features.pretrained import import_transformers
@@ -219,6 +219,29 @@ def test_precision_that_a_cpu_lacks(models: Path) -> None:
         get_encoder("text", str(models / "bert"), device="cpu", precision="bfloat16")
     with pytest.raises(UsageError, match="did you mean 'float32'"):
         get_encoder("text", str(models / "bert"), device="cpu", precision="float23")
+
+
+def test_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "pick_device", lambda device: "cuda:1")
+    for has_bfloat16, expected in ((True, "bfloat16"), (False, "float16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bfloat16: has)
+        assert pretrained.resolve_device("auto", "auto") == ("cuda:1", expected)
+    for asked in ("float32", "bfloat16", "float16"):
+        assert pretrained.resolve_device("cuda:1", asked) == ("cuda:1", asked)
+
+
+@pytest.mark.parametrize("ending", ["", ":mean", "+layers"])
+def test_mixed_precision_ends_in_float32(models: Path, ending: str) -> None:
+    """The context of a GPU, tried on the CPU: near the exact values, but not them, and its own identity."""
+    encoder: Any = get_encoder("text", f"{models / 'bert'}{ending}")
+    exact = encode(f"{models / 'bert'}{ending}", TEXTS)
+    identity = encoder.identity()
+    encoder.precision = "bfloat16"
+    assert encoder.identity() != identity
+    found = encoder.run([encoder.prepare(text).array for text in TEXTS])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact, atol=0.15)
+    assert np.abs(found - exact).max() > 1e-4
 
 
 @pytest.mark.skipif(
