@@ -113,6 +113,41 @@ def test_default_is_the_preference_else_the_newest(tmp_path: Path) -> None:
     assert default_encoder(choosy, "text") == "first"
 
 
+def test_states_per_layer_round_trip_and_are_never_the_default(prepared: Prepared) -> None:
+    values = np.random.default_rng(0).normal(size=(N + 1, 3, 5)).astype(np.float32)
+    stored = write_features(prepared, "text", "deep+layers", values, arrays()[1], {})
+    assert (stored.values.shape, stored.dim, stored.n_layers) == ((N + 1, 3, 5), 5, 3)
+    assert not stored.values[[0, 2]].any()
+    np.testing.assert_array_equal(stored.values[[1, 3, 4]], values[[1, 3, 4]])
+    stored.verify()
+    assert default_encoder(prepared, "text") is None
+    write_features(prepared, "text", "flat", *arrays(), {})
+    write_features(prepared, "text", "deep+layers", values, arrays()[1], {})
+    assert list_features(prepared)["text"] == ["deep+layers", "flat"]
+    assert default_encoder(prepared, "text") == "flat"
+    flat = write_features(prepared, "text", "flat", values.reshape(N + 1, 15), arrays()[1], {})
+    assert flat.hash != stored.hash, "the shape is part of the content"
+
+
+def test_float16_is_checked_and_hashed_as_such(prepared: Prepared) -> None:
+    values, present = arrays()
+    half = write_features(prepared, "text", "half", values, present, {}, float16=True)
+    assert (half.values.dtype, half.manifest["dtype"]) == (np.float16, "float16")
+    half.verify()
+    assert half.hash != write_features(prepared, "text", "full", values, present, {}).hash
+    broken = np.array(half.values)
+    broken[1, 0] += np.float16(0.01)
+    np.save(half.path / "values.npy", broken)
+    with pytest.raises(DataError, match="extract it again"):
+        load_features(prepared, "text", "half").verify()
+    values[4, 1] = 70_000
+    with pytest.raises(DataError, match="item 4 is too large for float16; store float32"):
+        write_features(prepared, "text", "half", values, present, {}, float16=True)
+    np.save(half.path / "values.npy", np.array(half.values, np.float64))
+    with pytest.raises(DataError, match="float64 do not fit"):
+        load_features(prepared, "text", "half")
+
+
 def test_unknown_names(prepared: Prepared) -> None:
     write_features(prepared, "text", "tfidf-svd", *arrays(), {})
     with pytest.raises(UsageError, match="did you mean 'tfidf-svd'"):
