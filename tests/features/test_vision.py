@@ -62,7 +62,9 @@ def test_clip_is_cls_after_the_post_norm_and_before_the_projection(models: dict[
     network, pixels = forward(models["clip"], "CLIPModel")
     whole = network.vision_model(pixel_values=pixels)
     close(features(models["clip"]), whole.pooler_output)
-    assert not np.allclose(features(models["clip"]), whole.last_hidden_state[:, 0].detach().numpy(), atol=1e-2)
+    assert not np.allclose(
+        features(models["clip"]), whole.last_hidden_state[:, 0].detach().numpy(), atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("kind", ["siglip", "swin"])
@@ -163,7 +165,9 @@ def test_a_weight_of_another_shape_is_an_error(copied: Path) -> None:
 
 def test_a_classifier_is_not_missed(copied: Path) -> None:
     before = features(copied)
-    networks.change_weights(copied, lambda tensors: [tensors.pop(f"classifier.{x}") for x in ("weight", "bias")])
+    networks.change_weights(
+        copied, lambda tensors: [tensors.pop(f"classifier.{x}") for x in ("weight", "bias")]
+    )
     np.testing.assert_array_equal(features(copied), before)
 
 
@@ -207,7 +211,9 @@ def test_identity_reads_no_weights(copied: Path) -> None:
         ("bert", {}, "no network for pictures"),
     ],
 )
-def test_wishes_that_cannot_be(models: dict[str, Path], kind: str, options: dict[str, Any], said: str) -> None:
+def test_wishes_that_cannot_be(
+    models: dict[str, Path], kind: str, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
         encoder(models[kind], **options).identity()
 
