@@ -63,7 +63,9 @@ def torch_build() -> Iterator[Finding]:
         import torch
 
         build = (
-            (torch.version.cuda and f"CUDA {torch.version.cuda}") or (torch.version.hip and "ROCm") or "CPU only"
+            (torch.version.cuda and f"CUDA {torch.version.cuda}")
+            or (torch.version.hip and "ROCm")
+            or "CPU only"
         )
         threads, n_devices = torch.get_num_threads(), torch.cuda.device_count()
     except Exception as error:  # a damaged installation fails with anything
@@ -137,7 +139,12 @@ def encoders() -> Iterator[Finding]:
     if _imports("torch"):
         from mmbench.features.resnet import FILE, PUBLISHED, cached_file
 
-        if os.environ.get(FILE) or cached_file().is_file():
+        named = os.environ.get(FILE)
+        if named and not Path(named).is_file():
+            yield Finding(
+                "note", "encoders", f"image resnet50: {FILE} names {named}, no file", f"unset {FILE}"
+            )
+        elif named or cached_file().is_file():
             yield Finding("ok", "encoders", "image resnet50: weights are there")
         else:
             text = f"image resnet50: weights are fetched at first use; offline, put {PUBLISHED} into"

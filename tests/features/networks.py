@@ -24,16 +24,17 @@ PREPROCESSING: dict[str, Any] = {
 PICTURES = [picture(seed, size) for seed, size in ((1, (40, 60)), (2, (50, 30)), (3, (32, 32)))]
 
 
-def configs() -> dict[str, Any]:
+def configs(**changes: Any) -> dict[str, Any]:
     """Kind -> (model class, configuration), each as its checkpoints on the hub are made."""
     t = import_transformers()
+    vit = {**VIT, **changes}
     conv = t.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)
     swin = t.SwinConfig(
         image_size=SIDE, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
     )
     dino = {key: value for key, value in VIT.items() if key != "intermediate_size"}
     return {
-        "vit": (t.ViTForImageClassification, t.ViTConfig(**VIT)),
+        "vit": (t.ViTForImageClassification, t.ViTConfig(**vit)),
         "clip": (t.CLIPModel, t.CLIPConfig(text_config=TEXT, vision_config=VIT, projection_dim=16)),
         "siglip": (t.SiglipModel, t.SiglipConfig(text_config=TEXT, vision_config=VIT)),
         "dinov2": (t.Dinov2WithRegistersModel, t.Dinov2WithRegistersConfig(**dino)),
@@ -44,11 +45,11 @@ def configs() -> dict[str, Any]:
     }
 
 
-def save(kind: str, folder: Path, **preprocessing: Any) -> Path:
-    """A model of this kind with random weights and its preprocessing -> its folder."""
+def save(kind: str, folder: Path, *, vit: dict[str, Any] | None = None, **preprocessing: Any) -> Path:
+    """A model of this kind with random weights and its preprocessing -> its folder; `vit` changes its settings."""
     import torch
 
-    build, config = configs()[kind]
+    build, config = configs(**(vit or {}))[kind]
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = build(config)

@@ -10,11 +10,15 @@ import pytest
 import torch
 
 from mmbench.errors import DataError, UsageError
+from mmbench.features import vision
 from mmbench.features.encoders import get_encoder
-from mmbench.features.pretrained import import_transformers
+from mmbench.features.extract import Options, extract
+from mmbench.features.pretrained import Checkpoint, import_transformers
+from mmbench.features.store import load_features
 from mmbench.features.vision import HM4SR, PREPROCESSING, TransformersVision
 from tests.features import networks
 from tests.features.networks import BLOCKS, PICTURES, WIDTH, by_hand
+from tests.features.toy import encoded, items, prepare
 
 KINDS = ("vit", "clip", "siglip", "dinov2", "swin", "convnext", "mae", "bert")
 
@@ -236,3 +240,34 @@ def test_preprocessing_that_does_not_fit(tmp_path: Path, settings: dict[str, Any
     folder = networks.save("vit", tmp_path / "vit", **settings)
     with pytest.raises(DataError, match=said):
         encoder(folder).load()
+
+
+def test_a_model_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = networks.save("vit", tmp_path / "snapshot", vit={"image_size": 224, "patch_size": 56})
+    monkeypatch.setattr(vision, "find_checkpoint", lambda source: Checkpoint(folder, "0f1e2d"))
+    built = get_encoder("image", "vit-base-patch16-224", device="cpu")
+    identity = built.identity()
+    assert (identity["source"], identity["revision"]) == ("google/vit-base-patch16-224", "0f1e2d")
+    assert identity["preprocessing"] == HM4SR.describe()
+    assert identity["preprocessing"]["resize"].startswith(
+        "shorter side to 256, centre 224x224 cut out; Pillow bil"
+    )
+    assert isinstance(built, TransformersVision)
+    assert built.run([built.pixels(image) for image in PICTURES]).shape == (3, WIDTH)
+
+
+def test_extraction_stores_every_layer(models: dict[str, Path], tmp_path: Path) -> None:
+    for number, image in enumerate(PICTURES[:2]):
+        (tmp_path / f"{number}.png").write_bytes(encoded(image))
+    records = [{**one, "image": f"{number}.png"} for number, one in enumerate(items(3))]
+    prepared = prepare(tmp_path / "data", records, images={"kind": "folder", "path": str(tmp_path)})
+    report = extract(prepared, "image", f"{models['vit']}+layers", options=Options(device="cpu"))
+    assert (report.n_present, report.absent) == (2, {"missing file": 1})
+    stored = load_features(prepared, "image", "vit+layers")
+    assert stored.values.shape == (4, BLOCKS + 1, WIDTH)
+    np.testing.assert_allclose(
+        stored.values[1:3], features(models["vit"], layers=True)[:2], rtol=1e-4, atol=1e-5
+    )
+    assert not stored.values[[0, 3]].any()
+    again = extract(prepared, "image", f"{models['vit']}+layers", options=Options(device="cpu"))
+    assert again.skipped
