@@ -7,5 +7,8 @@ sources.py   an item's text or picture, or the reason why there is none
 pretrained.py  finding, hashing and loading the weights of networks; transformers_text.py, recformer.py: text networks
 network.py   a network over all items: batches, memory, threads; work.py: what a killed run leaves
 extract.py   source + encoder -> store, with a coverage report
+vision.py    vision models of `transformers`; resnet.py, efficientnet.py: two convolutional networks
+             pixels.py: how a picture becomes their input; picture_network.py: what they share
+torchvision_import.py  makes torchvision importable where its compiled operators are not
 imported.py  ready-made `.npy/.npz/.pt` arrays -> store
 """
