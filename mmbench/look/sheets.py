@@ -4,6 +4,8 @@ import textwrap
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mmbench.look.gather import Look
 from mmbench.look.nearest import K, Nearest
 from mmbench.look.plots import Plot, percent
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 6
 LETTERS, LINES = 21, 3  # of a title below a picture
-ROW, TEXT_ROW = 1.7, 0.62  # inches
+# Inches: a row, the picture in it, a row without pictures, its line above the title, the room for the heading.
+ROW, PICTURE, TEXT_ROW, LINE_HEIGHT, TOP = 1.65, 1.05, 0.62, 0.08, 0.42
 
 
 def sheets(look: Look) -> list[Plot]:
@@ -60,23 +63,34 @@ def nearest_caption(look: Look, one: Nearest) -> str:
 
 
 def contact_sheet(look: Look) -> "Figure":
-    rows = -(-len(look.sheet) // COLUMNS)
-    figure = new_figure(ROW * rows + 0.4)
-    set_title(figure, f"{look.name}: pictures and titles")
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for at, axes in enumerate(grid):
-        axes.set_axis_off()
-        if at < len(look.sheet):
-            _cell(axes, look, look.sheet[at])
+    figure, grid = _grid(look, f"{look.name}: pictures and titles", -(-len(look.sheet) // COLUMNS), COLUMNS)
+    for axes, item in zip(grid.ravel(), look.sheet, strict=False):
+        _cell(axes, look, item)
     return figure
 
 
-def neighbours(look: Look, one: Nearest) -> "Figure":
-    figure = new_figure((ROW if look.has_pictures else TEXT_ROW) * len(one.found) + 0.5)
-    set_title(figure, f"{look.name}: nearest items by {one.modality} features of {one.encoder}")
-    grid = figure.subplots(max(1, len(one.found)), K + 1, squeeze=False)
+def _grid(look: Look, title: str, rows: int, columns: int) -> "tuple[Figure, np.ndarray]":
+    """Empty axes [rows, columns] for pictures (or one line of letters) with room for three lines below each.
+
+    Placed by hand: to let the lay-out engine do it takes seconds.
+    """
+    row, picture = (ROW, PICTURE) if look.has_pictures else (TEXT_ROW, LINE_HEIGHT)
+    height = TOP + row * rows
+    figure = new_figure(height, layout=None)
+    set_title(figure, title)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, top=1 - TOP / height, bottom=(row - picture) / height, wspace=0.12,
+        hspace=(row - picture) / picture,
+    )  # fmt: skip
+    grid: np.ndarray = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
+    return figure, grid
+
+
+def neighbours(look: Look, one: Nearest) -> "Figure":
+    title = f"{look.name}: nearest items by {one.modality} features of {one.encoder}"
+    figure, grid = _grid(look, title, len(one.found), K + 1)
     for row, (query, found) in zip(grid, one.found.items(), strict=True):
         _cell(row[0], look, query, "item" if found else "item, no feature", weight="bold")
         for axes, (item, cosine) in zip(row[1:], found, strict=False):
@@ -94,8 +108,6 @@ def _cell(axes: "Axes", look: Look, item: int, above: str = "", weight: str = "n
         axes.add_patch(Rectangle((0, 0), 1, 1, fill=False, edgecolor=LINE))
         axes.text(0.5, 0.5, textwrap.fill(picture, 12), ha="center", va="center", color=SOFT, fontsize=7)
     elif picture is not None:
-        import numpy as np
-
         axes.imshow(np.asarray(picture))
     axes.set_title(above, fontsize=7, weight=weight, pad=3)
     lines = textwrap.wrap(look.title(item, 200), LETTERS, max_lines=LINES, placeholder="…")

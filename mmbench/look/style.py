@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,10 +48,10 @@ def styled(name: str = "") -> Iterator[None]:
             yield
 
 
-def new_figure(height: float, width: float = WIDTH) -> "Figure":
+def new_figure(height: float, *, layout: Literal["constrained"] | None = "constrained") -> "Figure":
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(WIDTH, height), layout=layout)
 
 
 def new_axes(height: float, title: str) -> "tuple[Figure, Axes]":
@@ -62,7 +62,8 @@ def new_axes(height: float, title: str) -> "tuple[Figure, Axes]":
 
 def set_title(figure: "Figure", title: str) -> None:
     """At the left edge of the figure, whatever the axes below leave room for."""
-    figure.suptitle(title, x=0.008, ha="left", weight="bold", size=10)
+    place = {} if figure.get_layout_engine() else {"y": 1 - 0.06 / figure.get_figheight()}
+    figure.suptitle(title, x=0.008, ha="left", va="top", weight="bold", size=10, **place)
 
 
 def png(figure: "Figure") -> bytes:
