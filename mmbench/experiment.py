@@ -109,7 +109,10 @@ def choose_features(
     """The feature sets that a model reads, and a note for each modality that the data set lacks."""
     found: dict[str, FeatureSet] = {}
     notes = []
-    wanted = [one for one in ("text", "image") if one in entry.recipe.inputs]
+    model, (config, _) = entry.load(), configs(entry, settings)
+    wanted = [
+        one for one in ("text", "image") if one in entry.recipe.inputs and model.reads(config, one)
+    ]
     for modality in wanted:
         name = str(settings[f"{modality}_encoder"].value)
         encoder = default_encoder(prepared, modality) if name == "auto" else name
@@ -119,6 +122,11 @@ def choose_features(
             )
         elif encoder != "none":
             found[modality] = load_features(prepared, modality, encoder)
+            if found[modality].n_layers and not model.reads_layers:
+                raise UsageError(
+                    f"{entry.name} reads one vector an item, but {encoder} of {prepared.name} has "
+                    f"{found[modality].n_layers} layers; choose another {modality}_encoder"
+                )
     if wanted and not found and not all(settings[f"{one}_encoder"].value == "none" for one in wanted):
         raise UsageError(
             f"{entry.name} reads {' and '.join(wanted)}, but {prepared.name} has no features; "
@@ -203,7 +211,11 @@ def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: 
     prepared, train = data.prepared, data.train
     tensors: dict[str, Any] = {}
     for modality, one in features.items():
-        tensors[f"{modality}_feat"] = torch.from_numpy(np.array(one.values, dtype=np.float32))
+        values = torch.from_numpy(np.array(one.values, dtype=np.float32))
+        if one.n_layers:
+            tensors.setdefault("layer_feat", {})[modality] = values
+        else:
+            tensors[f"{modality}_feat"] = values
         tensors[f"has_{modality}"] = torch.from_numpy(np.array(one.present, dtype=bool))
     offsets = np.concatenate([[0], np.asarray(prepared.category_offsets)])
     return Catalog(

@@ -29,6 +29,16 @@ Ties = Annotated[
 ]
 Text = Annotated[Optional[str], typer.Option(metavar="ENCODER", help="Text encoder; none = no text.")]  # noqa: UP045
 Image = Annotated[Optional[str], typer.Option(metavar="ENCODER", help="Image encoder; none = no images.")]  # noqa: UP045
+Device = Annotated[str, typer.Option(help="Of pretrained encoders: auto, cpu, cuda, cuda:1, ...")]
+BatchSize = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Items a batch of pretrained encoders; found automatically unless given."),
+]
+Precision = Annotated[
+    str, typer.Option(help="auto, float32, bfloat16 or float16; auto = mixed on a GPU, float32 on a CPU.")
+]
+Float16 = Annotated[bool, typer.Option("--float16", help="Store features in half the bytes.")]
+Again = Annotated[bool, typer.Option("--force", help="Extract again even if the same features are there.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,12 +59,13 @@ def prepare(
     ties: Ties = None,
     text: Text = None,
     image: Image = None,
+    device: Device = "auto",
 ) -> None:
     """Preprocess and extract: raw files to prepared data with text and image features."""
     state: State = ctx.obj
     for name in dataset:
         report = _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties)
-        _extract(state, report.prepared, text=text, image=image)
+        _extract(state, report.prepared, text=text, image=image, device=device)
 
 
 def prepare_one(state: State, name: str) -> None:
@@ -77,11 +88,27 @@ def preprocess(
         _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties)
 
 
-def extract(ctx: typer.Context, dataset: Names, text: Text = None, image: Image = None) -> None:
-    """Texts and pictures of prepared data to feature arrays, with a report of what is missing."""
+def extract(
+    ctx: typer.Context,
+    dataset: Names,
+    text: Text = None,
+    image: Image = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    precision: Precision = "auto",
+    float16: Float16 = False,
+    force: Again = False,
+) -> None:
+    """Texts and pictures of prepared data to feature arrays, with a report of what is missing.
+
+    An encoder is a registered name, a folder of a saved transformers model, or owner/name on the hub; :cls or
+    :mean after it choose the pooling, +layers gives one state per layer. A killed extraction goes on.
+    """
     state: State = ctx.obj
+    how: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
     for name in dataset:
-        _extract(state, open_named(state, name), text=text, image=image)
+        prepared = open_named(state, name)
+        _extract(state, prepared, text=text, image=image, float16=float16, force=force, **how)
 
 
 def _preprocess(
@@ -126,11 +153,15 @@ def _print_instructions(state: State, error: "RawFilesMissingError") -> None:
 
 
 def _extract(
-    state: State, prepared: "Prepared", *, text: str | None = None, image: str | None = None
+    state: State, prepared: "Prepared", *, text: str | None = None, image: str | None = None, **how: Any
 ) -> None:
+    """`how`: fields of mmbench.features.extract.Options."""
     from rich.progress import Progress
 
-    from mmbench.features.extract import extract_default
+    from mmbench.features.extract import Options, extract_default
+
+    def say(message: str) -> None:
+        state.err.print(f"{prepared.name}: {message}", markup=False)
 
     with Progress(console=state.err, transient=True, disable=not state.err.is_terminal) as bars:
         tasks: dict[str, Any] = {}
@@ -140,7 +171,8 @@ def _extract(
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
 
-        reports = extract_default(prepared, text, image, on_progress=progress)
+        options = Options(**how)
+        reports = extract_default(prepared, text, image, on_progress=progress, options=options, say=say)
     for one in reports:
         state.out.print(f"{prepared.name}: {one.line()}", markup=False)
     if image is None and prepared.manifest["images"] is None:

@@ -81,7 +81,9 @@ class TextFeed:
         for one, number in zip(found, owner, strict=True):
             if one is not None:
                 arrays[number] = one.array
-        lengths = np.array([len(one) for one in arrays], dtype=np.int64)
+        # Longformer pads by itself, to a multiple of its window.
+        step = int(getattr(encoder, "pad_to", 1))
+        lengths = np.array([-(-len(one) // step) * step for one in arrays], dtype=np.int64)
         order = np.argsort(-lengths, kind="stable")
         place = np.append(np.argsort(order), -1)  # the last one answers for -1
         self.place_of = place[np.array(owner, dtype=np.int64)]

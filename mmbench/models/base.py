@@ -95,12 +95,18 @@ class Recommender(nn.Module, Generic[C]):
 
     trainable: ClassVar[bool] = True  # False: no loss; everything is computed in __init__ from the catalogue
     deterministic: ClassVar[bool] = False  # True: the seed changes nothing, one run is all runs
+    reads_layers: ClassVar[bool] = False  # True: takes item features with one state per layer, `catalog.layer_feat`
 
     def __init__(self, config: C, catalog: Catalog) -> None:
         super().__init__()
         self.config = config
         self.n_items = catalog.n_items
         self.max_len = catalog.max_len
+
+    @classmethod
+    def reads(cls, config: C, modality: str) -> bool:
+        """Whether this configuration reads the "text" or "image" features that the recipe's inputs name."""
+        return True
 
     @property
     def needs(self) -> Needs:

@@ -224,6 +224,10 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             with torch.no_grad():
                 self.item_emb.weight[0].zero_()
 
+    @classmethod
+    def reads(cls, config: TMMSRecConfig, modality: str) -> bool:
+        return modality in config.modalities
+
     @property
     def needs(self) -> Needs:
         config = self.config
