@@ -75,6 +75,7 @@ class PictureSource:
         self.members = [record.get("image") or None for record in prepared.item_records]
         images = prepared.manifest.get("images")
         self.reasons: Counter[str] = Counter()
+        self.digests: list[str] = []  # of the files, or why there are none; known after `fingerprint`
         self._open: Callable[[str], bytes | str] = lambda member: "missing file"
         if images is not None and any(self.members):
             self._open = _opener(Path(images["path"]), str(images["kind"]), prepared.name)
@@ -84,12 +85,20 @@ class PictureSource:
 
     def fingerprint(self) -> str:
         """sha256 over every picture file's bytes (or why there are none), in item order."""
-        digest = hashlib.sha256()
+        self.digests = []
         for member in self.members:
             content = self._content(member)
-            part = content if isinstance(content, str) else hashlib.sha256(content).hexdigest()
-            digest.update(f"{part}\n".encode())
-        return digest.hexdigest()
+            self.digests.append(content if isinstance(content, str) else hashlib.sha256(content).hexdigest())
+        return hashlib.sha256("".join(f"{one}\n" for one in self.digests).encode()).hexdigest()
+
+    def content(self, number: int) -> bytes | str:
+        """The picture file of item number + 1, or the reason why there is none. Call it from one thread."""
+        return self._content(self.members[number])
+
+    def duplicates(self, present: np.ndarray) -> int:
+        """How many of the present items have the picture file of an earlier one; after `fingerprint`."""
+        seen = [one for one, here in zip(self.digests, present, strict=True) if here]
+        return len(seen) - len(set(seen))
 
     def read(self, tick: Ticker) -> Iterator["Image | None"]:
         """Pictures in item order as RGB, None where there is none."""

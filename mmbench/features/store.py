@@ -1,7 +1,8 @@
 """Feature arrays of a prepared data set on disk.
 
     <prepared>/features/<modality>/<encoder>/
-      values.npy   float32 [N+1, D]  row i belongs to item i; row 0 (padding) and absent items are zeros
+      values.npy   float32 [N+1, D]  row i belongs to item i; row 0 (padding) and absent items are zeros;
+                   or [N+1, layers, D] for one state per layer; float16 where that was asked for
       present.npy  bool [N+1]        False = the item has no such text or picture (and for row 0)
       manifest.json                  which catalogue, which encoder with which settings, coverage, hash
 
@@ -36,7 +37,7 @@ class FeatureSet:
 
     modality: Modality
     encoder: str
-    values: np.ndarray  # float32 [N+1, D], memory map
+    values: np.ndarray  # float32 or float16, [N+1, D] or [N+1, layers, D], memory map
     present: np.ndarray  # bool [N+1]
     manifest: dict[str, Any]
     path: Path
@@ -48,7 +49,12 @@ class FeatureSet:
 
     @property
     def dim(self) -> int:
-        return int(self.values.shape[1])
+        return int(self.values.shape[-1])
+
+    @property
+    def n_layers(self) -> int:
+        """States per item; 0 = one vector."""
+        return int(self.values.shape[1]) if self.values.ndim == 3 else 0
 
     def verify(self) -> None:
         """Hash the arrays again; raise DataError when they are not those that the manifest describes."""
@@ -57,9 +63,10 @@ class FeatureSet:
 
 
 def hash_values(values: np.ndarray, present: np.ndarray) -> str:
-    """sha256 over shape, values (float32, little endian) and presence."""
+    """sha256 over shape, values (float32 or float16, little endian) and presence."""
+    form = "<f2" if values.dtype == np.float16 else "<f4"
     digest = hashlib.sha256(repr(values.shape).encode())
-    digest.update(np.ascontiguousarray(values, dtype="<f4").data)
+    digest.update(np.ascontiguousarray(values, dtype=form).data)
     digest.update(np.packbits(present).tobytes())
     return digest.hexdigest()
 
@@ -114,9 +121,14 @@ def list_features(prepared: Prepared) -> dict[str, list[str]]:
 def default_encoder(prepared: Prepared, modality: str) -> str | None:
     """The encoder that a run reads unless told otherwise; None = there are no features of the modality.
 
-    The data set's preference (`manifest["encoders"][modality]`) when stored, else the one stored last.
+    The data set's preference (`manifest["encoders"][modality]`) when stored, else the one stored last. States
+    per layer are for the few models that read them, so they are never the default.
     """
-    names = list_features(prepared)[check_modality(modality)]
+    names = [
+        name
+        for name in list_features(prepared)[check_modality(modality)]
+        if not (read_manifest(prepared, modality, name) or {}).get("layers")
+    ]
     preferred = prepared.manifest.get("encoders", {}).get(modality)
     if preferred in names:
         return str(preferred)
@@ -145,28 +157,37 @@ def load_features(prepared: Prepared, modality: str, encoder: str) -> FeatureSet
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error}); {again}") from error
     rows = prepared.n_items + 1
-    if values.ndim != 2 or values.dtype != np.float32 or len(values) != rows or present.shape != (rows,):
+    plausible = values.ndim in (2, 3) and values.dtype in (np.float32, np.float16)
+    if not plausible or len(values) != rows or present.shape != (rows,) or present.dtype != bool:
         raise DataError(f"{path}: values {values.shape} {values.dtype} do not fit {rows} rows; {again}")
     return FeatureSet(check_modality(modality), encoder, values, present, manifest, path)
 
 
-def _checked(prepared: Prepared, values: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values as float32 with zeros in row 0 and in absent rows; DataError when they do not fit."""
+def _checked(
+    prepared: Prepared, values: np.ndarray, present: np.ndarray, *, float16: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values with zeros in row 0 and in absent rows; DataError when they do not fit."""
     rows = prepared.n_items + 1
-    if values.ndim != 2 or values.shape[0] != rows or values.shape[1] < 1 or present.shape != (rows,):
+    fits = values.ndim in (2, 3) and len(values) == rows and values.size > 0 and present.shape == (rows,)
+    if not fits:
         raise DataError(
-            f"features of {prepared.name} need values [{rows}, D] and present [{rows}], "
+            f"features of {prepared.name} need values [{rows}, D] or [{rows}, layers, D] and present [{rows}], "
             f"got {list(values.shape)} and {list(present.shape)}"
         )
     present = present.astype(bool)
     present[0] = False
-    values = np.where(present[:, None], values, 0).astype(np.float32)
-    finite = np.isfinite(values).all(axis=1)
+    with np.errstate(over="ignore"):  # becomes infinite and is refused below
+        kept = values.astype(np.float16 if float16 else np.float32)
+    kept[~present] = 0
+    finite = np.isfinite(kept).all(axis=tuple(range(1, kept.ndim)))
     if not finite.all():
-        raise DataError(
-            f"features of {prepared.name}: item {int(np.argmin(finite))} has NaN or infinite values"
-        )
-    return values, present
+        item = int(np.argmin(finite))
+        if np.isfinite(values[item]).all():
+            raise DataError(
+                f"features of {prepared.name}: item {item} is too large for {kept.dtype}; store float32"
+            )
+        raise DataError(f"features of {prepared.name}: item {item} has NaN or infinite values")
+    return kept, present
 
 
 def write_features(
@@ -176,13 +197,15 @@ def write_features(
     values: np.ndarray,
     present: np.ndarray,
     info: dict[str, Any],
+    *,
+    float16: bool = False,
 ) -> FeatureSet:
     """Store features, replacing those of the same name in one step.
 
-    values [N+1, D] and present [N+1]; row 0 and absent rows are set to zero. `info` (JSON) tells how they
-    were made; format, catalogue, counts, hash and date are added to it.
+    values [N+1, D] or [N+1, layers, D] and present [N+1]; row 0 and absent rows are set to zero. `info` (JSON)
+    tells how they were made; format, catalogue, counts, hash and date are added to it.
     """
-    values, present = _checked(prepared, values, present)
+    values, present = _checked(prepared, values, present, float16=float16)
     final = feature_dir(prepared, modality, encoder)
     described = {**info, "modality": modality, "encoder": encoder}
     work: Path | None = None
@@ -213,7 +236,9 @@ def _manifest(
         "items_hash": prepared.items_hash,
         "n_items": prepared.n_items,
         "n_present": int(present.sum()),
-        "dim": int(values.shape[1]),
+        "dim": int(values.shape[-1]),
+        "layers": int(values.shape[1]) if values.ndim == 3 else 0,
+        "dtype": str(values.dtype),
         "hash": hash_values(values, present),
         "created": time.time(),
     }
