@@ -99,9 +99,7 @@ def main() -> None:
         for name in names:
             features = load_features(prepared, modality, name)
             if features.values.ndim == 2:
-                print(
-                    line(f"{modality} {name}", features.values[1:], features.present[1:], labels, given.k)
-                )
+                print(line(f"{modality} {name}", features.values[1:], features.present[1:], labels, given.k))
     for name in given.encode:
         values, present, speed = encode(prepared, given.modality, name, given.batch)
         print(line(f"{given.modality} {name}", values, present, labels, given.k), speed)

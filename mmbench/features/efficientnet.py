@@ -47,7 +47,9 @@ class EfficientNetLite0(PictureNetwork):
         precision: str = "auto",
     ) -> None:
         if pooling is not None or layers:
-            raise UsageError(f"the image encoder {NAME} has one pooling and no [CLS] states; ask for {NAME} alone")
+            raise UsageError(
+                f"the image encoder {NAME} has one pooling and no [CLS] states; ask for {NAME} alone"
+            )
         super().__init__(name, device=device, precision=precision)
 
     def describe(self) -> dict[str, Any]:

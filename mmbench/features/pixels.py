@@ -53,7 +53,9 @@ class Pixels:
 
     def __call__(self, image: "Image") -> np.ndarray:
         """RGB picture of any size -> float32 [3, crop, crop]."""
-        square = np.asarray(self._square(middle(image.convert("RGB"))), dtype=np.float32) / np.float32(self.scale)
+        square = np.asarray(self._square(middle(image.convert("RGB"))), dtype=np.float32) / np.float32(
+            self.scale
+        )
         mean, std = (np.array(numbers, np.float32) for numbers in (self.mean, self.std))
         return np.ascontiguousarray(((square - mean) / std).transpose(2, 0, 1))
 

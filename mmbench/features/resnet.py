@@ -45,7 +45,9 @@ class ResNet50(PictureNetwork):
         precision: str = "auto",
     ) -> None:
         if pooling is not None or layers:
-            raise UsageError(f"the image encoder {NAME} has one pooling and no [CLS] states; ask for {NAME} alone")
+            raise UsageError(
+                f"the image encoder {NAME} has one pooling and no [CLS] states; ask for {NAME} alone"
+            )
         super().__init__(name, device=device, precision=precision)
 
     def describe(self) -> dict[str, Any]:
@@ -95,7 +97,9 @@ def weights_file() -> Path:
         _fetch(path)
     digits = re.findall(r"-([0-9a-f]{8,})\.", PUBLISHED)[0]
     if not _hash(path).startswith(digits):
-        raise DataError(f"{path} is damaged: its sha256 does not begin with {digits}; remove it and try again")
+        raise DataError(
+            f"{path} is damaged: its sha256 does not begin with {digits}; remove it and try again"
+        )
     return path
 
 

@@ -88,18 +88,22 @@ class TransformersVision(PictureNetwork):
             with torch.device("meta"):
                 network: nn.Module = transformers.AutoModel.from_config(self.config)
         except (ValueError, ImportError) as error:
-            raise DataError(f"{self.checkpoint.folder} is no network that can be built ({_brief(error)})") from error
+            raise DataError(
+                f"{self.checkpoint.folder} is no network that can be built ({_brief(error)})"
+            ) from error
         if getattr(network, "main_input_name", "") != "pixel_values":
             raise UsageError(f"{self.source} is no network for pictures ({type(network).__name__})")
         return network
 
     @cached_property
     def pooling(self) -> str:
-        """"cls" or "mean"; UsageError when [CLS] is asked of a network that has none."""
+        """ "cls" or "mean"; UsageError when [CLS] is asked of a network that has none."""
         has_cls = any(name.endswith(CLS_WEIGHTS) for name, _ in self.skeleton.named_parameters())
         if not has_cls and (self.layers or self._pooling == "cls"):
             asked = "+layers" if self.layers else ":cls"
-            raise UsageError(f"{self.source} has no [CLS] token ({type(self.skeleton).__name__}); leave out {asked}")
+            raise UsageError(
+                f"{self.source} has no [CLS] token ({type(self.skeleton).__name__}); leave out {asked}"
+            )
         if self.layers:
             find_blocks(self.skeleton, self.config.num_hidden_layers)
         return self._pooling or ("cls" if has_cls else "mean")
@@ -109,14 +113,14 @@ class TransformersVision(PictureNetwork):
         return PREPROCESSING.get(self.source) or OwnPreprocessing(self.checkpoint)
 
     def describe(self) -> dict[str, Any]:
-        files = self.checkpoint.weight_files()
+        files, pooling = self.checkpoint.weight_files(), self.pooling
         return {
             "source": self.source if self.checkpoint.revision else self.checkpoint.folder.name,
             "revision": self.checkpoint.revision,
             "network": type(self.skeleton).__name__,
             "weights_sha256": self.checkpoint.hashes(files),
             "preprocessing": self.processor.describe(),
-            "pooling": "[CLS] before the first and after each block" if self.layers else self.pooling,
+            "pooling": "[CLS] before the first and after each block" if self.layers else pooling,
         }
 
     def pixels(self, image: "Image") -> np.ndarray:
@@ -210,9 +214,13 @@ def _check_steady(source: str, forward: Forward, pixels: np.ndarray) -> None:
             first, second = forward(batch), forward(batch)
     except (ValueError, RuntimeError, AttributeError) as error:
         size = "x".join(str(side) for side in pixels.shape[1:])
-        raise DataError(f"{source} does not take the pictures of {size} that its preprocessing gives ({_brief(error)})") from error
+        raise DataError(
+            f"{source} does not take the pictures of {size} that its preprocessing gives ({_brief(error)})"
+        ) from error
     if (first - second).abs().max() > 1e-5 * first.abs().max():
-        raise DataError(f"{source} answers differently to the same picture each time; it cannot give features")
+        raise DataError(
+            f"{source} answers differently to the same picture each time; it cannot give features"
+        )
 
 
 class OwnPreprocessing:
