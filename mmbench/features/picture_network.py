@@ -1,0 +1,122 @@
+"""What the networks for pictures share: where they run, loading once, batches in and out, strict `.pth` weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmbench.errors import DataError
+from mmbench.features.encoders import Input
+from mmbench.features.pretrained import check_whole, mixed, resolve_device
+from mmbench.features.store import Modality
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+Forward = Callable[["torch.Tensor"], "torch.Tensor"]  # float32 [B, 3, H, W] -> [B, D] or [B, layers, D]
+
+
+class PictureNetwork:
+    """Base of the network encoders of pictures; a subclass gives `describe`, `pixels` and `build`.
+
+    `channels_last`: convolutional networks ask for it; on a CPU it makes them about three times as fast.
+    """
+
+    modality: Modality = "image"
+    channels_last = False
+
+    def __init__(self, name: str, *, device: str = "auto", precision: str = "auto") -> None:
+        self.name = name
+        self._wish = (device, precision)
+
+    @cached_property
+    def _place(self) -> tuple[str, str]:
+        return resolve_device(*self._wish)
+
+    @property
+    def device(self) -> str:
+        return self._place[0]
+
+    @property
+    def precision(self) -> str:
+        """float32, bfloat16 or float16. It decides the last digits of the values: part of the identity."""
+        return self._place[1]
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the values, apart from the precision: network, weights, preprocessing, pooling."""
+        raise NotImplementedError
+
+    def pixels(self, image: "Image") -> np.ndarray:
+        """RGB picture -> float32 [3, H, W]."""
+        raise NotImplementedError
+
+    def build(self) -> tuple["torch.nn.Module", Forward]:
+        """The network on the CPU with all its weights, and the function of it that gives the features."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name, "version": 1, **self.describe(), "precision": self.precision}
+
+    def prepare(self, raw: "Image") -> Input | None:
+        return Input(self.pixels(raw))
+
+    def load(self) -> None:
+        _ = self._forward
+
+    @cached_property
+    def _forward(self) -> Forward:
+        import torch
+
+        network, forward = self.build()
+        network.eval().requires_grad_(False).to(self.device)
+        if self.channels_last:
+            # The layout alone is asked for; torch's stubs know this call with a device or a dtype only.
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return forward
+
+    def run(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 [3, H, W] each -> float32 [B, D] or [B, layers, D]."""
+        import torch
+
+        forward = self._forward
+        pixels = torch.from_numpy(np.stack(batch)).to(self.device)
+        if self.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        # float32 means float32: on a GPU, convolutions would otherwise be rounded to TF32.
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), mixed(self.device, self.precision), exact:
+            values = forward(pixels)
+        return values.float().cpu().numpy()
+
+
+def load_strict(network: "torch.nn.Module", path: Path, *, unused: Sequence[str] = ()) -> None:
+    """Fill `network` from a `.pth` file of tensors; every weight must be there, fit, and be wanted.
+
+    `unused`: patterns of weights that may be missing, because nothing that is read depends on them.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and OS each have their own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path} is no readable file of weights ({reason}); get it again") from error
+    if not isinstance(state, Mapping) or not all(isinstance(one, torch.Tensor) for one in state.values()):
+        raise DataError(f"{path} does not hold named tensors (a state dict); save one with torch.save")
+    wanted = network.state_dict()
+    check_whole(
+        path,
+        [name for name in wanted if name not in state and not any(fnmatchcase(name, one) for one in unused)],
+        [name for name in state if name not in wanted],
+    )
+    for name in state:
+        if state[name].shape != wanted[name].shape:
+            raise DataError(
+                f"{path}: {name} has shape {list(state[name].shape)}, the network needs "
+                f"{list(wanted[name].shape)}; give the file that belongs to it"
+            )
+    network.load_state_dict(state, strict=False)  # strictly checked above, but for the unused

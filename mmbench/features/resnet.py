@@ -1,0 +1,121 @@
+"""`resnet50`: torchvision's ResNet-50 trained on ImageNet, pooled features of 2048 numbers (TMMSRec).
+
+Weights: IMAGENET1K_V1. TMMSRec names the network only; V1 is what `resnet50(pretrained=True)` meant throughout, and
+the recipe of the paper that TMMSRec cites. They come from torch.hub's cache or, once, from its server; another file
+of ResNet-50 weights is used when the environment variable MMBENCH_RESNET50 names it.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmbench.errors import DataError, UsageError
+from mmbench.features.picture_network import Forward, PictureNetwork, load_strict
+from mmbench.features.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels
+from mmbench.features.pretrained import Checkpoint
+from mmbench.features.torchvision_import import prepare_torchvision
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+NAME = "resnet50"
+FILE = "MMBENCH_RESNET50"  # environment variable: a file of weights
+PUBLISHED = "resnet50-0676ba61.pth"  # IMAGENET1K_V1; the digits begin the sha256 of the file
+URL = f"https://download.pytorch.org/models/{PUBLISHED}"
+PIXELS = Pixels(shape="crop", resize=256, crop=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+class ResNet50(PictureNetwork):
+    """2048 numbers a picture, none negative: the input of torchvision's classifier."""
+
+    channels_last = True
+
+    def __init__(
+        self,
+        name: str = NAME,
+        *,
+        source: str = "",
+        pooling: str | None = None,
+        layers: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        if pooling is not None or layers:
+            raise UsageError(
+                f"the image encoder {NAME} has one pooling and no [CLS] states; ask for {NAME} alone"
+            )
+        super().__init__(name, device=device, precision=precision)
+
+    def describe(self) -> dict[str, Any]:
+        weights = weights_file()
+        return {
+            "network": "torchvision resnet50",
+            "weights": weights.name,
+            "weights_sha256": _hash(weights),
+            "preprocessing": PIXELS.describe(),
+            "pooling": "mean over space of the last feature map",
+        }
+
+    def pixels(self, image: "Image") -> np.ndarray:
+        return PIXELS(image)
+
+    def build(self) -> tuple["torch.nn.Module", Forward]:
+        if prepare_torchvision() not in ("complete", "declared"):
+            raise UsageError(
+                f"the image encoder {NAME} needs torchvision, which is missing or broken here; see: mmbench doctor"
+            )
+        import torch
+        from torchvision.models import resnet50
+
+        network = resnet50(weights=None)
+        # Files of before 2018 have no counts of batches seen; in eval mode nothing reads them.
+        load_strict(network, weights_file(), unused=["fc.*", "*.num_batches_tracked"])
+        network.fc = torch.nn.Identity()
+        return network, network
+
+
+def cached_file() -> Path:
+    """Where torch.hub keeps the published weights."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED
+
+
+def weights_file() -> Path:
+    """The file that MMBENCH_RESNET50 names, else the published one, fetched when torch.hub has not got it."""
+    named = os.environ.get(FILE)
+    if named:
+        if not Path(named).is_file():
+            raise UsageError(f"{FILE} names {named}, which is no file; give a .pth of ResNet-50 weights")
+        return Path(named)
+    path = cached_file()
+    if not path.is_file():
+        _fetch(path)
+    digits = re.findall(r"-([0-9a-f]{8,})\.", PUBLISHED)[0]
+    if not _hash(path).startswith(digits):
+        raise DataError(
+            f"{path} is damaged: its sha256 does not begin with {digits}; remove it and try again"
+        )
+    return path
+
+
+def _fetch(path: Path) -> None:
+    import torch
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # It writes beside the file, compares the hash and renames.
+        torch.hub.download_url_to_file(URL, str(path), hash_prefix=PUBLISHED[-12:-4], progress=False)
+    except Exception as error:  # urllib, http, ssl and OS each have their own
+        raise DataError(
+            f"cannot fetch {URL} ({' '.join(str(error).split())}); put the file into {path.parent}, "
+            f"or name a file of weights in {FILE}"
+        ) from error
+
+
+def _hash(path: Path) -> str:
+    return Checkpoint(path.parent).hashes([path])[path.name]

@@ -1,0 +1,287 @@
+"""Any vision model of `transformers`, by hub name or folder: one vector a picture, or the [CLS] state of each layer.
+
+Pooling, unless `:cls` or `:mean` asks for one: the final [CLS] where a network has such a token, else the mean of the
+last feature map over space.
+
+    cls     what the network ends with at [CLS]: after the last LayerNorm, before any projection or classifier
+            (CLIP normalises this token only; that is done here, too)
+    mean    the patches' mean of `last_hidden_state`, without [CLS] and other tokens that are no patches
+    layers  [CLS] as it enters the first block (in CLIP: after the LayerNorm that follows the embeddings), then as
+            it leaves each block, none of them normalised: [n_layers + 1, D]
+
+The networks that HM4SR uses get HM4SR's preprocessing (its code, too, feeds a CLIP network with mean and deviation
+0.5); every other one gets its own, as its preprocessor_config.json says, worked out by Pillow and numpy.
+"""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmbench.errors import DataError, UsageError
+from mmbench.features.picture_network import Forward, PictureNetwork
+from mmbench.features.pixels import STRIPS, Pixels, middle
+from mmbench.features.pretrained import (
+    Checkpoint,
+    find_blocks,
+    find_checkpoint,
+    first_token_states,
+    import_transformers,
+    load_whole,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+HM4SR = Pixels(shape="crop", resize=256, crop=224)
+PREPROCESSING = {"google/vit-base-patch16-224": HM4SR, "openai/clip-vit-base-patch16": HM4SR}
+
+# Heads that nothing here reads; of a model of texts and pictures also the tower of the texts.
+UNUSED_MISSING = ("pooler.*",)
+UNUSED_UNEXPECTED = (
+    "classifier.*", "cls_classifier.*", "distillation_classifier.*", "pooler.*", "*position_ids",
+    "text_model.*", "text_projection*", "visual_projection*", "logit_scale", "logit_bias",
+)  # fmt: skip
+CLS_WEIGHTS = ("cls_token", "class_embedding")  # ends of the names of the weights that a [CLS] token is
+
+
+class TransformersVision(PictureNetwork):
+    """`source`: a folder or a hub name; `pooling`: "cls", "mean" or None (see above); `layers`: all [CLS] states."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: str,
+        pooling: str | None = None,
+        layers: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        super().__init__(name, device=device, precision=precision)
+        self.source, self._pooling, self.layers = source, pooling, layers
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return find_checkpoint(self.source)
+
+    @cached_property
+    def config(self) -> Any:
+        """The network's configuration; of a model of texts and pictures that of the pictures' tower."""
+        transformers = import_transformers()
+        try:
+            whole = transformers.AutoConfig.from_pretrained(self.checkpoint.folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{self.checkpoint.folder}: config.json cannot be used ({_brief(error)})"
+            ) from error
+        return getattr(whole, "vision_config", whole)
+
+    @cached_property
+    def skeleton(self) -> "nn.Module":
+        """The network without weights: what it is made of is known before anything large is read."""
+        import torch
+
+        transformers = import_transformers()
+        try:
+            with torch.device("meta"):
+                network: nn.Module = transformers.AutoModel.from_config(self.config)
+        except (ValueError, ImportError) as error:
+            raise DataError(
+                f"{self.checkpoint.folder} is no network that can be built ({_brief(error)})"
+            ) from error
+        if getattr(network, "main_input_name", "") != "pixel_values":
+            raise UsageError(f"{self.source} is no network for pictures ({type(network).__name__})")
+        return network
+
+    @cached_property
+    def pooling(self) -> str:
+        """ "cls" or "mean"; UsageError when [CLS] is asked of a network that has none."""
+        has_cls = any(name.endswith(CLS_WEIGHTS) for name, _ in self.skeleton.named_parameters())
+        if not has_cls and (self.layers or self._pooling == "cls"):
+            asked = "+layers" if self.layers else ":cls"
+            raise UsageError(
+                f"{self.source} has no [CLS] token ({type(self.skeleton).__name__}); leave out {asked}"
+            )
+        if self.layers:
+            find_blocks(self.skeleton, self.config.num_hidden_layers)
+        return self._pooling or ("cls" if has_cls else "mean")
+
+    @cached_property
+    def processor(self) -> "Pixels | OwnPreprocessing":
+        return PREPROCESSING.get(self.source) or OwnPreprocessing(self.checkpoint)
+
+    def describe(self) -> dict[str, Any]:
+        files, pooling = self.checkpoint.weight_files(), self.pooling
+        return {
+            "source": self.source if self.checkpoint.revision else self.checkpoint.folder.name,
+            "revision": self.checkpoint.revision,
+            "network": type(self.skeleton).__name__,
+            "weights_sha256": self.checkpoint.hashes(files),
+            "preprocessing": self.processor.describe(),
+            "pooling": "[CLS] before the first and after each block" if self.layers else pooling,
+        }
+
+    def pixels(self, image: "Image") -> np.ndarray:
+        return self.processor(image)
+
+    def build(self) -> tuple["nn.Module", Forward]:
+        pooling = self.pooling  # first: it may refuse
+        network = load_whole(
+            import_transformers().AutoModel.from_pretrained,
+            self.checkpoint,
+            missing=UNUSED_MISSING,
+            unexpected=UNUSED_UNEXPECTED,
+            config=self.config,
+        )
+        forward = self._layers_of(network) if self.layers else self._pooled(network, pooling)
+        network.eval()
+        _check_steady(self.source, forward, self.pixels(_probe((97, 61))))
+        return network, forward
+
+    def _layers_of(self, network: "nn.Module") -> Forward:
+        import torch
+
+        blocks = find_blocks(network, self.config.num_hidden_layers)
+
+        def forward(pixels: "Tensor") -> "Tensor":  # [B, n_layers + 1, D]
+            with first_token_states(blocks) as states:
+                network(pixel_values=pixels)
+            return torch.stack(states, dim=1)
+
+        return forward
+
+    def _pooled(self, network: "nn.Module", pooling: str) -> Forward:
+        has_cls = any(name.endswith(CLS_WEIGHTS) for name, _ in network.named_parameters())
+
+        def forward(pixels: "Tensor") -> "Tensor":  # [B, D]
+            with _ClosingNorm(network) as closing:
+                hidden = network(pixel_values=pixels).last_hidden_state
+            if pooling == "cls":
+                return closing(hidden[:, 0])
+            if hidden.ndim == 4:  # a feature map [B, D, h, w]
+                return hidden.float().mean((2, 3))
+            first = _first_patch(hidden.shape[1], self.config, pixels) if has_cls else 0
+            return hidden[:, first:].float().mean(1)
+
+        return forward
+
+
+class _ClosingNorm:
+    """The LayerNorm that ends the network at [CLS], where the network itself applies it to no other token.
+
+    CLIP hands out `last_hidden_state` without it. Whether a network has normalised the whole sequence is seen by
+    what passes through, since some that look alike (BLIP) have.
+    """
+
+    def __init__(self, network: "nn.Module") -> None:
+        found = [one for name, one in network.named_modules() if name.endswith("post_layernorm")]
+        self.norm = found[0] if len(found) == 1 else None
+        self.passed: list[int] = []
+
+    def __enter__(self) -> "_ClosingNorm":
+        if self.norm is not None:
+            self._hook = self.norm.register_forward_pre_hook(lambda _, args: self.passed.append(args[0].ndim))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.norm is not None:
+            self._hook.remove()
+
+    def __call__(self, state: "Tensor") -> "Tensor":
+        return state if self.norm is None or 3 in self.passed else self.norm(state)
+
+
+def _first_patch(n_tokens: int, config: Any, pixels: "Tensor") -> int:
+    """How many tokens stand before the patches: [CLS], and in some networks registers or a second class token."""
+    size = getattr(config, "patch_size", None)
+    high, wide = size if isinstance(size, list | tuple) else (size, size)
+    n_patches = (pixels.shape[-2] // high) * (pixels.shape[-1] // wide) if high and wide else 0
+    return n_tokens - n_patches if 0 < n_patches < n_tokens else 1
+
+
+def _check_steady(source: str, forward: Forward, pixels: np.ndarray) -> None:
+    """DataError when the network refuses its own preprocessing's size, or answers differently each time.
+
+    Masked autoencoders do: they hide random patches.
+    """
+    import torch
+
+    batch = torch.from_numpy(pixels[None])
+    try:
+        with torch.inference_mode():
+            first, second = forward(batch), forward(batch)
+    except (ValueError, RuntimeError, AttributeError) as error:
+        size = "x".join(str(side) for side in pixels.shape[1:])
+        raise DataError(
+            f"{source} does not take the pictures of {size} that its preprocessing gives ({_brief(error)})"
+        ) from error
+    if (first - second).abs().max() > 1e-5 * first.abs().max():
+        raise DataError(
+            f"{source} answers differently to the same picture each time; it cannot give features"
+        )
+
+
+class OwnPreprocessing:
+    """What preprocessor_config.json says, by transformers' Pillow and numpy code; the same size for every picture."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        transformers = import_transformers()
+        major = int(transformers.__version__.split(".")[0])
+        # Both ways give slightly different pixels, so one of them is chosen, and not by what is installed.
+        choice: dict[str, Any] = {"backend": "pil"} if major >= 5 else {"use_fast": False}
+        try:
+            self._processor = transformers.AutoImageProcessor.from_pretrained(
+                checkpoint.folder, local_files_only=True, **choice
+            )
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise DataError(
+                f"{checkpoint.folder}: its preprocessing is not known ({_brief(error)}); "
+                "a preprocessor_config.json belongs beside config.json"
+            ) from error
+        shapes = {self(_probe(size)).shape for size in ((40, 60), (97, 31))}
+        if len(shapes) != 1:
+            raise DataError(
+                f"{checkpoint.folder}: its preprocessing gives pictures of different sizes {sorted(shapes)}; "
+                "set size and crop_size in preprocessor_config.json"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        settings = {key: _plain(value) for key, value in sorted(self._processor.to_dict().items())}
+        return {
+            "as": "preprocessor_config.json",
+            "code": f"transformers, {getattr(self._processor, 'backend', 'pil')}",
+            "strips": STRIPS,
+            "settings": {key: value for key, value in settings.items() if value is not None},
+        }
+
+    def __call__(self, image: "Image") -> np.ndarray:
+        """RGB picture -> float32 [3, H, W]."""
+        found = self._processor(images=middle(image.convert("RGB")), return_tensors="np")["pixel_values"]
+        pixels = np.asarray(found[0], dtype=np.float32)
+        if pixels.ndim != 3:
+            raise DataError(
+                f"the preprocessing {type(self._processor).__name__} gives {pixels.ndim} axes for one picture, "
+                "not 3; this network cannot be used"
+            )
+        return pixels
+
+
+def _probe(size: tuple[int, int]) -> "Image":
+    from PIL import Image as Pillow
+
+    return Pillow.linear_gradient("L").resize(size).convert("RGB")
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value, whatever a processor holds."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
