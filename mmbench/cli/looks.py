@@ -8,6 +8,7 @@ import typer
 
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_named, print_statistics, print_table
+from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
     from mmbench.look.gather import Look
@@ -32,6 +33,7 @@ def stats(
     state: State = ctx.obj
     from mmbench.look.gather import look
 
+    _check_targets(plots, html)
     prepared = open_named(state, name)
     found = look(prepared)
     if as_json:
@@ -46,6 +48,14 @@ def stats(
     if plots is not None or html is not None:
         for note in found.notes:
             state.err.print(f"{prepared.name}: {note}", markup=False)
+
+
+def _check_targets(plots: Path | None, html: Path | None) -> None:
+    """UsageError for a file where a folder is needed, and the other way round."""
+    if plots is not None and plots.exists() and not plots.is_dir():
+        raise UsageError(f"--plots {plots} is a file; name a folder for the plots")
+    if html is not None and html.is_dir():
+        raise UsageError(f"--html {html} is a folder; name a file in it, e.g. {html / 'page.html'}")
 
 
 def _print_json(found: "Look") -> None:
@@ -77,10 +87,7 @@ def _save_plots(state: State, found: "Look", folder: Path) -> None:
 def _save_page(state: State, found: "Look", file: Path) -> None:
     from mmbench.atomic import write_text
     from mmbench.cli.statistics import statistic_rows
-    from mmbench.errors import UsageError
     from mmbench.look.page import html
 
-    if file.is_dir():
-        raise UsageError(f"--html {file} is a folder; name a file in it, e.g. {file / 'page.html'}")
     write_text(file, html(found, statistic_rows(found.prepared.manifest)))
     state.err.print(f"{found.name}: page {file}, {file.stat().st_size / 1e6:.2f} MB", markup=False)

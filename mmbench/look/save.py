@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmbench.atomic import write_text, write_with
-from mmbench.errors import UsageError
 from mmbench.look.gather import Look
 from mmbench.look.plots import charts
 from mmbench.look.sheets import sheets
@@ -16,11 +15,8 @@ CAPTIONS = "captions.txt"
 def save_plots(look: Look, folder: Path, progress: Callable[[str], None] = lambda name: None) -> list[Path]:
     """Write every figure of the data set as `NAME.png` and `NAME.svg`, and all captions; returns the files.
 
-    Each file is replaced in one step. Raises UsageError when `folder` is a file, MmbenchError when it cannot be
-    written.
+    Each file is replaced in one step. Raises MmbenchError when one cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--plots {folder} is a file; name a folder for the plots")
     written, captions = [], []
     for plot in [*charts(look), *sheets(look)]:
         progress(plot.name)

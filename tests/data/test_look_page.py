@@ -11,6 +11,7 @@ import pytest
 
 from mmbench.data.store import Prepared
 from mmbench.features.store import write_features
+from mmbench.look import style
 from mmbench.look.gather import Look, as_json, look
 from mmbench.look.page import html
 from mmbench.look.plots import charts
@@ -138,8 +139,12 @@ def test_a_page_of_next_to_nothing(bare: Prepared) -> None:
     ]  # fmt: skip
 
 
-def test_every_plot_is_saved_twice_and_has_a_caption(full: Prepared, tmp_path: Path) -> None:
+def test_every_plot_is_saved_twice_and_has_a_caption(
+    full: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import matplotlib
+
+    monkeypatch.setattr(style, "DPI", 40)  # small pictures are quick to write
 
     before, pyplot = dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules
     files = save_plots(look(full), tmp_path / "new" / "plots")
