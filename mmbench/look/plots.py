@@ -248,7 +248,7 @@ def popularity(look: Look) -> "Figure":
 
 SHARES_CAPTION = (
     "Orange: shares of neighbouring events, and of the users whose target is in their input already. Blue: shares of "
-    "the items that have the thing named. Counted when the data set and its features were made."
+    "the items that have the thing named. Counted when data, pictures and features were stored."
 )
 
 
