@@ -7,12 +7,17 @@ import typer
 
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_named, print_statistics
+from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
     from mmbench.data.prepare import PrepareReport, RawFilesMissingError
     from mmbench.data.store import Prepared
 
 Names = Annotated[list[str], typer.Argument(metavar="DATASET...", help="NAME[@PROTOCOL][@TIES].")]
+SomeNames = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(metavar="DATASET...", help="Prepared data sets; none with --list.", show_default=False),
+]
 Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  # noqa: UP045
 Force = Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")]
 Offline = Annotated[
@@ -38,6 +43,9 @@ Precision = Annotated[
     str, typer.Option(help="auto, float32, bfloat16 or float16; auto = mixed on a GPU, float32 on a CPU.")
 ]
 Float16 = Annotated[bool, typer.Option("--float16", help="Store features in half the bytes.")]
+ListOption = Annotated[
+    bool, typer.Option("--list", help="List the encoders; with a data set, its stored features instead.")
+]
 Again = Annotated[bool, typer.Option("--force", help="Extract again even if the same features are there.")]
 
 
@@ -90,7 +98,7 @@ def preprocess(
 
 def extract(
     ctx: typer.Context,
-    dataset: Names,
+    dataset: SomeNames = None,
     text: Text = None,
     image: Image = None,
     device: Device = "auto",
@@ -98,6 +106,7 @@ def extract(
     precision: Precision = "auto",
     float16: Float16 = False,
     force: Again = False,
+    list_: ListOption = False,
 ) -> None:
     """Texts and pictures of prepared data to feature arrays, with a report of what is missing.
 
@@ -105,10 +114,25 @@ def extract(
     :mean after it choose the pooling, +layers gives one state per layer. A killed extraction goes on.
     """
     state: State = ctx.obj
+    if list_:
+        _list_encoders(state, dataset or [])
+        return
+    if not dataset:
+        raise UsageError("name a prepared data set, for instance: mmbench extract demo; or see --list")
     how: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
     for name in dataset:
         prepared = open_named(state, name)
         _extract(state, prepared, text=text, image=image, float16=float16, force=force, **how)
+
+
+def _list_encoders(state: State, datasets: list[str]) -> None:
+    """The registered encoders, or the stored features of data sets."""
+    from mmbench.cli.encoders import print_encoders, print_stored
+
+    if not datasets:
+        print_encoders(state)
+    for name in datasets:
+        print_stored(state, name)
 
 
 def _preprocess(

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbench.cli.looks import stats
 from mmbench.cli.state import State
-from mmbench.cli.tables import open_named, print_statistics, print_table
+from mmbench.cli.tables import print_table
 
 datasets_app = typer.Typer(
     invoke_without_command=True,
@@ -56,11 +57,7 @@ def add(
         state.out.print(f"{name}: added; next: mmbench prepare {name}", markup=False)
 
 
-@datasets_app.command(epilog="Example: mmbench datasets stats amazon-beauty@random:1")
-def stats(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
-    """Statistics of a prepared data set beside the printed counts."""
-    state: State = ctx.obj
-    print_statistics(state, open_named(state, name))
+datasets_app.command(epilog="Example: mmbench datasets stats amazon-beauty --html beauty.html")(stats)
 
 
 @datasets_app.command(epilog="Example: mmbench datasets show amazon-toys")

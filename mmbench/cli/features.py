@@ -1,7 +1,7 @@
 """`mmbench import-features`: ready-made feature arrays into a prepared data set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -15,10 +15,20 @@ def import_command(
     ],
     modality: Annotated[str, typer.Option(help="text or image.")],
     name: Annotated[str, typer.Option(help="Name to store the features under, e.g. bert-base.")],
-    array: Annotated[Path, typer.Option(help="One [rows, D] array: .npy, .npz or .pt.")],
+    array: Annotated[Path, typer.Option(help="One [rows, D] array: .npy, .npz, .pt, .feat1CLS.")],
     ids: Annotated[
-        Path, typer.Option(help="Raw item id of each row: .txt (one a line), .json or .csv (id,row).")
+        Path,
+        typer.Option(
+            help="Raw item id of each row: .txt (one a line), .json, .csv/.tsv/.item2index (id, row)."
+        ),
     ],
+    dim: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Numbers per row, checked; a .feat1CLS has no header to tell."),
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Take a file that covers less than half of the items.")
+    ] = False,
 ) -> None:
     """Store ready-made feature arrays for a prepared data set.
 
@@ -30,8 +40,9 @@ def import_command(
     from mmbench.features.imported import import_features
 
     state: State = ctx.obj
-    report = import_features(open_prepared(dataset, state.data_dir), modality, name, array, ids)
-    state.out.print(report.line())
+    prepared = open_prepared(dataset, state.data_dir)
+    report = import_features(prepared, modality, name, array, ids, dim=dim, allow_partial=allow_partial)
+    state.out.print(report.line(), markup=False)
 
 
 def register(app: typer.Typer) -> None:

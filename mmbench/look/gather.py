@@ -1,0 +1,216 @@
+"""Everything that is shown of one prepared data set: numbers at once, neighbours and pictures when asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from mmbench.data.statistics import LONG_INTERVAL_DAYS
+from mmbench.data.store import Prepared
+from mmbench.errors import DataError
+from mmbench.features.store import MODALITIES, list_features, read_manifest
+from mmbench.look.nearest import Nearest, nearest
+from mmbench.look.numbers import (
+    Intervals,
+    Lengths,
+    PairIntervals,
+    Popularity,
+    TimeBins,
+    commonest_pair,
+    different,
+    intervals,
+    lengths,
+    neighbours,
+    over_time,
+    popularity,
+    spread,
+)
+from mmbench.look.pictures import Thumbnails, thumbnails
+
+N_SHEET = 24
+N_QUERIES = 6
+MAX_ENCODERS = 8  # whose neighbours are shown: keeps the page below 3 MB
+PICTURE_SIZE = 160  # pixels
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a whole, 0 to 1, and what the whole is."""
+
+    label: str
+    value: float
+    whole: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """One data set. Times in seconds, shares 0 to 1, items 1..N."""
+
+    prepared: Prepared
+    times: TimeBins
+    intervals: Intervals
+    pair: PairIntervals | None
+    histories: Lengths
+    popularity: Popularity
+    texts: Lengths | None  # words per item; None = no item has a text
+    n_texts: int
+
+    @property
+    def name(self) -> str:
+        return self.prepared.name
+
+    def title(self, item: int, limit: int = 80) -> str:
+        """The item's title, or its id when it has none, as plain characters of one line."""
+        record = self.prepared.item_records[item - 1]
+        return plain(str(record.get("title") or record["id"]), limit)
+
+    @cached_property
+    def groups(self) -> list[Any]:
+        """Categories of each item (a set, order does not matter), None for items without any."""
+        ids, offsets = self.prepared.category_ids, self.prepared.category_offsets
+        owned = [frozenset(ids[start:end].tolist()) for start, end in pairwise(offsets)]
+        return [one or None for one in owned]
+
+    @cached_property
+    def sheet(self) -> list[int]:
+        """Items of the contact sheet."""
+        return [int(item) for item in spread(self.popularity.items, N_SHEET)]
+
+    @cached_property
+    def has_pictures(self) -> bool:
+        named = any(record.get("image") for record in self.prepared.item_records)
+        return named and self.prepared.manifest.get("images") is not None
+
+    @cached_property
+    def _neighbours(self) -> tuple[list[Nearest], list[str]]:
+        queries = different(self.popularity.items, self.groups, N_QUERIES)
+        found, notes = [], []
+        stored = [
+            (modality, name) for modality in MODALITIES for name in list_features(self.prepared)[modality]
+        ]
+        for modality, name in stored[:MAX_ENCODERS]:
+            try:
+                found.append(nearest(self.prepared, modality, name, queries, self.groups))
+            except DataError as error:
+                notes.append(str(error))
+        more = ", ".join(f"{modality} {name}" for modality, name in stored[MAX_ENCODERS:])
+        return found, [*notes, *([f"not shown, to keep the page small: {more}"] if more else [])]
+
+    @property
+    def nearest(self) -> list[Nearest]:
+        """Neighbours of the same few items in each stored encoder's features."""
+        return self._neighbours[0]
+
+    @cached_property
+    def _thumbnails(self) -> tuple[Thumbnails, list[str]]:
+        shown = set(self.sheet)
+        for one in self.nearest:
+            shown.update(one.found, *([item for item, _ in row] for row in one.found.values()))
+        if not self.has_pictures:
+            return {}, []
+        try:
+            return thumbnails(self.prepared, sorted(shown), size=PICTURE_SIZE), []
+        except DataError as error:
+            return dict.fromkeys(shown, "pictures are gone"), [str(error)]
+
+    @property
+    def thumbnails(self) -> Thumbnails:
+        """Pictures of all items that are shown; {} when the data set has none."""
+        return self._thumbnails[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be shown, and why."""
+        return [*self._neighbours[1], *self._thumbnails[1]]
+
+    @property
+    def shares(self) -> list[Share]:
+        """Ties, repeats and coverage, as counted when the data set was prepared, and coverage of stored features."""
+        one: Mapping[str, Any] = self.prepared.manifest["statistics"]
+        coverage, items, users = one["coverage"], "of all items", "of the users with such a target"
+        shares = [
+            Share("neighbours with equal timestamps", one["tied_neighbours"], "of all neighbouring events"),
+            Share(
+                f"intervals above {LONG_INTERVAL_DAYS} days",
+                one["long_intervals"],
+                "of all neighbouring events",
+            ),
+            Share("validation target already in the input", one["valid_repeats"], users),
+            Share("test target already in the input", one["test_repeats"], users),
+            Share("items with a title", coverage["title"], items),
+            Share("items with any text", coverage["text"], items),
+            Share("items with categories", coverage["categories"], items),
+            Share("items whose picture is there", coverage["image"], items),
+        ]
+        for modality, names in list_features(self.prepared).items():
+            for name in names:
+                manifest = read_manifest(self.prepared, modality, name) or {}
+                share = manifest.get("n_present", 0) / self.prepared.n_items
+                shares.append(Share(f"{modality} features {name}", share, items))
+        return shares
+
+
+def plain(text: str, limit: int = 80) -> str:
+    """One line of printable characters, cut with an ellipsis: titles from shops hold tabs, control and bidi marks."""
+    shown = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return shown if len(shown) <= limit else f"{shown[: limit - 1].rstrip()}…"
+
+
+def look(prepared: Prepared) -> Look:
+    """The numbers of a prepared data set."""
+    near = neighbours(prepared.items, prepared.times, prepared.offsets)
+    words = np.array([len(str(record.get("text") or "").split()) for record in prepared.item_records])
+    some = words[words > 0]
+    return Look(
+        prepared=prepared,
+        times=over_time(prepared.times),
+        intervals=intervals(near.gap),
+        pair=commonest_pair(near),
+        histories=lengths(np.diff(prepared.offsets)),
+        popularity=popularity(prepared.items, prepared.n_items),
+        texts=lengths(some) if len(some) else None,
+        n_texts=len(some),
+    )
+
+
+def as_json(one: Look) -> dict[str, Any]:
+    """The numbers behind the figures; no neighbours and no pictures."""
+    pair = one.pair
+    return {
+        "over_time": {"edges": one.times.edges.tolist(), "counts": one.times.counts.tolist()},
+        "intervals": {
+            "counts": one.intervals.counts.tolist(),
+            "quantiles_seconds": one.intervals.quantiles,
+            "long_share": one.intervals.long_share,
+        },
+        "pair": pair and {
+            "items": [one.prepared.item_records[item - 1]["id"] for item in (pair.first, pair.second)],
+            "seconds": pair.seconds.tolist(),
+        },
+        "history_length": _lengths_json(one.histories),
+        "popularity": {
+            "n_head": one.popularity.n_head,
+            "head_share": one.popularity.head_share,
+            "quantiles": dict(_ranked(one.popularity)),
+        },
+        "text_words": one.texts and {**_lengths_json(one.texts), "n_items": one.n_texts},
+        "shares": {share.label: share.value for share in one.shares},
+    }  # fmt: skip
+
+
+def _lengths_json(lengths: Lengths) -> dict[str, Any]:
+    return {
+        "classes": [lengths.label(at) for at in range(len(lengths.counts))],
+        "counts": lengths.counts.tolist(),
+        "quantiles": lengths.quantiles,
+    }
+
+
+def _ranked(popularity: Popularity) -> list[tuple[str, int]]:
+    """Events of the items at some ranks, 1 = most popular."""
+    n = len(popularity.counts)
+    ranks = sorted({1, *(min(n, 10**power) for power in range(1, 7)), max(1, n // 2), n})
+    return [(str(rank), int(popularity.counts[rank - 1])) for rank in ranks]

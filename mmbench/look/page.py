@@ -1,0 +1,92 @@
+"""One HTML page about a data set that loads nothing: light and dark, readable on paper."""
+
+from importlib.resources import files
+from typing import Any
+
+from mmbench.look.gather import Look
+from mmbench.look.nearest import Nearest
+from mmbench.look.pictures import data_url
+from mmbench.look.plots import Plot, charts, day
+from mmbench.look.sheets import nearest_caption, sheet_caption
+from mmbench.look.style import inline_svg, styled, svg
+
+SHEET_PIXELS, SMALL_PIXELS = 128, 80
+_PARTS = {
+    "Time": ("over-time", "intervals", "pair"),
+    "Users and items": ("history-length", "popularity"),
+    "Ties, repeats and coverage": ("shares", "text-length"),
+}
+
+
+def html(look: Look, statistics: list[list[str]]) -> str:
+    """The page; `statistics` are rows [statistic, computed, printed, remark]."""
+    from jinja2 import Environment, StrictUndefined
+
+    source = (files("mmbench.look") / "page.html.j2").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+    manifest = look.prepared.manifest
+    plots = {one.name: one for one in charts(look)}
+    return template.render(
+        name=look.name,
+        title=manifest["title"],
+        synthetic=look.prepared.synthetic,
+        prepared=day(float(manifest["created"])),
+        hash=look.prepared.hash[:12],
+        protocol=manifest["protocol"],
+        source=manifest["printed"].get("source", ""),
+        statistics=statistics,
+        parts={
+            heading: [_figure(plots[name]) for name in names if name in plots]
+            for heading, names in _PARTS.items()
+        },
+        sheet=_sheet(look),
+        sheet_caption=sheet_caption(look),
+        encoders=[_encoder(look, one) for one in look.nearest],
+        notes=look.notes,
+    )
+
+
+def _figure(plot: Plot) -> dict[str, str]:
+    from markupsafe import Markup
+
+    with styled(plot.name):
+        drawn = plot.draw()
+    # Matplotlib escapes every text that it writes into the drawing.
+    return {"svg": Markup(inline_svg(svg(drawn, plot.name), plot.name)), "caption": plot.caption}
+
+
+def _picture(look: Look, item: int, pixels: int) -> dict[str, Any]:
+    """What the template shows of an item: `url` of its picture, or `reason` why there is none, and its title."""
+    found = look.thumbnails.get(item)
+    shown: dict[str, Any] = {
+        "title": look.title(item),
+        "url": None,
+        "reason": found if isinstance(found, str) else "",
+    }
+    if found is not None and not isinstance(found, str):
+        small = found.copy()
+        small.thumbnail((pixels, pixels))
+        shown["url"] = data_url(small)
+    return shown
+
+
+def _sheet(look: Look) -> list[dict[str, Any]]:
+    if not look.has_pictures:
+        return []
+    counts = dict(zip(look.popularity.items.tolist(), look.popularity.counts.tolist(), strict=True))
+    return [{**_picture(look, item, SHEET_PIXELS), "count": counts[item]} for item in look.sheet]
+
+
+def _encoder(look: Look, one: Nearest) -> dict[str, Any]:
+    rows = []
+    for query, found in one.found.items():
+        cells = [{**_picture(look, item, SMALL_PIXELS), "cosine": f"{cosine:.2f}"} for item, cosine in found]
+        rows.append({"query": _picture(look, query, SMALL_PIXELS), "cells": cells})
+    return {
+        "modality": one.modality,
+        "name": one.encoder,
+        "caption": nearest_caption(look, one),
+        "hash": str(one.manifest["hash"])[:12],
+        "made": day(float(one.manifest["created"])),
+        "rows": rows,
+    }

@@ -1,0 +1,31 @@
+"""The figures as files: PNG and SVG of each, and their captions."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mmbench.atomic import write_text, write_with
+from mmbench.look.gather import Look
+from mmbench.look.plots import charts
+from mmbench.look.sheets import sheets
+from mmbench.look.style import png, styled, svg
+
+CAPTIONS = "captions.txt"
+
+
+def save_plots(look: Look, folder: Path, progress: Callable[[str], None] = lambda name: None) -> list[Path]:
+    """Write every figure of the data set as `NAME.png` and `NAME.svg`, and all captions; returns the files.
+
+    Each file is replaced in one step. Raises MmbenchError when one cannot be written.
+    """
+    written, captions = [], []
+    for plot in [*charts(look), *sheets(look)]:
+        progress(plot.name)
+        with styled(plot.name):
+            figure = plot.draw()
+        for suffix, content in ((".png", png(figure)), (".svg", svg(figure, plot.name).encode())):
+            file = folder / f"{plot.name}{suffix}"
+            write_with(file, lambda temporary, content=content: temporary.write_bytes(content))  # type: ignore[misc]
+            written.append(file)
+        captions.append(f"{plot.name}\n{plot.caption}\n")
+    write_text(folder / CAPTIONS, "\n".join(captions))
+    return [*written, folder / CAPTIONS]

@@ -1,0 +1,51 @@
+"""The shapes behind the statistics as lines of text, for a terminal."""
+
+import numpy as np
+
+from mmbench.look.gather import Look
+from mmbench.look.numbers import INTERVAL_LABELS
+from mmbench.look.plots import day, duration, percent
+
+BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"
+
+
+def bars(counts: np.ndarray, *, ascii_only: bool = False) -> str:
+    """One letter per count, as high as the count is beside the largest; a blank for none."""
+    letters = ASCII if ascii_only else BLOCKS
+    top = int(counts.max(initial=0))
+    return "".join(letters[-(-int(one) * len(letters) // top) - 1] if one else " " for one in counts)
+
+
+def shape_rows(look: Look, *, ascii_only: bool = False) -> list[list[str]]:
+    """[what, its shape, how to read it]."""
+    times, gaps, histories = look.times, look.intervals, look.histories
+    rows = [["interactions over time", bars(times.counts, ascii_only=ascii_only), _times(look)]]
+    if gaps.n:
+        classes = " / ".join(label.replace("\n", " ") for label in INTERVAL_LABELS)
+        rows.append(["time between neighbours", bars(gaps.counts, ascii_only=ascii_only), classes])
+    if look.pair is not None:
+        first, second = look.title(look.pair.first, 30), look.title(look.pair.second, 30)
+        spans = f"{duration(int(look.pair.seconds[0]))} to {duration(int(look.pair.seconds[-1]))}"
+        rows.append(["commonest pair", "", f"{first} -> {second}: {len(look.pair.seconds):,} users, {spans}"])
+    ends = f"{histories.label(0)} to {histories.label(len(histories.counts) - 1)} events"
+    rows.append(["history lengths", bars(histories.counts, ascii_only=ascii_only), ends])
+    head = f"the most popular 20% of the items have {percent(look.popularity.head_share)} of the interactions"
+    rows.append(["item popularity", bars(_thinned(look.popularity.counts), ascii_only=ascii_only), head])
+    if look.texts is not None:
+        ends = f"{look.texts.label(0)} to {look.texts.label(len(look.texts.counts) - 1)} words"
+        rows.append(["text lengths", bars(look.texts.counts, ascii_only=ascii_only), ends])
+    return rows
+
+
+def _times(look: Look) -> str:
+    edges = look.times.edges
+    if len(look.times.counts) == 1:
+        return f"all on {day(edges[0])}"
+    width, most = duration(edges[1] - edges[0]), f"{look.times.counts.max():,}"
+    return f"{day(edges[0])} to {day(edges[-1])}, {width} each, most {most}"
+
+
+def _thinned(counts: np.ndarray, n: int = 30) -> np.ndarray:
+    """Sums of `n` equal parts of the ranks, most popular first."""
+    parts = np.array_split(counts, min(n, len(counts)))
+    return np.array([part.mean() for part in parts])

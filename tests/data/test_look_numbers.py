@@ -1,0 +1,130 @@
+"""Counts, bins and shares by hand."""
+
+import numpy as np
+import pytest
+
+from mmbench.look.gather import plain
+from mmbench.look.numbers import (
+    DAY,
+    HOUR,
+    commonest_pair,
+    different,
+    intervals,
+    lengths,
+    neighbours,
+    over_time,
+    popularity,
+    spread,
+)
+from mmbench.look.plots import duration
+from mmbench.look.terminal import bars
+
+
+def test_thirty_equal_spans_hold_every_event_once() -> None:
+    found = over_time(np.array([0, 1, 29, 30, 59, 60]))
+    assert (len(found.counts), found.days) == (30, 2 / DAY)
+    assert (found.counts[0], found.counts[14], found.counts[15], found.counts[29]) == (2, 1, 1, 2)
+    assert found.counts.sum() == 6
+
+
+def test_equal_times_are_one_span() -> None:
+    found = over_time(np.array([7, 7, 7]))
+    assert (found.edges.tolist(), found.counts.tolist(), found.days) == ([7, 7], [3], 0)
+
+
+def test_intervals_stay_inside_a_user_and_limits_inside_their_class() -> None:
+    times = np.array([0, 0, HOUR, HOUR + 1 + HOUR, 5, 5 + 100 * DAY, 5 + 200 * DAY + 1, 5 + 600 * DAY])
+    near = neighbours(np.arange(1, 9), times, np.array([0, 4, 8]))
+    assert near.gap.tolist() == [0, HOUR, HOUR + 1, 100 * DAY, 100 * DAY + 1, 400 * DAY - 1]
+    found = intervals(near.gap)
+    assert found.counts.tolist() == [1, 1, 1, 0, 0, 1, 1, 1]
+    assert found.long_share == pytest.approx(2 / 6)
+
+
+def test_no_interval_at_all() -> None:
+    found = intervals(neighbours(np.array([1, 2]), np.array([0, 9]), np.array([0, 1, 2])).gap)
+    assert (found.n, found.long_share, found.quantiles) == (0, 0.0, {})
+
+
+def pair_of(*histories: list[tuple[int, int]]) -> tuple[int, int, list[int]] | None:
+    items = np.array([item for one in histories for item, _ in one])
+    times = np.array([time for one in histories for _, time in one])
+    found = commonest_pair(neighbours(items, times, np.cumsum([0, *map(len, histories)])))
+    return found and (found.first, found.second, found.seconds.tolist())
+
+
+def test_the_commonest_pair_is_ordered_and_counts_users_not_events() -> None:
+    often = [(1, 0), (2, 5), (1, 6), (2, 7), (1, 8), (2, 9)]  # one user, three times: the first time counts
+    assert pair_of(often, [(3, 0), (1, 9), (2, 10)], [(2, 0), (1, 50)]) == (1, 2, [1, 5])
+    assert pair_of([(3, 0), (4, 8)], [(3, 0), (4, 2)], [(4, 0), (3, 1)]) == (3, 4, [2, 8])
+
+
+def test_a_pair_that_is_always_bought_at_once_gives_way_to_one_with_a_gap() -> None:
+    assert pair_of([(1, 0), (2, 0)], [(1, 0), (2, 0)], [(3, 0), (4, 9)]) == (3, 4, [9])
+    assert pair_of([(1, 0), (2, 0)], [(1, 0), (2, 0)], [(3, 0), (4, 0)]) == (1, 2, [0, 0])
+
+
+def test_no_two_different_items_are_neighbours() -> None:
+    assert pair_of([(1, 0), (1, 5)], [(2, 0)]) is None
+
+
+def test_few_lengths_have_a_class_each() -> None:
+    found = lengths(np.array([3, 3, 5]))
+    assert (found.counts.tolist(), found.open_end) == ([2, 0, 1], False)
+    assert [found.label(at) for at in range(3)] == ["3", "4", "5"]
+
+
+def test_the_longest_hundredth_shares_the_last_class() -> None:
+    values = np.concatenate([np.arange(5, 95).repeat(10), [1000, 5000]])
+    found = lengths(values)
+    assert len(found.counts) <= 31
+    assert found.counts.sum() == len(values)
+    assert (found.label(0), found.label(len(found.counts) - 1)) == ("5-7", "95+")
+    assert found.counts[-1] == 2
+
+
+def test_one_length_only() -> None:
+    found = lengths(np.array([8, 8]))
+    assert (found.counts.tolist(), found.label(0)) == ([2], "8")
+
+
+def test_popularity_and_its_head() -> None:
+    found = popularity(np.array([3, 3, 3, 3, 3, 3, 1, 2, 2, 5]), n_items=5)
+    assert found.items.tolist() == [3, 2, 1, 5, 4]  # ties by item; the fourth item has no event
+    assert found.counts.tolist() == [6, 2, 1, 1, 0]
+    assert (found.n_head, found.head_share) == (1, 0.6)
+
+
+def test_items_to_show() -> None:
+    ranked = np.arange(100, 0, -1)
+    assert spread(ranked, 4).tolist() == [100, 99, 98, 1]
+    assert spread(ranked, 6).tolist() == [100, 99, 98, 97, 49, 1]
+    assert spread(ranked[:3], 4).tolist() == [100, 99, 98]
+    assert different(np.array([1, 2, 3, 4]), ["a", "a", "b", None], 3).tolist() == [1, 3, 4]
+    assert different(np.array([1, 2, 3, 4]), ["a", "a", "a", "a"], 3).tolist() == [1, 2, 3]
+
+
+def test_bars_are_as_high_as_the_largest_allows() -> None:
+    assert bars(np.array([0, 1, 40, 80])) == " ▁▄█"
+    assert bars(np.array([0, 1, 40, 80]), ascii_only=True) == " .=@"
+    assert bars(np.zeros(2)) == "  "
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 minute"),
+        (5400, "1.5 hours"),
+        (DAY, "1 day"),
+        (3000 * DAY, "3,000 days"),
+    ],
+)
+def test_durations(seconds: int, text: str) -> None:
+    assert duration(seconds).replace("\u00a0", " ") == text
+
+
+def test_titles_become_one_printable_line() -> None:
+    assert plain("a\tb\x00\n\u202ec\u200b  d") == "a b c d"
+    assert plain("x" * 50, 10) == "x" * 9 + "…"
