@@ -22,7 +22,7 @@ Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  
 Force = Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")]
 Offline = Annotated[
     bool,
-    typer.Option("--offline", help="Use local files only. (This version never fetches raw files itself.)"),
+    typer.Option("--offline", help="Open no connection; raw files that are missing are an error."),
 ]
 ProtocolOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -72,7 +72,7 @@ def prepare(
     """Preprocess and extract: raw files to prepared data with text and image features."""
     state: State = ctx.obj
     for name in dataset:
-        report = _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties)
+        report = _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties, offline=offline)
         _extract(state, report.prepared, text=text, image=image, device=device)
 
 
@@ -86,6 +86,7 @@ def preprocess(
     ctx: typer.Context,
     dataset: Names,
     raw: Raw = None,
+    offline: Offline = False,
     force: Force = False,
     protocol: ProtocolOption = None,
     ties: Ties = None,
@@ -93,7 +94,7 @@ def preprocess(
     """Raw files to interactions, catalogue and manifest; prints statistics beside printed counts."""
     state: State = ctx.obj
     for name in dataset:
-        _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties)
+        _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties, offline=offline)
 
 
 def extract(
@@ -143,16 +144,28 @@ def _preprocess(
     force: bool = False,
     protocol: str | None = None,
     ties: str | None = None,
+    offline: bool = False,
 ) -> "PrepareReport":
+    """Prepare; raw files that turn out to be needed and missing are fetched, unless `raw` or `offline` forbids it."""
+    from mmbench.cli.fetching import fetch_missing
     from mmbench.data import prepare as data
 
     def progress(message: str) -> None:
         state.err.print(f"{name}: {message}", markup=False)
 
-    try:
-        report = data.prepare(
+    def attempt() -> "PrepareReport":
+        return data.prepare(
             name, state.data_dir, raw=raw, force=force, protocol=protocol, ties=ties, progress=progress
         )
+
+    try:
+        try:
+            report = attempt()
+        except data.RawFilesMissingError as error:
+            if offline or raw is not None or not any(one.urls for one in error.files):
+                raise
+            fetch_missing(state, error)
+            report = attempt()
     except data.RawFilesMissingError as error:
         _print_instructions(state, error)
         raise

@@ -1,18 +1,20 @@
-"""`mmbench datasets`: what the catalogue knows, what is prepared, statistics."""
+"""`mmbench datasets`: what the catalogue knows and will fetch, what is prepared, statistics."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from mmbench.cli.groups import NameOrCommand
 from mmbench.cli.looks import stats
 from mmbench.cli.state import State
 from mmbench.cli.tables import print_table
 
 datasets_app = typer.Typer(
+    cls=NameOrCommand,
     invoke_without_command=True,
-    help="Data sets: list them, add your own, show statistics.",
-    epilog="Example: mmbench datasets add my-shop.toml",
+    help="Data sets: list them, show one (mmbench datasets NAME), add your own, show statistics.",
+    epilog="Example: mmbench datasets amazon-beauty",
 )
 
 
@@ -60,31 +62,28 @@ def add(
 datasets_app.command(epilog="Example: mmbench datasets stats amazon-beauty --html beauty.html")(stats)
 
 
-@datasets_app.command(epilog="Example: mmbench datasets show amazon-toys")
-def show(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
-    """What the catalogue says about a data set: raw files, protocol, texts, printed counts, slips."""
+@datasets_app.command(epilog="Example: mmbench datasets amazon-toys   (the word show may be left out)")
+def show(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="DATASET")],
+    ask: Annotated[bool, typer.Option("--ask", help="Ask the servers for sizes that are not known.")] = False,
+) -> None:
+    """What will be fetched, how large, from where and under which terms; protocol, printed counts, slips."""
+    from mmbench.cli.dataset_page import page
     from mmbench.data.catalog import resolve_name
-    from mmbench.data.protocol import SUMMARIES
 
     state: State = ctx.obj
     spec, canonical, rules = resolve_name(name, state.data_dir)
-    rows = [["name", canonical], ["title", spec.title], ["parser", spec.parser]]
-    rows += [["synthetic", "yes: generated, not real users"]] if spec.synthetic else []
-    rows += [["raw folder", str(spec.raw_dir(state.data_dir))]]
-    rows += [["raw file", " ".join([one.name, *one.urls])] for one in spec.raw_files]
-    rows += [["pictures", f"{spec.images.name}, one {spec.images.member} each"]] if spec.images else []
-    rows += [["protocol", SUMMARIES[rules["name"]]]]
-    rows += [[f"  {key}", _plain(value)] for key, value in rules.items() if key != "name"]
-    rows += [["text", ", ".join(spec.text_fields)]]
-    if spec.printed:
-        one = spec.printed
-        rows.append(["printed", f"{one.users:,} / {one.items:,} / {one.interactions:,} ({one.source})"])
-    rows += [
-        ["slip", f"{one.statistic} {one.printed:g}, not {one.correct:g}: {one.why}"] for one in spec.slips
-    ]
-    rows += [["notes", spec.notes]] if spec.notes else []
-    print_table(state, ["key", "value"], rows)
+    print_table(state, ["key", "value"], page(spec, canonical, rules, state.data_dir, ask=ask))
 
 
-def _plain(value: Any) -> str:
-    return ", ".join(value) or "nothing" if isinstance(value, list) else str(value)
+@datasets_app.command(epilog="Example: mmbench datasets unlock amazon-toys")
+def unlock(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
+    """Forget the recorded hashes of a data set's raw files, so that changed files are accepted."""
+    from mmbench.data.catalog import resolve_name
+    from mmbench.data.lock import unlock as forget
+
+    state: State = ctx.obj
+    spec, _, _ = resolve_name(name, state.data_dir)
+    files = forget(state.data_dir, spec.name)
+    state.out.print(f"{spec.name}: forgotten: {', '.join(files) or 'nothing was recorded'}", markup=False)

@@ -18,6 +18,7 @@ from mmbench.atomic import hash_file, hash_json
 from mmbench.data.catalog import resolve_name
 from mmbench.data.filters import event_order, first_of_duplicates, k_core
 from mmbench.data.images import ImageListing, list_images
+from mmbench.data.lock import check_locked
 from mmbench.data.parsers import parse
 from mmbench.data.raw import RawData, RawEvents, RawItem
 from mmbench.data.spec import DatasetSpec, RawFile
@@ -34,7 +35,7 @@ class RawFilesMissingError(DataError):
     """Raw files that are not there; `files` says which, `folder` where they belong."""
 
     def __init__(self, spec: DatasetSpec, files: list[RawFile], looked: list[Path]) -> None:
-        self.files, self.folder = files, looked[0]
+        self.spec, self.files, self.folder = spec, files, looked[0]
         names = " and ".join(one.name for one in files)
         hosts = [one.urls[0] for one in files if one.urls]
         get = f"get {'it' if len(files) == 1 else 'them'} from {' and '.join(hosts)}, then " if hosts else ""
@@ -102,6 +103,8 @@ def _prepare(
         return existing, False, ["its raw files are no longer there, so only the settings were compared"]
     listing = list_images(spec.images, raw_dir)
     hashes = [_hashed(spec, raw_dir, one) for one in spec.raw_files]
+    if raw is None:
+        check_locked(data_dir, spec.name, raw_dir, hashes)
     source = hash_json({"recipe": recipe, "raw": hashes, "images": listing.hash if listing else None})
     if (
         existing is not None

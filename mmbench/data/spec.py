@@ -1,7 +1,7 @@
 """What datasets.toml may say about a data set: the types of its keys, and nothing about reading files."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -19,12 +19,31 @@ class _Strict(BaseModel):
 
 
 class RawFile(_Strict):
-    """One raw file: its name inside the raw folder and where it can be had (first URL first)."""
+    """One raw file: its name inside the raw folder and where it can be had (mirrors, tried in this order).
+
+    `size` is exact, in bytes, and a download of another size is refused; `about` only tells people what to expect.
+    """
 
     name: str = Field(min_length=1)
     urls: list[str] = []
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     size: int | None = Field(default=None, gt=0)
+    about: int | None = Field(default=None, gt=0)
+
+    @field_validator("name")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        if PurePath(value).is_absolute() or ".." in PurePath(value).parts:
+            raise ValueError(f"{value!r} leaves the raw folder; write a file name, and the folder under raw")
+        return value
+
+    @field_validator("urls")
+    @classmethod
+    def _web(cls, value: list[str]) -> list[str]:
+        for one in value:
+            if not one.startswith(("http://", "https://")):
+                raise ValueError(f"{one!r} is no http:// or https:// address")
+        return value
 
 
 class RawFiles(_Strict):
@@ -130,6 +149,7 @@ class DatasetSpec(_Strict):
     slips: list[Slip] = []
     synthetic: bool = False
     raw: str | None = None  # folder of the raw files; the catalogue makes it absolute
+    terms: str = ""  # under which terms the raw files may be used, and where that is written
     notes: str = ""
 
     @field_validator("protocol")
@@ -210,10 +230,10 @@ class DatasetSpec(_Strict):
 
     def content(self) -> dict[str, Any]:
         """What decides the prepared folder, as JSON: everything but places, remarks and the protocol's own keys."""
-        outside = {"raw", "notes", "protocol", "ties", "filters"}
+        outside = {"raw", "notes", "terms", "protocol", "ties", "filters"}
         kept = self.model_dump(mode="json", exclude=outside)
         for one in (*(file for file in kept["files"].values() if file), *filter(None, [kept["images"]])):
-            for key in ("urls", "sha256", "size"):
+            for key in ("urls", "sha256", "size", "about"):
                 one.pop(key, None)
         return kept
 

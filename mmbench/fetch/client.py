@@ -4,7 +4,7 @@ Proxies and certificates come from the environment (`HTTPS_PROXY`, `NO_PROXY`, `
 everywhere else.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -46,8 +46,9 @@ def new_session(n_connections: int = 8) -> "requests.Session":
 
 @contextmanager
 def faults_sorted() -> Iterator[None]:
-    """Turn what `requests` raises while connecting or reading into a FetchError."""
+    """Turn what `requests` raises while connecting or reading (or urllib3 in a raw read) into a FetchError."""
     import requests
+    import urllib3.exceptions as raw
 
     try:
         yield
@@ -61,12 +62,30 @@ def faults_sorted() -> Iterator[None]:
         raise FetchError("the address is not valid", transient=False) from error
     except requests.exceptions.SSLError as error:
         raise FetchError("the server's certificate is not trusted", transient=False) from error
-    except requests.Timeout as error:
+    except (requests.Timeout, raw.TimeoutError) as error:
         raise FetchError("the server did not answer in time", transient=True) from error
-    except requests.exceptions.ChunkedEncodingError as error:
+    except (requests.exceptions.ChunkedEncodingError, raw.ProtocolError) as error:
         raise FetchError("the connection was cut", transient=True) from error
-    except requests.RequestException as error:
-        raise FetchError(f"no connection ({type(error).__name__})", transient=True) from error
+    except (requests.RequestException, raw.HTTPError) as error:
+        raise FetchError(_no_connection(error), transient=True) from error
+
+
+def _no_connection(error: Exception) -> str:
+    """Why there is no connection, from what urllib3 found; the text of its errors is for programmers."""
+    import requests
+    import urllib3.exceptions as raw
+
+    cause = error.args[0] if error.args else error
+    cause = getattr(cause, "reason", None) or cause
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "no connection to the proxy"
+    if isinstance(cause, raw.NameResolutionError):
+        return "no connection (the server's name is not known here)"
+    if isinstance(cause, raw.NewConnectionError):
+        return "no connection (refused or unreachable)"
+    if isinstance(cause, raw.ProtocolError):
+        return "the connection was cut"
+    return f"no connection ({type(cause).__name__})"
 
 
 def get(
@@ -75,11 +94,15 @@ def get(
     headers: Mapping[str, str] | None = None,
     *,
     timeout: tuple[float, float] = (CONNECT_S, READ_S),
+    allowed: Collection[int] = (),
 ) -> "requests.Response":
-    """The answer to one GET, its body not yet read (close it); FetchError for every status of 400 and above."""
+    """The answer to one GET, its body not yet read (close it).
+
+    FetchError for every status of 400 and above that is not in `allowed`.
+    """
     with faults_sorted():
         response = session.get(url, headers=headers, stream=True, timeout=timeout)
-    if response.status_code < 400:
+    if response.status_code < 400 or response.status_code in allowed:
         return response
     response.close()
     raise FetchError(
@@ -110,7 +133,8 @@ def retrying(*, tries: int, first_wait_s: float = 1.0) -> "tenacity.Retrying":
     """
     import tenacity
 
-    backoff = tenacity.wait_exponential_jitter(initial=first_wait_s, max=MAX_WAIT_S, jitter=first_wait_s)
+    doubling = tenacity.wait_exponential(multiplier=first_wait_s, max=MAX_WAIT_S)
+    backoff = doubling + tenacity.wait_random(0, first_wait_s)
 
     def wait(state: "tenacity.RetryCallState") -> float:
         error = state.outcome.exception() if state.outcome else None

@@ -59,13 +59,19 @@ def test_show(shop: Path) -> None:
     done = cli("datasets", "show", "amazon-toys", data=shop / "data")
     assert done.returncode == 0
     assert "14.58" in done.stdout
-    assert "meta_Toys_and_Games.json.gz http" in done.stdout
+    assert "/meta_Toys_and_Games.json.gz" in done.stdout
+    assert "cite He and McAuley, WWW 2016" in done.stdout
+    assert cli("datasets", "amazon-toys", data=shop / "data").stdout == done.stdout
 
 
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (("prepare", "amazon-toys"), 1, "error: amazon-toys: raw files reviews_Toys_and_Games_5.json.gz and"),
+        (
+            ("prepare", "amazon-toys", "--offline"),
+            1,
+            "error: amazon-toys: raw files reviews_Toys_and_Games_5.json.gz and",
+        ),
         (("prepare", "amazon-toy"), 2, "did you mean 'amazon-toys'"),
         (("prepare", "demo@rndom:1"), 2, "did you mean 'random:1'"),
         (("prepare", "demo", "--ties", "random:x"), 2, "needs a seed"),

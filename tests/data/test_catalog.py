@@ -24,7 +24,9 @@ def test_shipped_catalogue(tmp_path: Path) -> None:
     for name, spec in known.items():
         if name.startswith("amazon-"):
             assert spec.protocol == ("hm4sr" if spec.parser == "amazon-2014" else "tmmsrec")
-            assert all(one.urls for one in spec.raw_files)
+            assert all(len(one.urls) > 1 and one.urls[0].startswith("https://") for one in spec.raw_files)
+            assert all(url.rsplit("/", 1)[1] == one.name for one in spec.raw_files for url in one.urls)
+            assert "cite" in spec.terms
             assert spec.printed is not None
 
 
@@ -58,6 +60,9 @@ FAULTS = [
     (AMAZON_2014 + "images = { name = 'images', member = 'picture.jpg' }", "names no column"),
     (AMAZON_2014 + "images = { name = 'images', member = '{title}.jpg' }", "only use {id}"),
     (AMAZON_2014 + "name = 'other'", "remove the key 'name'"),
+    (AMAZON_2014.replace("meta_Demo", "../meta"), "leaves the raw folder"),
+    (TABLE.replace('"items.tsv"', '"i.tsv", urls = ["ftp://x/i.tsv"]'), "no http:// or https:// address"),
+    (TABLE.replace('"items.tsv"', '"i.tsv", size = 0'), r"files.items.size: .*got 0"),
     (AMAZON_2014 + "synthetic = 'yes'", "synthetic: .*got 'yes'"),
     (AMAZON_2014 + "filters = { min_user = -1 }", "filters.min_user: .*got -1"),
     ("title = 'x'\nparser = 'amazon-2014'\nfiles.interactions = { name = 'a' }", "needs files.items"),

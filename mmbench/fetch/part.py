@@ -1,0 +1,107 @@
+"""A file that has not arrived completely: `<name>.part`, and `<name>.part.json`, which says what it is a part of.
+
+The bytes in the part always belong to the version that the note describes: the part is emptied before the
+note changes, and filled afterwards, so a kill at any moment leaves a part that can be gone on with.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mmbench.atomic import write_json
+from mmbench.errors import MmbenchError
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The version of a file that a server sent: its address, validators (RFC 9110) and length in bytes."""
+
+    url: str
+    etag: str | None
+    modified: str | None
+    total: int | None
+
+    @property
+    def validator(self) -> str | None:
+        """What If-Range may carry: a strong ETag, else the date of the last change."""
+        strong = self.etag if self.etag and not self.etag.startswith("W/") else None
+        return strong or self.modified
+
+    def contradicts(self, other: "Origin") -> bool:
+        """Both name a version (or a length), and not the same one."""
+        pairs = ((self.etag, other.etag), (self.modified, other.modified), (self.total, other.total))
+        return any(mine is not None and theirs is not None and mine != theirs for mine, theirs in pairs)
+
+
+class Part:
+    """The part of `target` that is on disk."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.file = target.with_name(f"{target.name}.part")
+        self.note = target.with_name(f"{target.name}.part.json")
+
+    @property
+    def size(self) -> int:
+        try:
+            return self.file.stat().st_size
+        except OSError:
+            return 0
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the part is a part of; None when nobody can say."""
+        try:
+            return Origin(**json.loads(self.note.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def begin(self, origin: Origin) -> None:
+        """Forget what is there; what is appended from now on is `origin`'s."""
+        with _writing(self.file):
+            self.file.write_bytes(b"")
+        write_json(self.note, asdict(origin))
+
+    @contextmanager
+    def appending(self) -> Iterator[Callable[[bytes], None]]:
+        """Yield a function that writes bytes behind what is there; nothing waits in a buffer."""
+        with _writing(self.file):
+            descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND)
+        try:
+            yield lambda chunk: self._write(descriptor, chunk)
+        finally:
+            os.close(descriptor)
+
+    def _write(self, descriptor: int, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        with _writing(self.file):
+            while view:
+                view = view[os.write(descriptor, view) :]
+
+    def discard(self) -> None:
+        for file in (self.file, self.note):
+            with suppress(FileNotFoundError):
+                file.unlink()
+
+    def take_place(self) -> None:
+        """The part is complete and checked: it becomes the target, in one step and on the disk."""
+        with _writing(self.target):
+            with self.file.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self.file, self.target)
+        self.discard()
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """A full disk or a missing permission is one line; what has arrived stays."""
+    try:
+        yield
+    except OSError as error:
+        raise MmbenchError(
+            f"cannot write {file}: {error.strerror or error}; free some space or choose another --data-dir, "
+            "then the same command goes on from here"
+        ) from error

@@ -1,0 +1,75 @@
+"""The raw files of a data set: which are to be fetched, and what lock.json says of them."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from mmbench.data.lock import Locked, add_locked, locked
+from mmbench.data.spec import DatasetSpec, RawFile
+from mmbench.errors import DataError
+from mmbench.fetch.client import new_session
+from mmbench.fetch.files import Fetched, NotFetchedError, Patience, Wanted, download
+
+Progress = Callable[[str, int, int | None], None]  # file name, bytes there, bytes in all if known
+Note = Callable[[str, str], None]  # file name, what happens
+
+
+def fetch_raw(
+    spec: DatasetSpec,
+    files: Sequence[RawFile],
+    data_dir: Path,
+    *,
+    patience: Patience = Patience(),
+    on_bytes: Progress = lambda name, there, total: None,
+    on_note: Note = lambda name, text: None,
+    on_done: Callable[[str, Fetched], None] = lambda name, fetched: None,
+) -> None:
+    """Fetch those of `files` that have an address into the raw folder of `spec`.
+
+    A file that fails does not keep the others from being fetched; at the end one DataError names all that failed.
+    """
+    failed = []
+    with new_session() as session:
+        for one in (file for file in files if file.urls):
+            name = one.name
+            try:
+                done = download(
+                    _wanted(spec, one, data_dir),
+                    spec.raw_dir(data_dir) / name,
+                    session,
+                    patience=patience,
+                    on_bytes=partial(on_bytes, name),
+                    on_note=partial(on_note, name),
+                    on_checked=partial(_record, data_dir, spec.name, name),
+                )
+            except NotFetchedError as error:
+                failed.append(str(error))
+                continue
+            if done is not None:
+                on_done(name, done)
+    if failed:
+        raise DataError(f"{spec.name}: {'; and '.join(failed)}")
+
+
+def _wanted(spec: DatasetSpec, file: RawFile, data_dir: Path) -> Wanted:
+    """The catalogue's own hash is the last word; without one, what was there at the first download."""
+    if file.sha256 is not None:
+        return Wanted(file.name, file.urls, file.size, file.sha256)
+    known = locked(data_dir, spec.name, file.name)
+    if known is None:
+        return Wanted(file.name, file.urls, file.size)
+    return Wanted(
+        file.name,
+        file.urls,
+        known.size,
+        known.sha256,
+        known_from=f"the download of {known.date}",
+        if_changed=f"expected is sha256 {known.sha256}; if the new version is wanted: "
+        f"mmbench datasets unlock {spec.name}",
+    )
+
+
+def _record(data_dir: Path, dataset: str, name: str, fetched: Fetched) -> None:
+    today = datetime.now(UTC).date().isoformat()
+    add_locked(data_dir, dataset, name, Locked(fetched.sha256, fetched.size, fetched.url, today))
