@@ -23,9 +23,13 @@ def test_shipped_catalogue(tmp_path: Path) -> None:
     assert [name for name, spec in known.items() if spec.synthetic] == ["demo"]
     for name, spec in known.items():
         if name.startswith("amazon-"):
-            assert spec.protocol == ("hm4sr" if spec.parser == "amazon-2014" else "tmmsrec")
+            of = {"amazon-2014": "hm4sr", "amazon-2018": "tmmsrec", "amazon-2023": "clean"}
+            assert spec.protocol == of[spec.parser]
             assert all(one.urls for one in spec.raw_files)
-            assert spec.printed is not None
+            assert (spec.printed is None) == (spec.parser == "amazon-2023")
+        if name.startswith(("yelp", "microlens")):  # behind terms that a person must accept
+            assert not any(one.urls for one in spec.raw_files)
+            assert "https://" in spec.notes
 
 
 def test_slips_follow_from_the_printed_counts() -> None:

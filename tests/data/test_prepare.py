@@ -159,6 +159,7 @@ def test_picture_names_cannot_leave_their_folder(tmp_path: Path, declare) -> Non
     write_lines(raw / "items.tsv", ["item\ttitle\tgenres", *items])
     assert [one["image"] for one in made(tmp_path).item_records] == [None] * 5 + ["sub/ok.jpg"]
 
+
 def test_category_vocabulary() -> None:
     """All nodes of all paths, without the one that every item with categories has."""
     paths = [[["Root", "A", "B"], ["Root", "C"]], [["Root", "A"]], [], [["Root"]]]
