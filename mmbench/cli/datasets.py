@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbench.cli import exchange
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_named, print_statistics, print_table
 
@@ -16,6 +17,7 @@ datasets_app = typer.Typer(
 
 
 def register(app: typer.Typer) -> None:
+    exchange.register(datasets_app)
     app.add_typer(datasets_app, name="datasets")
 
 
