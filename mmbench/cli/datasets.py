@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mmbench.cli import exchange
 from mmbench.cli.groups import NameOrCommand
 from mmbench.cli.looks import stats
 from mmbench.cli.state import State
@@ -19,6 +20,7 @@ datasets_app = typer.Typer(
 
 
 def register(app: typer.Typer) -> None:
+    exchange.register(datasets_app)
     app.add_typer(datasets_app, name="datasets")
 
 

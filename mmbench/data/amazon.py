@@ -1,9 +1,18 @@
-"""Amazon review data: 2014 (JSON reviews, Python-literal metadata) and 2018 (JSON both). Read line by line."""
+"""Amazon review data, read line by line. Reviews are JSON in every edition:
 
-import ast
-import json
+edition  reviews                                           metadata
+2014     reviewerID, asin, unixReviewTime (s), overall     Python literals: asin, categories (paths), imUrl
+2018     the same                                          JSON: asin, category (one path), imageURLHighRes
+2023     user_id, parent_asin, timestamp (ms), rating      JSON: parent_asin, store, categories, images
+
+An item of the 2023 edition is a parent_asin, the page that all colours and sizes share: the metadata knows no
+other id, the release's own 5-core files count it, and what older editions call asin is it (says the release).
+"""
+
 import re
+import warnings
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,142 +21,173 @@ from mmbench.data.raw import (
     Faults,
     RawEvents,
     RawItem,
-    missing_name,
     parse_id,
+    parse_rating,
     parse_ticks,
     read_lines,
 )
-from mmbench.data.text import clean, is_page_script
+from mmbench.data.records import get, json_object, literal_object, path_of, text_of, url_of
+from mmbench.data.text import is_page_script
 
-_ASIN_FIRST = re.compile(rb"""\{\s*['"]asin['"]\s*:\s*['"]([^'"\\]+)['"]""")
+Record = dict[str, Any]
 
 
-def read_reviews(file: Path) -> tuple[RawEvents, list[str]]:
-    """Interactions in file order, and notes. Both editions have reviewerID, asin, unixReviewTime."""
+@dataclass(frozen=True)
+class _Edition:
+    """How one edition writes reviews and metadata."""
+
+    user: str
+    item: str
+    time: str
+    unit: str
+    rating: str
+    parse: Callable[[bytes], Record]  # a line of metadata
+    find_id: Callable[[bytes], re.Match[bytes] | None]  # its item id without parsing the line
+    convert: Callable[[Record, Collection[str]], RawItem]
+
+
+def read_reviews(file: Path, *, edition: str) -> tuple[RawEvents, list[str]]:
+    """Interactions in file order, with ratings, and notes."""
+    form = EDITIONS[edition]
     builder, faults = EventBuilder(), Faults(file)
     for number, line in read_lines(file):
         faults.n_lines += 1
         try:
-            record = _json_object(line)
+            record = json_object(line)
             builder.add(
-                parse_id(_get(record, "reviewerID"), "reviewerID"),
-                parse_id(_get(record, "asin"), "asin"),
-                parse_ticks(_get(record, "unixReviewTime"), "s"),
+                parse_id(get(record, form.user), form.user),
+                parse_id(get(record, form.item), form.item),
+                parse_ticks(get(record, form.time), form.unit),
+                parse_rating(record.get(form.rating)),
             )
         except ValueError as error:
             faults.add(number, str(error))
     notes = faults.finish()
-    return builder.build(unit="s", file=file), notes
+    return builder.build(unit=form.unit, file=file), notes
 
 
-def read_meta(file: Path, wanted: Collection[str], *, edition: str) -> tuple[dict[str, RawItem], list[str]]:
-    """The wanted items by asin, and notes.
+def read_meta(
+    file: Path, wanted: Collection[str], *, edition: str, fields: Collection[str] = ()
+) -> tuple[dict[str, RawItem], list[str]]:
+    """The wanted items by id, and notes. `fields` names the long texts ("description") that are kept.
 
-    An asin that stands twice is one item: the first entry counts, what is blank in it comes from the others.
+    An id that stands twice is one item: the first entry counts, what is blank in it comes from the others.
     """
-    parse, convert = _EDITIONS[edition]
+    form = EDITIONS[edition]
     found: dict[str, RawItem] = {}
     faults, repeated, scripts = Faults(file), 0, 0
-    for number, line in read_lines(file):
-        faults.n_lines += 1
-        asin = _ASIN_FIRST.match(line)
-        if asin and asin[1].decode("utf-8", "replace") not in wanted:
-            continue  # metadata of a whole category is ten times larger than its 5-core: skip before parsing
-        try:
-            record = parse(line)
-            item = convert(record)
-        except ValueError as error:
-            faults.add(number, str(error))
-            continue
-        if item.id not in wanted:
-            continue
-        if is_page_script(str(record.get("title") or "")):
-            item.title, scripts = "", scripts + 1
-        if item.id in found:
-            repeated += 1
-            found[item.id].fill_from(item)
-        else:
-            found[item.id] = item
-    notes = faults.finish()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a literal '\d' works, but Python has something to say about it
+        for number, line in read_lines(file):
+            faults.n_lines += 1
+            known = form.find_id(line)
+            if known and known[1].decode("utf-8", "replace") not in wanted:
+                continue  # metadata of a whole category is ten times larger than its 5-core: skip before parsing
+            try:
+                record = form.parse(line)
+                item = form.convert(record, fields)
+            except ValueError as error:
+                faults.add(number, str(error))
+                continue
+            if item.id not in wanted:
+                continue
+            if is_page_script(str(record.get("title") or "")):
+                item.title, scripts = "", scripts + 1
+            if item.id in found:
+                repeated += 1
+                found[item.id].fill_from(item)
+            else:
+                found[item.id] = item
+    return found, faults.finish() + _remarks(file, form.item, repeated, scripts)
+
+
+def _remarks(file: Path, key: str, repeated: int, scripts: int) -> list[str]:
+    notes = []
     if repeated:
         notes.append(
-            f"{file.name}: {repeated:,} entries repeat an asin; blanks of the first were filled from them"
+            f"{file.name}: {repeated:,} entries repeat an {key}; blanks of the first were filled from them"
         )
     if scripts:
         notes.append(f"{file.name}: {scripts:,} titles are page script and were left blank")
-    return found, notes
+    return notes
 
 
-def _get(record: dict[str, Any], key: str) -> Any:
-    if key not in record:
-        raise ValueError(missing_name(key, [str(one) for one in record], "field"))
-    return record[key]
+def _long_texts(record: Record, fields: Collection[str]) -> dict[str, str]:
+    return {name: text_of(record.get(name)) for name in fields}
 
 
-def _json_object(line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError("no JSON object")
-    return record
-
-
-def _literal_object(line: bytes) -> dict[str, Any]:
-    """One Python literal, by the literal parser: the 2014 metadata is no JSON and must never be evaluated."""
-    try:
-        record = ast.literal_eval(line.decode("utf-8"))
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
-        reason = getattr(error, "msg", None) or str(error).split(" <")[0].split(":")[0]
-        raise ValueError(f"no Python literal: {reason}") from None
-    if not isinstance(record, dict):
-        raise ValueError("no dictionary")
-    return record
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        value = " ".join(str(one) for one in value)
-    return "" if value is None else clean(str(value))
-
-
-def _path(nodes: Any) -> list[str]:
-    if not isinstance(nodes, list):
-        return []
-    return [node for node in (_text(one) for one in nodes) if node]
-
-
-def _first(value: Any) -> str:
-    first = value[0] if isinstance(value, list) and value else value
-    return first.strip() if isinstance(first, str) else ""
-
-
-def _item_2014(record: dict[str, Any]) -> RawItem:
+def _item_2014(record: Record, fields: Collection[str]) -> RawItem:
     paths = record.get("categories")
     return RawItem(
-        id=parse_id(_get(record, "asin"), "asin"),
-        title=_text(record.get("title")),
-        brand=_text(record.get("brand")),
-        categories=[path for path in map(_path, paths if isinstance(paths, list) else []) if path],
-        image_url=_first(record.get("imUrl")),
-        fields={"description": _text(record.get("description"))},
+        id=parse_id(get(record, "asin"), "asin"),
+        title=text_of(record.get("title")),
+        brand=text_of(record.get("brand")),
+        categories=[path for path in map(path_of, paths if isinstance(paths, list) else []) if path],
+        image_url=url_of(record.get("imUrl")),
+        fields=_long_texts(record, fields),
     )
 
 
-def _item_2018(record: dict[str, Any]) -> RawItem:
-    path = _path(record.get("category"))
+def _item_2018(record: Record, fields: Collection[str]) -> RawItem:
+    path = path_of(record.get("category"))
     return RawItem(
-        id=parse_id(_get(record, "asin"), "asin"),
-        title=_text(record.get("title")),
-        brand=_text(record.get("brand")),
+        id=parse_id(get(record, "asin"), "asin"),
+        title=text_of(record.get("title")),
+        brand=text_of(record.get("brand")),
         categories=[path] if path else [],
-        image_url=_first(record.get("imageURLHighRes")),  # TMMSRec reads no other picture
-        fields={"description": _text(record.get("description"))},
+        image_url=url_of(record.get("imageURLHighRes")),  # TMMSRec reads no other picture
+        fields=_long_texts(record, fields),
     )
 
 
-_EDITIONS: dict[str, tuple[Callable[[bytes], dict[str, Any]], Callable[[dict[str, Any]], RawItem]]] = {
-    "amazon-2014": (_literal_object, _item_2014),
-    "amazon-2018": (_json_object, _item_2018),
-}
+def _item_2023(record: Record, fields: Collection[str]) -> RawItem:
+    path = path_of(record.get("categories")) or path_of([record.get("main_category")])
+    return RawItem(
+        id=parse_id(get(record, "parent_asin"), "parent_asin"),
+        title=text_of(record.get("title")),
+        brand=text_of(record.get("store")),
+        categories=[path] if path else [],
+        image_url=_picture_2023(record.get("images")),
+        fields=_long_texts(record, fields),
+    )
+
+
+def _picture_2023(images: Any) -> str:
+    """The address of the MAIN picture, else of the first; of about 500 pixels where there is that size.
+
+    The raw files hold a list of pictures with their sizes; the release's Python loader turns it into one list
+    per size, and files saved from there are read as well.
+    """
+    sizes = ("large", "hi_res", "thumb")
+    if isinstance(images, dict):
+        columns = {
+            key: value if isinstance(value, list) else []
+            for key, value in images.items()
+            if isinstance(key, str)
+        }
+        n = max(map(len, columns.values()), default=0)
+        images = [{key: value[i] for key, value in columns.items() if i < len(value)} for i in range(n)]
+    if not isinstance(images, list):
+        return ""
+    pictures = sorted(
+        (one for one in images if isinstance(one, dict)), key=lambda one: one.get("variant") != "MAIN"
+    )
+    return next((url for one in pictures for size in sizes if (url := url_of(one.get(size)))), "")
+
+
+# In the 2014 files the id is the first key. In JSON it may stand anywhere; the quote of a key cannot be inside a
+# string, where it would have a backslash before it.
+EDITIONS = {
+    "amazon-2014": _Edition(
+        "reviewerID", "asin", "unixReviewTime", "s", "overall",
+        literal_object, re.compile(rb"""\{\s*['"]asin['"]\s*:\s*['"]([^'"\\]+)['"]""").match, _item_2014,
+    ),
+    "amazon-2018": _Edition(
+        "reviewerID", "asin", "unixReviewTime", "s", "overall",
+        json_object, re.compile(rb'[{,]\s*"asin"\s*:\s*"([^"\\]+)"').search, _item_2018,
+    ),
+    "amazon-2023": _Edition(
+        "user_id", "parent_asin", "timestamp", "ms", "rating",
+        json_object, re.compile(rb'[{,]\s*"parent_asin"\s*:\s*"([^"\\]+)"').search, _item_2023,
+    ),
+}  # fmt: skip

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmbench.data.amazon import read_meta, read_reviews
+from mmbench.data import amazon, microlens, yelp
 from mmbench.data.images import ImageListing, member_name
-from mmbench.data.raw import EventBuilder, RawData, RawEvents, RawItem, parse_id, parse_ticks
+from mmbench.data.raw import EventBuilder, RawData, RawEvents, RawItem, parse_id, parse_rating, parse_ticks
 from mmbench.data.spec import DatasetSpec, ItemColumns
 from mmbench.data.tables import new_faults, read_rows
 from mmbench.data.text import clean
@@ -18,25 +18,51 @@ _BUILT_IN = ("title", "brand", "categories")
 
 def parse(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress) -> RawData:
     """Read the raw files of `spec` in `raw_dir`. Every fault is a DataError of one line."""
-    reader = _parse_tables if spec.is_table else _parse_amazon
+    reader = _parse_tables if spec.is_table else _parse_records
     return reader(spec, raw_dir, listing, progress)
 
 
-def _parse_amazon(
+def _parse_records(
     spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress
 ) -> RawData:
+    """Formats with an interaction file first, whose items are then looked up in the (larger) item file."""
     assert spec.files.items is not None  # the spec checks it
     progress(f"reading {spec.files.interactions.name}")
-    events, notes = read_reviews(raw_dir / spec.files.interactions.name)
+    events, notes = _record_events(spec, raw_dir / spec.files.interactions.name)
     progress(f"reading {spec.files.items.name}")
-    items, more = read_meta(raw_dir / spec.files.items.name, set(events.item_names), edition=spec.parser)
+    items, more = _record_items(spec, raw_dir / spec.files.items.name, set(events.item_names))
+    notes = notes + more
     for name in events.item_names:
-        item = items.setdefault(name, RawItem(id=name))
-        item.image = _amazon_image(spec, item, listing)
-    return RawData(events, items, notes + more)
+        items.setdefault(name, RawItem(id=name))
+    photos = spec.files.photos
+    if photos is not None and spec.images is not None:
+        if (raw_dir / photos.name).is_file():
+            progress(f"reading {photos.name}")
+            notes += yelp.read_photos(raw_dir / photos.name, items, spec.images.member, listing)
+    else:
+        for item in items.values():
+            item.image = _own_image(spec, item, listing)
+    return RawData(events, items, notes)
 
 
-def _amazon_image(spec: DatasetSpec, item: RawItem, listing: ImageListing | None) -> str | None:
+def _record_events(spec: DatasetSpec, file: Path) -> tuple[RawEvents, list[str]]:
+    if spec.parser == "microlens":
+        return _read_events(spec, file, None)
+    return (
+        yelp.read_reviews(file) if spec.parser == "yelp" else amazon.read_reviews(file, edition=spec.parser)
+    )
+
+
+def _record_items(spec: DatasetSpec, file: Path, wanted: set[str]) -> tuple[dict[str, RawItem], list[str]]:
+    fields = [field for field in spec.text_fields if field not in _BUILT_IN]
+    if spec.parser == "microlens":
+        return microlens.read_titles(file, wanted)
+    if spec.parser == "yelp":
+        return yelp.read_businesses(file, wanted, fields=fields)
+    return amazon.read_meta(file, wanted, edition=spec.parser, fields=fields)
+
+
+def _own_image(spec: DatasetSpec, item: RawItem, listing: ImageListing | None) -> str | None:
     """The member that holds the item's picture: known from its URL, or because it is there."""
     if spec.images is None:
         return None
@@ -67,16 +93,16 @@ def _parse_tables(
 def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -> tuple[RawEvents, list[str]]:
     columns = spec.interaction_columns
     builder, faults = EventBuilder(), new_faults(file)
-    for number, (user, item, timestamp) in read_rows(
-        file, [columns.user, columns.item, columns.timestamp], faults
-    ):
+    names = [columns.user, columns.item, columns.timestamp, *([columns.rating] if columns.rating else [])]
+    for number, (user, item, timestamp, *rating) in read_rows(file, names, faults):
         try:
             item_id = parse_id(item, "item id")
             if groups is not None:
                 if item_id not in groups:
                     raise ValueError(f"item {item_id!r} is not in the item table, so its group is unknown")
                 item_id = groups[item_id]
-            builder.add(parse_id(user, "user id"), item_id, parse_ticks(timestamp, columns.unit))
+            ticks = parse_ticks(timestamp, columns.unit)
+            builder.add(parse_id(user, "user id"), item_id, ticks, *map(parse_rating, rating))
         except ValueError as error:
             faults.add(number, str(error))
     notes = faults.finish()

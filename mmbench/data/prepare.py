@@ -35,7 +35,7 @@ class RawFilesMissingError(DataError):
     """Raw files that are not there; `files` says which, `folder` where they belong."""
 
     def __init__(self, spec: DatasetSpec, files: list[RawFile], looked: list[Path]) -> None:
-        self.spec, self.files, self.folder = spec, files, looked[0]
+        self.spec, self.files, self.folder, self.notes = spec, files, looked[0], spec.notes
         names = " and ".join(one.name for one in files)
         hosts = [one.urls[0] for one in files if one.urls]
         get = f"get {'it' if len(files) == 1 else 'them'} from {' and '.join(hosts)}, then " if hosts else ""
@@ -102,7 +102,7 @@ def _prepare(
             raise
         return existing, False, ["its raw files are no longer there, so only the settings were compared"]
     listing = list_images(spec.images, raw_dir)
-    hashes = [_hashed(spec, raw_dir, one) for one in spec.raw_files]
+    hashes = [_hashed(spec, raw_dir, one) for one in spec.files_in(raw_dir)]
     if raw is None:
         check_locked(data_dir, spec.name, raw_dir, hashes)
     source = hash_json({"recipe": recipe, "raw": hashes, "images": listing.hash if listing else None})

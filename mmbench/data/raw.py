@@ -6,6 +6,7 @@ such lines are few: at most 0.1% of the lines, or at most 10 lines that are no m
 
 import gzip
 import io
+import math
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from mmbench.data.text import is_utf8
 from mmbench.errors import DataError
 
 TICKS = {"s": 1, "ms": 1000, "iso": 1_000_000}  # ticks per second of each way to write a timestamp
@@ -30,7 +32,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class RawEvents:
-    """Interactions in file order; user and item are codes into the name lists. All arrays int64 [E]."""
+    """Interactions in file order; user and item are codes into the name lists. All arrays int64 [E].
+
+    `rating` float32 [E] takes no part in preparing; NaN where an event has none, None where no event has one.
+    """
 
     user_names: list[str]
     item_names: list[str]
@@ -38,6 +43,7 @@ class RawEvents:
     item: np.ndarray
     ticks: np.ndarray
     ticks_per_second: int
+    rating: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -81,18 +87,29 @@ class EventBuilder:
         self._users: dict[str, int] = {}
         self._items: dict[str, int] = {}
         self._columns = (array("q"), array("q"), array("q"))
+        self._rating = array("f")
 
-    def add(self, user: str, item: str, ticks: int) -> None:
+    def add(self, user: str, item: str, ticks: int, rating: float = math.nan) -> None:
         users, items = self._users, self._items
         self._columns[0].append(users.setdefault(user, len(users)))
         self._columns[1].append(items.setdefault(item, len(items)))
         self._columns[2].append(ticks)
+        self._rating.append(rating)
 
     def build(self, *, unit: str, file: Path) -> RawEvents:
         if not self._columns[0]:
             raise DataError(f"{file} holds no interaction; check that it is the right file")
         user, item, ticks = (np.frombuffer(column, dtype=np.int64).copy() for column in self._columns)
-        return RawEvents(list(self._users), list(self._items), user, item, ticks, TICKS[unit])
+        rating = np.frombuffer(self._rating, dtype=np.float32).copy()
+        return RawEvents(
+            list(self._users),
+            list(self._items),
+            user,
+            item,
+            ticks,
+            TICKS[unit],
+            None if np.isnan(rating).all() else rating,
+        )
 
 
 class Faults:
@@ -172,7 +189,17 @@ def parse_id(value: Any, what: str) -> str:
         raise ValueError(f"{what} is empty")
     if len(value.splitlines()) != 1:
         raise ValueError(f"{what} {value!r} holds a line break")
+    if not is_utf8(value):
+        raise ValueError(f"{what} {value!r} is no Unicode text")
     return value
+
+
+def parse_rating(value: Any) -> float:
+    """A rating as float, NaN when there is none or it is no number: it never decides whether an event is kept."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def parse_ticks(value: Any, unit: str) -> int:

@@ -8,9 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mmbench.data.protocol import OWN_FILTERS, PROTOCOLS, is_ties
 
-Parser = Literal["amazon-2014", "amazon-2018", "table", "recbole"]
+Parser = Literal["amazon-2014", "amazon-2018", "amazon-2023", "yelp", "microlens", "table", "recbole"]
 Role = Literal["interactions", "items"]
-AMAZON_TEXT = ("title", "brand", "categories", "description")
+# Text fields of the formats whose fields are fixed, and the column that names an item's picture in them.
+TEXT_FIELDS = {
+    "amazon-2014": ("title", "brand", "categories", "description"),
+    "amazon-2018": ("title", "brand", "categories", "description"),
+    "amazon-2023": ("title", "brand", "categories", "features", "description"),
+    "yelp": ("title", "categories", "address", "city", "state"),
+    "microlens": ("title",),
+}
+MEMBER_OF = {"yelp": "photo_id"}
 MEMBER_FIELD = re.compile(r"\{([^{}]*)\}")
 
 
@@ -49,6 +57,7 @@ class RawFile(_Strict):
 class RawFiles(_Strict):
     interactions: RawFile
     items: RawFile | None = None
+    photos: RawFile | None = None  # Yelp: which photo is of which business; read when it is there
 
 
 class Images(_Strict):
@@ -74,6 +83,7 @@ class InteractionColumns(_Strict):
     item: str = "item"
     timestamp: str = "timestamp"
     unit: Literal["s", "ms", "iso"] = "s"
+    rating: str | None = None  # for `mmbench datasets match` only
 
 
 class ItemColumns(_Strict):
@@ -173,22 +183,27 @@ class DatasetSpec(_Strict):
                 f"filters cannot change protocol {self.protocol!r}; own filters go with {' or '.join(OWN_FILTERS)}"
             )
         if not self.is_table:
-            if self.columns != Columns():
-                raise ValueError(
-                    f"columns are fixed for parser {self.parser!r}; remove them or use parser = 'table'"
-                )
-            if self.files.items is None:
-                raise ValueError(f"parser {self.parser!r} needs files.items")
-            wrong = [field for field in self.text_fields if field not in AMAZON_TEXT]
-            if wrong:
-                raise ValueError(
-                    f"text field {wrong[0]!r} does not exist in Amazon data; known: {', '.join(AMAZON_TEXT)}"
-                )
-            if self.images and set(self.member_fields) - {"id"}:
-                raise ValueError("images.member may only use {id} for Amazon data")
+            self._check_fixed_format()
         elif self.files.items is None and (self.columns.items.group or self.images):
             raise ValueError("columns.items.group and images need files.items")
         return self
+
+    def _check_fixed_format(self) -> None:
+        known = TEXT_FIELDS[self.parser]
+        if self.columns != Columns():
+            raise ValueError(
+                f"columns are fixed for parser {self.parser!r}; remove them or use parser = 'table'"
+            )
+        if self.files.items is None:
+            raise ValueError(f"parser {self.parser!r} needs files.items")
+        wrong = [field for field in self.text_fields if field not in known]
+        if wrong:
+            raise ValueError(
+                f"text field {wrong[0]!r} does not exist in {self.parser} data; known: {', '.join(known)}"
+            )
+        column = MEMBER_OF.get(self.parser, "id")
+        if self.images and set(self.member_fields) - {column}:
+            raise ValueError(f"images.member may only use {{{column}}} for {self.parser} data")
 
     @property
     def is_table(self) -> bool:
@@ -196,8 +211,10 @@ class DatasetSpec(_Strict):
 
     @property
     def interaction_columns(self) -> InteractionColumns:
-        """As declared; RecBole's own names where nothing is declared."""
+        """As declared; RecBole's own names where nothing is declared. MicroLens has milliseconds."""
         columns = self.columns.interactions
+        if self.parser == "microlens":
+            return columns.model_copy(update={"unit": "ms"})
         if self.parser != "recbole":
             return columns
         defaults = {"user": "user_id", "item": "item_id"}
@@ -221,8 +238,13 @@ class DatasetSpec(_Strict):
 
     @property
     def raw_files(self) -> list[RawFile]:
-        """Interactions first."""
+        """Those that there must be, interactions first."""
         return [one for one in (self.files.interactions, self.files.items) if one is not None]
+
+    def files_in(self, folder: Path) -> list[RawFile]:
+        """The raw files that are read from a folder: the needed ones, and what else is there."""
+        photos = self.files.photos
+        return [*self.raw_files, *([photos] if photos and (folder / photos.name).is_file() else [])]
 
     def raw_dir(self, data_dir: Path) -> Path:
         """Where the raw files are looked for without `--raw`."""
@@ -232,6 +254,9 @@ class DatasetSpec(_Strict):
         """What decides the prepared folder, as JSON: everything but places, remarks and the protocol's own keys."""
         outside = {"raw", "notes", "terms", "protocol", "ties", "filters"}
         kept = self.model_dump(mode="json", exclude=outside)
+        kept["columns"]["interactions"].pop("rating")
+        if self.files.photos is None:
+            kept["files"].pop("photos")
         for one in (*(file for file in kept["files"].values() if file), *filter(None, [kept["images"]])):
             for key in ("urls", "sha256", "size", "about"):
                 one.pop(key, None)

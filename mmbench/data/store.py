@@ -29,7 +29,13 @@ from mmbench.atomic import beside, hash_file, hash_json, write_json
 from mmbench.errors import DataError, UsageError, suggest
 
 FORMAT = 1
-ARRAYS = ("items.npy", "times.npy", "offsets.npy", "category_ids.npy", "category_offsets.npy")
+ARRAYS = {
+    "items.npy": "int32",
+    "times.npy": "int64",
+    "offsets.npy": "int64",
+    "category_ids.npy": "int32",
+    "category_offsets.npy": "int64",
+}
 TEXTS = ("items.jsonl", "users.txt", "categories.txt")
 KEYS = ("name", "protocol", "counts", "synthetic", "created", "files", "items_hash", "hash")
 
@@ -206,38 +212,17 @@ def write_prepared(
     created; this adds format, files, items_hash and hash. `categories` = (names, ids, offsets).
     """
     root = prepared_root(data_dir)
-    names, category_ids, category_offsets = categories
     final = root / folder_name(manifest["name"])
     work = beside(final, what="new")
+    names, *category_arrays = categories
     try:
         work.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"cannot write below {root}: {error.strerror}; choose another --data-dir") from error
     try:
-        arrays: tuple[np.ndarray, ...] = (
-            items.astype(np.int32),
-            times.astype(np.int64),
-            offsets.astype(np.int64),
-            category_ids.astype(np.int32),
-            category_offsets.astype(np.int64),
-        )
-        for file_name, array in zip(ARRAYS, arrays, strict=True):
-            np.save(work / file_name, array, allow_pickle=False)
-        with (work / "items.jsonl").open("w", encoding="utf-8") as file:
-            for record in item_records:
-                file.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
-        for file_name, lines in (("users.txt", user_ids), ("categories.txt", names)):
-            with (work / file_name).open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(line.replace("\n", " ") + "\n" for line in lines)
-        files = {name: hash_file(work / name) for name in (*ARRAYS, *TEXTS)}
-        full = {
-            **manifest,
-            "format": FORMAT,
-            "files": files,
-            "items_hash": hash_json([record["id"] for record in item_records]),
-            "hash": hash_json({"files": files, "protocol": manifest["protocol"], "format": FORMAT}),
-        }
-        write_json(work / "manifest.json", full)
+        _write_arrays(work, (items, times, offsets, *category_arrays))
+        _write_texts(work, item_records, {"users.txt": user_ids, "categories.txt": names})
+        write_json(work / "manifest.json", _complete(work, manifest, item_records))
         _flush(work)
         _swap(work, final)
     except OSError as error:
@@ -245,6 +230,36 @@ def write_prepared(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return open_path(final)
+
+
+def _write_arrays(folder: Path, arrays: Sequence[np.ndarray]) -> None:
+    for (name, kind), array in zip(ARRAYS.items(), arrays, strict=True):
+        np.save(folder / name, array.astype(kind), allow_pickle=False)
+
+
+def _write_texts(
+    folder: Path, item_records: Sequence[dict[str, Any]], lists: dict[str, Sequence[str]]
+) -> None:
+    with (folder / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for record in item_records:
+            file.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
+    for name, lines in lists.items():
+        with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line.replace("\n", " ") + "\n" for line in lines)
+
+
+def _complete(
+    folder: Path, manifest: dict[str, Any], item_records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The manifest with format and hashes; every other file of the folder is written already."""
+    files = {name: hash_file(folder / name) for name in (*ARRAYS, *TEXTS)}
+    return {
+        **manifest,
+        "format": FORMAT,
+        "files": files,
+        "items_hash": hash_json([record["id"] for record in item_records]),
+        "hash": hash_json({"files": files, "protocol": manifest["protocol"], "format": FORMAT}),
+    }
 
 
 def _flush(folder: Path) -> None:

@@ -12,11 +12,23 @@ def clean(value: str) -> str:
     """HTML unescaped, tags and double quotes removed, every run of white space one blank.
 
     Amazon's 2018 pages are escaped twice here and there, so unescaping is repeated until nothing changes.
-    The result has no line break of any kind; apostrophes stay, they belong to words.
+    The result has no line break of any kind; apostrophes stay, they belong to words. Halves of a surrogate pair,
+    which JSON and Python literals can hold but no file can, are joined or replaced.
     """
+    if not is_utf8(value):
+        value = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     while (plain := html.unescape(value)) != value:
         value = plain
     return " ".join(_TAG.sub(" ", value).replace('"', "").split())
+
+
+def is_utf8(value: str) -> bool:
+    """Whether the text can be written to a file: it holds no half of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_page_script(title: str) -> bool:

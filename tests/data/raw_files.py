@@ -12,6 +12,7 @@ from mmbench.data.spec import DatasetSpec
 DAY = 86_400
 START = 1_400_000_000
 Event = tuple[str, str, int]
+TIED: list[Event] = [(user, item, START) for user in "abcdef" for item in "pqrstu"]  # all at one moment
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> Path:

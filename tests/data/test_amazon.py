@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmbench.data.amazon import read_meta, read_reviews
@@ -12,7 +13,9 @@ from tests.data.raw_files import START, review, write_lines
 
 def test_reviews_in_file_order_as_int64(tmp_path: Path) -> None:
     events = [("b", "y", START + 1), ("a", "x", START), ("b", "x", START)]
-    read, notes = read_reviews(write_lines(tmp_path / "r.json.gz", (review(*one) for one in events)))
+    read, notes = read_reviews(
+        write_lines(tmp_path / "r.json.gz", (review(*one) for one in events)), edition="amazon-2014"
+    )
     found = [
         (read.user_names[u], read.item_names[i], int(t))
         for u, i, t in zip(read.user, read.item, read.ticks, strict=True)
@@ -36,7 +39,7 @@ BAD_REVIEWS = [
 def test_malformed_review_is_skipped_and_shown(tmp_path: Path, line: str, reason: str) -> None:
     lines = [review("a", f"x{number}", START) for number in range(20)]
     file = write_lines(tmp_path / "r.json", [*lines[:2], line, *lines[2:]])
-    read, (note,) = read_reviews(file)
+    read, (note,) = read_reviews(file, edition="amazon-2014")
     assert len(read) == 20
     assert "line 3: " in note
     assert reason in note
@@ -45,9 +48,9 @@ def test_malformed_review_is_skipped_and_shown(tmp_path: Path, line: str, reason
 def test_too_many_malformed_reviews(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "r.json", [review("a", "x", START), "{", "{"])
     with pytest.raises(DataError, match=r"r\.json: 2 of 3 lines are malformed \(line 2: no JSON"):
-        read_reviews(file)
+        read_reviews(file, edition="amazon-2014")
     with pytest.raises(DataError, match="is empty"):
-        read_reviews(write_lines(tmp_path / "e.json.gz", []))
+        read_reviews(write_lines(tmp_path / "e.json.gz", []), edition="amazon-2014")
 
 
 META_2014 = {
@@ -101,7 +104,8 @@ def meta_2018(**change: object) -> str:
 
 def test_meta_2018(tmp_path: Path) -> None:
     lines = [meta_2018(title="<span>T &amp;amp; T</span>", imageURL=["low"], description=["a", "b"])]
-    items, _ = read_meta(write_lines(tmp_path / "m.json.gz", lines), {"x"}, edition="amazon-2018")
+    file = write_lines(tmp_path / "m.json.gz", lines)
+    items, _ = read_meta(file, {"x"}, edition="amazon-2018", fields=["description"])
     item = items["x"]
     assert (item.title, item.categories, item.image_url) == ("T & T", [["Root", "Food"]], "u1")
     assert item.fields == {"description": "a b"}
@@ -131,3 +135,40 @@ def test_page_script_titles_are_blank_and_counted(tmp_path: Path) -> None:
     items, notes = read_meta(write_lines(tmp_path / "m.json", lines), {"x"}, edition="amazon-2018")
     assert items["x"].title == ""
     assert notes == ["m.json: 1 titles are page script and were left blank"]
+
+
+def test_ratings_are_read_but_decide_nothing(tmp_path: Path) -> None:
+    """A review without a rating, or with a broken one, is an interaction like any other."""
+    ratings = [
+        {"overall": 5.0},
+        {},
+        {"overall": "4"},
+        {"overall": None},
+        {"overall": "good"},
+        {"overall": [1]},
+    ]
+    lines = [
+        json.dumps({"reviewerID": "a", "asin": f"x{number}", "unixReviewTime": START, **one})
+        for number, one in enumerate(ratings)
+    ]
+    read, notes = read_reviews(write_lines(tmp_path / "r.json", lines), edition="amazon-2018")
+    assert notes == []
+    assert read.rating is not None
+    assert read.rating.dtype == "float32"
+    assert np.array_equal(read.rating, [5, np.nan, 4, np.nan, np.nan, np.nan], equal_nan=True)
+    read, _ = read_reviews(write_lines(tmp_path / "r.json", lines[1:2]), edition="amazon-2018")
+    assert read.rating is None
+
+
+def test_meta_2018_as_published(tmp_path: Path) -> None:
+    """Fields of the release's own description: HTML titles, low and high resolution lists, ids used twice, prices."""
+    published = {
+        "asin": "x", "title": "Girls Ballet Tutu &lt;b&gt;Zebra&lt;/b&gt; Hot Pink", "feature": ["Botiquecutie"],
+        "price": 3.17, "imageURL": ["low"], "imageURLHighRes": ["high1", "high2"], "also_buy": ["y"],
+        "salesRank": {"Toys & Games": 211836}, "brand": "Coxlures", "similar_item": "<div>{\"asin\": \"y\"}</div>",
+        "categories": [["Sports & Outdoors", "Other Sports"]],
+    }  # fmt: skip
+    lines = [json.dumps({"category": [], **published}), json.dumps({**published, "asin": "y"})]
+    items, notes = read_meta(write_lines(tmp_path / "m.json.gz", lines), {"x"}, edition="amazon-2018")
+    assert (list(items), notes) == (["x"], [])
+    assert (items["x"].title, items["x"].image_url) == ("Girls Ballet Tutu Zebra Hot Pink", "high1")

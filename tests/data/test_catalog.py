@@ -23,11 +23,15 @@ def test_shipped_catalogue(tmp_path: Path) -> None:
     assert [name for name, spec in known.items() if spec.synthetic] == ["demo"]
     for name, spec in known.items():
         if name.startswith("amazon-"):
-            assert spec.protocol == ("hm4sr" if spec.parser == "amazon-2014" else "tmmsrec")
-            assert all(len(one.urls) > 1 and one.urls[0].startswith("https://") for one in spec.raw_files)
+            of = {"amazon-2014": "hm4sr", "amazon-2018": "tmmsrec", "amazon-2023": "clean"}
+            assert spec.protocol == of[spec.parser]
+            assert all(one.urls and one.urls[0].startswith("https://") for one in spec.raw_files)
             assert all(url.rsplit("/", 1)[1] == one.name for one in spec.raw_files for url in one.urls)
             assert "cite" in spec.terms
-            assert spec.printed is not None
+            assert (spec.printed is None) == (spec.parser == "amazon-2023")
+        if name.startswith(("yelp", "microlens")):  # behind terms that a person must accept
+            assert not any(one.urls for one in spec.raw_files)
+            assert "https://" in spec.notes
 
 
 def test_slips_follow_from_the_printed_counts() -> None:

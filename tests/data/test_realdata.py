@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from mmbench.data.detective import Wanted, match
+from mmbench.data.export import export
 from mmbench.data.prepare import PrepareReport, prepare
 
 pytestmark = [
@@ -64,3 +66,26 @@ def test_hm_fashion(tmp_path: Path) -> None:
     assert counts(statistics) == (584, 952, 9_747)
     assert statistics["coverage"]["image"] == 1.0
     assert all(len(record["image"]) == len("0108775015.jpg") for record in report.prepared.item_records)
+
+
+@pytest.mark.parametrize(("more", "padding"), [(0, ()), (1, ("user", "item"))])
+def test_detective_on_beauty(tmp_path: Path, more: int, padding: tuple[str, ...]) -> None:
+    raw = Path(os.environ["MMBENCH_REAL_DATA"]) / "amazon-2014-raw"
+    if not raw.is_dir():
+        pytest.skip(f"{raw} is not there")
+    found = match("amazon-beauty", Wanted(22_363 + more, 12_101 + more, 198_502), tmp_path, raw=raw)
+    assert found.exact
+    assert [(one.counts, one.padding) for one in found.matches] == [((22_363, 12_101, 198_502), padding)]
+    assert {0, 5} == {one.min_user for one in found.matches[0].recipes if one.min_user == one.min_item} - {3}
+
+
+def test_recbole_round_trip_of_beauty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days survive float32, so a peer sees the same times; the order is the same in any case."""
+    report, _ = real("amazon-beauty", "amazon-2014-raw", tmp_path)
+    written = export(report.prepared, tmp_path / "peer", form="recbole")
+    assert written.n_merged == 0
+    monkeypatch.setenv("MMBENCH_DATASETS", str(written.files[-1]))
+    again = prepare("amazon-beauty-export", tmp_path).prepared
+    for name in ("items.npy", "times.npy", "offsets.npy", "users.txt"):
+        assert (again.path / name).read_bytes() == (report.prepared.path / name).read_bytes()
+    assert again.items_hash == report.prepared.items_hash

@@ -1,0 +1,168 @@
+"""Memory and time of preparing a data set of the size of Amazon Home: python benchmarks/prepare.py FOLDER
+
+Generates raw files in the 2014 formats into FOLDER (about 0.5 GB, kept for the next call), runs
+`mmbench preprocess amazon-home` on them as a process of its own, and prints its peak memory and time.
+
+prepare    mmbench as a process: 66,519 users, 28,237 items, 551,682 interactions; metadata of 436,988 items
+in memory  (--in-memory) the same files the plain way: pandas reads the reviews, a list holds the metadata; nothing
+           is filtered. Its memory and time relative to the first
+literals   lines of the metadata by the literal parser of Python, and by ours; the median of rounds in turns
+"""
+
+import argparse
+import ast
+import gzip
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmbench.data.raw import read_lines
+from mmbench.data.records import literal_object
+
+ROOT = Path(__file__).resolve().parents[1]
+USERS, ITEMS, EVENTS, META = 66_519, 28_237, 551_682, 436_988
+REVIEWS, METADATA = "reviews_Home_and_Kitchen_5.json.gz", "meta_Home_and_Kitchen.json.gz"
+DAY = 86_400
+PROSE = """the of stainless steel kitchen cotton soft pillow set inch with and for large small white black easy clean
+dishwasher safe knife coffee maker glass wood table bed sheet queen king towel storage vacuum cup bowl it's don't
+"non-stick" 12" piece quality durable design modern vintage handle lid microwave oven cook bake heat timer"""
+WORDS = PROSE.split()
+
+
+def text(rng: random.Random, mean: int) -> str:
+    """About `mean` words, some with quotes and apostrophes."""
+    return " ".join(rng.choices(WORDS, k=1 + int(rng.expovariate(1 / mean))))
+
+
+def asin(number: int) -> str:
+    return f"B{number:09}"
+
+
+def events(rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
+    """(user, item, day) sorted by item as the real files are; every user and item has at least five."""
+    lengths = 5 + rng.multinomial(EVENTS - 5 * USERS, rng.dirichlet(np.full(USERS, 0.5)))
+    user = np.repeat(np.arange(USERS), lengths)
+    popularity = 1 / (np.arange(ITEMS) + 10.0)
+    item = np.concatenate([np.repeat(np.arange(ITEMS), 5),
+                           rng.choice(ITEMS, EVENTS - 5 * ITEMS, p=popularity / popularity.sum())])  # fmt: skip
+    rng.shuffle(item)
+    day = 13_000 + np.arange(EVENTS) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # no event twice
+    order = np.argsort(item, kind="stable")
+    yield from zip(user[order].tolist(), item[order].tolist(), day[order].tolist(), strict=True)
+
+
+def review(rng: random.Random, user: int, item: int, day: int) -> str:
+    return json.dumps(
+        {
+            "reviewerID": f"A{user:013}", "asin": asin(item * 15), "reviewerName": text(rng, 2), "helpful": [0, 0],
+            "reviewText": text(rng, 90), "overall": float(rng.randint(1, 5)), "summary": text(rng, 4),
+            "unixReviewTime": day * DAY, "reviewTime": "01 1, 2014",
+        }
+    )  # fmt: skip
+
+
+def metadata(rng: random.Random, number: int) -> str:
+    """An item's line; every 15th item is one that has reviews."""
+    related = [asin(rng.randrange(META)) for _ in range(60)]
+    record: dict[str, Any] = {
+        "asin": asin(number), "description": text(rng, 90), "title": text(rng, 9), "price": rng.randint(1, 9999) / 100,
+        "imUrl": f"http://ecx.images-amazon.com/images/I/{number}._SY300_.jpg", "brand": text(rng, 1),
+        "related": {"also_bought": related[:40], "also_viewed": related[40:], "bought_together": related[:2]},
+        "salesRank": {"Home &amp; Kitchen": rng.randint(1, 10**6)},
+        "categories": [["Home & Kitchen", "Kitchen & Dining", rng.choice(WORDS), rng.choice(WORDS)]],
+    }  # fmt: skip
+    return repr(record)
+
+
+def generate(folder: Path) -> None:
+    """Both raw files, unless they are there."""
+    if all((folder / name).is_file() for name in (REVIEWS, METADATA)):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(0)
+    lines: dict[str, Iterator[str]] = {
+        REVIEWS: (review(rng, *one) for one in events(np.random.default_rng(0))),
+        METADATA: (metadata(rng, number) for number in range(META)),
+    }
+    for name, some in lines.items():
+        unfinished = folder / f"{name}.unfinished"
+        with gzip.open(unfinished, "wt", compresslevel=1, encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in some)
+        unfinished.rename(folder / name)
+
+
+def measure(command: list[str]) -> tuple[float, float, str]:
+    """(seconds, peak memory in MiB, output) of a command that is this process's largest child so far."""
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, done.stdout
+
+
+IN_MEMORY = """
+import ast, gzip, sys
+import pandas as pd
+reviews = pd.read_json(sys.argv[1], lines=True)
+items = [ast.literal_eval(line) for line in gzip.open(sys.argv[2], "rt", encoding="utf-8")]
+"""
+
+
+def compare_literals(file: Path, n_lines: int, rounds: int) -> None:
+    lines = [line for _, line in islice(read_lines(file), n_lines)]
+    contestants: dict[str, Callable[[bytes], Any]] = {
+        "ast.literal_eval": lambda line: ast.literal_eval(line.decode()),
+        "ours": literal_object,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, read in contestants.items():
+            began = time.perf_counter()
+            for line in lines:
+                read(line)
+            seconds[name].append(time.perf_counter() - began)
+    first, ours = (statistics.median(values) for values in seconds.values())
+    print(f"literals   {n_lines:,} lines: ours needs {ours / first:.2f} of the time of ast.literal_eval")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of the raw files; outside the repository")
+    parser.add_argument("--in-memory", action="store_true", help="also load everything the plain way")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    generate(folder)
+    with tempfile.TemporaryDirectory(prefix="mmbench-") as data:
+        command = [sys.executable, "-m", "mmbench", "--data-dir", data, "preprocess", "amazon-home"]
+        seconds, memory, output = measure([*command, "--raw", str(folder)])
+    sizes = [(folder / name).stat().st_size / 2**20 for name in (REVIEWS, METADATA)]
+    print(f"raw files  {sizes[0]:.0f} + {sizes[1]:.0f} MiB, packed")
+    print(f"prepare    {seconds:.1f} s, peak memory {memory:.0f} MiB")
+    print(
+        "\n".join(line for line in output.splitlines() if line.startswith(("users", "items", "interactions")))
+    )
+    if given.in_memory:
+        plain = measure([sys.executable, "-c", IN_MEMORY, str(folder / REVIEWS), str(folder / METADATA)])
+        print(f"in memory  {plain[0] / seconds:.1f} x the time, {plain[1] / memory:.1f} x the memory")
+    compare_literals(folder / METADATA, 3_000, given.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""`mmbench datasets match` and `export`: which recipe gave a paper's counts; prepared data for other programs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from mmbench.cli.state import State
+from mmbench.cli.tables import open_named, print_table
+
+if TYPE_CHECKING:
+    from mmbench.data.detective import Match, Verdict, Wanted
+
+Count = Annotated[Optional[int], typer.Option(help="As the paper prints it.")]  # noqa: UP045
+Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  # noqa: UP045
+SHOWN = 50
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog="Example: mmbench datasets match amazon-games --users 24303 --items 10672 --inters 231780"
+    )(match)
+    app.command(epilog="Example: mmbench datasets export amazon-beauty --format recbole --to peers/dataset")(
+        export
+    )
+
+
+def match(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="DATASET")],
+    users: Count = None,
+    items: Count = None,
+    inters: Count = None,
+    raw: Raw = None,
+    every: Annotated[bool, typer.Option("--all", help="Show recipes with equal counts one by one.")] = False,
+) -> None:
+    """Which raw file, duplicates rule, rating filter and k-core give these counts?"""
+    from mmbench.data import detective
+
+    state: State = ctx.obj
+    wanted = detective.Wanted(users, items, inters)
+
+    def progress(message: str) -> None:
+        state.err.print(f"{name}: {message}", markup=False)
+
+    verdict = detective.match(name, wanted, state.data_dir, raw=raw, progress=progress)
+    _print_verdict(state, verdict, wanted, every=every)
+
+
+def _print_verdict(state: State, verdict: "Verdict", wanted: "Wanted", *, every: bool) -> None:
+    tried = f"{verdict.n_recipes:,} recipes on {', '.join(verdict.files)}"
+    if verdict.exact:
+        state.out.print(f"exact: found among {tried}", markup=False)
+    else:
+        state.out.print(f"none is exact among {tried}; the nearest:", markup=False)
+    rows = []
+    for one in verdict.matches:
+        counts = [f"{count:,}" for count in one.counts]
+        shown = one.recipes[:SHOWN] if every else one.recipes[:1]
+        rows += [
+            [recipe.words(), *counts, _difference(one, wanted), recipe.filters() or ""] for recipe in shown
+        ]
+        if more := len(one.recipes) - len(shown):
+            rows[-1][0] += f" (and {more:,} more with these counts{'' if every else ': --all'})"
+    header = [
+        "recipe",
+        "users",
+        "items",
+        "interactions",
+        "difference",
+        "in datasets.toml, with protocol clean",
+    ]
+    print_table(state, header, rows)
+
+
+def _difference(one: "Match", wanted: "Wanted") -> str:
+    """`exact`, or by how much each count is off; a count that is one too large is a padding id."""
+    words = [
+        f"{count - target:+,} {what}s"
+        for what, count, target in zip(
+            ("user", "item", "interaction"), one.counts, wanted.counts, strict=True
+        )
+        if target is not None and count != target and what not in one.padding
+    ]
+    if one.padding:
+        article = {"user": "as a user", "item": "as an item"}
+        words.append(f"counts the padding id {' and '.join(article[what] for what in one.padding)}")
+    return "; ".join(words) or "exact"
+
+
+def export(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="DATASET")],
+    to: Annotated[Path, typer.Option(help="Folder that the files go into.")],
+    form: Annotated[str, typer.Option("--format", help="recbole, csv or parquet.")] = "recbole",
+    times: Annotated[
+        str, typer.Option(help="seconds, or rank: small whole numbers, no two alike.")
+    ] = "seconds",
+) -> None:
+    """Write prepared data, in its order, for other programs; with a table that reads it back."""
+    from mmbench.data import export as exporting
+
+    state: State = ctx.obj
+    prepared = open_named(state, name)
+    report = exporting.export(prepared, to, form=form, times=times)
+    for file in report.files:
+        state.out.print(str(file), markup=False)
+    if report.n_merged:
+        state.err.print(
+            f"{prepared.name}: {report.n_merged:,} of {report.n_steps:,} steps in time vanish where times are read as "
+            "float32 (RecBole); the order of the file keeps them apart under a stable sort, --times rank under any",
+            markup=False,
+        )

@@ -1,0 +1,192 @@
+"""Which recipe gives a paper's counts? Tries the recipes of `recipes.py` on every raw file of a data set.
+
+The raw files of the data set are read once, and those of other editions of the same category that lie in its
+folder or where the catalogue's tables look for them. A number that is one too large for users or items is
+recognised as a count that includes a padding id (RecBole's `user_num` and `item_num` do).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmbench.data.catalog import find_dataset, load_catalog
+from mmbench.data.images import list_images
+from mmbench.data.parsers import parse
+from mmbench.data.prepare import find_raw
+from mmbench.data.raw import RawData
+from mmbench.data.recipes import Log, Recipe, search
+from mmbench.data.spec import DatasetSpec
+from mmbench.data.text import join_text
+from mmbench.errors import UsageError
+
+Progress = Callable[[str], None]
+NEAREST = 10
+# Amazon's names of one category's reviews: 5-core and all, per edition.
+_REVIEWS = {
+    "amazon-2014": ("reviews_{}_5.json.gz", "reviews_{}.json.gz"),
+    "amazon-2018": ("{}_5.json.gz", "{}.json.gz"),
+    "amazon-2023": ("{}.jsonl.gz",),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The counts to be found; what the paper does not say is None."""
+
+    users: int | None = None
+    items: int | None = None
+    interactions: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [one for one in self.counts if one is not None]
+        if not given:
+            raise UsageError("no count to look for; give at least one of --users, --items, --inters")
+        if min(given) < 1:
+            raise UsageError(f"a count must be at least 1 (got {min(given)})")
+
+    @property
+    def counts(self) -> tuple[int | None, int | None, int | None]:
+        return self.users, self.items, self.interactions
+
+
+@dataclass(frozen=True)
+class Match:
+    """Recipes that leave the same counts, the simplest first, beside the wanted counts.
+
+    `padding` names the numbers that count a padding id.
+    """
+
+    recipes: list[Recipe]
+    counts: tuple[int, int, int]
+    padding: tuple[str, ...]
+    distance: float  # sum over the wanted counts of |found - wanted| / wanted; 0 = exact
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.recipes[0]
+
+    @property
+    def exact(self) -> bool:
+        return self.distance == 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Exact matches, or the nearest ones; which files were tried, and how many recipes."""
+
+    matches: list[Match]
+    n_recipes: int
+    files: list[str]
+    own_file: str  # the interactions file that the data set's table names
+
+    @property
+    def exact(self) -> bool:
+        return bool(self.matches) and self.matches[0].exact
+
+
+def match(
+    name: str,
+    wanted: Wanted,
+    data_dir: Path,
+    *,
+    raw: Path | None = None,
+    progress: Progress = lambda message: None,
+) -> Verdict:
+    """Try every recipe on every raw file of `name` and of its other editions."""
+    spec = find_dataset(name, data_dir)
+    folder = find_raw(spec, data_dir, raw=raw, progress=progress)
+    alike: dict[tuple[int, int, int], list[Recipe]] = {}
+    files = []
+    for one, place in _editions(spec, folder, data_dir):
+        files.append(str(place / one.files.interactions.name))
+        log = _log(one, place, progress)
+        progress(f"{log.file}: trying recipes")
+        for found in search(log, least=wanted.interactions or 0):
+            if found.interactions:
+                alike.setdefault(found[1:], []).append(found.recipe)
+    n_recipes = sum(map(len, alike.values()))
+    return Verdict(_ranked(alike, wanted), n_recipes, files, spec.files.interactions.name)
+
+
+def _ranked(alike: dict[tuple[int, int, int], list[Recipe]], wanted: Wanted) -> list[Match]:
+    """Exact ones, else those that are exact up to padding ids, else the nearest."""
+    matches = [
+        _compare(sorted(recipes, key=Recipe.steps), counts, wanted) for counts, recipes in alike.items()
+    ]
+    matches.sort(key=lambda one: (one.distance, len(one.padding), one.recipe.steps()))
+    exact = [one for one in matches if one.exact]
+    plain = [
+        one for one in exact if not one.padding
+    ]  # off by one is an explanation only where nothing else is
+    return (plain or exact or matches)[:NEAREST]
+
+
+def _compare(recipes: list[Recipe], counts: tuple[int, int, int], wanted: Wanted) -> Match:
+    distance, padding = 0.0, []
+    for what, count, target in zip(("user", "item", ""), counts, wanted.counts, strict=True):
+        if target is None or count == target:
+            continue
+        if count == target - 1 and what:
+            padding.append(what)
+        else:
+            distance += abs(count - target) / target
+    return Match(recipes, counts, tuple(padding), distance)
+
+
+def _editions(spec: DatasetSpec, folder: Path, data_dir: Path) -> Iterator[tuple[DatasetSpec, Path]]:
+    """The data set as declared, then other files of its category: (spec, folder that holds all of its files)."""
+    yield spec, folder
+    category = _category(spec)
+    if category is None:
+        return
+    seen = {(folder / spec.files.interactions.name).resolve()}
+    for other in [spec, *load_catalog(data_dir).values()]:
+        if _category(other) != category:
+            continue
+        for name in (form.format(category) for form in _REVIEWS[other.parser]):
+            files = other.files.model_copy(
+                update={"interactions": other.files.interactions.model_copy(update={"name": name})}
+            )
+            one = other.model_copy(update={"files": files})
+            for place in (folder, other.raw_dir(data_dir), data_dir / "raw" / other.name):
+                file = (place / name).resolve()
+                if file not in seen and all((place / part.name).is_file() for part in one.raw_files):
+                    seen.add(file)
+                    yield one, place
+
+
+def _category(spec: DatasetSpec) -> str | None:
+    """`Video_Games` of reviews_Video_Games_5.json.gz; None for data that is not Amazon's."""
+    for form in _REVIEWS.get(spec.parser, ()):
+        before, after = form.split("{}")
+        name = spec.files.interactions.name
+        if name.startswith(before) and name.endswith(after):
+            return name[len(before) : len(name) - len(after)]
+    return None
+
+
+def _log(spec: DatasetSpec, folder: Path, progress: Progress) -> Log:
+    listing = list_images(spec.images, folder)
+    data = parse(spec, folder, listing, progress)
+    events = data.events
+    has = _has(spec, data, listing.members if listing else None)
+    return Log(spec.files.interactions.name, events.user, events.item, events.ticks, events.rating, has)
+
+
+def _has(spec: DatasetSpec, data: RawData, members: frozenset[str] | None) -> dict[str, np.ndarray]:
+    """bool [n_items] by the event codes of items: what a paper may have required of them."""
+    items = [data.items[name] for name in data.events.item_names]
+    columns: dict[str, list[bool]] = {"any metadata": [], "a title": [], "text": [], "an image": []}
+    for item in items:
+        record = {**item.fields, "title": item.title, "brand": item.brand, "categories": item.categories}
+        text = bool(join_text(record, spec.text_fields))
+        image = item.image is not None and (members is None or item.image in members or bool(item.image_url))
+        columns["any metadata"].append(image or any([*record.values(), item.image_url]))
+        columns["a title"].append(bool(item.title))
+        columns["text"].append(text)
+        columns["an image"].append(image)
+    has = {name: np.array(column, dtype=bool) for name, column in columns.items()}
+    has["text and an image"] = has["text"] & has["an image"]
+    return {name: column for name, column in has.items() if column.any()}
