@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbench.cli.pictures import list_pictures
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_named, print_statistics, print_table
 
@@ -17,6 +18,11 @@ datasets_app = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     app.add_typer(datasets_app, name="datasets")
+
+
+datasets_app.command("pictures", epilog="Example: mmbench datasets pictures amazon-beauty --missing")(
+    list_pictures
+)
 
 
 @datasets_app.callback()
