@@ -73,11 +73,12 @@ def _shown(state: State, name: str) -> Iterator[Callable[["Progress"], None]]:
         rich.TextColumn("{task.fields[rate]:.0f}/s, {task.fields[failed]:,} failed,"), rich.TimeRemainingColumn(),
     )  # fmt: skip
     with rich.Progress(*columns, console=state.err, transient=True) as bars:
-        task = bars.add_task(f"{name}: pictures", total=None, rate=0.0, failed=0)
 
         def on_progress(one: "Progress") -> None:
+            if not bars.tasks:
+                bars.add_task(f"{name}: pictures", total=one.total, rate=0.0, failed=0)
             rate = one.done / max(one.seconds, 1e-9)
-            bars.update(task, completed=one.done, total=one.total, rate=rate, failed=one.failed)
+            bars.update(bars.tasks[0].id, completed=one.done, rate=rate, failed=one.failed)
 
         yield on_progress
 

@@ -174,7 +174,8 @@ def _run(
 
     try:
         again = retrying(tries=limits.tries, first_wait_s=limits.first_wait_s).copy(sleep=sleep)
-        return Outcome(job, tries, content=again(ask))
+        content = again(ask)
+        return Outcome(job, tries, content=content)
     except _JobError as failure:
         error, host = failure.error, failure.host
         refused = host if _is_refusal(error) else None

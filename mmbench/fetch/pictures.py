@@ -251,9 +251,8 @@ def item_pictures(prepared: Prepared) -> list[ItemPicture]:
     """Every item's picture in item order, by the folder, zip or store that the manifest names."""
     images = prepared.manifest["images"]
     listing = list_at(images["kind"], Path(images["path"]), prepared.name) if images else None
-    reasons: Mapping[str, Entry] = {}
-    if listing is not None and listing.kind == "store":
-        reasons = _known(listing.path)
+    fetched = listing is None or listing.kind == "store"
+    known = _known(listing.path) if listing is not None and fetched else {}
     found = []
     for record in prepared.item_records:
         name, url = record.get("image") or "", str(record.get("image_url") or "")
@@ -261,7 +260,7 @@ def item_pictures(prepared: Prepared) -> list[ItemPicture]:
         if not name:
             reason = "no picture named"
         elif listing is None or name not in listing.members:
-            known = reasons[name].reason if name in reasons else None
-            reason = known or (UNKNOWN if url else "missing file")
+            entry = known.get(name)
+            reason = (entry and entry.reason) or (UNKNOWN if fetched and url else "missing file")
         found.append(ItemPicture(str(record["id"]), name, url, reason))
     return found

@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mmbench.atomic import replacing
 from mmbench.errors import DataError
 
 FORMAT = 1
@@ -27,16 +27,15 @@ BUSY_S = 30.0  # a reader or a checkpoint of another process holds the file no l
 UNKNOWN = "not fetched yet"
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS picture (
+CREATE TABLE picture (
     name TEXT PRIMARY KEY, url TEXT NOT NULL, sha256 BLOB, reason TEXT, final INTEGER NOT NULL,
     tries INTEGER NOT NULL, time REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS content (sha256 BLOB NOT NULL UNIQUE, bytes BLOB NOT NULL);
+CREATE TABLE content (sha256 BLOB NOT NULL UNIQUE, bytes BLOB NOT NULL);
 """
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):  # half a million of these are read at once
     """What is known of one picture: `sha256` (hexadecimal) when it is there, else `reason`."""
 
     name: str
@@ -61,7 +60,8 @@ def _one_line(path: Path, doing: str) -> Iterator[None]:
 class PictureStore:
     """A store opened for reading: cheap, and for use by several threads, each with a connection of its own.
 
-    Close it (or use it as a context manager) before the same process writes. Raises DataError when `path` is missing, damaged or no picture store.
+    Close it (or use it as a context manager) before the same process writes. Raises DataError when `path` is
+    missing, damaged or no picture store.
     """
 
     def __init__(self, path: Path) -> None:
@@ -147,6 +147,19 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def _create(path: Path) -> None:
+    """An empty store, complete from the moment it has its name."""
+    with _one_line(path, "write"), replacing(path) as temporary:
+        connection = sqlite3.connect(temporary)
+        try:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.executescript(
+                f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; {_TABLES}"
+            )
+        finally:
+            connection.close()
+
+
 class StoreWriter:
     """The store opened for writing, by one thread; made when it is missing. Every call is one commit.
 
@@ -155,33 +168,18 @@ class StoreWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make the folder {path.parent}: {error.strerror or error}") from error
+        if not path.exists():
+            _create(path)
         with _one_line(path, "write"):
             self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             try:
-                self._set_up()
+                _check_format(self._connection, path)
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                # Synced at checkpoints only: a power cut may take the last seconds, a kill takes nothing committed.
+                self._connection.execute("PRAGMA synchronous = NORMAL")
             except BaseException:
                 self._connection.close()
                 raise
-
-    def _set_up(self) -> None:
-        execute = self._connection.execute
-        new = not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if new:
-            execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        else:
-            _check_format(self._connection, self.path)
-        execute("PRAGMA journal_mode = WAL")
-        # Synced at checkpoints only: a power cut may take the last seconds, a kill takes nothing that was committed.
-        execute("PRAGMA synchronous = NORMAL")
-        if new:
-            # Format and tables in one transaction: a kill leaves an empty file or a whole store.
-            self._connection.executescript(
-                f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; {_TABLES} COMMIT;"
-            )
 
     def __enter__(self) -> "StoreWriter":
         return self
