@@ -72,11 +72,11 @@ def outcomes(jobs: list[Job], hosts: Hosts, limits: Limits, stop: threading.Even
         threading.Thread(target=_work, args=(line, hosts, limits, stop, results), daemon=True)
         for _ in range(min(limits.threads, line.n_lanes))
     ]
-    for thread in threads:
-        thread.start()
-    running = len(threads)
-    deadline = None
+    running, deadline = 0, None
     try:
+        for thread in threads:
+            thread.start()
+            running += 1
         while running:
             if stop.is_set():
                 deadline = deadline or time.monotonic() + limits.grace_s

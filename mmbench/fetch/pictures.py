@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,8 @@ def _fetch(
     done = failed = 0
     refused: list[Outcome] = []
     stop = threading.Event()
-    with _stopped_by_ctrl_c(stop):
-        for came in outcomes(jobs, hosts, limits, stop):
+    with _stopped_by_ctrl_c(stop), closing(outcomes(jobs, hosts, limits, stop)) as coming:
+        for came in coming:
             if came:
                 with writer.transaction():
                     for one in came:

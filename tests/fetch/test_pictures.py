@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from mmbench.data.store import Prepared
+from mmbench.errors import DataError
 from mmbench.fetch import hosts, jobs
 from mmbench.fetch.hosts import Limits
 from mmbench.fetch.pictures import PicturesReport, Progress, fetch_pictures
-from mmbench.fetch.store import Entry, PictureStore
+from mmbench.fetch.store import Entry, PictureStore, StoreWriter
 from tests.features.toy import encoded, items, picture, prepare
 from tests.fetch.picture_server import (
     Page,
@@ -361,6 +362,21 @@ def test_a_mistake_of_ours_is_not_hidden(tmp_path: Path, monkeypatch: pytest.Mon
         prepared = shop(tmp_path, [f"{server.url}/1"])
         with pytest.raises(ZeroDivisionError):
             fetch_pictures(prepared, tmp_path / "p", limits=LIMITS)
+
+
+def test_a_store_that_fails_ends_the_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **more: object) -> None:
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr(StoreWriter, "put", full)
+    with serving({f"/{k}": page(jpeg(k), after_s=0.02) for k in range(200)}) as server:
+        prepared = shop(tmp_path, [f"{server.url}/{k}" for k in range(200)])
+        with pytest.raises(DataError, match="the disk is full"):
+            fetch_pictures(prepared, tmp_path / "p", limits=LIMITS)
+        time.sleep(0.2)
+        asked = sum(server.asked.values())
+        time.sleep(0.2)
+        assert asked == sum(server.asked.values()) < 150
 
 
 def test_the_host_of_an_address() -> None:
