@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from mmbench.cli.pictures import fetch_pictures_of
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_named, print_statistics
 from mmbench.errors import UsageError
@@ -48,6 +49,11 @@ ListOption = Annotated[
 ]
 Again = Annotated[bool, typer.Option("--force", help="Extract again even if the same features are there.")]
 
+NoPictures = Annotated[bool, typer.Option("--no-pictures", help="Fetch no pictures.")]
+RetryPictures = Annotated[
+    bool, typer.Option("--retry-pictures", help="Ask again for pictures that are known to be gone.")
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: mmbench prepare amazon-beauty --raw ~/amazon-2014")(prepare)
@@ -68,18 +74,23 @@ def prepare(
     text: Text = None,
     image: Image = None,
     device: Device = "auto",
+    no_pictures: NoPictures = False,
+    retry_pictures: RetryPictures = False,
 ) -> None:
-    """Preprocess and extract: raw files to prepared data with text and image features."""
+    """Preprocess, fetch pictures, extract: raw files to prepared data with text and image features."""
     state: State = ctx.obj
     for name in dataset:
         report = _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties, offline=offline)
-        _extract(state, report.prepared, text=text, image=image, device=device)
+        prepared = report.prepared
+        if not (offline or no_pictures or image == "none"):
+            prepared = fetch_pictures_of(state, report, raw=raw, retry=retry_pictures)
+        _extract(state, prepared, text=text, image=image, device=device)
 
 
 def prepare_one(state: State, name: str) -> None:
     """Prepare a data set with all defaults; for commands that need one and find none."""
     report = _preprocess(state, name, raw=None, force=False, protocol=None, ties=None)
-    _extract(state, report.prepared, text=None, image=None)
+    _extract(state, fetch_pictures_of(state, report), text=None, image=None)
 
 
 def preprocess(

@@ -8,6 +8,7 @@ import typer
 from mmbench.cli import exchange
 from mmbench.cli.groups import NameOrCommand
 from mmbench.cli.looks import stats
+from mmbench.cli.pictures import list_pictures
 from mmbench.cli.state import State
 from mmbench.cli.tables import print_table
 
@@ -22,6 +23,11 @@ datasets_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     exchange.register(datasets_app)
     app.add_typer(datasets_app, name="datasets")
+
+
+datasets_app.command("pictures", epilog="Example: mmbench datasets pictures amazon-beauty --missing")(
+    list_pictures
+)
 
 
 @datasets_app.callback()

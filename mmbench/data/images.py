@@ -1,4 +1,7 @@
-"""Where an item's picture lies: the listing of a folder or zip, and member names from a template. Opens no picture."""
+"""Where an item's picture lies: the listing of a folder, zip or store, and member names from a template.
+
+Opens no picture.
+"""
 
 import os
 import zipfile
@@ -6,23 +9,43 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from mmbench.atomic import hash_json
+from mmbench.atomic import hash_json, write_json
 from mmbench.data.spec import MEMBER_FIELD, Images
+from mmbench.data.statistics import coverage
+from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError
+from mmbench.fetch.store import PictureStore
 
 
 @dataclass(frozen=True)
 class ImageListing:
-    """The members of a folder or zip of pictures. `hash` covers names and sizes (and CRCs of a zip)."""
+    """The members of a folder, zip or store of pictures.
+
+    `hash` covers names and sizes (folder), and CRCs (zip), or names and sha256 (store).
+    """
 
     kind: str
     path: Path
     members: frozenset[str]
     hash: str
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a manifest says about it."""
+        return {"kind": self.kind, "path": str(self.path), "hash": self.hash}
+
+
+def store_path(images: Images, raw_dir: Path) -> Path:
+    """The file of the pictures that mmbench fetches itself."""
+    return raw_dir / f"{images.name}.sqlite"
+
 
 def list_images(images: Images | None, raw_dir: Path) -> ImageListing | None:
-    """The pictures beside the raw files: `name` as a folder or a zip, or `name` + ".zip"; None if there are none."""
+    """The pictures beside the raw files, None if there are none.
+
+    `name` as a folder or a zip, or `name` + ".zip"; only when none of them is there, the store of fetched ones:
+    what a user put there is what he wants to be read.
+    """
     if images is None:
         return None
     for path in (raw_dir / images.name, raw_dir / f"{images.name}.zip"):
@@ -30,7 +53,47 @@ def list_images(images: Images | None, raw_dir: Path) -> ImageListing | None:
             return _list_folder(path.resolve())
         if path.is_file():
             return _list_zip(path.resolve())
-    return None
+    store = store_path(images, raw_dir)
+    return list_store(store) if store.is_file() else None
+
+
+def list_at(kind: str, path: Path, name: str) -> ImageListing:
+    """The pictures that the manifest of data set `name` names; DataError when they are gone."""
+    known = {"folder": _list_folder, "zip": _list_zip, "store": list_store}
+    if kind not in known:
+        raise DataError(f"pictures of {name}: kind {kind!r} is unknown; known: {', '.join(known)}")
+    if not path.exists():
+        raise DataError(f"the pictures of {name} are no longer at {path}; run: mmbench prepare {name}")
+    return known[kind](path)
+
+
+def deciding(listing: ImageListing | None) -> ImageListing | None:
+    """The listing as far as prepared data may depend on it: a store grows, and every picture in it has an address."""
+    return None if listing is None or listing.kind == "store" else listing
+
+
+def point_at(prepared: Prepared, listing: ImageListing | None) -> Prepared:
+    """Let the manifest name these pictures and count the items that have one; the data and their hash stay.
+
+    The caller holds the lock of the prepared data.
+    """
+    facts = listing.facts if listing else None
+    if prepared.manifest["images"] == facts:
+        return prepared
+    counted = coverage(prepared.item_records, listing.members if listing else None)
+    statistics = {**prepared.manifest["statistics"], "coverage": counted}
+    write_json(
+        prepared.path / "manifest.json", {**prepared.manifest, "images": facts, "statistics": statistics}
+    )
+    return open_path(prepared.path)
+
+
+def list_store(path: Path) -> ImageListing:
+    """The pictures that were fetched into a store; DataError when it is damaged."""
+    path = path.resolve()
+    with PictureStore(path) as store:
+        members = store.members()
+    return ImageListing("store", path, frozenset(members), hash_json(list(members.items())))
 
 
 def _list_folder(path: Path) -> ImageListing:

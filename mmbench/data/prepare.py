@@ -17,7 +17,7 @@ import numpy as np
 from mmbench.atomic import hash_file, hash_json
 from mmbench.data.catalog import resolve_name
 from mmbench.data.filters import event_order, first_of_duplicates, k_core
-from mmbench.data.images import ImageListing, list_images
+from mmbench.data.images import ImageListing, deciding, list_images, point_at
 from mmbench.data.lock import check_locked
 from mmbench.data.parsers import parse
 from mmbench.data.raw import RawData, RawEvents, RawItem
@@ -105,14 +105,15 @@ def _prepare(
     hashes = [_hashed(spec, raw_dir, one) for one in spec.files_in(raw_dir)]
     if raw is None:
         check_locked(data_dir, spec.name, raw_dir, hashes)
-    source = hash_json({"recipe": recipe, "raw": hashes, "images": listing.hash if listing else None})
+    decides = deciding(listing)
+    source = hash_json({"recipe": recipe, "raw": hashes, "images": decides.hash if decides else None})
     if (
         existing is not None
         and existing.manifest.get("source") == source
-        and _images_there(existing, listing)
+        and _images_there(existing, decides)
     ):
-        return existing, False, []
-    data = parse(spec, raw_dir, listing, progress)
+        return existing if decides else point_at(existing, listing), False, []
+    data = parse(spec, raw_dir, decides, progress)
     progress("filtering and sorting")
     made = _build(spec, data, rules, listing)
     manifest = {
@@ -130,14 +131,13 @@ def _prepare(
 
 def _facts(spec: DatasetSpec, listing: ImageListing | None, statistics: dict[str, Any]) -> dict[str, Any]:
     """What the manifest takes over from the data set's table, the pictures and the statistics."""
-    images = {"kind": listing.kind, "path": str(listing.path), "hash": listing.hash} if listing else None
     return {
         "dataset": spec.name,
         "title": spec.title,
         "synthetic": spec.synthetic,
         "text_fields": list(spec.text_fields),
         "printed": printed_of(spec),
-        "images": images,
+        "images": listing.facts if listing else None,
         "counts": {key: statistics[key] for key in COUNTS},
         "statistics": statistics,
     }
@@ -230,8 +230,8 @@ class _Built:
 def _build(spec: DatasetSpec, data: RawData, rules: dict[str, Any], listing: ImageListing | None) -> _Built:
     events = data.events
     texts = {name: _record(spec, data.items[name]) for name in events.item_names}
-    members = listing.members if listing else None
-    keep, counted = _select(events, texts, rules, members)
+    decides = deciding(listing)
+    keep, counted = _select(events, texts, rules, decides.members if decides else None)
     if not keep.any():
         raise DataError(
             f"{spec.name}: no interaction is left of {len(events):,} after the filters of protocol {rules['name']!r} "
@@ -251,7 +251,7 @@ def _build(spec: DatasetSpec, data: RawData, rules: dict[str, Any], listing: Ima
     }
     records = [texts[name] for name in item_ids]
     statistics = describe(**arrays, ticks=ticks, n_items=len(item_ids), protocol=rules)
-    statistics |= {"coverage": coverage(records, members), "raw": counted}
+    statistics |= {"coverage": coverage(records, listing.members if listing else None), "raw": counted}
     categories = category_vocabulary(records)
     return _Built(
         {**arrays, "item_records": records, "user_ids": user_ids, "categories": categories}, statistics

@@ -24,11 +24,16 @@ TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class FetchError(Exception):
-    """One try that failed. `transient`: the same request may succeed later; `wait_s`: what the server asked for."""
+    """One try that failed. `transient`: the same request may succeed later; `wait_s`: what the server asked for.
 
-    def __init__(self, reason: str, *, transient: bool, wait_s: float | None = None) -> None:
+    `status`: of the server's answer, None when there was none.
+    """
+
+    def __init__(
+        self, reason: str, *, transient: bool, wait_s: float | None = None, status: int | None = None
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.transient, self.wait_s = reason, transient, wait_s
+        self.reason, self.transient, self.wait_s, self.status = reason, transient, wait_s, status
 
 
 def new_session(n_connections: int = 8) -> "requests.Session":
@@ -109,6 +114,7 @@ def get(
         f"HTTP {response.status_code} {response.reason or ''}".strip(),
         transient=response.status_code in TRANSIENT_STATUS,
         wait_s=_retry_after(response.headers.get("Retry-After")),
+        status=response.status_code,
     )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from mmbench.errors import DataError
 from mmbench.features import sources
 from mmbench.features.sources import PictureSource, TextSource, decode
+from mmbench.fetch.store import StoreWriter
 from tests.features.toy import encoded, items, picture, prepare
 
 RGB = picture(3)
@@ -81,8 +82,8 @@ def test_exif_orientation_is_applied() -> None:
     assert pixels(encoded(RGB, "JPEG", exif=exif)).shape == (40, 30, 3)
 
 
-def test_one_pixel_and_plain_pictures_are_blank() -> None:
-    assert decode(encoded(Image.new("RGB", (1, 1), "red"))) == "blank"
+def test_plain_pictures_are_blank() -> None:
+    assert decode(encoded(Image.new("RGB", (2, 2), "red"))) == "blank"
     assert decode(encoded(Image.new("RGB", (50, 50), (250, 250, 250)), "JPEG")) == "blank"
     assert decode(encoded(Image.new("RGBA", (9, 9), (9, 200, 9, 0)))) == "blank"
 
@@ -90,7 +91,7 @@ def test_one_pixel_and_plain_pictures_are_blank() -> None:
 def test_damaged_files_say_how() -> None:
     png, jpeg = encoded(picture(1, (200, 200))), encoded(picture(1, (200, 200)), "JPEG")
     assert decode(b"") == "empty file"
-    assert decode(b"<html>404</html>") == "undecodable"
+    assert decode(b"<html>404</html>") == "not a picture"
     assert decode(png[:20]) in ("undecodable", "truncated")
     assert decode(jpeg[: len(jpeg) // 2]) == "truncated"
     assert decode(png[: len(png) // 2]) == "truncated"
@@ -144,6 +145,14 @@ def make_folder(path: Path, files: dict[str, bytes]) -> dict[str, str]:
     return {"kind": "folder", "path": str(path)}
 
 
+def make_store(path: Path, files: dict[str, bytes]) -> dict[str, str]:
+    with StoreWriter(path) as writer:
+        for name, content in files.items():
+            writer.put([name], f"http://host/{name}", content, tries=1)
+        writer.fail(["gone.png"], "http://host/gone.png", "missing file", final=True, tries=1)
+    return {"kind": "store", "path": str(path)}
+
+
 FILES = {
     "good.png": encoded(picture(1)),
     "same.png": encoded(picture(1)),
@@ -155,7 +164,7 @@ FILES = {
 MEMBERS = [*FILES, "gone.png", None]
 
 
-@pytest.mark.parametrize("make", [make_zip, make_folder])
+@pytest.mark.parametrize("make", [make_zip, make_folder, make_store])
 def test_reasons_are_counted(make: Any, tmp_path: Path) -> None:
     images = make(tmp_path / "pictures", FILES)
     records = [{**record, "image": member} for record, member in zip(items(8), MEMBERS, strict=True)]
@@ -165,7 +174,7 @@ def test_reasons_are_counted(make: Any, tmp_path: Path) -> None:
     assert found == [True, True] + [False] * 6
     assert ticks == list(range(1, 9))
     assert dict(+source.reasons) == {
-        "duplicate": 1, "blank": 1, "undecodable": 1, "truncated": 1, "empty file": 1, "missing file": 1,
+        "duplicate": 1, "blank": 1, "not a picture": 1, "truncated": 1, "empty file": 1, "missing file": 1,
         "no picture named": 1,
     }  # fmt: skip
 
@@ -176,11 +185,26 @@ def test_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
     for name, make, content in (
         ("a", make_zip, FILES["good.png"]),
         ("b", make_folder, FILES["good.png"]),
+        ("s", make_store, FILES["good.png"]),
         ("c", make_folder, FILES["blank.png"]),
     ):
         images = make(tmp_path / name, {"good.png": content})
         marks.append(PictureSource(prepare(tmp_path, record, images=images)).fingerprint())
-    assert marks[0] == marks[1] != marks[2]
+    assert marks[0] == marks[1] == marks[2] != marks[3]
+
+
+def test_why_one_is_not_in_the_store_is_a_reason_but_no_input(tmp_path: Path) -> None:
+    record = [{**items(1)[0], "image": "a.png"}]
+    marks, path = set(), tmp_path / "p.sqlite"
+    for reason in ("HTTP 404 Not Found", "no connection"):
+        with StoreWriter(path) as writer:
+            writer.fail(["a.png"], "http://host/a.png", reason, final=False, tries=1)
+        source = PictureSource(prepare(tmp_path, record, images={"kind": "store", "path": str(path)}))
+        assert list(source.read(lambda _: None)) == [None]
+        assert source.reasons == {reason: 1}
+        marks.add(source.fingerprint())
+        source.close()
+    assert len(marks) == 1
 
 
 def test_files_outside_the_folder_are_not_read(tmp_path: Path) -> None:
@@ -214,7 +238,7 @@ def test_pictures_that_moved_away_or_no_zip_are_one_line(tmp_path: Path) -> None
         ({"kind": "zip", "path": str(tmp_path / "gone.zip")}, "no longer at"),
         ({"kind": "folder", "path": str(tmp_path / "gone")}, "no longer at"),
         ({"kind": "zip", "path": str(tmp_path / "text.zip")}, "not a readable zip"),
-        ({"kind": "ftp", "path": "x"}, "known: folder, zip"),
+        ({"kind": "ftp", "path": "x"}, "known: folder, zip, store"),
     ):
         prepared = prepare(tmp_path, items(1, image="a.png"), images=images)
         with pytest.raises(DataError, match=message) as caught:

@@ -1,0 +1,266 @@
+"""The pictures of a prepared data set's items, from their addresses into a PictureStore.
+
+    items with an address, less those that are there or known to be gone
+      -> one job per address -> threads, few requests per host at once -> decoded -> store
+
+The calling thread alone writes. Whatever was fetched is in the store within a fraction of a second, so a kill costs
+the pictures that were under way, and the next call goes on with what is missing.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmbench.data.images import list_at, list_store, point_at
+from mmbench.data.store import Prepared, open_path
+from mmbench.errors import DataError
+from mmbench.fetch.hosts import Hosts, Limits
+from mmbench.fetch.jobs import Job, Outcome, outcomes
+from mmbench.fetch.store import UNKNOWN, Entry, PictureStore, StoreWriter, store_lock
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a call is. Counts are of pictures."""
+
+    done: int
+    total: int
+    failed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PicturesReport:
+    """What is there after a call. `missing`: reason -> names, the most frequent reason first."""
+
+    wanted: int
+    fetched: int = 0
+    there: int = 0  # before this call
+    missing: Mapping[str, list[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # hosts that were given up
+    seconds: float = 0.0
+
+    @property
+    def n_missing(self) -> int:
+        return sum(map(len, self.missing.values()))
+
+
+def wanted_pictures(prepared: Prepared) -> dict[str, str]:
+    """name -> address of the items' pictures; equal names have the address of the first item."""
+    found: dict[str, str] = {}
+    for record in prepared.item_records:
+        name, url = record.get("image"), str(record.get("image_url") or "").strip()
+        if name and url:
+            found.setdefault(name, url)
+    return found
+
+
+def fetch_pictures(
+    prepared: Prepared,
+    path: Path,
+    *,
+    retry: bool = False,
+    limits: Limits | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> PicturesReport:
+    """Fetch what the store at `path` lacks; `retry`: also what failed for good.
+
+    Opens no connection and makes no file when there is nothing to ask for. Ctrl-C stops it within about a second
+    and is raised as KeyboardInterrupt after everything fetched was stored. Raises DataError when the store cannot
+    be written; a picture that cannot be had is no error but part of the report. `on_wait` is called when another
+    process is fetching into the same store.
+    """
+    started, limits = time.monotonic(), limits or Limits()
+    wanted = wanted_pictures(prepared)
+    before = _known(path)
+    if not _plan(wanted, before, retry=retry):
+        return _report(wanted, before, before, [], 0.0)
+    with _locked(path, on_wait), StoreWriter(path) as writer:
+        before = writer.entries()
+        jobs = _linked(writer, _plan(wanted, before, retry=retry), before)
+        hosts = Hosts(limits)
+        _fetch(writer, jobs, hosts, limits, on_progress)
+        after = writer.entries()
+    notes = [
+        f"{host.name}: no proper answer to {limits.give_up_after} requests in a row "
+        f"(last: {host.given_up}); given up for this time"
+        for host in hosts.given_up()
+    ]
+    return _report(wanted, before, after, notes, time.monotonic() - started)
+
+
+def _known(path: Path) -> dict[str, Entry]:
+    if not path.is_file():
+        return {}
+    with PictureStore(path) as store:
+        return store.entries()
+
+
+def _plan(wanted: Mapping[str, str], known: Mapping[str, Entry], *, retry: bool) -> list[Job]:
+    """One job per address, in the order of the items."""
+    names: dict[str, list[str]] = {}
+    for name, url in wanted.items():
+        entry = known.get(name)
+        there = entry is not None and entry.sha256 is not None
+        gone = entry is not None and entry.final and entry.url == url and not retry
+        if not there and not gone:
+            names.setdefault(url, []).append(name)
+    return [Job(url, tuple(group)) for url, group in names.items()]
+
+
+def _linked(writer: StoreWriter, jobs: list[Job], known: Mapping[str, Entry]) -> list[Job]:
+    """The jobs less those whose address was fetched for another name before."""
+    fetched = {entry.url: entry.sha256 for entry in known.values() if entry.sha256 is not None}
+    with writer.transaction():
+        for job in jobs:
+            if job.url in fetched:
+                writer.link(job.names, job.url, fetched[job.url])
+    return [job for job in jobs if job.url not in fetched]
+
+
+def _fetch(
+    writer: StoreWriter,
+    jobs: list[Job],
+    hosts: Hosts,
+    limits: Limits,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Run the jobs and store what comes."""
+    started, total = time.monotonic(), sum(len(job.names) for job in jobs)
+    done = failed = 0
+    refused: list[Outcome] = []
+    stop = threading.Event()
+    with _stopped_by_ctrl_c(stop), closing(outcomes(jobs, hosts, limits, stop)) as coming:
+        for came in coming:
+            if came:
+                with writer.transaction():
+                    for one in came:
+                        _store(writer, one)
+            refused += [one for one in came if one.refused_by is not None]
+            done += sum(len(one.job.names) for one in came)
+            failed += sum(len(one.job.names) for one in came if one.content is None)
+            on_progress(Progress(done, total, failed, time.monotonic() - started))
+        # Stored as transient until here: a host that refuses everything blocks us, and says nothing of its pictures.
+        writer.finalise(
+            name for one in refused if one.refused_by and one.refused_by.served for name in one.job.names
+        )
+    if stop.is_set():
+        raise KeyboardInterrupt
+
+
+def _store(writer: StoreWriter, one: Outcome) -> None:
+    if one.content is not None:
+        writer.put(one.job.names, one.job.url, one.content, tries=one.tries)
+    else:
+        writer.fail(one.job.names, one.job.url, one.reason, final=one.final, tries=one.tries)
+
+
+@contextmanager
+def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    from filelock import Timeout
+
+    lock = store_lock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    except OSError as error:
+        raise DataError(
+            f"the fetched pictures cannot be written to {path}: {error.strerror or error}; "
+            "copy the raw files to a folder of your own, or use --no-pictures"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _stopped_by_ctrl_c(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C sets `stop`, so that it never falls into the middle of a write; a second one interrupts as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _report(
+    wanted: Mapping[str, str],
+    before: Mapping[str, Entry],
+    after: Mapping[str, Entry],
+    notes: list[str],
+    seconds: float,
+) -> PicturesReport:
+    missing: dict[str, list[str]] = {}
+    for name in wanted:
+        if not _there(after, name):
+            reason = after[name].reason if name in after else None
+            missing.setdefault(reason or UNKNOWN, []).append(name)
+    there = sum(_there(before, name) for name in wanted)
+    return PicturesReport(
+        wanted=len(wanted),
+        fetched=sum(_there(after, name) for name in wanted) - there,
+        there=there,
+        missing=dict(sorted(missing.items(), key=lambda one: (-len(one[1]), one[0]))),
+        notes=tuple(notes),
+        seconds=seconds,
+    )
+
+
+def _there(known: Mapping[str, Entry], name: str) -> bool:
+    return name in known and known[name].sha256 is not None
+
+
+def attach(prepared: Prepared, path: Path) -> Prepared:
+    """Let the manifest of `prepared` name the store at `path` and count what is in it."""
+    from filelock import FileLock
+
+    with FileLock(prepared.path.with_name(f".{prepared.path.name}.lock")):
+        return point_at(open_path(prepared.path), list_store(path) if path.is_file() else None)
+
+
+@dataclass(frozen=True)
+class ItemPicture:
+    """The picture of one item; `reason`: why there is none, None when it is there."""
+
+    item: str
+    name: str
+    url: str
+    reason: str | None
+
+
+def item_pictures(prepared: Prepared) -> list[ItemPicture]:
+    """Every item's picture in item order, by the folder, zip or store that the manifest names."""
+    images = prepared.manifest["images"]
+    listing = list_at(images["kind"], Path(images["path"]), prepared.name) if images else None
+    fetched = listing is None or listing.kind == "store"
+    known = _known(listing.path) if listing is not None and fetched else {}
+    found = []
+    for record in prepared.item_records:
+        name, url = record.get("image") or "", str(record.get("image_url") or "")
+        reason: str | None = None
+        if not name:
+            reason = "no picture named"
+        elif listing is None or name not in listing.members:
+            entry = known.get(name)
+            reason = (entry and entry.reason) or (UNKNOWN if fetched and url else "missing file")
+        found.append(ItemPicture(str(record["id"]), name, url, reason))
+    return found
