@@ -96,11 +96,11 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
     def needs(self) -> Needs:
         return Needs(samples=("sequence",), causal=False, extra_slots=1)
 
-    def encode(self, batch: Batch, masked: Tensor) -> Tensor:
-        """States of all places [R, W, D] with the items at `masked` (bool [R, W]) hidden."""
+    def encode(self, batch: Batch, masked: Tensor, slot: Tensor | None = None) -> Tensor:
+        """States with the items at `masked` (bool [R, W]) hidden: of all places [R, W, D], or of `slot` only [T, D]."""
         items = batch.item_seq.masked_fill(masked, self.n_items + 1)
         x = self.drop(self.norm(self.item_emb(items) + self.position_emb(batch.position)))
-        return self.encoder(x, batch.attention_mask(causal=False))
+        return self.encoder(x, batch.attention_mask(causal=False), slot)
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [.., D] -> [.., D], what is compared with the item embeddings."""
@@ -108,15 +108,15 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
 
     def query(self, batch: Batch) -> Tensor:
         # At evaluation the engine leaves one empty place after each history: a history's only place without an item.
-        hidden = self.encode(batch, batch.mask & (batch.item_seq == 0))
-        return F.pad(self.head(batch.at_slots(hidden)), (0, 1), value=1.0)
+        hidden = self.encode(batch, batch.mask & (batch.item_seq == 0), batch.slot)
+        return F.pad(self.head(hidden), (0, 1), value=1.0)
 
     def item_table(self) -> Tensor:
         return torch.cat([self.item_emb.weight[1:-1], self.item_bias[:, None]], 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         masked = draw_mask(batch, mask_ratio=self.config.mask_ratio, last_only=self.config.last_only)
-        hidden = self.head(self.encode(batch, masked)[masked])  # [P, D]
+        hidden = self.head(self.encode(batch, masked, masked.flatten().nonzero()[:, 0]))  # [P, D]
         return {
             "ce": cross_entropy(hidden, self.item_emb.weight[1:-1], batch.item_seq[masked], self.item_bias)
         }

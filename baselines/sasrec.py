@@ -6,7 +6,7 @@ Two different networks go by this name, and the setting `network` says which one
 "bert-style" (default, what toolboxes and the HM4SR table call SASRec) and "official" (the authors' code).
 
 Axes: R rows, W width, D hidden, T targets, N items.
-Follows: paper sec. III-A embedding(), III-B/C the encoder, III-D query()/item_table(), III-E loss().
+Follows: paper sec. III-A to C encode(), III-D query()/item_table(), III-E loss().
 Differences: (1) trained on all positions of a history in one pass instead of one sample per prefix; equal in
 loss and gradient with dropout off (`samples = "prefix"` is the literal procedure). (2) The padding id is no
 class of the softmax. (3) official: users are shuffled each epoch, not drawn with replacement; histories lie on
@@ -83,16 +83,16 @@ class SASRec(Recommender[SASRecConfig]):
             samples=("all", "prefix", "last-window"), n_negatives=0 if self.config.loss == "ce" else 1
         )
 
-    def encode(self, batch: Batch) -> Tensor:
-        """States of all places, [R, W, D]."""
+    def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
+        """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
         x, mask = self.item_emb(batch.item_seq), batch.attention_mask(causal=True)
         if self.config.network == "official":
             x = self.drop(x * self.config.hidden_dim**0.5 + self.position_emb(batch.position))
-            return self.official_encoder(x, mask, batch.mask)
-        return self.encoder(self.drop(self.norm(x + self.position_emb(batch.position))), mask)
+            return self.official_encoder(x, mask, batch.mask, slot)
+        return self.encoder(self.drop(self.norm(x + self.position_emb(batch.position))), mask, slot)
 
     def query(self, batch: Batch) -> Tensor:
-        return batch.at_slots(self.encode(batch))
+        return self.encode(batch, batch.slot)
 
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]

@@ -15,6 +15,7 @@ from mmbench.data.rows import Batcher, Rows, batches, last_rows
 from mmbench.data.views import TargetView, ranges
 from mmbench.errors import RunError
 from mmbench.models.base import Recommender
+from mmbench.nn.losses import logits_buffer
 from mmbench.results import Ranks
 
 # Scores held at once. The chunk depends on the catalogue only, so that the same model always meets the same
@@ -45,9 +46,13 @@ def rank(
     greater, equal = np.zeros(len(view), np.int64), np.zeros(len(view), np.int64)
     with torch.no_grad():
         table = model.item_table() if _is_dot_product(model) else None
+        buffer = None if table is None else logits_buffer(min(size, len(view)), len(table), table)
         for index, part in _in_order_of_length(rows, size):
             batch = batcher.evaluation(part, extra_slots=needs.extra_slots)
-            scores = model.score(batch) if table is None else model.query(batch) @ table.T
+            if table is None or buffer is None:
+                scores = model.score(batch)
+            else:
+                scores = torch.mm(model.query(batch), table.T, out=buffer[: len(part), : len(table)])
             target = torch.from_numpy(view.target[index]).to(device)
             above, tied = count(
                 scores, target, seen=_seen(view, index, mask_seen, device), user=view.user[index]

@@ -298,14 +298,14 @@ class HM4SR(Recommender[HM4SRConfig]):
         time = self.time(batch)
         return self.temporal(e, time), time
 
-    def encode(self, modality: int, x: Tensor, mask: Tensor) -> Tensor:
-        """Eq. 17-18 for one modality: x [R, W, D], mask bool [R, W, W] -> [R, W, D]."""
-        return self.encoders[modality](self.drop(self.norms[modality](x)), mask)
+    def encode(self, modality: int, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """Eq. 17-18 for one modality: x [R, W, D], mask bool [R, W, W] -> [R, W, D], or at `slot` only [T, D]."""
+        return self.encoders[modality](self.drop(self.norms[modality](x)), mask, slot)
 
     def states(self, x: Tensor, batch: Batch) -> list[Tensor]:
         """H^m at the slots, M tensors [T, D]."""
         mask = batch.attention_mask(causal=True)
-        return [batch.at_slots(self.encode(m, x[:, :, m], mask)) for m in range(len(self.modalities))]
+        return [self.encode(m, x[:, :, m], mask, batch.slot) for m in range(len(self.modalities))]
 
     def query(self, batch: Batch) -> Tensor:
         x, _ = self.fuse(self.tables(), batch)
@@ -382,7 +382,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         terms = []
         for m, name in enumerate(self.modalities[1:], start=1):
             augmented = torch.where(replaced, self.placeholders[name](time), x[:, :, m])
-            hidden = self.encode(m, augmented, mask).flatten(0, 1)[slot]
+            hidden = self.encode(m, augmented, mask, slot)
             terms.append(self.contrast(states[m], hidden, same, 1.0))
         return torch.stack(terms).mean()
 

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from mmbench.config import PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, PreQueryEncoder
+from mmbench.nn.layers import Dropout, PreQueryEncoder, at
 from mmbench.nn.losses import bce
 
 Modality = Literal["id", "text", "image"]
@@ -157,13 +157,13 @@ class GRUEncoder(nn.Module):
         self.gru = nn.GRU(dim, dim, num_layers=n_layers, bias=False, batch_first=True)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-        """One history a row, right padded: x [R, W, D] -> [R, W, D]; padding comes last and is not read."""
-        return self.out(self.gru(x)[0])
+    def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
+        """One history a row, right padded: x [R, W, D] -> [R, W, D] or, at `slot` only, [T, D]; padding comes last."""
+        return self.out(at(self.gru(x)[0], slot))
 
 
 def make_encoder(config: TMMSRecConfig) -> nn.Module:
-    """The user encoder of eq. 10. Every backbone is called with (x, attention mask, real places)."""
+    """The user encoder of eq. 10. Every backbone is called with (x, attention mask, real places, slots)."""
     if config.backbone == "gru4rec":
         return GRUEncoder(dim=config.hidden_dim, n_layers=config.n_layers)
     return PreQueryEncoder(
@@ -255,8 +255,13 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             return F.embedding(ids, self.maps[modality](feat) * present[:, None])
         return self.maps[modality](F.embedding(ids, feat)) * present[ids][..., None]
 
-    def encode(self, batch: Batch, vectors: list[Tensor] | None = None) -> Tensor:
-        """States of all places, [R, W, M*D]; with early fusion [R, W, D]. `vectors` of item_seq, if known."""
+    def encode(
+        self, batch: Batch, vectors: list[Tensor] | None = None, *, slot: Tensor | None = None
+    ) -> Tensor:
+        """States of all places [R, W, M*D] (early fusion: [R, W, D]), or of `slot` only [T, M*D].
+
+        `vectors` of item_seq, if they are known already.
+        """
         inputs = [self.drop(one) for one in (self.vectors(batch.item_seq) if vectors is None else vectors)]
         if self.is_early:
             inputs = [self._fused(inputs, batch)]
@@ -267,7 +272,10 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         if self.config.padding_keys:
             mask = mask | ~batch.mask[:, None, :]
         names = ["all"] * len(inputs) if self.is_single else self.modalities
-        states = [self.encoders[name](x, mask, batch.mask) for name, x in zip(names, inputs, strict=True)]
+        states = [
+            self.encoders[name](x, mask, batch.mask, slot)
+            for name, x in zip(names, inputs, strict=True)
+        ]
         return torch.cat(states, dim=-1)  # eq. 10
 
     def _fused(self, inputs: list[Tensor], batch: Batch) -> Tensor:
@@ -284,7 +292,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         return torch.stack(vectors).sum(0) if self.is_early else torch.cat(vectors, dim=-1)
 
     def query(self, batch: Batch) -> Tensor:
-        return batch.at_slots(self.encode(batch))
+        return self.encode(batch, slot=batch.slot)
 
     def item_table(self) -> Tensor:
         device = next(self.parameters()).device
@@ -300,7 +308,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         inputs, positives, negatives = (
             [one[i].unflatten(0, part.shape) for one in split] for i, part in enumerate(parts)
         )
-        state = batch.at_slots(self.encode(batch, inputs))
+        state = self.encode(batch, inputs, slot=batch.slot)
         positive = (state * self.candidates(positives)).sum(-1)
         negative = torch.einsum("td,tkd->tk", state, self.candidates(negatives))
         return {"bce": bce(positive, negative)}

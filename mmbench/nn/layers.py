@@ -49,8 +49,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] -> [R, W, D]."""
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] for the places `slot` [T] of the flat [R W]."""
         n_rows, width, dim = x.shape
         shape = (n_rows, width, 3, self.n_heads, dim // self.n_heads)
         q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4)  # each [R, H, W, D/H]
@@ -58,7 +58,13 @@ class Attention(nn.Module):
         # A finite mask value: a row without any key gives a uniform softmax, not NaN.
         logits = logits.masked_fill(~mask[:, None], -1e9)
         weights = dropout(logits.softmax(-1), self.attn_dropout, self.training)
-        return self.out((weights @ v).transpose(1, 2).reshape(n_rows, width, dim))
+        mixed = (weights @ v).transpose(1, 2).reshape(n_rows, width, dim)
+        return self.out(at(mixed, slot))
+
+
+def at(x: Tensor, slot: Tensor | None) -> Tensor:
+    """x [R, W, ...] -> [T, ...] at places `slot` of the flattened [R W]; x itself when there are none named."""
+    return x if slot is None else x.flatten(0, 1).index_select(0, slot)
 
 
 class PostNormBlock(nn.Module):
@@ -83,8 +89,9 @@ class PostNormBlock(nn.Module):
         self.drop = Dropout(dropout)
         self.activation = F.gelu if activation == "gelu" else F.relu
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.norm1(x + self.drop(self.attention(x, mask)))
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
+        x = self.norm1(at(x, slot) + self.drop(self.attention(x, mask, slot)))
         return self.norm2(x + self.drop(self.down(self.activation(self.up(x)))))
 
 
@@ -109,11 +116,14 @@ class PostNormEncoder(nn.Module):
             for _ in range(n_layers)
         )
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] (True = may look) -> [R, W, D]."""
-        for block in self.blocks:
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, D], mask bool [R, W, W] (True = may look) -> [R, W, D], or [T, D] at the places `slot` [T] only.
+
+        Where only some places predict, the last block need not finish the others: they are keys and values there.
+        """
+        for block in self.blocks[:-1]:
             x = block(x, mask)
-        return x
+        return self.blocks[-1](x, mask, slot)
 
 
 class PreQueryBlock(nn.Module):
@@ -140,8 +150,8 @@ class PreQueryBlock(nn.Module):
         self.down = nn.Linear(inner_dim, dim)
         self.drop = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] -> [R, W, D]."""
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
         n_rows, width, dim = x.shape
         normed = self.norm1(x)
 
@@ -151,8 +161,8 @@ class PreQueryBlock(nn.Module):
         q, k, v = heads(self.query(normed)), heads(self.key(x)), heads(self.value(x))
         logits = (q * (dim // self.n_heads) ** -0.5) @ k.transpose(-1, -2)
         weights = self.drop(logits.masked_fill(~mask[:, None], -1e9).softmax(-1))
-        y = normed + self.out((weights @ v).transpose(1, 2).reshape(n_rows, width, dim))
-        y = self.norm2(y)
+        mixed = (weights @ v).transpose(1, 2).reshape(n_rows, width, dim)
+        y = self.norm2(at(normed, slot) + self.out(at(mixed, slot)))
         return y + self.drop(self.down(self.drop(F.relu(self.up(y)))))
 
 
@@ -168,12 +178,15 @@ class PreQueryEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim, eps=1e-8)
 
-    def forward(self, x: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W], real bool [R, W] (True = no padding) -> [R, W, D]."""
+    def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, D], mask bool [R, W, W], real bool [R, W] (True = no padding) -> [R, W, D].
+
+        With `slot` int64 [T] the last block finishes those places of the flattened [R W] only -> [T, D].
+        """
         keep = real[..., None].to(x.dtype)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x * keep, mask)
-        return self.norm(x * keep)
+        return self.norm(self.blocks[-1](x * keep, mask, slot) * at(keep, slot))
 
 
 def init_normal(module: nn.Module, std: float = 0.02) -> None:

@@ -1,0 +1,49 @@
+"""The last block finishes only the places that predict: equal to finishing all of them, in value and gradient."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder
+
+ROWS, WIDTH, DIM = 3, 7, 8
+SLOT = torch.tensor([0, 6, 6, 9, 20])  # a place twice, a row without any but one
+MASK = torch.ones(ROWS, WIDTH, WIDTH, dtype=torch.bool).tril()
+
+
+class Official(nn.Module):
+    """PreQueryEncoder with every place real, called like the other encoder."""
+
+    def __init__(self, n_layers: int) -> None:
+        super().__init__()
+        self.inside = PreQueryEncoder(
+            dim=DIM, inner_dim=16, n_layers=n_layers, n_heads=2, dropout=0.0, project_out=True
+        )
+
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        real = torch.ones(ROWS, WIDTH, dtype=torch.bool)
+        real[1, 5:] = False
+        return self.inside(x, mask, real, slot)
+
+
+def post_norm(n_layers: int) -> nn.Module:
+    return PostNormEncoder(
+        dim=DIM, inner_dim=16, n_layers=n_layers, n_heads=2, dropout=0.0, attn_dropout=0.0
+    )
+
+
+@pytest.mark.parametrize("n_layers", [1, 3])
+@pytest.mark.parametrize("make", [post_norm, Official])
+def test_slots_equal_all_places(make: type[nn.Module], n_layers: int) -> None:
+    torch.manual_seed(0)
+    encoder = make(n_layers).double()
+    x = torch.randn(ROWS, WIDTH, DIM, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(len(SLOT), DIM, dtype=torch.float64)
+    inputs = [x, *encoder.parameters()]
+    whole = encoder(x, MASK).flatten(0, 1)[SLOT]
+    short = encoder(x, MASK, SLOT)
+    torch.testing.assert_close(short, whole, rtol=0, atol=1e-12)
+    wanted = torch.autograd.grad((whole * weight).sum(), inputs)
+    given = torch.autograd.grad((short * weight).sum(), inputs)
+    for one, other in zip(given, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
