@@ -14,6 +14,14 @@ from tests.features.toy import PROTOCOL, encoded, picture
 Event = tuple[int, int]  # item 1..N, seconds
 
 
+def plain_records(n: int) -> list[dict[str, Any]]:
+    """Items i1, i2, ... with a title and a text each."""
+    return [
+        {"id": f"i{k}", "title": f"thing {k}", "text": f"thing number {k}", "image": None, "categories": []}
+        for k in range(1, n + 1)
+    ]
+
+
 def write_data(
     data_dir: Path,
     histories: Sequence[Sequence[Event]],
@@ -25,9 +33,7 @@ def write_data(
     categories: Sequence[Sequence[int]] = (),
 ) -> Prepared:
     """A data set of these histories, with the statistics that `prepare` would have counted."""
-    if records is None:
-        records = [{"id": f"i{k}", "title": f"thing {k}", "text": f"thing number {k}", "image": None, "categories": []}
-                   for k in range(1, n_items + 1)]  # fmt: skip
+    records = plain_records(n_items) if records is None else records
     items = np.array([item for one in histories for item, _ in one])
     times = np.array([time for one in histories for _, time in one])
     offsets = np.concatenate([[0], np.cumsum([len(one) for one in histories])])

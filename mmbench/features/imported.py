@@ -17,7 +17,7 @@ from mmbench.errors import DataError, UsageError
 from mmbench.features.encoders import ENCODERS
 from mmbench.features.extract import ExtractReport, store_report, stored_report
 from mmbench.features.imported_files import read_array, read_ids
-from mmbench.features.store import check_encoder_name, check_modality
+from mmbench.features.store import Modality, check_encoder_name, check_modality
 
 # Of the catalogue's items: below it the file was most likely made for another edition or another filter, and a
 # comparison of models would be one of items without features.
@@ -44,11 +44,7 @@ def import_features(
     """
     started = time.perf_counter()
     known = check_modality(modality)
-    check_encoder_name(name)
-    if name in ENCODERS[known]:
-        raise UsageError(
-            f"{name!r} is the name of a built-in {known} encoder; import the array under another one"
-        )
+    _check_name(known, name)
     for file in (array_file, ids_file):
         if not file.is_file():
             raise DataError(f"{file} does not exist; give the array with --array and its id map with --ids")
@@ -66,6 +62,15 @@ def import_features(
     return store_report(
         prepared, known, name, (values, present), reasons, {"identity": identity}, made_from, started
     )
+
+
+def _check_name(modality: Modality, name: str) -> None:
+    """UsageError when the name is no folder name, or a built-in encoder's."""
+    check_encoder_name(name)
+    if name in ENCODERS[modality]:
+        raise UsageError(
+            f"{name!r} is the name of a built-in {modality} encoder; import the array under another one"
+        )
 
 
 def _check_overlap(prepared: Prepared, rows: dict[str, int], ids_file: Path, allow_partial: bool) -> None:

@@ -149,7 +149,7 @@ class Look:
             for name in names:
                 manifest = read_manifest(self.prepared, modality, name) or {}
                 share = manifest.get("n_present", 0) / self.prepared.n_items
-                shares.append(Share(f"{modality} features {name}", share, items))
+                shares.append(Share(plain(f"{modality} features {name}", 48), share, items))
         return shares
 
 

@@ -219,7 +219,7 @@ def _popularity_caption(look: Look) -> str:
 
 
 def popularity(look: Look) -> "Figure":
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     one = look.popularity
     figure, axes = new_axes(2.8, f"{look.name}: item popularity")
@@ -236,6 +236,8 @@ def popularity(look: Look) -> "Figure":
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(0.8, 1.25 * len(one.counts))
+    if one.counts.max() < 100 * max(1, one.counts.min()):  # powers of ten alone would be one or two labels
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
