@@ -1,5 +1,6 @@
 """`mmbench prepare`, `preprocess` and `extract`: raw files in, statistics and coverage out."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -158,7 +159,6 @@ def _preprocess(
     offline: bool = False,
 ) -> "PrepareReport":
     """Prepare; raw files that turn out to be needed and missing are fetched, unless `raw` or `offline` forbids it."""
-    from mmbench.cli.fetching import fetch_missing
     from mmbench.data import prepare as data
 
     def progress(message: str) -> None:
@@ -169,17 +169,7 @@ def _preprocess(
             name, state.data_dir, raw=raw, force=force, protocol=protocol, ties=ties, progress=progress
         )
 
-    try:
-        try:
-            report = attempt()
-        except data.RawFilesMissingError as error:
-            if offline or raw is not None or not any(one.urls for one in error.files):
-                raise
-            fetch_missing(state, error)
-            report = attempt()
-    except data.RawFilesMissingError as error:
-        _print_instructions(state, error)
-        raise
+    report = _with_raw_files(state, attempt, fetch=not offline and raw is None)
     for note in report.notes:
         state.err.print(f"{name}: {note}", markup=False)
     if report.fresh:
@@ -188,6 +178,21 @@ def _preprocess(
     else:
         state.out.print(f"{report.prepared.name}: already prepared, nothing to do", markup=False)
     return report
+
+
+def _with_raw_files(state: State, attempt: Callable[[], "PrepareReport"], *, fetch: bool) -> "PrepareReport":
+    """`attempt()`, and once more after fetching the raw files that it misses, if `fetch` and they have an address."""
+    from mmbench.cli.fetching import fetch_missing
+    from mmbench.data.prepare import RawFilesMissingError
+
+    try:
+        return attempt()
+    except RawFilesMissingError as error:
+        if not fetch or not any(one.urls for one in error.files):
+            _print_instructions(state, error)
+            raise
+        fetch_missing(state, error)
+    return _with_raw_files(state, attempt, fetch=False)
 
 
 def _print_instructions(state: State, error: "RawFilesMissingError") -> None:

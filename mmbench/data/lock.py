@@ -50,9 +50,11 @@ def locked(data_dir: Path, dataset: str, name: str) -> Locked | None:
 
 
 def add_locked(data_dir: Path, dataset: str, name: str, entry: Locked) -> None:
-    """Record a file unless that was done before: the first success counts."""
+    """Record a file. The first download counts, unless the catalogue has named another hash since."""
     with _changing(data_dir) as lock:
-        lock.setdefault(dataset, {}).setdefault(name, entry)
+        files = lock.setdefault(dataset, {})
+        if name not in files or files[name].sha256 != entry.sha256:
+            files[name] = entry
 
 
 def unlock(data_dir: Path, dataset: str) -> list[str]:

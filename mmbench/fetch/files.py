@@ -51,6 +51,9 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
 
 
+PATIENT = Patience()
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A file to be fetched. `size` in bytes and `sha256` are what is known before, `known_from` says from where."""
@@ -91,7 +94,7 @@ def download(
     target: Path,
     session: "requests.Session",
     *,
-    patience: Patience = Patience(),
+    patience: Patience = PATIENT,
     on_bytes: Bytes = lambda there, total: None,
     on_note: Note = lambda text: None,
     on_checked: Callable[[Fetched], None] = lambda fetched: None,

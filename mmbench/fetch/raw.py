@@ -9,7 +9,7 @@ from mmbench.data.lock import Locked, add_locked, locked
 from mmbench.data.spec import DatasetSpec, RawFile
 from mmbench.errors import DataError
 from mmbench.fetch.client import new_session
-from mmbench.fetch.files import Fetched, NotFetchedError, Patience, Wanted, download
+from mmbench.fetch.files import PATIENT, Fetched, NotFetchedError, Patience, Wanted, download
 
 Progress = Callable[[str, int, int | None], None]  # file name, bytes there, bytes in all if known
 Note = Callable[[str, str], None]  # file name, what happens
@@ -20,7 +20,7 @@ def fetch_raw(
     files: Sequence[RawFile],
     data_dir: Path,
     *,
-    patience: Patience = Patience(),
+    patience: Patience = PATIENT,
     on_bytes: Progress = lambda name, there, total: None,
     on_note: Note = lambda name, text: None,
     on_done: Callable[[str, Fetched], None] = lambda name, fetched: None,

@@ -71,6 +71,11 @@ FAULTS = [
         [Answer(cut=MIDDLE), Answer(content_range=f"bytes {MIDDLE}-{N}/{N + 1}"), GOOD], requests=3,
     ),
     one("range in no known words", [Answer(cut=MIDDLE), Answer(content_range="all of it"), GOOD], requests=3),
+    one("ranges in small pieces", [Answer(cut=MIDDLE), Answer(piece=-(-N // 8))], requests=5),
+    one(
+        "more bytes than the range holds", [Answer(cut=MIDDLE), Answer(extra=b"more", length=False), GOOD],
+        requests=3,
+    ),
     one("a range nobody asked for", [Answer(content_range=f"bytes 0-{N - 1}/{N}")], "were asked for", 1),
     one("416 for a part that is longer than the file", [Answer(cut=N + 9, content=OTHER + FILE), GOOD], requests=3),
     one("416 always", [Answer(cut=MIDDLE), Answer(status=416)], "HTTP 416", 3),

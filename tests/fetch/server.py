@@ -28,7 +28,10 @@ class Answer:
     length: bool = True  # False: no Content-Length, the end of the connection is the end of the file
     chunked: bool = False
     headers: tuple[tuple[str, str], ...] = ()
-    drip_s: float | None = None  # five bytes at a time, with so many seconds between
+    drip_s: float | None = None  # `drip_bytes` at a time, with so many seconds between
+    drip_bytes: int = 5
+    piece: int | None = None  # no more bytes than this in one answer to a range
+    extra: bytes = b""  # sent behind the body
     hang: bool = False  # nothing is sent at all
 
 
@@ -109,11 +112,14 @@ class Handler(BaseHTTPRequestHandler):
         start = self.wanted_start(answer)
         if start >= len(content) > 0:
             return self.begin(416, [("Content-Range", f"bytes */{len(content)}"), ("Content-Length", "0")])
+        end = len(content)
         headers = [("ETag", answer.etag), ("Last-Modified", answer.modified), *answer.headers]
         if start or answer.content_range:
-            stated = answer.content_range or f"bytes {start}-{len(content) - 1}/{len(content)}"
-            headers.append(("Content-Range", stated))
-        body = content[start:]
+            end = min(start + answer.piece, end) if answer.piece else end
+            headers.append(
+                ("Content-Range", answer.content_range or f"bytes {start}-{end - 1}/{len(content)}")
+            )
+        body = content[start:end] + answer.extra
         if answer.chunked:
             headers.append(("Transfer-Encoding", "chunked"))
         elif answer.length:
@@ -141,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_body(self, resource: Resource, answer: Answer, body: bytes) -> None:
-        step = 5 if answer.drip_s else 1024
+        step = answer.drip_bytes if answer.drip_s else 1024
         end = len(body) if answer.cut is None else min(answer.cut, len(body))
         for place in range(0, end, step):
             piece = body[place : min(place + step, end)]

@@ -155,6 +155,13 @@ def test_formats_without_a_checksum_are_never_joined_blindly(
     assert (tmp_path / name).read_bytes() == new
 
 
+def test_more_bytes_than_announced_are_never_kept(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    table = b"user\titem\n" * 99
+    server.add("/a", table, Answer(cut=300), Answer(extra=b"more", length=False), GOOD)
+    fetch([f"{server.base}/a"], tmp_path / "events.tsv", waits)
+    assert (tmp_path / "events.tsv").read_bytes() == table
+
+
 def test_redirects(server: Server, tmp_path: Path, waits: list[float]) -> None:
     server.add("/loop", b"", Answer(status=302, headers=(("Location", "/loop"),)))
     server.add("/moved", b"", Answer(status=301, headers=(("Location", "/file"),)))
@@ -196,6 +203,17 @@ def test_a_known_size_is_compared_before_anything_is_fetched(
     ):
         download(wanted, tmp_path / NAME, session, patience=patience(waits))
     assert resource.sent <= 1 << 16  # what fits into the buffers of a connection that is dropped
+    assert left(tmp_path) == set()
+
+
+def test_a_known_size_is_compared_with_what_came(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    server.add("/a", FILE, Answer(chunked=True))
+    wanted = Wanted(NAME, [f"{server.base}/a"], N + 1)
+    with (
+        new_session() as session,
+        pytest.raises(NotFetchedError, match=f"has {N:,} bytes there, {N + 1:,} by"),
+    ):
+        download(wanted, tmp_path / NAME, session, patience=patience(waits))
     assert left(tmp_path) == set()
 
 

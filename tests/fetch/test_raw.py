@@ -1,5 +1,6 @@
 """The raw files of a data set and the lock file."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -70,6 +71,21 @@ def test_the_hash_of_the_catalogue_is_the_last_word(server: Server, tmp_path: Pa
     with pytest.raises(DataError, match=f"but {'0' * 64} by the catalogue"):
         fetch(spec, tmp_path)
     assert list(read_lock(tmp_path)["mine"]) == ["m.json.gz"]
+
+
+def test_a_hash_that_the_catalogue_names_later_replaces_the_recorded_one(
+    server: Server, tmp_path: Path
+) -> None:
+    server.add("/r", FILE)
+    server.add("/m", OTHER)
+    fetch(spec_at(server, tmp_path), tmp_path)
+    (tmp_path / "raw" / "r.json.gz").unlink()
+    server.add("/r", OTHER)
+    named = hashlib.sha256(OTHER).hexdigest()
+    fetch(spec_at(server, tmp_path, f', sha256 = "{named}"'), tmp_path)
+    entry = locked(tmp_path, "mine", "r.json.gz")
+    assert entry is not None
+    assert entry.sha256 == named
 
 
 def test_one_failure_keeps_the_other_file(server: Server, tmp_path: Path) -> None:
