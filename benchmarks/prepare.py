@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,27 @@ def generate(folder: Path) -> None:
         unfinished.rename(folder / name)
 
 
-def measure(command: list[str]) -> tuple[float, float, str]:
-    """(seconds, peak memory in MiB, output) of a command that is this process's largest child so far."""
-    began = time.perf_counter()
+@dataclass(frozen=True)
+class Cost:
+    """Of one process: wall and processor seconds, peak memory in MiB."""
+
+    seconds: float
+    cpu: float
+    memory: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s ({self.cpu:.1f} s of processor time), peak memory {self.memory:.0f} MiB"
+
+
+def measure(command: list[str]) -> tuple[Cost, str]:
+    """What a command costs, and its output. The peak is right as long as no earlier child was larger."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - began
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, done.stdout
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(seconds, cpu, after.ru_maxrss / 1024), done.stdout
 
 
 IN_MEMORY = """
@@ -151,16 +165,18 @@ def main() -> None:
     generate(folder)
     with tempfile.TemporaryDirectory(prefix="mmbench-") as data:
         command = [sys.executable, "-m", "mmbench", "--data-dir", data, "preprocess", "amazon-home"]
-        seconds, memory, output = measure([*command, "--raw", str(folder)])
+        cost, output = measure([*command, "--raw", str(folder)])
     sizes = [(folder / name).stat().st_size / 2**20 for name in (REVIEWS, METADATA)]
     print(f"raw files  {sizes[0]:.0f} + {sizes[1]:.0f} MiB, packed")
-    print(f"prepare    {seconds:.1f} s, peak memory {memory:.0f} MiB")
+    print(f"prepare    {cost}")
     print(
         "\n".join(line for line in output.splitlines() if line.startswith(("users", "items", "interactions")))
     )
     if given.in_memory:
-        plain = measure([sys.executable, "-c", IN_MEMORY, str(folder / REVIEWS), str(folder / METADATA)])
-        print(f"in memory  {plain[0] / seconds:.1f} x the time, {plain[1] / memory:.1f} x the memory")
+        plain, _ = measure([sys.executable, "-c", IN_MEMORY, str(folder / REVIEWS), str(folder / METADATA)])
+        print(
+            f"in memory  {plain.cpu / cost.cpu:.1f} x the processor time, {plain.memory / cost.memory:.1f} x the memory"
+        )
     compare_literals(folder / METADATA, 3_000, given.rounds)
 
 

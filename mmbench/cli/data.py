@@ -203,8 +203,8 @@ def _print_instructions(state: State, error: "RawFilesMissingError") -> None:
             state.err.print(
                 f"  {one.name}\n    from {source}\n    to   {error.folder / one.name}", markup=False
             )
-    if error.notes:
-        state.err.print(error.notes, markup=False)
+    if error.spec.notes:
+        state.err.print(error.spec.notes, markup=False)
 
 
 def _extract(

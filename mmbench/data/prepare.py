@@ -35,7 +35,7 @@ class RawFilesMissingError(DataError):
     """Raw files that are not there; `files` says which, `folder` where they belong."""
 
     def __init__(self, spec: DatasetSpec, files: list[RawFile], looked: list[Path]) -> None:
-        self.spec, self.files, self.folder, self.notes = spec, files, looked[0], spec.notes
+        self.spec, self.files, self.folder = spec, files, looked[0]
         names = " and ".join(one.name for one in files)
         hosts = [one.urls[0] for one in files if one.urls]
         get = f"get {'it' if len(files) == 1 else 'them'} from {' and '.join(hosts)}, then " if hosts else ""

@@ -181,6 +181,8 @@ def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 def parse_id(value: Any, what: str) -> str:
     """A raw id as text, exactly as written (leading zeros stay); ValueError says what is wrong with it."""
+    if type(value) is str and value.isascii() and value.isprintable() and value and not value.isspace():
+        return value  # nearly every id there is
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):

@@ -15,13 +15,17 @@ _LITERAL = re.compile(
     r"""|(?P<string>'[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+")"""
     r"""|(?P<name>[^\W\d]\w*+)|(?P<astray>['"\\])"""
 )
+_decode_json = json.JSONDecoder().decode
 _JSON_NAMES = {"True": "true", "False": "false", "None": "null"}
 
 
 def json_object(line: bytes) -> dict[str, Any]:
     """The JSON object that a line holds; ValueError says why there is none."""
     try:
-        record = json.loads(line)
+        try:
+            record = _decode_json(line.decode())
+        except ValueError:
+            record = json.loads(line)  # slower; knows byte order marks and tells where a line is wrong
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON: {error}") from None
     if not isinstance(record, dict):
@@ -51,7 +55,7 @@ def literal_object(line: bytes) -> dict[str, Any]:
 def _literal_by_json(text: str) -> Any:
     """The value, or None where the rewritten text is no JSON; whatever is doubtful is left to the literal parser."""
     try:
-        return json.loads(_LITERAL.sub(_to_json, text))
+        return _decode_json(_LITERAL.sub(_to_json, text))
     except (ValueError, SyntaxError, KeyError, RecursionError, MemoryError):
         return None
 

@@ -100,3 +100,10 @@ def test_missing_raw_files_come_with_instructions(tmp_path: Path) -> None:
         "from http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/meta_Baby.json.gz"
         in done.stderr
     )
+
+
+def test_data_behind_terms_come_with_instructions(tmp_path: Path) -> None:
+    done = cli("prepare", "yelp", "--offline", data=tmp_path)
+    assert done.returncode == 1
+    assert "Accept the terms at https://business.yelp.com/" in done.stderr
+    assert done.error_lines[-1].startswith("error: yelp: raw files yelp_academic_dataset_review.json and")

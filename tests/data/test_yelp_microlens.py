@@ -175,6 +175,6 @@ def test_microlens_titles_that_only_begin_with_a_quotation(tmp_path: Path) -> No
 def test_missing_files_come_with_instructions(tmp_path: Path, name: str) -> None:
     with pytest.raises(RawFilesMissingError) as caught:
         prepare(name, tmp_path)
-    assert "https://" in caught.value.notes
-    assert "raw folder" in caught.value.notes
+    assert "https://" in caught.value.spec.notes
+    assert "raw folder" in caught.value.spec.notes
     assert "\n" not in str(caught.value)
