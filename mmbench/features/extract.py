@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,27 +108,24 @@ def extract(
     pictures' folder or zip is gone or the model cannot be loaded.
     """
     started = time.perf_counter()
-    options = options or Options()
-    force = force or options.force
+    options = replace(options or Options(), force=force or (options is not None and options.force))
     built = encoder
     if built is None or isinstance(built, str):
         built = get_encoder(modality, built, device=options.device, precision=options.precision)
     known = check_modality(modality)
     source = TextSource(prepared) if known == "text" else PictureSource(prepared)
-    identity = built.identity()
-    made_from = _made_from(prepared, source, identity, options)
-    stored = None if force else stored_report(prepared, known, built.name, made_from)
+    made_from = _made_from(prepared, source, built.identity(), options)
+    stored = None if options.force else stored_report(prepared, known, built.name, made_from)
     if stored is not None:
         return stored
-    label = f"{known} {built.name}"
     with _turn(prepared, known, built.name, say) as waited:
         # Another process may have done the work while this one waited for it.
-        stored = None if force and not waited else stored_report(prepared, known, built.name, made_from)
-        folder = _work_folder(prepared, known, built.name, made_from, force)
+        again = options.force and not waited
+        stored = None if again else stored_report(prepared, known, built.name, made_from)
+        folder = _work_folder(prepared, known, built.name, made_from, options.force)
         if stored is None:
-            tick = _ticker(on_progress, label, len(source))
+            tick = _ticker(on_progress, f"{known} {built.name}", len(source))
             encoded, reasons, info = _encode(built, source, folder, options, tick, say)
-            info = {"identity": identity, "preprocessing": _preprocessing(known), **info}
             stored = store_report(
                 prepared,
                 known,
@@ -212,14 +209,15 @@ def _encode(
     tick: Callable[[int], None],
     say: Say,
 ) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, int], dict[str, Any]]:
-    """-> (values, present), reasons, and what the manifest tells about the run."""
+    """-> (values, present), reasons, and what the manifest tells of the encoder and the run."""
+    info: dict[str, Any] = {"identity": built.identity(), "preprocessing": _preprocessing(built.modality)}
     if not isinstance(built, NetworkEncoder):
         values, present = built.encode(source.read(tick))
         reasons = _with_refused(source.reasons, built.modality, len(source), int(present.sum()))
-        return (values, present), reasons, {"versions": _versions(LIBRARIES)}
+        return (values, present), reasons, {**info, "versions": _versions(LIBRARIES)}
     work = Work(folder, device=built.device, say=say)
     found = encode_all(built, source, work, batch_size=options.batch_size, tick=tick, say=say)
-    info = {"versions": _versions(NETWORK_LIBRARIES), "run": found.facts}
+    info |= {"versions": _versions(NETWORK_LIBRARIES), "run": found.facts}
     return (found.values, found.present), dict(found.reasons), info
 
 
