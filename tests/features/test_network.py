@@ -88,11 +88,11 @@ def test_out_of_memory_halves_and_says_so(tmp_path: Path, options: Options) -> N
     assert stored(prepared, encoder).values[1:, 1].tolist() == [len(one["text"]) for one in texts]
     assert said[
         0
-    ] == f"text letters: out of memory with {options.batch_size or 66} in a batch; going on with " + (
-        "32" if options.batch_size else "33"
+    ] == f"text letters: out of memory with {options.batch_size or 120} in a batch; going on with " + (
+        "32" if options.batch_size else "60"
     )
     sizes = stored(prepared, encoder).manifest["run"]["batches"]
-    expected = (4, "items", 4) if options.batch_size else (4, "tokens", 4 * 31)
+    expected = (4, "items", 4) if options.batch_size else (5, "tokens", 3 * 31)
     assert (len(said), sizes[-1]["unit"], sizes[-1]["at most"]) == expected
     assert max(encoder.batches) <= 200
 
