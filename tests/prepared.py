@@ -115,13 +115,7 @@ def environment(
 ) -> dict[str, str]:
     """The caller's environment without its mmbench settings, one thread, plain output."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MMBENCH_")}
-    kept |= {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "NO_COLOR": "1",
-        "TERM": "dumb",
-        "COLUMNS": "120",
-    }
+    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"}
     if data is not None:
         kept["MMBENCH_DATA"] = str(data)
     if results is not None:

@@ -181,9 +181,7 @@ def test_learning_rates(schedule: Any, expected: list[float]) -> None:
 
 def test_warm_up_is_linear_over_steps_and_ends(tmp_path: Path) -> None:
     config = replace(CONFIG, warmup_steps=4, lr=0.4, max_epochs=2)
-    assert [learning_rate(config, 0.4, 1, step) for step in (1, 2, 4, 5)] == pytest.approx(
-        [0.1, 0.2, 0.4, 0.4]
-    )
+    assert [learning_rate(config, 0.4, 1, step) for step in (1, 2, 4, 5)] == pytest.approx([0.1, 0.2, 0.4, 0.4])
     rates = []
     trainer = make(tmp_path, config=config)
     inner = trainer._step

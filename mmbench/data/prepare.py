@@ -107,12 +107,9 @@ def _prepare(
         check_locked(data_dir, spec.name, raw_dir, hashes)
     decides = deciding(listing)
     source = hash_json({"recipe": recipe, "raw": hashes, "images": decides.hash if decides else None})
-    if (
-        existing is not None
-        and existing.manifest.get("source") == source
-        and _images_there(existing, decides)
-    ):
-        return existing if decides else point_at(existing, listing), False, []
+    current = _current(existing, source, listing)
+    if current is not None:
+        return current, False, []
     data = parse(spec, raw_dir, decides, progress)
     progress("filtering and sorting")
     made = _build(spec, data, rules, listing)
@@ -154,6 +151,14 @@ def _existing(name: str, data_dir: Path) -> Prepared | None:
     except DataError:
         return None
     return prepared
+
+
+def _current(existing: Prepared | None, source: str, listing: ImageListing | None) -> Prepared | None:
+    """What was prepared before if it was made from the same, with a manifest that names today's fetched pictures."""
+    decides = deciding(listing)
+    if existing is None or existing.manifest.get("source") != source or not _images_there(existing, decides):
+        return None
+    return existing if decides else point_at(existing, listing)
 
 
 def _images_there(prepared: Prepared, listing: ImageListing | None) -> bool:

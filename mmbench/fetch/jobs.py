@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,9 @@ class Outcome:
     refused_by: Host | None = None  # final only if this host gives pictures at all
 
 
-def outcomes(jobs: list[Job], hosts: Hosts, limits: Limits, stop: threading.Event) -> Iterator[list[Outcome]]:
+def outcomes(
+    jobs: list[Job], hosts: Hosts, limits: Limits, stop: threading.Event
+) -> Generator[list[Outcome], None, None]:
     """What has come since the last time (often nothing), until all jobs have ended or `stop` is set."""
     results: queue.Queue[Outcome | BaseException | None] = queue.Queue()
     line = _Line(jobs, limits.per_host)
