@@ -95,8 +95,10 @@ def marked(cell: Cell) -> Iterator[bool]:
     with mark.open("a+") as file:
         file.write("x")
         n_begun = file.tell()
-    yield n_begun <= MAX_TRIES
-    mark.unlink(missing_ok=True)
+    try:
+        yield n_begun <= MAX_TRIES
+    finally:  # not reached when the process dies
+        mark.unlink(missing_ok=True)
 
 
 # -- pools ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mmbench import registry
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, RunError, UsageError, suggest
 from mmbench.experiment import Cell, fail_cell, make_cell, run_cell
-from mmbench.parallel import Backend, dealt_device, marked, side_by_side
+from mmbench.parallel import BEGUN, Backend, dealt_device, marked, side_by_side
 from mmbench.results import RunRecord, read_record
 from mmbench.runtime import code_version, prepare_process
 from mmbench.train import Watcher
@@ -178,6 +178,7 @@ def _compute(cell: Cell, watcher: RunWatcher, number: int, total: int, device: s
     if ready is not None:
         watcher.skipped(cell, ready, other_code=_other_code(ready))
         return ready
+    (cell.path / BEGUN).unlink(missing_ok=True)  # of a worker that was stopped with its run
     record = run_cell(cell, device=device, watcher=watcher.begins(cell, number, total), debug=debug)
     watcher.ends(cell, record)
     return record

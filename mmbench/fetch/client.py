@@ -63,6 +63,7 @@ def faults_sorted() -> Iterator[None]:
         requests.exceptions.InvalidURL,
         requests.exceptions.InvalidSchema,
         requests.exceptions.MissingSchema,
+        raw.LocationValueError,
     ) as error:
         raise FetchError("the address is not valid", transient=False) from error
     except requests.exceptions.SSLError as error:

@@ -20,12 +20,15 @@ def thumbnails(prepared: Prepared, items: Iterable[int], *, size: int) -> Thumbn
     """Pictures of the items, no side longer than `size` pixels. Raises DataError when their folder or zip is gone."""
     source = PictureSource(prepared)
     found: Thumbnails = {}
-    for item in items:
-        content = source.content(item - 1)
-        picture = content if isinstance(content, str) else decode(content)
-        if not isinstance(picture, str):
-            picture.thumbnail((size, size))
-        found[item] = picture
+    try:
+        for item in items:
+            content = source.content(item - 1)
+            picture = content if isinstance(content, str) else decode(content)
+            if not isinstance(picture, str):
+                picture.thumbnail((size, size))
+            found[item] = picture
+    finally:
+        source.close()
     return found
 
 

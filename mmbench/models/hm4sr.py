@@ -244,12 +244,8 @@ class HM4SR(Recommender[HM4SRConfig]):
         )  # fmt: skip
         if config.use_temporal_moe:
             self.time = TimeEncoding(config, catalog)
-            self.temporal = TemporalMoE(
-                self.time.width,
-                width,
-                config.n_temporal_experts,
-                trained=config.temporal_experts == "trained",
-            )
+            trained = config.temporal_experts == "trained"
+            self.temporal = TemporalMoE(self.time.width, width, config.n_temporal_experts, trained=trained)
         self._init_weights()
         # The released code initialises what exists at this line; the modules below keep PyTorch's own.
         if config.use_interactive_moe:
@@ -275,6 +271,10 @@ class HM4SR(Recommender[HM4SRConfig]):
                 module.reset()
         with torch.no_grad():
             self.item_emb.weight[0].zero_()
+
+    @classmethod
+    def reads(cls, config: HM4SRConfig, modality: str) -> bool:
+        return config.use_text if modality == "text" else config.use_image
 
     @property
     def needs(self) -> Needs:

@@ -139,7 +139,7 @@ def test_pictures_come_in_item_order_with_their_reasons(tmp_path: Path) -> None:
     prepared = with_pictures(tmp_path, contents)
     encoder = Means()
     report = extract(prepared, "image", encoder, options=Options(batch_size=4))
-    assert report.reasons == {"missing file": 1, "undecodable": 1, "blank": 1, "duplicate": 1}
+    assert report.reasons == {"missing file": 1, "not a picture": 1, "blank": 1, "duplicate": 1}
     found = stored(prepared, encoder)
     for item, content in enumerate(contents, start=1):
         if found.present[item]:
