@@ -20,6 +20,7 @@ USER_AGENT = f"mmbench/{__version__} (research benchmark; data preparation)"
 CONNECT_S, READ_S = 15.0, 60.0  # a server that sends nothing for READ_S is given up
 MAX_REDIRECTS = 8
 MAX_WAIT_S = 120.0  # longest pause before another try, whatever Retry-After asks for
+UNKNOWN_NAME = "no connection (the server's name is not known here)"
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -86,7 +87,7 @@ def _no_connection(error: Exception) -> str:
     if isinstance(error, requests.exceptions.ProxyError):
         return "no connection to the proxy"
     if isinstance(cause, raw.NameResolutionError):
-        return "no connection (the server's name is not known here)"
+        return UNKNOWN_NAME
     if isinstance(cause, raw.NewConnectionError):
         return "no connection (refused or unreachable)"
     if isinstance(cause, raw.ProtocolError):
@@ -137,6 +138,7 @@ def retrying(*, tries: int, first_wait_s: float = 1.0) -> "tenacity.Retrying":
     """Up to `tries` tries of what raises a transient FetchError, with growing pauses; the last error is raised.
 
     A pause is random (so that workers do not return at once) around a doubling wait, or what the server asked for.
+    A server whose name is not known is tried twice at most: mostly the whole machine is without a network.
     """
     import tenacity
 
@@ -148,8 +150,13 @@ def retrying(*, tries: int, first_wait_s: float = 1.0) -> "tenacity.Retrying":
         asked = error.wait_s if isinstance(error, FetchError) else None
         return min(max(asked or 0.0, backoff(state)), MAX_WAIT_S)
 
+    def stop(state: "tenacity.RetryCallState") -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        unknown = isinstance(error, FetchError) and error.reason == UNKNOWN_NAME
+        return state.attempt_number >= (min(tries, 2) if unknown else tries)
+
     return tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(tries),
+        stop=stop,
         wait=wait,
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, FetchError) and error.transient),
         reraise=True,

@@ -22,8 +22,8 @@ Differences from the paper (P) and the released code (C), with the setting that 
  7. Intervals and days are counted over training events; longer ones share the last row. C uses all events.
  8. IDCL and PCL weights are settings (P); C fixes IDCL's at 1.
  9. All positions of a history are trained in one pass, with CP weighted so that an item counts once per prefix;
-    `samples = "prefix"` is the literal procedure. PCL draws a mask per prefix as C does; `pcl_mask = "shared"`
-    draws one per history, which is much faster.
+    `samples = "prefix"` is the literal procedure, "last-window" takes the newest max_len only. PCL draws a mask per
+    prefix as C does; `pcl_mask = "shared"` draws one per history, which is much faster.
 10. The padding id is no class of the softmax.  11. A data set without one modality runs without it, and one
     without categories runs without CP; the result says so.
 """
@@ -43,6 +43,7 @@ from mmbench.nn.layers import Dropout, PostNormEncoder, init_normal
 from mmbench.nn.losses import cross_entropy, info_nce
 
 DAY = 86_400
+CONTENT = ("text", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +222,7 @@ class HM4SR(Recommender[HM4SRConfig]):
     def __init__(self, config: HM4SRConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
         dim = config.hidden_dim
-        features = {"text": catalog.text_feat if config.use_text else None,
-                    "image": catalog.image_feat if config.use_image else None}  # fmt: skip
+        features = {one: getattr(catalog, f"{one}_feat") if self.reads(config, one) else None for one in CONTENT}
         self.modalities = ["id", *(name for name, feat in features.items() if feat is not None)]
         for name, feat in features.items():
             if feat is not None:
@@ -278,7 +278,8 @@ class HM4SR(Recommender[HM4SRConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(prefixes=self.use_pcl and self.config.pcl_mask == "exact")
+        prefixes = self.use_pcl and self.config.pcl_mask == "exact"
+        return Needs(samples=("all", "prefix", "last-window"), prefixes=prefixes)
 
     # -- forward ------------------------------------------------------------------------------------------
 
@@ -378,8 +379,7 @@ class HM4SR(Recommender[HM4SRConfig]):
             x, time = again.gather(x), again.gather(time)
         else:
             slot, segment, mask = batch.slot, batch.segment, batch.attention_mask(causal=True)
-        replaced = choose_share(segment, self.config.placeholder_share)[..., None]
-        terms = []
+        replaced, terms = choose_share(segment, self.config.placeholder_share)[..., None], []
         for m, name in enumerate(self.modalities[1:], start=1):
             augmented = torch.where(replaced, self.placeholders[name](time), x[:, :, m])
             hidden = self.encode(m, augmented, mask, slot)

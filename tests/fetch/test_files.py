@@ -190,6 +190,8 @@ def test_no_server(url: str, said: str, server: Server, tmp_path: Path, waits: l
     with pytest.raises(NotFetchedError, match=said):
         fetch([url], tmp_path / NAME, waits)
     assert left(tmp_path) == set()
+    if "nowhere" in url:
+        assert len(waits) == 1, "an unknown name is tried twice only"
 
 
 def test_a_known_size_is_compared_before_anything_is_fetched(
