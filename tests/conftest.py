@@ -19,3 +19,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toy(data_dir: Path) -> Prepared:
     return open_prepared("toy", data_dir)
+
+
+LONG = ("test_demo_answers.py",)  # files whose one test takes longer than most files
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
