@@ -55,7 +55,9 @@ class TrainConfig:
     mask_seen: Literal["none", "train", "input"] = "none"
     text_encoder: str = "auto"  # "auto" = the data set's; else an encoder's name; "none" = no text
     image_encoder: str = "auto"
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32", "float64"] = "float32"  # of the parameters, and of the ranking
+    # Products in training. "tf32": on GPUs that have it; "bfloat16": autocast, and tf32 for what stays float32.
+    matmul: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,6 +66,30 @@ def prepare_process(n_threads: int | None = None) -> None:
         m_trim_threshold, m_mmap_max = -1, -4
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def tf32(matmul: str) -> Iterator[None]:
+    """Inside, a GPU may round the inputs of float32 products to 10 bits, unless `matmul` is "float32"."""
+    import torch
+
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [one.allow_tf32 for one in backends]
+    for one in backends:
+        one.allow_tf32 = matmul != "float32"
+    try:
+        yield
+    finally:
+        for one, value in zip(backends, before, strict=True):
+            one.allow_tf32 = value
+
+
+def autocast(matmul: str, device: str) -> AbstractContextManager[Any]:
+    """Products in bfloat16 inside, if `matmul` says so."""
+    import torch
+
+    wanted = matmul == "bfloat16"
+    return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=wanted)
 
 
 def peak_memory() -> dict[str, int]:

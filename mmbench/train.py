@@ -24,8 +24,11 @@ from mmbench.data.rows import Batcher, NegativeSampler, Rows, plan_rows, plan_st
 from mmbench.data.views import TrainView
 from mmbench.errors import RunError, UsageError
 from mmbench.models.base import Recommender, Stage
-from mmbench.runtime import derive_seed
+from mmbench.nn import losses
+from mmbench.runtime import autocast, derive_seed, tf32
 
+# Steps between two looks at the loss, by device: each look waits for a GPU.
+CHECK_EVERY_ON = {"cpu": 1, "cuda": 32}
 BEST, RESUME, LOG = "best.safetensors", "resume.safetensors", "train.jsonl"
 
 
@@ -34,6 +37,7 @@ class Watcher(Protocol):
 
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
     def epoch(self, line: dict[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 @dataclass
@@ -76,6 +80,40 @@ def learning_rate(config: TrainConfig, base: float, epoch: int, step: int) -> fl
     power = {"constant": 0, "exponential": epoch - 1, "exponential-early": epoch}[config.lr_schedule]
     warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
     return base * config.lr_gamma**power * warm
+
+
+class _Sums:
+    """Sums of the loss terms of an epoch, kept on the device: reading a number makes the host wait for a GPU."""
+
+    def __init__(self, *, check_every: int) -> None:
+        self.check_every, self.n = check_every, 0
+        self.totals: dict[str, Tensor] = {}
+        self.unchecked: list[dict[str, Tensor]] = []
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        self.n += 1
+        self.unchecked.append(terms)
+        for name, term in terms.items():
+            self.totals[name] = self.totals[name] + term.double() if name in self.totals else term.double()
+
+    @property
+    def due(self) -> bool:
+        return len(self.unchecked) >= self.check_every
+
+    def means(self, where: str, lr: float) -> dict[str, float]:
+        """Mean of each term so far. RunError names the batch and the term that is no finite number."""
+        found = {name: float(total) / self.n for name, total in self.totals.items()}
+        if not all(map(math.isfinite, found.values())):
+            first = self.n - len(self.unchecked) + 1
+            for number, terms in enumerate(self.unchecked, start=first):
+                for name, term in terms.items():
+                    if not math.isfinite(float(term)):
+                        raise RunError(
+                            f"{where}, batch {number}: loss term {name!r} is {float(term)}; lower lr (now {lr:g}), "
+                            "set grad_clip, or check the features"
+                        )
+        self.unchecked.clear()
+        return found
 
 
 class Trainer:
@@ -195,7 +233,8 @@ class Trainer:
         progress = self.progress
         while progress.epoch < last and not progress.stopped:
             began = time.perf_counter()
-            terms = self._train_epoch(stage, optimizer, rows, progress.epoch + 1)
+            with tf32(self.config.matmul):
+                terms = self._train_epoch(stage, optimizer, rows, progress.epoch + 1)
             progress.epoch += 1
             spent = time.perf_counter() - began
             progress.seconds["train"] += spent
@@ -256,36 +295,47 @@ class Trainer:
         )
         self.model.train()
         self.model.start_epoch(epoch)
-        sums: dict[str, float] = {}
+        sums = _Sums(check_every=CHECK_EVERY_ON[self.device.partition(":")[0]])
         for number, chosen in enumerate(steps, start=1):
             self.progress.step += 1
             rate = learning_rate(self.config, stage.lr or self.config.lr, epoch, self.progress.step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            terms = self._step(optimizer, rows[chosen], generator, where=f"epoch {epoch}, batch {number}")
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value
+            sums.add(self._step_or_less(optimizer, rows[chosen], generator))
+            if sums.due or number == len(steps):
+                means = sums.means(f"epoch {epoch}", rate)
+                if self.watcher is not None:
+                    self.watcher.step(epoch, number, len(steps), means)
+        return means
+
+    def _step_or_less(
+        self, optimizer: torch.optim.Optimizer, rows: Rows, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """A step; when the GPU's memory runs out, again with smaller chunks of logits, as long as that helps."""
+        while True:
+            try:
+                return self._step(optimizer, rows, generator)
+            except torch.cuda.OutOfMemoryError as error:
+                reason = str(error).split(". ")[0]
+            # Outside the handler, whose traceback holds the step's memory.
+            optimizer.zero_grad(set_to_none=True)
+            if not losses.shrink_chunks():
+                raise RunError(f"{reason}; lower batch_size (now {self.config.batch_size})")
+            torch.cuda.empty_cache()
+            warn = f"out of GPU memory; going on with {losses.CHUNK} rows of logits at once"
             if self.watcher is not None:
-                self.watcher.step(
-                    epoch, number, len(steps), {name: total / number for name, total in sums.items()}
-                )
-        return {name: total / len(steps) for name, total in sums.items()}
+                self.watcher.note(warn)
 
     def _step(
-        self, optimizer: torch.optim.Optimizer, rows: Rows, generator: torch.Generator, *, where: str
-    ) -> dict[str, float]:
+        self, optimizer: torch.optim.Optimizer, rows: Rows, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """One optimiser step; returns the loss terms, which are not waited for."""
         batch = self.batcher.training(rows, prefixes=self.needs.prefixes)
         if self.sampler is not None:
             negatives = self.sampler.draw(batch.user, self.needs.n_negatives, generator)
             batch = batch.with_negatives(negatives)
-        terms = self.model.loss(batch)
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise RunError(
-                    f"{where}: loss term {name!r} is {value}; lower lr (now {optimizer.param_groups[0]['lr']:g}), "
-                    "set grad_clip, or check the features"
-                )
+        with autocast(self.config.matmul, self.device):
+            terms = self.model.loss(batch)
         total: Tensor = (
             torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
         )
@@ -294,7 +344,7 @@ class Trainer:
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         optimizer.step()
-        return values
+        return {name: term.detach() for name, term in terms.items()}
 
     def _log(self, line: dict[str, Any]) -> None:
         with (self.folder / LOG).open("a", encoding="utf-8") as file:

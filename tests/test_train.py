@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench import checkpoint
+from mmbench import checkpoint, train
 from mmbench.config import TrainConfig
 from mmbench.data.rows import plan_rows
 from mmbench.errors import RunError, UsageError
@@ -76,8 +76,15 @@ def test_the_best_weights_are_loaded_at_the_end(tmp_path: Path) -> None:
     assert not same(snapshots[1], snapshots[3])
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_loss_that_is_no_number_names_epoch_batch_and_term(bad: float, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_names_epoch_batch_and_term(
+    bad: float, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the loss is looked at every few steps only, and the batch is named all the same."""
+    if device == "gpu":
+        monkeypatch.setattr(train, "CHECK_EVERY_ON", {"cpu": 5})
+
     class Diverging(Bilinear):
         def loss(self, batch: Any) -> dict[str, Tensor]:
             terms = super().loss(batch)
@@ -181,7 +188,9 @@ def test_learning_rates(schedule: Any, expected: list[float]) -> None:
 
 def test_warm_up_is_linear_over_steps_and_ends(tmp_path: Path) -> None:
     config = replace(CONFIG, warmup_steps=4, lr=0.4, max_epochs=2)
-    assert [learning_rate(config, 0.4, 1, step) for step in (1, 2, 4, 5)] == pytest.approx([0.1, 0.2, 0.4, 0.4])
+    assert [learning_rate(config, 0.4, 1, step) for step in (1, 2, 4, 5)] == pytest.approx(
+        [0.1, 0.2, 0.4, 0.4]
+    )
     rates = []
     trainer = make(tmp_path, config=config)
     inner = trainer._step

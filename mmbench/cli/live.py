@@ -50,6 +50,9 @@ class CellView:
         self.view.plain(self.epoch_text())
         self.view.refresh()
 
+    def note(self, text: str) -> None:
+        self.view.say(f"{self.cell.title}: {text}")
+
     def left(self) -> str:
         """Upper bound of the time left in this cell: early stopping usually ends it sooner."""
         if not self.seconds:

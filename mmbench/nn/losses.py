@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 512  # rows of logits held at once; below 128 the matrix products get slower
+SMALLEST_CHUNK = 64
 ALIGN = 16  # rows of logits begin at multiples of so many numbers: 1.2 to 1.8 times faster products on CPUs
 
 
@@ -67,8 +68,20 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
     """Mean -log softmax(query @ table.T + bias)[target - 1]; padding is no class.
 
     query [T, D], table [N, D] (row i - 1 = item i), target int64 [T] in 1..N, bias [N] or None -> scalar.
+    Half-precision inputs (autocast) are computed in float32: a softmax over a catalogue needs it.
     """
-    return _CatalogueCrossEntropy.apply(query, table, bias, target - 1)
+    with torch.autocast(query.device.type, enabled=False):
+        wide = [one.float() if one is not None and one.itemsize < 4 else one for one in (query, table, bias)]
+        return _CatalogueCrossEntropy.apply(*wide, target - 1)
+
+
+def shrink_chunks() -> bool:
+    """Half as many rows of logits at once from here on; False when they are few already."""
+    global CHUNK
+    if CHUNK <= SMALLEST_CHUNK:
+        return False
+    CHUNK //= 2
+    return True
 
 
 def bce(positive: Tensor, negative: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""What a GPU asks of the training loop: memory that runs out, products of less precision. Tested on the CPU."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmbench.errors import RunError
+from mmbench.nn import losses
+from mmbench.runtime import prepare_process, tf32
+from mmbench.train import Trainer
+from tests.models.toy import MAX_LEN, catalog_of, toy_model, toy_view
+from tests.models.toy import N_ITEMS as TOY_ITEMS
+from tests.scorers import Bilinear
+from tests.training import CONFIG, N_ITEMS, N_USERS, log_of, make
+
+
+def test_out_of_gpu_memory_goes_on_with_smaller_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Large(Bilinear):
+        """Needs a chunk of 100 rows or fewer."""
+
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            if losses.CHUNK > 100:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return super().loss(batch)
+
+    said: list[str] = []
+
+    class Listener:
+        def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
+        def epoch(self, line: dict[str, Any]) -> None: ...
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(losses, "CHUNK", 256)
+    trainer = make(tmp_path, model=Large(n_items=N_ITEMS, n_users=N_USERS))
+    trainer.watcher = Listener()
+    assert trainer.fit().stopped
+    assert said == [f"out of GPU memory; going on with {n} rows of logits at once" for n in (128, 64)]
+
+
+def test_out_of_gpu_memory_ends_with_one_line(tmp_path: Path) -> None:
+    class Larger(Bilinear):
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    kept = losses.CHUNK
+    try:
+        with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size \(now \d+\)$"):
+            make(tmp_path, model=Larger(n_items=N_ITEMS, n_users=N_USERS)).fit()
+    finally:
+        losses.CHUNK = kept
+
+
+def test_bfloat16_products_train_and_leave_float32_weights(tmp_path: Path) -> None:
+    trained = {}
+    for matmul in ("float32", "bfloat16"):
+        view = toy_view()
+        model = toy_model("sasrec", catalog_of(view, n_items=TOY_ITEMS), dropout=0.0, attn_dropout=0.0)
+        config = replace(CONFIG, max_epochs=2, matmul=matmul, max_len=MAX_LEN)
+        trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path / matmul)
+        trainer.folder.mkdir()
+        trainer.fit()
+        assert {one.dtype for one in model.parameters()} == {torch.float32}
+        trained[matmul] = [line["loss"]["ce"] for line in log_of(trainer.folder)]
+    assert trained["bfloat16"] != trained["float32"]
+    assert trained["bfloat16"] == pytest.approx(trained["float32"], rel=0.02)
+
+
+def test_tf32_is_on_in_training_only() -> None:
+    prepare_process()
+    with tf32("tf32"):
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    with tf32("float32"):
+        assert not torch.backends.cuda.matmul.allow_tf32
