@@ -7,8 +7,8 @@ user's vector give the state. Two output layers go by this name: "toolbox" (defa
 input table) and "official" (a separate item table of twice the width, with a bias).
 
 Axes: R rows, W width, T slots, L window, D width, H filters per height, V vertical filters, K negatives, N items.
-Follows: paper sec. 3.1 windows(), eq. 4-6 HorizontalFilters, eq. 7-9 VerticalFilters, eq. 10-11 query(),
-eq. 12-13 loss().
+Follows: the paper's embedding look-up windows(), horizontal layer HorizontalFilters, vertical layer VerticalFilters,
+fully connected layers state(), network training loss().
 Differences: (1) toolbox: no ReLU after the last map, which would keep states from being negative (`final_relu`).
 (2) The window is padded on the left, so the newest item always lies in row L; RecBole pads on the right. Padding is
 the zero vector, no target and no class of the softmax. (3) One window per slot of a history: the same samples as
@@ -66,7 +66,7 @@ class CaserConfig:
 
 
 class HorizontalFilters(nn.Module):
-    """Heights 1..L, H filters each: responses at every start, their maximum, bias and activation (eq. 4-6).
+    """Heights 1..L, H filters each: responses at every start, their maximum, bias and activation.
 
     All heights are one product with a matrix that holds every filter at every start: [L D] x [sum_k (L-k+1) H].
     The activations are monotone, so the maximum comes first.
@@ -105,7 +105,7 @@ class HorizontalFilters(nn.Module):
 
 
 class VerticalFilters(nn.Module):
-    """V weighted sums of the window's rows, o[f] = sum_t w[f, t] x_t + b[f], without activation (eq. 7-9)."""
+    """V weighted sums of the window's rows, o[f] = sum_t w[f, t] x_t + b[f], without activation."""
 
     def __init__(self, *, window: int, n_filters: int) -> None:
         super().__init__()
@@ -163,9 +163,8 @@ class Caser(Recommender[CaserConfig]):
     def needs(self) -> Needs:
         config = self.config
         n_negatives = config.n_negatives if config.loss == "bce" else 0
-        if (
-            config.n_targets > 1 or config.train_windows == "full"
-        ):  # needs the neighbouring slots of a history
+        if config.n_targets > 1 or config.train_windows == "full":
+            # Targets after the next one are those of a history's later slots, so they must be in the same row.
             return Needs(samples=("last-window",), n_negatives=n_negatives)
         return Needs(samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
 
@@ -180,7 +179,7 @@ class Caser(Recommender[CaserConfig]):
         """window [T, L], user [T] -> [T, D], official [T, 2 D + 1]."""
         x = self.item_emb(window)
         parts = [part(x) for part in (self.vertical, self.horizontal) if part is not None]
-        z = ACTIVATIONS[self.config.fc_activation](self.fc(self.drop(torch.cat(parts, 1))))  # eq. 10
+        z = ACTIVATIONS[self.config.fc_activation](self.fc(self.drop(torch.cat(parts, 1))))
         both = torch.cat([z, self.user_emb(user)], 1)
         if self.is_official:
             return F.pad(both, (0, 1), value=1.0)
@@ -228,7 +227,7 @@ class Caser(Recommender[CaserConfig]):
         return number, batch.target[following], ahead < left[number][:, None]
 
     def _bce(self, batch: Batch, table: Tensor) -> Tensor:
-        """Eq. 12-13: targets and negatives of the used windows, each averaged over its own number."""
+        """Targets and negatives of the used windows, each averaged over its own number."""
         assert batch.negatives is not None
         used, targets, is_target = self.targets(batch)
         state = self.state(self.windows(batch)[used], batch.user[used])

@@ -6,7 +6,8 @@ embedding. Two output layers go by this name: "toolbox" (default; RecBole's: a l
 and "official" (a separate output table with a bias).
 
 Axes: R rows, W width, D channels, T targets, N items, S sampled items.
-Follows: paper sec. 3.3 and fig. 3 `mmbench.nn.convolution`, sec. 3.4 output query()/item_table(), sec. 3.5 loss().
+Follows: the paper's dilated layers and residual blocks `mmbench.nn.convolution`, its output layer query() and
+item_table(), its training loss().
 Differences: (1) states are read at the last real item; RecBole pads on the right and reads place L - 1, which is
 padding for most histories. (2) Padding is no class of the softmax and nothing that a convolution reads; the
 official code takes the zeros on the left for tokens and targets. (3) toolbox: trained on all positions of a history in
@@ -39,7 +40,7 @@ class NextItNetConfig:
     kernel_size: PositiveInt = 3  # RecBole; official demo
     dilations: tuple[PositiveInt, ...] = (1, 4)  # RecBole; official README
     n_blocks: PositiveInt = 5  # RecBole: how often the list of dilations is repeated
-    block: BlockKind = "two-convolutions"  # paper fig. 3 (b); "bottleneck" is fig. 3 (a)
+    block: BlockKind = "two-convolutions"  # the paper's block (b); "bottleneck" is block (a)
     dropout: Probability = 0.0  # ours, on the embeddings
     sampled_share: Probability = 0.2  # official: of the items, for sampled-ce
     reg_weight: NonNegativeFloat = (
