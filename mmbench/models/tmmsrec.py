@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from mmbench.config import PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.layers import Dropout, PreQueryEncoder, at
 from mmbench.nn.losses import bce
 
@@ -50,10 +51,10 @@ class TMMSRecConfig:
     modalities: tuple[Modality, ...] = ("id", "text", "image")  # table 4
     position: Literal["tie", "none", "random", "sinusoidal"] = "tie"  # table 5
     fusion: Literal["two-stage", "add", "linear", "mlp"] = "two-stage"  # table 6
-    backbone: Literal["sasrec", "gru4rec"] = "sasrec"  # fig. 6
+    backbone: Literal["sasrec", "gru4rec", "nextitnet"] = "sasrec"  # fig. 6
     encoder: Literal["own", "shared"] = "own"  # per modality (eq. 10); the code shares one
     hidden_dim: PositiveInt = 768  # fig. 7; a multiple of 6
-    n_layers: PositiveInt = 2  # blocks of SASRec (fig. 7) or layers of the GRU
+    n_layers: PositiveInt = 2  # blocks of SASRec (fig. 7), layers of the GRU, [1, 4] of NextItNet
     n_heads: PositiveInt = 1  # code
     dropout: Probability = 0.5  # fig. 7
     tie_dropout: Probability = 0.0  # on TIE's output; no equation has it, the code has 0.2
@@ -162,10 +163,25 @@ class GRUEncoder(nn.Module):
         return self.out(at(self.gru(x)[0], slot))
 
 
+class NextItNetEncoder(nn.Module):
+    """NextItNet as a backbone: residual blocks of dilations 1, 4, then one linear map (`baselines/nextitnet`)."""
+
+    def __init__(self, *, dim: int, n_layers: int) -> None:
+        super().__init__()
+        self.stack = CausalConvEncoder(dim=dim, n_blocks=n_layers)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
+        """Packed or padded rows: a convolution reaches as far back as attention may look, `mask` [R, W, W]."""
+        return self.out(at(self.stack(x, mask.sum(-1) - 1), slot))
+
+
 def make_encoder(config: TMMSRecConfig) -> nn.Module:
     """The user encoder of eq. 10. Every backbone is called with (x, attention mask, real places, slots)."""
     if config.backbone == "gru4rec":
         return GRUEncoder(dim=config.hidden_dim, n_layers=config.n_layers)
+    if config.backbone == "nextitnet":
+        return NextItNetEncoder(dim=config.hidden_dim, n_layers=config.n_layers)
     return PreQueryEncoder(
         dim=config.hidden_dim, inner_dim=config.hidden_dim, n_layers=config.n_layers, n_heads=config.n_heads,
         dropout=config.dropout, project_out=True,
@@ -235,7 +251,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         if config.padding_keys:
             # How many empty places a state sees depends on the length of the whole row, so it is not causal.
             return Needs(layout="fixed", samples=("last-window", "prefix"), causal=False, **common)
-        layout: Literal["packed", "padded"] = "packed" if config.backbone == "sasrec" else "padded"
+        layout: Literal["packed", "padded"] = "padded" if config.backbone == "gru4rec" else "packed"
         return Needs(layout=layout, samples=("last-window", "all", "prefix"), **common)
 
     def extra_state(self) -> dict[str, Any]:

@@ -30,7 +30,19 @@ from tests.models.toy import (
 )
 
 TABLE_4 = ["id", "id+tie", "id+text", "id+text+tie", "id+image", "id+image+tie", "id+image+text"]
-VARIANTS = [*TABLE_4, "np", "rp", "vp", "add", "linear", "mlp", "gru4rec", "as-released", "leaky"]
+VARIANTS = [
+    *TABLE_4,
+    "np",
+    "rp",
+    "vp",
+    "add",
+    "linear",
+    "mlp",
+    "gru4rec",
+    "nextitnet",
+    "as-released",
+    "leaky",
+]
 NAMES = ["tmmsrec", *(f"tmmsrec:{one}" for one in VARIANTS)]
 HISTORIES = [[5, 2, 9, 1], [7, 3], [4, 4, 8, 11, 2, 30, 1]]
 
@@ -106,12 +118,27 @@ def test_padding_keys_change_short_histories_only() -> None:
     torch.testing.assert_close(a[1], b[1])
 
 
-@pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:rp", "tmmsrec:mlp"])
+@pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:rp", "tmmsrec:mlp", "tmmsrec:nextitnet"])
 def test_layouts_and_neighbours_do_not_change_a_state(name: str) -> None:
     model = shaken(make(name))
     alone = torch.cat([model.query(batch_of("padded", [one])) for one in HISTORIES])
     for layout in ("packed", "padded", "fixed"):
         torch.testing.assert_close(model.query(batch_of(layout, HISTORIES)), alone)
+
+
+def test_nextitnet_backbone_does_not_reach_its_neighbour_in_a_packed_row() -> None:
+    """Gradients of one history's states with respect to all places of the row they share."""
+    model = shaken(make("tmmsrec:nextitnet"))
+    assert model.needs.layout == "packed"
+    batch = batch_of("packed", [[5, 2, 9, 1, 6, 6, 3, 2], [7, 3, 4, 8, 8, 1, 2]])
+    assert len(batch.item_seq) == 1
+    x = torch.randn(1, batch.item_seq.shape[1], 24, dtype=torch.float64, requires_grad=True)
+    mask = batch.attention_mask(causal=True)
+    for number in (1, 2):
+        own = (batch.segment == number).flatten()
+        states = model.encoders["id"](x, mask, batch.mask, own.nonzero()[:, 0])
+        seen = torch.autograd.grad(states.square().sum(), x)[0][0].abs().sum(1) > 0
+        assert torch.equal(seen, own)
 
 
 def test_gru_backbone_ignores_padding() -> None:
@@ -122,7 +149,9 @@ def test_gru_backbone_ignores_padding() -> None:
         torch.testing.assert_close(model.query(batch_of(layout, HISTORIES)), alone)
 
 
-@pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:add", "tmmsrec:vp", "tmmsrec:gru4rec"])
+@pytest.mark.parametrize(
+    "name", ["tmmsrec", "tmmsrec:add", "tmmsrec:vp", "tmmsrec:gru4rec", "tmmsrec:nextitnet"]
+)
 def test_later_items_and_times_do_not_change_earlier_states(name: str) -> None:
     model = shaken(make(name))
     times = [START + 40 * DAY * k for k in range(6)]
@@ -231,7 +260,9 @@ def test_loss_is_eq_14_averaged_over_targets(n_negatives: int) -> None:
     torch.testing.assert_close(model.loss(batch)["bce"], expected)
 
 
-@pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:rp", "tmmsrec:linear", "tmmsrec:gru4rec"])
+@pytest.mark.parametrize(
+    "name", ["tmmsrec", "tmmsrec:rp", "tmmsrec:linear", "tmmsrec:gru4rec", "tmmsrec:nextitnet"]
+)
 def test_all_positions_equal_prefixes_in_loss_and_gradient(name: str) -> None:
     results = []
     for samples in ("all", "prefix"):

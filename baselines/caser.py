@@ -1,0 +1,246 @@
+"""Caser: Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding. Tang and Wang, WSDM 2018,
+doi 10.1145/3159652.3159656.  The author's PyTorch code: github.com/graytowne/caser_pytorch.
+
+The embeddings of the newest L items are an image of L rows. Horizontal filters (k rows high, full width) look for
+patterns of k successive items, vertical filters (one column wide, L high) weigh the items by age; both and the
+user's vector give the state. Two output layers go by this name: "toolbox" (default; RecBole's: a linear map, then the
+input table) and "official" (a separate item table of twice the width, with a bias).
+
+Axes: R rows, W width, T slots, L window, D width, H filters per height, V vertical filters, K negatives, N items.
+Follows: the paper's embedding look-up windows(), horizontal layer HorizontalFilters, vertical layer VerticalFilters,
+fully connected layers state(), network training loss().
+Differences: (1) toolbox: no ReLU after the last map, which would keep states from being negative (`final_relu`).
+(2) The window is padded on the left, so the newest item always lies in row L; RecBole pads on the right. Padding is
+the zero vector, no target and no class of the softmax. (3) One window per slot of a history: the same samples as
+RecBole's prefixes. (4) official: windows of a user come from the newest max_len items; a user with fewer than
+L + n_targets events gives one window with as many targets as there are, never padding. (5) log sigma is a softplus.
+(6) Users without a training target have the zero vector, not an untrained random one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.layers import Dropout
+from mmbench.nn.losses import cross_entropy
+
+Activation = Literal["relu", "tanh", "sigmoid", "identity"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "identity": lambda x: x,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaserConfig:
+    network: Literal["toolbox", "official"] = "toolbox"
+    loss: Literal["ce", "bce"] = "ce"
+    hidden_dim: PositiveInt = 64  # RecBole; official 50
+    window: PositiveInt = 5  # L, official; RecBole takes the whole max_len and advises about 10
+    n_targets: PositiveInt = 1  # official 3: items after the window that it predicts (bce)
+    train_windows: Literal["every", "full"] = (
+        "every"  # official: only those of L inputs and n_targets targets
+    )
+    n_vertical: NonNegativeInt = 4  # both codes
+    n_horizontal: NonNegativeInt = 8  # per height; RecBole; official 16
+    conv_activation: Activation = "relu"  # both codes; the paper searches all four
+    fc_activation: Activation = "relu"  # both codes
+    final_relu: bool = False  # RecBole: True
+    dropout: Probability = 0.4  # RecBole; official 0.5
+    n_negatives: PositiveInt = 3  # official: per window (bce)
+    reg_weight: NonNegativeFloat = 1e-4  # RecBole: of plain norms (tables, filters, both maps)
+
+    def __post_init__(self) -> None:
+        if not self.n_vertical and not self.n_horizontal:
+            raise ValueError("n_vertical and n_horizontal are both 0: no filter is left")
+        if self.loss == "ce" and (self.n_targets > 1 or self.train_windows == "full"):
+            raise ValueError("n_targets > 1 and train_windows = 'full' belong to loss = 'bce'")
+        if self.network == "official" and self.final_relu:
+            raise ValueError("final_relu is about the last map of network = 'toolbox'")
+
+
+class HorizontalFilters(nn.Module):
+    """Heights 1..L, H filters each: responses at every start, their maximum, bias and activation.
+
+    All heights are one product with a matrix that holds every filter at every start: [L D] x [sum_k (L-k+1) H].
+    The activations are monotone, so the maximum comes first.
+    """
+
+    def __init__(self, *, window: int, dim: int, n_filters: int, activation: Activation) -> None:
+        super().__init__()
+        self.window, self.dim, self.n_filters = window, dim, n_filters
+        self.activation = ACTIVATIONS[activation]
+        self.weight = nn.ParameterList(
+            torch.empty(n_filters, height * dim) for height in range(1, window + 1)
+        )
+        self.bias = nn.Parameter(torch.empty(window, n_filters))
+        for height, weight in enumerate(self.weight, start=1):  # as torch's convolutions
+            bound = (height * dim) ** -0.5
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(self.bias.data[height - 1], -bound, bound)
+
+    def _placed(self, weight: Tensor) -> Tensor:
+        """Filters [H, k D] -> [H (L-k+1), L D]: each at every start, zero elsewhere.
+
+        Copies of a row that is D longer than L D, cut into rows of L D, move on by D from row to row.
+        """
+        total = self.window * self.dim
+        n_starts = self.window - weight.shape[1] // self.dim + 1
+        longer = F.pad(weight, (0, total + self.dim - weight.shape[1]))
+        copies = longer[:, None].expand(-1, n_starts, -1).flatten(1)
+        return copies[:, : n_starts * total].reshape(-1, total)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [T, L, D] -> [T, L H], heights in ascending order."""
+        placed = [self._placed(weight) for weight in self.weight]
+        responses = F.linear(x.flatten(1), torch.cat(placed)).split([len(one) for one in placed], dim=1)
+        best = torch.stack([one.view(len(x), self.n_filters, -1).amax(2) for one in responses], dim=1)
+        return self.activation(best + self.bias).flatten(1)
+
+
+class VerticalFilters(nn.Module):
+    """V weighted sums of the window's rows, o[f] = sum_t w[f, t] x_t + b[f], without activation."""
+
+    def __init__(self, *, window: int, n_filters: int) -> None:
+        super().__init__()
+        bound = window**-0.5
+        self.weight = nn.Parameter(torch.empty(n_filters, window).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n_filters).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [T, L, D] -> [T, V D]."""
+        return (self.weight @ x + self.bias[:, None]).flatten(1)
+
+
+class Caser(Recommender[CaserConfig]):
+    def __init__(self, config: CaserConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim, window = config.hidden_dim, config.window
+        self.is_official = config.network == "official"
+        self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+        self.user_emb = nn.Embedding(catalog.n_users, dim)
+        self.vertical = (
+            VerticalFilters(window=window, n_filters=config.n_vertical) if config.n_vertical else None
+        )
+        self.horizontal = (
+            HorizontalFilters(
+                window=window, dim=dim, n_filters=config.n_horizontal, activation=config.conv_activation
+            )
+            if config.n_horizontal
+            else None
+        )
+        self.drop = Dropout(config.dropout)
+        self.fc = nn.Linear(config.n_vertical * dim + config.n_horizontal * window, dim)
+        if self.is_official:
+            self.out_table = nn.Parameter(torch.empty(catalog.n_items, 2 * dim))
+            self.item_bias = nn.Parameter(torch.zeros(catalog.n_items))
+        else:
+            self.out = nn.Linear(2 * dim, dim)
+        self._init_weights(catalog)
+
+    def _init_weights(self, catalog: Catalog) -> None:
+        """Both codes: N(0, 1/D^2) tables. toolbox: xavier-normal maps; official: torch's own, N(0, 1/(2D)^2) output."""
+        for table in (self.item_emb, self.user_emb):
+            nn.init.normal_(table.weight, std=1 / self.config.hidden_dim)
+        if self.is_official:
+            nn.init.normal_(self.out_table, std=0.5 / self.config.hidden_dim)
+        else:
+            for linear in (self.fc, self.out):
+                nn.init.xavier_normal_(linear.weight)
+                nn.init.zeros_(linear.bias)
+        n_events = torch.bincount(catalog.train_users, minlength=catalog.n_users)
+        with torch.no_grad():
+            self.item_emb.weight[0].zero_()
+            self.user_emb.weight[n_events < 2] = 0.0
+
+    @property
+    def needs(self) -> Needs:
+        config = self.config
+        n_negatives = config.n_negatives if config.loss == "bce" else 0
+        if config.n_targets > 1 or config.train_windows == "full":
+            # Targets after the next one are those of a history's later slots, so they must be in the same row.
+            return Needs(samples=("last-window",), n_negatives=n_negatives)
+        return Needs(samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
+
+    def windows(self, batch: Batch) -> Tensor:
+        """Items up to each slot, newest last, 0 before a history's first: int64 [T, L]."""
+        back = torch.arange(self.config.window - 1, -1, -1, device=batch.slot.device)
+        place = batch.slot[:, None] - back
+        is_own = batch.position.flatten()[batch.slot][:, None] >= back
+        return torch.where(is_own, batch.item_seq.flatten()[place.clamp(min=0)], 0)
+
+    def state(self, window: Tensor, user: Tensor) -> Tensor:
+        """window [T, L], user [T] -> [T, D], official [T, 2 D + 1]."""
+        x = self.item_emb(window)
+        parts = [part(x) for part in (self.vertical, self.horizontal) if part is not None]
+        z = ACTIVATIONS[self.config.fc_activation](self.fc(self.drop(torch.cat(parts, 1))))
+        both = torch.cat([z, self.user_emb(user)], 1)
+        if self.is_official:
+            return F.pad(both, (0, 1), value=1.0)
+        state = self.out(both)
+        return F.relu(state) if self.config.final_relu else state
+
+    def query(self, batch: Batch) -> Tensor:
+        return self.state(self.windows(batch), batch.user)
+
+    def item_table(self) -> Tensor:
+        if self.is_official:
+            return torch.cat([self.out_table, self.item_bias[:, None]], 1)
+        return self.item_emb.weight[1:]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.target is not None
+        table = self.item_table()
+        if self.config.loss == "ce":
+            terms = {"ce": cross_entropy(self.query(batch), table, batch.target)}
+        else:
+            terms = {"bce": self._bce(batch, table)}
+        if self.config.reg_weight:
+            terms["reg"] = self.config.reg_weight * self._norms()
+        return terms
+
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows to train on and what they predict: slot number [U], items [U, n_targets], bool [U, n_targets].
+
+        The j-th target of a slot is the target of the j-th slot after it, in the same history.
+        """
+        assert batch.target is not None
+        config, place = self.config, batch.position.flatten()[batch.slot]
+        goes_on = (batch.slot.diff() == 1) & (place.diff() == 1)
+        history = F.pad((~goes_on).cumsum(0), (1, 0))[: len(place)]
+        number = torch.arange(len(place), device=place.device)
+        count = torch.zeros_like(place).scatter_add(0, history, torch.ones_like(place))
+        left = count.cumsum(0)[history] - number  # targets from this slot on
+        if config.train_windows == "full":
+            is_full = (left >= config.n_targets) & (place >= config.window - 1)
+            is_short = place + left < config.window - 1 + config.n_targets
+            is_used = is_full | (is_short & (left == count[history].clamp(max=config.n_targets)))
+            number = number[is_used]
+        ahead = torch.arange(config.n_targets, device=place.device)
+        following = (number[:, None] + ahead).clamp(max=len(place) - 1)
+        return number, batch.target[following], ahead < left[number][:, None]
+
+    def _bce(self, batch: Batch, table: Tensor) -> Tensor:
+        """Targets and negatives of the used windows, each averaged over its own number."""
+        assert batch.negatives is not None
+        used, targets, is_target = self.targets(batch)
+        state = self.state(self.windows(batch)[used], batch.user[used])
+        positive = torch.einsum("td,tkd->tk", state, table[targets - 1])[is_target]
+        negative = torch.einsum("td,tkd->tk", state, table[batch.negatives[used] - 1])
+        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+    def _norms(self) -> Tensor:
+        """Sum of the Frobenius norms (not squared) of the tables, the filters and the maps."""
+        weights = [self.user_emb.weight, self.item_emb.weight, self.fc.weight]
+        weights.append(self.out_table if self.is_official else self.out.weight)
+        if self.vertical is not None:
+            weights.append(self.vertical.weight)
+        if self.horizontal is not None:
+            weights += list(self.horizontal.weight)
+        return torch.stack([one.norm() for one in weights]).sum()

@@ -1,0 +1,153 @@
+"""NextItNet: A Simple Convolutional Generative Network for Next Item Recommendation. Yuan et al., WSDM 2019,
+doi 10.1145/3289600.3290975.  Official code: github.com/fajieyuan/WSDM2019-nextitnet (TensorFlow 1).
+
+A stack of dilated causal convolutions with residuals reads the item ids of a history; there is no position
+embedding. Two output layers go by this name: "toolbox" (default; RecBole's: a linear map, then the input table)
+and "official" (a separate output table with a bias).
+
+Axes: R rows, W width, D channels, T targets, N items, S sampled items.
+Follows: the paper's dilated layers and residual blocks `mmbench.nn.convolution`, its output layer query() and
+item_table(), its training loss().
+Differences: (1) states are read at the last real item; RecBole pads on the right and reads place L - 1, which is
+padding for most histories. (2) Padding is no class of the softmax and nothing that a convolution reads; the
+official code takes the zeros on the left for tokens and targets. (3) toolbox: trained on all positions of a history in
+one pass, as the official code is; equal in loss and gradient to RecBole's prefixes (`samples = "prefix"`).
+(4) sampled-ce draws items uniformly and without replacement; the official code leaves this to TensorFlow, whose
+default is log-uniform over ids and so supposes ids sorted by popularity. (5) No copies of sequences shifted to the
+right: all prefixes are trained on anyway. (6) The rate `dropout` (on the embeddings) is ours; 0 as published.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import NonNegativeFloat, PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.convolution import BlockKind, CausalConvEncoder
+from mmbench.nn.layers import Dropout, at
+from mmbench.nn.losses import bce, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextItNetConfig:
+    network: Literal["toolbox", "official"] = "toolbox"
+    loss: Literal["ce", "sampled-ce", "bce"] = "ce"  # "bce": SASRec's, for TMMSRec fig. 6
+    hidden_dim: PositiveInt = 64  # RecBole
+    kernel_size: PositiveInt = 3  # RecBole; official demo
+    dilations: tuple[PositiveInt, ...] = (1, 4)  # RecBole; official README
+    n_blocks: PositiveInt = 5  # RecBole: how often the list of dilations is repeated
+    block: BlockKind = "two-convolutions"  # the paper's block (b); "bottleneck" is block (a)
+    dropout: Probability = 0.0  # ours, on the embeddings
+    sampled_share: Probability = 0.2  # official: of the items, for sampled-ce
+    reg_weight: NonNegativeFloat = (
+        1e-5  # RecBole: of plain norms (table, output map, convolutions, LayerNorms)
+    )
+
+    def __post_init__(self) -> None:
+        if not self.dilations:
+            raise ValueError("dilations must list at least one dilation, e.g. [1, 4]")
+        if self.block == "bottleneck" and self.hidden_dim % 2:
+            raise ValueError(f"block = 'bottleneck' halves hidden_dim, which is odd: {self.hidden_dim}")
+
+
+class NextItNet(Recommender[NextItNetConfig]):
+    def __init__(self, config: NextItNetConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim = config.hidden_dim
+        self.is_official = config.network == "official"
+        self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+        self.drop = Dropout(config.dropout)
+        self.encoder = CausalConvEncoder(
+            dim=dim, n_blocks=config.n_blocks, dilations=config.dilations, kernel_size=config.kernel_size,
+            kind=config.block,
+        )  # fmt: skip
+        if self.is_official:
+            self.out_table = nn.Parameter(torch.empty(catalog.n_items, dim))
+            self.item_bias = nn.Parameter(torch.empty(catalog.n_items))
+        else:
+            self.out = nn.Linear(dim, dim)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """toolbox: torch's own for convolutions. official: normal within two deviations of 0.02."""
+        if self.is_official:
+            truncated = [self.item_emb.weight]
+            for linear in (one for one in self.encoder.modules() if isinstance(one, nn.Linear)):
+                truncated.append(linear.weight)
+                nn.init.zeros_(linear.bias)
+            if self.config.loss == "sampled-ce":
+                nn.init.normal_(self.out_table, std=0.01)
+                nn.init.constant_(self.item_bias, 0.1)
+            else:  # the full softmax is one more convolution of the official code
+                truncated.append(self.out_table)
+                nn.init.zeros_(self.item_bias)
+            for weight in truncated:
+                nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
+        else:
+            bound = (self.n_items + 1) ** -0.5
+            nn.init.uniform_(self.item_emb.weight, -bound, bound)
+            nn.init.xavier_normal_(self.out.weight)
+            nn.init.constant_(self.out.bias, 0.1)
+        with torch.no_grad():
+            self.item_emb.weight[0].zero_()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            samples=("all", "prefix", "last-window"), n_negatives=1 if self.config.loss == "bce" else 0
+        )
+
+    def encode(self, batch: Batch) -> Tensor:
+        """States of all places, [R, W, D]."""
+        return self.encoder(self.drop(self.item_emb(batch.item_seq)), batch.position)
+
+    def state(self, batch: Batch) -> Tensor:
+        """What is compared with item vectors at the slots, [T, D]."""
+        hidden = at(self.encode(batch), batch.slot)
+        if not self.is_official:
+            return self.out(hidden)
+        return hidden if self.config.loss == "sampled-ce" else F.relu(hidden)
+
+    def query(self, batch: Batch) -> Tensor:
+        state = self.state(batch)
+        return F.pad(state, (0, 1), value=1.0) if self.is_official else state
+
+    def item_table(self) -> Tensor:
+        if self.is_official:
+            return torch.cat([self.out_table, self.item_bias[:, None]], 1)
+        return self.item_emb.weight[1:]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        query, table = self.query(batch), self.item_table()
+        assert batch.target is not None
+        if self.config.loss == "ce":
+            terms = {"ce": cross_entropy(query, table, batch.target)}
+        elif self.config.loss == "sampled-ce":
+            terms = {"sampled-ce": self._sampled(query, table, batch.target)}
+        else:
+            assert batch.negatives is not None
+            positive = (query * table[batch.target - 1]).sum(-1)
+            negative = torch.einsum("td,tkd->tk", query, table[batch.negatives - 1])
+            terms = {"bce": bce(positive, negative)}
+        if self.config.reg_weight:
+            terms["reg"] = self.config.reg_weight * self._norms()
+        return terms
+
+    def _sampled(self, query: Tensor, table: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy of each target against S items drawn once for the step; a row's own target is no negative."""
+        n_sampled = max(int(self.config.sampled_share * self.n_items), 1)
+        drawn = torch.randperm(self.n_items, device=query.device)[:n_sampled]
+        own = (query * table[target - 1]).sum(-1, keepdim=True)  # [T, 1]
+        others = (query @ table[drawn].T).masked_fill(drawn == target[:, None] - 1, float("-inf"))
+        return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).mean()
+
+    def _norms(self) -> Tensor:
+        """Sum of the Frobenius norms (not squared) of the tables, the output map, convolutions and LayerNorms."""
+        outputs = [self.out_table] if self.is_official else [self.out.weight]
+        weights = [self.item_emb.weight, *outputs]
+        weights += [p for name, p in self.encoder.named_parameters() if name.endswith("weight")]
+        return torch.stack([one.norm() for one in weights]).sum()
