@@ -1,0 +1,257 @@
+"""TiSASRec: Time Interval Aware Self-Attention for Sequential Recommendation. Li, Wang and McAuley, WSDM 2020,
+doi 10.1145/3336191.3371786.  Official code: github.com/JiachengLi1995/TiSASRec (TensorFlow 1).
+
+Causal self-attention over item ids in which every pair of events also has an interval code: their distance in time in
+units of the user's own shortest gap, cut at k. Codes and positions have vectors that are added to keys and values.
+`network` says which model a result is of: "bert-style" (default: toolbox ports), "official" (the authors' code) or
+"paper" (the authors' network with the residuals as printed).
+
+Axes: R rows, W width, H heads, D hidden, K = k + 1 interval codes, T targets, N items.
+Follows: paper sec. 3.3 codes(), 3.4 relations(), 3.5 attend() and blocks, 3.6 query()/item_table(), 3.7 loss().
+Differences: (1) the vectors of all pairs, [R, W, W, D], are never formed: queries meet the K rows of the table and
+the codes pick from the products; weights are summed by code before they meet the value table. The same numbers; but
+where the code drops entries of each pair's vector, here entries of a row's copy of the table are dropped. (2) A
+user's unit is the shortest gap of all its training events; the code also looks at validation and test events. (3)
+Distances are divided and rounded down; the code rounds points in time (`interval_rounding`). (4) Trained on all
+positions in one pass instead of one sample per prefix; equal in loss and gradient with dropout off (`samples =
+"prefix"`). (5) Padding is no class, no key and has no vectors of its own: position 0 and code 0 are trained. (6)
+official: users are shuffled, not drawn; the oldest kept item has position 0 (the authors pad on the left).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.layers import Dropout, at, dropout, init_normal
+from mmbench.nn.losses import bce, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiSASRecConfig:
+    network: Literal["bert-style", "official", "paper"] = "bert-style"
+    loss: Literal["ce", "bce"] = "ce"
+    time_span: NonNegativeInt = 256  # k, the largest interval code
+    interval_unit: Literal["personal", "second"] = "personal"  # "second": a port that skips the personal unit
+    interval_rounding: Literal["floor", "points"] = "floor"
+    hidden_dim: PositiveInt = 64
+    inner_dim: PositiveInt = 256
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.5
+    attn_dropout: Probability = 0.5  # official and paper: one rate everywhere, `dropout`
+    l2_emb: NonNegativeFloat = 0.0  # weight of the norms of all five tables
+    l2_norm: Literal["squared", "plain"] = "squared"  # "plain": the PyTorch port's penalty
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.n_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+
+
+def personal_unit(catalog: Catalog) -> Tensor:
+    """r_min: shortest time above 0 between consecutive training events of each user, int64 seconds [U]; else 1."""
+    gap = catalog.train_times.diff()
+    own = (catalog.train_users.diff() == 0) & (gap > 0)
+    none = torch.iinfo(torch.int64).max
+    unit = torch.full((catalog.n_users,), none)
+    unit.scatter_reduce_(0, catalog.train_users[1:][own], gap[own], "amin")
+    return unit.masked_fill_(unit == none, 1)
+
+
+def user_of_place(batch: Batch) -> Tensor:
+    """int64 [R, W], the user of each place's history, known from the history's slots; 0 where there is padding."""
+    n_rows, width = batch.segment.shape
+    row = torch.arange(n_rows, device=batch.segment.device)[:, None]
+    history = row * (width + 1) + batch.segment
+    user = batch.user.new_zeros(n_rows * (width + 1))
+    user[history.flatten()[batch.slot]] = batch.user
+    return user[history]
+
+
+class Relations(NamedTuple):
+    """What a pair of places adds to the attention; the same for all layers, split over the heads by channels."""
+
+    mask: Tensor  # bool [R, W, W], True = may look
+    codes: Tensor  # int64 [R, W, W], 0..k
+    position_key: Tensor  # [R, W, D]
+    position_value: Tensor
+    time_key: Tensor  # [R, K, D], or [1, K, D] without dropout
+    time_value: Tensor
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, relations: Relations, *, n_heads: int, drop: Dropout
+) -> Tensor:
+    """softmax_j(q_i . (k_j + P_K[j] + T_K[R_ij]) / sqrt(D/H)) (v_j + P_V[j] + T_V[R_ij]), all [R, W, D]."""
+    n_rows, width, dim = query.shape
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)  # [R, H, W or K, D/H]
+
+    q = heads(query) * (dim // n_heads) ** -0.5
+    k, v = heads(key + relations.position_key), heads(value + relations.position_value)
+    time_key, time_value = heads(relations.time_key), heads(relations.time_value)
+    codes = relations.codes[:, None].expand(-1, n_heads, -1, -1)
+    logits = q @ k.transpose(-1, -2) + (q @ time_key.transpose(-1, -2)).gather(-1, codes)
+    weights = drop(logits.masked_fill(~relations.mask[:, None], -1e9).softmax(-1))  # [R, H, W, W]
+    by_code = weights.new_zeros(n_rows, n_heads, width, time_value.shape[2])
+    by_code = by_code.scatter_add(-1, codes, weights)  # [R, H, W, K]
+    return (weights @ v + by_code @ time_value).transpose(1, 2).reshape(n_rows, width, dim)
+
+
+class TimeAttention(nn.Module):
+    """`mmbench.nn.layers.Attention` with relations; same parameters."""
+
+    def __init__(self, config: TiSASRecConfig) -> None:
+        super().__init__()
+        self.n_heads, self.drop = config.n_heads, Dropout(config.attn_dropout)
+        self.qkv = nn.Linear(config.hidden_dim, 3 * config.hidden_dim)
+        self.out = nn.Linear(config.hidden_dim, config.hidden_dim)
+
+    def forward(self, x: Tensor, relations: Relations, slot: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        mixed: Tensor = self.out(at(attend(q, k, v, relations, n_heads=self.n_heads, drop=self.drop), slot))
+        return mixed
+
+
+class PostNormTimeBlock(nn.Module):
+    """x = LN(x + drop(attention)); x = LN(x + drop(ffn)), as SASRec's default."""
+
+    def __init__(self, config: TiSASRecConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.attention, self.drop = TimeAttention(config), Dropout(config.dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-12), nn.LayerNorm(dim, eps=1e-12)
+        self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+
+    def forward(self, x: Tensor, relations: Relations, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, D] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
+        x = self.norm1(at(x, slot) + self.drop(self.attention(x, relations, slot)))
+        return self.norm2(x + self.drop(self.down(F.gelu(self.up(x)))))
+
+
+class PreNormTimeBlock(nn.Module):
+    """The authors' block, without an output map.
+
+    official: q = LN(x);  y = LN(q + attention(q, x, x));  y + drop(ffn(y))
+    paper:    q = LN(x);  y = x + drop(attention(q, q, q));  y + drop(ffn(LN(y)))
+    """
+
+    def __init__(self, config: TiSASRecConfig) -> None:
+        super().__init__()
+        dim, self.n_heads, self.is_paper = config.hidden_dim, config.n_heads, config.network == "paper"
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-8), nn.LayerNorm(dim, eps=1e-8)
+        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+        self.drop = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, relations: Relations, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, D] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
+        normed = self.norm1(x)
+        read, base = (normed, x) if self.is_paper else (x, normed)
+        q, k, v = self.query(normed), self.key(read), self.value(read)
+        mixed = at(attend(q, k, v, relations, n_heads=self.n_heads, drop=self.drop), slot)
+        y = at(base, slot) + (self.drop(mixed) if self.is_paper else mixed)
+        z = self.norm2(y)
+        return (y if self.is_paper else z) + self.drop(self.down(self.drop(F.relu(self.up(z)))))
+
+
+class TiSASRec(Recommender[TiSASRecConfig]):
+    unit: Tensor
+    first_time: Tensor
+
+    def __init__(self, config: TiSASRecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim, self.is_bert_style = config.hidden_dim, config.network == "bert-style"
+        self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+        self.position_key, self.position_value = (nn.Embedding(catalog.max_len, dim) for _ in range(2))
+        self.time_key, self.time_value = (nn.Embedding(config.time_span + 1, dim) for _ in range(2))
+        self.drop = Dropout(config.dropout)
+        self.norm = nn.LayerNorm(
+            dim, eps=1e-12 if self.is_bert_style else 1e-8
+        )  # of the input, or the output
+        block = PostNormTimeBlock if self.is_bert_style else PreNormTimeBlock
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.n_layers))
+        if config.interval_unit == "personal":
+            self.register_buffer("unit", personal_unit(catalog))
+        if config.interval_rounding == "points":
+            first = torch.full((catalog.n_users,), torch.iinfo(torch.int64).max)
+            first.scatter_reduce_(0, catalog.train_users, catalog.train_times, "amin")
+            self.register_buffer("first_time", first)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        init_normal(self, std=0.02)
+        if not self.is_bert_style:
+            for parameter in self.parameters():
+                if parameter.dim() == 2:
+                    nn.init.xavier_uniform_(parameter)
+        with torch.no_grad():
+            self.item_emb.weight[0].zero_()
+
+    @property
+    def needs(self) -> Needs:
+        n_negatives = 0 if self.config.loss == "ce" else 1
+        return Needs(samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
+
+    def codes(self, batch: Batch) -> Tensor:
+        """R_ij = min(floor(|t_i - t_j| / r_min), k), int64 [R, W, W]; pairs of different histories mean nothing."""
+        config, times, user = self.config, batch.time_seq, user_of_place(batch)
+        unit = self.unit[user] if config.interval_unit == "personal" else torch.ones_like(times)
+        if config.interval_rounding == "points":  # float64 holds seconds exactly
+            times = ((times - self.first_time[user]).double() / unit).round().long()
+            unit = torch.ones_like(times)
+        distance = (times[:, :, None] - times[:, None, :]).abs()
+        return (distance // unit[:, :, None]).clamp_(max=config.time_span)
+
+    def relations(self, batch: Batch) -> Relations:
+        def row_tables(table: nn.Embedding) -> Tensor:
+            """Dropped entries differ between the rows of a batch."""
+            n_copies = len(batch.item_seq) if self.training and self.config.dropout else 1
+            return dropout(table.weight.expand(n_copies, -1, -1), self.config.dropout, self.training)
+
+        return Relations(
+            mask=batch.attention_mask(causal=True),
+            codes=self.codes(batch),
+            position_key=self.drop(self.position_key(batch.position)),
+            position_value=self.drop(self.position_value(batch.position)),
+            time_key=row_tables(self.time_key),
+            time_value=row_tables(self.time_value),
+        )
+
+    def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
+        """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
+        x, relations = self.item_emb(batch.item_seq), self.relations(batch)
+        x = self.drop(self.norm(x) if self.is_bert_style else x * self.config.hidden_dim**0.5)
+        for block in self.blocks[:-1]:
+            x = block(x, relations)
+        x = self.blocks[-1](x, relations, slot)
+        return x if self.is_bert_style else self.norm(x)
+
+    def query(self, batch: Batch) -> Tensor:
+        return self.encode(batch, batch.slot)
+
+    def item_table(self) -> Tensor:
+        return self.item_emb.weight[1:]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        query = self.query(batch)
+        assert batch.target is not None
+        if self.config.loss == "ce":
+            terms = {"ce": cross_entropy(query, self.item_table(), batch.target)}
+        else:
+            assert batch.negatives is not None
+            positive = (query * self.item_emb(batch.target)).sum(-1)
+            negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
+            terms = {"bce": bce(positive, negative)}
+        if self.config.l2_emb:
+            tables = (self.item_emb, self.position_key, self.position_value, self.time_key, self.time_value)
+            norms = torch.stack([one.weight.square().sum() for one in tables])
+            penalty = (norms if self.config.l2_norm == "squared" else norms.sqrt()).sum()
+            terms["l2"] = self.config.l2_emb * penalty
+        return terms
