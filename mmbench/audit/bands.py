@@ -154,7 +154,7 @@ def _say_rule(rule: Rule, scores: Scores) -> tuple[str, str]:
     at = rule.rank - 1
     large, small = (float(one.gains(rule.rank)[at]) for one in (f, g))
     times = "" if rule.factor == 1 else f"{rule.factor:.4f} x "
-    why = f"a user at rank {rule.rank} adds {large:.4f} to the left and {small:.4f} to the right"
+    why = f"a user at rank {rule.rank} adds {say(large, 4)} to the left and {say(small, 4)} to the right"
     words = f"{f} >= {times}{g}: {why}, and no rank has a smaller ratio"
     most, least = f.span(scores)[1], g.span(scores)[0]
     left = f"{f.terms(scores)}, before rounding at most {say(most, 5)}"

@@ -9,7 +9,7 @@ Weight = Literal["impossible", "contradiction", "remark"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
 MEANINGS: dict[Weight, str] = {
     "impossible": "no users whatever give these numbers together",
-    "contradiction": "one printed number does not follow from others that are printed",
+    "contradiction": "printed numbers that do not follow from, or disagree with, others that are printed",
     "remark": "possible, but worth knowing",
 }
 

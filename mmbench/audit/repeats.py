@@ -50,7 +50,7 @@ def _differ(a: Row, b: Row, why: str, table: str) -> Finding:
         dataset=a.dataset,
         method=a.method,
         numbers=tuple(f"{metric} {one}" for metric, one in a.scores.items() if metric in b.scores),
-        rule=f"{_name(a)} and {_name(b)} are one model: {why}",
+        rule=f"{_name(a)} and {_name(b)} are one model as described: {why}",
         arithmetic=f"{_numbers(a, b)} in {a.table}; {_numbers(b, a)} in {b.table}",
     )
 

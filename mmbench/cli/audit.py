@@ -45,17 +45,16 @@ def audit(
     from mmbench.cli.tables import print_table
 
     state: State = ctx.obj
-    name = fmt.value
     if table is not None:
         found = examine(table)
-        if name == "terminal":
+        if fmt.value == "terminal":
             print_terminal(found, state.out)
         else:
-            state.out.out(to_text([found], name), end="", highlight=False)
+            state.out.out(to_text([found], fmt.value), end="", highlight=False)
         return
     audits = [examine(f"{paper}/{one}") for paper, one in library().tables()]
-    if name == "terminal":
+    if fmt.value == "terminal":
         print_table(state, list(LIST_HEAD), list_rows(audits))
         state.err.print("mmbench audit TABLE shows the arithmetic, for example: mmbench audit hm4sr/table1")
     else:
-        state.out.out(listing(audits, name), end="", highlight=False)
+        state.out.out(listing(audits, fmt.value), end="", highlight=False)
