@@ -64,9 +64,9 @@ def where(finding: Finding) -> str:
 
 
 def hit_table(one: Audit) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: the hits of each method, a column per data set and metric."""
+    """Head (in two lines) and rows: the hits of each method, a column per data set and metric."""
     methods = dict.fromkeys(count.method for column in one.columns for count in column.counts)
-    head = ["hits", *(f"{_head(column)} of {column.users:,}" for column in one.columns)]
+    head = ["hits", *(f"{column.dataset}\n{column.metric} of {column.users:,}" for column in one.columns)]
     by_column = [
         {count.method: ("~" if column.says_nothing else "") + str(count) for count in column.counts}
         for column in one.columns
@@ -159,7 +159,7 @@ def pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _md(text: str) -> str:
-    return re.sub(r"([\\`*_|<>\[\]~])", r"\\\1", text)
+    return re.sub(r"([\\`*_|<>\[\]~])", r"\\\1", text).replace("\n", " ")
 
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
