@@ -1,0 +1,18 @@
+"""Printed numbers that cannot be: every check is arithmetic on what a paper prints, nothing is measured.
+
+number.py    a printed number and the interval it stands for
+sources.py   the papers' numbers, from `mmbench/papers/`
+ranks.py     can any ranks give these metrics? linear programming, with a proof where not
+bands.py     rows of scores that no users can give
+counts.py    hit rates as whole numbers of users
+improved.py  improvements, claims about them, underlined numbers
+counted.py   statistics of data sets
+repeats.py   the same row twice, or one row under two names
+formats.py   terminal, Markdown, CSV, JSON
+"""
+
+from mmbench.audit.build import audit
+from mmbench.audit.finding import MEANINGS, WEIGHTS, Audit, Finding, HitColumn
+from mmbench.audit.sources import Library, library
+
+__all__ = ["MEANINGS", "WEIGHTS", "Audit", "Finding", "HitColumn", "Library", "audit", "library"]

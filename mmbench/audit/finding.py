@@ -1,0 +1,100 @@
+"""What an audit says: findings with their arithmetic, and counts of hits behind printed hit rates."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from mmbench.audit.number import Printed, Reading
+
+Weight = Literal["impossible", "contradiction", "remark"]
+WEIGHTS: tuple[Weight, ...] = get_args(Weight)
+MEANINGS: dict[Weight, str] = {
+    "impossible": "no users whatever give these numbers together",
+    "contradiction": "printed numbers that do not follow from, or disagree with, others that are printed",
+    "remark": "possible, but worth knowing",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that cannot be, or is worth knowing; `arithmetic` is one line that a reader can check by hand."""
+
+    check: str  # "band", "improved", "range", "mark", "statistic", "runs", "count", "repeat", "twins"
+    weight: Weight
+    dataset: str
+    method: str = ""
+    numbers: tuple[str, ...] = ()  # "NDCG@10 .0411"
+    rule: str
+    arithmetic: str
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Count:
+    """The whole number of hits behind a hit rate over `users` users; `hits` None: there is none."""
+
+    method: str
+    rate: Printed
+    users: int
+    hits: int | None
+    reading: Reading | None
+
+    def __str__(self) -> str:
+        if self.hits is None:
+            return "none"
+        return f"{self.hits:,}{' (cut)' if self.reading == 'cut' else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How many values of a column are k/users, and how often that many would be by chance.
+
+    `chance` and `tail`: for decimals drawn at random; `mean_chance` and `mean_tail`: for means over `runs` runs.
+    """
+
+    readings: tuple[Reading, ...]
+    fitting: int
+    total: int
+    chance: float
+    tail: float
+    mean_chance: float
+    mean_tail: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HitColumn:
+    """Hit rates of one data set as counts of users."""
+
+    dataset: str
+    metric: str
+    users: int
+    runs: int
+    counts: tuple[Count, ...]
+    strict: Agreement
+    wide: Agreement
+    single: bool
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether every decimal is k/users, so that the check cannot fail."""
+        return self.strict.chance == 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Everything that was found in one table."""
+
+    paper: str
+    table: str
+    title: str
+    source: str
+    n_numbers: int
+    findings: tuple[Finding, ...]
+    columns: tuple[HitColumn, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        return f"{self.paper}/{self.table}"
+
+    def of(self, weight: Weight) -> tuple[Finding, ...]:
+        return tuple(one for one in self.findings if one.weight == weight)

@@ -1,0 +1,176 @@
+"""The papers' printed numbers, read strictly: `papers/printed.csv` (scores), `papers/claims.toml` (all else)."""
+
+import csv
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from mmbench.audit.number import Printed
+from mmbench.errors import DataError, UsageError, suggest
+from mmbench.metrics import Metric, parse_metric
+from mmbench.paths import PACKAGE
+
+SCORES = PACKAGE / "papers" / "printed.csv"
+CLAIMS = PACKAGE / "papers" / "claims.toml"
+FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
+
+
+def _printed(text: Any) -> Any:
+    return Printed.parse(text) if isinstance(text, str) else text
+
+
+def _metric(text: Any) -> Any:
+    return parse_metric(text) if isinstance(text, str) else text
+
+
+PrintedText = Annotated[Printed, BeforeValidator(_printed)]
+MetricText = Annotated[Metric, BeforeValidator(_metric)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The scores of one method on one data set in one table."""
+
+    paper: str
+    table: str
+    dataset: str
+    method: str
+    scores: Mapping[Metric, Printed]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Statistics(_Strict):
+    """Printed statistics of a data set; sparsity in percent."""
+
+    users: PrintedText
+    items: PrintedText
+    interactions: PrintedText
+    per_user: PrintedText | None = None
+    per_item: PrintedText | None = None
+    sparsity: PrintedText | None = None
+
+
+class Improved(_Strict):
+    """The row of improvements of `ours` over the best other method, in percent."""
+
+    ours: str
+    percent: dict[str, dict[MetricText, PrintedText]]
+
+
+class Range(_Strict):
+    """A claim about the smallest and largest improvement of `ours` over the best of `against` (empty: all others)."""
+
+    source: str
+    ours: str
+    against: tuple[str, ...] = ()
+    low: PrintedText | None = None
+    high: PrintedText | None = None
+
+
+class TableClaims(_Strict):
+    source: str = ""
+    runs: int = 1
+    underlined: tuple[tuple[str, str, MetricText], ...] = ()
+    improved: Improved | None = None
+    ranges: tuple[Range, ...] = ()
+    statistics: dict[str, Statistics] = {}
+    fewest_per_user: int = 0
+    fewest_per_item: int = 0
+
+
+class Same(_Strict):
+    """Two names of one model."""
+
+    methods: tuple[str, str]
+    why: str
+
+
+class PaperClaims(_Strict):
+    title: str
+    one_target: str
+    statistics: str  # the table that prints the numbers of users
+    same: tuple[Same, ...] = ()
+    tables: dict[str, TableClaims]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """All papers: scores in printed order, claims by paper."""
+
+    rows: tuple[Row, ...]
+    claims: Mapping[str, PaperClaims]
+
+    def tables(self) -> list[tuple[str, str]]:
+        """(paper, table) of everything that can be audited, papers in the claims' order."""
+        found = {(row.paper, row.table) for row in self.rows}
+        found |= {(paper, table) for paper, claims in self.claims.items() for table in claims.tables}
+        papers = list(self.claims)
+        return sorted(found, key=lambda one: (papers.index(one[0]), one[1]))
+
+    def find(self, name: str) -> tuple[str, str]:
+        """`hm4sr/table1` -> (paper, table); an unknown name fails with the nearest known one."""
+        known = {f"{paper}/{table}": (paper, table) for paper, table in self.tables()}
+        if name not in known:
+            raise UsageError(suggest(name, known, what="table"))
+        return known[name]
+
+    def users(self, paper: str) -> dict[str, int]:
+        """Number of users of each data set, as the paper prints it."""
+        claims = self.claims[paper]
+        table = claims.tables[claims.statistics]
+        return {name: int(one.users.value) for name, one in table.statistics.items()}
+
+
+def read_scores(file: Path) -> tuple[Row, ...]:
+    """The rows of a CSV with the columns of FIELDS, in its order; a fault is a DataError with the line."""
+    with file.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        if tuple(reader.fieldnames or ()) != FIELDS:
+            raise DataError(f"{file}: the columns must be {','.join(FIELDS)}")
+        lines = list(reader)
+    found: dict[tuple[str, str, str, str], dict[Metric, Printed]] = {}
+    for number, line in enumerate(lines, start=2):
+        key = line["paper"], line["table"], line["dataset"], line["method"]
+        scores = found.setdefault(key, {})
+        try:
+            metric, value = parse_metric(line["metric"]), Printed.parse(line["value"])
+        except (UsageError, ValueError) as error:
+            raise DataError(f"{file}, line {number}: {error}") from error
+        if metric in scores:
+            raise DataError(f"{file}, line {number}: {metric} of {' '.join(key)} stands there twice")
+        scores[metric] = value
+    return tuple(
+        Row(paper=paper, table=table, dataset=dataset, method=method, scores=scores)
+        for (paper, table, dataset, method), scores in found.items()
+    )
+
+
+def read_claims(file: Path) -> dict[str, PaperClaims]:
+    """The claims of each paper; an unknown key or a number that is none is a DataError."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        return {paper: PaperClaims.model_validate(table) for paper, table in content.items()}
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def library() -> Library:
+    """What ships with mmbench."""
+    rows, claims = read_scores(SCORES), read_claims(CLAIMS)
+    for row in rows:
+        if row.paper not in claims:
+            raise DataError(f"{CLAIMS} has no table [{row.paper}], but {SCORES} has scores of it")
+    return Library(rows=rows, claims=claims)
+
+
+def of_table(rows: Iterable[Row], paper: str, table: str) -> list[Row]:
+    return [row for row in rows if (row.paper, row.table) == (paper, table)]

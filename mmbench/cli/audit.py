@@ -1,0 +1,60 @@
+"""`mmbench audit`: printed numbers of the papers that cannot be."""
+
+from enum import StrEnum
+from typing import Annotated, Optional
+
+import typer
+
+from mmbench.cli.state import State
+
+
+class AuditFormat(StrEnum):
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+_EPILOG = """\b
+Examples:
+  mmbench audit
+  mmbench audit hm4sr/table1
+  mmbench audit tmmsrec/table3 --format markdown > audit.md"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="audit", epilog=_EPILOG)(audit)
+
+
+def audit(
+    ctx: typer.Context,
+    table: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="PAPER/TABLE", show_default="a list of all tables", help="Say hm4sr/table1."),
+    ] = None,
+    fmt: Annotated[AuditFormat, typer.Option("--format", "-f", help="Of the output.")] = AuditFormat.terminal,
+) -> None:
+    """Find numbers in a paper's table that cannot be, each with arithmetic to check by hand.
+
+    Nothing is measured: hit rates must be whole numbers of users, metrics of one row must come from some ranks,
+    improvements and statistics must follow from what is printed beside them.
+    """
+    from mmbench.audit import audit as examine
+    from mmbench.audit import library
+    from mmbench.audit.formats import LIST_HEAD, list_rows, listing, print_terminal, to_text
+    from mmbench.cli.tables import print_table
+
+    state: State = ctx.obj
+    if table is not None:
+        found = examine(table)
+        if fmt.value == "terminal":
+            print_terminal(found, state.out)
+        else:
+            state.out.out(to_text([found], fmt.value), end="", highlight=False)
+        return
+    audits = [examine(f"{paper}/{one}") for paper, one in library().tables()]
+    if fmt.value == "terminal":
+        print_table(state, list(LIST_HEAD), list_rows(audits))
+        state.err.print("mmbench audit TABLE shows the arithmetic, for example: mmbench audit hm4sr/table1")
+    else:
+        state.out.out(listing(audits, fmt.value), end="", highlight=False)

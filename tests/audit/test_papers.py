@@ -1,0 +1,187 @@
+"""What the audit finds in the papers that ship with mmbench, and how it is printed.
+
+Run: python -m pytest tests/audit/test_papers.py
+"""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mmbench.audit import audit, library
+from mmbench.audit.formats import listing, to_text
+from mmbench.audit.sources import FIELDS, SCORES, read_claims, read_scores
+from mmbench.data.catalog import read_catalog
+from mmbench.errors import DataError, UsageError
+from mmbench.paths import datasets_file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def checks(name: str) -> Counter[tuple[str, str]]:
+    return Counter((one.check, one.weight) for one in audit(name).findings)
+
+
+def test_rows_of_hm4sr_that_no_users_can_give() -> None:
+    impossible = {(one.method, one.dataset): one for one in audit("hm4sr/table1").of("impossible")}
+    assert set(impossible) == {
+        ("sasrec", "amazon-toys"), ("unisrec", "amazon-beauty"), ("gru4rec", "amazon-beauty"),
+    }  # fmt: skip
+    assert "NDCG@10 .0411" in impossible["sasrec", "amazon-toys"].numbers
+    assert "MRR@10 .0288" in impossible["unisrec", "amazon-beauty"].numbers
+    for one in impossible.values():
+        assert one.rule.startswith("(NDCG@10 - NDCG@5) >= 2.1372 x (MRR@10 - MRR@5)")
+    assert ".0411 - .0348 = .0063" in impossible["sasrec", "amazon-toys"].arithmetic
+
+
+def test_eleven_of_twelve_hit_rates_are_whole_users_of_273() -> None:
+    found = audit("tmmsrec/table3")
+    column = next(one for one in found.columns if one.dataset == "amazon-all-beauty")
+    hits = {one.method: one.hits for one in column.counts}
+    assert hits == {
+        "sasrec": 97, "bert4rec": 92, "trimlp": None, "vbpr": 72, "vbpr-itv": 50, "s3rec": 49, "s3rec-itv": 36,
+        "mgat": 68, "maml": 93, "freedom": 53, "mmmlp": 101, "tmmsrec": 113,
+    }  # fmt: skip
+    assert [one.method for one in column.counts if one.reading == "cut"] == ["vbpr-itv"]
+    assert column.single
+    assert (column.wide.fitting, column.wide.total) == (11, 12)
+    runs = next(one for one in found.findings if one.check == "runs")
+    assert "10 runs" in runs.rule
+    assert "k/2,730" in runs.arithmetic
+    assert not any(one.single for one in found.columns if one is not column)
+
+
+def test_the_improved_row_of_table_4_is_no_row_of_table_4() -> None:
+    wrong = [one for one in audit("tmmsrec/table4").findings if one.check == "improved"]
+    assert len(wrong) == 6
+    assert "(.0694 - .0699) / .0699 = -.72 %" in wrong[4].arithmetic
+    assert "11.86 % also stands in table3 under amazon-all-beauty HR@10" in wrong[1].hints
+
+
+@pytest.mark.parametrize("name", ["hm4sr/table1", "tmmsrec/table3", "tmmsrec/table5", "tmmsrec/table6"])
+def test_other_improvements_follow(name: str) -> None:
+    assert not [one for one in audit(name).findings if one.check in ("improved", "range")]
+
+
+def test_statistics_of_toys() -> None:
+    found = audit("hm4sr/table2")
+    assert [one.arithmetic for one in found.of("contradiction")] == [
+        "167,597 / 19,412 = 8.634, printed 14.58",
+        "167,597 / 11,924 = 14.055, printed 17.03",
+    ]
+    assert [one.arithmetic for one in found.of("remark")] == ["231,780 / 24,303 = 9.537, printed 9.53"]
+    assert audit("tmmsrec/table2").findings == ()
+
+
+def test_marks_and_repeats() -> None:
+    assert checks("hm4sr/table1") == {("band", "impossible"): 3, ("mark", "contradiction"): 2}
+    assert checks("tmmsrec/table3")["mark", "contradiction"] == 1
+    assert checks("tmmsrec/table5") == {
+        ("repeat", "contradiction"): 2, ("twins", "remark"): 1, ("runs", "remark"): 1,
+    }  # fmt: skip
+
+
+def test_every_claim_names_a_printed_number() -> None:
+    known = library()
+    scores = {(row.paper, row.table, row.dataset, row.method): row.scores for row in known.rows}
+    for paper, claims in known.claims.items():
+        for table, one in claims.tables.items():
+            for method, dataset, metric in one.underlined:
+                assert metric in scores[paper, table, dataset, method]
+            for claim in one.ranges:
+                for method in (claim.ours, *claim.against):
+                    assert any(key[1] == table and key[3] == method for key in scores), method
+            for dataset, percent in (one.improved.percent if one.improved else {}).items():
+                assert set(percent) == set(scores[paper, table, dataset, one.improved.ours])
+        for same in claims.same:
+            assert all(any(key[3] == method for key in scores) for method in same.methods)
+
+
+def test_users_are_those_of_the_catalogue() -> None:
+    catalog = read_catalog(datasets_file())
+    for paper in library().claims:
+        for dataset, users in library().users(paper).items():
+            assert catalog[dataset].printed.users == users
+
+
+def test_faults_of_the_files_are_named(tmp_path: Path) -> None:
+    head = ",".join(FIELDS)
+    for text, said in (
+        ("a,b\n", "the columns must be"),
+        (f"{head}\np,t,d,m,HR@10,0.1\np,t,d,m,HR@10,0.2\n", "line 3: HR@10 of p t d m stands there twice"),
+        (f"{head}\np,t,d,m,HR@10,x\n", "line 2: 'x' is no printed number"),
+        (f"{head}\np,t,d,m,HP@10,0.1\n", "line 2: unknown metric"),
+    ):
+        (tmp_path / "s.csv").write_text(text)
+        with pytest.raises(DataError, match=said):
+            read_scores(tmp_path / "s.csv")
+    (tmp_path / "c.toml").write_text('[p]\ntitle = "t"\none_target = "y"\nstatistics = "s"\ntabels = {}\n')
+    with pytest.raises(DataError, match="tabels"):
+        read_claims(tmp_path / "c.toml")
+
+
+def test_an_unknown_table_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'hm4sr/table1'"):
+        audit("hm4sr/tabel1")
+
+
+def mmbench(*args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "mmbench", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+def test_the_command_lists_tables_and_prints_one() -> None:
+    listed = mmbench("audit")
+    assert listed.returncode == 0, listed.stderr
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    assert lines[0][:5] == ["table", "numbers", "impossible", "contradictions", "remarks"]
+    assert ["hm4sr/table1", "240", "3", "2"] in [line[:4] for line in lines]
+    shown = mmbench("audit", "tmmsrec/table3")
+    assert "11 of 12 different values are k/273" in shown.stdout
+    assert next(line for line in shown.stdout.splitlines() if line.startswith("vbpr-itv")).split()[1:3] == [
+        "50",
+        "(cut)",
+    ]
+    wrong = mmbench("audit", "hm4sr/table9")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+def test_three_other_formats() -> None:
+    content = json.loads(mmbench("audit", "tmmsrec/table3", "--format", "json").stdout)[0]
+    assert content["name"] == "tmmsrec/table3"
+    assert content["columns"][0]["counts"][0] == {
+        "method": "sasrec", "printed": "0.3553", "hits": 97, "reading": "rounded",
+    }  # fmt: skip
+    table1 = [audit("hm4sr/table1")]
+    lines = list(csv.DictReader(io.StringIO(to_text(table1, "csv"))))
+    assert [one["weight"] for one in lines] == ["impossible"] * 3 + ["contradiction"] * 2
+    text = to_text(table1, "markdown")
+    assert text.startswith("## hm4sr/table1\n")
+    assert "- **sasrec on amazon-toys: NDCG@5 .0348, NDCG@10 .0411" in text
+
+
+def test_the_list_has_the_same_formats() -> None:
+    audits = [audit("hm4sr/table2")]
+    assert json.loads(listing(audits, "json")) == [
+        {"table": "hm4sr/table2", "numbers": 24, "impossible": 0, "contradictions": 2, "remarks": 1}
+    ]
+    assert listing(audits, "csv").splitlines()[1].startswith("hm4sr/table2,24,,2,1,")
+    assert listing(audits, "markdown").splitlines()[2].startswith("| hm4sr/table2 | 24 |")
+
+
+def test_scores_are_read_as_printed() -> None:
+    rows = read_scores(SCORES)
+    assert sum(len(row.scores) for row in rows) == 392
+    assert {one.digits for row in rows for one in row.scores.values()} == {4}
