@@ -63,9 +63,9 @@ def root(
             os.environ[variable] = os.pathsep.join(str(folder) for folder in folders)
 
 
-from mmbench.cli import data, datasets, doctor, features, registry, report, run  # noqa: E402
+from mmbench.cli import data, datasets, doctor, features, registry, report, reproduce, run  # noqa: E402
 
-for group in (data, datasets, features, run, report, registry, doctor):
+for group in (data, datasets, features, run, report, reproduce, registry, doctor):
     group.register(app)
 
 
