@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -11,6 +11,7 @@ from mmbench.cli.state import State
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
+    from mmbench.look.plots import Plot
     from mmbench.parallel import Backend
     from mmbench.reproduce.looks import Looked
     from mmbench.reproduce.plan import Plan, Target
@@ -276,15 +277,15 @@ def _emit_figure(state: State, one: "Reproduced", fmt: FormatOption | None, outp
     name = one.plan.experiment.name.replace("/", "-")
     _write(state, to_text(one, "csv"), output / f"{name}.csv")
     if one.is_measured:
-        _save(state, [Plot(name, caption(one), lambda: draw(one))], output)
+        _save(state, [Plot(name, caption(one), lambda: draw(one))], output, name)
     else:
         state.err.print("no figure: nothing is measured")
 
 
-def _save(state: State, plots: "list[Any]", folder: Path) -> None:
+def _save(state: State, plots: "list[Plot]", folder: Path, name: str) -> None:
     from mmbench.look.save import save_figures
 
-    for file in save_figures(plots, folder):
+    for file in save_figures(plots, folder, captions_file=f"{name}-captions.txt"):
         state.err.print(f"wrote {file}", markup=False)
 
 
@@ -310,7 +311,7 @@ def _show_data(
         )
     _print_look(state, found, fmt)
     if output is not None:
-        _save(state, found.plots, output)
+        _save(state, found.plots, output, experiment.name.replace("/", "-"))
 
 
 def _show_statistics(

@@ -18,7 +18,11 @@ def save_plots(look: Look, folder: Path, progress: Callable[[str], None] = lambd
 
 
 def save_figures(
-    plots: Sequence[Plot], folder: Path, progress: Callable[[str], None] = lambda name: None
+    plots: Sequence[Plot],
+    folder: Path,
+    progress: Callable[[str], None] = lambda name: None,
+    *,
+    captions_file: str = CAPTIONS,
 ) -> list[Path]:
     """Write each figure as `NAME.png` and `NAME.svg`, and all captions; returns the files.
 
@@ -34,5 +38,5 @@ def save_figures(
             write_with(file, lambda temporary, content=content: temporary.write_bytes(content))  # type: ignore[misc]
             written.append(file)
         captions.append(f"{plot.name}\n{plot.caption}\n")
-    write_text(folder / CAPTIONS, "\n".join(captions))
-    return [*written, folder / CAPTIONS]
+    write_text(folder / captions_file, "\n".join(captions))
+    return [*written, folder / captions_file]

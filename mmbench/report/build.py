@@ -28,6 +28,7 @@ from mmbench.report.table import (
 )
 from mmbench.results import RunRecord, SplitName
 
+_Terms = tuple[SplitName, Ties, TestName, Correction]
 DEFAULT_METRICS = tuple(
     Metric(*one) for one in (("NDCG", 5), ("NDCG", 10), ("MRR", 5), ("MRR", 10), ("HR", 10))
 )
@@ -82,7 +83,8 @@ def build_given(
 ) -> Table:
     """The table with exactly these rows and columns in this order, measured or not; tests as in `build_table`.
 
-    `compare` is the position of the row that is tested. Raises ProtocolMismatchError as `build_table` does.
+    `compare` is the position of the row that is tested; without it nothing is. Raises ProtocolMismatchError
+    as `build_table` does.
     """
     check_runs(
         [run for row in given for group in row.groups.values() for run in group.records], datasets, metrics
@@ -97,7 +99,8 @@ def build_given(
     columns = [Column(dataset, metric) for dataset in datasets for metric in metrics]
     rows = [_row(grid, key, row.name, "", columns, metrics) for key, row in zip(keys, given, strict=True)]
     rows = _mark_places(rows, len(columns))
-    return _table(grid, keys, rows, columns, metrics, compare, ("test", "expected", test, correction))
+    terms: _Terms = ("test", "expected", test, correction)
+    return _table(grid, keys, rows, columns, metrics, compare, terms, is_tested=compare is not None)
 
 
 def _table(
@@ -107,11 +110,13 @@ def _table(
     columns: Sequence[Column],
     metrics: Sequence[Metric],
     chosen: int | None,
-    terms: tuple[SplitName, Ties, TestName, Correction],
+    terms: _Terms,
+    *,
+    is_tested: bool = True,
 ) -> Table:
     """Rows with their tests, caption and warnings."""
     split, ties, test, correction = terms
-    places = _places(grid, keys, rows, columns, metrics, chosen)
+    places = _places(grid, keys, rows, columns, metrics, chosen) if is_tested else []
     comparisons = compare_all(places, test=test, correction=correction)
     rows = _mark_stars(rows, comparisons)
     table = Table(

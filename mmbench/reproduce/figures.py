@@ -77,7 +77,10 @@ def _bars(axes: "Axes", one: Reproduced, column: int, *, is_labelled: bool) -> N
     at = np.arange(len(one.table.rows))[::-1]
     top = max(_high(row.cells[column]) for row in one.table.rows)
     for y, row, beside in zip(at, one.table.rows, one.beside, strict=True):
-        cell = row.cells[column]
+        cell, printed = row.cells[column], beside[column].printed
+        if printed is not None:
+            top = max(top, printed)
+            axes.plot([printed] * 2, [y - 0.4, y + 0.4], color=VERMILION, linewidth=2, zorder=3)
         if cell.mean is None:
             axes.annotate(DASH, (0, y), xytext=(3, 0), textcoords="offset points", va="center", color=SOFT)
             continue
@@ -87,10 +90,6 @@ def _bars(axes: "Axes", one: Reproduced, column: int, *, is_labelled: bool) -> N
             number(cell.mean), (_high(cell), y), xytext=(4, 0), textcoords="offset points", va="center",
             color=INK, fontsize=7,
         )  # fmt: skip
-        printed = beside[column].printed
-        if printed is not None:
-            top = max(top, printed)
-            axes.plot([printed] * 2, [y - 0.4, y + 0.4], color=VERMILION, linewidth=2)
     axes.set_xlim(0, 1.25 * (top or 1))
     axes.set_ylim(-0.6, len(at) - 0.4)
     axes.set_yticks(at, [row.label for row in one.table.rows] if is_labelled else [""] * len(at), fontsize=8)

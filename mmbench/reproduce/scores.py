@@ -76,6 +76,8 @@ def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
     )
     found = Reproduced(plan, table, beside)
     measured = table.caption if found.is_measured else ()
+    if not content.compare:
+        measured = tuple(line for line in measured if line[0] != "Test")
     return replace(found, table=replace(table, caption=(*_caption(found), *measured)))
 
 

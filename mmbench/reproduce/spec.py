@@ -84,8 +84,11 @@ class Scores(_Experiment):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scores":
-        for metric in self.metrics:
-            parse_metric(metric)
+        try:
+            for metric in self.metrics:
+                parse_metric(metric)
+        except UsageError as error:
+            raise ValueError(f"metrics: {error}") from None
         if bool(self.sweeps) != bool(self.sweep_model) or bool(self.sweeps) == bool(self.rows):
             raise ValueError("an experiment has either rows, or sweeps with their sweep_model")
         if self.compare and self.compare not in [row.model for row in self.rows]:
@@ -123,7 +126,7 @@ class Statistics(_Experiment):
     kind: Literal["statistics"]
     rows_are: Literal["datasets", "statistics"]
     statistics: tuple[StatisticColumn, ...] = Field(min_length=1)
-    printed: dict[str, dict[str, float]]
+    printed: dict[str, dict[str, int | float]]
 
     @model_validator(mode="after")
     def _named(self) -> "Statistics":
