@@ -182,15 +182,14 @@ def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
     missing = [one for one in known if not one.is_finished]
     seconds = [one.seconds for one in missing if one.seconds is not None]
     state.out.print(f"{len(known)} cells, {len(known) - len(missing)} finished, {len(missing)} missing")
-    if missing:
-        unknown = f"; {len(missing) - len(seconds)} unknown" if len(seconds) < len(missing) else ""
-        about = f"about {clock(sum(seconds) / jobs)}" if seconds else "unknown"
-        basis = f" from earlier runs of the same model and data set, {jobs} at a time" if seconds else ""
+    if seconds:
+        unknown = f"; {len(missing) - len(seconds)} more unknown" if len(seconds) < len(missing) else ""
         state.out.print(
-            f"time left: {about} for {len(seconds)} of them{basis}{unknown}"
-            if seconds
-            else "time left: unknown, no earlier run of these models on these data sets"
+            f"time left: about {clock(sum(seconds) / jobs)} for {len(seconds)} of them, {jobs} at a time, from earlier "
+            f"runs of the same model and data set{unknown}"
         )
+    elif missing:
+        state.out.print("time left: unknown, no earlier run of these models on these data sets")
     _say_missing(state, plan)
 
 

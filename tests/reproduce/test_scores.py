@@ -173,7 +173,7 @@ def test_layout_of_the_terminal_table(one: Reproduced) -> None:
         "Against Chance Chance – –",
         "Improved +104.76 % +104.76 % – –",
         "printed +1.00% +2.00% +3.00% +4.00%",
-        "Paired t-test .0022 .0022 – –",
+        "Paired t-test .0048 .0048 – –",
         "printed < 0.01 < 0.02 < 0.03 < 0.04",
     ]
 
