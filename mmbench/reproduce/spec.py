@@ -1,6 +1,7 @@
-"""Experiments as data: the TOML files of mmbench/papers, strictly read, and the printed numbers beside them.
+"""Experiments as data: mmbench/papers/experiments/*.toml, strictly read, and the printed numbers of
+mmbench/papers/printed.csv.
 
-A user's own folders of such files are named by `MMBENCH_PAPERS`.
+A user's own folders, each with such files and a printed.csv, are named by `MMBENCH_PAPERS`.
 """
 
 import csv
@@ -182,13 +183,15 @@ class Experiment:
         return f"{known} ({dataset})" if known else dataset
 
 
-def paper_files() -> list[Path]:
-    """The papers that ship with mmbench, then those in the folders of MMBENCH_PAPERS."""
+def paper_files() -> list[tuple[Path, Path]]:
+    """(paper, its printed numbers): those that ship with mmbench, then those in the folders of MMBENCH_PAPERS."""
     own = [Path(part) for part in os.environ.get("MMBENCH_PAPERS", "").split(os.pathsep) if part]
     for folder in own:
         if not folder.is_dir():
             raise UsageError(f"MMBENCH_PAPERS: folder {folder} does not exist")
-    return [file for folder in (PACKAGE / "papers", *own) for file in sorted(folder.glob("*.toml"))]
+    shipped = PACKAGE / "papers"
+    places = [(shipped / "experiments", shipped / PRINTED), *((folder, folder / PRINTED) for folder in own)]
+    return [(file, printed) for folder, printed in places for file in sorted(folder.glob("*.toml"))]
 
 
 def read_paper(file: Path) -> Paper:
@@ -220,11 +223,10 @@ def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str],
 
 
 @cache
-def _read_all(files: tuple[Path, ...]) -> dict[str, Experiment]:
+def _read_all(files: tuple[tuple[Path, Path], ...]) -> dict[str, Experiment]:
     found: dict[str, Experiment] = {}
-    for file in files:
+    for file, beside in files:
         paper = read_paper(file)
-        beside = file.with_name(PRINTED)
         printed = read_printed(beside) if beside.is_file() else {}
         for key, content in paper.experiments.items():
             name = f"{file.stem}/{key}"
