@@ -63,9 +63,19 @@ def root(
             os.environ[variable] = os.pathsep.join(str(folder) for folder in folders)
 
 
-from mmbench.cli import audit, data, datasets, doctor, features, registry, report, run  # noqa: E402
+from mmbench.cli import (  # noqa: E402
+    audit,
+    data,
+    datasets,
+    doctor,
+    features,
+    registry,
+    report,
+    reproduce,
+    run,
+)
 
-for group in (data, datasets, features, run, report, registry, audit, doctor):
+for group in (data, datasets, features, run, report, reproduce, audit, registry, doctor):
     group.register(app)
 
 

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from mmbench.data.statistics import COUNTS, compare
+from mmbench.data.statistics import compare
+from mmbench.report.rounding import statistic
 
 LABELS = {
     "users": "users",
@@ -25,19 +26,13 @@ def statistic_rows(manifest: dict[str, Any]) -> list[list[str]]:
     rows = [
         [
             LABELS[one.statistic],
-            _number(one.statistic, one.computed),
-            "" if one.printed is None else _number(one.statistic, one.printed),
+            statistic(one.statistic, one.computed),
+            "" if one.printed is None else statistic(one.statistic, one.printed),
             one.remark,
         ]
         for one in compared
     ]
     return rows + [[label, value, "", remark] for label, value, remark in _further(manifest)]
-
-
-def _number(statistic: str, value: float) -> str:
-    if statistic in COUNTS:
-        return f"{value:,.0f}"
-    return f"{100 * value:.2f}%" if statistic == "sparsity" else f"{value:.2f}"
 
 
 def _percent(share: float) -> str:

@@ -103,6 +103,13 @@ def compare(
     return rows
 
 
+def _agrees(name: str, computed: float, value: float) -> bool:
+    """Equal to the digits that tables print: whole counts, averages and percentages with two decimals."""
+    if name in COUNTS:
+        return abs(computed - value) < 0.5
+    return abs(computed - value) <= (0.5e-4 if name == "sparsity" else 0.005) + 1e-9
+
+
 def _remark(
     name: str,
     computed: float,
@@ -114,7 +121,7 @@ def _remark(
     if value is None:
         return ""
     if slip is not None:
-        agrees = abs(computed - slip["correct"]) < (0.5 if name in COUNTS else 0.005)
+        agrees = _agrees(name, computed, slip["correct"])
         if agrees or computed != value:
             tail = (
                 ""
@@ -122,7 +129,7 @@ def _remark(
                 else f"; computed differs from {slip['correct']:g} as well"
             )
             return f"slip in {slip['source']}: {slip['why']}{tail}"
-    if computed == value:
+    if _agrees(name, computed, value):
         return "as printed"
     difference = f"differs by {computed - value:+,g}"
     return difference if protocol == default else f"{difference} (printed under {default})"

@@ -19,7 +19,7 @@ def bars(counts: np.ndarray, *, ascii_only: bool = False) -> str:
 def shape_rows(look: Look, *, ascii_only: bool = False) -> list[list[str]]:
     """[what, its shape, how to read it]."""
     times, gaps, histories = look.times, look.intervals, look.histories
-    rows = [["interactions over time", bars(times.counts, ascii_only=ascii_only), _times(look)]]
+    rows = [["interactions over time", bars(times.counts, ascii_only=ascii_only), times_text(look)]]
     if gaps.n:
         classes = " / ".join(label.replace("\n", " ") for label in INTERVAL_LABELS)
         rows.append(["time between neighbours", bars(gaps.counts, ascii_only=ascii_only), classes])
@@ -37,7 +37,7 @@ def shape_rows(look: Look, *, ascii_only: bool = False) -> list[list[str]]:
     return rows
 
 
-def _times(look: Look) -> str:
+def times_text(look: Look) -> str:
     edges = look.times.edges
     if len(look.times.counts) == 1:
         return f"all on {day(edges[0])}"

@@ -5,8 +5,7 @@ failed are kept with their reason.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from mmbench.errors import UsageError, suggest
 from mmbench.metrics import Metric, Ties
 from mmbench.report import caption
 from mmbench.report.compare import Place, compare_all
-from mmbench.report.gather import Measured, check_protocols, check_users, measure
+from mmbench.report.gather import Grid, check_grid, check_runs
 from mmbench.report.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
 from mmbench.report.table import (
     ALPHA,
@@ -29,32 +28,10 @@ from mmbench.report.table import (
 )
 from mmbench.results import RunRecord, SplitName
 
+_Terms = tuple[SplitName, Ties, TestName, Correction]
 DEFAULT_METRICS = tuple(
     Metric(*one) for one in (("NDCG", 5), ("NDCG", 10), ("MRR", 5), ("MRR", 10), ("HR", 10))
 )
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Groups and their measured runs, by data set and row."""
-
-    datasets: list[str]
-    keys: list[RowKey]
-    groups: dict[tuple[str, RowKey], Group]
-    measured: dict[tuple[str, RowKey], Measured]
-    footnotes: list[str]
-
-    def footnote(self, text: str) -> int:
-        if text not in self.footnotes:
-            self.footnotes.append(text)
-        return self.footnotes.index(text)
-
-    def runs(self, key: RowKey) -> list[RunRecord]:
-        return [run for (_, other), group in self.groups.items() if other == key for run in group.records]
-
-    @cached_property
-    def leaky(self) -> set[RowKey]:
-        return {key for key in self.keys if any(run.leaky for run in self.runs(key))}
 
 
 def build_table(
@@ -82,7 +59,64 @@ def build_table(
     columns = [Column(dataset, metric) for dataset in grid.datasets for metric in metrics]
     rows, keys = _rows(grid, labels, row_names(records), columns, metrics, models)
     chosen = _find_compared(rows, compare) if compare else None
-    places = _places(grid, keys, rows, columns, metrics, chosen)
+    return _table(grid, keys, rows, columns, metrics, chosen, (split, ties, test, correction))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenRow:
+    """A row that somebody else chose and named: our runs of it by data set, or why there are none."""
+
+    model: str
+    name: str
+    groups: Mapping[str, Group]
+    missing: Mapping[str, str] = field(default_factory=dict)  # for a footnote; "" = said elsewhere
+
+
+def build_given(
+    given: Sequence[GivenRow],
+    *,
+    datasets: Sequence[str],
+    metrics: Sequence[Metric],
+    compare: int | None = None,
+    test: TestName = "t",
+    correction: Correction = "none",
+) -> Table:
+    """The table with exactly these rows and columns in this order, measured or not; tests as in `build_table`.
+
+    `compare` is the position of the row that is tested; without it nothing is. Raises ProtocolMismatchError
+    as `build_table` does.
+    """
+    check_runs(
+        [run for row in given for group in row.groups.values() for run in group.records], datasets, metrics
+    )
+    keys = [RowKey(row.model, (str(at),)) for at, row in enumerate(given)]
+    grid = Grid(list(datasets), keys, {}, {}, [])
+    for key, row in zip(keys, given, strict=True):
+        grid.reasons.update({(dataset, key): text for dataset, text in row.missing.items()})
+        for group in row.groups.values():
+            grid.add(key, group, metrics, "test", "expected")
+    check_grid(grid)
+    columns = [Column(dataset, metric) for dataset in datasets for metric in metrics]
+    rows = [_row(grid, key, row.name, "", columns, metrics) for key, row in zip(keys, given, strict=True)]
+    rows = _mark_places(rows, len(columns))
+    terms: _Terms = ("test", "expected", test, correction)
+    return _table(grid, keys, rows, columns, metrics, compare, terms, is_tested=compare is not None)
+
+
+def _table(
+    grid: Grid,
+    keys: Sequence[RowKey],
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    metrics: Sequence[Metric],
+    chosen: int | None,
+    terms: _Terms,
+    *,
+    is_tested: bool = True,
+) -> Table:
+    """Rows with their tests, caption and warnings."""
+    split, ties, test, correction = terms
+    places = _places(grid, keys, rows, columns, metrics, chosen) if is_tested else []
     comparisons = compare_all(places, test=test, correction=correction)
     rows = _mark_stars(rows, comparisons)
     table = Table(
@@ -107,34 +141,23 @@ def _gather(
     split: SplitName,
     ties: Ties,
     datasets: Sequence[str],
-) -> tuple[_Grid, dict[RowKey, str]]:
+) -> tuple[Grid, dict[RowKey, str]]:
     """Group and measure all runs, after checking that those of one data set are comparable."""
     present = {one.dataset for one in records}
     ordered = [one for one in dict.fromkeys(datasets) if one in present]
     ordered += sorted(present - set(ordered))
-    for dataset in ordered:
-        finished = [one for one in records if one.dataset == dataset and one.status == "finished"]
-        check_protocols(dataset, finished)
-        masks = {one.protocol.get("mask_seen", "none") for one in finished}
-        if masks - {"none"} and any(metric.name == "AUC" for metric in metrics):
-            raise UsageError(
-                f"{dataset}: AUC needs a fixed number of candidates, which mask_seen changes; leave AUC out"
-            )
+    check_runs(records, ordered, metrics)
     groups = group_runs(records)
     keys, labels = row_keys(groups)
-    grid = _Grid(ordered, list(dict.fromkeys(keys)), {}, {}, [])
+    grid = Grid(ordered, list(dict.fromkeys(keys)), {}, {}, [])
     for group, key in zip(groups, keys, strict=True):
-        grid.groups[group.dataset, key] = group
-        found = measure(group, metrics, split=split, ties=ties)
-        if found is not None:
-            grid.measured[group.dataset, key] = found
-    for dataset in ordered:
-        check_users([(grid.groups[at], one) for at, one in grid.measured.items() if at[0] == dataset])
+        grid.add(key, group, metrics, split, ties)
+    check_grid(grid)
     return grid, labels
 
 
 def _rows(
-    grid: _Grid,
+    grid: Grid,
     labels: Mapping[RowKey, str],
     names: Mapping[str, str],
     columns: Sequence[Column],
@@ -148,7 +171,7 @@ def _rows(
 
 
 def _row(
-    grid: _Grid, key: RowKey, name: str, config: str, columns: Sequence[Column], metrics: Sequence[Metric]
+    grid: Grid, key: RowKey, name: str, config: str, columns: Sequence[Column], metrics: Sequence[Metric]
 ) -> Row:
     finished = [run for run in grid.runs(key) if run.status == "finished"]
     return Row(
@@ -162,10 +185,11 @@ def _row(
     )
 
 
-def _cell(grid: _Grid, key: RowKey, dataset: str, at: int) -> Cell:
+def _cell(grid: Grid, key: RowKey, dataset: str, at: int) -> Cell:
     group, found = grid.groups.get((dataset, key)), grid.measured.get((dataset, key))
     if group is None:
-        return Cell(footnotes=(grid.footnote(f"not run on {dataset}"),))
+        reason = grid.reasons.get((dataset, key), f"not run on {dataset}")
+        return Cell(footnotes=(grid.footnote(reason),) if reason else ())
     notes: tuple[int, ...] = ()
     if group.failed:
         reasons = "; ".join(
@@ -243,7 +267,7 @@ def _find_compared(rows: Sequence[Row], name: str) -> int:
 
 
 def _places(
-    grid: _Grid,
+    grid: Grid,
     keys: Sequence[RowKey],
     rows: Sequence[Row],
     columns: Sequence[Column],
@@ -293,8 +317,10 @@ def _contradicted(one: Comparison) -> bool:
     return one.effect_name == "r_rb" and (one.effect or 0) < 0
 
 
-def _info(grid: _Grid, dataset: str) -> DatasetInfo:
+def _info(grid: Grid, dataset: str) -> DatasetInfo:
     runs = [run for (name, _), group in grid.groups.items() if name == dataset for run in group.records]
+    if not runs:
+        return DatasetInfo(name=dataset, synthetic=False, n_users=0, n_items=0, protocol={}, data_hash="")
     shown = next((run for run in runs if run.status == "finished"), runs[0])
     found = next((one for (name, _), one in grid.measured.items() if name == dataset), None)
     return DatasetInfo(
@@ -307,7 +333,7 @@ def _info(grid: _Grid, dataset: str) -> DatasetInfo:
     )
 
 
-def _say(table: Table, grid: _Grid, keys: Sequence[RowKey], metrics: Sequence[Metric]) -> Table:
+def _say(table: Table, grid: Grid, keys: Sequence[RowKey], metrics: Sequence[Metric]) -> Table:
     """The table with its caption and warnings."""
     row_of = dict(zip(keys, table.rows, strict=True))
     groups = [

@@ -1,14 +1,15 @@
 """Stored ranks -> values per run and per user, after checking that the rows of a data set are comparable."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from mmbench.errors import DataError, ProtocolMismatchError
+from mmbench.errors import DataError, ProtocolMismatchError, UsageError
 from mmbench.metrics import Metric, Ties
-from mmbench.report.labels import Group
+from mmbench.report.labels import Group, RowKey
 from mmbench.results import RunRecord, SplitName
 
 
@@ -129,3 +130,52 @@ def _who(record: RunRecord) -> str:
 def _short(value: Any) -> str:
     text = "absent" if value is None else str(value)
     return text if len(text) <= 24 else text[:12] + "..."
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Groups and their measured runs, by data set and row."""
+
+    datasets: list[str]
+    keys: list[RowKey]
+    groups: dict[tuple[str, RowKey], Group]
+    measured: dict[tuple[str, RowKey], Measured]
+    footnotes: list[str]
+    reasons: dict[tuple[str, RowKey], str] = field(
+        default_factory=dict
+    )  # why there are no runs; "" = no footnote
+
+    def add(self, key: RowKey, group: Group, metrics: Sequence[Metric], split: SplitName, ties: Ties) -> None:
+        self.groups[group.dataset, key] = group
+        found = measure(group, metrics, split=split, ties=ties)
+        if found is not None:
+            self.measured[group.dataset, key] = found
+
+    def footnote(self, text: str) -> int:
+        if text not in self.footnotes:
+            self.footnotes.append(text)
+        return self.footnotes.index(text)
+
+    def runs(self, key: RowKey) -> list[RunRecord]:
+        return [run for (_, other), group in self.groups.items() if other == key for run in group.records]
+
+    @cached_property
+    def leaky(self) -> set[RowKey]:
+        return {key for key in self.keys if any(run.leaky for run in self.runs(key))}
+
+
+def check_runs(records: Sequence[RunRecord], datasets: Sequence[str], metrics: Sequence[Metric]) -> None:
+    """The runs of each data set share a protocol, under which these metrics make sense."""
+    for dataset in datasets:
+        finished = [one for one in records if one.dataset == dataset and one.status == "finished"]
+        check_protocols(dataset, finished)
+        masks = {one.protocol.get("mask_seen", "none") for one in finished}
+        if masks - {"none"} and any(metric.name == "AUC" for metric in metrics):
+            raise UsageError(
+                f"{dataset}: AUC needs a fixed number of candidates, which mask_seen changes; leave AUC out"
+            )
+
+
+def check_grid(grid: Grid) -> None:
+    for dataset in grid.datasets:
+        check_users([(grid.groups[at], one) for at, one in grid.measured.items() if at[0] == dataset])

@@ -22,26 +22,34 @@ def markdown(table: Table) -> str:
     several = len(table.datasets) > 1
     names = {one.name: one.name + (" (synthetic)" if one.synthetic else "") for one in table.datasets}
     heads = [
-        f"{_md(names[one.dataset])} {one.metric}" if several else str(one.metric) for one in table.columns
+        f"{escape(names[one.dataset])} {one.metric}" if several else str(one.metric) for one in table.columns
     ]
-    rows = [[_md(row.label), rounding.runs_text(row, table), *map(_md_cell, row.cells)] for row in table.rows]
+    rows = [
+        [escape(row.label), rounding.runs_text(row, table), *map(cell_markdown, row.cells)]
+        for row in table.rows
+    ]
     floors = [row.floor for row in table.rows]
     if any(floors) and not all(floors):  # pipe tables have no rule inside; an empty row separates the floors
         rows.insert(floors.index(True), [""] * (2 + len(heads)))
-    below = [[f"*{_md(one.label)}*", "", *map(_md, one.texts)] for one in rounding.summary(table)]
+    below = [[f"*{escape(one.label)}*", "", *map(escape, one.texts)] for one in rounding.summary(table)]
     if below:
         below.insert(0, [""] * (2 + len(heads)))
-    title = "" if several else f"**{_md(names[table.datasets[0].name])}**\n\n"
+    title = "" if several else f"**{escape(names[table.datasets[0].name])}**\n\n"
+    return title + pipes(["Model", "n", *heads], [*rows, *below]) + "\n\n" + words(table)
+
+
+def words(table: Table) -> str:
+    """Footnotes, warnings and caption as a list."""
     said = ["- **Bold**: best, <u>underlined</u>: second of a column, on unrounded means; ties share a mark."]
     said += [
-        f"- <sup>{rounding.footnote_mark(at)}</sup> {_md(one)}" for at, one in enumerate(table.footnotes)
+        f"- <sup>{rounding.footnote_mark(at)}</sup> {escape(one)}" for at, one in enumerate(table.footnotes)
     ]
-    said += [f"- **Warning**: {_md(one)}" for one in table.warnings]
-    said += [f"- **{_md(key)}**: {_md(text)}" for key, text in table.caption]
-    return title + _pipes(["Model", "n", *heads], [*rows, *below]) + "\n\n" + "\n".join(said) + "\n"
+    said += [f"- **Warning**: {escape(one)}" for one in table.warnings]
+    said += [f"- **{escape(key)}**: {escape(text)}" for key, text in table.caption]
+    return "\n".join(said) + "\n"
 
 
-def _pipes(head: list[str], rows: list[list[str]]) -> str:
+def pipes(head: list[str], rows: list[list[str]]) -> str:
     """Aligned pipe table: first column left, the others right."""
     widths = [max(3, *(len(line[at]) for line in [head, *rows])) for at in range(len(head))]
 
@@ -56,12 +64,12 @@ def _pipes(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([line(head), line(rule), *(line(one) for one in rows)])
 
 
-def _md(text: str) -> str:
+def escape(text: str) -> str:
     """Escape what Markdown would read as markup."""
     return re.sub(r"([\\`*_|<>\[\]~])", r"\\\1", text).replace("\n", " ")
 
 
-def _md_cell(cell: Cell) -> str:
+def cell_markdown(cell: Cell) -> str:
     mean = rounding.mean_text(cell)
     text = {1: f"**{mean}**", 2: f"<u>{mean}</u>"}.get(cell.place, mean)
     marks = "".join(f"<sup>{rounding.footnote_mark(at)}</sup>" for at in cell.footnotes)
@@ -99,15 +107,15 @@ def full_json(table: Table) -> str:
         "family": table.family,
         "compare": table.compare or None,
         "datasets": [{**asdict(one), "protocol": dict(one.protocol)} for one in table.datasets],
-        "rows": [_json_row(row, table) for row in table.rows],
-        "comparisons": [_json_comparison(one, table) for one in table.comparisons],
+        "rows": [row_content(row, table) for row in table.rows],
+        "comparisons": [comparison_content(one, table) for one in table.comparisons],
         "warnings": list(table.warnings),
         "caption": [{"key": key, "text": text} for key, text in table.caption],
     }
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _json_row(row: Row, table: Table) -> dict[str, Any]:
+def row_content(row: Row, table: Table) -> dict[str, Any]:
     cells = [
         {
             "dataset": column.dataset,
@@ -127,7 +135,7 @@ def _json_row(row: Row, table: Table) -> dict[str, Any]:
     return {**facts, "row": row.label, "cells": cells}
 
 
-def _json_comparison(one: Comparison, table: Table) -> dict[str, Any]:
+def comparison_content(one: Comparison, table: Table) -> dict[str, Any]:
     column = table.columns[one.column]
     return {
         "dataset": column.dataset,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mmbench.data.statistics import COUNTS
 from mmbench.report.table import Cell, Comparison, Row, Table
 from mmbench.stats import NoVerdict, Outcome
 
@@ -24,6 +25,13 @@ def number(value: float, *, sign: bool = False) -> str:
     """`.0415`: four digits, no leading zero; `+.0031` with `sign`."""
     text = f"{value:+.{DIGITS}f}" if sign else f"{value:.{DIGITS}f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 and text.lstrip("+-").startswith("0.") else text
+
+
+def statistic(name: str, value: float) -> str:
+    """A statistic of a data set: whole counts, sparsity in percent, averages with two decimals."""
+    if name in COUNTS:
+        return f"{value:,.0f}"
+    return f"{100 * value:.2f}%" if name == "sparsity" else f"{value:.2f}"
 
 
 def p_value(p: float) -> str:

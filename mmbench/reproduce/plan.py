@@ -1,0 +1,206 @@
+"""From an experiment to the cells that it needs: the same cells, in the same folders, as `mmbench run` makes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbench import registry
+from mmbench.data.store import Prepared, folder_name, list_prepared, open_prepared, prepared_root
+from mmbench.errors import DataError, MmbenchError, UsageError, suggest
+from mmbench.experiment import Cell, resolve_settings
+from mmbench.reproduce.spec import Experiment, Row, Scores
+from mmbench.results import read_record
+from mmbench.run import Overrides, check_overrides, finished, plan
+
+NOT_YET = "not yet"  # the model or variant is not in the registry
+NOT_PREPARED = "not prepared"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A data set of the experiment; `prepared` is None when it is not there."""
+
+    name: str
+    prepared: Prepared | None
+
+    @property
+    def printed_as(self) -> str:
+        """Another tie order or protocol of a data set stands beside the same printed numbers."""
+        return self.name.split("@")[0]
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A paper's row: its cells by data set, or why there are none."""
+
+    row: Row
+    cells: dict[str, list[Cell]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_live(self) -> bool:
+        return is_live(self.row.model)
+
+
+@dataclass(frozen=True)
+class Plan:
+    experiment: Experiment
+    content: Scores
+    seeds: tuple[int, ...]
+    targets: tuple[Target, ...]
+    rows: tuple[PlannedRow, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell once, seed by seed on each data set, so that early tables already hold every row."""
+        at = {target.name: number for number, target in enumerate(self.targets)}
+        every = {cell.path: cell for row in self.rows for cells in row.cells.values() for cell in cells}
+        return sorted(every.values(), key=lambda cell: (at[cell.dataset], self.seeds.index(cell.seed)))
+
+    @property
+    def not_yet(self) -> list[str]:
+        return [one.row.label for one in self.rows if not one.is_live]
+
+    @property
+    def not_prepared(self) -> list[str]:
+        return [target.name for target in self.targets if target.prepared is None]
+
+    @property
+    def refused(self) -> dict[str, list[str]]:
+        """Reason -> "row on data set" of those that cannot run on prepared data."""
+        found: dict[str, list[str]] = {}
+        for one in self.rows:
+            for dataset, reason in one.missing.items():
+                if reason not in (NOT_YET, NOT_PREPARED):
+                    found.setdefault(reason, []).append(f"{one.row.label} on {dataset}")
+        return found
+
+
+def is_live(model: str) -> bool:
+    """Whether the model and its variant are registered."""
+    base, _, variant = model.partition(":")
+    entry = registry.entries().get(base)
+    return entry is not None and (not variant or variant in entry.recipe.variants)
+
+
+def choose_targets(experiment: Experiment, asked: Sequence[str], data_dir: Path) -> list[Target]:
+    """The experiment's data sets, or those asked for: any of it in any tie order, or any that is prepared."""
+    known, prepared = experiment.content.datasets, [one.name for one in list_prepared(data_dir)]
+    for name in asked:
+        if name.split("@")[0] not in known and name not in prepared:
+            raise UsageError(
+                f"--dataset: {suggest(name, {*known, *prepared}, what=f'data set of {experiment.name}')}"
+            )
+    return [_target(name, data_dir) for name in dict.fromkeys(asked or known)]
+
+
+def _target(name: str, data_dir: Path) -> Target:
+    there = (prepared_root(data_dir) / folder_name(name) / "manifest.json").is_file()
+    return Target(name, open_prepared(name, data_dir) if there else None)
+
+
+def make_plan(
+    experiment: Experiment,
+    *,
+    results_dir: Path,
+    targets: Sequence[Target],
+    seeds: Sequence[int],
+    overrides: Overrides,
+) -> Plan:
+    """All cells. A wrong --set fails here; a row that cannot run on a data set keeps the reason."""
+    content = experiment.content
+    assert isinstance(content, Scores)
+    live = [model for model in content.models if is_live(model)]
+    if live:
+        check_overrides(overrides, live)
+    rows = []
+    for row in content.all_rows:
+        planned = PlannedRow(row)
+        rows.append(planned)
+        for target in targets:
+            if not planned.is_live:
+                planned.missing[target.name] = NOT_YET
+            elif target.prepared is None:
+                planned.missing[target.name] = NOT_PREPARED
+            else:
+                _plan_row(planned, content, target.prepared, results_dir, seeds, overrides)
+    return Plan(experiment, content, tuple(seeds), tuple(targets), tuple(rows))
+
+
+def _plan_row(
+    planned: PlannedRow,
+    content: Scores,
+    prepared: Prepared,
+    results_dir: Path,
+    seeds: Sequence[int],
+    overrides: Overrides,
+) -> None:
+    entry, variant = registry.find(planned.row.model)
+    own = Overrides(everywhere=row_settings(planned.row, content, overrides))
+    resolve_settings(entry, variant, prepared, own.layers(planned.row.model, entry.known_settings()))
+    try:
+        planned.cells[prepared.name] = plan(
+            results_dir=results_dir,
+            datasets=[prepared],
+            models=[planned.row.model],
+            seeds=seeds,
+            overrides=own,
+        )
+    except MmbenchError as error:  # the settings are right, so it is the data: no features, damaged ones
+        planned.missing[prepared.name] = str(error)
+
+
+def row_settings(row: Row, content: Scores, overrides: Overrides) -> Mapping[str, Any]:
+    """What is set for a row, strongest last: the paper's for all baselines, the row's, the user's, the sweep's."""
+    known = registry.find(row.model)[0].known_settings()
+    shared = content.shared.settings if content.shared and not _is_own(row, content) else {}
+    (_, user), *_ = overrides.layers(row.model, known)
+    return {
+        **{key: value for key, value in shared.items() if key in known},
+        **row.settings,
+        **user,
+        **row.fixed,
+    }
+
+
+def _is_own(row: Row, content: Scores) -> bool:
+    return row.model.partition(":")[0] == content.compare.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a cell before it runs; `seconds` None = no earlier run to judge from."""
+
+    cell: Cell
+    is_finished: bool
+    seconds: float | None = None
+    n_earlier: int = 0
+
+
+def states(cells: Sequence[Cell]) -> list[State]:
+    """Each cell with an estimate from finished runs of its configuration, else of its model on its data set."""
+    return [State(cell, True) if finished(cell) else _estimated(cell) for cell in cells]
+
+
+def _estimated(cell: Cell) -> State:
+    same = sorted(cell.path.parent.glob("seed_*/run.json"))
+    like = sorted(cell.path.parent.parent.glob("*/seed_*/run.json"))
+    for files in (same, like):
+        spent = [one for file in files if (one := _seconds(file.parent)) is not None]
+        if spent:
+            return State(cell, False, float(np.median(spent)), len(spent))
+    return State(cell, False)
+
+
+def _seconds(path: Path) -> float | None:
+    """Time that a finished cell took; None for a failed or damaged one."""
+    try:
+        record = read_record(path)
+    except DataError:
+        return None
+    if record.status != "finished":
+        return None
+    return sum(value for key, value in record.seconds.items() if key != "epoch")

@@ -1,0 +1,147 @@
+"""What was measured beside what was printed: rows and columns of the paper, unrounded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mmbench.metrics import parse_metric
+from mmbench.report.build import GivenRow, build_given
+from mmbench.report.labels import Group
+from mmbench.report.table import Cell, Table
+from mmbench.reproduce.plan import NOT_PREPARED, NOT_YET, Plan, PlannedRow, Target
+from mmbench.results import RunRecord
+from mmbench.stats import t_interval
+
+HALF_DIGIT = 0.5e-4  # printed numbers have four digits: .0325 stands for all that round to it
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One cell's printed value and where it lies; None = not printed, not measured, or fewer than two runs."""
+
+    printed: float | None = None
+    difference: float | None = None  # measured minus printed
+    interval: tuple[float, float] | None = None  # 95 % t interval of the measured mean
+    inside: bool | None = None
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A paper's table measured again; `beside` has the table's rows and columns."""
+
+    plan: Plan
+    table: Table
+    beside: tuple[tuple[Beside, ...], ...]
+
+    @property
+    def heads(self) -> list[str]:
+        """The data set of each column as shown: the paper's name, ours, and what is special."""
+        marks = {one.name: " (synthetic)" for one in self.table.datasets if one.synthetic}
+        marks |= dict.fromkeys(self.plan.not_prepared, ", not prepared")
+        shown = self.plan.experiment.shown
+        return [shown(column.dataset) + marks.get(column.dataset, "") for column in self.table.columns]
+
+    @property
+    def is_measured(self) -> bool:
+        return any(cell.mean is not None for row in self.table.rows for cell in row.cells)
+
+    def place(self, line: tuple[str, ...]) -> list[str]:
+        """Texts printed under the paper's columns, put under ours; "" where the paper has no such column."""
+        content = self.plan.content
+        known = [(dataset, metric) for dataset in content.datasets for metric in content.metrics]
+        found = dict(zip(known, line, strict=True))
+        bases = {target.name: target.printed_as for target in self.plan.targets}
+        return [found.get((bases[column.dataset], str(column.metric)), "") for column in self.table.columns]
+
+
+def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
+    """The table of a plan whose cells have these records (by folder)."""
+    content = plan.content
+    given = [_given(row, records) for row in plan.rows]
+    models = [row.row.model for row in plan.rows]
+    table = build_given(
+        given,
+        datasets=[target.name for target in plan.targets],
+        metrics=[parse_metric(one) for one in content.metrics],
+        compare=models.index(content.compare) if content.compare else None,
+    )
+    beside = tuple(
+        tuple(
+            _beside(cell, printed_value(plan, planned, target, str(column.metric)))
+            for cell, column, target in zip(row.cells, table.columns, _per_column(plan), strict=True)
+        )
+        for row, planned in zip(table.rows, plan.rows, strict=True)
+    )
+    found = Reproduced(plan, table, beside)
+    measured = table.caption if found.is_measured else ()
+    if not content.compare:
+        measured = tuple(line for line in measured if line[0] != "Test")
+    return replace(found, table=replace(table, caption=(*_caption(found), *measured)))
+
+
+def _given(planned: PlannedRow, records: Mapping[Path, RunRecord]) -> GivenRow:
+    groups = {}
+    for dataset, cells in planned.cells.items():
+        runs = tuple(sorted((records[cell.path] for cell in cells), key=lambda one: one.seed))
+        groups[dataset] = Group(dataset, planned.row.model, cells[0].config_id, runs)
+    said = {one: "" if text in (NOT_YET, NOT_PREPARED) else text for one, text in planned.missing.items()}
+    return GivenRow(model=planned.row.model, name=planned.row.label, groups=groups, missing=said)
+
+
+def _per_column(plan: Plan) -> list[Target]:
+    return [target for target in plan.targets for _ in plan.content.metrics]
+
+
+def printed_value(plan: Plan, planned: PlannedRow, target: Target, metric: str) -> float | None:
+    """What the paper prints for a row; a point of a sweep has no number of its own."""
+    if planned.row.panel:
+        return None
+    return plan.experiment.printed.get((target.printed_as, planned.row.model, metric))
+
+
+def _beside(cell: Cell, printed: float | None) -> Beside:
+    if printed is None or cell.mean is None:
+        return Beside(printed)
+    interval = t_interval(np.array(cell.values))
+    inside = None
+    if interval is not None:
+        inside = interval[0] - HALF_DIGIT <= printed <= interval[1] + HALF_DIGIT
+    return Beside(printed, cell.mean - printed, interval, inside)
+
+
+def _caption(one: Reproduced) -> list[tuple[str, str]]:
+    """What the printed lines are, and which rows and data sets are not there."""
+    plan = one.plan
+    experiment, content = plan.experiment, plan.content
+    lines = [("Paper", f"{content.source}: {content.title}. {experiment.paper.reference}.")]
+    if any(cell.printed is not None for row in one.beside for cell in row):
+        lines.append(
+            (
+                "Printed",
+                "the paper's value, measured mean minus it, and whether it lies in the measured interval "
+                "(in, out; n/a below 2 runs). Interval: 95 % t interval of the mean over runs with different "
+                "seeds, with half a unit of the printed fourth digit at both ends. It is about our mean: a single "
+                "printed run may lie outside although nothing differs.",
+            )
+        )
+    if content.shared and any(row.is_live for row in plan.rows):
+        settings = ", ".join(f"{key} = {value}" for key, value in content.shared.settings.items())
+        lines.append(("Settings", f"baselines that have them: {settings} ({content.shared.source})."))
+    if plan.not_yet:
+        lines.append(("Not yet", f"no such model or variant here so far: {', '.join(plan.not_yet)}."))
+    lines += [
+        ("Missing", f"{experiment.shown(name)} is not prepared; run: mmbench prepare {name}.")
+        for name in plan.not_prepared
+    ]
+    lines += [
+        ("Order", f"{target.name} stands beside the numbers printed for {target.printed_as}.")
+        for target in plan.targets
+        if target.name != target.printed_as and target.printed_as in content.datasets
+    ]
+    if content.compare and one.table.comparisons:
+        lines.append(
+            ("Improved", "over the best of the other rows that are measured, without correction of p.")
+        )
+    return [*lines, *(("Remark", f"{note}.") for note in content.notes)]

@@ -1,0 +1,250 @@
+"""Experiments as data: mmbench/papers/experiments/*.toml, strictly read, and the printed numbers of
+mmbench/papers/printed.csv.
+
+A user's own folders, each with such files and a printed.csv, are named by `MMBENCH_PAPERS`.
+"""
+
+import csv
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from mmbench.errors import UsageError, suggest
+from mmbench.metrics import parse_metric
+from mmbench.paths import PACKAGE
+
+PRINTED = "printed.csv"
+PRINTED_FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
+Statistic = Literal["users", "items", "interactions", "actions_per_user", "actions_per_item", "sparsity"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(_Strict):
+    """One row of a table: our model, and what the paper calls it."""
+
+    model: str  # registry name with its variant; printed.csv has the same name
+    label: str
+    settings: dict[str, Any] = {}  # of this row; a user's --set is stronger
+    fixed: dict[str, Any] = {}  # what a sweep varies: stronger than --set
+    panel: str = ""  # the sweep that the row is a point of
+
+
+class Sweep(_Strict):
+    setting: str
+    label: str  # the paper's symbol
+    values: tuple[Any, ...] = Field(min_length=2)
+
+    def name(self, value: Any) -> str:
+        return f"{self.label} = {value}"
+
+
+class Shared(_Strict):
+    """Settings that the paper gives all methods but its own; models that have no such setting ignore it."""
+
+    settings: dict[str, Any]
+    source: str
+
+
+class PrintedLine(_Strict):
+    """A line under the rows as the paper prints it, one text per column."""
+
+    label: str
+    printed: tuple[str, ...]
+
+
+class _Experiment(_Strict):
+    title: str
+    source: str
+    datasets: tuple[str, ...] = Field(min_length=1)
+    notes: tuple[str, ...] = ()
+
+
+class Scores(_Experiment):
+    """Models or sweep points x data sets x metrics."""
+
+    kind: Literal["table", "bars", "lines"]
+    metrics: tuple[str, ...] = Field(min_length=1)
+    rows: tuple[Row, ...] = ()
+    sweep_model: str = ""
+    sweeps: tuple[Sweep, ...] = ()
+    compare: str = ""  # the row that "Improved" and p are about
+    seeds: int = Field(default=1, gt=0)  # runs per row in the paper
+    shared: Shared | None = None
+    improved: PrintedLine | None = None
+    p: PrintedLine | None = None
+    printed_from: str = ""  # the table whose printed values stand beside a figure
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scores":
+        try:
+            for metric in self.metrics:
+                parse_metric(metric)
+        except UsageError as error:
+            raise ValueError(f"metrics: {error}") from None
+        if bool(self.sweeps) != bool(self.sweep_model) or bool(self.sweeps) == bool(self.rows):
+            raise ValueError("an experiment has either rows, or sweeps with their sweep_model")
+        if self.compare and self.compare not in [row.model for row in self.rows]:
+            raise ValueError(f"compare = {self.compare!r} is no model of the rows")
+        for line in (self.improved, self.p):
+            if line and len(line.printed) != len(self.datasets) * len(self.metrics):
+                raise ValueError(f"{line.label}: {len(line.printed)} printed values for the columns")
+        if len({row.label for row in self.all_rows}) < len(self.all_rows):
+            raise ValueError("two rows have one label")
+        return self
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """The rows, or one per point of each sweep."""
+        points = tuple(
+            Row(model=self.sweep_model, label=one.name(value), fixed={one.setting: value}, panel=one.label)
+            for one in self.sweeps
+            for value in one.values
+        )
+        return self.rows or points
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.model for row in self.all_rows))
+
+
+class StatisticColumn(_Strict):
+    name: Statistic
+    label: str
+
+
+class Statistics(_Experiment):
+    """Counts of prepared data sets beside the printed ones."""
+
+    kind: Literal["statistics"]
+    rows_are: Literal["datasets", "statistics"]
+    statistics: tuple[StatisticColumn, ...] = Field(min_length=1)
+    printed: dict[str, dict[str, int | float]]
+
+    @model_validator(mode="after")
+    def _named(self) -> "Statistics":
+        unknown = {name for table in self.printed.values() for name in table} - set(get_args(Statistic))
+        if unknown:
+            raise ValueError(f"printed: {sorted(unknown)} are no statistics")
+        return self
+
+
+class OverTime(_Experiment):
+    kind: Literal["over-time"]
+
+
+class Intervals(_Experiment):
+    kind: Literal["intervals"]
+    long_share: dict[str, float] = {}  # printed share of intervals above 100 days
+    pair: tuple[str, str] | None = None  # raw ids of the printed pair of items
+    pair_days: tuple[float, float] | None = None  # printed range of its intervals
+
+
+Content = Annotated[Scores | Statistics | OverTime | Intervals, Field(discriminator="kind")]
+
+
+class Paper(_Strict):
+    """Contents of `<paper>.toml`."""
+
+    display: str
+    reference: str
+    datasets: dict[str, str]  # our name -> the paper's
+    experiments: dict[str, Content]
+
+    @model_validator(mode="after")
+    def _known_datasets(self) -> "Paper":
+        for name, one in self.experiments.items():
+            unknown = set(one.datasets) - set(self.datasets)
+            if unknown:
+                raise ValueError(f"{name}: data sets {sorted(unknown)} have no printed name in [datasets]")
+        return self
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named experiment with its paper and what that paper prints."""
+
+    name: str  # "hm4sr/table1"
+    paper: Paper
+    content: Content
+    printed: Mapping[tuple[str, str, str], float]  # (data set, model, metric) -> value; {} for most figures
+
+    def shown(self, dataset: str) -> str:
+        """The paper's name of a data set with ours: "Beauty (amazon-beauty)"."""
+        known = self.paper.datasets.get(dataset.split("@")[0])
+        return f"{known} ({dataset})" if known else dataset
+
+
+def paper_files() -> list[tuple[Path, Path]]:
+    """(paper, its printed numbers): those that ship with mmbench, then those in the folders of MMBENCH_PAPERS."""
+    own = [Path(part) for part in os.environ.get("MMBENCH_PAPERS", "").split(os.pathsep) if part]
+    for folder in own:
+        if not folder.is_dir():
+            raise UsageError(f"MMBENCH_PAPERS: folder {folder} does not exist")
+    shipped = PACKAGE / "papers"
+    places = [(shipped / "experiments", shipped / PRINTED), *((folder, folder / PRINTED) for folder in own)]
+    return [(file, printed) for folder, printed in places for file in sorted(folder.glob("*.toml"))]
+
+
+def read_paper(file: Path) -> Paper:
+    """Every fault is one line with the file and the key."""
+    try:
+        return TypeAdapter(Paper).validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str], float]]:
+    """(paper, table) -> (data set, method, metric) -> printed value."""
+    found: dict[tuple[str, str], dict[tuple[str, str, str], float]] = {}
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            reader = csv.DictReader(opened)
+            if tuple(reader.fieldnames or ()) != PRINTED_FIELDS:
+                raise ValueError(f"its columns are not {', '.join(PRINTED_FIELDS)}")
+            for line in reader:
+                table = found.setdefault((line["paper"], line["table"]), {})
+                table[line["dataset"], line["method"], line["metric"]] = float(line["value"])
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    return found
+
+
+@cache
+def _read_all(files: tuple[tuple[Path, Path], ...]) -> dict[str, Experiment]:
+    found: dict[str, Experiment] = {}
+    for file, beside in files:
+        paper = read_paper(file)
+        printed = read_printed(beside) if beside.is_file() else {}
+        for key, content in paper.experiments.items():
+            name = f"{file.stem}/{key}"
+            if name in found:
+                raise UsageError(f"{file}: experiment {name} is already defined")
+            table = (content.printed_from if isinstance(content, Scores) else "") or key
+            found[name] = Experiment(name, paper, content, printed.get((file.stem, table), {}))
+    return found
+
+
+def experiments() -> dict[str, Experiment]:
+    """All experiments by name."""
+    return _read_all(tuple(paper_files()))
+
+
+def find_experiment(name: str) -> Experiment:
+    """`hm4sr/table1`; an unknown name fails with the nearest known one."""
+    known = experiments()
+    if name not in known:
+        raise UsageError(suggest(name, known, what="experiment"))
+    return known[name]
