@@ -14,7 +14,9 @@ from mmbench.nn.mlp import shift
 from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch
 
 HISTORIES = [[4, 9, 2], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
-NAMES = pytest.mark.parametrize("name", ["mlp4rec", "mlp4rec:mm", "mlp4rec:id", "mlp4rec:left", "mlp4rec:smlp"])
+NAMES = pytest.mark.parametrize(
+    "name", ["mlp4rec", "mlp4rec:mm", "mlp4rec:id", "mlp4rec:left", "mlp4rec:smlp"]
+)
 
 
 def make(name: str = "mlp4rec", **settings: Any) -> Recommender[Any]:
@@ -57,9 +59,7 @@ def by_hand(model: Recommender[Any], history: list[int]) -> Tensor:
         if model.config.mixing == "parallel":
             normed = [norm("all", row) for row in rows]
             across = torch.stack([unit("row", torch.stack([one[t] for one in normed])) for t in range(8)], 1)
-            rows = [
-                unit("place", one) + unit("channel", one.T).T + across[k] for k, one in enumerate(normed)
-            ]
+            rows = [unit("place", one) + unit("channel", one.T).T + across[k] for k, one in enumerate(normed)]
             continue
         rows = [row + unit("place", norm("place", row)) for row in rows]
         rows = [row + unit("channel", norm("channel", row).T).T for row in rows]
@@ -102,7 +102,9 @@ def test_layers_and_rows_share_their_parameters() -> None:
 
 def test_parameter_count_is_the_specifications() -> None:
     encoder = toy_model("mlp4rec", toy_catalog(max_len=50), hidden_dim=64).encoder
-    count = {name: n_parameters(encoder.mlps[name]) + n_parameters(encoder.norms[name]) for name in encoder.mlps}
+    count = {
+        name: n_parameters(encoder.mlps[name]) + n_parameters(encoder.norms[name]) for name in encoder.mlps
+    }
     assert count == {"place": 20_378, "channel": 33_216, "row": 170}
     assert n_parameters(encoder) == sum(count.values()) + 128
 
@@ -156,7 +158,8 @@ def test_the_mixer_is_not_causal_and_sees_the_padding() -> None:
     assert not model.needs.causal
     assert (model.needs.samples, model.needs.layout) == (("prefix",), "fixed")
     first, second = (
-        model.encoder(model.rows(history_batch(model, [one]).item_seq)) for one in ([4, 9, 2, 7], [4, 9, 2, 8])
+        model.encoder(model.rows(history_batch(model, [one]).item_seq))
+        for one in ([4, 9, 2, 7], [4, 9, 2, 8])
     )
     assert (first[0, 1] - second[0, 1]).abs().max() > 1e-6
     right, left = make(), make("mlp4rec:left")
