@@ -1,5 +1,7 @@
 """Item vectors from frozen features. Axes: N items, F width of the features, D hidden width."""
 
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,3 +36,19 @@ class FeatureTable(nn.Module):
         if ids.numel() > len(self.feat):  # map whichever has fewer rows: the catalogue or the look-ups
             return F.embedding(ids, self.map(self.feat) * self.present[:, None])
         return self.map(F.embedding(ids, self.feat)) * self.present[ids][..., None]
+
+
+def available(wanted: Iterable[str], *, text: Tensor | None, image: Tensor | None) -> list[str]:
+    """The wanted modalities that there are features for, in the project's order; repeats stay.
+
+    ValueError when features are wanted and there are none at all: the model would be another one.
+    """
+    found = {"id": True, "text": text is not None, "image": image is not None}
+    wanted = sorted(wanted, key=list(found).index)
+    content = [one for one in wanted if one != "id"]
+    if content and not any(found[one] for one in content):
+        raise ValueError(
+            f"modalities {', '.join(dict.fromkeys(content))} are wanted, but there are no such features; "
+            'make them with `mmbench extract DATASET`, or set modalities = ["id"]'
+        )
+    return [one for one in wanted if found[one]]
