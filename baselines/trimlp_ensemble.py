@@ -9,7 +9,8 @@ modality's item vectors, as TMMSRec does; "linear" is three literal TriMLPs, who
 
 Axes: R rows, W width, D hidden, M members, T targets, N items.
 Follows: TriMLPMember = trimlp with a choice of input and head; query()/item_table() = the sum of scores as one product
-of concatenations; loss() = TriMLP's cross entropy, or TMMSRec's eq. 14, of the sum (joint) or of each member (separate).
+of concatenations; loss() = TriMLP's cross entropy, or TMMSRec's eq. 14, of the sum (joint) or of each member
+(separate).
 Differences, beside those of trimlp: (1) Features are divided by their mean norm and pass a linear map unless they are
 D wide; an item without a modality has the zero vector. (2) Tied: ids start N(0, `id_std`^2), by default as small as
 other tied tables do, and the matrix as the identity. (3) The state is centred by the activation of 0 (sigmoid: 1/2).
