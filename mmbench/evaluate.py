@@ -45,7 +45,7 @@ def rank(
     size = chunk or max(1, SCORES_AT_ONCE // model.n_items)
     greater, equal = np.zeros(len(view), np.int64), np.zeros(len(view), np.int64)
     with torch.no_grad():
-        table = model.item_table() if _is_dot_product(model) else None
+        table = model.item_table() if model.is_dot_product else None
         buffer = None if table is None else logits_buffer(min(size, len(view)), len(table), table)
         for index, part in _in_order_of_length(rows, size):
             batch = batcher.evaluation(part, extra_slots=needs.extra_slots)
@@ -60,10 +60,6 @@ def rank(
             greater[index], equal[index] = above.cpu().numpy(), tied.cpu().numpy()
     model.train(was_training)
     return Ranks(user=view.user, greater=greater, equal=equal, n_candidates=model.n_items)
-
-
-def _is_dot_product(model: Recommender[Any]) -> bool:
-    return type(model).score is Recommender.score
 
 
 def _in_order_of_length(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Rows]]:

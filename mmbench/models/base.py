@@ -126,6 +126,11 @@ class Recommender(nn.Module, Generic[C]):
         """Named scalar terms whose SUM is minimised (weights already applied)."""
         raise TypeError(f"{type(self).__name__} is not trained")
 
+    @property
+    def is_dot_product(self) -> bool:
+        """Whether the score is `query(batch) @ item_table().T`, so that a ranking can form the table once."""
+        return type(self).score is Recommender.score
+
     def query(self, batch: Batch) -> Tensor:
         """State at each of the batch's slots, [T, D]."""
         raise TypeError(f"{type(self).__name__} has no dot-product score")

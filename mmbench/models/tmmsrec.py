@@ -25,7 +25,8 @@ Differences (the recipe names the switches):
     modalities are missing is refused.
 (7) Early fusion (table 6) has no equations: the time vector is TIE of the sum of the modalities' vectors,
     fused with them by sum, linear map or MLP; the one state meets the sum of an item's modality vectors.
-(8) Table 5's random table is drawn once, with the mean square of the sinusoidal one, and not trained.
+(8) The backbone MLP4Rec is not causal, so it is trained on one sample per prefix.
+(9) Table 5's random table is drawn once, with the mean square of the sinusoidal one, and not trained.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.layers import Dropout, PreQueryEncoder, at
 from mmbench.nn.losses import bce
+from mmbench.nn.mlp import MLPEncoder
 
 Modality = Literal["id", "text", "image"]
 DAY = 86_400  # seconds
@@ -51,10 +53,10 @@ class TMMSRecConfig:
     modalities: tuple[Modality, ...] = ("id", "text", "image")  # table 4
     position: Literal["tie", "none", "random", "sinusoidal"] = "tie"  # table 5
     fusion: Literal["two-stage", "add", "linear", "mlp"] = "two-stage"  # table 6
-    backbone: Literal["sasrec", "gru4rec", "nextitnet"] = "sasrec"  # fig. 6
+    backbone: Literal["sasrec", "gru4rec", "nextitnet", "mlp4rec"] = "sasrec"  # fig. 6
     encoder: Literal["own", "shared"] = "own"  # per modality (eq. 10); the code shares one
     hidden_dim: PositiveInt = 768  # fig. 7; a multiple of 6
-    n_layers: PositiveInt = 2  # blocks of SASRec (fig. 7), layers of the GRU, [1, 4] of NextItNet
+    n_layers: PositiveInt = 2  # blocks of SASRec (fig. 7), layers of the GRU or the MLPs, [1, 4] of NextItNet
     n_heads: PositiveInt = 1  # code
     dropout: Probability = 0.5  # fig. 7
     tie_dropout: Probability = 0.0  # on TIE's output; no equation has it, the code has 0.2
@@ -176,12 +178,27 @@ class NextItNetEncoder(nn.Module):
         return self.out(at(self.stack(x, mask.sum(-1) - 1), slot))
 
 
-def make_encoder(config: TMMSRecConfig) -> nn.Module:
+class MLPBackbone(nn.Module):
+    """MLP4Rec as a backbone: its MLPs along time and channels, with one row an event and so no row mixer."""
+
+    def __init__(self, *, dim: int, max_len: int, n_layers: int, dropout: float) -> None:
+        super().__init__()
+        self.mixer = MLPEncoder(dim=dim, max_len=max_len, n_rows=1, n_layers=n_layers, dropout=dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, max_len, D] -> [R, max_len, D], or [T, D] at `slot`; padding is the zero vector, and is mixed in."""
+        return self.mixer((x * real[..., None].to(x.dtype))[:, :, None], slot)
+
+
+def make_encoder(config: TMMSRecConfig, max_len: int) -> nn.Module:
     """The user encoder of eq. 10. Every backbone is called with (x, attention mask, real places, slots)."""
+    dim, n_layers = config.hidden_dim, config.n_layers
     if config.backbone == "gru4rec":
-        return GRUEncoder(dim=config.hidden_dim, n_layers=config.n_layers)
+        return GRUEncoder(dim=dim, n_layers=n_layers)
     if config.backbone == "nextitnet":
-        return NextItNetEncoder(dim=config.hidden_dim, n_layers=config.n_layers)
+        return NextItNetEncoder(dim=dim, n_layers=n_layers)
+    if config.backbone == "mlp4rec":
+        return MLPBackbone(dim=dim, max_len=max_len, n_layers=n_layers, dropout=config.dropout)
     return PreQueryEncoder(
         dim=config.hidden_dim, inner_dim=config.hidden_dim, n_layers=config.n_layers, n_heads=config.n_heads,
         dropout=config.dropout, project_out=True,
@@ -209,7 +226,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             self.fuse = nn.Sequential(nn.Linear(n_fused * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.is_single = self.is_early or config.encoder == "shared"
         names = ("all",) if self.is_single else self.modalities
-        self.encoders = nn.ModuleDict({name: make_encoder(config) for name in names})
+        self.encoders = nn.ModuleDict({name: make_encoder(config, catalog.max_len) for name in names})
         self._init_weights()
 
     def _add_modality(self, modality: Modality, catalog: Catalog) -> None:
@@ -251,6 +268,8 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         if config.padding_keys:
             # How many empty places a state sees depends on the length of the whole row, so it is not causal.
             return Needs(layout="fixed", samples=("last-window", "prefix"), causal=False, **common)
+        if config.backbone == "mlp4rec":  # dense along time: a state sees later events and the padding
+            return Needs(layout="fixed", samples=("prefix",), causal=False, **common)
         layout: Literal["packed", "padded"] = "padded" if config.backbone == "gru4rec" else "packed"
         return Needs(layout=layout, samples=("last-window", "all", "prefix"), **common)
 

@@ -1,0 +1,143 @@
+"""MLP4Rec: A Pure MLP Architecture for Sequential Recommendations. Li, Zhao, Lyu, Zhao, Wu, Guo, IJCAI 2022,
+arXiv:2204.11510.  Official code: github.com/Li-Muyang/MLP4Rec (RecBole 1.0.1 with one model more).
+
+Each event of a history is a row of its item's id vector and a row for each of its features. Three residual MLPs mix
+along time, along channels and across the rows of an event, the same three in every layer; the id row of the last
+event is compared with the id embeddings, so features act through the row mixer only.
+
+Axes: R histories, L places, K rows of an item (id, then features), D hidden, T targets, N items.
+Follows: the released code; rows() builds the stack, MLPEncoder (mmbench/nn/mlp.py) is the mixer and final LayerNorm.
+Differences: (1) The padding id has the zero vector and is no class of the softmax; RecBole's initialisation gives it a
+random one that training never changes. (2) A mean over no values is 0; the released code adds 1e-8 to the divisor.
+(3) Text and image rows (`features`, not in the paper) pass one trained linear map each, and are zero for items
+without. (4) Without features there is one row and no row mixer. (5) The last layer is computed at the predicting place
+only after its time mixing: the other places are read by nobody.
+The time mixer is dense: states see later items and the padding, so training uses one row per prefix, padded to L.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.features import FeatureTable
+from mmbench.nn.layers import init_normal
+from mmbench.nn.losses import bpr, cross_entropy
+from mmbench.nn.mlp import MLPEncoder, shift
+
+Feature = Literal["category", "text", "image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP4RecConfig:
+    features: tuple[Feature, ...] = ("category",)  # the released launcher: class, title words, year
+    loss: Literal["ce", "bpr"] = "ce"
+    hidden_dim: PositiveInt = 64  # property file; launcher 128
+    n_layers: PositiveInt = 4  # launcher; property file 8. Adds depth, no parameters
+    dropout: Probability = 0.5
+    mixing: Literal["serial", "parallel"] = "serial"  # parallel: SMLP4Rec, the authors' follow-up
+    pad_side: Literal["right", "left"] = "right"  # left: the newest event is always at the last place
+
+    def __post_init__(self) -> None:
+        if len(set(self.features)) < len(self.features):
+            raise ValueError(f"features {list(self.features)} must name each feature once")
+
+
+class CategoryTable(nn.Module):
+    """ids [...] -> mean embedding of the item's categories [..., D], zero for an item without one."""
+
+    ids: Tensor
+    offsets: Tensor
+
+    def __init__(self, catalog: Catalog, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("ids", catalog.category_ids, persistent=False)
+        self.register_buffer("offsets", catalog.category_offsets, persistent=False)
+        self.emb = nn.Embedding(catalog.n_categories, dim)
+
+    def forward(self, items: Tensor) -> Tensor:
+        means = F.embedding_bag(
+            self.ids, self.emb.weight, self.offsets, mode="mean", include_last_offset=True
+        )  # [N + 1, D]
+        return F.embedding(items, means)
+
+
+class MLP4Rec(Recommender[MLP4RecConfig]):
+    def __init__(self, config: MLP4RecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        self.item_emb = nn.Embedding(catalog.n_items + 1, config.hidden_dim, padding_idx=0)
+        self.features = nn.ModuleDict()
+        for name in ("category", "text", "image"):
+            if name in config.features:
+                self._add_feature(name, catalog)
+        self.encoder = MLPEncoder(
+            dim=config.hidden_dim, max_len=catalog.max_len, n_rows=1 + len(self.features),
+            n_layers=config.n_layers, dropout=config.dropout, mixing=config.mixing,
+        )  # fmt: skip
+        self._init_weights()
+
+    def _add_feature(self, name: str, catalog: Catalog) -> None:
+        """A row for a feature, if the data set has it."""
+        if name == "category":
+            if catalog.n_categories:
+                self.features[name] = CategoryTable(catalog, self.config.hidden_dim)
+            return
+        feat, present = getattr(catalog, f"{name}_feat"), getattr(catalog, f"has_{name}")
+        if feat is not None:
+            self.features[name] = FeatureTable(
+                feat, present, self.config.hidden_dim, keep_width=False, unit_norm=False
+            )
+
+    def _init_weights(self) -> None:
+        """N(0, 0.02^2) but for the mixers along time and rows: convolutions in the released code, whose
+        initialisation is torch's."""
+        init_normal(self.item_emb, std=0.02)
+        init_normal(self.features, std=0.02)
+        for name, mlp in self.encoder.mlps.items():
+            if name == "channel" or self.config.mixing == "parallel":
+                init_normal(mlp, std=0.02)
+        with torch.no_grad():
+            self.item_emb.weight[0].zero_()
+
+    @classmethod
+    def reads(cls, config: MLP4RecConfig, modality: str) -> bool:
+        return modality in config.features
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            layout="fixed", samples=("prefix",), causal=False, n_negatives=int(self.config.loss == "bpr")
+        )
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"rows": ["id", *self.features]}
+
+    def rows(self, items: Tensor) -> Tensor:
+        """The stack M: vectors of items [R, L] -> [R, L, K, D], row 0 the id."""
+        return torch.stack([self.item_emb(items), *(one(items) for one in self.features.values())], dim=-2)
+
+    def query(self, batch: Batch) -> Tensor:
+        """u = LN(M_0) at the last event of each history, [T, D]."""
+        items, slot = batch.item_seq, batch.slot
+        if self.config.pad_side == "left":
+            items = shift(items, (~batch.mask).sum(1))
+            slot = slot - slot % self.max_len + self.max_len - 1
+        return self.encoder(self.rows(items), slot)
+
+    def item_table(self) -> Tensor:
+        return self.item_emb.weight[1:]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        query = self.query(batch)
+        assert batch.target is not None
+        if self.config.loss == "ce":
+            return {"ce": cross_entropy(query, self.item_table(), batch.target)}
+        assert batch.negatives is not None
+        positive = (query * self.item_emb(batch.target)).sum(-1)
+        negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
+        return {"bpr": bpr(positive, negative)}

@@ -1,0 +1,76 @@
+"""TriMLP: A Foundational MLP-Like Architecture for Sequential Recommendation. Jiang, Xu, Yang, Yang, Wang, Li, Zhuang,
+Xiong, ACM TOIS 42(6), 2024, doi 10.1145/3670995.  Official code: github.com/jiangyiheng1/TriMLP@999e23d.
+
+Two triangular kernels mix a history along time, first all of it, then each of its sessions (stretches of equal length);
+every channel is mixed alike, and there is no LayerNorm, residual or position. A linear layer of its own scores items.
+
+Axes: R rows, W width, L = max_len, D hidden, T targets, N items.
+Follows: the released code; TriangularMixer (mmbench/nn/mlp.py) is its mixer, query()/item_table() its output layer.
+Differences: (1) The padding id is no class of the softmax. (2) Kernel entries that are fixed at weight 0 are no
+parameters; the released code keeps them at -1e9. (3) Every target of a history is trained on once, those beyond the
+first L places with a window of their own; the released code cuts long histories into windows of L without overlap.
+(4) Histories are shuffled, not sorted by length inside blocks of 100 batches. (5) Early stopping looks at the
+validation item; the released code has no validation part and looks at the evaluation set. (6) L is the protocol's 50,
+not 32, and so a session has 25 places, not 16.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.layers import Dropout
+from mmbench.nn.losses import cross_entropy
+from mmbench.nn.mlp import Activation, TriangularMixer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriMLPConfig:
+    hidden_dim: PositiveInt = 128  # code
+    n_sessions: PositiveInt = 2  # code; must divide max_len
+    dropout: Probability = 0.5  # code
+    activation: Activation = "sigmoid"  # code, after both kernels
+    align: Literal["right", "left-pad"] = "right"  # code; "left-pad" ends every history at the last place
+
+
+class TriMLP(Recommender[TriMLPConfig]):
+    def __init__(self, config: TriMLPConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        # torch's own initialisation everywhere: N(0, 1) for the table, uniform for the output; kernels start even.
+        self.item_emb = nn.Embedding(catalog.n_items + 1, config.hidden_dim, padding_idx=0)
+        self.drop = Dropout(config.dropout)
+        self.mixer = TriangularMixer(
+            max_len=catalog.max_len,
+            n_sessions=config.n_sessions,
+            activation=config.activation,
+            align=config.align,
+        )
+        self.out = nn.Linear(config.hidden_dim, catalog.n_items)
+
+    @property
+    def needs(self) -> Needs:
+        if self.config.align == "left-pad":  # a state's place, and so its kernel, depends on the row's length
+            return Needs(layout="fixed", samples=("prefix", "last-window"), causal=False)
+        return Needs(layout="padded", samples=("all", "prefix", "last-window"))
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Z, states of all places [R, W, D]."""
+        return self.mixer(self.drop(self.item_emb(batch.item_seq)), batch.mask)
+
+    def query(self, batch: Batch) -> Tensor:
+        """[T, D + 1], the last column of ones for the bias."""
+        return F.pad(batch.at_slots(self.encode(batch)), (0, 1), value=1.0)
+
+    def item_table(self) -> Tensor:
+        return torch.cat([self.out.weight, self.out.bias[:, None]], 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Places are selected before the output layer: most of a padded batch predicts nothing."""
+        assert batch.target is not None
+        state = batch.at_slots(self.encode(batch))
+        return {"ce": cross_entropy(state, self.out.weight, batch.target, self.out.bias)}

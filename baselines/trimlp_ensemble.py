@@ -1,0 +1,203 @@
+"""TriMLP ensemble: three TriMLPs, over ids, texts and images, whose scores are added. A control of TMMSRec (Wang et
+al., 2026, manuscript, sec. 3.7.4 and fig. 5), without equations or code; its members are the TriMLP of Jiang et al.,
+ACM TOIS 42(6), 2024, doi 10.1145/3670995, github.com/jiangyiheng1/TriMLP@999e23d.
+
+TriMLP reads ids and scores with an output layer of its own, so two things must be found for features: an input, which
+is a linear map of them, and a score (`head`). "tied" compares the centred state, turned by a square matrix, with the
+modality's item vectors, as TMMSRec does; "linear" is three literal TriMLPs, whose features enter at the input only.
+`training` and the three-ids control are those of sasrec-ensemble.
+
+Axes: R rows, W width, D hidden, M members, T targets, N items.
+Follows: TriMLPMember = trimlp with a choice of input and head; query()/item_table() = the sum of scores as one product
+of concatenations; loss() = TriMLP's cross entropy, or TMMSRec's eq. 14, of the sum (joint) or of each member
+(separate).
+Differences, beside those of trimlp: (1) Features are divided by their mean norm and pass a linear map unless they are
+D wide; an item without a modality has the zero vector. (2) Tied: ids start N(0, `id_std`^2), by default as small as
+other tied tables do, and the matrix as the identity. (3) The state is centred by the activation of 0 (sigmoid: 1/2).
+(4) One learning rate for maps of features and all else.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import PositiveFloat, PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender, Stage
+from mmbench.nn.ensemble import Combine, Members, combine_scores, member_names
+from mmbench.nn.features import FeatureTable, available
+from mmbench.nn.layers import Dropout
+from mmbench.nn.losses import bce, cross_entropy
+from mmbench.nn.mlp import Activation, TriangularMixer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriMLPEnsembleConfig:
+    modalities: tuple[Literal["id", "text", "image"], ...] = (
+        "id",
+        "text",
+        "image",
+    )  # a repeat is one member more
+    training: Literal["joint", "separate"] = "joint"
+    combine: Combine = "sum"  # at ranking; TMMSRec: plain sum
+    head: Literal["tied", "linear"] = "tied"
+    loss: Literal["ce", "bce"] = "ce"  # as trimlp; bce: TMMSRec, one negative per target
+    id_std: PositiveFloat = 0.02  # of the first id vectors, tied head; linear: 1, TriMLP's code
+    hidden_dim: PositiveInt = 128  # TMMSRec sec. 3.4; TriMLP's code
+    n_sessions: PositiveInt = 2  # TriMLP's code; must divide max_len
+    dropout: Probability = 0.5  # TriMLP's code
+    activation: Activation = "sigmoid"  # TriMLP's code
+    align: Literal["right", "left-pad"] = "right"  # TriMLP's code
+
+    def __post_init__(self) -> None:
+        if not self.modalities:
+            raise ValueError("modalities must name at least one of id, text, image")
+
+
+class TriMLPMember(nn.Module):
+    """One TriMLP over one modality's item vectors, with kernels and a head of its own."""
+
+    def __init__(self, config: TriMLPEnsembleConfig, catalog: Catalog, modality: str) -> None:
+        super().__init__()
+        dim, self.is_tied, self.n_items = config.hidden_dim, config.head == "tied", catalog.n_items
+        self.id_std = config.id_std
+        if modality == "id":
+            self.items: nn.Module = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+        else:
+            feat, present = getattr(catalog, f"{modality}_feat"), getattr(catalog, f"has_{modality}")
+            self.items = FeatureTable(feat, present, dim, keep_width=True, unit_norm=True)
+        self.drop = Dropout(config.dropout)
+        self.mixer = TriangularMixer(
+            max_len=catalog.max_len,
+            n_sessions=config.n_sessions,
+            activation=config.activation,
+            align=config.align,
+        )
+        self.head = nn.Linear(dim, dim if self.is_tied else catalog.n_items)
+        self._adjust()
+
+    def _adjust(self) -> None:
+        """From torch's own initialisation to that of a tied head."""
+        if not self.is_tied:
+            return
+        with torch.no_grad():
+            nn.init.eye_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+            if isinstance(self.items, nn.Embedding):
+                self.items.weight.mul_(self.id_std)
+
+    def restart(self) -> None:
+        """New draws for everything that is drawn."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding | nn.Linear):
+                module.reset_parameters()
+        self._adjust()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """What is compared with `table`: states at the slots of the batch, [T, D]."""
+        mixed = self.mixer(self.drop(self.items(batch.item_seq)), batch.mask)
+        state = batch.at_slots(mixed)
+        if not self.is_tied:
+            return state
+        return self.head(state - self.mixer.activate(torch.zeros_like(state[:1, :1])))
+
+    def table(self) -> tuple[Tensor, Tensor]:
+        """Vectors [N, D] and biases [N] of items 1..N."""
+        weight = self.head.weight
+        if not self.is_tied:
+            return weight, self.head.bias
+        every = torch.arange(1, self.n_items + 1, device=weight.device)
+        return self.items(every), weight.new_zeros(self.n_items)
+
+
+class TriMLPEnsemble(Recommender[TriMLPEnsembleConfig]):
+    def __init__(self, config: TriMLPEnsembleConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
+        names = zip(member_names(modalities), modalities, strict=True)
+        self.members = Members((name, TriMLPMember(config, catalog, modality)) for name, modality in names)
+
+    @classmethod
+    def reads(cls, config: TriMLPEnsembleConfig, modality: str) -> bool:
+        return modality in config.modalities
+
+    @property
+    def needs(self) -> Needs:
+        n_negatives = int(self.config.loss == "bce")
+        if self.config.align == "left-pad":  # a state's place, and so its kernel, depends on the row's length
+            return Needs(
+                layout="fixed", samples=("prefix", "last-window"), causal=False, n_negatives=n_negatives
+            )
+        return Needs(layout="padded", samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        if self.config.training == "joint":
+            return (Stage(),)
+        return tuple(Stage(name=name) for name in self.members)
+
+    def start_stage(self, name: str) -> None:
+        """A member starts from draws of its stage, which do not depend on what the other members are."""
+        if name in self.members:
+            self.members.start(name).restart()  # type: ignore[operator]
+
+    def start_epoch(self, epoch: int) -> None:
+        self.members.start_epoch()
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"members": list(self.members)}
+
+    @property
+    def is_dot_product(self) -> bool:
+        return self.config.combine == "sum"
+
+    def member_scores(self, batch: Batch) -> dict[str, Tensor]:
+        """r of each member, [T, N]; their spread over items says whose opinion decides the sum."""
+        found = {}
+        for name, member in self.members.asked():
+            table, bias = member.table()
+            found[name] = member(batch) @ table.T + bias
+        return found
+
+    def score(self, batch: Batch) -> Tensor:
+        return combine_scores(list(self.member_scores(batch).values()), self.config.combine)
+
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        """Concatenated item vectors [N, M D] and summed biases [N]."""
+        tables, biases = zip(*(member.table() for _, member in self.members.asked()), strict=True)
+        return torch.cat(tables, dim=-1), torch.stack(biases).sum(0)
+
+    def _states(self, batch: Batch) -> Tensor:
+        return torch.cat([member(batch) for _, member in self.members.asked()], dim=-1)
+
+    def query(self, batch: Batch) -> Tensor:
+        """[T, M D + 1], the last column of ones for the bias."""
+        return F.pad(self._states(batch), (0, 1), value=1.0)
+
+    def item_table(self) -> Tensor:
+        table, bias = self._joined()
+        return torch.cat([table, bias[:, None]], 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the summed scores, or of each member's own."""
+        if self.config.training == "joint":
+            return {self.config.loss: self._loss(batch, self._states(batch), *self._joined())}
+        return {
+            f"{self.config.loss}_{name}": self._loss(batch, member(batch), *member.table())
+            for name, member in self.members.asked()
+        }
+
+    def _loss(self, batch: Batch, state: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+        """state [T, X], table [N, X], bias [N]."""
+        assert batch.target is not None
+        if self.config.loss == "ce":
+            return cross_entropy(state, table, batch.target, bias)
+        assert batch.negatives is not None
+        positive, negatives = batch.target - 1, batch.negatives - 1
+        return bce(
+            (state * table[positive]).sum(-1) + bias[positive],
+            torch.einsum("td,tkd->tk", state, table[negatives]) + bias[negatives],
+        )

@@ -1,0 +1,54 @@
+"""Item vectors from frozen features. Axes: N items, F width of the features, D hidden width."""
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeatureTable(nn.Module):
+    """ids [...] -> vectors [..., D]: frozen features through one trained linear map; zero where an item has none.
+
+    `keep_width`: features that are D wide already are used as they are, without a map.
+    `unit_norm`: features are divided by the mean norm of the items that have them.
+    """
+
+    feat: Tensor
+    present: Tensor
+
+    def __init__(
+        self, feat: Tensor, present: Tensor | None, dim: int, *, keep_width: bool, unit_norm: bool
+    ) -> None:
+        super().__init__()
+        present = feat.ne(0).any(1) if present is None else present
+        if unit_norm:
+            norms = feat.norm(dim=1)[present]
+            feat = feat / norms.sum().div(max(len(norms), 1)).clamp(min=1e-12)
+        # Not in checkpoints: the data set has them, and a run names their hash.
+        self.register_buffer("feat", feat, persistent=False)
+        self.register_buffer("present", present, persistent=False)
+        is_kept = keep_width and feat.shape[1] == dim
+        self.map: nn.Linear | None = None if is_kept else nn.Linear(feat.shape[1], dim)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.map is None:
+            return F.embedding(ids, self.feat)
+        if ids.numel() > len(self.feat):  # map whichever has fewer rows: the catalogue or the look-ups
+            return F.embedding(ids, self.map(self.feat) * self.present[:, None])
+        return self.map(F.embedding(ids, self.feat)) * self.present[ids][..., None]
+
+
+def available(wanted: Iterable[str], *, text: Tensor | None, image: Tensor | None) -> list[str]:
+    """The wanted modalities that there are features for, in the project's order; repeats stay.
+
+    ValueError when features are wanted and there are none at all: the model would be another one.
+    """
+    found = {"id": True, "text": text is not None, "image": image is not None}
+    wanted = sorted(wanted, key=list(found).index)
+    content = [one for one in wanted if one != "id"]
+    if content and not any(found[one] for one in content):
+        raise ValueError(
+            f"modalities {', '.join(dict.fromkeys(content))} are wanted, but there are no such features; "
+            'make them with `mmbench extract DATASET`, or set modalities = ["id"]'
+        )
+    return [one for one in wanted if found[one]]

@@ -1,0 +1,163 @@
+"""Mixers without attention: MLPs along one axis of a history, and triangular kernels along time.
+
+Axes: R rows (one history each), W width, K rows of an item (its id and its features), D hidden width, L = max_len.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.nn.layers import Dropout, at
+
+Activation = Literal["sigmoid", "gelu", "relu", "identity"]
+
+
+def shift(x: Tensor, steps: Tensor) -> Tensor:
+    """x [R, W, ...], row r turned to the right by steps[r] places; what falls off the end comes in at the front.
+
+    With the number of empty places, right padding becomes left padding; with its negative, back again.
+    """
+    place = torch.arange(x.shape[1], device=x.device)
+    source = (place - steps[:, None]) % x.shape[1]
+    return x[torch.arange(len(x), device=x.device)[:, None], source]
+
+
+class AxisMLP(nn.Module):
+    """Linear a -> ratio * a, GELU, dropout, Linear back, dropout, along one axis (counted from the end)."""
+
+    def __init__(self, size: int, *, axis: int, ratio: int, dropout: float, bias: bool) -> None:
+        super().__init__()
+        self.axis = axis
+        self.up = nn.Linear(size, ratio * size, bias=bias)
+        self.down = nn.Linear(ratio * size, size, bias=bias)
+        self.drop = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(self.axis, -1)
+        return self.drop(self.down(self.drop(F.gelu(self.up(x))))).transpose(self.axis, -1)
+
+
+class MLPEncoder(nn.Module):
+    """MLPs over places, channels and item rows, the same three in every layer; not causal, sees the padding.
+
+    "serial":   x = x + MLP(LN(x)) along places, then channels, then rows; inner width 4 a, with biases.
+    "parallel": x = the sum of the three of one LN(x), without a residual; inner width 3 a, without biases.
+    An item with one row only has nothing to mix there, and no MLP for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        max_len: int,
+        n_rows: int,
+        n_layers: int,
+        dropout: float,
+        mixing: Literal["serial", "parallel"] = "serial",
+    ) -> None:
+        super().__init__()
+        self.n_layers, self.is_serial = n_layers, mixing == "serial"
+        sizes = {"place": (max_len, -3), "channel": (dim, -1), "row": (n_rows, -2)}
+        if n_rows == 1:
+            del sizes["row"]
+        ratio = 4 if self.is_serial else 3
+        self.mlps = nn.ModuleDict(
+            {
+                name: AxisMLP(size, axis=axis, ratio=ratio, dropout=dropout, bias=self.is_serial)
+                for name, (size, axis) in sizes.items()
+            }
+        )
+        self.norms = nn.ModuleDict(
+            {name: nn.LayerNorm(dim) for name in (sizes if self.is_serial else ("all",))}
+        )
+        self.out_norm = nn.LayerNorm(dim, eps=1e-12)
+
+    def forward(self, x: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, L, K, D] -> states of row 0, [R, L, D], or [T, D] at the places `slot` of the flattened [R L].
+
+        Where only some places are read, the last layer mixes channels and rows there only.
+        """
+        layer = self._serial if self.is_serial else self._parallel
+        for number in range(1, self.n_layers + 1):
+            x = layer(x, slot if number == self.n_layers else None)
+        return self.out_norm(x[..., 0, :])
+
+    def _serial(self, x: Tensor, slot: Tensor | None) -> Tensor:
+        x = at(x + self.mlps["place"](self.norms["place"](x)), slot)
+        for name in list(self.mlps)[1:]:
+            x = x + self.mlps[name](self.norms[name](x))
+        return x
+
+    def _parallel(self, x: Tensor, slot: Tensor | None) -> Tensor:
+        normed = self.norms["all"](x)
+        total = at(self.mlps["place"](normed), slot)
+        normed = at(normed, slot)
+        for name in list(self.mlps)[1:]:
+            total = total + self.mlps[name](normed)
+        return total
+
+
+class TriangularKernel(nn.Module):
+    """Mixes places inside sessions of equal length, y_t = sum_j w[j, t] x_j over the j <= t of t's session.
+
+    The weights of each SOURCE j over the later places t of its session are a softmax, so rows of w sum to 1 and
+    columns do not. Only entries that are not fixed at 0 are parameters.
+    """
+
+    allowed: Tensor
+
+    def __init__(self, *, max_len: int, n_sessions: int) -> None:
+        super().__init__()
+        if max_len % n_sessions:
+            raise ValueError(f"max_len {max_len} is not divisible by n_sessions {n_sessions}")
+        session = torch.arange(max_len) // (max_len // n_sessions)
+        allowed = (session[:, None] == session).triu()
+        self.register_buffer("allowed", allowed, persistent=False)
+        self.entries = nn.Parameter(torch.ones(int(allowed.sum())))  # row by row
+
+    def weights(self) -> Tensor:
+        """w [L, L], row = source."""
+        logits = torch.full(
+            self.allowed.shape, float("-inf"), dtype=self.entries.dtype, device=self.entries.device
+        )
+        return logits.masked_scatter(self.allowed, self.entries).softmax(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [R, W, D], W <= L, place t of the row is place t of the kernel -> [R, W, D]."""
+        width = x.shape[1]
+        return self.weights()[:width, :width].T @ x
+
+
+class TriangularMixer(nn.Module):
+    """A kernel over the whole history, then one inside sessions, an activation after each; no channel mixing.
+
+    align "right": histories begin at place 0, padding comes later and is not seen; causal.
+          "left-pad": histories end at place L - 1; padding is zeroed before each kernel, because act(0) need not
+          be 0. A state then depends on the length of its whole row.
+    """
+
+    def __init__(
+        self, *, max_len: int, n_sessions: int, activation: Activation, align: Literal["right", "left-pad"]
+    ) -> None:
+        super().__init__()
+        self.whole = TriangularKernel(max_len=max_len, n_sessions=1)
+        self.local = TriangularKernel(max_len=max_len, n_sessions=n_sessions)
+        self.activation, self.is_left_padded = activation, align == "left-pad"
+
+    def activate(self, x: Tensor) -> Tensor:
+        if self.activation == "sigmoid":
+            return x.sigmoid()
+        if self.activation == "gelu":
+            return F.gelu(x)
+        return F.relu(x) if self.activation == "relu" else x
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """x [R, W, D] right padded (W = L when aligned left-pad), real bool [R, W] -> [R, W, D], right padded."""
+        if not self.is_left_padded:
+            return self.activate(self.local(self.activate(self.whole(x))))
+        n_empty = (~real).sum(1)
+        keep = shift(real, n_empty)[..., None].to(x.dtype)
+        mixed = self.activate(self.whole(shift(x, n_empty) * keep))
+        return shift(self.activate(self.local(mixed * keep)), -n_empty)

@@ -1,0 +1,39 @@
+"""TMMSRec with MLP4Rec as its backbone, against MLP4Rec's own encoder."""
+
+from dataclasses import replace
+
+import torch
+
+from tests.models.test_tmmsrec import HISTORIES, make, shaken
+from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch
+
+
+def test_mlp4rec_backbone_is_mlp4rec_over_the_fused_vectors() -> None:
+    """Its MLPs with the id row alone, on vectors that are zero at padding; trained on prefixes, as it is not causal."""
+    model = shaken(make("tmmsrec:mlp4rec"))
+    needs = model.needs
+    assert (needs.layout, needs.samples, needs.causal, needs.n_negatives) == ("fixed", ("prefix",), False, 1)
+    batch = history_batch(model, HISTORIES)
+    states = model.query(batch).split(24, dim=-1)
+    single = toy_model("mlp4rec:id", toy_catalog(), hidden_dim=24, n_layers=2).double().eval()
+    assert model.time is not None
+    prepared = model.time.prepare(batch)
+    for modality, state, x in zip(model.modalities, states, model.vectors(batch.item_seq), strict=True):
+        single.encoder.load_state_dict(model.encoders[modality].mixer.state_dict())
+        x = (x + model.time(x, prepared)) * batch.mask[..., None]
+        torch.testing.assert_close(state, single.encoder(x[:, :, None], batch.slot))
+
+
+def test_mlp4rec_backbone_knows_positions_of_real_places_only() -> None:
+    model = shaken(make("tmmsrec:mlp4rec", position="random"))
+    batch = history_batch(model, HISTORIES)
+    before = model.query(batch)
+    filled = replace(batch, position=torch.where(batch.mask, batch.position, 5))
+    torch.testing.assert_close(model.query(filled), before)
+
+
+def test_mlp4rec_backbone_takes_one_sample_per_target() -> None:
+    model = make("tmmsrec:mlp4rec")
+    batch = training_batch(model, toy_view())
+    assert len(batch.slot) == len(batch.item_seq)
+    assert model.loss(batch)["bce"].isfinite()
