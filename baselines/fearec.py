@@ -84,6 +84,7 @@ class HybridAttention(Attention):
 
     band: Tensor
     lag: Tensor
+    pair: Tensor
 
     def __init__(self, config: FEARecConfig, *, width: int, bins: tuple[int, int]) -> None:
         super().__init__(config.hidden_dim, config.n_heads, config.attn_dropout)
@@ -93,27 +94,41 @@ class HybridAttention(Attention):
         band[slice(*bins)] = 1.0
         place = torch.arange(width)
         self.register_buffer("band", band, persistent=False)  # [M]
-        # Entry (t, s) is the lag tau with t + tau = s around the circle.
+        # Entry (t, s) is the lag tau with t + tau = s around the circle; entry (tau, t) the flat place of (t + tau, t).
         self.register_buffer("lag", ((place - place[:, None]) % width).flatten(), persistent=False)
+        pair = (place + place[:, None]) % width * width + place
+        self.register_buffer("pair", pair.flatten(), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
         """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] of the flat [R W]."""
-        config, (_, width, dim) = self.config, x.shape
+        config, dim = self.config, x.shape[2]
         qkv = self.qkv(x)
         if config.zero_padding:  # a real place sees itself, padding does not
             qkv = qkv * mask.diagonal(dim1=1, dim2=2)[..., None]
         use_all = config.dual_domain and config.filter_time  # else the band of queries and keys is enough
-        spectrum = torch.fft.rfft(qkv if use_all else qkv[..., : 2 * dim], dim=1) * self.band[:, None]
-        mixed = self.by_lag(self.correlation(spectrum, width), qkv[..., 2 * dim :])
+        seen = self.filtered(qkv if use_all else qkv[..., : 2 * dim])
+        r = self.correlation(seen[..., :dim], seen[..., dim : 2 * dim])
+        mixed = self.by_lag(r, qkv[..., 2 * dim :])
         if config.dual_domain:
-            seen = torch.fft.irfft(spectrum, n=width, dim=1) if use_all else qkv
-            mixed = (1 - config.spatial_ratio) * mixed + config.spatial_ratio * self.mix(seen, mask)
+            time = self.mix(seen if use_all else qkv, mask)
+            mixed = (1 - config.spatial_ratio) * mixed + config.spatial_ratio * time
         return self.out(at(mixed, slot))
 
-    def correlation(self, spectrum: Tensor, width: int) -> Tensor:
-        """Spectra of queries and keys [R, M, 2D (+ D)] -> r [R, W], mean over channels of sum_t q[t + tau] k[t]."""
-        query, key = spectrum.split(self.qkv.in_features, -1)[:2]
-        return torch.fft.irfft((query * key.conj()).mean(-1), n=width, dim=1)
+    def filtered(self, signal: Tensor) -> Tensor:
+        """The layer's band of each column of signal [R, W, .]: irfft(band * rfft(signal)), as a real [W, W] matrix."""
+        width = signal.shape[1]
+        unit = torch.eye(width, dtype=self.band.dtype, device=self.band.device)
+        project = torch.fft.irfft(self.band[:, None] * torch.fft.rfft(unit, dim=0), n=width, dim=0)
+        return project @ signal
+
+    def correlation(self, query: Tensor, key: Tensor) -> Tensor:
+        """query, key [R, W, D] -> r [R, W]: mean over channels of sum_t query[t + tau] key[t], around the circle.
+
+        Equal to irfft(mean(rfft(query) * conj(rfft(key)))), without the complex arrays.
+        """
+        n_rows, width, dim = query.shape
+        products = query @ key.transpose(1, 2) / dim  # [R, W, W]
+        return products.flatten(1).index_select(1, self.pair).view(n_rows, width, width).sum(2)
 
     def by_lag(self, r: Tensor, value: Tensor) -> Tensor:
         """r [R, W], value [R, W, D] -> sum over the chosen lags of softmax(r) * value moved left by the lag."""

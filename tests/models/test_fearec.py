@@ -44,8 +44,14 @@ def everything(x: Tensor) -> Tensor:
     return torch.ones(len(x), x.shape[1], x.shape[1], dtype=torch.bool).tril()
 
 
-def spectrum_of(layer: Any, x: Tensor) -> Tensor:
+def spectra(layer: Any, x: Tensor) -> Tensor:
+    """Of queries, keys and values, the other bands cut off."""
     return torch.fft.rfft(layer.qkv(x), dim=1) * layer.band[:, None]
+
+
+def correlation_of(layer: Any, x: Tensor) -> Tensor:
+    query, key, _ = layer.filtered(layer.qkv(x)).chunk(3, -1)
+    return layer.correlation(query, key)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +97,7 @@ def test_correlation_is_the_circular_sum(width: int) -> None:
     for tau in range(width):
         for t in range(width):
             expected[:, tau] += (q[:, (t + tau) % width] * k[:, t]).mean(-1)
-    found = layer.correlation(spectrum_of(layer, x), width)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(correlation_of(layer, x), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("bins", [(2, 5), (0, 3), (1, 2)])
@@ -104,11 +109,21 @@ def test_band_is_a_projection_of_queries_and_keys(bins: tuple[int, int]) -> None
     waves = waves[:, waves.abs().sum(0) > 1e-9]  # the sine of the lowest and of the highest frequency is zero
     project = waves @ torch.linalg.pinv(waves)
     q, k, v = (project @ part for part in layer.qkv(x).chunk(3, -1))
-    filtered = torch.fft.irfft(spectrum_of(layer, x), n=8, dim=1)
-    torch.testing.assert_close(filtered, torch.cat([q, k, v], -1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.filtered(layer.qkv(x)), torch.cat([q, k, v], -1), rtol=0, atol=1e-12)
     products = q @ k.transpose(1, 2) / 6  # [R, t + tau, t]
     expected = torch.stack([products.roll(-tau, 1).diagonal(dim1=1, dim2=2).sum(1) for tau in range(8)], 1)
-    torch.testing.assert_close(layer.correlation(spectrum_of(layer, x), 8), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(correlation_of(layer, x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("width", "bins"), [(50, (10, 26)), (50, (0, 16)), (9, (1, 5))])
+def test_real_matrices_are_the_transforms(width: int, bins: tuple[int, int]) -> None:
+    layer, x = core(width, bins), torch.randn(3, width, 6, dtype=torch.float64)
+    band = spectra(layer, x)
+    filtered = torch.fft.irfft(band, n=width, dim=1)
+    torch.testing.assert_close(layer.filtered(layer.qkv(x)), filtered, rtol=0, atol=1e-12)
+    query, key, _ = band.chunk(3, -1)
+    expected = torch.fft.irfft((query * key.conj()).mean(-1), n=width, dim=1)
+    torch.testing.assert_close(correlation_of(layer, x), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -131,7 +146,7 @@ def test_equal_queries_and_keys_fit_best_without_lag() -> None:
     with torch.no_grad():
         layer.qkv.weight[6:12] = layer.qkv.weight[:6]
         layer.qkv.bias[6:12] = layer.qkv.bias[:6]
-    assert (layer.correlation(spectrum_of(layer, x), 8).argmax(1) == 0).all()
+    assert (correlation_of(layer, x).argmax(1) == 0).all()
 
 
 def test_constant_values_come_out_as_they_are() -> None:
