@@ -277,6 +277,19 @@ def test_second_pass_differs_by_dropout_only() -> None:
     )
 
 
+def test_us_x_compares_the_second_pass_with_the_same_target() -> None:
+    model, view = toy_model("fearec", toy_catalog(n_items=12)), toy_view(n_items=12)
+    batch = training_batch(model, view)
+    torch.manual_seed(0)
+    found = model.loss(batch)["us_x"]
+    torch.manual_seed(0)
+    model.query(batch)
+    second = model.query(batch)
+    items, last = model.same_target.draw(batch)
+    third = model.encode(items, torch.arange(len(items)) * 8 + last)
+    torch.testing.assert_close(found, 0.1 * FEAREC.nce(second, third, temperature=1.0))
+
+
 def test_regulariser() -> None:
     view = view_of([[1, 2, 3], [4, 5, 3]])
     catalog = catalog_of(view, n_items=30, features=False)
