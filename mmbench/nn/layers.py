@@ -51,15 +51,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
         """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] for the places `slot` [T] of the flat [R W]."""
-        n_rows, width, dim = x.shape
+        return self.out(at(self.mix(self.qkv(x), mask), slot))
+
+    def mix(self, qkv: Tensor, mask: Tensor) -> Tensor:
+        """Values mixed by the attention weights, before the output map: qkv [R, W, 3D] -> [R, W, D]."""
+        n_rows, width, dim = *qkv.shape[:2], qkv.shape[2] // 3
         shape = (n_rows, width, 3, self.n_heads, dim // self.n_heads)
-        q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4)  # each [R, H, W, D/H]
+        q, k, v = qkv.view(shape).permute(2, 0, 3, 1, 4)  # each [R, H, W, D/H]
         logits = (q * (dim // self.n_heads) ** -0.5) @ k.transpose(-1, -2)
         # A finite mask value: a row without any key gives a uniform softmax, not NaN.
         logits = logits.masked_fill(~mask[:, None], -1e9)
         weights = dropout(logits.softmax(-1), self.attn_dropout, self.training)
-        mixed = (weights @ v).transpose(1, 2).reshape(n_rows, width, dim)
-        return self.out(at(mixed, slot))
+        return (weights @ v).transpose(1, 2).reshape(n_rows, width, dim)
 
 
 def at(x: Tensor, slot: Tensor | None) -> Tensor:

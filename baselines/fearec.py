@@ -1,0 +1,265 @@
+"""FEARec: Frequency Enhanced Hybrid Attention Network for Sequential Recommendation. Du, Yuan, Zhao, Qu, Zhuang, Liu,
+Sheng, SIGIR 2023, arXiv:2304.09184.  Official code: github.com/sudaada/FEARec (a RecBole fork).
+
+SASRec's network with another attention core. Its first branch finds, by the circular auto-correlation of queries and
+keys, the few lags at which a history resembles itself, and adds up the values moved by these lags; its second branch is
+ordinary causal attention. Each layer sees a band of frequencies, the first layer the highest. The state of a prefix is
+pulled to the state of another prefix with the same target. Not causal: lags wrap around, so a place sees later ones.
+
+Axes: R rows, W width (= max_len), M = W // 2 + 1 frequency bins, D hidden, T targets, N items.
+Follows: ramp() the frequency ramp; HybridAttention the two branches and their mix; loss() cross entropy, contrastive
+terms and the frequency regulariser.
+Differences from the paper (P) and the released code (C):
+ 1. The regulariser is part of P, off in C's script and here: `freq_weight = 0.1` (variant `regularised`).
+ 2. P mixes by gamma; as in C, `spatial_ratio` multiplies the TIME branch.
+ 3. Lags in training are those with the largest mean over the batch, in evaluation each history's own (C).
+ 4. Padding takes part in the frequency branch with its position vectors and an untrained random row of the table (C),
+    so states depend on max_len; `zero_padding` keeps it out (variant `zero-padding`).
+ 5. The padding id is no class of the softmax.
+ 6. Two different prefixes are drawn for each target and the first that is not the prefix itself is used: uniform over
+    the others, as C's list, without one. A window of the same user with equal items and times is the same prefix.
+ 7. RecBole's default settings leave out the time branch, the ramp and the contrastive term: variant `recbole`.
+ 8. With one layer, or odd max_len, C fails; here one layer sees all frequencies.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, init_normal
+from mmbench.nn.losses import cross_entropy
+
+# States that a contrastive term compares: h, its second pass h', the pass h_s of a prefix with the same target.
+ENDS = {"un": ("h", "h'"), "su": ("h", "h_s"), "us_x": ("h'", "h_s")}
+PAIRS = {"none": (), "un": ("un",), "su": ("su",), "us": ("un", "su"), "us_x": ("us_x",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FEARecConfig:  # defaults: official script for Beauty
+    hidden_dim: PositiveInt = 64
+    inner_dim: PositiveInt = 256
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.5
+    attn_dropout: Probability = 0.5
+    global_ratio: Fraction = 0.6  # alpha: share of the frequencies that a layer sees
+    topk_factor: PositiveInt = 1  # int(topk_factor ln W) lags are kept
+    dual_domain: bool = True  # False: frequency branch only
+    filter_time: bool = True  # the code's `std`: the time branch sees the layer's band too
+    spatial_ratio: Fraction = 0.1  # weight of the time branch
+    contrast: Literal["none", "un", "su", "us", "us_x"] = "us_x"  # pairs: (h, h'), (h, h_s), both, (h', h_s)
+    similarity: Literal["dot", "cos"] = "dot"
+    temperature: PositiveFloat = 1.0
+    un_weight: NonNegativeFloat = 0.1  # lambda of (h, h'); not used by us_x
+    su_weight: NonNegativeFloat = 0.1  # lambda of the pairs with h_s
+    freq_weight: NonNegativeFloat = 0.0  # 0.1 in the code where it is on
+    freq_pairs: Literal["un", "su", "us", "us_x"] = "us_x"
+    zero_padding: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.n_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        if self.freq_weight and self.contrast != "us_x":
+            raise ValueError(f"freq_weight belongs to contrast = 'us_x' (got {self.contrast!r})")
+
+
+def ramp(n_layers: int, n_bins: int, ratio: float) -> list[tuple[int, int]]:
+    """[left, right) of each layer's frequency bins; layer 0 takes the highest, the last layer the lowest."""
+    if ratio > 1 / n_layers:
+        share, step = ratio, float(math.floor(n_bins * (1 - ratio) / (n_layers - 1)))
+    else:
+        share, step = 1 / n_layers, n_bins / n_layers
+    return [(int(n_bins * (1 - share) - i * step), int(n_bins - i * step)) for i in range(n_layers)]
+
+
+class HybridAttention(Attention):
+    """Auto-correlation (frequency branch) and attention (time branch) over one band of frequencies."""
+
+    band: Tensor
+    lag: Tensor
+    pair: Tensor
+
+    def __init__(self, config: FEARecConfig, *, width: int, bins: tuple[int, int]) -> None:
+        super().__init__(config.hidden_dim, config.n_heads, config.attn_dropout)
+        self.config = config
+        self.n_lags = min(max(int(config.topk_factor * math.log(width)), 1), width)
+        band = torch.zeros(width // 2 + 1)
+        band[slice(*bins)] = 1.0
+        place = torch.arange(width)
+        self.register_buffer("band", band, persistent=False)  # [M]
+        # Entry (t, s) is the lag tau with t + tau = s around the circle; entry (tau, t) the flat place of (t + tau, t).
+        self.register_buffer("lag", ((place - place[:, None]) % width).flatten(), persistent=False)
+        pair = (place + place[:, None]) % width * width + place
+        self.register_buffer("pair", pair.flatten(), persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] of the flat [R W]."""
+        config, dim = self.config, x.shape[2]
+        qkv = self.qkv(x)
+        if config.zero_padding:  # a real place sees itself, padding does not
+            qkv = qkv * mask.diagonal(dim1=1, dim2=2)[..., None]
+        use_all = config.dual_domain and config.filter_time  # else the band of queries and keys is enough
+        seen = self.filtered(qkv if use_all else qkv[..., : 2 * dim])
+        r = self.correlation(seen[..., :dim], seen[..., dim : 2 * dim])
+        mixed = self.by_lag(r, qkv[..., 2 * dim :])
+        if config.dual_domain:
+            time = self.mix(seen if use_all else qkv, mask)
+            mixed = (1 - config.spatial_ratio) * mixed + config.spatial_ratio * time
+        return self.out(at(mixed, slot))
+
+    def filtered(self, signal: Tensor) -> Tensor:
+        """The layer's band of each column of signal [R, W, .]: irfft(band * rfft(signal)), as a real [W, W] matrix."""
+        width = signal.shape[1]
+        unit = torch.eye(width, dtype=self.band.dtype, device=self.band.device)
+        project = torch.fft.irfft(self.band[:, None] * torch.fft.rfft(unit, dim=0), n=width, dim=0)
+        return project @ signal
+
+    def correlation(self, query: Tensor, key: Tensor) -> Tensor:
+        """query, key [R, W, D] -> r [R, W]: mean over channels of sum_t query[t + tau] key[t], around the circle.
+
+        Equal to irfft(mean(rfft(query) * conj(rfft(key)))), without the complex arrays.
+        """
+        n_rows, width, dim = query.shape
+        products = query @ key.transpose(1, 2) / dim  # [R, W, W]
+        return products.flatten(1).index_select(1, self.pair).view(n_rows, width, width).sum(2)
+
+    def by_lag(self, r: Tensor, value: Tensor) -> Tensor:
+        """r [R, W], value [R, W, D] -> sum over the chosen lags of softmax(r) * value moved left by the lag."""
+        ranked = r.mean(0, keepdim=True) if self.training else r
+        chosen = ranked.topk(self.n_lags, dim=1).indices.expand(len(r), -1)
+        weight = torch.zeros_like(r).scatter(1, chosen, r.gather(1, chosen).softmax(1))  # [R, W], by lag
+        width = r.shape[1]
+        return weight.index_select(1, self.lag).view(-1, width, width) @ value
+
+
+def nce(a: Tensor, b: Tensor, *, temperature: float, similarity: Literal["dot", "cos"] = "dot") -> Tensor:
+    """a, b [T, D]: each of the 2T vectors finds its partner among the 2T - 1 others -> mean cross entropy."""
+    z = torch.cat([a, b])
+    if similarity == "cos":
+        z = F.normalize(z, dim=-1)
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(own, float("-inf"))
+    return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))
+
+
+class SameTarget(nn.Module):
+    """Draws, for training prefixes, other training prefixes that have the same target."""
+
+    items: Tensor
+    times: Tensor
+    users: Tensor
+    first: Tensor
+    pool: Tensor
+    offsets: Tensor
+
+    def __init__(self, catalog: Catalog) -> None:
+        super().__init__()
+        users, items = catalog.train_users, catalog.train_items
+        n_events = torch.bincount(users, minlength=catalog.n_users)
+        first = (n_events.cumsum(0) - n_events)[users]  # of each event's user
+        targets = (torch.arange(len(items)) > first).nonzero()[:, 0]  # every event after a user's first
+        count = torch.bincount(items[targets], minlength=catalog.n_items + 1)
+        values = {
+            "items": items, "times": catalog.train_times, "users": users, "first": first,
+            "pool": targets[items[targets].argsort(stable=True)],  # events, sorted by item
+            "offsets": torch.cat([count.new_zeros(1), count.cumsum(0)]),  # item i owns pool[offsets[i]:offsets[i+1]]
+        }  # fmt: skip
+        for name, value in values.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def window(self, event: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The prefixes before events [T]: items and times [T, W], right padded by 0, and the last place [T]."""
+        length = (event - self.first[event]).clamp(max=width)
+        place = torch.arange(width, device=event.device)
+        index = (event - length)[:, None] + torch.minimum(place, length[:, None] - 1)
+        real = place < length[:, None]
+        return torch.where(real, self.items[index], 0), torch.where(real, self.times[index], 0), length - 1
+
+    def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Items int64 [T, W] and last place [T] of a prefix for each slot; its own where there is no other."""
+        assert batch.target is not None
+        width = batch.item_seq.shape[1]
+        row, last = batch.slot // width, batch.slot % width
+        start = self.offsets[batch.target]
+        count = self.offsets[batch.target + 1] - start
+        uniform = torch.rand(2, len(count), dtype=torch.float64, device=count.device)
+        one = (uniform[0] * count).long()
+        other = (one + 1 + (uniform[1] * (count - 1)).long()) % count.clamp(min=1)
+        many = count > 1
+        event = torch.where(many, self.pool[torch.where(many, start + one, 0)], self.pool[0])
+        items, times, _ = self.window(event, width)
+        same = (items == batch.item_seq[row]) & (times == batch.time_seq[row])
+        is_own = (self.users[event] == batch.user) & same.all(1)
+        event = torch.where(is_own & many, self.pool[torch.where(many, start + other, 0)], event)
+        items, _, place = self.window(event, width)
+        return torch.where(many[:, None], items, batch.item_seq[row]), torch.where(many, place, last)
+
+
+def spectral_gap(a: Tensor, b: Tensor) -> Tensor:
+    """Mean modulus of the difference of the spectra over FEATURES, a and b [T, D] -> scalar."""
+    return torch.fft.rfft(a - b, dim=1, norm="ortho").abs().mean()
+
+
+class FEARec(Recommender[FEARecConfig]):
+    def __init__(self, config: FEARecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim, width = config.hidden_dim, catalog.max_len
+        self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+        self.position_emb = nn.Embedding(width, dim)
+        self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
+        self.encoder = PostNormEncoder(
+            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+            dropout=config.dropout, attn_dropout=config.attn_dropout,
+        )  # fmt: skip
+        bands = ramp(config.n_layers, width // 2 + 1, config.global_ratio)
+        for block, bins in zip(self.encoder.blocks, bands, strict=True):
+            block.attention = HybridAttention(config, width=width, bins=bins)
+        if config.contrast in ("su", "us", "us_x"):
+            self.same_target = SameTarget(catalog)
+        init_normal(self, std=0.02)  # row 0 too: padding is random and, as no loss reaches it, stays as it is
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(layout="fixed", samples=("prefix",), causal=False)
+
+    def encode(self, item_seq: Tensor, slot: Tensor | None = None) -> Tensor:
+        """item_seq int64 [R, W], right padded -> states [R, W, D], or [T, D] at the places `slot` of the flat [R W]."""
+        real = item_seq > 0
+        causal = torch.ones(self.max_len, self.max_len, dtype=torch.bool, device=real.device).tril()
+        x = self.item_emb(item_seq) + self.position_emb.weight
+        return self.encoder(self.drop(self.norm(x)), real[:, None, :] & causal, slot)
+
+    def query(self, batch: Batch) -> Tensor:
+        return self.encode(batch.item_seq, batch.slot)
+
+    def item_table(self) -> Tensor:
+        return self.item_emb.weight[1:]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        config, target = self.config, batch.target
+        assert target is not None
+        h = self.query(batch)
+        terms = {"ce": cross_entropy(h, self.item_table(), target)}
+        state = {"h": h}
+        if config.contrast in ("un", "us", "us_x"):
+            state["h'"] = self.query(batch)  # other dropout
+        if config.contrast in ("su", "us", "us_x"):
+            items, last = self.same_target.draw(batch)
+            first = torch.arange(len(items), device=items.device) * items.shape[1]
+            state["h_s"] = self.encode(items, first + last)
+        weight = {"un": config.un_weight, "su": config.su_weight, "us_x": config.su_weight}
+        for kind in PAIRS[config.contrast]:
+            a, b = (state[name] for name in ENDS[kind])
+            value = nce(a, b, temperature=config.temperature, similarity=config.similarity)
+            terms[kind] = weight[kind] * value
+        if config.freq_weight:
+            gaps = [spectral_gap(*(state[name] for name in ENDS[kind])) for kind in PAIRS[config.freq_pairs]]
+            terms["freq"] = config.freq_weight * torch.stack(gaps).sum()
+        return terms
