@@ -1,0 +1,146 @@
+"""Contestants as processes that take turns: on a noisy machine only what ran side by side can be compared.
+
+A worker reads one JSON object a line from its standard input and answers each with one line. Its first line tells
+that it is ready, and facts about its data. Commands:
+
+    {"do": "train", "steps": 4, "seconds": 2}  at least so many steps and so long -> steps, targets, loss
+    {"do": "rank", "users": 4096}              -> users
+    {"do": "plan"}                             -> rows, steps of an epoch
+    {"do": "memory"}                           -> bytes, peak resident memory of the process
+
+The first three also give `seconds` by the wall and `cpu`, processor time of the worker, which other jobs on the
+machine lengthen less.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+class Worker:
+    """A process that answers commands. A context manager: it is ended on the way out."""
+
+    def __init__(
+        self, command: Sequence[str | Path], spec: Mapping[str, Any], *, cwd: Path, env: Mapping[str, str]
+    ) -> None:
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.name = str(spec["model"])
+        threads = str(spec["threads"])
+        self.process = subprocess.Popen(
+            [*map(str, command), json.dumps(spec)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self.errors, text=True, cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **env},
+        )  # fmt: skip
+        self.facts = self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line:
+            return dict(json.loads(line))
+        self.process.wait()
+        self.errors.seek(0)
+        raise SystemExit(f"{self.name} ended ({self.process.returncode}):\n{self.errors.read()[-3000:]}")
+
+    def ask(self, do: str, **details: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": do, **details}) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.errors.close()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The median of some rounds, and how far they lay apart."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def scaled(self, factor: float) -> "Timed":
+        return Timed(tuple(one * factor for one in self.values))
+
+    def __str__(self) -> str:
+        return f"{short(self.median)} ({short(min(self.values))}–{short(max(self.values))})"
+
+
+def short(value: float) -> str:
+    """Three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def in_turns(
+    workers: Mapping[str, Worker], rounds: int, do: str, **details: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """Each worker's answers; the workers alternate, so that all meet the same noise."""
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            answers[name].append(worker.ask(do, **details))
+    return answers
+
+
+def per(answers: Iterable[Mapping[str, Any]], unit: str, clock: str = "seconds") -> Timed:
+    """Seconds for one `unit` of each answer; `clock` "cpu": processor time of the worker."""
+    return Timed(tuple(one[clock] / one[unit] for one in answers))
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the numbers were measured on and when; no host or user names."""
+    processor = platform.machine()
+    cpu = Path("/proc/cpuinfo")
+    if cpu.is_file():
+        lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines()
+        processor = next(
+            (one.split(":")[1].strip() for one in lines if one.startswith("model name")), processor
+        )
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    return {
+        "date": datetime.now(UTC).date().isoformat(), "processor": processor, "cores": os.cpu_count() or 0,
+        "threads": threads, "load": round(load, 1), "system": platform.system(),
+    }  # fmt: skip
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_section(key: str, text: str, page: Path = PAGE) -> None:
+    """Put `text` in the place of the page's section `key`, or at its end."""
+    begin, end = f"<!-- {key}: begin -->", f"<!-- {key}: end -->"
+    old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
+    section = f"{begin}\n{text.strip()}\n{end}"
+    before, found, rest = old.partition(begin)
+    if found:
+        new = before + section + rest.partition(end)[2]
+    else:
+        new = f"{old.rstrip()}\n\n{section}\n"
+    page.write_text(new, encoding="utf-8")

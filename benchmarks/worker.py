@@ -1,0 +1,191 @@
+"""mmbench as a contestant: trains and ranks when told to (see turns.py). Not called by hand."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.generated import Histories, histories
+from mmbench import registry
+from mmbench.config import TrainConfig, defaults_of, resolve
+from mmbench.data.rows import Rows, plan_rows, plan_steps
+from mmbench.data.split import leave_one_out
+from mmbench.data.store import open_path
+from mmbench.data.views import TargetView, TrainView, ranges, target_view, training_view
+from mmbench.evaluate import rank
+from mmbench.experiment import configs, metric_value
+from mmbench.models.base import Catalog
+from mmbench.runtime import prepare_process
+from mmbench.train import Trainer
+
+N_CATEGORIES, OF_ITEM = 200, 3
+METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "MRR") for k in (5, 10))
+
+
+def read(spec: dict[str, Any]) -> Histories:
+    """The prepared data set `path`, else generated histories of the given shape."""
+    if "path" not in spec:
+        return histories(spec["users"], spec["items"])
+    prepared = open_path(Path(spec["path"]))
+    arrays = (np.asarray(one) for one in (prepared.items, prepared.times, prepared.offsets))
+    return Histories(*arrays, prepared.n_items)
+
+
+def make_catalog(data: Histories, train: TrainView, spec: dict[str, Any], max_len: int) -> Catalog:
+    """With `features`, random ones of this width for text and image, and random categories."""
+    n, width = data.n_items, spec.get("features", 0)
+    extra: dict[str, Any] = {}
+    if width:
+        noise = torch.Generator().manual_seed(0)
+        for name in ("text", "image"):
+            extra[f"{name}_feat"] = torch.randn(n + 1, width, generator=noise)
+            extra[f"has_{name}"] = torch.ones(n + 1, dtype=torch.bool)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(n + 1) * OF_ITEM])
+        extra["category_ids"] = torch.randint(N_CATEGORIES, (n * OF_ITEM,), generator=noise)
+        extra |= {"category_offsets": offsets, "n_categories": N_CATEGORIES}
+    return Catalog(
+        n_items=n, n_users=data.n_users, max_len=max_len, train_users=torch.from_numpy(train.users),
+        train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times), **extra,
+    )  # fmt: skip
+
+
+def some_of(view: TargetView, n: int) -> TargetView:
+    """`n` targets spread evenly over the view."""
+    chosen = np.linspace(0, len(view) - 1, min(n, len(view))).astype(np.int64)
+    lengths = np.diff(view.offsets)[chosen]
+    flat = ranges(view.offsets[chosen], lengths)
+    return TargetView(
+        items=view.items[flat], times=view.times[flat], offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        user=view.user[chosen], target=view.target[chosen], train_len=view.train_len[chosen],
+    )  # fmt: skip
+
+
+class Clock:
+    """Seconds since it was made, by the wall and of the processor."""
+
+    def __init__(self) -> None:
+        self.began, self.cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, Any]:
+        return {"seconds": time.perf_counter() - self.began, "cpu": time.process_time() - self.cpu}
+
+
+class Contestant:
+    """A model under the trainer of mmbench, stepped from outside."""
+
+    def __init__(self, spec: dict[str, Any], folder: Path) -> None:
+        prepare_process(spec["threads"])
+        data = read(spec)
+        split = leave_one_out(np.diff(data.offsets))
+        view = training_view(data, split)  # type: ignore[arg-type]
+        self.valid = target_view(data, split, "valid")  # type: ignore[arg-type]
+        entry, variant = registry.find(spec["model"])
+        layers = [("default", defaults_of(TrainConfig)), *entry.layers(variant, "")]
+        settings = resolve(
+            [*layers, ("benchmark", spec["settings"])], known=entry.known_settings(), where=entry.name
+        )
+        model_config, self.config = configs(entry, settings)
+        torch.manual_seed(1)
+        model = entry.load()(model_config, make_catalog(data, view, spec, self.config.max_len))
+        self.trainer = Trainer(model, view, lambda _: 0.0, self.config, seed=1, folder=folder)
+        self.stage = model.stages[-1]
+        self.optimizer = self.trainer._start(self.stage)
+        self.noise = torch.Generator().manual_seed(1)
+        self.order = np.random.default_rng(1)
+        self.rows, self.steps = self._plan()
+        self.coming = self._stream()
+        self.facts = {
+            "users": data.n_users, "items": data.n_items, "train_targets": int(self.rows.n_targets.sum()),
+            "steps_per_epoch": len(self.steps), "eval_users": len(self.valid), "torch": torch.__version__,
+            "parameters": sum(one.numel() for one in model.parameters()),
+        }  # fmt: skip
+
+    def _plan(self) -> tuple[Rows, list[np.ndarray]]:
+        rows = plan_rows(self.trainer.view.offsets, self.trainer.samples_of(self.stage), self.config.max_len)
+        size, unit = self.config.batch_size, self.config.batch_unit
+        return rows, plan_steps(rows, batch_size=size, unit=unit, generator=self.order)
+
+    def _stream(self) -> Iterator[Rows]:
+        """Steps of one epoch after the other. The last step of an epoch is smaller, as in a real one."""
+        while True:
+            for chosen in self.steps:
+                yield self.rows[chosen]
+            self.steps = self._plan()[1]
+
+    def plan(self) -> dict[str, Any]:
+        clock = Clock()
+        rows, steps = self._plan()
+        return {**clock.read(), "rows": len(rows), "steps": len(steps)}
+
+    def batches(self, steps: int) -> dict[str, Any]:
+        """What of a step is laying out its batch."""
+        prefixes = self.trainer.needs.prefixes
+        clock = Clock()
+        for _ in range(steps):
+            self.trainer.batcher.training(next(self.coming), prefixes=prefixes)
+        return {**clock.read(), "steps": steps}
+
+    def train(self, steps: int, seconds: float) -> dict[str, Any]:
+        self.trainer.model.train()
+        done = targets = 0
+        clock, loss = Clock(), 0.0
+        while done < steps or time.perf_counter() - clock.began < seconds:
+            rows = next(self.coming)
+            terms = self.trainer._step(self.optimizer, rows, self.noise, where="benchmark")
+            loss, done, targets = sum(terms.values()), done + 1, targets + self._learned(rows)
+        return {**clock.read(), "steps": done, "targets": targets, "loss": loss}
+
+    def _learned(self, rows: Rows) -> float:
+        """Predictions that enter the loss; where a model masks by itself, their expected number."""
+        if self.trainer.samples_of(self.stage) != "sequence":
+            return int(rows.n_targets.sum())
+        config: Any = self.trainer.model.config
+        none = (1 - config.mask_ratio) ** rows.length  # none drawn: then one is chosen
+        masked = rows.length * config.mask_ratio + none
+        return float(((1 - config.last_only) * masked + config.last_only).sum())
+
+    def rank(self, users: int) -> dict[str, Any]:
+        part = some_of(self.valid, users)
+        clock = Clock()
+        ranks = rank(self.trainer.model, part)
+        values = {name: metric_value(ranks, name) for name in METRICS}
+        return {**clock.read(), "users": len(part), "metrics": values}
+
+    def memory(self) -> dict[str, Any]:
+        return {"bytes": peak_resident()}
+
+
+def peak_resident() -> int:
+    """Largest resident set of this process. `ru_maxrss` would count what the parent held when it forked."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not stand between the answers
+    with tempfile.TemporaryDirectory(prefix="mmbench-") as folder:
+        contestant = Contestant(json.loads(sys.argv[1]), Path(folder))
+        print(json.dumps(contestant.facts), file=answers)
+        for line in sys.stdin:
+            command = json.loads(line)
+            do = command.pop("do")
+            print(json.dumps(getattr(contestant, do)(**command)), file=answers)
+
+
+if __name__ == "__main__":
+    main()
