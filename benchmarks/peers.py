@@ -171,8 +171,8 @@ def describe(given: argparse.Namespace, facts: dict[str, Any], results: dict[str
 {facts["date"]}, {facts["processor"]}, {facts["threads"]} thread(s), {facts["cores"]} cores, load
 {facts["load"]} when it began. {shape}. {versions}. Width 64, 2 layers, 2 heads, inner width 256, length {MAX_LEN},
 {BATCH:,} samples a step, cross entropy over all items (GRU4Rec: 64 and 128 wide, one layer; BERT4Rec: a fifth masked).
-Medians of {given.rounds} rounds in turns (least–most), bold: how many times mmbench's. Training: steps measured of those of
-an epoch: {steps}. Ranking: {given.users:,} users a round, {given.rank_rounds} rounds, scaled to all.
+Medians of {given.rounds} rounds in turns (least–most), bold: how many times mmbench's. Training: steps measured of
+those of an epoch: {steps}. Ranking: {given.users:,} users a round, {given.rank_rounds} rounds, scaled to all.
 Processor time: the same ratios by the time that the process had a core. BERT4Rec: compare per prediction, because an
 epoch of RecBole masks every prefix of every history, one of mmbench every history once.
 Made by `python benchmarks/peers.py`.

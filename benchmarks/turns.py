@@ -6,9 +6,10 @@ that it is ready, and facts about its data. Commands:
     {"do": "train", "steps": 4, "seconds": 2}  at least so many steps and so long -> steps, targets, loss
     {"do": "rank", "users": 4096}              -> users
     {"do": "plan"}                             -> rows, steps of an epoch
+    {"do": "batches", "steps": 20}             -> steps, laying out their batches only (mmbench)
     {"do": "memory"}                           -> bytes, peak resident memory of the process
 
-The first three also give `seconds` by the wall and `cpu`, processor time of the worker, which other jobs on the
+All but the last also give `seconds` by the wall and `cpu`, processor time of the worker, which other jobs on the
 machine lengthen less.
 """
 

@@ -84,6 +84,7 @@ class Contestant:
 
     def __init__(self, spec: dict[str, Any], folder: Path) -> None:
         prepare_process(spec["threads"])
+        clock = Clock()
         data = read(spec)
         split = leave_one_out(np.diff(data.offsets))
         view = training_view(data, split)  # type: ignore[arg-type]
@@ -106,11 +107,13 @@ class Contestant:
         self.facts = {
             "users": data.n_users, "items": data.n_items, "train_targets": int(self.rows.n_targets.sum()),
             "steps_per_epoch": len(self.steps), "eval_users": len(self.valid), "torch": torch.__version__,
+            "setup": clock.read()["seconds"], "interactions": len(data.items),
             "parameters": sum(one.numel() for one in model.parameters()),
         }  # fmt: skip
 
-    def _plan(self) -> tuple[Rows, list[np.ndarray]]:
-        rows = plan_rows(self.trainer.view.offsets, self.trainer.samples_of(self.stage), self.config.max_len)
+    def _plan(self, samples: str | None = None) -> tuple[Rows, list[np.ndarray]]:
+        kind = samples or self.trainer.samples_of(self.stage)
+        rows = plan_rows(self.trainer.view.offsets, kind, self.config.max_len)
         size, unit = self.config.batch_size, self.config.batch_unit
         return rows, plan_steps(rows, batch_size=size, unit=unit, generator=self.order)
 
@@ -121,9 +124,9 @@ class Contestant:
                 yield self.rows[chosen]
             self.steps = self._plan()[1]
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self, samples: str | None = None) -> dict[str, Any]:
         clock = Clock()
-        rows, steps = self._plan()
+        rows, steps = self._plan(samples)
         return {**clock.read(), "rows": len(rows), "steps": len(steps)}
 
     def batches(self, steps: int) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""Cost against size: python benchmarks/scaling.py [--large] [--write]
+
+Generated histories of the shape of Amazon Beauty, users times 1, 4, 16 and items times 1, 4, 16; each size is a
+process of its own, they take turns, and the median of the rounds counts. Growth is relative to the first size.
+
+step      one optimiser step of 1,024 targets; an epoch is that times its steps, which grow with the users
+ranking   1,000 users over the full catalogue
+plan      the rows of an epoch and its shuffled steps, once an epoch: touches every user
+batch     laying out the batch of a step (packing, gathers), a part of the step
+memory    peak resident memory of the process: libraries, data, model, optimiser, a step, a slice of the ranking
+
+HM4SR reads random text and image features of width 768 and random categories. --large measures SASRec with
+1,000,000 users and 200,000 items instead: setting up, planning an epoch for all positions and for prefixes, some
+steps, a slice of the ranking; the whole is to fit into 16 GB.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.generated import ITEMS, USERS
+from benchmarks.turns import Timed, Worker, in_turns, machine, per, short, table, write_section
+
+HERE = Path(__file__).resolve().parent
+SIZES = ((1, 1), (4, 1), (16, 1), (1, 4), (1, 16))  # of users, of items
+LARGE = (1_000_000, 200_000)
+MODELS: dict[str, dict[str, Any]] = {"sasrec": {}, "hm4sr": {"features": 768}}
+COLUMNS = (("step", "s per step"), ("epoch", "s per epoch"), ("ranking", "s to rank 1,000 users"),
+           ("plan", "ms to plan an epoch"), ("batch", "ms per batch"))  # fmt: skip
+
+
+def start(model: str, users: int, items: int, given: argparse.Namespace, stack: ExitStack) -> Worker:
+    spec = {
+        "model": model,
+        "users": users,
+        "items": items,
+        "threads": given.threads,
+        "settings": {},
+        **MODELS[model],
+    }
+    command = [sys.executable, HERE / "worker.py"]
+    return stack.enter_context(Worker(command, spec, cwd=Path(tempfile.gettempdir()), env={}))
+
+
+def measure(workers: dict[str, Worker], given: argparse.Namespace) -> dict[str, Any]:
+    """Size -> its numbers. Seconds, except plan and batch: milliseconds."""
+    in_turns(workers, 1, "train", steps=1, seconds=0)  # warm up
+    planned = in_turns(workers, given.rounds, "plan")
+    laid_out = in_turns(workers, given.rounds, "batches", steps=given.batches)
+    trained = in_turns(workers, given.rounds, "train", steps=given.steps, seconds=given.seconds)
+    ranked = in_turns(workers, given.rounds, "rank", users=given.users)
+    found = {}
+    for name, worker in workers.items():
+        step, facts = per(trained[name], "steps"), worker.facts
+        plan = Timed(tuple(one["seconds"] for one in planned[name]))
+        whole = step.scaled(facts["steps_per_epoch"]).values
+        found[name] = {
+            "facts": facts,
+            "memory": worker.ask("memory")["bytes"],
+            "step": step.values,
+            "step_cpu": per(trained[name], "steps", "cpu").values,
+            "epoch": tuple(one + plan.median for one in whole),
+            "ranking": per(ranked[name], "users").scaled(1000).values,
+            "ranking_cpu": per(ranked[name], "users", "cpu").scaled(1000).values,
+            "plan": plan.scaled(1000).values,
+            "batch": per(laid_out[name], "steps").scaled(1000).values,
+        }
+    return found
+
+
+def lines(model: str, found: dict[str, Any]) -> list[list[str]]:
+    first = next(iter(found.values()))
+    rows = []
+    for name, one in found.items():
+        facts = one["facts"]
+        cells = []
+        for column, _ in COLUMNS:
+            timed = Timed(one[column])
+            growth = "" if one is first else f" = {short(timed.median / Timed(first[column]).median)} x"
+            cells.append(f"{timed}{growth}")
+        size = [f"{facts['users']:,}", f"{facts['items']:,}", f"{facts['steps_per_epoch']:,}"]
+        rows.append([model, name, *size, *cells, f"{one['memory'] / 2**20:,.0f}"])
+    return rows
+
+
+def head(facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['date']}, {facts['processor']}, threads: {facts['threads']} of {facts['cores']} cores, "
+        f"load {facts['load']} when it began.\nMedians of {facts['rounds']} rounds in turns (least–most)."
+    )
+
+
+def compare_sizes(given: argparse.Namespace, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    results, rows = {}, []
+    users, items = (40, 30) if given.tiny else (USERS, ITEMS)
+    for model in given.models:
+        with ExitStack() as stack:
+            workers = {
+                f"users x{u}, items x{i}": start(model, u * users, i * items, given, stack) for u, i in SIZES
+            }
+            results[model] = measure(workers, given)
+        rows += lines(model, results[model])
+        print("\n".join("  ".join(line) for line in lines(model, results[model])), flush=True)
+    header = ["model", "size", "users", "items", "steps", *(title for _, title in COLUMNS), "MiB"]
+    text = f"""## Cost against size
+
+{head(facts)} After "=": growth over the first size.
+Made by `python benchmarks/scaling.py`.
+
+{table(header, rows)}
+"""
+    return text, results
+
+
+def measure_large(given: argparse.Namespace, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    users, items = (60, 50) if given.tiny else LARGE
+    with ExitStack() as stack:
+        worker = start("sasrec", users, items, given, stack)
+        start_memory = worker.ask("memory")["bytes"]
+        found = measure({"large": worker}, given)["large"]
+        prefixes = Timed(
+            tuple(worker.ask("plan", samples="prefix")["seconds"] * 1000 for _ in range(given.rounds))
+        )
+    known = found["facts"]
+    found |= {"memory_at_start": start_memory, "plan_prefixes": prefixes.values}
+    rows = [
+        ["users, items, interactions", f"{known['users']:,}, {known['items']:,}, {known['interactions']:,}"],
+        ["s to generate the data and set up", short(known["setup"])],
+        ["steps of an epoch", f"{known['steps_per_epoch']:,}"],
+        *([title, str(Timed(found[column]))] for column, title in COLUMNS),
+        ["ms to plan an epoch of prefixes", str(prefixes)],
+        ["s to rank all users, scaled", short(Timed(found["ranking"]).median * known["eval_users"] / 1000)],
+        ["MiB after setting up", f"{start_memory / 2**20:,.0f}"],
+        ["MiB in all", f"{found['memory'] / 2**20:,.0f}"],
+    ]
+    text = f"""## SASRec with {known["users"]:,} users and {known["items"]:,} items
+
+{head(facts)} The epoch is scaled from the steps.
+Made by `python benchmarks/scaling.py --large`.
+
+{table(["what", "measured"], rows)}
+"""
+    return text, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--large", action="store_true", help="1,000,000 users and 200,000 items, SASRec only")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="of training in a turn, at least")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of training in a turn, at least")
+    parser.add_argument("--batches", type=int, default=20, help="laid out in a turn")
+    parser.add_argument("--users", type=int, default=1000, help="ranked in a turn")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--tiny", action="store_true", help="very small data, to see that it runs")
+    given = parser.parse_args()
+    if given.tiny:
+        given.rounds, given.steps, given.seconds, given.users, given.batches = 1, 1, 0.0, 10, 1
+    facts = {**machine(given.threads), "rounds": given.rounds}
+    text, results = (measure_large if given.large else compare_sizes)(given, facts)
+    print(text)
+    if given.json:
+        given.json.write_text(json.dumps({"facts": facts, "results": results}, indent=1), encoding="utf-8")
+    if given.write:
+        write_section("scaling large" if given.large else "scaling", text)
+
+
+if __name__ == "__main__":
+    main()

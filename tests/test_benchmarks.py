@@ -1,0 +1,79 @@
+"""The benchmarks run, on very small data and without timing anything; RecBole only where an environment is named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.generated import ITEMS, USERS, histories
+from benchmarks.turns import Timed, write_section
+from tests.prepared import ROOT, environment
+
+
+def run(script: str, folder: Path, *arguments: str) -> dict:
+    """Run a benchmark with --tiny; returns what it wrote as JSON."""
+    file = folder / "numbers.json"
+    command = [sys.executable, f"benchmarks/{script}.py", "--tiny", "--json", str(file), *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=environment(), timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| --- |" in done.stdout
+    return json.loads(file.read_text())
+
+
+def test_peers_run_without_a_peer(tmp_path: Path) -> None:
+    numbers = run("peers", tmp_path, "--models", "bert4rec")
+    own = numbers["results"]["bert4rec"]["mmbench"]
+    assert own["facts"]["users"] == 150
+    assert own["facts"]["items"] == 80
+    assert all(one > 0 for name in ("epoch", "predictions", "ranking") for one in own[name])
+
+
+@pytest.mark.skipif(
+    not os.environ.get("MMBENCH_RECBOLE"), reason="MMBENCH_RECBOLE names no python with RecBole"
+)
+def test_recbole_reads_the_same_data_and_is_mended(tmp_path: Path) -> None:
+    numbers = run("peers", tmp_path, "--models", "sasrec", "--python", os.environ["MMBENCH_RECBOLE"])
+    shipped, fixed, own = (one["facts"] for one in numbers["results"]["sasrec"].values())
+    assert shipped["anomaly_detection"]
+    assert not fixed["anomaly_detection"]
+    assert shipped["train_targets"] == fixed["train_targets"] == own["train_targets"]
+    # Padding is no class here, but has a row in both tables.
+    assert shipped["parameters"] == own["parameters"]
+
+
+@pytest.mark.parametrize("arguments", [("--models", "hm4sr"), ("--large",)])
+def test_scaling_runs(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    results = run("scaling", tmp_path, *arguments)["results"]
+    found = results["hm4sr"]["users x16, items x1"] if "hm4sr" in results else results
+    assert found["memory"] > 2**20
+    assert all(one > 0 for name in ("step", "epoch", "ranking", "plan", "batch") for one in found[name])
+
+
+def test_generated_histories_have_the_shape_of_beauty() -> None:
+    made = histories()
+    lengths = np.diff(made.offsets)
+    assert (made.n_users, made.n_items) == (USERS, ITEMS)
+    assert abs(len(made.items) / 198_502 - 1) < 0.02
+    assert abs(np.maximum(lengths - 3 - 50, 0).sum() / 3_382 - 1) < 0.1  # windows of long histories
+    assert np.bincount(made.items, minlength=ITEMS + 1)[1:].min() >= 5
+    assert (np.diff(made.times)[np.diff(np.repeat(np.arange(USERS), lengths)) == 0] >= 0).all()
+
+
+def test_a_section_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    write_section("one", "first", page)
+    write_section("two", "second", page)
+    write_section("one", "third", page)
+    text = page.read_text()
+    assert "first" not in text
+    assert text.index("third") < text.index("second")
+
+
+def test_the_median_is_shown_with_the_spread() -> None:
+    assert str(Timed((3.0, 1.0, 200.0)).scaled(2)) == "6.00 (2.00–400)"
