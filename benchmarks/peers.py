@@ -113,26 +113,27 @@ def measure(model: str, prepared: Prepared, exported: Path, given: argparse.Name
         ranked = in_turns(workers, given.rank_rounds, "rank", users=given.users)
         found = {}
         for name, worker in workers.items():
-            step = per(trained[name], "steps")
-            found[name] = {
+            n_steps, n_users = worker.facts["steps_per_epoch"], worker.facts["eval_users"]
+            one: dict[str, Any] = {
                 "facts": worker.facts,
-                "steps_measured": sum(one["steps"] for one in trained[name]),
+                "steps_measured": sum(each["steps"] for each in trained[name]),
                 "last_loss": trained[name][-1]["loss"],
-                "epoch": step.scaled(worker.facts["steps_per_epoch"]).values,
-                "epoch_cpu": per(trained[name], "steps", "cpu")
-                .scaled(worker.facts["steps_per_epoch"])
-                .values,
-                "predictions": per(trained[name], "targets").scaled(1e5).values,
-                "ranking": per(ranked[name], "users").scaled(worker.facts["eval_users"]).values,
-                "ranking_cpu": per(ranked[name], "users", "cpu").scaled(worker.facts["eval_users"]).values,
                 "memory_training": memory[name],
                 "memory": worker.ask("memory")["bytes"],
             }
+            for suffix, clock in (("", "seconds"), ("_cpu", "cpu")):
+                one |= {
+                    f"epoch{suffix}": per(trained[name], "steps", clock).scaled(n_steps).values,
+                    f"predictions{suffix}": per(trained[name], "targets", clock).scaled(1e5).values,
+                    f"ranking{suffix}": per(ranked[name], "users", clock).scaled(n_users).values,
+                }
+            found[name] = one
     return found
 
 
-COLUMNS = (("epoch", "seconds per epoch"), ("predictions", "s per 100,000 predictions"),
-           ("ranking", "seconds of ranking"))  # fmt: skip
+COLUMNS = (("epoch", "s per epoch"), ("epoch_cpu", "processor s per epoch"),
+           ("predictions_cpu", "processor s per 100,000 predictions"), ("ranking", "s of ranking"),
+           ("ranking_cpu", "processor s of ranking"))  # fmt: skip
 
 
 def lines(model: str, found: dict[str, Any]) -> list[list[str]]:
@@ -144,9 +145,6 @@ def lines(model: str, found: dict[str, Any]) -> list[list[str]]:
             timed, base = Timed(one[column]), Timed(own[column])
             ratio = "" if name == OWN else f" = **{short(timed.median / base.median)} x**"
             cells.append(f"{timed}{ratio}")
-        for column in ("epoch_cpu", "ranking_cpu"):
-            timed, base = Timed(one[column]), Timed(own[column])
-            cells.append("" if name == OWN else f"{short(timed.median / base.median)} x")
         memory = [f"{one[part] / 2**20:,.0f}" for part in ("memory_training", "memory")]
         rows.append([MODELS[model][0], name, *cells, *memory])
     return rows
@@ -154,8 +152,8 @@ def lines(model: str, found: dict[str, Any]) -> list[list[str]]:
 
 def describe(given: argparse.Namespace, facts: dict[str, Any], results: dict[str, Any]) -> str:
     """The facts, and the table."""
-    header = ["model", "contestant", *(title for _, title in COLUMNS), "epoch, processor time",
-              "ranking, processor time", "MiB after training", "MiB after ranking"]  # fmt: skip
+    titles = [title for _, title in COLUMNS]
+    header = ["model", "contestant", *titles, "MiB after training", "MiB after ranking"]
     body = table(header, [line for model, found in results.items() for line in lines(model, found)])
     shape = f"{facts['users']:,} users, {facts['items']:,} items, {facts['interactions']:,} interactions"
     steps = "; ".join(
@@ -173,8 +171,8 @@ def describe(given: argparse.Namespace, facts: dict[str, Any], results: dict[str
 {BATCH:,} samples a step, cross entropy over all items (GRU4Rec: 64 and 128 wide, one layer; BERT4Rec: a fifth masked).
 Medians of {given.rounds} rounds in turns (least–most), bold: how many times mmbench's. Training: steps measured of
 those of an epoch: {steps}. Ranking: {given.users:,} users a round, {given.rank_rounds} rounds, scaled to all.
-Processor time: the same ratios by the time that the process had a core. BERT4Rec: compare per prediction, because an
-epoch of RecBole masks every prefix of every history, one of mmbench every history once.
+Processor time is what the process used; other jobs lengthen it less than the time by the wall. BERT4Rec: compare per
+prediction, because an epoch of RecBole masks every prefix of every history, one of mmbench every history once.
 Made by `python benchmarks/peers.py`.
 
 {body}
