@@ -170,8 +170,8 @@ def describe(given: argparse.Namespace, facts: dict[str, Any], results: dict[str
 load {facts["load"]} when it began. {shape}.
 {versions}. Width 64, 2 layers, 2 heads, inner width 256,
 length {MAX_LEN}, {BATCH:,} samples a step, cross entropy over all items (GRU4Rec: 64 and 128 wide, one layer;
-BERT4Rec: a fifth masked). Medians of {given.rounds} rounds in turns (least–most); bold: how many times mmbench's. Training is
-scaled to an epoch from the steps measured: {steps}.
+BERT4Rec: a fifth masked). Medians of {given.rounds} rounds in turns
+(least–most); bold: how many times mmbench's. Training is scaled to an epoch from the steps measured: {steps}.
 Ranking: {given.users:,} users a round, {given.rank_rounds} rounds, scaled to all, metrics included.
 Processor time is what the process used; other jobs lengthen it less than the time by the wall. BERT4Rec: compare per
 prediction, because an epoch of RecBole masks every prefix of every history, one of mmbench every history once.

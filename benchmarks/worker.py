@@ -143,8 +143,8 @@ class Contestant:
         clock, loss = Clock(), 0.0
         while done < steps or time.perf_counter() - clock.began < seconds:
             rows = next(self.coming)
-            terms = self.trainer._step(self.optimizer, rows, self.noise, where="benchmark")
-            loss, done, targets = sum(terms.values()), done + 1, targets + self._learned(rows)
+            terms = self.trainer._step(self.optimizer, rows, self.noise)
+            loss, done, targets = float(sum(terms.values())), done + 1, targets + self._learned(rows)
         return {**clock.read(), "steps": done, "targets": targets, "loss": loss}
 
     def _learned(self, rows: Rows) -> float:

@@ -21,6 +21,7 @@ from mmbench.results import Ranks
 # Scores held at once. The chunk depends on the catalogue only, so that the same model always meets the same
 # matrix shapes and gives the same last bits.
 SCORES_AT_ONCE = 2**22
+FEWEST_USERS = 64  # in a chunk, however large the catalogue: an encoder is slow on a few histories
 
 
 def rank(
@@ -42,7 +43,7 @@ def rank(
     needs = model.needs
     batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
     rows = last_rows(view.offsets, view.user, model.max_len - needs.extra_slots)
-    size = chunk or max(1, SCORES_AT_ONCE // model.n_items)
+    size = chunk or max(FEWEST_USERS, SCORES_AT_ONCE // model.n_items)
     greater, equal = np.zeros(len(view), np.int64), np.zeros(len(view), np.int64)
     with torch.no_grad():
         table = model.item_table() if model.is_dot_product else None

@@ -283,15 +283,16 @@ class HM4SR(Recommender[HM4SRConfig]):
 
     # -- forward ------------------------------------------------------------------------------------------
 
-    def tables(self) -> Tensor:
-        """Eq. 4-5 for the whole catalogue, once per step: x_m of every item, [N + 1, M, D]."""
-        x = [self.item_emb.weight]
-        x += [self.projections[name](getattr(self, f"{name}_feat")) for name in self.modalities[1:]]
-        return torch.stack(x, 1)
+    def tables(self, ids: Tensor | None = None) -> Tensor:
+        """Eq. 4-5: x_m of the items `ids` [...] -> [..., M, D], or of the whole catalogue, [N + 1, M, D]."""
+        x = [self.item_emb.weight, *(getattr(self, f"{name}_feat") for name in self.modalities[1:])]
+        x = x if ids is None else [F.embedding(ids, one) for one in x]
+        x[1:] = [self.projections[name](one) for name, one in zip(self.modalities[1:], x[1:], strict=True)]
+        return torch.stack(x, -2)
 
-    def fuse(self, tables: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Eq. 6-16: x^temp [R, W, M, D] and the time embedding [R, W, width] (None without Temporal MoE)."""
-        e = tables[batch.item_seq] + self.position_emb(batch.position)[:, :, None]
+    def fuse(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Eq. 6-16: x [R, W, M, D] -> x^temp [R, W, M, D] and the time embedding [R, W, width] or None."""
+        e = x + self.position_emb(batch.position)[:, :, None]
         if self.config.use_interactive_moe:
             e = self.interactive(e)
         if not self.config.use_temporal_moe:
@@ -306,10 +307,10 @@ class HM4SR(Recommender[HM4SRConfig]):
     def states(self, x: Tensor, batch: Batch) -> list[Tensor]:
         """H^m at the slots, M tensors [T, D]."""
         mask = batch.attention_mask(causal=True)
-        return [self.encode(m, x[:, :, m], mask, batch.slot) for m in range(len(self.modalities))]
+        return [self.encode(m, one, mask, batch.slot) for m, one in enumerate(x.unbind(2))]
 
     def query(self, batch: Batch) -> Tensor:
-        x, _ = self.fuse(self.tables(), batch)
+        x, _ = self.fuse(self.tables(batch.item_seq), batch)
         return torch.cat(self.states(x, batch), -1)
 
     def item_table(self) -> Tensor:
@@ -319,10 +320,9 @@ class HM4SR(Recommender[HM4SRConfig]):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 27."""
-        config, target = self.config, batch.target
+        config, target, tables = self.config, batch.target, self.tables()
         assert target is not None
-        tables = self.tables()
-        x, time = self.fuse(tables, batch)
+        x, time = self.fuse(tables[batch.item_seq], batch)
         states = self.states(x, batch)
         terms = {"ce": cross_entropy(torch.cat(states, -1), tables[1:].flatten(1), target)}  # eq. 20
         if self.use_category:

@@ -135,7 +135,7 @@ def test_exact_pcl_encodes_each_prefix_on_its_own() -> None:
     view = toy_view()
     batch = training_batch(model, view)
     assert batch.prefixes is not None
-    x, _ = model.fuse(model.tables(), batch)
+    x, _ = model.fuse(model.tables(batch.item_seq), batch)
     again = batch.prefixes
     for m in range(3):
         own = batch.at_slots(model.encode(m, x[:, :, m], batch.attention_mask(causal=True)))
@@ -211,7 +211,7 @@ def test_same_target_pairs_leave_the_denominator_or_stay_as_one() -> None:
 def test_score_is_the_sum_of_three_dot_products() -> None:
     model = make().eval()
     batch = history_batch(model, [[1, 2, 3], [4, 5]])
-    x, _ = model.fuse(model.tables(), batch)
+    x, _ = model.fuse(model.tables(batch.item_seq), batch)
     states, tables = model.states(x, batch), model.tables()
     expected = sum(state @ tables[1:, m].T for m, state in enumerate(states))
     torch.testing.assert_close(model.score(batch), expected)
