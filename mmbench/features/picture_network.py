@@ -1,5 +1,6 @@
 """What the networks for pictures share: where they run, loading once, batches in and out, strict `.pth` weights."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]  # float32 [B, 3, H, W] -> [B, D] or [B, layers, D]
 
 
-class PictureNetwork:
+class PictureNetwork(ABC):
     """Base of the network encoders of pictures; a subclass gives `describe`, `pixels` and `build`.
 
     `channels_last`: convolutional networks ask for it; on a CPU it makes them about three times as fast.
@@ -46,17 +47,17 @@ class PictureNetwork:
         """float32, bfloat16 or float16. It decides the last digits of the values: part of the identity."""
         return self._place[1]
 
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What decides the values, apart from the precision: network, weights, preprocessing, pooling."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pixels(self, image: "Image") -> np.ndarray:
         """RGB picture -> float32 [3, H, W]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self) -> tuple["torch.nn.Module", Forward]:
         """The network on the CPU with all its weights, and the function of it that gives the features."""
-        raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "version": 1, **self.describe(), "precision": self.precision}

@@ -115,21 +115,6 @@ def test_layouts_and_neighbours_do_not_change_a_state(name: str) -> None:
         torch.testing.assert_close(model.query(batch_of(layout, HISTORIES)), alone)
 
 
-def test_nextitnet_backbone_does_not_reach_its_neighbour_in_a_packed_row() -> None:
-    """Gradients of one history's states with respect to all places of the row they share."""
-    model = shaken(make("tmmsrec:nextitnet"))
-    assert model.needs.layout == "packed"
-    batch = batch_of("packed", [[5, 2, 9, 1, 6, 6, 3, 2], [7, 3, 4, 8, 8, 1, 2]])
-    assert len(batch.item_seq) == 1
-    x = torch.randn(1, batch.item_seq.shape[1], 24, dtype=torch.float64, requires_grad=True)
-    mask = batch.attention_mask(causal=True)
-    for number in (1, 2):
-        own = (batch.segment == number).flatten()
-        states = model.encoders["id"](x, mask, batch.mask, own.nonzero()[:, 0])
-        seen = torch.autograd.grad(states.square().sum(), x)[0][0].abs().sum(1) > 0
-        assert torch.equal(seen, own)
-
-
 def test_gru_backbone_ignores_padding() -> None:
     model = shaken(make("tmmsrec:gru4rec"))
     assert model.needs.layout == "padded"

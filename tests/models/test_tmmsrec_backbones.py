@@ -1,10 +1,10 @@
-"""TMMSRec with MLP4Rec as its backbone, against MLP4Rec's own encoder."""
+"""TMMSRec with other backbones: MLP4Rec against MLP4Rec's own encoder, NextItNet in packed rows."""
 
 from dataclasses import replace
 
 import torch
 
-from tests.models.test_tmmsrec import HISTORIES, make, shaken
+from tests.models.test_tmmsrec import HISTORIES, batch_of, make, shaken
 from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch
 
 
@@ -37,3 +37,18 @@ def test_mlp4rec_backbone_takes_one_sample_per_target() -> None:
     batch = training_batch(model, toy_view())
     assert len(batch.slot) == len(batch.item_seq)
     assert model.loss(batch)["bce"].isfinite()
+
+
+def test_nextitnet_backbone_does_not_reach_its_neighbour_in_a_packed_row() -> None:
+    """Gradients of one history's states with respect to all places of the row they share."""
+    model = shaken(make("tmmsrec:nextitnet"))
+    assert model.needs.layout == "packed"
+    batch = batch_of("packed", [[5, 2, 9, 1, 6, 6, 3, 2], [7, 3, 4, 8, 8, 1, 2]])
+    assert len(batch.item_seq) == 1
+    x = torch.randn(1, batch.item_seq.shape[1], 24, dtype=torch.float64, requires_grad=True)
+    mask = batch.attention_mask(causal=True)
+    for number in (1, 2):
+        own = (batch.segment == number).flatten()
+        states = model.encoders["id"](x, mask, batch.mask, own.nonzero()[:, 0])
+        seen = torch.autograd.grad(states.square().sum(), x)[0][0].abs().sum(1) > 0
+        assert torch.equal(seen, own)
