@@ -116,6 +116,10 @@ def _opened(
 def _local(work: Work) -> Iterator[Pool]:
     from joblib import Parallel, delayed
 
+    # joblib's tracker of semaphores is a process of its own; when a run is stopped it tells what it had to tidy up.
+    told = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [told, "ignore:resource_tracker"]))
+
     def pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
         # At least two: joblib computes a single job in this very process, which a dying cell would take along.
         parallel = Parallel(
