@@ -27,14 +27,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, init_normal
-from mmbench.nn.losses import cross_entropy
+from mmbench.nn.losses import cross_entropy, nce
 
 # States that a contrastive term compares: h, its second pass h', the pass h_s of a prefix with the same target.
 ENDS = {"un": ("h", "h'"), "su": ("h", "h_s"), "us_x": ("h'", "h_s")}
@@ -137,16 +136,6 @@ class HybridAttention(Attention):
         weight = torch.zeros_like(r).scatter(1, chosen, r.gather(1, chosen).softmax(1))  # [R, W], by lag
         width = r.shape[1]
         return weight.index_select(1, self.lag).view(-1, width, width) @ value
-
-
-def nce(a: Tensor, b: Tensor, *, temperature: float, similarity: Literal["dot", "cos"] = "dot") -> Tensor:
-    """a, b [T, D]: each of the 2T vectors finds its partner among the 2T - 1 others -> mean cross entropy."""
-    z = torch.cat([a, b])
-    if similarity == "cos":
-        z = F.normalize(z, dim=-1)
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(own, float("-inf"))
-    return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))
 
 
 class SameTarget(nn.Module):

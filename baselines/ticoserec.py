@@ -34,7 +34,7 @@ from mmbench.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveF
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout, PostNormEncoder, init_normal
-from mmbench.nn.losses import bce
+from mmbench.nn.losses import bce, nce
 
 BLOCK = 1024  # items whose similarities to all others are held at once
 SHORT = 3  # the first three of the operations in `augment` are for short histories too
@@ -317,14 +317,6 @@ def common_users(catalog: Catalog) -> Callable[[int, int], Tensor]:
 # -- the model ---------------------------------------------------------------------------------------------------
 
 
-def nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """a, b [R, F]: each of the 2R views finds its partner among the 2R - 1 others -> mean cross entropy."""
-    z = torch.cat([a, b])
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(own, float("-inf"))
-    return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))
-
-
 class TiCoSeRec(Recommender[TiCoSeRecConfig]):
     def __init__(self, config: TiCoSeRecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
@@ -390,7 +382,7 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         if self.epoch > config.contrast_warm_up and config.contrast_weight:
             hidden = self.encode(torch.cat([item_seq, self.views(batch)]))
             own, a, b = hidden.flatten(1).chunk(3)  # each [R, L D]
-            terms["nce"] = config.contrast_weight * nce(a, b, config.temperature)
+            terms["nce"] = config.contrast_weight * nce(a, b, temperature=config.temperature)
             query = own.reshape(-1, config.hidden_dim).index_select(0, slot)
         else:
             query = self.encode(item_seq, slot)

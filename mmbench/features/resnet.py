@@ -10,17 +10,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmbench.errors import DataError, UsageError
-from mmbench.features.picture_network import Forward, PictureNetwork, load_strict
+from mmbench.features.picture_network import ConvolutionalNetwork, Forward, load_strict
 from mmbench.features.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels
 from mmbench.features.pretrained import Checkpoint
 from mmbench.features.torchvision_import import prepare_torchvision
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
 NAME = "resnet50"
 FILE = "MMBENCH_RESNET50"  # environment variable: a file of weights
@@ -29,26 +26,10 @@ URL = f"https://download.pytorch.org/models/{PUBLISHED}"
 PIXELS = Pixels(shape="crop", resize=256, crop=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-class ResNet50(PictureNetwork):
+class ResNet50(ConvolutionalNetwork):
     """2048 numbers a picture, none negative: the input of torchvision's classifier."""
 
-    channels_last = True
-
-    def __init__(
-        self,
-        name: str = NAME,
-        *,
-        source: str = "",
-        pooling: str | None = None,
-        layers: bool = False,
-        device: str = "auto",
-        precision: str = "auto",
-    ) -> None:
-        if pooling is not None or layers:
-            raise UsageError(
-                f"the image encoder {NAME} has one pooling and no [CLS] states; ask for {NAME} alone"
-            )
-        super().__init__(name, device=device, precision=precision)
+    known_as, preprocessing = NAME, PIXELS
 
     def describe(self) -> dict[str, Any]:
         weights = weights_file()
@@ -59,9 +40,6 @@ class ResNet50(PictureNetwork):
             "preprocessing": PIXELS.describe(),
             "pooling": "mean over space of the last feature map",
         }
-
-    def pixels(self, image: "Image") -> np.ndarray:
-        return PIXELS(image)
 
     def build(self) -> tuple["torch.nn.Module", Forward]:
         if prepare_torchvision() not in ("complete", "declared"):

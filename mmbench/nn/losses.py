@@ -1,6 +1,6 @@
 """Losses. Axes: T targets, N items, D width, K negatives."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -115,3 +115,16 @@ def info_nce(
         own = torch.eye(len(anchor), dtype=torch.bool, device=anchor.device)
         logits = logits.masked_fill(same & ~own, float("-inf") if same_logit is None else same_logit)
     return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))
+
+
+def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", "cos"] = "dot") -> Tensor:
+    """a, b [T, D]: each of the 2T vectors finds its partner among the 2T - 1 others -> mean cross entropy.
+
+    Unlike `info_nce`, vectors of the own side are negatives too.
+    """
+    z = torch.cat([a, b])
+    if similarity == "cos":
+        z = F.normalize(z, dim=-1)
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(own, float("-inf"))
+    return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))
