@@ -23,7 +23,8 @@ Differences from the paper (P) and the released code (C), with the setting that 
  8. IDCL and PCL weights are settings (P); C fixes IDCL's at 1.
  9. All positions of a history are trained in one pass, with CP weighted so that an item counts once per prefix;
     `samples = "prefix"` is the literal procedure, "last-window" takes the newest max_len only. PCL draws a mask per
-    prefix as C does; `pcl_mask = "shared"` draws one per history, which is much faster.
+    prefix as C does; `pcl_mask = "shared"` draws one per history, which is much faster. Targets of one user often
+    share a step then and are negatives in IDCL and PCL, as in C, where that is rare; `same_user = "removed"`.
 10. The padding id is no class of the softmax.  11. A data set without one modality runs without it, and one
     without categories runs without CP; the result says so.
 """
@@ -39,10 +40,10 @@ from torch import Tensor, nn
 from mmbench.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.layers import Dropout, PostNormEncoder, init_normal
 from mmbench.nn.losses import cross_entropy, info_nce
 
-DAY = 86_400
 CONTENT = ("text", "image")
 
 
@@ -80,6 +81,7 @@ class HM4SRConfig:
     absolute_time: Literal["float64", "float32"] = "float64"
     category_loss: Literal["mean", "sum", "as-released"] = "mean"
     same_target: Literal["removed", "zero-logit"] = "removed"
+    same_user: Literal["negatives", "removed"] = "negatives"
     pcl_mask: Literal["exact", "shared"] = "exact"
 
     def __post_init__(self) -> None:
@@ -184,20 +186,6 @@ def longest_interval(catalog: Catalog) -> Tensor:
     """Seconds between neighbours of one user's training events, the largest; int64 scalar."""
     gaps = catalog.train_times.diff()[catalog.train_users.diff() == 0]
     return gaps.max().clamp(min=0) if len(gaps) else torch.zeros((), dtype=torch.int64)
-
-
-def day_of_year(day: Tensor) -> Tensor:
-    """Days since 1970-01-01 -> day of the Gregorian year, 0..365.
-
-    Counted from 1 March 2000, where the leap day is the last of its year, so that only divisions are needed.
-    """
-    z = day - 11_017  # days since 2000-03-01
-    in_era = z.remainder(146_097)  # of 400 years
-    year = (in_era - in_era // 1_460 + in_era // 36_524 - in_era // 146_096) // 365
-    since_march = in_era - (365 * year + year // 4 - year // 100)  # 0 = 1 March .. 365 = 29 February
-    civil = year + (since_march >= 306).long()  # January and February belong to the next year
-    leap = (civil % 4 == 0) & ((civil % 100 != 0) | (civil % 400 == 0))
-    return torch.where(since_march >= 306, since_march - 306, since_march + 59 + leap.long())
 
 
 class TemporalMoE(nn.Module):
@@ -328,6 +316,8 @@ class HM4SR(Recommender[HM4SRConfig]):
         if self.use_category:
             terms["cp"] = config.category_weight * self.category_term(tables, batch)
         same = target[:, None] == target[None, :]
+        if config.same_user == "removed":
+            same |= batch.user[:, None] == batch.user[None, :]
         if config.use_idcl:  # eq. 23
             terms["idcl"] = config.idcl_weight * self.contrast(
                 states[0], tables[:, 0][target], same, config.temperature

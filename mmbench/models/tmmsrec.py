@@ -39,13 +39,13 @@ from torch import Tensor, nn
 from mmbench.config import PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.nn.calendar import civil_date
 from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.layers import Dropout, PreQueryEncoder, at
 from mmbench.nn.losses import bce
 from mmbench.nn.mlp import MLPEncoder
 
 Modality = Literal["id", "text", "image"]
-DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +81,6 @@ class TMMSRecConfig:
             )
         if self.padding_keys and self.backbone != "sasrec":
             raise ValueError(f"padding_keys is about attention; backbone {self.backbone!r} has none")
-
-
-def civil_date(seconds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """UTC year, month 1-12 and day 1-31 of int64 unix seconds (negative ones too), in integer arithmetic.
-
-    Counts in the 400-year eras of the Gregorian calendar, in years that begin on 1 March, so that the leap
-    day is the last day of its year.
-    """
-    days = seconds // DAY + 719_468  # since 0000-03-01; // rounds down
-    era = days // 146_097
-    day_of_era = days - era * 146_097
-    year = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
-    day_of_year = day_of_era - (365 * year + year // 4 - year // 100)
-    month = (5 * day_of_year + 2) // 153  # 0 = March
-    day = day_of_year - (153 * month + 2) // 5 + 1
-    month = torch.where(month < 10, month + 3, month - 9)
-    return year + 400 * era + (month <= 2), month, day
 
 
 class TimeIntervalEncoder(nn.Module):

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbench.data.rows import plan_rows
-from mmbench.models.hm4sr import HM4SR, Angle, choose_share, day_of_year, longest_interval
+from mmbench.models.hm4sr import HM4SR, Angle, choose_share, longest_interval
+from mmbench.nn.calendar import day_of_year
 from tests.models.toy import MAX_LEN, START, history_batch, toy_catalog, toy_model, toy_view, training_batch
 
 DAY = 86_400
@@ -206,6 +207,26 @@ def test_same_target_pairs_leave_the_denominator_or_stay_as_one() -> None:
             terms.append(-logits[i, i].item() + math.log(sum(rivals)))
         found = model.contrast(anchor, positive, same, 0.2)
         assert found.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+
+
+def test_targets_of_one_user_are_negatives_unless_removed() -> None:
+    """Two users with two targets each: "removed" leaves each target the two of the other user."""
+    found = {}
+    for rule in ("negatives", "removed"):
+        model = make(same_user=rule, use_pcl=False, use_category=False, dropout=0.0, attn_dropout=0.0)
+        batch = training_batch(model, toy_view())
+        found[rule] = model.loss(batch)["idcl"].item()
+        tables = model.tables()
+        x, _ = model.fuse(tables[batch.item_seq], batch)
+        state = F.normalize(model.states(x, batch)[0], dim=1)
+        logits = state @ F.normalize(tables[:, 0][batch.target], dim=1).T / model.config.temperature
+        out = batch.target[:, None] == batch.target[None]
+        if rule == "removed":
+            out |= batch.user[:, None] == batch.user[None]
+        out.fill_diagonal_(False)
+        expected = F.cross_entropy(logits.masked_fill(out, -math.inf), torch.arange(len(logits)))
+        assert found[rule] == pytest.approx(expected.item(), rel=1e-5)
+    assert found["removed"] < found["negatives"]
 
 
 def test_score_is_the_sum_of_three_dot_products() -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.tmmsrec import PositionTable, TimeIntervalEncoder, civil_date
+from mmbench.models.tmmsrec import PositionTable, TimeIntervalEncoder
+from mmbench.nn.calendar import civil_date
 from tests.models.test_tmmsrec import HISTORIES, batch_of, make, shaken
 from tests.models.toy import DAY, START, history_batch
 
