@@ -26,9 +26,10 @@ from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.evaluate import rank
 from mmbench.features.store import FeatureSet, default_encoder, load_features
 from mmbench.models.base import Catalog, Recommender
+from mmbench.progress import Progress, Watcher
 from mmbench.results import Ranks, RunRecord
 from mmbench.runtime import derive_seed, environment, peak_memory, pick_device
-from mmbench.train import BEST, LOG, RESUME, Progress, Trainer, Watcher
+from mmbench.train import BEST, LOG, RESUME, Trainer
 
 METRIC_VERSION = 1  # raised when a metric's definition changes; rows with different versions never mix
 FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")

@@ -19,9 +19,9 @@ from mmbench.data.store import Prepared
 from mmbench.errors import DataError, RunError, UsageError, suggest
 from mmbench.experiment import Cell, fail_cell, make_cell, run_cell
 from mmbench.parallel import BEGUN, Backend, dealt_device, marked, side_by_side
+from mmbench.progress import Watcher
 from mmbench.results import RunRecord, read_record
 from mmbench.runtime import code_version, prepare_process
-from mmbench.train import Watcher
 
 LOCK = "cell.lock"  # in a cell's folder; held while the cell is computed
 

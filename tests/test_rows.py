@@ -1,6 +1,6 @@
 """mmbench.data.rows: which rows an epoch has, how they are laid out, and negatives outside the history."""
 
-from collections import Counter
+from collections import Counter, namedtuple
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from mmbench.errors import DataError
 from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch, view_of
 
 A, B, C, D, E = range(1, 6)
+Row = namedtuple("Row", ["user", "start", "length", "loss_from"])
 
 
 def samples_of(histories: list[list[int]], kind: str, *, max_len: int = 3) -> Counter:
@@ -107,15 +108,35 @@ def test_pack_puts_each_row_once_without_overlap(lengths: list[int]) -> None:
     assert (filled <= 32).sum() <= 1
 
 
-def test_steps_hold_every_row_once_and_about_the_wanted_targets() -> None:
-    rows = plan_rows(toy_view(n_users=200).offsets, "all", 8)
-    steps = plan_steps(rows, batch_size=32, unit="targets", generator=np.random.default_rng(0))
-    assert sorted(np.concatenate(steps).tolist()) == list(range(len(rows)))
-    sizes = [int(rows.n_targets[step].sum()) for step in steps]
-    assert all(32 - 8 < size < 32 + 8 for size in sizes[:-1])
-    by_row = plan_steps(rows, batch_size=32, unit="rows", generator=np.random.default_rng(0))
-    assert [len(step) for step in by_row[:-1]] == [32] * (len(by_row) - 1)
-    assert sorted(np.concatenate(by_row).tolist()) == list(range(len(rows)))
+def targets_of(rows: Rows) -> list[tuple[int, int, int]]:
+    """(user, first event of the input, place of the target) of everything that rows train on."""
+    return [
+        (int(row.user), int(row.start), int(row.start + place + 1))
+        for row in (Row(*values) for values in zip(*vars(rows).values(), strict=True))
+        for place in range(row.loss_from, row.length)
+    ]
+
+
+@given(st.sampled_from(["all", "prefix", "last-window"]), st.integers(1, 40), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_steps_hold_every_target_once_and_exactly_the_wanted_number(kind: str, size: int, seed: int) -> None:
+    rows = plan_rows(toy_view(n_users=40).offsets, kind, 8)
+    steps = plan_steps(rows, batch_size=size, unit="targets", generator=np.random.default_rng(seed))
+    assert [int(step.n_targets.sum()) for step in steps[:-1]] == [size] * (len(steps) - 1)
+    assert 0 < steps[-1].n_targets.sum() <= size
+    assert all((step.n_targets > 0).all() for step in steps)
+    assert sorted(one for step in steps for one in targets_of(step)) == sorted(targets_of(rows))
+
+
+def test_steps_of_rows_and_of_sequences_count_rows() -> None:
+    offsets = toy_view(n_users=200).offsets
+    for kind, unit in (("all", "rows"), ("sequence", "targets"), ("pairs", "targets")):
+        rows = plan_rows(offsets, kind, 8)
+        steps = plan_steps(rows, batch_size=32, unit=unit, generator=np.random.default_rng(0))
+        assert [len(step) for step in steps[:-1]] == [32] * (len(steps) - 1)
+        for name in ("user", "start", "length", "loss_from"):
+            together = np.concatenate([getattr(step, name) for step in steps])
+            assert sorted(together.tolist()) == sorted(getattr(rows, name).tolist())
 
 
 def test_last_rows_and_batches_cover_all_histories() -> None:

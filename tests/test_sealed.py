@@ -16,7 +16,8 @@ import torch
 
 from mmbench import experiment
 from mmbench.data.store import Prepared
-from mmbench.train import Progress, Trainer
+from mmbench.progress import Progress
+from mmbench.train import Trainer
 from tests.prepared import START, write_toy
 
 N_USERS, N_ITEMS, FIRST_SECRET, SECRET_TIME = 30, 1200, 1000, 2_000_000_000

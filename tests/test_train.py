@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench import checkpoint, train
+from mmbench import checkpoint, progress
 from mmbench.config import TrainConfig
 from mmbench.data.rows import plan_rows
 from mmbench.errors import RunError, UsageError
 from mmbench.models.base import Needs, Recommender, Stage
-from mmbench.train import BEST, LOG, Progress, Trainer, learning_rate, make_optimizer
+from mmbench.optim import learning_rate, make_optimizer
+from mmbench.progress import Progress
+from mmbench.train import BEST, LOG, Trainer
 from tests.models.toy import catalog_of, toy_model, toy_view
 from tests.scorers import Bilinear, state_of, train_view
 from tests.training import (
@@ -83,7 +85,7 @@ def test_a_loss_that_is_no_number_names_epoch_batch_and_term(
 ) -> None:
     """On a GPU the loss is looked at every few steps only, and the batch is named all the same."""
     if device == "gpu":
-        monkeypatch.setattr(train, "CHECK_EVERY_ON", {"cpu": 5})
+        monkeypatch.setattr(progress, "CHECK_EVERY_ON", {"cpu": 5})
 
     class Diverging(Bilinear):
         def loss(self, batch: Any) -> dict[str, Tensor]:
@@ -195,9 +197,9 @@ def test_warm_up_is_linear_over_steps_and_ends(tmp_path: Path) -> None:
     trainer = make(tmp_path, config=config)
     inner = trainer._step
 
-    def spy(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-        rates.append({group["lr"] for group in optimizer.param_groups})
-        return inner(optimizer, *args, **kwargs)
+    def spy(*args: Any) -> Any:
+        rates.append({group["lr"] for group in trainer.optimizer.param_groups})
+        return inner(*args)
 
     trainer._step = spy  # type: ignore[method-assign]
     trainer.fit()
@@ -212,9 +214,9 @@ def test_the_second_stage_warms_up_again_with_its_own_rate(tmp_path: Path) -> No
     rates: list[tuple[int, float]] = []
     inner = trainer._step
 
-    def spy(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-        rates.append((trainer.progress.stage, optimizer.param_groups[0]["lr"]))
-        return inner(optimizer, *args, **kwargs)
+    def spy(*args: Any) -> Any:
+        rates.append((trainer.progress.stage, trainer.optimizer.param_groups[0]["lr"]))
+        return inner(*args)
 
     trainer._step = spy  # type: ignore[method-assign]
     trainer.fit()

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mmbench.config import TrainConfig
 from mmbench.models.base import Recommender, Stage
-from mmbench.train import LOG, Progress, Trainer
+from mmbench.progress import Progress
+from mmbench.train import LOG, Trainer
 from tests.scorers import Bilinear, train_view
 
 N_ITEMS, N_USERS = 20, 30

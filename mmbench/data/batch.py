@@ -65,7 +65,7 @@ class Batch:
         """
         gap = torch.zeros_like(self.time_seq)
         gap[:, 1:] = self.time_seq[:, 1:] - self.time_seq[:, :-1]
-        return torch.where(self.mask & (self.position > 0), gap, 0).clamp_(min=0)
+        return torch.where(self.mask & (self.position > 0), gap, 0).clamp(min=0)
 
     def attention_mask(self, *, causal: bool) -> Tensor:
         """bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2).

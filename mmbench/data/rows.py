@@ -15,7 +15,8 @@ A row is a window of one user's history: `length` input events from flat index `
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -87,15 +88,28 @@ def _windows(user: np.ndarray, first: np.ndarray, low: np.ndarray, high: np.ndar
     return Rows(np.repeat(user, count), np.repeat(first, count) + t - length, length, length - 1)
 
 
-def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.Generator) -> list[np.ndarray]:
-    """Shuffle the rows and cut them into steps of about `batch_size` targets (or exactly so many rows)."""
-    order = generator.permutation(len(rows))
+def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.Generator) -> list[Rows]:
+    """Shuffle the rows and cut them into steps of exactly `batch_size` targets (or so many rows); the last is shorter.
+
+    Where a step is full in the middle of a row, the row goes on in the next one: its first targets with the
+    history up to them, the later ones with the whole history as context. Rows whose targets the model chooses
+    itself ("sequence") count as one target.
+    """
+    rows = rows[generator.permutation(len(rows))]
     if unit == "rows":
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    # Rows whose targets the model chooses itself ("sequence") count as one.
-    reached = np.cumsum(np.maximum(rows.n_targets, 1)[order])
-    step = (reached - 1) // batch_size  # a row goes where its last target falls
-    return np.split(order, np.flatnonzero(np.diff(step)) + 1)
+        return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    n_targets = np.maximum(rows.n_targets, 1)
+    ends = np.cumsum(n_targets)  # of the row's targets in the epoch's sequence of targets
+    first_step, last_step = (ends - n_targets) // batch_size, (ends - 1) // batch_size
+    pieces = rows[np.repeat(np.arange(len(rows)), last_step - first_step + 1)]
+    step = ranges(first_step, last_step - first_step + 1)
+    end = np.repeat(ends, last_step - first_step + 1)
+    begin = end - np.maximum(pieces.n_targets, 1)
+    before = np.maximum(step * batch_size - begin, 0)  # targets of the row in earlier steps
+    after = np.maximum(end - (step + 1) * batch_size, 0)  # and in later ones
+    pieces = replace(pieces, loss_from=pieces.loss_from + before, length=pieces.length - after)
+    cuts = [0, *(np.flatnonzero(np.diff(step)) + 1).tolist(), len(step)]
+    return [pieces[low:high] for low, high in pairwise(cuts)] if len(step) else []
 
 
 def pack(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,8 +18,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     cut = round(p * 256)
     if not training or cut == 0:
         return x
-    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-    words.random_(-(2**63), None)
+    n_words = (x.numel() + 7) // 8
+    words = torch.randint(-(2**63), 2**63 - 1, (n_words,), dtype=torch.int64, device=x.device)
     keep = (words.view(torch.uint8)[: x.numel()] >= cut).view(x.shape)
     return x * (keep * (256.0 / (256 - cut))).to(x.dtype)
 

@@ -1,5 +1,6 @@
 """Losses. Axes: T targets, N items, D width, K negatives."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -16,52 +17,81 @@ def logits_buffer(n_rows: int, n_items: int, like: Tensor) -> Tensor:
     return like.new_empty(n_rows, -(-n_items // ALIGN) * ALIGN)
 
 
+def _ce_with_gradients(
+    query: Tensor, table: Tensor, bias: Tensor | None, target: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """query [.., T, D], table [.., N, D], bias [.., N] or None, target [.., T] -> mean loss [..] and the gradients
+    of the SUM over targets by query, table and bias (empty without one).
+
+    The softmax's share is formed from the probabilities as they are; the target's own -1 is one row of the table
+    and one of the queries.
+    """
+    lead, (n_targets, n_items, dim) = query.shape[:-2], (query.shape[-2], *table.shape[-2:])
+    total, grad_query = query.new_zeros(lead), query.new_empty(query.shape)
+    grad_table, grad_bias = table.new_zeros(table.shape), table.new_zeros(0 if bias is None else bias.shape)
+    n_models = math.prod(lead)
+    buffer = logits_buffer(n_models * min(CHUNK, n_targets), n_items, query)
+    for start in range(0, n_targets, CHUNK):
+        rows, classes = query[..., start : start + CHUNK, :], target[..., start : start + CHUNK, None]
+        padded = buffer[: n_models * rows.shape[-2]].view(*lead, rows.shape[-2], -1)
+        padded[..., n_items:] = float("-inf")
+        logits = padded[..., :n_items]
+        if bias is None:
+            torch.matmul(rows, table.mT, out=logits)
+        else:
+            (torch.baddbmm if lead else torch.addmm)(bias[..., None, :], rows, table.mT, out=logits)
+        own, top = logits.gather(-1, classes)[..., 0], logits.amax(-1)
+        torch.softmax(padded, -1, out=padded)
+        # The largest probability is 1 / sum exp(logit - top), which saves a pass for the sum.
+        total += (top - own - logits.amax(-1).log()).sum(-1)
+        grad_query[..., start : start + CHUNK, :] = logits @ table
+        (grad_table.baddbmm_ if lead else grad_table.addmm_)(logits.mT, rows)
+        if bias is not None:
+            grad_bias += logits.sum(-2)
+    first = torch.arange(n_models, device=query.device).view(*lead, 1) * n_items
+    row = (target + first).flatten()  # of the tables one below the other
+    grad_query -= table.reshape(-1, dim).index_select(0, row).view(query.shape)
+    grad_table.view(-1, dim).index_add_(0, row, query.reshape(-1, dim), alpha=-1)
+    if bias is not None:
+        grad_bias.view(-1).index_add_(0, row, torch.ones_like(row, dtype=query.dtype), alpha=-1)
+    return total / max(n_targets, 1), grad_query, grad_table, grad_bias
+
+
 class _CatalogueCrossEntropy(torch.autograd.Function):
     """Mean cross entropy over the whole catalogue that never keeps the [T, N] logits.
 
     The gradients of query, table and bias are formed chunk by chunk in the forward pass and scaled in the
-    backward pass, so each logit is computed once and the memory is CHUNK x N. The softmax's share is formed
-    from the probabilities as they are; the target's own -1 is one row of the table and one of the queries.
+    backward pass, so each logit is computed once and the memory is CHUNK x N, for each of the models that
+    mmbench.stack trains at once.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, table: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
-        total = query.new_zeros(())
-        grad_query = torch.empty_like(query)
-        grad_table = torch.zeros_like(table)
-        grad_bias = None if bias is None else torch.zeros_like(bias)
-        buffer = logits_buffer(min(CHUNK, len(query)), len(table), query)
-        for start in range(0, len(query), CHUNK):
-            rows, classes = query[start : start + CHUNK], target[start : start + CHUNK]
-            padded = buffer[: len(rows)]
-            padded[:, len(table) :] = float("-inf")
-            logits = padded[:, : len(table)]
-            if bias is None:
-                torch.mm(rows, table.T, out=logits)
-            else:
-                torch.addmm(bias, rows, table.T, out=logits)
-            own, top = logits.gather(1, classes[:, None])[:, 0], logits.amax(1)
-            torch.softmax(padded, 1, out=padded)
-            # The largest probability is 1 / sum exp(logit - top), which saves a pass for the sum.
-            total += (top - own - logits.amax(1).log()).sum()
-            torch.mm(logits, table, out=grad_query[start : start + CHUNK])
-            grad_table.addmm_(logits.T, rows)
-            if grad_bias is not None:
-                grad_bias += logits.sum(0)
-        grad_query.sub_(table.index_select(0, target))
-        grad_table.index_add_(0, target, query, alpha=-1)
-        if grad_bias is not None:
-            grad_bias.index_add_(0, target, torch.ones_like(query[:, 0]), alpha=-1)
-        ctx.n = max(len(query), 1)
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(grad_query, grad_table, *([] if grad_bias is None else [grad_bias]))
-        return total / ctx.n
+    def forward(query: Tensor, table: Tensor, bias: Tensor | None, target: Tensor) -> tuple[Tensor, ...]:
+        return _ce_with_gradients(query, table, bias, target)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        query, _, bias, _ = inputs
+        ctx.n, ctx.has_bias = max(query.shape[-2], 1), bias is not None
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        by_query, by_table, by_bias = ctx.saved_tensors
         scale = grads[0] / ctx.n
-        grad_query, grad_table, *rest = ctx.saved_tensors
-        return grad_query * scale, grad_table * scale, rest[0] * scale if ctx.has_bias else None, None
+        one = scale[..., None, None]
+        return by_query * one, by_table * one, by_bias * scale[..., None] if ctx.has_bias else None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor | None) -> tuple[Any, Any]:
+        """A batch of models is one more leading axis."""
+        stacked = [
+            one if one is None else one.movedim(dim, 0) if dim is not None else one.expand(info.batch_size, *one.shape)
+            for one, dim in zip(inputs, in_dims, strict=True)
+        ]
+        found = _CatalogueCrossEntropy.apply(*stacked)
+        return found, (0, 0, 0, None if inputs[2] is None else 0)
 
 
 def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -72,7 +102,8 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
     """
     with torch.autocast(query.device.type, enabled=False):
         wide = [one.float() if one is not None and one.itemsize < 4 else one for one in (query, table, bias)]
-        return _CatalogueCrossEntropy.apply(*wide, target - 1)
+        loss: Tensor = _CatalogueCrossEntropy.apply(*wide, target - 1)[0]
+        return loss
 
 
 def shrink_chunks() -> bool:

@@ -13,7 +13,7 @@ from mmbench import registry
 from mmbench.config import TrainConfig
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
-from mmbench.train import make_optimizer
+from mmbench.optim import make_optimizer
 from tests.models.toy import (
     catalog_of,
     gradients,

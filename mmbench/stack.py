@@ -1,0 +1,299 @@
+"""Several seeds of one configuration trained as one: their parameters lie along a leading axis S.
+
+Each run keeps its own model, optimiser, data order, early stop, log and checkpoints (a `Trainer`). For an epoch the
+parameters and the optimisers' states are stacked, one vectorised pass trains all of them, and the slices go back.
+So a run may leave when it stops, join again after a kill, or go on alone, and its files are those of a single run.
+
+Every step holds the same number of targets in every run (mmbench.data.rows.plan_steps); bins are padded to the
+fullest run's. The loss is summed over the runs, never averaged, so each gets its own gradient. A run's data order
+and negatives are those it has alone; its dropout and other noise come from a stream that the stack shares.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from mmbench.data.batch import Batch, Prefixes
+from mmbench.errors import MmbenchError, RunError, UsageError
+from mmbench.models.base import Recommender
+from mmbench.nn import losses
+from mmbench.optim import clip_each, learning_rate, make_optimizer, parameters_of, set_rate, trained
+from mmbench.progress import LossSums, StackWatcher
+from mmbench.runtime import autocast, derive_seed, tf32
+from mmbench.train import EpochPlan, Trainer, no_number
+
+GRIDS = ("item_seq", "time_seq", "position", "segment", "prefixes.source", "prefixes.segment")  # [rows, width]
+Outcome = dict[str, float] | MmbenchError
+
+
+def why_not(trainer: Trainer) -> str:
+    """Why a run cannot be trained in a stack; empty when it can."""
+    if not trainer.needs.stackable:
+        return "its loss is not computed for several models at once"
+    if trainer.config.batch_unit == "rows":
+        several = {trainer.samples_of(stage) for stage in trainer.stages} & {"all", "last-window"}
+        if several:
+            return f"steps of {trainer.config.batch_size} histories hold different numbers of targets"
+    return ""
+
+
+def fit_together(
+    trainers: Sequence[Trainer], *, size: int, watcher: StackWatcher | None = None
+) -> list[MmbenchError | None]:
+    """Train all to their ends, up to `size` at once; returns what stopped each, None for those that finished.
+
+    Runs at the earliest epoch go first, so that runs which a kill left an epoch behind catch up and join again.
+    """
+    faults: list[MmbenchError | None] = [None] * len(trainers)
+    left = dict(enumerate(trainers))
+
+    def attempt(number: int, work: Any, *given: Any) -> None:
+        try:
+            work(*given)
+        except MmbenchError as error:
+            faults[number] = error
+            del left[number]
+
+    for number, trainer in enumerate(trainers):
+        attempt(number, trainer.begin)
+    while running := {number: one for number, one in left.items() if one.is_running}:
+        place = min(one.place for one in running.values())
+        group = [number for number, one in running.items() if one.place == place][:size]
+        began = time.perf_counter()
+        try:
+            found = train_epoch([running[number] for number in group], watcher)
+        except torch.cuda.OutOfMemoryError as error:
+            size = _smaller(len(group), error, watcher)
+            continue
+        seconds = (time.perf_counter() - began) / len(group)
+        for number, outcome in zip(group, found, strict=True):
+            if isinstance(outcome, MmbenchError):
+                faults[number] = outcome
+                del left[number]
+            else:
+                attempt(number, running[number].end_epoch, outcome, seconds)
+        if watcher is not None:
+            watcher.epoch({number: running[number].progress for number in group})
+    return faults
+
+
+def _smaller(size: int, error: torch.cuda.OutOfMemoryError, watcher: StackWatcher | None) -> int:
+    """The next smaller stack after the GPU's memory ran out; nothing of the epoch was kept."""
+    if losses.shrink_chunks():
+        smaller, text = size, f"{losses.CHUNK} rows of logits at once"
+    elif size > 1:
+        smaller, text = (size + 1) // 2, f"{(size + 1) // 2} seeds at once"
+    else:
+        raise RunError(f"{str(error).split('. ')[0]}; lower batch_size")
+    torch.cuda.empty_cache()
+    if watcher is not None:
+        watcher.note(f"out of GPU memory; going on with {text}")
+    return smaller
+
+
+def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None) -> list[Outcome]:
+    """One epoch of runs at the same place; the mean loss terms of each, or why it cannot go on."""
+    if len(trainers) == 1:
+        try:
+            return [trainers[0].train_epoch()]
+        except RunError as error:
+            return [error]
+    lead = trainers[0]
+    config, stack = lead.config, _Stack(trainers)
+    plans = [one.plan_epoch() for one in trainers]
+    epoch, n_steps = plans[0].epoch, len(plans[0].steps)
+    seeds = [one.seed for one in trainers]
+    torch.manual_seed(derive_seed(seeds[0], "noise", lead.progress.stage, epoch, "of", *seeds))
+    sums, faults = LossSums(lead.device), dict[int, MmbenchError]()
+    with tf32(config.matmul), _padding_kept_out(lead.model):
+        for number in range(1, n_steps + 1):
+            rate = learning_rate(config, lead.lr, epoch, lead.progress.step + number)
+            set_rate(stack.optimizer, rate)
+            sums.add(stack.step(number - 1, plans))
+            if sums.due or number == n_steps:
+                means, bad = sums.look()
+                faults |= {k: no_number(epoch, text, rate) for k, text in bad.items() if k not in faults}
+                if watcher is not None:
+                    watcher.step(epoch, number, n_steps, _mean(means))
+    stack.give_back(n_steps)
+    return [faults.get(k, means[k]) for k in range(len(trainers))]
+
+
+def _mean(terms: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(one[name] for one in terms) / len(terms) for name in terms[0]}
+
+
+@contextmanager
+def _padding_kept_out(model: nn.Module) -> Iterator[None]:
+    """Inside, embeddings keep the gradient from their padding rows by a rule that holds for every run.
+
+    torch's own, under vmap, keeps it from the first run's padding row only (torch 2.13).
+    """
+    tables = [one for one in model.modules() if isinstance(one, nn.Embedding) and one.padding_idx is not None]
+    rows = [one.padding_idx for one in tables]
+
+    def rule(padding: int) -> Any:
+        return lambda module, given, out: torch.where((given[0] == padding)[..., None], out.detach(), out)
+
+    hooks = [one.register_forward_hook(rule(row)) for one, row in zip(tables, rows, strict=True) if row is not None]
+    for one in tables:
+        one.padding_idx = None
+    try:
+        yield
+    finally:
+        for one, row in zip(tables, rows, strict=True):
+            one.padding_idx = row
+        for hook in hooks:
+            hook.remove()
+
+
+class _Loss(nn.Module):
+    """`functional_call` calls forward(); this one is the loss."""
+
+    def __init__(self, model: Recommender[Any]) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.model.loss(batch)
+
+
+class _Stack:
+    """The stacked parameters, buffers and optimiser state of an epoch."""
+
+    def __init__(self, trainers: Sequence[Trainer]) -> None:
+        self.trainers = trainers
+        self.models = [one.model for one in trainers]
+        lead = trainers[0]
+        self.loss = _Loss(lead.model)
+        self.parameters = {
+            name: _stacked(self.models, name, trains=one.requires_grad)
+            for name, one in lead.model.named_parameters()
+        }
+        # Buffers that are the same in all models (features, masks) stay one.
+        self.buffers = {
+            name: torch.stack([one.get_buffer(name) for one in self.models])
+            for name, own in lead.model.named_buffers()
+            if not all(torch.equal(own, one.get_buffer(name)) for one in self.models[1:])
+        }
+        stacked = {name: self.parameters[name] for name in trained(lead.model)}
+        self.optimizer = make_optimizer(lead.model, lead.config, lead.lr, stacked)
+        self._load_optimizer()
+        self.pass_all = vmap(self._terms, randomness="different")
+
+    def _load_optimizer(self) -> None:
+        own = [parameters_of(one.optimizer) for one in self.trainers]
+        for number, parameter in enumerate(parameters_of(self.optimizer)):
+            states = [
+                one.optimizer.state.get(parameters[number], {})
+                for one, parameters in zip(self.trainers, own, strict=True)
+            ]
+            for key, first in states[0].items():  # the runs are at the same step
+                together = first.clone() if key == "step" else torch.stack([state[key] for state in states])
+                self.optimizer.state[parameter][key] = together
+
+    def _terms(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": one for name, one in (parameters | buffers).items()}
+        terms: dict[str, Tensor] = functional_call(self.loss, tensors, (_unflatten(batch),))
+        return terms
+
+    def step(self, number: int, plans: Sequence[EpochPlan]) -> dict[str, Tensor]:
+        """One optimiser step of all runs; the loss terms, each [S]."""
+        lead = self.trainers[0]
+        batch = stack_batches(
+            [one.batch(plan.steps[number], plan.negatives) for one, plan in zip(self.trainers, plans, strict=True)]
+        )
+        with autocast(lead.config.matmul, lead.device):
+            terms = self.pass_all(self.parameters, self.buffers, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        if lead.config.grad_clip:
+            clip_each(self.parameters.values(), lead.config.grad_clip)
+        self.optimizer.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    @torch.no_grad()
+    def give_back(self, n_steps: int) -> None:
+        """Put the slices into the runs' own models and optimisers, and count the steps."""
+        for k, trainer in enumerate(self.trainers):
+            for name, own in trainer.model.named_parameters():
+                own.copy_(self.parameters[name][k])
+            pairs = zip(parameters_of(trainer.optimizer), parameters_of(self.optimizer), strict=True)
+            for alone, together in pairs:
+                for key, value in self.optimizer.state.get(together, {}).items():
+                    trainer.optimizer.state[alone][key] = (value if key == "step" else value[k]).clone()
+            trainer.progress.step += n_steps
+
+
+def _stacked(models: Sequence[Recommender[Any]], name: str, *, trains: bool) -> Tensor:
+    return torch.stack([one.get_parameter(name).detach() for one in models]).requires_grad_(trains)
+
+
+# -- batches ----------------------------------------------------------------------------------------------
+
+
+def stack_batches(batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Fields of several batches with a leading axis S, rows and width padded to the largest; `_unflatten` reads one."""
+    flat = [dict(_flatten(one)) for one in batches]
+    width = _widest([one["item_seq"] for one in flat])
+    width_of = {"slot": ("item_seq", width), "prefixes.source": ("item_seq", width)}
+    if "prefixes.slot" in flat[0]:
+        width_of["prefixes.slot"] = ("prefixes.source", _widest([one["prefixes.source"] for one in flat]))
+    found = {}
+    for name in flat[0]:
+        values = [one[name] for one in flat]
+        if name in width_of:
+            grid, wide = width_of[name]
+            values = [_moved(value, one[grid].shape[1], wide) for value, one in zip(values, flat, strict=True)]
+        found[name] = _pad_and_stack(values) if name in GRIDS else torch.stack(values)
+    return found
+
+
+def _flatten(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    for one in fields(batch):
+        value = getattr(batch, one.name)
+        if isinstance(value, Prefixes):
+            yield from ((f"prefixes.{part.name}", getattr(value, part.name)) for part in fields(value))
+        elif value is not None:
+            yield one.name, value
+
+
+def _unflatten(tensors: dict[str, Tensor]) -> Batch:
+    inner = {name.removeprefix("prefixes."): one for name, one in tensors.items() if name.startswith("prefixes.")}
+    outer = {name: one for name, one in tensors.items() if "." not in name}
+    return Batch(**outer, prefixes=Prefixes(**inner) if inner else None)
+
+
+def _widest(grids: Sequence[Tensor]) -> int:
+    return max(one.shape[1] for one in grids)
+
+
+def _moved(index: Tensor, width: int, wide: int) -> Tensor:
+    """An index into places [R * width] as one into [R * wide]."""
+    return index if width == wide else index.div(width, rounding_mode="floor") * wide + index.remainder(width)
+
+
+def _pad_and_stack(grids: Sequence[Tensor]) -> Tensor:
+    """[R_s, W_s] -> [S, R, W], zeros (padding) behind the shorter ones."""
+    n_rows, width = max(len(one) for one in grids), _widest(grids)
+    return torch.stack([F.pad(one, (0, width - one.shape[1], 0, n_rows - len(one))) for one in grids])
+
+
+def stack_size(wanted: str, device: str) -> int:
+    """`--stack`: "auto" = 16 on a GPU, which small models leave idle, and 1 on a CPU, where stacking gains nothing."""
+    if wanted == "auto":
+        return 16 if device.startswith("cuda") else 1
+    if wanted == "off":
+        return 1
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    raise UsageError(f"--stack {wanted}: must be auto, off or a number of seeds")
