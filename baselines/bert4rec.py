@@ -94,7 +94,7 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("sequence",), causal=False, extra_slots=1)
+        return Needs(samples=("sequence",), causal=False, extra_slots=1, stackable=False)
 
     def encode(self, batch: Batch, masked: Tensor, slot: Tensor | None = None) -> Tensor:
         """States with the items at `masked` (bool [R, W]) hidden: of all places [R, W, D], or of `slot` only [T, D]."""

@@ -126,7 +126,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="padded", n_negatives=1 if self.config.loss == "bpr" else 0)
+        return Needs(layout="padded", n_negatives=1 if self.config.loss == "bpr" else 0, stackable=False)
 
     def encode(self, batch: Batch) -> Tensor:
         """States of all places [R, W, H]; zero on padding.

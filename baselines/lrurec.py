@@ -73,11 +73,16 @@ class LinearScan(torch.autograd.Function):
     The gradient of u is the same recurrence from the right with conj(lambda). Only h is kept for it.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, u: Tensor, log_lambda: Tensor, position: Tensor) -> Tensor:
-        h = _doubling(u, log_lambda, position, backward=False)
-        ctx.save_for_backward(h, log_lambda, position)
-        return h
+    def forward(u: Tensor, log_lambda: Tensor, position: Tensor) -> Tensor:
+        return _doubling(u, log_lambda, position, backward=False)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, log_lambda, position = inputs
+        ctx.save_for_backward(output, log_lambda, position)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:

@@ -1,181 +1,36 @@
-"""One cell of an experiment - a model on a data set with a seed - from settings to a stored record.
+"""Cells from settings to stored records, one alone or several seeds in a stack.
 
-Resolves the settings, gives the model what it may know, trains it, ranks valid and test, writes the record.
+Gives the model what it may know, trains it, ranks valid and test, writes the record.
 The test targets are opened only after the training is over.
 """
 
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from mmbench import checkpoint, metrics, registry, results
-from mmbench.atomic import hash_json, write_text
-from mmbench.config import Setting, TrainConfig, build, defaults_of, resolve
+from mmbench.atomic import write_text
+from mmbench.cell import Cell, configs
+from mmbench.config import Setting, TrainConfig
 from mmbench.data.split import Split, make_split
 from mmbench.data.store import Prepared, open_path
 from mmbench.data.views import TargetView, TrainView, target_view, training_view
 from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.evaluate import rank
-from mmbench.features.store import FeatureSet, default_encoder, load_features
+from mmbench.features.store import FeatureSet, load_features
 from mmbench.models.base import Catalog, Recommender
-from mmbench.progress import Progress, Watcher
+from mmbench.progress import Progress, StackWatcher, Watcher
 from mmbench.results import Ranks, RunRecord
 from mmbench.runtime import derive_seed, environment, peak_memory, pick_device
 from mmbench.train import BEST, LOG, RESUME, Trainer
-
-METRIC_VERSION = 1  # raised when a metric's definition changes; rows with different versions never mix
-FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")
-RANKING_SETTINGS = ("max_len", "mask_seen", "precision")
-ENCODERS = ("text_encoder", "image_encoder")  # a result is identified by the features read, not by their name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """Everything that decides a result, resolved; made in the parent process, run anywhere."""
-
-    dataset: str
-    data_path: Path
-    model: str
-    seed: int
-    settings: dict[str, Setting]
-    features: dict[str, dict[str, Any]]  # modality -> {"encoder", "hash", "path"}; used ones only
-    protocol: dict[str, Any]
-    config_id: str
-    path: Path
-    notes: tuple[str, ...] = ()
-
-    @property
-    def fingerprint(self) -> str:
-        return hash_json(self.protocol)[:16]
-
-    @property
-    def title(self) -> str:
-        return f"{self.model} on {self.dataset}, seed {self.seed}"
-
-
-def resolve_settings(
-    entry: registry.ModelEntry,
-    variant: str,
-    prepared: Prepared,
-    overrides: list[tuple[str, Mapping[str, Any]]],
-) -> dict[str, Setting]:
-    """All settings of a model on a data set with the source of each value, validated."""
-    protocol = {key: prepared.protocol[key] for key in FROM_PROTOCOL}
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("default", defaults_of(TrainConfig)),
-        (f"protocol {prepared.protocol['name']}", protocol),
-        *entry.layers(variant, prepared.name),
-        *overrides,
-    ]
-    settings = resolve(layers, known=entry.known_settings(), where=entry.name)
-    # As validated, so that dropout = 0 and dropout = 0.0 are one configuration.
-    checked = {**vars_of(configs(entry, settings))}
-    return {key: Setting(checked[key], one.source) for key, one in settings.items()}
-
-
-def vars_of(built: tuple[Any, ...]) -> dict[str, Any]:
-    """All fields of some configuration objects as JSON values."""
-    return {
-        one.name: list(value) if isinstance(value := getattr(config, one.name), tuple) else value
-        for config in built
-        for one in fields(config)
-    }
-
-
-def configs(entry: registry.ModelEntry, settings: Mapping[str, Setting]) -> tuple[Any, TrainConfig]:
-    """The model's and the training's configuration objects; UsageError names a bad value."""
-    shared = {one.name for one in fields(TrainConfig)}
-    values = {key: one.value for key, one in settings.items()}
-    train: TrainConfig = build(
-        TrainConfig, {k: v for k, v in values.items() if k in shared}, where=entry.name
-    )
-    model: Any = build(
-        entry.config_class(), {k: v for k, v in values.items() if k not in shared}, where=entry.name
-    )
-    metrics.parse_metric(train.selection_metric)
-    return model, train
-
-
-def choose_features(
-    entry: registry.ModelEntry, prepared: Prepared, settings: Mapping[str, Setting]
-) -> tuple[dict[str, FeatureSet], list[str]]:
-    """The feature sets that a model reads, and a note for each modality that the data set lacks."""
-    found: dict[str, FeatureSet] = {}
-    notes = []
-    model, (config, _) = entry.load(), configs(entry, settings)
-    wanted = [
-        one for one in ("text", "image") if one in entry.recipe.inputs and model.reads(config, one)
-    ]
-    for modality in wanted:
-        name = str(settings[f"{modality}_encoder"].value)
-        encoder = default_encoder(prepared, modality) if name == "auto" else name
-        if encoder is None:
-            notes.append(
-                f"{entry.recipe.display} runs without {modality}: {prepared.name} has no {modality} features"
-            )
-        elif encoder != "none":
-            found[modality] = load_features(prepared, modality, encoder)
-            if found[modality].n_layers and not model.reads_layers:
-                raise UsageError(
-                    f"{entry.name} reads one vector an item, but {encoder} of {prepared.name} has "
-                    f"{found[modality].n_layers} layers; choose another {modality}_encoder"
-                )
-    if wanted and not found and not all(settings[f"{one}_encoder"].value == "none" for one in wanted):
-        raise UsageError(
-            f"{entry.name} reads {' and '.join(wanted)}, but {prepared.name} has no features; "
-            f"run: mmbench extract {prepared.name}"
-        )
-    return found, notes
-
-
-def make_cell(
-    *,
-    results_dir: Path,
-    prepared: Prepared,
-    model: str,
-    seed: int,
-    overrides: list[tuple[str, Mapping[str, Any]]],
-) -> Cell:
-    """Resolve a cell; its folder's name is a hash of everything but the seed and the code."""
-    entry, variant = registry.find(model)
-    settings = resolve_settings(entry, variant, prepared, overrides)
-    features, notes = choose_features(entry, prepared, settings)
-    protocol = comparable(prepared, settings)
-    own = {one.name for one in fields(entry.config_class())}
-    keys = own | (set(settings) - set(ENCODERS) if entry.load().trainable else set(RANKING_SETTINGS))
-    identity = {
-        "settings": {key: settings[key].value for key in sorted(keys)},
-        "features": {modality: one.hash for modality, one in features.items()},
-        "protocol": protocol,
-    }
-    config_id = hash_json(identity)[:10]
-    return Cell(
-        dataset=prepared.name, data_path=prepared.path, model=model, seed=seed, settings=settings,
-        features={m: {"encoder": one.encoder, "hash": one.hash} for m, one in features.items()},
-        protocol=protocol, config_id=config_id, notes=tuple(notes),
-        path=results.cell_path(results_dir, dataset=prepared.name, model=model, config_id=config_id, seed=seed),
-    )  # fmt: skip
-
-
-def comparable(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str, Any]:
-    """The protocol's fields that two rows must share to stand in one table."""
-    kept = {k: v for k, v in prepared.protocol.items() if k not in (*FROM_PROTOCOL, "name")}
-    return {
-        **kept,
-        "data": prepared.hash,
-        "mask_seen": settings["mask_seen"].value,
-        "candidates": "all items",
-        "ranks_of_ties": "expected",
-        "metrics": METRIC_VERSION,
-    }
 
 
 @dataclass(frozen=True)
@@ -255,12 +110,71 @@ def run_cell(
     cell: Cell, *, device: str = "auto", watcher: Watcher | None = None, debug: bool = False
 ) -> RunRecord:
     """Train, rank and store a cell. A failure becomes a record with its reason (or is raised with `debug`)."""
-    chosen = pick_device(device)
+
+    def work() -> RunRecord:
+        opened = _open(cell, pick_device(device), watcher)
+        if opened.trainer is not None:
+            opened.trainer.fit()
+        return _close(opened)
+
+    return _guarded(cell, work, debug=debug)
+
+
+def run_stack(
+    cells: Sequence[Cell], *, device: str = "auto", watcher: StackWatcher | None = None, debug: bool = False
+) -> Iterator[RunRecord]:
+    """Train cells that differ in their seeds as one stack; each is ranked and stored when it ends, and yielded.
+
+    A model that cannot be stacked is trained seed after seed, and its records say why.
+    """
+    from mmbench.stack import why_not
+
+    found = [_guarded(cell, partial(_open, cell, pick_device(device)), debug=debug) for cell in cells]
+    yield from (one for one in found if isinstance(one, RunRecord))  # they failed
+    runs = {
+        one.trainer: one for one in found if isinstance(one, _Opened) and one.trainer is not None
+    }  # in their order
+    reason = next(map(why_not, runs), "")
+    if reason and watcher is not None:
+        watcher.note(f"trained seed after seed: {reason}")
+    seeds = () if reason else tuple(trainer.seed for trainer in runs)
+    for trainer, fault in _fit_all(list(runs), 1 if reason else len(runs), watcher):
+
+        def work(one: _Opened = runs[trainer], fault: Exception | None = fault) -> RunRecord:
+            if fault is not None:
+                raise fault
+            return _close(one, stack=seeds)
+
+        yield _guarded(runs[trainer].cell, work, debug=debug)
+
+
+def _fit_all(
+    trainers: Sequence[Trainer], size: int, watcher: StackWatcher | None
+) -> Iterator[tuple[Trainer, Exception | None]]:
+    """Each run when its training ends, with what stopped it; an unforeseen error stops all that are left."""
+    from mmbench.stack import fit_together
+
+    left = dict(enumerate(trainers))
+    try:
+        for number, fault in fit_together(trainers, size=size, watcher=watcher):
+            yield left.pop(number), fault
+    except Exception as error:
+        yield from ((one, error) for one in left.values())
+
+
+R = TypeVar("R")
+
+
+def _guarded(cell: Cell, work: Callable[[], R], *, debug: bool) -> R | RunRecord:
+    """What `work` returns, or the record of the failed cell. A result's record is stored."""
     try:
         cell.path.mkdir(parents=True, exist_ok=True)
-        for leftover in cell.path.glob(".*.tmp"):  # of a run that was killed while it wrote
-            leftover.unlink(missing_ok=True)
-        record = _run(cell, chosen, watcher)
+        found = work()
+        if isinstance(found, RunRecord):
+            results.write_record(found)
+            for leftover in (RESUME, "traceback.txt"):
+                (cell.path / leftover).unlink(missing_ok=True)
+        return found
     except Exception as error:
         if debug:
             raise
@@ -268,10 +182,6 @@ def run_cell(
             write_text(cell.path / "traceback.txt", traceback.format_exc())
         reason = str(error) if isinstance(error, MmbenchError) else f"{type(error).__name__}: {error}"
         return fail_cell(cell, reason)
-    results.write_record(record)
-    (cell.path / RESUME).unlink(missing_ok=True)
-    (cell.path / "traceback.txt").unlink(missing_ok=True)
-    return record
 
 
 def fail_cell(cell: Cell, reason: str) -> RunRecord:
@@ -295,10 +205,34 @@ def _base_record(cell: Cell) -> RunRecord:
     )  # fmt: skip
 
 
-def _run(cell: Cell, device: str, watcher: Watcher | None) -> RunRecord:
+@dataclass
+class _Opened:
+    """A cell with its data and a fresh model; `trainer` None = nothing is trained."""
+
+    cell: Cell
+    data: LoadedData
+    model: Recommender[Any]
+    config: TrainConfig
+    device: str
+    trainer: Trainer | None
+    done: Progress  # of what is not trained
+
+    @property
+    def progress(self) -> Progress:
+        return self.trainer.progress if self.trainer is not None else self.done
+
+
+def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> _Opened:
+    for leftover in cell.path.glob(".*.tmp"):  # of a run that was killed while it wrote
+        leftover.unlink(missing_ok=True)
     data = _load(cell.data_path, open_path(cell.data_path).hash)
     began = time.perf_counter()
     model, config = build_model(cell, data, device)
+    if not model.trainable:
+        for stale in (LOG, BEST):
+            (cell.path / stale).unlink(missing_ok=True)
+        spent = {"train": time.perf_counter() - began, "valid": 0.0}
+        return _Opened(cell, data, model, config, device, None, Progress(stopped="closed form", seconds=spent))
     leaky = config.validation == "test-item"
     judged = target_view(data.prepared, data.split, "test") if leaky else data.valid
 
@@ -307,25 +241,16 @@ def _run(cell: Cell, device: str, watcher: Watcher | None) -> RunRecord:
             rank(current, judged, mask_seen=config.mask_seen, device=device), config.selection_metric
         )
 
-    if model.trainable:
-        trainer = Trainer(
-            model,
-            data.train,
-            validate,
-            config,
-            seed=cell.seed,
-            folder=cell.path,
-            device=device,
-            watcher=watcher,
-        )
-        progress = trainer.fit()
-    else:
-        progress = Progress(
-            stopped="closed form", seconds={"train": time.perf_counter() - began, "valid": 0.0}
-        )
-        for stale in (LOG, BEST):
-            (cell.path / stale).unlink(missing_ok=True)
-    seconds = rank_and_store(cell.path, model, data, config, device)
+    trainer = Trainer(
+        model, data.train, validate, config, seed=cell.seed, folder=cell.path, device=device, watcher=watcher
+    )
+    return _Opened(cell, data, model, config, device, trainer, Progress())
+
+
+def _close(opened: _Opened, *, stack: Sequence[int] = ()) -> RunRecord:
+    """Rank, and tell how it went. `stack`: the seeds that were trained as one with this one."""
+    cell, model, progress = opened.cell, opened.model, opened.progress
+    seconds = rank_and_store(cell.path, model, opened.data, opened.config, opened.device)
     numbers = progress.epoch_seconds
     return replace(
         _base_record(cell),
@@ -333,7 +258,10 @@ def _run(cell: Cell, device: str, watcher: Watcher | None) -> RunRecord:
         n_epochs=progress.epoch, best_epoch=progress.best_epoch, stopped=progress.stopped, curve=progress.curve,
         seconds={**progress.seconds, **seconds, **({"epoch": float(np.median(numbers))} if numbers else {})},
         peak_memory=peak_memory(), extra=model.extra_state(),
-        environment={**environment(device), "finished": datetime.now(UTC).isoformat(timespec="seconds")},
+        environment={
+            **environment(opened.device), "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **({"stack": list(stack)} if len(stack) > 1 else {}),
+        },
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mmbench.cell import Cell
 from mmbench.errors import RunError, UsageError
-from mmbench.experiment import Cell
 from mmbench.results import RunRecord
 
 Kind = Literal["local", "dask", "ray"]
@@ -25,8 +25,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 BEGUN = "begun"  # in a cell's folder while a worker has it; one byte for each that did not give it back
 MAX_TRIES = 2
 POLL_S = 0.3  # how often a Ray run looks which cells have ended
-Work = Callable[[Cell], tuple[Cell, RunRecord]]
-Pool = Callable[[Sequence[Cell], int], Iterator[tuple[Cell, RunRecord]]]
+Group = tuple[Cell, ...]  # cells that one worker computes together: seeds in a stack, or a single cell
+Work = Callable[[Group], list[tuple[Cell, RunRecord]]]
+Pool = Callable[[Sequence[Group], int], Iterator[tuple[Cell, RunRecord]]]
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,22 @@ class Backend:
 
 
 def side_by_side(
-    cells: Sequence[Cell], work: Work, backend: Backend, *, ended: Callable[[Cell], RunRecord | None]
+    groups: Sequence[Group], work: Work, backend: Backend, *, ended: Callable[[Cell], RunRecord | None]
 ) -> Iterator[RunRecord]:
-    """Compute `cells` with `work` in other processes; records come as they end.
+    """Compute `groups` of cells with `work` in other processes; records come as the groups end.
 
     `ended` reads the stored record of a cell that has one. Raises RunError when the workers cannot be had, or
     when they die before they take a cell.
     """
-    left = {cell.path: cell for cell in cells}
-    for cell in cells:
+    left = {cell.path: cell for group in groups for cell in group}
+    for cell in left.values():
         (cell.path / BEGUN).unlink(missing_ok=True)
     with _opened(backend, work, ended) as pool:
         while left:
             begun = [cell for cell in left.values() if (cell.path / BEGUN).exists()]
+            rest = [tuple(cell for cell in group if cell.path in left) for group in groups]
             # One at a time, so that the cell that kills its worker takes no other one with it again.
-            now, jobs = (begun[:1], 1) if begun else (list(left.values()), backend.jobs)
+            now, jobs = ([(begun[0],)], 1) if begun else ([one for one in rest if one], backend.jobs)
             try:
                 for cell, record in pool(now, jobs):
                     if not (cell.path / "run.json").is_file():
@@ -120,13 +122,14 @@ def _local(work: Work) -> Iterator[Pool]:
     told = os.environ.get("PYTHONWARNINGS", "")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [told, "ignore:resource_tracker"]))
 
-    def pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
+    def pool(groups: Sequence[Group], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
         # At least two: joblib computes a single job in this very process, which a dying cell would take along.
         parallel = Parallel(
             n_jobs=max(jobs, 2), backend="loky", return_as="generator_unordered", batch_size=1,
             pre_dispatch=jobs,
         )  # fmt: skip
-        yield from parallel(delayed(work)(cell) for cell in cells)
+        for found in parallel(delayed(work)(group) for group in groups):
+            yield from found
 
     yield pool
 
@@ -155,12 +158,13 @@ def _dask(backend: Backend, work: Work) -> Iterator[Pool]:
                 "torch's random generator; start them with: dask worker ADDRESS --nthreads 1"
             )
 
-        def pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
+        def pool(groups: Sequence[Group], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
             with parallel_config(backend="dask"):
                 parallel = Parallel(
                     n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
                 )
-                yield from parallel(delayed(work)(cell) for cell in cells)
+                for found in parallel(delayed(work)(group) for group in groups):
+                    yield from found
 
         yield pool
     finally:
@@ -184,15 +188,17 @@ def _ray(backend: Backend, work: Work, ended: Callable[[Cell], RunRecord | None]
         raise RunError(f"no Ray cluster answers at {backend.address}: {error}") from error
     register_ray()
 
-    def compute(cells: Sequence[Cell], jobs: int) -> None:
+    def compute(groups: Sequence[Group], jobs: int) -> None:
         with parallel_config(backend="ray"):
-            # Two at least, as in `_local`; one cell a task, so that none waits behind another.
+            # Two at least, as in `_local`; one group a task, so that none waits behind another.
             Parallel(n_jobs=max(jobs, 2), batch_size=1, pre_dispatch=jobs)(
-                delayed(work)(cell) for cell in cells
+                delayed(work)(group) for group in groups
             )
 
     try:
-        yield lambda cells, jobs: _watched(lambda: compute(cells, jobs), cells, ended)
+        yield lambda groups, jobs: _watched(
+            lambda: compute(groups, jobs), [cell for group in groups for cell in group], ended
+        )
     finally:
         ray.shutdown()
 

@@ -6,7 +6,7 @@ however it dies, so several `mmbench run` can share a results folder and none wa
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +15,17 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from mmbench import registry
+from mmbench.cell import Cell, make_cell
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, RunError, UsageError, suggest
-from mmbench.experiment import Cell, fail_cell, make_cell, run_cell
-from mmbench.parallel import BEGUN, Backend, dealt_device, marked, side_by_side
-from mmbench.progress import Watcher
+from mmbench.experiment import fail_cell, run_cell, run_stack
+from mmbench.parallel import BEGUN, Backend, Group, dealt_device, marked, side_by_side
+from mmbench.progress import StackWatcher, Watcher
 from mmbench.results import RunRecord, read_record
 from mmbench.runtime import code_version, prepare_process
 
 LOCK = "cell.lock"  # in a cell's folder; held while the cell is computed
+DIED = "its worker process died twice, perhaps for want of memory"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class RunWatcher(Protocol):
     def waiting(self, cell: Cell) -> None: ...
     def queued(self, cells: Sequence[Cell], jobs: int) -> None: ...
     def begins(self, cell: Cell, number: int, total: int) -> Watcher | None: ...
+    def begins_stack(self, cells: Sequence[Cell], number: int, total: int) -> StackWatcher | None: ...
     def ends(self, cell: Cell, record: RunRecord) -> None: ...
 
 
@@ -114,9 +117,13 @@ def execute(
     watcher: RunWatcher,
     device: str = "auto",
     backend: Backend | None = None,
+    stack: int = 1,
     debug: bool = False,
 ) -> list[RunRecord]:
-    """Compute every missing cell; returns a record per cell, failed ones included, in the order of `cells`."""
+    """Compute every missing cell; returns a record per cell, failed ones included, in the order of `cells`.
+
+    Cells that differ in their seeds only are trained `stack` at a time as one.
+    """
     done: dict[Path, RunRecord] = {}
     missing = []
     for cell in cells:
@@ -126,13 +133,28 @@ def execute(
         else:
             done[cell.path] = record
             watcher.skipped(cell, record, other_code=_other_code(record))
+    groups = stacks_of(missing, stack)
     if backend is None or (backend.kind == "local" and backend.jobs == 1):
-        records = _in_turn(missing, watcher=watcher, device=device, debug=debug)
+        records = _in_turn(groups, watcher=watcher, device=device, debug=debug)
     else:
-        records = _elsewhere(missing, watcher=watcher, device=device, backend=backend)
+        records = _elsewhere(groups, watcher=watcher, device=device, backend=backend)
     for record in records:
         done[record.path] = record
     return [done[cell.path] for cell in cells]
+
+
+def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
+    """Cells that differ in the seed only, up to `size` together, in the order of their first ones."""
+    by_configuration: dict[tuple[Path, str, str], list[Cell]] = {}
+    for number, cell in enumerate(cells):
+        alone = size == 1 or not registry.find(cell.model)[0].load().trainable
+        key = (cell.data_path, cell.model, f"{cell.config_id}/{number}" if alone else cell.config_id)
+        by_configuration.setdefault(key, []).append(cell)
+    return [
+        tuple(alike[first : first + size])
+        for alike in by_configuration.values()
+        for first in range(0, len(alike), size)
+    ]
 
 
 def _other_code(record: RunRecord) -> bool:
@@ -154,34 +176,56 @@ def _claim(cell: Cell, *, wait: bool) -> AbstractContextManager[Any] | None:
         ) from error
 
 
-def _in_turn(cells: Sequence[Cell], *, watcher: RunWatcher, device: str, debug: bool) -> Iterator[RunRecord]:
+def _in_turn(
+    groups: Sequence[Group], *, watcher: RunWatcher, device: str, debug: bool
+) -> Iterator[RunRecord]:
     """One after another in this process; cells that another run is computing come last, by then done."""
     prepare_process(default_threads(1))
-    later = []
-    for number, cell in enumerate(cells, start=1):
-        lock = _claim(cell, wait=False)
-        if lock is None:
-            later.append((number, cell))
-            continue
-        with lock:
-            yield _compute(cell, watcher, number, len(cells), device, debug)
-    for number, cell in later:
+    later, number, total = [], 1, sum(map(len, groups))
+    for group in groups:
+        with ExitStack() as locks:
+            mine = []
+            for place, cell in enumerate(group, start=number):
+                lock = _claim(cell, wait=False)
+                if lock is None:
+                    later.append((place, cell))
+                else:
+                    locks.enter_context(lock)
+                    mine.append(cell)
+            yield from _compute(mine, watcher, number, total, device, debug)
+        number += len(group)
+    for place, cell in later:
         watcher.waiting(cell)
         lock = _claim(cell, wait=True)
         assert lock is not None
         with lock:
-            yield finished(cell) or _compute(cell, watcher, number, len(cells), device, debug)
+            ready = finished(cell)
+            yield from [ready] if ready else _compute([cell], watcher, place, total, device, debug)
 
 
-def _compute(cell: Cell, watcher: RunWatcher, number: int, total: int, device: str, debug: bool) -> RunRecord:
-    ready = finished(cell)  # another run may have finished it since the plan was made
-    if ready is not None:
-        watcher.skipped(cell, ready, other_code=_other_code(ready))
-        return ready
-    (cell.path / BEGUN).unlink(missing_ok=True)  # of a worker that was stopped with its run
-    record = run_cell(cell, device=device, watcher=watcher.begins(cell, number, total), debug=debug)
-    watcher.ends(cell, record)
-    return record
+def _compute(
+    cells: Sequence[Cell], watcher: RunWatcher, number: int, total: int, device: str, debug: bool
+) -> Iterator[RunRecord]:
+    """Cells that we hold: as one stack when there are several."""
+    missing = []
+    for cell in cells:
+        ready = finished(cell)  # another run may have finished it since the plan was made
+        if ready is not None:
+            watcher.skipped(cell, ready, other_code=_other_code(ready))
+            yield ready
+        else:
+            missing.append(cell)
+            (cell.path / BEGUN).unlink(missing_ok=True)  # of a worker that was stopped with its run
+    if len(missing) == 1:
+        view = watcher.begins(missing[0], number, total)
+        records = iter([run_cell(missing[0], device=device, watcher=view, debug=debug)])
+    else:
+        several = watcher.begins_stack(missing, number, total) if missing else None
+        records = run_stack(missing, device=device, watcher=several, debug=debug)
+    by_path = {cell.path: cell for cell in missing}
+    for record in records:
+        watcher.ends(by_path[record.path], record)
+        yield record
 
 
 def default_threads(jobs: int) -> int:
@@ -190,27 +234,41 @@ def default_threads(jobs: int) -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _work(cell: Cell, device: str, jobs: int, environment: dict[str, str]) -> tuple[Cell, RunRecord]:
-    """In a worker process: same folders, own threads; waits when another run holds the cell."""
+def _work(
+    group: Group, device: str, jobs: int, environment: dict[str, str]
+) -> list[tuple[Cell, RunRecord]]:
+    """In a worker process: same folders, own threads; waits when another run holds a cell."""
     os.environ.update(environment)
     prepare_process(default_threads(jobs))
-    lock = _claim(cell, wait=True)
-    assert lock is not None
-    with lock, marked(cell) as is_alive, dealt_device(device) as chosen:
-        if not is_alive:
-            return cell, fail_cell(cell, "its worker process died twice, perhaps for want of memory")
-        return cell, finished(cell) or run_cell(cell, device=chosen)
+    with ExitStack() as held:
+        for cell in sorted(group, key=lambda one: one.path):  # in one order, so that two runs cannot block each other
+            lock = _claim(cell, wait=True)
+            assert lock is not None
+            held.enter_context(lock)
+        dead = [cell for cell in group if not held.enter_context(marked(cell))]
+        done = {cell.path: fail_cell(cell, DIED) for cell in dead}
+        done |= {cell.path: ready for cell in group if cell not in dead and (ready := finished(cell))}
+        missing = [cell for cell in group if cell.path not in done]
+        chosen = held.enter_context(dealt_device(device))
+        records = run_stack(missing, device=chosen) if len(missing) > 1 else (
+            run_cell(cell, device=chosen) for cell in missing
+        )  # fmt: skip
+        done |= {record.path: record for record in records}
+        return [(cell, done[cell.path]) for cell in group]
 
 
 def _elsewhere(
-    cells: Sequence[Cell], *, watcher: RunWatcher, device: str, backend: Backend
+    groups: Sequence[Group], *, watcher: RunWatcher, device: str, backend: Backend
 ) -> Iterator[RunRecord]:
     """Other processes, each with its share of the cores; records come as they end."""
     # Absolute paths: a worker may have been started in another folder.
     environment = {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
-    here = {cell.path.absolute(): cell for cell in cells}
-    shipped = [replace(cell, path=path, data_path=cell.data_path.absolute()) for path, cell in here.items()]
-    watcher.queued(cells, backend.jobs)
+    here = {cell.path.absolute(): cell for group in groups for cell in group}
+    shipped = [
+        tuple(replace(cell, path=cell.path.absolute(), data_path=cell.data_path.absolute()) for cell in group)
+        for group in groups
+    ]
+    watcher.queued(list(here.values()), backend.jobs)
     work = partial(_work, device=device, jobs=backend.jobs, environment=environment)
     for record in side_by_side(shipped, work, backend, ended=_ended):
         cell = here[record.path]

@@ -47,6 +47,17 @@ def pick_device(name: str) -> str:
     return name
 
 
+def stack_size(wanted: str, device: str) -> int:
+    """`--stack`: "auto" = 16 on a GPU, which small models leave idle, and 1 on a CPU, where stacking gains nothing."""
+    if wanted == "auto":
+        return 16 if device.startswith("cuda") else 1
+    if wanted == "off":
+        return 1
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    raise UsageError(f"--stack {wanted}: must be auto, off or a number of seeds")
+
+
 def prepare_process(n_threads: int | None = None) -> None:
     """Set the number of threads, and keep glibc from giving freed memory back after every step.
 

@@ -10,7 +10,7 @@ and negatives are those it has alone; its dropout and other noise come from a st
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from mmbench.data.batch import Batch, Prefixes
-from mmbench.errors import MmbenchError, RunError, UsageError
+from mmbench.errors import MmbenchError, RunError
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.optim import clip_each, learning_rate, make_optimizer, parameters_of, set_rate, trained
@@ -46,42 +46,56 @@ def why_not(trainer: Trainer) -> str:
 
 def fit_together(
     trainers: Sequence[Trainer], *, size: int, watcher: StackWatcher | None = None
-) -> list[MmbenchError | None]:
-    """Train all to their ends, up to `size` at once; returns what stopped each, None for those that finished.
+) -> Iterator[tuple[int, MmbenchError | None]]:
+    """Train all to their ends, up to `size` at once; yields each one's number when it ends, with what stopped it.
 
     Runs at the earliest epoch go first, so that runs which a kill left an epoch behind catch up and join again.
     """
-    faults: list[MmbenchError | None] = [None] * len(trainers)
     left = dict(enumerate(trainers))
-
-    def attempt(number: int, work: Any, *given: Any) -> None:
-        try:
-            work(*given)
-        except MmbenchError as error:
-            faults[number] = error
-            del left[number]
-
     for number, trainer in enumerate(trainers):
-        attempt(number, trainer.begin)
-    while running := {number: one for number, one in left.items() if one.is_running}:
-        place = min(one.place for one in running.values())
-        group = [number for number, one in running.items() if one.place == place][:size]
+        yield from _ended(left, number, _attempt(trainer.begin))
+    while left:
+        place = min(one.place for one in left.values())
+        group = [number for number, one in left.items() if one.place == place][:size]
         began = time.perf_counter()
         try:
-            found = train_epoch([running[number] for number in group], watcher)
+            found = train_epoch([left[number] for number in group], watcher)
         except torch.cuda.OutOfMemoryError as error:
             size = _smaller(len(group), error, watcher)
             continue
+        except RuntimeError as error:  # what torch says of operations that it cannot vectorise
+            if len(group) == 1:
+                raise
+            size = 1
+            if watcher is not None:
+                watcher.note(f"trained seed after seed, the stack failed: {str(error).splitlines()[0]}")
+            continue
         seconds = (time.perf_counter() - began) / len(group)
-        for number, outcome in zip(group, found, strict=True):
-            if isinstance(outcome, MmbenchError):
-                faults[number] = outcome
-                del left[number]
-            else:
-                attempt(number, running[number].end_epoch, outcome, seconds)
+        faults = [
+            terms if isinstance(terms, MmbenchError) else _attempt(left[number].end_epoch, terms, seconds)
+            for number, terms in zip(group, found, strict=True)
+        ]
         if watcher is not None:
-            watcher.epoch({number: running[number].progress for number in group})
-    return faults
+            watcher.epoch([left[number].progress for number in group])
+        for number, fault in zip(group, faults, strict=True):
+            yield from _ended(left, number, fault)
+
+
+def _attempt(work: Callable[..., None], *given: Any) -> MmbenchError | None:
+    try:
+        work(*given)
+    except MmbenchError as error:
+        return error
+    return None
+
+
+def _ended(
+    left: dict[int, Trainer], number: int, fault: MmbenchError | None
+) -> Iterator[tuple[int, MmbenchError | None]]:
+    """Take a run out that failed or is through."""
+    if fault is not None or not left[number].is_running:
+        del left[number]
+        yield number, fault
 
 
 def _smaller(size: int, error: torch.cuda.OutOfMemoryError, watcher: StackWatcher | None) -> int:
@@ -286,14 +300,3 @@ def _pad_and_stack(grids: Sequence[Tensor]) -> Tensor:
     """[R_s, W_s] -> [S, R, W], zeros (padding) behind the shorter ones."""
     n_rows, width = max(len(one) for one in grids), _widest(grids)
     return torch.stack([F.pad(one, (0, width - one.shape[1], 0, n_rows - len(one))) for one in grids])
-
-
-def stack_size(wanted: str, device: str) -> int:
-    """`--stack`: "auto" = 16 on a GPU, which small models leave idle, and 1 on a CPU, where stacking gains nothing."""
-    if wanted == "auto":
-        return 16 if device.startswith("cuda") else 1
-    if wanted == "off":
-        return 1
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    raise UsageError(f"--stack {wanted}: must be auto, off or a number of seeds")

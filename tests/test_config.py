@@ -6,10 +6,10 @@ from typing import Any, Literal
 import pytest
 
 from mmbench import registry
+from mmbench.cell import make_cell, resolve_settings
 from mmbench.config import PositiveInt, Probability, TrainConfig, build, parse_value, resolve
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.experiment import make_cell, resolve_settings
 from mmbench.run import Overrides, check_overrides
 from tests.prepared import add_features, write_toy
 

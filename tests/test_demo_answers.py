@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mmbench.cell import make_cell
 from mmbench.data import demo, prepare
 from mmbench.data.store import Prepared
-from mmbench.experiment import make_cell, metric_value, run_cell
+from mmbench.experiment import metric_value, run_cell
 from mmbench.features.extract import extract_default
 
 FAST = {"batch_size": 256, "lr": 0.003, "max_epochs": 12, "pcl_mask": "shared"}

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench.cell import make_cell
 from mmbench.data.split import make_split
 from mmbench.data.views import target_view, training_view
 from mmbench.errors import UsageError
-from mmbench.experiment import LoadedData, make_catalog, make_cell, run_cell
+from mmbench.experiment import LoadedData, make_catalog, run_cell
 from mmbench.features.store import write_features
 from mmbench.registry import find
 from tests.prepared import add_features, write_toy

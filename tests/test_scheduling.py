@@ -5,8 +5,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mmbench.cell import Cell
 from mmbench.data.store import Prepared
-from mmbench.experiment import Cell
 from mmbench.results import RunRecord
 from mmbench.run import LOCK, Overrides, execute, finished, plan
 

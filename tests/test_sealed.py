@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mmbench import experiment
+from mmbench.cell import make_cell
 from mmbench.data.store import Prepared
 from mmbench.progress import Progress
 from mmbench.train import Trainer
@@ -92,7 +93,7 @@ def run_watched(
             return progress
 
     monkeypatch.setattr(experiment, "Trainer", Watched)
-    cell = experiment.make_cell(
+    cell = make_cell(
         results_dir=folder, prepared=prepared, model=model, seed=1,
         overrides=[("--set", {"max_epochs": 1, **settings})],
     )  # fmt: skip
@@ -123,7 +124,7 @@ def test_the_search_does_find_a_leak(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_runs_selected_on_the_test_item_are_marked(tmp_path: Path) -> None:
     prepared = write_sealed(tmp_path)
     for value, marked in (("valid", False), ("test-item", True)):
-        cell = experiment.make_cell(
+        cell = make_cell(
             results_dir=tmp_path, prepared=prepared, model="sasrec", seed=1,
             overrides=[("--set", {"max_epochs": 1, "hidden_dim": 8, "validation": value})],
         )  # fmt: skip

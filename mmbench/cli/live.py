@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -11,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mmbench.experiment import Cell
+from mmbench.cell import Cell
+from mmbench.progress import Progress
 from mmbench.results import RunRecord
 
 
@@ -26,14 +28,15 @@ def terms_text(terms: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
 
 
-class CellView:
-    """One cell's state, fed by the trainer (see mmbench.train.Watcher)."""
+class _Panel:
+    """What is being trained, fed by the trainer."""
 
-    def __init__(self, view: "RunView", cell: Cell, number: int, total: int) -> None:
-        self.view, self.cell, self.number, self.total = view, cell, number, total
+    def __init__(self, view: "RunView", cells: Sequence[Cell], title: str, number: int, total: int) -> None:
+        self.view, self.title, self.total = view, title, total
+        self.numbers = str(number) if len(cells) == 1 else f"{number}-{number + len(cells) - 1}"
         self.began = time.monotonic()
         self.epoch_began = self.began
-        self.max_epochs = int(cell.settings["max_epochs"].value)
+        self.max_epochs = int(cells[0].settings["max_epochs"].value)
         self.at = (0, 0, 1)
         self.terms: dict[str, float] = {}
         self.line: dict[str, Any] = {}
@@ -43,7 +46,8 @@ class CellView:
         self.at, self.terms = (epoch, step, n_steps), terms
         self.view.refresh()
 
-    def epoch(self, line: dict[str, Any]) -> None:
+    def heard(self, line: dict[str, Any]) -> None:
+        """An epoch ended."""
         now = time.monotonic()
         self.seconds.append(now - self.epoch_began)
         self.epoch_began, self.line = now, line
@@ -51,7 +55,7 @@ class CellView:
         self.view.refresh()
 
     def note(self, text: str) -> None:
-        self.view.say(f"{self.cell.title}: {text}")
+        self.view.say(f"{self.title}: {text}")
 
     def left(self) -> str:
         """Upper bound of the time left in this cell: early stopping usually ends it sooner."""
@@ -60,30 +64,69 @@ class CellView:
         recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
         return f"at most {clock(recent * (self.max_epochs - self.line['epoch']))} left"
 
+    def valid_text(self) -> list[str]:
+        line = self.line
+        return [
+            f"valid {name} {value:.4f} (best {line['best']:.4f} at epoch {line['best_epoch']})"
+            for name, value in line.get("valid", {}).items()
+        ]
+
     def epoch_text(self) -> str:
         line = self.line
-        parts = [f"[{self.number}/{self.total}] {self.cell.title}: epoch {line['epoch']}/{self.max_epochs}"]
-        parts.append(terms_text(line["loss"]))
-        for name, value in line.get("valid", {}).items():
-            parts.append(f"valid {name} {value:.4f} (best {line['best']:.4f} at epoch {line['best_epoch']})")
-        parts.append(f"{line['seconds']:.1f} s")
+        parts = [f"[{self.numbers}/{self.total}] {self.title}: epoch {line['epoch']}/{self.max_epochs}"]
+        parts += [terms_text(line["loss"]), *self.valid_text(), f"{line['seconds']:.1f} s"]
         return "  ".join([*parts, self.left()]).rstrip()
 
     def render(self) -> RenderableType:
         epoch, step, n_steps = self.at
         table = Table.grid(padding=(0, 2))
         table.add_row(
-            Text(f"cell {self.number} of {self.total}", style="bold"),
-            Text(self.cell.title, style="bold cyan"),
+            Text(f"cell {self.numbers} of {self.total}", style="bold"),
+            Text(self.title, style="bold cyan"),
         )
         table.add_row("epoch", f"{epoch} of at most {self.max_epochs}   step {step} of {n_steps}")
         table.add_row("", ProgressBar(total=n_steps, completed=step, width=40))
         table.add_row("loss", terms_text(self.terms))
-        for name, value in self.line.get("valid", {}).items():
-            best = f"{value:.4f}   best {self.line['best']:.4f} at epoch {self.line['best_epoch']}"
-            table.add_row(f"valid {name}", f"{best}   {self.line['bad']} since")
+        for text in self.valid_text():
+            table.add_row("", text)
         table.add_row("time", f"{clock(time.monotonic() - self.began)}   {self.left()}")
         return table
+
+
+class CellView(_Panel):
+    """One cell (see mmbench.progress.Watcher)."""
+
+    def __init__(self, view: "RunView", cell: Cell, number: int, total: int) -> None:
+        super().__init__(view, [cell], cell.title, number, total)
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        self.heard(line)
+
+
+class StackView(_Panel):
+    """Several seeds that are trained as one (see mmbench.progress.StackWatcher); numbers are means over them."""
+
+    def __init__(self, view: "RunView", cells: Sequence[Cell], number: int, total: int) -> None:
+        seeds = ", ".join(str(one.seed) for one in cells)
+        title = f"{cells[0].model} on {cells[0].dataset}, seeds {seeds}"
+        super().__init__(view, cells, title, number, total)
+        self.metric = str(cells[0].settings["selection_metric"].value)
+
+    def epoch(self, runs: Sequence[Progress]) -> None:
+        epoch = max(one.epoch for one in runs)
+        found = [one.curve[-1][self.metric] for one in runs if one.curve and one.curve[-1]["epoch"] == epoch]
+        seconds = sum(one.epoch_seconds[-1] for one in runs)
+        line = {"epoch": epoch, "seconds": seconds, "loss": self.terms, "seeds": len(runs)}
+        if found:
+            line |= {"valid": {self.metric: fmean(found)}, "best": fmean(one.best for one in runs)}
+        self.heard(line)
+
+    def valid_text(self) -> list[str]:
+        seeds = f"mean of {self.line.get('seeds', 0)} seeds"
+        return [
+            f"valid {name} {value:.4f} (best {self.line['best']:.4f}, {seeds})"
+            for name, value in self.line.get("valid", {}).items()
+        ]
 
 
 class RunView:
@@ -92,7 +135,7 @@ class RunView:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live: Live | None = None
-        self.current: CellView | None = None
+        self.current: _Panel | None = None
 
     @contextmanager
     def watching(self) -> Iterator["RunView"]:
@@ -132,10 +175,21 @@ class RunView:
     def begins(self, cell: Cell, number: int, total: int) -> CellView:
         for note in cell.notes:
             self.say(f"note: {note}")
-        self.current = CellView(self, cell, number, total)
-        self.plain(f"[{number}/{total}] {cell.title}")
+        panel = CellView(self, cell, number, total)
+        self._show(panel)
+        return panel
+
+    def begins_stack(self, cells: Sequence[Cell], number: int, total: int) -> StackView:
+        for note in dict.fromkeys(note for cell in cells for note in cell.notes):
+            self.say(f"note: {note}")
+        panel = StackView(self, cells, number, total)
+        self._show(panel)
+        return panel
+
+    def _show(self, panel: _Panel) -> None:
+        self.current = panel
+        self.plain(f"[{panel.numbers}/{panel.total}] {panel.title}")
         self.refresh()
-        return self.current
 
     def ends(self, cell: Cell, record: RunRecord) -> None:
         if record.status == "failed":

@@ -107,6 +107,13 @@ def run(
         typer.Option(help="A running Dask scheduler or Ray cluster; without it one is started here."),
     ] = None,
     device: DeviceOption = "auto",
+    stack: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N|off",
+            help="Seeds of one model trained as one: N at a time, or auto, which stacks on a GPU only.",
+        ),
+    ] = "auto",
     floors: Annotated[bool, typer.Option(help="Also run pop, repeat-last, random and itemknn.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
@@ -116,15 +123,15 @@ def run(
     state: State = ctx.obj
     from mmbench.parallel import KINDS, Backend
     from mmbench.run import finished, plan
-    from mmbench.runtime import pick_device
+    from mmbench.runtime import pick_device, stack_size
 
     kind = next((one for one in KINDS if one == backend), None)
     if kind is None:
         raise UsageError(suggest(backend, KINDS, what="backend"))
     place = Backend(kind, address, jobs)
     overrides, numbers = parse_sets(set_, epochs=epochs), parse_seeds(seeds)
-    if address is None:  # the workers of a cluster have devices of their own
-        pick_device(device)
+    # The workers of a cluster have devices of their own: "auto" does not stack there.
+    n_stacked = stack_size(stack, pick_device(device) if address is None else "cpu")
     names = model_list(models, floors=floors)
     prepared = chosen_datasets(state, dataset)
     cells = plan(
@@ -135,12 +142,12 @@ def run(
             found = finished(cell)
             state.out.print(f"{'finished' if found else 'missing ':8}  {cell.path}", markup=False)
         return
-    records = compute(state, cells, device=device, backend=place)
+    records = compute(state, cells, device=device, backend=place, stack=n_stacked)
     close_with_table(state, records)
 
 
 def compute(
-    state: State, cells: list[Any], *, device: str, backend: "Backend | None" = None
+    state: State, cells: list[Any], *, device: str, backend: "Backend | None" = None, stack: int = 1
 ) -> "list[RunRecord]":
     """Run the cells under the live view; what is finished stays, whatever happens."""
     from mmbench.cli.live import RunView
@@ -148,7 +155,7 @@ def compute(
 
     view = RunView(state.err)
     with view.watching():
-        return execute(cells, watcher=view, device=device, backend=backend, debug=state.debug)
+        return execute(cells, watcher=view, device=device, backend=backend, stack=stack, debug=state.debug)
 
 
 def close_with_table(state: State, records: "list[RunRecord]") -> None:

@@ -253,8 +253,11 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             return Needs(layout="fixed", samples=("last-window", "prefix"), causal=False, **common)
         if config.backbone == "mlp4rec":  # dense along time: a state sees later events and the padding
             return Needs(layout="fixed", samples=("prefix",), causal=False, **common)
-        layout: Literal["packed", "padded"] = "padded" if config.backbone == "gru4rec" else "packed"
-        return Needs(layout=layout, samples=("last-window", "all", "prefix"), **common)
+        is_recurrent = config.backbone == "gru4rec"
+        return Needs(
+            layout="padded" if is_recurrent else "packed", samples=("last-window", "all", "prefix"),
+            stackable=not is_recurrent, **common,
+        )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
         return {"modalities": list(self.modalities)}

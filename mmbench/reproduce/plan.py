@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mmbench import registry
+from mmbench.cell import Cell, resolve_settings
 from mmbench.data.store import Prepared, folder_name, list_prepared, open_prepared, prepared_root
 from mmbench.errors import DataError, MmbenchError, UsageError, suggest
-from mmbench.experiment import Cell, resolve_settings
 from mmbench.reproduce.spec import Experiment, Row, Scores
 from mmbench.results import read_record
 from mmbench.run import Overrides, check_overrides, finished, plan
