@@ -10,6 +10,7 @@ and negatives are those it has alone; its dropout and other noise come from a st
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -120,13 +121,15 @@ def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None
         except RunError as error:
             return [error]
     lead = trainers[0]
-    config, stack = lead.config, _Stack(trainers)
+    config, stack = lead.config, Stack(trainers)
     plans = [one.plan_epoch() for one in trainers]
     epoch, n_steps = plans[0].epoch, len(plans[0].steps)
     seeds = [one.seed for one in trainers]
     torch.manual_seed(derive_seed(seeds[0], "noise", lead.progress.stage, epoch, "of", *seeds))
     sums, faults = LossSums(lead.device), dict[int, MmbenchError]()
-    with tf32(config.matmul), _padding_kept_out(lead.model):
+    with tf32(config.matmul), padding_kept_out(lead.model), warnings.catch_warnings():
+        # torch computes some operations model after model and says so each time
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         for number in range(1, n_steps + 1):
             rate = learning_rate(config, lead.lr, epoch, lead.progress.step + number)
             set_rate(stack.optimizer, rate)
@@ -145,7 +148,7 @@ def _mean(terms: list[dict[str, float]]) -> dict[str, float]:
 
 
 @contextmanager
-def _padding_kept_out(model: nn.Module) -> Iterator[None]:
+def padding_kept_out(model: nn.Module) -> Iterator[None]:
     """Inside, embeddings keep the gradient from their padding rows by a rule that holds for every run.
 
     torch's own, under vmap, keeps it from the first run's padding row only (torch 2.13).
@@ -179,7 +182,7 @@ class _Loss(nn.Module):
         return self.model.loss(batch)
 
 
-class _Stack:
+class Stack:
     """The stacked parameters, buffers and optimiser state of an epoch."""
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:

@@ -182,12 +182,15 @@ def cells(results: Path) -> list[Path]:
     return sorted(file.parent for file in results.glob("*/*/*/seed_*/run.json"))
 
 
-def same_ranks(first: Path, second: Path) -> bool:
-    """Whether two cells' ranks.npz hold the same arrays, and their best weights the same bytes of each tensor."""
+def same_counts(first: Path, second: Path) -> bool:
+    """Whether two cells' ranks.npz hold the same arrays."""
     with np.load(first / "ranks.npz") as a, np.load(second / "ranks.npz") as b:
-        if sorted(a.files) != sorted(b.files) or not all((a[k] == b[k]).all() for k in a.files):
-            return False
-    return same_weights(first / "best.safetensors", second / "best.safetensors")
+        return sorted(a.files) == sorted(b.files) and all((a[k] == b[k]).all() for k in a.files)
+
+
+def same_ranks(first: Path, second: Path) -> bool:
+    """`same_counts`, and best weights with the same bytes of each tensor."""
+    return same_counts(first, second) and same_weights(first / "best.safetensors", second / "best.safetensors")
 
 
 def same_weights(first: Path, second: Path) -> bool:

@@ -6,6 +6,7 @@ Run: pytest tests/models/test_contract.py -k hm4sr
 import builtins
 import io
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ import pytest
 import torch
 
 from mmbench import registry
+from mmbench.config import TrainConfig
 from mmbench.data.rows import plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models.base import Needs, Recommender
+from mmbench.stack import Stack, padding_kept_out, why_not
+from mmbench.train import Trainer
 from tests.models.toy import (
     MAX_LEN,
     N_ITEMS,
@@ -235,3 +239,50 @@ def test_the_recipe_fits_its_model(name: str) -> None:
     assert entry.load().__doc__ or __import__("sys").modules[entry.load().__module__].__doc__
     if entry.load().trainable:
         assert entry.recipe.deviations, "list what differs from the paper, the code, or both"
+
+
+def _first_step(trainers: list[Trainer]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Loss terms [S] and gradients [S, ..] of a stack's first step."""
+    stack = Stack(trainers)
+    with padding_kept_out(trainers[0].model):
+        terms = stack.step(0, [one.plan_epoch() for one in trainers])
+    grads = {name: one.grad for name, one in stack.parameters.items() if one.grad is not None}
+    return terms, grads
+
+
+def _fixed(*shape: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
+    """Numbers in [0, 1) that rest on the shape only, in place of random ones."""
+    sizes = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    number = torch.arange(int(np.prod(sizes)), dtype=torch.float64)
+    return (number * 0.6180339887).remainder(1).view(*sizes).to(dtype or torch.get_default_dtype())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_seeds_in_a_stack_have_the_losses_and_gradients_that_they_have_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "rand", _fixed)
+    monkeypatch.setattr(torch, "randperm", lambda n, **kwargs: torch.arange(n).flip(0))
+    view, config = toy_view(), TrainConfig(max_len=MAX_LEN, batch_size=12, precision="float64")
+    trainers = []
+    for seed in (1, 2, 3):
+        model = make(name, seed=seed, **small(name, dropout=False)).double()
+        trainers.append(Trainer(model, view, lambda _: 0.0, config, seed=seed, folder=tmp_path))
+        trainers[-1].begin()
+    if why_not(trainers[0]):
+        with pytest.raises(RuntimeError):  # else it need not be told apart
+            _first_step(trainers)
+        return
+    terms, grads = _first_step(trainers)
+    for k, trainer in enumerate(trainers):
+        plan = trainer.plan_epoch()
+        alone = trainer.model.loss(trainer.batch(plan.steps[0], plan.negatives))
+        assert set(alone) == set(terms)
+        for term, value in alone.items():
+            torch.testing.assert_close(terms[term][k], value.detach(), rtol=1e-9, atol=1e-12)
+        trainer.model.zero_grad()
+        torch.stack(list(alone.values())).sum().backward()
+        own = {key: one.grad for key, one in trainer.model.named_parameters() if one.grad is not None}
+        assert set(own) == set(grads)
+        for key, grad in own.items():
+            torch.testing.assert_close(grads[key][k], grad, rtol=1e-7, atol=1e-9 * float(grad.abs().max() + 1))

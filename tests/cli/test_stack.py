@@ -1,0 +1,93 @@
+"""`mmbench run --stack`: seeds trained as one, as a user types it. Without dropout they must be the seeds alone."""
+
+from pathlib import Path
+
+import pytest
+
+from mmbench.results import read_record
+from tests.prepared import SMALL, cells, cli, kill_group, same_counts, start, wait_for
+from tests.test_registry import OWN, RECIPE, write_own
+
+CALM = ("--set", "dropout=0", "--set", "attn_dropout=0", "--set", "precision=float64", "--set", "adam_eps=1e-4")
+RUN = ("run", "sasrec", "gru4rec", "--no-floors", "--dataset", "toy", "--seeds", "3", "--epochs", "6", *SMALL, *CALM)
+TRAINED = """
+    def loss(self, batch):
+        import os; from pathlib import Path
+        flag = Path(os.environ["MMBENCH_MODELS"]) / "died"
+        if self.training and not flag.exists():
+            flag.touch(); os.kill(os.getpid(), 9)
+        return {"ce": -torch.log_softmax(self.line.expand(len(batch.user), -1), 1).gather(1, batch.target[:, None] - 1).mean()}
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    done = cli(*RUN, "--stack", "off", data=data_dir, results=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_same(found: Path, alone: Path) -> None:
+    assert [one.relative_to(found) for one in cells(found)] == [one.relative_to(alone) for one in cells(alone)]
+    for one, other in zip(cells(found), cells(alone), strict=True):
+        assert same_counts(one, other), one
+        a, b = read_record(one), read_record(other)
+        assert (a.status, a.best_epoch, a.n_epochs, a.stopped) == ("finished", b.best_epoch, b.n_epochs, b.stopped)
+        assert (one / "train.jsonl").read_text().count("\n") == a.n_epochs
+        assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
+
+
+def test_a_stack_gives_the_cells_of_single_runs_and_says_which_seeds_it_held(
+    alone: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    done = cli(*RUN, "--stack", "2", data=data_dir, results=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path, alone)
+    held = {(one.model, one.seed): one.environment.get("stack") for one in map(read_record, cells(tmp_path))}
+    assert [held["sasrec", seed] for seed in (1, 2, 3)] == [[1, 2], [1, 2], None]
+    assert {held["gru4rec", seed] for seed in (1, 2, 3)} == {None}
+    assert "[1-2/6] sasrec on toy, seeds 1, 2: epoch 6/6  ce " in done.stderr
+    assert "(best 0." in done.stderr
+    assert "mean of 2 seeds)" in done.stderr
+    note = "gru4rec on toy, seeds 1, 2: trained seed after seed: its loss is not computed for several models at once"
+    assert note in done.stderr
+    assert "Warning:" not in done.stderr
+
+
+def test_a_killed_stack_is_finished_by_the_same_command(alone: Path, data_dir: Path, tmp_path: Path) -> None:
+    for n_lines in (2, 7):
+        process = start(*RUN, "--stack", "3", data=data_dir, results=tmp_path)
+        wait_for(lambda n=n_lines: sum(f.read_text().count("\n") for f in tmp_path.rglob("train.jsonl")) >= n)
+        kill_group(process)
+    done = cli(*RUN, "--stack", "3", data=data_dir, results=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path, alone)
+
+
+def test_stacks_are_dealt_to_workers_and_outlive_one(alone: Path, data_dir: Path, tmp_path: Path) -> None:
+    """A worker dies while it trains a stack of three: its cells are tried again one by one."""
+    code = OWN.replace("trainable = False\n    deterministic = True", "deterministic = False") + TRAINED
+    code = code.replace(
+        "    def score", "    def __init__(self, config, catalog):\n        super().__init__(config, catalog)\n"
+        "        self.line = torch.nn.Parameter(torch.zeros(self.n_items))\n\n    def score",
+    ).replace("(self.config.slope * torch.arange(self.n_items))", "(self.config.slope * self.line)")  # fmt: skip
+    models = write_own(tmp_path / "models", code=code, recipe=RECIPE.replace('"floor"', '"traditional"'))
+    done = cli(
+        "run", "my-line", *RUN[1:], "--stack", "3", "--jobs", "2", data=data_dir, results=tmp_path / "out",
+        env={"MMBENCH_MODELS": str(models)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (models / "died").exists()
+    found = [read_record(cell) for cell in cells(tmp_path / "out")]
+    assert [one.model for one in found] == ["gru4rec"] * 3 + ["my-line"] * 3 + ["sasrec"] * 3
+    assert {one.status for one in found} == {"finished"}
+    assert not list((tmp_path / "out").rglob("begun"))
+    for cell in cells(alone):
+        assert same_counts(cell, tmp_path / "out" / cell.relative_to(alone))
+
+
+def test_a_wrong_stack_is_one_line(data_dir: Path, tmp_path: Path) -> None:
+    done = cli(*RUN, "--stack", "many", data=data_dir, results=tmp_path)
+    assert done.returncode != 0
+    assert done.error_lines == ["error: --stack many: must be auto, off or a number of seeds"]
