@@ -8,7 +8,7 @@ Every model is trained as `mmbench run` trains it, with each combination of the 
 The first epochs (`--warm-up`) are not counted, the next (`--epochs`) are timed, each until the GPU has finished, and
 in a last one some steps are profiled. Measured:
 
-s per epoch      of all seeds together; median (least-most) of the timed epochs
+s per epoch      of all seeds together, which are trained as one stack; median (least-most) of the timed epochs
 kernels a step   what ran on the GPU in the profiled steps, copies included (on a CPU: outermost operators)
 busy             time of the kernels of a step over the time of a step. The first comes from the profile, the second
                  from the timed epochs, because a profiled step takes longer than others. On a GPU only
@@ -38,9 +38,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.generated import histories, write
 from benchmarks.turns import Timed, machine, short, table, write_section
+from mmbench.cell import Cell
 from mmbench.config import parse_value
 from mmbench.data.store import Prepared
-from mmbench.experiment import Cell
 from mmbench.results import RunRecord
 from mmbench.run import Overrides, execute, plan
 from mmbench.runtime import pick_device
@@ -120,6 +120,9 @@ class Listener:
         self.gauges.append(Gauge(self.device, self.last))
         return self.gauges[-1]
 
+    def begins_stack(self, cells: Sequence[Cell], number: int, total: int) -> Gauge:
+        return self.begins(cells[0], number, total)
+
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
     def waiting(self, cell: Cell) -> None: ...
     def queued(self, cells: Sequence[Cell], jobs: int) -> None: ...
@@ -136,7 +139,7 @@ class Row:
     settings: dict[str, Any]
     reason: str = ""  # why there are no numbers
     epoch: tuple[float, ...] = ()  # seconds of all seeds together, each timed epoch
-    steps: int = 0  # of an epoch, of all trainings
+    steps: int = 0  # of an epoch; seeds in a stack take theirs together
     kernels: float = 0.0
     busy: float = 0.0  # seconds of kernels a step
     memory: int = 0
@@ -160,8 +163,8 @@ class Row:
 
 
 def train(cells: Sequence[Cell], listener: Listener, device: str) -> list[RunRecord]:
-    """Train and rank all seeds of one configuration: one after another."""
-    return execute(cells, watcher=listener, device=device)
+    """Train and rank all seeds of one configuration, as one stack."""
+    return execute(cells, watcher=listener, device=device, stack=len(cells))
 
 
 def measure(
@@ -196,7 +199,7 @@ def measure(
 
 
 def epoch_seconds(cells: Sequence[Cell]) -> tuple[float, ...]:
-    """Seconds of every epoch, those of all seeds added up."""
+    """Seconds of every epoch, those of all seeds added up; the log of a seed in a stack has its share."""
     logs = [[json.loads(line) for line in (one.path / LOG).read_text().splitlines()] for one in cells]
     return tuple(sum(line["seconds"] for line in lines) for lines in zip(*logs, strict=True))
 

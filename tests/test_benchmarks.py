@@ -71,7 +71,7 @@ def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     assert all(not one["reason"] and len(one["epoch"]) == 2 for one in rows)
     assert all(one["kernels"] > 100 and one["memory"] > 2**20 and one["ranking"] > 0 for one in rows)
     steps = {(one["model"], one["seeds"]): one["steps"] for one in rows}
-    assert all(steps[model, 2] == 2 * steps[model, 1] for model in ("sasrec", "hm4sr"))
+    assert all(0 < steps[model, 2] == steps[model, 1] for model in ("sasrec", "hm4sr"))  # a stack
     assert sum(line.startswith("| games-small |") for line in table.read_text().splitlines()) == len(rows)
 
 
