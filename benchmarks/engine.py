@@ -85,7 +85,7 @@ def step_of(
     number = iter(range(10**9))
 
     def work() -> None:
-        batch = batcher.training(rows[steps[next(number) % len(steps)]])
+        batch = batcher.training(steps[next(number) % len(steps)])
         optimizer.zero_grad(set_to_none=True)
         sum(model.loss(batch).values()).backward()
         optimizer.step()

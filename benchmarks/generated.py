@@ -13,10 +13,12 @@ import numpy as np
 
 from mmbench.data.protocol import PROTOCOLS
 from mmbench.data.store import Prepared, write_prepared
+from mmbench.features.store import MODALITIES, write_features
 
 USERS, ITEMS = 22_363, 12_101
 LEAST, LONGEST = 5, 300
 START, DAY = 1_300_000_000, 86_400
+CATEGORIES, OF_ITEM = 200, 3
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,19 @@ class Histories:
         return len(self.offsets) - 1
 
 
-def histories(n_users: int = USERS, n_items: int = ITEMS, seed: int = 0) -> Histories:
-    """Every item occurs where there are events enough; times are whole days, some events share one."""
+def histories(
+    n_users: int = USERS, n_items: int = ITEMS, seed: int = 0, *, n_events: int | None = None
+) -> Histories:
+    """Every item occurs where there are events enough; times are whole days, some events share one.
+
+    With `n_events` the lengths are stretched, and then changed by one for some users, until they add up to it.
+    """
     rng = np.random.default_rng(seed)
-    lengths = np.minimum(LEAST + (rng.pareto(2.6, n_users) * 7).astype(np.int64), LONGEST)
+    scale = 7 if n_events is None else 1.6 * (n_events / n_users - LEAST + 0.5)
+    lengths = np.minimum(LEAST + (rng.pareto(2.6, n_users) * scale).astype(np.int64), LONGEST)
+    while missing := 0 if n_events is None else n_events - int(lengths.sum()):
+        able = np.flatnonzero((lengths > LEAST) | (missing > 0))
+        lengths[rng.choice(able, min(abs(missing), len(able)), replace=False)] += np.sign(missing)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     n_events = int(offsets[-1])
     once = np.tile(np.arange(1, n_items + 1), min(LEAST, n_events // n_items))
@@ -49,8 +60,9 @@ def histories(n_users: int = USERS, n_items: int = ITEMS, seed: int = 0) -> Hist
     return Histories(items, times, offsets, n_items)
 
 
-def write(data_dir: Path, name: str, made: Histories) -> Prepared:
-    """The histories as a prepared data set without texts, pictures and categories."""
+def write(data_dir: Path, name: str, made: Histories, *, features: int = 0) -> Prepared:
+    """The histories as a prepared data set without titles; with random features so wide, and random categories."""
+    rng = np.random.default_rng(0)
     protocol: dict[str, Any] = {**PROTOCOLS["clean"], "name": "clean", "ties": "file"}
     counts = {"users": made.n_users, "items": made.n_items, "interactions": len(made.items)}
     blank = {"title": "", "brand": "", "categories": [], "text": "", "image": None}
@@ -58,9 +70,18 @@ def write(data_dir: Path, name: str, made: Histories) -> Prepared:
         "name": name, "dataset": name, "title": name, "synthetic": True, "protocol": protocol, "counts": counts,
         "statistics": {}, "printed": {}, "raw": [], "images": None, "created": 0.0,
     }  # fmt: skip
-    return write_prepared(
+    of_item = OF_ITEM if features else 0
+    owned = rng.integers(0, CATEGORIES // OF_ITEM, (made.n_items, of_item)) * OF_ITEM + np.arange(of_item)
+    prepared = write_prepared(
         data_dir=data_dir, manifest=manifest, items=made.items, times=made.times, offsets=made.offsets,
         item_records=[{"id": f"i{number:07}", **blank} for number in range(made.n_items)],
         user_ids=[f"u{number:07}" for number in range(made.n_users)],
-        categories=([], np.zeros(0, np.int64), np.zeros(made.n_items + 1, np.int64)),
+        categories=(
+            [f"c{number:03}" for number in range(CATEGORIES if features else 0)],
+            owned.reshape(-1), np.arange(made.n_items + 1) * of_item,
+        ),
     )  # fmt: skip
+    for modality in MODALITIES if features else ():
+        values = rng.standard_normal((made.n_items + 1, features), dtype=np.float32)
+        write_features(prepared, modality, "random", values, np.ones(len(values), bool), {"settings": {}})
+    return prepared

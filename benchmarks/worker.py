@@ -99,8 +99,9 @@ class Contestant:
         torch.manual_seed(1)
         model = entry.load()(model_config, make_catalog(data, view, spec, self.config.max_len))
         self.trainer = Trainer(model, view, lambda _: 0.0, self.config, seed=1, folder=folder)
-        self.stage = model.stages[-1]
-        self.optimizer = self.trainer._start(self.stage)
+        self.trainer.progress.stage = len(model.stages) - 1
+        self.stage = self.trainer.stage
+        self.trainer._start()
         self.noise = torch.Generator().manual_seed(1)
         self.order = np.random.default_rng(1)
         self.rows, self.steps = self._plan()
@@ -112,7 +113,7 @@ class Contestant:
             "parameters": sum(one.numel() for one in model.parameters()),
         }  # fmt: skip
 
-    def _plan(self, samples: str | None = None) -> tuple[Rows, list[np.ndarray]]:
+    def _plan(self, samples: str | None = None) -> tuple[Rows, list[Rows]]:
         kind = samples or self.trainer.samples_of(self.stage)
         rows = plan_rows(self.trainer.view.offsets, kind, self.config.max_len)
         size, unit = self.config.batch_size, self.config.batch_unit
@@ -121,8 +122,7 @@ class Contestant:
     def _stream(self) -> Iterator[Rows]:
         """Steps of one epoch after the other. The last step of an epoch is smaller, as in a real one."""
         while True:
-            for chosen in self.steps:
-                yield self.rows[chosen]
+            yield from self.steps
             self.steps = self._plan()[1]
 
     def plan(self, samples: str | None = None) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Contestant:
         clock, loss = Clock(), 0.0
         while done < steps or time.perf_counter() - clock.began < seconds:
             rows = next(self.coming)
-            terms = self.trainer._step(self.optimizer, rows, self.noise)
+            terms = self.trainer._step(rows, self.noise)
             loss, done, targets = float(sum(terms.values())), done + 1, targets + self._learned(rows)
         return {**clock.read(), "steps": done, "targets": targets, "loss": loss}
 

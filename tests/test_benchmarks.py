@@ -1,5 +1,6 @@
 """The benchmarks run, on very small data and without timing anything; RecBole only where an environment is named."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.generated import ITEMS, USERS, histories
+from benchmarks.generated import ITEMS, LEAST, USERS, histories
+from benchmarks.gpu import HEADER, SHAPES, Gauge, Row
 from benchmarks.turns import Timed, write_section
 from tests.prepared import ROOT, environment
 
@@ -53,6 +56,71 @@ def test_scaling_runs(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     found = results["hm4sr"]["users x16, items x1"] if "hm4sr" in results else results
     assert found["memory"] > 2**20
     assert all(one > 0 for name in ("step", "epoch", "ranking", "plan", "batch") for one in found[name])
+
+
+def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    found = run(
+        "gpu", tmp_path, "--device", "cpu", "--data", "games", "--models", "sasrec", "hm4sr", "--seeds", "1", "2",
+        "--vary", "matmul", "float32", "bfloat16", "--epochs", "2", "--out", str(table),
+    )  # fmt: skip
+    rows = found["results"]
+    assert [(one["model"], one["seeds"], one["settings"]["matmul"]) for one in rows] == [
+        *itertools.product(("sasrec", "hm4sr"), (1, 2), ("float32", "bfloat16"))
+    ]
+    assert all(not one["reason"] and len(one["epoch"]) == 2 for one in rows)
+    assert all(one["kernels"] > 100 and one["memory"] > 2**20 and one["ranking"] > 0 for one in rows)
+    steps = {(one["model"], one["seeds"]): one["steps"] for one in rows}
+    assert all(0 < steps[model, 2] == steps[model, 1] for model in ("sasrec", "hm4sr"))  # a stack
+    assert sum(line.startswith("| games-small |") for line in table.read_text().splitlines()) == len(rows)
+
+
+def test_gpu_tells_why_there_are_no_numbers(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    arguments = ("--device", "cpu", "--data", "beauty", "--models", "sasrec", "--out", str(table))
+    (row,) = run("gpu", tmp_path, *arguments, "--vary", "lr", "1e30")["results"]
+    assert row["reason"].startswith("failed: ")
+    assert row["reason"] in table.read_text()
+
+
+def test_a_row_of_the_gpu_table_compares_one_seed_with_the_official_log() -> None:
+    row = Row(
+        data="games",
+        model="hm4sr",
+        seeds=2,
+        settings={},
+        epoch=(2.9, 3.0, 9.0),
+        steps=300,
+        kernels=1000.0,
+        busy=0.004,
+    )
+    cells = dict(zip(HEADER, row.cells(), strict=True))
+    assert cells["s per epoch and seed"] == "1.50"
+    assert cells["official log"] == "40.0 to 45.3 x"
+    assert cells["busy"] == "40%"
+
+
+def test_a_gauge_profiles_the_steps_between_two_calls_of_the_last_epoch() -> None:
+    gauge = Gauge("cpu", last=2)
+    for epoch in (1, 2):
+        for step in (2, 4, 6):
+            gauge.step(epoch, step, 6, {})
+            torch.ones(3).add(1).mul(2)
+    assert gauge.n_steps == 6
+    assert gauge.kernels == 3 / 2  # ones, add and mul, once in two steps
+    short = Gauge("cpu", last=1)
+    short.step(1, 5, 5, {})  # one call only
+    assert short.profiler is None
+    assert short.kernels == 0
+
+
+def test_generated_histories_add_up_to_the_wanted_interactions() -> None:
+    for users, items, events in SHAPES.values():
+        made = histories(users, items, n_events=events)
+        lengths = np.diff(made.offsets)
+        assert (made.n_users, made.n_items, len(made.items)) == (users, items, events)
+        assert lengths.min() == LEAST
+        assert np.bincount(made.items, minlength=items + 1)[1:].min() >= 5
 
 
 def test_generated_histories_have_the_shape_of_beauty() -> None:

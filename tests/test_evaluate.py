@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench import evaluate
 from mmbench.data.split import make_split
 from mmbench.data.store import Prepared
 from mmbench.data.views import TargetView, target_view
@@ -236,6 +237,62 @@ def test_scores_are_not_changed_by_masking() -> None:
     seen = torch.arange(5), torch.arange(5)
     count(scores, torch.ones(U, dtype=torch.int64), seen=seen)
     assert torch.equal(scores, before)
+
+
+def brute_force(scores: np.ndarray, target: np.ndarray, seen: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(greater, equal) of each row, one candidate after the other."""
+    found = []
+    for row, own in enumerate(target - 1):
+        rivals = [j for j in range(scores.shape[1]) if j != own and (row, j) not in seen]
+        above = sum(bool(scores[row, j] > scores[row, own]) for j in rivals)
+        found.append((above, sum(bool(scores[row, j] == scores[row, own]) for j in rivals)))
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_items", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("compared", [1, 40, 10_000])
+def test_counts_agree_with_brute_force(
+    monkeypatch: pytest.MonkeyPatch, compared: int, n_items: int, dtype: torch.dtype
+) -> None:
+    """Few levels, so ties; some rivals at -inf; seen items with repeats and targets among them; borders of blocks."""
+    monkeypatch.setattr(evaluate, "COMPARED_AT_ONCE", {"cpu": compared})
+    rng = np.random.default_rng(compared + n_items)
+    for n_rows in (1, 2, 3, 13):
+        target = rng.integers(1, n_items + 1, n_rows)
+        values = rng.integers(-2, 3, (n_rows, n_items)) * np.float64(0.1)
+        gone = rng.random(values.shape) < 0.2
+        gone[np.arange(n_rows), target - 1] = False
+        values[gone] = -np.inf
+        # Padding beyond the catalogue, as in the buffer of a product, that would win every comparison.
+        padded = torch.full((n_rows, n_items + 5), float("inf"), dtype=dtype)
+        padded[:, :n_items] = torch.from_numpy(values)
+        row, item = rng.integers(0, n_rows, 20), rng.integers(0, n_items, 20)
+        for seen in (None, (torch.from_numpy(row), torch.from_numpy(item))):
+            pairs = set() if seen is None else set(zip(row.tolist(), item.tolist(), strict=True))
+            greater, equal = count(padded[:, :n_items], torch.from_numpy(target), seen=seen)
+            expected = brute_force(padded[:, :n_items].numpy(), target, pairs)
+            assert list(zip(greater.tolist(), equal.tolist(), strict=True)) == expected
+
+
+def test_a_nan_in_a_later_block_names_its_own_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "COMPARED_AT_ONCE", {"cpu": 4 * N})
+    view, table = random_view(n_users=U, n_items=N), random_table()
+    index = np.argsort(np.diff(view.offsets), kind="stable")[-1]  # the last that is ranked
+    user = int(view.user[index])
+    table[user, int(view.target[index]) % N] = float("nan")
+    with pytest.raises(RunError, match=rf"user number {user} "):
+        rank(Written(table), view)
+
+
+@pytest.mark.parametrize(("others", "expected"), [(1.0, "greater"), (0.0, "equal")])
+def test_more_rivals_than_float32_can_count_one_by_one(others: float, expected: str) -> None:
+    n_items = 2**24 + 4
+    scores = torch.full((1, n_items), others)
+    scores[0, 6] = 0.0
+    greater, equal = count(scores, torch.tensor([7]))
+    found = {"greater": int(greater), "equal": int(equal)}
+    assert found == {"greater": 0, "equal": 0, expected: n_items - 1}
 
 
 def test_views_of_prepared_data_hold_what_they_say(toy: Prepared) -> None:
