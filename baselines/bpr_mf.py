@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmbench.config import NonNegativeFloat, PositiveInt
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.losses import bpr
+from mmbench.nn.losses import bpr, dots, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,25 +82,18 @@ class BPRMF(Recommender[BPRMFConfig]):
         return table if self.item_bias is None else torch.cat([table, self.item_bias.weight[1:]], 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.target is not None
-        assert batch.negatives is not None
-        user = self.user_emb(batch.user)
-        positive, negative = self.item_emb(batch.target), self.item_emb(batch.negatives)  # [T, D], [T, K, D]
-        positive_score = (user * positive).sum(-1)
-        negative_score = (negative @ user[:, :, None])[..., 0]
-        positive_bias: Tensor | None = None
-        if self.item_bias is not None:
-            positive_bias = self.item_bias(batch.target)
-            positive_score = positive_score + positive_bias[:, 0]
-            negative_score = negative_score + self.item_bias(batch.negatives)[..., 0]
-        terms = {"bpr": bpr(positive_score, negative_score)}
-        penalty = self._penalty(user, positive, negative, positive_bias)
+        ids = pairs(batch.target, batch.negatives)  # [T, 1 + K]
+        user, items = self.user_emb(batch.user), self.item_emb(ids)
+        bias = None if self.item_bias is None else self.item_bias(ids)[..., 0]
+        scores = dots(user, items) if bias is None else dots(user, items) + bias
+        terms = {"bpr": bpr(scores[:, 0], scores[:, 1:])}
+        penalty = self._penalty(user, items, bias)
         return terms if penalty is None else terms | {"reg": penalty}
 
-    def _penalty(
-        self, user: Tensor, positive: Tensor, negative: Tensor, bias: Tensor | None
-    ) -> Tensor | None:
+    def _penalty(self, user: Tensor, items: Tensor, bias: Tensor | None) -> Tensor | None:
+        """user [T, D], items [T, 1 + K, D] and bias [T, 1 + K] of the step's targets and negatives."""
         config, n = self.config, max(len(user), 1)
+        positive, negative = items[:, 0], items[:, 1:]
         if config.reg == "mmrec":  # unsquared norms: the gradient's length does not depend on the vectors
             if not config.reg_weight:
                 return None
@@ -113,5 +106,5 @@ class BPRMF(Recommender[BPRMFConfig]):
             w * part.square().sum() for w, part in zip(weights, (user, positive, negative), strict=True)
         )
         if bias is not None:
-            total = total + weights[1] * bias.square().sum()
+            total = total + weights[1] * bias[:, 0].square().sum()
         return torch.as_tensor(total) / (2 * n)

@@ -29,7 +29,7 @@ from mmbench.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probab
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout
-from mmbench.nn.losses import cross_entropy
+from mmbench.nn.losses import cross_entropy, item_scores
 
 Activation = Literal["relu", "tanh", "sigmoid", "identity"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -231,8 +231,8 @@ class Caser(Recommender[CaserConfig]):
         assert batch.negatives is not None
         used, targets, is_target = self.targets(batch)
         state = self.state(self.windows(batch)[used], batch.user[used])
-        positive = torch.einsum("td,tkd->tk", state, table[targets - 1])[is_target]
-        negative = torch.einsum("td,tkd->tk", state, table[batch.negatives[used] - 1])
+        scores = item_scores(state, table, torch.cat([targets, batch.negatives[used]], 1))
+        positive, negative = scores[:, : targets.shape[1]][is_target], scores[:, targets.shape[1] :]
         return F.softplus(-positive).mean() + F.softplus(negative).mean()
 
     def _norms(self) -> Tensor:

@@ -27,7 +27,7 @@ from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import init_normal
-from mmbench.nn.losses import bpr, cross_entropy
+from mmbench.nn.losses import next_item
 from mmbench.nn.mlp import MLPEncoder, shift
 
 Feature = Literal["category", "text", "image"]
@@ -111,7 +111,7 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
     @property
     def needs(self) -> Needs:
         return Needs(
-            layout="fixed", samples=("prefix",), causal=False, n_negatives=int(self.config.loss == "bpr")
+            layout="fixed", samples=("prefix",), causal=False, n_negatives=int(self.config.loss != "ce")
         )
 
     def extra_state(self) -> dict[str, Any]:
@@ -133,11 +133,5 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        query = self.query(batch)
-        assert batch.target is not None
-        if self.config.loss == "ce":
-            return {"ce": cross_entropy(query, self.item_table(), batch.target)}
-        assert batch.negatives is not None
-        positive = (query * self.item_emb(batch.target)).sum(-1)
-        negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
-        return {"bpr": bpr(positive, negative)}
+        kind, query, table = self.config.loss, self.query(batch), self.item_table()
+        return {kind: next_item(kind, query, table, batch.target, batch.negatives)}

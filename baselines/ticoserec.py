@@ -34,7 +34,7 @@ from mmbench.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveF
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout, PostNormEncoder, init_normal
-from mmbench.nn.losses import bce, nce
+from mmbench.nn.losses import nce, next_item
 
 BLOCK = 1024  # items whose similarities to all others are held at once
 SHORT = 3  # the first three of the operations in `augment` are for short histories too
@@ -375,10 +375,8 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         return torch.cat(found)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        config = self.config
-        assert batch.target is not None
-        assert batch.negatives is not None
-        terms, (item_seq, slot) = {}, self.aligned(batch)
+        config, terms = self.config, {}
+        item_seq, slot = self.aligned(batch)
         if self.epoch > config.contrast_warm_up and config.contrast_weight:
             hidden = self.encode(torch.cat([item_seq, self.views(batch)]))
             own, a, b = hidden.flatten(1).chunk(3)  # each [R, L D]
@@ -386,6 +384,5 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
             query = own.reshape(-1, config.hidden_dim).index_select(0, slot)
         else:
             query = self.encode(item_seq, slot)
-        positive = (query * self.item_emb(batch.target)).sum(-1)
-        negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
-        return {"bce": bce(positive, negative), **terms}
+        own_term = next_item("bce", query, self.item_table(), batch.target, batch.negatives)
+        return {"bce": own_term, **terms}
