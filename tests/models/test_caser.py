@@ -16,7 +16,8 @@ from tests.models.toy import (
     MAX_LEN,
     catalog_of,
     history_batch,
-    overfit,
+    learns_by_heart,
+    random_fives,
     toy_catalog,
     toy_model,
     toy_view,
@@ -299,25 +300,14 @@ def test_users_without_a_target_have_no_random_vector() -> None:
 @EACH
 def test_overfits_64_sequences(name: str) -> None:
     """Every user has the same vector, so that the window must tell them apart."""
-    generator = torch.Generator().manual_seed(0)
-    histories = [torch.randint(1, 65, (5,), generator=generator).tolist() for _ in range(64)]
-    view = view_of(histories)
+    histories = random_fives()
     settings = {"loss": "ce", "n_targets": 1, "train_windows": "every"} if name == "caser:official" else {}
-    catalog = catalog_of(view, n_items=64, features=False)
+    catalog = catalog_of(view_of(histories), n_items=64, features=False)
     model = toy_model(name, catalog, hidden_dim=48, dropout=0.0, reg_weight=0.0, **settings)
     with torch.no_grad():
         model.user_emb.weight.zero_()
     model.user_emb.weight.requires_grad_(False)
-    batch = training_batch(model, view)
-    last = history_batch(model, [one[:4] for one in histories])
-    target = torch.tensor([one[4] for one in histories])
-
-    def done() -> bool:
-        with torch.no_grad():
-            return bool((model.score(last).argmax(1) + 1 == target).all())
-
-    overfit(model, lambda: model.loss(batch)["ce"], done, lr=1e-2, n_steps=400)
-    assert done()
+    assert learns_by_heart(model, histories, lr=1e-2, n_steps=400)
 
 
 @pytest.mark.parametrize(
