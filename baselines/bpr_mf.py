@@ -93,18 +93,16 @@ class BPRMF(Recommender[BPRMFConfig]):
     def _penalty(self, user: Tensor, items: Tensor, bias: Tensor | None) -> Tensor | None:
         """user [T, D], items [T, 1 + K, D] and bias [T, 1 + K] of the step's targets and negatives."""
         config, n = self.config, max(len(user), 1)
-        positive, negative = items[:, 0], items[:, 1:]
         if config.reg == "mmrec":  # unsquared norms: the gradient's length does not depend on the vectors
             if not config.reg_weight:
                 return None
-            return config.reg_weight * (user.norm() + positive.norm() + negative.norm()) / n
+            return config.reg_weight * (user.norm() + items[:, 0].norm() + items[:, 1:].norm()) / n
         own = (config.user_reg, config.positive_reg, config.negative_reg)
         weights = own if config.reg == "paper" else (config.reg_weight,) * 3
         if not any(weights):
             return None
-        total = sum(
-            w * part.square().sum() for w, part in zip(weights, (user, positive, negative), strict=True)
-        )
+        squares = items.square().sum(-1)  # [T, 1 + K]
         if bias is not None:
-            total = total + weights[1] * bias[:, 0].square().sum()
-        return torch.as_tensor(total) / (2 * n)
+            squares = squares + bias.square()
+        parts = (user.square().sum(), squares[:, 0].sum(), squares[:, 1:].sum())
+        return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum() / (2 * n)
