@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmbench.config import Fraction, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, PostNormEncoder
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, zero_padding
 from mmbench.nn.losses import cross_entropy
 
 
@@ -40,8 +40,7 @@ class BERT4RecConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 def draw_mask(batch: Batch, *, mask_ratio: float, last_only: float) -> Tensor:
@@ -89,8 +88,7 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
                 nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:

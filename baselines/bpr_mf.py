@@ -105,4 +105,5 @@ class BPRMF(Recommender[BPRMFConfig]):
         if bias is not None:
             squares = squares + bias.square()
         parts = (user.square().sum(), squares[:, 0].sum(), squares[:, 1:].sum())
-        return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum() / (2 * n)
+        total = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
+        return total / (2 * n)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from mmbench.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, init_normal
+from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal
 from mmbench.nn.losses import cross_entropy, nce
 
 # States that a contrastive term compares: h, its second pass h', the pass h_s of a prefix with the same target.
@@ -63,8 +63,7 @@ class FEARecConfig:  # defaults: official script for Beauty
     zero_padding: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
         if self.freq_weight and self.contrast != "us_x":
             raise ValueError(f"freq_weight belongs to contrast = 'us_x' (got {self.contrast!r})")
 

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout
+from mmbench.nn.layers import Dropout, zero_padding
 from mmbench.nn.losses import next_item
 
 CandidateLoss = Literal["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"]
@@ -121,8 +121,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
             nn.init.xavier_normal_(self.item_emb.weight)
             nn.init.xavier_uniform_(self.gru[0].weight_ih_l0)  # type: ignore[arg-type]
             nn.init.xavier_uniform_(self.gru[0].weight_hh_l0)  # type: ignore[arg-type]
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:

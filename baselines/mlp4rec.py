@@ -26,7 +26,7 @@ from mmbench.config import PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.features import FeatureTable
-from mmbench.nn.layers import init_normal
+from mmbench.nn.layers import init_normal, zero_padding
 from mmbench.nn.losses import next_item
 from mmbench.nn.mlp import MLPEncoder, shift
 
@@ -101,8 +101,7 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
         for name, mlp in self.encoder.mlps.items():
             if name == "channel" or self.config.mixing == "parallel":
                 init_normal(mlp, std=0.02)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @classmethod
     def reads(cls, config: MLP4RecConfig, modality: str) -> bool:

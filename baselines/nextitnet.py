@@ -28,7 +28,7 @@ from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.convolution import BlockKind, CausalConvEncoder
-from mmbench.nn.layers import Dropout, at
+from mmbench.nn.layers import Dropout, at, zero_padding
 from mmbench.nn.losses import item_scores, next_item
 
 
@@ -92,8 +92,7 @@ class NextItNet(Recommender[NextItNetConfig]):
             nn.init.uniform_(self.item_emb.weight, -bound, bound)
             nn.init.xavier_normal_(self.out.weight)
             nn.init.constant_(self.out.bias, 0.1)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:

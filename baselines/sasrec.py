@@ -17,13 +17,19 @@ the left, so the oldest kept item has position 0 (the authors pad on the left: t
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, PostNormEncoder, PreQueryEncoder, init_normal
+from mmbench.nn.layers import (
+    Dropout,
+    PostNormEncoder,
+    PreQueryEncoder,
+    check_heads,
+    init_normal,
+    zero_padding,
+)
 from mmbench.nn.losses import next_item
 
 
@@ -40,8 +46,7 @@ class SASRecConfig:
     l2_emb: NonNegativeFloat = 0.0  # official: weight of the squared norms of both tables
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 class SASRec(Recommender[SASRecConfig]):
@@ -74,8 +79,7 @@ class SASRec(Recommender[SASRecConfig]):
                     nn.init.zeros_(module.bias)
         else:
             init_normal(self, std=0.02)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:

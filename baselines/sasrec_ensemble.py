@@ -27,7 +27,7 @@ from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs
 from mmbench.nn.ensemble import Ensemble, EnsembleConfig
 from mmbench.nn.features import FeatureTable, look_up
-from mmbench.nn.layers import Dropout, PreQueryEncoder
+from mmbench.nn.layers import Dropout, PreQueryEncoder, check_heads, zero_padding
 from mmbench.nn.losses import bce, dots, pairs
 
 
@@ -42,8 +42,7 @@ class SASRecEnsembleConfig(EnsembleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 class SASRecMember(nn.Module):
@@ -75,8 +74,7 @@ class SASRecMember(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
         if isinstance(self.items, nn.Embedding):
-            with torch.no_grad():
-                self.items.weight[0].zero_()
+            zero_padding(self.items)
 
     def forward(self, batch: Batch, vectors: Tensor) -> Tensor:
         """Item vectors of the batch [R, W, D] -> states f at its slots [T, D]."""

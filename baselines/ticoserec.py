@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from mmbench.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, PostNormEncoder, init_normal
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
 from mmbench.nn.losses import nce, next_item
 
 BLOCK = 1024  # items whose similarities to all others are held at once
@@ -64,8 +64,7 @@ class TiCoSeRecConfig:  # defaults: official code, but for the width
     online_warm_up: NonNegativeInt = 80  # epochs before the item embeddings are asked for similar items
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 # -- operations: items int64 [R, W] (oldest first, right padded by 0), length int64 [R], gaps int64 [R, W] -----------

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mmbench.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, at, dropout, init_normal
+from mmbench.nn.layers import Dropout, at, check_heads, dropout, init_normal, zero_padding
 from mmbench.nn.losses import next_item
 
 
@@ -49,8 +49,7 @@ class TiSASRecConfig:
     l2_norm: Literal["squared", "plain"] = "squared"  # "plain": the PyTorch port's penalty
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 def personal_unit(catalog: Catalog) -> Tensor:
@@ -191,8 +190,7 @@ class TiSASRec(Recommender[TiSASRecConfig]):
             for parameter in self.parameters():
                 if parameter.dim() == 2:
                     nn.init.xavier_uniform_(parameter)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:

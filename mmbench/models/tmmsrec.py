@@ -41,7 +41,7 @@ from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.calendar import civil_date
 from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.features import FeatureTable, available, look_up
-from mmbench.nn.layers import Dropout, PreQueryEncoder, at
+from mmbench.nn.layers import Dropout, PreQueryEncoder, at, check_heads, zero_padding
 from mmbench.nn.losses import bce, dots, pairs
 from mmbench.nn.mlp import MLPEncoder
 
@@ -73,8 +73,7 @@ class TMMSRecConfig:
                 f"hidden_dim {self.hidden_dim} is not divisible by 6 (TIE turns blocks of six dims, "
                 f"a pair each for year, month and day); use {near}"
             )
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(
                 f"modalities {list(self.modalities)} must name at least one of id, text, image, each once"
@@ -232,8 +231,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             elif is_attention or (part == "out" and name.endswith("bias")) or name.startswith("features."):
                 nn.init.zeros_(parameter)
         if "id" in self.modalities:
-            with torch.no_grad():
-                self.item_emb.weight[0].zero_()
+            zero_padding(self.item_emb)
 
     @classmethod
     def reads(cls, config: TMMSRecConfig, modality: str) -> bool:

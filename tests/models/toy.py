@@ -180,7 +180,7 @@ def gradients(model: Recommender[Any], batch: Batch) -> tuple[float, dict[str, T
 
 
 def loss_by_hand(kind: str, scores: Tensor, batch: Batch) -> Tensor:
-    """`kind` ("ce", "bce" or "bpr") of scores [T, N], column i - 1 = item i, with targets and negatives of the batch."""
+    """`kind` ("ce", "bce" or "bpr") of scores [T, N], column i - 1 = item i, for the batch's targets, negatives."""
     assert batch.target is not None
     own = scores.gather(1, batch.target[:, None] - 1)  # [T, 1]
     if kind == "ce":
