@@ -232,8 +232,8 @@ class Caser(Recommender[CaserConfig]):
         used, targets, is_target = self.targets(batch)
         state = self.state(self.windows(batch)[used], batch.user[used])
         scores = item_scores(state, table, torch.cat([targets, batch.negatives[used]], 1))
-        positive, negative = scores[:, : targets.shape[1]][is_target], scores[:, targets.shape[1] :]
-        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+        positive, negative = scores[:, : targets.shape[1]], scores[:, targets.shape[1] :]
+        return (F.softplus(-positive) * is_target).sum() / is_target.sum() + F.softplus(negative).mean()
 
     def _norms(self) -> Tensor:
         """Sum of the Frobenius norms (not squared) of the tables, the filters and the maps."""

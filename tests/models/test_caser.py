@@ -1,12 +1,14 @@
 """Caser: section "How to check" of its specification."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import vmap
 
 from mmbench.data.rows import Batcher, last_rows
 from mmbench.errors import UsageError
@@ -259,6 +261,23 @@ def test_official_loss_by_hand() -> None:
         assert not owned[int(batch.user[k])] & set(batch.negatives[k].tolist())
     expected = -torch.stack(positive).mean() - torch.stack(negative).mean()
     torch.testing.assert_close(model.loss(batch)["bce"], expected)
+
+
+def test_sampled_losses_of_two_models_at_once() -> None:
+    """`stackable` with one target a window: neither batch decides a shape."""
+    models = [make(loss="bce", reg_weight=0.0, seed=seed) for seed in (1, 2)]
+    assert models[0].needs.stackable
+    assert not make("caser:official").needs.stackable
+    batches = [training_batch(models[0], toy_view(), seed=seed) for seed in (1, 2)]
+    keys = ("item_seq", "position", "slot", "user", "target", "negatives")
+    stacked = {key: torch.stack([getattr(one, key) for one in batches]) for key in keys}
+    tables = torch.stack([model.item_table() for model in models])
+
+    def loss(tensors: dict[str, Tensor], table: Tensor) -> Tensor:
+        return models[0]._bce(replace(batches[0], **tensors), table)
+
+    singles = [loss({key: one[k] for key, one in stacked.items()}, tables[k]) for k in (0, 1)]
+    torch.testing.assert_close(vmap(loss)(stacked, tables), torch.stack(singles))
 
 
 def test_regulariser_is_the_sum_of_plain_norms() -> None:
