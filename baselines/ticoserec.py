@@ -334,7 +334,9 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="fixed", samples=("last-window",), n_negatives=1)
+        # Views are as wide as the longest history of a step, which differs between the seeds of a stack.
+        is_stackable = not self.config.contrast_weight
+        return Needs(layout="fixed", samples=("last-window",), n_negatives=1, stackable=is_stackable)
 
     @torch.no_grad()
     def start_epoch(self, epoch: int) -> None:
