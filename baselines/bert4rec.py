@@ -3,7 +3,9 @@ CIKM 2019, doi 10.1145/3357384.3357895.  Official code: github.com/FeiSun/BERT4R
 Replication study: Petrov and Macdonald, RecSys 2022, doi 10.1145/3523227.3548487.
 
 A bidirectional Transformer learns to fill in masked items of a history; to recommend, a [MASK] is put after the last
-item. Axes: R rows, W width, D hidden, P masked places of a step, T histories, N items; the mask token is id N + 1.
+item.
+
+Axes: R rows, W width, D hidden, P masked places of a step, T histories, N items; the mask token is id N + 1.
 Follows: paper sec. 3.3-3.4 (layers, embeddings) encode(), sec. 3.5 (output layer) head(), sec. 3.6 (cloze task)
 draw_mask() and loss().
 Differences: (1) masks are drawn anew in every step, not ten copies made before training. (2) The training sequence ends

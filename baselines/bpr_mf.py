@@ -2,7 +2,9 @@
 No official code; MyMediaLite is by the authors' group.
 
 A user vector and an item vector; a training item of the user shall score above an item that is none. The order of
-events is not used. Axes: T triples (user u, training item i, negative j), K negatives, D width, N items, U users.
+events is not used.
+
+Axes: T triples (user u, training item i, negative j), K negatives, D width, N items, U users.
 Follows: paper sec. 4.3.1 query()/item_table(), Eq. of sec. 4.1 (BPR-Opt) loss().
 Differences: (1) an epoch visits every training event once, shuffled; the paper draws triples with replacement.
 (2) Adam instead of plain stochastic gradient descent (`optimizer = "sgd"`). (3) Fresh uniform negatives per visit;

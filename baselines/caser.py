@@ -1,5 +1,5 @@
 """Caser: Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding. Tang and Wang, WSDM 2018,
-doi 10.1145/3159652.3159656.  The author's PyTorch code: github.com/graytowne/caser_pytorch.
+doi 10.1145/3159652.3159656.  Official code: github.com/graytowne/caser_pytorch.
 
 The embeddings of the newest L items are an image of L rows. Horizontal filters (k rows high, full width) look for
 patterns of k successive items, vertical filters (one column wide, L high) weigh the items by age; both and the

@@ -6,9 +6,9 @@ along time, along channels and across the rows of an event, the same three in ev
 event is compared with the id embeddings, so features act through the row mixer only.
 
 Axes: R histories, L places, K rows of an item (id, then features), D hidden, T targets, N items.
-Follows: the released code; rows() builds the stack, MLPEncoder (mmbench/nn/mlp.py) is the mixer and final LayerNorm.
+Follows: the official code; rows() builds the stack, MLPEncoder (mmbench/nn/mlp.py) is the mixer and final LayerNorm.
 Differences: (1) The padding id has the zero vector and is no class of the softmax; RecBole's initialisation gives it a
-random one that training never changes. (2) A mean over no values is 0; the released code adds 1e-8 to the divisor.
+random one that training never changes. (2) A mean over no values is 0; the official code adds 1e-8 to the divisor.
 (3) Text and image rows (`features`, not in the paper) pass one trained linear map each, and are zero for items
 without. (4) Without features there is one row and no row mixer. (5) The last layer is computed at the predicting place
 only after its time mixing: the other places are read by nobody.
@@ -94,7 +94,7 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
             )
 
     def _init_weights(self) -> None:
-        """N(0, 0.02^2) but for the mixers along time and rows: convolutions in the released code, whose
+        """N(0, 0.02^2) but for the mixers along time and rows: convolutions in the official code, whose
         initialisation is torch's."""
         init_normal(self.item_emb, std=0.02)
         init_normal(self.features, std=0.02)

@@ -7,19 +7,19 @@ that makes the gaps more even. Times act on the views only; encoder and score re
 
 Axes: R rows (one user each), W width of the histories, L max_len, D hidden, T targets, N items, U users.
 Follows: the five operations crop() .. insert(); Histories (gaps, uniform users); SimilarItems; encode(), loss().
-Differences from the paper (P) and the released code (C):
- 1. The most uniform users are left alone as P says; C compares row numbers of a sorted file with user ids.
- 2. Substitute, insert and mask act on the items with the largest (smallest) gaps (P); C uses ranks in the sorted list
+Differences from the paper (P) and the official code (C):
+(1) The most uniform users are left alone as P says; C compares row numbers of a sorted file with user ids.
+(2) Substitute, insert and mask act on the items with the largest (smallest) gaps (P); C uses ranks in the sorted list
     as places, and so acts on other items: `gap_choice = "as-released"`.
- 3. With `neighbours = "hybrid"` the larger of two min-max normalised similarities decides (P); C turns the offline one
+(3) With `neighbours = "hybrid"` the larger of two min-max normalised similarities decides (P); C turns the offline one
     around and scales the online one by limits that stay -1 and 100: `neighbours = "hybrid-as-released"`.
- 4. Crop to two items or fewer takes one item at random of all; C of all but the newest int(rate * length).
- 5. Warm-ups count epochs; C counts drawn samples, and first asks the online similarity one epoch later.
- 6. Negatives are none of the user's training items; C excludes the validation and test items too.
- 7. Users are ranked by training events; C's ranking was made from whole histories.
- 8. The table has no row for the mask id, which C never reads. Ties between similar items: the smaller id; between
+(4) Crop to two items or fewer takes one item at random of all; C of all but the newest int(rate * length).
+(5) Warm-ups count epochs; C counts drawn samples, and first asks the online similarity one epoch later.
+(6) Negatives are none of the user's training items; C excludes the validation and test items too.
+(7) Users are ranked by training events; C's ranking was made from whole histories.
+(8) The table has no row for the mask id, which C never reads. Ties between similar items: the smaller id; between
     gaps: the older event.
- 9. As in C, padding sees everything and its states are part of a view; its row of the table is random and untrained.
+(9) As in C, padding sees everything and its states are part of a view; its row of the table is random and untrained.
 """
 
 from collections.abc import Callable
@@ -359,12 +359,6 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         shift = self.max_len - length[batch.slot // self.max_len]
         return left_pad(batch.item_seq, length, self.max_len), batch.slot + shift
 
-    def query(self, batch: Batch) -> Tensor:
-        return self.encode(*self.aligned(batch))
-
-    def item_table(self) -> Tensor:
-        return self.item_emb.weight[1:]
-
     def views(self, batch: Batch) -> Tensor:
         """Two views of each row's user, left padded [2R, L]."""
         user = batch.user.new_zeros(len(batch.item_seq)).scatter(0, batch.slot // self.max_len, batch.user)
@@ -374,6 +368,12 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
             view = augment(items, gaps, length, similar=self.similar(items), alone=alone, config=self.config)
             found.append(left_pad(*view, self.max_len))
         return torch.cat(found)
+
+    def query(self, batch: Batch) -> Tensor:
+        return self.encode(*self.aligned(batch))
+
+    def item_table(self) -> Tensor:
+        return self.item_emb.weight[1:]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         config, terms = self.config, {}
