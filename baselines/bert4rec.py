@@ -3,7 +3,9 @@ CIKM 2019, doi 10.1145/3357384.3357895.  Official code: github.com/FeiSun/BERT4R
 Replication study: Petrov and Macdonald, RecSys 2022, doi 10.1145/3523227.3548487.
 
 A bidirectional Transformer learns to fill in masked items of a history; to recommend, a [MASK] is put after the last
-item. Axes: R rows, W width, D hidden, P masked places of a step, T histories, N items; the mask token is id N + 1.
+item.
+
+Axes: R rows, W width, D hidden, P masked places of a step, T histories, N items; the mask token is id N + 1.
 Follows: paper sec. 3.3-3.4 (layers, embeddings) encode(), sec. 3.5 (output layer) head(), sec. 3.6 (cloze task)
 draw_mask() and loss().
 Differences: (1) masks are drawn anew in every step, not ten copies made before training. (2) The training sequence ends
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from mmbench.config import Fraction, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, PostNormEncoder
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, zero_padding
 from mmbench.nn.losses import cross_entropy
 
 
@@ -40,8 +42,7 @@ class BERT4RecConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 def draw_mask(batch: Batch, *, mask_ratio: float, last_only: float) -> Tensor:
@@ -89,8 +90,7 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
                 nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:

@@ -2,7 +2,9 @@
 No official code; MyMediaLite is by the authors' group.
 
 A user vector and an item vector; a training item of the user shall score above an item that is none. The order of
-events is not used. Axes: T triples (user u, training item i, negative j), K negatives, D width, N items, U users.
+events is not used.
+
+Axes: T triples (user u, training item i, negative j), K negatives, D width, N items, U users.
 Follows: paper sec. 4.3.1 query()/item_table(), Eq. of sec. 4.1 (BPR-Opt) loss().
 Differences: (1) an epoch visits every training event once, shuffled; the paper draws triples with replacement.
 (2) Adam instead of plain stochastic gradient descent (`optimizer = "sgd"`). (3) Fresh uniform negatives per visit;
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from mmbench.config import NonNegativeFloat, PositiveInt
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.losses import bpr
+from mmbench.nn.losses import bpr, dots, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,36 +84,28 @@ class BPRMF(Recommender[BPRMFConfig]):
         return table if self.item_bias is None else torch.cat([table, self.item_bias.weight[1:]], 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.target is not None
-        assert batch.negatives is not None
-        user = self.user_emb(batch.user)
-        positive, negative = self.item_emb(batch.target), self.item_emb(batch.negatives)  # [T, D], [T, K, D]
-        positive_score = (user * positive).sum(-1)
-        negative_score = (negative @ user[:, :, None])[..., 0]
-        positive_bias: Tensor | None = None
-        if self.item_bias is not None:
-            positive_bias = self.item_bias(batch.target)
-            positive_score = positive_score + positive_bias[:, 0]
-            negative_score = negative_score + self.item_bias(batch.negatives)[..., 0]
-        terms = {"bpr": bpr(positive_score, negative_score)}
-        penalty = self._penalty(user, positive, negative, positive_bias)
+        ids = pairs(batch.target, batch.negatives)  # [T, 1 + K]
+        user, items = self.user_emb(batch.user), self.item_emb(ids)
+        bias = None if self.item_bias is None else self.item_bias(ids)[..., 0]
+        scores = dots(user, items) if bias is None else dots(user, items) + bias
+        terms = {"bpr": bpr(scores[:, 0], scores[:, 1:])}
+        penalty = self._penalty(user, items, bias)
         return terms if penalty is None else terms | {"reg": penalty}
 
-    def _penalty(
-        self, user: Tensor, positive: Tensor, negative: Tensor, bias: Tensor | None
-    ) -> Tensor | None:
+    def _penalty(self, user: Tensor, items: Tensor, bias: Tensor | None) -> Tensor | None:
+        """user [T, D], items [T, 1 + K, D] and bias [T, 1 + K] of the step's targets and negatives."""
         config, n = self.config, max(len(user), 1)
         if config.reg == "mmrec":  # unsquared norms: the gradient's length does not depend on the vectors
             if not config.reg_weight:
                 return None
-            return config.reg_weight * (user.norm() + positive.norm() + negative.norm()) / n
+            return config.reg_weight * (user.norm() + items[:, 0].norm() + items[:, 1:].norm()) / n
         own = (config.user_reg, config.positive_reg, config.negative_reg)
         weights = own if config.reg == "paper" else (config.reg_weight,) * 3
         if not any(weights):
             return None
-        total = sum(
-            w * part.square().sum() for w, part in zip(weights, (user, positive, negative), strict=True)
-        )
+        squares = items.square().sum(-1)  # [T, 1 + K]
         if bias is not None:
-            total = total + weights[1] * bias.square().sum()
-        return torch.as_tensor(total) / (2 * n)
+            squares = squares + bias.square()
+        parts = (user.square().sum(), squares[:, 0].sum(), squares[:, 1:].sum())
+        total = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
+        return total / (2 * n)

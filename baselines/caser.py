@@ -1,5 +1,5 @@
 """Caser: Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding. Tang and Wang, WSDM 2018,
-doi 10.1145/3159652.3159656.  The author's PyTorch code: github.com/graytowne/caser_pytorch.
+doi 10.1145/3159652.3159656.  Official code: github.com/graytowne/caser_pytorch.
 
 The embeddings of the newest L items are an image of L rows. Horizontal filters (k rows high, full width) look for
 patterns of k successive items, vertical filters (one column wide, L high) weigh the items by age; both and the
@@ -29,7 +29,7 @@ from mmbench.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probab
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout
-from mmbench.nn.losses import cross_entropy
+from mmbench.nn.losses import cross_entropy, item_scores
 
 Activation = Literal["relu", "tanh", "sigmoid", "identity"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -231,9 +231,9 @@ class Caser(Recommender[CaserConfig]):
         assert batch.negatives is not None
         used, targets, is_target = self.targets(batch)
         state = self.state(self.windows(batch)[used], batch.user[used])
-        positive = torch.einsum("td,tkd->tk", state, table[targets - 1])[is_target]
-        negative = torch.einsum("td,tkd->tk", state, table[batch.negatives[used] - 1])
-        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+        scores = item_scores(state, table, torch.cat([targets, batch.negatives[used]], 1))
+        positive, negative = scores[:, : targets.shape[1]], scores[:, targets.shape[1] :]
+        return (F.softplus(-positive) * is_target).sum() / is_target.sum() + F.softplus(negative).mean()
 
     def _norms(self) -> Tensor:
         """Sum of the Frobenius norms (not squared) of the tables, the filters and the maps."""

@@ -9,17 +9,17 @@ pulled to the state of another prefix with the same target. Not causal: lags wra
 Axes: R rows, W width (= max_len), M = W // 2 + 1 frequency bins, D hidden, T targets, N items.
 Follows: ramp() the frequency ramp; HybridAttention the two branches and their mix; loss() cross entropy, contrastive
 terms and the frequency regulariser.
-Differences from the paper (P) and the released code (C):
- 1. The regulariser is part of P, off in C's script and here: `freq_weight = 0.1` (variant `regularised`).
- 2. P mixes by gamma; as in C, `spatial_ratio` multiplies the TIME branch.
- 3. Lags in training are those with the largest mean over the batch, in evaluation each history's own (C).
- 4. Padding takes part in the frequency branch with its position vectors and an untrained random row of the table (C),
+Differences from the paper (P) and the official code (C):
+(1) The regulariser is part of P, off in C's script and here: `freq_weight = 0.1` (variant `regularised`).
+(2) P mixes by gamma; as in C, `spatial_ratio` multiplies the TIME branch.
+(3) Lags in training are those with the largest mean over the batch, in evaluation each history's own (C).
+(4) Padding takes part in the frequency branch with its position vectors and an untrained random row of the table (C),
     so states depend on max_len; `zero_padding` keeps it out (variant `zero-padding`).
- 5. The padding id is no class of the softmax.
- 6. Two different prefixes are drawn for each target and the first that is not the prefix itself is used: uniform over
+(5) The padding id is no class of the softmax.
+(6) Two different prefixes are drawn for each target and the first that is not the prefix itself is used: uniform over
     the others, as C's list, without one. A window of the same user with equal items and times is the same prefix.
- 7. RecBole's default settings leave out the time branch, the ramp and the contrastive term: variant `recbole`.
- 8. With one layer, or odd max_len, C fails; here one layer sees all frequencies.
+(7) RecBole's default settings leave out the time branch, the ramp and the contrastive term: variant `recbole`.
+(8) With one layer, or odd max_len, C fails; here one layer sees all frequencies.
 """
 
 import math
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from mmbench.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, init_normal
+from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal
 from mmbench.nn.losses import cross_entropy, nce
 
 # States that a contrastive term compares: h, its second pass h', the pass h_s of a prefix with the same target.
@@ -63,8 +63,7 @@ class FEARecConfig:  # defaults: official script for Beauty
     zero_padding: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
         if self.freq_weight and self.contrast != "us_x":
             raise ValueError(f"freq_weight belongs to contrast = 'us_x' (got {self.contrast!r})")
 

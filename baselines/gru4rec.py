@@ -26,8 +26,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout
-from mmbench.nn.losses import bpr, cross_entropy
+from mmbench.nn.layers import Dropout, zero_padding
+from mmbench.nn.losses import next_item
 
 CandidateLoss = Literal["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"]
 
@@ -121,12 +121,11 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
             nn.init.xavier_normal_(self.item_emb.weight)
             nn.init.xavier_uniform_(self.gru[0].weight_ih_l0)  # type: ignore[arg-type]
             nn.init.xavier_uniform_(self.gru[0].weight_hh_l0)  # type: ignore[arg-type]
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="padded", n_negatives=1 if self.config.loss == "bpr" else 0, stackable=False)
+        return Needs(layout="padded", n_negatives=int(self.config.loss == "bpr"), stackable=False)
 
     def encode(self, batch: Batch) -> Tensor:
         """States of all places [R, W, H]; zero on padding.
@@ -160,16 +159,11 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         return torch.cat([table, self.item_bias[:, None]], 1) if self.config.network == "official" else table
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        query, table = self.query(batch), self.item_table()
+        kind, query, table = self.config.loss, self.query(batch), self.item_table()
+        if kind == "ce" or kind == "bpr":
+            return {kind: next_item(kind, query, table, batch.target, batch.negatives)}
         assert batch.target is not None
-        if self.config.loss == "ce":
-            return {"ce": cross_entropy(query, table, batch.target)}
-        if self.config.loss == "bpr":
-            assert batch.negatives is not None
-            positive = (query * table[batch.target - 1]).sum(-1)
-            negative = torch.einsum("td,tkd->tk", query, table[batch.negatives - 1])
-            return {"bpr": bpr(positive, negative)}
-        return {self.config.loss: self._sampled(query, table, batch.target, self.config.loss)}
+        return {kind: self._sampled(query, table, batch.target, kind)}
 
     def _sampled(self, query: Tensor, table: Tensor, target: Tensor, kind: CandidateLoss) -> Tensor:
         """Candidates of a step: its targets, then items drawn by popularity (shared by all rows)."""

@@ -2,6 +2,7 @@
 F. Aiolli, RecSys 2013, doi 10.1145/2507157.2507189, as in RecBole.
 
 Items are alike when the same users took them; an item's score is the sum of its similarities to the history's items.
+
 Axes: U users, N items, B items of a block, T histories, W width. R [U, N+1] holds the training events.
 Differences from RecBole: (1) R is binary (`values = "count"` keeps repeats). (2) The history is the evaluation input,
 so at test time it holds the validation event, as for sequential models; RecBole reads training events only.

@@ -2,6 +2,7 @@
 Ferrari Dacrema et al., RecSys 2019, doi 10.1145/3298689.3347058.
 
 Items are alike when their text and pictures are; an item's score is the sum of its similarities to the history's items.
+
 Axes: N items, B items of a block, D feature width, T histories, W width.
 Differences from MMRec: (1) a cosine per modality, weighted, instead of one over concatenated raw features, in which the
 modality with the larger numbers decides (`form = "concatenated"`). (2) An item is not its own neighbour (`self_sim`).

@@ -7,7 +7,7 @@ order enters through the recurrence. Being linear, it is computed for all places
 (`LinearScan`).
 
 Axes: R rows, W width, D hidden, S complex states, T targets, N items.
-Follows: the released code; `form = "paper"` has the printed equations where they differ: h_1 = B x_1 without gamma, no
+Follows: the official code; `form = "paper"` has the printed equations where they differ: h_1 = B x_1 without gamma, no
 complex biases, a second GELU at the end of the feed-forward net, no dropout between embedding and LayerNorm.
 Differences: (1) a history's first place starts from h = 0, wherever it lies in its row; the code pads on the left, up
 to a power of two, and masks. (2) The code also trains the padding place before a history to predict its first item;
@@ -37,7 +37,7 @@ from mmbench.nn.losses import cross_entropy
 class LRURecConfig:
     form: Literal["code", "paper"] = "code"
     hidden_dim: PositiveInt = 64
-    state_dim: PositiveInt = 128  # complex states, 2 d in the released code
+    state_dim: PositiveInt = 128  # complex states, 2 d in the official code
     inner_dim: PositiveInt = 256  # 4 d
     n_layers: PositiveInt = 2
     dropout: Probability = 0.2  # embedding and feed-forward net

@@ -6,9 +6,9 @@ along time, along channels and across the rows of an event, the same three in ev
 event is compared with the id embeddings, so features act through the row mixer only.
 
 Axes: R histories, L places, K rows of an item (id, then features), D hidden, T targets, N items.
-Follows: the released code; rows() builds the stack, MLPEncoder (mmbench/nn/mlp.py) is the mixer and final LayerNorm.
+Follows: the official code; rows() builds the stack, MLPEncoder (mmbench/nn/mlp.py) is the mixer and final LayerNorm.
 Differences: (1) The padding id has the zero vector and is no class of the softmax; RecBole's initialisation gives it a
-random one that training never changes. (2) A mean over no values is 0; the released code adds 1e-8 to the divisor.
+random one that training never changes. (2) A mean over no values is 0; the official code adds 1e-8 to the divisor.
 (3) Text and image rows (`features`, not in the paper) pass one trained linear map each, and are zero for items
 without. (4) Without features there is one row and no row mixer. (5) The last layer is computed at the predicting place
 only after its time mixing: the other places are read by nobody.
@@ -26,8 +26,8 @@ from mmbench.config import PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.features import FeatureTable
-from mmbench.nn.layers import init_normal
-from mmbench.nn.losses import bpr, cross_entropy
+from mmbench.nn.layers import init_normal, zero_padding
+from mmbench.nn.losses import next_item
 from mmbench.nn.mlp import MLPEncoder, shift
 
 Feature = Literal["category", "text", "image"]
@@ -94,15 +94,14 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
             )
 
     def _init_weights(self) -> None:
-        """N(0, 0.02^2) but for the mixers along time and rows: convolutions in the released code, whose
+        """N(0, 0.02^2) but for the mixers along time and rows: convolutions in the official code, whose
         initialisation is torch's."""
         init_normal(self.item_emb, std=0.02)
         init_normal(self.features, std=0.02)
         for name, mlp in self.encoder.mlps.items():
             if name == "channel" or self.config.mixing == "parallel":
                 init_normal(mlp, std=0.02)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @classmethod
     def reads(cls, config: MLP4RecConfig, modality: str) -> bool:
@@ -111,7 +110,7 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
     @property
     def needs(self) -> Needs:
         return Needs(
-            layout="fixed", samples=("prefix",), causal=False, n_negatives=int(self.config.loss == "bpr")
+            layout="fixed", samples=("prefix",), causal=False, n_negatives=int(self.config.loss != "ce")
         )
 
     def extra_state(self) -> dict[str, Any]:
@@ -133,11 +132,5 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        query = self.query(batch)
-        assert batch.target is not None
-        if self.config.loss == "ce":
-            return {"ce": cross_entropy(query, self.item_table(), batch.target)}
-        assert batch.negatives is not None
-        positive = (query * self.item_emb(batch.target)).sum(-1)
-        negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
-        return {"bpr": bpr(positive, negative)}
+        kind, query, table = self.config.loss, self.query(batch), self.item_table()
+        return {kind: next_item(kind, query, table, batch.target, batch.negatives)}

@@ -28,8 +28,8 @@ from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.convolution import BlockKind, CausalConvEncoder
-from mmbench.nn.layers import Dropout, at
-from mmbench.nn.losses import bce, cross_entropy
+from mmbench.nn.layers import Dropout, at, zero_padding
+from mmbench.nn.losses import item_scores, next_item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +92,11 @@ class NextItNet(Recommender[NextItNetConfig]):
             nn.init.uniform_(self.item_emb.weight, -bound, bound)
             nn.init.xavier_normal_(self.out.weight)
             nn.init.constant_(self.out.bias, 0.1)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:
-        return Needs(
-            samples=("all", "prefix", "last-window"), n_negatives=1 if self.config.loss == "bce" else 0
-        )
+        return Needs(samples=("all", "prefix", "last-window"), n_negatives=int(self.config.loss == "bce"))
 
     def encode(self, batch: Batch) -> Tensor:
         """States of all places, [R, W, D]."""
@@ -122,17 +119,12 @@ class NextItNet(Recommender[NextItNetConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        query, table = self.query(batch), self.item_table()
+        kind, query, table = self.config.loss, self.query(batch), self.item_table()
         assert batch.target is not None
-        if self.config.loss == "ce":
-            terms = {"ce": cross_entropy(query, table, batch.target)}
-        elif self.config.loss == "sampled-ce":
+        if kind == "sampled-ce":
             terms = {"sampled-ce": self._sampled(query, table, batch.target)}
         else:
-            assert batch.negatives is not None
-            positive = (query * table[batch.target - 1]).sum(-1)
-            negative = torch.einsum("td,tkd->tk", query, table[batch.negatives - 1])
-            terms = {"bce": bce(positive, negative)}
+            terms = {kind: next_item(kind, query, table, batch.target, batch.negatives)}
         if self.config.reg_weight:
             terms["reg"] = self.config.reg_weight * self._norms()
         return terms
@@ -141,7 +133,7 @@ class NextItNet(Recommender[NextItNetConfig]):
         """Cross entropy of each target against S items drawn once for the step; a row's own target is no negative."""
         n_sampled = max(int(self.config.sampled_share * self.n_items), 1)
         drawn = torch.randperm(self.n_items, device=query.device)[:n_sampled]
-        own = (query * table[target - 1]).sum(-1, keepdim=True)  # [T, 1]
+        own = item_scores(query, table, target[:, None])  # [T, 1]
         others = (query @ table[drawn].T).masked_fill(drawn == target[:, None] - 1, float("-inf"))
         return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).mean()
 

@@ -1,7 +1,9 @@
 """Pop: items by how often they were taken in training, the same for every user. No paper.
 
 What beating it shows: some personalisation or content is used. Its variant `recent` counts the newest events only,
-so what beats that has learned more than the drift of taste. Axes: T histories, N items.
+so what beats that has learned more than the drift of taste.
+
+Axes: T histories, N items.
 """
 
 from dataclasses import dataclass

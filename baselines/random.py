@@ -1,7 +1,9 @@
 """Random: a fixed pseudo-random score for each seed, user and item. No paper.
 
 Expectation over seeds: HR@K = K / N, NDCG@K = (1 / N) sum of 1 / log2(r + 1) over r = 1..K, MRR@K = H_K / N.
-A report in which it is off has a wrongly wired evaluation. Axes: T histories, N items.
+A report in which it is off has a wrongly wired evaluation.
+
+Axes: T histories, N items.
 """
 
 from dataclasses import dataclass

@@ -17,14 +17,20 @@ the left, so the oldest kept item has position 0 (the authors pad on the left: t
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, PostNormEncoder, PreQueryEncoder, init_normal
-from mmbench.nn.losses import bce, bpr, cross_entropy
+from mmbench.nn.layers import (
+    Dropout,
+    PostNormEncoder,
+    PreQueryEncoder,
+    check_heads,
+    init_normal,
+    zero_padding,
+)
+from mmbench.nn.losses import next_item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +46,7 @@ class SASRecConfig:
     l2_emb: NonNegativeFloat = 0.0  # official: weight of the squared norms of both tables
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 class SASRec(Recommender[SASRecConfig]):
@@ -74,14 +79,11 @@ class SASRec(Recommender[SASRecConfig]):
                     nn.init.zeros_(module.bias)
         else:
             init_normal(self, std=0.02)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:
-        return Needs(
-            samples=("all", "prefix", "last-window"), n_negatives=0 if self.config.loss == "ce" else 1
-        )
+        return Needs(samples=("all", "prefix", "last-window"), n_negatives=int(self.config.loss != "ce"))
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
         """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
@@ -98,16 +100,8 @@ class SASRec(Recommender[SASRecConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        query = self.query(batch)
-        assert batch.target is not None
-        if self.config.loss == "ce":
-            terms = {"ce": cross_entropy(query, self.item_table(), batch.target)}
-        else:
-            assert batch.negatives is not None
-            positive = (query * self.item_emb(batch.target)).sum(-1)
-            negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
-            pairwise = bce if self.config.loss == "bce" else bpr
-            terms = {self.config.loss: pairwise(positive, negative)}
+        kind, query, table = self.config.loss, self.query(batch), self.item_table()
+        terms: dict[str, Tensor] = {kind: next_item(kind, query, table, batch.target, batch.negatives)}
         if self.config.l2_emb:
             norms = self.item_emb.weight.square().sum() + self.position_emb.weight.square().sum()
             terms["l2"] = self.config.l2_emb * norms

@@ -17,43 +17,32 @@ with replacement. (5) Matrices start xavier-normal, as in TMMSRec's code; SASRec
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmbench.config import PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender, Stage
-from mmbench.nn.ensemble import Combine, Members, combine_scores, member_names
-from mmbench.nn.features import FeatureTable, available
-from mmbench.nn.layers import Dropout, PreQueryEncoder
-from mmbench.nn.losses import bce
+from mmbench.models.base import Catalog, Needs
+from mmbench.nn.ensemble import Ensemble, EnsembleConfig
+from mmbench.nn.features import FeatureTable, look_up
+from mmbench.nn.layers import Dropout, PreQueryEncoder, check_heads, zero_padding
+from mmbench.nn.losses import bce, dots, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class SASRecEnsembleConfig:
-    modalities: tuple[Literal["id", "text", "image"], ...] = (
-        "id",
-        "text",
-        "image",
-    )  # a repeat is one member more
-    training: Literal["joint", "separate"] = "joint"
-    combine: Combine = "sum"  # at ranking; TMMSRec: plain sum
+class SASRecEnsembleConfig(EnsembleConfig):
     hidden_dim: PositiveInt = 128  # TMMSRec sec. 3.4, of the baselines
     n_layers: PositiveInt = 2  # SASRec
     n_heads: PositiveInt = 1  # SASRec
     dropout: Probability = 0.5  # SASRec, sparse data
-    feature_scale: PositiveFloat = (
-        1.0  # of text and image vectors at the encoder's input; ids: sqrt(hidden_dim)
-    )
+    feature_scale: PositiveFloat = 1.0  # of text and image vectors as inputs; ids: sqrt(hidden_dim)
     init: Literal["xavier-normal", "xavier-uniform"] = "xavier-normal"
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
-        if not self.modalities:
-            raise ValueError("modalities must name at least one of id, text, image")
+        super().__post_init__()
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 class SASRecMember(nn.Module):
@@ -75,7 +64,8 @@ class SASRecMember(nn.Module):
             dropout=config.dropout, project_out=False,
         )  # fmt: skip
 
-    def init_weights(self) -> None:
+    def restart(self) -> None:
+        """New draws of all weights."""
         draw = nn.init.xavier_normal_ if self.init == "xavier-normal" else nn.init.xavier_uniform_
         for parameter in self.parameters():
             if parameter.dim() == 2:
@@ -84,8 +74,7 @@ class SASRecMember(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
         if isinstance(self.items, nn.Embedding):
-            with torch.no_grad():
-                self.items.weight[0].zero_()
+            zero_padding(self.items)
 
     def forward(self, batch: Batch, vectors: Tensor) -> Tensor:
         """Item vectors of the batch [R, W, D] -> states f at its slots [T, D]."""
@@ -93,57 +82,22 @@ class SASRecMember(nn.Module):
         return self.encoder(x, batch.attention_mask(causal=True), batch.mask, batch.slot)
 
 
-class SASRecEnsemble(Recommender[SASRecEnsembleConfig]):
+class SASRecEnsemble(Ensemble[SASRecEnsembleConfig]):
     def __init__(self, config: SASRecEnsembleConfig, catalog: Catalog) -> None:
-        super().__init__(config, catalog)
-        modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
-        names = zip(member_names(modalities), modalities, strict=True)
-        self.members = Members((name, SASRecMember(config, catalog, modality)) for name, modality in names)
+        super().__init__(config, catalog, SASRecMember)
         for _, member in self.members.asked():
-            member.init_weights()
-
-    @classmethod
-    def reads(cls, config: SASRecEnsembleConfig, modality: str) -> bool:
-        return modality in config.modalities
+            member.restart()
 
     @property
     def needs(self) -> Needs:
         return Needs(samples=("last-window", "all", "prefix"), n_negatives=1)
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        if self.config.training == "joint":
-            return (Stage(),)
-        return tuple(Stage(name=name) for name in self.members)
-
-    def start_stage(self, name: str) -> None:
-        """A member starts from draws of its stage, which do not depend on what the other members are."""
-        if name in self.members:
-            self.members.start(name).init_weights()  # type: ignore[operator]
-
-    def start_epoch(self, epoch: int) -> None:
-        self.members.start_epoch()
-
-    def extra_state(self) -> dict[str, Any]:
-        """The members, and the share of items that have no vector in a member."""
-        tables = {name: one.items for name, one in self.members.asked() if hasattr(one.items, "present")}
-        absent = {name: 1 - one.present[1:].double().mean().item() for name, one in tables.items()}
-        return {"members": list(self.members), "share_without": absent}
-
-    @property
-    def is_dot_product(self) -> bool:
-        return self.config.combine == "sum"
-
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
-        """r of each member, [T, N]; their spread over items says whose opinion decides the sum."""
         every = torch.arange(1, self.n_items + 1, device=batch.item_seq.device)
         return {
             name: member(batch, member.items(batch.item_seq)) @ member.items(every).T
             for name, member in self.members.asked()
         }
-
-    def score(self, batch: Batch) -> Tensor:
-        return combine_scores(list(self.member_scores(batch).values()), self.config.combine)
 
     def query(self, batch: Batch) -> Tensor:
         states = [one(batch, one.items(batch.item_seq)) for _, one in self.members.asked()]
@@ -155,21 +109,10 @@ class SASRecEnsemble(Recommender[SASRecEnsembleConfig]):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """-log sigma(r+) - log(1 - sigma(r-)) of the summed scores, or of each member's own."""
-        assert batch.target is not None
-        assert batch.negatives is not None
-        parts = (batch.item_seq, batch.target, batch.negatives)
-        ids = torch.cat([one.flatten() for one in parts])
-        found = {}
+        ids, scores = pairs(batch.target, batch.negatives), {}
         for name, member in self.members.asked():
-            split = member.items(ids).split(
-                [one.numel() for one in parts]
-            )  # one look-up of all ids of the step
-            inputs, positive, negative = (
-                one.unflatten(0, part.shape) for one, part in zip(split, parts, strict=True)
-            )
-            state = member(batch, inputs)
-            found[name] = (state * positive).sum(-1), torch.einsum("td,tkd->tk", state, negative)
-        if self.config.training == "separate":
-            return {f"bce_{name}": bce(*scores) for name, scores in found.items()}
-        positive, negative = (torch.stack(one).sum(0) for one in zip(*found.values(), strict=True))
-        return {"bce": bce(positive, negative)}
+            inputs, items = look_up(member.items, batch.item_seq, ids)
+            scores[f"bce_{name}"] = dots(member(batch, inputs), items)  # [T, 1 + K]
+        if self.config.training == "joint":
+            scores = {"bce": torch.stack(list(scores.values())).sum(0)}
+        return {term: bce(one[:, 0], one[:, 1:]) for term, one in scores.items()}

@@ -7,19 +7,19 @@ that makes the gaps more even. Times act on the views only; encoder and score re
 
 Axes: R rows (one user each), W width of the histories, L max_len, D hidden, T targets, N items, U users.
 Follows: the five operations crop() .. insert(); Histories (gaps, uniform users); SimilarItems; encode(), loss().
-Differences from the paper (P) and the released code (C):
- 1. The most uniform users are left alone as P says; C compares row numbers of a sorted file with user ids.
- 2. Substitute, insert and mask act on the items with the largest (smallest) gaps (P); C uses ranks in the sorted list
+Differences from the paper (P) and the official code (C):
+(1) The most uniform users are left alone as P says; C compares row numbers of a sorted file with user ids.
+(2) Substitute, insert and mask act on the items with the largest (smallest) gaps (P); C uses ranks in the sorted list
     as places, and so acts on other items: `gap_choice = "as-released"`.
- 3. With `neighbours = "hybrid"` the larger of two min-max normalised similarities decides (P); C turns the offline one
+(3) With `neighbours = "hybrid"` the larger of two min-max normalised similarities decides (P); C turns the offline one
     around and scales the online one by limits that stay -1 and 100: `neighbours = "hybrid-as-released"`.
- 4. Crop to two items or fewer takes one item at random of all; C of all but the newest int(rate * length).
- 5. Warm-ups count epochs; C counts drawn samples, and first asks the online similarity one epoch later.
- 6. Negatives are none of the user's training items; C excludes the validation and test items too.
- 7. Users are ranked by training events; C's ranking was made from whole histories.
- 8. The table has no row for the mask id, which C never reads. Ties between similar items: the smaller id; between
+(4) Crop to two items or fewer takes one item at random of all; C of all but the newest int(rate * length).
+(5) Warm-ups count epochs; C counts drawn samples, and first asks the online similarity one epoch later.
+(6) Negatives are none of the user's training items; C excludes the validation and test items too.
+(7) Users are ranked by training events; C's ranking was made from whole histories.
+(8) The table has no row for the mask id, which C never reads. Ties between similar items: the smaller id; between
     gaps: the older event.
- 9. As in C, padding sees everything and its states are part of a view; its row of the table is random and untrained.
+(9) As in C, padding sees everything and its states are part of a view; its row of the table is random and untrained.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from mmbench.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, PostNormEncoder, init_normal
-from mmbench.nn.losses import bce, nce
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
+from mmbench.nn.losses import nce, next_item
 
 BLOCK = 1024  # items whose similarities to all others are held at once
 SHORT = 3  # the first three of the operations in `augment` are for short histories too
@@ -64,8 +64,7 @@ class TiCoSeRecConfig:  # defaults: official code, but for the width
     online_warm_up: NonNegativeInt = 80  # epochs before the item embeddings are asked for similar items
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 # -- operations: items int64 [R, W] (oldest first, right padded by 0), length int64 [R], gaps int64 [R, W] -----------
@@ -335,7 +334,9 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="fixed", samples=("last-window",), n_negatives=1)
+        # Views are as wide as the longest history of a step, which differs between the seeds of a stack.
+        is_stackable = not self.config.contrast_weight
+        return Needs(layout="fixed", samples=("last-window",), n_negatives=1, stackable=is_stackable)
 
     @torch.no_grad()
     def start_epoch(self, epoch: int) -> None:
@@ -358,12 +359,6 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         shift = self.max_len - length[batch.slot // self.max_len]
         return left_pad(batch.item_seq, length, self.max_len), batch.slot + shift
 
-    def query(self, batch: Batch) -> Tensor:
-        return self.encode(*self.aligned(batch))
-
-    def item_table(self) -> Tensor:
-        return self.item_emb.weight[1:]
-
     def views(self, batch: Batch) -> Tensor:
         """Two views of each row's user, left padded [2R, L]."""
         user = batch.user.new_zeros(len(batch.item_seq)).scatter(0, batch.slot // self.max_len, batch.user)
@@ -374,11 +369,15 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
             found.append(left_pad(*view, self.max_len))
         return torch.cat(found)
 
+    def query(self, batch: Batch) -> Tensor:
+        return self.encode(*self.aligned(batch))
+
+    def item_table(self) -> Tensor:
+        return self.item_emb.weight[1:]
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        config = self.config
-        assert batch.target is not None
-        assert batch.negatives is not None
-        terms, (item_seq, slot) = {}, self.aligned(batch)
+        config, terms = self.config, {}
+        item_seq, slot = self.aligned(batch)
         if self.epoch > config.contrast_warm_up and config.contrast_weight:
             hidden = self.encode(torch.cat([item_seq, self.views(batch)]))
             own, a, b = hidden.flatten(1).chunk(3)  # each [R, L D]
@@ -386,6 +385,5 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
             query = own.reshape(-1, config.hidden_dim).index_select(0, slot)
         else:
             query = self.encode(item_seq, slot)
-        positive = (query * self.item_emb(batch.target)).sum(-1)
-        negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
-        return {"bce": bce(positive, negative), **terms}
+        own_term = next_item("bce", query, self.item_table(), batch.target, batch.negatives)
+        return {"bce": own_term, **terms}

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from mmbench.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Dropout, at, dropout, init_normal
-from mmbench.nn.losses import bce, cross_entropy
+from mmbench.nn.layers import Dropout, at, check_heads, dropout, init_normal, zero_padding
+from mmbench.nn.losses import next_item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,7 @@ class TiSASRecConfig:
     l2_norm: Literal["squared", "plain"] = "squared"  # "plain": the PyTorch port's penalty
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 def personal_unit(catalog: Catalog) -> Tensor:
@@ -191,13 +190,11 @@ class TiSASRec(Recommender[TiSASRecConfig]):
             for parameter in self.parameters():
                 if parameter.dim() == 2:
                     nn.init.xavier_uniform_(parameter)
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @property
     def needs(self) -> Needs:
-        n_negatives = 0 if self.config.loss == "ce" else 1
-        return Needs(samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
+        return Needs(samples=("all", "prefix", "last-window"), n_negatives=int(self.config.loss != "ce"))
 
     def codes(self, batch: Batch) -> Tensor:
         """R_ij = min(floor(|t_i - t_j| / r_min), k), int64 [R, W, W]; pairs of different histories mean nothing."""
@@ -240,15 +237,8 @@ class TiSASRec(Recommender[TiSASRecConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        query = self.query(batch)
-        assert batch.target is not None
-        if self.config.loss == "ce":
-            terms = {"ce": cross_entropy(query, self.item_table(), batch.target)}
-        else:
-            assert batch.negatives is not None
-            positive = (query * self.item_emb(batch.target)).sum(-1)
-            negative = torch.einsum("td,tkd->tk", query, self.item_emb(batch.negatives))
-            terms = {"bce": bce(positive, negative)}
+        kind, query, table = self.config.loss, self.query(batch), self.item_table()
+        terms: dict[str, Tensor] = {kind: next_item(kind, query, table, batch.target, batch.negatives)}
         if self.config.l2_emb:
             tables = (self.item_emb, self.position_key, self.position_value, self.time_key, self.time_value)
             norms = torch.stack([one.weight.square().sum() for one in tables])

@@ -5,12 +5,12 @@ Two triangular kernels mix a history along time, first all of it, then each of i
 every channel is mixed alike, and there is no LayerNorm, residual or position. A linear layer of its own scores items.
 
 Axes: R rows, W width, L = max_len, D hidden, T targets, N items.
-Follows: the released code; TriangularMixer (mmbench/nn/mlp.py) is its mixer, query()/item_table() its output layer.
+Follows: the official code; TriangularMixer (mmbench/nn/mlp.py) is its mixer, query()/item_table() its output layer.
 Differences: (1) The padding id is no class of the softmax. (2) Kernel entries that are fixed at weight 0 are no
-parameters; the released code keeps them at -1e9. (3) Every target of a history is trained on once, those beyond the
-first L places with a window of their own; the released code cuts long histories into windows of L without overlap.
+parameters; the official code keeps them at -1e9. (3) Every target of a history is trained on once, those beyond the
+first L places with a window of their own; the official code cuts long histories into windows of L without overlap.
 (4) Histories are shuffled, not sorted by length inside blocks of 100 batches. (5) Early stopping looks at the
-validation item; the released code has no validation part and looks at the evaluation set. (6) L is the protocol's 50,
+validation item; the official code has no validation part and looks at the evaluation set. (6) L is the protocol's 50,
 not 32, and so a session has 25 places, not 16.
 """
 

@@ -18,7 +18,7 @@ other tied tables do, and the matrix as the identity. (3) The state is centred b
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,23 +26,16 @@ from torch import Tensor, nn
 
 from mmbench.config import PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender, Stage
-from mmbench.nn.ensemble import Combine, Members, combine_scores, member_names
-from mmbench.nn.features import FeatureTable, available
+from mmbench.models.base import Catalog, Needs
+from mmbench.nn.ensemble import Ensemble, EnsembleConfig
+from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import Dropout
-from mmbench.nn.losses import bce, cross_entropy
+from mmbench.nn.losses import next_item
 from mmbench.nn.mlp import Activation, TriangularMixer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TriMLPEnsembleConfig:
-    modalities: tuple[Literal["id", "text", "image"], ...] = (
-        "id",
-        "text",
-        "image",
-    )  # a repeat is one member more
-    training: Literal["joint", "separate"] = "joint"
-    combine: Combine = "sum"  # at ranking; TMMSRec: plain sum
+class TriMLPEnsembleConfig(EnsembleConfig):
     head: Literal["tied", "linear"] = "tied"
     loss: Literal["ce", "bce"] = "ce"  # as trimlp; bce: TMMSRec, one negative per target
     id_std: PositiveFloat = 0.02  # of the first id vectors, tied head; linear: 1, TriMLP's code
@@ -51,10 +44,6 @@ class TriMLPEnsembleConfig:
     dropout: Probability = 0.5  # TriMLP's code
     activation: Activation = "sigmoid"  # TriMLP's code
     align: Literal["right", "left-pad"] = "right"  # TriMLP's code
-
-    def __post_init__(self) -> None:
-        if not self.modalities:
-            raise ValueError("modalities must name at least one of id, text, image")
 
 
 class TriMLPMember(nn.Module):
@@ -113,16 +102,9 @@ class TriMLPMember(nn.Module):
         return self.items(every), weight.new_zeros(self.n_items)
 
 
-class TriMLPEnsemble(Recommender[TriMLPEnsembleConfig]):
+class TriMLPEnsemble(Ensemble[TriMLPEnsembleConfig]):
     def __init__(self, config: TriMLPEnsembleConfig, catalog: Catalog) -> None:
-        super().__init__(config, catalog)
-        modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
-        names = zip(member_names(modalities), modalities, strict=True)
-        self.members = Members((name, TriMLPMember(config, catalog, modality)) for name, modality in names)
-
-    @classmethod
-    def reads(cls, config: TriMLPEnsembleConfig, modality: str) -> bool:
-        return modality in config.modalities
+        super().__init__(config, catalog, TriMLPMember)
 
     @property
     def needs(self) -> Needs:
@@ -133,37 +115,12 @@ class TriMLPEnsemble(Recommender[TriMLPEnsembleConfig]):
             )
         return Needs(layout="padded", samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        if self.config.training == "joint":
-            return (Stage(),)
-        return tuple(Stage(name=name) for name in self.members)
-
-    def start_stage(self, name: str) -> None:
-        """A member starts from draws of its stage, which do not depend on what the other members are."""
-        if name in self.members:
-            self.members.start(name).restart()  # type: ignore[operator]
-
-    def start_epoch(self, epoch: int) -> None:
-        self.members.start_epoch()
-
-    def extra_state(self) -> dict[str, Any]:
-        return {"members": list(self.members)}
-
-    @property
-    def is_dot_product(self) -> bool:
-        return self.config.combine == "sum"
-
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
-        """r of each member, [T, N]; their spread over items says whose opinion decides the sum."""
         found = {}
         for name, member in self.members.asked():
             table, bias = member.table()
             found[name] = member(batch) @ table.T + bias
         return found
-
-    def score(self, batch: Batch) -> Tensor:
-        return combine_scores(list(self.member_scores(batch).values()), self.config.combine)
 
     def _joined(self) -> tuple[Tensor, Tensor]:
         """Concatenated item vectors [N, M D] and summed biases [N]."""
@@ -183,21 +140,12 @@ class TriMLPEnsemble(Recommender[TriMLPEnsembleConfig]):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of the summed scores, or of each member's own."""
+        kind = self.config.loss
         if self.config.training == "joint":
-            return {self.config.loss: self._loss(batch, self._states(batch), *self._joined())}
+            asked: dict[str, tuple[Tensor, ...]] = {kind: (self._states(batch), *self._joined())}
+        else:
+            asked = {f"{kind}_{name}": (one(batch), *one.table()) for name, one in self.members.asked()}
         return {
-            f"{self.config.loss}_{name}": self._loss(batch, member(batch), *member.table())
-            for name, member in self.members.asked()
+            term: next_item(kind, state, table, batch.target, batch.negatives, bias)
+            for term, (state, table, bias) in asked.items()
         }
-
-    def _loss(self, batch: Batch, state: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-        """state [T, X], table [N, X], bias [N]."""
-        assert batch.target is not None
-        if self.config.loss == "ce":
-            return cross_entropy(state, table, batch.target, bias)
-        assert batch.negatives is not None
-        positive, negatives = batch.target - 1, batch.negatives - 1
-        return bce(
-            (state * table[positive]).sum(-1) + bias[positive],
-            torch.einsum("td,tkd->tk", state, table[negatives]) + bias[negatives],
-        )

@@ -1,8 +1,9 @@
 """User-pop: the user's own items by how often he took them, then the popular ones. No paper.
 
 What beating it shows: more than re-consumption was learned. With seen items masked it is Pop.
+
 Axes: T histories, W width, N items.
-Differences: the history is the newest max_len events, as every sequential model reads it.
+Differences: (1) the history is the newest max_len events, as every sequential model reads it.
 """
 
 from dataclasses import dataclass

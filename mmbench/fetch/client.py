@@ -71,7 +71,7 @@ def faults_sorted() -> Iterator[None]:
         raise FetchError("the server's certificate is not trusted", transient=False) from error
     except (requests.Timeout, raw.TimeoutError) as error:
         raise FetchError("the server did not answer in time", transient=True) from error
-    except (requests.exceptions.ChunkedEncodingError, raw.ProtocolError) as error:
+    except (requests.exceptions.ChunkedEncodingError, raw.ProtocolError, raw.DecodeError) as error:
         raise FetchError("the connection was cut", transient=True) from error
     except (requests.RequestException, raw.HTTPError) as error:
         raise FetchError(_no_connection(error), transient=True) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mmbench.features.sources import MAX_BYTES
-from mmbench.fetch.client import CONNECT_S, MAX_WAIT_S, FetchError, get
+from mmbench.fetch.client import CONNECT_S, MAX_WAIT_S, FetchError, faults_sorted, get
 
 if TYPE_CHECKING:
     import requests
@@ -167,12 +167,6 @@ def _get(session: "requests.Session", url: str, limits: Limits) -> "requests.Res
 
 def _read(response: "requests.Response") -> bytes:
     """What has arrived, at most CHUNK_BYTES. `read` would wait for all of them, so that a drip could last for ever."""
-    import urllib3
-
     read = getattr(response.raw, "read1", response.raw.read)
-    try:
+    with faults_sorted():
         return bytes(read(CHUNK_BYTES, decode_content=True) or b"")
-    except urllib3.exceptions.TimeoutError as error:
-        raise FetchError("the server did not answer in time", transient=True) from error
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise FetchError("the connection was cut", transient=True) from error

@@ -30,10 +30,9 @@ Differences (the recipe names the switches):
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.config import PositiveInt, Probability
@@ -41,8 +40,9 @@ from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.calendar import civil_date
 from mmbench.nn.convolution import CausalConvEncoder
-from mmbench.nn.layers import Dropout, PreQueryEncoder, at
-from mmbench.nn.losses import bce
+from mmbench.nn.features import FeatureTable, available, look_up
+from mmbench.nn.layers import Dropout, PreQueryEncoder, at, check_heads, zero_padding
+from mmbench.nn.losses import bce, dots, pairs
 from mmbench.nn.mlp import MLPEncoder
 
 Modality = Literal["id", "text", "image"]
@@ -73,8 +73,7 @@ class TMMSRecConfig:
                 f"hidden_dim {self.hidden_dim} is not divisible by 6 (TIE turns blocks of six dims, "
                 f"a pair each for year, month and day); use {near}"
             )
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(
                 f"modalities {list(self.modalities)} must name at least one of id, text, image, each once"
@@ -192,8 +191,8 @@ class TMMSRec(Recommender[TMMSRecConfig]):
     def __init__(self, config: TMMSRecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
         dim, self.is_early = config.hidden_dim, config.fusion != "two-stage"
-        self.modalities = _available(config, catalog)
-        self.maps = nn.ModuleDict()
+        self.modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
+        self.features = nn.ModuleDict()
         for modality in self.modalities:
             self._add_modality(modality, catalog)
         self.drop = Dropout(config.dropout)
@@ -212,19 +211,14 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         self.encoders = nn.ModuleDict({name: make_encoder(config, catalog.max_len) for name in names})
         self._init_weights()
 
-    def _add_modality(self, modality: Modality, catalog: Catalog) -> None:
+    def _add_modality(self, modality: str, catalog: Catalog) -> None:
         """Eq. 2-4: a trained table of ids, or frozen features, mapped where their width is not D."""
         dim = self.config.hidden_dim
         if modality == "id":
             self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
             return
         feat, present = getattr(catalog, f"{modality}_feat"), getattr(catalog, f"has_{modality}")
-        present = feat.ne(0).any(1) if present is None else present
-        # Not in checkpoints: the data set has them, and a run names their hash.
-        self.register_buffer(f"{modality}_feat", feat, persistent=False)
-        self.register_buffer(f"has_{modality}", present, persistent=False)
-        if feat.shape[1] != dim:
-            self.maps[modality] = nn.Linear(feat.shape[1], dim)
+        self.features[modality] = FeatureTable(feat, present, dim, keep_width=True, unit_norm=False)
 
     def _init_weights(self) -> None:
         """The code's: xavier-normal matrices. torch's attention stacks query, key and value in one matrix of
@@ -234,11 +228,10 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             is_attention = part in ("query", "key", "value")
             if parameter.dim() >= 2:
                 nn.init.xavier_normal_(parameter, gain=0.5**0.5 if is_attention else 1.0)
-            elif is_attention or (part == "out" and name.endswith("bias")) or name.startswith("maps."):
+            elif is_attention or (part == "out" and name.endswith("bias")) or name.startswith("features."):
                 nn.init.zeros_(parameter)
         if "id" in self.modalities:
-            with torch.no_grad():
-                self.item_emb.weight[0].zero_()
+            zero_padding(self.item_emb)
 
     @classmethod
     def reads(cls, config: TMMSRecConfig, modality: str) -> bool:
@@ -260,21 +253,14 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
-        return {"modalities": list(self.modalities)}
+        return {"modalities": self.modalities}
 
     def vectors(self, ids: Tensor) -> list[Tensor]:
         """Item vectors of ids [...], eq. 2-4: one [..., D] per modality, zero where an item lacks it."""
-        return [self._vectors(modality, ids) for modality in self.modalities]
+        return [table(ids) for table in self._tables()]
 
-    def _vectors(self, modality: Modality, ids: Tensor) -> Tensor:
-        if modality == "id":
-            return self.item_emb(ids)
-        feat, present = cast(Tensor, getattr(self, f"{modality}_feat")), getattr(self, f"has_{modality}")
-        if modality not in self.maps:
-            return F.embedding(ids, feat)
-        if ids.numel() > self.n_items:  # map whichever has fewer rows: the catalogue or the look-ups
-            return F.embedding(ids, self.maps[modality](feat) * present[:, None])
-        return self.maps[modality](F.embedding(ids, feat)) * present[ids][..., None]
+    def _tables(self) -> list[nn.Module]:
+        return [self.item_emb if one == "id" else self.features[one] for one in self.modalities]
 
     def encode(
         self, batch: Batch, vectors: list[Tensor] | None = None, *, slot: Tensor | None = None
@@ -294,8 +280,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             mask = mask | ~batch.mask[:, None, :]
         names = ["all"] * len(inputs) if self.is_single else self.modalities
         states = [
-            self.encoders[name](x, mask, batch.mask, slot)
-            for name, x in zip(names, inputs, strict=True)
+            self.encoders[name](x, mask, batch.mask, slot) for name, x in zip(names, inputs, strict=True)
         ]
         return torch.cat(states, dim=-1)  # eq. 10
 
@@ -321,28 +306,8 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 14 with K uniform negatives per target (the paper: one)."""
-        assert batch.target is not None
-        assert batch.negatives is not None
-        parts = (batch.item_seq, batch.target, batch.negatives)
-        flat = self.vectors(torch.cat([one.flatten() for one in parts]))  # one look-up of all ids of the step
-        split = [one.split([part.numel() for part in parts]) for one in flat]
-        inputs, positives, negatives = (
-            [one[i].unflatten(0, part.shape) for one in split] for i, part in enumerate(parts)
-        )
-        state = self.encode(batch, inputs, slot=batch.slot)
-        positive = (state * self.candidates(positives)).sum(-1)
-        negative = torch.einsum("td,tkd->tk", state, self.candidates(negatives))
-        return {"bce": bce(positive, negative)}
-
-
-def _available(config: TMMSRecConfig, catalog: Catalog) -> tuple[Modality, ...]:
-    """The wanted modalities that the data set has, in the project's order."""
-    wanted: list[Modality] = [one for one in ("id", "text", "image") if one in config.modalities]
-    found = tuple(one for one in wanted if one == "id" or getattr(catalog, f"{one}_feat") is not None)
-    content = [one for one in wanted if one != "id"]
-    if content and not set(content) & set(found):
-        raise ValueError(
-            f"modalities {', '.join(content)} are wanted, but there are no such features; "
-            "make them with `mmbench extract DATASET`, or use the variant tmmsrec:id+tie"
-        )
-    return found
+        ids = batch.item_seq, pairs(batch.target, batch.negatives)
+        inputs, items = zip(*(look_up(table, *ids) for table in self._tables()), strict=True)
+        state = self.encode(batch, list(inputs), slot=batch.slot)
+        scores = dots(state, self.candidates(list(items)))  # [T, 1 + K]
+        return {"bce": bce(scores[:, 0], scores[:, 1:])}

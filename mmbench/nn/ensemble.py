@@ -1,10 +1,18 @@
-"""Members whose scores are combined, trained together or one after another. Axes: T targets, N items."""
+"""Models of several members whose scores are combined, trained together or one after another.
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal, cast
+Axes: T targets, N items. `Ensemble` builds on the contract of mmbench.models.base; its subclasses are model files.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.models.base import Catalog, Recommender, Stage
+from mmbench.nn.features import available
 
 Combine = Literal["sum", "zscore", "prob"]
 
@@ -62,3 +70,66 @@ def member_names(modalities: Iterable[str]) -> list[str]:
         count = sum(one.partition("_")[0] == modality for one in names)
         names.append(modality if count == 0 else f"{modality}_{count + 1}")
     return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleConfig:
+    # A repeat is one member more.
+    modalities: tuple[Literal["id", "text", "image"], ...] = ("id", "text", "image")
+    training: Literal["joint", "separate"] = "joint"  # one loss on the combined score, or members one by one
+    combine: Combine = "sum"  # at ranking
+
+    def __post_init__(self) -> None:
+        if not self.modalities:
+            raise ValueError("modalities must name at least one of id, text, image")
+
+
+C = TypeVar("C", bound=EnsembleConfig)
+
+
+class Ensemble(Recommender[C]):
+    """One member per modality. A subclass says how its members score and what they are trained with.
+
+    A member has `items` (ids -> vectors) and `restart()`, new draws of its weights: each stage begins with it.
+    """
+
+    def __init__(self, config: C, catalog: Catalog, member: Callable[[C, Catalog, str], nn.Module]) -> None:
+        super().__init__(config, catalog)
+        modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
+        names = zip(member_names(modalities), modalities, strict=True)
+        self.members = Members((name, member(config, catalog, modality)) for name, modality in names)
+
+    @classmethod
+    def reads(cls, config: C, modality: str) -> bool:
+        return modality in config.modalities
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        if self.config.training == "joint":
+            return (Stage(),)
+        return tuple(Stage(name=name) for name in self.members)
+
+    def start_stage(self, name: str) -> None:
+        """A member starts from draws of its stage, which do not depend on what the other members are."""
+        if name in self.members:
+            cast(Any, self.members.start(name)).restart()
+
+    def start_epoch(self, epoch: int) -> None:
+        self.members.start_epoch()
+
+    def extra_state(self) -> dict[str, Any]:
+        """The members, and the share of items that have no vector in a member."""
+        tables = {name: one.items for name, one in self.members.asked() if hasattr(one.items, "present")}
+        absent = {name: 1 - one.present[1:].double().mean().item() for name, one in tables.items()}
+        return {"members": list(self.members), "share_without": absent}
+
+    @property
+    def is_dot_product(self) -> bool:
+        return self.config.combine == "sum"
+
+    def member_scores(self, batch: Batch) -> dict[str, Tensor]:
+        """r of each member, [T, N]; their spread over items says whose opinion decides the sum."""
+        raise TypeError(f"{type(self).__name__} does not say how its members score")
+
+    def score(self, batch: Batch) -> Tensor:
+        return combine_scores(list(self.member_scores(batch).values()), self.config.combine)

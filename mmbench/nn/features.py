@@ -1,7 +1,8 @@
 """Item vectors from frozen features. Axes: N items, F width of the features, D hidden width."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,6 +37,12 @@ class FeatureTable(nn.Module):
         if ids.numel() > len(self.feat):  # map whichever has fewer rows: the catalogue or the look-ups
             return F.embedding(ids, self.map(self.feat) * self.present[:, None])
         return self.map(F.embedding(ids, self.feat)) * self.present[ids][..., None]
+
+
+def look_up(table: Callable[[Tensor], Tensor], *ids: Tensor) -> list[Tensor]:
+    """Vectors of several tensors of ids by one call of `table`: each [...] -> [..., D]."""
+    vectors = table(torch.cat([one.flatten() for one in ids])).split([one.numel() for one in ids])
+    return [part.unflatten(0, one.shape) for part, one in zip(vectors, ids, strict=True)]
 
 
 def available(wanted: Iterable[str], *, text: Tensor | None, image: Tensor | None) -> list[str]:

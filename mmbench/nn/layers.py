@@ -142,8 +142,7 @@ class PreQueryBlock(nn.Module):
         self, dim: int, inner_dim: int, n_heads: int, dropout: float, *, project_out: bool, eps: float = 1e-8
     ) -> None:
         super().__init__()
-        if dim % n_heads:
-            raise ValueError(f"hidden_dim {dim} is not divisible by n_heads {n_heads}")
+        check_heads(dim, n_heads)
         self.n_heads = n_heads
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
@@ -190,6 +189,18 @@ class PreQueryEncoder(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x * keep, mask)
         return self.norm(self.blocks[-1](x * keep, mask, slot) * at(keep, slot))
+
+
+def check_heads(dim: int, n_heads: int) -> None:
+    """ValueError when the heads of an attention cannot share its width alike."""
+    if dim % n_heads:
+        raise ValueError(f"hidden_dim {dim} is not divisible by n_heads {n_heads}")
+
+
+@torch.no_grad()
+def zero_padding(table: nn.Embedding) -> None:
+    """Row 0, which an initialisation of all weights has filled, becomes the zero vector again."""
+    table.weight[0].zero_()
 
 
 def init_normal(module: nn.Module, std: float = 0.02) -> None:

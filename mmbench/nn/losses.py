@@ -115,6 +115,24 @@ def shrink_chunks() -> bool:
     return True
 
 
+def dots(query: Tensor, vectors: Tensor) -> Tensor:
+    """query [T, D], vectors [T, K, D] -> [T, K]; 1.2 to 2 times as fast as a product of T small matrices."""
+    return (query[:, None] * vectors).sum(-1)
+
+
+def item_scores(query: Tensor, table: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scores of a few items of each query: table [N, D] (row i - 1 = item i), items int64 [T, K] in 1..N -> [T, K]."""
+    scores = dots(query, F.embedding(items - 1, table))
+    return scores if bias is None else scores + bias[items - 1]
+
+
+def pairs(target: Tensor | None, negatives: Tensor | None) -> Tensor:
+    """What a loss against sampled negatives compares: target [T] and negatives [T, K] -> [T, 1 + K]."""
+    assert target is not None
+    assert negatives is not None
+    return torch.cat([target[:, None], negatives], 1)
+
+
 def bce(positive: Tensor, negative: Tensor) -> Tensor:
     """Mean over targets of -log sigma(r+) - sum_k log(1 - sigma(r-)); positive [T], negative [T, K].
 
@@ -126,6 +144,22 @@ def bce(positive: Tensor, negative: Tensor) -> Tensor:
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     """Mean -log sigma(r+ - r-); positive [T], negative [T, K]."""
     return F.softplus(negative - positive[:, None]).mean()
+
+
+def next_item(
+    kind: Literal["ce", "bce", "bpr"],
+    query: Tensor,
+    table: Tensor,
+    target: Tensor | None,
+    negatives: Tensor | None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """What a setting `loss` names: cross entropy over the catalogue ("ce"), or a loss against sampled negatives."""
+    if kind == "ce":
+        assert target is not None
+        return cross_entropy(query, table, target, bias)
+    scores = item_scores(query, table, pairs(target, negatives), bias)
+    return (bce if kind == "bce" else bpr)(scores[:, 0], scores[:, 1:])
 
 
 def info_nce(

@@ -1,6 +1,5 @@
 """One table, six formats."""
 
-import io
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mmbench.errors import UsageError, suggest
@@ -18,11 +17,7 @@ def to_text(table: Table, fmt: Format) -> str:
     from mmbench.report import html, latex, plain, terminal
 
     if fmt == "terminal":
-        from rich.console import Console
-
-        out = io.StringIO()
-        terminal.print_terminal(table, Console(file=out, force_terminal=False, soft_wrap=True))
-        return out.getvalue()
+        return terminal.plain_text(lambda console: terminal.print_terminal(table, console))
     writers = {
         "markdown": plain.markdown, "latex": latex.latex, "html": html.html,
         "csv": plain.long_csv, "json": plain.full_json,

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -79,20 +80,35 @@ def cell_markdown(cell: Cell) -> str:
 def long_csv(table: Table) -> str:
     """One line per row and column, unrounded."""
     synthetic = {one.name: one.synthetic for one in table.datasets}
+    rows = [
+        [
+            column.dataset, row.model, row.label, row.config, str(column.metric), exact(cell.mean), exact(cell.std),
+            cell.n, cell.place or "", int(row.floor), int(row.leaky), int(synthetic[column.dataset]),
+            "; ".join(table.footnotes[at] for at in cell.footnotes),
+        ]
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+    ]  # fmt: skip
+    return csv_text(CSV_FIELDS, rows)
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lines of comma-separated values; None is an empty field."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
-    for row in table.rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            writer.writerow(
-                [
-                    column.dataset, row.model, row.label, row.config, str(column.metric),
-                    "" if cell.mean is None else repr(cell.mean), "" if cell.std is None else repr(cell.std),
-                    cell.n, cell.place or "", int(row.floor), int(row.leaky), int(synthetic[column.dataset]),
-                    "; ".join(table.footnotes[at] for at in cell.footnotes),
-                ]
-            )  # fmt: skip
+    writer.writerow(head)
+    writer.writerows(rows)
     return out.getvalue()
+
+
+def exact(value: float | None) -> str:
+    """All digits of a number, nothing for none."""
+    return "" if value is None else repr(value)
+
+
+def json_text(content: object) -> str:
+    """Indented JSON; what is no number is an error."""
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def full_json(table: Table) -> str:
@@ -112,7 +128,7 @@ def full_json(table: Table) -> str:
         "warnings": list(table.warnings),
         "caption": [{"key": key, "text": text} for key, text in table.caption],
     }
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text(content)
 
 
 def row_content(row: Row, table: Table) -> dict[str, Any]:

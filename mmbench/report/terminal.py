@@ -1,7 +1,8 @@
 """The table for a terminal: colours where there are any, signs where not, blocks that fit the width."""
 
+import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mmbench.report import rounding
@@ -15,14 +16,29 @@ if TYPE_CHECKING:
 _CAPTION_WIDTH = 110  # longer lines are hard to read
 
 
-def print_terminal(table: Table, console: "Console") -> None:
-    """Print to a rich console; when it is no terminal nothing is wrapped or split."""
-    width = console.width if console.is_terminal else None
-    colour = console.is_terminal and not console.no_color
+def emitter(console: "Console") -> "Callable[[Text | str], None]":
+    """Prints lines as they are: not wrapped, no markup, nothing highlighted."""
 
     def emit(text: "Text | str") -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
+    return emit
+
+
+def plain_text(show: "Callable[[Console], None]") -> str:
+    """What `show` prints, without colour codes and unwrapped."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    show(Console(file=out, force_terminal=False, soft_wrap=True))
+    return out.getvalue()
+
+
+def print_terminal(table: Table, console: "Console") -> None:
+    """Print to a rich console; when it is no terminal nothing is wrapped or split."""
+    width = console.width if console.is_terminal else None
+    colour = console.is_terminal and not console.no_color
+    emit = emitter(console)
     names = {one.name: one.name + (" (synthetic)" if one.synthetic else "") for one in table.datasets}
     lines = Lines(
         heads=tuple((names[column.dataset], str(column.metric)) for column in table.columns),

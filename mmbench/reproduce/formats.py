@@ -1,13 +1,20 @@
 """A reproduced table as text: terminal, Markdown, CSV (long) and JSON (everything). Rounding as in reports."""
 
-import csv
-import io
-import json
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mmbench.report import rounding, terminal
 from mmbench.report.grid import Line, Lines, draw
-from mmbench.report.plain import cell_markdown, comparison_content, escape, pipes, row_content, words
+from mmbench.report.plain import (
+    cell_markdown,
+    comparison_content,
+    csv_text,
+    escape,
+    exact,
+    json_text,
+    pipes,
+    row_content,
+    words,
+)
 from mmbench.report.rounding import DASH
 from mmbench.reproduce.plan import NOT_PREPARED, NOT_YET
 from mmbench.reproduce.scores import Beside, Reproduced
@@ -28,11 +35,7 @@ CSV_FIELDS = (
 def to_text(one: Reproduced, fmt: Format) -> str:
     """The table as text without colour codes; "terminal" is unwrapped plain text."""
     if fmt == "terminal":
-        from rich.console import Console
-
-        out = io.StringIO()
-        print_terminal(one, Console(file=out, force_terminal=False, soft_wrap=True))
-        return out.getvalue()
+        return terminal.plain_text(lambda console: print_terminal(one, console))
     return {"markdown": markdown, "csv": long_csv, "json": full_json}[fmt](one)
 
 
@@ -78,10 +81,7 @@ def print_terminal(one: Reproduced, console: "Console") -> None:
 
     width = console.width if console.is_terminal else None
     colour = console.is_terminal and not console.no_color
-
-    def emit(text: "Text | str") -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
-
+    emit = terminal.emitter(console)
     emit(Text(f"{one.plan.experiment.name}: {one.plan.content.title}", "bold"))
     rows: list[Line] = []
     for at, (row, beside) in enumerate(zip(one.table.rows, one.beside, strict=True)):
@@ -137,27 +137,21 @@ def _status(one: Reproduced, at: int, column: int) -> str:
 
 def long_csv(one: Reproduced) -> str:
     """One line per row and column, unrounded."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
+    rows: list[list[object]] = []
     for at, (row, beside) in enumerate(zip(one.table.rows, one.beside, strict=True)):
         for number, (column, cell, paper) in enumerate(
             zip(one.table.columns, row.cells, beside, strict=True)
         ):
             numbers = [paper.printed, paper.difference, *(paper.interval or (None, None))]
-            writer.writerow(
+            rows.append(
                 [
                     one.plan.experiment.name, column.dataset, row.name, row.model, str(column.metric),
-                    _status(one, at, number), _exact(cell.mean), _exact(cell.std), cell.n, *map(_exact, numbers),
+                    _status(one, at, number), exact(cell.mean), exact(cell.std), cell.n, *map(exact, numbers),
                     "" if paper.inside is None else int(paper.inside),
                     "; ".join(one.table.footnotes[mark] for mark in cell.footnotes),
                 ]
             )  # fmt: skip
-    return out.getvalue()
-
-
-def _exact(value: float | None) -> str:
-    return "" if value is None else repr(value)
+    return csv_text(CSV_FIELDS, rows)
 
 
 def full_json(one: Reproduced) -> str:
@@ -188,4 +182,4 @@ def full_json(one: Reproduced) -> str:
         "warnings": list(one.table.warnings),
         "caption": [{"key": key, "text": text} for key, text in one.table.caption],
     }
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text(content)

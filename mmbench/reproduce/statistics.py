@@ -1,16 +1,13 @@
 """A paper's table of data set statistics beside those of the prepared data."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmbench.data.statistics import Compared, compare
-from mmbench.report import rounding
+from mmbench.report import rounding, terminal
 from mmbench.report.grid import Line, Lines, draw
-from mmbench.report.plain import escape, pipes
+from mmbench.report.plain import csv_text, escape, json_text, pipes
 from mmbench.reproduce.plan import NOT_PREPARED, Target
 from mmbench.reproduce.spec import Experiment, Statistics
 
@@ -106,9 +103,7 @@ def _legend(one: Counted) -> str:
 def print_terminal(one: Counted, console: "Console") -> None:
     from rich.text import Text
 
-    def emit(text: "Text | str") -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
-
+    emit = terminal.emitter(console)
     heads, rows = _body(one)
     lines = tuple(
         Line(label, "", tuple(Text(text, "dim" if label == PRINTED else "") for text in texts))
@@ -125,11 +120,7 @@ def print_terminal(one: Counted, console: "Console") -> None:
 def to_text(one: Counted, fmt: str) -> str:
     """The table as text without colour codes."""
     if fmt == "terminal":
-        from rich.console import Console
-
-        out = io.StringIO()
-        print_terminal(one, Console(file=out, force_terminal=False, soft_wrap=True))
-        return out.getvalue()
+        return terminal.plain_text(lambda console: print_terminal(one, console))
     return {"markdown": _markdown, "csv": _long_csv, "json": _full_json}[fmt](one)
 
 
@@ -161,13 +152,9 @@ def _facts(one: Counted) -> list[dict[str, Any]]:
 
 
 def _long_csv(one: Counted) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_facts(one))
-    return out.getvalue()
+    return csv_text(CSV_FIELDS, [[fact[name] for name in CSV_FIELDS] for fact in _facts(one)])
 
 
 def _full_json(one: Counted) -> str:
     content = {"experiment": one.experiment.name, "source": one.content.source, "values": _facts(one)}
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text(content)

@@ -17,7 +17,8 @@ from tests.models.toy import (
     catalog_of,
     gradients,
     history_batch,
-    overfit,
+    learns_by_heart,
+    random_fives,
     toy_batcher,
     toy_catalog,
     toy_model,
@@ -188,23 +189,12 @@ def test_every_parameter_gets_a_gradient_and_the_padding_row_none() -> None:
 
 
 def test_overfits_64_users_by_their_last_item() -> None:
-    generator = torch.Generator().manual_seed(0)
-    histories = [torch.randint(1, 65, (5,), generator=generator).tolist() for _ in range(64)]
-    view = view_of(histories)
+    histories = random_fives()
+    catalog = catalog_of(view_of(histories), n_items=64, features=False)
     model = toy_model(
-        "bert4rec", catalog_of(view, n_items=64, features=False), dropout=0.0, attn_dropout=0.0, last_only=1.0,
-        hidden_dim=32, inner_dim=64,
-    )  # fmt: skip
-    batch = training_batch(model, view)
-    last = history_batch(model, [one[:4] for one in histories])
-    target = torch.tensor([one[4] for one in histories])
-
-    def done() -> bool:
-        with torch.no_grad():
-            return bool((model.score(last).argmax(1) + 1 == target).all())
-
-    overfit(model, lambda: model.loss(batch)["ce"], done, lr=3e-3, n_steps=600)
-    assert done()
+        "bert4rec", catalog, dropout=0.0, attn_dropout=0.0, last_only=1.0, hidden_dim=32, inner_dim=64
+    )
+    assert learns_by_heart(model, histories, lr=3e-3, n_steps=600)
 
 
 def test_initialisation() -> None:

@@ -1,12 +1,14 @@
 """Caser: section "How to check" of its specification."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import vmap
 
 from mmbench.data.rows import Batcher, last_rows
 from mmbench.errors import UsageError
@@ -16,7 +18,8 @@ from tests.models.toy import (
     MAX_LEN,
     catalog_of,
     history_batch,
-    overfit,
+    learns_by_heart,
+    random_fives,
     toy_catalog,
     toy_model,
     toy_view,
@@ -260,6 +263,23 @@ def test_official_loss_by_hand() -> None:
     torch.testing.assert_close(model.loss(batch)["bce"], expected)
 
 
+def test_sampled_losses_of_two_models_at_once() -> None:
+    """`stackable` with one target a window: neither batch decides a shape."""
+    models = [make(loss="bce", reg_weight=0.0, seed=seed) for seed in (1, 2)]
+    assert models[0].needs.stackable
+    assert not make("caser:official").needs.stackable
+    batches = [training_batch(models[0], toy_view(), seed=seed) for seed in (1, 2)]
+    keys = ("item_seq", "position", "slot", "user", "target", "negatives")
+    stacked = {key: torch.stack([getattr(one, key) for one in batches]) for key in keys}
+    tables = torch.stack([model.item_table() for model in models])
+
+    def loss(tensors: dict[str, Tensor], table: Tensor) -> Tensor:
+        return models[0]._bce(replace(batches[0], **tensors), table)
+
+    singles = [loss({key: one[k] for key, one in stacked.items()}, tables[k]) for k in (0, 1)]
+    torch.testing.assert_close(vmap(loss)(stacked, tables), torch.stack(singles))
+
+
 def test_regulariser_is_the_sum_of_plain_norms() -> None:
     model = make(reg_weight=0.5)
     weights = [model.item_emb.weight, model.user_emb.weight, model.vertical.weight, model.fc.weight]
@@ -299,25 +319,14 @@ def test_users_without_a_target_have_no_random_vector() -> None:
 @EACH
 def test_overfits_64_sequences(name: str) -> None:
     """Every user has the same vector, so that the window must tell them apart."""
-    generator = torch.Generator().manual_seed(0)
-    histories = [torch.randint(1, 65, (5,), generator=generator).tolist() for _ in range(64)]
-    view = view_of(histories)
+    histories = random_fives()
     settings = {"loss": "ce", "n_targets": 1, "train_windows": "every"} if name == "caser:official" else {}
-    catalog = catalog_of(view, n_items=64, features=False)
+    catalog = catalog_of(view_of(histories), n_items=64, features=False)
     model = toy_model(name, catalog, hidden_dim=48, dropout=0.0, reg_weight=0.0, **settings)
     with torch.no_grad():
         model.user_emb.weight.zero_()
     model.user_emb.weight.requires_grad_(False)
-    batch = training_batch(model, view)
-    last = history_batch(model, [one[:4] for one in histories])
-    target = torch.tensor([one[4] for one in histories])
-
-    def done() -> bool:
-        with torch.no_grad():
-            return bool((model.score(last).argmax(1) + 1 == target).all())
-
-    overfit(model, lambda: model.loss(batch)["ce"], done, lr=1e-2, n_steps=400)
-    assert done()
+    assert learns_by_heart(model, histories, lr=1e-2, n_steps=400)
 
 
 @pytest.mark.parametrize(

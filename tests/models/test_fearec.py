@@ -17,6 +17,7 @@ from tests.models.toy import (
     START,
     catalog_of,
     history_batch,
+    random_fives,
     toy_catalog,
     toy_model,
     toy_view,
@@ -368,8 +369,7 @@ def test_a_user_with_equal_windows_at_other_times_has_two_prefixes() -> None:
 
 
 def test_overfits_64_prefixes() -> None:
-    generator = torch.Generator().manual_seed(0)
-    histories = [torch.randint(1, 65, (5,), generator=generator).tolist() for _ in range(64)]
+    histories = random_fives()
     view = view_of(histories)
     catalog = catalog_of(view, n_items=64, features=False)
     model = toy_model("fearec", catalog, **QUIET, hidden_dim=32, inner_dim=64)

@@ -17,7 +17,8 @@ from tests.models.toy import (
     catalog_of,
     gradients,
     history_batch,
-    overfit,
+    learns_by_heart,
+    random_fives,
     toy_catalog,
     toy_model,
     toy_view,
@@ -215,22 +216,10 @@ def test_without_recurrence_only_the_last_item_counts() -> None:
 
 @BOTH
 def test_overfits_64_sequences(name: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    histories = [torch.randint(1, 65, (5,), generator=generator).tolist() for _ in range(64)]
-    view = view_of(histories)
-    model = toy_model(
-        name, catalog_of(view, n_items=64, features=False), dropout=0.0, emb_dim=48, hidden_dim=48, loss="ce"
-    )
-    batch = training_batch(model, view)
-    last = history_batch(model, [one[:4] for one in histories])
-    target = torch.tensor([one[4] for one in histories])
-
-    def done() -> bool:
-        with torch.no_grad():
-            return bool((model.score(last).argmax(1) + 1 == target).all())
-
-    overfit(model, lambda: model.loss(batch)["ce"], done, lr=1e-2, n_steps=400)
-    assert done()
+    histories = random_fives()
+    catalog = catalog_of(view_of(histories), n_items=64, features=False)
+    model = toy_model(name, catalog, dropout=0.0, emb_dim=48, hidden_dim=48, loss="ce")
+    assert learns_by_heart(model, histories, lr=1e-2, n_steps=400)
 
 
 def test_first_item_of_ten_gets_a_gradient_smaller_than_the_last() -> None:

@@ -14,7 +14,9 @@ from tests.models.toy import (
     catalog_of,
     gradients,
     history_batch,
-    overfit,
+    learns_by_heart,
+    loss_by_hand,
+    random_fives,
     toy_catalog,
     toy_model,
     toy_view,
@@ -113,13 +115,8 @@ def test_sampled_softmax_by_hand(share: float) -> None:
 def test_bce_by_hand() -> None:
     model = make("nextitnet:bce")
     batch = training_batch(model, toy_view())
-    assert batch.target is not None
-    assert batch.negatives is not None
-    scores = model.score(batch)
-    own, other = scores.gather(1, batch.target[:, None] - 1), scores.gather(1, batch.negatives - 1)
-    expected = -(own.sigmoid().log() + (1 - other.sigmoid()).log()).mean()
     assert model.loss(batch).keys() == {"bce"}
-    torch.testing.assert_close(model.loss(batch)["bce"], expected)
+    torch.testing.assert_close(model.loss(batch)["bce"], loss_by_hand("bce", model.score(batch), batch))
 
 
 def test_regulariser_is_the_sum_of_plain_norms() -> None:
@@ -154,21 +151,10 @@ def test_initialisation() -> None:
 
 @EACH
 def test_overfits_64_sequences(name: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    histories = [torch.randint(1, 65, (5,), generator=generator).tolist() for _ in range(64)]
-    view = view_of(histories)
-    catalog = catalog_of(view, n_items=64, features=False)
+    histories = random_fives()
+    catalog = catalog_of(view_of(histories), n_items=64, features=False)
     model = toy_model(name, catalog, hidden_dim=32, n_blocks=1, loss="ce")
-    batch = training_batch(model, view)
-    last = history_batch(model, [one[:4] for one in histories])
-    target = torch.tensor([one[4] for one in histories])
-
-    def done() -> bool:
-        with torch.no_grad():
-            return bool((model.score(last).argmax(1) + 1 == target).all())
-
-    overfit(model, lambda: model.loss(batch)["ce"], done, lr=1e-2, n_steps=400)
-    assert done()
+    assert learns_by_heart(model, histories, lr=1e-2, n_steps=400)
 
 
 @pytest.mark.parametrize(

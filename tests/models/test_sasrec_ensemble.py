@@ -15,7 +15,15 @@ from mmbench.evaluate import rank
 from mmbench.models.base import Catalog, Recommender
 from mmbench.nn.ensemble import combine_scores, member_names
 from mmbench.train import Trainer
-from tests.models.toy import gradients, history_batch, toy_catalog, toy_model, toy_view, training_batch
+from tests.models.toy import (
+    gradients,
+    history_batch,
+    loss_by_hand,
+    toy_catalog,
+    toy_model,
+    toy_view,
+    training_batch,
+)
 from tests.scorers import random_view
 from tests.training import KillAt, KilledError
 
@@ -130,22 +138,14 @@ def test_repeated_members_have_names_of_their_own_and_other_weights() -> None:
 def test_joint_loss_is_of_the_sum_and_separate_losses_are_of_each() -> None:
     model = make()
     batch = training_batch(model, toy_view())
-    assert batch.target is not None
-    assert batch.negatives is not None
-
-    def bce(scores: Tensor) -> Tensor:
-        positive = scores.gather(1, batch.target[:, None] - 1).sigmoid().log()
-        negative = (1 - scores.gather(1, batch.negatives - 1).sigmoid()).log()
-        return -(positive + negative).mean()
-
     members = model.member_scores(batch)
-    torch.testing.assert_close(model.loss(batch)["bce"], bce(sum(members.values())))
+    torch.testing.assert_close(model.loss(batch)["bce"], loss_by_hand("bce", sum(members.values()), batch))
     apart = make("sasrec-ensemble:separate")
     assert torch.equal(apart.score(batch), model.score(batch))
     terms = apart.loss(batch)
     assert list(terms) == ["bce_id", "bce_text", "bce_image"]
     for name, scores in members.items():
-        torch.testing.assert_close(terms[f"bce_{name}"], bce(scores))
+        torch.testing.assert_close(terms[f"bce_{name}"], loss_by_hand("bce", scores, batch))
 
 
 def test_ways_to_combine() -> None:

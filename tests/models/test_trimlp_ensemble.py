@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from mmbench.models.base import Catalog, Recommender
 from mmbench.nn.mlp import shift
-from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch
+from tests.models.toy import history_batch, loss_by_hand, toy_catalog, toy_model, toy_view, training_batch
 
 HISTORIES = [[4, 9, 2], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
 
@@ -134,22 +133,13 @@ def test_items_with_one_text(head: str) -> None:
 def test_losses_are_of_the_sum_or_of_each(loss: str, head: str) -> None:
     model, apart = make(loss=loss, head=head), make(loss=loss, head=head, training="separate")
     batch = training_batch(model, toy_view())
-    assert batch.target is not None
     assert (batch.negatives is None) is (loss == "ce")
-
-    def by_hand(scores: Tensor) -> Tensor:
-        own = scores.gather(1, batch.target[:, None] - 1)
-        if batch.negatives is None:
-            return -scores.log_softmax(1).gather(1, batch.target[:, None] - 1).mean()
-        other = scores.gather(1, batch.negatives - 1)
-        return -(own.sigmoid().log() + (1 - other.sigmoid()).log()).mean()
-
     members = model.member_scores(batch)
-    torch.testing.assert_close(model.loss(batch)[loss], by_hand(sum(members.values())))
+    torch.testing.assert_close(model.loss(batch)[loss], loss_by_hand(loss, sum(members.values()), batch))
     terms = apart.loss(batch)
     assert list(terms) == [f"{loss}_id", f"{loss}_text", f"{loss}_image"]
     for name, scores in members.items():
-        torch.testing.assert_close(terms[f"{loss}_{name}"], by_hand(scores))
+        torch.testing.assert_close(terms[f"{loss}_{name}"], loss_by_hand(loss, scores, batch))
 
 
 def test_a_dead_output_bias_is_no_part_of_tied_scores() -> None:

@@ -5,6 +5,9 @@ toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some ite
 toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
 training_batch, history_batch   what the engine would feed that model
 gradients, overfit   one step's loss and gradients; training until a condition holds
+loss_by_hand         a loss from the scores of all items, as its formula is printed
+random_fives         histories that can only be learned by heart
+ranks_last_items_first, learns_by_heart   whether a model knows their last items, and can be taught them
 """
 
 from collections.abc import Callable, Sequence
@@ -174,6 +177,46 @@ def gradients(model: Recommender[Any], batch: Batch) -> tuple[float, dict[str, T
     return loss.item(), {
         name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
     }
+
+
+def loss_by_hand(kind: str, scores: Tensor, batch: Batch) -> Tensor:
+    """`kind` ("ce", "bce" or "bpr") of scores [T, N], column i - 1 = item i, for the batch's targets, negatives."""
+    assert batch.target is not None
+    own = scores.gather(1, batch.target[:, None] - 1)  # [T, 1]
+    if kind == "ce":
+        return (scores.exp().sum(1).log() - own[:, 0]).mean()
+    assert batch.negatives is not None
+    other = scores.gather(1, batch.negatives - 1)  # [T, K]
+    if kind == "bpr":
+        return -(own - other).sigmoid().log().mean()
+    return -(own[:, 0].sigmoid().log() + (1 - other.sigmoid()).log().sum(1)).mean()
+
+
+def random_fives() -> list[list[int]]:
+    """64 histories of five items out of 64."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(1, 65, (5,), generator=generator).tolist() for _ in range(64)]
+
+
+def ranks_last_items_first(model: Recommender[Any], histories: Sequence[Sequence[int]]) -> bool:
+    """Whether no other item has a higher score after a history's events but the last than that last one."""
+    last = torch.tensor([one[-1] for one in histories])
+    with torch.no_grad():
+        scores = model.score(history_batch(model, [one[:-1] for one in histories]))
+    return torch.equal(scores.argmax(1) + 1, last)
+
+
+def learns_by_heart(
+    model: Recommender[Any], histories: Sequence[Sequence[int]], *, lr: float, n_steps: int
+) -> bool:
+    """Whether its cross entropy teaches a model all last items in so many steps of all histories."""
+    batch = training_batch(model, view_of(histories))
+
+    def done() -> bool:
+        return ranks_last_items_first(model, histories)
+
+    overfit(model, lambda: model.loss(batch)["ce"], done, lr=lr, n_steps=n_steps)
+    return done()
 
 
 def overfit(
