@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mmbench.config import PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs
-from mmbench.nn.ensemble import Ensemble, EnsembleConfig
+from mmbench.models.ensemble import Ensemble, EnsembleConfig
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import Dropout
 from mmbench.nn.losses import next_item

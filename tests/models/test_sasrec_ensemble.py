@@ -13,7 +13,7 @@ from mmbench.config import TrainConfig
 from mmbench.errors import UsageError
 from mmbench.evaluate import rank
 from mmbench.models.base import Catalog, Recommender
-from mmbench.nn.ensemble import combine_scores, member_names
+from mmbench.models.ensemble import combine_scores, member_names
 from mmbench.train import Trainer
 from tests.models.toy import (
     gradients,
