@@ -27,7 +27,7 @@ from mmbench.data.batch import Batch, Prefixes
 from mmbench.data.views import ranges
 from mmbench.errors import DataError
 
-BIN_WIDTH = 64
+BIN_WIDTH, NARROWEST_BIN = 64, 16  # of packed rows, in training and at least in a ranking
 Layout = Literal["packed", "padded", "fixed"]
 
 
@@ -151,19 +151,23 @@ class Batcher:
         self.times = torch.from_numpy(np.ascontiguousarray(times)).to(device)
         self.layout, self.max_len, self.device = layout, max_len, device
 
-    def _place(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    def _place(
+        self, lengths: np.ndarray, bin_width: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """bin, first place and number of each history, and the width of the rows."""
         if self.layout == "packed":
-            width = max(BIN_WIDTH, self.max_len)
+            width = bin_width or max(BIN_WIDTH, self.max_len)
             return *pack(lengths, width), width
         width = self.max_len if self.layout == "fixed" else max(int(lengths.max(initial=1)), 1)
         n = len(lengths)
         return np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64), width
 
-    def _lay_out(self, rows: Rows, extra: int) -> tuple[dict[str, Any], np.ndarray]:
+    def _lay_out(
+        self, rows: Rows, extra: int, bin_width: int | None = None
+    ) -> tuple[dict[str, Any], np.ndarray]:
         """item_seq, time_seq, position, segment of the rows, and the flat index of each row's first place."""
         total = rows.length + extra
-        bins, place, number, width = self._place(total)
+        bins, place, number, width = self._place(total, bin_width)
         n_bins = int(bins.max(initial=-1)) + 1
         first = bins * width + place
         grid = np.zeros((2, n_bins * width), dtype=np.int64)  # position, segment
@@ -224,7 +228,9 @@ class Batcher:
 
     def evaluation(self, rows: Rows, *, extra_slots: int = 0) -> Batch:
         """One slot per history: its last event, or the last of the extra places after it."""
-        parts, first = self._lay_out(rows, extra=extra_slots)
+        # The histories of a batch are of like length (mmbench.evaluate): narrower bins, smaller attention.
+        longest = int(rows.length.max(initial=0)) + extra_slots
+        parts, first = self._lay_out(rows, extra_slots, max(NARROWEST_BIN, longest))
         slots = first + rows.length + extra_slots - 1
         return Batch(
             **parts,

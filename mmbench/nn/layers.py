@@ -20,8 +20,9 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     n_words = (x.numel() + 7) // 8
     words = torch.randint(-(2**63), 2**63 - 1, (n_words,), dtype=torch.int64, device=x.device)
-    keep = (words.view(torch.uint8)[: x.numel()] >= cut).view(x.shape)
-    return x * (keep * (256.0 / (256 - cut))).to(x.dtype)
+    # 0 below `cut`, else 1, without a comparison: those that make booleans are not vectorised on CPUs.
+    keep = words.view(torch.uint8)[: x.numel()].clamp(cut - 1, cut).sub_(cut - 1).view(x.shape)
+    return x * keep.to(x.dtype).mul_(256.0 / (256 - cut))
 
 
 class Dropout(nn.Module):
