@@ -53,7 +53,7 @@ SHAPES = {
 SMALL = (60, 40, 500)
 WIDTH = 768  # of the features of one modality
 MODELS = ("sasrec", "hm4sr", "hm4sr:shared-pcl")
-VARIED: dict[str, tuple[Any, ...]] = {"matmul": ("float32", "tf32", "bfloat16")}
+VARIED: dict[str, tuple[Any, ...]] = {"matmul": ("float32", "tf32", "bfloat16"), "compile": (False, True)}
 OFFICIAL = (60, 68)  # seconds per epoch in the official log of HM4SR on Games
 HEADER = ("data", "model", "seeds", "settings", "s per epoch", "s per epoch and seed", "steps", "kernels a step",
           "busy", "MiB", "s of ranking", "official log")  # fmt: skip
@@ -255,7 +255,9 @@ def configurations(
     """Data set, model, number of seeds, settings."""
     for data, model, seeds in itertools.product(names, given.models, given.seeds):
         for values in itertools.product(*given.vary.values()):
-            yield data, model, seeds, dict(zip(given.vary, values, strict=True))
+            settings = dict(zip(given.vary, values, strict=True))
+            if seeds == 1 or not settings.get("compile"):  # a stack is not compiled
+                yield data, model, seeds, settings
 
 
 def main() -> None:

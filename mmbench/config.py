@@ -58,6 +58,7 @@ class TrainConfig:
     precision: Literal["float32", "float64"] = "float32"  # of the parameters, and of the ranking
     # Products in training. "tf32": on GPUs that have it; "bfloat16": autocast, and tf32 for what stays float32.
     matmul: Literal["float32", "tf32", "bfloat16"] = "float32"
+    compile: bool = False  # torch.compile of the loss; minutes at the start, and no gain on a CPU
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,19 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmbench import __version__
 from mmbench.atomic import hash_json
-from mmbench.errors import UsageError
+from mmbench.errors import RunError, UsageError
 from mmbench.paths import PACKAGE, baselines_dir
+
+T = TypeVar("T")
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
@@ -101,6 +103,23 @@ def autocast(matmul: str, device: str) -> AbstractContextManager[Any]:
 
     wanted = matmul == "bfloat16"
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=wanted)
+
+
+def compiled(loss: Callable[..., T]) -> Callable[..., T]:
+    """`loss` through torch.compile, for batches of any size; what the compiler says of its failure is a RunError."""
+    import torch
+    from torch._dynamo.exc import TorchDynamoException
+
+    inner = torch.compile(loss, dynamic=True)
+
+    def call(*given: Any) -> T:
+        try:
+            return inner(*given)
+        except TorchDynamoException as error:
+            first = " ".join(" ".join(str(error).split("\n")[:2]).split())
+            raise RunError(f"compile = true: {first}; run it with compile = false") from error
+
+    return call
 
 
 def peak_memory() -> dict[str, int]:

@@ -38,6 +38,8 @@ def why_not(trainer: Trainer) -> str:
     """Why a run cannot be trained in a stack; empty when it can."""
     if not trainer.needs.stackable:
         return "its loss is not computed for several models at once"
+    if trainer.config.compile:
+        return "compile = true is for single runs"
     if trainer.config.batch_unit == "rows":
         several = {trainer.samples_of(stage) for stage in trainer.stages} & {"all", "last-window"}
         if several:

@@ -28,7 +28,7 @@ from mmbench.models.base import Recommender, Stage
 from mmbench.nn import losses
 from mmbench.optim import learning_rate, make_optimizer, set_rate
 from mmbench.progress import LossSums, Progress, Watcher
-from mmbench.runtime import autocast, derive_seed, tf32
+from mmbench.runtime import autocast, compiled, derive_seed, tf32
 
 BEST, RESUME, LOG = "best.safetensors", "resume.safetensors", "train.jsonl"
 
@@ -69,6 +69,7 @@ class Trainer:
         self.sampler = self._make_sampler()
         self.progress = Progress()
         self.optimizer: torch.optim.Optimizer
+        self.loss = compiled(model.loss) if config.compile else model.loss
         self._rows: tuple[int, Rows] | None = None  # of a stage
 
     def _make_sampler(self) -> NegativeSampler | None:
@@ -258,7 +259,7 @@ class Trainer:
         """One optimiser step; returns the loss terms, which are not waited for."""
         batch = self.batch(rows, negatives)
         with autocast(self.config.matmul, self.device):
-            terms = self.model.loss(batch)
+            terms = self.loss(batch)
         total: Tensor = (
             torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
         )

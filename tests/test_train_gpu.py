@@ -1,6 +1,7 @@
 """What a GPU asks of the training loop: memory that runs out, products of less precision. Tested on the CPU."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,28 @@ def test_tf32_is_on_in_training_only() -> None:
     assert not torch.backends.cuda.matmul.allow_tf32
     with tf32("float32"):
         assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_compiled_loss_trains_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through torch's tracer, with the traced operations run as they are: compiling them takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    view, trained = toy_view(), {}
+    small = {"hidden_dim": 12, "inner_dim": 16, "n_heads": 2}
+    for compiles in (False, True):
+        model = toy_model("sasrec", catalog_of(view, n_items=TOY_ITEMS), **small)
+        config = replace(CONFIG, max_epochs=2, compile=compiles, max_len=MAX_LEN)
+        trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path / str(compiles))
+        trainer.folder.mkdir()
+        trainer.fit()
+        trained[compiles] = [line["loss"] for line in log_of(trainer.folder)]
+    for found, expected in zip(trained[True], trained[False], strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_the_compiler_cannot_do_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    with pytest.raises(RunError, match=r"^compile = true: .*no working C\+\+ compiler found; run it with compile"):
+        make(tmp_path, config=replace(CONFIG, compile=True)).fit()
