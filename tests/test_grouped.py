@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mmbench.config import TrainConfig
-from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, stack_groups
+from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder, init_normal
-from mmbench.train import make_optimizer
+from mmbench.optim import make_optimizer
+from tests.models.toy import stack_groups
 
 GROUPS, ROWS, WIDTH, DIM = 3, 4, 10, 8
 SLOT = torch.tensor([0, 9, 9, 13, 25, 39])  # a place twice

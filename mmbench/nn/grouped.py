@@ -56,11 +56,3 @@ def linear(d_in: int, d_out: int, n_groups: int | None = None) -> nn.Module:
 def layer_norm(dim: int, eps: float, n_groups: int | None = None) -> nn.Module:
     """One norm, or one for each group of a leading axis."""
     return nn.LayerNorm(dim, eps=eps) if n_groups is None else GroupedLayerNorm(n_groups, dim, eps)
-
-
-def stack_groups(grouped: nn.Module, members: list[nn.Module]) -> None:
-    """Give group g of `grouped` the weights of members[g], modules of the same names without groups."""
-    weights = [dict(member.named_parameters()) for member in members]
-    with torch.no_grad():
-        for name, parameter in grouped.named_parameters():
-            parameter.copy_(torch.stack([one[name] for one in weights]).view_as(parameter))
