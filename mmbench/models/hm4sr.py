@@ -6,9 +6,9 @@ experts that a gate on time chooses (Temporal MoE), and read by one Transformer 
 three dot products. Three auxiliary losses predict categories (CP), pull user and target ids together (IDCL) and
 teach the encoders what time alone says (PCL).
 
-Axes: R rows, W width, M modalities in use, D hidden, E experts, T targets, N items, C categories.
-Follows: eq. 4-6 tables()/embed(), 7-10 InteractiveMoE, 11-14 TimeEncoding, 15-16 TemporalMoE, 17-18 encode(),
-19 query()/item_table(), 20-27 loss().
+Axes: R rows, W width, M modalities in use (id first), D hidden, E experts, T targets, N items, C categories.
+Follows: eq. 4-6 tables()/embed(), 7-10 InteractiveMoE, 11-14 TimeEncoding, 15-16 TemporalMoE, 17-18
+ModalityEncoder, 19 query()/item_table(), 20-27 loss(), 24-25 replaced().
 Differences from the paper (P) and the released code (C), with the setting that brings the other behaviour back:
  1. Temporal experts are trained (P); C never registers them: `temporal_experts = "frozen"`.
  2. Interval positions use log2 (C); P prints log: `interval_log = "ln"`.
@@ -41,6 +41,7 @@ from mmbench.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveIn
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.calendar import DAY, day_of_year
+from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, init_normal
 from mmbench.nn.losses import cross_entropy, info_nce
 
@@ -98,15 +99,13 @@ class InteractiveMoE(nn.Module):
         self.n_experts, self.shape = n_experts, (n_modalities, dim)
         # One map holds all experts: k1 x (M D -> M D); its M slices are eq. 8's W_{i,m}.
         self.experts = nn.Linear(n_modalities * dim, n_experts * n_modalities * dim)
-        self.gates = nn.ModuleList(nn.Linear(dim, n_experts) for _ in alphas)
+        self.gates = GroupedLinear(n_modalities, dim, n_experts)
         self.alpha = nn.Parameter(torch.tensor(alphas))
 
     def forward(self, e: Tensor) -> Tensor:
         """e [R, W, M, D] -> [R, W, M, D]."""
         out = self.experts(e.flatten(-2)).unflatten(-1, (self.n_experts, *self.shape))  # [R, W, E, M, D]
-        gate = torch.stack(
-            [g(e[..., m, :]).softmax(-1) for m, g in enumerate(self.gates)], -2
-        )  # [R, W, M, E]
+        gate = self.gates(e.movedim(-2, 0)).softmax(-1).movedim(0, -2)  # [R, W, M, E]
         mixed = torch.einsum("rwme,rwemd->rwmd", gate, out)
         return e + self.alpha[:, None] * mixed
 
@@ -206,6 +205,23 @@ class TemporalMoE(nn.Module):
         return weight.unflatten(-1, e.shape[-2:]) * e
 
 
+class ModalityEncoder(nn.Module):
+    """Eq. 17-18 for some modalities at once: a norm, dropout and a Transformer for each."""
+
+    def __init__(self, config: HM4SRConfig, n_modalities: int) -> None:
+        super().__init__()
+        self.norm = GroupedLayerNorm(n_modalities, config.hidden_dim, eps=1e-12)
+        self.drop = Dropout(config.dropout)
+        self.transformer = PostNormEncoder(
+            dim=config.hidden_dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+            dropout=config.dropout, attn_dropout=config.attn_dropout, n_groups=n_modalities,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """x [R, W, M, D], mask bool [R, W, W] -> [M, R, W, D], or at `slot` only [M, T, D]."""
+        return self.transformer(self.drop(self.norm(x.movedim(2, 0))), mask, slot)
+
+
 class HM4SR(Recommender[HM4SRConfig]):
     def __init__(self, config: HM4SRConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
@@ -222,14 +238,10 @@ class HM4SR(Recommender[HM4SRConfig]):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(feat.shape[1], dim) for name, feat in features.items() if feat is not None}
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-12) for _ in self.modalities)
-        self.drop = Dropout(config.dropout)
-        self.encoders = nn.ModuleList(
-            PostNormEncoder(
-                dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-                dropout=config.dropout, attn_dropout=config.attn_dropout,
-            ) for _ in self.modalities
-        )  # fmt: skip
+        self.use_pcl = config.use_pcl and config.use_temporal_moe and len(self.modalities) > 1
+        # All modalities are encoded at once; with PCL the id by itself, because content is encoded a second time.
+        self.together = [1, len(self.modalities) - 1] if self.use_pcl else [len(self.modalities)]
+        self.encoders = nn.ModuleList(ModalityEncoder(config, n) for n in self.together)
         if config.use_temporal_moe:
             self.time = TimeEncoding(config, catalog)
             trained = config.temporal_experts == "trained"
@@ -246,11 +258,8 @@ class HM4SR(Recommender[HM4SRConfig]):
             self.register_buffer("categories", catalog.category_matrix(), persistent=False)
             self.categories: Tensor
             self.category_head = nn.Linear(width, catalog.n_categories)
-        self.use_pcl = config.use_pcl and config.use_temporal_moe and len(self.modalities) > 1
         if self.use_pcl:
-            self.placeholders = nn.ModuleDict(
-                {name: nn.Linear(self.time.width, dim) for name in self.modalities[1:]}
-            )
+            self.placeholders = nn.Linear(self.time.width, width - dim)  # of all content at once
 
     def _init_weights(self) -> None:
         init_normal(self, std=0.02)
@@ -285,21 +294,16 @@ class HM4SR(Recommender[HM4SRConfig]):
             e = self.interactive(e)
         if not self.config.use_temporal_moe:
             return e, None
-        time = self.time(batch)
-        return self.temporal(e, time), time
+        return self.temporal(e, time := self.time(batch)), time
 
-    def encode(self, modality: int, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Eq. 17-18 for one modality: x [R, W, D], mask bool [R, W, W] -> [R, W, D], or at `slot` only [T, D]."""
-        return self.encoders[modality](self.drop(self.norms[modality](x)), mask, slot)
-
-    def states(self, x: Tensor, batch: Batch) -> list[Tensor]:
-        """H^m at the slots, M tensors [T, D]."""
-        mask = batch.attention_mask(causal=True)
-        return [self.encode(m, one, mask, batch.slot) for m, one in enumerate(x.unbind(2))]
+    def states(self, x: Tensor, mask: Tensor, slot: Tensor) -> Tensor:
+        """Eq. 17-18: x [R, W, M, D] -> H^m at the slots, [M, T, D]."""
+        parts = x.split(self.together, 2)
+        return torch.cat([run(part, mask, slot) for run, part in zip(self.encoders, parts, strict=True)])
 
     def query(self, batch: Batch) -> Tensor:
         x, _ = self.fuse(self.tables(batch.item_seq), batch)
-        return torch.cat(self.states(x, batch), -1)
+        return self.states(x, batch.attention_mask(causal=True), batch.slot).movedim(0, 1).flatten(1)
 
     def item_table(self) -> Tensor:
         return self.tables()[1:].flatten(1)
@@ -310,36 +314,34 @@ class HM4SR(Recommender[HM4SRConfig]):
         """Eq. 27."""
         config, target, tables = self.config, batch.target, self.tables()
         assert target is not None
-        x, time = self.fuse(tables[batch.item_seq], batch)
-        states = self.states(x, batch)
-        terms = {"ce": cross_entropy(torch.cat(states, -1), tables[1:].flatten(1), target)}  # eq. 20
+        items, mask = tables[batch.item_seq], batch.attention_mask(causal=True)
+        states, replaced = self.states_twice(*self.fuse(items, batch), mask, batch)
+        query = states.movedim(0, 1).flatten(1)
+        terms = {"ce": cross_entropy(query, tables[1:].flatten(1), target)}  # eq. 20
         if self.use_category:
-            terms["cp"] = config.category_weight * self.category_term(tables, batch)
+            terms["cp"] = config.category_weight * self.category_term(tables, items, mask, batch)
         same = target[:, None] == target[None, :]
         if config.same_user == "removed":
             same |= batch.user[:, None] == batch.user[None, :]
         if config.use_idcl:  # eq. 23
-            terms["idcl"] = config.idcl_weight * self.contrast(
-                states[0], tables[:, 0][target], same, config.temperature
-            )
-        if self.use_pcl:
-            assert time is not None
-            terms["pcl"] = config.pcl_weight * self.placeholder_term(x, time, states, same, batch)
+            ids = self.item_emb(target)
+            terms["idcl"] = config.idcl_weight * self.contrast(states[0], ids, same, config.temperature)
+        if replaced is not None:  # eq. 26
+            terms["pcl"] = config.pcl_weight * self.contrast(states[1:], replaced, same, 1.0)
         return terms
 
     def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor, temperature: float) -> Tensor:
         logit = 0.0 if self.config.same_target == "zero-logit" else None
         return info_nce(anchor, positive, temperature=temperature, same=same, same_logit=logit)
 
-    def category_term(self, tables: Tensor, batch: Batch) -> Tensor:
-        """Eq. 21-22 over every item of every prefix; an item's weight is the number of prefixes it stands in."""
+    def category_term(self, tables: Tensor, items: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        """Eq. 21-22 over every item of every prefix, `items` [R, W, M, D]; it counts once per prefix it stands in."""
         if self.config.category_loss == "as-released":
             return self._category_as_released(tables, batch)
         slots = torch.zeros_like(batch.item_seq, dtype=tables.dtype)
         slots.view(-1)[batch.slot] = 1.0
-        mask = batch.attention_mask(causal=True)
         weight = (slots[:, None, :] @ mask.to(tables.dtype))[:, 0] * batch.mask  # [R, W]
-        logits = self.category_head(tables[batch.item_seq].flatten(-2))
+        logits = self.category_head(items.flatten(-2))
         each = F.binary_cross_entropy_with_logits(logits, self.categories[batch.item_seq], reduction="none")
         if self.config.category_loss == "sum":
             return (each.sum(-1) * weight).sum() / len(batch.slot)
@@ -358,23 +360,30 @@ class HM4SR(Recommender[HM4SRConfig]):
         read = torch.arange(each.shape[1], device=last.device)[None] <= last[:, None]
         return (each * read).sum() / read.sum()
 
-    def placeholder_term(
-        self, x: Tensor, time: Tensor, states: list[Tensor], same: Tensor, batch: Batch
-    ) -> Tensor:
-        """Eq. 24-26: replace beta of each history by what time alone says, encode again, and compare."""
-        if self.config.pcl_mask == "exact":
-            assert batch.prefixes is not None
-            again, slot = batch.prefixes, batch.prefixes.slot
-            segment, mask = again.segment, again.attention_mask()
-            x, time = again.gather(x), again.gather(time)
-        else:
-            slot, segment, mask = batch.slot, batch.segment, batch.attention_mask(causal=True)
-        replaced, terms = choose_share(segment, self.config.placeholder_share)[..., None], []
-        for m, name in enumerate(self.modalities[1:], start=1):
-            augmented = torch.where(replaced, self.placeholders[name](time), x[:, :, m])
-            hidden = self.encode(m, augmented, mask, slot)
-            terms.append(self.contrast(states[m], hidden, same, 1.0))
-        return torch.stack(terms).mean()
+    def states_twice(self, x: Tensor, time: Tensor | None, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """H^m [M, T, D], and for PCL content's states when time stands in for a part of each history [M - 1, T, D]."""
+        if not self.use_pcl or time is None:
+            return self.states(x, mask, batch.slot), None
+        x_id, x = x.split(self.together, 2)
+        rows, masks, slot = self.replaced(x, time, mask, batch)
+        slots = torch.cat([batch.slot, slot + batch.item_seq.numel()])  # both kinds of rows go through one pass
+        content, replaced = self.encoders[1](torch.cat([x, rows]), torch.cat([mask, masks]), slots).chunk(2, 1)
+        return torch.cat([self.encoders[0](x_id, mask, batch.slot), content]), replaced
+
+    def replaced(self, x: Tensor, time: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Eq. 24-25: beta of each history's content x [R, W, M - 1, D] becomes what time alone says.
+
+        -> rows, their attention mask and slots; "exact": the histories up to each target, each with its own draw.
+        """
+        said, share = self.placeholders(time).unflatten(-1, x.shape[2:]), self.config.placeholder_share
+        if self.config.pcl_mask == "shared":
+            chosen = choose_share(batch.segment, share)[..., None, None]
+            return torch.where(chosen, said, x), mask, batch.slot
+        again = batch.prefixes
+        assert again is not None
+        places = torch.cat([x.flatten(0, 1), said.flatten(0, 1)])  # [2 R W, M - 1, D]
+        source = again.source + choose_share(again.segment, share) * batch.item_seq.numel()
+        return places[source], again.attention_mask(), again.slot
 
     def extra_state(self) -> dict[str, object]:
         return {"modalities": self.modalities, "category_prediction": self.use_category, "pcl": self.use_pcl}

@@ -102,11 +102,11 @@ class TimeIntervalEncoder(nn.Module):
         return torch.stack([angle.cos(), angle.sin()])
 
     def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
-        """x [R, W, D] -> e P of eq. 7, [R, W, D]."""
+        """x [..., R, W, D] -> e P of eq. 7, the same."""
         cos, sin = prepared.to(x.dtype)
-        even, odd = x.view(*cos.shape, 2).unbind(-1)  # each [R, W, J, 3]
+        even, odd = x.unflatten(-1, (*cos.shape[-2:], 2)).unbind(-1)  # each [..., R, W, J, 3]
         turned = torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1)
-        turned = turned.flatten(-2)  # [R, W, J, 6]
+        turned = turned.flatten(-2)  # [..., R, W, J, 6]
         if not self.is_interleaved:
             turned = turned.transpose(-1, -2)
         return self.drop(turned.flatten(-2))
@@ -172,8 +172,11 @@ class MLPBackbone(nn.Module):
         return self.mixer((x * real[..., None].to(x.dtype))[:, :, None], slot)
 
 
-def make_encoder(config: TMMSRecConfig, max_len: int) -> nn.Module:
-    """The user encoder of eq. 10. Every backbone is called with (x, attention mask, real places, slots)."""
+def make_encoder(config: TMMSRecConfig, max_len: int, n_groups: int | None = None) -> nn.Module:
+    """The user encoder of eq. 10. Every backbone is called with (x, attention mask, real places, slots).
+
+    SASRec's takes all modalities in one call, x [M, R, W, D], with weights for each if there are `n_groups`.
+    """
     dim, n_layers = config.hidden_dim, config.n_layers
     if config.backbone == "gru4rec":
         return GRUEncoder(dim=dim, n_layers=n_layers)
@@ -183,7 +186,7 @@ def make_encoder(config: TMMSRecConfig, max_len: int) -> nn.Module:
         return MLPBackbone(dim=dim, max_len=max_len, n_layers=n_layers, dropout=config.dropout)
     return PreQueryEncoder(
         dim=config.hidden_dim, inner_dim=config.hidden_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-        dropout=config.dropout, project_out=True,
+        dropout=config.dropout, project_out=True, n_groups=n_groups,
     )  # fmt: skip
 
 
@@ -206,9 +209,12 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             self.fuse: nn.Module = nn.Linear(n_fused * dim, dim)
         elif config.fusion == "mlp":
             self.fuse = nn.Sequential(nn.Linear(n_fused * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
-        self.is_single = self.is_early or config.encoder == "shared"
-        names = ("all",) if self.is_single else self.modalities
-        self.encoders = nn.ModuleDict({name: make_encoder(config, catalog.max_len) for name in names})
+        is_single = self.is_early or config.encoder == "shared"
+        self.is_grouped = config.backbone == "sasrec" and not is_single
+        names, n_groups = ("all",) if is_single or self.is_grouped else self.modalities, None
+        if self.is_grouped:
+            n_groups = len(self.modalities)
+        self.encoders = nn.ModuleDict({one: make_encoder(config, catalog.max_len, n_groups) for one in names})
         self._init_weights()
 
     def _add_modality(self, modality: str, catalog: Catalog) -> None:
@@ -227,7 +233,8 @@ class TMMSRec(Recommender[TMMSRecConfig]):
             part = name.split(".")[-2] if "." in name else ""
             is_attention = part in ("query", "key", "value")
             if parameter.dim() >= 2:
-                nn.init.xavier_normal_(parameter, gain=0.5**0.5 if is_attention else 1.0)
+                for matrix in parameter.data if parameter.dim() == 3 else [parameter.data]:  # of each group
+                    nn.init.xavier_normal_(matrix, gain=0.5**0.5 if is_attention else 1.0)
             elif is_attention or (part == "out" and name.endswith("bias")) or name.startswith("features."):
                 nn.init.zeros_(parameter)
         if "id" in self.modalities:
@@ -269,29 +276,30 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
         `vectors` of item_seq, if they are known already.
         """
-        inputs = [self.drop(one) for one in (self.vectors(batch.item_seq) if vectors is None else vectors)]
+        x = self.drop(torch.stack(self.vectors(batch.item_seq) if vectors is None else vectors))  # [M, R, W, D]
         if self.is_early:
-            inputs = [self._fused(inputs, batch)]
+            x = self._fused(x, batch)[None]
         elif self.time is not None:
-            prepared = self.time.prepare(batch)
-            inputs = [one + self.time(one, prepared) for one in inputs]  # eq. 11
+            x = x + self.time(x, self.time.prepare(batch))  # eq. 11
         mask = batch.attention_mask(causal=True)
         if self.config.padding_keys:
             mask = mask | ~batch.mask[:, None, :]
-        names = ["all"] * len(inputs) if self.is_single else self.modalities
-        states = [
-            self.encoders[name](x, mask, batch.mask, slot) for name, x in zip(names, inputs, strict=True)
-        ]
-        return torch.cat(states, dim=-1)  # eq. 10
+        if self.config.backbone == "sasrec":
+            states = self.encoders["all"](x, mask, batch.mask, slot)
+        else:
+            names = self.modalities if len(self.encoders) > 1 else list(self.encoders) * len(x)
+            states = torch.stack(
+                [self.encoders[name](one, mask, batch.mask, slot) for name, one in zip(names, x, strict=True)]
+            )
+        return states.movedim(0, -2).flatten(-2)  # eq. 10
 
-    def _fused(self, inputs: list[Tensor], batch: Batch) -> Tensor:
-        """Early fusion of the modalities, time being the last of them, [R, W, D] (sec. 3.7.2)."""
+    def _fused(self, x: Tensor, batch: Batch) -> Tensor:
+        """Early fusion of the modalities x [M, R, W, D], time being the last of them, [R, W, D] (sec. 3.7.2)."""
         if self.time is not None:
-            total = torch.stack(inputs).sum(0)
-            inputs = [*inputs, self.time(total, self.time.prepare(batch))]
+            x = torch.cat([x, self.time(x.sum(0), self.time.prepare(batch))[None]])
         if self.config.fusion == "add":
-            return torch.stack(inputs).sum(0)
-        return self.fuse(torch.cat(inputs, dim=-1))
+            return x.sum(0)
+        return self.fuse(x.movedim(0, -2).flatten(-2))
 
     def candidates(self, vectors: list[Tensor]) -> Tensor:
         """What a state is multiplied with, so that one dot product is the sum over modalities of eq. 13."""

@@ -1,6 +1,7 @@
 """Transformer encoders over packed histories, dropout, and weight initialisation.
 
-Axes: R rows, W width, H heads, D hidden width, G independent groups (modalities) in one call.
+Axes: R rows, W width, H heads, D hidden width, T places that predict, G groups.
+With `n_groups` an encoder is G encoders of equal shape in one call: x has a leading axis G, the mask is shared.
 """
 
 from typing import Literal
@@ -8,6 +9,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, layer_norm, linear
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -42,33 +45,45 @@ class Dropout(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of a row's places to each other; `mask` True = may look."""
 
-    def __init__(self, dim: int, n_heads: int, attn_dropout: float) -> None:
+    def __init__(self, dim: int, n_heads: int, attn_dropout: float, n_groups: int | None = None) -> None:
         super().__init__()
         if dim % n_heads:
             raise ValueError(f"hidden_dim {dim} is not divisible by n_heads {n_heads}")
         self.n_heads, self.attn_dropout = n_heads, attn_dropout
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = linear(dim, 3 * dim, n_groups)
+        self.out = linear(dim, dim, n_groups)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] for the places `slot` [T] of the flat [R W]."""
-        return self.out(at(self.mix(self.qkv(x), mask), slot))
+        """x [..., R, W, D], mask bool [R, W, W] -> the same, or [..., T, D] at places `slot` [T] of the flat [R W]."""
+        return self.out(at_places(self.mix(self.qkv(x), mask), slot))
 
     def mix(self, qkv: Tensor, mask: Tensor) -> Tensor:
-        """Values mixed by the attention weights, before the output map: qkv [R, W, 3D] -> [R, W, D]."""
-        n_rows, width, dim = *qkv.shape[:2], qkv.shape[2] // 3
-        shape = (n_rows, width, 3, self.n_heads, dim // self.n_heads)
-        q, k, v = qkv.view(shape).permute(2, 0, 3, 1, 4)  # each [R, H, W, D/H]
-        logits = (q * (dim // self.n_heads) ** -0.5) @ k.transpose(-1, -2)
-        # A finite mask value: a row without any key gives a uniform softmax, not NaN.
-        logits = logits.masked_fill(~mask[:, None], -1e9)
+        """Values mixed by the attention weights, before the output map: qkv [..., R, W, 3D] -> [..., R, W, D]."""
+        heads = qkv.unflatten(-1, (3, self.n_heads, -1))  # [..., R, W, 3, H, D/H]
+        # One copy here saves the products one of each.
+        q, k, v = heads.movedim((-3, -2), (0, -3)).contiguous()  # each [..., R, H, W, D/H]
+        logits = hide((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), mask)
         weights = dropout(logits.softmax(-1), self.attn_dropout, self.training)
-        return (weights @ v).transpose(1, 2).reshape(n_rows, width, dim)
+        return (weights @ v).transpose(-2, -3).flatten(-2)
+
+
+def hide(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits [..., R, H, W, W], overwritten, with a very small number added where mask bool [R, W, W] is False.
+
+    A finite number: a row without any key gives a uniform softmax, not NaN. Adding, unlike filling, needs no
+    backward pass: the softmax's own gradient is zero there.
+    """
+    return logits.add_(torch.where(mask, 0.0, -1e9)[:, None])
 
 
 def at(x: Tensor, slot: Tensor | None) -> Tensor:
     """x [R, W, ...] -> [T, ...] at places `slot` of the flattened [R W]; x itself when there are none named."""
     return x if slot is None else x.flatten(0, 1).index_select(0, slot)
+
+
+def at_places(x: Tensor, slot: Tensor | None) -> Tensor:
+    """`at` behind any leading axes: x [..., R, W, D] -> [..., T, D]."""
+    return x if slot is None else x.flatten(-3, -2).index_select(-2, slot)
 
 
 class PostNormBlock(nn.Module):
@@ -83,19 +98,20 @@ class PostNormBlock(nn.Module):
         attn_dropout: float,
         activation: Literal["gelu", "relu"],
         eps: float,
+        n_groups: int | None = None,
     ) -> None:
         super().__init__()
-        self.attention = Attention(dim, n_heads, attn_dropout)
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.up = nn.Linear(dim, inner_dim)
-        self.down = nn.Linear(inner_dim, dim)
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.attention = Attention(dim, n_heads, attn_dropout, n_groups)
+        self.norm1 = layer_norm(dim, eps, n_groups)
+        self.up = linear(dim, inner_dim, n_groups)
+        self.down = linear(inner_dim, dim, n_groups)
+        self.norm2 = layer_norm(dim, eps, n_groups)
         self.drop = Dropout(dropout)
         self.activation = F.gelu if activation == "gelu" else F.relu
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
-        x = self.norm1(at(x, slot) + self.drop(self.attention(x, mask, slot)))
+        """x [..., R, W, D], mask bool [R, W, W] -> the same, or [..., T, D] at the places `slot` [T] only."""
+        x = self.norm1(at_places(x, slot) + self.drop(self.attention(x, mask, slot)))
         return self.norm2(x + self.drop(self.down(self.activation(self.up(x)))))
 
 
@@ -113,10 +129,11 @@ class PostNormEncoder(nn.Module):
         attn_dropout: float,
         activation: Literal["gelu", "relu"] = "gelu",
         eps: float = 1e-12,
+        n_groups: int | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            PostNormBlock(dim, inner_dim, n_heads, dropout, attn_dropout, activation, eps)
+            PostNormBlock(dim, inner_dim, n_heads, dropout, attn_dropout, activation, eps, n_groups)
             for _ in range(n_layers)
         )
 
@@ -124,6 +141,7 @@ class PostNormEncoder(nn.Module):
         """x [R, W, D], mask bool [R, W, W] (True = may look) -> [R, W, D], or [T, D] at the places `slot` [T] only.
 
         Where only some places predict, the last block need not finish the others: they are keys and values there.
+        With groups x is [G, R, W, D] and the answer [G, R, W, D] or [G, T, D].
         """
         for block in self.blocks[:-1]:
             x = block(x, mask)
@@ -140,32 +158,39 @@ class PreQueryBlock(nn.Module):
     """
 
     def __init__(
-        self, dim: int, inner_dim: int, n_heads: int, dropout: float, *, project_out: bool, eps: float = 1e-8
+        self,
+        dim: int,
+        inner_dim: int,
+        n_heads: int,
+        dropout: float,
+        *,
+        project_out: bool,
+        n_groups: int | None = None,
+        eps: float = 1e-8,
     ) -> None:
         super().__init__()
         check_heads(dim, n_heads)
         self.n_heads = n_heads
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.out: nn.Module = nn.Linear(dim, dim) if project_out else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.up = nn.Linear(dim, inner_dim)
-        self.down = nn.Linear(inner_dim, dim)
+        self.norm1 = layer_norm(dim, eps, n_groups)
+        self.query, self.key, self.value = (linear(dim, dim, n_groups) for _ in range(3))
+        self.out = linear(dim, dim, n_groups) if project_out else nn.Identity()
+        self.norm2 = layer_norm(dim, eps, n_groups)
+        self.up = linear(dim, inner_dim, n_groups)
+        self.down = linear(inner_dim, dim, n_groups)
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
-        n_rows, width, dim = x.shape
+        """x [..., R, W, D], mask bool [R, W, W] -> the same, or [..., T, D] at the places `slot` [T] only."""
         normed = self.norm1(x)
 
         def heads(y: Tensor) -> Tensor:
-            return y.view(n_rows, width, self.n_heads, -1).transpose(1, 2)
+            return y.unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)  # [..., R, H, W, D/H]
 
         q, k, v = heads(self.query(normed)), heads(self.key(x)), heads(self.value(x))
-        logits = (q * (dim // self.n_heads) ** -0.5) @ k.transpose(-1, -2)
-        weights = self.drop(logits.masked_fill(~mask[:, None], -1e9).softmax(-1))
-        mixed = (weights @ v).transpose(1, 2).reshape(n_rows, width, dim)
-        y = self.norm2(at(normed, slot) + self.out(at(mixed, slot)))
+        logits = hide((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), mask)
+        weights = self.drop(logits.softmax(-1))
+        mixed = (weights @ v).transpose(-2, -3).flatten(-2)
+        y = self.norm2(at_places(normed, slot) + self.out(at_places(mixed, slot)))
         return y + self.drop(self.down(self.drop(F.relu(self.up(y)))))
 
 
@@ -173,23 +198,33 @@ class PreQueryEncoder(nn.Module):
     """A stack of `PreQueryBlock`s and the final LayerNorm; padding is zeroed after each block."""
 
     def __init__(
-        self, *, dim: int, inner_dim: int, n_layers: int, n_heads: int, dropout: float, project_out: bool
+        self,
+        *,
+        dim: int,
+        inner_dim: int,
+        n_layers: int,
+        n_heads: int,
+        dropout: float,
+        project_out: bool,
+        n_groups: int | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            PreQueryBlock(dim, inner_dim, n_heads, dropout, project_out=project_out) for _ in range(n_layers)
+            PreQueryBlock(dim, inner_dim, n_heads, dropout, project_out=project_out, n_groups=n_groups)
+            for _ in range(n_layers)
         )
-        self.norm = nn.LayerNorm(dim, eps=1e-8)
+        self.norm = layer_norm(dim, 1e-8, n_groups)
 
     def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
         """x [R, W, D], mask bool [R, W, W], real bool [R, W] (True = no padding) -> [R, W, D].
 
         With `slot` int64 [T] the last block finishes those places of the flattened [R W] only -> [T, D].
+        With groups x is [G, R, W, D] and the answer [G, R, W, D] or [G, T, D].
         """
         keep = real[..., None].to(x.dtype)
         for block in self.blocks[:-1]:
             x = block(x * keep, mask)
-        return self.norm(self.blocks[-1](x * keep, mask, slot) * at(keep, slot))
+        return self.norm(self.blocks[-1](x * keep, mask, slot) * at_places(keep, slot))
 
 
 def check_heads(dim: int, n_heads: int) -> None:
@@ -205,12 +240,12 @@ def zero_padding(table: nn.Embedding) -> None:
 
 
 def init_normal(module: nn.Module, std: float = 0.02) -> None:
-    """Linear and Embedding weights N(0, std^2), biases 0, LayerNorm 1/0 - for everything below `module`."""
+    """Linear and Embedding weights N(0, std^2), biases 0, LayerNorm 1/0, grouped or not, everywhere below `module`."""
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Embedding):
+        if isinstance(part, nn.Linear | nn.Embedding | GroupedLinear):
             nn.init.normal_(part.weight, std=std)
-            if isinstance(part, nn.Linear) and part.bias is not None:
+            if not isinstance(part, nn.Embedding) and part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.LayerNorm):
+        elif isinstance(part, nn.LayerNorm | GroupedLayerNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)

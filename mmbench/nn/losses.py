@@ -170,16 +170,22 @@ def info_nce(
     same: Tensor | None = None,
     same_logit: float | None = None,
 ) -> Tensor:
-    """In-batch InfoNCE with cosine similarity; row i of `positive` belongs to row i of `anchor`, both [T, D].
+    """In-batch InfoNCE with cosine similarity; row i of `positive` belongs to row i of `anchor`, both [..., T, D].
 
+    Leading axes are further batches, averaged with the same weight.
     same  bool [T, T], True = i and j share their target, so j is no negative of i; removed from the
     denominator, or its logit set to `same_logit` (released codes use 0, which leaves exp(0) in the sum).
     """
-    logits = F.normalize(anchor, dim=-1) @ F.normalize(positive, dim=-1).T / temperature
+    n = anchor.shape[-2]
+    logits = (F.normalize(anchor, dim=-1) / temperature) @ F.normalize(positive, dim=-1).transpose(-1, -2)
     if same is not None:
-        own = torch.eye(len(anchor), dtype=torch.bool, device=anchor.device)
-        logits = logits.masked_fill(same & ~own, float("-inf") if same_logit is None else same_logit)
-    return F.cross_entropy(logits, torch.arange(len(anchor), device=anchor.device))
+        others = same & ~torch.eye(n, dtype=torch.bool, device=anchor.device)
+        if same_logit is None:  # adding needs no backward pass: the softmax's own gradient is zero there
+            logits += torch.where(others, float("-inf"), 0.0)
+        else:
+            logits = logits.masked_fill(others, same_logit)
+    partner = torch.arange(n, device=anchor.device).expand(logits.shape[:-1])
+    return F.cross_entropy(logits.flatten(0, -2), partner.flatten())
 
 
 def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", "cos"] = "dot") -> Tensor:

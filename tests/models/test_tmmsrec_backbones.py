@@ -1,11 +1,11 @@
-"""TMMSRec with other backbones: MLP4Rec against MLP4Rec's own encoder, NextItNet in packed rows."""
+"""TMMSRec with other backbones: MLP4Rec against MLP4Rec's own encoder, NextItNet in packed rows; one for all."""
 
 from dataclasses import replace
 
 import torch
 
 from tests.models.test_tmmsrec import HISTORIES, batch_of, make, shaken
-from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch
+from tests.models.toy import history_batch, stack_groups, toy_catalog, toy_model, toy_view, training_batch
 
 
 def test_mlp4rec_backbone_is_mlp4rec_over_the_fused_vectors() -> None:
@@ -52,3 +52,11 @@ def test_nextitnet_backbone_does_not_reach_its_neighbour_in_a_packed_row() -> No
         states = model.encoders["id"](x, mask, batch.mask, own.nonzero()[:, 0])
         seen = torch.autograd.grad(states.square().sum(), x)[0][0].abs().sum(1) > 0
         assert torch.equal(seen, own)
+
+
+def test_a_shared_encoder_serves_each_modality_by_itself() -> None:
+    model, own = make(encoder="shared"), make()
+    stack_groups(own.encoders["all"], [model.encoders["all"]] * 3)
+    own.load_state_dict({k: v for k, v in model.state_dict().items() if "encoders" not in k}, strict=False)
+    batch = history_batch(model, HISTORIES)
+    torch.testing.assert_close(model.score(batch), own.score(batch))

@@ -4,6 +4,7 @@ toy_view     20 users, 30 items; 1 to 14 events each (so some exceed max_len 8),
 toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories
 toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
 training_batch, history_batch   what the engine would feed that model
+stack_groups, take_group        weights of separate modules and of one with a group axis
 gradients, overfit   one step's loss and gradients; training until a condition holds
 loss_by_hand         a loss from the scores of all items, as its formula is printed
 random_fives         histories that can only be learned by heart
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmbench.config import build
 from mmbench.data.batch import Batch
@@ -230,3 +231,19 @@ def overfit(
         optimizer.step()
         if number % 20 == 0 and done():
             return
+
+
+def stack_groups(grouped: nn.Module, members: Sequence[nn.Module]) -> None:
+    """Give group g of `grouped` the weights of members[g], modules of the same names without groups."""
+    weights = [dict(member.named_parameters()) for member in members]
+    with torch.no_grad():
+        for name, parameter in grouped.named_parameters():
+            parameter.copy_(torch.stack([one[name] for one in weights]).view_as(parameter))
+
+
+def take_group(member: nn.Module, grouped: nn.Module, g: int) -> None:
+    """Give `member` the weights of group g of `grouped`."""
+    weights = dict(grouped.named_parameters())
+    with torch.no_grad():
+        for name, parameter in member.named_parameters():
+            parameter.copy_(weights[name].view(-1, *parameter.shape)[g])

@@ -1,0 +1,58 @@
+"""Layers of G independent groups (modalities) in one call: one batched product instead of G products.
+
+Weights are [G, ...]. What is a vector in each group (biases, norms) is stored flat, [G * D], so that a parameter
+with one dimension is a bias or a norm here as everywhere; optimisers tell them apart by that.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GroupedLinear(nn.Module):
+    """x [G, ..., D_in] -> [G, ..., D_out], each group with its own map; starts like G `nn.Linear`s."""
+
+    def __init__(self, n_groups: int, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.n_groups = n_groups
+        self.weight = nn.Parameter(torch.empty(n_groups, d_out, d_in))
+        self.bias = nn.Parameter(torch.empty(n_groups * d_out))
+        bound = d_in**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias.view(self.n_groups, 1, -1)
+        out = torch.baddbmm(bias, x.flatten(1, -2), self.weight.transpose(1, 2))
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    def extra_repr(self) -> str:
+        return f"{self.n_groups} x ({self.weight.shape[2]} -> {self.weight.shape[1]})"
+
+
+class GroupedLayerNorm(nn.Module):
+    """x [G, ..., D] -> the same, normalised over D, each group with its own scale and shift."""
+
+    def __init__(self, n_groups: int, dim: int, eps: float) -> None:
+        super().__init__()
+        self.n_groups, self.dim, self.eps = n_groups, dim, eps
+        self.weight = nn.Parameter(torch.ones(n_groups * dim))
+        self.bias = nn.Parameter(torch.zeros(n_groups * dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (self.n_groups, *[1] * (x.dim() - 2), self.dim)
+        normed = F.layer_norm(x, (self.dim,), eps=self.eps)
+        return torch.addcmul(self.bias.view(shape), normed, self.weight.view(shape))
+
+    def extra_repr(self) -> str:
+        return f"{self.n_groups} x {self.dim}, eps={self.eps}"
+
+
+def linear(d_in: int, d_out: int, n_groups: int | None = None) -> nn.Module:
+    """One map, or one for each group of a leading axis."""
+    return nn.Linear(d_in, d_out) if n_groups is None else GroupedLinear(n_groups, d_in, d_out)
+
+
+def layer_norm(dim: int, eps: float, n_groups: int | None = None) -> nn.Module:
+    """One norm, or one for each group of a leading axis."""
+    return nn.LayerNorm(dim, eps=eps) if n_groups is None else GroupedLayerNorm(n_groups, dim, eps)
