@@ -15,6 +15,7 @@ from mmbench.features.store import FeatureSet, default_encoder, load_features
 METRIC_VERSION = 1  # raised when a metric's definition changes; rows with different versions never mix
 FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")
 RANKING_SETTINGS = ("max_len", "mask_seen", "precision")
+LATER_SETTINGS = {"compile": False}  # added after results were stored
 ENCODERS = ("text_encoder", "image_encoder")  # a result is identified by the features read, not by their name
 
 
@@ -133,7 +134,7 @@ def make_cell(
     own = {one.name for one in fields(entry.config_class())}
     keys = own | (set(settings) - set(ENCODERS) if entry.load().trainable else set(RANKING_SETTINGS))
     identity = {
-        "settings": {key: settings[key].value for key in sorted(keys)},
+        "settings": {key: settings[key].value for key in sorted(keys) if not _came_later(key, settings[key])},
         "features": {modality: one.hash for modality, one in features.items()},
         "protocol": protocol,
     }
@@ -144,6 +145,11 @@ def make_cell(
         protocol=protocol, config_id=config_id, notes=tuple(notes),
         path=results.cell_path(results_dir, dataset=prepared.name, model=model, config_id=config_id, seed=seed),
     )  # fmt: skip
+
+
+def _came_later(key: str, setting: Setting) -> bool:
+    """A setting that older results lack, at the value that means what they did: it leaves their names alone."""
+    return key in LATER_SETTINGS and setting.value == LATER_SETTINGS[key]
 
 
 def comparable(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str, Any]:

@@ -144,6 +144,8 @@ def test_equal_settings_are_one_cell_whatever_their_spelling(toy: Prepared, tmp_
     assert path(text_encoder="toy") == usual, "the same features, named or found"
     assert path(text_encoder="none") != usual
     assert path(lr=0.5) != usual
+    assert path(compile=False) == usual, "results from before this setting keep their names"
+    assert path(compile=True) != usual
     assert path(hidden_dim=32) != usual
 
 

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from mmbench.cli.run import DeviceOption, SetOption, compute, parse_seeds, parse_sets
+from mmbench.cli.run import DeviceOption, SetOption, StackOption, compute, parse_seeds, parse_sets
 from mmbench.cli.state import State
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mmbench.look.plots import Plot
-    from mmbench.parallel import Backend
     from mmbench.reproduce.looks import Looked
     from mmbench.reproduce.plan import Plan, Target
     from mmbench.reproduce.scores import Reproduced
     from mmbench.reproduce.spec import Experiment
+    from mmbench.results import RunRecord
 
 
 class FormatOption(StrEnum):
@@ -63,6 +65,7 @@ def reproduce(
         int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
     ] = 1,
     device: DeviceOption = "auto",
+    stack: StackOption = "auto",
     fmt: Annotated[
         Optional[FormatOption],  # noqa: UP045
         typer.Option(
@@ -79,13 +82,16 @@ def reproduce(
         bool,
         typer.Option("--dry-run", help="Show the cells, which exist, and the time left; compute nothing."),
     ] = False,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="Print what earlier runs have left; compute nothing.")
+    ] = False,
 ) -> None:
     """Run what a printed table or figure needs, and print it in its layout with the printed numbers beside."""
     state: State = ctx.obj
     from mmbench.parallel import Backend
-    from mmbench.reproduce.plan import choose_targets
+    from mmbench.reproduce.plan import choose_targets, stored_only
     from mmbench.reproduce.spec import Scores, find_experiment
-    from mmbench.runtime import pick_device
+    from mmbench.runtime import pick_device, stack_size
 
     if experiment is None:
         _list(state)
@@ -97,14 +103,20 @@ def reproduce(
     if not isinstance(found.content, Scores):
         _show_data(state, found, targets, fmt, output)
         return
-    pick_device(device)
+    n_stacked = stack_size(stack, pick_device(device))
     if seeds is None and found.content.seeds > 1:
         state.err.print(f"seeds: {found.content.seeds}, as in the paper (--seeds chooses)")
     plan = _plan(state, found, targets, seeds or str(found.content.seeds), set_, epochs)
     if dry_run:
         _dry_run(state, plan, jobs)
         return
-    _run(state, plan, device, Backend("local", None, jobs), fmt, output)
+    if stored:
+        plan, records = stored_only(plan)
+    else:
+        place = Backend("local", None, jobs)
+        found_now = compute(state, plan.cells, device=device, backend=place, stack=n_stacked) if plan.cells else []
+        records = {one.path: one for one in found_now}
+    _show(state, plan, records, fmt, output)
 
 
 def _check_output(experiment: "Experiment", output: Path | None) -> None:
@@ -203,29 +215,26 @@ def _say_missing(state: State, plan: "Plan") -> None:
         state.out.print(f"cannot run: {', '.join(rows)}: {reason}", markup=False)
 
 
-def _run(
+def _show(
     state: State,
     plan: "Plan",
-    device: str,
-    backend: "Backend",
+    records: "Mapping[Path, RunRecord]",
     fmt: FormatOption | None,
     output: Path | None,
 ) -> None:
-    """Compute the missing cells, then print the table and draw the figure; failures are said last."""
+    """Print the table and draw the figure; failures are said last."""
     from mmbench.reproduce.scores import reproduced
 
-    cells = plan.cells
-    records = compute(state, cells, device=device, backend=backend) if cells else []
-    one = reproduced(plan, {record.path: record for record in records})
+    one = reproduced(plan, records)
     if _is_figure(plan.experiment):
         _emit_figure(state, one, fmt, output)
     else:
         _emit(state, one, fmt, output)
-    failed = sum(record.status == "failed" for record in records)
+    failed = sum(record.status == "failed" for record in records.values())
     if failed:
         raise RunError(f"{failed} of {len(records)} cells failed; the same command tries them again")
-    if not cells:
-        raise RunError(f"nothing of {plan.experiment.name} could be run: {_why(plan)}")
+    if not records:
+        raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
 
 
 def _why(plan: "Plan") -> str:

@@ -22,6 +22,13 @@ SetOption = Annotated[
         "--set", metavar="[MODEL.]KEY=VALUE", help="Override a setting, for all models or one; repeatable."
     ),
 ]
+StackOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N|off",
+        help="Seeds of one model trained as one: N at a time, or auto, which stacks on a GPU only.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -107,13 +114,7 @@ def run(
         typer.Option(help="A running Dask scheduler or Ray cluster; without it one is started here."),
     ] = None,
     device: DeviceOption = "auto",
-    stack: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|N|off",
-            help="Seeds of one model trained as one: N at a time, or auto, which stacks on a GPU only.",
-        ),
-    ] = "auto",
+    stack: StackOption = "auto",
     floors: Annotated[bool, typer.Option(help="Also run pop, repeat-last, random and itemknn.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")

@@ -1,7 +1,7 @@
 """From an experiment to the cells that it needs: the same cells, in the same folders, as `mmbench run` makes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from mmbench.cell import Cell, resolve_settings
 from mmbench.data.store import Prepared, folder_name, list_prepared, open_prepared, prepared_root
 from mmbench.errors import DataError, MmbenchError, UsageError, suggest
 from mmbench.reproduce.spec import Experiment, Row, Scores
-from mmbench.results import read_record
+from mmbench.results import RunRecord, read_record
 from mmbench.run import Overrides, check_overrides, finished, plan
 
 NOT_YET = "not yet"  # the model or variant is not in the registry
 NOT_PREPARED = "not prepared"
+NOT_RUN = "no finished run is stored"
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,18 @@ def _plan_row(
         )
     except MmbenchError as error:  # the settings are right, so it is the data: no features, damaged ones
         planned.missing[prepared.name] = str(error)
+
+
+def stored_only(plan: Plan) -> tuple[Plan, dict[Path, RunRecord]]:
+    """The plan with the finished cells alone, and their records."""
+    records = {cell.path: record for cell in plan.cells if (record := finished(cell))}
+    rows = []
+    for row in plan.rows:
+        found = {name: [cell for cell in cells if cell.path in records] for name, cells in row.cells.items()}
+        absent = {name: NOT_RUN for name, cells in found.items() if not cells}
+        there = {name: cells for name, cells in found.items() if cells}
+        rows.append(replace(row, cells=there, missing=row.missing | absent))
+    return replace(plan, rows=tuple(rows)), records
 
 
 def row_settings(row: Row, content: Scores, overrides: Overrides) -> Mapping[str, Any]:

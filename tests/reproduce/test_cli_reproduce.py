@@ -168,3 +168,21 @@ def test_statistics_beside_printed_counts(world: World) -> None:
     assert done.returncode == 0
     assert "hm4sr/table2,amazon-beauty,users,,22363,not prepared" in done.stdout
     assert "8.88" in done.stdout
+
+
+def test_what_is_stored_is_shown_and_nothing_computed(data_dir: Path, papers: Path, tmp_path: Path) -> None:
+    world = World(data_dir, papers, tmp_path)
+    nothing = world.here("tiny/table1", *RUN, "--stored")
+    assert nothing.returncode == 1
+    assert nothing.error_lines[-1] == "error: nothing of tiny/table1 is there: no finished run is stored"
+    assert cells(world.results) == []
+    assert world.process("tiny/table1", *RUN, "--seeds", "1", "--stack", "off").returncode == 0
+    made = cells(world.results)
+    (next(one for one in made if one.parents[1].name == "random") / "run.json").unlink()
+    shown = world.here("tiny/table1", *RUN, "--stored")
+    assert shown.returncode == 0, shown.stderr
+    assert len(cells(world.results)) == len(made) - 1
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert any(line.startswith("Popular 1 .") for line in lines)
+    assert "Chance – –ᵃ –ᵃ – –" in lines
+    assert "no finished run is stored" in shown.stdout
