@@ -125,7 +125,7 @@ def run_stack(
 ) -> Iterator[RunRecord]:
     """Train cells that differ in their seeds as one stack; each is ranked and stored when it ends, and yielded.
 
-    A model that cannot be stacked is trained seed after seed, and its records say why.
+    A model that cannot be stacked is trained seed after seed, and the watcher hears why.
     """
     from mmbench.stack import why_not
 
@@ -137,13 +137,12 @@ def run_stack(
     reason = next(map(why_not, runs), "")
     if reason and watcher is not None:
         watcher.note(f"trained seed after seed: {reason}")
-    seeds = () if reason else tuple(trainer.seed for trainer in runs)
     for trainer, fault in _fit_all(list(runs), 1 if reason else len(runs), watcher):
 
         def work(one: _Opened = runs[trainer], fault: Exception | None = fault) -> RunRecord:
             if fault is not None:
                 raise fault
-            return _close(one, stack=seeds)
+            return _close(one)
 
         yield _guarded(runs[trainer].cell, work, debug=debug)
 
@@ -247,8 +246,8 @@ def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> _Opened:
     return _Opened(cell, data, model, config, device, trainer, Progress())
 
 
-def _close(opened: _Opened, *, stack: Sequence[int] = ()) -> RunRecord:
-    """Rank, and tell how it went. `stack`: the seeds that were trained as one with this one."""
+def _close(opened: _Opened) -> RunRecord:
+    """Rank, and tell how it went."""
     cell, model, progress = opened.cell, opened.model, opened.progress
     seconds = rank_and_store(cell.path, model, opened.data, opened.config, opened.device)
     numbers = progress.epoch_seconds
@@ -260,7 +259,7 @@ def _close(opened: _Opened, *, stack: Sequence[int] = ()) -> RunRecord:
         peak_memory=peak_memory(), extra=model.extra_state(),
         environment={
             **environment(opened.device), "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **({"stack": list(stack)} if len(stack) > 1 else {}),
+            **({"stack": progress.stack} if progress.stack else {}),
         },
     )  # fmt: skip
 

@@ -21,14 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from mmbench.config import TrainConfig
 from mmbench.data.batch import Batch, Prefixes
 from mmbench.errors import MmbenchError, RunError
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
-from mmbench.optim import clip_each, learning_rate, make_optimizer, parameters_of, set_rate, trained
-from mmbench.progress import LossSums, StackWatcher
+from mmbench.optim import clip_each, make_optimizer, parameters_of, trained
+from mmbench.progress import StackWatcher
 from mmbench.runtime import autocast, derive_seed, tf32
-from mmbench.train import EpochPlan, Trainer, no_number
+from mmbench.train import EpochPlan, Trainer, go_on_with, no_number, out_of_memory
 
 GRIDS = ("item_seq", "time_seq", "position", "segment", "prefixes.source", "prefixes.segment")  # [rows, width]
 Outcome = dict[str, float] | MmbenchError
@@ -60,18 +61,20 @@ def fit_together(
     while left:
         place = min(one.place for one in left.values())
         group = [number for number, one in left.items() if one.place == place][:size]
-        began = time.perf_counter()
+        began, memory = time.perf_counter(), ""
         try:
             found = train_epoch([left[number] for number in group], watcher)
         except torch.cuda.OutOfMemoryError as error:
-            size = _smaller(len(group), error, watcher)
-            continue
+            memory = str(error)
         except RuntimeError as error:  # what torch says of operations that it cannot vectorise
             if len(group) == 1:
                 raise
             size = 1
             if watcher is not None:
                 watcher.note(f"trained seed after seed, the stack failed: {str(error).splitlines()[0]}")
+            continue
+        if memory:  # nothing of the epoch was kept
+            size = _smaller(len(group), memory, left[group[0]].config, watcher)
             continue
         seconds = (time.perf_counter() - began) / len(group)
         faults = [
@@ -101,18 +104,15 @@ def _ended(
         yield number, fault
 
 
-def _smaller(size: int, error: torch.cuda.OutOfMemoryError, watcher: StackWatcher | None) -> int:
-    """The next smaller stack after the GPU's memory ran out; nothing of the epoch was kept."""
+def _smaller(size: int, reason: str, config: TrainConfig, watcher: StackWatcher | None) -> int:
+    """The next smaller stack after the GPU's memory ran out: with smaller chunks first."""
     if losses.shrink_chunks():
-        smaller, text = size, f"{losses.CHUNK} rows of logits at once"
-    elif size > 1:
-        smaller, text = (size + 1) // 2, f"{(size + 1) // 2} seeds at once"
-    else:
-        raise RunError(f"{str(error).split('. ')[0]}; lower batch_size")
-    torch.cuda.empty_cache()
-    if watcher is not None:
-        watcher.note(f"out of GPU memory; going on with {text}")
-    return smaller
+        go_on_with(f"{losses.CHUNK} rows of logits at once", watcher)
+        return size
+    if size == 1:
+        raise out_of_memory(reason, config)
+    go_on_with(f"{(size + 1) // 2} seeds at once", watcher)
+    return (size + 1) // 2
 
 
 def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None) -> list[Outcome]:
@@ -122,26 +122,19 @@ def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None
             return [trainers[0].train_epoch()]
         except RunError as error:
             return [error]
-    lead = trainers[0]
-    config, stack = lead.config, Stack(trainers)
+    lead, stack = trainers[0], Stack(trainers)
     plans = [one.plan_epoch() for one in trainers]
-    epoch, n_steps = plans[0].epoch, len(plans[0].steps)
-    seeds = [one.seed for one in trainers]
-    torch.manual_seed(derive_seed(seeds[0], "noise", lead.progress.stage, epoch, "of", *seeds))
-    sums, faults = LossSums(lead.device), dict[int, MmbenchError]()
-    with tf32(config.matmul), padding_kept_out(lead.model), warnings.catch_warnings():
+    plan, seeds = plans[0], [one.seed for one in trainers]
+    torch.manual_seed(derive_seed(seeds[0], "noise", lead.progress.stage, plan.epoch, "of", *seeds))
+    faults = dict[int, MmbenchError]()
+    with tf32(lead.config.matmul), padding_kept_out(lead.model), warnings.catch_warnings():
         # torch computes some operations model after model and says so each time
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-        for number in range(1, n_steps + 1):
-            rate = learning_rate(config, lead.lr, epoch, lead.progress.step + number)
-            set_rate(stack.optimizer, rate)
-            sums.add(stack.step(number - 1, plans))
-            if sums.due or number == n_steps:
-                means, bad = sums.look()
-                faults |= {k: no_number(epoch, text, rate) for k, text in bad.items() if k not in faults}
-                if watcher is not None:
-                    watcher.step(epoch, number, n_steps, _mean(means))
-    stack.give_back(n_steps)
+        for done, rate, means, bad in lead.steps(plan, stack.optimizer, lambda number: stack.step(number, plans)):
+            faults |= {k: no_number(plan.epoch, text, rate) for k, text in bad.items() if k not in faults}
+            if watcher is not None:
+                watcher.step(plan.epoch, done, len(plan.steps), _mean(means))
+    stack.give_back(len(plan.steps))
     return [faults.get(k, means[k]) for k in range(len(trainers))]
 
 
@@ -242,7 +235,8 @@ class Stack:
 
     @torch.no_grad()
     def give_back(self, n_steps: int) -> None:
-        """Put the slices into the runs' own models and optimisers, and count the steps."""
+        """Put the slices into the runs' own models and optimisers; count the steps, and say who was there."""
+        seeds = {one.seed for one in self.trainers}
         for k, trainer in enumerate(self.trainers):
             for name, own in trainer.model.named_parameters():
                 own.copy_(self.parameters[name][k])
@@ -251,6 +245,7 @@ class Stack:
                 for key, value in self.optimizer.state.get(together, {}).items():
                     trainer.optimizer.state[alone][key] = (value if key == "step" else value[k]).clone()
             trainer.progress.step += n_steps
+            trainer.progress.stack = sorted(seeds.union(trainer.progress.stack))
 
 
 def _stacked(models: Sequence[Recommender[Any]], name: str, *, trains: bool) -> Tensor:

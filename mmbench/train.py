@@ -8,7 +8,7 @@ so a run that was killed goes on from its last finished epoch and ends with the 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from mmbench.errors import RunError, UsageError
 from mmbench.models.base import Recommender, Stage
 from mmbench.nn import losses
 from mmbench.optim import learning_rate, make_optimizer, set_rate
-from mmbench.progress import LossSums, Progress, Watcher
+from mmbench.progress import LossSums, Progress, StackWatcher, Watcher
 from mmbench.runtime import autocast, compiled, derive_seed, tf32
 
 BEST, RESUME, LOG = "best.safetensors", "resume.safetensors", "train.jsonl"
@@ -224,21 +224,35 @@ class Trainer:
 
     def train_epoch(self) -> dict[str, float]:
         """One pass over the rows; returns the mean of each loss term."""
-        plan, sums = self.plan_epoch(), LossSums(self.device)
+        plan = self.plan_epoch()
         torch.manual_seed(derive_seed(self.seed, "noise", self.progress.stage, plan.epoch))
+
+        def step(number: int) -> dict[str, Tensor]:
+            return self._step_or_less(plan.steps[number], plan.negatives)
+
         with tf32(self.config.matmul):
-            for number, rows in enumerate(plan.steps, start=1):
-                self.progress.step += 1
-                rate = learning_rate(self.config, self.lr, plan.epoch, self.progress.step)
-                set_rate(self.optimizer, rate)
-                sums.add(self._step_or_less(rows, plan.negatives))
-                if sums.due or number == len(plan.steps):
-                    means, faults = sums.look()
-                    if faults:
-                        raise no_number(plan.epoch, faults[0], rate)
-                    if self.watcher is not None:
-                        self.watcher.step(plan.epoch, number, len(plan.steps), means[0])
+            for done, rate, means, faults in self.steps(plan, self.optimizer, step):
+                if faults:
+                    raise no_number(plan.epoch, faults[0], rate)
+                if self.watcher is not None:
+                    self.watcher.step(plan.epoch, done, len(plan.steps), means[0])
+        self.progress.step += len(plan.steps)
         return means[0]
+
+    def steps(
+        self, plan: EpochPlan, optimizer: torch.optim.Optimizer, step: Callable[[int], dict[str, Tensor]]
+    ) -> Iterator[tuple[int, float, list[dict[str, float]], dict[int, str]]]:
+        """Do `step(0)`, `step(1)`, .. of an epoch, each at its learning rate.
+
+        Yields at every look at the loss: how many steps are done, the rate, and what `LossSums.look` finds.
+        """
+        sums, before, n_steps = LossSums(self.device), self.progress.step, len(plan.steps)
+        for number in range(n_steps):
+            rate = learning_rate(self.config, self.lr, plan.epoch, before + number + 1)
+            set_rate(optimizer, rate)
+            sums.add(step(number))
+            if sums.due or number + 1 == n_steps:
+                yield number + 1, rate, *sums.look()
 
     def _step_or_less(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
         """A step; when the GPU's memory runs out, again with smaller chunks of logits, as long as that helps."""
@@ -246,14 +260,12 @@ class Trainer:
             try:
                 return self._step(rows, negatives)
             except torch.cuda.OutOfMemoryError as error:
-                reason = str(error).split(". ")[0]
+                reason = str(error)
             # Outside the handler, whose traceback holds the step's memory.
             self.optimizer.zero_grad(set_to_none=True)
             if not losses.shrink_chunks():
-                raise RunError(f"{reason}; lower batch_size (now {self.config.batch_size})")
-            torch.cuda.empty_cache()
-            if self.watcher is not None:
-                self.watcher.note(f"out of GPU memory; going on with {losses.CHUNK} rows of logits at once")
+                raise out_of_memory(reason, self.config)
+            go_on_with(f"{losses.CHUNK} rows of logits at once", self.watcher)
 
     def _step(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms, which are not waited for."""
@@ -315,6 +327,17 @@ class Trainer:
             file.write(json.dumps(line) + "\n")
         if self.watcher is not None:
             self.watcher.epoch(line)
+
+
+def out_of_memory(reason: str, config: TrainConfig) -> RunError:
+    return RunError(f"{reason.split('. ')[0]}; lower batch_size (now {config.batch_size})")
+
+
+def go_on_with(less: str, watcher: Watcher | StackWatcher | None) -> None:
+    """After the GPU's memory ran out; outside the handler, whose traceback holds the memory."""
+    torch.cuda.empty_cache()
+    if watcher is not None:
+        watcher.note(f"out of GPU memory; going on with {less}")
 
 
 def no_number(epoch: int, fault: str, lr: float) -> RunError:

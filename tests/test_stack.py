@@ -98,6 +98,8 @@ def test_a_seed_in_a_stack_is_the_seed_alone(case: str, tmp_path: Path) -> None:
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
     assert not same(state_of(stacked[0].model), state_of(stacked[1].model))
+    assert [one.progress.stack for one in stacked] == [list(SEEDS)] * 3
+    assert alone[0].progress.stack == []
 
 
 def test_negatives_are_those_of_the_seed_alone(tmp_path: Path) -> None:
@@ -280,6 +282,7 @@ def test_a_model_that_torch_cannot_stack_is_trained_seed_after_seed(tmp_path: Pa
     assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
     assert len(notes.notes) == 1
     assert notes.notes[0].startswith("trained seed after seed, the stack failed: ")
+    assert [one.progress.stack for one in stacked] == [[], [], []], "the record must not claim a stack"
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
 
