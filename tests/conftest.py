@@ -27,3 +27,8 @@ LONG = ("test_demo_answers.py",)  # files whose one test takes longer than most 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first, so that no process is left alone with one at the end."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Archives made while tests are collected carry the time of day: as names they would differ between workers."""
+    return argname if isinstance(val, bytes) else None
