@@ -103,38 +103,55 @@ class HybridAttention(Attention):
         qkv = self.qkv(x)
         if config.zero_padding:  # a real place sees itself, padding does not
             qkv = qkv * mask.diagonal(dim1=1, dim2=2)[..., None]
-        use_all = config.dual_domain and config.filter_time  # else the band of queries and keys is enough
-        seen = self.filtered(qkv if use_all else qkv[..., : 2 * dim])
-        r = self.correlation(seen[..., :dim], seen[..., dim : 2 * dim])
-        mixed = self.by_lag(r, qkv[..., 2 * dim :])
+        query, key, value = qkv.split(dim, dim=2)
+        project = self.projection()
+        mixed = self.by_lag(self.correlation(query, key) @ project, value, slot)
         if config.dual_domain:
-            time = self.mix(seen if use_all else qkv, mask)
+            time = self.by_time(qkv, mask, slot, project if config.filter_time else None)
             mixed = (1 - config.spatial_ratio) * mixed + config.spatial_ratio * time
-        return self.out(at(mixed, slot))
+        return self.out(mixed)
 
-    def filtered(self, signal: Tensor) -> Tensor:
-        """The layer's band of each column of signal [R, W, .]: irfft(band * rfft(signal)), as a real [W, W] matrix."""
-        width = signal.shape[1]
+    def projection(self) -> Tensor:
+        """The layer's band of a signal, irfft(band * rfft(signal)), as a symmetric [W, W]: project @ signal."""
+        width = math.isqrt(len(self.lag))
         unit = torch.eye(width, dtype=self.band.dtype, device=self.band.device)
-        project = torch.fft.irfft(self.band[:, None] * torch.fft.rfft(unit, dim=0), n=width, dim=0)
-        return project @ signal
+        return torch.fft.irfft(self.band[:, None] * torch.fft.rfft(unit, dim=0), n=width, dim=0)
 
     def correlation(self, query: Tensor, key: Tensor) -> Tensor:
         """query, key [R, W, D] -> r [R, W]: mean over channels of sum_t query[t + tau] key[t], around the circle.
 
-        Equal to irfft(mean(rfft(query) * conj(rfft(key)))), without the complex arrays.
+        Equal to irfft(mean(rfft(query) * conj(rfft(key)))), without the complex arrays. The band of it is the
+        correlation of the bands.
         """
         n_rows, width, dim = query.shape
-        products = query @ key.transpose(1, 2) / dim  # [R, W, W]
-        return products.flatten(1).index_select(1, self.pair).view(n_rows, width, width).sum(2)
+        products = query @ key.transpose(1, 2)  # [R, W, W]
+        return products.flatten(1).index_select(1, self.pair).view(n_rows, width, width).sum(2) / dim
 
-    def by_lag(self, r: Tensor, value: Tensor) -> Tensor:
-        """r [R, W], value [R, W, D] -> sum over the chosen lags of softmax(r) * value moved left by the lag."""
+    def by_time(self, qkv: Tensor, mask: Tensor, slot: Tensor | None, project: Tensor | None) -> Tensor:
+        """Ordinary attention among places, of the band of queries, keys and values where there is a `project`."""
+        if project is None:
+            return self.mix(qkv, mask, slot)
+        if slot is None or len(slot) > len(qkv):
+            return self.mix(project @ qkv, mask, slot)
+        width, dim = qkv.shape[1], qkv.shape[2] // 3
+        query, key_value = qkv.split((dim, 2 * dim), dim=2)
+        asking = project[slot % width][:, None] @ query.index_select(0, slot // width)  # [T, 1, D]
+        return self.attend_once(asking.squeeze(1), key_value, mask, slot, project)
+
+    def by_lag(self, r: Tensor, value: Tensor, slot: Tensor | None = None) -> Tensor:
+        """Sum over the chosen lags of softmax(r) * value moved left by the lag, at all places or at `slot` only.
+
+        r [R, W], value [R, W, D] -> [R, W, D], or [T, D].
+        """
         ranked = r.mean(0, keepdim=True) if self.training else r
         chosen = ranked.topk(self.n_lags, dim=1).indices.expand(len(r), -1)
         weight = torch.zeros_like(r).scatter(1, chosen, r.gather(1, chosen).softmax(1))  # [R, W], by lag
-        width = r.shape[1]
-        return weight.index_select(1, self.lag).view(-1, width, width) @ value
+        n_rows, width = r.shape
+        if slot is None or len(slot) > n_rows:
+            return at(weight.index_select(1, self.lag).view(-1, width, width) @ value, slot)
+        row, place = slot // width, slot % width
+        lag = self.lag.view(width, width)[place]  # [T, W]
+        return (weight[row].gather(1, lag)[:, None] @ value.index_select(0, row)).squeeze(1)
 
 
 class SameTarget(nn.Module):

@@ -55,20 +55,45 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
         """x [..., R, W, D], mask bool [R, W, W] -> the same, or [..., T, D] at places `slot` [T] of the flat [R W]."""
-        return self.out(at_places(self.mix(self.qkv(x), mask), slot))
+        return self.out(self.mix(self.qkv(x), mask, slot))
 
-    def mix(self, qkv: Tensor, mask: Tensor) -> Tensor:
-        """Values mixed by the attention weights, before the output map: qkv [..., R, W, 3D] -> [..., R, W, D]."""
-        heads = qkv.unflatten(-1, (3, self.n_heads, -1))  # [..., R, W, 3, H, D/H]
-        # One copy here saves the products one of each.
-        q, k, v = heads.movedim((-3, -2), (0, -3)).contiguous()  # each [..., R, H, W, D/H]
-        logits = hide((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), mask)
+    def mix(self, qkv: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """Values mixed by the attention weights, before the output map.
+
+        qkv [..., R, W, 3D] -> [..., R, W, D], or [..., T, D] at the places `slot` [T] of the flat [R W].
+        """
+        if slot is None or len(slot) > len(mask):
+            # One copy here saves the products one of each.
+            q, k, v = qkv.unflatten(-1, (3, self.n_heads, -1)).movedim((-3, -2), (0, -3)).contiguous()
+            return at_places(self.attend(q, k, v, mask), slot)
+        # At most one place a row asks: its row of the weights is enough.
+        query, key_value = qkv.split((qkv.shape[-1] // 3, qkv.shape[-1] * 2 // 3), -1)
+        return self.attend_once(at_places(query, slot), key_value, mask, slot)
+
+    def attend_once(
+        self, query: Tensor, key_value: Tensor, mask: Tensor, slot: Tensor, band: Tensor | None = None
+    ) -> Tensor:
+        """query [..., T, D] of the places `slot` [T], key_value [..., R, W, 2D], mask bool [R, W, W] -> [..., T, D].
+
+        With `band`, a symmetric [W, W], keys and values are mixed by it over the width: it acts on the weights here.
+        """
+        width = mask.shape[2]
+        row, place = slot // width, slot % width
+        q = query.unflatten(-1, (self.n_heads, 1, -1))  # [..., T, H, 1, D/H]
+        of_row = key_value.index_select(-3, row).unflatten(-1, (2, self.n_heads, -1))
+        k, v = of_row.movedim((-3, -2), (0, -3)).contiguous()  # each [..., T, H, W, D/H]
+        return self.attend(q, k, v, mask[row, place][:, None], band).squeeze(-2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, band: Tensor | None = None) -> Tensor:
+        """q [..., R, H, Q, D/H], k and v [..., R, H, W, D/H], mask bool [R, Q, W] -> [..., R, Q, D]."""
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        logits = hide(logits if band is None else logits @ band, mask)
         weights = dropout(logits.softmax(-1), self.attn_dropout, self.training)
-        return (weights @ v).transpose(-2, -3).flatten(-2)
+        return ((weights if band is None else weights @ band) @ v).transpose(-2, -3).flatten(-2)
 
 
 def hide(logits: Tensor, mask: Tensor) -> Tensor:
-    """Logits [..., R, H, W, W], overwritten, with a very small number added where mask bool [R, W, W] is False.
+    """Logits [..., R, H, Q, W], overwritten, with a very small number added where mask bool [R, Q, W] is False.
 
     A finite number: a row without any key gives a uniform softmax, not NaN. Adding, unlike filling, needs no
     backward pass: the softmax's own gradient is zero there.

@@ -51,8 +51,8 @@ def spectra(layer: Any, x: Tensor) -> Tensor:
 
 
 def correlation_of(layer: Any, x: Tensor) -> Tensor:
-    query, key, _ = layer.filtered(layer.qkv(x)).chunk(3, -1)
-    return layer.correlation(query, key)
+    query, key, _ = layer.qkv(x).chunk(3, -1)
+    return layer.correlation(query, key) @ layer.projection()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_band_is_a_projection_of_queries_and_keys(bins: tuple[int, int]) -> None
     waves = waves[:, waves.abs().sum(0) > 1e-9]  # the sine of the lowest and of the highest frequency is zero
     project = waves @ torch.linalg.pinv(waves)
     q, k, v = (project @ part for part in layer.qkv(x).chunk(3, -1))
-    torch.testing.assert_close(layer.filtered(layer.qkv(x)), torch.cat([q, k, v], -1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.projection() @ layer.qkv(x), torch.cat([q, k, v], -1), rtol=0, atol=1e-12)
     products = q @ k.transpose(1, 2) / 6  # [R, t + tau, t]
     expected = torch.stack([products.roll(-tau, 1).diagonal(dim1=1, dim2=2).sum(1) for tau in range(8)], 1)
     torch.testing.assert_close(correlation_of(layer, x), expected, rtol=0, atol=1e-12)
@@ -121,7 +121,7 @@ def test_real_matrices_are_the_transforms(width: int, bins: tuple[int, int]) -> 
     layer, x = core(width, bins), torch.randn(3, width, 6, dtype=torch.float64)
     band = spectra(layer, x)
     filtered = torch.fft.irfft(band, n=width, dim=1)
-    torch.testing.assert_close(layer.filtered(layer.qkv(x)), filtered, rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.projection() @ layer.qkv(x), filtered, rtol=0, atol=1e-12)
     query, key, _ = band.chunk(3, -1)
     expected = torch.fft.irfft((query * key.conj()).mean(-1), n=width, dim=1)
     torch.testing.assert_close(correlation_of(layer, x), expected, rtol=0, atol=1e-12)
@@ -171,6 +171,17 @@ def test_branches_are_mixed_by_the_spatial_ratio() -> None:
     plain = unfiltered.out(unfiltered.mix(unfiltered.qkv(x), mask))
     torch.testing.assert_close(unfiltered(x, mask), plain)
     assert (time(x, mask) - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{}, {"filter_time": False}, {"dual_domain": False}, {"zero_padding": True}])
+@pytest.mark.parametrize("training", [True, False])
+def test_few_places_are_those_of_all(settings: dict[str, Any], training: bool) -> None:
+    """One place a row takes a shorter way; as many places as that, but several in a row, must not be taken for it."""
+    layer, x = core(bins=(1, 4), spatial_ratio=0.3, **settings).train(training), torch.randn(3, 8, 6).double()
+    mask = everything(x) & (torch.arange(8) < torch.tensor([8, 5, 2])[:, None])[:, None]
+    for slot in ([7, 12, 17], [4, 12, 8], [17], [0, 1, 7, 9, 16]):
+        places = torch.tensor(slot)
+        torch.testing.assert_close(layer(x, mask, places), layer(x, mask).flatten(0, 1)[places], rtol=0, atol=1e-12)
 
 
 def test_time_branch_alone_is_sasrec() -> None:
