@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder
 
 ROWS, WIDTH, DIM = 3, 7, 8
-SLOT = torch.tensor([0, 6, 6, 9, 20])  # a place twice, a row without any but one
+# A place twice, a row without any but one; no more places than rows, where the last block asks for single rows.
+SLOTS = [[0, 6, 6, 9, 20], [3, 12, 16], [9, 8], [20, 0, 4]]
 MASK = torch.ones(ROWS, WIDTH, WIDTH, dtype=torch.bool).tril()
 
 
@@ -32,16 +33,18 @@ def post_norm(n_layers: int) -> nn.Module:
     )
 
 
+@pytest.mark.parametrize("slots", SLOTS)
 @pytest.mark.parametrize("n_layers", [1, 3])
 @pytest.mark.parametrize("make", [post_norm, Official])
-def test_slots_equal_all_places(make: type[nn.Module], n_layers: int) -> None:
+def test_slots_equal_all_places(make: type[nn.Module], n_layers: int, slots: list[int]) -> None:
     torch.manual_seed(0)
+    slot = torch.tensor(slots)
     encoder = make(n_layers).double()
     x = torch.randn(ROWS, WIDTH, DIM, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(len(SLOT), DIM, dtype=torch.float64)
+    weight = torch.randn(len(slot), DIM, dtype=torch.float64)
     inputs = [x, *encoder.parameters()]
-    whole = encoder(x, MASK).flatten(0, 1)[SLOT]
-    short = encoder(x, MASK, SLOT)
+    whole = encoder(x, MASK).flatten(0, 1)[slot]
+    short = encoder(x, MASK, slot)
     torch.testing.assert_close(short, whole, rtol=0, atol=1e-12)
     wanted = torch.autograd.grad((whole * weight).sum(), inputs)
     given = torch.autograd.grad((short * weight).sum(), inputs)
