@@ -93,9 +93,7 @@ def choose_features(
     found: dict[str, FeatureSet] = {}
     notes = []
     model, (config, _) = entry.load(), configs(entry, settings)
-    wanted = [
-        one for one in ("text", "image") if one in entry.recipe.inputs and model.reads(config, one)
-    ]
+    wanted = [one for one in ("text", "image") if one in entry.recipe.inputs and model.reads(config, one)]
     for modality in wanted:
         name = str(settings[f"{modality}_encoder"].value)
         encoder = default_encoder(prepared, modality) if name == "auto" else name

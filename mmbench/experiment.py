@@ -231,7 +231,9 @@ def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> _Opened:
         for stale in (LOG, BEST):
             (cell.path / stale).unlink(missing_ok=True)
         spent = {"train": time.perf_counter() - began, "valid": 0.0}
-        return _Opened(cell, data, model, config, device, None, Progress(stopped="closed form", seconds=spent))
+        return _Opened(
+            cell, data, model, config, device, None, Progress(stopped="closed form", seconds=spent)
+        )
     leaky = config.validation == "test-item"
     judged = target_view(data.prepared, data.split, "test") if leaky else data.valid
 

@@ -38,7 +38,9 @@ class Progress:
     bad: int = 0  # evaluations since the best
     stopped: str = ""
     curve: list[dict[str, float]] = field(default_factory=list)
-    stack: list[int] = field(default_factory=list)  # seeds that shared an epoch, the own one included; [] = none did
+    stack: list[int] = field(
+        default_factory=list
+    )  # seeds that shared an epoch, itself included; [] = none did
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "valid": 0.0})
     epoch_seconds: list[float] = field(default_factory=list)
 

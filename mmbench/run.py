@@ -234,14 +234,13 @@ def default_threads(jobs: int) -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _work(
-    group: Group, device: str, jobs: int, environment: dict[str, str]
-) -> list[tuple[Cell, RunRecord]]:
+def _work(group: Group, device: str, jobs: int, environment: dict[str, str]) -> list[tuple[Cell, RunRecord]]:
     """In a worker process: same folders, own threads; waits when another run holds a cell."""
     os.environ.update(environment)
     prepare_process(default_threads(jobs))
     with ExitStack() as held:
-        for cell in sorted(group, key=lambda one: one.path):  # in one order, so that two runs cannot block each other
+        # In one order, so that two runs cannot block each other.
+        for cell in sorted(group, key=lambda one: one.path):
             lock = _claim(cell, wait=True)
             assert lock is not None
             held.enter_context(lock)

@@ -31,7 +31,8 @@ from mmbench.progress import StackWatcher
 from mmbench.runtime import autocast, derive_seed, tf32
 from mmbench.train import EpochPlan, Trainer, go_on_with, no_number, out_of_memory
 
-GRIDS = ("item_seq", "time_seq", "position", "segment", "prefixes.source", "prefixes.segment")  # [rows, width]
+# Parts of a batch that are [rows, width].
+GRIDS = ("item_seq", "time_seq", "position", "segment", "prefixes.source", "prefixes.segment")
 Outcome = dict[str, float] | MmbenchError
 
 
@@ -130,7 +131,9 @@ def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None
     with tf32(lead.config.matmul), padding_kept_out(lead.model), warnings.catch_warnings():
         # torch computes some operations model after model and says so each time
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-        for done, rate, means, bad in lead.steps(plan, stack.optimizer, lambda number: stack.step(number, plans)):
+        for done, rate, means, bad in lead.steps(
+            plan, stack.optimizer, lambda number: stack.step(number, plans)
+        ):
             faults |= {k: no_number(plan.epoch, text, rate) for k, text in bad.items() if k not in faults}
             if watcher is not None:
                 watcher.step(plan.epoch, done, len(plan.steps), _mean(means))
@@ -154,7 +157,9 @@ def padding_kept_out(model: nn.Module) -> Iterator[None]:
     def rule(padding: int) -> Any:
         return lambda module, given, out: torch.where((given[0] == padding)[..., None], out.detach(), out)
 
-    hooks = [one.register_forward_hook(rule(row)) for one, row in zip(tables, rows, strict=True) if row is not None]
+    hooks = [
+        one.register_forward_hook(rule(row)) for one, row in zip(tables, rows, strict=True) if row is not None
+    ]
     for one in tables:
         one.padding_idx = None
     try:
@@ -222,7 +227,10 @@ class Stack:
         """One optimiser step of all runs; the loss terms, each [S]."""
         lead = self.trainers[0]
         batch = stack_batches(
-            [one.batch(plan.steps[number], plan.negatives) for one, plan in zip(self.trainers, plans, strict=True)]
+            [
+                one.batch(plan.steps[number], plan.negatives)
+                for one, plan in zip(self.trainers, plans, strict=True)
+            ]
         )
         with autocast(lead.config.matmul, lead.device):
             terms = self.pass_all(self.parameters, self.buffers, batch)
@@ -267,7 +275,9 @@ def stack_batches(batches: Sequence[Batch]) -> dict[str, Tensor]:
         values = [one[name] for one in flat]
         if name in width_of:
             grid, wide = width_of[name]
-            values = [_moved(value, one[grid].shape[1], wide) for value, one in zip(values, flat, strict=True)]
+            values = [
+                _moved(value, one[grid].shape[1], wide) for value, one in zip(values, flat, strict=True)
+            ]
         found[name] = _pad_and_stack(values) if name in GRIDS else torch.stack(values)
     return found
 
@@ -282,7 +292,9 @@ def _flatten(batch: Batch) -> Iterator[tuple[str, Tensor]]:
 
 
 def _unflatten(tensors: dict[str, Tensor]) -> Batch:
-    inner = {name.removeprefix("prefixes."): one for name, one in tensors.items() if name.startswith("prefixes.")}
+    inner = {
+        name.removeprefix("prefixes."): one for name, one in tensors.items() if name.startswith("prefixes.")
+    }
     outer = {name: one for name, one in tensors.items() if "." not in name}
     return Batch(**outer, prefixes=Prefixes(**inner) if inner else None)
 

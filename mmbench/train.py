@@ -322,6 +322,7 @@ class Trainer:
             best_epoch=progress.best_epoch,
             bad=progress.bad,
         )
+
     def _log(self, line: dict[str, Any]) -> None:
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -341,9 +342,7 @@ def go_on_with(less: str, watcher: Watcher | StackWatcher | None) -> None:
 
 
 def no_number(epoch: int, fault: str, lr: float) -> RunError:
-    return RunError(
-        f"epoch {epoch}, {fault}; lower lr (now {lr:g}), set grad_clip, or check the features"
-    )
+    return RunError(f"epoch {epoch}, {fault}; lower lr (now {lr:g}), set grad_clip, or check the features")
 
 
 def _place(line: str) -> tuple[int, int]:

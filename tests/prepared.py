@@ -115,7 +115,13 @@ def environment(
 ) -> dict[str, str]:
     """The caller's environment without its mmbench settings, one thread, plain output."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MMBENCH_")}
-    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"}
+    kept |= {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+        "COLUMNS": "120",
+    }
     if data is not None:
         kept["MMBENCH_DATA"] = str(data)
     if results is not None:
@@ -190,7 +196,9 @@ def same_counts(first: Path, second: Path) -> bool:
 
 def same_ranks(first: Path, second: Path) -> bool:
     """`same_counts`, and best weights with the same bytes of each tensor."""
-    return same_counts(first, second) and same_weights(first / "best.safetensors", second / "best.safetensors")
+    return same_counts(first, second) and same_weights(
+        first / "best.safetensors", second / "best.safetensors"
+    )
 
 
 def same_weights(first: Path, second: Path) -> bool:

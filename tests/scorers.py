@@ -21,7 +21,12 @@ class NoConfig:
 def empty_catalog(*, n_items: int, n_users: int, max_len: int = 8) -> Catalog:
     none = torch.zeros(0, dtype=torch.int64)
     return Catalog(
-        n_items=n_items, n_users=n_users, max_len=max_len, train_users=none, train_items=none, train_times=none
+        n_items=n_items,
+        n_users=n_users,
+        max_len=max_len,
+        train_users=none,
+        train_items=none,
+        train_times=none,
     )
 
 
@@ -76,7 +81,9 @@ def train_view(histories: Sequence[Sequence[int]]) -> TrainView:
     lengths = [len(one) for one in histories]
     return TrainView(
         items=np.array([item for one in histories for item in one], dtype=np.int64),
-        times=np.array([1_400_000_000 + 1000 * k for one in histories for k in range(len(one))], dtype=np.int64),
+        times=np.array(
+            [1_400_000_000 + 1000 * k for one in histories for k in range(len(one))], dtype=np.int64
+        ),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     )
 
@@ -96,7 +103,11 @@ class Bilinear(Recommender[NoConfig]):
         on_stage: "Callable[[Bilinear, str], None] | None" = None,
     ) -> None:
         super().__init__(NoConfig(), empty_catalog(n_items=n_items, n_users=n_users, max_len=max_len))
-        self.wants, self.plan, self.on_stage = needs or Needs(samples=("all", "prefix", "pairs")), stages, on_stage
+        self.wants, self.plan, self.on_stage = (
+            needs or Needs(samples=("all", "prefix", "pairs")),
+            stages,
+            on_stage,
+        )
         self.left, self.right = nn.Embedding(n_items + 1, dim), nn.Embedding(n_items + 1, dim)
         self.bias = nn.Parameter(torch.zeros(n_items))
         self.batches: list[Batch] = []

@@ -34,7 +34,9 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert file.read_text() == "half"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space")]
+)
 def test_a_failure_keeps_the_old_file_and_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "old")

@@ -28,9 +28,7 @@ class Official(nn.Module):
 
 
 def post_norm(n_layers: int) -> nn.Module:
-    return PostNormEncoder(
-        dim=DIM, inner_dim=16, n_layers=n_layers, n_heads=2, dropout=0.0, attn_dropout=0.0
-    )
+    return PostNormEncoder(dim=DIM, inner_dim=16, n_layers=n_layers, n_heads=2, dropout=0.0, attn_dropout=0.0)
 
 
 @pytest.mark.parametrize("slots", SLOTS)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmbench.nn import losses
 from mmbench.nn.layers import Dropout, dropout
-from mmbench.nn.losses import bce, bpr, cross_entropy, info_nce, item_scores, next_item
+from mmbench.nn.losses import bce, bpr, cross_entropy, info_nce, item_scores, nce, next_item
 
 
 def problem(n: int, *, n_items: int = 11, dim: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -164,3 +164,25 @@ def test_dropout_is_off_in_evaluation_and_at_rate_zero() -> None:
     first = dropout(x, 0.5, training=True)
     torch.manual_seed(3)
     assert torch.equal(first, dropout(x, 0.5, training=True))
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cos"])
+def test_nce_by_hand(similarity: str) -> None:
+    a, b = torch.randn(2, 3, 4, dtype=torch.float64)
+    z = [*a, *b]
+    total = 0.0
+    for i in range(6):
+        like = [
+            float(z[i] @ z[j]) / (float(z[i].norm() * z[j].norm()) if similarity == "cos" else 1.0)
+            for j in range(6)
+        ]
+        below = sum(math.exp(like[j] / 0.5) for j in range(6) if j != i)
+        total -= math.log(math.exp(like[(i + 3) % 6] / 0.5) / below) / 6
+    assert nce(a, b, temperature=0.5, similarity=similarity).item() == pytest.approx(total)
+    assert nce(b, a, temperature=0.5, similarity=similarity).item() == pytest.approx(total)
+
+
+def test_nce_of_zeros_and_of_one_pair() -> None:
+    zeros = torch.zeros(7, 5)
+    assert nce(zeros, zeros, temperature=1.0).item() == pytest.approx(math.log(13))
+    assert nce(torch.ones(1, 5), torch.ones(1, 5), temperature=1.0).item() == 0.0

@@ -104,7 +104,11 @@ BAD = [
     (OWN.replace("(Recommender[LineConfig])", "(Recommender)"), RECIPE, r"write class Line\(Recommender\["),
     (OWN.replace("(Recommender[LineConfig])", ""), RECIPE, r"write class Line\(Recommender\["),
     (OWN.replace("[LineConfig]", "[int]"), RECIPE, "with a dataclass"),
-    (OWN.replace("slope: PositiveFloat", "lr: PositiveFloat"), RECIPE, r"\['lr'\] have the name of a training"),
+    (
+        OWN.replace("slope: PositiveFloat", "lr: PositiveFloat"),
+        RECIPE,
+        r"\['lr'\] have the name of a training",
+    ),
     ("def broken(:", RECIPE, "cannot be imported: SyntaxError"),
     ("import surely_not_there", RECIPE, "ModuleNotFoundError"),
     ("raise KeyError('x')", RECIPE, "cannot be imported: KeyError"),

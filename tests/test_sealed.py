@@ -41,7 +41,11 @@ def reachable(root: Any) -> Iterator[tuple[str, np.ndarray]]:
     waiting: list[tuple[str, Any]] = [("trainer", root)]
     while waiting:
         path, one = waiting.pop()
-        if id(one) in seen or one is None or isinstance(one, (str, bytes, int, float, type, types.ModuleType)):
+        if (
+            id(one) in seen
+            or one is None
+            or isinstance(one, (str, bytes, int, float, type, types.ModuleType))
+        ):
             continue
         seen.add(id(one))
         if isinstance(one, torch.Tensor):

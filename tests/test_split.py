@@ -10,9 +10,7 @@ from mmbench.errors import DataError, UsageError
 
 
 def positions(split: Split) -> list[tuple[int, int, int]]:
-    return list(
-        zip(split.train_len.tolist(), split.valid_pos.tolist(), split.test_pos.tolist(), strict=True)
-    )
+    return list(zip(split.train_len.tolist(), split.valid_pos.tolist(), split.test_pos.tolist(), strict=True))
 
 
 def test_leave_one_out_as_drawn() -> None:
@@ -72,7 +70,13 @@ def test_time_split_never_uses_the_future(
             test.append(own[test_pos])
         if valid_pos >= 0 and test_pos >= 0:
             assert valid_pos < test_pos
-    for before, after in ((train, valid), (train, test), (valid_input, valid), (test_input, test), (valid, test)):
+    for before, after in (
+        (train, valid),
+        (train, test),
+        (valid_input, valid),
+        (test_input, test),
+        (valid, test),
+    ):
         if before and after:
             assert max(before) < min(after)
 

@@ -29,7 +29,14 @@ CATALOG = catalog_of(VIEW, n_items=30)
 SMALL = {"hidden_dim": 8, "inner_dim": 8, "n_heads": 2}
 # The bias of the keys has no gradient but rounding, which Adam with its usual epsilon would blow up.
 CONFIG = TrainConfig(
-    max_len=8, batch_size=16, max_epochs=5, patience=50, lr=0.01, weight_decay=0.01, adam_eps=1e-4, precision="float64"
+    max_len=8,
+    batch_size=16,
+    max_epochs=5,
+    patience=50,
+    lr=0.01,
+    weight_decay=0.01,
+    adam_eps=1e-4,
+    precision="float64",
 )
 SEEDS = (3, 5, 8)
 Validate = Callable[[Recommender[Any]], float]
@@ -62,7 +69,9 @@ def make(
 
 
 def fit(trainers: Sequence[Trainer], size: int = 10, watcher: Any = None) -> dict[int, MmbenchError | None]:
-    return {trainers[number].seed: fault for number, fault in fit_together(trainers, size=size, watcher=watcher)}
+    return {
+        trainers[number].seed: fault for number, fault in fit_together(trainers, size=size, watcher=watcher)
+    }
 
 
 def assert_close(found: Trainer, expected: Trainer) -> None:
@@ -138,7 +147,9 @@ def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> N
         assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("method", "call"), [("_save", 1), ("_save", 3), ("_log", 2), ("_validate", 3), ("batch", 14)])
+@pytest.mark.parametrize(
+    ("method", "call"), [("_save", 1), ("_save", 3), ("_log", 2), ("_validate", 3), ("batch", 14)]
+)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_stack_goes_on(method: str, call: int, victim: int, tmp_path: Path) -> None:
     """A kill between two runs' checkpoints leaves them an epoch apart; the one behind catches up."""

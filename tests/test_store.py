@@ -23,7 +23,9 @@ from tests.prepared import environment, random_histories, write_toy
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {
-        str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
     }
 
 
@@ -134,7 +136,9 @@ def test_arrays_that_are_none_are_one_line(tmp_path: Path, toy: Prepared) -> Non
             _ = open_prepared("toy", tmp_path).items
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "null", "{}", '{"format": 99}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '"text"', "null", "{}", '{"format": 99}', '{"format": 1}']
+)
 def test_damaged_manifests_are_one_line(content: str, tmp_path: Path) -> None:
     write_toy(tmp_path, features=False)
     (tmp_path / "prepared" / "toy" / "manifest.json").write_text(content)

@@ -103,5 +103,7 @@ def test_what_the_compiler_cannot_do_is_one_line(tmp_path: Path, monkeypatch: py
         raise RuntimeError("no working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    with pytest.raises(RunError, match=r"^compile = true: .*no working C\+\+ compiler found; run it with compile"):
+    with pytest.raises(
+        RunError, match=r"^compile = true: .*no working C\+\+ compiler found; run it with compile"
+    ):
         make(tmp_path, config=replace(CONFIG, compile=True)).fit()

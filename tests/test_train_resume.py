@@ -47,7 +47,9 @@ def assert_same_end(folder: Path, settings: dict[str, Any], kills: list[tuple[st
 
 CASES: dict[str, dict[str, Any]] = {
     "adam": {},
-    "adamw, schedule": {"config": replace(CONFIG, optimizer="adamw", lr_schedule="exponential", lr_gamma=0.8)},
+    "adamw, schedule": {
+        "config": replace(CONFIG, optimizer="adamw", lr_schedule="exponential", lr_gamma=0.8)
+    },
     "sgd, clip": {"config": replace(CONFIG, optimizer="sgd", grad_clip=0.1, decay_1d=False)},
     "negatives": {"needs": Needs(n_negatives=2)},
     "eval every 2": {"config": replace(CONFIG, eval_every=2, max_epochs=5)},

@@ -114,7 +114,9 @@ def reproduce(
         plan, records = stored_only(plan)
     else:
         place = Backend("local", None, jobs)
-        found_now = compute(state, plan.cells, device=device, backend=place, stack=n_stacked) if plan.cells else []
+        found_now = (
+            compute(state, plan.cells, device=device, backend=place, stack=n_stacked) if plan.cells else []
+        )
         records = {one.path: one for one in found_now}
     _show(state, plan, records, fmt, output)
 

@@ -98,7 +98,9 @@ class Recommender(nn.Module, Generic[C]):
 
     trainable: ClassVar[bool] = True  # False: no loss; everything is computed in __init__ from the catalogue
     deterministic: ClassVar[bool] = False  # True: the seed changes nothing, one run is all runs
-    reads_layers: ClassVar[bool] = False  # True: takes item features with one state per layer, `catalog.layer_feat`
+    reads_layers: ClassVar[bool] = (
+        False  # True: takes features with one state per layer, `catalog.layer_feat`
+    )
 
     def __init__(self, config: C, catalog: Catalog) -> None:
         super().__init__()

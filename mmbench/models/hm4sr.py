@@ -42,7 +42,7 @@ from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
-from mmbench.nn.layers import Dropout, PostNormEncoder, init_normal
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
 from mmbench.nn.losses import cross_entropy, info_nce
 
 CONTENT = ("text", "image")
@@ -86,8 +86,7 @@ class HM4SRConfig:
     pcl_mask: Literal["exact", "shared"] = "exact"
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.n_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by n_heads {self.n_heads}")
+        check_heads(self.hidden_dim, self.n_heads)
 
 
 class InteractiveMoE(nn.Module):
@@ -226,17 +225,17 @@ class HM4SR(Recommender[HM4SRConfig]):
     def __init__(self, config: HM4SRConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
         dim = config.hidden_dim
-        features = {one: getattr(catalog, f"{one}_feat") if self.reads(config, one) else None for one in CONTENT}
-        self.modalities = ["id", *(name for name, feat in features.items() if feat is not None)]
+        read = {name: getattr(catalog, f"{name}_feat") for name in CONTENT if self.reads(config, name)}
+        features = {name: feat for name, feat in read.items() if feat is not None}
+        self.modalities = ["id", *features]
         for name, feat in features.items():
-            if feat is not None:
-                self.register_buffer(f"{name}_feat", feat, persistent=False)
+            self.register_buffer(f"{name}_feat", feat, persistent=False)
         width = len(self.modalities) * dim
 
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(feat.shape[1], dim) for name, feat in features.items() if feat is not None}
+            {name: nn.Linear(feat.shape[1], dim) for name, feat in features.items()}
         )
         self.use_pcl = config.use_pcl and config.use_temporal_moe and len(self.modalities) > 1
         # All modalities are encoded at once; with PCL the id by itself, because content is encoded a second time.
@@ -249,10 +248,8 @@ class HM4SR(Recommender[HM4SRConfig]):
         self._init_weights()
         # The released code initialises what exists at this line; the modules below keep PyTorch's own.
         if config.use_interactive_moe:
-            alphas = {"id": config.alpha_id, "text": config.alpha_text, "image": config.alpha_image}
-            self.interactive = InteractiveMoE(
-                dim, config.n_interactive_experts, [alphas[name] for name in self.modalities]
-            )
+            alphas = [getattr(config, f"alpha_{name}") for name in self.modalities]
+            self.interactive = InteractiveMoE(dim, config.n_interactive_experts, alphas)
         self.use_category = config.use_category and catalog.n_categories > 0
         if self.use_category:
             self.register_buffer("categories", catalog.category_matrix(), persistent=False)
@@ -266,8 +263,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         for module in self.modules():
             if isinstance(module, Angle):
                 module.reset()
-        with torch.no_grad():
-            self.item_emb.weight[0].zero_()
+        zero_padding(self.item_emb)
 
     @classmethod
     def reads(cls, config: HM4SRConfig, modality: str) -> bool:
@@ -360,14 +356,18 @@ class HM4SR(Recommender[HM4SRConfig]):
         read = torch.arange(each.shape[1], device=last.device)[None] <= last[:, None]
         return (each * read).sum() / read.sum()
 
-    def states_twice(self, x: Tensor, time: Tensor | None, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def states_twice(
+        self, x: Tensor, time: Tensor | None, mask: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor | None]:
         """H^m [M, T, D], and for PCL content's states when time stands in for a part of each history [M - 1, T, D]."""
         if not self.use_pcl or time is None:
             return self.states(x, mask, batch.slot), None
         x_id, x = x.split(self.together, 2)
         rows, masks, slot = self.replaced(x, time, mask, batch)
-        slots = torch.cat([batch.slot, slot + batch.item_seq.numel()])  # both kinds of rows go through one pass
-        content, replaced = self.encoders[1](torch.cat([x, rows]), torch.cat([mask, masks]), slots).chunk(2, 1)
+        # Both kinds of rows go through one pass.
+        slots = torch.cat([batch.slot, slot + batch.item_seq.numel()])
+        both = self.encoders[1](torch.cat([x, rows]), torch.cat([mask, masks]), slots)
+        content, replaced = both.chunk(2, 1)
         return torch.cat([self.encoders[0](x_id, mask, batch.slot), content]), replaced
 
     def replaced(self, x: Tensor, time: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

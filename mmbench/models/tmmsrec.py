@@ -276,7 +276,8 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
         `vectors` of item_seq, if they are known already.
         """
-        x = self.drop(torch.stack(self.vectors(batch.item_seq) if vectors is None else vectors))  # [M, R, W, D]
+        vectors = self.vectors(batch.item_seq) if vectors is None else vectors
+        x = self.drop(torch.stack(vectors))  # [M, R, W, D]
         if self.is_early:
             x = self._fused(x, batch)[None]
         elif self.time is not None:

@@ -47,8 +47,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, n_heads: int, attn_dropout: float, n_groups: int | None = None) -> None:
         super().__init__()
-        if dim % n_heads:
-            raise ValueError(f"hidden_dim {dim} is not divisible by n_heads {n_heads}")
+        check_heads(dim, n_heads)
         self.n_heads, self.attn_dropout = n_heads, attn_dropout
         self.qkv = linear(dim, 3 * dim, n_groups)
         self.out = linear(dim, dim, n_groups)

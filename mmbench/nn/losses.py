@@ -86,10 +86,13 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor | None) -> tuple[Any, Any]:
         """A batch of models is one more leading axis."""
-        stacked = [
-            one if one is None else one.movedim(dim, 0) if dim is not None else one.expand(info.batch_size, *one.shape)
-            for one, dim in zip(inputs, in_dims, strict=True)
-        ]
+
+        def first(one: Tensor | None, dim: int | None) -> Tensor | None:
+            if one is None or dim is None:
+                return None if one is None else one.expand(info.batch_size, *one.shape)
+            return one.movedim(dim, 0)
+
+        stacked = [first(one, dim) for one, dim in zip(inputs, in_dims, strict=True)]
         found = _CatalogueCrossEntropy.apply(*stacked)
         return found, (0, 0, 0, None if inputs[2] is None else 0)
 

@@ -64,7 +64,11 @@ def run_all(commands: Sequence[Command]) -> list[Outcome]:
     sent = [
         {
             "args": [str(one) for one in command.args],
-            "env": {"MMBENCH_DATA": str(command.data), "MMBENCH_RESULTS": str(command.results), **command.env},
+            "env": {
+                "MMBENCH_DATA": str(command.data),
+                "MMBENCH_RESULTS": str(command.results),
+                **command.env,
+            },
         }
         for command in commands
     ]

@@ -91,7 +91,9 @@ def short_histories(toy: Path) -> None:
 def all_items_seen(toy: Path) -> None:
     items, _times, _ = random_histories(n_users=3, n_items=6)
     items = np.concatenate([np.tile(np.arange(1, 7), 2), items[:3]])
-    write_toy(toy.parents[1], n_items=6, histories=(items, np.arange(len(items)), np.array([0, 12, len(items)])))
+    write_toy(
+        toy.parents[1], n_items=6, histories=(items, np.arange(len(items)), np.array([0, 12, len(items)]))
+    )
 
 
 def set_json(path: Path, **changes: object) -> None:

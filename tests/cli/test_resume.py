@@ -39,11 +39,18 @@ def whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same(found: Path, whole: Path) -> None:
     """Equal cells: ranks, best weights, curve and log, and no file that a kill left."""
-    assert [one.relative_to(found) for one in cells(found)] == [one.relative_to(whole) for one in cells(whole)]
+    assert [one.relative_to(found) for one in cells(found)] == [
+        one.relative_to(whole) for one in cells(whole)
+    ]
     for one, other in zip(cells(found), cells(whole), strict=True):
         assert same_ranks(one, other), one
         a, b = read_record(one), read_record(other)
-        assert (a.status, a.curve, a.best_epoch, a.n_epochs) == ("finished", b.curve, b.best_epoch, b.n_epochs)
+        assert (a.status, a.curve, a.best_epoch, a.n_epochs) == (
+            "finished",
+            b.curve,
+            b.best_epoch,
+            b.n_epochs,
+        )
         assert (one / "train.jsonl").read_text().count("\n") == a.n_epochs
         assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
 
@@ -94,7 +101,10 @@ def test_kills_inside_writes(whole: Path, data_dir: Path, tmp_path: Path) -> Non
     world = environment(data=data_dir, results=tmp_path)
     for name, number in (("fsync", 1), ("replace", 9), ("fsync", 22)):
         done = subprocess.run(
-            [sys.executable, "-c", KILLED_AT, name, str(number), *RUN], env=world, capture_output=True, check=False
+            [sys.executable, "-c", KILLED_AT, name, str(number), *RUN],
+            env=world,
+            capture_output=True,
+            check=False,
         )
         assert done.returncode == -signal.SIGKILL, done.stderr
     progress = epochs_logged(tmp_path)

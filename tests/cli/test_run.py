@@ -34,7 +34,11 @@ def test_a_run_computes_every_cell_and_prints_the_table(results: Path) -> None:
     table, progress = (results / "first.out").read_text(), (results / "first.err").read_text()
     for name in ("SASRec", "HM4SR", "Pop", "Random", "Repeat-last", "ItemKNN", "NDCG@10", "synthetic"):
         assert name in table
-    for part in ("[1/9] sasrec on toy, seed 1: epoch 2/2  ce ", "valid NDCG@10 0.", "finished hm4sr on toy, seed 2"):
+    for part in (
+        "[1/9] sasrec on toy, seed 1: epoch 2/2  ce ",
+        "valid NDCG@10 0.",
+        "finished hm4sr on toy, seed 2",
+    ):
         assert part in progress
     assert "epoch 1" not in table
 
@@ -91,7 +95,13 @@ def test_two_jobs_give_the_same_ranks(results: Path, data_dir: Path, tmp_path: P
         "--seeds", "2", "--epochs", "2", *SMALL, "--jobs", "2", data=data_dir, results=out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert [cell.parents[1].name for cell in cells(out)] == ["my-line", "random", "random", "sasrec", "sasrec"]
+    assert [cell.parents[1].name for cell in cells(out)] == [
+        "my-line",
+        "random",
+        "random",
+        "sasrec",
+        "sasrec",
+    ]
     for cell in cells(out)[1:]:
         assert same_ranks(cell, results / cell.relative_to(out)), cell
 
@@ -120,7 +130,9 @@ def test_dry_run_shows_and_computes_nothing(results: Path, data_dir: Path) -> No
 
 
 def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
-    done = cli("train", "sasrec:official", "--seed", "4", "--epochs", "1", *SMALL, data=data_dir, results=results)
+    done = cli(
+        "train", "sasrec:official", "--seed", "4", "--epochs", "1", *SMALL, data=data_dir, results=results
+    )
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
     record = read_record(path)
@@ -243,5 +255,3 @@ def test_help_and_version_load_nothing_heavy() -> None:
         )
         assert done.stdout.strip().startswith("[]"), (args, done.stdout)
     assert "Example:" in cli("run", "--help").stdout
-
-

@@ -8,8 +8,12 @@ from mmbench.results import read_record
 from tests.prepared import SMALL, cells, cli, kill_group, same_counts, start, wait_for
 from tests.test_registry import OWN, RECIPE, write_own
 
-CALM = ("--set", "dropout=0", "--set", "attn_dropout=0", "--set", "precision=float64", "--set", "adam_eps=1e-4")
-RUN = ("run", "sasrec", "gru4rec", "--no-floors", "--dataset", "toy", "--seeds", "3", "--epochs", "6", *SMALL, *CALM)
+CALM = (
+    "--set", "dropout=0", "--set", "attn_dropout=0", "--set", "precision=float64", "--set", "adam_eps=1e-4",
+)  # fmt: skip
+RUN = (
+    "run", "sasrec", "gru4rec", "--no-floors", "--dataset", "toy", "--seeds", "3", "--epochs", "6", *SMALL, *CALM,
+)  # fmt: skip
 TRAINED = """
     def loss(self, batch):
         import os; from pathlib import Path
@@ -29,11 +33,18 @@ def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same(found: Path, alone: Path) -> None:
-    assert [one.relative_to(found) for one in cells(found)] == [one.relative_to(alone) for one in cells(alone)]
+    assert [one.relative_to(found) for one in cells(found)] == [
+        one.relative_to(alone) for one in cells(alone)
+    ]
     for one, other in zip(cells(found), cells(alone), strict=True):
         assert same_counts(one, other), one
         a, b = read_record(one), read_record(other)
-        assert (a.status, a.best_epoch, a.n_epochs, a.stopped) == ("finished", b.best_epoch, b.n_epochs, b.stopped)
+        assert (a.status, a.best_epoch, a.n_epochs, a.stopped) == (
+            "finished",
+            b.best_epoch,
+            b.n_epochs,
+            b.stopped,
+        )
         assert (one / "train.jsonl").read_text().count("\n") == a.n_epochs
         assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
 

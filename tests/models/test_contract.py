@@ -288,4 +288,6 @@ def test_seeds_in_a_stack_have_the_losses_and_gradients_that_they_have_alone(
         own = {key: one.grad for key, one in trainer.model.named_parameters() if one.grad is not None}
         assert set(own) == set(grads)
         for key, grad in own.items():
-            torch.testing.assert_close(grads[key][k], grad, rtol=1e-7, atol=1e-9 * float(grad.abs().max() + 1))
+            torch.testing.assert_close(
+                grads[key][k], grad, rtol=1e-7, atol=1e-9 * float(grad.abs().max() + 1)
+            )

@@ -110,7 +110,9 @@ def test_band_is_a_projection_of_queries_and_keys(bins: tuple[int, int]) -> None
     waves = waves[:, waves.abs().sum(0) > 1e-9]  # the sine of the lowest and of the highest frequency is zero
     project = waves @ torch.linalg.pinv(waves)
     q, k, v = (project @ part for part in layer.qkv(x).chunk(3, -1))
-    torch.testing.assert_close(layer.projection() @ layer.qkv(x), torch.cat([q, k, v], -1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        layer.projection() @ layer.qkv(x), torch.cat([q, k, v], -1), rtol=0, atol=1e-12
+    )
     products = q @ k.transpose(1, 2) / 6  # [R, t + tau, t]
     expected = torch.stack([products.roll(-tau, 1).diagonal(dim1=1, dim2=2).sum(1) for tau in range(8)], 1)
     torch.testing.assert_close(correlation_of(layer, x), expected, rtol=0, atol=1e-12)
@@ -173,7 +175,9 @@ def test_branches_are_mixed_by_the_spatial_ratio() -> None:
     assert (time(x, mask) - plain).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("settings", [{}, {"filter_time": False}, {"dual_domain": False}, {"zero_padding": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"filter_time": False}, {"dual_domain": False}, {"zero_padding": True}]
+)
 @pytest.mark.parametrize("training", [True, False])
 def test_few_places_are_those_of_all(settings: dict[str, Any], training: bool) -> None:
     """One place a row takes a shorter way; as many places as that, but several in a row, must not be taken for it."""
@@ -181,7 +185,9 @@ def test_few_places_are_those_of_all(settings: dict[str, Any], training: bool) -
     mask = everything(x) & (torch.arange(8) < torch.tensor([8, 5, 2])[:, None])[:, None]
     for slot in ([7, 12, 17], [4, 12, 8], [17], [0, 1, 7, 9, 16]):
         places = torch.tensor(slot)
-        torch.testing.assert_close(layer(x, mask, places), layer(x, mask).flatten(0, 1)[places], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            layer(x, mask, places), layer(x, mask).flatten(0, 1)[places], rtol=0, atol=1e-12
+        )
 
 
 def test_time_branch_alone_is_sasrec() -> None:
@@ -220,28 +226,6 @@ def test_zero_padding_hides_the_padding_row() -> None:
         with torch.no_grad():
             model.item_emb.weight[0] += torch.randn(12).double()
         assert torch.equal(before, model.query(batch)) == is_hidden
-
-
-@pytest.mark.parametrize("similarity", ["dot", "cos"])
-def test_nce_by_hand(similarity: str) -> None:
-    a, b = torch.randn(2, 3, 4, dtype=torch.float64)
-    z = [*a, *b]
-    total = 0.0
-    for i in range(6):
-        like = [
-            float(z[i] @ z[j]) / (float(z[i].norm() * z[j].norm()) if similarity == "cos" else 1.0)
-            for j in range(6)
-        ]
-        below = sum(math.exp(like[j] / 0.5) for j in range(6) if j != i)
-        total -= math.log(math.exp(like[(i + 3) % 6] / 0.5) / below) / 6
-    assert FEAREC.nce(a, b, temperature=0.5, similarity=similarity).item() == pytest.approx(total)
-    assert FEAREC.nce(b, a, temperature=0.5, similarity=similarity).item() == pytest.approx(total)
-
-
-def test_nce_of_zeros_and_of_one_pair() -> None:
-    zeros = torch.zeros(7, 5)
-    assert FEAREC.nce(zeros, zeros, temperature=1.0).item() == pytest.approx(math.log(13))
-    assert FEAREC.nce(torch.ones(1, 5), torch.ones(1, 5), temperature=1.0).item() == 0.0
 
 
 def test_spectral_gap() -> None:

@@ -149,7 +149,9 @@ def test_exact_pcl_encodes_each_prefix_on_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "shared"])
-def test_pcl_is_the_released_procedure_one_history_after_another(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pcl_is_the_released_procedure_one_history_after_another(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Literal histories: the placeholders of the chosen places, one modality at a time, without any packing."""
     model = make(pcl_mask=kind, n_layers=1).double().eval()
     batch = training_batch(model, toy_view())

@@ -229,7 +229,9 @@ def test_gradient_reaches_every_parameter_and_every_encoder(name: str) -> None:
         assert max(float(one.grad.abs().max()) for one in part.parameters() if one.grad is not None) > 1e-6
     n_groups = len(model.modalities) if model.is_grouped else 1
     for part in model.encoders.values():
-        largest = [one.grad.view(n_groups, -1).abs().amax(1) for one in part.parameters() if one.grad is not None]
+        largest = [
+            one.grad.view(n_groups, -1).abs().amax(1) for one in part.parameters() if one.grad is not None
+        ]
         assert torch.stack(largest).amax(0).min() > 1e-6
 
 
