@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mmbench.atomic import write_with
@@ -16,15 +16,10 @@ from mmbench.errors import RunError
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """`facts` (JSON) travel in the file's header, so tensors and facts are of the same moment."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {"facts": json.dumps(facts)}
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(plain, str(temporary), metadata=header)
-        except SafetensorError as error:  # its message holds the system's: "No space left on device"
-            raise OSError(str(error)) from error
-
-    write_with(path, write)
+    # Not `save_file`: it writes a file of its own name beside the path, which a kill would leave there for ever, and
+    # which only its owner may read.
+    content = save(plain, metadata={"facts": json.dumps(facts)})
+    write_with(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

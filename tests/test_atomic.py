@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 
 from mmbench import atomic
 from mmbench.atomic import canonical, hash_file, hash_json, replacing, write_json, write_text, write_with
+from mmbench.checkpoint import save_tensors
 from mmbench.errors import MmbenchError
 from tests.prepared import environment
 
@@ -83,9 +85,10 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
         before = os.umask(mask)
         try:
             write_text(tmp_path / "a.txt", "x")
+            save_tensors(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {})
         finally:
             os.umask(before)
-        assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == expected
+        assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {expected}
 
 
 KILLED_WRITER = """
