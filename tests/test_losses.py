@@ -182,6 +182,19 @@ def test_nce_by_hand(similarity: str) -> None:
     assert nce(b, a, temperature=0.5, similarity=similarity).item() == pytest.approx(total)
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cos"])
+def test_nce_gradient_alone_and_stacked(similarity: str) -> None:
+    def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return nce(a, b, temperature=0.5, similarity=similarity)
+
+    a, b = torch.randn(2, 3, 4, 2, dtype=torch.float64, requires_grad=True)  # three models
+    assert torch.autograd.gradcheck(loss, (a[0], b[0]))
+    stacked = torch.vmap(torch.func.grad(loss))(a, b)
+    for i in range(3):
+        (alone,) = torch.autograd.grad(loss(a[i], b[i]), a)
+        torch.testing.assert_close(stacked[i], alone[i])
+
+
 def test_nce_of_zeros_and_of_one_pair() -> None:
     zeros = torch.zeros(7, 5)
     assert nce(zeros, zeros, temperature=1.0).item() == pytest.approx(math.log(13))

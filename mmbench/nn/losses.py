@@ -191,6 +191,26 @@ def info_nce(
     return F.cross_entropy(logits.flatten(0, -2), partner.flatten())
 
 
+class _Gram(torch.autograd.Function):
+    """z [T, D] -> z @ z.T, with one matrix product in the backward pass where autograd takes two."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return z @ z.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Tensor:
+        z: Tensor
+        (z,) = ctx.saved_tensors
+        return (grads[0] + grads[0].mT) @ z
+
+
 def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", "cos"] = "dot") -> Tensor:
     """a, b [T, D]: each of the 2T vectors finds its partner among the 2T - 1 others -> mean cross entropy.
 
@@ -200,5 +220,5 @@ def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", 
     if similarity == "cos":
         z = F.normalize(z, dim=-1)
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(own, float("-inf"))
+    logits = (_Gram.apply(z) / temperature).masked_fill(own, float("-inf"))
     return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))
