@@ -2,9 +2,9 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmbench.errors import UsageError
 
@@ -39,10 +39,16 @@ class Deviation(_Strict):
     """One point where paper, released code and this implementation differ."""
 
     point: str
-    paper: str
-    code: str = ""
+    paper: str = ""  # what the paper says; at least one of these two
+    code: str = ""  # what released code does: the authors', or another one that is named
     here: str
     switch: str = ""  # the setting that reproduces the other behaviour, if there is one
+
+    @model_validator(mode="after")
+    def _has_another_side(self) -> Self:
+        if not (self.paper or self.code):
+            raise ValueError(f"{self.point!r} needs what the paper says, or what the code does")
+        return self
 
 
 class Recipe(_Strict):

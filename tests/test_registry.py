@@ -120,6 +120,11 @@ BAD = [
     (OWN, RECIPE.replace('tags = ["floor"]', 'tagz = ["floor"]'), "tag"),
     (OWN, RECIPE.replace('source = "chosen"', 'source = ""'), "source"),
     (OWN, RECIPE + "\n[broken", "my_line.toml"),
+    (
+        OWN,
+        RECIPE + "\n[[deviations]]\npoint = 'loss'\nhere = 'mine'",
+        "deviations.0: .*'loss' needs what the paper",
+    ),
     (OWN, RECIPE.replace("my-line", "sasrec").replace("Line", "SASRec"), "sasrec"),
 ]
 

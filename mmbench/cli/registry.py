@@ -131,8 +131,7 @@ def _print_deviations(state: State, recipe: "Recipe") -> None:
         return
     state.out.print("\n[italic]differences from the paper and the released code[/italic]")
     for number, one in enumerate(recipe.deviations, start=1):
-        parts = [f"paper: {one.paper}", f"code: {one.code}" if one.code else "", f"here: {one.here}"]
+        sides = {"paper": one.paper, "code": one.code, "here": one.here}
+        text = "; ".join(f"{side}: {said}" for side, said in sides.items() if said)
         switch = f"  ({one.switch})" if one.switch else ""
-        state.out.print(
-            f"{number:2}. {one.point} - {'; '.join(part for part in parts if part)}{switch}", markup=False
-        )
+        state.out.print(f"{number:2}. {one.point} - {text}{switch}", markup=False)
