@@ -39,10 +39,10 @@ class ModelEntry:
             raise UsageError(f"{self.file}: there is no class {self.recipe.model_class}") from None
 
     def config_class(self) -> type:
-        """The configuration dataclass: C of the model's `Recommender[C]`."""
-        bases = self.load().__dict__.get("__orig_bases__", ())
-        found = next((get_args(base)[0] for base in bases if get_args(base)), None)
-        if not is_dataclass(found):
+        """The configuration dataclass: C of the `Recommender[C]` that the model, or what it extends, is written as."""
+        bases = [base for one in self.load().__mro__ for base in one.__dict__.get("__orig_bases__", ())]
+        found = next((named for base in bases for named in get_args(base) if is_dataclass(named)), None)
+        if found is None:
             raise UsageError(
                 f"{self.file}: write class {self.recipe.model_class}(Recommender[YourConfig]) with a dataclass"
             )

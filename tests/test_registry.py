@@ -99,6 +99,15 @@ def test_a_user_s_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     registry.check_recipe(entry)
 
 
+def test_a_model_that_extends_another_has_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from mmbench.registry import find\n\n\nclass Line(find('sasrec')[0].load()):\n    pass\n"
+    monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=code, recipe=RECIPE)))
+    entry, _ = registry.find("my-line")
+    assert entry.config_class() is registry.find("sasrec")[0].config_class()
+
+
 BAD = [
     (OWN.replace("class Line(", "class Lime("), RECIPE, "there is no class Line"),
     (OWN.replace("(Recommender[LineConfig])", "(Recommender)"), RECIPE, r"write class Line\(Recommender\["),
