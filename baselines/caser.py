@@ -164,8 +164,8 @@ class Caser(Recommender[CaserConfig]):
         config = self.config
         n_negatives = config.n_negatives if config.loss == "bce" else 0
         if config.n_targets > 1 or config.train_windows == "full":
-            # Targets after the next one are those of a history's later slots, so they must be in the same row.
-            return Needs(samples=("last-window",), n_negatives=n_negatives, stackable=False)
+            # Targets after the next one are those of a history's later slots, so they must be in the same step.
+            return Needs(samples=("last-window",), n_negatives=n_negatives, whole_rows=True, stackable=False)
         return Needs(samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
 
     def windows(self, batch: Batch) -> Tensor:

@@ -13,9 +13,9 @@ Differences from the paper (P) and the official code (C):
 (1) The regulariser is part of P, off in C's script and here: `freq_weight = 0.1` (variant `regularised`).
 (2) P mixes by gamma; as in C, `spatial_ratio` multiplies the TIME branch.
 (3) Lags in training are those with the largest mean over the batch, in evaluation each history's own (C).
-(4) Padding takes part in the frequency branch with its position vectors and an untrained random row of the table (C),
-    so states depend on max_len; `zero_padding` keeps it out (variant `zero-padding`).
-(5) The padding id is no class of the softmax.
+(4) Padding takes part in the frequency branch with its position vectors and a random row of the table (C), so states
+    depend on max_len; `zero_padding` keeps it out (variant `zero-padding`).
+(5) The padding id is no class of the softmax, so that row is never trained; in C it is, as a class only.
 (6) Two different prefixes are drawn for each target and the first that is not the prefix itself is used: uniform over
     the others, as C's list, without one. A window of the same user with equal items and times is the same prefix.
 (7) RecBole's default settings leave out the time branch, the ramp and the contrastive term: variant `recbole`.

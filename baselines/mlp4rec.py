@@ -8,7 +8,7 @@ event is compared with the id embeddings, so features act through the row mixer 
 Axes: R histories, L places, K rows of an item (id, then features), D hidden, T targets, N items.
 Follows: the official code; rows() builds the stack, MLPEncoder (mmbench/nn/mlp.py) is the mixer and final LayerNorm.
 Differences: (1) The padding id has the zero vector and is no class of the softmax; RecBole's initialisation gives it a
-random one that training never changes. (2) A mean over no values is 0; the official code adds 1e-8 to the divisor.
+random one, trained as a class only. (2) A mean over no values is 0; the official code adds 1e-8 to the divisor.
 (3) Text and image rows (`features`, not in the paper) pass one trained linear map each, and are zero for items
 without. (4) Without features there is one row and no row mixer. (5) The last layer is computed at the predicting place
 only after its time mixing: the other places are read by nobody.

@@ -19,7 +19,8 @@ Differences from the paper (P) and the official code (C):
 (7) Users are ranked by training events; C's ranking was made from whole histories.
 (8) The table has no row for the mask id, which C never reads. Ties between similar items: the smaller id; between
     gaps: the older event.
-(9) As in C, padding sees everything and its states are part of a view; its row of the table is random and untrained.
+(9) As in C, padding sees everything and its states are part of a view; its row of the table is random at first, no
+    loss reaches it, and the L2 in Adam (weight_decay) takes it to zero within some hundred steps.
 """
 
 from collections.abc import Callable
@@ -330,7 +331,7 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         self.histories = Histories(catalog, config.uniform_share)
         self.similar = SimilarItems(catalog, config.neighbours)
         self.epoch = 1
-        init_normal(self, std=0.02)  # row 0 too: padding is random and, as no loss reaches it, stays as it is
+        init_normal(self, std=0.02)  # row 0 too: padding starts at random
 
     @property
     def needs(self) -> Needs:

@@ -63,6 +63,11 @@ class Trainer:
         self.model, self.view, self.validate, self.config = model, train, validate, config
         self.seed, self.folder, self.device, self.watcher = seed, folder, device, watcher
         self.needs, self.stages = model.needs, model.stages
+        if self.needs.whole_rows and config.batch_unit == "targets":
+            raise UsageError(
+                f"{type(model).__name__} with these settings needs whole histories in a step; "
+                "set batch_unit = rows (batch_size then counts histories)"
+            )
         self.batcher = Batcher(
             train.items, train.times, layout=self.needs.layout, max_len=config.max_len, device=device
         )

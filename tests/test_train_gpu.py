@@ -58,19 +58,26 @@ def test_out_of_gpu_memory_ends_with_one_line(tmp_path: Path) -> None:
         losses.CHUNK = kept
 
 
-def test_bfloat16_products_train_and_leave_float32_weights(tmp_path: Path) -> None:
-    trained = {}
+@pytest.mark.parametrize(
+    ("name", "settings"), [("sasrec", {}), ("fearec", {}), ("ticoserec", {"contrast_warm_up": 0})]
+)
+def test_bfloat16_products_train_and_leave_float32_weights(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    trained: dict[str, list[dict[str, float]]] = {}
     for matmul in ("float32", "bfloat16"):
         view = toy_view()
-        model = toy_model("sasrec", catalog_of(view, n_items=TOY_ITEMS), dropout=0.0, attn_dropout=0.0)
+        catalog = catalog_of(view, n_items=TOY_ITEMS)
+        model = toy_model(name, catalog, dropout=0.0, attn_dropout=0.0, **settings)
         config = replace(CONFIG, max_epochs=2, matmul=matmul, max_len=MAX_LEN)
         trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path / matmul)
         trainer.folder.mkdir()
         trainer.fit()
         assert {one.dtype for one in model.parameters()} == {torch.float32}
-        trained[matmul] = [line["loss"]["ce"] for line in log_of(trainer.folder)]
+        trained[matmul] = [line["loss"] for line in log_of(trainer.folder)]
     assert trained["bfloat16"] != trained["float32"]
-    assert trained["bfloat16"] == pytest.approx(trained["float32"], rel=0.02)
+    for found, expected in zip(trained["bfloat16"], trained["float32"], strict=True):
+        assert found == pytest.approx(expected, rel=0.02)
 
 
 def test_tf32_is_on_in_training_only() -> None:
@@ -82,13 +89,16 @@ def test_tf32_is_on_in_training_only() -> None:
         assert not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_a_compiled_loss_trains_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["sasrec", "mlp4rec"])
+def test_a_compiled_loss_trains_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through torch's tracer, with the traced operations run as they are: compiling them takes minutes."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     view, trained = toy_view(), {}
-    small = {"hidden_dim": 12, "inner_dim": 16, "n_heads": 2}
+    small = {"sasrec": {"hidden_dim": 12, "inner_dim": 16, "n_heads": 2}, "mlp4rec": {"hidden_dim": 12}}[name]
     for compiles in (False, True):
-        model = toy_model("sasrec", catalog_of(view, n_items=TOY_ITEMS), **small)
+        model = toy_model(name, catalog_of(view, n_items=TOY_ITEMS), **small)
         config = replace(CONFIG, max_epochs=2, compile=compiles, max_len=MAX_LEN)
         trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path / str(compiles))
         trainer.folder.mkdir()

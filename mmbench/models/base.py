@@ -67,6 +67,8 @@ class Needs:
     extra_slots empty slots after each history at evaluation, e.g. one for a [MASK]; max_len counts them.
     prefixes    `batch.prefixes`: every target's history as a row of its own, beside the batch's rows (training).
     n_negatives uniform negatives per target in `batch.negatives`.
+    whole_rows  a loss looks from one target of a history to another: all of them must be in one step, so
+                batch_unit = "rows" (steps that count targets cut a history where they are full).
     stackable   loss() runs under torch.func.vmap, so that several seeds can be trained as one (mmbench.stack); not
                 so where shapes depend on values, nor with torch's recurrent layers.
     negatives_exclude  "history": all training items of the user; "first": only the first (a released slip).
@@ -79,6 +81,7 @@ class Needs:
     prefixes: bool = False
     n_negatives: int = 0
     negatives_exclude: Literal["history", "first"] = "history"
+    whole_rows: bool = False
     stackable: bool = True
 
 

@@ -214,11 +214,14 @@ class _Gram(torch.autograd.Function):
 def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", "cos"] = "dot") -> Tensor:
     """a, b [T, D]: each of the 2T vectors finds its partner among the 2T - 1 others -> mean cross entropy.
 
-    Unlike `info_nce`, vectors of the own side are negatives too.
+    Unlike `info_nce`, vectors of the own side are negatives too. Half-precision inputs (autocast) are computed in
+    float32: dot products of whole histories reach thousands, where bfloat16 counts in steps of 16.
     """
-    z = torch.cat([a, b])
-    if similarity == "cos":
-        z = F.normalize(z, dim=-1)
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (_Gram.apply(z) / temperature).masked_fill(own, float("-inf"))
-    return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))
+    with torch.autocast(a.device.type, enabled=False):
+        z = torch.cat([a, b])
+        z = z.float() if z.itemsize < 4 else z
+        if similarity == "cos":
+            z = F.normalize(z, dim=-1)
+        own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        logits = (_Gram.apply(z) / temperature).masked_fill(own, float("-inf"))
+        return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))

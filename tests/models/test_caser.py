@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
+from mmbench.config import TrainConfig
 from mmbench.data.rows import Batcher, last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from mmbench.registry import find
+from mmbench.train import Trainer
 from tests.models.toy import (
     MAX_LEN,
     catalog_of,
@@ -207,8 +210,27 @@ def windows_of(history: list[int], window: int, n_targets: int) -> list[tuple[li
     return [([0] * (window - len(inputs)) + inputs, history[cut:])]
 
 
+def found_windows(model: Any, batch: Any) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+    """User, inputs and targets of each window that the model trains on."""
+    number, targets, is_target = model.targets(batch)
+    columns = batch.user[number].tolist(), model.windows(batch)[number].tolist(), targets, is_target
+    return [
+        (user, tuple(before), tuple(after[valid].tolist()))
+        for user, before, after, valid in zip(*columns, strict=True)
+    ]
+
+
+def test_windows_are_not_cut_where_a_step_is_full(tmp_path: Path) -> None:
+    for settings in ({}, {"train_windows": "every"}):
+        model = make("caser:official", **settings)
+        with pytest.raises(UsageError, match=r"needs whole histories in a step; set batch_unit = rows"):
+            Trainer(model, toy_view(), lambda model: 0.0, TrainConfig(), seed=1, folder=tmp_path)
+    one_target = make("caser:official", train_windows="every", n_targets=1)
+    Trainer(one_target, toy_view(), lambda model: 0.0, TrainConfig(), seed=1, folder=tmp_path)
+
+
 @pytest.mark.parametrize(("window", "n_targets"), [(5, 3), (3, 1), (2, 4), (6, 3)])
-def test_official_windows_are_all_runs(window: int, n_targets: int) -> None:
+def test_official_windows_are_all_runs(window: int, n_targets: int, tmp_path: Path) -> None:
     """Lengths 2 to 9, which max_len 8 just holds as inputs; neighbours in packed rows must not mix."""
     rng = torch.Generator().manual_seed(0)
     histories = [torch.randint(1, 31, (c,), generator=rng).tolist() for c in range(2, 10) for _ in range(3)]
@@ -216,15 +238,13 @@ def test_official_windows_are_all_runs(window: int, n_targets: int) -> None:
     model = toy_model(
         "caser:official", catalog_of(view, n_items=30), hidden_dim=4, window=window, n_targets=n_targets
     )
-    batch = training_batch(model, view)
-    number, targets, is_target = model.targets(batch)
-    inputs = model.windows(batch)[number].tolist()
-    found = [
-        (user, tuple(before), tuple(after[valid].tolist()))
-        for user, before, after, valid in zip(
-            batch.user[number].tolist(), inputs, targets, is_target, strict=True
-        )
-    ]
+    found = found_windows(model, training_batch(model, view))
+    config = TrainConfig(batch_unit="rows", batch_size=5, max_len=8)
+    trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path)
+    plan = trainer.plan_epoch()
+    assert len(plan.steps) == 5
+    batches = [trainer.batch(rows, plan.negatives) for rows in plan.steps]
+    assert sorted(one for batch in batches for one in found_windows(model, batch)) == sorted(found)
     expected = [
         (user, tuple(before), tuple(after))
         for user, history in enumerate(histories)

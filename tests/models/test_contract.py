@@ -265,10 +265,11 @@ def test_seeds_in_a_stack_have_the_losses_and_gradients_that_they_have_alone(
 ) -> None:
     monkeypatch.setattr(torch, "rand", _fixed)
     monkeypatch.setattr(torch, "randperm", lambda n, **kwargs: torch.arange(n).flip(0))
-    view, config = toy_view(), TrainConfig(max_len=MAX_LEN, batch_size=12, precision="float64")
-    trainers = []
+    view, trainers = toy_view(), []
     for seed in (1, 2, 3):
         model = make(name, seed=seed, **small(name, dropout=False)).double()
+        unit = "rows" if model.needs.whole_rows else "targets"
+        config = TrainConfig(max_len=MAX_LEN, batch_unit=unit, batch_size=12, precision="float64")
         trainers.append(Trainer(model, view, lambda _: 0.0, config, seed=seed, folder=tmp_path))
         trainers[-1].begin()
     if why_not(trainers[0]):
