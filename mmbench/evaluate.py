@@ -4,7 +4,7 @@ For each user: greater = number of other candidates scored above the target, equ
 No list is sorted, no candidate sampled. Scores are float32 or float64; TF32 is off (mmbench.runtime).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,13 @@ def rank(
     mask_seen: str = "none",
     device: torch.device | str = "cpu",
     chunk: int | None = None,
+    on_scores: Callable[[Tensor], None] | None = None,
 ) -> Ranks:
     """Ranks of every target of `view`, in the view's user order.
 
     mask_seen  "none"; "train": the user's training items are no candidates; "input": nothing of the input is.
                The target itself is always a candidate.
+    on_scores  is given each chunk's scores [T, N].
     Raises RunError when a score is not a number, naming the user.
     """
     was_training = model.training
@@ -57,6 +59,8 @@ def rank(
                 scores = model.score(batch)
             else:
                 scores = torch.mm(model.query(batch), table.T, out=buffer[: len(part), : len(table)])
+            if on_scores is not None:
+                on_scores(scores)
             target = torch.from_numpy(view.target[index]).to(device)
             above, tied = count(
                 scores, target, seen=_seen(view, index, mask_seen, device), user=view.user[index]

@@ -258,7 +258,7 @@ def _close(opened: _Opened) -> RunRecord:
         n_parameters=sum(one.numel() for one in model.parameters()),
         n_epochs=progress.epoch, best_epoch=progress.best_epoch, stopped=progress.stopped, curve=progress.curve,
         seconds={**progress.seconds, **seconds, **({"epoch": float(np.median(numbers))} if numbers else {})},
-        peak_memory=peak_memory(), extra=model.extra_state(),
+        peak_memory=peak_memory(), extra={**model.extra_state(), **worth_of_parts(opened)},
         environment={
             **environment(opened.device), "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **({"stack": progress.stack} if progress.stack else {}),
@@ -280,6 +280,37 @@ def rank_and_store(
     return seconds
 
 
+def rank_parts(
+    model: Recommender[Any], data: LoadedData, config: TrainConfig, device: str
+) -> Iterator[tuple[str, str, Ranks, float]]:
+    """(part, "valid" or "test", ranks, spread) of each of the model's parts by itself.
+
+    The spread is the mean over users of the standard deviation of its scores over items: in a sum of scores the
+    part that spreads most decides.
+    """
+    for part in model.parts:
+        for split in ("valid", "test"):
+            view = data.valid if split == "valid" else target_view(data.prepared, data.split, "test")
+            spread: list[torch.Tensor] = []
+            with model.alone(part):
+                note = partial(_note_spread, spread)
+                ranks = rank(model, view, mask_seen=config.mask_seen, device=device, on_scores=note)
+            yield part, split, ranks, torch.cat(spread).double().mean().item()
+
+
+def _note_spread(seen: list[torch.Tensor], scores: torch.Tensor) -> None:
+    seen.append(scores.std(1))
+
+
+def worth_of_parts(opened: _Opened) -> dict[str, Any]:
+    """For run.json: metrics of each part alone, and its spread; nothing for a model without parts."""
+    found: dict[str, Any] = {}
+    for part, split, ranks, spread in rank_parts(opened.model, opened.data, opened.config, opened.device):
+        values = {name: metric_value(ranks, name) for name in ("NDCG@10", "MRR@10", "HR@10")}
+        found.setdefault(part, {})[split] = {**values, "spread": spread}
+    return {"alone": found} if found else {}
+
+
 def cell_of(record: RunRecord, data_dir: Path) -> Cell:
     """The cell that made a record, for scoring its checkpoint again; refuses data that changed since."""
     from mmbench.data.store import open_prepared
@@ -298,8 +329,10 @@ def cell_of(record: RunRecord, data_dir: Path) -> Cell:
     )  # fmt: skip
 
 
-def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -> Ranks:
-    """Rank a finished run's best checkpoint again and replace its stored ranks; returns those of test."""
+def evaluate_again(
+    record: RunRecord, *, data_dir: Path, device: str = "auto"
+) -> list[tuple[str, str, Ranks, float]]:
+    """Rank a finished run's best checkpoint again and replace its stored ranks; returns `rank_parts` of the model."""
     if record.status != "finished":
         raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
     cell = cell_of(record, data_dir)
@@ -309,4 +342,4 @@ def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -
     if model.trainable:
         checkpoint.load_weights(model, record.path / BEST)
     rank_and_store(record.path, model, data, config, chosen)
-    return record.ranks("test")
+    return list(rank_parts(model, data, config, chosen))

@@ -221,8 +221,9 @@ def evaluate(
     typer.echo("\t".join(["run", "split", *wanted]))  # not rich, which turns tabs into spaces
     for path in runs:
         record = read_record(path)
-        if rescore:
-            evaluate_again(record, data_dir=state.data_dir, device=device)
-        for part in ("valid", "test"):
-            values = [f"{metric_value(record.ranks(part), name):.6f}" for name in wanted]
-            typer.echo("\t".join([str(path), part, *values]))
+        parts = evaluate_again(record, data_dir=state.data_dir, device=device) if rescore else []
+        ranked = {split: record.ranks(split) for split in ("valid", "test")}
+        ranked |= {f"{split}, {part} alone": ranks for part, split, ranks, _ in parts}
+        for split, ranks in ranked.items():
+            values = [f"{metric_value(ranks, name):.6f}" for name in wanted]
+            typer.echo("\t".join([str(path), split, *values]))

@@ -8,6 +8,7 @@ trained and `query(batch)`/`item_table()` - or `score(batch)` when its score is 
 ranked. It never opens a file, names a device, logs, or draws from a generator other than torch's default.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -150,6 +151,15 @@ class Recommender(nn.Module, Generic[C]):
     def score(self, batch: Batch) -> Tensor:
         """Scores of all items, [T, N]; column i - 1 belongs to item i. Override when it is no dot product."""
         return self.query(batch) @ self.item_table().T
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what has scores of its own, which the model combines; a run says what each is worth alone."""
+        return ()
+
+    def alone(self, part: str) -> AbstractContextManager[None]:
+        """While this is open, the model's score is that of one of its `parts`."""
+        raise TypeError(f"{type(self).__name__} has no parts")
 
     def extra_state(self) -> dict[str, Any]:
         """JSON-able facts for run.json (e.g. sizes that came from the data)."""

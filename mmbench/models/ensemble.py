@@ -4,6 +4,7 @@ Axes: T targets, N items. `Ensemble` builds on the contract of mmbench.models.ba
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -117,6 +118,18 @@ class Ensemble(Recommender[C]):
     def start_epoch(self, epoch: int) -> None:
         self.members.start_epoch()
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.members) if len(self.members) > 1 else ()
+
+    @contextmanager
+    def alone(self, part: str) -> Iterator[None]:
+        before, self.members.alone = self.members.alone, part
+        try:
+            yield
+        finally:
+            self.members.alone = before
+
     def extra_state(self) -> dict[str, Any]:
         """The members, and the share of items that have no vector in a member."""
         tables = {name: one.items for name, one in self.members.asked() if hasattr(one.items, "present")}
@@ -132,4 +145,5 @@ class Ensemble(Recommender[C]):
         raise TypeError(f"{type(self).__name__} does not say how its members score")
 
     def score(self, batch: Batch) -> Tensor:
-        return combine_scores(list(self.member_scores(batch).values()), self.config.combine)
+        scores = list(self.member_scores(batch).values())
+        return scores[0] if len(scores) == 1 else combine_scores(scores, self.config.combine)

@@ -153,6 +153,23 @@ def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
     assert {f.name: f.read_bytes() for f in path.iterdir() if f.name != "ranks.npz"} == stored
 
 
+def test_members_of_an_ensemble_are_ranked_alone_too(results: Path, data_dir: Path) -> None:
+    one = ("sasrec-ensemble", "--epochs", "1", "--set", "hidden_dim=8")
+    done = cli("train", *one, data=data_dir, results=results)
+    assert done.returncode == 0, done.stderr
+    record = read_record(Path(done.stdout.strip()))
+    alone = record.extra["alone"]
+    assert sorted(alone) == sorted(record.extra["members"]) == ["id", "image", "text"]
+    shown = cli("evaluate", record.path, "--metric", "NDCG@10", data=data_dir, results=results)
+    lines = dict(line.split("\t")[1:] for line in shown.stdout.splitlines()[1:])
+    assert set(lines) == {"valid", "test"} | {f"{a}, {b} alone" for a in ("valid", "test") for b in alone}
+    for part, splits in alone.items():
+        for split, values in splits.items():
+            assert lines[f"{split}, {part} alone"] == f"{values['NDCG@10']:.6f}"
+            assert values["spread"] > 0
+    assert len(set(lines.values())) > 4
+
+
 def test_settings_of_one_model_and_two_data_sets(data_dir: Path, tmp_path: Path) -> None:
     write_toy(tmp_path / "data", "toy", created=3.0)
     write_toy(tmp_path / "data", "toy@reverse", created=2.0, ties="reverse", seed=4, features=False)

@@ -302,6 +302,20 @@ def test_features_have_mean_norm_one_and_absent_items_score_nothing() -> None:
     assert not [key for key in model.state_dict() if "feat" in key or "present" in key]
 
 
+@BOTH
+def test_a_part_alone_has_the_scores_of_its_member(name: str) -> None:
+    for combine in ("sum", "zscore"):
+        model = make(name, combine=combine)
+        assert model.parts == ("id", "text", "image")
+        batch = history_batch(model, HISTORIES)
+        together, scores = model.score(batch), model.member_scores(batch)
+        for part, expected in scores.items():
+            with model.alone(part):
+                torch.testing.assert_close(model.score(batch), expected)
+        torch.testing.assert_close(model.score(batch), together)
+    assert make(name, modalities=["id"]).parts == ()
+
+
 def test_ids_are_scaled_and_features_are_not() -> None:
     given: list[Tensor] = []
     model = make(feature_scale=3.0)
