@@ -43,7 +43,7 @@ def reference(one: Reproduced, column: int) -> float | None:
         return None
     head = one.table.columns[column]
     base = head.dataset.split("@")[0]
-    return one.plan.experiment.printed.get((base, sweep[0].row.model, str(head.metric)))
+    return one.plan.experiment.printed.get((base, sweep[0].row.method, str(head.metric)))
 
 
 def caption(one: Reproduced) -> str:

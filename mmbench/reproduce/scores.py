@@ -98,7 +98,7 @@ def printed_value(plan: Plan, planned: PlannedRow, target: Target, metric: str) 
     """What the paper prints for a row; a point of a sweep has no number of its own."""
     if planned.row.panel:
         return None
-    return plan.experiment.printed.get((target.printed_as, planned.row.model, metric))
+    return plan.experiment.printed.get((target.printed_as, planned.row.method, metric))
 
 
 def _beside(cell: Cell, printed: float | None) -> Beside:

@@ -31,11 +31,16 @@ class _Strict(BaseModel):
 class Row(_Strict):
     """One row of a table: our model, and what the paper calls it."""
 
-    model: str  # registry name with its variant; printed.csv has the same name
+    model: str  # registry name with its variant
     label: str
+    printed_as: str = ""  # its method in printed.csv, where that is not the model's name
     settings: dict[str, Any] = {}  # of this row; a user's --set is stronger
     fixed: dict[str, Any] = {}  # what a sweep varies: stronger than --set
     panel: str = ""  # the sweep that the row is a point of
+
+    @property
+    def method(self) -> str:
+        return self.printed_as or self.model
 
 
 class Sweep(_Strict):

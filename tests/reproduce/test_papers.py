@@ -44,7 +44,7 @@ def test_no_printed_number_is_lost() -> None:
         one = find_experiment(f"{paper}/{table}")
         content = content_of(one.name)
         places = {
-            (d, row.model, m) for d in content.datasets for row in content.rows for m in content.metrics
+            (d, row.method, m) for d in content.datasets for row in content.rows for m in content.metrics
         }
         assert set(numbers) == places
         assert one.printed == numbers
@@ -83,7 +83,7 @@ def test_compared_rows_and_printed_tables_exist(name: str) -> None:
     one, content = find_experiment(name), content_of(name)
     if content.printed_from:
         assert one.printed
-        shown = {row.model for row in content.all_rows} & {method for _, method, _ in one.printed}
+        shown = {row.method for row in content.all_rows} & {method for _, method, _ in one.printed}
         assert shown, "no row has a printed value in the table that is named"
     if content.shared:
         assert content.shared.source
@@ -122,9 +122,9 @@ def test_printed_improvements_of_hm4sr_follow_from_its_columns() -> None:
             for metric in content.metrics:
                 own = one.printed[dataset, content.compare, metric]
                 best = max(
-                    one.printed[dataset, row.model, metric]
+                    one.printed[dataset, row.method, metric]
                     for row in content.rows
-                    if row.model != content.compare
+                    if row.method != content.compare
                 )
                 assert float(next(texts).strip("+%")) == pytest.approx(100 * (own / best - 1), abs=0.1)
 
