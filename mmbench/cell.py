@@ -116,6 +116,15 @@ def choose_features(
     return found, notes
 
 
+def settings_of_use(entry: registry.ModelEntry) -> set[str]:
+    """Settings that can change what a model does: not those of training where nothing is trained, and so on."""
+    own = {one.name for one in fields(entry.config_class())}
+    keys = (
+        set(entry.known_settings()) if entry.load().trainable else own | set(RANKING_SETTINGS) | set(ENCODERS)
+    )
+    return keys - {f"{one}_encoder" for one in ("text", "image") if one not in entry.recipe.inputs}
+
+
 def make_cell(
     *,
     results_dir: Path,
@@ -130,6 +139,8 @@ def make_cell(
     features, notes = choose_features(entry, prepared, settings)
     protocol = comparable(prepared, settings)
     own = {one.name for one in fields(entry.config_class())}
+    if entry.load().trainable:
+        metrics.parse_metric(settings["selection_metric"].value).check(prepared.n_items)
     keys = own | (set(settings) - set(ENCODERS) if entry.load().trainable else set(RANKING_SETTINGS))
     identity = {
         "settings": {key: settings[key].value for key in sorted(keys) if not _came_later(key, settings[key])},

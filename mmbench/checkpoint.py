@@ -30,7 +30,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RunError(
-            f"{path} is no checkpoint of mmbench ({error}); remove it and run the cell again"
+            f"{path} is no checkpoint of mmbench ({error}); remove {path.parent} and run the cell again"
         ) from error
 
 

@@ -16,8 +16,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from mmbench.errors import UsageError, suggest
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+LARGEST = 2**31 - 1  # of what is counted: beyond it numpy and torch overflow
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -59,6 +60,10 @@ class TrainConfig:
     # Products in training. "tf32": on GPUs that have it; "bfloat16": autocast, and tf32 for what stays float32.
     matmul: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False  # torch.compile of the loss; minutes at the start, and no gain on a CPU
+
+    def __post_init__(self) -> None:
+        if self.precision == "float64" and self.matmul != "float32":
+            raise ValueError(f"matmul = {self.matmul!r} is about float32 products; precision is float64")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ class DataError(MmbenchError):
     """Raw or prepared data is missing, damaged or does not fit."""
 
 
+class OtherVersionError(DataError):
+    """A file that a newer or older mmbench wrote: nothing is wrong with it, so it must not be written over."""
+
+
 class RunError(MmbenchError):
     """A training or evaluation run could not go on."""
 

@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,13 +22,13 @@ from mmbench.config import Setting, TrainConfig
 from mmbench.data.split import Split, make_split
 from mmbench.data.store import Prepared, open_path
 from mmbench.data.views import TargetView, TrainView, target_view, training_view
-from mmbench.errors import MmbenchError, RunError, UsageError
+from mmbench.errors import DataError, MmbenchError, RunError, UsageError
 from mmbench.evaluate import rank
 from mmbench.features.store import FeatureSet, load_features
 from mmbench.models.base import Catalog, Recommender
 from mmbench.progress import Progress, StackWatcher, Watcher
 from mmbench.results import Ranks, RunRecord
-from mmbench.runtime import derive_seed, environment, peak_memory, pick_device
+from mmbench.runtime import derive_seed, environment, peak_memory, pick_device, reset_peak_memory
 from mmbench.train import BEST, LOG, RESUME, Trainer
 
 
@@ -197,7 +196,9 @@ def _base_record(cell: Cell) -> RunRecord:
         path=cell.path, dataset=cell.dataset, model=cell.model, config_id=cell.config_id, seed=cell.seed,
         display=f"{entry.recipe.display}:{variant}" if variant else entry.recipe.display,
         status="finished", deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
-        leaky=cell.settings["validation"].value == "test-item", data_hash=prepared.hash,
+        # What is not trained is not selected either, and its cell is the same one under both settings.
+        leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
+        data_hash=prepared.hash,
         protocol=cell.protocol, fingerprint=cell.fingerprint, n_items=prepared.n_items,
         settings={key: {"value": one.value, "source": one.source} for key, one in cell.settings.items()},
         features=cell.features, notes=list(cell.notes),
@@ -225,6 +226,7 @@ def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> _Opened:
     for leftover in cell.path.glob(".*.tmp"):  # of a run that was killed while it wrote
         leftover.unlink(missing_ok=True)
     data = _load(cell.data_path, open_path(cell.data_path).hash)
+    reset_peak_memory(device)
     began = time.perf_counter()
     model, config = build_model(cell, data, device)
     if not model.trainable:
@@ -258,9 +260,9 @@ def _close(opened: _Opened) -> RunRecord:
         n_parameters=sum(one.numel() for one in model.parameters()),
         n_epochs=progress.epoch, best_epoch=progress.best_epoch, stopped=progress.stopped, curve=progress.curve,
         seconds={**progress.seconds, **seconds, **({"epoch": float(np.median(numbers))} if numbers else {})},
-        peak_memory=peak_memory(), extra={**model.extra_state(), **worth_of_parts(opened)},
+        peak_memory=peak_memory(opened.device), extra={**model.extra_state(), **worth_of_parts(opened)},
         environment={
-            **environment(opened.device), "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **environment(opened.device, registry.find(cell.model)[0].own_code()),
             **({"stack": progress.stack} if progress.stack else {}),
         },
     )  # fmt: skip
@@ -329,10 +331,17 @@ def cell_of(record: RunRecord, data_dir: Path) -> Cell:
     )  # fmt: skip
 
 
-def evaluate_again(
-    record: RunRecord, *, data_dir: Path, device: str = "auto"
-) -> list[tuple[str, str, Ranks, float]]:
-    """Rank a finished run's best checkpoint again and replace its stored ranks; returns `rank_parts` of the model."""
+@dataclass(frozen=True)
+class RankedAgain:
+    """What ranking a stored checkpoint again gave: the record as stored, targets whose rank changed, its parts."""
+
+    record: RunRecord
+    n_changed: int | None  # of valid and test; None where the ranks from before cannot be read
+    parts: list[tuple[str, str, Ranks, float]]  # `rank_parts`
+
+
+def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -> RankedAgain:
+    """Rank a finished run's best checkpoint again and replace its stored ranks; the record says what ranked it."""
     if record.status != "finished":
         raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
     cell = cell_of(record, data_dir)
@@ -341,5 +350,23 @@ def evaluate_again(
     model, config = build_model(cell, data, chosen)
     if model.trainable:
         checkpoint.load_weights(model, record.path / BEST)
+    before = _stored_ranks(record)
     rank_and_store(record.path, model, data, config, chosen)
-    return list(rank_parts(model, data, config, chosen))
+    ranked = environment(chosen, registry.find(cell.model)[0].own_code())
+    record = replace(record, environment={**record.environment, "ranked_again": ranked})
+    results.write_record(record)
+    after = _stored_ranks(record)
+    assert after is not None
+    n_changed = None
+    if before is not None and before.shape == after.shape:
+        n_changed = int((before != after).any(0).sum())
+    return RankedAgain(record, n_changed, list(rank_parts(model, data, config, chosen)))
+
+
+def _stored_ranks(record: RunRecord) -> np.ndarray | None:
+    """Counts of better and of equal candidates, [2, targets of valid and test]; None where they cannot be read."""
+    try:
+        both = [record.ranks("valid"), record.ranks("test")]
+    except DataError:
+        return None
+    return np.stack([np.concatenate([getattr(one, part) for one in both]) for part in ("greater", "equal")])

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from filelock import FileLock, Timeout
+
 from mmbench.cell import Cell
 from mmbench.errors import RunError, UsageError
 from mmbench.results import RunRecord
 
 Kind = Literal["local", "dask", "ray"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+LOCK = "cell.lock"  # in a cell's folder; held while the cell is computed
 BEGUN = "begun"  # in a cell's folder while a worker has it; one byte for each that did not give it back
 MAX_TRIES = 2
 POLL_S = 0.3  # how often a Ray run looks which cells have ended
@@ -53,7 +56,7 @@ def side_by_side(
     """
     left = {cell.path: cell for group in groups for cell in group}
     for cell in left.values():
-        (cell.path / BEGUN).unlink(missing_ok=True)
+        forget_mark(cell)
     with _opened(backend, work, ended) as pool:
         while left:
             begun = [cell for cell in left.values() if (cell.path / BEGUN).exists()]
@@ -101,6 +104,23 @@ def marked(cell: Cell) -> Iterator[bool]:
         yield n_begun <= MAX_TRIES
     finally:  # not reached when the process dies
         mark.unlink(missing_ok=True)
+
+
+def forget_mark(cell: Cell) -> None:
+    """Remove the mark of a worker that was stopped with its run; not one of a cell that another run computes."""
+    mark = cell.path / BEGUN
+    try:
+        if mark.exists():
+            with FileLock(cell.path / LOCK).acquire(timeout=0):
+                mark.unlink(missing_ok=True)
+    except Timeout:
+        pass
+    except OSError as error:
+        raise cannot_write(cell, error) from error
+
+
+def cannot_write(cell: Cell, error: OSError) -> RunError:
+    return RunError(f"cannot write {cell.path}: {error.strerror or error}; choose another --results-dir")
 
 
 # -- pools ------------------------------------------------------------------------------------------------
@@ -263,7 +283,6 @@ def dealt_device(wanted: str) -> Iterator[str]:
     Which GPUs are taken is told by locks in the system's temporary folder, which end with their process.
     """
     import torch
-    from filelock import FileLock, Timeout
 
     n_gpus = torch.cuda.device_count() if wanted in ("auto", "cuda") and torch.cuda.is_available() else 0
     if n_gpus < 2:

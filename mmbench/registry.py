@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from mmbench.atomic import hash_json
 from mmbench.config import TrainConfig, check_keys, defaults_of
 from mmbench.errors import UsageError, suggest
 from mmbench.paths import PACKAGE, baselines_dir
@@ -37,6 +39,13 @@ class ModelEntry:
             return getattr(module, self.recipe.model_class)
         except AttributeError:
             raise UsageError(f"{self.file}: there is no class {self.recipe.model_class}") from None
+
+    def own_code(self) -> str:
+        """Hash of the Python files beside a user's own model; "" for models that ship with mmbench."""
+        if self.file.parent in (PACKAGE / "models", baselines_dir()):
+            return ""
+        parts = {one.name: sha256(one.read_bytes()).hexdigest() for one in self.file.parent.glob("*.py")}
+        return hash_json(parts)[:16]
 
     def config_class(self) -> type:
         """The configuration dataclass: C of the `Recommender[C]` that the model, or what it extends, is written as."""
@@ -128,11 +137,15 @@ def all_names(*, variants: bool = True) -> list[str]:
 
 def find(name: str) -> tuple[ModelEntry, str]:
     """`hm4sr:-tmoe` -> (entry, "-tmoe"); an unknown name fails with the nearest known one."""
-    model, _, variant = name.partition(":")
+    model, colon, variant = name.partition(":")
     known = entries()
     if model not in known:
         raise UsageError(suggest(name, all_names() if variant else known, what="model"))
     entry = known[model]
+    if colon and not variant:
+        raise UsageError(
+            f"{name!r} names no variant; write {model}, or {model}:VARIANT (see: mmbench show {model})"
+        )
     if variant and variant not in entry.recipe.variants:
         raise UsageError(suggest(name, [f"{model}:{one}" for one in entry.recipe.variants], what="variant"))
     return entry, variant

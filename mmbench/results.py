@@ -21,7 +21,7 @@ import numpy as np
 
 from mmbench.atomic import write_json, write_with
 from mmbench.data.store import folder_name
-from mmbench.errors import DataError
+from mmbench.errors import DataError, OtherVersionError
 
 RECORD_FORMAT = 1
 SplitName = Literal["valid", "test"]
@@ -129,7 +129,9 @@ def read_record(path: Path) -> RunRecord:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != RECORD_FORMAT:
-            raise ValueError("written by another version of mmbench")
+            raise OtherVersionError(
+                f"{file} was written by another version of mmbench; choose another --results-dir, or remove {path}"
+            )
         return RunRecord(path=path, **content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{file} is no run record ({error}); remove {path} and run the cell again") from error

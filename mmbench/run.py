@@ -15,16 +15,15 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from mmbench import registry
-from mmbench.cell import Cell, make_cell
+from mmbench.cell import Cell, make_cell, settings_of_use
 from mmbench.data.store import Prepared
-from mmbench.errors import DataError, RunError, UsageError, suggest
-from mmbench.experiment import fail_cell, run_cell, run_stack
-from mmbench.parallel import BEGUN, Backend, Group, dealt_device, marked, side_by_side
+from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
+from mmbench.experiment import RankedAgain, evaluate_again, fail_cell, run_cell, run_stack
+from mmbench.parallel import BEGUN, LOCK, Backend, Group, cannot_write, dealt_device, marked, side_by_side
 from mmbench.progress import StackWatcher, Watcher
 from mmbench.results import RunRecord, read_record
 from mmbench.runtime import code_version, prepare_process
 
-LOCK = "cell.lock"  # in a cell's folder; held while the cell is computed
 DIED = "its worker process died twice, perhaps for want of memory"
 
 
@@ -54,10 +53,13 @@ def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
     for name, settings in overrides.by_model.items():
         if name not in names:
             raise UsageError(f"--set {name}.…: {suggest(name, names, what='model of this run')}")
-        keys = registry.find(name)[0].known_settings()
+        entry, _ = registry.find(name)
+        keys = entry.known_settings()
         for key in settings:
             if key not in keys:
                 raise UsageError(f"--set {name}.{key}: {suggest(key, keys, what='setting')}")
+            if key not in settings_of_use(entry):
+                raise UsageError(f"--set {name}.{key}: {name} has no use for this setting")
 
 
 def plan(
@@ -87,23 +89,35 @@ def plan(
 
 
 def finished(cell: Cell) -> RunRecord | None:
-    """The cell's record when it is done; a failed or damaged one counts as missing."""
+    """The cell's record when it is done; a failed or damaged one counts as missing, see `damage`."""
+    return _stored(cell)[0]
+
+
+def damage(cell: Cell) -> str:
+    """What is wrong with the stored record of a cell, so that it is computed again; "" for nothing."""
+    return _stored(cell)[1]
+
+
+def _stored(cell: Cell) -> tuple[RunRecord | None, str]:
     if not (cell.path / "run.json").is_file():
-        return None
+        return None, ""
     try:
         record = read_record(cell.path)
-        if record.status == "finished":
-            record.ranks("test")
-            return record
-    except DataError:
-        pass  # damaged: computed again
-    return None
+        if record.status != "finished":
+            return None, ""
+        record.ranks("test")
+    except OtherVersionError:
+        raise
+    except DataError as error:
+        return None, str(error)
+    return record, ""
 
 
 class RunWatcher(Protocol):
     """What the command line hears of a run."""
 
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
+    def damaged(self, cell: Cell, why: str) -> None: ...
     def waiting(self, cell: Cell) -> None: ...
     def queued(self, cells: Sequence[Cell], jobs: int) -> None: ...
     def begins(self, cell: Cell, number: int, total: int) -> Watcher | None: ...
@@ -130,10 +144,14 @@ def execute(
         record = finished(cell)
         if record is None:
             missing.append(cell)
+            if why := damage(cell):
+                watcher.damaged(cell, why)
         else:
             done[cell.path] = record
             watcher.skipped(cell, record, other_code=_other_code(record))
     groups = stacks_of(missing, stack)
+    if not groups:  # no cluster is asked for nothing
+        return [done[cell.path] for cell in cells]
     if backend is None or (backend.kind == "local" and backend.jobs == 1):
         records = _in_turn(groups, watcher=watcher, device=device, debug=debug)
     else:
@@ -158,7 +176,10 @@ def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
 
 
 def _other_code(record: RunRecord) -> bool:
-    return record.environment.get("code", {}).get("source_hash") != code_version()["source_hash"]
+    """Made by another mmbench, or by another state of a user's own model file."""
+    code = record.environment.get("code", {})
+    now = code_version()["source_hash"], registry.find(record.model)[0].own_code()
+    return (code.get("source_hash"), code.get("own_model", "")) != now
 
 
 def _claim(cell: Cell, *, wait: bool) -> AbstractContextManager[Any] | None:
@@ -171,9 +192,18 @@ def _claim(cell: Cell, *, wait: bool) -> AbstractContextManager[Any] | None:
     except Timeout:
         return None
     except OSError as error:
-        raise RunError(
-            f"cannot write {cell.path}: {error.strerror or error}; choose another --results-dir"
-        ) from error
+        raise cannot_write(cell, error) from error
+
+
+def rank_again(record: RunRecord, *, data_dir: Path, device: str) -> RankedAgain:
+    """`evaluate_again` while we hold the run's lock."""
+    try:
+        with FileLock(record.path / LOCK).acquire(timeout=0):
+            return evaluate_again(record, data_dir=data_dir, device=device)
+    except Timeout:
+        raise RunError(f"{record.path} is being computed by another run; try again when it is done") from None
+    except OSError as error:
+        raise RunError(f"cannot write {record.path}: {error.strerror or error}") from error
 
 
 def _in_turn(

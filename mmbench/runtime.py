@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -122,16 +123,24 @@ def compiled(loss: Callable[..., T]) -> Callable[..., T]:
     return call
 
 
-def peak_memory() -> dict[str, int]:
-    """Bytes: largest resident set of this process so far, and of the GPU's allocator."""
+def reset_peak_memory(device: str) -> None:
+    """From here on a GPU's peak is that of the cell that begins."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str) -> dict[str, int]:
+    """Bytes: largest resident set of this process so far, and of the GPU's allocator since the cell began."""
     import resource
 
     import torch
 
     scale = 1 if sys.platform == "darwin" else 1024
     found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
-    if torch.cuda.is_available():
-        found["device"] = torch.cuda.max_memory_allocated()
+    if device.startswith("cuda"):
+        found["device"] = torch.cuda.max_memory_allocated(device)
     return found
 
 
@@ -159,8 +168,11 @@ def _commit(folder: Path) -> str:
         return ""
 
 
-def environment(device: str) -> dict[str, Any]:
-    """What made a result: code, library versions, machine, device, threads. No host or user names."""
+def environment(device: str, own_code: str = "") -> dict[str, Any]:
+    """What made a result: code, library versions, machine, device, threads, time. No host or user names.
+
+    own_code  `ModelEntry.own_code` of the model.
+    """
     import torch
 
     libraries = {}
@@ -170,11 +182,12 @@ def environment(device: str) -> dict[str, Any]:
         except PackageNotFoundError:
             libraries[name] = ""
     return {
-        "code": code_version(),
+        "code": {**code_version(), **({"own_model": own_code} if own_code else {})},
         "python": platform.python_version(),
         "libraries": libraries,
         "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count() or 0,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

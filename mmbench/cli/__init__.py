@@ -4,6 +4,7 @@ Nothing heavy is imported here or at the top of a command file: `mmbench --help`
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, Optional
@@ -82,6 +83,8 @@ for group in (data, datasets, features, run, report, reproduce, audit, registry,
 def main() -> None:
     """Entry point: known errors become one line on stderr and their exit code."""
     debug = "--debug" in sys.argv[1:]
+    # A scheduler's SIGTERM ends a run as Ctrl-C does: its worker processes with it, and with the same line.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
     except MmbenchError as error:

@@ -162,6 +162,9 @@ class RunView:
         remark = " (made by another version of the code)" if other_code else ""
         self.say(f"already finished: {cell.title}{remark}")
 
+    def damaged(self, cell: Cell, why: str) -> None:
+        self.say(f"computed again: {cell.title}, because {why.partition(';')[0]}")
+
     def waiting(self, cell: Cell) -> None:
         self.say(f"another run is computing {cell.title}; waiting for it")
 

@@ -213,15 +213,26 @@ def evaluate(
 ) -> None:
     """Score stored checkpoints again on valid and test, and print metrics; nothing is trained."""
     state: State = ctx.obj
-    from mmbench.experiment import evaluate_again, metric_value
+    from mmbench.experiment import metric_value
     from mmbench.metrics import parse_metric
     from mmbench.results import read_record
+    from mmbench.run import rank_again
 
     wanted = [str(parse_metric(name)) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
+    records = [read_record(path) for path in runs]
+    for name in wanted:
+        parse_metric(name).check(min(record.n_items for record in records))
     typer.echo("\t".join(["run", "split", *wanted]))  # not rich, which turns tabs into spaces
-    for path in runs:
-        record = read_record(path)
-        parts = evaluate_again(record, data_dir=state.data_dir, device=device) if rescore else []
+    for path, record in zip(runs, records, strict=True):
+        parts = []
+        if rescore:
+            again = rank_again(record, data_dir=state.data_dir, device=device)
+            parts = again.parts
+            if again.n_changed:
+                state.err.print(
+                    f"{path}: {again.n_changed:,} ranks are others than those stored before; "
+                    "run.json says what ranked them (environment.ranked_again)", markup=False,
+                )  # fmt: skip
         ranked = {split: record.ranks(split) for split in ("valid", "test")}
         ranked |= {f"{split}, {part} alone": ranks for part, split, ranks, _ in parts}
         for split, ranks in ranked.items():

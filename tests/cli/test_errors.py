@@ -116,6 +116,7 @@ def usage_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         "option without value": (w.command("run", "sasrec", "--seeds"), "requires an argument"),
         "unknown model": (bad("sasrce"), "unknown model 'sasrce'; did you mean 'sasrec'"),
         "model in capitals": (bad("HM4SR"), "did you mean 'hm4sr'"),
+        "empty variant": (bad("sasrec", "sasrec:"), "'sasrec:' names no variant; write sasrec, or sasrec:VARIANT"),
         "unknown variant": (bad("hm4sr:-tmo"), "unknown variant 'hm4sr:-tmo'; did you mean 'hm4sr:-tmoe'"),
         "unknown data set": (bad("sasrec", "--dataset", "tyo"), "'tyo' is not prepared.*did you mean 'toy'"),
         "data set of another protocol": (
@@ -137,6 +138,18 @@ def usage_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         "jobs 0": (bad("sasrec", "--jobs", "0"), "--jobs"),
         "unknown setting": (setting("n_head=2"), "--set n_head: unknown setting 'n_head'; did you mean 'n_heads'"),
         "setting of another model": (setting("gru4rec.lr=1"), "unknown model of this run 'gru4rec'"),
+        "setting of no use": (
+            bad("pop", "--no-floors", "--set", "pop.lr=1"), "--set pop.lr: pop has no use for this setting",
+        ),
+        "encoder of no use": (setting("sasrec.text_encoder=toy"), "--set sasrec.text_encoder: sasrec has no use"),
+        "two precisions": (
+            setting("precision=float64", "--set", "matmul=bfloat16"), "is about float32 products; precision is float64",
+        ),
+        "batch beyond all numbers": (setting("batch_size=99999999999999999999999"), "sasrec: batch_size: .*less than"),
+        "cutoff of selection": (setting("selection_metric=HR@1000"), r"HR@1000: K must be in 1\.\.60"),
+        "cutoff of a metric to print": (
+            w.command("evaluate", cells(w.results)[0], "--metric", "HR@61"), r"HR@61: K must be in 1\.\.60",
+        ),
         "setting without value": (setting("lr"), "write it as KEY=VALUE"),
         "setting with empty value": (setting("lr="), "write it as KEY=VALUE"),
         "text for a number": (setting("lr=fast"), "sasrec: lr: .*'fast'"),
@@ -216,16 +229,18 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         ),
         "histories too short": (run(short_histories), "leaves no user with a validation target"),
         "no negative left": (
-            w.command(*QUICK, "bpr-mf", "--no-floors", data=w.data(all_items_seen)), "no negative is left",
-        ),
-        "cutoff of selection": (
-            w.command(*QUICK, "sasrec", *END, "--set", "selection_metric=HR@1000"), r"K must be in 1\.\.60",
+            w.command(
+                *QUICK, "bpr-mf", "--no-floors", "--set", "selection_metric=NDCG@5", data=w.data(all_items_seen)
+            ), "no negative is left",
         ),
         "samples a model cannot take": (
             w.command(*QUICK, "sasrec", *END, "--set", "samples=sequence"), "cannot be trained on samples = 'sequence'",
         ),
         "diverging": (w.command(*QUICK, "sasrec", *END, "--set", "lr=1e30"), "epoch 1, batch 2: loss term .* is "),
         "results folder is a file": (w.command(*QUICK, "sasrec", *END, results=blocked), "cannot write"),
+        "results folder is a file, two jobs": (
+            w.command(*QUICK, "pop", "random", "--jobs", "2", results=blocked), "cannot write",
+        ),
         "results folder in nowhere": (w.command(*QUICK, "pop", results=Path("/proc/nowhere")), "cannot write"),
         "evaluate nothing": (w.command("evaluate", w.fresh()), "is no finished run"),
         "evaluate a damaged record": (evaluate(lambda cell: cut(cell / "run.json")), r"run\.json is no run record"),

@@ -114,14 +114,17 @@ def test_kills_inside_writes(whole: Path, data_dir: Path, tmp_path: Path) -> Non
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("jobs", "how"), [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM)])
 def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(
-    jobs: int, long_whole: Path, data_dir: Path, tmp_path: Path
+    jobs: int, how: signal.Signals, long_whole: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """As a terminal does it: the signal goes to the whole group of processes."""
+    """As a terminal does it, to the whole group of processes; `kill` sends SIGTERM to the one it names."""
     process = start(*LONG, "--jobs", str(jobs), data=data_dir, results=tmp_path)
     wait_for(lambda: process.poll() is not None or epochs_logged(tmp_path) >= 3)
-    kill_group(process, signal.SIGINT)
+    if how == signal.SIGINT:
+        kill_group(process, how)
+    else:
+        process.send_signal(how)
     stopped = finish(process, timeout=30)
     assert stopped.returncode == 130, stopped.stderr
     assert stopped.error_lines.count("stopped; the same command goes on from here") == 1

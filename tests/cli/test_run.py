@@ -4,12 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mmbench.metrics import parse_metric
-from mmbench.results import read_record
+from mmbench.results import read_record, write_ranks
 from tests.prepared import SMALL, cells, cli, environment, finish, same_ranks, start, write_toy
 from tests.test_registry import write_own
 
@@ -137,7 +138,8 @@ def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
     path = Path(done.stdout.strip())
     record = read_record(path)
     assert (record.model, record.seed, record.n_epochs) == ("sasrec:official", 4, 1)
-    stored = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "ranks.npz"}
+    changing = ("ranks.npz", "run.json")
+    stored = {file.name: file.read_bytes() for file in path.iterdir() if file.name not in changing}
     before = {part: record.ranks(part) for part in ("valid", "test")}
     (path / "ranks.npz").unlink()
     shown = cli("evaluate", path, "--metric", "HR@20", "--metric", "mrr", data=data_dir, results=results)
@@ -150,7 +152,12 @@ def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
             assert (getattr(after, name) == getattr(before[part], name)).all()
         value = parse_metric("HR@20").values(after).mean()
         assert line[:3] == [str(path), part, f"{value:.6f}"]
-    assert {f.name: f.read_bytes() for f in path.iterdir() if f.name != "ranks.npz"} == stored
+    assert {f.name: f.read_bytes() for f in path.iterdir() if f.name not in changing} == stored
+    again = read_record(path).environment.pop("ranked_again")
+    assert again["code"] == record.environment["code"]
+    write_ranks(path, valid=before["valid"], test=replace(before["test"], greater=before["test"].greater + 1))
+    told = cli("evaluate", path, data=data_dir, results=results)
+    assert f"{path}: {len(before['test'].user)} ranks are others than those stored before" in told.stderr
 
 
 def test_members_of_an_ensemble_are_ranked_alone_too(results: Path, data_dir: Path) -> None:
