@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -43,7 +44,11 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise RunError(f"{path} does not fit the model: {' '.join(str(error).split())}") from error
+        # torch names every tensor, which can be hundreds: the first ones tell a change of code from one of sizes.
+        said = " ".join(str(error).split())
+        raise RunError(
+            f"{path} does not fit the model, made by other code or settings: {shorten(said, 300)}"
+        ) from error
     return facts
 
 

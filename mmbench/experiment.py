@@ -342,17 +342,10 @@ class RankedAgain:
 
 def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -> RankedAgain:
     """Rank a finished run's best checkpoint again and replace its stored ranks; the record says what ranked it."""
-    if record.status != "finished":
-        raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
-    cell = cell_of(record, data_dir)
-    data = _load(cell.data_path, record.data_hash)
-    chosen = pick_device(device)
-    model, config = build_model(cell, data, chosen)
-    if model.trainable:
-        checkpoint.load_weights(model, record.path / BEST)
+    model, data, config, chosen = _reopened(record, data_dir, device)
     before = _stored_ranks(record)
     rank_and_store(record.path, model, data, config, chosen)
-    ranked = environment(chosen, registry.find(cell.model)[0].own_code())
+    ranked = environment(chosen, registry.find(record.model)[0].own_code())
     record = replace(record, environment={**record.environment, "ranked_again": ranked})
     results.write_record(record)
     after = _stored_ranks(record)
@@ -361,6 +354,31 @@ def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -
     if before is not None and before.shape == after.shape:
         n_changed = int((before != after).any(0).sum())
     return RankedAgain(record, n_changed, list(rank_parts(model, data, config, chosen)))
+
+
+def rank_masked(
+    record: RunRecord, mask_seen: str, *, data_dir: Path, device: str = "auto"
+) -> dict[str, Ranks]:
+    """Ranks of valid and test from a finished run's checkpoint under another masking rule; nothing is stored."""
+    model, data, _, chosen = _reopened(record, data_dir, device)
+    test = target_view(data.prepared, data.split, "test")
+    views = {"valid": data.valid, "test": test}
+    return {part: rank(model, view, mask_seen=mask_seen, device=chosen) for part, view in views.items()}
+
+
+def _reopened(
+    record: RunRecord, data_dir: Path, device: str
+) -> tuple[Recommender[Any], LoadedData, TrainConfig, str]:
+    """A finished run's model with its best weights, its data, its training settings, and the device."""
+    if record.status != "finished":
+        raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
+    cell = cell_of(record, data_dir)
+    data = _load(cell.data_path, record.data_hash)
+    chosen = pick_device(device)
+    model, config = build_model(cell, data, chosen)
+    if model.trainable:
+        checkpoint.load_weights(model, record.path / BEST)
+    return model, data, config, chosen
 
 
 def _stored_ranks(record: RunRecord) -> np.ndarray | None:

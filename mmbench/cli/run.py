@@ -1,6 +1,7 @@
 """`mmbench run`, `train` and `evaluate`."""
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -12,7 +13,7 @@ from mmbench.errors import RunError, UsageError, suggest
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
     from mmbench.parallel import Backend
-    from mmbench.results import RunRecord
+    from mmbench.results import Ranks, RunRecord
     from mmbench.run import Overrides
 
 FLOORS = ("pop", "repeat-last", "random", "itemknn")
@@ -30,6 +31,12 @@ StackOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+class MaskOption(StrEnum):
+    none = "none"
+    train = "train"
+    input = "input"
 
 
 def register(app: typer.Typer) -> None:
@@ -209,6 +216,13 @@ def evaluate(
     rescore: Annotated[
         bool, typer.Option(help="Rank the stored checkpoint again; --no-rescore only reads the stored ranks.")
     ] = True,
+    mask_seen: Annotated[
+        Optional[MaskOption],  # noqa: UP045
+        typer.Option(
+            show_default="the run's own rule",
+            help="Rank by another rule for items that a user already has; printed, not stored.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Score stored checkpoints again on valid and test, and print metrics; nothing is trained."""
@@ -216,25 +230,35 @@ def evaluate(
     from mmbench.experiment import metric_value
     from mmbench.metrics import parse_metric
     from mmbench.results import read_record
-    from mmbench.run import rank_again
 
     wanted = [str(parse_metric(name)) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
     records = [read_record(path) for path in runs]
     for name in wanted:
         parse_metric(name).check(min(record.n_items for record in records))
     typer.echo("\t".join(["run", "split", *wanted]))  # not rich, which turns tabs into spaces
-    for path, record in zip(runs, records, strict=True):
-        parts = []
-        if rescore:
-            again = rank_again(record, data_dir=state.data_dir, device=device)
-            parts = again.parts
-            if again.n_changed:
-                state.err.print(
-                    f"{path}: {again.n_changed:,} ranks are others than those stored before; "
-                    "run.json says what ranked them (environment.ranked_again)", markup=False,
-                )  # fmt: skip
-        ranked = {split: record.ranks(split) for split in ("valid", "test")}
-        ranked |= {f"{split}, {part} alone": ranks for part, split, ranks, _ in parts}
-        for split, ranks in ranked.items():
-            values = [f"{metric_value(ranks, name):.6f}" for name in wanted]
-            typer.echo("\t".join([str(path), split, *values]))
+    for record in records:
+        for name, ranks in _ranks_to_print(state, record, rescore, mask_seen, device).items():
+            values = [f"{metric_value(ranks, metric):.6f}" for metric in wanted]
+            typer.echo("\t".join([str(record.path), name, *values]))
+
+
+def _ranks_to_print(
+    state: State, record: "RunRecord", rescore: bool, mask_seen: MaskOption | None, device: str
+) -> "dict[str, Ranks]":
+    """Name of a line of `evaluate` -> ranks: valid, test, and those of an ensemble's members."""
+    from mmbench.experiment import rank_masked
+    from mmbench.run import rank_again
+
+    if mask_seen is not None:
+        return rank_masked(record, mask_seen.value, data_dir=state.data_dir, device=device)
+    parts = []
+    if rescore:
+        again = rank_again(record, data_dir=state.data_dir, device=device)
+        parts = again.parts
+        if again.n_changed:
+            state.err.print(
+                f"{record.path}: {again.n_changed:,} ranks are others than those stored before; "
+                "run.json says what ranked them (environment.ranked_again)", markup=False,
+            )  # fmt: skip
+    found = {"valid": record.ranks("valid"), "test": record.ranks("test")}
+    return found | {f"{split}, {part} alone": ranks for part, split, ranks, _ in parts}

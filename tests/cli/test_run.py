@@ -160,6 +160,24 @@ def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
     assert f"{path}: {len(before['test'].user)} ranks are others than those stored before" in told.stderr
 
 
+def test_evaluate_under_another_masking_rule_stores_nothing(results: Path, data_dir: Path) -> None:
+    path = next(one for one in cells(results) if "sasrec" in one.parts)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    found = {}
+    for rule in ("none", "train", "input"):
+        shown = cli(
+            "evaluate", path, "--mask-seen", rule, "--metric", "HR@20", data=data_dir, results=results
+        )
+        assert shown.returncode == 0, shown.stderr
+        lines = [line.split("\t") for line in shown.stdout.splitlines()[1:]]
+        assert [line[1] for line in lines] == ["valid", "test"]
+        found[rule] = float(lines[1][2])
+    plain = parse_metric("HR@20").values(read_record(path).ranks("test")).mean()
+    assert found["none"] == pytest.approx(plain, abs=1e-6)
+    assert found["none"] < found["train"] <= found["input"]
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
 def test_members_of_an_ensemble_are_ranked_alone_too(results: Path, data_dir: Path) -> None:
     one = ("sasrec-ensemble", "--epochs", "1", "--set", "hidden_dim=8")
     done = cli("train", *one, data=data_dir, results=results)
