@@ -5,6 +5,7 @@
       ranks.npz         per user: greater and equal counts of the target, for valid and test
       train.jsonl       one line per epoch
       best.safetensors  the weights of the best validation epoch
+      candidate.safetensors  weights that become best.safetensors once resume.safetensors knows of them; seldom seen
       resume.safetensors  state after the last epoch; removed when the cell is finished
 
 Nothing is rounded here and no metric is stored: metrics come from the ranks, at report time.
