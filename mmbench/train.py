@@ -24,7 +24,7 @@ from mmbench.config import TrainConfig
 from mmbench.data.batch import Batch
 from mmbench.data.rows import Batcher, NegativeSampler, Rows, plan_rows, plan_steps
 from mmbench.data.views import TrainView
-from mmbench.errors import RunError, UsageError
+from mmbench.errors import RunError, UsageError, out_of_memory
 from mmbench.models.base import Recommender, Stage
 from mmbench.nn import losses
 from mmbench.optim import learning_rate, make_optimizer, set_rate
@@ -298,7 +298,7 @@ class Trainer:
             # Outside the handler, whose traceback holds the step's memory.
             self.optimizer.zero_grad(set_to_none=True)
             if not losses.shrink_chunks():
-                raise out_of_memory(reason, self.config)
+                raise out_of_memory(reason, f"lower batch_size (now {self.config.batch_size})")
             go_on_with(f"{losses.CHUNK} rows of logits at once", self.watcher)
 
     def _step(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
@@ -362,10 +362,6 @@ class Trainer:
             file.write(json.dumps(line) + "\n")
         if self.watcher is not None:
             self.watcher.epoch(line)
-
-
-def out_of_memory(reason: str, config: TrainConfig) -> RunError:
-    return RunError(f"{reason.split('. ')[0]}; lower batch_size (now {config.batch_size})")
 
 
 def go_on_with(less: str, watcher: Watcher | StackWatcher | None) -> None:

@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from mmbench.config import TrainConfig
 from mmbench.data.rows import plan_rows
-from mmbench.errors import MmbenchError, RunError, UsageError
+from mmbench.errors import RunError, UsageError
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.nn.layers import dropout
@@ -68,7 +68,7 @@ def make(
     return Trainer(model, VIEW, validate, config, seed=seed, folder=place)
 
 
-def fit(trainers: Sequence[Trainer], size: int = 10, watcher: Any = None) -> dict[int, MmbenchError | None]:
+def fit(trainers: Sequence[Trainer], size: int = 10, watcher: Any = None) -> dict[int, Exception | None]:
     return {
         trainers[number].seed: fault for number, fault in fit_together(trainers, size=size, watcher=watcher)
     }
@@ -217,6 +217,50 @@ def test_a_run_that_fails_leaves_the_others_as_they_are(tmp_path: Path) -> None:
         alone[k].fit()
         assert_close(stacked[k], alone[k])
     assert not (stacked[1].folder / BEST).exists()
+
+
+def fails_once(trainer: Trainer, method: str, call: int, error: Exception) -> None:
+    """At the given call of a trainer's method."""
+    inner, left = getattr(trainer, method), [call]
+
+    def work(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+        return inner(*given)
+
+    setattr(trainer, method, work)
+
+
+@pytest.mark.parametrize("size", [1, 10])
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [("begin", 1), ("validate", 1), ("validate", 2), ("_save", 2), ("plan_epoch", 1), ("plan_epoch", 2)],
+)
+def test_an_unforeseen_error_of_one_seed_stops_that_seed_only(
+    method: str, call: int, size: int, tmp_path: Path
+) -> None:
+    alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
+    error = OSError(5, "Input/output error") if method == "_save" else RuntimeError("")
+    fails_once(stacked[1], method, call, error)
+    faults = fit(stacked, size=size, watcher=RealView())
+    own = (
+        None if size > 1 and method == "plan_epoch" else error
+    )  # what failed in the pass of all went well alone
+    assert faults == {3: None, 5: own, 8: None}
+    for k in (0, 2):
+        alone[k].fit()
+        assert_close(stacked[k], alone[k])
+
+
+class RealView:
+    """A watcher that reads of each run what the command line's reads."""
+
+    def step(self, *given: Any) -> None: ...
+    def note(self, text: str) -> None: ...
+    def epoch(self, runs: list[Any]) -> None:
+        assert runs
+        assert all(one.epoch_seconds[-1] >= 0 and one.curve[-1]["epoch"] == one.epoch for one in runs)
 
 
 class Notes:
