@@ -53,14 +53,16 @@ def fit_together(
     """Train all to their ends, up to `size` at once; yields each one's number when it ends, with what stopped it.
 
     An error in a run's own part (its start, its validation, its files, its training alone) stops that run only.
-    Runs at the earliest epoch go first, so that runs which a kill left an epoch behind catch up and join again.
+    The first `size` that are left go on, those at the earliest epoch before the others, so that runs which a kill
+    left an epoch behind catch up and join again. With `size` 1 each run is trained to its end before the next.
     """
     left = dict(enumerate(trainers))
     for number, trainer in enumerate(trainers):
         yield from _ended(left, number, _attempt(trainer.begin))
     while left:
-        place = min(one.place for one in left.values())
-        group = [number for number, one in left.items() if one.place == place][:size]
+        first = list(left)[:size]
+        place = min(left[number].place for number in first)
+        group = [number for number in first if left[number].place == place]
         began, is_full = time.perf_counter(), False
         try:
             found = train_epoch([left[number] for number in group], watcher)

@@ -1,5 +1,6 @@
 """Several seeds as cells: which of them have results when one fails or the run stops half way, what records say."""
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from mmbench import evaluate
+from mmbench import evaluate, experiment
 from mmbench.cell import Cell
 from mmbench.data.store import Prepared
 from mmbench.experiment import run_stack
 from mmbench.results import RunRecord
 from mmbench.run import Overrides, plan
-from mmbench.train import Trainer
+from mmbench.train import LOG, Trainer
+from tests.test_stack import SEEDS, assert_close, fit, make
 
 SMALL = {"hidden_dim": 8, "inner_dim": 8, "batch_size": 64, "max_epochs": 3}
 
@@ -81,3 +83,86 @@ def test_an_unforeseen_error_of_a_seed_trained_alone_fails_that_seed(
     assert {seed: one.status for seed, one in records.items()} == {1: "finished", 2: "failed", 3: "finished"}
     assert records[2].reason == "RuntimeError: cuDNN error"
     assert "in step" in (records[2].path / "traceback.txt").read_text()
+
+
+def test_seeds_that_cannot_be_stacked_end_one_after_another(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half way half of them are finished, and no more than one model is held."""
+    inner, models = experiment.build_model, list[Any]()
+
+    def build(*given: Any) -> Any:
+        assert [one for one in models if one() is not None] == []
+        made = inner(*given)
+        models.append(weakref.ref(made[0]))
+        return made
+
+    monkeypatch.setattr(experiment, "build_model", build)
+    cells, heard = cells_of(toy, tmp_path, "gru4rec"), Heard()
+    ended = run_stack(cells, device="cpu", watcher=heard)
+    assert next(ended).seed == 1
+    assert [(cell.path / LOG).is_file() for cell in cells] == [True, False, False]
+    assert [one.seed for one in ended] == [2, 3]
+    assert heard.notes == ["trained seed after seed: its loss is not computed for several models at once"]
+
+
+def test_a_seed_that_cannot_be_opened_changes_nothing_for_the_others(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = experiment.build_model
+
+    def build(cell: Cell, *given: Any) -> Any:
+        if cell.seed == 1:
+            raise RuntimeError("no memory")
+        return inner(cell, *given)
+
+    monkeypatch.setattr(experiment, "build_model", build)
+    heard = Heard()
+    records = run(cells_of(toy, tmp_path, "gru4rec"), heard)
+    assert [records[seed].status for seed in (1, 2, 3)] == ["failed", "finished", "finished"]
+    assert len(heard.notes) == 1
+    assert list(run_stack([])) == []
+
+
+def fails_once(trainer: Trainer, method: str, call: int, error: Exception) -> None:
+    """At the given call of a trainer's method."""
+    inner, left = getattr(trainer, method), [call]
+
+    def work(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+        return inner(*given)
+
+    setattr(trainer, method, work)
+
+
+@pytest.mark.parametrize("size", [1, 10])
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [("begin", 1), ("validate", 1), ("validate", 2), ("_save", 2), ("plan_epoch", 1), ("plan_epoch", 2)],
+)
+def test_an_unforeseen_error_of_one_seed_stops_that_seed_only(
+    method: str, call: int, size: int, tmp_path: Path
+) -> None:
+    alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
+    error = OSError(5, "Input/output error") if method == "_save" else RuntimeError("")
+    fails_once(stacked[1], method, call, error)
+    faults = fit(stacked, size=size, watcher=RealView())
+    own = (
+        None if size > 1 and method == "plan_epoch" else error
+    )  # what failed in the pass of all went well alone
+    assert faults == {3: None, 5: own, 8: None}
+    for k in (0, 2):
+        alone[k].fit()
+        assert_close(stacked[k], alone[k])
+
+
+class RealView:
+    """A watcher that reads of each run what the command line's reads."""
+
+    def step(self, *given: Any) -> None: ...
+    def note(self, text: str) -> None: ...
+    def epoch(self, runs: list[Any]) -> None:
+        assert runs
+        assert all(one.epoch_seconds[-1] >= 0 and one.curve[-1]["epoch"] == one.epoch for one in runs)

@@ -142,7 +142,10 @@ def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> N
     alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
     for one in alone:
         one.fit()
-    fit(stacked, size=size)
+    ended = fit_together(stacked, size=size)
+    assert next(ended) == (0, None)
+    assert stacked[-1].place == (0, 0), "the first are trained to their ends before the next begin"
+    assert [number for number, _ in ended] == [1, 2]
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
 
@@ -217,50 +220,6 @@ def test_a_run_that_fails_leaves_the_others_as_they_are(tmp_path: Path) -> None:
         alone[k].fit()
         assert_close(stacked[k], alone[k])
     assert not (stacked[1].folder / BEST).exists()
-
-
-def fails_once(trainer: Trainer, method: str, call: int, error: Exception) -> None:
-    """At the given call of a trainer's method."""
-    inner, left = getattr(trainer, method), [call]
-
-    def work(*given: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            raise error
-        return inner(*given)
-
-    setattr(trainer, method, work)
-
-
-@pytest.mark.parametrize("size", [1, 10])
-@pytest.mark.parametrize(
-    ("method", "call"),
-    [("begin", 1), ("validate", 1), ("validate", 2), ("_save", 2), ("plan_epoch", 1), ("plan_epoch", 2)],
-)
-def test_an_unforeseen_error_of_one_seed_stops_that_seed_only(
-    method: str, call: int, size: int, tmp_path: Path
-) -> None:
-    alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
-    error = OSError(5, "Input/output error") if method == "_save" else RuntimeError("")
-    fails_once(stacked[1], method, call, error)
-    faults = fit(stacked, size=size, watcher=RealView())
-    own = (
-        None if size > 1 and method == "plan_epoch" else error
-    )  # what failed in the pass of all went well alone
-    assert faults == {3: None, 5: own, 8: None}
-    for k in (0, 2):
-        alone[k].fit()
-        assert_close(stacked[k], alone[k])
-
-
-class RealView:
-    """A watcher that reads of each run what the command line's reads."""
-
-    def step(self, *given: Any) -> None: ...
-    def note(self, text: str) -> None: ...
-    def epoch(self, runs: list[Any]) -> None:
-        assert runs
-        assert all(one.epoch_seconds[-1] >= 0 and one.curve[-1]["epoch"] == one.epoch for one in runs)
 
 
 class Notes:
