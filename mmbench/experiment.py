@@ -277,7 +277,8 @@ def _close(opened: _Opened) -> RunRecord:
     return replace(
         _base_record(cell),
         n_parameters=sum(one.numel() for one in model.parameters()),
-        n_epochs=progress.epoch, best_epoch=progress.best_epoch, stopped=progress.stopped, curve=progress.curve,
+        n_epochs=progress.earlier + progress.epoch,
+        best_epoch=progress.best_epoch, stopped=progress.stopped, curve=progress.curve,
         seconds={**progress.seconds, **seconds, **({"epoch": float(np.median(numbers))} if numbers else {})},
         peak_memory=peak_memory(), extra={**model.extra_state(), **worth_of_parts(opened)},
         environment={

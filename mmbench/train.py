@@ -128,7 +128,7 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        return self.stage.lr or self.config.lr
+        return self.config.lr if self.stage.lr is None else self.stage.lr
 
     def begin(self) -> None:
         """Start, or go on from the last finished epoch."""
@@ -151,7 +151,7 @@ class Trainer:
 
     @property
     def _last_epoch(self) -> int:
-        return self.stage.epochs or self.config.max_epochs
+        return self.config.max_epochs if self.stage.epochs is None else self.stage.epochs
 
     def _end_stage(self) -> None:
         progress = self.progress
@@ -165,6 +165,7 @@ class Trainer:
         if self.is_running:
             # A new stage counts its own epochs and looks for its own best; times and the curve go on.
             fresh = Progress()
+            progress.earlier += progress.epoch
             for name in ("epoch", "step", "best", "best_epoch", "bad", "stopped"):
                 setattr(progress, name, getattr(fresh, name))
             self._start()
@@ -342,7 +343,8 @@ class Trainer:
         except RunError as error:
             raise RunError(f"epoch {progress.epoch}, validation: {error}") from error
         progress.seconds["valid"] += time.perf_counter() - began
-        progress.curve.append({"epoch": progress.epoch, self.config.selection_metric: value})
+        place = {"stage": progress.stage} if len(self.stages) > 1 else {}
+        progress.curve.append({**place, "epoch": progress.epoch, self.config.selection_metric: value})
         if value > progress.best:
             progress.best, progress.best_epoch, progress.bad = value, progress.epoch, 0
             self._save_weights(CANDIDATE)

@@ -166,3 +166,15 @@ class RealView:
     def epoch(self, runs: list[Any]) -> None:
         assert runs
         assert all(one.epoch_seconds[-1] >= 0 and one.curve[-1]["epoch"] == one.epoch for one in runs)
+
+
+@pytest.mark.parametrize(("model", "n_stages"), [("sasrec-ensemble:separate", 3), ("sasrec", 1)])
+def test_a_record_counts_the_epochs_of_all_stages(
+    model: str, n_stages: int, toy: Prepared, tmp_path: Path
+) -> None:
+    record = run(cells_of(toy, tmp_path, model, [1]))[1]
+    assert (record.status, record.n_epochs) == ("finished", 3 * n_stages)
+    assert (record.path / LOG).read_text().count("\n") == record.n_epochs
+    stages = [one.get("stage") for one in record.curve]
+    assert stages == ([None] * 3 if n_stages == 1 else [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert [one["epoch"] for one in record.curve] == [1, 2, 3] * n_stages
