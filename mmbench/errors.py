@@ -36,6 +36,11 @@ class ProtocolMismatchError(MmbenchError):
     """Results that were measured under different protocols were asked into one table."""
 
 
+def out_of_memory(reason: str, advice: str) -> RunError:
+    """What torch says when a GPU's memory runs out, cut to its first sentence, and what to do about it."""
+    return RunError(f"{reason.split('. ')[0]}; {advice}")
+
+
 def suggest(name: str, known: Iterable[str], *, what: str) -> str:
     """Text for an unknown `name`: the nearest of `known`, or all of them when none is near."""
     options = sorted(known)

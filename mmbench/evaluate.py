@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmbench.data.rows import Batcher, Rows, batches, last_rows
 from mmbench.data.views import TargetView, ranges
-from mmbench.errors import RunError
+from mmbench.errors import RunError, out_of_memory
 from mmbench.models.base import Recommender
 from mmbench.nn.losses import logits_buffer
 from mmbench.results import Ranks
@@ -41,14 +41,30 @@ def rank(
     mask_seen  "none"; "train": the user's training items are no candidates; "input": nothing of the input is.
                The target itself is always a candidate.
     on_scores  is given each chunk's scores [T, N].
-    Raises RunError when a score is not a number, naming the user.
+    Raises RunError when a score is not a number, naming the user, and when the GPU's memory runs out.
     """
+    try:
+        return _rank(model, view, mask_seen, torch.device(device), chunk, on_scores)
+    except torch.cuda.OutOfMemoryError as error:
+        reason = str(error)
+    # Outside the handler, whose traceback holds the scores. No smaller chunk: its last bits would be others.
+    raise out_of_memory(reason, "the ranking needs more: fewer seeds at once (--stack), or --device cpu")
+
+
+def _rank(
+    model: Recommender[Any],
+    view: TargetView,
+    mask_seen: str,
+    device: torch.device,
+    chunk: int | None,
+    on_scores: Callable[[Tensor], None] | None,
+) -> Ranks:
     was_training = model.training
     model.eval()
     needs = model.needs
     batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
     rows = last_rows(view.offsets, view.user, model.max_len - needs.extra_slots)
-    size = chunk or max(FEWEST_USERS, SCORES_AT_ONCE[torch.device(device).type] // model.n_items)
+    size = chunk or max(FEWEST_USERS, SCORES_AT_ONCE[device.type] // model.n_items)
     greater, equal = np.zeros(len(view), np.int64), np.zeros(len(view), np.int64)
     with torch.no_grad():
         table = model.item_table() if model.is_dot_product else None

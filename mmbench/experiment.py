@@ -124,19 +124,40 @@ def run_stack(
 ) -> Iterator[RunRecord]:
     """Train cells that differ in their seeds as one stack; each is ranked and stored when it ends, and yielded.
 
-    A model that cannot be stacked is trained seed after seed, and the watcher hears why.
+    A model that cannot be stacked is trained seed after seed, one model at a time, and the watcher hears why.
     """
     from mmbench.stack import why_not
 
-    found = [_guarded(cell, partial(_open, cell, pick_device(device)), debug=debug) for cell in cells]
-    yield from (one for one in found if isinstance(one, RunRecord))  # they failed
-    runs = {
-        one.trainer: one for one in found if isinstance(one, _Opened) and one.trainer is not None
-    }  # in their order
-    reason = next(map(why_not, runs), "")
-    if reason and watcher is not None:
+    def opened(cell: Cell) -> _Opened | RunRecord:
+        return _guarded(cell, partial(_open, cell, pick_device(device)), debug=debug)
+
+    waiting = iter(cells)
+    for cell in waiting:
+        first = opened(cell)
+        if isinstance(first, _Opened) and first.trainer is not None:
+            break
+        yield from _train([first], watcher, debug=debug)
+    else:
+        return
+    reason = why_not(first.trainer)
+    if not reason:
+        yield from _train([first, *map(opened, waiting)], watcher, debug=debug)
+        return
+    if watcher is not None:
         watcher.note(f"trained seed after seed: {reason}")
-    for trainer, fault in _fit_all(list(runs), 1 if reason else len(runs), watcher):
+    yield from _train([first], watcher, debug=debug)
+    del first  # its model, before the next one's is made
+    for cell in waiting:
+        yield from _train([opened(cell)], watcher, debug=debug)
+
+
+def _train(
+    found: "Sequence[_Opened | RunRecord]", watcher: StackWatcher | None, *, debug: bool
+) -> Iterator[RunRecord]:
+    """Records of opened cells, in the order of their ends; of those that could not be opened, first."""
+    yield from (one for one in found if isinstance(one, RunRecord))
+    runs = {one.trainer: one for one in found if isinstance(one, _Opened) and one.trainer is not None}
+    for trainer, fault in _fit_all(list(runs), len(runs), watcher):
 
         def work(one: _Opened = runs[trainer], fault: Exception | None = fault) -> RunRecord:
             if fault is not None:
@@ -258,7 +279,8 @@ def _close(opened: _Opened) -> RunRecord:
     return replace(
         _base_record(cell),
         n_parameters=sum(one.numel() for one in model.parameters()),
-        n_epochs=progress.epoch, best_epoch=progress.best_epoch, stopped=progress.stopped, curve=progress.curve,
+        n_epochs=progress.earlier + progress.epoch,
+        best_epoch=progress.best_epoch, stopped=progress.stopped, curve=progress.curve,
         seconds={**progress.seconds, **seconds, **({"epoch": float(np.median(numbers))} if numbers else {})},
         peak_memory=peak_memory(opened.device), extra={**model.extra_state(), **worth_of_parts(opened)},
         environment={

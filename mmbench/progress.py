@@ -32,6 +32,7 @@ class Progress:
 
     stage: int = 0
     epoch: int = 0  # finished epochs of the stage
+    earlier: int = 0  # epochs of the stages before
     step: int = 0  # optimiser steps of the stage
     best: float = -math.inf
     best_epoch: int = 0

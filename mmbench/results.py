@@ -5,6 +5,7 @@
       ranks.npz         per user: greater and equal counts of the target, for valid and test
       train.jsonl       one line per epoch
       best.safetensors  the weights of the best validation epoch
+      candidate.safetensors  weights that become best.safetensors once resume.safetensors knows of them; seldom seen
       resume.safetensors  state after the last epoch; removed when the cell is finished
 
 Nothing is rounded here and no metric is stored: metrics come from the ranks, at report time.
@@ -65,10 +66,10 @@ class RunRecord:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # key -> {"value", "source"}
     features: dict[str, dict[str, Any]] = field(default_factory=dict)  # modality -> {"encoder", "hash", ...}
     n_parameters: int = 0
-    n_epochs: int = 0
-    best_epoch: int = 0
+    n_epochs: int = 0  # of all stages
+    best_epoch: int = 0  # of the last stage, which counts its own
     stopped: str = ""  # "patience", "max_epochs", "closed form"
-    curve: list[dict[str, float]] = field(default_factory=list)  # [{"epoch", "<metric>"}] on validation
+    curve: list[dict[str, float]] = field(default_factory=list)  # [{"epoch", "<metric>"}], "stage" if several
     seconds: dict[str, float] = field(default_factory=dict)  # "train", "valid", "test", "epoch" (median)
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, "host" and "device"
     environment: dict[str, Any] = field(default_factory=dict)  # code, versions, device, when

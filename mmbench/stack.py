@@ -21,19 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from mmbench.config import TrainConfig
 from mmbench.data.batch import Batch, Prefixes
-from mmbench.errors import MmbenchError, RunError
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.optim import clip_each, make_optimizer, parameters_of, trained
 from mmbench.progress import StackWatcher
 from mmbench.runtime import autocast, derive_seed, tf32
-from mmbench.train import EpochPlan, Trainer, go_on_with, no_number, out_of_memory
+from mmbench.train import EpochPlan, Trainer, go_on_with, no_number
 
 # Parts of a batch that are [rows, width].
 GRIDS = ("item_seq", "time_seq", "position", "segment", "prefixes.source", "prefixes.segment")
-Outcome = dict[str, float] | MmbenchError
+Outcome = dict[str, float] | Exception
 
 
 def why_not(trainer: Trainer) -> str:
@@ -51,67 +49,71 @@ def why_not(trainer: Trainer) -> str:
 
 def fit_together(
     trainers: Sequence[Trainer], *, size: int, watcher: StackWatcher | None = None
-) -> Iterator[tuple[int, MmbenchError | None]]:
+) -> Iterator[tuple[int, Exception | None]]:
     """Train all to their ends, up to `size` at once; yields each one's number when it ends, with what stopped it.
 
-    Runs at the earliest epoch go first, so that runs which a kill left an epoch behind catch up and join again.
+    An error in a run's own part (its start, its validation, its files, its training alone) stops that run only.
+    The first `size` that are left go on, those at the earliest epoch before the others, so that runs which a kill
+    left an epoch behind catch up and join again. With `size` 1 each run is trained to its end before the next.
     """
     left = dict(enumerate(trainers))
     for number, trainer in enumerate(trainers):
         yield from _ended(left, number, _attempt(trainer.begin))
     while left:
-        place = min(one.place for one in left.values())
-        group = [number for number, one in left.items() if one.place == place][:size]
-        began, memory = time.perf_counter(), ""
+        first = list(left)[:size]
+        place = min(left[number].place for number in first)
+        group = [number for number in first if left[number].place == place]
+        began, is_full = time.perf_counter(), False
         try:
             found = train_epoch([left[number] for number in group], watcher)
-        except torch.cuda.OutOfMemoryError as error:
-            memory = str(error)
-        except RuntimeError as error:  # what torch says of operations that it cannot vectorise
-            if len(group) == 1:
-                raise
-            size = 1
+        except torch.cuda.OutOfMemoryError:
+            is_full = True  # gone on from outside the handler, whose traceback holds the memory
+        except Exception as error:  # such as what torch says of operations that it cannot vectorise
+            size = 1  # whose fault it was shows then
             if watcher is not None:
-                watcher.note(f"trained seed after seed, the stack failed: {str(error).splitlines()[0]}")
+                watcher.note(f"trained seed after seed, the stack failed: {_first_line(error)}")
             continue
-        if memory:  # nothing of the epoch was kept
-            size = _smaller(len(group), memory, left[group[0]].config, watcher)
+        if is_full:  # nothing of the epoch was kept
+            size = _smaller(len(group), watcher)
             continue
         seconds = (time.perf_counter() - began) / len(group)
         faults = [
-            terms if isinstance(terms, MmbenchError) else _attempt(left[number].end_epoch, terms, seconds)
+            terms if isinstance(terms, Exception) else _attempt(left[number].end_epoch, terms, seconds)
             for number, terms in zip(group, found, strict=True)
         ]
-        if watcher is not None:
-            watcher.epoch([left[number].progress for number in group])
+        well = [left[number].progress for number, fault in zip(group, faults, strict=True) if fault is None]
+        if watcher is not None and well:
+            watcher.epoch(well)
         for number, fault in zip(group, faults, strict=True):
             yield from _ended(left, number, fault)
 
 
-def _attempt(work: Callable[..., None], *given: Any) -> MmbenchError | None:
+def _attempt(work: Callable[..., None], *given: Any) -> Exception | None:
     try:
         work(*given)
-    except MmbenchError as error:
+    except Exception as error:
         return error
     return None
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _ended(
-    left: dict[int, Trainer], number: int, fault: MmbenchError | None
-) -> Iterator[tuple[int, MmbenchError | None]]:
+    left: dict[int, Trainer], number: int, fault: Exception | None
+) -> Iterator[tuple[int, Exception | None]]:
     """Take a run out that failed or is through."""
     if fault is not None or not left[number].is_running:
         del left[number]
         yield number, fault
 
 
-def _smaller(size: int, reason: str, config: TrainConfig, watcher: StackWatcher | None) -> int:
-    """The next smaller stack after the GPU's memory ran out: with smaller chunks first."""
+def _smaller(size: int, watcher: StackWatcher | None) -> int:
+    """The next smaller stack after the GPU's memory ran out for `size` > 1 runs: with smaller chunks first."""
     if losses.shrink_chunks():
         go_on_with(f"{losses.CHUNK} rows of logits at once", watcher)
         return size
-    if size == 1:
-        raise out_of_memory(reason, config)
     go_on_with(f"{(size + 1) // 2} seeds at once", watcher)
     return (size + 1) // 2
 
@@ -121,13 +123,13 @@ def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None
     if len(trainers) == 1:
         try:
             return [trainers[0].train_epoch()]
-        except RunError as error:
+        except Exception as error:
             return [error]
     lead, stack = trainers[0], Stack(trainers)
     plans = [one.plan_epoch() for one in trainers]
     plan, seeds = plans[0], [one.seed for one in trainers]
     torch.manual_seed(derive_seed(seeds[0], "noise", lead.progress.stage, plan.epoch, "of", *seeds))
-    faults = dict[int, MmbenchError]()
+    faults = dict[int, Exception]()
     with tf32(lead.config.matmul), padding_kept_out(lead.model), warnings.catch_warnings():
         # torch computes some operations model after model and says so each time
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)

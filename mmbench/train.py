@@ -7,6 +7,7 @@ so a run that was killed goes on from its last finished epoch and ends with the 
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from mmbench.config import TrainConfig
 from mmbench.data.batch import Batch
 from mmbench.data.rows import Batcher, NegativeSampler, Rows, plan_rows, plan_steps
 from mmbench.data.views import TrainView
-from mmbench.errors import RunError, UsageError
+from mmbench.errors import RunError, UsageError, out_of_memory
 from mmbench.models.base import Recommender, Stage
 from mmbench.nn import losses
 from mmbench.optim import learning_rate, make_optimizer, set_rate
@@ -31,6 +32,8 @@ from mmbench.progress import LossSums, Progress, StackWatcher, Watcher
 from mmbench.runtime import autocast, compiled, derive_seed, tf32
 
 BEST, RESUME, LOG = "best.safetensors", "resume.safetensors", "train.jsonl"
+# The weights of a new best until RESUME knows of it: a kill in between abandons the epoch, and these with it.
+CANDIDATE = "candidate.safetensors"
 
 
 @dataclass
@@ -125,7 +128,7 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        return self.stage.lr or self.config.lr
+        return self.config.lr if self.stage.lr is None else self.stage.lr
 
     def begin(self) -> None:
         """Start, or go on from the last finished epoch."""
@@ -148,30 +151,42 @@ class Trainer:
 
     @property
     def _last_epoch(self) -> int:
-        return self.stage.epochs or self.config.max_epochs
+        return self.config.max_epochs if self.stage.epochs is None else self.stage.epochs
 
     def _end_stage(self) -> None:
         progress = self.progress
         if self.stage.epochs is None:
             progress.stopped = progress.stopped or "max_epochs"
-            checkpoint.load_weights(self.model, self.folder / BEST)
+            self._load_best()
         elif progress.stage == len(self.stages) - 1:
-            checkpoint.save_tensors(self.folder / BEST, checkpoint.model_tensors(self.model), {})
             progress.best_epoch, progress.stopped = progress.epoch, "fixed epochs"
+            self._save_weights(BEST)
         progress.stage += 1
         if self.is_running:
             # A new stage counts its own epochs and looks for its own best; times and the curve go on.
             fresh = Progress()
+            progress.earlier += progress.epoch
             for name in ("epoch", "step", "best", "best_epoch", "bad", "stopped"):
                 setattr(progress, name, getattr(fresh, name))
             self._start()
             self._save()
+
+    def _load_best(self) -> None:
+        """The weights of the stage's best epoch; RunError when the file is of another epoch."""
+        file = self.folder / BEST
+        found = checkpoint.load_weights(self.model, file).get("epoch")
+        if found != self.progress.best_epoch:
+            raise RunError(
+                f"{file} holds epoch {found}, but epoch {self.progress.best_epoch} is the best; "
+                f"remove it and {RESUME} and run the cell again"
+            )
 
     def _restore(self) -> bool:
         """Go on from resume.safetensors when there is one; cut log lines of epochs that are trained again."""
         file, log = self.folder / RESUME, self.folder / LOG
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
         if not file.is_file():
+            (self.folder / CANDIDATE).unlink(missing_ok=True)
             if lines:
                 write_text(log, "")
             return False
@@ -189,7 +204,22 @@ class Trainer:
             ) from error
         kept = [line for line in lines if line.endswith("\n") and _place(line) <= self.place]
         write_text(log, "".join(kept))
+        self._settle_candidate()
         return True
+
+    def _settle_candidate(self) -> None:
+        """Finish what a kill cut short: a new best that RESUME knows of is kept, one of an abandoned epoch is not."""
+        file, own = self.folder / CANDIDATE, [self.progress.stage, self.progress.best_epoch]
+        if file.is_file():
+            _, facts = checkpoint.load_tensors(file)
+            if [facts.get("stage"), facts.get("epoch")] == own:
+                os.replace(file, self.folder / BEST)
+            else:
+                file.unlink()
+
+    def _save_weights(self, name: str) -> None:
+        facts = {"stage": self.progress.stage, "epoch": self.progress.epoch}
+        checkpoint.save_tensors(self.folder / name, checkpoint.model_tensors(self.model), facts)
 
     def _save(self) -> None:
         tensors = {
@@ -269,7 +299,7 @@ class Trainer:
             # Outside the handler, whose traceback holds the step's memory.
             self.optimizer.zero_grad(set_to_none=True)
             if not losses.shrink_chunks():
-                raise out_of_memory(reason, self.config)
+                raise out_of_memory(reason, f"lower batch_size (now {self.config.batch_size})")
             go_on_with(f"{losses.CHUNK} rows of logits at once", self.watcher)
 
     def _step(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
@@ -301,6 +331,8 @@ class Trainer:
             self._validate(line)
         self._log(line)
         self._save()
+        if (self.folder / CANDIDATE).is_file():
+            os.replace(self.folder / CANDIDATE, self.folder / BEST)
         self._settle()
 
     def _validate(self, line: dict[str, Any]) -> None:
@@ -311,12 +343,11 @@ class Trainer:
         except RunError as error:
             raise RunError(f"epoch {progress.epoch}, validation: {error}") from error
         progress.seconds["valid"] += time.perf_counter() - began
-        progress.curve.append({"epoch": progress.epoch, self.config.selection_metric: value})
+        place = {"stage": progress.stage} if len(self.stages) > 1 else {}
+        progress.curve.append({**place, "epoch": progress.epoch, self.config.selection_metric: value})
         if value > progress.best:
             progress.best, progress.best_epoch, progress.bad = value, progress.epoch, 0
-            checkpoint.save_tensors(
-                self.folder / BEST, checkpoint.model_tensors(self.model), {"epoch": progress.epoch}
-            )
+            self._save_weights(CANDIDATE)
         else:
             progress.bad += 1
             if progress.bad >= self.config.patience:
@@ -333,10 +364,6 @@ class Trainer:
             file.write(json.dumps(line) + "\n")
         if self.watcher is not None:
             self.watcher.epoch(line)
-
-
-def out_of_memory(reason: str, config: TrainConfig) -> RunError:
-    return RunError(f"{reason.split('. ')[0]}; lower batch_size (now {config.batch_size})")
 
 
 def go_on_with(less: str, watcher: Watcher | StackWatcher | None) -> None:

@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from mmbench.config import TrainConfig
 from mmbench.data.rows import plan_rows
-from mmbench.errors import MmbenchError, RunError, UsageError
+from mmbench.errors import RunError, UsageError
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.nn.layers import dropout
@@ -68,7 +68,7 @@ def make(
     return Trainer(model, VIEW, validate, config, seed=seed, folder=place)
 
 
-def fit(trainers: Sequence[Trainer], size: int = 10, watcher: Any = None) -> dict[int, MmbenchError | None]:
+def fit(trainers: Sequence[Trainer], size: int = 10, watcher: Any = None) -> dict[int, Exception | None]:
     return {
         trainers[number].seed: fault for number, fault in fit_together(trainers, size=size, watcher=watcher)
     }
@@ -142,7 +142,10 @@ def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> N
     alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
     for one in alone:
         one.fit()
-    fit(stacked, size=size)
+    ended = fit_together(stacked, size=size)
+    assert next(ended) == (0, None)
+    assert stacked[-1].place == (0, 0), "the first are trained to their ends before the next begin"
+    assert [number for number, _ in ended] == [1, 2]
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
 

@@ -163,6 +163,9 @@ def test_every_stage_with_early_stopping_looks_for_its_own_best(tmp_path: Path) 
     assert (found.stage, found.epoch, found.best_epoch, found.best) == (2, 4, 2, 0.3)
     assert same(entry[1], snapshots[1]), "the second stage starts from the first's best weights"
     assert same(state_of(trainer.model), snapshots[5])
+    assert [(one["stage"], one["epoch"]) for one in found.curve] == [
+        *((0, k) for k in (1, 2, 3, 4)), *((1, k) for k in (1, 2, 3, 4)),
+    ]  # fmt: skip
 
 
 def test_a_run_of_fixed_epochs_keeps_its_last_weights(tmp_path: Path) -> None:
@@ -175,6 +178,17 @@ def test_a_run_of_fixed_epochs_keeps_its_last_weights(tmp_path: Path) -> None:
     other = make(tmp_path / "other", stages=(Stage(epochs=3),), validate=validate)
     checkpoint.load_weights(other.model, tmp_path / BEST)
     assert same(state_of(trainer.model), state_of(other.model))
+
+
+@pytest.mark.parametrize("n_stages", [1, 2])
+def test_a_stage_of_no_epochs_trains_none(n_stages: int, tmp_path: Path) -> None:
+    stages = (Stage(name="a", epochs=0), Stage(name="b", epochs=2))[:n_stages]
+    trainer = make(tmp_path, stages=stages)
+    before = state_of(trainer.model)
+    found = trainer.fit()
+    assert (found.epoch, found.stopped) == (2 * (n_stages - 1), "fixed epochs")
+    assert same(state_of(trainer.model), before) == (n_stages == 1)
+    assert (tmp_path / LOG).is_file() == (n_stages == 2)
 
 
 @pytest.mark.parametrize(

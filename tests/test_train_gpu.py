@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import RunError
+from mmbench.evaluate import rank
 from mmbench.nn import losses
 from mmbench.runtime import prepare_process, tf32
 from mmbench.train import Trainer
 from tests.models.toy import MAX_LEN, catalog_of, toy_model, toy_view
 from tests.models.toy import N_ITEMS as TOY_ITEMS
-from tests.scorers import Bilinear
+from tests.scorers import Bilinear, random_view
 from tests.training import CONFIG, N_ITEMS, N_USERS, log_of, make
 
 
@@ -56,6 +57,21 @@ def test_out_of_gpu_memory_ends_with_one_line(tmp_path: Path) -> None:
             make(tmp_path, model=Larger(n_items=N_ITEMS, n_users=N_USERS)).fit()
     finally:
         losses.CHUNK = kept
+
+
+def test_out_of_gpu_memory_in_a_ranking_ends_with_one_line(tmp_path: Path) -> None:
+    class Wide(Bilinear):
+        def score(self, batch: Any) -> Tensor:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    def validate(model: Any) -> float:
+        return float(rank(model, random_view(n_users=N_USERS, n_items=N_ITEMS)).greater.mean())
+
+    with pytest.raises(
+        RunError,
+        match=r"^epoch 1, validation: CUDA out of memory; the ranking needs more: fewer seeds at once \(--stack\)",
+    ):
+        make(tmp_path, model=Wide(n_items=N_ITEMS, n_users=N_USERS), validate=validate).fit()
 
 
 @pytest.mark.parametrize(

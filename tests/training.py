@@ -63,8 +63,8 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-class KilledError(Exception):
-    """What stands for a kill inside one process."""
+class KilledError(BaseException):
+    """What stands for a kill inside one process; no handler of errors may catch it."""
 
 
 class KillAt:

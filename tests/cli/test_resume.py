@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbench.checkpoint import load_tensors
 from mmbench.results import read_record
 from tests.prepared import SMALL, cells, cli, environment, finish, kill_group, same_ranks, start, wait_for
 
@@ -52,6 +53,7 @@ def assert_same(found: Path, whole: Path) -> None:
             b.n_epochs,
         )
         assert (one / "train.jsonl").read_text().count("\n") == a.n_epochs
+        assert load_tensors(one / "best.safetensors")[1]["epoch"] == a.best_epoch
         assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
 
 

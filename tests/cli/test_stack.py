@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbench.checkpoint import load_tensors
 from mmbench.results import read_record
 from tests.prepared import SMALL, cells, cli, kill_group, same_counts, start, wait_for
 from tests.test_registry import OWN, RECIPE, write_own
@@ -46,6 +47,7 @@ def assert_same(found: Path, alone: Path) -> None:
             b.stopped,
         )
         assert (one / "train.jsonl").read_text().count("\n") == a.n_epochs
+        assert load_tensors(one / "best.safetensors")[1]["epoch"] == a.best_epoch
         assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
 
 
