@@ -248,9 +248,12 @@ def test_a_damaged_cell_is_computed_again(results: Path, data_dir: Path, tmp_pat
     args = ("run", "random", "--seeds", "2", "--no-floors")
     assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
     one, two = cells(tmp_path)
-    (one / "run.json").write_text('"no record"')
+    whole = json.loads((one / "run.json").read_text())
     (two / "ranks.npz").write_bytes(b"PK")
-    assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
+    for damage in ("no record", {**whole, "environment": None}, {**whole, "settings": None}):
+        (one / "run.json").write_text(json.dumps(damage))
+        done = cli(*args, data=data_dir, results=tmp_path)
+        assert (done.returncode, "finished random on toy, seed 1" in done.stderr) == (0, True), done.stderr
     for cell in (one, two):
         expected = next(path for path in cells(results) if path.parts[-4:] == cell.parts[-4:])
         assert same_ranks(cell, expected)
