@@ -12,7 +12,7 @@ Nothing is rounded here and no metric is stored: metrics come from the ranks, at
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -194,10 +194,28 @@ def _typed(path: Path, content: dict[str, Any]) -> RunRecord:
         raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}{given}") from None
 
 
-def read_all(results_dir: Path) -> Iterator[RunRecord]:
-    """Every record below a results folder, in path order."""
+def read_all(
+    results_dir: Path, *, skipped: Callable[[Path, DataError], None] | None = None
+) -> Iterator[RunRecord]:
+    """Every record below a results folder, in path order.
+
+    A damaged one raises DataError; with `skipped` it is passed over, and that hears of the cell's folder and why.
+    """
     for file in sorted(results_dir.glob("*/*/*/seed_*/run.json")):
-        yield read_record(file.parent)
+        try:
+            record = read_record(file.parent)
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped(file.parent, error)
+        else:
+            yield record
+
+
+def lies_in(path: Path, *, datasets: Sequence[str] = (), models: Sequence[str] = ()) -> bool:
+    """Whether a cell's folder is one of these data sets and models; for records that cannot tell it themselves."""
+    dataset, model = path.parts[-4:-2]
+    return (not datasets or dataset in map(slug, datasets)) and (not models or model in map(slug, models))
 
 
 def select(
