@@ -126,7 +126,7 @@ def report(
     del table  # named in the documentation; there is nothing else to print
     state: State = ctx.obj
     metrics = [parse_metric(one) for one in metric or []]
-    records = _select(state.results_dir, dataset or [], model or [])
+    records = _select(state, dataset or [], model or [])
     built = build_table(
         records,
         metrics=metrics or DEFAULT_METRICS,
@@ -141,7 +141,7 @@ def report(
     _emit(state, built, fmt, output)
 
 
-def _select(results_dir: Path, datasets: Sequence[str], models: Sequence[str]) -> "list[RunRecord]":
+def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "list[RunRecord]":
     """The records asked for; a name that no result has fails with the nearest one.
 
     A damaged record matters if it was asked for: then a line says that it is left out. When nothing else is
@@ -149,6 +149,7 @@ def _select(results_dir: Path, datasets: Sequence[str], models: Sequence[str]) -
     """
     from mmbench.results import lies_in, read_all, select
 
+    results_dir = state.results_dir
     damaged: list[tuple[Path, MmbenchError]] = []
     records = list(read_all(results_dir, skipped=lambda path, error: damaged.append((path, error))))
     if not records and not damaged:
