@@ -13,12 +13,14 @@ Nothing is rounded here and no metric is stored: metrics come from the ranks, at
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from mmbench.atomic import write_json, write_with
 from mmbench.data.store import folder_name
@@ -32,7 +34,8 @@ SplitName = Literal["valid", "test"]
 class Ranks:
     """Target ranks of one split: the target of `user[k]` is beaten by `greater[k]` items and ties with `equal[k]`.
 
-    The 1-based rank is uniform over greater+1 .. greater+equal+1 (see mmbench.metrics). All int64 [n].
+    The 1-based rank is uniform over greater+1 .. greater+equal+1 (see mmbench.metrics). All int64 [n]; ValueError
+    when they are not equally long.
     """
 
     user: np.ndarray
@@ -40,8 +43,38 @@ class Ranks:
     equal: np.ndarray
     n_candidates: int
 
+    def __post_init__(self) -> None:
+        shapes = [one.shape for one in (self.user, self.greater, self.equal)]
+        if shapes != [(len(self.user),)] * 3:
+            said = ", ".join(
+                f"{name} {list(shape)}"
+                for name, shape in zip(("user", "greater", "equal"), shapes, strict=True)
+            )
+            raise ValueError(f"one value a user is needed, but the shapes are {said}")
+
     def __len__(self) -> int:
         return len(self.user)
+
+
+def _each(**kinds: type) -> AfterValidator:
+    """Every inner object of a field has these keys, of these types; it may have others."""
+
+    def check(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, one in value.items():
+            for key, kind in kinds.items():
+                if key not in one:
+                    raise ValueError(f"{name} lacks {key}")
+                if not isinstance(one[key], kind):
+                    raise ValueError(f"{name}.{key} should be a {kind.__name__} (got {one[key]!r})")
+        return value
+
+    return AfterValidator(check)
+
+
+def _with_code(environment: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(environment.get("code", {}), dict):
+        raise ValueError(f"code should be an object (got {environment['code']!r})")
+    return environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +96,12 @@ class RunRecord:
     protocol: dict[str, Any] = field(default_factory=dict)  # every field that makes rows comparable
     fingerprint: str = ""  # hash of `protocol`; includes the data hash
     n_items: int = 0
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # key -> {"value", "source"}
-    features: dict[str, dict[str, Any]] = field(default_factory=dict)  # modality -> {"encoder", "hash", ...}
+    # key -> {"value", "source"}
+    settings: Annotated[dict[str, dict[str, Any]], _each(value=object, source=str)] = field(
+        default_factory=dict
+    )
+    # modality -> {"encoder", "hash", ...}
+    features: Annotated[dict[str, dict[str, Any]], _each(encoder=str, hash=str)] = field(default_factory=dict)
     n_parameters: int = 0
     n_epochs: int = 0  # of all stages
     best_epoch: int = 0  # of the last stage, which counts its own
@@ -72,7 +109,8 @@ class RunRecord:
     curve: list[dict[str, float]] = field(default_factory=list)  # [{"epoch", "<metric>"}], "stage" if several
     seconds: dict[str, float] = field(default_factory=dict)  # "train", "valid", "test", "epoch" (median)
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, "host" and "device"
-    environment: dict[str, Any] = field(default_factory=dict)  # code, versions, device, when
+    # code, versions, device, when
+    environment: Annotated[dict[str, Any], AfterValidator(_with_code)] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # said under every table: "no image features", ...
 
@@ -123,7 +161,7 @@ def write_record(record: RunRecord) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """The record in a cell's folder; DataError when there is none or it is damaged."""
+    """The record in a cell's folder; DataError when there is none, or with the field that is not as it should be."""
     file = path / "run.json"
     if not file.is_file():
         raise DataError(f"{path} is no finished run: it has no run.json; give a folder .../seed_<n>")
@@ -133,15 +171,54 @@ def read_record(path: Path) -> RunRecord:
             raise OtherVersionError(
                 f"{file} was written by another version of mmbench; choose another --results-dir, or remove {path}"
             )
-        return RunRecord(path=path, **content)
+        return _typed(path, content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{file} is no run record ({error}); remove {path} and run the cell again") from error
 
 
-def read_all(results_dir: Path) -> Iterator[RunRecord]:
-    """Every record below a results folder, in path order."""
+@lru_cache(maxsize=1)
+def _reader() -> TypeAdapter[RunRecord]:
+    return TypeAdapter(RunRecord)
+
+
+def _typed(path: Path, content: dict[str, Any]) -> RunRecord:
+    """The record with every field of its type; ValueError names the first that is not, or that is unknown."""
+    unknown = sorted(content.keys() - {one.name for one in fields(RunRecord)} | content.keys() & {"path"})
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0]}")
+    try:
+        # Through JSON: pydantic's strict mode makes a dataclass of keys and values only there.
+        return _reader().validate_json(json.dumps({**content, "path": str(path)}), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        own = first["type"] in ("value_error", "missing")  # they say it all, and their input is long
+        given = "" if own else f" (got {json.dumps(first['input'])[:60]})"
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}{given}") from None
+
+
+def read_all(
+    results_dir: Path, *, skipped: Callable[[Path, DataError], None] | None = None
+) -> Iterator[RunRecord]:
+    """Every record below a results folder, in path order.
+
+    A damaged one raises DataError; with `skipped` it is passed over, and that hears of the cell's folder and why.
+    """
     for file in sorted(results_dir.glob("*/*/*/seed_*/run.json")):
-        yield read_record(file.parent)
+        try:
+            record = read_record(file.parent)
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped(file.parent, error)
+        else:
+            yield record
+
+
+def lies_in(path: Path, *, datasets: Sequence[str] = (), models: Sequence[str] = ()) -> bool:
+    """Whether a cell's folder is one of these data sets and models; for records that cannot tell it themselves."""
+    dataset, model = path.parts[-4:-2]
+    return (not datasets or dataset in map(slug, datasets)) and (not models or model in map(slug, models))
 
 
 def select(

@@ -3,13 +3,15 @@
 Run: python -m pytest tests/test_metrics.py
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.errors import DataError, UsageError
-from mmbench.metrics import Metric, parse_metric
+from mmbench.metrics import Metric, RankCounts, parse_metric
 from mmbench.results import Ranks
 
 ALL = ["HR@10", "Recall@10", "Precision@10", "F1@10", "NDCG@10", "MRR@10", "MAP@10", "MRR", "NDCG", "AUC"]
@@ -173,12 +175,12 @@ def test_a_cutoff_beyond_the_items_is_refused() -> None:
         (Ranks(np.arange(1), np.array([100]), np.array([0]), 100), "outside 1..100"),
         (Ranks(np.arange(1), np.array([60]), np.array([40]), 100), "outside 1..100"),
         (Ranks(np.arange(1), np.array([-1]), np.array([0]), 100), "outside 1..100"),
-        (Ranks(np.arange(1), np.array([1, 2]), np.array([0]), 100), "shapes"),
+        (SimpleNamespace(greater=np.array([1, 2]), equal=np.array([0]), n_candidates=100), "shapes"),
         (Ranks(np.arange(1), np.array([1.5]), np.array([0]), 100), "type float64"),
         (Ranks(np.arange(0), np.array([], dtype=int), np.array([], dtype=int), 100), "no user"),
     ],
 )
-def test_damaged_ranks_are_refused(bad: Ranks, said: str) -> None:
+def test_damaged_ranks_are_refused(bad: RankCounts, said: str) -> None:
     with pytest.raises(DataError, match=said):
         Metric("HR", 10).values(bad)
 

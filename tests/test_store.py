@@ -149,6 +149,28 @@ def test_damaged_manifests_are_one_line(content: str, tmp_path: Path) -> None:
         assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("key", [*store.KEYS])
+def test_manifest_fields_of_another_type_are_one_line(key: str, tmp_path: Path) -> None:
+    file = write_toy(tmp_path, features=False).path / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: None}))
+    with pytest.raises(DataError, match=rf"manifest\.json: {key} is not of its type \(got null\); prepare"):
+        open_prepared("toy", tmp_path)
+
+
+def test_a_damaged_data_set_does_not_hide_the_others(tmp_path: Path) -> None:
+    good = write_toy(tmp_path, features=False)
+    old = write_toy(tmp_path, "old", features=False, created=9.0)
+    (old.path / "manifest.json").write_text('{"format": 99, "name": "old"}')
+    faults: list[DataError] = []
+    assert [one.name for one in list_prepared(tmp_path, skipped=faults.append)] == [good.name]
+    assert [str(one) for one in faults] == [
+        f"{old.path} was prepared by another version of mmbench (format 99, this one reads 1); "
+        "run: mmbench prepare old --force"
+    ]
+    with pytest.raises(UsageError, match=r"'tyo' is not prepared .* did you mean 'toy'"):
+        open_prepared("tyo", tmp_path)
+
+
 def test_writing_again_replaces_and_keeps_features(tmp_path: Path) -> None:
     first = write_toy(tmp_path)
     second = write_toy(tmp_path, features=False, seed=1)

@@ -41,7 +41,7 @@ def list_datasets(ctx: typer.Context) -> None:
 
     state: State = ctx.obj
     rows = []
-    prepared = {one.name: one for one in list_prepared(state.data_dir)}
+    prepared = {one.name: one for one in list_prepared(state.data_dir, skipped=state.skip_data)}
     known = load_catalog(state.data_dir)
     for name in [*known, *(one for one in prepared if one not in known)]:
         title = known[name].title if name in known else prepared[name].manifest["title"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from mmbench.cli.state import State
+from mmbench.errors import MmbenchError, UsageError, suggest
 
 if TYPE_CHECKING:
     from mmbench.report.table import Table
@@ -125,7 +126,7 @@ def report(
     del table  # named in the documentation; there is nothing else to print
     state: State = ctx.obj
     metrics = [parse_metric(one) for one in metric or []]
-    records = _select(state.results_dir, dataset or [], model or [])
+    records = _select(state, dataset or [], model or [])
     built = build_table(
         records,
         metrics=metrics or DEFAULT_METRICS,
@@ -140,27 +141,39 @@ def report(
     _emit(state, built, fmt, output)
 
 
-def _select(results_dir: Path, datasets: Sequence[str], models: Sequence[str]) -> "list[RunRecord]":
-    """The records asked for; a name that no result has fails with the nearest one."""
-    from mmbench.errors import UsageError, suggest
-    from mmbench.results import read_all, select
+def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "list[RunRecord]":
+    """The records asked for; a name that no result has fails with the nearest one.
 
-    records = list(read_all(results_dir)) if results_dir.is_dir() else []
-    if not records:
+    A damaged record matters if it was asked for: then a line says that it is left out. When nothing else is
+    left, it is the error.
+    """
+    from mmbench.results import lies_in, read_all, select
+
+    results_dir = state.results_dir
+    damaged: list[tuple[Path, MmbenchError]] = []
+    records = list(read_all(results_dir, skipped=lambda path, error: damaged.append((path, error))))
+    if not records and not damaged:
         raise UsageError(
             f"no results in {results_dir}; make some, for example: mmbench run sasrec pop --seeds 3, "
             "or name their folder with --results-dir"
         )
-    for asked, known, what in (
-        (datasets, {one.dataset for one in records}, "data set"),
-        (models, {one.model for one in records}, "model"),
+    for key, asked, known, what in (
+        ("datasets", datasets, {one.dataset for one in records}, "data set"),
+        ("models", models, {one.model for one in records}, "model"),
     ):
         for name in asked:
-            if name not in known:
+            if name not in known and not any(lies_in(path, **{key: [name]}) for path, _ in damaged):
                 raise UsageError(f"{suggest(name, known, what=what)} (among the results in {results_dir})")
     found = select(records, datasets=datasets, models=models)
+    faults = [error for path, error in damaged if lies_in(path, datasets=datasets, models=models)]
+    if not found and faults:
+        raise faults[0]
     if not found:
         raise UsageError(f"{', '.join(models)} has no results on {', '.join(datasets)}; run it first")
+    for fault in faults:
+        typer.echo(
+            f"warning: left out of the table: {fault}", err=True
+        )  # with --quiet too: a row may be gone
     return found
 
 

@@ -98,7 +98,7 @@ def reproduce(
         return
     found = find_experiment(experiment)
     _check_output(found, output)
-    targets = choose_targets(found, dataset or [], state.data_dir)
+    targets = choose_targets(found, dataset or [], state.data_dir, skipped=state.skip_data)
     _say_targets(state, found, targets)
     if not isinstance(found.content, Scores):
         _show_data(state, found, targets, fmt, output)
@@ -151,15 +151,17 @@ def _say_targets(state: State, experiment: "Experiment", targets: "list[Target]"
 def _list(state: State) -> None:
     """Every experiment in a line: what it is, how many of its rows and data sets are there."""
     from mmbench.cli.tables import print_table
-    from mmbench.reproduce.plan import choose_targets, is_live
+    from mmbench.data.store import list_prepared
+    from mmbench.reproduce.plan import is_live
     from mmbench.reproduce.spec import Scores, experiments
 
+    prepared = {one.name for one in list_prepared(state.data_dir, skipped=state.skip_data)}
     rows = []
     for name, one in experiments().items():
         models = [row.model for row in one.content.all_rows] if isinstance(one.content, Scores) else []
         live = f"{sum(map(is_live, models))} of {len(models)}" if models else ""
-        targets = choose_targets(one, [], state.data_dir)
-        there = f"{sum(target.prepared is not None for target in targets)} of {len(targets)}"
+        names = one.content.datasets
+        there = f"{sum(name in prepared for name in names)} of {len(names)}"
         rows.append([name, one.content.title, live, there])
     print_table(state, ["experiment", "what", "rows here", "data sets prepared"], rows)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from mmbench.cli.state import State
-from mmbench.errors import RunError, UsageError, suggest
+from mmbench.errors import DataError, RunError, UsageError, suggest
 
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
@@ -82,7 +82,12 @@ def chosen_datasets(state: State, names: list[str] | None) -> "list[Prepared]":
 
     if names:
         return [open_prepared(name, state.data_dir) for name in dict.fromkeys(names)]
-    known = list_prepared(state.data_dir)
+    faults: list[DataError] = []
+    known = list_prepared(state.data_dir, skipped=faults.append)
+    if faults and not known:
+        raise faults[0]  # somebody prepared data, so the demo is not what is wanted
+    for fault in faults:
+        state.skip_data(fault)
     if not known:
         from mmbench.cli.data import prepare_one
 

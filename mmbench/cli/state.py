@@ -5,6 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from mmbench.errors import DataError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,3 +36,11 @@ class State:
         from rich.console import Console
 
         return Console(stderr=True, quiet=self.quiet, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """One line on stderr, with --quiet too: something that was asked for is not in the output."""
+        typer.echo(f"warning: {text}", err=True)
+
+    def skip_data(self, fault: DataError) -> None:
+        """Say which prepared data set is passed over; for `list_prepared(..., skipped=...)`."""
+        self.warn(f"data set skipped: {fault}")

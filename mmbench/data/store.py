@@ -17,7 +17,7 @@ it lies in, the date, or where the pictures are kept.
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,10 @@ ARRAYS = {
     "category_offsets.npy": "int64",
 }
 TEXTS = ("items.jsonl", "users.txt", "categories.txt")
-KEYS = ("name", "protocol", "counts", "synthetic", "created", "files", "items_hash", "hash")
+KEYS: dict[str, type | tuple[type, ...]] = {
+    "name": str, "protocol": dict, "counts": dict, "synthetic": bool, "created": (int, float), "files": dict,
+    "items_hash": str, "hash": str,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,19 @@ def folder_name(name: str) -> str:
     return name.replace(":", "-")
 
 
-def list_prepared(data_dir: Path) -> list[Prepared]:
-    """All prepared data sets, the one prepared last first."""
-    manifests = prepared_root(data_dir).glob("[!.]*/manifest.json")  # .name... is being written
-    found = [open_path(path.parent) for path in manifests]
+def list_prepared(data_dir: Path, *, skipped: Callable[[DataError], object] | None = None) -> list[Prepared]:
+    """All prepared data sets, the one prepared last first.
+
+    One that cannot be opened raises DataError; with `skipped` it is passed over, and that hears why.
+    """
+    found = []
+    for path in sorted(prepared_root(data_dir).glob("[!.]*/manifest.json")):  # .name... is being written
+        try:
+            found.append(open_path(path.parent))
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped(error)
     return sorted(found, key=lambda one: (-float(one.manifest["created"]), one.name))
 
 
@@ -178,6 +190,12 @@ def open_path(path: Path) -> Prepared:
     missing = [key for key in KEYS if key not in manifest]
     if missing:
         raise DataError(f"{path / 'manifest.json'} lacks {', '.join(missing)}; prepare the data set again")
+    wrong = [key for key, kind in KEYS.items() if not isinstance(manifest[key], kind)]
+    if wrong:
+        raise DataError(
+            f"{path / 'manifest.json'}: {wrong[0]} is not of its type (got {json.dumps(manifest[wrong[0]])[:60]}); "
+            "prepare the data set again"
+        )
     return Prepared(path=path, manifest=manifest)
 
 
@@ -186,7 +204,7 @@ def open_prepared(name: str, data_dir: Path) -> Prepared:
     path = prepared_root(data_dir) / folder_name(name)
     _finish_swap(path)
     if not (path / "manifest.json").is_file():
-        known = [one.name for one in list_prepared(data_dir)]
+        known = [one.name for one in list_prepared(data_dir, skipped=lambda _: None)]
         hint = f"run: mmbench prepare {name}"
         if known:
             near = suggest(name, known, what="prepared data set")

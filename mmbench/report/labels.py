@@ -2,12 +2,16 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+from mmbench.cell import ENCODERS, LATER_SETTINGS, RANKING_SETTINGS
+from mmbench.config import TrainConfig
 from mmbench.registry import entries
 from mmbench.results import RunRecord
+
+RECIPE = "recipe"  # in a label: each data set's own value
 
 
 @dataclass(frozen=True)
@@ -52,73 +56,111 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
 def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
     """The row of each group, and each row's `config` label ("" when the model has one configuration).
 
-    Only settings in which configurations of one model differ on one data set count: a recipe's per-dataset
-    values do not split a row. Rows of several data sets meet when their user chose the same values.
+    Two kinds of settings count: those in which configurations of one model differ on one data set, and those
+    that the user chose otherwise on one data set than on another. A recipe's per-dataset values do not split a
+    row. Rows of several data sets meet when their user chose the same values.
     """
     keys: list[RowKey] = [RowKey("")] * len(groups)
     labels: dict[RowKey, str] = {}
     for model in sorted({one.model for one in groups}):
         own = [at for at, one in enumerate(groups) if one.model == model]
-        settings = {at: _settings(groups[at]) for at in own}
-        names = _differing([groups[at] for at in own], [settings[at] for at in own])
+        members = [groups[at] for at in own]
+        settings = _settings(members)
+        names = _differing(members, settings)
         for explicit in (False, True):
-            found = {
-                at: tuple(_choice(settings[at].get(name), explicit=explicit) for name in names) for at in own
-            }
-            if _unique(groups, found):
+            found = _choices(names, settings, explicit=explicit)
+            if _unique(members, found):
                 break
         else:  # the difference is not in the settings: another version of code or features
-            found = {at: (*found[at], groups[at].config_id) for at in own}
-        for at in own:
-            keys[at] = RowKey(model, found[at])
-        for choice in set(found.values()):
-            members = [settings[at] for at in own if found[at] == choice]
-            labels[RowKey(model, choice)] = _label(names, members, choice[len(names) :])
+            found = [(*choice, group.config_id) for choice, group in zip(found, members, strict=True)]
+        for at, choice in zip(own, found, strict=True):
+            keys[at] = RowKey(model, choice)
+            labels[keys[at]] = _label(names, choice)
     return keys, labels
 
 
-def _settings(group: Group) -> dict[str, tuple[Any, bool]]:
-    """Setting -> (value, whether the user chose it); encoders count as settings."""
-    record = group.records[0]
-    found = {
-        key: (one.get("value"), str(one.get("source", "")).startswith("--"))
-        for key, one in record.settings.items()
+@dataclass(frozen=True)
+class _Value:
+    """A setting's value as text, and whether the user chose it (else recipe, protocol or default did)."""
+
+    text: str
+    chosen: bool
+
+    @property
+    def choice(self) -> str:
+        return self.text if self.chosen else RECIPE
+
+
+def _settings(groups: Sequence[Group]) -> list[dict[str, _Value]]:
+    """Per group of one model: setting -> value, of the settings that decide its result.
+
+    A model that is not trained ignores most of `TrainConfig`, whose values are stored all the same; and an
+    encoder counts where its features are read, under the name "text encoder".
+    """
+    runs = [run for group in groups for run in group.records]
+    ignored = set(ENCODERS)
+    if any(run.stopped == "closed form" for run in runs):
+        ignored |= {one.name for one in fields(TrainConfig)} - set(RANKING_SETTINGS)
+    read = sorted({modality for run in runs for modality in run.features})
+    return [_of_record(group.records[0], ignored, read) for group in groups]
+
+
+def _of_record(record: RunRecord, ignored: Collection[str], read: Sequence[str]) -> dict[str, _Value]:
+    later = {key: {"value": value} for key, value in LATER_SETTINGS.items()}  # older records lack them
+    stored = {
+        key: _Value(_text(one.get("value")), str(one.get("source", "")).startswith("--"))
+        for key, one in {**later, **record.settings}.items()
     }
-    for modality, feature in record.features.items():
-        found[f"{modality} encoder"] = (feature.get("encoder"), False)
+    found = {key: one for key, one in stored.items() if key not in ignored}
+    for modality in read:
+        asked = stored.get(f"{modality}_encoder", _Value("auto", False))
+        if modality in record.features:
+            name = _text(record.features[modality].get("encoder"))
+            found[f"{modality} encoder"] = _Value(name, asked.chosen)
+        elif asked == _Value("none", True):
+            found[f"{modality} encoder"] = asked
     return found
 
 
-def _differing(groups: Sequence[Group], settings: Sequence[dict[str, tuple[Any, bool]]]) -> list[str]:
-    """Names of settings with more than one value among the configurations of one data set."""
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    names = {name for one in settings for name in one}
-    for group, one in zip(groups, settings, strict=True):
-        for name in names:
-            values[group.dataset, name].add(_text(one[name][0]) if name in one else "")
-    return sorted({name for (_, name), seen in values.items() if len(seen) > 1})
+def _differing(groups: Sequence[Group], settings: Sequence[dict[str, _Value]]) -> list[str]:
+    """Names of settings with several values on one data set, or with several values and several choices."""
+    found = []
+    for name in sorted({name for one in settings for name in one}):
+        by_dataset: dict[str, set[str]] = defaultdict(set)
+        for group, one in zip(groups, settings, strict=True):
+            by_dataset[group.dataset].add(one[name].text if name in one else "")
+        choices = {one[name].choice if name in one else RECIPE for one in settings}
+        values = set().union(*by_dataset.values())
+        if any(len(seen) > 1 for seen in by_dataset.values()) or (len(choices) > 1 and len(values) > 1):
+            found.append(name)
+    return found
 
 
-def _choice(setting: tuple[Any, bool] | None, *, explicit: bool) -> str:
-    if setting is None:
-        return ""
-    value, chosen = setting
-    return _text(value) if chosen or explicit else "recipe"
+def _choices(
+    names: Sequence[str], settings: Sequence[dict[str, _Value]], *, explicit: bool
+) -> list[tuple[str, ...]]:
+    """Per group the text of each setting; RECIPE stands for values that the recipe varies, unless `explicit`."""
+    own: dict[str, set[str]] = {
+        name: {one[name].text for one in settings if name in one and not one[name].chosen} for name in names
+    }
+
+    def text(name: str, value: _Value | None) -> str:
+        if value is None:
+            return ""
+        return value.text if explicit or len(own[name]) < 2 else value.choice
+
+    return [tuple(text(name, one.get(name)) for name in names) for one in settings]
 
 
-def _unique(groups: Sequence[Group], found: dict[int, tuple[str, ...]]) -> bool:
-    places = [(groups[at].dataset, choice) for at, choice in found.items()]
+def _unique(groups: Sequence[Group], found: Sequence[tuple[str, ...]]) -> bool:
+    places = [(group.dataset, choice) for group, choice in zip(groups, found, strict=True)]
     return len(places) == len(set(places))
 
 
-def _label(names: Sequence[str], members: Sequence[dict[str, tuple[Any, bool]]], rest: Sequence[str]) -> str:
-    """`dropout=0.2, lr=0.001`; a value that the recipe varies between data sets is called `recipe`."""
-    parts = []
-    for name in names:
-        values = {_text(one[name][0]) for one in members if name in one}
-        if values:
-            parts.append(f"{name}={values.pop() if len(values) == 1 else 'recipe'}")
-    return ", ".join([*parts, *(f"config {one}" for one in rest)])
+def _label(names: Sequence[str], choice: Sequence[str]) -> str:
+    """`dropout=0.2, lr=0.001`; what stands behind the names is the config id."""
+    parts = [f"{name}={text}" for name, text in zip(names, choice, strict=False) if text]
+    return ", ".join([*parts, *(f"config {one}" for one in choice[len(names) :])])
 
 
 def _text(value: Any) -> str:

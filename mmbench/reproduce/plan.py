@@ -1,6 +1,6 @@
 """From an experiment to the cells that it needs: the same cells, in the same folders, as `mmbench run` makes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,20 +87,36 @@ def is_live(model: str) -> bool:
     return entry is not None and (not variant or variant in entry.recipe.variants)
 
 
-def choose_targets(experiment: Experiment, asked: Sequence[str], data_dir: Path) -> list[Target]:
-    """The experiment's data sets, or those asked for: any of it in any tie order, or any that is prepared."""
-    known, prepared = experiment.content.datasets, [one.name for one in list_prepared(data_dir)]
+def choose_targets(
+    experiment: Experiment,
+    asked: Sequence[str],
+    data_dir: Path,
+    *,
+    skipped: Callable[[DataError], object] | None = None,
+) -> list[Target]:
+    """The experiment's data sets, or those asked for: any of it in any tie order, or any that is prepared.
+
+    A data set that cannot be opened raises DataError if it was asked for by name. Else `skipped` hears of it,
+    and it counts as not prepared; without `skipped` it raises too.
+    """
+    known = experiment.content.datasets
+    if not asked:
+        there = {one.name: one for one in list_prepared(data_dir, skipped=skipped)}
+        return [Target(name, there.get(name)) for name in known]
     for name in asked:
-        if name.split("@")[0] not in known and name not in prepared:
+        if name.split("@")[0] not in known and not _is_there(name, data_dir):
+            names = {one.name for one in list_prepared(data_dir, skipped=lambda _: None)}
             raise UsageError(
-                f"--dataset: {suggest(name, {*known, *prepared}, what=f'data set of {experiment.name}')}"
+                f"--dataset: {suggest(name, {*known, *names}, what=f'data set of {experiment.name}')}"
             )
-    return [_target(name, data_dir) for name in dict.fromkeys(asked or known)]
+    return [
+        Target(name, open_prepared(name, data_dir) if _is_there(name, data_dir) else None)
+        for name in dict.fromkeys(asked)
+    ]
 
 
-def _target(name: str, data_dir: Path) -> Target:
-    there = (prepared_root(data_dir) / folder_name(name) / "manifest.json").is_file()
-    return Target(name, open_prepared(name, data_dir) if there else None)
+def _is_there(name: str, data_dir: Path) -> bool:
+    return (prepared_root(data_dir) / folder_name(name) / "manifest.json").is_file()
 
 
 def make_plan(

@@ -245,6 +245,9 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         "evaluate nothing": (w.command("evaluate", w.fresh()), "is no finished run"),
         "evaluate a damaged record": (evaluate(lambda cell: cut(cell / "run.json")), r"run\.json is no run record"),
         "evaluate a record of text": (evaluate(lambda cell: (cell / "run.json").write_text('"x"')), "no run record"),
+        "evaluate a record without settings": (
+            evaluate(lambda cell: set_json(cell / "run.json", settings=None)), "settings: .*got null.*; remove",
+        ),
         "evaluate a failed run": (evaluate(lambda c: set_json(c / "run.json", status="failed")), "did not finish"),
         "checkpoint missing": (evaluate(lambda c: (c / "best.safetensors").unlink()), "is no checkpoint of mmbench"),
         "checkpoint cut short": (evaluate(lambda c: cut(c / "best.safetensors")), "is no checkpoint of mmbench"),

@@ -215,6 +215,23 @@ def test_settings_of_one_model_and_two_data_sets(data_dir: Path, tmp_path: Path)
     assert "data set: toy (the one prepared last" in last.stderr
 
 
+def test_a_data_set_that_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
+    write_toy(tmp_path / "data", "toy", created=3.0)
+    old = write_toy(tmp_path / "data", "old", created=9.0, features=False).path
+    (old / "manifest.json").write_text('{"format": 99, "name": "old"}')
+    world = {"data": tmp_path / "data", "results": tmp_path / "results"}
+    line = f"warning: data set skipped: {old} was prepared by another version of mmbench"
+    run = cli("--quiet", "run", "pop", "--no-floors", "--dry-run", **world)
+    assert (run.returncode, "/toy/pop/" in run.stdout) == (0, True), run.stderr
+    for done in (run, cli("datasets", **world), cli("reproduce", **world)):
+        assert done.returncode == 0, done.stderr
+        assert [one for one in done.stderr.splitlines() if one.startswith(line)] == done.error_lines[:1]
+    asked = cli("run", "pop", "--dataset", "old", **world)
+    assert (asked.returncode, len(asked.error_lines)) == (1, 1)
+    mistyped = cli("run", "pop", "--dataset", "tyo", **world)
+    assert (mistyped.returncode, "did you mean 'toy'" in mistyped.stderr) == (2, True)
+
+
 def test_failed_cells_are_rows_and_the_others_go_on(data_dir: Path, tmp_path: Path) -> None:
     folder = write_own(tmp_path / "models")
     code = (folder / "my_line.py").read_text()
@@ -273,9 +290,12 @@ def test_a_damaged_cell_is_computed_again(results: Path, data_dir: Path, tmp_pat
     args = ("run", "random", "--seeds", "2", "--no-floors")
     assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
     one, two = cells(tmp_path)
-    (one / "run.json").write_text('"no record"')
+    whole = json.loads((one / "run.json").read_text())
     (two / "ranks.npz").write_bytes(b"PK")
-    assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
+    for damage in ("no record", {**whole, "environment": None}, {**whole, "settings": None}):
+        (one / "run.json").write_text(json.dumps(damage))
+        done = cli(*args, data=data_dir, results=tmp_path)
+        assert (done.returncode, "finished random on toy, seed 1" in done.stderr) == (0, True), done.stderr
     for cell in (one, two):
         expected = next(path for path in cells(results) if path.parts[-4:] == cell.parts[-4:])
         assert same_ranks(cell, expected)

@@ -136,6 +136,35 @@ def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     assert "run.json is no run record" in done.stderr
 
 
+def test_a_damaged_record_is_left_out_with_a_line_or_was_not_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    for model in ("pop", "sasrec"):
+        for seed in (1, 2):
+            fake_run(root, model, seed=seed)
+    damaged = next((root / "toys" / "sasrec").glob("*/seed_2"))
+    (damaged / "run.json").write_text("{", encoding="utf-8")
+
+    other = mmbench("report", "-m", "pop", results=root)
+    assert (other.returncode, other.stderr) == (0, "")
+    for args in (["report"], ["report", "-m", "sasrec", "-m", "pop"], ["--quiet", "report", "-d", "toys"]):
+        done = mmbench(*args, results=root)
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"warning: left out of the table: {damaged / 'run.json'} is no run record (")
+        assert line.endswith(f"; remove {damaged} and run the cell again")
+        assert all(name in done.stdout for name in ("SASRec", "Pop"))
+
+
+def test_only_a_damaged_record_of_what_was_asked_for_is_the_error(tmp_path: Path) -> None:
+    fake_run(tmp_path / "r", "pop")
+    record = fake_run(tmp_path / "r", "hm4sr:-tmoe")
+    (record.path / "run.json").write_text("[]", encoding="utf-8")
+    done = mmbench("report", "-m", "hm4sr:-tmoe", results=tmp_path / "r")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "run.json is no run record" in done.stderr
+    assert "unknown" not in done.stderr
+
+
 def test_an_output_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     done = mmbench("report", "-o", str(tmp_path / "file" / "table.md"), results=folder)

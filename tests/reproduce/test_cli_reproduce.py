@@ -156,6 +156,24 @@ def test_mistakes_are_one_line(world: World, args: list[str], code: int, said: s
     assert "Traceback" not in done.stderr
 
 
+def test_another_data_set_that_cannot_be_read_is_not_in_the_way(papers: Path, tmp_path: Path) -> None:
+    world = World(tmp_path / "data", papers, tmp_path / "results")
+    write_toy(world.data)
+    for name in ("amazon-home", "other"):
+        damaged = write_toy(world.data, name, features=False).path
+        (damaged / "manifest.json").write_text("{")
+    asked = world.here("tiny/table1", "--dataset", "toy", "--dry-run", *RUN)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    paper_s = world.here("tiny/table1", "--dry-run", *RUN)
+    assert paper_s.returncode == 0, paper_s.stderr
+    assert paper_s.stderr.count("warning: data set skipped: ") == 2
+    assert "amazon-home is not prepared; run: mmbench prepare amazon-home" in paper_s.stderr
+    by_name = world.here("tiny/table1", "--dataset", "amazon-home", "--dry-run", *RUN)
+    assert (by_name.returncode, "manifest.json cannot be read" in by_name.stderr) == (1, True)
+    wrong = world.here("tiny/table1", "--dataset", "tyo", "--dry-run")
+    assert (wrong.returncode, "did you mean 'toy'" in wrong.stderr) == (2, True)
+
+
 def test_a_model_that_lacks_features_is_a_row_with_the_reason(papers: Path, tmp_path: Path) -> None:
     write_toy(tmp_path / "data", features=False)
     world = World(tmp_path / "data", papers, tmp_path / "results")
