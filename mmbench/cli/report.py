@@ -1,6 +1,7 @@
 """`mmbench report`: stored results as a table with tests."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -57,6 +58,7 @@ Examples:
   mmbench report --table
   mmbench report -d demo -m hm4sr -m sasrec --metric HR@20 --metric NDCG@20
   mmbench report --compare hm4sr --test users --correction bh
+  mmbench report --set mask_seen=none --current-data
   mmbench report --format latex --output table.tex
   mmbench report --format csv > results.csv"""
 
@@ -81,6 +83,18 @@ def report(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--model", "-m", show_default="all", help="A model (rows, in this order); repeatable."),
     ] = None,
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            show_default="all runs",
+            help="Only runs with this setting or protocol field; repeatable: values of one key are alternatives.",
+        ),
+    ] = None,
+    current_data: Annotated[
+        bool, typer.Option("--current-data", help="Only runs on the data as it is prepared now.")
+    ] = False,
     metric: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
@@ -122,11 +136,16 @@ def report(
 ) -> None:
     from mmbench.metrics import parse_metric
     from mmbench.report import DEFAULT_METRICS, build_table
+    from mmbench.report.protocols import keep_settings
 
     del table  # named in the documentation; there is nothing else to print
     state: State = ctx.obj
     metrics = [parse_metric(one) for one in metric or []]
+    wanted = _parse_filters(set_ or [])
     records = _select(state, dataset or [], model or [])
+    if current_data:
+        records = _on_current_data(state, records)
+    records = keep_settings(records, wanted)
     built = build_table(
         records,
         metrics=metrics or DEFAULT_METRICS,
@@ -138,6 +157,10 @@ def report(
         datasets=dataset or [],
         models=model or [],
     )
+    said = [*(f"{key}={' or '.join(values)}" for key, values in wanted.items())]
+    said += ["the data as prepared now"] * current_data
+    if said:  # else nobody could tell from the table that runs were chosen
+        built = replace(built, caption=(*built.caption, ("Runs", f"Only runs with {', '.join(said)}.")))
     _emit(state, built, fmt, output)
 
 
@@ -175,6 +198,38 @@ def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "li
             f"warning: left out of the table: {fault}", err=True
         )  # with --quiet too: a row may be gone
     return found
+
+
+def _parse_filters(given: Sequence[str]) -> dict[str, list[str]]:
+    """`--set` texts as key -> values."""
+    wanted: dict[str, list[str]] = {}
+    for text in given:
+        key, _, value = text.partition("=")
+        if not key or not value:
+            raise UsageError(f"--set {text!r}: write it as KEY=VALUE, for example --set mask_seen=none")
+        wanted.setdefault(key, []).append(value)
+    return wanted
+
+
+def _on_current_data(state: State, records: "Sequence[RunRecord]") -> "list[RunRecord]":
+    """Runs whose data set is still prepared as it was then; a data set that loses all its runs is named."""
+    from mmbench.data.store import open_prepared
+    from mmbench.report.protocols import CURRENT, keep_data
+
+    hashes, reasons = {}, {}
+    for name in dict.fromkeys(one.dataset for one in records):
+        reasons[name] = f"no run on {name} was made with the data as it is prepared now; run the models again"
+        try:
+            hashes[name] = open_prepared(name, state.data_dir).hash
+        except MmbenchError as error:
+            reasons[name] = str(error)
+    kept = keep_data(records, hashes)
+    lost = [reason for name, reason in reasons.items() if not any(one.dataset == name for one in kept)]
+    if not kept:
+        raise UsageError(f"{CURRENT}: {lost[0]}")
+    for reason in lost:
+        state.warn(f"left out of the table: {reason}")
+    return kept
 
 
 def _emit(state: State, table: "Table", fmt: FormatOption | None, output: Path | None) -> None:

@@ -89,6 +89,7 @@ def reproduce(
     """Run what a printed table or figure needs, and print it in its layout with the printed numbers beside."""
     state: State = ctx.obj
     from mmbench.parallel import Backend
+    from mmbench.report.protocols import check_planned
     from mmbench.reproduce.plan import choose_targets, stored_only
     from mmbench.reproduce.spec import Scores, find_experiment
     from mmbench.runtime import pick_device, stack_size
@@ -107,6 +108,8 @@ def reproduce(
     if seeds is None and found.content.seeds > 1:
         state.err.print(f"seeds: {found.content.seeds}, as in the paper (--seeds chooses)")
     plan = _plan(state, found, targets, seeds or str(found.content.seeds), set_, epochs)
+    if not stored:
+        check_planned(plan.cells)
     if dry_run:
         _dry_run(state, plan, jobs)
         return

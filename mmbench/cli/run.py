@@ -135,6 +135,7 @@ def run(
     """Train and evaluate every missing cell of models x data sets x seeds, then print the table."""
     state: State = ctx.obj
     from mmbench.parallel import KINDS, Backend
+    from mmbench.report.protocols import check_planned
     from mmbench.run import finished, plan
     from mmbench.runtime import pick_device, stack_size
 
@@ -150,6 +151,7 @@ def run(
     cells = plan(
         results_dir=state.results_dir, datasets=prepared, models=names, seeds=numbers, overrides=overrides
     )
+    check_planned(cells)
     if dry_run:
         for cell in cells:
             found = finished(cell)

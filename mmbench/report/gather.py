@@ -1,15 +1,15 @@
 """Stored ranks -> values per run and per user, after checking that the rows of a data set are comparable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from mmbench.errors import DataError, ProtocolMismatchError, UsageError
 from mmbench.metrics import Metric, Ties
 from mmbench.report.labels import Group, RowKey
+from mmbench.report.protocols import check_protocols
 from mmbench.results import RunRecord, SplitName
 
 
@@ -74,7 +74,8 @@ def check_users(measured: Sequence[tuple[Group, Measured]]) -> None:
 def _same_users(
     a: np.ndarray, b: np.ndarray, first: RunRecord, second: RunRecord, n_first: int, n_second: int
 ) -> None:
-    rows = f"{first.dataset}: {_who(first)} and {_who(second)}"
+    rows = " and ".join(f"{one.model} ({one.config_id})" for one in (first, second))
+    rows = f"{first.dataset}: {rows}"
     if n_first != n_second:
         raise ProtocolMismatchError(
             f"{rows} rank {n_first:,} and {n_second:,} items, so they share no table; run one of them again"
@@ -85,51 +86,6 @@ def _same_users(
             f"{rows} were measured on different users ({only[0]:,} only in the first, {only[1]:,} only in "
             "the second), so they share no table; run one of them again"
         )
-
-
-def check_protocols(dataset: str, records: Sequence[RunRecord]) -> None:
-    """Refuse runs of one data set whose protocol fingerprints differ, naming the fields and the rows."""
-    by_print: dict[str, list[RunRecord]] = {}
-    for one in records:
-        by_print.setdefault(one.fingerprint, []).append(one)
-    if len(by_print) < 2:
-        return
-    (first, *_), (second, *_) = list(by_print.values())[:2]
-    facts = {**_facts(first)}, {**_facts(second)}
-    keys = sorted(facts[0].keys() | facts[1].keys())
-    fields = [key for key in keys if facts[0].get(key) != facts[1].get(key)]
-    said = [f"{key} is {_short(facts[0].get(key))} against {_short(facts[1].get(key))}" for key in fields]
-    difference = "; ".join(said) or "fingerprint, with equal fields: one run.json was changed by hand"
-    rows = [", ".join(dict.fromkeys(_who(one) for one in runs)) for runs in list(by_print.values())[:2]]
-    more = f" ({len(by_print)} protocols in all)" if len(by_print) > 2 else ""
-    raise ProtocolMismatchError(
-        f"{dataset}: rows measured under different protocols share no table: {difference}; "
-        f"first: {rows[0]}; second: {rows[1]}{more}; choose rows with --model, or remove the folders of one side"
-    )
-
-
-def _facts(record: RunRecord) -> dict[str, Any]:
-    """Protocol fields, nested ones joined by dots, and what else decides comparability."""
-    flat: dict[str, Any] = {"data_hash": record.data_hash}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                add(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
-            flat[prefix] = value
-
-    add("", record.protocol)
-    return flat
-
-
-def _who(record: RunRecord) -> str:
-    return f"{record.model} ({record.config_id})"
-
-
-def _short(value: Any) -> str:
-    text = "absent" if value is None else str(value)
-    return text if len(text) <= 24 else text[:12] + "..."
 
 
 @dataclass(frozen=True)

@@ -264,7 +264,15 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
             w.command("evaluate", cells(w.results)[0], data=w.data(lambda toy: write_toy(toy.parents[1], seed=5))),
             "was run on other data",
         ),
-        "another protocol in a table": (w.command("report", results=w.mixed), "mask_seen is .* against"),
+        "another protocol in a table": (
+            w.command("report", results=w.mixed),
+            "mask_seen is .* against .*: mmbench report --set mask_seen=(none|train) or --set mask_seen=",
+        ),
+        "two protocols in one run": (
+            w.command(*QUICK, "sasrec", *END[1:], "--set", "sasrec.mask_seen=input"),
+            r"mask_seen is input \(sasrec\) against none \(pop, .*itemknn\); give all models one value "
+            r"\(--set mask_seen=input or --set mask_seen=none\)",
+        ),
         "report over a damaged record": (
             w.command("report", results=w.run(lambda cell: cut(cell / "run.json")).parents[3]), "is no run record",
         ),

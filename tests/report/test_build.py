@@ -166,7 +166,7 @@ def test_another_protocol_is_refused_with_the_field_and_the_rows(results: Path) 
         build_table(all_records(results))
     said = str(caught.value)
     assert "\n" not in said
-    for part in ("toys", "mask_seen is train against none", "hm4sr (", "sasrec (", "--model"):
+    for part in ("toys", "mask_seen is train against none", "hm4sr (", "sasrec (", "--set mask_seen=none"):
         assert part in said
     assert "patience" not in said
 

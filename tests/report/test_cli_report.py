@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.prepared import write_toy
 from tests.report.conftest import fake_run, paper_like
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +127,46 @@ def test_another_protocol_is_refused_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "min_user is 10 against 5" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_one_side_of_two_protocols_is_chosen(tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    for mask in ("none", "train"):
+        for model in ("sasrec", "pop"):
+            fake_run(root, model, config_id=mask, protocol={"mask_seen": mask})
+    refused = mmbench("report", results=root)
+    assert (refused.returncode, "mmbench report --set mask_seen=none or" in refused.stderr) == (1, True)
+    done = mmbench("report", "--set", "mask_seen=train", results=root)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Only runs with mask_seen=train." in done.stdout
+    for args, said in (
+        (["mask_sen=none"], "did you mean 'mask_seen'?"),
+        (["mask_seen=input"], "--set mask_seen=input: no run has this value; stored: none, train"),
+        (["mask_seen"], "write it as KEY=VALUE"),
+    ):
+        wrong = mmbench("report", "--set", *args, results=root)
+        assert (wrong.returncode, len(wrong.stderr.splitlines()), said in wrong.stderr) == (2, 1, True)
+
+
+def test_runs_on_the_data_as_prepared_now(tmp_path: Path) -> None:
+    now = write_toy(tmp_path / "data", "toy", features=False).hash
+    root, data = tmp_path / "r", {"MMBENCH_DATA": str(tmp_path / "data")}
+    for config_id, data_hash in (("old", "d0" * 32), ("new", now)):
+        fake_run(root, dataset="toy", config_id=config_id, data_hash=data_hash)
+    fake_run(root, dataset="gone")
+    refused = mmbench("report", results=root, **data)
+    assert (refused.returncode, "mmbench report --current-data" in refused.stderr) == (1, True)
+    done = mmbench("report", "--current-data", "-f", "json", results=root, **data)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: left out of the table: data set 'gone' is not prepared")
+    assert len(done.stderr.splitlines()) == 1
+    content = json.loads(done.stdout)
+    assert [one["name"] for one in content["datasets"]] == ["toy"]
+    assert content["datasets"][0]["data_hash"] == now
+    write_toy(tmp_path / "data", "toy", features=False, seed=3)
+    none = mmbench("report", "--current-data", "-d", "toy", results=root, **data)
+    assert (none.returncode, len(none.stderr.splitlines())) == (2, 1)
+    assert "no run on toy was made with the data as it is prepared now; run the models again" in none.stderr
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:

@@ -140,6 +140,11 @@ def test_without_a_name_all_are_listed(world: World) -> None:
         (["tiny/table1", "--dataset", "toi"], 2, "did you mean 'toy'?"),
         (["tiny/table1", "--set", "hiden_dim=3"], 2, "did you mean 'hidden_dim'?"),
         (["tiny/table1", "--set", "hidden_dim=x"], 2, "hidden_dim"),
+        (
+            ["tiny/table1", "--set", "pop.mask_seen=train"],
+            1,
+            "mask_seen is train (pop) against none (random, sasrec)",
+        ),
         (["tiny/table1", "--seeds", "0"], 2, "must be 1 or more"),
         (
             ["tiny/table1", "--dataset", "amazon-home"],
