@@ -72,7 +72,7 @@ class RunRecord:
     curve: list[dict[str, float]] = field(default_factory=list)  # [{"epoch", "<metric>"}], "stage" if several
     seconds: dict[str, float] = field(default_factory=dict)  # "train", "valid", "test", "epoch" (median)
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, "host" and "device"
-    environment: dict[str, Any] = field(default_factory=dict)  # code, versions, device, when
+    environment: dict[str, Any] = field(default_factory=dict)  # code, versions, device, when, notes
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # said under every table: "no image features", ...
 
