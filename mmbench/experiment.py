@@ -143,20 +143,26 @@ def run_stack(
     if not reason:
         yield from _train([first, *map(opened, waiting)], watcher, debug=debug)
         return
+    note = f"trained seed after seed: {reason}"
     if watcher is not None:
-        watcher.note(f"trained seed after seed: {reason}")
-    yield from _train([first], watcher, debug=debug)
+        watcher.note(note)
+    yield from _train([first], watcher, note, debug=debug)
     del first  # its model, before the next one's is made
     for cell in waiting:
-        yield from _train([opened(cell)], watcher, debug=debug)
+        yield from _train([opened(cell)], watcher, note, debug=debug)
 
 
 def _train(
-    found: "Sequence[_Opened | RunRecord]", watcher: StackWatcher | None, *, debug: bool
+    found: "Sequence[_Opened | RunRecord]", watcher: StackWatcher | None, *notes: str, debug: bool
 ) -> Iterator[RunRecord]:
-    """Records of opened cells, in the order of their ends; of those that could not be opened, first."""
+    """Records of opened cells, in the order of their ends; of those that could not be opened, first.
+
+    notes  what the records say besides.
+    """
     yield from (one for one in found if isinstance(one, RunRecord))
     runs = {one.trainer: one for one in found if isinstance(one, _Opened) and one.trainer is not None}
+    for trainer in runs:
+        trainer.progress.note(*notes)
     for trainer, fault in _fit_all(list(runs), len(runs), watcher):
 
         def work(one: _Opened = runs[trainer], fault: Exception | None = fault) -> RunRecord:
@@ -286,6 +292,7 @@ def _close(opened: _Opened) -> RunRecord:
         environment={
             **environment(opened.device, registry.find(cell.model)[0].own_code()),
             **({"stack": progress.stack} if progress.stack else {}),
+            **({"notes": progress.notes} if progress.notes else {}),
         },
     )  # fmt: skip
 

@@ -42,8 +42,13 @@ class Progress:
     stack: list[int] = field(
         default_factory=list
     )  # seeds that shared an epoch, itself included; [] = none did
+    notes: list[str] = field(default_factory=list)  # what else the result depends on, for the record
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "valid": 0.0})
     epoch_seconds: list[float] = field(default_factory=list)
+
+    def note(self, *texts: str) -> None:
+        """Keep notes, each once."""
+        self.notes = list(dict.fromkeys([*self.notes, *texts]))
 
 
 class LossSums:

@@ -109,7 +109,7 @@ class RunRecord:
     curve: list[dict[str, float]] = field(default_factory=list)  # [{"epoch", "<metric>"}], "stage" if several
     seconds: dict[str, float] = field(default_factory=dict)  # "train", "valid", "test", "epoch" (median)
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, "host" and "device"
-    # code, versions, device, when
+    # code, versions, device, when, notes
     environment: Annotated[dict[str, Any], AfterValidator(_with_code)] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # said under every table: "no image features", ...

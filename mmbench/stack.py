@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from mmbench.data.batch import Batch, Prefixes
+from mmbench.memory import go_on_with, tell
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.optim import clip_each, make_optimizer, parameters_of, trained
 from mmbench.progress import StackWatcher
 from mmbench.runtime import autocast, derive_seed, tf32
-from mmbench.train import EpochPlan, Trainer, go_on_with, no_number
+from mmbench.train import EpochPlan, Trainer, no_number
 
 # Parts of a batch that are [rows, width].
 GRIDS = ("item_seq", "time_seq", "position", "segment", "prefixes.source", "prefixes.segment")
@@ -70,11 +71,11 @@ def fit_together(
             is_full = True  # gone on from outside the handler, whose traceback holds the memory
         except Exception as error:  # such as what torch says of operations that it cannot vectorise
             size = 1  # whose fault it was shows then
-            if watcher is not None:
-                watcher.note(f"trained seed after seed, the stack failed: {_first_line(error)}")
+            text = f"trained seed after seed, the stack failed: {_first_line(error)}"
+            tell(text, [one.progress for one in left.values()], watcher)
             continue
         if is_full:  # nothing of the epoch was kept
-            size = _smaller(len(group), watcher)
+            size = _smaller([left[number] for number in group], watcher)
             continue
         seconds = (time.perf_counter() - began) / len(group)
         faults = [
@@ -109,13 +110,21 @@ def _ended(
         yield number, fault
 
 
-def _smaller(size: int, watcher: StackWatcher | None) -> int:
-    """The next smaller stack after the GPU's memory ran out for `size` > 1 runs: with smaller chunks first."""
-    if losses.shrink_chunks():
-        go_on_with(f"{losses.CHUNK} rows of logits at once", watcher)
-        return size
-    go_on_with(f"{(size + 1) // 2} seeds at once", watcher)
-    return (size + 1) // 2
+def _smaller(group: Sequence[Trainer], watcher: StackWatcher | None) -> int:
+    """The next smaller stack after the GPU's memory ran out for a group of several: with smaller chunks first."""
+    runs, smaller = [one.progress for one in group], losses.smaller_chunk(_chunk(group))
+    if smaller:
+        for one in group:
+            one.chunk = smaller
+        go_on_with(f"{smaller} rows of logits at once", runs, watcher)
+        return len(group)
+    size = (len(group) + 1) // 2
+    go_on_with(f"{size} seeds at once", runs, watcher)
+    return size
+
+
+def _chunk(group: Sequence[Trainer]) -> int:
+    return min(one.chunk for one in group)
 
 
 def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None) -> list[Outcome]:
@@ -130,7 +139,8 @@ def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None
     plan, seeds = plans[0], [one.seed for one in trainers]
     torch.manual_seed(derive_seed(seeds[0], "noise", lead.progress.stage, plan.epoch, "of", *seeds))
     faults = dict[int, Exception]()
-    with tf32(lead.config.matmul), padding_kept_out(lead.model), warnings.catch_warnings():
+    less = losses.chunks_of(_chunk(trainers))
+    with less, tf32(lead.config.matmul), padding_kept_out(lead.model), warnings.catch_warnings():
         # torch computes some operations model after model and says so each time
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         for done, rate, means, bad in lead.steps(

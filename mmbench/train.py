@@ -25,10 +25,11 @@ from mmbench.data.batch import Batch
 from mmbench.data.rows import Batcher, NegativeSampler, Rows, plan_rows, plan_steps
 from mmbench.data.views import TrainView
 from mmbench.errors import RunError, UsageError, out_of_memory
+from mmbench.memory import go_on_with, keep_noise
 from mmbench.models.base import Recommender, Stage
 from mmbench.nn import losses
 from mmbench.optim import learning_rate, make_optimizer, set_rate
-from mmbench.progress import LossSums, Progress, StackWatcher, Watcher
+from mmbench.progress import LossSums, Progress, Watcher
 from mmbench.runtime import autocast, compiled, derive_seed, tf32
 
 BEST, RESUME, LOG = "best.safetensors", "resume.safetensors", "train.jsonl"
@@ -76,6 +77,7 @@ class Trainer:
         )
         self.sampler = self._make_sampler()
         self.progress = Progress()
+        self.chunk = losses.CHUNK  # rows of logits at once; fewer from where the GPU's memory runs out on
         self.optimizer: torch.optim.Optimizer
         self.loss = compiled(model.loss) if config.compile else model.loss
         self._rows: tuple[int, Rows] | None = None  # of a stage
@@ -192,7 +194,8 @@ class Trainer:
             return False
         tensors, facts = checkpoint.load_tensors(file)
         try:
-            self.progress = Progress(**facts)
+            said, self.progress = self.progress.notes, Progress(**facts)
+            self.progress.note(*said)
             for stage in self.stages[: self.progress.stage]:
                 self.model.start_stage(stage.name)
             self._start()
@@ -263,7 +266,7 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "noise", self.progress.stage, plan.epoch))
 
         def step(number: int) -> dict[str, Tensor]:
-            return self._step_or_less(plan.steps[number], plan.negatives)
+            return self._step(plan.steps[number], plan.negatives)
 
         with tf32(self.config.matmul):
             for done, rate, means, faults in self.steps(plan, self.optimizer, step):
@@ -289,21 +292,37 @@ class Trainer:
             if sums.due or number + 1 == n_steps:
                 yield number + 1, rate, *sums.look()
 
-    def _step_or_less(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
-        """A step; when the GPU's memory runs out, again with smaller chunks of logits, as long as that helps."""
+    def _step(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
+        """One optimiser step; returns the loss terms, which are not waited for."""
+        terms = self._gradients_or_less(rows, negatives)
+        try:
+            if self.config.grad_clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+            self.optimizer.step()
+        except torch.cuda.OutOfMemoryError as error:  # not done again: some weights may have moved
+            raise self._out_of_memory(str(error)) from None
+        return terms
+
+    def _gradients_or_less(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
+        """When the GPU's memory runs out, again with the same noise and smaller chunks, as long as that helps."""
+        set_back = keep_noise(self.device, negatives)
         while True:
             try:
-                return self._step(rows, negatives)
+                with losses.chunks_of(self.chunk):
+                    return self._gradients(rows, negatives)
             except torch.cuda.OutOfMemoryError as error:
                 reason = str(error)
             # Outside the handler, whose traceback holds the step's memory.
             self.optimizer.zero_grad(set_to_none=True)
-            if not losses.shrink_chunks():
-                raise out_of_memory(reason, f"lower batch_size (now {self.config.batch_size})")
-            go_on_with(f"{losses.CHUNK} rows of logits at once", self.watcher)
+            smaller = losses.smaller_chunk(self.chunk)
+            if not smaller:
+                raise self._out_of_memory(reason)
+            self.chunk = smaller
+            set_back()
+            go_on_with(f"{smaller} rows of logits at once", [self.progress], self.watcher)
 
-    def _step(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
-        """One optimiser step; returns the loss terms, which are not waited for."""
+    def _gradients(self, rows: Rows, negatives: torch.Generator) -> dict[str, Tensor]:
+        """A step's loss terms; leaves the gradients of their sum in the parameters."""
         batch = self.batch(rows, negatives)
         with autocast(self.config.matmul, self.device):
             terms = self.loss(batch)
@@ -312,10 +331,10 @@ class Trainer:
         )
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
         return {name: term.detach() for name, term in terms.items()}
+
+    def _out_of_memory(self, reason: str) -> RunError:
+        return out_of_memory(reason, f"lower batch_size (now {self.config.batch_size})")
 
     def end_epoch(self, terms: dict[str, float], seconds: float) -> None:
         """Count a trained epoch, validate, log and save it; then go to the next stage if this one is over."""
@@ -364,13 +383,6 @@ class Trainer:
             file.write(json.dumps(line) + "\n")
         if self.watcher is not None:
             self.watcher.epoch(line)
-
-
-def go_on_with(less: str, watcher: Watcher | StackWatcher | None) -> None:
-    """After the GPU's memory ran out; outside the handler, whose traceback holds the memory."""
-    torch.cuda.empty_cache()
-    if watcher is not None:
-        watcher.note(f"out of GPU memory; going on with {less}")
 
 
 def no_number(epoch: int, fault: str, lr: float) -> RunError:

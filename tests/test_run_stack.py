@@ -12,6 +12,7 @@ from mmbench import evaluate, experiment
 from mmbench.cell import Cell
 from mmbench.data.store import Prepared
 from mmbench.experiment import run_stack
+from mmbench.nn import losses
 from mmbench.results import RunRecord
 from mmbench.run import Overrides, plan
 from mmbench.train import LOG, Trainer
@@ -166,6 +167,31 @@ class RealView:
     def epoch(self, runs: list[Any]) -> None:
         assert runs
         assert all(one.epoch_seconds[-1] >= 0 and one.curve[-1]["epoch"] == one.epoch for one in runs)
+
+
+def test_memory_that_ran_out_is_told_in_the_record_of_its_seed(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, chunks = Trainer._gradients, dict[int, set[int]]()
+
+    def gradients(self: Trainer, *given: Any) -> Any:
+        chunks.setdefault(self.seed, set()).add(losses.CHUNK)
+        if self.seed == 1 and losses.CHUNK > 100:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return inner(self, *given)
+
+    monkeypatch.setattr(Trainer, "_gradients", gradients)
+    monkeypatch.setattr(losses, "CHUNK", 128)
+    records = run(cells_of(toy, tmp_path, "gru4rec", [1, 2]), heard := Heard())
+    assert chunks == {1: {128, 64}, 2: {128}}
+    less = "out of GPU memory; going on with 64 rows of logits at once"
+    assert records[1].environment["notes"] == [*heard.notes, less]
+    assert records[2].environment["notes"] == heard.notes
+    assert len(heard.notes) == 1
+    single = experiment.run_cell(cells_of(toy, tmp_path / "single", "gru4rec", [1])[0], device="cpu")
+    assert single.environment["notes"] == [less]
+    calm = experiment.run_cell(cells_of(toy, tmp_path / "single", "gru4rec", [2])[0], device="cpu")
+    assert "notes" not in calm.environment
 
 
 @pytest.mark.parametrize(("model", "n_stages"), [("sasrec-ensemble:separate", 3), ("sasrec", 1)])

@@ -272,6 +272,8 @@ def test_out_of_memory_makes_smaller_stacks_and_says_so(
         "out of GPU memory; going on with 64 rows of logits at once",
         "out of GPU memory; going on with 2 seeds at once",
     ]
+    assert [one.progress.notes for one in stacked] == [notes.notes] * 3
+    assert losses.CHUNK == 128
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
 
@@ -296,6 +298,7 @@ def test_a_model_that_torch_cannot_stack_is_trained_seed_after_seed(tmp_path: Pa
     assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
     assert len(notes.notes) == 1
     assert notes.notes[0].startswith("trained seed after seed, the stack failed: ")
+    assert [one.progress.notes for one in stacked] == [notes.notes] * 3
     assert [one.progress.stack for one in stacked] == [[], [], []], "the record must not claim a stack"
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)

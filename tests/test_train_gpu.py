@@ -11,13 +11,14 @@ from torch import Tensor
 
 from mmbench.errors import RunError
 from mmbench.evaluate import rank
+from mmbench.models.base import Needs
 from mmbench.nn import losses
 from mmbench.runtime import prepare_process, tf32
 from mmbench.train import Trainer
 from tests.models.toy import MAX_LEN, catalog_of, toy_model, toy_view
 from tests.models.toy import N_ITEMS as TOY_ITEMS
-from tests.scorers import Bilinear, random_view
-from tests.training import CONFIG, N_ITEMS, N_USERS, log_of, make
+from tests.scorers import Bilinear, random_view, state_of
+from tests.training import CONFIG, N_ITEMS, N_USERS, log_of, make, same
 
 
 def test_out_of_gpu_memory_goes_on_with_smaller_chunks(
@@ -44,6 +45,54 @@ def test_out_of_gpu_memory_goes_on_with_smaller_chunks(
     trainer.watcher = Listener()
     assert trainer.fit().stopped
     assert said == [f"out of GPU memory; going on with {n} rows of logits at once" for n in (128, 64)]
+    assert trainer.progress.notes == said
+    assert losses.CHUNK == 256, "the next cell starts with full chunks"
+    again = make(tmp_path, model=Bilinear(n_items=N_ITEMS, n_users=N_USERS))
+    assert again.fit().notes == said, "a resumed run remembers them"
+
+
+@pytest.mark.parametrize("call", [1, 7, 20])
+def test_a_step_done_again_sees_the_same_noise(call: int, tmp_path: Path) -> None:
+    """Dropout, negatives and weights are those of a run whose memory suffices."""
+
+    class Tight(Bilinear):
+        left_to_fail = 0
+
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            terms = super().loss(batch)  # all of the step's noise is drawn
+            self.left_to_fail -= 1
+            if self.left_to_fail == 0:
+                self.batches.pop()
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return terms
+
+    trained = []
+    for calls in (0, call):
+        torch.manual_seed(1)
+        needs = Needs(n_negatives=2, samples=("all", "prefix", "pairs"))
+        model = Tight(n_items=N_ITEMS, n_users=N_USERS, needs=needs)
+        model.left_to_fail = calls
+        trainer = make(tmp_path / str(calls), model=model)
+        assert len(trainer.fit().notes) == bool(calls)
+        trained.append(trainer)
+    assert same(*(state_of(one.model) for one in trained))
+    drawn = [[batch.negatives for batch in one.model.batches] for one in trained]  # type: ignore[union-attr]
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+    assert log_of(tmp_path / "0") == log_of(tmp_path / str(call))
+
+
+def test_a_step_of_the_optimiser_is_not_done_twice(tmp_path: Path) -> None:
+    trainer, calls = make(tmp_path), [0]
+    trainer.begin()
+
+    def step() -> None:
+        calls[0] += 1
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    trainer.optimizer.step = step  # type: ignore[method-assign, assignment]
+    with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size"):
+        trainer.train_epoch()
+    assert calls == [1]
 
 
 def test_out_of_gpu_memory_ends_with_one_line(tmp_path: Path) -> None:
@@ -52,11 +101,9 @@ def test_out_of_gpu_memory_ends_with_one_line(tmp_path: Path) -> None:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     kept = losses.CHUNK
-    try:
-        with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size \(now \d+\)$"):
-            make(tmp_path, model=Larger(n_items=N_ITEMS, n_users=N_USERS)).fit()
-    finally:
-        losses.CHUNK = kept
+    with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size \(now \d+\)$"):
+        make(tmp_path, model=Larger(n_items=N_ITEMS, n_users=N_USERS)).fit()
+    assert kept == losses.CHUNK
 
 
 def test_out_of_gpu_memory_in_a_ranking_ends_with_one_line(tmp_path: Path) -> None:

@@ -136,6 +136,9 @@ class RunView:
         self.console = console
         self.live: Live | None = None
         self.current: _Panel | None = None
+        self.is_elsewhere = (
+            False  # cells are computed in other processes, whose notes come with their records
+        )
 
     @contextmanager
     def watching(self) -> Iterator["RunView"]:
@@ -170,6 +173,7 @@ class RunView:
 
     def queued(self, cells: Sequence[Cell], jobs: int) -> None:
         """Side by side there is no live panel: several cells would fight for it. Each says when it ends."""
+        self.is_elsewhere = True
         for note in dict.fromkeys(note for cell in cells for note in cell.notes):
             self.say(f"note: {note}")
         count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
@@ -198,6 +202,8 @@ class RunView:
         if record.status == "failed":
             self.say(f"FAILED {cell.title}: {record.reason}")
             return
+        for note in record.environment.get("notes", []) if self.is_elsewhere else []:
+            self.say(f"{cell.title}: {note}")
         how = f"{record.n_epochs} epochs, best {record.best_epoch}" if record.n_epochs else record.stopped
         spent = record.seconds.get("train", 0.0) + record.seconds.get("valid", 0.0)
         self.say(f"finished {cell.title}: {how}, {clock(spent)}")

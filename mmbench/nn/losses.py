@@ -1,6 +1,8 @@
 """Losses. Axes: T targets, N items, D width, K negatives."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -109,13 +111,20 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
         return loss
 
 
-def shrink_chunks() -> bool:
-    """Half as many rows of logits at once from here on; False when they are few already."""
+@contextmanager
+def chunks_of(n_rows: int) -> Iterator[None]:
+    """Inside, so many rows of logits are held at once."""
     global CHUNK
-    if CHUNK <= SMALLEST_CHUNK:
-        return False
-    CHUNK //= 2
-    return True
+    before, CHUNK = CHUNK, n_rows
+    try:
+        yield
+    finally:
+        CHUNK = before
+
+
+def smaller_chunk(n_rows: int) -> int:
+    """Half as many rows of logits at once; 0 when they are few already."""
+    return n_rows // 2 if n_rows > SMALLEST_CHUNK else 0
 
 
 def dots(query: Tensor, vectors: Tensor) -> Tensor:

@@ -96,6 +96,9 @@ def test_stacks_are_dealt_to_workers_and_outlive_one(alone: Path, data_dir: Path
     assert [one.model for one in found] == ["gru4rec"] * 3 + ["my-line"] * 3 + ["sasrec"] * 3
     assert {one.status for one in found} == {"finished"}
     assert not list((tmp_path / "out").rglob("begun"))
+    why = "trained seed after seed: its loss is not computed for several models at once"
+    assert [one.environment["notes"] for one in found[:3]] == [[why]] * 3
+    assert done.stderr.count(f"gru4rec on toy, seed 1: {why}") == 1, "a worker's notes come with its records"
     for cell in cells(alone):
         assert same_counts(cell, tmp_path / "out" / cell.relative_to(alone))
 
