@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from mmbench import checkpoint, metrics, registry, results
+from mmbench import metrics, registry, results
 from mmbench.atomic import write_text
 from mmbench.cell import Cell, configs
-from mmbench.config import Setting, TrainConfig
+from mmbench.config import TrainConfig
 from mmbench.data.split import Split, make_split
 from mmbench.data.store import Prepared, open_path
 from mmbench.data.views import TargetView, TrainView, target_view, training_view
-from mmbench.errors import DataError, MmbenchError, RunError, UsageError
+from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.evaluate import rank
 from mmbench.features.store import FeatureSet, load_features
 from mmbench.models.base import Catalog, Recommender
@@ -41,7 +41,7 @@ class LoadedData:
 
 
 @lru_cache(maxsize=2)
-def _load(path: Path, content: str) -> LoadedData:
+def load_data(path: Path, content: str) -> LoadedData:
     """Training events and validation targets; one copy serves all cells of a data set."""
     prepared = open_path(path)
     if prepared.hash != content:
@@ -252,7 +252,7 @@ class _Opened:
 def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> _Opened:
     for leftover in cell.path.glob(".*.tmp"):  # of a run that was killed while it wrote
         leftover.unlink(missing_ok=True)
-    data = _load(cell.data_path, open_path(cell.data_path).hash)
+    data = load_data(cell.data_path, open_path(cell.data_path).hash)
     reset_peak_memory(device)
     began = time.perf_counter()
     model, config = build_model(cell, data, device)
@@ -340,80 +340,3 @@ def worth_of_parts(opened: _Opened) -> dict[str, Any]:
         values = {name: metric_value(ranks, name) for name in ("NDCG@10", "MRR@10", "HR@10")}
         found.setdefault(part, {})[split] = {**values, "spread": spread}
     return {"alone": found} if found else {}
-
-
-def cell_of(record: RunRecord, data_dir: Path) -> Cell:
-    """The cell that made a record, for scoring its checkpoint again; refuses data that changed since."""
-    from mmbench.data.store import open_prepared
-
-    prepared = open_prepared(record.dataset, data_dir)
-    if prepared.hash != record.data_hash:
-        raise RunError(
-            f"{record.path} was run on other data (hash {record.data_hash[:12]}, "
-            f"{record.dataset} now has {prepared.hash[:12]})"
-        )
-    settings = {key: Setting(one["value"], one["source"]) for key, one in record.settings.items()}
-    return Cell(
-        dataset=record.dataset, data_path=prepared.path, model=record.model, seed=record.seed, settings=settings,
-        features=record.features, protocol=record.protocol, config_id=record.config_id, path=record.path,
-        notes=tuple(record.notes),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RankedAgain:
-    """What ranking a stored checkpoint again gave: the record as stored, targets whose rank changed, its parts."""
-
-    record: RunRecord
-    n_changed: int | None  # of valid and test; None where the ranks from before cannot be read
-    parts: list[tuple[str, str, Ranks, float]]  # `rank_parts`
-
-
-def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -> RankedAgain:
-    """Rank a finished run's best checkpoint again and replace its stored ranks; the record says what ranked it."""
-    model, data, config, chosen = _reopened(record, data_dir, device)
-    before = _stored_ranks(record)
-    rank_and_store(record.path, model, data, config, chosen)
-    ranked = environment(chosen, registry.find(record.model)[0].own_code())
-    record = replace(record, environment={**record.environment, "ranked_again": ranked})
-    results.write_record(record)
-    after = _stored_ranks(record)
-    assert after is not None
-    n_changed = None
-    if before is not None and before.shape == after.shape:
-        n_changed = int((before != after).any(0).sum())
-    return RankedAgain(record, n_changed, list(rank_parts(model, data, config, chosen)))
-
-
-def rank_masked(
-    record: RunRecord, mask_seen: str, *, data_dir: Path, device: str = "auto"
-) -> dict[str, Ranks]:
-    """Ranks of valid and test from a finished run's checkpoint under another masking rule; nothing is stored."""
-    model, data, _, chosen = _reopened(record, data_dir, device)
-    test = target_view(data.prepared, data.split, "test")
-    views = {"valid": data.valid, "test": test}
-    return {part: rank(model, view, mask_seen=mask_seen, device=chosen) for part, view in views.items()}
-
-
-def _reopened(
-    record: RunRecord, data_dir: Path, device: str
-) -> tuple[Recommender[Any], LoadedData, TrainConfig, str]:
-    """A finished run's model with its best weights, its data, its training settings, and the device."""
-    if record.status != "finished":
-        raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
-    cell = cell_of(record, data_dir)
-    data = _load(cell.data_path, record.data_hash)
-    chosen = pick_device(device)
-    model, config = build_model(cell, data, chosen)
-    if model.trainable:
-        checkpoint.load_weights(model, record.path / BEST)
-    return model, data, config, chosen
-
-
-def _stored_ranks(record: RunRecord) -> np.ndarray | None:
-    """Counts of better and of equal candidates, [2, targets of valid and test]; None where they cannot be read."""
-    try:
-        both = [record.ranks("valid"), record.ranks("test")]
-    except DataError:
-        return None
-    return np.stack([np.concatenate([getattr(one, part) for one in both]) for part in ("greater", "equal")])

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from mmbench import registry
+from mmbench.again import RankedAgain, evaluate_again
 from mmbench.cell import Cell, make_cell, settings_of_use
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
-from mmbench.experiment import RankedAgain, evaluate_again, fail_cell, run_cell, run_stack
+from mmbench.experiment import fail_cell, run_cell, run_stack
 from mmbench.parallel import BEGUN, LOCK, Backend, Group, cannot_write, dealt_device, marked, side_by_side
 from mmbench.progress import StackWatcher, Watcher
 from mmbench.results import RunRecord, read_record

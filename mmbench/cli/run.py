@@ -253,7 +253,7 @@ def _ranks_to_print(
     state: State, record: "RunRecord", rescore: bool, mask_seen: MaskOption | None, device: str
 ) -> "dict[str, Ranks]":
     """Name of a line of `evaluate` -> ranks: valid, test, and those of an ensemble's members."""
-    from mmbench.experiment import rank_masked
+    from mmbench.again import rank_masked
     from mmbench.run import rank_again
 
     if mask_seen is not None:

@@ -1,0 +1,96 @@
+"""A finished run's checkpoint ranked once more: to replace its stored ranks, or under another masking rule."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbench import checkpoint, registry, results
+from mmbench.cell import Cell
+from mmbench.config import Setting, TrainConfig
+from mmbench.data.views import target_view
+from mmbench.errors import DataError, RunError
+from mmbench.evaluate import rank
+from mmbench.experiment import LoadedData, build_model, load_data, rank_and_store, rank_parts
+from mmbench.models.base import Recommender
+from mmbench.results import Ranks, RunRecord
+from mmbench.runtime import environment, pick_device
+from mmbench.train import BEST
+
+
+def cell_of(record: RunRecord, data_dir: Path) -> Cell:
+    """The cell that made a record, for scoring its checkpoint again; refuses data that changed since."""
+    from mmbench.data.store import open_prepared
+
+    prepared = open_prepared(record.dataset, data_dir)
+    if prepared.hash != record.data_hash:
+        raise RunError(
+            f"{record.path} was run on other data (hash {record.data_hash[:12]}, "
+            f"{record.dataset} now has {prepared.hash[:12]})"
+        )
+    settings = {key: Setting(one["value"], one["source"]) for key, one in record.settings.items()}
+    return Cell(
+        dataset=record.dataset, data_path=prepared.path, model=record.model, seed=record.seed, settings=settings,
+        features=record.features, protocol=record.protocol, config_id=record.config_id, path=record.path,
+        notes=tuple(record.notes),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RankedAgain:
+    """What ranking a stored checkpoint again gave: the record as stored, targets whose rank changed, its parts."""
+
+    record: RunRecord
+    n_changed: int | None  # of valid and test; None where the ranks from before cannot be read
+    parts: list[tuple[str, str, Ranks, float]]  # `rank_parts`
+
+
+def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -> RankedAgain:
+    """Rank a finished run's best checkpoint again and replace its stored ranks; the record says what ranked it."""
+    model, data, config, chosen = _reopened(record, data_dir, device)
+    before = _stored_ranks(record)
+    rank_and_store(record.path, model, data, config, chosen)
+    ranked = environment(chosen, registry.find(record.model)[0].own_code())
+    record = replace(record, environment={**record.environment, "ranked_again": ranked})
+    results.write_record(record)
+    after = _stored_ranks(record)
+    assert after is not None
+    n_changed = None
+    if before is not None and before.shape == after.shape:
+        n_changed = int((before != after).any(0).sum())
+    return RankedAgain(record, n_changed, list(rank_parts(model, data, config, chosen)))
+
+
+def rank_masked(
+    record: RunRecord, mask_seen: str, *, data_dir: Path, device: str = "auto"
+) -> dict[str, Ranks]:
+    """Ranks of valid and test from a finished run's checkpoint under another masking rule; nothing is stored."""
+    model, data, _, chosen = _reopened(record, data_dir, device)
+    test = target_view(data.prepared, data.split, "test")
+    views = {"valid": data.valid, "test": test}
+    return {part: rank(model, view, mask_seen=mask_seen, device=chosen) for part, view in views.items()}
+
+
+def _reopened(
+    record: RunRecord, data_dir: Path, device: str
+) -> tuple[Recommender[Any], LoadedData, TrainConfig, str]:
+    """A finished run's model with its best weights, its data, its training settings, and the device."""
+    if record.status != "finished":
+        raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
+    cell = cell_of(record, data_dir)
+    data = load_data(cell.data_path, record.data_hash)
+    chosen = pick_device(device)
+    model, config = build_model(cell, data, chosen)
+    if model.trainable:
+        checkpoint.load_weights(model, record.path / BEST)
+    return model, data, config, chosen
+
+
+def _stored_ranks(record: RunRecord) -> np.ndarray | None:
+    """Counts of better and of equal candidates, [2, targets of valid and test]; None where they cannot be read."""
+    try:
+        both = [record.ranks("valid"), record.ranks("test")]
+    except DataError:
+        return None
+    return np.stack([np.concatenate([getattr(one, part) for one in both]) for part in ("greater", "equal")])
