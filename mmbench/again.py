@@ -9,12 +9,11 @@ import numpy as np
 from mmbench import checkpoint, registry, results
 from mmbench.cell import Cell
 from mmbench.config import Setting, TrainConfig
-from mmbench.data.views import target_view
 from mmbench.errors import DataError, RunError
 from mmbench.evaluate import rank
 from mmbench.experiment import LoadedData, build_model, load_data, rank_and_store, rank_parts
 from mmbench.models.base import Recommender
-from mmbench.results import Ranks, RunRecord
+from mmbench.results import SPLITS, Ranks, RunRecord
 from mmbench.runtime import environment, pick_device
 from mmbench.train import BEST
 
@@ -39,9 +38,8 @@ def cell_of(record: RunRecord, data_dir: Path) -> Cell:
 
 @dataclass(frozen=True)
 class RankedAgain:
-    """What ranking a stored checkpoint again gave: the record as stored, targets whose rank changed, its parts."""
+    """What ranking a stored checkpoint again gave: how many targets' ranks changed, and the model's parts."""
 
-    record: RunRecord
     n_changed: int | None  # of valid and test; None where the ranks from before cannot be read
     parts: list[tuple[str, str, Ranks, float]]  # `rank_parts`
 
@@ -52,14 +50,13 @@ def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -
     before = _stored_ranks(record)
     rank_and_store(record.path, model, data, config, chosen)
     ranked = environment(chosen, registry.find(record.model)[0].own_code())
-    record = replace(record, environment={**record.environment, "ranked_again": ranked})
-    results.write_record(record)
+    results.write_record(replace(record, environment={**record.environment, "ranked_again": ranked}))
     after = _stored_ranks(record)
     assert after is not None
     n_changed = None
     if before is not None and before.shape == after.shape:
         n_changed = int((before != after).any(0).sum())
-    return RankedAgain(record, n_changed, list(rank_parts(model, data, config, chosen)))
+    return RankedAgain(n_changed, list(rank_parts(model, data, config, chosen)))
 
 
 def rank_masked(
@@ -67,9 +64,7 @@ def rank_masked(
 ) -> dict[str, Ranks]:
     """Ranks of valid and test from a finished run's checkpoint under another masking rule; nothing is stored."""
     model, data, _, chosen = _reopened(record, data_dir, device)
-    test = target_view(data.prepared, data.split, "test")
-    views = {"valid": data.valid, "test": test}
-    return {part: rank(model, view, mask_seen=mask_seen, device=chosen) for part, view in views.items()}
+    return {split: rank(model, data.targets(split), mask_seen=mask_seen, device=chosen) for split in SPLITS}
 
 
 def _reopened(
@@ -90,7 +85,7 @@ def _reopened(
 def _stored_ranks(record: RunRecord) -> np.ndarray | None:
     """Counts of better and of equal candidates, [2, targets of valid and test]; None where they cannot be read."""
     try:
-        both = [record.ranks("valid"), record.ranks("test")]
+        both = [record.ranks(split) for split in SPLITS]
     except DataError:
         return None
     return np.stack([np.concatenate([getattr(one, part) for one in both]) for part in ("greater", "equal")])

@@ -119,9 +119,8 @@ def choose_features(
 def settings_of_use(entry: registry.ModelEntry) -> set[str]:
     """Settings that can change what a model does: not those of training where nothing is trained, and so on."""
     own = {one.name for one in fields(entry.config_class())}
-    keys = (
-        set(entry.known_settings()) if entry.load().trainable else own | set(RANKING_SETTINGS) | set(ENCODERS)
-    )
+    ranking = own.union(RANKING_SETTINGS, ENCODERS)
+    keys = set(entry.known_settings()) if entry.load().trainable else ranking
     return keys - {f"{one}_encoder" for one in ("text", "image") if one not in entry.recipe.inputs}
 
 
@@ -138,10 +137,9 @@ def make_cell(
     settings = resolve_settings(entry, variant, prepared, overrides)
     features, notes = choose_features(entry, prepared, settings)
     protocol = comparable(prepared, settings)
-    own = {one.name for one in fields(entry.config_class())}
     if entry.load().trainable:
         metrics.parse_metric(settings["selection_metric"].value).check(prepared.n_items)
-    keys = own | (set(settings) - set(ENCODERS) if entry.load().trainable else set(RANKING_SETTINGS))
+    keys = settings_of_use(entry) - set(ENCODERS)
     identity = {
         "settings": {key: settings[key].value for key in sorted(keys) if not _came_later(key, settings[key])},
         "features": {modality: one.hash for modality, one in features.items()},

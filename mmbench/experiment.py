@@ -27,7 +27,7 @@ from mmbench.evaluate import rank
 from mmbench.features.store import FeatureSet, load_features
 from mmbench.models.base import Catalog, Recommender
 from mmbench.progress import Progress, StackWatcher, Watcher
-from mmbench.results import Ranks, RunRecord
+from mmbench.results import SPLITS, Ranks, RunRecord, SplitName
 from mmbench.runtime import derive_seed, environment, peak_memory, pick_device, reset_peak_memory
 from mmbench.train import BEST, LOG, RESUME, Trainer
 
@@ -38,6 +38,10 @@ class LoadedData:
     split: Split
     train: TrainView
     valid: TargetView
+
+    def targets(self, split: SplitName) -> TargetView:
+        """What is ranked. The test targets are opened when they are asked for, after the training."""
+        return self.valid if split == "valid" else target_view(self.prepared, self.split, split)
 
 
 @lru_cache(maxsize=2)
@@ -264,7 +268,7 @@ def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> _Opened:
             cell, data, model, config, device, None, Progress(stopped="closed form", seconds=spent)
         )
     leaky = config.validation == "test-item"
-    judged = target_view(data.prepared, data.split, "test") if leaky else data.valid
+    judged = data.targets("test" if leaky else "valid")
 
     def validate(current: Recommender[Any]) -> float:
         return metric_value(
@@ -302,11 +306,10 @@ def rank_and_store(
 ) -> dict[str, float]:
     """Rank valid and test with the model as it is and store both; returns the seconds of each."""
     seconds, ranks = {}, {}
-    for part in ("valid", "test"):
-        view = data.valid if part == "valid" else target_view(data.prepared, data.split, "test")
+    for split in SPLITS:
         began = time.perf_counter()
-        ranks[part] = rank(model, view, mask_seen=config.mask_seen, device=device)
-        seconds[f"rank_{part}"] = time.perf_counter() - began
+        ranks[split] = rank(model, data.targets(split), mask_seen=config.mask_seen, device=device)
+        seconds[f"rank_{split}"] = time.perf_counter() - began
     results.write_ranks(path, valid=ranks["valid"], test=ranks["test"])
     return seconds
 
@@ -319,12 +322,12 @@ def rank_parts(
     The spread is the mean over users of the standard deviation of its scores over items: in a sum of scores the
     part that spreads most decides.
     """
+    views = {split: data.targets(split) for split in SPLITS} if model.parts else {}
     for part in model.parts:
-        for split in ("valid", "test"):
-            view = data.valid if split == "valid" else target_view(data.prepared, data.split, "test")
+        for split, view in views.items():
             spread: list[torch.Tensor] = []
+            note = partial(_note_spread, spread)
             with model.alone(part):
-                note = partial(_note_spread, spread)
                 ranks = rank(model, view, mask_seen=config.mask_seen, device=device, on_scores=note)
             yield part, split, ranks, torch.cat(spread).double().mean().item()
 

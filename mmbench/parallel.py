@@ -106,21 +106,36 @@ def marked(cell: Cell) -> Iterator[bool]:
         mark.unlink(missing_ok=True)
 
 
+def claim(path: Path, *, wait: bool) -> AbstractContextManager[Any] | None:
+    """The lock of a cell's folder, taken; None when another process holds it and we do not wait.
+
+    Leave it with `with`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # The returned proxy gives the lock back once. `with` on the lock itself would take it a second time, so
+        # that it stayed ours, and two runs could wait for each other's last cell for ever.
+        return FileLock(path / LOCK).acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {path}: {error.strerror or error}; choose another --results-dir")
+
+
 def forget_mark(cell: Cell) -> None:
     """Remove the mark of a worker that was stopped with its run; not one of a cell that another run computes."""
     mark = cell.path / BEGUN
     try:
-        if mark.exists():
-            with FileLock(cell.path / LOCK).acquire(timeout=0):
+        lock = claim(cell.path, wait=False) if mark.exists() else None
+        if lock is not None:
+            with lock:
                 mark.unlink(missing_ok=True)
-    except Timeout:
-        pass
     except OSError as error:
-        raise cannot_write(cell, error) from error
-
-
-def cannot_write(cell: Cell, error: OSError) -> RunError:
-    return RunError(f"cannot write {cell.path}: {error.strerror or error}; choose another --results-dir")
+        raise cannot_write(cell.path, error) from error
 
 
 # -- pools ------------------------------------------------------------------------------------------------

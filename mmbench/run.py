@@ -6,13 +6,11 @@ however it dies, so several `mmbench run` can share a results folder and none wa
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-
-from filelock import FileLock, Timeout
 
 from mmbench import registry
 from mmbench.again import RankedAgain, evaluate_again
@@ -20,7 +18,7 @@ from mmbench.cell import Cell, make_cell, settings_of_use
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.experiment import fail_cell, run_cell, run_stack
-from mmbench.parallel import BEGUN, LOCK, Backend, Group, cannot_write, dealt_device, marked, side_by_side
+from mmbench.parallel import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.progress import StackWatcher, Watcher
 from mmbench.results import RunRecord, read_record
 from mmbench.runtime import code_version, prepare_process
@@ -90,16 +88,12 @@ def plan(
 
 
 def finished(cell: Cell) -> RunRecord | None:
-    """The cell's record when it is done; a failed or damaged one counts as missing, see `damage`."""
+    """The cell's record when it is done; a failed or damaged one counts as missing."""
     return _stored(cell)[0]
 
 
-def damage(cell: Cell) -> str:
-    """What is wrong with the stored record of a cell, so that it is computed again; "" for nothing."""
-    return _stored(cell)[1]
-
-
 def _stored(cell: Cell) -> tuple[RunRecord | None, str]:
+    """The same, and what is wrong with a damaged one."""
     if not (cell.path / "run.json").is_file():
         return None, ""
     try:
@@ -142,10 +136,10 @@ def execute(
     done: dict[Path, RunRecord] = {}
     missing = []
     for cell in cells:
-        record = finished(cell)
+        record, why = _stored(cell)
         if record is None:
             missing.append(cell)
-            if why := damage(cell):
+            if why:
                 watcher.damaged(cell, why)
         else:
             done[cell.path] = record
@@ -183,28 +177,16 @@ def _other_code(record: RunRecord) -> bool:
     return (code.get("source_hash"), code.get("own_model", "")) != now
 
 
-def _claim(cell: Cell, *, wait: bool) -> AbstractContextManager[Any] | None:
-    """The cell's lock, taken; None when another process holds it and we do not wait. Leave it with `with`."""
-    try:
-        cell.path.mkdir(parents=True, exist_ok=True)
-        # The returned proxy gives the lock back once. `with` on the lock itself would take it a second time, so
-        # that it stayed ours, and two runs could wait for each other's last cell for ever.
-        return FileLock(cell.path / LOCK).acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        return None
-    except OSError as error:
-        raise cannot_write(cell, error) from error
-
-
 def rank_again(record: RunRecord, *, data_dir: Path, device: str) -> RankedAgain:
     """`evaluate_again` while we hold the run's lock."""
-    try:
-        with FileLock(record.path / LOCK).acquire(timeout=0):
+    lock = claim(record.path, wait=False)
+    if lock is None:
+        raise RunError(f"{record.path} is being computed by another run; try again when it is done")
+    with lock:
+        try:
             return evaluate_again(record, data_dir=data_dir, device=device)
-    except Timeout:
-        raise RunError(f"{record.path} is being computed by another run; try again when it is done") from None
-    except OSError as error:
-        raise RunError(f"cannot write {record.path}: {error.strerror or error}") from error
+        except OSError as error:
+            raise RunError(f"cannot write {record.path}: {error.strerror or error}") from error
 
 
 def _in_turn(
@@ -217,7 +199,7 @@ def _in_turn(
         with ExitStack() as locks:
             mine = []
             for place, cell in enumerate(group, start=number):
-                lock = _claim(cell, wait=False)
+                lock = claim(cell.path, wait=False)
                 if lock is None:
                     later.append((place, cell))
                 else:
@@ -227,7 +209,7 @@ def _in_turn(
         number += len(group)
     for place, cell in later:
         watcher.waiting(cell)
-        lock = _claim(cell, wait=True)
+        lock = claim(cell.path, wait=True)
         assert lock is not None
         with lock:
             ready = finished(cell)
@@ -272,7 +254,7 @@ def _work(group: Group, device: str, jobs: int, environment: dict[str, str]) -> 
     with ExitStack() as held:
         # In one order, so that two runs cannot block each other.
         for cell in sorted(group, key=lambda one: one.path):
-            lock = _claim(cell, wait=True)
+            lock = claim(cell.path, wait=True)
             assert lock is not None
             held.enter_context(lock)
         dead = [cell for cell in group if not held.enter_context(marked(cell))]

@@ -136,9 +136,7 @@ class RunView:
         self.console = console
         self.live: Live | None = None
         self.current: _Panel | None = None
-        self.is_elsewhere = (
-            False  # cells are computed in other processes, whose notes come with their records
-        )
+        self.is_elsewhere = False  # computed in other processes, whose notes come with their records
 
     @contextmanager
     def watching(self) -> Iterator["RunView"]:

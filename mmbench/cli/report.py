@@ -194,9 +194,7 @@ def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "li
     if not found:
         raise UsageError(f"{', '.join(models)} has no results on {', '.join(datasets)}; run it first")
     for fault in faults:
-        typer.echo(
-            f"warning: left out of the table: {fault}", err=True
-        )  # with --quiet too: a row may be gone
+        state.warn(f"left out of the table: {fault}")
     return found
 
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 def open_named(state: State, name: str) -> "Prepared":
     """A prepared data set by any of its names; one whose table is gone from the catalogue still opens."""
     from mmbench.data.catalog import resolve_name
-    from mmbench.data.store import folder_name, open_prepared, prepared_root
+    from mmbench.data.store import is_prepared, open_prepared
 
-    if not (prepared_root(state.data_dir) / folder_name(name) / "manifest.json").is_file():
+    if not is_prepared(name, state.data_dir):
         _, name, _ = resolve_name(name, state.data_dir)
     return open_prepared(name, state.data_dir)
 

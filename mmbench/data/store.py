@@ -199,18 +199,23 @@ def open_path(path: Path) -> Prepared:
     return Prepared(path=path, manifest=manifest)
 
 
-def open_prepared(name: str, data_dir: Path) -> Prepared:
-    """Open the prepared data set `name` (`amazon-beauty`, `amazon-beauty@random:1`)."""
+def is_prepared(name: str, data_dir: Path) -> bool:
+    """Whether a data set of this very name lies there, readable or not."""
     path = prepared_root(data_dir) / folder_name(name)
     _finish_swap(path)
-    if not (path / "manifest.json").is_file():
+    return (path / "manifest.json").is_file()
+
+
+def open_prepared(name: str, data_dir: Path) -> Prepared:
+    """Open the prepared data set `name` (`amazon-beauty`, `amazon-beauty@random:1`)."""
+    if not is_prepared(name, data_dir):
         known = [one.name for one in list_prepared(data_dir, skipped=lambda _: None)]
         hint = f"run: mmbench prepare {name}"
         if known:
             near = suggest(name, known, what="prepared data set")
             raise UsageError(f"data set {name!r} is not prepared in {data_dir} ({near}); {hint}")
         raise UsageError(f"data set {name!r} is not prepared in {data_dir}; {hint}")
-    return open_path(path)
+    return open_path(prepared_root(data_dir) / folder_name(name))
 
 
 def write_prepared(

@@ -99,6 +99,11 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return found, (0, 0, 0, None if inputs[2] is None else 0)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Half precision as float32; anything else as it is."""
+    return x.float() if x.itemsize < 4 else x
+
+
 def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
     """Mean -log softmax(query @ table.T + bias)[target - 1]; padding is no class.
 
@@ -106,7 +111,7 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
     Half-precision inputs (autocast) are computed in float32: a softmax over a catalogue needs it.
     """
     with torch.autocast(query.device.type, enabled=False):
-        wide = [one.float() if one is not None and one.itemsize < 4 else one for one in (query, table, bias)]
+        wide = [_wide(query), _wide(table), None if bias is None else _wide(bias)]
         loss: Tensor = _CatalogueCrossEntropy.apply(*wide, target - 1)[0]
         return loss
 
@@ -227,8 +232,7 @@ def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", 
     float32: dot products of whole histories reach thousands, where bfloat16 counts in steps of 16.
     """
     with torch.autocast(a.device.type, enabled=False):
-        z = torch.cat([a, b])
-        z = z.float() if z.itemsize < 4 else z
+        z = _wide(torch.cat([a, b]))
         if similarity == "cos":
             z = F.normalize(z, dim=-1)
         own = torch.eye(len(z), dtype=torch.bool, device=z.device)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmbench import registry
 from mmbench.cell import Cell, resolve_settings
-from mmbench.data.store import Prepared, folder_name, list_prepared, open_prepared, prepared_root
+from mmbench.data.store import Prepared, is_prepared, list_prepared, open_prepared
 from mmbench.errors import DataError, MmbenchError, UsageError, suggest
 from mmbench.reproduce.spec import Experiment, Row, Scores
 from mmbench.results import RunRecord, read_record
@@ -104,19 +104,15 @@ def choose_targets(
         there = {one.name: one for one in list_prepared(data_dir, skipped=skipped)}
         return [Target(name, there.get(name)) for name in known]
     for name in asked:
-        if name.split("@")[0] not in known and not _is_there(name, data_dir):
+        if name.split("@")[0] not in known and not is_prepared(name, data_dir):
             names = {one.name for one in list_prepared(data_dir, skipped=lambda _: None)}
             raise UsageError(
                 f"--dataset: {suggest(name, {*known, *names}, what=f'data set of {experiment.name}')}"
             )
     return [
-        Target(name, open_prepared(name, data_dir) if _is_there(name, data_dir) else None)
+        Target(name, open_prepared(name, data_dir) if is_prepared(name, data_dir) else None)
         for name in dict.fromkeys(asked)
     ]
-
-
-def _is_there(name: str, data_dir: Path) -> bool:
-    return (prepared_root(data_dir) / folder_name(name) / "manifest.json").is_file()
 
 
 def make_plan(
