@@ -1,9 +1,10 @@
-"""Training and ranking on a GPU: python benchmarks/gpu.py [--data games] [--models hm4sr] [--seeds 1 10] [--write]
+"""Training and ranking on a GPU: python benchmarks/gpu.py --plan short [--write]
 
 Data: generated, of the shapes of Amazon Beauty and Amazon Games, random features of text and image, categories.
-Every model is trained as `mmbench run` trains it, with each combination of the varied settings:
+Every model is trained as `mmbench run` trains it. `--plan short` answers the usual questions within five minutes,
+the most important first; without a plan, each combination of the named models, seeds and varied settings is trained:
 
-    python benchmarks/gpu.py --vary matmul float32 bfloat16 --vary batch_size 1024 4096
+    python benchmarks/gpu.py --data games --models hm4sr --seeds 1 10 --vary matmul float32 bfloat16
 
 The first epochs (`--warm-up`) are not counted, the next (`--epochs`) are timed, each until the GPU has finished, and
 in a last one some steps are profiled. Measured:
@@ -16,7 +17,9 @@ MiB              largest memory that the tensors of this configuration took on t
 s of ranking     all test targets over the full catalogue, after the validation targets
 official log     seconds per epoch that the log published with HM4SR's code prints for Games, over ours per seed
 
-The table is written to a dated file after every row, so what was measured is kept when the time runs out.
+The plan also measures parts by themselves (gpu_parts.py): a step against its CUDA graph, catalogues of 200,000
+items, the cross entropy, encoders. The tables are written to a dated file after every row, so what was measured is
+kept when the time runs out.
 """
 
 import argparse
@@ -25,8 +28,10 @@ import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,7 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import gpu_parts as parts
 from benchmarks.generated import histories, write
 from benchmarks.turns import Timed, machine, short, table, write_section
 from mmbench.cell import Cell
@@ -206,7 +212,7 @@ def epoch_seconds(cells: Sequence[Cell]) -> tuple[float, ...]:
     return tuple(sum(line["seconds"] for line in lines) for lines in zip(*logs, strict=True))
 
 
-def describe(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
+def describe(rows: Sequence[Row], measured: Sequence[parts.Part], facts: Mapping[str, Any]) -> str:
     shapes = "; ".join(
         f"{name}: {users:,} users, {items:,} items, {events:,} interactions"
         for name, (users, items, events) in facts["shapes"].items()
@@ -221,6 +227,8 @@ Official log: {OFFICIAL[0]} to {OFFICIAL[1]} s per epoch for HM4SR on Games, ove
 Made by `python benchmarks/gpu.py`.
 
 {table(HEADER, [one.cells() for one in rows])}
+
+{table(parts.HEADER, [one.cells() for one in measured]) if measured else ""}
 """
 
 
@@ -229,6 +237,10 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--plan", choices=["short"], help="what is measured, in place of the four options below"
+    )
+    parser.add_argument("--seconds", type=float, default=290, help="a plan begins nothing after so long")
     parser.add_argument("--data", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as of `mmbench run`")
     parser.add_argument(
@@ -262,8 +274,52 @@ def configurations(
                 yield data, model, seeds, settings
 
 
+Job = Callable[[], "Sequence[Row | parts.Part]"]
+
+
+def combinations(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> Iterator[Job]:
+    """One training for each combination that the options name."""
+    for data, model, seeds, settings in configurations(list(prepared), given):
+        yield partial(lambda *about: [measure(*about)], prepared[data], model, seeds, settings, given)
+
+
+def short_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> Iterator[Job]:
+    """The questions of a first look at a card, the most important first."""
+    games, beauty = (
+        next(one for name, one in prepared.items() if name.startswith(kind)) for kind in ("games", "beauty")
+    )
+    shape = SMALL if given.small else SHAPES["games"]
+    width = 8 if given.small else WIDTH
+
+    def trained(data: Prepared, model: str, seeds: int = 1, **settings: Any) -> Job:
+        return lambda: [measure(data, model, seeds, settings, given)]
+
+    for data, model in itertools.product((games, beauty), ("hm4sr", "sasrec")):
+        yield trained(data, model)
+    for model in ("sasrec", "hm4sr:shared-pcl", "hm4sr"):
+        yield partial(parts.eager_and_graph, model, shape, given.device, width)
+    for matmul, model in itertools.product(("tf32", "bfloat16"), ("hm4sr", "sasrec")):
+        yield trained(games, model, matmul=matmul)
+    for model in ("sasrec", "hm4sr"):
+        yield trained(games, model, 2 if given.small else 10)
+    large = (300, 500, 100) if given.small else (60_000, 200_000, 10_000)
+    yield partial(parts.large_catalogue, given.device, users=large[0], items=large[1], ranked=large[2])
+    for n_targets in (1_024, 8_192):
+        sizes = (n_targets // 64, 500) if given.small else (n_targets, 200_000)
+        kinds = ("ours", "ours, tf32", "torch", "torch, tf32")
+        yield partial(parts.losses_over, *sizes, given.device, variants=kinds)
+    for model in ("gru4rec", "bert4rec", "tisasrec", "lrurec", "fearec"):
+        yield trained(beauty, model)
+    yield partial(parts.encoders, given.device, is_small=given.small)
+    if not given.small:  # compiling takes half a minute
+        yield partial(parts.losses_over, 8_192, 200_000, given.device, variants=("torch, compiled, tf32",))
+
+
 def main() -> None:
     given = arguments()
+    began = time.perf_counter()
+    if given.plan:
+        given.data = list(SHAPES)
     shapes = {
         f"{name}-small" if given.small else name: SMALL if given.small else SHAPES[name]
         for name in given.data
@@ -276,20 +332,29 @@ def main() -> None:
     }  # fmt: skip
     out = given.out or Path(f"gpu-{facts['date']}.md")
     rows: list[Row] = []
+    found: list[parts.Part] = []
     with tempfile.TemporaryDirectory(prefix="mmbench-") as name:
         given.folder = Path(name)
         prepared = {
             one: write(given.folder, one, histories(users, items, n_events=events), features=facts["width"])
             for one, (users, items, events) in shapes.items()
         }
-        for data, model, seeds, settings in configurations(list(shapes), given):
-            rows.append(measure(prepared[data], model, seeds, settings, given))
-            print("  ".join(rows[-1].cells()), file=sys.stderr, flush=True)
-            out.write_text(describe(rows, facts), encoding="utf-8")
+        jobs = short_plan(prepared, given) if given.plan else combinations(prepared, given)
+        for job in jobs:
+            if given.plan and time.perf_counter() - began > given.seconds:
+                print("the time is over; the rest was left out", file=sys.stderr)
+                break
+            for one in job():
+                (rows if isinstance(one, Row) else found).append(one)  # type: ignore[arg-type]
+                spent = time.perf_counter() - began
+                print(f"{spent:6.1f} s ", "  ".join(one.cells()), file=sys.stderr, flush=True)
+            out.write_text(describe(rows, found, facts), encoding="utf-8")
             if given.json:
-                found = {"facts": facts, "results": [asdict(one) for one in rows]}
-                given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    text = describe(rows, facts)
+                numbers = {
+                    "facts": facts, "results": [asdict(one) for one in rows], "parts": [asdict(one) for one in found],
+                }  # fmt: skip
+                given.json.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    text = describe(rows, found, facts)
     print(text)
     if given.write:
         write_section(f"gpu {facts['device']}", text)

@@ -1,0 +1,270 @@
+"""What only a GPU can show: its numbers are the CPU's, and its memory may run out. Skipped where there is none.
+
+Run: python -m pytest tests/test_gpu.py
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmbench.config import TrainConfig
+from mmbench.data.batch import Batch, Prefixes
+from mmbench.data.rows import Batcher, plan_rows
+from mmbench.evaluate import rank
+from mmbench.models.base import Recommender
+from mmbench.nn.losses import cross_entropy
+from mmbench.runtime import prepare_process
+from mmbench.stack import fit_together, why_not
+from mmbench.train import BEST, Trainer
+from tests.models.test_contract import NAMES, TRAINED, _fixed, make, small
+from tests.models.toy import MAX_LEN, N_ITEMS, toy_view, training_batch
+from tests.prepared import cells, cli, same_counts, write_toy
+from tests.scorers import random_view, state_of
+from tests.training import KillAt, KilledError, same
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
+GPU = "cuda"
+
+
+@pytest.fixture(autouse=True)
+def _as_a_run() -> Iterator[None]:
+    """Settings of a run's process, and none of another test's memory."""
+    prepare_process()
+    yield
+    torch.cuda.empty_cache()
+
+
+def to_gpu(batch: Batch) -> Batch:
+    moved: dict[str, Any] = {}
+    for one in fields(batch):
+        value = getattr(batch, one.name)
+        if isinstance(value, Prefixes):
+            value = Prefixes(**{part.name: getattr(value, part.name).to(GPU) for part in fields(value)})
+        moved[one.name] = value.to(GPU) if isinstance(value, Tensor) else value
+    return Batch(**moved)
+
+
+def fixed_on_device(*shape: Any, device: Any = None, generator: Any = None, **kwargs: Any) -> Tensor:
+    return _fixed(*shape, **kwargs).to(device or "cpu")
+
+
+def flipped(n: int, device: Any = None, **kwargs: Any) -> Tensor:
+    return torch.arange(n, device=device).flip(0)
+
+
+def terms_and_gradients(model: Recommender[Any], batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    model.zero_grad()
+    terms = model.loss(batch)
+    torch.stack(list(terms.values())).sum().backward()
+    grads = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: value.detach().cpu() for name, value in terms.items()}, grads
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_losses_and_gradients_are_the_cpus(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", fixed_on_device)
+    monkeypatch.setattr(torch, "randperm", flipped)
+    settings = small(name, dropout=False)
+    if "absolute_time" in {one.name for one in fields(type(make(name).config))}:
+        settings["absolute_time"] = "float64"  # float32 phases of seconds differ in every library
+    model = make(name, **settings).double()
+    batch = training_batch(model, toy_view())
+    if getattr(model, "sample_prob", None) is not None:
+        pytest.skip("draws its negatives by itself, from the device's generator")
+    terms, grads = terms_and_gradients(model, batch)
+    on_gpu, gpu_grads = terms_and_gradients(model.to(GPU), to_gpu(batch))
+    for term, value in terms.items():
+        torch.testing.assert_close(on_gpu[term], value, rtol=1e-9, atol=1e-11, msg=term)
+    assert gpu_grads.keys() == grads.keys()
+    for key, grad in grads.items():
+        torch.testing.assert_close(gpu_grads[key], grad, rtol=1e-6, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_are_the_cpus(name: str) -> None:
+    model = make(name, **small(name)).double()
+    view = random_view(n_users=20, n_items=N_ITEMS, longest=14)
+    expected = rank(model, view)
+    found = rank(model.to(GPU), view, device=GPU)
+    # Scores that are equal but for their last bits may be told apart by one of the two only.
+    same_place = (found.greater == expected.greater) & (found.equal == expected.equal)
+    assert same_place.mean() >= 0.9, name
+    middle = [one.greater + one.equal / 2 for one in (found, expected)]
+    assert np.abs(middle[0] - middle[1]).max() <= 1, name
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
+def test_batches_are_the_cpus(layout: Any) -> None:
+    view = toy_view()
+    rows = plan_rows(view.offsets, "all", MAX_LEN)
+    here, there = (
+        Batcher(view.items, view.times, layout=layout, max_len=MAX_LEN, device=device).training(
+            rows, prefixes=True
+        )
+        for device in ("cpu", GPU)
+    )
+    for one in fields(here):
+        a, b = getattr(to_gpu(here), one.name), getattr(there, one.name)
+        if isinstance(a, Tensor):
+            assert torch.equal(a, b), one.name
+
+
+@pytest.mark.parametrize("n_items", [1_000, 50_001])
+def test_the_fused_cross_entropy_is_torchs(n_items: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(700, 16, generator=generator, dtype=torch.float64)
+    table = torch.randn(n_items, 16, generator=generator, dtype=torch.float64)
+    target = torch.randint(1, n_items + 1, (700,), generator=generator)
+    found = []
+    for fused in (True, False):
+        q, t = (one.to(GPU).requires_grad_() for one in (query, table))
+        goal = target.to(GPU)
+        loss = cross_entropy(q, t, goal) if fused else torch.nn.functional.cross_entropy(q @ t.T, goal - 1)
+        loss.backward()
+        found.append((loss.detach(), q.grad, t.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+CONFIG = TrainConfig(max_len=MAX_LEN, batch_size=16, max_epochs=4, patience=50, lr=0.01, adam_eps=1e-4)
+
+
+def trainer_of(
+    name: str, folder: Path, *, seed: int = 1, config: TrainConfig = CONFIG, **settings: Any
+) -> Trainer:
+    folder.mkdir(parents=True, exist_ok=True)
+    model = make(name, seed=seed, **(small(name) | settings))
+    model = model.to(device=GPU, dtype=getattr(torch, config.precision))
+    return Trainer(model, toy_view(), by_weights, config, seed=seed, folder=folder, device=GPU)
+
+
+def by_weights(model: Recommender[Any]) -> float:
+    return float(sum(parameter.detach().double().sum() for parameter in model.parameters()).sin())
+
+
+DETERMINISTIC = ["sasrec", "hm4sr", "tmmsrec", "tisasrec", "lrurec", "bert4rec", "gru4rec"]
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_the_same_run_twice_has_the_same_weights(name: str, tmp_path: Path) -> None:
+    first, second = (trainer_of(name, tmp_path / kind) for kind in "ab")
+    for one in (first, second):
+        one.fit()
+    assert same(state_of(first.model), state_of(second.model))
+
+
+@pytest.mark.parametrize("name", ["sasrec", "hm4sr"])
+def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path) -> None:
+    whole = trainer_of(name, tmp_path / "whole")
+    whole.fit()
+    killed = trainer_of(name, tmp_path / "killed")
+    KillAt(killed, "_save", 3)
+    with pytest.raises(KilledError):
+        killed.fit()
+    again = trainer_of(name, tmp_path / "killed")
+    again.fit()
+    assert same(state_of(again.model), state_of(whole.model))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", ["sasrec", "hm4sr:shared-pcl", "tisasrec", "lrurec"])
+def test_stacked_seeds_train_as_they_do_alone(name: str, tmp_path: Path) -> None:
+    settings = small(name, dropout=False)
+    if name.startswith("hm4sr"):
+        settings["placeholder_share"] = 0.0  # the draws of a stack are shared
+        settings["time_encoding"] = "interval"  # phases of 1e9 seconds make chaos of a last bit within steps
+    config = replace(CONFIG, precision="float64", max_epochs=2)
+    groups = {
+        kind: [
+            trainer_of(name, tmp_path / kind / str(seed), seed=seed, config=config, **settings)
+            for seed in (1, 2, 3)
+        ]
+        for kind in ("alone", "stack")
+    }
+    assert not why_not(groups["stack"][0])
+    for one in groups["alone"]:
+        one.fit()
+    assert dict(fit_together(groups["stack"], size=3)) == dict.fromkeys(range(3))
+    for alone, stacked in zip(groups["alone"], groups["stack"], strict=True):
+        for key, value in state_of(alone.model).items():
+            torch.testing.assert_close(state_of(stacked.model)[key], value, rtol=1e-5, atol=1e-7, msg=key)
+
+
+def test_memory_that_runs_out_is_gone_on_without(tmp_path: Path) -> None:
+    """Real memory: the loss's rows of logits do not fit until there are fewer of them."""
+    n_items, taken = 400_000, 512 * 2**20
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    query = torch.randn(512, 32, device=GPU, requires_grad=True)
+    table = torch.randn(n_items, 32, device=GPU, requires_grad=True)
+    target = torch.randint(1, n_items + 1, (512,), device=GPU)
+
+    class Wide(Recommender[Any]):
+        def __init__(self) -> None:
+            inner = make("sasrec")
+            super().__init__(inner.config, _catalog_like(inner))
+            self.inner = inner
+
+        def loss(self, batch: Batch) -> dict[str, Tensor]:
+            return self.inner.loss(batch) | {"wide": 1e-9 * cross_entropy(query, table, target)}
+
+        def score(self, batch: Batch) -> Tensor:
+            return self.inner.score(batch)
+
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + taken) / total)
+    try:
+        trainer = Trainer(
+            Wide().to(GPU),
+            toy_view(),
+            by_weights,
+            replace(CONFIG, max_epochs=1),
+            seed=1,
+            folder=tmp_path,
+            device=GPU,
+        )
+        progress = trainer.fit()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert any(note.startswith("out of GPU memory; going on with") for note in progress.notes)
+    assert (tmp_path / BEST).is_file()
+
+
+def _catalog_like(model: Recommender[Any]) -> Any:
+    from tests.scorers import empty_catalog
+
+    return empty_catalog(n_items=model.n_items, n_users=20, max_len=model.max_len)
+
+
+def test_bfloat16_trains_and_ranks_in_float32(tmp_path: Path) -> None:
+    trainer = trainer_of("hm4sr", tmp_path, config=replace(CONFIG, matmul="bfloat16", max_epochs=2))
+    trainer.fit()
+    assert {one.dtype for one in trainer.model.parameters()} == {torch.float32}
+    seen: list[Tensor] = []
+    rank(trainer.model, random_view(n_users=9, n_items=N_ITEMS), device=GPU, on_scores=seen.append)
+    assert {one.dtype for one in seen} == {torch.float32}
+    exact = [one.double() for one in seen]
+    trainer.model.double()
+    again: list[Tensor] = []
+    rank(trainer.model, random_view(n_users=9, n_items=N_ITEMS), device=GPU, on_scores=again.append)
+    for a, b in zip(exact, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # tf32 would be off by 1e-3
+
+
+def test_two_cells_share_one_gpu(tmp_path: Path) -> None:
+    write_toy(tmp_path / "data")
+    small_run = ("--set", "hidden_dim=16", "--set", "inner_dim=16", "--epochs", "2", "--dataset", "toy")
+    for kind, jobs in (("alone", "1"), ("both", "2")):
+        done = cli(
+            "run", "sasrec", "--seeds", "2", "--device", "cuda", "--stack", "off", "--jobs", jobs, *small_run,
+            data=tmp_path / "data", results=tmp_path / kind, timeout=180,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    first, second = (cells(tmp_path / kind) for kind in ("alone", "both"))
+    assert len(first) == len(second) == 2
+    assert all(same_counts(a, b) for a, b in zip(first, second, strict=True))
