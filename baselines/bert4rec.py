@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import Fraction, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, zero_padding
 from mmbench.nn.losses import cross_entropy
+from mmbench.settings.config import Fraction, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import NonNegativeFloat, PositiveInt
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.losses import bpr, dots, pairs
+from mmbench.settings.config import NonNegativeFloat, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout
 from mmbench.nn.losses import cross_entropy, item_scores
+from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 
 Activation = Literal["relu", "tanh", "sigmoid", "identity"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {

@@ -29,11 +29,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmbench.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal
 from mmbench.nn.losses import cross_entropy, nce
+from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 # States that a contrastive term compares: h, its second pass h', the pass h_s of a prefix with the same target.
 ENDS = {"un": ("h", "h'"), "su": ("h", "h_s"), "us_x": ("h'", "h_s")}

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout, zero_padding
 from mmbench.nn.losses import next_item
+from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 CandidateLoss = Literal["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"]
 

@@ -17,10 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmbench.config import Fraction, NonNegativeFloat, PositiveInt
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.neighbours import Neighbours, Prune, recency_weight
+from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout, at
 from mmbench.nn.losses import cross_entropy
+from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import init_normal, zero_padding
 from mmbench.nn.losses import next_item
 from mmbench.nn.mlp import MLPEncoder, shift
+from mmbench.settings.config import PositiveInt, Probability
 
 Feature = Literal["category", "text", "image"]
 

@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.convolution import BlockKind, CausalConvEncoder
 from mmbench.nn.layers import Dropout, at, zero_padding
 from mmbench.nn.losses import item_scores, next_item
+from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)

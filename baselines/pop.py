@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmbench.config import NonNegativeFloat
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.settings.config import NonNegativeFloat
 
 DAY = 86_400.0
 

@@ -19,7 +19,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mmbench.config import NonNegativeFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import (
@@ -31,6 +30,7 @@ from mmbench.nn.layers import (
     zero_padding,
 )
 from mmbench.nn.losses import next_item
+from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,13 +22,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmbench.config import PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs
 from mmbench.models.ensemble import Ensemble, EnsembleConfig
 from mmbench.nn.features import FeatureTable, look_up
 from mmbench.nn.layers import Dropout, PreQueryEncoder, check_heads, zero_padding
 from mmbench.nn.losses import bce, dots, pairs
+from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)

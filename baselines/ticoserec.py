@@ -31,11 +31,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
 from mmbench.nn.losses import nce, next_item
+from mmbench.settings.config import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
 
 BLOCK = 1024  # items whose similarities to all others are held at once
 SHORT = 3  # the first three of the operations in `augment` are for short histories too

@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout, at, check_heads, dropout, init_normal, zero_padding
 from mmbench.nn.losses import next_item
+from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.layers import Dropout
 from mmbench.nn.losses import cross_entropy
 from mmbench.nn.mlp import Activation, TriangularMixer
+from mmbench.settings.config import PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs
 from mmbench.models.ensemble import Ensemble, EnsembleConfig
@@ -32,6 +31,7 @@ from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import Dropout
 from mmbench.nn.losses import next_item
 from mmbench.nn.mlp import Activation, TriangularMixer
+from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,14 +27,14 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmbench import registry
-from mmbench.config import build
 from mmbench.data.rows import Batcher, plan_rows, plan_steps
-from mmbench.evaluate import count
+from mmbench.evaluation.ranking import count
+from mmbench.models import registry
 from mmbench.models.base import Catalog
 from mmbench.nn.layers import dropout
 from mmbench.nn.losses import cross_entropy
 from mmbench.runtime import prepare_process
+from mmbench.settings.config import build
 
 MAX_LEN, ITEMS = 50, 12_101
 

@@ -44,13 +44,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import gpu_parts as parts
 from benchmarks.generated import histories, write
 from benchmarks.turns import Timed, machine, short, table, write_section
-from mmbench.cell import Cell
-from mmbench.config import parse_value
 from mmbench.data.store import Prepared
-from mmbench.results import RunRecord
-from mmbench.run import Overrides, execute, plan
+from mmbench.runs.plan import Cell
+from mmbench.runs.schedule import Overrides, execute, plan
+from mmbench.runs.store import RunRecord
 from mmbench.runtime import pick_device
-from mmbench.train import LOG
+from mmbench.settings.config import parse_value
+from mmbench.training.trainer import LOG
 
 SHAPES = {
     "beauty": (22_363, 12_101, 198_502),

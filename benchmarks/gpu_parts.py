@@ -19,15 +19,15 @@ from torch import Tensor
 from benchmarks.generated import histories
 from benchmarks.turns import Timed
 from benchmarks.worker import make_catalog, some_of
-from mmbench import registry
-from mmbench.cell import configs
-from mmbench.config import TrainConfig, defaults_of, resolve
 from mmbench.data.split import leave_one_out
 from mmbench.data.views import TargetView, target_view, training_view
-from mmbench.evaluate import rank
+from mmbench.evaluation.ranking import rank
+from mmbench.models import registry
 from mmbench.nn.losses import cross_entropy
-from mmbench.optim import make_optimizer
-from mmbench.train import Trainer
+from mmbench.runs.plan import configs
+from mmbench.settings.config import TrainConfig, defaults_of, resolve
+from mmbench.training.optim import make_optimizer
+from mmbench.training.trainer import Trainer
 
 HEADER = ("part", "size", "variant", "ms", "MiB", "rate")
 

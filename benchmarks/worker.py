@@ -15,18 +15,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.generated import Histories, histories
-from mmbench import registry
-from mmbench.cell import configs
-from mmbench.config import TrainConfig, defaults_of, resolve
 from mmbench.data.rows import Rows, plan_rows, plan_steps
 from mmbench.data.split import leave_one_out
 from mmbench.data.store import open_path
 from mmbench.data.views import TargetView, TrainView, ranges, target_view, training_view
-from mmbench.evaluate import rank
-from mmbench.experiment import metric_value
+from mmbench.evaluation.ranking import rank
+from mmbench.models import registry
 from mmbench.models.base import Catalog
+from mmbench.runs.execute import metric_value
+from mmbench.runs.plan import configs
 from mmbench.runtime import prepare_process
-from mmbench.train import Trainer
+from mmbench.settings.config import TrainConfig, defaults_of, resolve
+from mmbench.training.trainer import Trainer
 
 N_CATEGORIES, OF_ITEM = 200, 3
 METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "MRR") for k in (5, 10))

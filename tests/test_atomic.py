@@ -13,8 +13,8 @@ import torch
 
 from mmbench import atomic
 from mmbench.atomic import canonical, hash_file, hash_json, replacing, write_json, write_text, write_with
-from mmbench.checkpoint import save_tensors
 from mmbench.errors import MmbenchError
+from mmbench.training.checkpoint import save_tensors
 from tests.prepared import environment
 
 

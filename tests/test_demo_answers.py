@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.cell import make_cell
 from mmbench.data import demo, prepare
 from mmbench.data.store import Prepared
-from mmbench.experiment import metric_value, run_cell
 from mmbench.features.extract import extract_default
+from mmbench.runs.execute import metric_value, run_cell
+from mmbench.runs.plan import make_cell
 
 FAST = {"batch_size": 256, "lr": 0.003, "max_epochs": 12, "pcl_mask": "shared"}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbench import registry
+from mmbench.models import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench.config import TrainConfig
 from mmbench.data.batch import Batch, Prefixes
 from mmbench.data.rows import Batcher, plan_rows
-from mmbench.evaluate import rank
+from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Recommender
 from mmbench.nn.losses import cross_entropy
 from mmbench.runtime import prepare_process
-from mmbench.stack import fit_together, why_not
-from mmbench.train import BEST, Trainer
+from mmbench.settings.config import TrainConfig
+from mmbench.training.stack import fit_together, why_not
+from mmbench.training.trainer import BEST, Trainer
 from tests.models.test_contract import NAMES, TRAINED, _fixed, make, small
 from tests.models.toy import MAX_LEN, N_ITEMS, toy_view, training_batch
 from tests.prepared import cells, cli, same_counts, write_toy
 from tests.scorers import random_view, state_of
-from tests.training import KillAt, KilledError, same
+from tests.toy_training import KillAt, KilledError, same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 GPU = "cuda"

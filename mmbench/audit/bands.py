@@ -21,7 +21,7 @@ from mmbench.audit.finding import Finding
 from mmbench.audit.number import Printed, say
 from mmbench.audit.ranks import TOLERANCE, Box, Certificate, conflict, gains, reach
 from mmbench.audit.sources import Row
-from mmbench.metrics import Metric
+from mmbench.evaluation.metrics import Metric
 
 Scores = Mapping[Metric, Printed]
 

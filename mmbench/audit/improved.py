@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mmbench.audit.finding import Finding
 from mmbench.audit.number import READINGS, Printed, Reading, Span, overlap, say
 from mmbench.audit.sources import PaperClaims, Range, Row, TableClaims
-from mmbench.metrics import Metric
+from mmbench.evaluation.metrics import Metric
 
 CUT = "it follows if digits were cut off instead of rounded"
 

@@ -1,9 +1,10 @@
 """Can any ranks give these metrics? Linear programming over the shares of users at each rank.
 
 With one target per user, p(r) the share of users whose target has rank r = 1..R (R the largest cutoff; the rest is
-beyond it), every metric with a cutoff is linear: m = sum over r of q(r) p(r), with q from `mmbench.metrics`. Printed
-numbers say low <= m <= high. Ranks that give them exist if and only if such p >= 0 with sum p <= 1 exist. Means over
-runs, and expectations over ties, are means of such p and keep every constraint.
+beyond it), every metric with a cutoff is linear: m = sum over r of q(r) p(r), with q from
+`mmbench.evaluation.metrics`. Printed numbers say low <= m <= high. Ranks that give them exist if and only if such p
+>= 0 with sum p <= 1 exist. Means over runs, and expectations over ties, are means of such p and keep every
+constraint.
 
 What is infeasible is proved, not believed: the solver's dual gives weights w, and for any users
 
@@ -19,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 
 from mmbench.audit.number import Printed, Reading
-from mmbench.metrics import Metric
+from mmbench.evaluation.metrics import Metric
 
 TOLERANCE = 1e-9  # float64 noise of a bound; half a unit of a printed number is 5e-5
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from mmbench.audit.number import Printed
 from mmbench.errors import DataError, UsageError, suggest
-from mmbench.metrics import Metric, parse_metric
+from mmbench.evaluation.metrics import Metric, parse_metric
 from mmbench.paths import PACKAGE
 
 SCORES = PACKAGE / "papers" / "printed.csv"

@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mmbench.cell import Cell
-from mmbench.progress import Progress
-from mmbench.results import RunRecord
+from mmbench.runs.plan import Cell
+from mmbench.runs.store import RunRecord
+from mmbench.training.progress import Progress
 
 
 def clock(seconds: float) -> str:
@@ -94,7 +94,7 @@ class _Panel:
 
 
 class CellView(_Panel):
-    """One cell (see mmbench.progress.Watcher)."""
+    """One cell (see mmbench.training.progress.Watcher)."""
 
     def __init__(self, view: "RunView", cell: Cell, number: int, total: int) -> None:
         super().__init__(view, [cell], cell.title, number, total)
@@ -104,7 +104,7 @@ class CellView(_Panel):
 
 
 class StackView(_Panel):
-    """Several seeds that are trained as one (see mmbench.progress.StackWatcher); numbers are means over them."""
+    """Several seeds trained as one (see mmbench.training.progress.StackWatcher); numbers are means over them."""
 
     def __init__(self, view: "RunView", cells: Sequence[Cell], number: int, total: int) -> None:
         seeds = ", ".join(str(one.seed) for one in cells)
@@ -130,7 +130,7 @@ class StackView(_Panel):
 
 
 class RunView:
-    """All cells of a run (see mmbench.run.RunWatcher)."""
+    """All cells of a run (see mmbench.runs.schedule.RunWatcher)."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

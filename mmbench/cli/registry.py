@@ -8,8 +8,8 @@ from mmbench.cli.state import State
 from mmbench.errors import UsageError, suggest
 
 if TYPE_CHECKING:
-    from mmbench.recipe import Recipe
-    from mmbench.registry import ModelEntry
+    from mmbench.models.registry import ModelEntry
+    from mmbench.settings.recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def models(
     """List the models: what they read, where they come from, how many variants they have."""
     from rich.table import Table
 
-    from mmbench import registry
+    from mmbench.models import registry
 
     state: State = ctx.obj
     entries = list(registry.entries().values())
@@ -54,7 +54,7 @@ def show(
     dataset: Annotated[Optional[str], typer.Option(help="Show the settings on this data set.")] = None,  # noqa: UP045
 ) -> None:
     """Show a model: paper, inputs, every setting with its source, variants, differences from paper and code."""
-    from mmbench import registry
+    from mmbench.models import registry
 
     state: State = ctx.obj
     if name.partition(":")[0] not in registry.entries():
@@ -69,9 +69,9 @@ def show(
 
 def _show_dataset(ctx: typer.Context, name: str) -> None:
     """Fall back to data sets, so that `show` takes any name of either registry."""
-    from mmbench import registry
     from mmbench.cli.datasets import show as show_dataset
     from mmbench.data.catalog import load_catalog
+    from mmbench.models import registry
 
     known = load_catalog(ctx.obj.data_dir)
     if name.split("@")[0] not in known:
@@ -94,7 +94,7 @@ def _print_settings(state: State, entry: "ModelEntry", variant: str, dataset: st
     """Every setting with the layer that set it; the recipe's own words stand beside its values."""
     from rich.table import Table
 
-    from mmbench.config import TrainConfig, defaults_of, resolve
+    from mmbench.settings.config import TrainConfig, defaults_of, resolve
 
     layers: list[tuple[str, Any]] = [("default", defaults_of(TrainConfig)), *entry.layers(variant, dataset)]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)

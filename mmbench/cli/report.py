@@ -12,8 +12,8 @@ from mmbench.cli.state import State
 from mmbench.errors import MmbenchError, UsageError, suggest
 
 if TYPE_CHECKING:
-    from mmbench.report.table import Table
-    from mmbench.results import RunRecord
+    from mmbench.reporting.table import Table
+    from mmbench.runs.store import RunRecord
 
 
 class FormatOption(StrEnum):
@@ -134,9 +134,9 @@ def report(
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
     ] = None,
 ) -> None:
-    from mmbench.metrics import parse_metric
-    from mmbench.report import DEFAULT_METRICS, build_table
-    from mmbench.report.protocols import keep_settings
+    from mmbench.evaluation.metrics import parse_metric
+    from mmbench.reporting import DEFAULT_METRICS, build_table
+    from mmbench.reporting.protocols import keep_settings
 
     del table  # named in the documentation; there is nothing else to print
     state: State = ctx.obj
@@ -170,7 +170,7 @@ def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "li
     A damaged record matters if it was asked for: then a line says that it is left out. When nothing else is
     left, it is the error.
     """
-    from mmbench.results import lies_in, read_all, select
+    from mmbench.runs.store import lies_in, read_all, select
 
     results_dir = state.results_dir
     damaged: list[tuple[Path, MmbenchError]] = []
@@ -212,7 +212,7 @@ def _parse_filters(given: Sequence[str]) -> dict[str, list[str]]:
 def _on_current_data(state: State, records: "Sequence[RunRecord]") -> "list[RunRecord]":
     """Runs whose data set is still prepared as it was then; a data set that loses all its runs is named."""
     from mmbench.data.store import open_prepared
-    from mmbench.report.protocols import CURRENT, keep_data
+    from mmbench.reporting.protocols import CURRENT, keep_data
 
     hashes, reasons = {}, {}
     for name in dict.fromkeys(one.dataset for one in records):
@@ -232,7 +232,7 @@ def _on_current_data(state: State, records: "Sequence[RunRecord]") -> "list[RunR
 
 def _emit(state: State, table: "Table", fmt: FormatOption | None, output: Path | None) -> None:
     from mmbench.atomic import write_text
-    from mmbench.report import render, to_text
+    from mmbench.reporting import render, to_text
 
     suffix = _BY_SUFFIX.get(output.suffix.lower(), "terminal") if output else "terminal"
     chosen = fmt or FormatOption(suffix)

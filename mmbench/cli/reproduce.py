@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmbench.reproduce.plan import Plan, Target
     from mmbench.reproduce.scores import Reproduced
     from mmbench.reproduce.spec import Experiment
-    from mmbench.results import RunRecord
+    from mmbench.runs.store import RunRecord
 
 
 class FormatOption(StrEnum):
@@ -88,10 +88,10 @@ def reproduce(
 ) -> None:
     """Run what a printed table or figure needs, and print it in its layout with the printed numbers beside."""
     state: State = ctx.obj
-    from mmbench.parallel import Backend
-    from mmbench.report.protocols import check_planned
+    from mmbench.reporting.protocols import check_planned
     from mmbench.reproduce.plan import choose_targets, stored_only
     from mmbench.reproduce.spec import Scores, find_experiment
+    from mmbench.runs.workers import Backend
     from mmbench.runtime import pick_device, stack_size
 
     if experiment is None:

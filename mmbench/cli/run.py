@@ -12,9 +12,9 @@ from mmbench.errors import DataError, RunError, UsageError, suggest
 
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
-    from mmbench.parallel import Backend
-    from mmbench.results import Ranks, RunRecord
-    from mmbench.run import Overrides
+    from mmbench.runs.schedule import Overrides
+    from mmbench.runs.store import Ranks, RunRecord
+    from mmbench.runs.workers import Backend
 
 FLOORS = ("pop", "repeat-last", "random", "itemknn")
 SetOption = Annotated[
@@ -60,8 +60,8 @@ def parse_seeds(text: str) -> list[int]:
 
 def parse_sets(given: list[str] | None, *, epochs: int | None = None) -> "Overrides":
     """`--set key=value` and `--set model.key=value`."""
-    from mmbench.config import parse_value
-    from mmbench.run import Overrides
+    from mmbench.runs.schedule import Overrides
+    from mmbench.settings.config import parse_value
 
     everywhere: dict[str, Any] = {}
     by_model: dict[str, dict[str, Any]] = {}
@@ -100,7 +100,7 @@ def chosen_datasets(state: State, names: list[str] | None) -> "list[Prepared]":
 
 def model_list(models: list[str], *, floors: bool) -> list[str]:
     """The models to run, each once; the floors come along unless they are not wanted."""
-    from mmbench import registry
+    from mmbench.models import registry
 
     for name in models:
         registry.find(name)
@@ -134,9 +134,9 @@ def run(
 ) -> None:
     """Train and evaluate every missing cell of models x data sets x seeds, then print the table."""
     state: State = ctx.obj
-    from mmbench.parallel import KINDS, Backend
-    from mmbench.report.protocols import check_planned
-    from mmbench.run import finished, plan
+    from mmbench.reporting.protocols import check_planned
+    from mmbench.runs.schedule import finished, plan
+    from mmbench.runs.workers import KINDS, Backend
     from mmbench.runtime import pick_device, stack_size
 
     kind = next((one for one in KINDS if one == backend), None)
@@ -166,7 +166,7 @@ def compute(
 ) -> "list[RunRecord]":
     """Run the cells under the live view; what is finished stays, whatever happens."""
     from mmbench.cli.live import RunView
-    from mmbench.run import execute
+    from mmbench.runs.schedule import execute
 
     view = RunView(state.err)
     with view.watching():
@@ -175,7 +175,7 @@ def compute(
 
 def close_with_table(state: State, records: "list[RunRecord]") -> None:
     """Print the table of this run's cells; a run in which nothing worked is an error."""
-    from mmbench.report import build_table, render
+    from mmbench.reporting import build_table, render
 
     failed = [one for one in records if one.status == "failed"]
     if len(failed) == len(records):
@@ -196,7 +196,7 @@ def train(
 ) -> None:
     """Train one model with one seed, rank valid and test, and say where the result lies."""
     state: State = ctx.obj
-    from mmbench.run import plan
+    from mmbench.runs.schedule import plan
     from mmbench.runtime import pick_device
 
     pick_device(device)
@@ -234,9 +234,9 @@ def evaluate(
 ) -> None:
     """Score stored checkpoints again on valid and test, and print metrics; nothing is trained."""
     state: State = ctx.obj
-    from mmbench.experiment import metric_value
-    from mmbench.metrics import parse_metric
-    from mmbench.results import read_record
+    from mmbench.evaluation.metrics import parse_metric
+    from mmbench.runs.execute import metric_value
+    from mmbench.runs.store import read_record
 
     wanted = [str(parse_metric(name)) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
     records = [read_record(path) for path in runs]
@@ -253,8 +253,8 @@ def _ranks_to_print(
     state: State, record: "RunRecord", rescore: bool, mask_seen: MaskOption | None, device: str
 ) -> "dict[str, Ranks]":
     """Name of a line of `evaluate` -> ranks: valid, test, and those of an ensemble's members."""
-    from mmbench.again import rank_masked
-    from mmbench.run import rank_again
+    from mmbench.runs.rerank import rank_masked
+    from mmbench.runs.schedule import rank_again
 
     if mask_seen is not None:
         return rank_masked(record, mask_seen.value, data_dir=state.data_dir, device=device)

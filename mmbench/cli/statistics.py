@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mmbench.data.statistics import compare
-from mmbench.report.rounding import statistic
+from mmbench.reporting.rounding import statistic
 
 LABELS = {
     "users": "users",

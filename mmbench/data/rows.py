@@ -228,7 +228,7 @@ class Batcher:
 
     def evaluation(self, rows: Rows, *, extra_slots: int = 0) -> Batch:
         """One slot per history: its last event, or the last of the extra places after it."""
-        # The histories of a batch are of like length (mmbench.evaluate): narrower bins, smaller attention.
+        # The histories of a batch are of like length (mmbench.evaluation.ranking): narrower bins, smaller attention.
         longest = int(rows.length.max(initial=0)) + extra_slots
         parts, first = self._lay_out(rows, extra_slots, max(NARROWEST_BIN, longest))
         slots = first + rows.length + extra_slots - 1

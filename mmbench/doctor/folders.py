@@ -21,8 +21,8 @@ OLD_SECONDS = 3600.0  # nothing is written for so long without a sign of life
 
 
 def catalogue(data_dir: Path) -> Iterator[Finding]:
-    from mmbench import registry
     from mmbench.data.catalog import load_catalog
+    from mmbench.models import registry
 
     try:
         n_sets, n_models = len(load_catalog(data_dir)), len(registry.entries())

@@ -70,8 +70,8 @@ class Needs:
     n_negatives uniform negatives per target in `batch.negatives`.
     whole_rows  a loss looks from one target of a history to another: all of them must be in one step, so
                 batch_unit = "rows" (steps that count targets cut a history where they are full).
-    stackable   loss() runs under torch.func.vmap, so that several seeds can be trained as one (mmbench.stack); not
-                so where shapes depend on values, nor with torch's recurrent layers.
+    stackable   loss() runs under torch.func.vmap, so that several seeds can be trained as one
+                (mmbench.training.stack); not so where shapes depend on values, nor with torch's recurrent layers.
     negatives_exclude  "history": all training items of the user; "first": only the first (a released slip).
     """
 

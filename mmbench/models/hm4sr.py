@@ -37,13 +37,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
 from mmbench.nn.losses import cross_entropy, info_nce
+from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 CONTENT = ("text", "image")
 

@@ -35,7 +35,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmbench.config import PositiveInt, Probability
 from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.calendar import civil_date
@@ -44,6 +43,7 @@ from mmbench.nn.features import FeatureTable, available, look_up
 from mmbench.nn.layers import Dropout, PreQueryEncoder, at, check_heads, zero_padding
 from mmbench.nn.losses import bce, dots, pairs
 from mmbench.nn.mlp import MLPEncoder
+from mmbench.settings.config import PositiveInt, Probability
 
 Modality = Literal["id", "text", "image"]
 

@@ -64,7 +64,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     The gradients of query, table and bias are formed chunk by chunk in the forward pass and scaled in the
     backward pass, so each logit is computed once and the memory is CHUNK x N, for each of the models that
-    mmbench.stack trains at once.
+    mmbench.training.stack trains at once.
     """
 
     @staticmethod

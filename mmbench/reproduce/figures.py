@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmbench.look.style import BLUE, INK, SOFT, VERMILION, new_figure, set_title
-from mmbench.report.rounding import DASH, number, std_text
-from mmbench.report.table import Cell
+from mmbench.reporting.rounding import DASH, number, std_text
+from mmbench.reporting.table import Cell
 from mmbench.reproduce.scores import Reproduced
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mmbench.report import rounding, terminal
-from mmbench.report.grid import Line, Lines, draw
-from mmbench.report.plain import (
+from mmbench.reporting import rounding, terminal
+from mmbench.reporting.grid import Line, Lines, draw
+from mmbench.reporting.plain import (
     cell_markdown,
     comparison_content,
     csv_text,
@@ -15,7 +15,7 @@ from mmbench.report.plain import (
     row_content,
     words,
 )
-from mmbench.report.rounding import DASH
+from mmbench.reporting.rounding import DASH
 from mmbench.reproduce.plan import NOT_PREPARED, NOT_YET
 from mmbench.reproduce.scores import Beside, Reproduced
 

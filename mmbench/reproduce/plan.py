@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mmbench import registry
-from mmbench.cell import Cell, resolve_settings
 from mmbench.data.store import Prepared, is_prepared, list_prepared, open_prepared
 from mmbench.errors import DataError, MmbenchError, UsageError, suggest
+from mmbench.models import registry
 from mmbench.reproduce.spec import Experiment, Row, Scores
-from mmbench.results import RunRecord, read_record
-from mmbench.run import Overrides, check_overrides, finished, plan
+from mmbench.runs.plan import Cell, resolve_settings
+from mmbench.runs.schedule import Overrides, check_overrides, finished, plan
+from mmbench.runs.store import RunRecord, read_record
 
 NOT_YET = "not yet"  # the model or variant is not in the registry
 NOT_PREPARED = "not prepared"

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbench.metrics import parse_metric
-from mmbench.report.build import GivenRow, build_given
-from mmbench.report.labels import Group
-from mmbench.report.table import Cell, Table
+from mmbench.evaluation.metrics import parse_metric
+from mmbench.evaluation.significance import t_interval
+from mmbench.reporting.build import GivenRow, build_given
+from mmbench.reporting.labels import Group
+from mmbench.reporting.table import Cell, Table
 from mmbench.reproduce.plan import NOT_PREPARED, NOT_YET, Plan, PlannedRow, Target
-from mmbench.results import RunRecord
-from mmbench.stats import t_interval
+from mmbench.runs.store import RunRecord
 
 HALF_DIGIT = 0.5e-4  # printed numbers have four digits: .0325 stands for all that round to it
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from mmbench.errors import UsageError, suggest
-from mmbench.metrics import parse_metric
+from mmbench.evaluation.metrics import parse_metric
 from mmbench.paths import PACKAGE
 
 PRINTED = "printed.csv"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmbench.data.statistics import Compared, compare
-from mmbench.report import rounding, terminal
-from mmbench.report.grid import Line, Lines, draw
-from mmbench.report.plain import csv_text, escape, json_text, pipes
+from mmbench.reporting import rounding, terminal
+from mmbench.reporting.grid import Line, Lines, draw
+from mmbench.reporting.plain import csv_text, escape, json_text, pipes
 from mmbench.reproduce.plan import NOT_PREPARED, Target
 from mmbench.reproduce.spec import Experiment, Statistics
 

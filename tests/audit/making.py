@@ -7,7 +7,7 @@ import numpy as np
 
 from mmbench.audit.number import Printed
 from mmbench.audit.sources import Row
-from mmbench.metrics import Metric, parse_metric
+from mmbench.evaluation.metrics import Metric, parse_metric
 
 
 class Ranks:

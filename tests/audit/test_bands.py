@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mmbench.audit.bands import check_row, rules
 from mmbench.audit.finding import Finding
 from mmbench.audit.ranks import Box, conflict, gains, reach
-from mmbench.metrics import Metric, parse_metric
+from mmbench.evaluation.metrics import Metric, parse_metric
 from tests.audit.making import mean, printed, row, row_of_runs
 
 ALL = [Metric(name, k) for name in ("HR", "NDCG", "MRR") for k in (1, 5, 10, 20)]

@@ -15,7 +15,7 @@ from tests.prepared import ROOT, Outcome, environment
 
 SERVER = """
 import json, os, sys, tempfile, traceback
-import torch, torch._dynamo, mmbench.cli, mmbench.run, mmbench.cli.live, mmbench.report
+import torch, torch._dynamo, mmbench.cli, mmbench.runs.schedule, mmbench.cli.live, mmbench.reporting
 
 def child(command, out, err):
     os.dup2(out, 1)

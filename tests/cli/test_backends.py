@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.results import read_record
+from mmbench.runs.store import read_record
+from tests.models.test_registry import OWN, write_own
 from tests.prepared import SMALL, cells, cli, environment, same_ranks
-from tests.test_registry import OWN, write_own
 
 BACKENDS = ("local", "dask", "ray")
 DIES = "        return (self"  # the line of OWN's score() before which its process dies

@@ -11,8 +11,8 @@ import pytest
 
 from mmbench.data.store import open_prepared
 from tests.cli.forks import Command, run_all
+from tests.models.test_registry import OWN, RECIPE, write_own
 from tests.prepared import SMALL, Outcome, cells, cli, random_histories, write_toy
-from tests.test_registry import OWN, RECIPE, write_own
 
 QUICK = ("--quiet", "run")
 END = ("--no-floors", "--epochs", "1", *SMALL)

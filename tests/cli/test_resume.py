@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.checkpoint import load_tensors
-from mmbench.results import read_record
+from mmbench.runs.store import read_record
+from mmbench.training.checkpoint import load_tensors
 from tests.prepared import SMALL, cells, cli, environment, finish, kill_group, same_ranks, start, wait_for
 
 TWO = ("run", "sasrec", "gru4rec", "--no-floors", "--dataset", "toy", *SMALL)
@@ -177,7 +177,7 @@ FULL = """
 import errno, os, resource, sys
 limit = int(sys.argv.pop(1))
 from mmbench.cli import main
-import torch, mmbench.train
+import torch, mmbench.training.trainer
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 main()
 """

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.metrics import parse_metric
-from mmbench.results import read_record, write_ranks
+from mmbench.evaluation.metrics import parse_metric
+from mmbench.runs.store import read_record, write_ranks
+from tests.models.test_registry import write_own
 from tests.prepared import SMALL, cells, cli, environment, finish, same_ranks, start, write_toy
-from tests.test_registry import write_own
 
 RUN = ("run", "sasrec", "hm4sr", "--dataset", "toy", "--seeds", "2", "--epochs", "2", *SMALL)
 CELLS = ["hm4sr", "hm4sr", "itemknn", "pop", "random", "random", "repeat-last", "sasrec", "sasrec"]

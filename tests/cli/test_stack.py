@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.checkpoint import load_tensors
-from mmbench.results import read_record
+from mmbench.runs.store import read_record
+from mmbench.training.checkpoint import load_tensors
+from tests.models.test_registry import OWN, RECIPE, write_own
 from tests.prepared import SMALL, cells, cli, kill_group, same_counts, start, wait_for
-from tests.test_registry import OWN, RECIPE, write_own
 
 CALM = (
     "--set", "dropout=0", "--set", "attn_dropout=0", "--set", "precision=float64", "--set", "adam_eps=1e-4",

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from mmbench.config import TrainConfig
 from mmbench.data.rows import Batcher, last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
-from mmbench.registry import find
-from mmbench.train import Trainer
+from mmbench.models.registry import find
+from mmbench.settings.config import TrainConfig
+from mmbench.training.trainer import Trainer
 from tests.models.toy import (
     MAX_LEN,
     catalog_of,

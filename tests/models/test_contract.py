@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench import registry
-from mmbench.config import TrainConfig
 from mmbench.data.rows import plan_rows
 from mmbench.data.views import TrainView
+from mmbench.models import registry
 from mmbench.models.base import Needs, Recommender
-from mmbench.stack import Stack, padding_kept_out, why_not
-from mmbench.train import Trainer
+from mmbench.settings.config import TrainConfig
+from mmbench.training.stack import Stack, padding_kept_out, why_not
+from mmbench.training.trainer import Trainer
 from tests.models.toy import (
     MAX_LEN,
     N_ITEMS,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmbench.data.rows import plan_rows
 from mmbench.errors import UsageError
-from mmbench.registry import find
+from mmbench.models.registry import find
 from tests.models.toy import (
     START,
     catalog_of,

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmbench.data.rows import Batcher, last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
-from mmbench.registry import find
+from mmbench.models.registry import find
 from tests.models.toy import (
     catalog_of,
     gradients,

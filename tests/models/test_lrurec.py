@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmbench import registry
-from mmbench.config import TrainConfig
 from mmbench.errors import UsageError
+from mmbench.models import registry
 from mmbench.models.base import Recommender
-from mmbench.optim import make_optimizer
+from mmbench.settings.config import TrainConfig
+from mmbench.training.optim import make_optimizer
 from tests.models.toy import (
     catalog_of,
     gradients,

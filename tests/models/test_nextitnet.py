@@ -1,4 +1,4 @@
-"""NextItNet: section "How to check" of its specification (convolutions: tests/test_convolution.py)."""
+"""NextItNet: section "How to check" of its specification (convolutions: tests/nn/test_convolution.py)."""
 
 import math
 from typing import Any

@@ -6,8 +6,8 @@ import torch
 
 from mmbench.data.views import TargetView
 from mmbench.errors import UsageError
-from mmbench.evaluate import rank
-from mmbench.metrics import parse_metric
+from mmbench.evaluation.metrics import parse_metric
+from mmbench.evaluation.ranking import rank
 from tests.models.toy import (
     DAY,
     START,

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mmbench.data.views import TargetView
-from mmbench.evaluate import rank
-from mmbench.metrics import parse_metric
+from mmbench.evaluation.metrics import parse_metric
+from mmbench.evaluation.ranking import rank
 from tests.models.toy import catalog_of, history_batch, toy_catalog, toy_model, view_of
 
 N_ITEMS, N_USERS, N_SEEDS = 100, 200, 30
@@ -82,7 +82,7 @@ def test_mixing_is_splitmix64() -> None:
     """The generator's published first outputs for seed 1234567."""
     import sys
 
-    from mmbench.registry import find
+    from mmbench.models.registry import find
 
     entry, _ = find("random")
     module = sys.modules[entry.load().__module__]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench.config import TrainConfig
 from mmbench.errors import UsageError
-from mmbench.evaluate import rank
+from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.ensemble import combine_scores, member_names
-from mmbench.train import Trainer
+from mmbench.settings.config import TrainConfig
+from mmbench.training.trainer import Trainer
 from tests.models.toy import (
     gradients,
     history_batch,
@@ -25,7 +25,7 @@ from tests.models.toy import (
     training_batch,
 )
 from tests.scorers import random_view
-from tests.training import KillAt, KilledError
+from tests.toy_training import KillAt, KilledError
 
 HISTORIES = [[4, 9, 2], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
 LIKE_SASREC = {"hidden_dim": 24, "init": "xavier-uniform"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbench.registry import find
+from mmbench.models.registry import find
 from tests.models.toy import (
     DAY,
     START,

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench import registry
 from mmbench.errors import UsageError
+from mmbench.models import registry
 from mmbench.models.base import Recommender
 from tests.models.toy import (
     DAY,

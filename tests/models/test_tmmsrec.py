@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.config import TrainConfig, build, defaults_of
 from mmbench.data.batch import Batch
 from mmbench.data.rows import Batcher, last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog
+from mmbench.models.registry import check_recipe, find
 from mmbench.models.tmmsrec import TimeIntervalEncoder, TMMSRec, TMMSRecConfig, make_encoder
-from mmbench.registry import check_recipe, find
+from mmbench.settings.config import TrainConfig, build, defaults_of
 from tests.models.toy import (
     DAY,
     START,

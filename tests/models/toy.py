@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.config import build
 from mmbench.data.batch import Batch
 from mmbench.data.rows import Batcher, NegativeSampler, Rows, last_rows, plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models.base import Catalog, Recommender
-from mmbench.registry import find
+from mmbench.models.registry import find
+from mmbench.settings.config import build
 
 N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES = 30, 20, 8, 5
 START = 1_400_000_000  # unix seconds: float32 could not tell neighbours apart

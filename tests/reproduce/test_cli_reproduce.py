@@ -14,7 +14,7 @@ from mmbench.cli import app
 from mmbench.cli.run import parse_sets
 from mmbench.data.store import open_prepared
 from mmbench.errors import MmbenchError
-from mmbench.run import finished, plan
+from mmbench.runs.schedule import finished, plan
 from tests.prepared import SMALL, Outcome, cells, cli, write_toy
 
 RUN = ("--seeds", "2", "--epochs", "1", *SMALL)

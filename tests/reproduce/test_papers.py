@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mmbench import registry
-from mmbench.cell import configs
-from mmbench.config import Setting, TrainConfig, defaults_of
 from mmbench.data.catalog import read_catalog
 from mmbench.errors import UsageError
+from mmbench.models import registry
 from mmbench.paths import PACKAGE, datasets_file
 from mmbench.reproduce.plan import is_live, row_settings
 from mmbench.reproduce.spec import Scores, Statistics, experiments, find_experiment, read_paper, read_printed
-from mmbench.run import Overrides
+from mmbench.runs.plan import configs
+from mmbench.runs.schedule import Overrides
+from mmbench.settings.config import Setting, TrainConfig, defaults_of
 from tests.reproduce.conftest import PAPER, write_paper
 
 PAPERS = PACKAGE / "papers"

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from mmbench.data.store import open_prepared
-from mmbench.report.table import Cell
+from mmbench.evaluation.significance import paired_t, t_interval
+from mmbench.reporting.table import Cell
 from mmbench.reproduce.figures import PLOT_WIDTH, dots, draw, panels, reference, terminal_plot
 from mmbench.reproduce.formats import to_text
 from mmbench.reproduce.plan import Plan, choose_targets, make_plan
 from mmbench.reproduce.scores import HALF_DIGIT, Reproduced, reproduced
 from mmbench.reproduce.spec import find_experiment
-from mmbench.results import Ranks, RunRecord, read_record, write_ranks, write_record
-from mmbench.run import Overrides
-from mmbench.stats import paired_t, t_interval
+from mmbench.runs.schedule import Overrides
+from mmbench.runs.store import Ranks, RunRecord, read_record, write_ranks, write_record
 
 HITS = {"sasrec": (40, 44, 45), "random": (20, 23, 20), "pop": (10,)}
 
@@ -128,7 +128,7 @@ def test_rows_not_yet_and_data_not_prepared_are_shown(one: Reproduced) -> None:
 def test_a_row_becomes_live_when_its_model_is_registered(
     data_dir: Path, papers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.test_registry import OWN, RECIPE, write_own
+    from tests.models.test_registry import OWN, RECIPE, write_own
 
     recipe = RECIPE.replace('"my-line"', '"no-such-model"')
     folder = write_own(tmp_path / "models", code=OWN, recipe=recipe, stem="no_such_model")

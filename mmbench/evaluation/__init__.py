@@ -1,0 +1,1 @@
+"""Rankings from scores; metrics; significance. Nothing here trains."""

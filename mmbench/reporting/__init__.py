@@ -1,0 +1,22 @@
+"""Results as tables: `build_table` makes one from run records, `render` prints it.
+
+Names are imported on demand, so that a command line that only lists formats stays quick.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmbench.reporting.build import DEFAULT_METRICS, build_table
+    from mmbench.reporting.formats import FORMATS, Format, render, to_text
+    from mmbench.reporting.table import Table
+
+__all__ = ["DEFAULT_METRICS", "FORMATS", "Format", "Table", "build_table", "render", "to_text"]
+_HOME = {"DEFAULT_METRICS": "build", "build_table": "build", "Table": "table"}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'formats')}"), name)

@@ -1,0 +1,51 @@
+"""The table as one HTML page that loads nothing: light and dark, readable on paper."""
+
+from importlib.resources import files
+from itertools import groupby
+from typing import Any
+
+from mmbench.reporting import rounding
+from mmbench.reporting.table import Row, Table
+
+_PLACES = {0: "", 1: "best", 2: "second"}
+
+
+def html(table: Table) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    source = (files("mmbench.reporting") / "table.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+    synthetic = {one.name: one.synthetic for one in table.datasets}
+    datasets = [
+        {"name": name, "span": len(list(group)), "synthetic": synthetic[name]}
+        for name, group in groupby(column.dataset for column in table.columns)
+    ]
+    parts = [
+        {"name": "floors" if floor else "models", "rows": [_row(row, table) for row in rows]}
+        for floor, rows in groupby(table.rows, key=lambda row: row.floor)
+    ]
+    names = ", ".join(one.name for one in table.datasets)
+    return page.render(
+        title=f"{'Test' if table.split == 'test' else 'Validation'} results on {names}",
+        datasets=datasets,
+        metrics=[str(column.metric) for column in table.columns],
+        parts=parts,
+        tests=rounding.summary(table),
+        footnotes=[(rounding.footnote_mark(at), text) for at, text in enumerate(table.footnotes)],
+        warnings=table.warnings,
+        caption=table.caption,
+    )
+
+
+def _row(row: Row, table: Table) -> dict[str, Any]:
+    cells = [
+        {
+            "mean": rounding.mean_text(cell),
+            "std": rounding.std_text(cell),
+            "place": _PLACES[cell.place],
+            "star": cell.star,
+            "marks": [rounding.footnote_mark(at) for at in cell.footnotes],
+        }
+        for cell in row.cells
+    ]
+    return {"label": row.label, "runs": rounding.runs_text(row, table), "cells": cells}

@@ -1,0 +1,162 @@
+"""Which runs may share a table: their protocols compared, and the options that choose one side.
+
+Two runs of one data set are comparable when the fingerprints of their protocols agree. Where they do not, the
+error names each field that differs and the option of `mmbench report` that keeps one side of it.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmbench.errors import ProtocolMismatchError, UsageError, suggest
+from mmbench.runs.plan import Cell
+from mmbench.runs.store import RunRecord
+from mmbench.settings.config import parse_value
+
+DATA = "data_hash"
+CURRENT = "--current-data"
+_Facts = dict[str, Any]
+
+
+def check_protocols(dataset: str, records: Sequence[RunRecord]) -> None:
+    """Refuse runs of one data set whose protocol fingerprints differ, naming the fields, the rows and a way out."""
+    sides: dict[str, list[RunRecord]] = {}
+    for one in records:
+        sides.setdefault(one.fingerprint, []).append(one)
+    if len(sides) < 2:
+        return
+    facts = [_facts(runs[0]) for runs in sides.values()]
+    said = [f"{name} is {' against '.join(_values(name, facts))}" for name in _differing(facts)]
+    difference = "; ".join(said) or "fingerprint, with equal fields: one run.json was changed by hand"
+    rows = [", ".join(dict.fromkeys(_who(one) for one in runs)) for runs in list(sides.values())[:2]]
+    more = f" ({len(sides)} protocols in all)" if len(sides) > 2 else ""
+    raise ProtocolMismatchError(
+        f"{dataset}: rows measured under different protocols share no table: {difference}; "
+        f"first: {rows[0]}; second: {rows[1]}{more}; {_way_out(facts)}"
+    )
+
+
+def check_planned(cells: Sequence[Cell]) -> None:
+    """Refuse cells whose results could not stand in one table, before they cost hours."""
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+        sides: dict[str, list[Cell]] = {}
+        for cell in cells:
+            if cell.dataset == dataset:
+                sides.setdefault(cell.fingerprint, []).append(cell)
+        facts = [_flat(one.protocol) for one, *_ in sides.values()]
+        differing = _differing(facts)
+        if not differing:
+            continue
+        name = differing[0]
+        models = [", ".join(dict.fromkeys(cell.model for cell in side)) for side in sides.values()]
+        said = [f"{_short(one.get(name))} ({who})" for one, who in zip(facts, models, strict=True)]
+        raise ProtocolMismatchError(
+            f"{dataset}: these cells could share no table: {name} is {' against '.join(said)}; give all models one "
+            f"value ({' or '.join(_options(name, facts))}), or run each side by itself (run has --no-floors)"
+        )
+
+
+def keep_settings(records: Sequence[RunRecord], wanted: Mapping[str, Sequence[str]]) -> list[RunRecord]:
+    """Runs that have, of each key, one of the values; a key is a setting or else a field of the protocol.
+
+    Values are texts as typed (`0.2`, `true`, `train`). UsageError for a key or a value that no run has.
+    """
+    kept = list(records)
+    for key, texts in wanted.items():
+        stored = [_stored(one) for one in records]
+        if not any(key in one for one in stored):
+            known = {name for one in stored for name in one}
+            raise UsageError(f"--set {key}: {suggest(key, known, what='setting of these runs')}")
+        there = [one[key] for one in stored if key in one]
+        for text in texts:
+            if not any(_same(one, text) for one in there):
+                listing = ", ".join(dict.fromkeys(_text(one) for one in there))
+                raise UsageError(f"--set {key}={text}: no run has this value; stored: {listing}")
+        kept = [
+            one for one in kept if key in (own := _stored(one)) and any(_same(own[key], t) for t in texts)
+        ]
+    if not kept:
+        said = " ".join(f"--set {key}={text}" for key, texts in wanted.items() for text in texts)
+        raise UsageError(f"no run has all of {said}; leave one of them out")
+    return kept
+
+
+def keep_data(records: Sequence[RunRecord], hashes: Mapping[str, str]) -> list[RunRecord]:
+    """Runs whose data had this hash; `hashes` by data set, others are dropped."""
+    return [one for one in records if one.data_hash == hashes.get(one.dataset)]
+
+
+def _facts(record: RunRecord) -> _Facts:
+    """Protocol fields, and what else decides comparability."""
+    fields = {
+        key: value for key, value in _flat(record.protocol).items() if key != "data"
+    }  # said as its hash
+    return {DATA: record.data_hash, **fields}
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> _Facts:
+    """Nested fields joined by dots."""
+    found: _Facts = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
+    return found
+
+
+def _stored(record: RunRecord) -> _Facts:
+    return {**_facts(record), **{key: one["value"] for key, one in record.settings.items()}}
+
+
+def _same(value: Any, text: str) -> bool:
+    """Whether a typed text means the stored value: 1e-3 is 0.001 and 0 is 0.0, but 1 is not true."""
+    meant = parse_value(text)
+    return text == value or (meant == value and isinstance(meant, bool) == isinstance(value, bool))
+
+
+def _differing(facts: Sequence[_Facts]) -> list[str]:
+    names = sorted({name for one in facts for name in one})
+    return [name for name in names if len({_text(one.get(name)) for one in facts}) > 1]
+
+
+def _way_out(facts: Sequence[_Facts]) -> str:
+    """The options that keep one side; fields that tell nothing more than those before them need none."""
+    by_data = [[one for one in facts if one[DATA] == data] for data in dict.fromkeys(o[DATA] for o in facts)]
+    names: list[str] = []
+    ways = [CURRENT] if len(by_data) > 1 else []
+    for name in dict.fromkeys(name for side in by_data for name in _differing(side)):
+        options = _options(name, facts)
+        if options and _parts(facts, [*names, name]) > _parts(facts, names):
+            names.append(name)
+            ways.append(" or ".join(options))
+    if not ways:
+        return "remove the folders of one side"
+    rest = "" if _parts(facts, names) == len(facts) else ", or remove the folders of one side"
+    return f"choose one side: mmbench report {' and '.join(ways)}{rest}"
+
+
+def _parts(facts: Sequence[_Facts], names: Sequence[str]) -> int:
+    """How many kinds of runs the data and these fields tell apart."""
+    return len({tuple(_text(one.get(name)) for name in (DATA, *names)) for one in facts})
+
+
+def _options(name: str, facts: Sequence[_Facts]) -> list[str]:
+    """`--set` with each value that can be typed."""
+    values = [one[name] for one in facts if isinstance(one.get(name), (str, int, float))]
+    return [f"--set {shlex.quote(f'{name}={text}')}" for text in dict.fromkeys(map(_text, values))]
+
+
+def _values(name: str, facts: Sequence[_Facts]) -> list[str]:
+    return list(dict.fromkeys(_short(one.get(name)) for one in facts))
+
+
+def _who(record: RunRecord) -> str:
+    return f"{record.model} ({record.config_id})"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 24 else text[:12] + "..."

@@ -1,0 +1,133 @@
+"""The table for a terminal: colours where there are any, signs where not, blocks that fit the width."""
+
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mmbench.reporting import rounding
+from mmbench.reporting.grid import Line, Lines, draw
+from mmbench.reporting.table import Cell, Row, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_CAPTION_WIDTH = 110  # longer lines are hard to read
+
+
+def emitter(console: "Console") -> "Callable[[Text | str], None]":
+    """Prints lines as they are: not wrapped, no markup, nothing highlighted."""
+
+    def emit(text: "Text | str") -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    return emit
+
+
+def plain_text(show: "Callable[[Console], None]") -> str:
+    """What `show` prints, without colour codes and unwrapped."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    show(Console(file=out, force_terminal=False, soft_wrap=True))
+    return out.getvalue()
+
+
+def print_terminal(table: Table, console: "Console") -> None:
+    """Print to a rich console; when it is no terminal nothing is wrapped or split."""
+    width = console.width if console.is_terminal else None
+    colour = console.is_terminal and not console.no_color
+    emit = emitter(console)
+    names = {one.name: one.name + (" (synthetic)" if one.synthetic else "") for one in table.datasets}
+    lines = Lines(
+        heads=tuple((names[column.dataset], str(column.metric)) for column in table.columns),
+        rows=tuple(
+            _row(row, table, colour, rule=bool(row.floor and at and not table.rows[at - 1].floor))
+            for at, row in enumerate(table.rows)
+        ),
+        below=tuple(summary_line(line) for line in _short_names(rounding.summary(table))),
+    )
+    for line in draw(lines, width):
+        emit(line)
+    emit("")
+    for line in words(table, colour, width):
+        emit(line)
+
+
+def _short_names(lines: Sequence[rounding.Line]) -> list[rounding.Line]:
+    """Row names with their settings on a second line, so that they do not widen the columns of numbers."""
+    found = []
+    for line in lines:
+        heads = [text.partition(" [") for text in line.texts]
+        if line.label not in ("Compared", "Against") or not any(rest for _, _, rest in heads):
+            found.append(line)
+            continue
+        found.append(rounding.Line(line.label, tuple(head for head, _, _ in heads)))
+        found.append(rounding.Line("", tuple(f" [{rest}" if rest else "" for _, _, rest in heads)))
+    return found
+
+
+def _row(row: Row, table: Table, colour: bool, *, rule: bool) -> Line:
+    cells = tuple(cell_text(cell, colour) for cell in row.cells)
+    return Line(row.label, rounding.runs_text(row, table), cells, "dim" if row.floor else "", rule)
+
+
+def summary_line(line: rounding.Line) -> Line:
+    """A line under the rows, coloured by what it says."""
+    from rich.text import Text
+
+    return Line(
+        line.label, "", tuple(Text(text, _summary_style(line.label, text)) for text in line.texts), "cyan"
+    )
+
+
+def cell_text(cell: Cell, colour: bool) -> "Text":
+    from rich.text import Text
+
+    text = Text()
+    style = {1: "bold green", 2: "underline"}.get(cell.place, "") if cell.mean is not None else "dim"
+    text.append(rounding.mean_text(cell), style)
+    text.append(rounding.std_text(cell), "dim")
+    if cell.star:
+        text.append("*", "bold green")
+    if not colour and cell.place:
+        text.append({1: "¹", 2: "²"}[cell.place])
+    for at in cell.footnotes:
+        text.append(rounding.superscript(rounding.footnote_mark(at)), "yellow")
+    return text
+
+
+def _summary_style(label: str, text: str) -> str:
+    if label in ("Improved", "Difference"):
+        return "red" if text.startswith("-") else "green" if text.startswith("+") else "dim"
+    return "red" if text.endswith("worse") else ""
+
+
+def words(table: Table, colour: bool, width: int | None) -> list["Text"]:
+    """Footnotes, warnings and caption; wrapped to the terminal only."""
+    best = "bold: best, underlined: second" if colour else "¹ best, ² second"
+    said = [("Marks", f"{best} of a column, on unrounded means; ties share a mark.", "")]
+    said += [(rounding.footnote_mark(at), text, "yellow") for at, text in enumerate(table.footnotes)]
+    said += [("Warning", text, "bold yellow") for text in table.warnings]
+    said += [(key, text, "") for key, text in table.caption]
+    lines = []
+    for key, text, style in said:
+        lines += paragraph(key, text, style, width)
+    return lines
+
+
+def paragraph(key: str, text: str, style: str, width: int | None) -> list["Text"]:
+    from rich.text import Text
+
+    if width is None:
+        return [Text(f"{key}  {text}")]
+    indent = 10
+    wrapped = textwrap.wrap(text, max(20, min(width, _CAPTION_WIDTH) - indent), break_long_words=False) or [
+        ""
+    ]
+    lines = []
+    for at, part in enumerate(wrapped):
+        line = Text((key if at == 0 else "").ljust(indent), style or "bold dim")
+        lines.append(Text().append_text(line).append(part, "" if style else "dim"))
+    return lines

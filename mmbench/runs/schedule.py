@@ -1,0 +1,301 @@
+"""Scheduling: which cells are missing, who computes them, what happens when one fails.
+
+A cell is claimed by an advisory lock on a file in its folder. The system drops the lock when a process dies,
+however it dies, so several `mmbench run` can share a results folder and none waits for a dead one.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmbench.data.store import Prepared
+from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
+from mmbench.models import registry
+from mmbench.runs.execute import fail_cell, run_cell, run_stack
+from mmbench.runs.plan import Cell, make_cell, settings_of_use
+from mmbench.runs.rerank import RankedAgain, evaluate_again
+from mmbench.runs.store import RunRecord, read_record
+from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
+from mmbench.runtime import code_version, prepare_process
+from mmbench.training.progress import StackWatcher, Watcher
+
+DIED = "its worker process died twice, perhaps for want of memory"
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """`--set`: settings for all models that have them, and for single models."""
+
+    everywhere: Mapping[str, Any] = field(default_factory=dict)
+    by_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def layers(self, model: str, known: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
+        known = list(known)
+        shared = {key: value for key, value in self.everywhere.items() if key in known}
+        base = model.partition(":")[0]
+        own = {**self.by_model.get(base, {}), **(self.by_model.get(model, {}) if model != base else {})}
+        return [("--set", {**shared, **own})]
+
+
+def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
+    """A key that no chosen model has, or a model that is not chosen, is a mistake."""
+    known = {name: registry.find(name)[0].known_settings() for name in models}
+    every = sorted({key for keys in known.values() for key in keys})
+    for key in overrides.everywhere:
+        if key not in every:
+            raise UsageError(f"--set {key}: {suggest(key, every, what='setting')}")
+    names = {*models, *(name.partition(":")[0] for name in models)}
+    for name, settings in overrides.by_model.items():
+        if name not in names:
+            raise UsageError(f"--set {name}.…: {suggest(name, names, what='model of this run')}")
+        entry, _ = registry.find(name)
+        keys = entry.known_settings()
+        for key in settings:
+            if key not in keys:
+                raise UsageError(f"--set {name}.{key}: {suggest(key, keys, what='setting')}")
+            if key not in settings_of_use(entry):
+                raise UsageError(f"--set {name}.{key}: {name} has no use for this setting")
+
+
+def plan(
+    *,
+    results_dir: Path,
+    datasets: Sequence[Prepared],
+    models: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Overrides,
+) -> list[Cell]:
+    """All cells in the order they run: seed by seed, so that early tables already hold every model."""
+    check_overrides(overrides, models)
+    cells = []
+    for prepared in datasets:
+        for number, seed in enumerate(seeds):
+            for model in models:
+                entry, _ = registry.find(model)
+                if number and entry.load().deterministic:
+                    continue  # one run is all runs
+                layers = overrides.layers(model, entry.known_settings())
+                cells.append(
+                    make_cell(
+                        results_dir=results_dir, prepared=prepared, model=model, seed=seed, overrides=layers
+                    )
+                )
+    return cells
+
+
+def finished(cell: Cell) -> RunRecord | None:
+    """The cell's record when it is done; a failed or damaged one counts as missing."""
+    return _stored(cell)[0]
+
+
+def _stored(cell: Cell) -> tuple[RunRecord | None, str]:
+    """The same, and what is wrong with a damaged one."""
+    if not (cell.path / "run.json").is_file():
+        return None, ""
+    try:
+        record = read_record(cell.path)
+        if record.status != "finished":
+            return None, ""
+        record.ranks("test")
+    except OtherVersionError:
+        raise
+    except DataError as error:
+        return None, str(error)
+    return record, ""
+
+
+class RunWatcher(Protocol):
+    """What the command line hears of a run."""
+
+    def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
+    def damaged(self, cell: Cell, why: str) -> None: ...
+    def waiting(self, cell: Cell) -> None: ...
+    def queued(self, cells: Sequence[Cell], jobs: int) -> None: ...
+    def begins(self, cell: Cell, number: int, total: int) -> Watcher | None: ...
+    def begins_stack(self, cells: Sequence[Cell], number: int, total: int) -> StackWatcher | None: ...
+    def ends(self, cell: Cell, record: RunRecord) -> None: ...
+
+
+def execute(
+    cells: Sequence[Cell],
+    *,
+    watcher: RunWatcher,
+    device: str = "auto",
+    backend: Backend | None = None,
+    stack: int = 1,
+    debug: bool = False,
+) -> list[RunRecord]:
+    """Compute every missing cell; returns a record per cell, failed ones included, in the order of `cells`.
+
+    Cells that differ in their seeds only are trained `stack` at a time as one.
+    """
+    done: dict[Path, RunRecord] = {}
+    missing = []
+    for cell in cells:
+        record, why = _stored(cell)
+        if record is None:
+            missing.append(cell)
+            if why:
+                watcher.damaged(cell, why)
+        else:
+            done[cell.path] = record
+            watcher.skipped(cell, record, other_code=_other_code(record))
+    groups = stacks_of(missing, stack)
+    if not groups:  # no cluster is asked for nothing
+        return [done[cell.path] for cell in cells]
+    if backend is None or (backend.kind == "local" and backend.jobs == 1):
+        records = _in_turn(groups, watcher=watcher, device=device, debug=debug)
+    else:
+        records = _elsewhere(groups, watcher=watcher, device=device, backend=backend)
+    for record in records:
+        done[record.path] = record
+    return [done[cell.path] for cell in cells]
+
+
+def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
+    """Cells that differ in the seed only, up to `size` together, in the order of their first ones."""
+    by_configuration: dict[tuple[Path, str, str], list[Cell]] = {}
+    for number, cell in enumerate(cells):
+        alone = size == 1 or not registry.find(cell.model)[0].load().trainable
+        key = (cell.data_path, cell.model, f"{cell.config_id}/{number}" if alone else cell.config_id)
+        by_configuration.setdefault(key, []).append(cell)
+    return [
+        tuple(alike[first : first + size])
+        for alike in by_configuration.values()
+        for first in range(0, len(alike), size)
+    ]
+
+
+def _other_code(record: RunRecord) -> bool:
+    """Made by another mmbench, or by another state of a user's own model file."""
+    code = record.environment.get("code", {})
+    now = code_version()["source_hash"], registry.find(record.model)[0].own_code()
+    return (code.get("source_hash"), code.get("own_model", "")) != now
+
+
+def rank_again(record: RunRecord, *, data_dir: Path, device: str) -> RankedAgain:
+    """`evaluate_again` while we hold the run's lock."""
+    lock = claim(record.path, wait=False)
+    if lock is None:
+        raise RunError(f"{record.path} is being computed by another run; try again when it is done")
+    with lock:
+        try:
+            return evaluate_again(record, data_dir=data_dir, device=device)
+        except OSError as error:
+            raise RunError(f"cannot write {record.path}: {error.strerror or error}") from error
+
+
+def _in_turn(
+    groups: Sequence[Group], *, watcher: RunWatcher, device: str, debug: bool
+) -> Iterator[RunRecord]:
+    """One after another in this process; cells that another run is computing come last, by then done."""
+    prepare_process(default_threads(1))
+    later, number, total = [], 1, sum(map(len, groups))
+    for group in groups:
+        with ExitStack() as locks:
+            mine = []
+            for place, cell in enumerate(group, start=number):
+                lock = claim(cell.path, wait=False)
+                if lock is None:
+                    later.append((place, cell))
+                else:
+                    locks.enter_context(lock)
+                    mine.append(cell)
+            yield from _compute(mine, watcher, number, total, device, debug)
+        number += len(group)
+    for place, cell in later:
+        watcher.waiting(cell)
+        lock = claim(cell.path, wait=True)
+        assert lock is not None
+        with lock:
+            ready = finished(cell)
+            yield from [ready] if ready else _compute([cell], watcher, place, total, device, debug)
+
+
+def _compute(
+    cells: Sequence[Cell], watcher: RunWatcher, number: int, total: int, device: str, debug: bool
+) -> Iterator[RunRecord]:
+    """Cells that we hold: as one stack when there are several."""
+    missing = []
+    for cell in cells:
+        ready = finished(cell)  # another run may have finished it since the plan was made
+        if ready is not None:
+            watcher.skipped(cell, ready, other_code=_other_code(ready))
+            yield ready
+        else:
+            missing.append(cell)
+            (cell.path / BEGUN).unlink(missing_ok=True)  # of a worker that was stopped with its run
+    if len(missing) == 1:
+        view = watcher.begins(missing[0], number, total)
+        records = iter([run_cell(missing[0], device=device, watcher=view, debug=debug)])
+    else:
+        several = watcher.begins_stack(missing, number, total) if missing else None
+        records = run_stack(missing, device=device, watcher=several, debug=debug)
+    by_path = {cell.path: cell for cell in missing}
+    for record in records:
+        watcher.ends(by_path[record.path], record)
+        yield record
+
+
+def default_threads(jobs: int) -> int:
+    """Threads per process, so that `jobs` processes do not fight for the cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _work(group: Group, device: str, jobs: int, environment: dict[str, str]) -> list[tuple[Cell, RunRecord]]:
+    """In a worker process: same folders, own threads; waits when another run holds a cell."""
+    os.environ.update(environment)
+    prepare_process(default_threads(jobs))
+    with ExitStack() as held:
+        # In one order, so that two runs cannot block each other.
+        for cell in sorted(group, key=lambda one: one.path):
+            lock = claim(cell.path, wait=True)
+            assert lock is not None
+            held.enter_context(lock)
+        dead = [cell for cell in group if not held.enter_context(marked(cell))]
+        done = {cell.path: fail_cell(cell, DIED) for cell in dead}
+        done |= {cell.path: ready for cell in group if cell not in dead and (ready := finished(cell))}
+        missing = [cell for cell in group if cell.path not in done]
+        chosen = held.enter_context(dealt_device(device))
+        records = run_stack(missing, device=chosen) if len(missing) > 1 else (
+            run_cell(cell, device=chosen) for cell in missing
+        )  # fmt: skip
+        done |= {record.path: record for record in records}
+        return [(cell, done[cell.path]) for cell in group]
+
+
+def _elsewhere(
+    groups: Sequence[Group], *, watcher: RunWatcher, device: str, backend: Backend
+) -> Iterator[RunRecord]:
+    """Other processes, each with its share of the cores; records come as they end."""
+    # Absolute paths: a worker may have been started in another folder.
+    environment = {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
+    here = {cell.path.absolute(): cell for group in groups for cell in group}
+    shipped = [
+        tuple(replace(cell, path=cell.path.absolute(), data_path=cell.data_path.absolute()) for cell in group)
+        for group in groups
+    ]
+    watcher.queued(list(here.values()), backend.jobs)
+    work = partial(_work, device=device, jobs=backend.jobs, environment=environment)
+    for record in side_by_side(shipped, work, backend, ended=_ended):
+        cell = here[record.path]
+        record = replace(record, path=cell.path)
+        watcher.ends(cell, record)
+        yield record
+
+
+def _absolute(folders: str) -> str:
+    return os.pathsep.join(str(Path(one).absolute()) for one in folders.split(os.pathsep) if one)
+
+
+def _ended(cell: Cell) -> RunRecord | None:
+    """The stored record of a cell, finished or failed; None while there is none."""
+    try:
+        return read_record(cell.path) if (cell.path / "run.json").is_file() else None
+    except DataError:
+        return None

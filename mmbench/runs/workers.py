@@ -1,0 +1,319 @@
+"""Cells side by side: processes of this machine, a Dask cluster or a Ray cluster, all through joblib.
+
+A cell is shipped as settings and paths; its result comes back through the results folder, which every worker
+must see. A worker that dies takes its cell with it; the cell is tried again once, from its last epoch, and then
+stored as failed, while the others go on. A mark in the cell's folder tells that it was begun and not given back.
+"""
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from filelock import FileLock, Timeout
+
+from mmbench.errors import RunError, UsageError
+from mmbench.runs.plan import Cell
+from mmbench.runs.store import RunRecord
+
+Kind = Literal["local", "dask", "ray"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LOCK = "cell.lock"  # in a cell's folder; held while the cell is computed
+BEGUN = "begun"  # in a cell's folder while a worker has it; one byte for each that did not give it back
+MAX_TRIES = 2
+POLL_S = 0.3  # how often a Ray run looks which cells have ended
+Group = tuple[Cell, ...]  # cells that one worker computes together: seeds in a stack, or a single cell
+Work = Callable[[Group], list[tuple[Cell, RunRecord]]]
+Pool = Callable[[Sequence[Group], int], Iterator[tuple[Cell, RunRecord]]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where cells are computed. `address` of a cluster; None starts one on this machine."""
+
+    kind: Kind = "local"
+    address: str | None = None
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.address is not None and self.kind == "local":
+            raise UsageError("--address names a cluster; say which kind with --backend dask or --backend ray")
+
+
+def side_by_side(
+    groups: Sequence[Group], work: Work, backend: Backend, *, ended: Callable[[Cell], RunRecord | None]
+) -> Iterator[RunRecord]:
+    """Compute `groups` of cells with `work` in other processes; records come as the groups end.
+
+    `ended` reads the stored record of a cell that has one. Raises RunError when the workers cannot be had, or
+    when they die before they take a cell.
+    """
+    left = {cell.path: cell for group in groups for cell in group}
+    for cell in left.values():
+        forget_mark(cell)
+    with _opened(backend, work, ended) as pool:
+        while left:
+            begun = [cell for cell in left.values() if (cell.path / BEGUN).exists()]
+            rest = [tuple(cell for cell in group if cell.path in left) for group in groups]
+            # One at a time, so that the cell that kills its worker takes no other one with it again.
+            now, jobs = ([(begun[0],)], 1) if begun else ([one for one in rest if one], backend.jobs)
+            try:
+                for cell, record in pool(now, jobs):
+                    if not (cell.path / "run.json").is_file():
+                        raise nothing_came(cell, backend.kind)
+                    del left[cell.path]
+                    yield record
+            except Exception as error:
+                if not _worker_died(error):
+                    raise
+                if not any((cell.path / BEGUN).exists() for cell in left.values()):
+                    raise RunError(
+                        f"the {backend.kind} workers died before they took a cell: {error}"
+                    ) from error
+
+
+def nothing_came(cell: Cell, kind: Kind) -> RunError:
+    return RunError(
+        f"the {kind} workers computed {cell.title}, but nothing came to {cell.path}; "
+        "--results-dir and --data-dir must lie where all workers see them"
+    )
+
+
+def _worker_died(error: BaseException) -> bool:
+    """Known by name for Dask and Ray, which need not be installed."""
+    names = {one.__name__ for one in type(error).__mro__}
+    return isinstance(error, BrokenExecutor) or bool(
+        names & {"KilledWorker", "RayActorError", "WorkerCrashedError"}
+    )
+
+
+@contextmanager
+def marked(cell: Cell) -> Iterator[bool]:
+    """In the worker: mark the cell as begun until it is given back. Yields False when two workers died of it."""
+    mark = cell.path / BEGUN
+    with mark.open("a+") as file:
+        file.write("x")
+        n_begun = file.tell()
+    try:
+        yield n_begun <= MAX_TRIES
+    finally:  # not reached when the process dies
+        mark.unlink(missing_ok=True)
+
+
+def claim(path: Path, *, wait: bool) -> AbstractContextManager[Any] | None:
+    """The lock of a cell's folder, taken; None when another process holds it and we do not wait.
+
+    Leave it with `with`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # The returned proxy gives the lock back once. `with` on the lock itself would take it a second time, so
+        # that it stayed ours, and two runs could wait for each other's last cell for ever.
+        return FileLock(path / LOCK).acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {path}: {error.strerror or error}; choose another --results-dir")
+
+
+def forget_mark(cell: Cell) -> None:
+    """Remove the mark of a worker that was stopped with its run; not one of a cell that another run computes."""
+    mark = cell.path / BEGUN
+    try:
+        lock = claim(cell.path, wait=False) if mark.exists() else None
+        if lock is not None:
+            with lock:
+                mark.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(cell.path, error) from error
+
+
+# -- pools ------------------------------------------------------------------------------------------------
+
+
+def _opened(
+    backend: Backend, work: Work, ended: Callable[[Cell], RunRecord | None]
+) -> AbstractContextManager[Pool]:
+    if backend.kind == "local":
+        return _local(work)
+    return _dask(backend, work) if backend.kind == "dask" else _ray(backend, work, ended)
+
+
+@contextmanager
+def _local(work: Work) -> Iterator[Pool]:
+    from joblib import Parallel, delayed
+
+    # joblib's tracker of semaphores is a process of its own; when a run is stopped it tells what it had to tidy up.
+    told = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [told, "ignore:resource_tracker"]))
+
+    def pool(groups: Sequence[Group], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
+        # At least two: joblib computes a single job in this very process, which a dying cell would take along.
+        parallel = Parallel(
+            n_jobs=max(jobs, 2), backend="loky", return_as="generator_unordered", batch_size=1,
+            pre_dispatch=jobs,
+        )  # fmt: skip
+        for found in parallel(delayed(work)(group) for group in groups):
+            yield from found
+
+    yield pool
+
+
+@contextmanager
+def _dask(backend: Backend, work: Work) -> Iterator[Pool]:
+    distributed = _import("distributed", backend)
+    from joblib import Parallel, delayed, parallel_config
+
+    try:
+        if backend.address is None:
+            cluster = distributed.LocalCluster(
+                n_workers=backend.jobs, threads_per_worker=1, dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+            client = distributed.Client(cluster)
+        else:
+            cluster, client = None, distributed.Client(backend.address, timeout="10s")
+    except (OSError, TimeoutError) as error:
+        raise RunError(f"no Dask scheduler answers at {backend.address}: {error}") from error
+    try:
+        threads = {one["nthreads"] for one in client.scheduler_info(n_workers=-1)["workers"].values()}
+        if threads - {1}:
+            raise RunError(
+                f"the Dask workers at {backend.address} run {max(threads)} tasks in one process, which would share "
+                "torch's random generator; start them with: dask worker ADDRESS --nthreads 1"
+            )
+
+        def pool(groups: Sequence[Group], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
+            with parallel_config(backend="dask"):
+                parallel = Parallel(
+                    n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
+                )
+                for found in parallel(delayed(work)(group) for group in groups):
+                    yield from found
+
+        yield pool
+    finally:
+        with suppress(Exception):  # a cluster that is gone cannot be closed
+            client.close()
+            if cluster is not None:
+                cluster.close()
+
+
+@contextmanager
+def _ray(backend: Backend, work: Work, ended: Callable[[Cell], RunRecord | None]) -> Iterator[Pool]:
+    ray = _import("ray", backend)
+    from joblib import Parallel, delayed, parallel_config
+    from ray.util.joblib import register_ray
+
+    options: dict[str, Any] = {"address": backend.address} if backend.address else {"num_cpus": backend.jobs}
+    try:
+        ray.init(**options, include_dashboard=False if not backend.address else None,
+                 log_to_driver=False, logging_level="error", ignore_reinit_error=True)  # fmt: skip
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise RunError(f"no Ray cluster answers at {backend.address}: {error}") from error
+    register_ray()
+
+    def compute(groups: Sequence[Group], jobs: int) -> None:
+        with parallel_config(backend="ray"):
+            # Two at least, as in `_local`; one group a task, so that none waits behind another.
+            Parallel(n_jobs=max(jobs, 2), batch_size=1, pre_dispatch=jobs)(
+                delayed(work)(group) for group in groups
+            )
+
+    try:
+        yield lambda groups, jobs: _watched(
+            lambda: compute(groups, jobs), [cell for group in groups for cell in group], ended
+        )
+    finally:
+        ray.shutdown()
+
+
+def _watched(
+    compute: Callable[[], None], cells: Sequence[Cell], ended: Callable[[Cell], RunRecord | None]
+) -> Iterator[tuple[Cell, RunRecord]]:
+    """joblib's Ray back end returns everything at the end; the store says earlier which cells are done."""
+    raised: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            compute()
+        except BaseException as error:
+            raised.append(error)
+
+    before = {cell.path: _stamp(cell) for cell in cells}  # of records that an earlier run left
+    left = list(cells)
+    runner = threading.Thread(target=target, daemon=True)
+    runner.start()
+    running = True
+    while running:
+        runner.join(POLL_S)
+        running = runner.is_alive()
+        for cell in list(left):
+            fresh = _stamp(cell) != before[cell.path] and not (cell.path / BEGUN).exists()
+            record = ended(cell) if fresh or not (running or raised) else None
+            if record is not None:
+                left.remove(cell)
+                yield cell, record
+    if raised:
+        raise raised[0]
+    if left:
+        raise nothing_came(left[0], "ray")
+
+
+def _stamp(cell: Cell) -> int | None:
+    try:
+        return (cell.path / "run.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _import(name: str, backend: Backend) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--backend {backend.kind} needs the package {name!r}; install it: pip install 'mmbench[{backend.kind}]'"
+        ) from error
+
+
+# -- devices ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def dealt_device(wanted: str) -> Iterator[str]:
+    """In a worker: one of this machine's GPUs, a free one while there is one; other devices as they are.
+
+    Which GPUs are taken is told by locks in the system's temporary folder, which end with their process.
+    """
+    import torch
+
+    n_gpus = torch.cuda.device_count() if wanted in ("auto", "cuda") and torch.cuda.is_available() else 0
+    if n_gpus < 2:
+        yield wanted
+        return
+    for number in range(n_gpus):
+        try:
+            with FileLock(Path(tempfile.gettempdir()) / f"mmbench-gpu-{_user()}-{number}.lock").acquire(
+                timeout=0
+            ):
+                yield f"cuda:{number}"
+                return
+        except Timeout:
+            continue
+    yield f"cuda:{os.getpid() % n_gpus}"  # more jobs than GPUs: they share
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else "all"

@@ -1,0 +1,1 @@
+"""Configuration, recipes, and where a value came from."""

@@ -1,0 +1,306 @@
+"""Ranks by counting, against sorting and against scorers whose ranks are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.data.split import make_split
+from mmbench.data.store import Prepared
+from mmbench.data.views import TargetView, target_view
+from mmbench.errors import RunError
+from mmbench.evaluation import ranking
+from mmbench.evaluation.metrics import parse_metric
+from mmbench.evaluation.ranking import count, rank
+from mmbench.models.base import Needs
+from mmbench.runs.execute import metric_value
+from mmbench.runtime import prepare_process
+from tests.scorers import Written, WrittenAsProduct, random_view
+
+U, N = 50, 30
+
+
+def random_table(*, levels: int | None = None, seed: int = 1) -> torch.Tensor:
+    """Scores of U users for N items; few `levels` make many ties."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(U, N)) if levels is None else rng.integers(0, levels, (U, N))
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def sorted_places(row: np.ndarray, target: int) -> tuple[int, int]:
+    """(greater, equal) of a target by sorting the row: its first and last possible place."""
+    order = sorted(range(len(row)), key=lambda item: -row[item])
+    places = [place for place, item in enumerate(order) if row[item] == row[target - 1]]
+    return min(places), len(places) - 1
+
+
+@pytest.mark.parametrize("kind", [Written, WrittenAsProduct])
+@pytest.mark.parametrize("levels", [None, 2, 5])
+def test_counts_agree_with_sorting(kind: type[Written], levels: int | None) -> None:
+    view, table = random_view(n_users=U, n_items=N), random_table(levels=levels)
+    found = rank(kind(table), view)
+    for k in range(U):
+        expected = sorted_places(table[view.user[k]].numpy(), int(view.target[k]))
+        assert (found.greater[k], found.equal[k]) == expected
+    assert (found.user == view.user).all()
+    assert found.n_candidates == N
+
+
+def test_expected_metrics_are_means_over_random_tie_breaks() -> None:
+    view, table = random_view(n_users=U, n_items=N), random_table(levels=4)
+    found, rng = rank(Written(table), view), np.random.default_rng(0)
+    rounds, sums = 3000, {"HR@5": 0.0, "NDCG@10": 0.0, "MRR": 0.0}
+    for _ in range(rounds):
+        noise = rng.random((U, N))
+        place = np.empty(U, dtype=np.int64)
+        for k in range(U):
+            user, target = view.user[k], view.target[k] - 1
+            row = table[user].numpy()
+            tied_above = (row == row[target]) & (noise[user] > noise[user, target])
+            place[k] = 1 + (row > row[target]).sum() + tied_above.sum()
+        sums["HR@5"] += (place <= 5).mean()
+        sums["NDCG@10"] += np.where(place <= 10, 1 / np.log2(place + 1), 0).mean()
+        sums["MRR"] += (1 / place).mean()
+    for name, total in sums.items():
+        assert metric_value(found, name) == pytest.approx(total / rounds, abs=0.003)
+
+
+def test_oracle_has_rank_one_for_everybody() -> None:
+    view = random_view(n_users=U, n_items=N)
+    table = random_table()
+    table[torch.from_numpy(view.user), torch.from_numpy(view.target - 1)] = 100.0
+    found = rank(Written(table), view)
+    assert (found.greater == 0).all()
+    assert (found.equal == 0).all()
+    for name in ("HR@1", "NDCG@10", "MRR"):
+        assert metric_value(found, name) == 1.0
+
+
+@pytest.mark.parametrize("k", [1, 7, N])
+def test_constant_scorer_gets_k_of_n(k: int) -> None:
+    found = rank(Written(torch.zeros(U, N)), random_view(n_users=U, n_items=N))
+    assert (found.equal == N - 1).all()
+    assert metric_value(found, f"HR@{k}") == pytest.approx(k / N, abs=1e-12)
+
+
+def test_random_scorer_meets_its_expectation() -> None:
+    n_users = 4000
+    view = random_view(n_users=n_users, n_items=N)
+    table = torch.rand(n_users, N, generator=torch.Generator().manual_seed(3))
+    found = rank(Written(table), view)
+    for name in ("HR@10", "NDCG@10", "MRR"):
+        metric = parse_metric(name)
+        error = metric.random_std(N) / n_users**0.5
+        assert abs(metric_value(found, name) - metric.random_mean(N)) < 3 * error
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("at", ["target", "other"])
+def test_a_score_that_is_no_number_names_its_user(value: float, at: str) -> None:
+    view, table = random_view(n_users=U, n_items=N), random_table()
+    k = 17
+    user, target = int(view.user[k]), int(view.target[k])
+    item = target if at == "target" else target % N + 1
+    table[user, item - 1] = value
+    if at == "other" and value == float("-inf"):
+        found = rank(Written(table), view)  # out of the race, which is no error
+        assert found.greater[k] == (table[user] > table[user, target - 1]).sum()
+        return
+    with pytest.raises(RunError, match=rf"user number {user} "):
+        rank(Written(table), view)
+
+
+def test_rows_without_any_candidate_are_refused() -> None:
+    with pytest.raises(RunError, match="finite"):
+        rank(Written(torch.full((U, N), float("-inf"))), random_view(n_users=U, n_items=N))
+
+
+def test_a_target_whose_rivals_are_all_minus_infinity_is_first() -> None:
+    view = random_view(n_users=U, n_items=N)
+    table = torch.full((U, N), float("-inf"))
+    table[torch.from_numpy(view.user), torch.from_numpy(view.target - 1)] = -5.0
+    found = rank(Written(table), view)
+    assert (found.greater == 0).all()
+    assert (found.equal == 0).all()
+
+
+@pytest.mark.parametrize("rule", ["none", "train", "input"])
+@pytest.mark.parametrize("levels", [None, 3])
+def test_masking_removes_what_the_rule_says_and_never_the_target(rule: str, levels: int | None) -> None:
+    view, table = random_view(n_users=U, n_items=N, longest=25), random_table(levels=levels)
+    found = rank(Written(table, max_len=4), view, mask_seen=rule, chunk=7)
+    in_own_history = 0
+    for k in range(U):
+        history = view.items[view.offsets[k] : view.offsets[k + 1]]
+        gone = {"none": [], "train": history[: view.train_len[k]], "input": history}[rule]
+        in_own_history += int(view.target[k]) in {int(one) for one in gone}
+        kept = [i for i in range(1, N + 1) if i not in gone or i == view.target[k]]
+        row = table[view.user[k]].numpy()[np.array(kept) - 1]
+        own = kept.index(int(view.target[k])) + 1
+        assert (found.greater[k], found.equal[k]) == sorted_places(row, own)
+    assert rule == "none" or in_own_history > 5, "the exemption of targets was not put to the test"
+
+
+def test_everything_seen_leaves_the_target_alone() -> None:
+    history = np.arange(1, N + 1)
+    view = TargetView(
+        items=history, times=history, offsets=np.array([0, N]), user=np.array([0]), target=np.array([3]),
+        train_len=np.array([N]),
+    )  # fmt: skip
+    for rule in ("train", "input"):
+        found = rank(Written(random_table()), view, mask_seen=rule)
+        assert (found.greater[0], found.equal[0]) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", [Written, WrittenAsProduct])
+@pytest.mark.parametrize("rule", ["none", "input"])
+def test_the_chunk_size_changes_no_rank(kind: type[Written], rule: str) -> None:
+    view, table = random_view(n_users=U, n_items=N), random_table(levels=9)
+    whole = rank(kind(table), view, mask_seen=rule, chunk=10_000)
+    for chunk in (1, 3, U - 1, U):
+        found = rank(kind(table), view, mask_seen=rule, chunk=chunk)
+        assert (found.greater == whole.greater).all()
+        assert (found.equal == whole.equal).all()
+
+
+def test_the_order_of_users_changes_no_rank() -> None:
+    view, table = random_view(n_users=U, n_items=N), random_table(levels=9)
+    order = np.random.default_rng(5).permutation(U)
+    histories = [view.items[view.offsets[k] : view.offsets[k + 1]] for k in order]
+    lengths = [len(one) for one in histories]
+    shuffled = TargetView(
+        items=np.concatenate(histories), times=np.zeros(sum(lengths), np.int64),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]), user=view.user[order], target=view.target[order],
+        train_len=view.train_len[order],
+    )  # fmt: skip
+    first = rank(Written(table), view, mask_seen="train", chunk=8)
+    second = rank(Written(table), shuffled, mask_seen="train", chunk=8)
+    assert (second.user == first.user[order]).all()
+    assert (second.greater == first.greater[order]).all()
+    assert (second.equal == first.equal[order]).all()
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
+def test_models_see_the_newest_events_and_no_target(layout: str) -> None:
+    view, extra, max_len = random_view(n_users=U, n_items=N), 2, 6
+    model = Written(random_table(), max_len=max_len, needs=Needs(layout=layout, extra_slots=extra))
+    rank(model, view, chunk=9)
+    index = {int(user): k for k, user in enumerate(view.user)}
+    seen = 0
+    for batch in model.seen:
+        assert batch.target is None
+        items, segments = batch.item_seq.flatten(), batch.segment.flatten()
+        for user, slot in zip(batch.user.tolist(), batch.slot.tolist(), strict=True):
+            k = index[user]
+            expected = view.items[view.offsets[k] : view.offsets[k + 1]][-(max_len - extra) :]
+            place = slot - extra - len(expected) + 1
+            assert items[place : slot - extra + 1].tolist() == expected.tolist()
+            assert items[slot - extra + 1 : slot + 1].tolist() == [0] * extra
+            assert len(set(segments[place : slot + 1].tolist())) == 1
+            seen += 1
+    assert seen == U
+
+
+def test_ranking_is_exact_in_float32_and_float64_and_refuses_less() -> None:
+    """1 and 1 + 2^-20 are two scores in float32 but one in half precision."""
+    table = torch.zeros(U, N)
+    table[:, 0], table[:, 1] = 1.0, 1.0 + 2.0**-20
+    view = random_view(n_users=U, n_items=N)
+    view.target[:] = 1
+    for dtype in (torch.float32, torch.float64):
+        found = rank(WrittenAsProduct(table.to(dtype)), view)
+        assert (found.greater == 1).all()
+        assert (found.equal == 0).all()
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(RunError, match="too coarse"):
+            rank(WrittenAsProduct(table.to(dtype)), view)
+
+
+def test_tf32_is_off() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    prepare_process()
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_the_training_mode_comes_back_and_no_gradient_is_kept() -> None:
+    model = Written(random_table().requires_grad_())
+    view = random_view(n_users=U, n_items=N)
+    for mode in (True, False):
+        model.train(mode)
+        rank(model, view)
+        assert model.training is mode
+
+
+def test_scores_are_not_changed_by_masking() -> None:
+    scores = random_table()
+    before = scores.clone()
+    seen = torch.arange(5), torch.arange(5)
+    count(scores, torch.ones(U, dtype=torch.int64), seen=seen)
+    assert torch.equal(scores, before)
+
+
+def brute_force(scores: np.ndarray, target: np.ndarray, seen: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(greater, equal) of each row, one candidate after the other."""
+    found = []
+    for row, own in enumerate(target - 1):
+        rivals = [j for j in range(scores.shape[1]) if j != own and (row, j) not in seen]
+        above = sum(bool(scores[row, j] > scores[row, own]) for j in rivals)
+        found.append((above, sum(bool(scores[row, j] == scores[row, own]) for j in rivals)))
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_items", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("compared", [1, 40, 10_000])
+def test_counts_agree_with_brute_force(
+    monkeypatch: pytest.MonkeyPatch, compared: int, n_items: int, dtype: torch.dtype
+) -> None:
+    """Few levels, so ties; some rivals at -inf; seen items with repeats and targets among them; borders of blocks."""
+    monkeypatch.setattr(ranking, "COMPARED_AT_ONCE", {"cpu": compared})
+    rng = np.random.default_rng(compared + n_items)
+    for n_rows in (1, 2, 3, 13):
+        target = rng.integers(1, n_items + 1, n_rows)
+        values = rng.integers(-2, 3, (n_rows, n_items)) * np.float64(0.1)
+        gone = rng.random(values.shape) < 0.2
+        gone[np.arange(n_rows), target - 1] = False
+        values[gone] = -np.inf
+        # Padding beyond the catalogue, as in the buffer of a product, that would win every comparison.
+        padded = torch.full((n_rows, n_items + 5), float("inf"), dtype=dtype)
+        padded[:, :n_items] = torch.from_numpy(values)
+        row, item = rng.integers(0, n_rows, 20), rng.integers(0, n_items, 20)
+        for seen in (None, (torch.from_numpy(row), torch.from_numpy(item))):
+            pairs = set() if seen is None else set(zip(row.tolist(), item.tolist(), strict=True))
+            greater, equal = count(padded[:, :n_items], torch.from_numpy(target), seen=seen)
+            expected = brute_force(padded[:, :n_items].numpy(), target, pairs)
+            assert list(zip(greater.tolist(), equal.tolist(), strict=True)) == expected
+
+
+def test_a_nan_in_a_later_block_names_its_own_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "COMPARED_AT_ONCE", {"cpu": 4 * N})
+    view, table = random_view(n_users=U, n_items=N), random_table()
+    index = np.argsort(np.diff(view.offsets), kind="stable")[-1]  # the last that is ranked
+    user = int(view.user[index])
+    table[user, int(view.target[index]) % N] = float("nan")
+    with pytest.raises(RunError, match=rf"user number {user} "):
+        rank(Written(table), view)
+
+
+@pytest.mark.parametrize(("others", "expected"), [(1.0, "greater"), (0.0, "equal")])
+def test_more_rivals_than_float32_can_count_one_by_one(others: float, expected: str) -> None:
+    n_items = 2**24 + 4
+    scores = torch.full((1, n_items), others)
+    scores[0, 6] = 0.0
+    greater, equal = count(scores, torch.tensor([7]))
+    found = {"greater": int(greater), "equal": int(equal)}
+    assert found == {"greater": 0, "equal": 0, expected: n_items - 1}
+
+
+def test_views_of_prepared_data_hold_what_they_say(toy: Prepared) -> None:
+    split = make_split(toy.protocol, toy.times, toy.offsets)
+    for part, held_out in (("valid", 2), ("test", 1)):
+        view = target_view(toy, split, part)  # type: ignore[arg-type]
+        for k, user in enumerate(view.user):
+            whole = toy.items[toy.offsets[user] : toy.offsets[user + 1]]
+            assert view.items[view.offsets[k] : view.offsets[k + 1]].tolist() == whole[:-held_out].tolist()
+            assert view.target[k] == whole[-held_out]
+            assert view.train_len[k] == len(whole) - 2

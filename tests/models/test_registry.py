@@ -1,0 +1,177 @@
+"""The registry: names, variants, recipes, and a user's own models."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmbench.errors import UsageError
+from mmbench.models import registry
+
+OWN = '''
+"""A user's own model: every item is as good as its position in the catalogue."""
+from dataclasses import dataclass
+
+import torch
+
+from mmbench.settings.config import PositiveFloat
+from mmbench.models.base import Recommender
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineConfig:
+    slope: PositiveFloat = 1.0
+
+
+class Line(Recommender[LineConfig]):
+    trainable = False
+    deterministic = True
+
+    def score(self, batch):
+        return (self.config.slope * torch.arange(self.n_items)).expand(len(batch.user), -1)
+'''
+RECIPE = """
+name = "my-line"
+display = "Line"
+class = "Line"
+summary = "items by number"
+tags = ["floor"]
+inputs = ["item"]
+
+[settings]
+slope = { value = 2.0, source = "chosen" }
+
+[variants.steep]
+summary = "steeper"
+settings = { slope = 9.0 }
+"""
+
+
+def write_own(folder: Path, *, code: str = OWN, recipe: str = RECIPE, stem: str = "my_line") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{stem}.py").write_text(code)
+    (folder / f"{stem}.toml").write_text(recipe)
+    return folder
+
+
+def test_every_recipe_and_every_file_fits() -> None:
+    known = registry.entries()
+    assert {"sasrec", "hm4sr", "tmmsrec", "gru4rec", "bert4rec", "pop"} <= set(known)
+    for entry in known.values():
+        registry.check_recipe(entry)
+        assert entry.load().__name__ == entry.recipe.model_class
+
+
+def test_names_with_variants() -> None:
+    names = registry.all_names()
+    assert "sasrec:official" in names
+    assert "sasrec:official" not in registry.all_names(variants=False)
+    assert len(set(names)) == len(names)
+    for name in names:
+        entry, variant = registry.find(name)
+        assert name == (f"{entry.name}:{variant}" if variant else entry.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sasrce", "unknown model 'sasrce'; did you mean 'sasrec'?"),
+        ("SASRec", "did you mean 'sasrec'?"),
+        ("sasrec:offical", "unknown variant 'sasrec:offical'; did you mean 'sasrec:official'?"),
+        ("sasrce:official", "did you mean 'sasrec:official'?"),
+        ("qqqqq", "known: "),
+        ("", "unknown model ''"),
+    ],
+)
+def test_unknown_names_get_the_nearest(name: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        registry.find(name)
+    assert said in str(caught.value)
+
+
+def test_a_user_s_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path)))
+    entry, variant = registry.find("my-line:steep")
+    assert (entry.file, variant) == (tmp_path / "my_line.py", "steep")
+    assert entry.load() is entry.load()
+    assert "slope" in entry.known_settings()
+    assert entry.layers("steep", "toy")[-1] == ("variant steep", {"slope": 9.0})
+    registry.check_recipe(entry)
+
+
+def test_a_model_that_extends_another_has_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from mmbench.models.registry import find\n\n\nclass Line(find('sasrec')[0].load()):\n    pass\n"
+    monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=code, recipe=RECIPE)))
+    entry, _ = registry.find("my-line")
+    assert entry.config_class() is registry.find("sasrec")[0].config_class()
+
+
+BAD = [
+    (OWN.replace("class Line(", "class Lime("), RECIPE, "there is no class Line"),
+    (OWN.replace("(Recommender[LineConfig])", "(Recommender)"), RECIPE, r"write class Line\(Recommender\["),
+    (OWN.replace("(Recommender[LineConfig])", ""), RECIPE, r"write class Line\(Recommender\["),
+    (OWN.replace("[LineConfig]", "[int]"), RECIPE, "with a dataclass"),
+    (
+        OWN.replace("slope: PositiveFloat", "lr: PositiveFloat"),
+        RECIPE,
+        r"\['lr'\] have the name of a training",
+    ),
+    ("def broken(:", RECIPE, "cannot be imported: SyntaxError"),
+    ("import surely_not_there", RECIPE, "ModuleNotFoundError"),
+    ("raise KeyError('x')", RECIPE, "cannot be imported: KeyError"),
+    (OWN, RECIPE.replace("slope = {", "slop = {"), "did you mean 'slope'"),
+    (OWN, RECIPE.replace("slope = 9.0", "sloep = 9.0"), "did you mean 'slope'"),
+    (OWN, RECIPE.replace('name = "my-line"', 'name = "other"'), "the file must be other.toml"),
+    (OWN, RECIPE.replace('name = "my-line"', 'name = "My Line"'), "name: "),
+    (OWN, RECIPE.replace('inputs = ["item"]', 'inputs = ["smell"]'), "unknown inputs"),
+    (OWN, RECIPE.replace('tags = ["floor"]', 'tagz = ["floor"]'), "tag"),
+    (OWN, RECIPE.replace('source = "chosen"', 'source = ""'), "source"),
+    (OWN, RECIPE + "\n[broken", "my_line.toml"),
+    (
+        OWN,
+        RECIPE + "\n[[deviations]]\npoint = 'loss'\nhere = 'mine'",
+        "deviations.0: .*'loss' needs what the paper",
+    ),
+    (OWN, RECIPE.replace("my-line", "sasrec").replace("Line", "SASRec"), "sasrec"),
+]
+
+
+@pytest.mark.parametrize(("code", "recipe", "said"), BAD)
+def test_faulty_models_are_one_line(
+    code: str, recipe: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=code, recipe=recipe)))
+    with pytest.raises(UsageError, match=said) as caught:
+        registry.check_recipe(registry.find("my-line")[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_without_code_and_a_name_taken_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path / "a")))
+    (tmp_path / "a" / "my_line.py").unlink()
+    with pytest.raises(UsageError, match=r"has no my_line\.py beside it"):
+        registry.find("my-line")[0].load()
+    taken = write_own(tmp_path / "b", recipe=RECIPE.replace("my-line", "sasrec"), stem="sasrec")
+    monkeypatch.setenv("MMBENCH_MODELS", str(taken))
+    with pytest.raises(UsageError, match="model 'sasrec' is already defined by"):
+        registry.entries()
+    monkeypatch.setenv("MMBENCH_MODELS", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="nowhere does not exist"):
+        registry.entries()
+
+
+def test_names_need_no_model_code() -> None:
+    """Listing the registry imports no model and no torch (checked in a fresh process)."""
+    import subprocess
+
+    from tests.prepared import environment
+
+    code = "import sys; from mmbench.models import registry; registry.all_names(); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

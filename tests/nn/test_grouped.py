@@ -1,0 +1,134 @@
+"""A grouped encoder is G separate ones with the same weights, in value and gradient; its parameters are told apart
+by their dimensions as everywhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
+from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder, init_normal
+from mmbench.settings.config import TrainConfig
+from mmbench.training.optim import make_optimizer
+from tests.models.toy import stack_groups
+
+GROUPS, ROWS, WIDTH, DIM = 3, 4, 10, 8
+SLOT = torch.tensor([0, 9, 9, 13, 25, 39])  # a place twice
+SEGMENT = torch.tensor(
+    [[1] * 4 + [2] * 6, [1] * 3 + [2] * 3 + [3] * 2 + [0] * 2, [1] * 10, [1] + [2] * 8 + [0]]
+)
+MASK = (SEGMENT[:, :, None] == SEGMENT[:, None, :]) & torch.ones(WIDTH, WIDTH, dtype=torch.bool).tril()
+
+
+class Official(nn.Module):
+    """PreQueryEncoder, called like the other encoder."""
+
+    def __init__(self, n_groups: int | None) -> None:
+        super().__init__()
+        self.inside = PreQueryEncoder(
+            dim=DIM, inner_dim=16, n_layers=2, n_heads=2, dropout=0.0, project_out=True, n_groups=n_groups
+        )
+
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        return self.inside(x, mask, SEGMENT > 0, slot)
+
+
+def post_norm(n_groups: int | None) -> nn.Module:
+    return PostNormEncoder(
+        dim=DIM, inner_dim=16, n_layers=2, n_heads=2, dropout=0.0, attn_dropout=0.0, n_groups=n_groups
+    )
+
+
+Make = Callable[[int | None], nn.Module]
+both = pytest.mark.parametrize("make", [post_norm, Official])
+
+
+def shaken(make: Make, n_groups: int | None) -> nn.Module:
+    """float64, with biases and norms that are not 0 and 1, so that a wrong group shows."""
+    module = make(n_groups).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+@both
+@pytest.mark.parametrize("slot", [None, SLOT], ids=["all places", "slots"])
+def test_a_grouped_encoder_is_as_many_separate_ones(make: Make, slot: Tensor | None) -> None:
+    torch.manual_seed(0)
+    members = [shaken(make, None) for _ in range(GROUPS)]
+    grouped = make(GROUPS).double()
+    stack_groups(grouped, members)
+    x = torch.randn(GROUPS, ROWS, WIDTH, DIM, dtype=torch.float64, requires_grad=True)
+    expected = torch.stack([one(x[g], MASK, slot) for g, one in enumerate(members)])
+    found = grouped(x, MASK, slot)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+    weight = torch.randn_like(expected)
+    wanted = torch.autograd.grad(
+        (expected * weight).sum(), [x, *(p for m in members for p in m.parameters())]
+    )
+    given = torch.autograd.grad((found * weight).sum(), [x, *grouped.parameters()])
+    torch.testing.assert_close(given[0], wanted[0], rtol=0, atol=1e-12)
+    of_members = zip(*[iter(wanted[1:])] * len(list(grouped.parameters())), strict=True)
+    for one, others in zip(given[1:], zip(*of_members, strict=True), strict=True):
+        torch.testing.assert_close(one, torch.stack(others).view_as(one), rtol=0, atol=1e-12)
+
+
+@both
+def test_groups_do_not_see_each_other(make: Make) -> None:
+    grouped = shaken(make, GROUPS)
+    x = torch.randn(GROUPS, ROWS, WIDTH, DIM, dtype=torch.float64)
+    changed = x.clone()
+    changed[1] += 1
+    same = (grouped(x, MASK) == grouped(changed, MASK)).flatten(1).all(1)
+    assert same.tolist() == [True, False, True]
+
+
+@both
+def test_seeds_stack_on_top_of_groups(make: Make) -> None:
+    seeds = [shaken(make, GROUPS) for _ in range(2)]
+    parameters, buffers = stack_module_state(seeds)
+    x = torch.randn(2, GROUPS, ROWS, WIDTH, DIM, dtype=torch.float64)
+
+    def call(weights: Any, rest: Any, one: Tensor) -> Tensor:
+        return functional_call(seeds[0], (weights, rest), (one, MASK, SLOT))
+
+    expected = torch.stack([seed(part, MASK, SLOT) for seed, part in zip(seeds, x, strict=True)])
+    torch.testing.assert_close(vmap(call)(parameters, buffers, x), expected, rtol=0, atol=1e-12)
+
+
+@both
+def test_only_biases_and_norms_have_one_dimension(make: Make) -> None:
+    """Weight decay leaves them out by that rule, grouped or not."""
+    counts = {}
+    for n_groups in (None, GROUPS):
+        groups = make_optimizer(
+            make(n_groups), TrainConfig(weight_decay=0.1, decay_1d=False), 1e-3
+        ).param_groups
+        counts[n_groups] = {
+            group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups
+        }
+    assert counts[GROUPS] == {decay: GROUPS * count for decay, count in counts[None].items()}
+    assert set(counts[GROUPS]) == {0.1, 0.0}
+
+
+def test_a_grouped_layer_starts_like_separate_ones() -> None:
+    torch.manual_seed(0)
+    one, many = nn.Linear(100, 300), GroupedLinear(GROUPS, 100, 300)
+    for ours, theirs in ((many.weight, one.weight), (many.bias, one.bias)):
+        assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
+        assert 0.095 < ours.abs().max().item() <= 0.1  # nn.Linear draws from U(-1/sqrt(100), 1/sqrt(100))
+
+    module = nn.ModuleList([many, GroupedLayerNorm(GROUPS, 100, 1e-12)])
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    init_normal(module, std=0.02)
+    assert many.weight.std((1, 2)).tolist() == pytest.approx([0.02] * GROUPS, rel=0.03)
+    assert not many.bias.any()
+    assert module[1].weight.eq(1).all()
+    assert not module[1].bias.any()

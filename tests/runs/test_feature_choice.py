@@ -1,0 +1,56 @@
+"""Which stored features a run reads: what the configuration needs, and the kind that the model takes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.data.split import make_split
+from mmbench.data.views import target_view, training_view
+from mmbench.errors import UsageError
+from mmbench.features.store import write_features
+from mmbench.models.registry import find
+from mmbench.runs.execute import LoadedData, make_catalog, run_cell
+from mmbench.runs.plan import make_cell
+from tests.prepared import add_features, write_toy
+
+
+def test_a_variants_own_needs_decide_which_features_it_wants(tmp_path: Path) -> None:
+    prepared = write_toy(tmp_path, features=False)
+
+    def cell(model: str, **overrides: Any) -> Any:
+        small = [("--set", {"hidden_dim": 12, **overrides})]
+        return make_cell(results_dir=tmp_path, prepared=prepared, model=model, seed=1, overrides=small)
+
+    assert cell("tmmsrec:id").features == cell("tmmsrec:id+tie").features == {}
+    for model, reads in (("tmmsrec:id+text", "text"), ("tmmsrec", "text and image")):
+        with pytest.raises(UsageError, match=f"tmmsrec reads {reads}, but toy has no features"):
+            cell(model)
+    add_features(prepared, "image", "one", dim=5)
+    assert cell("tmmsrec").notes == ("TMMSRec runs without text: toy has no text features",)
+    assert set(cell("tmmsrec:id+image").features) == {"image"}
+    assert cell("tmmsrec:id+image").notes == ()
+    assert cell("tmmsrec:id").features == {}
+    assert run_cell(cell("tmmsrec:id", max_epochs=1)).status == "finished"
+
+
+def test_states_per_layer_reach_only_models_that_read_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = write_toy(tmp_path, features=False)
+    values = np.random.default_rng(0).normal(size=(prepared.n_items + 1, 3, 5))
+    layered = write_features(prepared, "text", "deep", values, np.ones(len(values), bool), {}, float16=True)
+    overrides = [("--set", {"text_encoder": "deep"})]
+    with pytest.raises(UsageError, match="hm4sr reads one vector an item, but deep of toy has 3 layers"):
+        make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
+    monkeypatch.setattr(find("hm4sr")[0].load(), "reads_layers", True)
+    cell = make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
+    assert cell.features["text"]["hash"] == layered.hash
+    split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
+    views = training_view(prepared, split), target_view(prepared, split, "valid")
+    catalog = make_catalog(LoadedData(prepared, split, *views), {"text": layered}, 10)
+    assert catalog.text_feat is None
+    assert catalog.layer_feat["text"].dtype == torch.float32
+    np.testing.assert_array_equal(catalog.layer_feat["text"].numpy(), layered.values.astype(np.float32))

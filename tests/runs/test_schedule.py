@@ -1,0 +1,195 @@
+"""Who computes which cell, and who waits for whom."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from mmbench.data.store import Prepared
+from mmbench.errors import OtherVersionError
+from mmbench.models import registry
+from mmbench.runs.execute import fail_cell
+from mmbench.runs.plan import Cell
+from mmbench.runs.schedule import Overrides, execute, finished, plan
+from mmbench.runs.store import RunRecord
+from mmbench.runs.workers import BEGUN, LOCK, Backend, forget_mark
+
+
+class Listener:
+    """Notes what a run says; `on_waiting` is called when it begins to wait for another run."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+        self.on_waiting = lambda: None
+
+    def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None:
+        self.said.append(("skipped", cell.model))
+        assert not other_code
+
+    def damaged(self, cell: Cell, why: str) -> None:
+        self.said.append(("damaged", cell.model))
+
+    def waiting(self, cell: Cell) -> None:
+        self.said.append(("waiting", cell.model))
+        self.on_waiting()
+
+    def queued(self, cells: Sequence[Cell], jobs: int) -> None:
+        self.said.append(("queued", str(len(cells))))
+
+    def begins(self, cell: Cell, number: int, total: int) -> None:
+        self.said.append(("begins", cell.model))
+
+    def ends(self, cell: Cell, record: RunRecord) -> None:
+        self.said.append(("ends", cell.model))
+
+
+def cells_of(toy: Prepared, folder: Path, *models: str, seeds: Sequence[int] = (1,)) -> list[Cell]:
+    return plan(results_dir=folder, datasets=[toy], models=models, seeds=seeds, overrides=Overrides())
+
+
+def is_free(cell: Cell) -> bool:
+    try:
+        with FileLock(cell.path / LOCK).acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def test_seeds_come_before_models_and_deterministic_models_once(toy: Prepared, tmp_path: Path) -> None:
+    cells = cells_of(toy, tmp_path, "sasrec", "pop", "random", seeds=[3, 5])
+    assert [(cell.model, cell.seed) for cell in cells] == [
+        ("sasrec", 3), ("pop", 3), ("random", 3), ("sasrec", 5), ("random", 5),
+    ]  # fmt: skip
+
+
+def test_a_run_that_waits_holds_no_other_cell(toy: Prepared, tmp_path: Path) -> None:
+    """Else two runs wait for each other's last cell for ever: each has computed one and wants the other's."""
+    pop, random = cells_of(toy, tmp_path, "pop", "random")
+    random.path.mkdir(parents=True)
+    other_run = FileLock(random.path / LOCK)
+    other_run.acquire()
+    listener = Listener()
+    free_while_waiting = []
+
+    def release() -> None:
+        free_while_waiting.append(is_free(pop))
+        other_run.release()
+
+    listener.on_waiting = release
+    records = execute([random, pop], watcher=listener, device="cpu")
+    assert free_while_waiting == [True]
+    assert [record.model for record in records] == ["random", "pop"], "records come in the order of the cells"
+    assert listener.said == [
+        ("begins", "pop"), ("ends", "pop"), ("waiting", "random"), ("begins", "random"), ("ends", "random"),
+    ]  # fmt: skip
+    assert is_free(pop)
+    assert is_free(random)
+
+
+def test_what_another_run_finished_meanwhile_is_not_computed_again(toy: Prepared, tmp_path: Path) -> None:
+    (pop,) = cells_of(toy, tmp_path, "pop")
+    execute([pop], watcher=Listener(), device="cpu")
+    content = (pop.path / "run.json").read_bytes()
+    (pop.path / "run.json").unlink()
+    assert finished(pop) is None
+    other_run = FileLock(pop.path / LOCK)
+    other_run.acquire()
+    listener = Listener()
+
+    def finish() -> None:
+        (pop.path / "run.json").write_bytes(content)
+        other_run.release()
+
+    listener.on_waiting = finish
+    (record,) = execute([pop], watcher=listener, device="cpu")
+    assert record.status == "finished"
+    assert listener.said == [("waiting", "pop")]
+
+
+def test_leftovers_of_a_kill_are_cleared(toy: Prepared, tmp_path: Path) -> None:
+    (pop,) = cells_of(toy, tmp_path, "pop")
+    pop.path.mkdir(parents=True)
+    (pop.path / ".ranks.npz.new-1-ab.tmp").write_text("half")
+    execute([pop], watcher=Listener(), device="cpu")
+    assert sorted(file.name for file in pop.path.iterdir()) == [LOCK, "ranks.npz", "run.json"]
+
+
+def test_damaged_results_are_computed_again_and_said(toy: Prepared, tmp_path: Path) -> None:
+    (pop,) = cells_of(toy, tmp_path, "pop")
+    execute([pop], watcher=Listener(), device="cpu")
+    for name in ("run.json", "ranks.npz"):
+        (pop.path / name).write_text("half")
+        listener = Listener()
+        (record,) = execute([pop], watcher=listener, device="cpu")
+        assert record.status == "finished"
+        assert listener.said == [("damaged", "pop"), ("begins", "pop"), ("ends", "pop")]
+
+
+def test_results_of_another_version_are_left_alone(toy: Prepared, tmp_path: Path) -> None:
+    (pop,) = cells_of(toy, tmp_path, "pop")
+    execute([pop], watcher=Listener(), device="cpu")
+    file = pop.path / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+    before = file.read_bytes()
+    with pytest.raises(OtherVersionError, match=r"written by another version .* --results-dir, or remove"):
+        execute([pop], watcher=Listener(), device="cpu")
+    assert file.read_bytes() == before
+
+
+def test_an_own_model_that_changed_is_other_code(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = registry.find("pop")[0].file
+    (tmp_path / "my_pop.py").write_text(source.read_text())
+    recipe = source.with_suffix(".toml").read_text()
+    (tmp_path / "my_pop.toml").write_text(recipe.replace('name = "pop"', 'name = "my-pop"'))
+    monkeypatch.setenv("MMBENCH_MODELS", str(tmp_path))
+    (cell,) = cells_of(toy, tmp_path / "results", "my-pop")
+    (record,) = execute([cell], watcher=Listener(), device="cpu")
+    assert len(record.environment["code"]["own_model"]) == 16
+    told: list[bool] = []
+
+    class Told(Listener):
+        def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None:
+            told.append(other_code)
+
+    execute([cell], watcher=Told(), device="cpu")
+    (tmp_path / "my_pop.py").write_text(source.read_text() + "\nCHANGED = True\n")
+    execute([cell], watcher=Told(), device="cpu")
+    assert told == [False, True]
+    (plain,) = execute(cells_of(toy, tmp_path / "results", "pop"), watcher=Listener(), device="cpu")
+    assert "own_model" not in plain.environment["code"]
+
+
+def test_a_mark_is_removed_only_where_no_other_run_computes(toy: Prepared, tmp_path: Path) -> None:
+    for cell in cells_of(toy, tmp_path, "pop", "random"):
+        cell.path.mkdir(parents=True)
+        (cell.path / BEGUN).write_text("x")
+    pop, random = cells_of(toy, tmp_path, "pop", "random")
+    with FileLock(pop.path / LOCK).acquire():
+        forget_mark(pop)
+        forget_mark(random)
+    assert (pop.path / BEGUN).exists()
+    assert not (random.path / BEGUN).exists()
+
+
+def test_no_cluster_is_asked_for_when_nothing_is_missing(toy: Prepared, tmp_path: Path) -> None:
+    cells = cells_of(toy, tmp_path, "pop")
+    execute(cells, watcher=Listener(), device="cpu")
+    nowhere = Backend("dask", "tcp://127.0.0.1:1", jobs=2)
+    (record,) = execute(cells, watcher=Listener(), device="cpu", backend=nowhere)
+    assert record.status == "finished"
+
+
+def test_a_floor_is_never_leaky(toy: Prepared, tmp_path: Path) -> None:
+    """Nothing selects by the test item there, and its cell is the same one under both settings."""
+    slip = Overrides(everywhere={"validation": "test-item"})
+    pop, sasrec = (
+        plan(results_dir=tmp_path, datasets=[toy], models=[one], seeds=[1], overrides=slip)[0]
+        for one in ("pop", "sasrec")
+    )
+    assert pop.path == cells_of(toy, tmp_path, "pop")[0].path
+    assert not execute([pop], watcher=Listener(), device="cpu")[0].leaky
+    assert fail_cell(sasrec, "a test").leaky

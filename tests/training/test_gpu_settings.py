@@ -1,0 +1,182 @@
+"""What a GPU asks of the training loop: memory that runs out, products of less precision. Tested on the CPU."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmbench.errors import RunError
+from mmbench.evaluation.ranking import rank
+from mmbench.models.base import Needs
+from mmbench.nn import losses
+from mmbench.runtime import prepare_process, tf32
+from mmbench.training.trainer import Trainer
+from tests.models.toy import MAX_LEN, catalog_of, toy_model, toy_view
+from tests.models.toy import N_ITEMS as TOY_ITEMS
+from tests.scorers import Bilinear, random_view, state_of
+from tests.toy_training import CONFIG, N_ITEMS, N_USERS, log_of, make, same
+
+
+def test_out_of_gpu_memory_goes_on_with_smaller_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Large(Bilinear):
+        """Needs a chunk of 100 rows or fewer."""
+
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            if losses.CHUNK > 100:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return super().loss(batch)
+
+    said: list[str] = []
+
+    class Listener:
+        def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
+        def epoch(self, line: dict[str, Any]) -> None: ...
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(losses, "CHUNK", 256)
+    trainer = make(tmp_path, model=Large(n_items=N_ITEMS, n_users=N_USERS))
+    trainer.watcher = Listener()
+    assert trainer.fit().stopped
+    assert said == [f"out of GPU memory; going on with {n} rows of logits at once" for n in (128, 64)]
+    assert trainer.progress.notes == said
+    assert losses.CHUNK == 256, "the next cell starts with full chunks"
+    again = make(tmp_path, model=Bilinear(n_items=N_ITEMS, n_users=N_USERS))
+    assert again.fit().notes == said, "a resumed run remembers them"
+
+
+@pytest.mark.parametrize("call", [1, 7, 20])
+def test_a_step_done_again_sees_the_same_noise(call: int, tmp_path: Path) -> None:
+    """Dropout, negatives and weights are those of a run whose memory suffices."""
+
+    class Tight(Bilinear):
+        left_to_fail = 0
+
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            terms = super().loss(batch)  # all of the step's noise is drawn
+            self.left_to_fail -= 1
+            if self.left_to_fail == 0:
+                self.batches.pop()
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return terms
+
+    trained = []
+    for calls in (0, call):
+        torch.manual_seed(1)
+        needs = Needs(n_negatives=2, samples=("all", "prefix", "pairs"))
+        model = Tight(n_items=N_ITEMS, n_users=N_USERS, needs=needs)
+        model.left_to_fail = calls
+        trainer = make(tmp_path / str(calls), model=model)
+        assert len(trainer.fit().notes) == bool(calls)
+        trained.append(trainer)
+    assert same(*(state_of(one.model) for one in trained))
+    drawn = [[batch.negatives for batch in one.model.batches] for one in trained]  # type: ignore[union-attr]
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+    assert log_of(tmp_path / "0") == log_of(tmp_path / str(call))
+
+
+def test_a_step_of_the_optimiser_is_not_done_twice(tmp_path: Path) -> None:
+    trainer, calls = make(tmp_path), [0]
+    trainer.begin()
+
+    def step() -> None:
+        calls[0] += 1
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    trainer.optimizer.step = step  # type: ignore[method-assign, assignment]
+    with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size"):
+        trainer.train_epoch()
+    assert calls == [1]
+
+
+def test_out_of_gpu_memory_ends_with_one_line(tmp_path: Path) -> None:
+    class Larger(Bilinear):
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    kept = losses.CHUNK
+    with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size \(now \d+\)$"):
+        make(tmp_path, model=Larger(n_items=N_ITEMS, n_users=N_USERS)).fit()
+    assert kept == losses.CHUNK
+
+
+def test_out_of_gpu_memory_in_a_ranking_ends_with_one_line(tmp_path: Path) -> None:
+    class Wide(Bilinear):
+        def score(self, batch: Any) -> Tensor:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    def validate(model: Any) -> float:
+        return float(rank(model, random_view(n_users=N_USERS, n_items=N_ITEMS)).greater.mean())
+
+    with pytest.raises(
+        RunError,
+        match=r"^epoch 1, validation: CUDA out of memory; the ranking needs more: fewer seeds at once \(--stack\)",
+    ):
+        make(tmp_path, model=Wide(n_items=N_ITEMS, n_users=N_USERS), validate=validate).fit()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("sasrec", {}), ("fearec", {}), ("ticoserec", {"contrast_warm_up": 0})]
+)
+def test_bfloat16_products_train_and_leave_float32_weights(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    trained: dict[str, list[dict[str, float]]] = {}
+    for matmul in ("float32", "bfloat16"):
+        view = toy_view()
+        catalog = catalog_of(view, n_items=TOY_ITEMS)
+        model = toy_model(name, catalog, dropout=0.0, attn_dropout=0.0, **settings)
+        config = replace(CONFIG, max_epochs=2, matmul=matmul, max_len=MAX_LEN)
+        trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path / matmul)
+        trainer.folder.mkdir()
+        trainer.fit()
+        assert {one.dtype for one in model.parameters()} == {torch.float32}
+        trained[matmul] = [line["loss"] for line in log_of(trainer.folder)]
+    assert trained["bfloat16"] != trained["float32"]
+    for found, expected in zip(trained["bfloat16"], trained["float32"], strict=True):
+        assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_tf32_is_on_in_training_only() -> None:
+    prepare_process()
+    with tf32("tf32"):
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    with tf32("float32"):
+        assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("name", ["sasrec", "mlp4rec"])
+def test_a_compiled_loss_trains_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through torch's tracer, with the traced operations run as they are: compiling them takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    view, trained = toy_view(), {}
+    small = {"sasrec": {"hidden_dim": 12, "inner_dim": 16, "n_heads": 2}, "mlp4rec": {"hidden_dim": 12}}[name]
+    for compiles in (False, True):
+        model = toy_model(name, catalog_of(view, n_items=TOY_ITEMS), **small)
+        config = replace(CONFIG, max_epochs=2, compile=compiles, max_len=MAX_LEN)
+        trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path / str(compiles))
+        trainer.folder.mkdir()
+        trainer.fit()
+        trained[compiles] = [line["loss"] for line in log_of(trainer.folder)]
+    for found, expected in zip(trained[True], trained[False], strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_the_compiler_cannot_do_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    with pytest.raises(
+        RunError, match=r"^compile = true: .*no working C\+\+ compiler found; run it with compile"
+    ):
+        make(tmp_path, config=replace(CONFIG, compile=True)).fit()

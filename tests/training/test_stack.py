@@ -1,0 +1,361 @@
+"""Several seeds trained as one end as they end alone, whatever happens to their fellows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import vmap
+
+from mmbench.data.rows import plan_rows
+from mmbench.errors import RunError, UsageError
+from mmbench.models.base import Recommender
+from mmbench.nn import losses
+from mmbench.nn.layers import dropout
+from mmbench.runtime import stack_size
+from mmbench.settings.config import TrainConfig
+from mmbench.training.stack import Stack, _unflatten, fit_together, stack_batches, why_not
+from mmbench.training.trainer import BEST, RESUME, Trainer
+from tests.models.toy import catalog_of, toy_batcher, toy_model, toy_view
+from tests.scorers import state_of
+from tests.toy_training import KillAt, KilledError, log_of, same
+
+VIEW = toy_view(longest=11)
+CATALOG = catalog_of(VIEW, n_items=30)
+SMALL = {"hidden_dim": 8, "inner_dim": 8, "n_heads": 2}
+# The bias of the keys has no gradient but rounding, which Adam with its usual epsilon would blow up.
+CONFIG = TrainConfig(
+    max_len=8,
+    batch_size=16,
+    max_epochs=5,
+    patience=50,
+    lr=0.01,
+    weight_decay=0.01,
+    adam_eps=1e-4,
+    precision="float64",
+)
+SEEDS = (3, 5, 8)
+Validate = Callable[[Recommender[Any]], float]
+
+
+def constant(model: Recommender[Any]) -> float:
+    return 0.0
+
+
+def stops_after(epochs: int) -> Validate:
+    """Better for so many epochs, then never again."""
+    left = iter([*range(1, epochs + 1), *[0] * 100])
+    return lambda model: float(next(left))
+
+
+def make(
+    folder: Path,
+    seed: int,
+    *,
+    config: TrainConfig = CONFIG,
+    validate: Validate = constant,
+    name: str = "sasrec",
+    rate: float = 0.0,
+    **own: Any,
+) -> Trainer:
+    model = toy_model(name, CATALOG, seed=seed, **SMALL, dropout=rate, attn_dropout=rate, **own).double()
+    place = folder / f"seed_{seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    return Trainer(model, VIEW, validate, config, seed=seed, folder=place)
+
+
+def fit(trainers: Sequence[Trainer], size: int = 10, watcher: Any = None) -> dict[int, Exception | None]:
+    return {
+        trainers[number].seed: fault for number, fault in fit_together(trainers, size=size, watcher=watcher)
+    }
+
+
+def assert_close(found: Trainer, expected: Trainer) -> None:
+    for name, one in expected.model.named_parameters():
+        assert torch.allclose(found.model.get_parameter(name), one, rtol=1e-8, atol=1e-10), name
+    a, b = found.progress, expected.progress
+    assert (a.epoch, a.step, a.best_epoch, a.stopped) == (b.epoch, b.step, b.best_epoch, b.stopped)
+    lines, other = log_of(found.folder), log_of(expected.folder)
+    assert [line["epoch"] for line in lines] == [line["epoch"] for line in other]
+    for line, wanted in zip(lines, other, strict=True):
+        assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-9)
+
+
+CASES: dict[str, TrainConfig] = {
+    "adam": CONFIG,
+    "adamw, schedule, warm-up": replace(
+        CONFIG, optimizer="adamw", decay_1d=False, lr_schedule="exponential", lr_gamma=0.8, warmup_steps=9
+    ),
+    "sgd, clip": replace(CONFIG, optimizer="sgd", lr=0.5, grad_clip=0.2),
+    "prefix": replace(CONFIG, samples="prefix"),
+    "rows": replace(CONFIG, samples="prefix", batch_unit="rows"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_seed_in_a_stack_is_the_seed_alone(case: str, tmp_path: Path) -> None:
+    """Float64, without dropout: weights, losses of every epoch, step counts."""
+    alone = [make(tmp_path / "alone", seed, config=CASES[case]) for seed in SEEDS]
+    for one in alone:
+        one.fit()
+    stacked = [make(tmp_path / "stack", seed, config=CASES[case]) for seed in SEEDS]
+    assert fit(stacked) == dict.fromkeys(SEEDS)
+    for found, expected in zip(stacked, alone, strict=True):
+        assert_close(found, expected)
+    assert not same(state_of(stacked[0].model), state_of(stacked[1].model))
+    assert [one.progress.stack for one in stacked] == [list(SEEDS)] * 3
+    assert alone[0].progress.stack == []
+
+
+def test_negatives_are_those_of_the_seed_alone(tmp_path: Path) -> None:
+    alone, stacked = (
+        [make(tmp_path / kind, seed, loss="bce") for seed in SEEDS] for kind in ("alone", "stack")
+    )
+    for one in alone:
+        one.fit()
+    fit(stacked)
+    for found, expected in zip(stacked, alone, strict=True):
+        assert_close(found, expected)
+
+
+def test_each_seed_stops_on_its_own(tmp_path: Path) -> None:
+    config, last = replace(CONFIG, patience=2, max_epochs=9), {3: 4, 5: 1, 8: 2}
+    trainers, alone = (
+        [make(tmp_path / kind, seed, config=config, validate=stops_after(n)) for seed, n in last.items()]
+        for kind in ("stack", "alone")
+    )
+    order = list(fit(trainers))
+    assert order == [5, 8, 3], "each run is given out when it stops"
+    for found, expected in zip(trainers, alone, strict=True):
+        expected.fit()
+        assert found.progress.epoch == last[found.seed] + 2
+        assert found.progress.stopped == "patience"
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> None:
+    alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
+    for one in alone:
+        one.fit()
+    ended = fit_together(stacked, size=size)
+    assert next(ended) == (0, None)
+    assert stacked[-1].place == (0, 0), "the first are trained to their ends before the next begin"
+    assert [number for number, _ in ended] == [1, 2]
+    for found, expected in zip(stacked, alone, strict=True):
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "call"), [("_save", 1), ("_save", 3), ("_log", 2), ("_validate", 3), ("batch", 14)]
+)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_stack_goes_on(method: str, call: int, victim: int, tmp_path: Path) -> None:
+    """A kill between two runs' checkpoints leaves them an epoch apart; the one behind catches up."""
+    whole = [make(tmp_path / "whole", seed) for seed in SEEDS]
+    fit(whole)
+    killed = [make(tmp_path / "killed", seed) for seed in SEEDS]
+    KillAt(killed[victim], method, call)
+    with pytest.raises(KilledError):
+        fit(killed)
+    again = [make(tmp_path / "killed", seed) for seed in SEEDS]
+    assert fit(again) == dict.fromkeys(SEEDS)
+    for found, expected in zip(again, whole, strict=True):
+        assert_close(found, expected)
+
+
+def test_a_stack_goes_on_alone_and_a_single_run_in_a_stack(tmp_path: Path) -> None:
+    """Their files are the same, so `--stack` may change between a kill and the next start."""
+    short = replace(CONFIG, max_epochs=2)
+    whole = [make(tmp_path / "whole", seed) for seed in SEEDS]
+    fit(whole)
+    fit([make(tmp_path / "first", seed, config=short) for seed in SEEDS])
+    for seed in SEEDS:
+        make(tmp_path / "second", seed, config=short).fit()
+    for folder in ("first", "second"):
+        for seed in SEEDS:
+            assert (tmp_path / folder / f"seed_{seed}" / RESUME).is_file()
+    alone = [make(tmp_path / "first", seed) for seed in SEEDS]
+    for one in alone:
+        assert len(log_of(one.folder)) == 2
+        one.fit()
+    together = [make(tmp_path / "second", seed) for seed in SEEDS]
+    fit(together)
+    for found in (alone, together):
+        for one, expected in zip(found, whole, strict=True):
+            assert_close(one, expected)
+
+
+def test_with_dropout_the_same_stack_gives_the_same_bits(tmp_path: Path) -> None:
+    runs = [[make(tmp_path / kind, seed, rate=0.3) for seed in SEEDS] for kind in "ab"]
+    for number, one in enumerate(runs):
+        torch.manual_seed(number)  # what the process drew before must not matter
+        fit(one)
+    for a, b in zip(*runs, strict=True):
+        assert same(state_of(a.model), state_of(b.model))
+    alone = make(tmp_path / "alone", SEEDS[0], rate=0.3)
+    alone.fit()
+    assert not same(state_of(alone.model), state_of(runs[0][0].model)), "the noise is the stack's"
+
+
+def test_dropout_draws_for_each_model() -> None:
+    found = vmap(lambda x: dropout(x, 0.5, True), randomness="different")(torch.ones(3, 4000))
+    assert ((found == 0).double().mean(1) - 0.5).abs().max() < 0.05
+    assert abs(((found[0] == 0) == (found[1] == 0)).double().mean().item() - 0.5) < 0.05
+
+
+def test_a_run_that_fails_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
+    with torch.no_grad():
+        stacked[1].model.get_parameter("item_emb.weight")[5, 0] = float("nan")
+    faults = fit(stacked)
+    assert isinstance(faults[5], RunError)
+    assert "epoch 1, batch 1: loss term 'ce' is nan; lower lr (now 0.01)" in str(faults[5])
+    assert [faults[3], faults[8]] == [None, None]
+    for k in (0, 2):
+        alone[k].fit()
+        assert_close(stacked[k], alone[k])
+    assert not (stacked[1].folder / BEST).exists()
+
+
+class Notes:
+    """A watcher that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.epochs: list[list[int]] = []
+        self.steps: list[tuple[int, int, int]] = []
+
+    def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
+        assert set(terms) == {"ce"}
+        self.steps.append((epoch, step, n_steps))
+
+    def epoch(self, runs: list[Any]) -> None:
+        self.epochs.append([one.epoch for one in runs])
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_the_watcher_hears_steps_and_epochs(tmp_path: Path) -> None:
+    notes = Notes()
+    fit([make(tmp_path, seed, config=replace(CONFIG, max_epochs=2)) for seed in SEEDS], watcher=notes)
+    n_steps = notes.steps[0][2]
+    assert n_steps > 3
+    assert notes.steps == [(epoch, step, n_steps) for epoch in (1, 2) for step in range(1, n_steps + 1)]
+    assert notes.epochs == [[1] * 3, [2] * 3]
+    assert notes.notes == []
+
+
+def test_out_of_memory_makes_smaller_stacks_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CHUNK", 128)
+    inner = Stack.step
+
+    def step(self: Stack, *given: Any) -> Any:
+        if len(self.trainers) > 1 and (losses.CHUNK > 64 or len(self.trainers) > 2):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return inner(self, *given)
+
+    alone = [make(tmp_path / "alone", seed) for seed in SEEDS]
+    for one in alone:
+        one.fit()
+    monkeypatch.setattr(Stack, "step", step)
+    stacked, notes = [make(tmp_path / "stack", seed) for seed in SEEDS], Notes()
+    assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
+    assert notes.notes == [
+        "out of GPU memory; going on with 64 rows of logits at once",
+        "out of GPU memory; going on with 2 seeds at once",
+    ]
+    assert [one.progress.notes for one in stacked] == [notes.notes] * 3
+    assert losses.CHUNK == 128
+    for found, expected in zip(stacked, alone, strict=True):
+        assert_close(found, expected)
+
+
+def test_a_model_that_torch_cannot_stack_is_trained_seed_after_seed(tmp_path: Path) -> None:
+    """A user's own model need not know of stacks."""
+
+    def looks_at_values(trainer: Trainer) -> Trainer:
+        inner = trainer.model.loss
+
+        def loss(batch: Any) -> Any:
+            terms = inner(batch)
+            return terms if terms["ce"].detach() > 0 else {}
+
+        trainer.model.loss = loss  # type: ignore[method-assign]
+        return trainer
+
+    alone = [make(tmp_path / "alone", seed) for seed in SEEDS]
+    for one in alone:
+        one.fit()
+    stacked, notes = [looks_at_values(make(tmp_path / "stack", seed)) for seed in SEEDS], Notes()
+    assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
+    assert len(notes.notes) == 1
+    assert notes.notes[0].startswith("trained seed after seed, the stack failed: ")
+    assert [one.progress.notes for one in stacked] == [notes.notes] * 3
+    assert [one.progress.stack for one in stacked] == [[], [], []], "the record must not claim a stack"
+    for found, expected in zip(stacked, alone, strict=True):
+        assert_close(found, expected)
+
+
+def test_which_runs_cannot_be_stacked(tmp_path: Path) -> None:
+    assert why_not(make(tmp_path, 1)) == ""
+    by_rows = replace(CONFIG, batch_unit="rows")
+    assert "different numbers of targets" in why_not(make(tmp_path, 1, config=by_rows))
+    assert why_not(make(tmp_path, 1, config=replace(by_rows, samples="prefix"))) == ""
+    recurrent = Trainer(toy_model("gru4rec", CATALOG), VIEW, constant, CONFIG, seed=1, folder=tmp_path)
+    assert "several models at once" in why_not(recurrent)
+
+
+def test_sizes_of_stacks() -> None:
+    assert (stack_size("auto", "cpu"), stack_size("off", "cuda"), stack_size("4", "cpu")) == (1, 1, 4)
+    assert stack_size("auto", "cuda:1") > 1
+    for wrong in ("0", "-1", "on", "1.5", ""):
+        with pytest.raises(UsageError, match="must be auto, off or a number of seeds"):
+            stack_size(wrong, "cpu")
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
+@given(st.lists(st.integers(0, 10**6), min_size=2, max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_padded_batches_say_the_same(layout: Any, seeds: list[int]) -> None:
+    """Histories, targets and prefixes of every run are found where its own slots say."""
+    model = toy_model("hm4sr", CATALOG, hidden_dim=8, inner_dim=8)
+    batcher = toy_batcher(model, VIEW)
+    batcher.layout = layout
+    rows = plan_rows(VIEW.offsets, "prefix", 8)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    chosen = [rows[torch.randperm(len(rows), generator=one)[:9].numpy()] for one in generators]
+    batches = [batcher.training(one, prefixes=True) for one in chosen]
+    stacked = stack_batches(batches)
+    for k, batch in enumerate(batches):
+        found = _unflatten({name: one[k] for name, one in stacked.items()})
+        assert torch.equal(found.target, batch.target)
+        assert torch.equal(found.user, batch.user)
+        for field in ("item_seq", "time_seq", "position", "interval"):
+            assert torch.equal(found.at_slots(getattr(found, field)), batch.at_slots(getattr(batch, field)))
+        assert histories(found) == histories(batch)
+
+
+def histories(batch: Any) -> list[tuple[list[int], list[int]]]:
+    """The items that each slot's history has, in the batch and in the prefixes."""
+    again = batch.prefixes
+    items = again.gather(batch.item_seq)
+    found = []
+    for t in range(len(batch.slot)):
+        read = []
+        for values, segment, slot in (
+            (batch.item_seq, batch.segment, batch.slot[t]),
+            (items, again.segment, again.slot[t]),
+        ):
+            row, place = divmod(int(slot), values.shape[1])
+            own = segment[row, : place + 1] == segment[row, place]
+            read.append(values[row, : place + 1][own].tolist())
+        found.append(tuple(read))
+    return found

@@ -1,0 +1,394 @@
+"""The training loop: when it stops, what it keeps, what it refuses, what its batches hold."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmbench.data.rows import plan_rows
+from mmbench.errors import RunError, UsageError
+from mmbench.models.base import Needs, Recommender, Stage
+from mmbench.settings.config import TrainConfig
+from mmbench.training import checkpoint, progress
+from mmbench.training.optim import learning_rate, make_optimizer
+from mmbench.training.progress import Progress
+from mmbench.training.trainer import BEST, LOG, Trainer
+from tests.models.toy import catalog_of, toy_model, toy_view
+from tests.scorers import Bilinear, state_of, train_view
+from tests.toy_training import (
+    CONFIG,
+    N_ITEMS,
+    N_USERS,
+    STAGES,
+    VIEW,
+    KillAt,
+    KilledError,
+    by_weights,
+    log_of,
+    make,
+    new_bias,
+    same,
+    scripted,
+)
+
+
+def run_scripted(folder: Path, values: list[float], **config: Any) -> tuple[Progress, Trainer]:
+    trainer = make(folder, config=replace(CONFIG, **config), validate=scripted(values))
+    return trainer.fit(), trainer
+
+
+def test_early_stopping_counts_exactly_patience(tmp_path: Path) -> None:
+    found, _ = run_scripted(tmp_path, [0.1, 0.3, 0.2, 0.2, 0.2, 0.9], max_epochs=50, patience=3)
+    assert (found.epoch, found.best_epoch, found.best, found.stopped) == (5, 2, 0.3, "patience")
+    assert [line["bad"] for line in log_of(tmp_path)] == [0, 0, 1, 2, 3]
+
+
+def test_a_gain_starts_the_count_anew_and_equal_is_no_gain(tmp_path: Path) -> None:
+    found, _ = run_scripted(tmp_path, [0.3, 0.3, 0.30000001, 0.30000001, 0.3], max_epochs=50, patience=2)
+    assert (found.epoch, found.best_epoch, found.best) == (5, 3, 0.30000001)
+
+
+def test_zero_on_validation_is_a_first_best(tmp_path: Path) -> None:
+    found, _ = run_scripted(tmp_path, [0.0, 0.0, 0.0], max_epochs=50, patience=2)
+    assert (found.epoch, found.best_epoch, found.best) == (3, 1, 0.0)
+
+
+def test_max_epochs_stops_and_the_last_epoch_is_validated(tmp_path: Path) -> None:
+    found, _ = run_scripted(tmp_path, [0.1, 0.2, 0.3], max_epochs=5, eval_every=2)
+    assert [int(one["epoch"]) for one in found.curve] == [2, 4, 5]
+    assert (found.stopped, found.best_epoch) == ("max_epochs", 5)
+
+
+def test_the_best_weights_are_loaded_at_the_end(tmp_path: Path) -> None:
+    snapshots: list[dict[str, Tensor]] = []
+    values = iter([0.1, 0.5, 0.2, 0.4])
+
+    def validate(model: Recommender[Any]) -> float:
+        snapshots.append(state_of(model))
+        return next(values)
+
+    trainer = make(tmp_path, config=replace(CONFIG, max_epochs=4), validate=validate)
+    assert trainer.fit().best_epoch == 2
+    assert same(state_of(trainer.model), snapshots[1])
+    assert not same(snapshots[1], snapshots[3])
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_no_number_names_epoch_batch_and_term(
+    bad: float, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the loss is looked at every few steps only, and the batch is named all the same."""
+    if device == "gpu":
+        monkeypatch.setattr(progress, "CHECK_EVERY_ON", {"cpu": 5})
+
+    class Diverging(Bilinear):
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            terms = super().loss(batch)
+            is_bad = self.epochs[-1] == 2 and len([b for b in self.batches if b is not None]) == first + 3
+            return {**terms, "extra": terms["ce"] * (bad if is_bad else 0.5)}
+
+    counting = make(tmp_path / "count", config=replace(CONFIG, max_epochs=1))
+    counting.fit()
+    first = len(counting.model.batches)  # type: ignore[arg-type]
+    trainer = make(tmp_path / "bad", model=Diverging(n_items=N_ITEMS, n_users=N_USERS))
+    with pytest.raises(RunError, match=r"epoch 2, batch 3: loss term 'extra' is (nan|-?inf); lower lr"):
+        trainer.fit()
+    assert [line["epoch"] for line in log_of(tmp_path / "bad")] == [1]
+
+
+def test_a_score_that_is_no_number_names_the_epoch(tmp_path: Path) -> None:
+    def validate(model: Recommender[Any]) -> float:
+        raise RunError("user number 3 has no finite score")
+
+    with pytest.raises(RunError, match=r"epoch 1, validation: user number 3"):
+        make(tmp_path, validate=validate).fit()
+
+
+def test_two_stages_train_in_their_own_way(tmp_path: Path) -> None:
+    values = [0.1, 0.3, 0.2, 0.2]
+    trainer = make(
+        tmp_path, stages=STAGES, on_stage=new_bias, validate=scripted(values),
+        config=replace(CONFIG, max_epochs=50, patience=2, warmup_steps=0),
+    )  # fmt: skip
+    model: Any = trainer.model
+    before = state_of(model)
+    KillAt(trainer, "_start", 2)
+    with pytest.raises(KilledError):
+        trainer.fit()
+    pretrained = state_of(model)
+    assert not torch.equal(pretrained["left.weight"], before["left.weight"])
+    assert model.epochs == [1, 2]
+    n_targets = sum(len(batch.target) for batch in model.batches)
+    assert n_targets == 2 * int((np.diff(VIEW.offsets) - 1).sum())
+    assert all((batch.segment.amax(1) >= 1).all() for batch in model.batches)
+
+    later = make(
+        tmp_path, stages=STAGES, on_stage=new_bias, validate=scripted(values),
+        config=replace(CONFIG, max_epochs=50, patience=2, warmup_steps=0),
+    )  # fmt: skip
+    found = later.fit()
+    after: Any = later.model
+    assert after.started[-1] == "finetune"
+    assert after.epochs == [1, 2, 3, 4]
+    assert (found.epoch, found.best_epoch, found.stopped) == (4, 2, "patience")
+    assert torch.equal(state_of(after)["left.weight"], pretrained["left.weight"]), "the frozen table moved"
+    assert [(line["stage"], line["epoch"]) for line in log_of(tmp_path)] == [
+        (0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (1, 4),
+    ]  # fmt: skip
+    assert all("valid" not in line for line in log_of(tmp_path)[:2])
+
+
+def test_every_stage_with_early_stopping_looks_for_its_own_best(tmp_path: Path) -> None:
+    """The second stage is worse than the first on validation, and is trained nevertheless, from the first's best."""
+    entry: list[dict[str, Tensor]] = []
+    snapshots: list[dict[str, Tensor]] = []
+    values = iter([0.8, 0.9, 0.1, 0.1, 0.2, 0.3, 0.1, 0.1])
+
+    def validate(model: Recommender[Any]) -> float:
+        snapshots.append(state_of(model))
+        return next(values)
+
+    trainer = make(
+        tmp_path, stages=(Stage(name="a"), Stage(name="b", lr=0.1)), validate=validate,
+        on_stage=lambda model, name: entry.append(state_of(model)),
+        config=replace(CONFIG, patience=2, max_epochs=20),
+    )  # fmt: skip
+    found = trainer.fit()
+    assert (found.stage, found.epoch, found.best_epoch, found.best) == (2, 4, 2, 0.3)
+    assert same(entry[1], snapshots[1]), "the second stage starts from the first's best weights"
+    assert same(state_of(trainer.model), snapshots[5])
+    assert [(one["stage"], one["epoch"]) for one in found.curve] == [
+        *((0, k) for k in (1, 2, 3, 4)), *((1, k) for k in (1, 2, 3, 4)),
+    ]  # fmt: skip
+
+
+def test_a_run_of_fixed_epochs_keeps_its_last_weights(tmp_path: Path) -> None:
+    def validate(model: Recommender[Any]) -> float:
+        raise AssertionError("a stage of fixed epochs is not validated")
+
+    trainer = make(tmp_path, stages=(Stage(epochs=3),), validate=validate)
+    found = trainer.fit()
+    assert (found.epoch, found.best_epoch, found.stopped) == (3, 3, "fixed epochs")
+    other = make(tmp_path / "other", stages=(Stage(epochs=3),), validate=validate)
+    checkpoint.load_weights(other.model, tmp_path / BEST)
+    assert same(state_of(trainer.model), state_of(other.model))
+
+
+@pytest.mark.parametrize("n_stages", [1, 2])
+def test_a_stage_of_no_epochs_trains_none(n_stages: int, tmp_path: Path) -> None:
+    stages = (Stage(name="a", epochs=0), Stage(name="b", epochs=2))[:n_stages]
+    trainer = make(tmp_path, stages=stages)
+    before = state_of(trainer.model)
+    found = trainer.fit()
+    assert (found.epoch, found.stopped) == (2 * (n_stages - 1), "fixed epochs")
+    assert same(state_of(trainer.model), before) == (n_stages == 1)
+    assert (tmp_path / LOG).is_file() == (n_stages == 2)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [1, 1, 1]), ("exponential", [1, 0.5, 0.25]), ("exponential-early", [0.5, 0.25, 0.125])],
+)
+def test_learning_rates(schedule: Any, expected: list[float]) -> None:
+    config = TrainConfig(lr_schedule=schedule, lr_gamma=0.5, warmup_steps=0)
+    assert [learning_rate(config, 0.2, epoch, 7) for epoch in (1, 2, 3)] == pytest.approx(
+        [0.2 * factor for factor in expected]
+    )
+
+
+def test_warm_up_is_linear_over_steps_and_ends(tmp_path: Path) -> None:
+    config = replace(CONFIG, warmup_steps=4, lr=0.4, max_epochs=2)
+    assert [learning_rate(config, 0.4, 1, step) for step in (1, 2, 4, 5)] == pytest.approx(
+        [0.1, 0.2, 0.4, 0.4]
+    )
+    rates = []
+    trainer = make(tmp_path, config=config)
+    inner = trainer._step
+
+    def spy(*args: Any) -> Any:
+        rates.append({group["lr"] for group in trainer.optimizer.param_groups})
+        return inner(*args)
+
+    trainer._step = spy  # type: ignore[method-assign]
+    trainer.fit()
+    flat = [rate for group in rates for rate in group]
+    assert flat[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert set(flat[4:]) == {0.4}
+
+
+def test_the_second_stage_warms_up_again_with_its_own_rate(tmp_path: Path) -> None:
+    stages = (Stage(name="a", epochs=1, lr=0.1), Stage(name="b", epochs=1, lr=0.3))
+    trainer = make(tmp_path, stages=stages, config=replace(CONFIG, warmup_steps=2))
+    rates: list[tuple[int, float]] = []
+    inner = trainer._step
+
+    def spy(*args: Any) -> Any:
+        rates.append((trainer.progress.stage, trainer.optimizer.param_groups[0]["lr"]))
+        return inner(*args)
+
+    trainer._step = spy  # type: ignore[method-assign]
+    trainer.fit()
+    for number, rate in ((0, 0.1), (1, 0.3)):
+        assert [r for s, r in rates if s == number][:3] == pytest.approx([rate / 2, rate, rate])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_weight_decay_leaves_out_vectors_on_request(optimizer: Any) -> None:
+    model = Bilinear(n_items=N_ITEMS, n_users=N_USERS)
+    for decay_1d in (True, False):
+        config = TrainConfig(optimizer=optimizer, weight_decay=0.1, decay_1d=decay_1d, beta2=0.98)
+        made = make_optimizer(model, config, 0.01)
+        decay = {p: group["weight_decay"] for group in made.param_groups for p in group["params"]}
+        assert decay[model.left.weight] == 0.1
+        assert decay[model.bias] == (0.1 if decay_1d else 0.0)
+        assert len(decay) == 3
+        assert made.param_groups[0].get("betas", (0.9, 0.98)) == (0.9, 0.98)
+
+
+def test_frozen_parameters_are_not_optimised() -> None:
+    model = Bilinear(n_items=N_ITEMS, n_users=N_USERS)
+    model.left.weight.requires_grad_(False)
+    made = make_optimizer(model, TrainConfig(), 0.01)
+    assert all(p is not model.left.weight for group in made.param_groups for p in group["params"])
+
+
+def test_the_gradient_is_clipped_to_its_global_norm(tmp_path: Path) -> None:
+    """With plain SGD and no decay a step moves all weights together by lr times the clipped norm."""
+    for clip, moved in ((0.0, None), (1e-3, 1e-3)):
+        config = TrainConfig(optimizer="sgd", lr=1.0, grad_clip=clip, batch_size=10**6, max_epochs=1)
+        trainer = make(tmp_path / str(clip), config=config)
+        before = state_of(trainer.model)
+        trainer.fit()
+        after = state_of(trainer.model)
+        norm = sum(float((after[k] - before[k]).square().sum()) for k in before) ** 0.5
+        assert norm == pytest.approx(moved, rel=1e-2) if moved else norm > 1e-2
+
+
+@pytest.mark.parametrize("unit", ["rows", "targets"])
+def test_batches_count_rows_or_targets(unit: Any, tmp_path: Path) -> None:
+    config = replace(CONFIG, batch_unit=unit, batch_size=7, max_epochs=1)
+    trainer = make(tmp_path, config=config)
+    trainer.fit()
+    batches = trainer.model.batches  # type: ignore[union-attr]
+    rows = plan_rows(VIEW.offsets, "all", config.max_len)
+    assert sum(len(batch.target) for batch in batches) == rows.n_targets.sum()  # type: ignore[arg-type,misc]
+    if unit == "rows":
+        assert len(batches) == -(-len(rows) // 7)  # type: ignore[arg-type]
+    else:
+        longest = rows.n_targets.max()
+        assert all(len(batch.target) <= 7 + longest - 1 for batch in batches)  # type: ignore[arg-type,union-attr]
+
+
+def test_sequences_without_fixed_targets_count_as_one(tmp_path: Path) -> None:
+    class Masking(Bilinear):
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            self.batches.append(batch)
+            return {"norm": self.left(batch.item_seq).square().sum()}
+
+    model = Masking(n_items=N_ITEMS, n_users=N_USERS, needs=Needs(samples=("sequence",), layout="padded"))
+    trainer = make(tmp_path, model=model, config=replace(CONFIG, batch_size=10, max_epochs=1))
+    trainer.fit()
+    assert [len(batch.item_seq) for batch in model.batches] == [10, 10, 10]
+
+
+def test_samples_that_a_model_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Bilinear cannot be trained on samples = 'sequence'.*all, prefix"):
+        make(tmp_path, config=replace(CONFIG, samples="sequence")).fit()
+    late = (Stage(epochs=1), Stage(name="b", samples="last-window"))
+    with pytest.raises(UsageError, match="'last-window'"):
+        make(tmp_path, stages=late).fit()
+    assert not (tmp_path / LOG).exists(), "the second stage's fault must show before the first is trained"
+
+
+def test_histories_too_short_to_train_on(tmp_path: Path) -> None:
+    model = Bilinear(n_items=N_ITEMS, n_users=2)
+    view = train_view([[3], [4]])
+    with pytest.raises(RunError, match="too short"):
+        Trainer(model, view, by_weights, CONFIG, seed=1, folder=tmp_path).fit()
+
+
+@pytest.mark.parametrize("rule", ["history", "first"])
+def test_negatives_avoid_the_history_or_only_its_first_item(rule: Any, tmp_path: Path) -> None:
+    needs = Needs(n_negatives=40, negatives_exclude=rule, samples=("all", "prefix", "pairs"))
+    trainer = make(tmp_path, needs=needs, config=replace(CONFIG, max_epochs=2))
+    trainer.fit()
+    drawn: dict[int, set[int]] = {}
+    for batch in trainer.model.batches:  # type: ignore[union-attr]
+        assert batch.negatives.shape == (len(batch.target), 40)
+        for user, row in zip(batch.user.tolist(), batch.negatives.tolist(), strict=True):
+            drawn.setdefault(user, set()).update(row)
+    hit_later = 0
+    for user, found in drawn.items():
+        history = VIEW.items[VIEW.offsets[user] : VIEW.offsets[user + 1]].tolist()
+        excluded = set(history) if rule == "history" else {history[0]}
+        assert found <= set(range(1, N_ITEMS + 1)) - excluded
+        hit_later += len(found & set(history))
+    assert len(drawn) == N_USERS
+    assert (hit_later > 0) == (rule == "first")
+
+
+def test_epochs_differ_and_seeds_differ(tmp_path: Path) -> None:
+    """Order, noise and negatives are drawn anew each epoch, and all depend on the seed."""
+    seen = {}
+    for seed in (1, 2):
+        model = Bilinear(n_items=N_ITEMS, n_users=N_USERS, needs=Needs(n_negatives=1))
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        trainer = Trainer(
+            model, VIEW, by_weights, replace(CONFIG, max_epochs=2, batch_size=10**6), seed=seed, folder=folder
+        )
+        trainer.fit()
+        for epoch, batch in enumerate(model.batches):
+            assert batch.negatives is not None
+            seen[seed, epoch] = batch.user.tolist(), batch.negatives.tolist()
+    assert len({str(users) for users, _ in seen.values()}) == 4
+    assert len({str(negatives) for _, negatives in seen.values()}) == 4
+
+
+@pytest.mark.parametrize("network", ["bert-style", "official"])
+def test_all_positions_and_prefixes_have_the_same_loss_and_gradient(network: str, tmp_path: Path) -> None:
+    """SASRec in float64 without dropout, over the batches that the trainer builds from one epoch."""
+    view = toy_view(longest=7)
+    results = {}
+    for samples in ("all", "prefix"):
+        model = toy_model(
+            "sasrec", catalog_of(view, n_items=30), network=network, hidden_dim=8, inner_dim=8, n_heads=2,
+            dropout=0.0, attn_dropout=0.0,
+        ).double()  # fmt: skip
+        folder = tmp_path / samples
+        folder.mkdir()
+        config = TrainConfig(max_len=8, samples=samples, batch_size=10**6, max_epochs=1, lr=1e-300)  # type: ignore[arg-type]
+        trainer = Trainer(model, view, by_weights, config, seed=1, folder=folder)
+        trainer.fit()
+        results[samples] = log_of(folder)[0]["loss"], [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    assert results["all"][0]["ce"] == pytest.approx(results["prefix"][0]["ce"], rel=1e-12)
+    for a, b in zip(results["all"][1], results["prefix"][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_the_watcher_hears_every_step_and_epoch(tmp_path: Path) -> None:
+    class Watch:
+        def __init__(self) -> None:
+            self.steps: list[tuple[int, int, int]] = []
+            self.lines: list[dict[str, Any]] = []
+
+        def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
+            assert terms.keys() == {"ce"}
+            self.steps.append((epoch, step, n_steps))
+
+        def epoch(self, line: dict[str, Any]) -> None:
+            self.lines.append(line)
+
+    watch = Watch()
+    make(tmp_path, config=replace(CONFIG, max_epochs=2), watcher=watch).fit()
+    n_steps = watch.steps[0][2]
+    assert watch.steps == [(e, s, n_steps) for e in (1, 2) for s in range(1, n_steps + 1)]
+    stored = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert watch.lines == stored
+    assert all(0 < line["loss"]["ce"] < 10 for line in stored)
