@@ -27,7 +27,8 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmbench.data.rows import Batcher, plan_rows, plan_steps
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import plan_rows, plan_steps
 from mmbench.evaluation.ranking import count
 from mmbench.models import registry
 from mmbench.models.base import Catalog

@@ -50,7 +50,8 @@ from mmbench.runs.schedule import Overrides, execute, plan
 from mmbench.runs.store import RunRecord
 from mmbench.runtime import pick_device
 from mmbench.settings.config import parse_value
-from mmbench.training.trainer import LOG
+from mmbench.training.files import LOG
+from mmbench.training.progress import EpochReport
 
 SHAPES = {
     "beauty": (22_363, 12_101, 198_502),
@@ -108,7 +109,7 @@ class Gauge:
         found.stop()
         return found
 
-    def epoch(self, of: Any) -> None:
+    def epoch(self, report: EpochReport) -> None:
         """The trainer's log holds the seconds."""
 
     def note(self, text: str) -> None:
@@ -122,12 +123,9 @@ class Listener:
         self.device, self.last = device, last
         self.gauges: list[Gauge] = []
 
-    def begins(self, cell: Cell, number: int, total: int) -> Gauge:
+    def begins(self, cells: Sequence[Cell], number: int, total: int) -> Gauge:
         self.gauges.append(Gauge(self.device, self.last))
         return self.gauges[-1]
-
-    def begins_stack(self, cells: Sequence[Cell], number: int, total: int) -> Gauge:
-        return self.begins(cells[0], number, total)
 
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
     def damaged(self, cell: Cell, why: str) -> None: ...

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.generated import histories
 from benchmarks.turns import Timed
@@ -26,7 +27,8 @@ from mmbench.models import registry
 from mmbench.nn.losses import cross_entropy
 from mmbench.runs.plan import configs
 from mmbench.settings.config import TrainConfig, defaults_of, resolve
-from mmbench.training.optim import make_optimizer
+from mmbench.training.batches import STEPS_AT_ONCE, batches_of_epoch
+from mmbench.training.precision import on_own_stream
 from mmbench.training.trainer import Trainer
 
 HEADER = ("part", "size", "variant", "ms", "MiB", "rate")
@@ -121,52 +123,57 @@ class Bench:
         )
         self.trainer.begin()
         self.plan = self.trainer.plan_epoch()
+        self.batch = next(batches_of_epoch([self.trainer], [self.plan]))
         self.device = device
 
     def step(self) -> None:
-        self.trainer._step(self.plan.steps[0], self.plan.negatives)
+        """An optimiser step without a graph, on the first batch of the epoch."""
+        self.trainer.learner.step(self.batch)
 
     def rank(self, n_users: int) -> None:
         rank(self.trainer.model, some_of(self.targets, n_users), device=self.device)
 
 
 def eager_and_graph(model: str, shape: tuple[int, int, int | None], device: str, features: int) -> list[Part]:
-    """One fixed batch: the step as it is, its computation alone, and that as one replayed CUDA graph."""
+    """One fixed batch: laying it out, the step kernel by kernel, and the step as a replayed CUDA graph."""
     bench = Bench(model, shape, device, features)
-    size = f"{len(bench.plan.steps[0])} histories"
-    found = [attempt("step", size, f"{model}, as trained", lambda: measured(bench.step, device))]
-    batch = bench.trainer.batch(bench.plan.steps[0], bench.plan.negatives)
-    net, config = bench.trainer.model, bench.config
-    optimizer = make_optimizer(net, config, config.lr)
-    for group in optimizer.param_groups:
-        group["capturable"] = device.startswith("cuda")
+    trainer, size = bench.trainer, f"{len(bench.plan.steps[0])} histories"
 
-    def computation() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(net.loss(batch).values())).sum().backward()
-        optimizer.step()
+    def lay_out() -> None:
+        next(batches_of_epoch([trainer], [bench.plan]))
 
-    found.append(attempt("step", size, f"{model}, batch at hand", lambda: measured(computation, device)))
-    if device.startswith("cuda"):
+    def eager() -> tuple[tuple[float, ...], int]:
+        with on_own_stream(device):
+            return measured(bench.step, device)
 
-        def graph() -> tuple[tuple[float, ...], int]:
-            return measured(captured(computation).replay, device, repeats=50)
+    def graph() -> tuple[tuple[float, ...], int]:
+        with on_own_stream(device):
+            trainer.step(bench.batch)
+            return measured(lambda: trainer.step(bench.batch), device, repeats=50)
 
-        found.append(attempt("step", size, f"{model}, CUDA graph", graph))
-    return found
+    parts = [
+        attempt("step", f"{STEPS_AT_ONCE} steps", f"{model}, laid out", lambda: measured(lay_out, device)),
+        attempt("step", size, f"{model}, kernel by kernel", eager),
+    ]
+    if trainer.use_graphs:
+        parts.append(attempt("step", size, f"{model}, CUDA graph", graph))
+        if trainer.progress.notes:
+            parts.append(Part(part="step", size=size, variant=model, reason=trainer.progress.notes[0]))
+    return parts
 
 
-def captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph
+def kernels(model: str, shape: tuple[int, int, int | None], device: str, features: int) -> str:
+    """The kernels of a step that take the most time, as a table of torch's profiler."""
+    bench = Bench(model, shape, device, features)
+    for _ in range(3):
+        bench.step()
+    kinds = [ProfilerActivity.CUDA if device.startswith("cuda") else ProfilerActivity.CPU]
+    with profile(activities=kinds) as profiler:
+        bench.step()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+    by = "self_cuda_time_total" if device.startswith("cuda") else "self_cpu_time_total"
+    return str(profiler.key_averages().table(sort_by=by, row_limit=60, max_name_column_width=90))
 
 
 # -- large catalogues -------------------------------------------------------------------------------------

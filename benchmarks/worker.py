@@ -15,7 +15,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.generated import Histories, histories
-from mmbench.data.rows import Rows, plan_rows, plan_steps
+from mmbench.data.batch import Batch
+from mmbench.data.samples import Rows, plan_rows, plan_steps
 from mmbench.data.split import leave_one_out
 from mmbench.data.store import open_path
 from mmbench.data.views import TargetView, TrainView, ranges, target_view, training_view
@@ -26,7 +27,8 @@ from mmbench.runs.execute import metric_value
 from mmbench.runs.plan import configs
 from mmbench.runtime import prepare_process
 from mmbench.settings.config import TrainConfig, defaults_of, resolve
-from mmbench.training.trainer import Trainer
+from mmbench.training.batches import STEPS_AT_ONCE, batches_of_epoch
+from mmbench.training.trainer import EpochPlan, Trainer
 
 N_CATEGORIES, OF_ITEM = 200, 3
 METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "MRR") for k in (5, 10))
@@ -101,11 +103,12 @@ class Contestant:
         self.trainer = Trainer(model, view, lambda _: 0.0, self.config, seed=1, folder=folder)
         self.trainer.progress.stage = len(model.stages) - 1
         self.stage = self.trainer.stage
-        self.trainer._start()
+        self.trainer.start_stage()
         self.noise = torch.Generator().manual_seed(1)
         self.order = np.random.default_rng(1)
         self.rows, self.steps = self._plan()
         self.coming = self._stream()
+        self.batches_ready: list[tuple[Rows, Batch]] = []
         self.facts = {
             "users": data.n_users, "items": data.n_items, "train_targets": int(self.rows.n_targets.sum()),
             "steps_per_epoch": len(self.steps), "eval_users": len(self.valid), "torch": torch.__version__,
@@ -132,20 +135,26 @@ class Contestant:
 
     def batches(self, steps: int) -> dict[str, Any]:
         """What of a step is laying out its batch."""
-        prefixes = self.trainer.needs.prefixes
-        clock = Clock()
-        for _ in range(steps):
-            self.trainer.batcher.training(next(self.coming), prefixes=prefixes)
-        return {**clock.read(), "steps": steps}
+        clock, done = Clock(), 0
+        while done < steps:
+            done += len(self._lay_out())
+        return {**clock.read(), "steps": done}
+
+    def _lay_out(self) -> list[tuple[Rows, Batch]]:
+        """The next steps with their batches, as many as a training lays out at once."""
+        rows = [next(self.coming) for _ in range(STEPS_AT_ONCE)]
+        plan = EpochPlan(1, rows, self.noise)
+        return list(zip(rows, batches_of_epoch([self.trainer], [plan]), strict=True))
 
     def train(self, steps: int, seconds: float) -> dict[str, Any]:
         self.trainer.model.train()
         done = targets = 0
         clock, loss = Clock(), 0.0
         while done < steps or time.perf_counter() - clock.began < seconds:
-            rows = next(self.coming)
-            terms = self.trainer._step(rows, self.noise)
-            loss, done, targets = float(sum(terms.values())), done + 1, targets + self._learned(rows)
+            self.batches_ready = self.batches_ready or self._lay_out()
+            rows, batch = self.batches_ready.pop(0)
+            loss = float(self.trainer.step(batch).values.sum())
+            done, targets = done + 1, targets + self._learned(rows)
         return {**clock.read(), "steps": done, "targets": targets, "loss": loss}
 
     def _learned(self, rows: Rows) -> float:

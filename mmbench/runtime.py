@@ -1,4 +1,4 @@
-"""Seeds, devices, threads, and the record of the environment. Knows nothing of recommendation."""
+"""Seeds, the device, threads, and the record of the environment. Knows nothing of recommendation."""
 
 import ctypes
 import hashlib
@@ -6,20 +6,16 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mmbench import __version__
 from mmbench.atomic import hash_json
-from mmbench.errors import RunError, UsageError
+from mmbench.errors import UsageError
 from mmbench.paths import PACKAGE, baselines_dir
-
-T = TypeVar("T")
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
@@ -50,17 +46,6 @@ def pick_device(name: str) -> str:
     return name
 
 
-def stack_size(wanted: str, device: str) -> int:
-    """`--stack`: "auto" = 16 on a GPU, which small models leave idle, and 1 on a CPU, where stacking gains nothing."""
-    if wanted == "auto":
-        return 16 if device.startswith("cuda") else 1
-    if wanted == "off":
-        return 1
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    raise UsageError(f"--stack {wanted}: must be auto, off or a number of seeds")
-
-
 def prepare_process(n_threads: int | None = None) -> None:
     """Set the number of threads, and keep glibc from giving freed memory back after every step.
 
@@ -80,68 +65,6 @@ def prepare_process(n_threads: int | None = None) -> None:
         m_trim_threshold, m_mmap_max = -1, -4
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, 2**31 - 1)
-
-
-@contextmanager
-def tf32(matmul: str) -> Iterator[None]:
-    """Inside, a GPU may round the inputs of float32 products to 10 bits, unless `matmul` is "float32"."""
-    import torch
-
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [one.allow_tf32 for one in backends]
-    for one in backends:
-        one.allow_tf32 = matmul != "float32"
-    try:
-        yield
-    finally:
-        for one, value in zip(backends, before, strict=True):
-            one.allow_tf32 = value
-
-
-def autocast(matmul: str, device: str) -> AbstractContextManager[Any]:
-    """Products in bfloat16 inside, if `matmul` says so."""
-    import torch
-
-    wanted = matmul == "bfloat16"
-    return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=wanted)
-
-
-def compiled(loss: Callable[..., T]) -> Callable[..., T]:
-    """`loss` through torch.compile, for batches of any size; what the compiler says of its failure is a RunError."""
-    import torch
-    from torch._dynamo.exc import TorchDynamoException
-
-    inner = torch.compile(loss, dynamic=True)
-
-    def call(*given: Any) -> T:
-        try:
-            return inner(*given)
-        except TorchDynamoException as error:
-            first = " ".join(" ".join(str(error).split("\n")[:2]).split())
-            raise RunError(f"compile = true: {first}; run it with compile = false") from error
-
-    return call
-
-
-def reset_peak_memory(device: str) -> None:
-    """From here on a GPU's peak is that of the cell that begins."""
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: str) -> dict[str, int]:
-    """Bytes: largest resident set of this process so far, and of the GPU's allocator since the cell began."""
-    import resource
-
-    import torch
-
-    scale = 1 if sys.platform == "darwin" else 1024
-    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
-    if device.startswith("cuda"):
-        found["device"] = torch.cuda.max_memory_allocated(device)
-    return found
 
 
 @cache

@@ -3,7 +3,7 @@
 Run: python -m pytest tests/test_gpu.py
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch, Prefixes
-from mmbench.data.rows import Batcher, plan_rows
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import plan_rows
 from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Recommender
 from mmbench.nn.losses import cross_entropy
 from mmbench.runtime import prepare_process
 from mmbench.settings.config import TrainConfig
+from mmbench.training.files import BEST
 from mmbench.training.stack import fit_together, why_not
-from mmbench.training.trainer import BEST, Trainer
+from mmbench.training.trainer import Trainer
 from tests.models.test_contract import NAMES, TRAINED, _fixed, make, small
 from tests.models.toy import MAX_LEN, N_ITEMS, toy_view, training_batch
 from tests.prepared import cells, cli, same_counts, write_toy
@@ -58,11 +60,16 @@ def flipped(n: int, device: Any = None, **kwargs: Any) -> Tensor:
     return torch.arange(n, device=device).flip(0)
 
 
+def named(name: str) -> Callable[[str], str]:
+    """A message of a comparison with the name of what was compared."""
+    return lambda text: f"{name}: {text}"
+
+
 def terms_and_gradients(model: Recommender[Any], batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     model.zero_grad()
     terms = model.loss(batch)
     torch.stack(list(terms.values())).sum().backward()
-    grads = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    grads = {name: p.grad.cpu().clone() for name, p in model.named_parameters() if p.grad is not None}
     return {name: value.detach().cpu() for name, value in terms.items()}, grads
 
 
@@ -80,10 +87,10 @@ def test_losses_and_gradients_are_the_cpus(name: str, monkeypatch: pytest.Monkey
     terms, grads = terms_and_gradients(model, batch)
     on_gpu, gpu_grads = terms_and_gradients(model.to(GPU), to_gpu(batch))
     for term, value in terms.items():
-        torch.testing.assert_close(on_gpu[term], value, rtol=1e-9, atol=1e-11, msg=term)
+        torch.testing.assert_close(on_gpu[term], value, rtol=1e-9, atol=1e-11, msg=named(term))
     assert gpu_grads.keys() == grads.keys()
     for key, grad in grads.items():
-        torch.testing.assert_close(gpu_grads[key], grad, rtol=1e-6, atol=1e-9, msg=key)
+        torch.testing.assert_close(gpu_grads[key], grad, rtol=1e-6, atol=1e-9, msg=named(key))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -193,7 +200,9 @@ def test_stacked_seeds_train_as_they_do_alone(name: str, tmp_path: Path) -> None
     assert dict(fit_together(groups["stack"], size=3)) == dict.fromkeys(range(3))
     for alone, stacked in zip(groups["alone"], groups["stack"], strict=True):
         for key, value in state_of(alone.model).items():
-            torch.testing.assert_close(state_of(stacked.model)[key], value, rtol=1e-5, atol=1e-7, msg=key)
+            torch.testing.assert_close(
+                state_of(stacked.model)[key], value, rtol=1e-5, atol=1e-7, msg=named(key)
+            )
 
 
 def test_memory_that_runs_out_is_gone_on_without(tmp_path: Path) -> None:
@@ -231,7 +240,7 @@ def test_memory_that_runs_out_is_gone_on_without(tmp_path: Path) -> None:
         progress = trainer.fit()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert any(note.startswith("out of GPU memory; going on with") for note in progress.notes)
+    assert any(note.startswith("out of GPU memory; continued with") for note in progress.notes)
     assert (tmp_path / BEST).is_file()
 
 

@@ -1,19 +1,22 @@
 """A small training: a model of two tables on 30 users and 20 items, and what a test asks of it."""
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from mmbench.models.base import Recommender, Stage
 from mmbench.settings.config import TrainConfig
+from mmbench.training.files import LOG
 from mmbench.training.progress import Progress
-from mmbench.training.trainer import LOG, Trainer
+from mmbench.training.trainer import Trainer
 from tests.scorers import Bilinear, train_view
 
 N_ITEMS, N_USERS = 20, 30
@@ -68,17 +71,37 @@ class KilledError(BaseException):
 
 
 class KillAt:
-    """Raises at the given call of a trainer's method, once."""
+    """Raises at the given call of a method of a trainer or of one of its parts ("files.log"), once."""
 
     def __init__(self, trainer: Trainer, method: str, call: int) -> None:
-        self.inner, self.left = getattr(trainer, method), call
-        setattr(trainer, method, self)
+        part, _, name = method.rpartition(".")
+        owner = getattr(trainer, part) if part else trainer
+        self.inner, self.left = getattr(owner, name), call
+        setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.left -= 1
         if self.left == 0:
             raise KilledError
         return self.inner(*args, **kwargs)
+
+
+class DiskKilled:
+    """Counts flushes and renames together, and kills before the given one of them."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, call: int) -> None:
+        self.left = call
+        for name in ("fsync", "replace"):
+            patch.setattr(os, name, self._counting(getattr(os, name)))
+
+    def _counting(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                raise KilledError
+            return inner(*given)
+
+        return call
 
 
 STAGES = (Stage(name="pretrain", epochs=2, samples="prefix", lr=0.05), Stage(name="finetune"))

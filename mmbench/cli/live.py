@@ -3,8 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from statistics import fmean
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,7 +12,7 @@ from rich.text import Text
 
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RunRecord
-from mmbench.training.progress import Progress
+from mmbench.training.progress import EpochReport
 
 
 def clock(seconds: float) -> str:
@@ -28,57 +26,60 @@ def terms_text(terms: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
 
 
-class _Panel:
-    """What is being trained, fed by the trainer."""
+class Panel:
+    """What is being trained at present: one run, or several seeds as one, whose numbers are means then."""
 
-    def __init__(self, view: "RunView", cells: Sequence[Cell], title: str, number: int, total: int) -> None:
-        self.view, self.title, self.total = view, title, total
+    def __init__(self, view: "RunView", cells: Sequence[Cell], number: int, total: int) -> None:
+        self.view, self.total, first = view, total, cells[0]
+        self.title = first.title if len(cells) == 1 else (
+            f"{first.model} on {first.dataset}, seeds {', '.join(str(cell.seed) for cell in cells)}"
+        )  # fmt: skip
         self.numbers = str(number) if len(cells) == 1 else f"{number}-{number + len(cells) - 1}"
-        self.began = time.monotonic()
-        self.epoch_began = self.began
-        self.max_epochs = int(cells[0].settings["max_epochs"].value)
-        self.at = (0, 0, 1)
+        self.began = self.epoch_began = time.monotonic()
+        self.max_epochs = int(first.settings["max_epochs"].value)
+        self.position = (0, 0, 1)  # epoch, step, steps of the epoch
         self.terms: dict[str, float] = {}
-        self.line: dict[str, Any] = {}
+        self.report: EpochReport | None = None
         self.seconds: list[float] = []
 
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
-        self.at, self.terms = (epoch, step, n_steps), terms
+        self.position, self.terms = (epoch, step, n_steps), terms
         self.view.refresh()
 
-    def heard(self, line: dict[str, Any]) -> None:
-        """An epoch ended."""
+    def epoch(self, report: EpochReport) -> None:
         now = time.monotonic()
         self.seconds.append(now - self.epoch_began)
-        self.epoch_began, self.line = now, line
-        self.view.plain(self.epoch_text())
+        self.epoch_began, self.report = now, report
+        self.view.plain(self.epoch_text(report))
         self.view.refresh()
 
     def note(self, text: str) -> None:
         self.view.say(f"{self.title}: {text}")
 
     def left(self) -> str:
-        """Upper bound of the time left in this cell: early stopping usually ends it sooner."""
-        if not self.seconds:
+        """Return an upper bound of the time that is left: early stopping usually ends a run sooner."""
+        if self.report is None:
             return ""
         recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
-        return f"at most {clock(recent * (self.max_epochs - self.line['epoch']))} left"
+        return f"at most {clock(recent * (self.max_epochs - self.report.epoch))} left"
 
     def valid_text(self) -> list[str]:
-        line = self.line
+        if self.report is None:
+            return []
+        n, epoch = self.report.n_runs, self.report.best_epoch
+        of_which = f"at epoch {epoch}" if n == 1 else f"mean of {n} seeds"
         return [
-            f"valid {name} {value:.4f} (best {line['best']:.4f} at epoch {line['best_epoch']})"
-            for name, value in line.get("valid", {}).items()
+            f"valid {name} {value:.4f} (best {self.report.best:.4f} {of_which})"
+            for name, value in self.report.valid.items()
         ]
 
-    def epoch_text(self) -> str:
-        line = self.line
-        parts = [f"[{self.numbers}/{self.total}] {self.title}: epoch {line['epoch']}/{self.max_epochs}"]
-        parts += [terms_text(line["loss"]), *self.valid_text(), f"{line['seconds']:.1f} s"]
+    def epoch_text(self, report: EpochReport) -> str:
+        parts = [f"[{self.numbers}/{self.total}] {self.title}: epoch {report.epoch}/{self.max_epochs}"]
+        parts += [terms_text(report.loss), *self.valid_text(), f"{report.seconds:.1f} s"]
         return "  ".join([*parts, self.left()]).rstrip()
 
     def render(self) -> RenderableType:
-        epoch, step, n_steps = self.at
+        epoch, step, n_steps = self.position
         table = Table.grid(padding=(0, 2))
         table.add_row(
             Text(f"cell {self.numbers} of {self.total}", style="bold"),
@@ -93,49 +94,13 @@ class _Panel:
         return table
 
 
-class CellView(_Panel):
-    """One cell (see mmbench.training.progress.Watcher)."""
-
-    def __init__(self, view: "RunView", cell: Cell, number: int, total: int) -> None:
-        super().__init__(view, [cell], cell.title, number, total)
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        self.heard(line)
-
-
-class StackView(_Panel):
-    """Several seeds trained as one (see mmbench.training.progress.StackWatcher); numbers are means over them."""
-
-    def __init__(self, view: "RunView", cells: Sequence[Cell], number: int, total: int) -> None:
-        seeds = ", ".join(str(one.seed) for one in cells)
-        title = f"{cells[0].model} on {cells[0].dataset}, seeds {seeds}"
-        super().__init__(view, cells, title, number, total)
-        self.metric = str(cells[0].settings["selection_metric"].value)
-
-    def epoch(self, runs: Sequence[Progress]) -> None:
-        epoch = max(one.epoch for one in runs)
-        found = [one.curve[-1][self.metric] for one in runs if one.curve and one.curve[-1]["epoch"] == epoch]
-        seconds = sum(one.epoch_seconds[-1] for one in runs)
-        line = {"epoch": epoch, "seconds": seconds, "loss": self.terms, "seeds": len(runs)}
-        if found:
-            line |= {"valid": {self.metric: fmean(found)}, "best": fmean(one.best for one in runs)}
-        self.heard(line)
-
-    def valid_text(self) -> list[str]:
-        seeds = f"mean of {self.line.get('seeds', 0)} seeds"
-        return [
-            f"valid {name} {value:.4f} (best {self.line['best']:.4f}, {seeds})"
-            for name, value in self.line.get("valid", {}).items()
-        ]
-
-
 class RunView:
     """All cells of a run (see mmbench.runs.schedule.RunWatcher)."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live: Live | None = None
-        self.current: _Panel | None = None
+        self.current: Panel | None = None
         self.is_elsewhere = False  # computed in other processes, whose notes come with their records
 
     @contextmanager
@@ -177,21 +142,14 @@ class RunView:
         count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
         self.say(f"{count}, {jobs} at a time; train.jsonl in each cell's folder shows its epochs")
 
-    def begins(self, cell: Cell, number: int, total: int) -> CellView:
-        for note in cell.notes:
-            self.say(f"note: {note}")
-        panel = CellView(self, cell, number, total)
-        self._show(panel)
-        return panel
-
-    def begins_stack(self, cells: Sequence[Cell], number: int, total: int) -> StackView:
+    def begins(self, cells: Sequence[Cell], number: int, total: int) -> Panel:
         for note in dict.fromkeys(note for cell in cells for note in cell.notes):
             self.say(f"note: {note}")
-        panel = StackView(self, cells, number, total)
+        panel = Panel(self, cells, number, total)
         self._show(panel)
         return panel
 
-    def _show(self, panel: _Panel) -> None:
+    def _show(self, panel: Panel) -> None:
         self.current = panel
         self.plain(f"[{panel.numbers}/{panel.total}] {panel.title}")
         self.refresh()

@@ -92,7 +92,8 @@ def reproduce(
     from mmbench.reproduce.plan import choose_targets, stored_only
     from mmbench.reproduce.spec import Scores, find_experiment
     from mmbench.runs.workers import Backend
-    from mmbench.runtime import pick_device, stack_size
+    from mmbench.runtime import pick_device
+    from mmbench.training.devices import stack_size
 
     if experiment is None:
         _list(state)

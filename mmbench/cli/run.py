@@ -137,7 +137,8 @@ def run(
     from mmbench.reporting.protocols import check_planned
     from mmbench.runs.schedule import finished, plan
     from mmbench.runs.workers import KINDS, Backend
-    from mmbench.runtime import pick_device, stack_size
+    from mmbench.runtime import pick_device
+    from mmbench.training.devices import stack_size
 
     kind = next((one for one in KINDS if one == backend), None)
     if kind is None:

@@ -1,6 +1,8 @@
-"""The Batch: what a model sees of a step. Built by mmbench.data.rows; the only place that decides padding is there."""
+"""The Batch: what a model sees of a step. Built by mmbench.data.batcher; padding is decided in mmbench.data.packing."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,3 +84,26 @@ class Batch:
     def with_negatives(self, negatives: Tensor) -> "Batch":
         """The same batch with sampled items int64 [T, K]."""
         return replace(self, negatives=negatives)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name; those of the prefixes are named "prefixes.source" and so on."""
+        return dict(_named(self))
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> "Batch":
+        """Return the batch that has these `tensors()`."""
+        inner = {name.removeprefix(INNER): x for name, x in tensors.items() if name.startswith(INNER)}
+        outer: dict[str, Any] = {name: x for name, x in tensors.items() if not name.startswith(INNER)}
+        return Batch(**outer, prefixes=Prefixes(**inner) if inner else None)
+
+
+INNER = "prefixes."
+
+
+def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Prefixes):
+            yield from ((INNER + part.name, getattr(value, part.name)) for part in fields(value))
+        elif value is not None:
+            yield field.name, value

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbench.data.rows import Batcher, Rows, batches, last_rows
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import Rows, batches, last_rows
 from mmbench.data.views import TargetView, ranges
 from mmbench.errors import RunError, out_of_memory
 from mmbench.models.base import Recommender

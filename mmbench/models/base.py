@@ -63,7 +63,7 @@ class Needs:
     layout      "packed": several histories side by side in one row, told apart by `batch.segment`;
                 "padded": one history a row, right padded to the longest of the batch;
                 "fixed":  one history a row, right padded to max_len.
-    samples     what may be trained on, first = default; see mmbench.data.rows.
+    samples     what may be trained on, first = default; see mmbench.data.samples.
     causal      a later item never changes an earlier state (needed for samples = "all" and "last-window").
     extra_slots empty slots after each history at evaluation, e.g. one for a [MASK]; max_len counts them.
     prefixes    `batch.prefixes`: every target's history as a row of its own, beside the batch's rows (training).

@@ -334,9 +334,8 @@ class HM4SR(Recommender[HM4SRConfig]):
         """Eq. 21-22 over every item of every prefix, `items` [R, W, M, D]; it counts once per prefix it stands in."""
         if self.config.category_loss == "as-released":
             return self._category_as_released(tables, batch)
-        slots = torch.zeros_like(batch.item_seq, dtype=tables.dtype)
-        slots.view(-1)[batch.slot] = 1.0
-        weight = (slots[:, None, :] @ mask.to(tables.dtype))[:, 0] * batch.mask  # [R, W]
+        slots = torch.zeros_like(batch.item_seq, dtype=tables.dtype).flatten().scatter(0, batch.slot, 1.0)
+        weight = (slots.view_as(batch.item_seq)[:, None] @ mask.to(tables.dtype))[:, 0] * batch.mask  # [R, W]
         logits = self.category_head(items.flatten(-2))
         each = F.binary_cross_entropy_with_logits(logits, self.categories[batch.item_seq], reduction="none")
         if self.config.category_loss == "sum":

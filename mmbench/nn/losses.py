@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 512  # rows of logits held at once; below 128 the matrix products get slower
-SMALLEST_CHUNK = 64
+ROWS_OF_LOGITS = 512  # held at once; below 128 the matrix products get slower
+FEWEST_ROWS = 64
+_rows_of_logits = ContextVar("rows of logits", default=ROWS_OF_LOGITS)
 ALIGN = 16  # rows of logits begin at multiples of so many numbers: 1.2 to 1.8 times faster products on CPUs
 
 
@@ -31,12 +33,12 @@ def _ce_with_gradients(
     lead, (n_targets, n_items, dim) = query.shape[:-2], (query.shape[-2], *table.shape[-2:])
     total, grad_query = query.new_zeros(lead), query.new_empty(query.shape)
     grad_table, grad_bias = table.new_zeros(table.shape), table.new_zeros(0 if bias is None else bias.shape)
-    n_models = math.prod(lead)
-    buffer = logits_buffer(n_models * min(CHUNK, n_targets), n_items, query)
-    for start in range(0, n_targets, CHUNK):
-        rows, classes = query[..., start : start + CHUNK, :], target[..., start : start + CHUNK, None]
+    n_models, chunk = math.prod(lead), _rows_of_logits.get()
+    buffer = logits_buffer(n_models * min(chunk, n_targets), n_items, query)
+    for start in range(0, n_targets, chunk):
+        rows, classes = query[..., start : start + chunk, :], target[..., start : start + chunk, None]
         padded = buffer[: n_models * rows.shape[-2]].view(*lead, rows.shape[-2], -1)
-        padded[..., n_items:] = float("-inf")
+        padded[..., n_items:].fill_(float("-inf"))
         logits = padded[..., :n_items]
         if bias is None:
             torch.matmul(rows, table.mT, out=logits)
@@ -46,7 +48,7 @@ def _ce_with_gradients(
         torch.softmax(padded, -1, out=padded)
         # The largest probability is 1 / sum exp(logit - top), which saves a pass for the sum.
         total += (top - own - logits.amax(-1).log()).sum(-1)
-        grad_query[..., start : start + CHUNK, :] = logits @ table
+        grad_query[..., start : start + chunk, :] = logits @ table
         (grad_table.baddbmm_ if lead else grad_table.addmm_)(logits.mT, rows)
         if bias is not None:
             grad_bias += logits.sum(-2)
@@ -63,7 +65,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     """Mean cross entropy over the whole catalogue that never keeps the [T, N] logits.
 
     The gradients of query, table and bias are formed chunk by chunk in the forward pass and scaled in the
-    backward pass, so each logit is computed once and the memory is CHUNK x N, for each of the models that
+    backward pass, so each logit is computed once and the memory is ROWS_OF_LOGITS x N, for each of the models that
     mmbench.training.stack trains at once.
     """
 
@@ -117,19 +119,18 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
 
 
 @contextmanager
-def chunks_of(n_rows: int) -> Iterator[None]:
-    """Inside, so many rows of logits are held at once."""
-    global CHUNK
-    before, CHUNK = CHUNK, n_rows
+def rows_at_once(n_rows: int) -> Iterator[None]:
+    """Hold so many rows of logits at once inside."""
+    token = _rows_of_logits.set(n_rows)
     try:
         yield
     finally:
-        CHUNK = before
+        _rows_of_logits.reset(token)
 
 
-def smaller_chunk(n_rows: int) -> int:
-    """Half as many rows of logits at once; 0 when they are few already."""
-    return n_rows // 2 if n_rows > SMALLEST_CHUNK else 0
+def fewer_rows(n_rows: int) -> int:
+    """Return half as many rows of logits; 0 when they are few already."""
+    return n_rows // 2 if n_rows > FEWEST_ROWS else 0
 
 
 def dots(query: Tensor, vectors: Tensor) -> Tensor:

@@ -28,10 +28,12 @@ from mmbench.models.base import Catalog, Recommender
 from mmbench.runs import store
 from mmbench.runs.plan import Cell, configs
 from mmbench.runs.store import SPLITS, Ranks, RunRecord, SplitName
-from mmbench.runtime import derive_seed, environment, peak_memory, pick_device, reset_peak_memory
+from mmbench.runtime import derive_seed, environment, pick_device
 from mmbench.settings.config import TrainConfig
-from mmbench.training.progress import Progress, StackWatcher, Watcher
-from mmbench.training.trainer import BEST, LOG, RESUME, Trainer
+from mmbench.training.devices import peak_memory, reset_peak_memory
+from mmbench.training.files import BEST, LOG, RESUME
+from mmbench.training.progress import Progress, Watcher
+from mmbench.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def run_cell(
 
 
 def run_stack(
-    cells: Sequence[Cell], *, device: str = "auto", watcher: StackWatcher | None = None, debug: bool = False
+    cells: Sequence[Cell], *, device: str = "auto", watcher: Watcher | None = None, debug: bool = False
 ) -> Iterator[RunRecord]:
     """Train cells that differ in their seeds as one stack; each is ranked and stored when it ends, and yielded.
 
@@ -159,7 +161,7 @@ def run_stack(
 
 
 def _train(
-    found: "Sequence[_Opened | RunRecord]", watcher: StackWatcher | None, *notes: str, debug: bool
+    found: "Sequence[_Opened | RunRecord]", watcher: Watcher | None, *notes: str, debug: bool
 ) -> Iterator[RunRecord]:
     """Records of opened cells, in the order of their ends; of those that could not be opened, first.
 
@@ -180,7 +182,7 @@ def _train(
 
 
 def _fit_all(
-    trainers: Sequence[Trainer], size: int, watcher: StackWatcher | None
+    trainers: Sequence[Trainer], size: int, watcher: Watcher | None
 ) -> Iterator[tuple[Trainer, Exception | None]]:
     """Each run when its training ends, with what stopped it; an unforeseen error stops all that are left."""
     from mmbench.training.stack import fit_together

@@ -17,7 +17,7 @@ from mmbench.runs.store import SPLITS, Ranks, RunRecord
 from mmbench.runtime import environment, pick_device
 from mmbench.settings.config import Setting, TrainConfig
 from mmbench.training import checkpoint
-from mmbench.training.trainer import BEST
+from mmbench.training.files import BEST
 
 
 def cell_of(record: RunRecord, data_dir: Path) -> Cell:

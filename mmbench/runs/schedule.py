@@ -21,7 +21,7 @@ from mmbench.runs.rerank import RankedAgain, evaluate_again
 from mmbench.runs.store import RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
-from mmbench.training.progress import StackWatcher, Watcher
+from mmbench.training.progress import Watcher
 
 DIED = "its worker process died twice, perhaps for want of memory"
 
@@ -115,8 +115,7 @@ class RunWatcher(Protocol):
     def damaged(self, cell: Cell, why: str) -> None: ...
     def waiting(self, cell: Cell) -> None: ...
     def queued(self, cells: Sequence[Cell], jobs: int) -> None: ...
-    def begins(self, cell: Cell, number: int, total: int) -> Watcher | None: ...
-    def begins_stack(self, cells: Sequence[Cell], number: int, total: int) -> StackWatcher | None: ...
+    def begins(self, cells: Sequence[Cell], number: int, total: int) -> Watcher | None: ...
     def ends(self, cell: Cell, record: RunRecord) -> None: ...
 
 
@@ -229,12 +228,11 @@ def _compute(
         else:
             missing.append(cell)
             (cell.path / BEGUN).unlink(missing_ok=True)  # of a worker that was stopped with its run
+    view = watcher.begins(missing, number, total) if missing else None
     if len(missing) == 1:
-        view = watcher.begins(missing[0], number, total)
         records = iter([run_cell(missing[0], device=device, watcher=view, debug=debug)])
     else:
-        several = watcher.begins_stack(missing, number, total) if missing else None
-        records = run_stack(missing, device=device, watcher=several, debug=debug)
+        records = run_stack(missing, device=device, watcher=view, debug=debug)
     by_path = {cell.path: cell for cell in missing}
     for record in records:
         watcher.ends(by_path[record.path], record)

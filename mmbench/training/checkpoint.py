@@ -35,6 +35,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
+def load_facts(path: Path) -> dict[str, Any]:
+    """Return the facts in a file's header; RunError when it is damaged."""
+    return load_tensors(path)[1]
+
+
 def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
     """Put a checkpoint's weights into `model`; a missing, unexpected or misshapen tensor is an error."""
     tensors, facts = load_tensors(path)

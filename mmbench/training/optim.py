@@ -31,7 +31,12 @@ def make_optimizer(
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.adam_eps, fused=True)
+    betas, device = (config.beta1, config.beta2), next(iter(tensors.values())).device
+    if device.type != "cuda":
+        return kind(groups, lr=lr, betas=betas, eps=config.adam_eps, fused=True)
+    # A CUDA graph reads the rate where it lies on the device.
+    rate = torch.tensor(lr, device=device)
+    return kind(groups, lr=rate, betas=betas, eps=config.adam_eps, fused=True, capturable=True)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -48,7 +53,10 @@ def learning_rate(config: TrainConfig, base: float, epoch: int, step: int) -> fl
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def clip_each(parameters: Iterable[Tensor], largest: float) -> None:

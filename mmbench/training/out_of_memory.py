@@ -1,37 +1,76 @@
-"""A GPU's memory that runs out while a model is trained: what is gone on with, the same noise again, who is told."""
+"""What a training does when a GPU's memory runs out: it takes the same step again with less memory at once.
 
-from collections.abc import Callable, Iterable
+The noise of the step (dropout, weights drawn in the loss) is set back first, so that the result is the one that
+enough memory would have given, up to the order in which sums are formed.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
-from mmbench.training.progress import Progress, StackWatcher, Watcher
+from mmbench.errors import RunError, out_of_memory
+from mmbench.nn import losses
+
+T = TypeVar("T")
 
 
-def keep_noise(device: str, *own: torch.Generator) -> Callable[[], None]:
-    """Remember `own` and torch's generators, of the CPU and of `device`; calling the result sets them back."""
-    before = [one.get_state() for one in own]
+class MemoryLimit:
+    """How many rows of logits a run holds at once; fewer from where its memory ran out on.
+
+    tell  hears what the run goes on with; its record keeps it
+    """
+
+    def __init__(self, device: str, advice: str, tell: Callable[[str], None]) -> None:
+        self.device, self.advice, self.tell = device, advice, tell
+        self.rows_of_logits = losses.ROWS_OF_LOGITS
+
+    def spare(self, work: Callable[[], T], clean: Callable[[], None]) -> T:
+        """Do `work`; as long as memory runs out, `clean` and do it again with fewer rows of logits at once.
+
+        Raises RunError when that no longer helps.
+        """
+        set_back = keep_noise(self.device)
+        while True:
+            try:
+                with losses.rows_at_once(self.rows_of_logits):
+                    return work()
+            except torch.cuda.OutOfMemoryError as error:
+                reason = str(error)
+            # Outside the handler, whose traceback holds the step's memory.
+            clean()
+            fewer = losses.fewer_rows(self.rows_of_logits)
+            if not fewer:
+                raise out_of_memory(reason, self.advice)
+            self.rows_of_logits = fewer
+            set_back()
+            torch.cuda.empty_cache()
+            self.tell(continues_with(f"{fewer} rows of logits at once"))
+
+    def once(self, work: Callable[[], None]) -> None:
+        """Do `work`, which must not be done twice; raise RunError when memory runs out."""
+        try:
+            work()
+        except torch.cuda.OutOfMemoryError as error:
+            raise self.error(str(error)) from None
+
+    def error(self, reason: str) -> RunError:
+        return out_of_memory(reason, self.advice)
+
+
+def continues_with(less: str) -> str:
+    """Return the note of a run that continues with less memory at once."""
+    return f"out of GPU memory; continued with {less}"
+
+
+def keep_noise(device: str) -> Callable[[], None]:
+    """Remember the state of torch's generators, of the CPU and of `device`; calling the result sets them back."""
     on_host = torch.get_rng_state()
     on_device = torch.cuda.get_rng_state(device) if device.startswith("cuda") else None
 
     def set_back() -> None:
-        for one, state in zip(own, before, strict=True):
-            one.set_state(state)
         torch.set_rng_state(on_host)
         if on_device is not None:
             torch.cuda.set_rng_state(on_device, device)
 
     return set_back
-
-
-def go_on_with(less: str, runs: Iterable[Progress], watcher: Watcher | StackWatcher | None) -> None:
-    """After the memory ran out; to be called outside the handler, whose traceback holds the memory."""
-    torch.cuda.empty_cache()
-    tell(f"out of GPU memory; going on with {less}", runs, watcher)
-
-
-def tell(text: str, runs: Iterable[Progress], watcher: Watcher | StackWatcher | None) -> None:
-    """Say something that a result depends on, and keep it for the records of `runs`."""
-    for one in runs:
-        one.note(text)
-    if watcher is not None:
-        watcher.note(text)

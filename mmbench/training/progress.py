@@ -1,29 +1,17 @@
-"""Where a training stands: counters and times, sums of loss terms, and who is told of them."""
+"""Where a training stands: counters and times, means of loss terms, and who hears of them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Protocol
 
-from torch import Tensor
+import torch
+
+from mmbench.training.learner import Terms
 
 # Steps between two looks at the loss, by device: each look waits for a GPU.
 CHECK_EVERY_ON = {"cpu": 1, "cuda": 32}
-
-
-class Watcher(Protocol):
-    """What a live view hears. `terms` are the epoch's running means."""
-
-    def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
-    def epoch(self, line: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
-
-
-class StackWatcher(Protocol):
-    """What a live view hears of several runs trained as one; `terms` are means over the runs."""
-
-    def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
-    def epoch(self, runs: "list[Progress]") -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 @dataclass
@@ -51,45 +39,81 @@ class Progress:
         self.notes = list(dict.fromkeys([*self.notes, *texts]))
 
 
-class LossSums:
-    """Sums of the loss terms of an epoch, of one model or of S stacked ones.
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """A finished epoch of one run, or the means over several that were trained as one."""
 
-    They are kept on the device: reading a number makes the host wait for a GPU.
+    epoch: int
+    seconds: float
+    loss: dict[str, float]
+    valid: dict[str, float]  # the selection metric; empty when the epoch was not validated
+    best: float
+    best_epoch: int  # of the first run
+    n_runs: int = 1
+
+
+def report_epoch(runs: Sequence[Progress], losses: Sequence[dict[str, float]], metric: str) -> EpochReport:
+    """Sum up the epoch that the runs have just finished."""
+    first = runs[0]
+    measured = [run.curve[-1] for run in runs if run.curve and run.curve[-1]["epoch"] == first.epoch]
+    return EpochReport(
+        epoch=first.epoch, seconds=sum(run.epoch_seconds[-1] for run in runs), loss=mean_terms(losses),
+        valid={metric: fmean(point[metric] for point in measured)} if measured else {},
+        best=fmean(run.best for run in runs), best_epoch=first.best_epoch, n_runs=len(runs),
+    )  # fmt: skip
+
+
+def mean_terms(terms: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each loss term over runs."""
+    return {name: fmean(run[name] for run in terms) for name in terms[0]}
+
+
+class Watcher(Protocol):
+    """What a live view hears of a training. `terms` are the epoch's running means, over all runs."""
+
+    def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
+    def epoch(self, report: EpochReport) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class LossSums:
+    """Means of the loss terms of an epoch, of S models.
+
+    The terms of a step are kept on the device until they are looked at: reading a number makes the host wait.
     """
 
-    def __init__(self, device: str) -> None:
-        self.check_every, self.n = CHECK_EVERY_ON[device.partition(":")[0]], 0
-        self.totals: dict[str, Tensor] = {}
-        self.unchecked: list[dict[str, Tensor]] = []
+    def __init__(self, device: str, n_models: int) -> None:
+        self.check_every, self.n_models = CHECK_EVERY_ON[device.partition(":")[0]], n_models
+        self.n_steps = 0
+        self.totals: dict[str, list[float]] = {}  # of each model
+        self.unread: list[Terms] = []
 
-    def add(self, terms: dict[str, Tensor]) -> None:
-        """Terms of one step, each [] or [S]."""
-        self.n += 1
-        self.unchecked.append(terms)
-        for name, term in terms.items():
-            self.totals[name] = self.totals[name] + term.double() if name in self.totals else term.double()
+    def add(self, terms: Terms) -> None:
+        self.n_steps += 1
+        self.unread.append(terms)
 
     @property
     def due(self) -> bool:
-        return len(self.unchecked) >= self.check_every
+        return len(self.unread) >= self.check_every
 
     def look(self) -> tuple[list[dict[str, float]], dict[int, str]]:
-        """Of each model: the mean of each term so far; and of those with a term that is no number: which, where."""
-        means = {name: (total / self.n).reshape(-1).tolist() for name, total in self.totals.items()}
-        by_model = [dict(zip(means, values, strict=True)) for values in zip(*means.values(), strict=True)]
-        faults = {
-            number: self._first_fault(number)
-            for number, found in enumerate(by_model)
-            if not all(map(math.isfinite, found.values()))
-        }
-        self.unchecked.clear()
-        return by_model, faults
+        """Return each model's mean terms so far, and for models with a term that is no number which and where."""
+        first, unread = self.n_steps - len(self.unread) + 1, self.unread
+        self.unread = []
+        values = torch.stack([terms.values.double() for terms in unread]).tolist() if unread else []
+        faults: dict[int, str] = {}
+        for step, (terms, row) in enumerate(zip(unread, values, strict=True), start=first):
+            for name, value in zip(terms.names, row, strict=True):
+                self._add(step, name, value if isinstance(value, list) else [value], faults)
+        means = [
+            {name: total[model] / self.n_steps for name, total in self.totals.items()}
+            for model in range(self.n_models)
+        ]
+        return means, faults
 
-    def _first_fault(self, model: int) -> str:
-        first = self.n - len(self.unchecked) + 1
-        for number, terms in enumerate(self.unchecked, start=first):
-            for name, term in terms.items():
-                value = float(term.reshape(-1)[model])
-                if not math.isfinite(value):
-                    return f"batch {number}: loss term {name!r} is {value}"
-        return "a loss term is no number"  # it was found at an earlier look
+    def _add(self, step: int, name: str, values: list[float], faults: dict[int, str]) -> None:
+        total = self.totals.setdefault(name, [0.0] * self.n_models)
+        for model, value in enumerate(values):
+            total[model] += value
+            if not math.isfinite(value):
+                faults.setdefault(model, f"batch {step}: loss term {name!r} is {value}")

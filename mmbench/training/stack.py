@@ -4,35 +4,34 @@ Each run keeps its own model, optimiser, data order, early stop, log and checkpo
 parameters and the optimisers' states are stacked, one vectorised pass trains all of them, and the slices go back.
 So a run may leave when it stops, join again after a kill, or go on alone, and its files are those of a single run.
 
-Every step holds the same number of targets in every run (mmbench.data.rows.plan_steps); bins are padded to the
+Every step holds the same number of targets in every run (mmbench.data.samples.plan_steps); bins are padded to the
 fullest run's. The loss is summed over the runs, never averaged, so each gets its own gradient. A run's data order
 and negatives are those it has alone; its dropout and other noise come from a stream that the stack shares.
 """
 
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from mmbench.data.batch import Batch, Prefixes
+from mmbench.data.batch import Batch
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
-from mmbench.runtime import autocast, derive_seed, tf32
-from mmbench.training.optim import clip_each, make_optimizer, parameters_of, trained
-from mmbench.training.out_of_memory import go_on_with, tell
-from mmbench.training.progress import StackWatcher
-from mmbench.training.trainer import EpochPlan, Trainer, no_number
-
-# Parts of a batch that are [rows, width].
-GRIDS = ("item_seq", "time_seq", "position", "segment", "prefixes.source", "prefixes.segment")
-Outcome = dict[str, float] | Exception
+from mmbench.training.files import PREVIOUS, RESUME
+from mmbench.training.graphs import StepGraphs
+from mmbench.training.learner import Terms
+from mmbench.training.optim import clip_each, make_optimizer, parameters_of, set_rate, trained
+from mmbench.training.out_of_memory import continues_with
+from mmbench.training.precision import autocast
+from mmbench.training.progress import Watcher, report_epoch
+from mmbench.training.trainer import Outcome, Trainer, train_epoch
 
 
 def why_not(trainer: Trainer) -> str:
@@ -49,44 +48,126 @@ def why_not(trainer: Trainer) -> str:
 
 
 def fit_together(
-    trainers: Sequence[Trainer], *, size: int, watcher: StackWatcher | None = None
+    trainers: Sequence[Trainer], *, size: int, watcher: Watcher | None = None
 ) -> Iterator[tuple[int, Exception | None]]:
-    """Train all to their ends, up to `size` at once; yields each one's number when it ends, with what stopped it.
+    """Train all to their ends, up to `size` at once; yield each one's number when it ends, with what stopped it.
 
     An error in a run's own part (its start, its validation, its files, its training alone) stops that run only.
-    The first `size` that are left go on, those at the earliest epoch before the others, so that runs which a kill
-    left an epoch behind catch up and join again. With `size` 1 each run is trained to its end before the next.
+    The first `size` that are left continue, those at the earliest epoch before the others, so that runs of
+    different stacks can join. With `size` 1 each run is trained to its end before the next.
     """
-    left = dict(enumerate(trainers))
-    for number, trainer in enumerate(trainers):
-        yield from _ended(left, number, _attempt(trainer.begin))
-    while left:
-        first = list(left)[:size]
-        place = min(left[number].place for number in first)
-        group = [number for number in first if left[number].place == place]
-        began, is_full = time.perf_counter(), False
-        try:
-            found = train_epoch([left[number] for number in group], watcher)
-        except torch.cuda.OutOfMemoryError:
-            is_full = True  # gone on from outside the handler, whose traceback holds the memory
-        except Exception as error:  # such as what torch says of operations that it cannot vectorise
-            size = 1  # whose fault it was shows then
-            text = f"trained seed after seed, the stack failed: {_first_line(error)}"
-            tell(text, [one.progress for one in left.values()], watcher)
-            continue
-        if is_full:  # nothing of the epoch was kept
-            size = _smaller([left[number] for number in group], watcher)
-            continue
-        seconds = (time.perf_counter() - began) / len(group)
-        faults = [
-            terms if isinstance(terms, Exception) else _attempt(left[number].end_epoch, terms, seconds)
-            for number, terms in zip(group, found, strict=True)
-        ]
-        well = [left[number].progress for number, fault in zip(group, faults, strict=True) if fault is None]
-        if watcher is not None and well:
-            watcher.epoch(well)
-        for number, fault in zip(group, faults, strict=True):
-            yield from _ended(left, number, fault)
+    return _Together(trainers, size, watcher).run()
+
+
+class _Together:
+    """Several runs, and the stack that trains some of them at present."""
+
+    def __init__(self, trainers: Sequence[Trainer], size: int, watcher: Watcher | None) -> None:
+        self.left, self.size, self.watcher = dict(enumerate(trainers)), size, watcher
+        self.stack: Stack | None = None
+
+    def run(self) -> Iterator[tuple[int, Exception | None]]:
+        return_to_common_epoch(list(self.left.values()))
+        for number, trainer in list(self.left.items()):
+            yield from self._leave(number, _attempt(trainer.begin))
+        while self.left:
+            group = self._next_group()
+            began, is_full = time.perf_counter(), False
+            try:
+                outcomes = self._train_epoch([self.left[number] for number in group])
+            except torch.cuda.OutOfMemoryError:
+                is_full = True  # handled outside, because the traceback holds the memory
+            except Exception as error:  # such as what torch says of operations that it cannot vectorise
+                self.size, self.stack = 1, None  # whose fault it was shows then
+                self._tell(
+                    f"trained seed after seed, the stack failed: {_first_line(error)}", self.left.values()
+                )
+                continue
+            if is_full:  # nothing of the epoch was kept
+                self._take_less(group)
+                continue
+            faults = self._finish(group, outcomes, (time.perf_counter() - began) / len(group))
+            for number in group:
+                yield from self._leave(number, faults[number])
+
+    def _next_group(self) -> list[int]:
+        first = list(self.left)[: self.size]
+        place = min(self.left[number].place for number in first)
+        return [number for number in first if self.left[number].place == place]
+
+    def _train_epoch(self, group: Sequence[Trainer]) -> list[Outcome]:
+        if len(group) == 1:
+            self.stack = None
+            try:
+                return train_epoch(group, group[0], self.watcher)
+            except Exception as error:
+                return [error]
+        if self.stack is None or not self.stack.serves(group):
+            self.stack = None  # its memory, before the next one's is taken
+            self.stack = Stack(group)
+        return self.stack.train_epoch(self.watcher)
+
+    def _finish(
+        self, group: Sequence[int], outcomes: Sequence[Outcome], seconds: float
+    ) -> dict[int, Exception | None]:
+        """Validate and save the epoch of each run, and only then settle: a kill in between can be undone."""
+        faults: dict[int, Exception | None] = {}
+        is_shared = len(group) > 1
+        for number, outcome in zip(group, outcomes, strict=True):
+            finish = partial(self.left[number].finish_epoch, keep_previous=is_shared)
+            faults[number] = outcome if isinstance(outcome, Exception) else _attempt(finish, outcome, seconds)
+        well = {
+            number: terms for number, terms in zip(group, outcomes, strict=True) if faults[number] is None
+        }
+        if self.watcher is not None and well:
+            runs = [self.left[number] for number in well]
+            metric = runs[0].config.selection_metric
+            report = report_epoch([run.progress for run in runs], list(well.values()), metric)  # type: ignore[arg-type]
+            self.watcher.epoch(report)
+        for number in well:
+            faults[number] = _attempt(self.left[number].settle)
+        return faults
+
+    def _leave(self, number: int, fault: Exception | None) -> Iterator[tuple[int, Exception | None]]:
+        """Take a run out that failed or is through."""
+        if fault is not None or not self.left[number].is_running:
+            del self.left[number]
+            yield number, fault
+
+    def _take_less(self, group: Sequence[int]) -> None:
+        """After the GPU's memory ran out for a group of several: fewer rows of logits first, then fewer seeds."""
+        trainers = [self.left[number] for number in group]
+        self.stack = None
+        fewer = losses.fewer_rows(_rows_of_logits(trainers))
+        if fewer:
+            for trainer in trainers:
+                trainer.memory.rows_of_logits = fewer
+        else:
+            self.size = (len(group) + 1) // 2
+        torch.cuda.empty_cache()
+        less = f"{fewer} rows of logits at once" if fewer else f"{self.size} seeds at once"
+        self._tell(continues_with(less), trainers)
+
+    def _tell(self, text: str, trainers: Iterable[Trainer]) -> None:
+        """Say something once that the results of several runs depend on, and keep it for their records."""
+        for trainer in trainers:
+            trainer.progress.note(text)
+        if self.watcher is not None:
+            self.watcher.note(text)
+
+
+def return_to_common_epoch(trainers: Sequence[Trainer]) -> None:
+    """Undo what some runs of a stack saved before a kill and the others had not: all train that epoch again.
+
+    A run that saved keeps the state before until every run has, so its previous state tells where the others stand.
+    """
+    places = [trainer.files.places() for trainer in trainers]
+    behind = {stored[RESUME] for stored in places if RESUME in stored and PREVIOUS not in stored}
+    if any(not stored for stored in places):
+        behind.add((0, 0))
+    for trainer, stored in zip(trainers, places, strict=True):
+        if stored.get(PREVIOUS) in behind or (PREVIOUS in stored and RESUME not in stored):
+            trainer.files.go_back()
 
 
 def _attempt(work: Callable[..., None], *given: Any) -> Exception | None:
@@ -101,60 +182,8 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _ended(
-    left: dict[int, Trainer], number: int, fault: Exception | None
-) -> Iterator[tuple[int, Exception | None]]:
-    """Take a run out that failed or is through."""
-    if fault is not None or not left[number].is_running:
-        del left[number]
-        yield number, fault
-
-
-def _smaller(group: Sequence[Trainer], watcher: StackWatcher | None) -> int:
-    """The next smaller stack after the GPU's memory ran out for a group of several: with smaller chunks first."""
-    runs, smaller = [one.progress for one in group], losses.smaller_chunk(_chunk(group))
-    if smaller:
-        for one in group:
-            one.chunk = smaller
-        go_on_with(f"{smaller} rows of logits at once", runs, watcher)
-        return len(group)
-    size = (len(group) + 1) // 2
-    go_on_with(f"{size} seeds at once", runs, watcher)
-    return size
-
-
-def _chunk(group: Sequence[Trainer]) -> int:
-    return min(one.chunk for one in group)
-
-
-def train_epoch(trainers: Sequence[Trainer], watcher: StackWatcher | None = None) -> list[Outcome]:
-    """One epoch of runs at the same place; the mean loss terms of each, or why it cannot go on."""
-    if len(trainers) == 1:
-        try:
-            return [trainers[0].train_epoch()]
-        except Exception as error:
-            return [error]
-    lead, stack = trainers[0], Stack(trainers)
-    plans = [one.plan_epoch() for one in trainers]
-    plan, seeds = plans[0], [one.seed for one in trainers]
-    torch.manual_seed(derive_seed(seeds[0], "noise", lead.progress.stage, plan.epoch, "of", *seeds))
-    faults = dict[int, Exception]()
-    less = losses.chunks_of(_chunk(trainers))
-    with less, tf32(lead.config.matmul), padding_kept_out(lead.model), warnings.catch_warnings():
-        # torch computes some operations model after model and says so each time
-        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-        for done, rate, means, bad in lead.steps(
-            plan, stack.optimizer, lambda number: stack.step(number, plans)
-        ):
-            faults |= {k: no_number(plan.epoch, text, rate) for k, text in bad.items() if k not in faults}
-            if watcher is not None:
-                watcher.step(plan.epoch, done, len(plan.steps), _mean(means))
-    stack.give_back(len(plan.steps))
-    return [faults.get(k, means[k]) for k in range(len(trainers))]
-
-
-def _mean(terms: list[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(one[name] for one in terms) / len(terms) for name in terms[0]}
+def _rows_of_logits(trainers: Sequence[Trainer]) -> int:
+    return min(trainer.memory.rows_of_logits for trainer in trainers)
 
 
 @contextmanager
@@ -195,34 +224,50 @@ class _Loss(nn.Module):
 
 
 class Stack:
-    """The stacked parameters, buffers and optimiser state of an epoch."""
+    """The stacked parameters, buffers and optimiser states of several runs at the same place."""
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
-        self.trainers = trainers
-        self.models = [one.model for one in trainers]
+        self.trainers = list(trainers)
+        self.models = [trainer.model for trainer in trainers]
         lead = trainers[0]
+        self.config, self.device = lead.config, lead.device
         self.loss = _Loss(lead.model)
         self.parameters = {
-            name: _stacked(self.models, name, trains=one.requires_grad)
-            for name, one in lead.model.named_parameters()
+            name: _stacked(self.models, name, trains=parameter.requires_grad)
+            for name, parameter in lead.model.named_parameters()
         }
         # Buffers that are the same in all models (features, masks) stay one.
         self.buffers = {
-            name: torch.stack([one.get_buffer(name) for one in self.models])
-            for name, own in lead.model.named_buffers()
-            if not all(torch.equal(own, one.get_buffer(name)) for one in self.models[1:])
+            name: torch.stack([model.get_buffer(name) for model in self.models])
+            for name, buffer in lead.model.named_buffers()
+            if not all(torch.equal(buffer, model.get_buffer(name)) for model in self.models[1:])
         }
         stacked = {name: self.parameters[name] for name in trained(lead.model)}
-        self.optimizer = make_optimizer(lead.model, lead.config, lead.lr, stacked)
+        self.optimizer, self.rate = make_optimizer(lead.model, lead.config, lead.lr, stacked), math.nan
         self._load_optimizer()
         self.pass_all = vmap(self._terms, randomness="different")
+        self.graphs = StepGraphs(self._step, self._tell) if lead.use_graphs else None
+        self.stage = lead.place[0]
+
+    def serves(self, trainers: Sequence[Trainer]) -> bool:
+        """Return whether these are the runs of this stack, with the same optimisers and buffers."""
+        lead = trainers[0]
+        return (
+            self.trainers == list(trainers)
+            and self.stage == lead.place[0]
+            and not lead.changes_between_epochs
+        )
+
+    def _tell(self, text: str) -> None:
+        for trainer in self.trainers:
+            trainer.progress.note(text)
 
     def _load_optimizer(self) -> None:
-        own = [parameters_of(one.optimizer) for one in self.trainers]
+        of_runs = [parameters_of(trainer.learner.optimizer) for trainer in self.trainers]
         for number, parameter in enumerate(parameters_of(self.optimizer)):
             states = [
-                one.optimizer.state.get(parameters[number], {})
-                for one, parameters in zip(self.trainers, own, strict=True)
+                trainer.learner.optimizer.state.get(parameters[number], {})
+                for trainer, parameters in zip(self.trainers, of_runs, strict=True)
             ]
             for key, first in states[0].items():  # the runs are at the same step
                 together = first.clone() if key == "step" else torch.stack([state[key] for state in states])
@@ -231,96 +276,61 @@ class Stack:
     def _terms(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        tensors = {f"model.{name}": one for name, one in (parameters | buffers).items()}
-        terms: dict[str, Tensor] = functional_call(self.loss, tensors, (_unflatten(batch),))
+        tensors = {f"model.{name}": tensor for name, tensor in (parameters | buffers).items()}
+        terms: dict[str, Tensor] = functional_call(self.loss, tensors, (Batch.of(batch),))
         return terms
 
-    def step(self, number: int, plans: Sequence[EpochPlan]) -> dict[str, Tensor]:
-        """One optimiser step of all runs; the loss terms, each [S]."""
-        lead = self.trainers[0]
-        batch = stack_batches(
-            [
-                one.batch(plan.steps[number], plan.negatives)
-                for one, plan in zip(self.trainers, plans, strict=True)
-            ]
-        )
-        with autocast(lead.config.matmul, lead.device):
-            terms = self.pass_all(self.parameters, self.buffers, batch)
+    # -- steps --------------------------------------------------------------------------------------------
+
+    def set_rate(self, rate: float) -> None:
+        if rate != self.rate:
+            set_rate(self.optimizer, rate)
+            self.rate = rate
+
+    def step(self, batch: Batch) -> Terms:
+        """Take one optimiser step of all runs; `batch` and the terms have an axis [S]."""
+        if self.graphs is not None and (terms := self.graphs.replay(batch)) is not None:
+            return terms
+        return self._step(batch)
+
+    def _step(self, batch: Batch) -> Terms:
+        with autocast(self.config.matmul, self.device):
+            terms = self.pass_all(self.parameters, self.buffers, batch.tensors())
+        values = torch.stack(list(terms.values()))
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        if lead.config.grad_clip:
-            clip_each(self.parameters.values(), lead.config.grad_clip)
+        values.sum().backward()
+        if self.config.grad_clip:
+            clip_each(self.parameters.values(), self.config.grad_clip)
         self.optimizer.step()
-        return {name: term.detach() for name, term in terms.items()}
+        return Terms(tuple(terms), values.detach())
+
+    # -- epochs -------------------------------------------------------------------------------------------
+
+    def train_epoch(self, watcher: Watcher | None = None) -> list[Outcome]:
+        """Train one epoch of all runs, and put the results into their own models and optimisers."""
+        fewer = losses.rows_at_once(_rows_of_logits(self.trainers))
+        with fewer, padding_kept_out(self.trainers[0].model), warnings.catch_warnings():
+            # torch computes some operations model after model and says so each time
+            warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+            outcomes = train_epoch(self.trainers, self, watcher)
+        self.give_back()
+        return outcomes
 
     @torch.no_grad()
-    def give_back(self, n_steps: int) -> None:
-        """Put the slices into the runs' own models and optimisers; count the steps, and say who was there."""
-        seeds = {one.seed for one in self.trainers}
+    def give_back(self) -> None:
+        """Put the slices into the runs' own models and optimisers, and say who was there."""
+        seeds = {trainer.seed for trainer in self.trainers}
         for k, trainer in enumerate(self.trainers):
-            for name, own in trainer.model.named_parameters():
-                own.copy_(self.parameters[name][k])
-            pairs = zip(parameters_of(trainer.optimizer), parameters_of(self.optimizer), strict=True)
-            for alone, together in pairs:
+            for name, parameter in trainer.model.named_parameters():
+                parameter.copy_(self.parameters[name][k])
+            own = parameters_of(trainer.learner.optimizer)
+            for alone, together in zip(own, parameters_of(self.optimizer), strict=True):
                 for key, value in self.optimizer.state.get(together, {}).items():
-                    trainer.optimizer.state[alone][key] = (value if key == "step" else value[k]).clone()
-            trainer.progress.step += n_steps
+                    trainer.learner.optimizer.state[alone][key] = (
+                        value if key == "step" else value[k]
+                    ).clone()
             trainer.progress.stack = sorted(seeds.union(trainer.progress.stack))
 
 
 def _stacked(models: Sequence[Recommender[Any]], name: str, *, trains: bool) -> Tensor:
-    return torch.stack([one.get_parameter(name).detach() for one in models]).requires_grad_(trains)
-
-
-# -- batches ----------------------------------------------------------------------------------------------
-
-
-def stack_batches(batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Fields of several batches with a leading axis S, rows and width padded to the largest; `_unflatten` reads one."""
-    flat = [dict(_flatten(one)) for one in batches]
-    width = _widest([one["item_seq"] for one in flat])
-    width_of = {"slot": ("item_seq", width), "prefixes.source": ("item_seq", width)}
-    if "prefixes.slot" in flat[0]:
-        width_of["prefixes.slot"] = ("prefixes.source", _widest([one["prefixes.source"] for one in flat]))
-    found = {}
-    for name in flat[0]:
-        values = [one[name] for one in flat]
-        if name in width_of:
-            grid, wide = width_of[name]
-            values = [
-                _moved(value, one[grid].shape[1], wide) for value, one in zip(values, flat, strict=True)
-            ]
-        found[name] = _pad_and_stack(values) if name in GRIDS else torch.stack(values)
-    return found
-
-
-def _flatten(batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    for one in fields(batch):
-        value = getattr(batch, one.name)
-        if isinstance(value, Prefixes):
-            yield from ((f"prefixes.{part.name}", getattr(value, part.name)) for part in fields(value))
-        elif value is not None:
-            yield one.name, value
-
-
-def _unflatten(tensors: dict[str, Tensor]) -> Batch:
-    inner = {
-        name.removeprefix("prefixes."): one for name, one in tensors.items() if name.startswith("prefixes.")
-    }
-    outer = {name: one for name, one in tensors.items() if "." not in name}
-    return Batch(**outer, prefixes=Prefixes(**inner) if inner else None)
-
-
-def _widest(grids: Sequence[Tensor]) -> int:
-    return max(one.shape[1] for one in grids)
-
-
-def _moved(index: Tensor, width: int, wide: int) -> Tensor:
-    """An index into places [R * width] as one into [R * wide]."""
-    return index if width == wide else index.div(width, rounding_mode="floor") * wide + index.remainder(width)
-
-
-def _pad_and_stack(grids: Sequence[Tensor]) -> Tensor:
-    """[R_s, W_s] -> [S, R, W], zeros (padding) behind the shorter ones."""
-    n_rows, width = max(len(one) for one in grids), _widest(grids)
-    return torch.stack([F.pad(one, (0, width - one.shape[1], 0, n_rows - len(one))) for one in grids])
+    return torch.stack([model.get_parameter(name).detach() for model in models]).requires_grad_(trains)

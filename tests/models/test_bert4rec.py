@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.data.rows import Batcher, last_rows, plan_rows
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import last_rows, plan_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from mmbench.models.registry import find

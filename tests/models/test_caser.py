@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from mmbench.data.rows import Batcher, last_rows
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from mmbench.models.registry import find
 from mmbench.settings.config import TrainConfig
+from mmbench.training.batches import batches_of_epoch
 from mmbench.training.trainer import Trainer
 from tests.models.toy import (
     MAX_LEN,
@@ -243,7 +245,7 @@ def test_official_windows_are_all_runs(window: int, n_targets: int, tmp_path: Pa
     trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path)
     plan = trainer.plan_epoch()
     assert len(plan.steps) == 5
-    batches = [trainer.batch(rows, plan.negatives) for rows in plan.steps]
+    batches = list(batches_of_epoch([trainer], [plan]))
     assert sorted(one for batch in batches for one in found_windows(model, batch)) == sorted(found)
     expected = [
         (user, tuple(before), tuple(after))

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench.data.rows import plan_rows
+from mmbench.data.samples import plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models import registry
 from mmbench.models.base import Needs, Recommender
 from mmbench.settings.config import TrainConfig
+from mmbench.training.batches import batches_of_epoch
 from mmbench.training.stack import Stack, padding_kept_out, why_not
 from mmbench.training.trainer import Trainer
 from tests.models.toy import (
@@ -246,9 +247,10 @@ def _first_step(trainers: list[Trainer]) -> tuple[dict[str, torch.Tensor], dict[
     """Loss terms [S] and gradients [S, ..] of a stack's first step."""
     stack = Stack(trainers)
     with padding_kept_out(trainers[0].model):
-        terms = stack.step(0, [one.plan_epoch() for one in trainers])
+        plans = [one.plan_epoch() for one in trainers]
+        names, values = stack.step(next(batches_of_epoch(trainers, plans)))
     grads = {name: one.grad for name, one in stack.parameters.items() if one.grad is not None}
-    return terms, grads
+    return dict(zip(names, values, strict=True)), grads
 
 
 def _fixed(*shape: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
@@ -279,8 +281,7 @@ def test_seeds_in_a_stack_have_the_losses_and_gradients_that_they_have_alone(
         return
     terms, grads = _first_step(trainers)
     for k, trainer in enumerate(trainers):
-        plan = trainer.plan_epoch()
-        alone = trainer.model.loss(trainer.batch(plan.steps[0], plan.negatives))
+        alone = trainer.model.loss(next(batches_of_epoch([trainer], [trainer.plan_epoch()])))
         assert set(alone) == set(terms)
         for term, value in alone.items():
             torch.testing.assert_close(terms[term][k], value.detach(), rtol=1e-9, atol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.rows import plan_rows
+from mmbench.data.samples import plan_rows
 from mmbench.errors import UsageError
 from mmbench.models.registry import find
 from tests.models.toy import (

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbench.data.rows import plan_rows
+from mmbench.data.samples import plan_rows
 from mmbench.models import hm4sr
 from mmbench.models.hm4sr import HM4SR, Angle, choose_share, longest_interval
 from mmbench.nn.calendar import day_of_year

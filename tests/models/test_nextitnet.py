@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmbench.data.rows import Batcher, last_rows
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from tests.models.toy import (

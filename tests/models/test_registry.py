@@ -170,7 +170,9 @@ def test_names_need_no_model_code() -> None:
 
     from tests.prepared import environment
 
-    code = "import sys; from mmbench.models import registry; registry.all_names(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from mmbench.models import registry; registry.all_names(); print('torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.data.rows import Batcher, last_rows
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog
 from mmbench.models.registry import check_recipe, find

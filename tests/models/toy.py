@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.data.rows import Batcher, NegativeSampler, Rows, last_rows, plan_rows
+from mmbench.data.batcher import Batcher
+from mmbench.data.negatives import NegativeSampler
+from mmbench.data.samples import Rows, last_rows, plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.registry import find

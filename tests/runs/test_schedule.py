@@ -38,8 +38,8 @@ class Listener:
     def queued(self, cells: Sequence[Cell], jobs: int) -> None:
         self.said.append(("queued", str(len(cells))))
 
-    def begins(self, cell: Cell, number: int, total: int) -> None:
-        self.said.append(("begins", cell.model))
+    def begins(self, cells: Sequence[Cell], number: int, total: int) -> None:
+        self.said += [("begins", cell.model) for cell in cells]
 
     def ends(self, cell: Cell, record: RunRecord) -> None:
         self.said.append(("ends", cell.model))

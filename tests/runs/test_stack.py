@@ -16,7 +16,10 @@ from mmbench.runs.execute import run_stack
 from mmbench.runs.plan import Cell
 from mmbench.runs.schedule import Overrides, plan
 from mmbench.runs.store import RunRecord
-from mmbench.training.trainer import LOG, Trainer
+from mmbench.training.files import LOG
+from mmbench.training.learner import Learner
+from mmbench.training.progress import EpochReport
+from mmbench.training.trainer import Trainer
 from tests.training.test_stack import SEEDS, assert_close, fit, make
 
 SMALL = {"hidden_dim": 8, "inner_dim": 8, "batch_size": 64, "max_epochs": 3}
@@ -40,7 +43,7 @@ class Heard:
         self.notes: list[str] = []
 
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
-    def epoch(self, runs: list[Any]) -> None: ...
+    def epoch(self, report: EpochReport) -> None: ...
     def note(self, text: str) -> None:
         self.notes.append(text)
 
@@ -73,14 +76,14 @@ def test_memory_that_a_ranking_lacks_once_fails_one_seed(
 def test_an_unforeseen_error_of_a_seed_trained_alone_fails_that_seed(
     toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = Trainer._step
+    inner = Trainer.step
 
     def step(self: Trainer, *given: Any) -> Any:
         if self.seed == 2:
             raise RuntimeError("cuDNN error")
         return inner(self, *given)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     records = run(cells_of(toy, tmp_path, "gru4rec"))
     assert {seed: one.status for seed, one in records.items()} == {1: "finished", 2: "failed", 3: "finished"}
     assert records[2].reason == "RuntimeError: cuDNN error"
@@ -130,11 +133,11 @@ def fails_once(trainer: Trainer, method: str, call: int, error: Exception) -> No
     """At the given call of a trainer's method."""
     inner, left = getattr(trainer, method), [call]
 
-    def work(*given: Any) -> Any:
+    def work(*given: Any, **named: Any) -> Any:
         left[0] -= 1
         if left[0] == 0:
             raise error
-        return inner(*given)
+        return inner(*given, **named)
 
     setattr(trainer, method, work)
 
@@ -165,27 +168,33 @@ class RealView:
 
     def step(self, *given: Any) -> None: ...
     def note(self, text: str) -> None: ...
-    def epoch(self, runs: list[Any]) -> None:
-        assert runs
-        assert all(one.epoch_seconds[-1] >= 0 and one.curve[-1]["epoch"] == one.epoch for one in runs)
+    def epoch(self, report: EpochReport) -> None:
+        assert report.seconds >= 0
+        assert report.valid
 
 
 def test_memory_that_ran_out_is_told_in_the_record_of_its_seed(
     toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner, chunks = Trainer._gradients, dict[int, set[int]]()
+    inner, seeds, rows = Learner.gradients, list[int](), dict[int, set[int]]()
+    begin = Trainer.begin
 
-    def gradients(self: Trainer, *given: Any) -> Any:
-        chunks.setdefault(self.seed, set()).add(losses.CHUNK)
-        if self.seed == 1 and losses.CHUNK > 100:
+    def begin_one(self: Trainer) -> None:
+        seeds.append(self.seed)
+        begin(self)
+
+    def gradients(self: Learner, batch: Any) -> Any:
+        seed = seeds[-1]  # they are trained one after another
+        rows.setdefault(seed, set()).add(losses._rows_of_logits.get())
+        if seed == 1 and losses._rows_of_logits.get() > 300:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return inner(self, *given)
+        return inner(self, batch)
 
-    monkeypatch.setattr(Trainer, "_gradients", gradients)
-    monkeypatch.setattr(losses, "CHUNK", 128)
+    monkeypatch.setattr(Trainer, "begin", begin_one)
+    monkeypatch.setattr(Learner, "gradients", gradients)
     records = run(cells_of(toy, tmp_path, "gru4rec", [1, 2]), heard := Heard())
-    assert chunks == {1: {128, 64}, 2: {128}}
-    less = "out of GPU memory; going on with 64 rows of logits at once"
+    assert rows == {1: {512, 256}, 2: {512}}
+    less = "out of GPU memory; continued with 256 rows of logits at once"
     assert records[1].environment["notes"] == [*heard.notes, less]
     assert records[2].environment["notes"] == heard.notes
     assert len(heard.notes) == 1

@@ -13,22 +13,22 @@ from mmbench.errors import RunError
 from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Needs
 from mmbench.nn import losses
-from mmbench.runtime import prepare_process, tf32
-from mmbench.training.trainer import Trainer
+from mmbench.runtime import prepare_process
+from mmbench.training.precision import tf32
+from mmbench.training.progress import EpochReport
+from mmbench.training.trainer import Trainer, train_epoch
 from tests.models.toy import MAX_LEN, catalog_of, toy_model, toy_view
 from tests.models.toy import N_ITEMS as TOY_ITEMS
 from tests.scorers import Bilinear, random_view, state_of
 from tests.toy_training import CONFIG, N_ITEMS, N_USERS, log_of, make, same
 
 
-def test_out_of_gpu_memory_goes_on_with_smaller_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_gpu_memory_goes_on_with_smaller_chunks(tmp_path: Path) -> None:
     class Large(Bilinear):
         """Needs a chunk of 100 rows or fewer."""
 
         def loss(self, batch: Any) -> dict[str, Tensor]:
-            if losses.CHUNK > 100:
+            if losses._rows_of_logits.get() > 100:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
             return super().loss(batch)
 
@@ -36,17 +36,16 @@ def test_out_of_gpu_memory_goes_on_with_smaller_chunks(
 
     class Listener:
         def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
-        def epoch(self, line: dict[str, Any]) -> None: ...
+        def epoch(self, report: EpochReport) -> None: ...
         def note(self, text: str) -> None:
             said.append(text)
 
-    monkeypatch.setattr(losses, "CHUNK", 256)
     trainer = make(tmp_path, model=Large(n_items=N_ITEMS, n_users=N_USERS))
     trainer.watcher = Listener()
     assert trainer.fit().stopped
-    assert said == [f"out of GPU memory; going on with {n} rows of logits at once" for n in (128, 64)]
+    assert said == [f"out of GPU memory; continued with {n} rows of logits at once" for n in (256, 128, 64)]
     assert trainer.progress.notes == said
-    assert losses.CHUNK == 256, "the next cell starts with full chunks"
+    assert losses._rows_of_logits.get() == losses.ROWS_OF_LOGITS, "the next cell starts with all"
     again = make(tmp_path, model=Bilinear(n_items=N_ITEMS, n_users=N_USERS))
     assert again.fit().notes == said, "a resumed run remembers them"
 
@@ -89,9 +88,9 @@ def test_a_step_of_the_optimiser_is_not_done_twice(tmp_path: Path) -> None:
         calls[0] += 1
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    trainer.optimizer.step = step  # type: ignore[method-assign, assignment]
+    trainer.learner.optimizer.step = step  # type: ignore[method-assign, assignment]
     with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size"):
-        trainer.train_epoch()
+        train_epoch([trainer], trainer)
     assert calls == [1]
 
 
@@ -100,10 +99,9 @@ def test_out_of_gpu_memory_ends_with_one_line(tmp_path: Path) -> None:
         def loss(self, batch: Any) -> dict[str, Tensor]:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    kept = losses.CHUNK
     with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size \(now \d+\)$"):
         make(tmp_path, model=Larger(n_items=N_ITEMS, n_users=N_USERS)).fit()
-    assert kept == losses.CHUNK
+    assert losses._rows_of_logits.get() == losses.ROWS_OF_LOGITS
 
 
 def test_out_of_gpu_memory_in_a_ranking_ends_with_one_line(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """What a killed training ends with, wherever it is killed: the weights, log and progress of one in peace."""
 
-import os
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,12 @@ import pytest
 from mmbench.errors import RunError
 from mmbench.models.base import Needs, Recommender, Stage
 from mmbench.training import checkpoint
-from mmbench.training.trainer import BEST, CANDIDATE, LOG, RESUME
+from mmbench.training.files import BEST, CANDIDATE, LOG, RESUME
 from tests.scorers import state_of
 from tests.toy_training import (
     CONFIG,
     STAGES,
+    DiskKilled,
     KillAt,
     KilledError,
     log_of,
@@ -64,19 +63,19 @@ CASES: dict[str, dict[str, Any]] = {
 def test_a_killed_training_ends_like_one_in_peace(case: str, tmp_path: Path) -> None:
     settings = CASES[case]
     whole = make(tmp_path / "count", **settings)
-    counter = KillAt(whole, "_step", 10**9)
+    counter = KillAt(whole, "step", 10**9)
     whole.fit()
     n_steps = 10**9 - counter.left
     assert n_steps > 10
     rng = random.Random(case)
-    kills = [("_step", rng.randint(1, n_steps // 4)) for _ in range(3)] + [("_log", 1), ("_validate", 1)]
+    kills = [("step", rng.randint(1, n_steps // 4)) for _ in range(3)] + [("files.log", 1), ("_validate", 1)]
     assert_same_end(tmp_path, settings, kills)
 
 
-WRITES = [(method, call) for method in ("_save", "_log", "_validate") for call in (1, 2, 3)]
+WRITES = [(method, call) for method in ("_save", "files.log", "_validate") for call in (1, 2, 3)]
 
 
-@pytest.mark.parametrize(("method", "call"), [*WRITES, ("_start", 1), ("_start", 2)])
+@pytest.mark.parametrize(("method", "call"), [*WRITES, ("start_stage", 1), ("start_stage", 2)])
 def test_a_kill_at_any_write_of_two_stages_changes_nothing(method: str, call: int, tmp_path: Path) -> None:
     assert_same_end(tmp_path, CASES["two stages"], [(method, call)])
 
@@ -84,7 +83,7 @@ def test_a_kill_at_any_write_of_two_stages_changes_nothing(method: str, call: in
 def test_a_kill_between_best_and_resume_changes_nothing(tmp_path: Path) -> None:
     """The weights of the last epoch are then written, and resume.safetensors does not know of them."""
     settings = {"validate": lambda model: float(model.bias.detach().abs().sum())}  # every epoch is a new best
-    assert_same_end(tmp_path, settings, [("_log", 3), ("_save", 2)])
+    assert_same_end(tmp_path, settings, [("files.log", 3), ("_save", 2)])
 
 
 def test_the_weights_of_an_abandoned_epoch_are_no_result(tmp_path: Path) -> None:
@@ -100,24 +99,6 @@ def test_the_weights_of_an_abandoned_epoch_are_no_result(tmp_path: Path) -> None
     two.fit()
     assert same(state_of(last.model), state_of(two.model))
     assert checkpoint.load_tensors(tmp_path / BEST)[1] == {"stage": 0, "epoch": 2}
-
-
-class DiskKilled:
-    """Counts flushes and renames together, and kills before the given one of them."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, call: int) -> None:
-        self.left = call
-        for name in ("fsync", "replace"):
-            patch.setattr(os, name, self._counting(getattr(os, name)))
-
-    def _counting(self, inner: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any) -> Any:
-            self.left -= 1
-            if self.left == 0:
-                raise KilledError
-            return inner(*given)
-
-        return call
 
 
 def noisy(seen: dict[tuple[int, int], Any], noise: random.Random, holder: list[Any]) -> Any:
@@ -165,7 +146,7 @@ def test_best_weights_are_those_of_the_best_epoch_wherever_a_kill_falls(seed: in
 
 def test_best_weights_of_another_epoch_are_refused(tmp_path: Path) -> None:
     trainer = make(tmp_path, validate=scripted([0.3, 0.2, 0.1, 0.1, 0.1, 0.1]))
-    KillAt(trainer, "_load_best", 1)
+    KillAt(trainer, "files.load_best", 1)
     with pytest.raises(KilledError):
         trainer.fit()
     checkpoint.save_tensors(tmp_path / BEST, checkpoint.model_tensors(trainer.model), {"epoch": 6})
@@ -175,7 +156,7 @@ def test_best_weights_of_another_epoch_are_refused(tmp_path: Path) -> None:
 
 def test_a_log_line_cut_short_is_dropped(tmp_path: Path) -> None:
     trainer = make(tmp_path / "killed")
-    KillAt(trainer, "_step", 25)
+    KillAt(trainer, "step", 25)
     with pytest.raises(KilledError):
         trainer.fit()
     with (tmp_path / "killed" / LOG).open("a") as file:
@@ -189,7 +170,7 @@ def test_a_finished_training_trains_no_more(tmp_path: Path) -> None:
     first = make(tmp_path)
     first.fit()
     again = make(tmp_path)
-    KillAt(again, "_step", 1)
+    KillAt(again, "step", 1)
     again.fit()
     assert same(state_of(first.model), state_of(again.model))
     assert len(log_of(tmp_path)) == CONFIG.max_epochs

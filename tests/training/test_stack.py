@@ -7,22 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.func import vmap
 
-from mmbench.data.rows import plan_rows
 from mmbench.errors import RunError, UsageError
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.nn.layers import dropout
-from mmbench.runtime import stack_size
 from mmbench.settings.config import TrainConfig
-from mmbench.training.stack import Stack, _unflatten, fit_together, stack_batches, why_not
-from mmbench.training.trainer import BEST, RESUME, Trainer
-from tests.models.toy import catalog_of, toy_batcher, toy_model, toy_view
+from mmbench.training.devices import stack_size
+from mmbench.training.files import BEST, PREVIOUS, RESUME
+from mmbench.training.progress import EpochReport
+from mmbench.training.stack import Stack, fit_together, why_not
+from mmbench.training.trainer import Trainer
+from tests.models.toy import catalog_of, toy_model, toy_view
 from tests.scorers import state_of
-from tests.toy_training import KillAt, KilledError, log_of, same
+from tests.toy_training import DiskKilled, KillAt, KilledError, by_weights, log_of, same
 
 VIEW = toy_view(longest=11)
 CATALOG = catalog_of(VIEW, n_items=30)
@@ -151,21 +150,65 @@ def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("method", "call"), [("_save", 1), ("_save", 3), ("_log", 2), ("_validate", 3), ("batch", 14)]
+    ("method", "call"),
+    [
+        ("files.save", 1),
+        ("files.save", 3),
+        ("files.log", 2),
+        ("validate", 3),
+        ("plan_epoch", 2),
+        ("files.settle", 2),
+    ],
 )
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_stack_goes_on(method: str, call: int, victim: int, tmp_path: Path) -> None:
-    """A kill between two runs' checkpoints leaves them an epoch apart; the one behind catches up."""
-    whole = [make(tmp_path / "whole", seed) for seed in SEEDS]
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_killed_stack_ends_like_one_in_peace(method: str, call: int, victim: int, tmp_path: Path) -> None:
+    """With dropout: after a kill between two runs' checkpoints all train that epoch again, with the same noise."""
+    whole = [make(tmp_path / "whole", seed, rate=0.3) for seed in SEEDS]
     fit(whole)
-    killed = [make(tmp_path / "killed", seed) for seed in SEEDS]
+    killed = [make(tmp_path / "killed", seed, rate=0.3) for seed in SEEDS]
     KillAt(killed[victim], method, call)
     with pytest.raises(KilledError):
         fit(killed)
-    again = [make(tmp_path / "killed", seed) for seed in SEEDS]
+    again = [make(tmp_path / "killed", seed, rate=0.3) for seed in SEEDS]
     assert fit(again) == dict.fromkeys(SEEDS)
-    for found, expected in zip(again, whole, strict=True):
-        assert_close(found, expected)
+    for resumed, expected in zip(again, whole, strict=True):
+        assert same(state_of(resumed.model), state_of(expected.model))
+        assert log_of(resumed.folder) == log_of(expected.folder)
+        assert not (resumed.folder / PREVIOUS).exists()
+
+
+def test_a_stack_killed_at_any_file_operation_ends_like_one_in_peace(tmp_path: Path) -> None:
+    """Every flush and every rename, two seeds, with dropout, one of them stopping early."""
+    config = replace(CONFIG, max_epochs=4, patience=1)
+
+    def trainers(folder: Path) -> list[Trainer]:
+        rules = {
+            3: by_weights,
+            5: lambda model: float(sum(p.detach().abs().sum() for p in model.parameters())),
+        }
+        return [make(folder, seed, config=config, rate=0.3, validate=rule) for seed, rule in rules.items()]
+
+    whole = trainers(tmp_path / "whole")
+    fit(whole)
+    assert {one.progress.epoch for one in whole} == {2, 4}
+    call, is_killed = 0, True
+    while is_killed:
+        call += 1
+        folder = tmp_path / str(call)
+        with pytest.MonkeyPatch.context() as patch:
+            DiskKilled(patch, call)
+            try:
+                fit(trainers(folder))
+                is_killed = False
+            except KilledError:
+                pass
+        again = trainers(folder)
+        fit(again)
+        for resumed, expected in zip(again, whole, strict=True):
+            assert same(state_of(resumed.model), state_of(expected.model)), call
+            assert log_of(resumed.folder) == log_of(expected.folder), call
+            assert not (resumed.folder / PREVIOUS).exists()
+    assert call > 20
 
 
 def test_a_stack_goes_on_alone_and_a_single_run_in_a_stack(tmp_path: Path) -> None:
@@ -227,15 +270,15 @@ class Notes:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.epochs: list[list[int]] = []
+        self.epochs: list[tuple[int, int]] = []
         self.steps: list[tuple[int, int, int]] = []
 
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
         assert set(terms) == {"ce"}
         self.steps.append((epoch, step, n_steps))
 
-    def epoch(self, runs: list[Any]) -> None:
-        self.epochs.append([one.epoch for one in runs])
+    def epoch(self, report: EpochReport) -> None:
+        self.epochs.append((report.epoch, report.n_runs))
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -247,18 +290,17 @@ def test_the_watcher_hears_steps_and_epochs(tmp_path: Path) -> None:
     n_steps = notes.steps[0][2]
     assert n_steps > 3
     assert notes.steps == [(epoch, step, n_steps) for epoch in (1, 2) for step in range(1, n_steps + 1)]
-    assert notes.epochs == [[1] * 3, [2] * 3]
+    assert notes.epochs == [(1, 3), (2, 3)]
     assert notes.notes == []
 
 
 def test_out_of_memory_makes_smaller_stacks_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "CHUNK", 128)
     inner = Stack.step
 
     def step(self: Stack, *given: Any) -> Any:
-        if len(self.trainers) > 1 and (losses.CHUNK > 64 or len(self.trainers) > 2):
+        if len(self.trainers) > 1 and (losses._rows_of_logits.get() > 64 or len(self.trainers) > 2):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return inner(self, *given)
 
@@ -269,11 +311,11 @@ def test_out_of_memory_makes_smaller_stacks_and_says_so(
     stacked, notes = [make(tmp_path / "stack", seed) for seed in SEEDS], Notes()
     assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
     assert notes.notes == [
-        "out of GPU memory; going on with 64 rows of logits at once",
-        "out of GPU memory; going on with 2 seeds at once",
+        *(f"out of GPU memory; continued with {n} rows of logits at once" for n in (256, 128, 64)),
+        "out of GPU memory; continued with 2 seeds at once",
     ]
     assert [one.progress.notes for one in stacked] == [notes.notes] * 3
-    assert losses.CHUNK == 128
+    assert losses._rows_of_logits.get() == losses.ROWS_OF_LOGITS
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
 
@@ -319,43 +361,3 @@ def test_sizes_of_stacks() -> None:
     for wrong in ("0", "-1", "on", "1.5", ""):
         with pytest.raises(UsageError, match="must be auto, off or a number of seeds"):
             stack_size(wrong, "cpu")
-
-
-@pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
-@given(st.lists(st.integers(0, 10**6), min_size=2, max_size=4))
-@settings(max_examples=20, deadline=None)
-def test_padded_batches_say_the_same(layout: Any, seeds: list[int]) -> None:
-    """Histories, targets and prefixes of every run are found where its own slots say."""
-    model = toy_model("hm4sr", CATALOG, hidden_dim=8, inner_dim=8)
-    batcher = toy_batcher(model, VIEW)
-    batcher.layout = layout
-    rows = plan_rows(VIEW.offsets, "prefix", 8)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    chosen = [rows[torch.randperm(len(rows), generator=one)[:9].numpy()] for one in generators]
-    batches = [batcher.training(one, prefixes=True) for one in chosen]
-    stacked = stack_batches(batches)
-    for k, batch in enumerate(batches):
-        found = _unflatten({name: one[k] for name, one in stacked.items()})
-        assert torch.equal(found.target, batch.target)
-        assert torch.equal(found.user, batch.user)
-        for field in ("item_seq", "time_seq", "position", "interval"):
-            assert torch.equal(found.at_slots(getattr(found, field)), batch.at_slots(getattr(batch, field)))
-        assert histories(found) == histories(batch)
-
-
-def histories(batch: Any) -> list[tuple[list[int], list[int]]]:
-    """The items that each slot's history has, in the batch and in the prefixes."""
-    again = batch.prefixes
-    items = again.gather(batch.item_seq)
-    found = []
-    for t in range(len(batch.slot)):
-        read = []
-        for values, segment, slot in (
-            (batch.item_seq, batch.segment, batch.slot[t]),
-            (items, again.segment, again.slot[t]),
-        ):
-            row, place = divmod(int(slot), values.shape[1])
-            own = segment[row, : place + 1] == segment[row, place]
-            read.append(values[row, : place + 1][own].tolist())
-        found.append(tuple(read))
-    return found

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench.data.rows import plan_rows
+from mmbench.data.samples import plan_rows
 from mmbench.errors import RunError, UsageError
 from mmbench.models.base import Needs, Recommender, Stage
 from mmbench.settings.config import TrainConfig
 from mmbench.training import checkpoint, progress
+from mmbench.training.files import BEST, LOG
 from mmbench.training.optim import learning_rate, make_optimizer
-from mmbench.training.progress import Progress
-from mmbench.training.trainer import BEST, LOG, Trainer
+from mmbench.training.progress import EpochReport, Progress
+from mmbench.training.trainer import Trainer
 from tests.models.toy import catalog_of, toy_model, toy_view
 from tests.scorers import Bilinear, state_of, train_view
 from tests.toy_training import (
@@ -118,7 +119,7 @@ def test_two_stages_train_in_their_own_way(tmp_path: Path) -> None:
     )  # fmt: skip
     model: Any = trainer.model
     before = state_of(model)
-    KillAt(trainer, "_start", 2)
+    KillAt(trainer, "start_stage", 2)
     with pytest.raises(KilledError):
         trainer.fit()
     pretrained = state_of(model)
@@ -209,13 +210,13 @@ def test_warm_up_is_linear_over_steps_and_ends(tmp_path: Path) -> None:
     )
     rates = []
     trainer = make(tmp_path, config=config)
-    inner = trainer._step
+    inner = trainer.step
 
     def spy(*args: Any) -> Any:
-        rates.append({group["lr"] for group in trainer.optimizer.param_groups})
+        rates.append({group["lr"] for group in trainer.learner.optimizer.param_groups})
         return inner(*args)
 
-    trainer._step = spy  # type: ignore[method-assign]
+    trainer.step = spy  # type: ignore[method-assign]
     trainer.fit()
     flat = [rate for group in rates for rate in group]
     assert flat[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
@@ -226,13 +227,13 @@ def test_the_second_stage_warms_up_again_with_its_own_rate(tmp_path: Path) -> No
     stages = (Stage(name="a", epochs=1, lr=0.1), Stage(name="b", epochs=1, lr=0.3))
     trainer = make(tmp_path, stages=stages, config=replace(CONFIG, warmup_steps=2))
     rates: list[tuple[int, float]] = []
-    inner = trainer._step
+    inner = trainer.step
 
     def spy(*args: Any) -> Any:
-        rates.append((trainer.progress.stage, trainer.optimizer.param_groups[0]["lr"]))
+        rates.append((trainer.progress.stage, trainer.learner.optimizer.param_groups[0]["lr"]))
         return inner(*args)
 
-    trainer._step = spy  # type: ignore[method-assign]
+    trainer.step = spy  # type: ignore[method-assign]
     trainer.fit()
     for number, rate in ((0, 0.1), (1, 0.3)):
         assert [r for s, r in rates if s == number][:3] == pytest.approx([rate / 2, rate, rate])
@@ -281,8 +282,7 @@ def test_batches_count_rows_or_targets(unit: Any, tmp_path: Path) -> None:
     if unit == "rows":
         assert len(batches) == -(-len(rows) // 7)  # type: ignore[arg-type]
     else:
-        longest = rows.n_targets.max()
-        assert all(len(batch.target) <= 7 + longest - 1 for batch in batches)  # type: ignore[arg-type,union-attr]
+        assert [len(batch.target) for batch in batches][:-1] == [7] * (len(batches) - 1)  # type: ignore[arg-type,union-attr]
 
 
 def test_sequences_without_fixed_targets_count_as_one(tmp_path: Path) -> None:
@@ -376,19 +376,25 @@ def test_the_watcher_hears_every_step_and_epoch(tmp_path: Path) -> None:
     class Watch:
         def __init__(self) -> None:
             self.steps: list[tuple[int, int, int]] = []
-            self.lines: list[dict[str, Any]] = []
+            self.reports: list[EpochReport] = []
 
         def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
             assert terms.keys() == {"ce"}
             self.steps.append((epoch, step, n_steps))
 
-        def epoch(self, line: dict[str, Any]) -> None:
-            self.lines.append(line)
+        def epoch(self, report: EpochReport) -> None:
+            self.reports.append(report)
+
+        def note(self, text: str) -> None:
+            raise AssertionError(text)
 
     watch = Watch()
     make(tmp_path, config=replace(CONFIG, max_epochs=2), watcher=watch).fit()
     n_steps = watch.steps[0][2]
     assert watch.steps == [(e, s, n_steps) for e in (1, 2) for s in range(1, n_steps + 1)]
     stored = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
-    assert watch.lines == stored
+    for report, line in zip(watch.reports, stored, strict=True):
+        told = {"epoch": report.epoch, "seconds": report.seconds, "loss": report.loss, "valid": report.valid}
+        assert told == {key: line[key] for key in told}
+        assert (report.best, report.best_epoch, report.n_runs) == (line["best"], line["best_epoch"], 1)
     assert all(0 < line["loss"]["ce"] < 10 for line in stored)

@@ -1,0 +1,93 @@
+"""Training steps as CUDA graphs: the hundreds of small kernels of a step are started as one.
+
+A graph serves one shape of batch and reads its tensors where they lay when it was captured, so a batch is copied
+there before each replay. The first batch of a shape is trained as it is, which readies whatever torch sets up
+lazily; the second is captured. Random numbers come from torch's generator at each replay: a replayed step draws
+what the step by itself would have drawn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbench.data.batch import Batch
+from mmbench.models.base import Recommender
+from mmbench.settings.config import TrainConfig
+from mmbench.training.learner import Terms
+
+MOST_GRAPHS = 64  # of one training; further shapes are trained step by step
+Step = Callable[[Batch], Terms]
+Key = tuple[tuple[int, ...], ...]
+
+
+def why_no_graphs(model: Recommender[Any], config: TrainConfig, device: str) -> str:
+    """Return why the steps of a model cannot be replayed; empty when they can."""
+    if not device.startswith("cuda"):
+        return "graphs are for GPUs"
+    if not model.needs.stackable:
+        return "the shapes inside its loss depend on the data"
+    if config.compile:
+        return "a compiled loss is not captured"
+    if config.optimizer == "sgd":
+        return "sgd reads its rate on the host"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    inputs: dict[str, Tensor]
+    terms: Terms
+
+
+class StepGraphs:
+    """Replays a step where its shape was met before.
+
+    step  the whole of an optimiser step; called once for each shape to be captured
+    """
+
+    def __init__(self, step: Step, tell: Callable[[str], None]) -> None:
+        self.step, self.tell = step, tell
+        self.pool = torch.cuda.graph_pool_handle()
+        self.met: set[Key] = set()
+        self.captured: dict[Key, _Captured] = {}
+        self.is_off = False
+
+    def replay(self, batch: Batch) -> Terms | None:
+        """Take the step as a graph and return its loss terms; None = nothing was done, because there is none."""
+        if self.is_off:
+            return None
+        tensors = batch.tensors()
+        key = tuple(tuple(x.shape) for x in tensors.values())
+        if key not in self.captured:
+            if key not in self.met or len(self.captured) >= MOST_GRAPHS:
+                self.met.add(key)
+                return None
+            if not self._capture(key, tensors):
+                return None
+        captured = self.captured[key]
+        torch._foreach_copy_(list(captured.inputs.values()), list(tensors.values()))
+        captured.graph.replay()
+        return Terms(captured.terms.names, captured.terms.values.clone())
+
+    def forget(self) -> None:
+        """Drop all graphs: the step is no longer the one that was captured."""
+        self.captured = {}
+
+    def _capture(self, key: Key, tensors: dict[str, Tensor]) -> bool:
+        """Record the step of one shape. What cannot be recorded is trained step by step, and said once."""
+        inputs = {name: x.clone() for name, x in tensors.items()}
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
+                terms = self.step(Batch.of(inputs))
+        except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+            first = " ".join(str(error).split())[:160]
+            self.is_off, self.captured = True, {}
+            self.tell(f"trained without CUDA graphs: {first}")
+            return False
+        self.captured[key] = _Captured(graph, inputs, terms)
+        return True

@@ -1,0 +1,60 @@
+"""One optimiser step of one model."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmbench.data.batch import Batch
+from mmbench.models.base import Recommender
+from mmbench.settings.config import TrainConfig
+from mmbench.training.optim import make_optimizer, set_rate
+from mmbench.training.precision import autocast, compiled
+
+
+class Terms(NamedTuple):
+    """The loss terms of a step; their numbers stay on the device, where nobody waits for them."""
+
+    names: tuple[str, ...]
+    values: Tensor  # [n_terms], or [n_terms, S] of S models trained as one
+
+
+class Learner:
+    """A model and its optimiser.
+
+    lr  of a constant schedule; `set_rate` changes it
+    """
+
+    def __init__(self, model: Recommender[Any], config: TrainConfig, lr: float, device: str) -> None:
+        self.model, self.config, self.device = model, config, device
+        self.optimizer, self.rate = make_optimizer(model, config, lr), math.nan
+        self.loss = compiled(model.loss) if config.compile else model.loss
+
+    def set_rate(self, rate: float) -> None:
+        if rate != self.rate:
+            set_rate(self.optimizer, rate)
+            self.rate = rate
+
+    def gradients(self, batch: Batch) -> Terms:
+        """Return the step's loss terms; leave the gradients of their sum in the parameters."""
+        with autocast(self.config.matmul, self.device):
+            terms = self.loss(batch)
+        values = torch.stack(list(terms.values()))
+        self.optimizer.zero_grad(set_to_none=True)
+        values.sum().backward()
+        return Terms(tuple(terms), values.detach())
+
+    def update(self) -> None:
+        """Move the parameters along their gradients."""
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+
+    def step(self, batch: Batch) -> Terms:
+        terms = self.gradients(batch)
+        self.update()
+        return terms
+
+    def forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,164 @@
+"""mmbench.data.batcher: what a batch holds, however it is laid out, and many steps at once."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.data.batch import Batch, Prefixes
+from mmbench.data.batcher import Batcher
+from mmbench.data.packing import BIN_WIDTH
+from mmbench.data.samples import Rows, last_rows, plan_rows, plan_steps
+from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch, view_of
+
+A, B, C, D, E = range(1, 6)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
+def test_batch_fields(layout: str) -> None:
+    view = view_of([[A, B, C, D], [E, A, B]], [[10, 10, 40, 50], [5, 8, 9]])
+    rows = plan_rows(view.offsets, "all", 8)
+    batch = Batcher(view.items, view.times, layout=layout, max_len=8).training(rows)
+    assert batch.item_seq.shape == {"packed": (1, BIN_WIDTH), "padded": (2, 3), "fixed": (2, 8)}[layout]
+    real = batch.mask
+    assert batch.item_seq[real].tolist() == [A, B, C, E, A]
+    assert batch.position[real].tolist() == [0, 1, 2, 0, 1]
+    assert batch.interval[real].tolist() == [0, 0, 30, 0, 3]
+    for field in (batch.item_seq, batch.time_seq, batch.position, batch.interval):
+        assert not field[~real].any()
+    assert batch.target is not None
+    assert batch.target.tolist() == [B, C, D, A, B]
+    assert batch.user.tolist() == [0, 0, 0, 1, 1]
+    assert batch.at_slots(batch.item_seq[..., None])[:, 0].tolist() == [A, B, C, E, A]
+    seen = batch.attention_mask(causal=True)[real][:, : batch.item_seq.shape[1]].sum(1)
+    assert seen.tolist() == [1, 2, 3, 1, 2]
+    both = batch.attention_mask(causal=False)[real].sum(1)
+    assert both.tolist() == [3, 3, 3, 2, 2]
+
+
+def test_evaluation_slot_is_the_last_event_or_the_last_extra_place() -> None:
+    view = view_of([[A, B, C], [D]])
+    rows = last_rows(view.offsets, np.array([4, 7]), 3)
+    batcher = Batcher(view.items, view.times, layout="padded", max_len=4)
+    batch = batcher.evaluation(rows)
+    assert batch.item_seq.flatten()[batch.slot].tolist() == [C, D]
+    assert batch.user.tolist() == [4, 7]
+    assert batch.target is None
+    extra = batcher.evaluation(rows, extra_slots=1)
+    assert extra.item_seq.tolist() == [[A, B, C, 0], [D, 0, 0, 0]]
+    assert extra.segment.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert extra.position.flatten()[extra.slot].tolist() == [3, 1]
+
+
+def test_empty_history_is_laid_out() -> None:
+    view = view_of([[], [A]])
+    batcher = Batcher(view.items, view.times, layout="packed", max_len=4)
+    batch = batcher.evaluation(last_rows(view.offsets, np.arange(2), 3), extra_slots=1)
+    assert batch.item_seq.flatten()[batch.slot].tolist() == [0, 0]
+    assert batch.position.flatten()[batch.slot].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["sasrec", "sasrec:official"])
+def test_layouts_give_equal_states(name: str) -> None:
+    view = toy_view()
+    model = toy_model(name, toy_catalog()).double().eval()
+    rows = plan_rows(view.offsets, "all", 8)
+    found = {}
+    for layout in ("packed", "padded", "fixed"):
+        batch = Batcher(view.items, view.times, layout=layout, max_len=8).training(rows)
+        found[layout] = model.query(batch).detach()
+    torch.testing.assert_close(found["packed"], found["padded"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found["packed"], found["fixed"], rtol=0, atol=1e-12)
+
+
+def test_toy_helpers_make_what_the_engine_makes() -> None:
+    view, model = toy_view(), toy_model("sasrec", toy_catalog())
+    assert (np.diff(view.times) == 0).any(), "the toy data should have tied times"
+    assert set(view.items.tolist()) == set(range(1, 31))
+    assert training_batch(model, view).target is not None
+    long = history_batch(model, [list(range(1, 13))])
+    assert long.item_seq[long.mask].tolist() == list(range(5, 13))
+
+
+def flat(batch: Batch) -> dict[str, torch.Tensor]:
+    """All tensors of a batch by name."""
+    named: dict[str, Any] = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Prefixes):
+            named |= {f"prefixes.{part.name}": getattr(value, part.name) for part in fields(value)}
+        elif value is not None:
+            named[field.name] = value
+    return named
+
+
+def steps_of_epoch(kind: str, size: int, seed: int = 0) -> list[Rows]:
+    rows = plan_rows(toy_view(n_users=40).offsets, kind, 8)
+    return plan_steps(rows, batch_size=size, unit="targets", generator=np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
+@pytest.mark.parametrize("kind", ["all", "prefix", "last-window", "sequence", "pairs"])
+def test_many_steps_at_once_are_the_steps_one_by_one(layout: Any, kind: str) -> None:
+    view, prefixes = toy_view(n_users=40), kind in ("all", "prefix", "last-window")
+    batcher = Batcher(view.items, view.times, layout=layout, max_len=8)
+    steps = steps_of_epoch(kind, 12)
+    together = batcher.training_steps(steps, prefixes=prefixes)
+    assert len(together) == len(steps) > 2
+    for step, batch in zip(steps, together, strict=True):
+        alone, found = flat(batcher.training(step, prefixes=prefixes)), flat(batch)
+        assert alone.keys() == found.keys()
+        assert all(torch.equal(found[name], value) for name, value in alone.items())
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
+@pytest.mark.parametrize("kind", ["all", "prefix", "pairs"])
+def test_a_group_of_steps_is_one_batch_with_a_leading_axis(layout: Any, kind: str) -> None:
+    """Of every member its own slots show what the step by itself shows."""
+    view, prefixes = toy_view(n_users=40), kind != "pairs"
+    batcher = Batcher(view.items, view.times, layout=layout, max_len=8, is_even=True)
+    seeds = [steps_of_epoch(kind, 32, seed) for seed in range(3)]
+    mixed = [step for steps in zip(*seeds, strict=True) for step in steps]
+    grouped = batcher.training_steps(mixed, prefixes=prefixes, group=3)
+    assert len(grouped) == len(seeds[0])
+    for number, batch in enumerate(grouped):
+        tensors = flat(batch)
+        assert all(len(value) == 3 for value in tensors.values())
+        for k in range(3):
+            member = {name: value[k] for name, value in tensors.items()}
+            outer = {name: value for name, value in member.items() if "." not in name}
+            inner = {name[9:]: value for name, value in member.items() if "." in name}
+            own = Batch(**outer, prefixes=Prefixes(**inner) if inner else None)
+            alone = batcher.training(seeds[k][number], prefixes=prefixes)
+            assert torch.equal(own.user, alone.user)
+            assert torch.equal(own.target, alone.target)
+            assert seen(own) == seen(alone)
+
+
+def seen(batch: Batch) -> list[list[list[int]]]:
+    """What each slot may look at, in the batch and in its prefixes: items, times and positions."""
+    if not batch.slot.numel():
+        return []
+    views = [(batch.item_seq, batch.time_seq, batch.position, batch.segment, batch.slot)]
+    if batch.prefixes is not None:
+        again = batch.prefixes
+        copies = [again.gather(grid) for grid in (batch.item_seq, batch.time_seq, batch.position)]
+        views.append((*copies, again.segment, again.slot))
+    answer = []
+    for items, times, position, segment, slots in views:
+        for slot in slots.tolist():
+            row, place = divmod(slot, items.shape[1])
+            chosen = segment[row, : place + 1] == segment[row, place]
+            answer.append([grid[row, : place + 1][chosen].tolist() for grid in (items, times, position)])
+    return answer
+
+
+def test_prefixes_hold_the_history_of_each_target() -> None:
+    view = view_of([[A, B, C, D], [E, A, B]])
+    rows = plan_rows(view.offsets, "all", 8)
+    for layout in ("packed", "padded", "fixed"):
+        batch = Batcher(view.items, view.times, layout=layout, max_len=8).training(rows, prefixes=True)  # type: ignore[arg-type]
+        histories = [items for items, _, _ in seen(batch)]
+        assert histories == [[A], [A, B], [A, B, C], [E], [E, A]] * 2
