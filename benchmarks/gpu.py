@@ -251,6 +251,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3, help="timed ones")
     parser.add_argument("--out", type=Path, help="the table's file; default: gpu-DATE.md")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument(
+        "--kernels", type=Path, help="of a plan: list the kernels of a step in files of this folder"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--small", "--tiny", action="store_true", help="very small data, to see that it runs")
     given = parser.parse_args()
@@ -281,6 +284,14 @@ def combinations(prepared: Mapping[str, Prepared], given: argparse.Namespace) ->
         yield partial(lambda *about: [measure(*about)], prepared[data], model, seeds, settings, given)
 
 
+def write_kernels(folder: Path, shape: tuple[int, int, int], device: str, width: int) -> list[Row]:
+    """The kernels of a step that take the most time, a file for each model."""
+    for model in ("sasrec", "hm4sr"):
+        text = parts.kernels(model, shape, device, width)
+        (folder / f"kernels-{model}.txt").write_text(text, encoding="utf-8")
+    return []
+
+
 def short_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> Iterator[Job]:
     """The questions of a first look at a card, the most important first."""
     games, beauty = (
@@ -296,8 +307,8 @@ def short_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> I
         yield trained(data, model)
     for model in ("sasrec", "hm4sr:shared-pcl", "hm4sr"):
         yield partial(parts.eager_and_graph, model, shape, given.device, width)
-    for matmul, model in itertools.product(("tf32", "bfloat16"), ("hm4sr", "sasrec")):
-        yield trained(games, model, matmul=matmul)
+    if given.kernels:
+        yield partial(write_kernels, given.kernels, shape, given.device, width)
     for model in ("sasrec", "hm4sr"):
         yield trained(games, model, 2 if given.small else 10)
     large = (300, 500, 100) if given.small else (60_000, 200_000, 10_000)
@@ -309,6 +320,8 @@ def short_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> I
     for model in ("gru4rec", "bert4rec", "tisasrec", "lrurec", "fearec"):
         yield trained(beauty, model)
     yield partial(parts.encoders, given.device, is_small=given.small)
+    for matmul, model in itertools.product(("tf32", "bfloat16"), ("hm4sr", "sasrec")):
+        yield trained(games, model, matmul=matmul)
     if not given.small:  # compiling takes half a minute
         yield partial(parts.losses_over, 8_192, 200_000, given.device, variants=("torch, compiled, tf32",))
 

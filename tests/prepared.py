@@ -116,7 +116,7 @@ def environment(
     """The caller's environment without its mmbench settings, one thread, plain output."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MMBENCH_")}
     kept |= {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": "1",
         "NO_COLOR": "1",
         "TERM": "dumb",

@@ -205,6 +205,42 @@ def test_stacked_seeds_train_as_they_do_alone(name: str, tmp_path: Path) -> None
             )
 
 
+@pytest.mark.parametrize(
+    "name", ["sasrec", "hm4sr", "hm4sr:shared-pcl", "tmmsrec", "tisasrec", "lrurec", "bpr-mf"]
+)
+def test_replayed_steps_train_what_single_kernels_train(name: str, tmp_path: Path) -> None:
+    """With dropout and all other noise, over epochs whose shapes recur."""
+    trained = []
+    for use_graphs in (True, False):
+        trainer = trainer_of(
+            name, tmp_path / str(use_graphs), config=replace(CONFIG, warmup_steps=9, grad_clip=1.0)
+        )
+        if not use_graphs:
+            trainer.graphs, trainer.use_graphs = None, False
+        trainer.batcher.is_even = True  # dropout draws for the same shapes
+        trainer.fit()
+        assert not trainer.progress.notes
+        if use_graphs:
+            assert trainer.graphs is not None
+            assert trainer.graphs.captured, "nothing was replayed"
+        trained.append(state_of(trainer.model))
+    for key, value in trained[1].items():
+        torch.testing.assert_close(trained[0][key], value, rtol=1e-4, atol=1e-6, msg=named(key))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", ["sasrec", "hm4sr"])
+def test_a_stack_is_replayed_and_the_same_twice(name: str, tmp_path: Path) -> None:
+    ends = []
+    for kind in ("a", "b"):
+        group = [trainer_of(name, tmp_path / kind / str(seed), seed=seed) for seed in (1, 2, 3)]
+        assert dict(fit_together(group, size=3)) == dict.fromkeys(range(3))
+        assert not any(trainer.progress.notes for trainer in group)
+        assert group[0].progress.stack == [1, 2, 3]
+        ends.append([state_of(trainer.model) for trainer in group])
+    assert all(same(a, b) for a, b in zip(*ends, strict=True))
+
+
 def test_memory_that_runs_out_is_gone_on_without(tmp_path: Path) -> None:
     """Real memory: the loss's rows of logits do not fit until there are fewer of them."""
     n_items, taken = 400_000, 512 * 2**20

@@ -23,6 +23,8 @@ from mmbench.runs.store import Ranks
 # same matrix shapes and gives the same last bits.
 SCORES_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}
 FEWEST_USERS = 64  # in a chunk, however large the catalogue: an encoder is slow on a few histories
+# And at most, however small it is: histories of a chunk should be of like length, because they are padded alike.
+MOST_USERS = {"cpu": 256, "cuda": 4_096}
 # Scores compared at once: on a CPU so few that the passes over them read the cache, not the memory.
 COMPARED_AT_ONCE = {"cpu": 2**19, "cuda": 2**25}
 EXACT_SUM = 2**24  # a float32 sum of so many ones is still exact
@@ -65,7 +67,8 @@ def _rank(
     needs = model.needs
     batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
     rows = last_rows(view.offsets, view.user, model.max_len - needs.extra_slots)
-    size = chunk or max(FEWEST_USERS, SCORES_AT_ONCE[device.type] // model.n_items)
+    fitting = SCORES_AT_ONCE[device.type] // model.n_items
+    size = chunk or min(max(FEWEST_USERS, fitting), MOST_USERS[device.type])
     greater, equal = np.zeros(len(view), np.int64), np.zeros(len(view), np.int64)
     with torch.no_grad():
         table = model.item_table() if model.is_dot_product else None

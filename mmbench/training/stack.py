@@ -162,11 +162,10 @@ def return_to_common_epoch(trainers: Sequence[Trainer]) -> None:
     A run that saved keeps the state before until every run has, so its previous state tells where the others stand.
     """
     places = [trainer.files.places() for trainer in trainers]
-    behind = {stored[RESUME] for stored in places if RESUME in stored and PREVIOUS not in stored}
-    if any(not stored for stored in places):
-        behind.add((0, 0))
+    # Runs that have not saved the epoch: no state before the last one, or nothing else.
+    behind = {stored.get(RESUME) or stored.get(PREVIOUS) or (0, 0) for stored in places if len(stored) < 2}
     for trainer, stored in zip(trainers, places, strict=True):
-        if stored.get(PREVIOUS) in behind or (PREVIOUS in stored and RESUME not in stored):
+        if PREVIOUS in stored and (RESUME not in stored or stored[PREVIOUS] in behind):
             trainer.files.go_back()
 
 

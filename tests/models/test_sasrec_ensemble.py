@@ -266,7 +266,7 @@ def test_each_member_ends_with_its_own_best_epoch(name: str, tmp_path: Path) -> 
 def test_a_killed_run_goes_on_with_its_member(name: str, call: int, tmp_path: Path) -> None:
     whole = fitted(f"{name}:separate", tmp_path / "whole")
     run = trainer(toy_model(f"{name}:separate", toy_catalog(), hidden_dim=12), tmp_path / "killed")
-    KillAt(run, "train_epoch", call)
+    KillAt(run, "plan_epoch", call)
     with pytest.raises(KilledError):
         run.fit()
     again = toy_model(f"{name}:separate", toy_catalog(), hidden_dim=12, seed=9)
