@@ -311,6 +311,8 @@ def short_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> I
         yield partial(write_kernels, given.kernels, shape, given.device, width)
     for model in ("sasrec", "hm4sr"):
         yield trained(games, model, 2 if given.small else 10)
+    for model in ("sasrec", "hm4sr"):
+        yield trained(games, model, 2 if given.small else 10, matmul="tf32")
     large = (300, 500, 100) if given.small else (60_000, 200_000, 10_000)
     yield partial(parts.large_catalogue, given.device, users=large[0], items=large[1], ranked=large[2])
     for n_targets in (1_024, 8_192):

@@ -310,7 +310,8 @@ class HM4SR(Recommender[HM4SRConfig]):
         """Eq. 27."""
         config, target, tables = self.config, batch.target, self.tables()
         assert target is not None
-        items, mask = tables[batch.item_seq], batch.attention_mask(causal=True)
+        items = F.embedding(batch.item_seq, tables.flatten(1)).unflatten(-1, tables.shape[1:])
+        mask = batch.attention_mask(causal=True)
         states, replaced = self.states_twice(*self.fuse(items, batch), mask, batch)
         query = states.movedim(0, 1).flatten(1)
         terms = {"ce": cross_entropy(query, tables[1:].flatten(1), target)}  # eq. 20

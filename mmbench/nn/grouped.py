@@ -22,8 +22,13 @@ class GroupedLinear(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias.view(self.n_groups, 1, -1)
-        out = torch.baddbmm(bias, x.flatten(1, -2), self.weight.transpose(1, 2))
+        flat, bias = x.flatten(1, -2), self.bias.view(self.n_groups, 1, -1)
+        n_parts = parts_of(flat.shape[1]) if x.is_cuda else 1
+        weight: Tensor = self.weight
+        if n_parts > 1:
+            flat = flat.reshape(self.n_groups * n_parts, -1, flat.shape[-1])
+            weight, bias = _repeated(weight, n_parts), _repeated(bias, n_parts)
+        out = torch.baddbmm(bias, flat, weight.transpose(1, 2))
         return out.view(*x.shape[:-1], out.shape[-1])
 
     def extra_repr(self) -> str:
@@ -46,6 +51,22 @@ class GroupedLayerNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.n_groups} x {self.dim}, eps={self.eps}"
+
+
+def parts_of(n_rows: int) -> int:
+    """Return into how many products a GPU had better split one whose gradient sums over so many rows.
+
+    The gradient of a small weight is a product with a long inner axis, for which cuBLAS starts only a few blocks.
+    """
+    n_parts = 1
+    while n_parts < 32 and n_rows % (2 * n_parts) == 0 and n_rows // (2 * n_parts) >= 256:
+        n_parts *= 2
+    return n_parts
+
+
+def _repeated(x: Tensor, n: int) -> Tensor:
+    """x [G, ...] -> [G * n, ...], each group n times; its gradient is the sum over them."""
+    return x[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
 
 
 def linear(d_in: int, d_out: int, n_groups: int | None = None) -> nn.Module:

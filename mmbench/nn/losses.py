@@ -55,10 +55,18 @@ def _ce_with_gradients(
     first = torch.arange(n_models, device=query.device).view(*lead, 1) * n_items
     row = (target + first).flatten()  # of the tables one below the other
     grad_query -= table.reshape(-1, dim).index_select(0, row).view(query.shape)
-    grad_table.view(-1, dim).index_add_(0, row, query.reshape(-1, dim), alpha=-1)
+    _subtract_at(grad_table.view(-1, dim), row, query.reshape(-1, dim))
     if bias is not None:
-        grad_bias.view(-1).index_add_(0, row, torch.ones_like(row, dtype=query.dtype), alpha=-1)
+        _subtract_at(grad_bias.view(-1, 1), row, torch.ones_like(row, dtype=query.dtype)[:, None])
     return total / max(n_targets, 1), grad_query, grad_table, grad_bias
+
+
+def _subtract_at(sums: Tensor, row: Tensor, values: Tensor) -> None:
+    """Subtract values [T, D] from the rows `row` [T] of sums [N, D], several from one row in a fixed order."""
+    if sums.is_cuda:  # index_add_ adds in whatever order its threads come there
+        sums -= torch.ops.aten.embedding_dense_backward(values, row, len(sums), -1, False)
+    else:
+        sums.index_add_(0, row, values, alpha=-1)
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
