@@ -4,8 +4,8 @@ They come from integer arithmetic (splitmix64 of a counter that starts where the
 the same on every processor, with any number of threads and with every version of torch.
 
 uniform, signed    numbers in [0, 1) and in [-1, 1)
-draws_replaced     inside, what torch would draw at random are such numbers
-fill               gives such values to all parameters of a model
+draws_replaced     replaces torch's random draws by such numbers
+fill               gives all parameters of a model such values
 """
 
 import math

@@ -3,8 +3,8 @@
     python -m tests.golden                  print which numbers differ from tests/golden.json
     python -m tests.golden --write [NAME]   write them anew, of all models or of the named ones
 
-A number that moves says that a model is another one than before. If that is meant, write the file anew and name the
-change in CHANGELOG.md.
+A number that moves means that a model has changed. If the change is intended, write the file anew and name the change
+in CHANGELOG.md.
 
     initial    of each top-level module: number of parameters, then means and deviations of its initial tensors
     loss       each term of a training step, dropout on
@@ -63,14 +63,14 @@ LONGEST_GAP = 400 * DAY  # longer than any in training
 # Widths of the recipes -> narrow ones that keep apart what is not of equal width. Text has 12 dims, images have 8.
 WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 384: 54, 768: 12}
 WIDTH_SETTINGS = ("hidden_dim", "emb_dim", "inner_dim", "state_dim")
-# Where a recipe has a value that hides whether it is used at all, another one.
+# Where a recipe has a value that hides, on so little data, whether it is used at all: that value, another one.
 NEUTRAL = {
     "category_weight": (1.0, 0.7), "idcl_weight": (1.0, 0.6), "pcl_weight": (1.0, 0.9), "temperature": (1.0, 0.7),
     "score_reg": (1.0, 0.8), "elu_param": (0.0, 0.5), "feature_scale": (1.0, 1.3), "l2_emb": (0.0, 0.01),
     "reg_weight": (0.0, 0.05), "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
-    "last_only": (0.1, 0.4),  # of a dozen histories
+    "pop_weight": (0.0, 0.05), "last_only": (0.1, 0.4), "uniform_share": (0.15, 0.3),
 }  # fmt: skip
-LATE = 100  # an epoch in which every term of every loss is on
+LATE = 100  # an epoch in which no warm-up switches a term off any more
 # Times in float32, whose sums depend on the processor in the seventh digit.
 SINGLE_PRECISION = {"hm4sr:as-released": ("gradient total norm", "gradient time")}
 

@@ -59,7 +59,7 @@ class World:
 
 
 def item_vectors(weights: Weights, world: World, item: int) -> Vectors:
-    """Eq. 4-5."""
+    """Return x of an item, eq. 4-5."""
     return [
         weights["item_emb.weight"][item],
         affine(weights, "projections.text", world.text[item]),
@@ -68,14 +68,14 @@ def item_vectors(weights: Weights, world: World, item: int) -> Vectors:
 
 
 def interval_vector(weights: Weights, world: World, seconds: int) -> Tensor:
-    """Eq. 12; an interval longer than all of training has the last row."""
+    """Return r1 of eq. 12; an interval longer than all of training has the last row."""
     table = weights["time.interval_emb.weight"]
     log = math.log2 if world.interval_log == "log2" else math.log
     return table[min(math.floor(world.scale * log(seconds + 1)), len(table) - 1)]
 
 
 def absolute_vector(weights: Weights, world: World, seconds: int) -> Tensor:
-    """Eq. 13, dimension by dimension."""
+    """Return r2 of eq. 13, dimension by dimension."""
     slopes, shifts = weights["time.absolute.weight"], weights["time.absolute.bias"]
     values = []
     for j in range(len(slopes)):
@@ -88,7 +88,7 @@ def absolute_vector(weights: Weights, world: World, seconds: int) -> Tensor:
 
 
 def day_vector(weights: Weights, world: World, seconds: int) -> Tensor:
-    """The embedding of the day in the data set, or in the year."""
+    """Return the embedding of the day in the data set, or in the year (fig. 5)."""
     table = weights["time.day_emb.weight"]
     if world.time_encoding == "day-of-year":
         return table[datetime.fromtimestamp(seconds, UTC).timetuple().tm_yday - 1]
@@ -96,7 +96,7 @@ def day_vector(weights: Weights, world: World, seconds: int) -> Tensor:
 
 
 def time_vectors(weights: Weights, world: World, times: Sequence[int]) -> list[Tensor]:
-    """What the gate sees of the time at each position (eq. 11-13; fig. 5 for the others)."""
+    """Return what the gate reads of the time, for each position: eq. 11-13, or an alternative of fig. 5."""
     vectors = []
     for i, seconds in enumerate(times):
         interval = seconds - times[i - 1] if i else 0  # eq. 11
@@ -119,7 +119,7 @@ def time_vectors(weights: Weights, world: World, times: Sequence[int]) -> list[T
 
 
 def interactive_experts(weights: Weights, world: World, e: Vectors) -> Vectors:
-    """Eq. 7-10 at one position: each expert reads all modalities, each modality has its own gate."""
+    """Return e' of eq. 7-10 at a position: an expert reads all modalities, a modality has its own gate."""
     dim, together, mixed, n = len(e[ID]), torch.cat(e), [], world.n_interactive_experts
     for m, vector in enumerate(e):
         gate = weights["interactive.gates.weight"][m]
@@ -135,7 +135,7 @@ def interactive_experts(weights: Weights, world: World, e: Vectors) -> Vectors:
 
 
 def temporal_experts(weights: Weights, world: World, e: Vectors, time: Tensor) -> Vectors:
-    """Eq. 14-16 at one position: a gate on time mixes vectors that scale the dimensions."""
+    """Return x^temp of eq. 14-16 at a position: a gate on time mixes vectors that scale the dimensions."""
     dim, together, n = len(e[ID]), torch.cat(e), world.n_temporal_experts
     logits = affine(weights, "temporal.gate", time)
     share = softmax([logits[i] for i in range(n)])
@@ -146,7 +146,7 @@ def temporal_experts(weights: Weights, world: World, e: Vectors, time: Tensor) -
 
 
 def fused(weights: Weights, world: World, sample: Sample) -> tuple[list[Vectors], list[Tensor]]:
-    """Eq. 6-16: the vectors of each position after both levels, and their time vectors."""
+    """Return the vectors of each position after both levels of experts, eq. 6-16, and its time vectors."""
     times, positions = time_vectors(weights, world, sample.times), []
     for i, item in enumerate(sample.items):
         e = [x + weights["position_emb.weight"][i] for x in item_vectors(weights, world, item)]  # eq. 6
@@ -166,7 +166,7 @@ def encoder_weights(weights: Weights, m: int) -> dict[str, Tensor]:
 
 
 def encoded(weights: Weights, world: World, m: int, vectors: Sequence[Tensor]) -> Tensor:
-    """Eq. 17-18: the state of modality m after the last position, [D]."""
+    """Return the state of modality m after the last position, [D], eq. 17-18."""
     encoder = encoder_weights(weights, m)
     states = [normalise(x, encoder["norm.weight"], encoder["norm.bias"], 1e-12) for x in vectors]
     for layer in range(world.n_layers):
@@ -184,7 +184,7 @@ def states_of(weights: Weights, world: World, sample: Sample) -> Vectors:
 def states_with_placeholders(
     weights: Weights, world: World, sample: Sample, chosen: Sequence[bool]
 ) -> list[Tensor]:
-    """Eq. 24: H of text and image when the chosen positions hold what time alone says."""
+    """Return H of text and image when the chosen positions hold placeholders, which only time decides, eq. 24."""
     positions, times = fused(weights, world, sample)
     results = []
     for m in (TEXT, IMAGE):
@@ -198,7 +198,7 @@ def states_with_placeholders(
 
 
 def scores(weights: Weights, world: World, states: Vectors) -> list[Tensor]:
-    """Eq. 19 for every item 1..N; items have neither positions nor experts."""
+    """Return the score of every item 1..N, eq. 19; items have neither positions nor experts."""
     results = []
     for item in range(1, len(world.text)):
         vectors = item_vectors(weights, world, item)
@@ -210,7 +210,7 @@ def scores(weights: Weights, world: World, states: Vectors) -> list[Tensor]:
 
 
 def main_term(weights: Weights, world: World, samples: Sequence[Sample], states: Sequence[Vectors]) -> Tensor:
-    """Eq. 20."""
+    """Return the mean cross entropy, eq. 20."""
     terms = []
     for sample, state in zip(samples, states, strict=True):
         share = softmax(scores(weights, world, state))
@@ -219,7 +219,7 @@ def main_term(weights: Weights, world: World, samples: Sequence[Sample], states:
 
 
 def category_term(weights: Weights, world: World, samples: Sequence[Sample]) -> Tensor:
-    """Eq. 21-22 for every item of every history; the mean over items and classes, or the sum for each history."""
+    """Return the loss of eq. 21-22 over the items of all histories: mean over items and classes, or sum per history."""
     terms = []
     for sample in samples:
         for item in sample.items:
@@ -237,7 +237,7 @@ def contrast(
     samples: Sequence[Sample],
     temperature: float,
 ) -> Tensor:
-    """Eq. 23 and 25: InfoNCE with cosines; samples with the same target are no negatives of each other."""
+    """Return InfoNCE with cosines, eq. 23 and 25; samples with the same target are no negatives of each other."""
     terms = []
     for i, anchor in enumerate(anchors):
         total = torch.zeros((), dtype=torch.float64)
@@ -254,13 +254,14 @@ def contrast(
 
 
 def is_same(world: World, a: Sample, b: Sample) -> bool:
+    """Return whether neither sample is a negative of the other."""
     return a.target == b.target or (world.same_user == "removed" and a.user == b.user)
 
 
 def losses(
     weights: Weights, world: World, samples: Sequence[Sample], chosen: Sequence[Sequence[bool]]
 ) -> dict[str, Tensor]:
-    """Eq. 27, term by term; `chosen` says which positions of each history are replaced in PCL."""
+    """Return the terms of eq. 27; `chosen` says which positions of each history PCL replaces."""
     states = [states_of(weights, world, sample) for sample in samples]
     ids = [weights["item_emb.weight"][sample.target] for sample in samples]
     anchors = [state[ID] for state in states]

@@ -10,7 +10,7 @@ from tests import golden
 
 GOLDEN = golden.read()
 ADVICE = """
-If this is meant, write the numbers anew and name the change in CHANGELOG.md:
+If the change is intended, write the numbers anew and name the change in CHANGELOG.md:
     python -m tests.golden --write {name}"""
 
 

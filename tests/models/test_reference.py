@@ -35,7 +35,6 @@ RANKED_TIMES = [
     [START, START + 2, START + 700 * DAY],
 ]
 VIEW = view_of(HISTORIES, TIMES)
-Gradients = Mapping[str, Tensor]
 
 
 @cache
@@ -92,21 +91,21 @@ def assert_terms_and_gradients(
             terms[term], value, rtol=1e-10, atol=1e-12, msg=lambda text, t=term: f"{t}: {text}"
         )
         parameters = dict(model.named_parameters())
-        found = gradients(terms[term], parameters)
+        computed = gradients(terms[term], parameters)
         wanted = gradients(value, {name: weights[name] for name in parameters})
         for name, gradient in wanted.items():
             largest = float(gradient.abs().max())
             torch.testing.assert_close(
-                found[name], gradient, rtol=1e-8, atol=1e-10 * (largest + 1e-3),
+                computed[name], gradient, rtol=1e-8, atol=1e-10 * (largest + 1e-3),
                 msg=lambda text, t=term, n=name: f"gradient of {t} by {n}: {text}",
             )  # fmt: skip
 
 
 def gradients(value: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = torch.autograd.grad(value, list(weights.values()), retain_graph=True, allow_unused=True)
+    by_weight = torch.autograd.grad(value, list(weights.values()), retain_graph=True, allow_unused=True)
     return {
         name: torch.zeros_like(weight) if gradient is None else gradient
-        for (name, weight), gradient in zip(weights.items(), found, strict=True)
+        for (name, weight), gradient in zip(weights.items(), by_weight, strict=True)
     }
 
 
