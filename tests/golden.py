@@ -63,6 +63,10 @@ LONGEST_GAP = 400 * DAY  # longer than any in training
 # Widths of the recipes -> narrow ones that keep apart what is not of equal width. Text has 12 dims, images have 8.
 WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 384: 54, 768: 12}
 WIDTH_SETTINGS = ("hidden_dim", "emb_dim", "inner_dim", "state_dim")
+COUNTS = {
+    "n_samples": 40,
+    "n_blocks": 2,
+}  # more blocks of NextItNet leave no negative number for its last ReLU
 # Where a recipe has a value that hides, on so little data, whether it is used at all: that value, another one.
 NEUTRAL = {
     "category_weight": (1.0, 0.7), "idcl_weight": (1.0, 0.6), "pcl_weight": (1.0, 0.9), "temperature": (1.0, 0.7),
@@ -138,14 +142,12 @@ def narrow(width: int) -> int:
 
 
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return narrow widths, and other values for those that would hide whether they are used."""
+    """Return narrow widths, small counts, and other values for those that would hide whether they are used."""
     changed = {key: narrow(settings[key]) for key in WIDTH_SETTINGS if key in settings}
     for key, (neutral, other) in NEUTRAL.items():
         if settings.get(key) == neutral:
             changed[key] = other
-    if "n_samples" in settings:
-        changed["n_samples"] = 40
-    return changed
+    return changed | {key: count for key, count in COUNTS.items() if key in settings}
 
 
 @contextmanager
