@@ -28,15 +28,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench import registry
 from mmbench.data.batch import Batch
-from mmbench.data.rows import plan_rows
+from mmbench.data.rows import Batcher, plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models.base import Catalog, Recommender
 from tests.fixed import draws_replaced, fill, signed, uniform, words
-from tests.models.toy import DAY, START, catalog_of, history_batch, toy_batcher, toy_model, view_of
+from tests.models.toy import DAY, START, catalog_of, history_batch, toy_model, view_of
 
 FILE = Path(__file__).with_suffix(".json")
 N_ITEMS, MAX_LEN = 20, 8
@@ -103,15 +104,37 @@ def catalog() -> Catalog:
 
 def training_step(model: Recommender[Any], samples: str) -> Batch:
     """Return all rows of an epoch as one step, with fixed negatives."""
-    view = training_view()
-    kind = model.needs.samples[0] if samples == "default" else samples
-    rows = plan_rows(view.offsets, kind, model.max_len)
-    batch = toy_batcher(model, view).training(rows, prefixes=model.needs.prefixes)
-    n_targets, n = len(batch.user), model.needs.n_negatives
-    if not n:
-        return batch
-    items = (words("negatives", n_targets * n) % np.uint64(N_ITEMS)).astype(np.int64) + 1
-    return batch.with_negatives(torch.from_numpy(items).view(n_targets, n))
+    view, needs = training_view(), model.needs
+    layout = "padded" if needs.layout == "packed" else needs.layout
+    batcher = Batcher(view.items, view.times, layout=layout, max_len=model.max_len)
+    kind = needs.samples[0] if samples == "default" else samples
+    batch = batcher.training(plan_rows(view.offsets, kind, model.max_len), prefixes=needs.prefixes)
+    if needs.layout == "packed":
+        batch = side_by_side(batch)
+    n_targets = len(batch.user)
+    items = (words("negatives", n_targets * needs.n_negatives) % np.uint64(N_ITEMS)).astype(np.int64) + 1
+    return batch.with_negatives(torch.from_numpy(items).view(n_targets, -1)) if needs.n_negatives else batch
+
+
+def side_by_side(batch: Batch) -> Batch:
+    """Put each two histories into one row, so that no number depends on how the engine packs its rows.
+
+    Two rows that become one keep their order in memory, and so places in the flat rows stay what they are.
+    """
+
+    def in_pairs(grid: Tensor) -> Tensor:
+        return F.pad(grid, (0, 0, 0, len(grid) % 2)).view(-1, 2 * grid.shape[1])
+
+    def numbered(segment: Tensor) -> Tensor:
+        return in_pairs(segment * (1 + torch.arange(len(segment)) % 2)[:, None])
+
+    grids: dict[str, Any] = {
+        name: in_pairs(getattr(batch, name)) for name in ("item_seq", "time_seq", "position")
+    }
+    if batch.prefixes is not None:
+        source, segment = in_pairs(batch.prefixes.source), numbered(batch.prefixes.segment)
+        grids["prefixes"] = replace(batch.prefixes, source=source, segment=segment)
+    return replace(batch, **grids, segment=numbered(batch.segment))
 
 
 def ranked_histories(model: Recommender[Any]) -> Batch:
