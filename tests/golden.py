@@ -31,10 +31,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench import registry
 from mmbench.data.batch import Batch
-from mmbench.data.rows import Batcher, plan_rows
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import plan_rows
 from mmbench.data.views import TrainView
+from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
 from tests.fixed import draws_replaced, fill, signed, uniform, words
 from tests.models.toy import DAY, START, catalog_of, history_batch, toy_model, view_of

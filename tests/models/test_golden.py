@@ -5,7 +5,7 @@ Run: pytest tests/models/test_golden.py -k hm4sr
 
 import pytest
 
-from mmbench import registry
+from mmbench.models import registry
 from tests import golden
 
 GOLDEN = golden.read()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.data.rows import plan_rows
+from mmbench.data.samples import plan_rows
 from mmbench.models.base import Catalog, Recommender
 from tests.fixed import draws_replaced, fill, uniform
 from tests.models import reference_hm4sr, reference_sasrec
