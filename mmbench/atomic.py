@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mmbench.errors import MmbenchError
+from mmbench.locks import held
 
 
 def beside(path: Path, *, what: str) -> Path:
@@ -73,3 +75,82 @@ def hash_file(path: Path) -> str:
     """sha256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -- folders ----------------------------------------------------------------------------------------------
+
+KEPT = ".old"  # ends the name under which an old folder waits while the new one takes its place
+
+
+def swap_folder(work: Path, final: Path, *, keep: Sequence[str] = (), option: str) -> None:
+    """Put the folder `work` in the place of `final`, which may exist.
+
+    keep    sub-folders of the old one that move into the new one, where it has none of that name
+    option  the command line's option that chooses another place, for the message when the disk refuses
+
+    A folder cannot be replaced in one step, so a kill may fall between the two renames; `finish_swaps` then ends
+    what was begun: it finds the new folder, or brings the old one back.
+    """
+    for file in work.rglob("*"):
+        if file.is_file():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())  # so that a power cut after the swap does not leave empty files
+    (work / KEEP_FILE).write_text("\n".join(keep), encoding="utf-8")
+    with _swapping(final.parent, option):
+        try:
+            _finish(final)
+            if final.exists():
+                final.rename(_waiting(final))
+            work.rename(final)
+            _finish(final)
+        except OSError as error:
+            _finish(final)
+            raise MmbenchError(
+                f"cannot write {final}: {error.strerror or error}; choose another {option}"
+            ) from error
+
+
+def finish_swaps(parent: Path, *, option: str) -> None:
+    """End every swap of a folder in `parent` that a kill cut short; wait for those that are going on."""
+    if any(_unfinished(parent)):
+        with _swapping(parent, option):
+            for final in list(_unfinished(parent)):
+                _finish(final)
+
+
+KEEP_FILE = ".keep"  # names what moves over from the old folder; gone once that is done
+
+
+def _swapping(parent: Path, option: str) -> AbstractContextManager[bool]:
+    return held(parent / ".swap.lock", error=MmbenchError, option=option)
+
+
+def _waiting(final: Path) -> Path:
+    return final.with_name(f".{final.name}{KEPT}")
+
+
+def _unfinished(parent: Path) -> Iterator[Path]:
+    """Yield the folders whose old version still waits, and those that have not taken over what is kept."""
+    if not parent.is_dir():
+        return
+    for entry in sorted(parent.iterdir()):
+        if entry.name.startswith(".") and entry.name.endswith(KEPT) and entry.is_dir():
+            yield entry.with_name(entry.name[1 : -len(KEPT)])
+        elif (entry / KEEP_FILE).is_file() and not entry.name.startswith("."):
+            yield entry
+
+
+def _finish(final: Path) -> None:
+    """Bring the old folder back when no new one came, else take over what is kept and remove the old one."""
+    old = _waiting(final)
+    if old.exists() and not final.exists():
+        old.rename(final)
+        return
+    marker = final / KEEP_FILE
+    if marker.is_file():
+        for name in filter(None, marker.read_text(encoding="utf-8").splitlines()):
+            if (old / name).exists() and not (final / name).exists():
+                (old / name).rename(final / name)
+        marker.unlink()
+    if old.exists():
+        shutil.rmtree(old, ignore_errors=True)

@@ -24,6 +24,10 @@ class DataError(MmbenchError):
     """Raw or prepared data is missing, damaged or does not fit."""
 
 
+class DamagedError(DataError):
+    """A file exists and does not hold what was written into it."""
+
+
 class OtherVersionError(DataError):
     """A file that a newer or older mmbench wrote: nothing is wrong with it, so it must not be written over."""
 

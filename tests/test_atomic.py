@@ -2,17 +2,28 @@
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
 from mmbench import atomic
-from mmbench.atomic import canonical, hash_file, hash_json, replacing, write_json, write_text, write_with
+from mmbench.atomic import (
+    canonical,
+    finish_swaps,
+    hash_file,
+    hash_json,
+    replacing,
+    swap_folder,
+    write_json,
+    write_text,
+    write_with,
+)
 from mmbench.errors import MmbenchError
 from mmbench.training.checkpoint import save_tensors
 from tests.prepared import environment
@@ -129,3 +140,86 @@ def test_hashes_do_not_change_between_versions(tmp_path: Path) -> None:
     assert hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
     (tmp_path / "x").write_bytes(b"abc")
     assert hash_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# -- folders ----------------------------------------------------------------------------------------------
+
+
+def write_folder(path: Path, text: str, *, kept: bool) -> Path:
+    path.mkdir()
+    (path / "data").write_text(text)
+    if kept:
+        (path / "features").mkdir()
+        (path / "features" / "text").write_text("vectors")
+    return path
+
+
+def state_of(final: Path) -> tuple[str, bool, bool]:
+    """What a folder holds, whether the kept sub-folder is there, and whether anything hidden is left of a swap."""
+    hidden = [entry.name for entry in final.parent.iterdir() if entry.name.startswith(".") and entry.is_dir()]
+    return (final / "data").read_text(), (final / "features" / "text").is_file(), bool(hidden)
+
+
+def test_a_folder_takes_the_place_of_another_and_takes_over_what_is_kept(tmp_path: Path) -> None:
+    final = write_folder(tmp_path / "toy", "old", kept=True)
+    swap_folder(
+        write_folder(tmp_path / "work", "new", kept=False), final, keep=["features"], option="--data-dir"
+    )
+    assert state_of(final) == ("new", True, False)
+    assert sorted(entry.name for entry in final.iterdir()) == ["data", "features"]
+    swap_folder(write_folder(tmp_path / "work", "newer", kept=False), final, option="--data-dir")
+    assert state_of(final) == ("newer", False, False)
+
+
+def test_a_swap_killed_at_any_file_operation_is_finished_or_undone(tmp_path: Path) -> None:
+    """Old or new, whole, and with what is kept: whenever the kill falls, and again when the repair is killed."""
+    call, is_killed = 0, True
+    while is_killed:
+        call += 1
+        for second in range(1, 8):
+            parent = tmp_path / f"{call}-{second}"
+            parent.mkdir()
+            final = write_folder(parent / "toy", "old", kept=True)
+            work = write_folder(parent / ".work.tmp", "new", kept=False)
+            is_killed = _killed(call, lambda: swap_folder(work, final, keep=["features"], option="x"))  # noqa: B023
+            if not is_killed:
+                break
+            _killed(second, lambda: finish_swaps(parent, option="x"))  # noqa: B023
+            finish_swaps(parent, option="x")
+            if (parent / ".work.tmp").exists():  # what was made has not become the folder yet
+                shutil.rmtree(parent / ".work.tmp")
+            text, has_kept, has_rest = state_of(final)
+            assert text in ("old", "new"), call
+            assert has_kept, call
+            assert not has_rest, call
+    assert call > 6
+
+
+def _killed(call: int, work: Any) -> bool:
+    """Do `work` and kill it before its `call`-th operation on the disk; return whether it was killed."""
+    left = [call]
+
+    def counting(inner: Any) -> Any:
+        def operation(*given: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise KilledError
+            return inner(*given, **named)
+
+        return operation
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "fsync")):
+            patch.setattr(owner, name, counting(getattr(owner, name)))
+        for name in ("rename", "unlink", "write_text"):
+            patch.setattr(Path, name, counting(getattr(Path, name)))
+        patch.setattr(shutil, "rmtree", counting(shutil.rmtree))
+        try:
+            work()
+        except KilledError:
+            return True
+    return False
+
+
+class KilledError(BaseException):
+    """What stands for a kill inside one process; no handler of errors may catch it."""

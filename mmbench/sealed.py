@@ -1,0 +1,116 @@
+"""Files that carry the hash of their own content, so that damage is noticed when they are read.
+
+A damaged file raises `DamagedError`; an absent one FileNotFoundError: these are different answers, and a caller
+that treats "absent" as "not made yet" must not treat damage so.
+"""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbench.atomic import canonical, write_text, write_with
+from mmbench.errors import DamagedError
+
+SEAL = "sha256"  # the key, or the archive's member, that holds the hash
+FACTS = "facts"
+
+
+# -- JSON -------------------------------------------------------------------------------------------------
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with its hash, readable and in a stable key order; NaN is refused."""
+    sealed = {**content, SEAL: hash_content(content)}
+    write_text(path, json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *, advice: str) -> dict[str, Any]:
+    """Read what `write_json` wrote, without the hash.
+
+    advice  ends the message when the file is damaged: what to do about it
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, error, advice) from error
+    if not isinstance(content, dict) or not isinstance(content.get(SEAL), str):
+        raise damaged(path, "no JSON object with a hash", advice)
+    sha256 = content.pop(SEAL)
+    if hash_content(content) != sha256:
+        raise damaged(path, "its content does not have the hash that it carries", advice)
+    return content
+
+
+def hash_content(content: Mapping[str, Any]) -> str:
+    """Return the sha256 of a JSON object, in hexadecimal; key order and white space do not matter."""
+    return hashlib.sha256(canonical(dict(content))).hexdigest()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+# -- arrays -----------------------------------------------------------------------------------------------
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """Write arrays and facts (JSON) as one .npz file with the hash of both."""
+    text = canonical(dict(facts)).decode()
+    members: dict[str, Any] = {**arrays, FACTS: np.array(text), SEAL: np.array(digest(arrays, text))}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **members)
+
+    write_with(path, write)
+
+
+def read_arrays(path: Path, *, advice: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `write_arrays` wrote: the arrays and the facts."""
+    try:
+        content = path.read_bytes()
+        with np.load(BytesIO(content), allow_pickle=False) as archive:
+            members = {name: archive[name] for name in archive.files}
+        text, sha256 = str(members.pop(FACTS)), str(members.pop(SEAL))
+        facts = json.loads(text)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, RecursionError, MemoryError) as error:
+        raise damaged(path, error, advice) from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        SyntaxError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise damaged(path, error, advice) from error
+    if digest(members, text) != sha256:
+        raise damaged(path, "its content does not have the hash that it carries", advice)
+    return members, facts
+
+
+def digest(arrays: Mapping[str, np.ndarray], facts: str) -> str:
+    """Return the sha256 of arrays (names, types, shapes, bytes) and of the text of their facts."""
+    total = hashlib.sha256(facts.encode())
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        total.update(f"\n{name} {values.dtype.str} {values.shape}\n".encode())
+        total.update(values.reshape(-1).view(np.uint8).data if values.size else b"")
+    return total.hexdigest()
+
+
+def damaged(path: Path, reason: object, advice: str) -> DamagedError:
+    """Return the error for a damaged file."""
+    text = " ".join(str(reason).split())[:160] or type(reason).__name__
+    return DamagedError(f"{path} is damaged ({text}); {advice}")
