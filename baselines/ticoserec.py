@@ -31,8 +31,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
+from mmbench.nn.histories import TrainHistories
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
 from mmbench.nn.losses import nce, next_item
 from mmbench.settings.config import (
@@ -202,45 +204,13 @@ def augment(
 # -- what the operations read of the training events ---------------------------------------------------------------
 
 
-class Histories(nn.Module):
-    """Every user's training history without its last event (which is only a target), and its gaps."""
-
-    items: Tensor
-    gaps: Tensor
-    offsets: Tensor
-    is_uniform: Tensor
-
-    def __init__(self, catalog: Catalog, uniform_share: float) -> None:
-        super().__init__()
-        users = catalog.train_users
-        n_events = torch.bincount(users, minlength=catalog.n_users)
-        gaps = F.pad(
-            catalog.train_times.diff().abs(), (0, 1)
-        )  # the last gap of an input leads to the last target
-        within = F.pad(users.diff() == 0, (0, 1))
-        values = {
-            "items": catalog.train_items, "gaps": gaps * within, "offsets": F.pad(n_events.cumsum(0), (1, 0)),
-            "is_uniform": most_uniform(users, gaps * within, n_events, uniform_share),
-        }  # fmt: skip
-        for name, value in values.items():
-            self.register_buffer(name, value, persistent=False)
-
-    def of(self, user: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Users [R] -> items [R, W], gaps [R, W] (0 where there is padding) and length [R]."""
-        first = self.offsets[user]
-        length = self.offsets[user + 1] - first - 1
-        place = torch.arange(int(length.max()), device=user.device)
-        index = first[:, None] + torch.minimum(place, length[:, None] - 1)
-        real = place < length[:, None]
-        return torch.where(real, self.items[index], 0), torch.where(real, self.gaps[index], 0), length
-
-
-def most_uniform(users: Tensor, gaps: Tensor, n_events: Tensor, uniform_share: float) -> Tensor:
-    """bool [U]: the share of users (of those with two events or more) whose gaps have the smallest variance.
+def most_uniform(histories: TrainHistories, uniform_share: float) -> Tensor:
+    """Return bool [U]: the share of users (of those with two events or more) whose gaps have the smallest variance.
 
     Events at the same time count as one, so gaps of 0 are left out; fewer than two gaps have variance 0.
     """
-    users, gaps = users[gaps > 0], gaps[gaps > 0].double()
+    n_events, is_gap = histories.n_events, histories.gaps > 0
+    users, gaps = histories.users[is_gap], histories.gaps[is_gap].double()
     n_gaps = torch.bincount(users, minlength=len(n_events)).clamp(min=1)
     mean = torch.zeros(len(n_events), dtype=torch.float64).index_add(0, users, gaps) / n_gaps
     squares = (gaps - mean[users]).square()
@@ -304,9 +274,9 @@ def common_users(catalog: Catalog) -> Callable[[int, int], Tensor]:
     """ItemCF-IUF over inputs: sum over common users of 1 / ln(1 + number of their items), over sqrt(N_i N_j)."""
     from scipy.sparse import csr_array
 
-    users, size = catalog.train_users, catalog.n_items + 1
-    is_input = F.pad(users.diff() == 0, (0, 1))  # not the last event of a user
-    pair = torch.unique(users[is_input] * size + catalog.train_items[is_input])
+    events, size = catalog.histories, catalog.n_items + 1
+    is_input = events.has_next
+    pair = torch.unique(events.users[is_input] * size + events.items[is_input])
     user, item = pair // size, pair % size
     per_user = (1 + torch.bincount(user)).double().log()[user]
     per_item = torch.bincount(item, minlength=size).double().sqrt()[item]
@@ -335,7 +305,11 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
             dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
             dropout=config.dropout, attn_dropout=config.attn_dropout,
         )  # fmt: skip
-        self.histories = Histories(catalog, config.uniform_share)
+        self.histories = catalog.histories
+        self.register_buffer(
+            "is_uniform", most_uniform(self.histories, config.uniform_share), persistent=False
+        )
+        self.is_uniform: Tensor
         self.similar = SimilarItems(catalog, config.neighbours)
         self.epoch = 1
         init_normal(self, std=0.02)  # row 0 too: padding starts at random
@@ -344,7 +318,7 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
     def needs(self) -> Needs:
         # Views are as wide as the longest history of a step, which differs between the seeds of a stack.
         is_stackable = not self.config.contrast_weight
-        return Needs(layout="fixed", samples=("last-window",), n_negatives=1, stackable=is_stackable)
+        return Needs(layout="fixed", samples=("last-window",), stackable=is_stackable, extras=(Negatives(),))
 
     @torch.no_grad()
     def start_epoch(self, epoch: int) -> None:
@@ -367,11 +341,20 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         shift = self.max_len - length[batch.slot // self.max_len]
         return left_pad(batch.item_seq, length, self.max_len), batch.slot + shift
 
-    def views(self, batch: Batch) -> Tensor:
+    def history(self, user: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the inputs of users [R]: items and the gaps after them, int64 [R, W], right padded by 0; length [R].
+
+        The last input's gap leads to the last target.
+        """
+        index, real = self.histories.inputs(user)
+        items, gaps = self.histories.items[index], self.histories.gaps[index]
+        return torch.where(real, items, 0), torch.where(real, gaps, 0), real.sum(1)
+
+    def views(self, batch: TrainBatch) -> Tensor:
         """Two views of each row's user, left padded [2R, L]."""
         user = batch.user.new_zeros(len(batch.item_seq)).scatter(0, batch.slot // self.max_len, batch.user)
-        items, gaps, length = self.histories.of(user)
-        alone, found = self.histories.is_uniform[user], []
+        items, gaps, length = self.history(user)
+        alone, found = self.is_uniform[user], []
         for _ in range(2):
             view = augment(items, gaps, length, similar=self.similar(items), alone=alone, config=self.config)
             found.append(left_pad(*view, self.max_len))
@@ -383,7 +366,7 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         config, terms = self.config, {}
         item_seq, slot = self.aligned(batch)
         if self.epoch > config.contrast_warm_up and config.contrast_weight:
@@ -393,5 +376,5 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
             query = own.reshape(-1, config.hidden_dim).index_select(0, slot)
         else:
             query = self.encode(item_seq, slot)
-        own_term = next_item("bce", query, self.item_table(), batch.target, batch.negatives)
+        own_term = next_item("bce", query, self.item_table(), batch)
         return {"bce": own_term, **terms}

@@ -74,9 +74,9 @@ def step_of(
         n_items=ITEMS,
         n_users=len(offsets) - 1,
         max_len=MAX_LEN,
-        train_users=events,
         train_items=events,
         train_times=events,
+        train_offsets=torch.from_numpy(offsets).clamp(max=1),
     )
     model = entry.load()(build(entry.config_class(), {}, where="sasrec"), catalog)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)

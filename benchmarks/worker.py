@@ -56,7 +56,7 @@ def make_catalog(data: Histories, train: TrainView, spec: dict[str, Any], max_le
         extra["category_ids"] = torch.randint(N_CATEGORIES, (n * OF_ITEM,), generator=noise)
         extra |= {"category_offsets": offsets, "n_categories": N_CATEGORIES}
     return Catalog(
-        n_items=n, n_users=data.n_users, max_len=max_len, train_users=torch.from_numpy(train.users),
+        n_items=n, n_users=data.n_users, max_len=max_len, train_offsets=torch.from_numpy(train.offsets),
         train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times), **extra,
     )  # fmt: skip
 

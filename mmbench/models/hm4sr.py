@@ -37,8 +37,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Prefixes
 from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
@@ -148,7 +149,7 @@ class TimeEncoding(nn.Module):
         times = catalog.train_times
         self.first_day = int(times.min()) // DAY
         if kind in ("both", "interval"):
-            self.interval_emb = nn.Embedding(int(self._row(longest_interval(catalog))) + 1, dim)
+            self.interval_emb = nn.Embedding(int(self._row(catalog.histories.longest_gap)) + 1, dim)
         if kind in ("both", "absolute"):
             self.absolute = Angle(
                 dim, frequency=config.frequency, inside=config.phase == "inside", exact=exact
@@ -178,12 +179,6 @@ class TimeEncoding(nn.Module):
             day = day_of_year(day) if self.kind == "day-of-year" else day - self.first_day
             parts.append(self.day_emb(day.clamp(0, self.day_emb.num_embeddings - 1)))
         return torch.cat(parts, -1)
-
-
-def longest_interval(catalog: Catalog) -> Tensor:
-    """Seconds between neighbours of one user's training events, the largest; int64 scalar."""
-    gaps = catalog.train_times.diff()[catalog.train_users.diff() == 0]
-    return gaps.max().clamp(min=0) if len(gaps) else torch.zeros((), dtype=torch.int64)
 
 
 class TemporalMoE(nn.Module):
@@ -271,8 +266,8 @@ class HM4SR(Recommender[HM4SRConfig]):
 
     @property
     def needs(self) -> Needs:
-        prefixes = self.use_pcl and self.config.pcl_mask == "exact"
-        return Needs(samples=("all", "prefix", "last-window"), prefixes=prefixes)
+        extras = (Prefixes(),) if self.use_pcl and self.config.pcl_mask == "exact" else ()
+        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
 
     # -- forward ------------------------------------------------------------------------------------------
 
@@ -306,10 +301,9 @@ class HM4SR(Recommender[HM4SRConfig]):
 
     # -- losses -------------------------------------------------------------------------------------------
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Eq. 27."""
         config, target, tables = self.config, batch.target, self.tables()
-        assert target is not None
         items = F.embedding(batch.item_seq, tables.flatten(1)).unflatten(-1, tables.shape[1:])
         mask = batch.attention_mask(causal=True)
         states, replaced = self.states_twice(*self.fuse(items, batch), mask, batch)
@@ -357,7 +351,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         return (each * read).sum() / read.sum()
 
     def states_twice(
-        self, x: Tensor, time: Tensor | None, mask: Tensor, batch: Batch
+        self, x: Tensor, time: Tensor | None, mask: Tensor, batch: TrainBatch
     ) -> tuple[Tensor, Tensor | None]:
         """H^m [M, T, D], and for PCL content's states when time stands in for a part of each history [M - 1, T, D]."""
         if not self.use_pcl or time is None:
@@ -370,7 +364,9 @@ class HM4SR(Recommender[HM4SRConfig]):
         content, replaced = both.chunk(2, 1)
         return torch.cat([self.encoders[0](x_id, mask, batch.slot), content]), replaced
 
-    def replaced(self, x: Tensor, time: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def replaced(
+        self, x: Tensor, time: Tensor, mask: Tensor, batch: TrainBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Eq. 24-25: beta of each history's content x [R, W, M - 1, D] becomes what time alone says.
 
         -> rows, their attention mask and slots; "exact": the histories up to each target, each with its own draw.
@@ -380,7 +376,6 @@ class HM4SR(Recommender[HM4SRConfig]):
             chosen = choose_share(batch.segment, share)[..., None, None]
             return torch.where(chosen, said, x), mask, batch.slot
         again = batch.prefixes
-        assert again is not None
         places = torch.cat([x.flatten(0, 1), said.flatten(0, 1)])  # [2 R W, M - 1, D]
         source = again.source + choose_share(again.segment, share) * batch.item_seq.numel()
         return places[source], again.attention_mask(), again.slot

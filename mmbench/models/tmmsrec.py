@@ -32,11 +32,14 @@ Differences (the recipe names the switches):
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.data.views import TrainView
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives, Pairs, whole_history
 from mmbench.nn.calendar import civil_date
 from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.features import FeatureTable, available, look_up
@@ -190,6 +193,12 @@ def make_encoder(config: TMMSRecConfig, max_len: int, n_groups: int | None = Non
     )  # fmt: skip
 
 
+def first_items(view: TrainView) -> Pairs:
+    """Return the first training item of each user, which is all that the released sampler excludes."""
+    first = view.offsets[:-1][np.diff(view.offsets) > 0]
+    return view.users[first], view.items[first]
+
+
 class TMMSRec(Recommender[TMMSRecConfig]):
     def __init__(self, config: TMMSRecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
@@ -247,16 +256,17 @@ class TMMSRec(Recommender[TMMSRecConfig]):
     @property
     def needs(self) -> Needs:
         config = self.config
-        common: dict[str, Any] = {"n_negatives": config.n_negatives, "negatives_exclude": config.negatives}
+        exclude = first_items if config.negatives == "first" else whole_history
+        extras = (Negatives(k=config.n_negatives, exclude=exclude),)
         if config.padding_keys:
             # How many empty places a state sees depends on the length of the whole row, so it is not causal.
-            return Needs(layout="fixed", samples=("last-window", "prefix"), causal=False, **common)
+            return Needs(layout="fixed", samples=("last-window", "prefix"), causal=False, extras=extras)
         if config.backbone == "mlp4rec":  # dense along time: a state sees later events and the padding
-            return Needs(layout="fixed", samples=("prefix",), causal=False, **common)
+            return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
         is_recurrent = config.backbone == "gru4rec"
         return Needs(
             layout="padded" if is_recurrent else "packed", samples=("last-window", "all", "prefix"),
-            stackable=not is_recurrent, **common,
+            stackable=not is_recurrent, extras=extras,
         )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
@@ -313,9 +323,9 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         device = next(self.parameters()).device
         return self.candidates(self.vectors(torch.arange(1, self.n_items + 1, device=device)))
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Eq. 14 with K uniform negatives per target (the paper: one)."""
-        ids = batch.item_seq, pairs(batch.target, batch.negatives)
+        ids = batch.item_seq, pairs(batch)
         inputs, items = zip(*(look_up(table, *ids) for table in self._tables()), strict=True)
         state = self.encode(batch, list(inputs), slot=batch.slot)
         scores = dots(state, self.candidates(list(items)))  # [T, 1 + K]

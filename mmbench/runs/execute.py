@@ -86,8 +86,8 @@ def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: 
         category_ids=torch.from_numpy(np.asarray(prepared.category_ids).astype(np.int64)),
         category_offsets=torch.from_numpy(offsets.astype(np.int64)),
         n_categories=len(prepared.category_names),
-        train_users=torch.from_numpy(train.users), train_items=torch.from_numpy(train.items),
-        train_times=torch.from_numpy(train.times), **tensors,
+        train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times),
+        train_offsets=torch.from_numpy(train.offsets), **tensors,
     )  # fmt: skip
 
 

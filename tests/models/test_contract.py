@@ -16,7 +16,8 @@ import torch
 from mmbench.data.samples import plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models import registry
-from mmbench.models.base import Needs, Recommender
+from mmbench.models.base import Recommender
+from mmbench.models.needs import Needs, Negatives, WholeRows
 from mmbench.settings.config import TrainConfig
 from mmbench.training.batches import batches_of_epoch
 from mmbench.training.stack import Stack, padding_kept_out, why_not
@@ -74,7 +75,7 @@ def _draws(name: str) -> bool:
         torch.manual_seed(seed)
         terms = model.loss(batch)
         found.append(sum(value for term, value in terms.items() if term != "pcl"))  # taken out in the test
-    return bool(model.needs.n_negatives) or not torch.equal(*found)
+    return model.needs.has(Negatives) or not torch.equal(*found)
 
 
 SLOW = ["trimlp-ensemble"]  # small id vectors through two sigmoids: no gain in the first hundred steps
@@ -216,7 +217,7 @@ def test_thirty_two_users_can_be_learned_by_heart(name: str) -> None:
     catalog = replace(catalog_of(view, n_items=160), max_len=MAX_LEN)
     settings = small(name, dropout=False) | ({"hidden_dim": 24} if "hidden_dim" in small(name) else {})
     model = toy_model(name, catalog, **settings)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.005 if model.needs.n_negatives else 0.02)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005 if model.needs.has(Negatives) else 0.02)
     for step in range(400 if name in DRAWING + SLOW else 150):  # sampled negatives and masks teach slowly
         optimizer.zero_grad(set_to_none=True)
         sum(model.loss(training_batch(model, view, seed=step)).values()).backward()
@@ -230,7 +231,7 @@ def test_thirty_two_users_can_be_learned_by_heart(name: str) -> None:
         assert torch.equal(best, torch.from_numpy(np.sort(histories, 1) - 1))
     else:
         # Sampled negatives leave one or two of the 32 behind, which ones depends on the draw.
-        assert ((found > own).sum(1) == 0).double().mean() >= (0.9 if model.needs.n_negatives else 0.95)
+        assert ((found > own).sum(1) == 0).double().mean() >= (0.9 if model.needs.has(Negatives) else 0.95)
 
 
 @pytest.mark.parametrize("name", [one for one in NAMES if ":" not in one])
@@ -270,7 +271,7 @@ def test_seeds_in_a_stack_have_the_losses_and_gradients_that_they_have_alone(
     view, trainers = toy_view(), []
     for seed in (1, 2, 3):
         model = make(name, seed=seed, **small(name, dropout=False)).double()
-        unit = "rows" if model.needs.whole_rows else "targets"
+        unit = "rows" if model.needs.has(WholeRows) else "targets"
         config = TrainConfig(max_len=MAX_LEN, batch_unit=unit, batch_size=12, precision="float64")
         trainers.append(Trainer(model, view, lambda _: 0.0, config, seed=seed, folder=tmp_path))
         trainers[-1].begin()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mmbench.data.samples import plan_rows
 from mmbench.models import hm4sr
-from mmbench.models.hm4sr import HM4SR, Angle, choose_share, longest_interval
+from mmbench.models.hm4sr import HM4SR, Angle, choose_share
 from mmbench.nn.calendar import day_of_year
 from tests.models.toy import MAX_LEN, START, history_batch, toy_catalog, toy_model, toy_view, training_batch
 
@@ -90,9 +90,9 @@ def test_equal_times_have_interval_row_zero_and_long_gaps_the_last() -> None:
 
 def test_the_interval_table_is_counted_over_training_events_of_one_user() -> None:
     catalog = toy_catalog()
-    users, times = catalog.train_users.numpy(), catalog.train_times.numpy()
+    users, times = catalog.histories.users.numpy(), catalog.train_times.numpy()
     longest = max((np.diff(times[users == u]).max(initial=0) for u in np.unique(users)), default=0)
-    assert longest_interval(catalog).item() == longest
+    assert catalog.histories.longest_gap.item() == longest
 
 
 @given(st.integers(-200_000, 200_000))
@@ -136,7 +136,6 @@ def test_exact_pcl_encodes_each_prefix_on_its_own() -> None:
     model = make(placeholder_share=0.0).eval()
     view = toy_view()
     batch = training_batch(model, view)
-    assert batch.prefixes is not None
     x, _ = model.fuse(model.tables(batch.item_seq), batch)
     again = batch.prefixes
     own = model.states(x, batch.attention_mask(causal=True), batch.slot)
@@ -159,8 +158,8 @@ def test_pcl_is_the_released_procedure_one_history_after_another(
     x, time = model.fuse(model.tables(batch.item_seq), batch)
     assert time is not None
     _, found = model.states_twice(x, time, batch.attention_mask(causal=True), batch)
-    segment = (batch if batch.prefixes is None else batch.prefixes).segment.flatten()
-    slots = batch.slot if batch.prefixes is None else batch.prefixes.slot
+    segment = (batch if batch.prefix_rows is None else batch.prefix_rows).segment.flatten()
+    slots = batch.slot if batch.prefix_rows is None else batch.prefix_rows.slot
     flat_x, flat_time, last = x.flatten(0, 1), time.flatten(0, 1), batch.position.flatten()[batch.slot]
     for t, (slot, end) in enumerate(zip(batch.slot.tolist(), last.tolist(), strict=True)):
         place = slice(slot - end, slot + 1)

@@ -27,8 +27,8 @@ QUIET = {"dropout": 0.0, "attn_dropout": 0.0}
 
 def test_histories_end_before_the_last_target() -> None:
     view = view_of([[1, 2, 3, 4], [5, 6]], [[0, 1, 5, 9], [100, 250]])
-    histories = TICO.Histories(catalog_of(view, n_items=6, features=False), 0.0)
-    items, gaps, length = histories.of(torch.tensor([1, 0]))
+    model = toy_model("ticoserec", catalog_of(view, n_items=6, features=False))
+    items, gaps, length = model.history(torch.tensor([1, 0]))
     assert items.tolist() == [[5, 0, 0], [1, 2, 3]]
     assert gaps.tolist() == [[150, 0, 0], [1, 4, 4]]
     assert length.tolist() == [1, 3]
@@ -41,7 +41,7 @@ def test_histories_are_whole_beyond_max_len() -> None:
     catalog = catalog_of(view, n_items=19, features=False)  # max_len 8
     model = toy_model("ticoserec", catalog, crop_rate=0.5, short_length=0, uniform_share=0.0)
     batch = training_batch(model, view)
-    crops, _ = TICO.crop(*model.histories.of(torch.tensor([0])), 0.5)
+    crops, _ = TICO.crop(*model.history(torch.tensor([0])), 0.5)
     window = [item for item in crops[0].tolist() if item]
     assert window == list(range(window[0], window[0] + 8))
     assert window[0] < 9  # the batch's own row begins with item 10
@@ -54,7 +54,7 @@ def test_users_with_the_most_even_gaps() -> None:
     times = [[0, 5, 10, 16], [0, 0, 7, 14], [0, 3], [9], [0, 1, 9, 10, 10]]
     catalog = catalog_of(view_of(histories, times), n_items=5, features=False)
     found = {
-        share: TICO.Histories(catalog, share).is_uniform.nonzero()[:, 0].tolist()
+        share: TICO.most_uniform(catalog.histories, share).nonzero()[:, 0].tolist()
         for share in (0.2, 0.5, 0.75, 1)
     }
     # Variances: 2/9, 0 (equal times merged), 0, no target, 98/9.
@@ -183,9 +183,9 @@ def test_views_hold_inputs_and_known_items_only() -> None:
             for one in (a[row].tolist(), b[row].tolist()):
                 assert len(one) == 8
                 assert 0 in near or set(one) <= {0, *inputs, *near}
-            if model.histories.is_uniform[user]:
+            if model.is_uniform[user]:
                 assert a[row].tolist() == b[row].tolist() == [0] * (8 - len(inputs)) + inputs[-8:]
-    assert model.histories.is_uniform[users].any()
+    assert model.is_uniform[users].any()
 
 
 def test_history_that_fills_its_row_is_sasrec() -> None:

@@ -16,6 +16,7 @@ from mmbench.data.batcher import Batcher
 from mmbench.data.samples import last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog
+from mmbench.models.needs import Negatives, whole_history
 from mmbench.models.registry import check_recipe, find
 from mmbench.models.tmmsrec import TimeIntervalEncoder, TMMSRec, TMMSRecConfig, make_encoder
 from mmbench.settings.config import TrainConfig, build, defaults_of
@@ -240,7 +241,6 @@ def test_gradient_reaches_every_parameter_and_every_encoder(name: str) -> None:
 def test_loss_is_eq_14_averaged_over_targets(n_negatives: int) -> None:
     model = make(n_negatives=n_negatives)
     batch = training_batch(model, toy_view())
-    assert batch.negatives is not None
     assert batch.negatives.shape[1] == n_negatives
     scores = model.query(batch) @ model.item_table().T
     torch.testing.assert_close(model.loss(batch)["bce"], loss_by_hand("bce", scores, batch))
@@ -254,9 +254,8 @@ def test_all_positions_equal_prefixes_in_loss_and_gradient(name: str) -> None:
     for samples in ("all", "prefix"):
         model = make(name)
         batch = training_batch(model, toy_view(), samples=samples)
-        assert batch.target is not None
         # The same negative for the same target, whatever the order of the rows.
-        batch = batch.with_negatives((batch.user * 7 + batch.target * 3)[:, None] % 30 + 1)
+        batch = batch.with_drawn(negatives=(batch.user * 7 + batch.target * 3)[:, None] % 30 + 1)
         loss = model.loss(batch)["bce"]
         loss.backward()
         results.append([loss.detach(), *(one.grad for one in model.parameters())])
@@ -342,9 +341,11 @@ def test_tables_5_and_6_and_the_shared_encoder_have_their_parameters() -> None:
 
 
 def test_released_choices_reach_the_engine() -> None:
-    assert make("tmmsrec").needs.negatives_exclude == "history"
+    assert make("tmmsrec").needs.get(Negatives).exclude is whole_history
     needs = make("tmmsrec:as-released").needs
-    assert (needs.negatives_exclude, needs.layout, needs.causal) == ("first", "fixed", False)
+    assert (needs.layout, needs.causal) == ("fixed", False)
+    users, items = needs.get(Negatives).exclude(view_of([[4, 5, 6], [], [7, 4]]))
+    assert (users.tolist(), items.tolist()) == ([0, 2], [4, 7])
     assert make("tmmsrec").needs.samples[0] == "last-window"
 
 
