@@ -6,6 +6,7 @@ The test targets are opened only after the training is over.
 
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -74,11 +75,10 @@ def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: 
     prepared, train = data.prepared, data.train
     tensors: dict[str, Any] = {}
     for modality, one in features.items():
-        values = torch.from_numpy(np.array(one.values, dtype=np.float32))
         if one.n_layers:
-            tensors.setdefault("layer_feat", {})[modality] = values
+            tensors.setdefault("layer_feat", {})[modality] = _as_it_lies(one.values)
         else:
-            tensors[f"{modality}_feat"] = values
+            tensors[f"{modality}_feat"] = torch.from_numpy(np.array(one.values, dtype=np.float32))
         tensors[f"has_{modality}"] = torch.from_numpy(np.array(one.present, dtype=bool))
     offsets = np.concatenate([[0], np.asarray(prepared.category_offsets)])
     return Catalog(
@@ -89,6 +89,13 @@ def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: 
         train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times),
         train_offsets=torch.from_numpy(train.offsets), **tensors,
     )  # fmt: skip
+
+
+def _as_it_lies(values: np.ndarray) -> torch.Tensor:
+    """Return a tensor over a memory-mapped array, without a copy; no model writes to its features."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 def build_model(cell: Cell, data: LoadedData, device: str) -> tuple[Recommender[Any], TrainConfig]:

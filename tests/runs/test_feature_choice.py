@@ -52,5 +52,6 @@ def test_states_per_layer_reach_only_models_that_read_them(
     views = training_view(prepared, split), target_view(prepared, split, "valid")
     catalog = make_catalog(LoadedData(prepared, split, *views), {"text": layered}, 10)
     assert catalog.text_feat is None
-    assert catalog.layer_feat["text"].dtype == torch.float32
-    np.testing.assert_array_equal(catalog.layer_feat["text"].numpy(), layered.values.astype(np.float32))
+    assert catalog.layer_feat["text"].dtype == torch.float16
+    assert catalog.layer_feat["text"].data_ptr() == layered.values.ctypes.data, "a copy of the memory-mapped file"
+    np.testing.assert_array_equal(catalog.layer_feat["text"].numpy(), layered.values)
