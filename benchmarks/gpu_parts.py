@@ -110,7 +110,7 @@ class Bench:
         view = training_view(data, split)  # type: ignore[arg-type]
         self.targets: TargetView = target_view(data, split, "valid")  # type: ignore[arg-type]
         entry, variant = registry.find(model)
-        layers = [("default", defaults_of(TrainConfig)), *entry.layers(variant, "")]
+        layers = [("default", defaults_of(TrainConfig)), *entry.layers("")]
         known = entry.known_settings()
         chosen = resolve([*layers, ("benchmark", settings)], known=known, where=model)
         model_config, self.config = configs(entry, chosen)

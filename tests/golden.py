@@ -154,7 +154,7 @@ def settings_of(name: str) -> dict[str, Any]:
     """Return the recipe's settings, the training's too."""
     entry, variant = registry.find(name)
     values: dict[str, Any] = {}
-    for _, layer in entry.layers(variant, "golden"):
+    for _, layer in entry.layers("golden"):
         values.update(layer)
     return values
 

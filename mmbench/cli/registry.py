@@ -96,7 +96,7 @@ def _print_settings(state: State, entry: "ModelEntry", variant: str, dataset: st
 
     from mmbench.settings.config import TrainConfig, defaults_of, resolve
 
-    layers: list[tuple[str, Any]] = [("default", defaults_of(TrainConfig)), *entry.layers(variant, dataset)]
+    layers: list[tuple[str, Any]] = [("default", defaults_of(TrainConfig)), *entry.layers(dataset)]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)
     words = {
         "recipe": {key: one.source for key, one in entry.recipe.settings.items()},

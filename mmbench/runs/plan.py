@@ -56,7 +56,7 @@ def resolve_settings(
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("default", defaults_of(TrainConfig)),
         (f"protocol {prepared.protocol['name']}", protocol),
-        *entry.layers(variant, prepared.name),
+        *entry.layers(prepared.name),
         *overrides,
     ]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)

@@ -95,7 +95,7 @@ def test_a_user_s_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (entry.file, variant) == (tmp_path / "my_line.py", "steep")
     assert entry.load() is entry.load()
     assert "slope" in entry.known_settings()
-    assert entry.layers("steep", "toy")[-1] == ("variant steep", {"slope": 9.0})
+    assert entry.layers("toy")[-1] == ("variant steep", {"slope": 9.0})
     registry.check_recipe(entry)
 
 

@@ -72,7 +72,7 @@ def test_settings_of_registered_rows_exist_and_are_valid(name: str) -> None:
         known = entry.known_settings()
         assert set(row.settings) | set(row.fixed) <= set(known), row.label
         values = {**defaults_of(TrainConfig)}
-        for _, layer in entry.layers(variant, content.datasets[0]):
+        for _, layer in entry.layers(content.datasets[0]):
             values |= layer
         values |= row_settings(row, content, Overrides())
         configs(entry, {key: Setting(value, "") for key, value in values.items()})
