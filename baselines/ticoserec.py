@@ -287,7 +287,8 @@ class SimilarItems(nn.Module):
 
 
 def common_users(catalog: Catalog) -> Callable[[int, int], Tensor]:
-    """Return rows of ItemCF-IUF over inputs: sum over common users of 1 / ln(1 + number of their items), over sqrt(N_i N_j)."""
+    """Return rows of ItemCF-IUF over inputs: over common users the sum of 1 / ln(1 + number of their items), divided
+    by sqrt(N_i N_j)."""
     from scipy.sparse import csr_array
 
     events, size = catalog.histories, catalog.n_items + 1

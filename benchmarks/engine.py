@@ -68,7 +68,7 @@ def step_of(
 ) -> Callable[[], object]:
     """One SASRec step over rows of this kind, laid out like this."""
     items, times, offsets = data
-    entry, _ = registry.find("sasrec")
+    entry = registry.find("sasrec")
     events = torch.zeros(1, dtype=torch.int64)
     catalog = Catalog(
         n_items=ITEMS,

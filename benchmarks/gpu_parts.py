@@ -109,7 +109,7 @@ class Bench:
         split = leave_one_out(np.diff(data.offsets))
         view = training_view(data, split)  # type: ignore[arg-type]
         self.targets: TargetView = target_view(data, split, "valid")  # type: ignore[arg-type]
-        entry, variant = registry.find(model)
+        entry = registry.find(model)
         layers = [("default", defaults_of(TrainConfig)), *entry.layers("")]
         known = entry.known_settings()
         chosen = resolve([*layers, ("benchmark", settings)], known=known, where=model)

@@ -92,7 +92,7 @@ class Contestant:
         split = leave_one_out(np.diff(data.offsets))
         view = training_view(data, split)  # type: ignore[arg-type]
         self.valid = target_view(data, split, "valid")  # type: ignore[arg-type]
-        entry, variant = registry.find(spec["model"])
+        entry = registry.find(spec["model"])
         layers = [("default", defaults_of(TrainConfig)), *entry.layers("")]
         settings = resolve(
             [*layers, ("benchmark", spec["settings"])], known=entry.known_settings(), where=entry.name

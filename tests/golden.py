@@ -152,7 +152,7 @@ def ranked_histories(model: Recommender[Any]) -> Batch:
 
 def settings_of(name: str) -> dict[str, Any]:
     """Return the recipe's settings, the training's too."""
-    entry, variant = registry.find(name)
+    entry = registry.find(name)
     values: dict[str, Any] = {}
     for _, layer in entry.layers("golden"):
         values.update(layer)

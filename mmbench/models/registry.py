@@ -36,6 +36,11 @@ class ModelEntry:
         return self.recipe.name
 
     @property
+    def display(self) -> str:
+        """How tables call it."""
+        return f"{self.recipe.display}:{self.variant}" if self.variant else self.recipe.display
+
+    @property
     def class_name(self) -> str:
         """The class that the recipe names for the variant, or for the model."""
         own = self.recipe.variants[self.variant].model_class if self.variant else ""
@@ -168,8 +173,8 @@ def all_names(*, variants: bool = True) -> list[str]:
     return names
 
 
-def find(name: str) -> tuple[ModelEntry, str]:
-    """Return the entry of a name and its variant: `hm4sr:-tmoe` -> (entry, "-tmoe").
+def find(name: str) -> ModelEntry:
+    """Return the entry of a model or of one of its variants (`hm4sr:-tmoe`).
 
     UsageError for an unknown name, with the nearest known one.
     """
@@ -185,7 +190,7 @@ def find(name: str) -> tuple[ModelEntry, str]:
     if variant and variant not in entry.recipe.variants:
         names = [f"{model}:{known_variant}" for known_variant in entry.recipe.variants]
         raise UsageError(suggest(name, names, what="variant"))
-    return replace(entry, variant=variant), variant
+    return replace(entry, variant=variant)
 
 
 def check_recipe(entry: ModelEntry) -> None:

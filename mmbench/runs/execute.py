@@ -100,7 +100,7 @@ def _as_it_lies(values: np.ndarray) -> torch.Tensor:
 
 def build_model(cell: Cell, data: LoadedData, device: str) -> tuple[Recommender[Any], TrainConfig]:
     """A freshly initialised model of the cell; the same seed gives the same weights."""
-    entry, _ = registry.find(cell.model)
+    entry = registry.find(cell.model)
     model_config, train_config = configs(entry, cell.settings)
     features = {
         modality: _load_features(data.prepared.path, modality, used["encoder"], used["hash"])
@@ -232,11 +232,11 @@ def fail_cell(cell: Cell, reason: str) -> RunRecord:
 
 
 def _base_record(cell: Cell) -> RunRecord:
-    entry, variant = registry.find(cell.model)
+    entry = registry.find(cell.model)
     prepared = open_path(cell.data_path)
     return RunRecord(
         path=cell.path, dataset=cell.dataset, model=cell.model, config_id=cell.config_id, seed=cell.seed,
-        display=f"{entry.recipe.display}:{variant}" if variant else entry.recipe.display,
+        display=entry.display,
         status="finished", deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
         # What is not trained is not selected either, and its cell is the same one under both settings.
         leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
@@ -305,7 +305,7 @@ def _close(opened: _Opened) -> RunRecord:
         seconds={**progress.seconds, **seconds, **({"epoch": float(np.median(numbers))} if numbers else {})},
         peak_memory=peak_memory(opened.device), extra={**model.extra_state(), **worth_of_parts(opened)},
         environment={
-            **environment(opened.device, registry.find(cell.model)[0].own_code()),
+            **environment(opened.device, registry.find(cell.model).own_code()),
             **({"stack": progress.stack} if progress.stack else {}),
             **({"notes": progress.notes} if progress.notes else {}),
         },

@@ -47,7 +47,6 @@ class Cell:
 
 def resolve_settings(
     entry: registry.ModelEntry,
-    variant: str,
     prepared: Prepared,
     overrides: list[tuple[str, Mapping[str, Any]]],
 ) -> dict[str, Setting]:
@@ -135,8 +134,8 @@ def make_cell(
     overrides: list[tuple[str, Mapping[str, Any]]],
 ) -> Cell:
     """Resolve a cell; its folder's name is a hash of everything but the seed and the code."""
-    entry, variant = registry.find(model)
-    settings = resolve_settings(entry, variant, prepared, overrides)
+    entry = registry.find(model)
+    settings = resolve_settings(entry, prepared, overrides)
     features, notes = choose_features(entry, prepared, settings)
     protocol = comparable(prepared, settings)
     if entry.load().trainable:

@@ -51,7 +51,7 @@ def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -
     model, data, config, chosen = _reopened(record, data_dir, device)
     before = _stored_ranks(record)
     rank_and_store(record.path, model, data, config, chosen)
-    ranked = environment(chosen, registry.find(record.model)[0].own_code())
+    ranked = environment(chosen, registry.find(record.model).own_code())
     store.write_record(replace(record, environment={**record.environment, "ranked_again": ranked}))
     after = _stored_ranks(record)
     assert after is not None

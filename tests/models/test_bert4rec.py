@@ -30,7 +30,7 @@ from tests.models.toy import (
 
 
 def draw_mask(batch: Batch, **settings: float) -> Tensor:
-    entry, _ = find("bert4rec")
+    entry = find("bert4rec")
     return sys.modules[entry.load().__module__].draw_mask(batch, **settings)
 
 

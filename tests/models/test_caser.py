@@ -42,7 +42,7 @@ def make(name: str = "caser", **settings: Any) -> Recommender[Any]:
 
 def part(name: str, **settings: Any) -> nn.Module:
     """A layer of the model file, in float64."""
-    entry, _ = find("caser")
+    entry = find("caser")
     torch.manual_seed(0)
     return getattr(sys.modules[entry.load().__module__], name)(**settings).double()
 

@@ -25,8 +25,8 @@ from tests.models.toy import (
     view_of,
 )
 
-find("fearec")[0].load()
-FEAREC = sys.modules[find("fearec")[0].load().__module__]
+find("fearec").load()
+FEAREC = sys.modules[find("fearec").load().__module__]
 QUIET = {"dropout": 0.0, "attn_dropout": 0.0}
 
 

@@ -21,7 +21,8 @@ from tests.models.toy import (
     view_of,
 )
 
-TICO = sys.modules[find("ticoserec")[0].load().__module__]
+TICO = sys.modules[find("ticoserec").load().__module__]
+RELEASED = sys.modules[find("ticoserec:as-released").load().__module__]
 QUIET = {"dropout": 0.0, "attn_dropout": 0.0}
 
 
@@ -76,7 +77,7 @@ def test_similarity_by_hand() -> None:
         expected[i, j] = expected[j, i] = value
     off = ~torch.eye(7, dtype=torch.bool)
     torch.testing.assert_close(rows[off], expected[off])
-    similar = TICO.SimilarItems(catalog, "offline")
+    similar = TICO.SimilarItems(catalog)
     assert similar.offline.tolist() == [0, 2, 1, 4, 3, 0, 0]
     drawn = similar(torch.tensor([5] * 600))
     assert torch.bincount(drawn, minlength=7)[1:].tolist() == pytest.approx([100] * 6, abs=40)
@@ -103,12 +104,12 @@ def test_hybrid_takes_the_higher_score() -> None:
     offline.fill_diagonal_(float("-inf"))
     online = (table @ table.T)[1:, 1:].double()
     online.fill_diagonal_(float("-inf"))
-    for mode in ("hybrid", "hybrid-as-released"):
-        similar = TICO.SimilarItems(catalog, mode)
+    for kind in (TICO.SimilarItems, RELEASED.ReleasedSimilarItems):
+        similar = kind(catalog)
         similar.ask(table)
         for item in range(1, 10):
             one, two = offline[item - 1].max().item(), online[item - 1].max().item()
-            if mode == "hybrid":
+            if kind is TICO.SimilarItems:
                 low, high = (float(m[m > float("-inf")].min()) for m in (offline, online))
                 first = (one - low) / (float(offline.max()) - low)
                 second = (two - high) / (float(online.max()) - high)
@@ -116,7 +117,7 @@ def test_hybrid_takes_the_higher_score() -> None:
                 low = float(offline[offline > float("-inf")].min())
                 first, second = (float(offline.max()) - one) / (float(offline.max()) - low), (two + 1) / 101
             source = offline if one > float("-inf") and first >= second else online
-            assert similar.current[item].item() == source[item - 1].argmax().item() + 1, (mode, item)
+            assert similar.current[item].item() == source[item - 1].argmax().item() + 1, (kind, item)
 
 
 def test_online_similarity_waits_for_its_warm_up() -> None:

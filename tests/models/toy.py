@@ -115,7 +115,7 @@ def toy_catalog(
 
 def toy_model(name: str, catalog: Catalog, *, seed: int = 0, **settings: Any) -> Recommender[Any]:
     """`name` may have a variant; settings of training (lr, samples, ...) in the recipe are left out."""
-    entry, variant = find(name)
+    entry = find(name)
     cls = entry.config_class()
     values: dict[str, Any] = {}
     for _, layer in entry.layers("toy"):

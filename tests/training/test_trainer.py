@@ -246,8 +246,8 @@ def test_the_second_stage_warms_up_again_with_its_own_rate(tmp_path: Path) -> No
 def test_weight_decay_leaves_out_vectors_on_request(optimizer: Any) -> None:
     model = Bilinear(n_items=N_ITEMS, n_users=N_USERS)
     for decay_1d in (True, False):
-        config = TrainConfig(optimizer=optimizer, weight_decay=0.1, decay_1d=decay_1d, beta2=0.98)
-        made = make_optimizer(model, config, 0.01)
+        config = TrainConfig(optimizer=optimizer, lr=0.01, weight_decay=0.1, decay_1d=decay_1d, beta2=0.98)
+        made = make_optimizer(model, config)
         decay = {p: group["weight_decay"] for group in made.param_groups for p in group["params"]}
         assert decay[model.left.weight] == 0.1
         assert decay[model.bias] == (0.1 if decay_1d else 0.0)
@@ -258,7 +258,7 @@ def test_weight_decay_leaves_out_vectors_on_request(optimizer: Any) -> None:
 def test_frozen_parameters_are_not_optimised() -> None:
     model = Bilinear(n_items=N_ITEMS, n_users=N_USERS)
     model.left.weight.requires_grad_(False)
-    made = make_optimizer(model, TrainConfig(), 0.01)
+    made = make_optimizer(model, TrainConfig())
     assert all(p is not model.left.weight for group in made.param_groups for p in group["params"])
 
 
