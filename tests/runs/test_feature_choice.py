@@ -14,7 +14,7 @@ from mmbench.features.store import write_features
 from mmbench.models.registry import find
 from mmbench.runs.execute import LoadedData, make_catalog, run_cell
 from mmbench.runs.plan import make_cell
-from tests.prepared import add_features, write_toy
+from tests.prepared import MADE, add_features, write_toy
 
 
 def test_a_variants_own_needs_decide_which_features_it_wants(tmp_path: Path) -> None:
@@ -41,13 +41,15 @@ def test_states_per_layer_reach_only_models_that_read_them(
 ) -> None:
     prepared = write_toy(tmp_path, features=False)
     values = np.random.default_rng(0).normal(size=(prepared.n_items + 1, 3, 5))
-    layered = write_features(prepared, "text", "deep", values, np.ones(len(values), bool), {}, float16=True)
+    layered = write_features(
+        prepared, "text", "deep", values, np.ones(len(values), bool), MADE, dtype="float16"
+    )
     overrides = [("--set", {"text_encoder": "deep"})]
     with pytest.raises(UsageError, match="hm4sr reads one vector an item, but deep of toy has 3 layers"):
         make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
     monkeypatch.setattr(find("hm4sr")[0].load(), "reads_layers", True)
     cell = make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
-    assert cell.features["text"]["hash"] == layered.hash
+    assert cell.features["text"] == layered.use
     split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
     views = training_view(prepared, split), target_view(prepared, split, "valid")
     catalog = make_catalog(LoadedData(prepared, split, *views), {"text": layered}, 10)
