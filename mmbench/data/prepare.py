@@ -18,7 +18,7 @@ from mmbench.atomic import hash_json, remove_leftovers
 from mmbench.data.catalog import resolve_name
 from mmbench.data.definition import definition_of
 from mmbench.data.filters import event_order, first_of_duplicates, k_core
-from mmbench.data.images import ImageListing, deciding, list_images, point_at
+from mmbench.data.images import ImageListing, deciding, list_at, list_images, point_at
 from mmbench.data.manifest import FORMAT, Definition, Facts, Printed, RawFileFacts, write_manifest
 from mmbench.data.parsers import parse
 from mmbench.data.protocol import Protocol
@@ -96,7 +96,8 @@ class _Preparation:
         except RawFilesMissingError:
             if existing is None or self.raw is not None or not self._is_defined_so(existing, definition):
                 raise
-            return existing, False, ["its raw files are no longer there, so only the settings were compared"]
+            note = "its raw files are no longer there, so only the settings were compared"
+            return _with_todays_pictures(existing), False, [note]
         listing = list_images(self.spec.images, raw_dir)
         files = raw_facts(self.spec, raw_dir, self.data_dir)
         if self.raw is None:
@@ -156,10 +157,18 @@ class _Preparation:
         )
 
 
+def _with_todays_pictures(existing: Prepared) -> Prepared:
+    """Return the same data; their manifest counts and hashes the pictures anew, where they still lie."""
+    images = existing.manifest.images
+    if images is None or not Path(images.path).exists():
+        return existing
+    return point_at(existing, list_at(images, existing.name))
+
+
 def _brought_up_to_date(
     existing: Prepared, files: tuple[RawFileFacts, ...], listing: ImageListing | None
 ) -> Prepared:
-    """The same data, with a manifest that names today's pictures and raw files."""
+    """Return the same data, with a manifest that names today's pictures and raw files."""
     prepared = point_at(existing, listing)
     if prepared.manifest.raw == files:
         return prepared
