@@ -10,6 +10,7 @@ from pydantic import Field
 from mmbench import sealed, strict
 from mmbench.atomic import hash_json
 from mmbench.data.manifest import Sha256
+from mmbench.features.use import FeatureUse
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -37,23 +38,6 @@ class MadeBy(strict.Strict):
     versions: dict[str, str] = field(default_factory=dict)
     extraction: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class FeatureUse:
-    """Which stored features a run reads.
-
-    identity  what made them: equal on every machine that made them from the same inputs in the same way
-    content   hash of the stored numbers, which two machines may round differently; "" = not known
-    """
-
-    encoder: str
-    identity: str
-    content: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """Return the fields as JSON content."""
-        return dict(vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,13 +29,13 @@ from mmbench.features.manifest import (
     PRESENT,
     VALUES,
     FeatureManifest,
-    FeatureUse,
     MadeBy,
     Modality,
     Stored,
     read_manifest,
     write_manifest,
 )
+from mmbench.features.use import FeatureUse
 from mmbench.sealed import damaged
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")

@@ -22,8 +22,8 @@ from mmbench.data.views import TargetView, TrainView, target_view, training_view
 from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.evaluation import metrics
 from mmbench.evaluation.ranking import rank
-from mmbench.features.manifest import FeatureUse
 from mmbench.features.store import FeatureSet, load_features
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
 from mmbench.runs import store

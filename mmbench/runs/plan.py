@@ -9,8 +9,8 @@ from mmbench.atomic import hash_json
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation import metrics
-from mmbench.features.manifest import FeatureUse
 from mmbench.features.store import FeatureSet, default_encoder, load_features
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.runs import store
 from mmbench.settings.config import Setting, TrainConfig, build, defaults_of, resolve

@@ -101,7 +101,7 @@ class RunRecord:
     settings: Annotated[dict[str, dict[str, Any]], _each(value=object, source=str)] = field(
         default_factory=dict
     )
-    # modality -> mmbench.features.manifest.FeatureUse
+    # modality -> mmbench.features.use.FeatureUse
     features: Annotated[dict[str, dict[str, Any]], _each(encoder=str, identity=str, content=str)] = field(
         default_factory=dict
     )
