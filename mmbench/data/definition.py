@@ -37,9 +37,10 @@ def why_outdated(prepared: Prepared) -> str | None:
     if definition is None or prepared.manifest.dataset not in load_catalog(prepared.data_dir):
         return None
     spec, name, rules = resolve_name(prepared.name, prepared.data_dir)
+    if name != prepared.name:  # a part of its name has become the default
+        advice = f"run: mmbench prepare {name}, then remove {prepared.path}"
+        return f"{prepared.name}: its definition changed since it was prepared (it is called {name} now); {advice}"
     changed = _changed_keys(definition, definition_of(spec)) + differing_fields(rules, prepared.protocol)
-    if name != prepared.name:
-        changed.append(f"it is called {name} now")  # a part of its name is the default by now
     if changed:
         reason = f"its definition changed since it was prepared ({', '.join(changed)})"
     elif file := _changed_file(prepared, spec):

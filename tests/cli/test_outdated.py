@@ -1,6 +1,8 @@
 """Data and features that are not what would be made today: refused where work builds on them, said where one looks."""
 
 import os
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +126,20 @@ def test_another_definition_is_noticed(shop: Shop, change: str) -> None:
     check_refused(shop, "its definition changed since it was prepared")
     assert REASONS[change] in shop.says("datasets", "stats", "mine")
     shop.run("prepare", "mine")
+    check_fine(shop)
+
+
+def test_a_name_whose_part_became_the_default(shop: Shop) -> None:
+    """Preparing the old name again would fill the folder of the new one: the advice leads out all the same."""
+    old = shop.folder / "data" / "prepared" / "mine@clean-time"
+    shop.run("prepare", "mine@clean-time")
+    shop.declare(more='protocol = "clean-time"')
+    shop.run("datasets", "add", str(shop.folder / "mine.toml"))
+    advice = f"run: mmbench prepare mine, then remove {re.escape(str(old))}$"
+    shop.refuses(f"^mine@clean-time: .*it is called mine now.*{advice}", *POP, "--dataset", "mine@clean-time")
+    shop.run("prepare", "mine")
+    shutil.rmtree(old)
+    shop.run(*POP, "--dataset", "mine")
     check_fine(shop)
 
 
