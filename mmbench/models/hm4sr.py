@@ -41,7 +41,7 @@ from mmbench.data.batch import Batch
 from mmbench.models.base import Catalog, Needs, Recommender
 from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, take_rows, zero_padding
 from mmbench.nn.losses import cross_entropy, info_nce
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -351,7 +351,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         flat = batch.slot[sample] - last[sample] + place
         inside = place <= last[sample]
         item = torch.where(inside, batch.item_seq.view(-1)[torch.where(inside, flat, 0)], 0)
-        logits = self.category_head(tables[item].flatten(1))  # [B, C]
+        logits = self.category_head(F.embedding(item, tables.flatten(1)))  # [B, C]
         each = F.binary_cross_entropy_with_logits(logits, self.categories[item], reduction="none")
         read = torch.arange(each.shape[1], device=last.device)[None] <= last[:, None]
         return (each * read).sum() / read.sum()
@@ -383,7 +383,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         assert again is not None
         places = torch.cat([x.flatten(0, 1), said.flatten(0, 1)])  # [2 R W, M - 1, D]
         source = again.source + choose_share(again.segment, share) * batch.item_seq.numel()
-        return places[source], again.attention_mask(), again.slot
+        return take_rows(places, source), again.attention_mask(), again.slot
 
     def extra_state(self) -> dict[str, object]:
         return {"modalities": self.modalities, "category_prediction": self.use_category, "pcl": self.use_pcl}
