@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.interactions import Values, members, sum_rows, user_item_matrix
 from mmbench.nn.neighbours import Neighbours, recency_weight, top_k
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -213,7 +214,7 @@ class EASE(Recommender[EASEConfig]):
         super().__init__(config, catalog)
         self.register_buffer("count", torch.bincount(catalog.train_items, minlength=catalog.n_items + 1))
         matrix = user_item_matrix(
-            catalog.train_users, catalog.train_items,
+            catalog.histories.users, catalog.train_items,
             n_users=catalog.n_users, n_items=catalog.n_items, values=config.values,
         )  # fmt: skip
         self.solver, self.items = config.solver, np.flatnonzero(self.count.numpy())

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.interactions import Values, user_item_matrix
 from mmbench.nn.neighbours import Neighbours, Prune, recency_weight
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
@@ -60,7 +61,8 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         size = catalog.n_items + 1
         if not self.config.use_idf:
             return torch.ones(size, dtype=torch.float64)
-        item = torch.unique(catalog.train_users * size + catalog.train_items) % size
+        events = catalog.histories
+        item = torch.unique(events.users * size + events.items) % size
         n_users = torch.bincount(item, minlength=size).double()
         return torch.where(n_users > 0, (catalog.n_users / n_users.clamp(min=1)).log(), 0.0)
 
@@ -68,7 +70,7 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         """ids [B] -> similarities [B, N+1]: co-occurrence / (norms + shrink + 1e-6)."""
         config = self.config
         matrix = user_item_matrix(
-            catalog.train_users, catalog.train_items,
+            catalog.histories.users, catalog.train_items,
             n_users=catalog.n_users, n_items=catalog.n_items, values=config.values,
         )  # fmt: skip
         matrix = (matrix * self._idf(catalog).numpy()[None, :]).tocsc()

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.calendar import DAY
 from mmbench.nn.interactions import members, sum_rows
 from mmbench.settings.config import NonNegativeFloat, PositiveFloat
@@ -79,7 +80,7 @@ class RecentPop(Recommender[RecentPopConfig]):
         super().__init__(config, catalog)
         order = catalog.train_times.argsort(stable=True)
         users, items, times = (
-            catalog.train_users[order],
+            catalog.histories.users[order],
             catalog.train_items[order],
             catalog.train_times[order],
         )

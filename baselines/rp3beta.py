@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.interactions import Values, user_item_matrix
 from mmbench.nn.neighbours import Neighbours, Prune, recency_weight
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
@@ -77,7 +78,7 @@ class RP3beta(Recommender[RP3betaConfig]):
         """
         config = self.config
         counts = user_item_matrix(
-            catalog.train_users, catalog.train_items,
+            catalog.histories.users, catalog.train_items,
             n_users=catalog.n_users, n_items=catalog.n_items, values=config.values,
         )  # fmt: skip
         taken, step = counts.copy(), counts.copy()

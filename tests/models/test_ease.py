@@ -27,7 +27,7 @@ def small_catalog(histories: Sequence[Sequence[int]] = SMALL, n_items: int = 6) 
 def events(catalog: Catalog, values: str = "binary") -> np.ndarray:
     """X [U, N]."""
     matrix = np.zeros((catalog.n_users, catalog.n_items + 1))
-    np.add.at(matrix, (catalog.train_users.numpy(), catalog.train_items.numpy()), 1)
+    np.add.at(matrix, (catalog.histories.users.numpy(), catalog.train_items.numpy()), 1)
     return (np.minimum(matrix, 1) if values == "binary" else matrix)[:, 1:]
 
 
@@ -281,7 +281,7 @@ def test_float32_is_close(solver: str) -> None:
 
 def test_one_array_of_the_inverse_s_size_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """The factor and the inverse take the place of the matrix; blocks are all that comes beside it."""
-    module = sys.modules[registry.find("ease")[0].load().__module__]
+    module = sys.modules[registry.find("ease").load().__module__]
     monkeypatch.setattr(module, "BLOCK", 64)
     rng = np.random.default_rng(0)
     n_items = 1500

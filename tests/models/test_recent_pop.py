@@ -40,7 +40,7 @@ def printed_catalog() -> Catalog:
 
 
 def events_of(catalog: Catalog) -> list[Event]:
-    columns = (catalog.train_users, catalog.train_items, catalog.train_times)
+    columns = (catalog.histories.users, catalog.train_items, catalog.train_times)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     assert torch.get_num_threads() == 2
     for name in sys.argv[1:] or registry.all_names(variants=False):
-        if registry.find(name)[0].load().trainable:
+        if registry.find(name).load().trainable:
             is_different = differs(weights_after_some_steps(name), weights_after_some_steps(name))
             print(name, "differs" if is_different else "equal", flush=True)
 
