@@ -42,8 +42,8 @@ class DIFSRConfig:
     dropout: Probability = 0.5
     attn_dropout: Probability = 0.3
     fusion: Literal["sum", "concat", "gate"] = "gate"
-    fusion_input: Literal["raw", "masked"] = "raw"  # of concat and gate
-    pooling: Literal["sum", "mean"] = "sum"  # of an item's categories
+    fusion_input: Literal["raw", "masked"] = "raw"  # is what concat and gate read
+    pooling: Literal["sum", "mean"] = "sum"  # makes one vector of an item's categories
     attribute_weight: NonNegativeFloat = 5.0  # lambda
     attributes: Literal["trained", "frozen"] = "trained"
 
@@ -61,13 +61,13 @@ class Streams(NamedTuple):
     position: Tensor  # [B, W, D]
 
     def asking(self, slot: Tensor) -> "Streams":
-        """The events at the places `slot` [T] of the flat [R W], each in a row of its own: [T, 1, ..]."""
+        """Return the events at the places `slot` [T] of the flat [R W], each in a row of its own: [T, 1, ..]."""
         width = self.item.shape[1]
         rows = [F.embedding(slot % width, x[0]) if len(x) == 1 else at(x, slot) for x in self]
         return Streams(*(x[:, None] for x in rows))
 
     def of_rows(self, row: Tensor) -> "Streams":
-        """The streams of the rows `row` [T], [T, W, ..]."""
+        """Return the streams of the rows `row` [T], [T, W, ..]."""
         return Streams(*(x if len(x) == 1 else x.index_select(0, row) for x in self))
 
 
@@ -75,7 +75,7 @@ class SumFusion(nn.Module):
     """S_attribute + S_item + S_position, as one product of queries and keys that lie side by side."""
 
     def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
-        """queries [B, H, Q, ..], keys [B, H, W, ..] of each stream -> scores [R, H, Q, W]."""
+        """Return the scores [R, H, Q, W] of each stream's queries [B, H, Q, ..] and keys [B, H, W, ..]."""
 
         def side_by_side(parts: list[Tensor]) -> Tensor:
             n_rows = max(len(x) for x in parts)
@@ -92,7 +92,7 @@ class ConcatFusion(nn.Module):
         self.concat = nn.Linear(3 * n_places, n_places)
 
     def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
-        """As SumFusion; `seen` [R, 1, Q, W] is 1 where a place may look, or None. W may be below `n_places`."""
+        """Return scores like SumFusion; `seen` [R, 1, Q, W] is 1 where a place may look, or None. W <= `n_places`."""
         scores = scores_of(queries, keys, seen)
         width, n_places = scores[0].shape[-1], self.concat.out_features
         maps = self.concat.weight[:width].split(n_places, 1)
@@ -108,7 +108,7 @@ class GateFusion(nn.Module):
         self.inner, self.energy = nn.Linear(n_places, n_places), nn.Linear(n_places, 1)
 
     def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
-        """As ConcatFusion."""
+        """Return scores as ConcatFusion does."""
         scores = scores_of(queries, keys, seen)
         weight = self.inner.weight[:, : scores[0].shape[-1]]
         energies = [self.energy(F.relu(F.linear(s, weight, self.inner.bias))) for s in scores]
@@ -138,13 +138,13 @@ class DecoupledAttention(nn.Module):
         self.fusion = fusions[config.fusion](n_places) if config.fusion in fusions else SumFusion()
 
     def heads(self, x: Tensor) -> Tensor:
-        """[.., Q, D] -> [.., H, Q, D / H]."""
+        """Split x [.., Q, D] into heads, [.., H, Q, D / H]."""
         return x.unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)
 
     def forward(self, asking: Streams, read: Streams, mask: Tensor) -> Tensor:
-        """asking [R, Q, ..], read [R, W, ..], mask bool [R, Q, W] -> [R, Q, D]."""
-        queries = [self.heads(one(x)) for one, x in zip(self.query, asking, strict=True)]
-        keys = [self.heads(one(x)) for one, x in zip(self.key, read, strict=True)]
+        """Return what asking [R, Q, ..] finds in read [R, W, ..] under mask bool [R, Q, W], [R, Q, D]."""
+        queries = [self.heads(project(x)) for project, x in zip(self.query, asking, strict=True)]
+        keys = [self.heads(project(x)) for project, x in zip(self.key, read, strict=True)]
         value = self.heads(self.value(read.item))
         # Not in half precision: unscaled scores are large, and their gates steep.
         with torch.autocast(value.device.type, enabled=False):
@@ -168,7 +168,7 @@ class DecoupledBlock(nn.Module):
         self.drop = Dropout(config.dropout)
 
     def forward(self, streams: Streams, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """streams [R, W, ..], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
+        """Return the next layer's ids [R, W, D] under mask bool [R, W, W], or [T, D] at the places `slot` [T] only."""
         if slot is not None and len(slot) <= len(mask):  # at most one place a row asks
             row, width = slot // mask.shape[2], mask.shape[2]
             asking, read = streams.asking(slot), streams.of_rows(row)
@@ -217,7 +217,7 @@ class DIFSR(Recommender[DIFSRConfig]):
         return Needs(layout="padded", samples=("all", "prefix", "last-window"))
 
     def streams(self, batch: Batch) -> Streams:
-        """What the first layer sees; positions once for all rows where each has one history."""
+        """Return what the first layer sees; positions once for all rows where each has one history."""
         place = batch.position
         if self.config.fusion != "sum":
             place = torch.arange(place.shape[1], device=place.device)[None]

@@ -41,10 +41,10 @@ class NOVAConfig:
     attn_dropout: Probability = 0.5
     fusion: Literal["add", "concat", "gate"] = "gate"
     sides: tuple[Literal["position", "category"], ...] = ("position", "category")
-    pooling: Literal["sum", "mean"] = "sum"  # of an item's categories
-    fuse_once: bool = False  # True: before the first layer, for all of them
+    pooling: Literal["sum", "mean"] = "sum"  # makes one vector of an item's categories
+    fuse_once: bool = False  # True fuses before the first layer, for all of them
     ids_in_fusion: bool = True
-    side_norm: bool = False  # True: a LayerNorm of each kind of side information
+    side_norm: bool = False  # True puts a LayerNorm on each kind of side information
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)
@@ -110,7 +110,7 @@ class NonInvasiveAttention(Attention):
     qkv: nn.Linear
 
     def read(self, ids: Tensor, fused: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """ids and fused [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
+        """Attend from ids and fused [R, W, D] under mask bool [R, W, W]: [R, W, D], or [T, D] at `slot` [T] only."""
         weight, bias, n = self.qkv.weight, self.qkv.bias, 2 * ids.shape[-1]
         query_key = F.linear(fused, weight[:n], bias[:n])
         value = F.linear(ids, weight[n:], bias[n:])
@@ -130,7 +130,7 @@ class NonInvasiveBlock(nn.Module):
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, fused: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x, fused [R, W, D] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
+        """Return the next layer's ids [R, W, D] of x and fused [R, W, D], or [T, D] at the places `slot` [T] only."""
         x = self.norm1(at(x, slot) + self.drop(self.attention.read(x, fused, mask, slot)))
         return self.norm2(x + self.drop(self.down(F.gelu(self.up(x)))))
 
@@ -154,7 +154,7 @@ class NOVA(Recommender[NOVAConfig]):
         return Needs(samples=("all", "prefix", "last-window"))
 
     def fuse(self, layer: int, ids: Tensor, sides: Tensor) -> Tensor:
-        """What queries and keys of a layer are made of, [R, W, D], of ids [R, W, D] and sides [R, W, M - 1, D]."""
+        """Return what queries and keys of a layer are made of, [R, W, D], of ids [R, W, D], sides [R, W, M - 1, D]."""
         streams = torch.cat([ids[..., None, :], sides], -2) if self.config.ids_in_fusion else sides
         fused: Tensor = self.fusions[layer](streams)
         return fused

@@ -31,7 +31,7 @@ from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, dropout, in
 from mmbench.nn.losses import cross_entropy, wide
 from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
-LEAST_NOISE = 0.01  # of a gate's logit in training
+LEAST_NOISE = 0.01  # is the least deviation of a gate's logit in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class TedRecConfig:
     n_heads: PositiveInt = 2
     dropout: Probability = 0.5
     attn_dropout: Probability = 0.5
-    adaptor_dropout: Probability = 0.2  # of features, drawn for each expert
+    adaptor_dropout: Probability = 0.2  # drops features, for each expert anew
     n_experts: PositiveInt = 8  # G
     temperature: PositiveFloat = 0.07  # tau
     modalities: tuple[Literal["text", "image"], ...] = ("text",)
@@ -97,13 +97,13 @@ class Adaptor(nn.Module):
         return logits.softmax(-1)
 
     def mapped(self, x: Tensor) -> Tensor:
-        """x [R, W, F] -> W_g dropout_g(x), [R, W, G, D]."""
+        """Return W_g dropout_g(x) of x [R, W, F], [R, W, G, D]."""
         if not self.training or not self.p:
-            together: Tensor = self.experts(x)
-            return together.unflatten(-1, (self.n_experts, -1))
+            mapped: Tensor = self.experts(x)
+            return mapped.unflatten(-1, (self.n_experts, -1))
         # One expert after the other: their copies of x do not fit into a processor's cache together.
-        each = [dropout(x, self.p, self.training) @ weight.T for weight in self.weights()]
-        return torch.stack(each, -2)
+        by_expert = [dropout(x, self.p, self.training) @ weight.T for weight in self.weights()]
+        return torch.stack(by_expert, -2)
 
     def mapped_offsets(self) -> Tensor:
         """Return W_g b_g[place], [L, G, D]."""
@@ -134,13 +134,13 @@ class FrequencyFusion(nn.Module):
             nn.init.uniform_(gate.bias, -(gate.in_features**-0.5), gate.in_features**-0.5)
 
     def forward(self, ids: Tensor, contents: list[Tensor]) -> Tensor:
-        """ids and each of contents [T, L, D] -> X [T, L, D], in single precision at least."""
+        """Return X [T, L, D] of ids and of each of contents [T, L, D], in single precision at least."""
         with torch.autocast(ids.device.type, enabled=False):
             ids = wide(ids)
-            there, back = fourier(ids)
-            spectrum = there @ ids  # [T, 2 K, D]
-            filters = [wide(self.filter), *(there @ wide(x) for x in contents)]
-            convolved = [back @ complex_product(spectrum, one) for one in filters]
+            transform, inverse = fourier(ids)
+            spectrum = transform @ ids  # [T, 2 K, D]
+            filters = [wide(self.filter), *(transform @ wide(x) for x in contents)]
+            convolved = [inverse @ complex_product(spectrum, spectral) for spectral in filters]
             gated = [gate(c).sigmoid() * c for gate, c in zip(self.gates, convolved, strict=True)]
             return 2 * torch.stack(gated).sum(0)
 
@@ -148,16 +148,16 @@ class FrequencyFusion(nn.Module):
 def fourier(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return rfft and irfft (both "ortho") along the L places of x [T, L, D] as matrices [2 K, L] and [L, 2 K].
 
-    On a CPU their products take less time than the transforms; torch can vectorise and compile them everywhere.
+    On a CPU products with them take less time than the transforms; torch can vectorise and compile them everywhere.
     """
     n_places = x.shape[1]
     unit = torch.eye(n_places, dtype=x.dtype, device=x.device)
     spectrum = torch.fft.rfft(unit, dim=0, norm="ortho")
-    there = torch.cat([spectrum.real, spectrum.imag])
+    transform = torch.cat([spectrum.real, spectrum.imag])
     frequency = torch.arange(len(spectrum), device=x.device)
-    # All stand for two frequencies, but for 0 and, if L is even, the highest.
+    # Each stands for two frequencies, except 0 and, if L is even, the highest.
     times = torch.where((frequency == 0) | (2 * frequency == n_places), 1.0, 2.0).to(x.dtype)
-    return there, (there * times.repeat(2)[:, None]).T
+    return transform, (transform * times.repeat(2)[:, None]).T
 
 
 def complex_product(a: Tensor, b: Tensor) -> Tensor:
@@ -175,21 +175,21 @@ class Grid(NamedTuple):
 
     @staticmethod
     def of(batch: Batch, n_places: int) -> "Grid":
-        """Each slot of the batch is the last event of a history of its own."""
+        """Return the grid of the batch's slots, each of which is the last event of a history of its own."""
         last = batch.position.flatten()[batch.slot][:, None]
         place = torch.arange(n_places, device=last.device)
         real = place <= last
         return Grid(torch.where(real, batch.slot[:, None] - last + place, 0), real)
 
     def take(self, flat: Tensor) -> Tensor:
-        """flat [R W, D] of the batch -> [T, L, D]; anything where there is padding."""
+        """Spread the batch's flat [R W, D] over the grid, [T, L, D]; padding gets anything."""
         return F.embedding(self.source, flat)
 
     def put_back(self, x: Tensor, n_places: int) -> Tensor:
-        """x [T, L, D] -> [R W, D] with R W = `n_places`; anything where the batch has padding."""
-        own = torch.arange(self.source.numel(), device=x.device)
+        """Gather x [T, L, D] into the batch's flat [R W, D] with R W = `n_places`; its padding gets anything."""
+        cell = torch.arange(self.source.numel(), device=x.device)
         place = torch.where(self.real, self.source, n_places).flatten()
-        source = place.new_zeros(n_places + 1).scatter(0, place, own)[:-1]
+        source = place.new_zeros(n_places + 1).scatter(0, place, cell)[:-1]
         return F.embedding(source, x.flatten(0, 1))
 
 

@@ -43,7 +43,7 @@ class CategorySets(nn.Module):
 
 
 class CategoryTable(nn.Module):
-    """items [...] -> sum or mean of their categories' vectors [..., D]; zero for padding and for items without."""
+    """Vectors of items: the sum or mean of their categories' vectors; zero for padding and for items without."""
 
     def __init__(self, sets: CategorySets, dim: int, pooling: Literal["sum", "mean"]) -> None:
         super().__init__()
