@@ -82,6 +82,15 @@ def test_a_shift_of_the_ids_shifts_both_convolutions() -> None:
         torch.testing.assert_close(before.roll(3, 1), after, rtol=0, atol=1e-13)
 
 
+def test_biases_of_gates_start_on_both_sides_of_zero() -> None:
+    torch.manual_seed(0)
+    fusion = module().FrequencyFusion(4, 64, 99)
+    fusion.reset()
+    biases = torch.stack([gate.bias for gate in fusion.gates])
+    assert -1 / 8 <= biases.min() < -0.11
+    assert 0.11 < biases.max() <= 1 / 8
+
+
 # -- experts -----------------------------------------------------------------------------------------------------
 
 
