@@ -135,3 +135,19 @@ def test_each_expert_drops_features_by_itself_and_the_gate_sees_them_all() -> No
     both = (~kept[:, :, 0] & ~kept[:, :, 1]).double().mean().item()
     assert both == pytest.approx(0.25**2, abs=0.01)
     torch.testing.assert_close(gate_inputs[0], adaptor.feat[items])
+
+
+# -- settings ----------------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_has_the_rates_of_the_settings() -> None:
+    model = toy_model("tedrec", toy_catalog(), hidden_dim=8, dropout=0.4, attn_dropout=0.1)
+    for block in model.encoder.blocks:
+        assert (block.drop.p, block.attention.attn_dropout) == (0.4, 0.1)
+
+
+@pytest.mark.parametrize("modalities", [(), ("text",), ("image",), ("text", "image")])
+def test_a_run_needs_the_modalities_of_its_settings_only(modalities: tuple[str, ...]) -> None:
+    entry = registry.find("tedrec")[0]
+    config = entry.config_class()(modalities=modalities)
+    assert [name for name in ("text", "image") if entry.load().reads(config, name)] == list(modalities)
