@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.categories import CategorySets, CategoryTable
 from mmbench.nn.layers import Dropout, at, check_heads, hide, init_normal
 from mmbench.nn.losses import cross_entropy, wide
@@ -247,12 +248,11 @@ class DIFSR(Recommender[DIFSRConfig]):
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        query, target = self.query(batch), batch.target
-        assert target is not None
-        terms = {"ce": cross_entropy(query, self.item_table(), target)}
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        query = self.query(batch)
+        terms = {"ce": cross_entropy(query, self.item_table(), batch.target)}
         if self.config.attribute_weight:
-            logits, labels = self.attribute_head(query), self.categories.labels(target)
+            logits, labels = self.attribute_head(query), self.categories.labels(batch.target)
             attribute = F.binary_cross_entropy_with_logits(logits, labels)
             terms["attribute"] = self.config.attribute_weight * attribute
         return terms

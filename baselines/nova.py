@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.categories import CategorySets, CategoryTable
 from mmbench.nn.layers import Attention, Dropout, at, check_heads, init_normal, zero_padding
 from mmbench.nn.losses import cross_entropy
@@ -176,7 +177,5 @@ class NOVA(Recommender[NOVAConfig]):
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        target = batch.target
-        assert target is not None
-        return {"ce": cross_entropy(self.query(batch), self.item_table(), target)}
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        return {"ce": cross_entropy(self.query(batch), self.item_table(), batch.target)}

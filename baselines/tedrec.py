@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.features import available
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, dropout, init_normal
 from mmbench.nn.losses import cross_entropy, wide
@@ -256,10 +257,10 @@ class TedRec(Recommender[TedRecConfig]):
     def item_table(self) -> Tensor:
         return F.normalize(self.item_emb.weight[1:], dim=-1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        target = batch.target
-        assert target is not None
-        return {"ce": cross_entropy(self.query(batch) / self.config.temperature, self.item_table(), target)}
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        return {
+            "ce": cross_entropy(self.query(batch) / self.config.temperature, self.item_table(), batch.target)
+        }
 
     def extra_state(self) -> dict[str, Any]:
         return {"modalities": self.modalities}

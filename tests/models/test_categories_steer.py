@@ -1,7 +1,6 @@
 """A planted answer for models whose attention reads categories: NOVA and DIF-SR, with SASRec as the control."""
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.models.toy import history_batch, overfit, toy_model
-from tests.models.waves import catalog_with
+from tests.models.waves import catalog_with, with_targets
 
 ANSWERS, KEYS = range(1, 5), range(5, 9)
 KNOWN, UNKNOWN = range(9, 39), range(39, 69)  # two halves of the distractors
@@ -46,7 +45,7 @@ def test_categories_tell_which_unknown_items_to_look_past(
     known = catalog_with(CATEGORIES, max_len=8)
     model = toy_model(name, known, hidden_dim=32, inner_dim=32, **NO_DROPOUT, **settings)
     shown, targets = histories(160, KNOWN, seed=0)
-    batch = replace(history_batch(model, shown), target=targets)
+    batch = with_targets(history_batch(model, shown), targets)
 
     def step() -> Tensor:
         return torch.stack(list(model.loss(batch).values())).sum()

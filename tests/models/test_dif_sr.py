@@ -1,7 +1,6 @@
 """DIF-SR: section "How to check it" of its specification, and the network against plain loops."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,7 +106,7 @@ def test_losses_of_the_released_code(
 ) -> None:
     """The released code counts padding as a class of the softmax."""
     model, target = wave_model(**settings), torch.tensor(waves.TARGETS)
-    batch = replace(history_batch(model, waves.HISTORIES), target=target)
+    batch = waves.with_targets(history_batch(model, waves.HISTORIES), target)
     logits = model.query(batch) @ model.item_emb.weight.T
     assert F.cross_entropy(logits, target).item() == pytest.approx(cross_entropy, abs=6e-11)
     terms = model.loss(batch)

@@ -1,6 +1,5 @@
 """NOVA: section "How to check it" of its specification, and the network against plain loops."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,7 +105,7 @@ def test_cross_entropies_of_the_specification(
     settings: dict[str, Any], over_items: float, over_padding_too: float | None
 ) -> None:
     model, target = wave_model(**settings), torch.tensor(waves.TARGETS)
-    batch = replace(history_batch(model, waves.HISTORIES), target=target)
+    batch = waves.with_targets(history_batch(model, waves.HISTORIES), target)
     assert model.loss(batch)["ce"].item() == pytest.approx(over_items, abs=6e-11)
     if over_padding_too is not None:
         logits = model.query(batch) @ model.item_emb.weight.T

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from tests.fixed import signed
@@ -28,7 +28,7 @@ from tests.models.toy import (
     training_batch,
     view_of,
 )
-from tests.models.waves import put, wave
+from tests.models.waves import put, wave, with_targets
 
 HISTORIES = [[4, 9, 2, 7], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
 NO_DROPOUT = {"dropout": 0.0, "attn_dropout": 0.0, "adaptor_dropout": 0.0}
@@ -107,8 +107,8 @@ def wave_model(**settings: Any) -> Recommender[Any]:
     return model.eval()
 
 
-def wave_batch(model: Recommender[Any]) -> Batch:
-    return replace(history_batch(model, WAVE_HISTORIES), target=WAVE_TARGETS)
+def wave_batch(model: Recommender[Any]) -> TrainBatch:
+    return with_targets(history_batch(model, WAVE_HISTORIES), WAVE_TARGETS)
 
 
 def cosines_with_padding(model: Recommender[Any], batch: Batch) -> Tensor:

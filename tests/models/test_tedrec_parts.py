@@ -15,7 +15,7 @@ from tests.models.toy import toy_catalog, toy_model, toy_view, training_batch
 
 
 def module() -> Any:
-    return sys.modules[registry.find("tedrec")[0].load().__module__]
+    return sys.modules[registry.find("tedrec").load().__module__]
 
 
 # -- frequencies -------------------------------------------------------------------------------------------------
@@ -148,6 +148,6 @@ def test_the_encoder_has_the_rates_of_the_settings() -> None:
 
 @pytest.mark.parametrize("modalities", [(), ("text",), ("image",), ("text", "image")])
 def test_a_run_needs_the_modalities_of_its_settings_only(modalities: tuple[str, ...]) -> None:
-    entry = registry.find("tedrec")[0]
+    entry = registry.find("tedrec")
     config = entry.config_class()(modalities=modalities)
     assert [name for name in ("text", "image") if entry.load().reads(config, name)] == list(modalities)

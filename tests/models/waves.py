@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog
 from tests.models.toy import catalog_of, view_of
 
@@ -60,3 +61,8 @@ def catalog_with(categories: Sequence[Sequence[int]], **changes: Any) -> Catalog
     }
     plain = catalog_of(view_of(HISTORIES), n_items=len(categories) - 1, max_len=MAX_LEN, features=False)
     return Catalog(**{**vars(plain), **given, **changes})
+
+
+def with_targets(batch: Batch, targets: Tensor) -> TrainBatch:
+    """Return the batch with a target [T] for each slot."""
+    return TrainBatch.of(batch.tensors() | {"target": targets})
