@@ -64,7 +64,7 @@ RANKED = [[4], [1, 2, 3], [9, 8, 7, 6, 5, 4, 3, 13, 2, 20], [20, 16], [5, 5, 5, 
 LONGEST_GAP = 400 * DAY  # longer than any in training
 
 # Widths of the recipes -> narrow ones that keep apart what is not of equal width. Text has 12 dims, images have 8.
-WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 384: 54, 768: 12}
+WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 300: 22, 384: 54, 768: 12}
 WIDTH_SETTINGS = ("hidden_dim", "emb_dim", "inner_dim", "state_dim")
 COUNTS = {"n_samples": 40, "n_blocks": 2}  # with more blocks, NextItNet's last ReLU meets no negative number
 # Where a recipe has a value that hides, on so little data, whether it is used at all: that value, another one.
