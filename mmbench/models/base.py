@@ -8,6 +8,7 @@ trained and `query(batch)`/`item_table()` - or `score(batch)` when its score is 
 ranked. It never opens a file, names a device, logs, or draws from a generator other than torch's default.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -134,6 +135,13 @@ class Recommender(nn.Module, Generic[C]):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar terms whose SUM is minimised (weights already applied)."""
         raise TypeError(f"{type(self).__name__} is not trained")
+
+    def constrain(self, parameters: Mapping[str, Tensor]) -> None:
+        """Bring parameters back to where they must lie, in place; called after each step of the optimiser.
+
+        parameters  by name; those of several models trained as one have a leading axis, so that only operations on
+                    trailing axes serve both
+        """
 
     @property
     def is_dot_product(self) -> bool:

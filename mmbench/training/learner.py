@@ -30,6 +30,7 @@ class Learner:
         self.model, self.config, self.device = model, config, device
         self.optimizer, self.rate = make_optimizer(model, config, lr), math.nan
         self.loss = compiled(model.loss) if config.compile else model.loss
+        self.parameters = dict(model.named_parameters())
 
     def set_rate(self, rate: float) -> None:
         if rate != self.rate:
@@ -46,10 +47,12 @@ class Learner:
         return Terms(tuple(terms), values.detach())
 
     def update(self) -> None:
-        """Move the parameters along their gradients."""
+        """Move the parameters along their gradients, and back to where the model wants them to lie."""
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
+        with torch.no_grad():
+            self.model.constrain(self.parameters)
 
     def step(self, batch: Batch) -> Terms:
         terms = self.gradients(batch)
