@@ -70,7 +70,8 @@ COUNTS = {"n_samples": 40, "n_blocks": 2}  # with more blocks, NextItNet's last 
 NEUTRAL = {
     "category_weight": (1.0, 0.7), "idcl_weight": (1.0, 0.6), "pcl_weight": (1.0, 0.9), "temperature": (1.0, 0.7),
     "score_reg": (1.0, 0.8), "elu_param": (0.0, 0.5), "feature_scale": (1.0, 1.3), "l2_emb": (0.0, 0.01),
-    "reg_weight": (0.0, 0.05), "content_reg_weight": (0.0, 0.04), "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
+    "reg_weight": (0.0, 0.05), "content_reg_weight": (0.0, 0.04),
+    "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
     "pop_weight": (0.0, 0.05), "last_only": (0.1, 0.4), "uniform_share": (0.15, 0.3),
 }  # fmt: skip
 LATE = 100  # an epoch in which no warm-up switches a term off any more
