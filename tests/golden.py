@@ -74,6 +74,7 @@ NEUTRAL = {
     "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
     "pop_weight": (0.0, 0.05), "last_only": (0.1, 0.4), "uniform_share": (0.15, 0.3),
 }  # fmt: skip
+RULED_OUT = {"content_reg_weight": ("reg", "mmrec")}  # setting, and the value of another with which it has no meaning
 LATE = 100  # an epoch in which no warm-up switches a term off any more
 # Times in float32, whose sums depend on the processor in the seventh digit.
 SINGLE_PRECISION = {"hm4sr:as-released": ("gradient total norm", "gradient time")}
@@ -167,7 +168,8 @@ def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return narrow widths, small counts, and other values for those that would hide whether they are used."""
     changed = {key: narrow(settings[key]) for key in WIDTH_SETTINGS if key in settings}
     for key, (neutral, other) in NEUTRAL.items():
-        if settings.get(key) == neutral:
+        switch, value = RULED_OUT.get(key, ("", None))
+        if settings.get(key) == neutral and (not switch or settings.get(switch) != value):
             changed[key] = other
     return changed | {key: count for key, count in COUNTS.items() if key in settings}
 
