@@ -74,7 +74,8 @@ NEUTRAL = {
     "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
     "pop_weight": (0.0, 0.05), "last_only": (0.1, 0.4), "uniform_share": (0.15, 0.3),
 }  # fmt: skip
-RULED_OUT = {"content_reg_weight": ("reg", "mmrec")}  # setting, and the value of another with which it has no meaning
+# Setting -> another and its value, with which it has no meaning.
+RULED_OUT = {"content_reg_weight": ("reg", "mmrec")}
 LATE = 100  # an epoch in which no warm-up switches a term off any more
 # Times in float32, whose sums depend on the processor in the seventh digit.
 SINGLE_PRECISION = {"hm4sr:as-released": ("gradient total norm", "gradient time")}
