@@ -429,6 +429,22 @@ def test_the_auxiliary_loss_moves_no_score_by_itself() -> None:
     assert not hasattr(exact_model(with_double_features(toy_catalog()), auxiliary_weight=0.0), "maps")
 
 
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_the_auxiliary_loss_teaches_users_and_through_the_graph_items(modality: str) -> None:
+    """One step along a term's gradient in the users' or the items' vectors alone makes that term smaller."""
+    model = exact_model(with_double_features(toy_catalog()), edge_dropout=0.4)
+    batch = training_batch(model, toy_view())
+    term = model.loss(batch)[modality]
+    tables = (model.user_emb.weight, model.item_emb.weight)
+    for table, grad in zip(tables, torch.autograd.grad(term, tables), strict=True):
+        step = 1e-4 / grad.norm().item()
+        with torch.no_grad():
+            table -= step * grad
+            fall = (term - model.loss(batch)[modality]).item()
+            table += step * grad
+        assert fall == pytest.approx(step * grad.square().sum().item(), rel=1e-2)
+
+
 def test_trained_features_are_a_copy_that_the_graph_does_not_follow() -> None:
     catalog = toy_catalog()
     model = toy_model("freedom", catalog, train_features=True)
