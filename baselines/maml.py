@@ -55,7 +55,7 @@ class MAMLConfig:
     covariance: Literal["squared", "signed"] = "squared"
     loss_reduction: Literal["mean", "sum"] = "mean"
     n_feature_items: NonNegativeInt = 0  # items that a step's feature loss sees; 0 = all
-    train_nets: bool = True
+    train_nets: bool = True  # False: as they begin, without dropout
     modalities: tuple[Literal["text", "image"], ...] = ("text", "image")
     centre: bool = True  # features, over the items that have them
     feature_norm: FeatureNorm = "scale"  # of each modality

@@ -482,6 +482,14 @@ def test_dropout_acts_in_training_only_at_its_rates() -> None:
         assert (model.loss(batch)["rank"] == first) == equal
 
 
+def test_frozen_networks_drop_nothing_whatever_the_rates() -> None:
+    model = toy_model("maml", toy_catalog(), train_nets=False, dropout=0.5, attn_dropout=0.5)
+    batch = training_batch(model, toy_view())
+    still = model.eval().loss(batch)
+    for term, value in model.train().loss(batch).items():
+        assert torch.equal(value, still[term]), term
+
+
 # -- planted answer, settings --------------------------------------------------------------------------------------
 
 
