@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.features import check_modalities, chosen, feature_margins
 from mmbench.nn.graph import Graph, both_ways, distinct_pairs
-from mmbench.nn.losses import dots, pairs
+from mmbench.nn.losses import bpr, dots, pairs
 from mmbench.nn.memo import Memo
 from mmbench.nn.neighbours import nearest_by_cosine
 from mmbench.settings.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
@@ -140,11 +141,11 @@ class FREEDOM(Recommender[FREEDOMConfig]):
         nn.init.xavier_uniform_(self.user_emb.weight)
         nn.init.xavier_uniform_(self.item_emb.weight)
         with torch.no_grad():  # users without a training event are never trained
-            self.user_emb.weight[torch.bincount(catalog.train_users, minlength=catalog.n_users) == 0] = 0.0
+            self.user_emb.weight[catalog.histories.n_events == 0] = 0.0
         self.memo: Memo[tuple[Tensor, Tensor]] = Memo()
 
     def _add_user_graphs(self, catalog: Catalog) -> None:
-        user, item = distinct_pairs(catalog.train_users, catalog.train_items - 1, catalog.n_items)
+        user, item = distinct_pairs(catalog.histories.users, catalog.train_items - 1, catalog.n_items)
         sizes = {"n_users": catalog.n_users, "n_items": catalog.n_items}
         self.full = Adjacency(user, item, **sizes)
         degree = self.full.degree.double() + TINY
@@ -171,7 +172,7 @@ class FREEDOM(Recommender[FREEDOMConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="padded", samples=("pairs",), causal=False, n_negatives=1)
+        return Needs(layout="padded", samples=("pairs",), causal=False, extras=(Negatives(),))
 
     # -- graphs -------------------------------------------------------------------------------------------
 
@@ -203,13 +204,13 @@ class FREEDOM(Recommender[FREEDOMConfig]):
 
     # -- training and scores ------------------------------------------------------------------------------
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return BPR on z, and lambda times BPR of z_u with the mapped features of each modality."""
         users, items = self.nodes(self.pruned if self.config.edge_dropout else self.full)
-        ids = pairs(batch.target, batch.negatives)  # [T, 2]
+        ids = pairs(batch)  # [T, 2]
         user = F.embedding(batch.user, users)
         scores = dots(user, F.embedding(ids - 1, items))
-        terms = {"bpr": F.softplus(scores[:, 1:] - scores[:, :1]).mean()}
+        terms = {"bpr": bpr(scores[:, 0], scores[:, 1:])}
         if self.config.auxiliary_weight:
             for name in self.modalities:
                 feat: Tensor = getattr(self, f"{name}_feat")

@@ -27,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.features import FeatureNorm, check_modalities, chosen, rescaled
 from mmbench.nn.layers import Dropout
 from mmbench.nn.losses import pairs
@@ -170,7 +171,7 @@ class MAML(Recommender[MAMLConfig]):
             self.item_emb.weight.copy_(self._project())
             self.item_emb.weight[0] = 0.0
             # Users without a training event are never trained: the centre of the ball.
-            self.user_emb.weight[torch.bincount(catalog.train_users, minlength=catalog.n_users) == 0] = 0.0
+            self.user_emb.weight[catalog.histories.n_events == 0] = 0.0
         if not config.train_nets:
             self.freeze_nets()
         self.memo: Memo[Side] = Memo()
@@ -198,7 +199,8 @@ class MAML(Recommender[MAMLConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="padded", samples=("pairs",), causal=False, n_negatives=self.config.n_negatives)
+        extras = (Negatives(k=self.config.n_negatives),)
+        return Needs(layout="padded", samples=("pairs",), causal=False, extras=extras)
 
     def constrain(self, parameters: Mapping[str, Tensor]) -> None:
         """Shorten the rows of P and Q that left the unit ball."""
@@ -221,9 +223,9 @@ class MAML(Recommender[MAMLConfig]):
         own, seen = together.split([ids.numel(), n])
         return own.unflatten(0, ids.shape), self.item_emb(drawn), seen
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return the hinge of the nearest negative times log(rank + 1), the feature loss and the covariances."""
-        config, ids = self.config, pairs(batch.target, batch.negatives)  # [T, 1 + K]
+        config, ids = self.config, pairs(batch)  # [T, 1 + K]
         own, items, features = self.features(ids)
         user = self.attention.user_side(self.user_emb(batch.user)[:, None])
         distance = self.attention.distance(

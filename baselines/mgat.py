@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.features import check_modalities, chosen, rescaled
 from mmbench.nn.graph import Graph, both_ways, distinct_pairs
 from mmbench.nn.losses import dots, pairs
@@ -53,7 +54,7 @@ class UserItemGraph(Graph):
 
     def __init__(self, catalog: Catalog) -> None:
         n = catalog.n_users + catalog.n_items
-        user, item = distinct_pairs(catalog.train_users, catalog.train_items - 1, catalog.n_items)
+        user, item = distinct_pairs(catalog.histories.users, catalog.train_items - 1, catalog.n_items)
         super().__init__(*both_ways(user, item, catalog.n_users), n_sources=n, n_targets=n)
         root = self.degree[self.source].double().rsqrt().to(torch.get_default_dtype())
         self.register_buffer("inverse_root", root, persistent=False)
@@ -154,7 +155,7 @@ class MGAT(Recommender[MGATConfig]):
     @torch.no_grad()
     def _silence_absent_users(self, catalog: Catalog) -> None:
         """Users without a training event are never trained: zero vectors, so that all of them are ranked alike."""
-        absent = torch.bincount(catalog.train_users, minlength=catalog.n_users) == 0
+        absent = catalog.histories.n_events == 0
         self.node_emb.weight[: catalog.n_users][absent] = 0.0
         for tower in self.towers.values():
             cast(Tower, tower).user_emb.weight[absent] = 0.0
@@ -165,7 +166,7 @@ class MGAT(Recommender[MGATConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="padded", samples=("pairs",), causal=False, n_negatives=1)
+        return Needs(layout="padded", samples=("pairs",), causal=False, extras=(Negatives(),))
 
     def nodes(self, asked: Tensor | None = None) -> Tensor:
         """Return the vectors of all nodes [n, L D], or of those asked for, int64 [K] -> [K, L D]."""
@@ -174,9 +175,9 @@ class MGAT(Recommender[MGATConfig]):
             return torch.cat(vectors, 1)
         return torch.stack(vectors).mean(0)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return BPR: the mean of -log sigma(x_ui - x_uj), or the code's sum of -log2 sigma."""
-        ids = pairs(batch.target, batch.negatives)  # [T, 2]
+        ids = pairs(batch)  # [T, 2]
         nodes = torch.cat([batch.user[:, None], self.n_users + ids - 1], 1)
         vectors = self.nodes(nodes.flatten()).unflatten(0, nodes.shape)  # [T, 3, L D]
         scores = dots(vectors[:, 0], vectors[:, 1:])

@@ -22,7 +22,9 @@ from mmbench.runs.store import Ranks
 # Scores held at once, by device. The chunk depends on the catalogue only, so that the same model always meets the
 # same matrix shapes and gives the same last bits.
 SCORES_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}
-FEWEST_USERS = 64  # in a chunk, however large the catalogue: an encoder is slow on a few histories
+# A chunk has so many users however large the catalogue, because an encoder is slow on a few histories; fewer only where
+# a score needs more than a number for each item.
+FEWEST_USERS = 64
 # And at most, however small it is: histories of a chunk should be of like length, because they are padded alike.
 MOST_USERS = {"cpu": 256, "cuda": 4_096}
 # Scores compared at once: on a CPU so few that the passes over them read the cache, not the memory.
@@ -66,15 +68,14 @@ def _rank(
     model.eval()
     needs = model.needs
     batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
-    rows = last_rows(view.offsets, view.user, model.max_len - needs.extra_slots)
-    fitting = SCORES_AT_ONCE[device.type] // model.n_items
-    size = chunk or min(max(FEWEST_USERS, fitting), MOST_USERS[device.type])
+    rows = last_rows(view.offsets, view.user, model.max_len - needs.places_after)
+    size = chunk or chunk_size(model, device.type)
     greater, equal = np.zeros(len(view), np.int64), np.zeros(len(view), np.int64)
     with torch.no_grad():
         table = model.item_table() if model.is_dot_product else None
         buffer = None if table is None else logits_buffer(min(size, len(view)), len(table), table)
         for index, part in _in_order_of_length(rows, size):
-            batch = batcher.evaluation(part, extra_slots=needs.extra_slots)
+            batch = batcher.evaluation(part, places_after=needs.places_after)
             if table is None or buffer is None:
                 scores = model.score(batch)
             else:
@@ -88,6 +89,13 @@ def _rank(
             greater[index], equal[index] = above.cpu().numpy(), tied.cpu().numpy()
     model.train(was_training)
     return Ranks(user=view.user, greater=greater, equal=equal, n_candidates=model.n_items)
+
+
+def chunk_size(model: Recommender[Any], device_type: str) -> int:
+    """Return how many users are scored at once, so that what a score holds fits (`Recommender.score_cost`)."""
+    cost = max(model.score_cost(model.n_items), 1)
+    fewest = max(1, FEWEST_USERS * model.n_items // max(cost, model.n_items))
+    return min(max(fewest, SCORES_AT_ONCE[device_type] // cost), MOST_USERS[device_type])
 
 
 def _in_order_of_length(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Rows]]:

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.features import FeatureNorm, feature_margins
 from mmbench.nn.losses import dots, pairs
 from mmbench.settings.config import NonNegativeFloat, PositiveInt
@@ -117,13 +118,14 @@ class ContentBPR(Recommender[C]):
             nn.init.zeros_(self.item_bias.weight)
         self.item_emb.weight[0].zero_()
         # Users without a training event get no gradient: a zero vector ranks by what is common to all users.
-        absent = torch.bincount(catalog.train_users, minlength=catalog.n_users) == 0
+        absent = catalog.histories.n_events == 0
         for weight in users:
             weight[absent] = 0.0
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="padded", samples=("pairs",), causal=False, n_negatives=self.config.n_negatives)
+        extras = (Negatives(k=self.config.n_negatives),)
+        return Needs(layout="padded", samples=("pairs",), causal=False, extras=extras)
 
     def query(self, batch: Batch) -> Tensor:
         """Return [gamma_u | theta_u^m ... | 1] of each user, [T, D]."""
@@ -141,9 +143,9 @@ class ContentBPR(Recommender[C]):
             columns.append(bias[:, None])
         return torch.cat(columns, 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return the mean of -log sigma(x_uij), where x_uij = x_ui - x_uj, and the penalty if there is one."""
-        ids = pairs(batch.target, batch.negatives)  # [T, 1 + K]
+        ids = pairs(batch)  # [T, 1 + K]
         user, items = self.user_emb(batch.user), self.item_emb(ids)
         thetas = [part.user_emb(batch.user) for part in self.parts_of_content]
         scores = dots(user, items)

@@ -6,6 +6,7 @@ The test targets are opened only after the training is over.
 
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -23,6 +24,7 @@ from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.evaluation import metrics
 from mmbench.evaluation.ranking import rank
 from mmbench.features.store import FeatureSet, load_features
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
 from mmbench.runs import store
@@ -60,10 +62,10 @@ def load_data(path: Path, content: str) -> LoadedData:
 
 
 @lru_cache(maxsize=16)
-def _load_features(path: Path, modality: str, encoder: str, content: str) -> FeatureSet:
-    """A feature set as it was when the run was planned; its values are compared with their hash once."""
-    found = load_features(open_path(path), modality, encoder)
-    if found.hash != content:
+def _load_features(path: Path, modality: str, use: FeatureUse) -> FeatureSet:
+    """Open features that are made as they were when the run was planned; their values are whole."""
+    found = load_features(open_path(path), modality, use.encoder)
+    if found.use.identity != use.identity:
         raise RunError(f"{found.path} changed since this run was planned; start it again")
     found.verify()
     return found
@@ -74,11 +76,10 @@ def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: 
     prepared, train = data.prepared, data.train
     tensors: dict[str, Any] = {}
     for modality, one in features.items():
-        values = torch.from_numpy(np.array(one.values, dtype=np.float32))
         if one.n_layers:
-            tensors.setdefault("layer_feat", {})[modality] = values
+            tensors.setdefault("layer_feat", {})[modality] = _as_it_lies(one.values)
         else:
-            tensors[f"{modality}_feat"] = values
+            tensors[f"{modality}_feat"] = torch.from_numpy(np.array(one.values, dtype=np.float32))
         tensors[f"has_{modality}"] = torch.from_numpy(np.array(one.present, dtype=bool))
     offsets = np.concatenate([[0], np.asarray(prepared.category_offsets)])
     return Catalog(
@@ -86,18 +87,24 @@ def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: 
         category_ids=torch.from_numpy(np.asarray(prepared.category_ids).astype(np.int64)),
         category_offsets=torch.from_numpy(offsets.astype(np.int64)),
         n_categories=len(prepared.category_names),
-        train_users=torch.from_numpy(train.users), train_items=torch.from_numpy(train.items),
-        train_times=torch.from_numpy(train.times), **tensors,
+        train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times),
+        train_offsets=torch.from_numpy(train.offsets), **tensors,
     )  # fmt: skip
+
+
+def _as_it_lies(values: np.ndarray) -> torch.Tensor:
+    """Return a tensor over a memory-mapped array, without a copy; no model writes to its features."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 def build_model(cell: Cell, data: LoadedData, device: str) -> tuple[Recommender[Any], TrainConfig]:
     """A freshly initialised model of the cell; the same seed gives the same weights."""
-    entry, _ = registry.find(cell.model)
+    entry = registry.find(cell.model)
     model_config, train_config = configs(entry, cell.settings)
     features = {
-        modality: _load_features(data.prepared.path, modality, used["encoder"], used["hash"])
-        for modality, used in cell.features.items()
+        modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
     }
     catalog = make_catalog(data, features, train_config.max_len)
     torch.manual_seed(derive_seed(cell.seed, "init"))
@@ -225,18 +232,18 @@ def fail_cell(cell: Cell, reason: str) -> RunRecord:
 
 
 def _base_record(cell: Cell) -> RunRecord:
-    entry, variant = registry.find(cell.model)
+    entry = registry.find(cell.model)
     prepared = open_path(cell.data_path)
     return RunRecord(
         path=cell.path, dataset=cell.dataset, model=cell.model, config_id=cell.config_id, seed=cell.seed,
-        display=f"{entry.recipe.display}:{variant}" if variant else entry.recipe.display,
+        display=entry.display,
         status="finished", deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
         # What is not trained is not selected either, and its cell is the same one under both settings.
         leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
         data_hash=prepared.hash,
         protocol=cell.protocol, fingerprint=cell.fingerprint, n_items=prepared.n_items,
         settings={key: {"value": one.value, "source": one.source} for key, one in cell.settings.items()},
-        features=cell.features, notes=list(cell.notes),
+        features={modality: use.to_json() for modality, use in cell.features.items()}, notes=list(cell.notes),
     )  # fmt: skip
 
 
@@ -298,7 +305,7 @@ def _close(opened: _Opened) -> RunRecord:
         seconds={**progress.seconds, **seconds, **({"epoch": float(np.median(numbers))} if numbers else {})},
         peak_memory=peak_memory(opened.device), extra={**model.extra_state(), **worth_of_parts(opened)},
         environment={
-            **environment(opened.device, registry.find(cell.model)[0].own_code()),
+            **environment(opened.device, registry.find(cell.model).own_code()),
             **({"stack": progress.stack} if progress.stack else {}),
             **({"notes": progress.notes} if progress.notes else {}),
         },

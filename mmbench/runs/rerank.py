@@ -8,6 +8,7 @@ import numpy as np
 
 from mmbench.errors import DataError, RunError
 from mmbench.evaluation.ranking import rank
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.models.base import Recommender
 from mmbench.runs import store
@@ -31,9 +32,13 @@ def cell_of(record: RunRecord, data_dir: Path) -> Cell:
             f"{record.dataset} now has {prepared.hash[:12]})"
         )
     settings = {key: Setting(one["value"], one["source"]) for key, one in record.settings.items()}
+    features = {
+        modality: FeatureUse(use["encoder"], use["identity"], use["content"])
+        for modality, use in record.features.items()
+    }
     return Cell(
         dataset=record.dataset, data_path=prepared.path, model=record.model, seed=record.seed, settings=settings,
-        features=record.features, protocol=record.protocol, config_id=record.config_id, path=record.path,
+        features=features, protocol=record.protocol, config_id=record.config_id, path=record.path,
         notes=tuple(record.notes),
     )  # fmt: skip
 
@@ -51,7 +56,7 @@ def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -
     model, data, config, chosen = _reopened(record, data_dir, device)
     before = _stored_ranks(record)
     rank_and_store(record.path, model, data, config, chosen)
-    ranked = environment(chosen, registry.find(record.model)[0].own_code())
+    ranked = environment(chosen, registry.find(record.model).own_code())
     store.write_record(replace(record, environment={**record.environment, "ranked_again": ranked}))
     after = _stored_ranks(record)
     assert after is not None

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbench.data.store import Prepared
+from mmbench.data.definition import check_current
+from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
 from mmbench.runs.execute import fail_cell, run_cell, run_stack
@@ -43,7 +44,7 @@ class Overrides:
 
 def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
     """A key that no chosen model has, or a model that is not chosen, is a mistake."""
-    known = {name: registry.find(name)[0].known_settings() for name in models}
+    known = {name: registry.find(name).known_settings() for name in models}
     every = sorted({key for keys in known.values() for key in keys})
     for key in overrides.everywhere:
         if key not in every:
@@ -52,7 +53,7 @@ def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
     for name, settings in overrides.by_model.items():
         if name not in names:
             raise UsageError(f"--set {name}.…: {suggest(name, names, what='model of this run')}")
-        entry, _ = registry.find(name)
+        entry = registry.find(name)
         keys = entry.known_settings()
         for key in settings:
             if key not in keys:
@@ -75,7 +76,7 @@ def plan(
     for prepared in datasets:
         for number, seed in enumerate(seeds):
             for model in models:
-                entry, _ = registry.find(model)
+                entry = registry.find(model)
                 if number and entry.load().deterministic:
                     continue  # one run is all runs
                 layers = overrides.layers(model, entry.known_settings())
@@ -130,8 +131,11 @@ def execute(
 ) -> list[RunRecord]:
     """Compute every missing cell; returns a record per cell, failed ones included, in the order of `cells`.
 
-    Cells that differ in their seeds only are trained `stack` at a time as one.
+    Cells that differ in their seeds only are trained `stack` at a time as one. Raises DataError for a data set whose
+    definition or raw files changed since it was prepared.
     """
+    for path in {cell.data_path: None for cell in cells}:
+        check_current(open_path(path))
     done: dict[Path, RunRecord] = {}
     missing = []
     for cell in cells:
@@ -159,7 +163,7 @@ def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
     """Cells that differ in the seed only, up to `size` together, in the order of their first ones."""
     by_configuration: dict[tuple[Path, str, str], list[Cell]] = {}
     for number, cell in enumerate(cells):
-        alone = size == 1 or not registry.find(cell.model)[0].load().trainable
+        alone = size == 1 or not registry.find(cell.model).load().trainable
         key = (cell.data_path, cell.model, f"{cell.config_id}/{number}" if alone else cell.config_id)
         by_configuration.setdefault(key, []).append(cell)
     return [
@@ -172,7 +176,7 @@ def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
 def _other_code(record: RunRecord) -> bool:
     """Made by another mmbench, or by another state of a user's own model file."""
     code = record.environment.get("code", {})
-    now = code_version()["source_hash"], registry.find(record.model)[0].own_code()
+    now = code_version()["source_hash"], registry.find(record.model).own_code()
     return (code.get("source_hash"), code.get("own_model", "")) != now
 
 

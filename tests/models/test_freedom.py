@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender
 from mmbench.nn.neighbours import nearest_by_cosine
@@ -98,9 +98,9 @@ def official_model(**settings: Any) -> Recommender[Any]:
     return model
 
 
-def official_triples(model: Recommender[Any]) -> Batch:
+def official_triples(model: Recommender[Any]) -> TrainBatch:
     batch = training_batch(model, view_of([[1], [3], [4]]))
-    return batch.with_negatives(torch.tensor([[4], [5], [2]]))
+    return batch.with_drawn(negatives=torch.tensor([[4], [5], [2]]))
 
 
 def test_neighbours_are_the_official_ones() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.registry import find
@@ -84,10 +84,10 @@ def official_model(**settings: Any) -> Recommender[Any]:
     return model
 
 
-def official_batch(model: Recommender[Any]) -> Batch:
+def official_batch(model: Recommender[Any]) -> TrainBatch:
     """Pairs (0, 1) and (2, 3), negatives [0, 2, 4, 3] and [1, 0, 2, 4]; items from 0."""
     batch = training_batch(model, view_of([[2], [], [4]]))
-    return batch.with_negatives(torch.tensor([[1, 3, 5, 4], [2, 1, 3, 5]]))
+    return batch.with_drawn(negatives=torch.tensor([[1, 3, 5, 4], [2, 1, 3, 5]]))
 
 
 def test_features_weights_and_scores_are_the_official_ones() -> None:
@@ -305,9 +305,9 @@ def test_loss_and_rank_at_their_ends() -> None:
     batch = training_batch(model, view_of([[4]]))
     order = all_scores(model.train(), 1)[0].argsort(descending=True) + 1
     best, worst = order[:1], order[-4:]
-    near = replace(batch, target=best, negatives=worst[None])
+    near = replace(batch, target=best).with_drawn(negatives=worst[None])
     assert model.train().loss(near)["rank"] == 0
-    far = replace(batch, target=worst[-1:], negatives=order[None, :4])
+    far = replace(batch, target=worst[-1:]).with_drawn(negatives=order[None, :4])
     scores = all_scores(model, 1)[0]
     hinge = scores[order[0] - 1] - scores[worst[-1] - 1] + 0.1
     assert model.train().loss(far)["rank"].item() == pytest.approx(float(hinge) * math.log(31), rel=1e-9)
@@ -517,5 +517,5 @@ def test_settings_and_data_that_do_not_fit() -> None:
 
 
 def test_the_recipe_names_what_is_released() -> None:
-    settings = find("maml:as-released")[0].recipe.variants["as-released"].settings
+    settings = find("maml:as-released").recipe.variants["as-released"].settings
     assert settings.items() >= {**AS_THE_CODE, "train_nets": False}.items()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender
 from tests.models.planted import finds_taste, planted_shop, trained
@@ -89,9 +89,9 @@ def official_model(**settings: Any) -> Recommender[Any]:
     return model
 
 
-def official_triples(model: Recommender[Any]) -> Batch:
+def official_triples(model: Recommender[Any]) -> TrainBatch:
     batch = training_batch(model, view_of([[1], [3]]))
-    return batch.with_negatives(torch.tensor([[3], [1]]))
+    return batch.with_drawn(negatives=torch.tensor([[3], [1]]))
 
 
 OFFICIAL: dict[int, dict[str, Any]] = {

@@ -34,5 +34,5 @@ def test_a_modality_is_read_exactly_if_its_features_move_a_number(name: str, mod
     stretched = feat * torch.linspace(0.2, 2.0, feat.shape[1])  # rows of zeros stay zero
     other = replace(catalog, **{f"{modality}_feat": stretched})
     config = toy_model(name, catalog, hidden_dim=8).config
-    is_read = registry.find(name)[0].load().reads(config, modality)
+    is_read = registry.find(name).load().reads(config, modality)
     assert (numbers_of(name, other) != numbers_of(name, catalog)) == is_read

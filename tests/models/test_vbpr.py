@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender
 from tests.models.planted import finds_taste, planted_shop, trained
@@ -70,9 +70,9 @@ def published_model(**settings: Any) -> Recommender[Any]:
     return model
 
 
-def published_triples(model: Recommender[Any]) -> Batch:
+def published_triples(model: Recommender[Any]) -> TrainBatch:
     batch = training_batch(model, view_of([[1], [3]]))
-    return batch.with_negatives(torch.tensor([[2], [1]]))
+    return batch.with_drawn(negatives=torch.tensor([[2], [1]]))
 
 
 def test_scores_are_those_of_the_reimplementations() -> None:
@@ -275,7 +275,7 @@ def test_users_without_events_are_ranked_by_what_all_users_share() -> None:
 
 def _events(histories: list[list[int]]) -> dict[str, Any]:
     bare = catalog_of(view_of(histories), n_items=30, features=False)
-    return {name: getattr(bare, name) for name in ("n_users", "train_users", "train_items", "train_times")}
+    return {name: getattr(bare, name) for name in ("n_users", "train_offsets", "train_items", "train_times")}
 
 
 def test_nothing_is_dropped_and_the_history_is_not_read() -> None:

@@ -68,11 +68,11 @@ def test_settings_of_registered_rows_exist_and_are_valid(name: str) -> None:
     for row in content.all_rows:
         if not is_live(row.model):
             continue
-        entry, variant = registry.find(row.model)
+        entry = registry.find(row.model)
         known = entry.known_settings()
         assert set(row.settings) | set(row.fixed) <= set(known), row.label
         values = {**defaults_of(TrainConfig)}
-        for _, layer in entry.layers(variant, content.datasets[0]):
+        for _, layer in entry.layers(content.datasets[0]):
             values |= layer
         values |= row_settings(row, content, Overrides())
         configs(entry, {key: Setting(value, "") for key, value in values.items()})
@@ -94,7 +94,7 @@ def test_compared_rows_and_printed_tables_exist(name: str) -> None:
 def test_own_sweeps_are_the_recipes_search_grids() -> None:
     for name in ("hm4sr/fig4", "hm4sr/fig8", "tmmsrec/fig7"):
         content = content_of(name)
-        grid = registry.find(content.sweep_model)[0].recipe.search
+        grid = registry.find(content.sweep_model).recipe.search
         for sweep in content.sweeps:
             assert list(sweep.values) == grid[sweep.setting]
 

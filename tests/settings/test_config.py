@@ -87,10 +87,10 @@ def test_the_defaults_of_training_are_valid() -> None:
 
 
 def test_later_layers_win_and_are_named(toy: Prepared) -> None:
-    entry, variant = registry.find("sasrec:official")
-    found = resolve_settings(entry, variant, toy, [("--set", {"hidden_dim": 48})])
+    entry = registry.find("sasrec:official")
+    found = resolve_settings(entry, toy, [("--set", {"hidden_dim": 48})])
     assert {key: (one.value, one.source) for key, one in found.items() if key in EXPECTED} == EXPECTED
-    plain = resolve_settings(entry, "", toy, [])
+    plain = resolve_settings(registry.find("sasrec"), toy, [])
     assert (plain["loss"].value, plain["loss"].source) == ("ce", "default")
     assert set(plain) == set(entry.known_settings())
 
@@ -107,20 +107,20 @@ EXPECTED = {
 
 def test_a_data_set_s_table_stands_between_recipe_and_variant(toy: Prepared) -> None:
     """Also when the prepared data set has a suffix; the table is that of the data set itself."""
-    entry = registry.find("sasrec")[0]
+    entry = registry.find("sasrec")
     sourced = type(next(iter(entry.recipe.settings.values())))
     table = {key: sourced(value=value, source="test") for key, value in (("lr", 0.5), ("loss", "bpr"))}
     with_table = entry.recipe.model_copy(update={"dataset": {"toy": table}})
-    changed = registry.ModelEntry(recipe=with_table, file=entry.file)
-    found = resolve_settings(changed, "official", toy, [])
+    changed = registry.ModelEntry(recipe=with_table, file=entry.file, variant="official")
+    found = resolve_settings(changed, toy, [])
     assert (found["lr"].value, found["lr"].source) == (0.5, "recipe for toy")
     assert (found["loss"].value, found["loss"].source) == ("bce", "variant official")
-    names = [source for source, _ in changed.layers("", "toy@random:1")]
-    assert names == ["default", "recipe", "recipe for toy"]
+    names = [source for source, _ in changed.layers("toy@random:1")]
+    assert names == ["default", "recipe", "recipe for toy", "variant official"]
 
 
 def test_bad_values_name_the_model_and_the_key(toy: Prepared) -> None:
-    entry = registry.find("sasrec")[0]
+    entry = registry.find("sasrec")
     for values, expected in (
         ({"lr": -1}, "sasrec: lr: "),
         ({"hidden_dim": 10, "n_heads": 3}, "hidden_dim 10 is not divisible by n_heads 3"),
@@ -128,7 +128,7 @@ def test_bad_values_name_the_model_and_the_key(toy: Prepared) -> None:
         ({"samples": "al"}, "sasrec: samples: "),
     ):
         with pytest.raises(UsageError) as caught:
-            resolve_settings(entry, "", toy, [("--set", values)])
+            resolve_settings(entry, toy, [("--set", values)])
         assert expected in str(caught.value)
 
 
