@@ -74,6 +74,7 @@ NEUTRAL = {
     "reg_weight": (0.0, 0.05), "content_reg_weight": (0.0, 0.04),
     "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
     "pop_weight": (0.0, 0.05), "last_only": (0.1, 0.4), "uniform_share": (0.15, 0.3),
+    "window_days": (7.0, 60.0), "solve_precision": ("float32", "float64"),
 }  # fmt: skip
 # Setting -> another and its value, with which it has no meaning.
 RULED_OUT = {"content_reg_weight": ("reg", "mmrec")}
