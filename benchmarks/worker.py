@@ -50,8 +50,8 @@ def make_catalog(data: Histories, train: TrainView, spec: dict[str, Any], max_le
     if width:
         noise = torch.Generator().manual_seed(0)
         for name in ("text", "image"):
-            extra[f"{name}_feat"] = torch.randn(n + 1, width, generator=noise)
-            extra[f"has_{name}"] = torch.ones(n + 1, dtype=torch.bool)
+            extra[f"has_{name}"] = torch.arange(n + 1) > 0  # row 0 is padding
+            extra[f"{name}_feat"] = torch.randn(n + 1, width, generator=noise) * extra[f"has_{name}"][:, None]
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(n + 1) * OF_ITEM])
         extra["category_ids"] = torch.randint(N_CATEGORIES, (n * OF_ITEM,), generator=noise)
         extra |= {"category_offsets": offsets, "n_categories": N_CATEGORIES}
