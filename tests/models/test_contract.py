@@ -269,6 +269,7 @@ def test_seeds_in_a_stack_have_the_losses_and_gradients_that_they_have_alone(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "rand", _fixed)
+    monkeypatch.setattr(torch, "randn", _fixed)
     monkeypatch.setattr(torch, "randperm", lambda n, **kwargs: torch.arange(n).flip(0))
     view, trainers = toy_view(), []
     for seed in (1, 2, 3):
