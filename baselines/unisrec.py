@@ -65,8 +65,8 @@ class UniSRecConfig:
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)
-        if not self.modalities:
-            raise ValueError('modalities = [] leaves nothing to read; name "text", "image" or both')
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise ValueError('modalities must name "text", "image" or both, each once')
 
 
 class UniSRec(Recommender[UniSRecConfig]):
@@ -113,7 +113,11 @@ class UniSRec(Recommender[UniSRecConfig]):
             return (Stage(),)
         size = {"batch_size": config.pretrain_batch_size}
         first = Stage(
-            name="pretrain", epochs=config.pretrain_epochs, samples="prefix", settings=size, data=config.pretrain
+            name="pretrain",
+            epochs=config.pretrain_epochs,
+            samples="prefix",
+            settings=size,
+            data=config.pretrain,
         )
         return (first, Stage(name="finetune"))
 
@@ -186,7 +190,9 @@ class UniSRec(Recommender[UniSRecConfig]):
         is_shared = self.config.catalogue_noise == "shared"
         history = F.embedding(batch.item_seq, catalogue) if is_shared else self.content(batch.item_seq)
         states = F.normalize(self.states(batch, history), dim=-1)
-        return {"ce": self.next_item_loss(states / self.config.temperature, self.candidates(catalogue), batch)}
+        return {
+            "ce": self.next_item_loss(states / self.config.temperature, self.candidates(catalogue), batch)
+        }
 
     def next_item_loss(self, query: Tensor, candidates: Tensor, batch: TrainBatch) -> Tensor:
         return cross_entropy(query, candidates[1:], batch.target)

@@ -42,6 +42,4 @@ class UniSRecAsReleased(UniSRec):
 
     def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor) -> Tensor:
         logit = 0.0 if self.config.same_target == "zero-logit" else None
-        return info_nce(
-            anchor, positive, temperature=self.config.temperature, same=same, same_logit=logit
-        )
+        return info_nce(anchor, positive, temperature=self.config.temperature, same=same, same_logit=logit)

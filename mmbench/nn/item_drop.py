@@ -50,5 +50,8 @@ def shorten(batch: Batch, kept: Tensor) -> Shortened:
     first = (place - batch.position).clamp(min=0)  # of the own history
     before = (count - kept.long()).gather(1, first)
     position = (count - 1 - before).clamp(min=0)
-    last = torch.where(kept, place, 0).cummax(1).values + width * torch.arange(len(kept), device=kept.device)[:, None]
+    last = (
+        torch.where(kept, place, 0).cummax(1).values
+        + width * torch.arange(len(kept), device=kept.device)[:, None]
+    )
     return Shortened(kept=kept, position=position, slot=last.flatten().index_select(0, batch.slot))
