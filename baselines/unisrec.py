@@ -3,19 +3,20 @@ KDD 2022, arXiv:2206.05941.
 Official code: github.com/RUCAIBox/UniSRec @ 05aa5cb (on RecBole); its slips are in unisrec_released.py.
 
 An item is its frozen text vector behind a mixture of whitening experts; a causal Transformer reads the history; the
-score is the cosine of state and item vector. "Transductive" (the default) adds an id embedding to an item on both sides,
-"inductive" has no parameter that belongs to an item, so the model can be trained on other data sets first.
+score is the cosine of state and item vector. "Transductive" (the default) adds an id embedding to an item on both
+sides, "inductive" has no parameter that belongs to an item, so the model can be trained on other data sets first.
 
 Axes: R rows, W width, D hidden, T targets, N items.
 Follows: paper sec. 2.1.1-2.1.2, the adaptor, WhiteningExperts() and content(); sec. 2.1.3 encode(); sec. 2.2.1 the
 sequence-item and 2.2.2 the sequence-sequence contrast, pretraining_terms(); sec. 2.3 fine-tuning, loss() and
 start_stage().
 Differences that matter (unisrec.toml lists all, with their switches):
-(1) pre-training is off; `pretrain = "target"` trains on the run's own data set first, "source" on other data sets. Its
+(1) pre-training is off; `pretrain = "target"` trains on the run's own data set first, "source" on other ones. Its
     augmentation is the item drop only: the word drop needs a second encoding of every text.
-(2) padding is no class of the softmax, and an item whose vector is zero is the constant 0: a cosine has no gradient there
-    (1e12 in the code).
-(3) targets that a step holds twice are no negatives of each other; the code sets their logits to 0, which stay in the sum.
+(2) padding is no class of the softmax, and an item whose vector is zero is the constant 0: a cosine has no gradient
+    there (1e12 in the code).
+(3) targets that a pre-training step holds twice are no negatives of each other; the code sets their logits to 0, which
+    stay in the sum.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""UniSRec with the slips of its released code, github.com/RUCAIBox/UniSRec @ 05aa5cb; the model itself is in unisrec.py.
+"""UniSRec with the slips of its released code, github.com/RUCAIBox/UniSRec @ 05aa5cb; the model is in unisrec.py.
 
 Each slip has a setting, so that it can be taken back by itself.
 

@@ -195,7 +195,8 @@ def measure(name: str) -> Numbers:
     if model.trainable:
         numbers["initial"] = initial_weights(model)
         fill(model.double())
-        model.start_epoch(LATE)
+        with draws_replaced():
+            model.start_epoch(LATE)
         batch = training_step(model, settings.get("samples", "default"))
         with draws_replaced():
             terms = model.train().loss(batch)

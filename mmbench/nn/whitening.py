@@ -18,7 +18,8 @@ NOISE_FLOOR = 0.01  # least deviation of a gate's noise
 class _DroppedProducts(torch.autograd.Function):
     """x [n, F] with a mask for each group, keep uint8 [G, n, F], times weight [G, D, F] -> [G, n, D].
 
-    The G dropped copies of x exist a block of rows at a time, in both passes; only the masks are kept. x has no gradient.
+    The G dropped copies of x exist a block of rows at a time, in both passes; only the masks are kept. No gradient
+    reaches x.
     """
 
     generate_vmap_rule = True
