@@ -161,8 +161,6 @@ class MISSRec(Recommender[MISSRecConfig]):
         """Pre-training has no ids; fine-tuning leaves the Transformer and the positions as they are."""
         self.is_pretraining = name == "pretrain"
         self._begin_interests()
-        if self.item_emb is not None:
-            self.item_emb.requires_grad_(not self.is_pretraining)
         if name == "finetune" and self.config.freeze:
             for part in (self.encoder, self.encoder_norm, self.decoder, self.decoder_norm, self.position_emb):
                 part.requires_grad_(False)
@@ -200,14 +198,13 @@ class MISSRec(Recommender[MISSRecConfig]):
         """Return Z, the vectors of all modalities one below the other, [M N, D]."""
         return torch.cat([table[1:] for table in self.adapted()])
 
-    @torch.no_grad()
     def _begin_interests(self) -> None:
-        """Have interests before the first discovery: the first K vectors, shared out in turns."""
-        rows = self._rows_to_cluster()
+        """Have interests before the first discovery: drawn vectors, shared out in turns."""
         ratio = self.config.pretrain_cluster_ratio if self.is_pretraining else self.config.cluster_ratio
-        n_interests = max(1, -int(-ratio * len(rows) // 1))
-        label = torch.arange(len(rows), device=rows.device) % n_interests
-        self._set_interests(rows[:n_interests], label)
+        n_rows, like = len(self.modalities) * self.n_items, self.position_emb.weight
+        n_interests = max(1, -int(-ratio * n_rows // 1))
+        centroids = nn.init.normal_(like.new_empty(n_interests, like.shape[1]))
+        self._set_interests(centroids, torch.arange(n_rows, device=like.device) % n_interests)
 
     def _set_interests(self, centroids: Tensor, label: Tensor) -> None:
         """Keep centroids [K, D] and the cluster of each row of Z, int64 [M N] from 0."""

@@ -125,8 +125,6 @@ class UniSRec(Recommender[UniSRecConfig]):
     def start_stage(self, name: str) -> None:
         """Pre-training has no ids; fine-tuning leaves the Transformer and the positions as they are."""
         self.is_pretraining = name == "pretrain"
-        if self.item_emb is not None:
-            self.item_emb.requires_grad_(not self.is_pretraining)
         if name == "finetune" and self.config.freeze:
             self.encoder.requires_grad_(False)
             self.position_emb.requires_grad_(False)
