@@ -389,9 +389,8 @@ def test_slope_of_both_ends() -> None:
 
 def test_equal_modalities_are_one_cosine() -> None:
     catalog = toy_catalog()
-    model = make(
-        catalog=replace(catalog, image_feat=catalog.text_feat, has_image=catalog.has_text), use_ids=False
-    ).eval()
+    same = replace(catalog, image_feat=catalog.text_feat, has_image=catalog.has_text)
+    model = make(catalog=same, use_ids=False).eval()
     model.adaptors.image.load_state_dict(model.adaptors.text.state_dict())
     nn.init.constant_(model.slope, 3.7)
     batch = history_batch(model, PLAIN)
