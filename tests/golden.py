@@ -73,6 +73,7 @@ NEUTRAL = {
     "score_reg": (1.0, 0.8), "elu_param": (0.0, 0.5), "feature_scale": (1.0, 1.3), "l2_emb": (0.0, 0.01),
     "reg_weight": (0.0, 0.05), "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
     "pop_weight": (0.0, 0.05), "last_only": (0.1, 0.4), "uniform_share": (0.15, 0.3),
+    "window_days": (7.0, 60.0), "solve_precision": ("float32", "float64"),
 }  # fmt: skip
 LATE = 100  # an epoch in which no warm-up switches a term off any more
 # Times in float32, whose sums depend on the processor in the seventh digit.

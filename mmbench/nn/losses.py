@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmbench.data.batch import TrainBatch
+from mmbench.nn.layers import take_rows
 
 ROWS_OF_LOGITS = 512  # held at once; below 128 the matrix products get slower
 FEWEST_ROWS = 64
@@ -156,7 +157,7 @@ def dots(query: Tensor, vectors: Tensor) -> Tensor:
 def item_scores(query: Tensor, table: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scores of a few items of each query: table [N, D] (row i - 1 = item i), items int64 [T, K] in 1..N -> [T, K]."""
     scores = dots(query, F.embedding(items - 1, table))
-    return scores if bias is None else scores + bias[items - 1]
+    return scores if bias is None else scores + take_rows(bias, items - 1)
 
 
 def pairs(batch: TrainBatch) -> Tensor:
