@@ -24,9 +24,13 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     if x.is_cuda:
         return F.dropout(x, cut / 256)
+    return x * keep_bytes(x, cut).to(x.dtype).mul_(256.0 / (256 - cut))
+
+
+def keep_bytes(x: Tensor, cut: int) -> Tensor:
+    """Draw 1 (kept) or, with probability `cut` / 256, 0 for each element of `x`; uint8, 0 < cut < 256."""
     # 0 below `cut`, else 1, without a comparison: those that make booleans are not vectorised on CPUs.
-    keep = _random_bytes(x).clamp(cut - 1, cut).sub_(cut - 1)
-    return x * keep.to(x.dtype).mul_(256.0 / (256 - cut))
+    return _random_bytes(x).clamp(cut - 1, cut).sub_(cut - 1)
 
 
 def _random_bytes(x: Tensor) -> Tensor:
