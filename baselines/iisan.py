@@ -83,8 +83,8 @@ class SideNetwork(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """The official code's: adapters N(0, 0.01^2); the image tower's last map Xavier; else as PyTorch does."""
-        for adapter in self.adapters:
-            for part in (adapter.down, adapter.up):
+        for part in self.adapters.modules():
+            if isinstance(part, GroupedLinear):
                 nn.init.normal_(part.weight, std=0.01)
                 nn.init.zeros_(part.bias)
         image = TOWERS.index("image")

@@ -57,7 +57,13 @@ class Attention(nn.Module):
     """Multi-head attention of a row's places to each other; `mask` True = may look."""
 
     def __init__(
-        self, dim: int, n_heads: int, attn_dropout: float, n_groups: int | None = None, *, use_bias: bool = True
+        self,
+        dim: int,
+        n_heads: int,
+        attn_dropout: float,
+        n_groups: int | None = None,
+        *,
+        use_bias: bool = True,
     ) -> None:
         super().__init__()
         check_heads(dim, n_heads)
