@@ -427,7 +427,7 @@ def test_the_newest_item_has_the_last_position_where_histories_are_padded_on_the
             changed = shaken(make(catalog, **settings))
             with torch.no_grad():
                 changed.position_emb.weight[place] += 1
-                    changed.position_emb.weight[place, 0] += 1  # a norm takes out what all coordinates share
+                changed.position_emb.weight[place, 0] += 1  # a norm takes out what all coordinates share
             same = torch.allclose(changed.query(batch)[0], before)
             assert same == (place not in range(first, first + 3))
 
