@@ -1,8 +1,8 @@
 """A data set small enough to reason about, and the short ways from it to a model and its batches.
 
 toy_view     20 users, 30 items; 1 to 14 events each (so some exceed max_len 8), repeated items, tied times
-toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories; of each
-             modality 13 states of 12 dims, float16, as from networks of 12 layers
+toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories and
+             4 brands; of each modality 13 states of 12 dims, float16, as from networks of 12 layers
 toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
 training_batch, history_batch   what the engine would feed that model
 stack_groups, take_group        weights of separate modules and of one with a group axis
@@ -103,6 +103,7 @@ def catalog_of(
         category_ids=torch.tensor([c for one in owned for c in one], dtype=torch.int64),
         category_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
         n_categories=N_CATEGORIES,
+        brand_ids=torch.tensor([0, 0, *(1 + i * i % 4 for i in range(2, n_items + 1))][: n_items + 1]),
     )  # fmt: skip
 
 
