@@ -5,9 +5,9 @@ A Transformer over item ids is first trained to tell attributes, masked items an
 at both sides; then it is fine-tuned, causally, on the next item. Attributes teach and are no input.
 
 Axes: R rows, W width, D hidden, A attributes, T targets, N items, E training events; [MASK] is id N + 1.
-Follows the official code and the paper's four terms, pretraining_loss(): attributes of visible items (AAP), masked items
-(MIP), attributes of masked items (MAP, both attribute_terms()), segments (SP). What they hide: draw_cloze(). Encoder:
-encode(). Fine-tuning: loss().
+Follows the official code and the paper's four terms, pretraining_loss(): attributes of visible items (AAP), masked
+items (MIP), attributes of masked items (MAP; both attribute_terms()), segments (SP). What they hide: draw_cloze().
+Encoder: encode(). Fine-tuning: loss().
 Differences: (1) attributes are scored from the state of an item in its history, all of them at once, as the code does;
 the paper scores the item's embedding, against sampled attributes. (2) Validation and test events are neither cut into
 segments nor kept from being negatives; the code does both. (3) [MASK] is never a negative item; in the code it can be.

@@ -118,7 +118,7 @@ def training_step(model: Recommender[Any], samples: str) -> TrainBatch:
     if negatives is None:
         return batch
     items = (words("negatives", n_targets * negatives.k) % np.uint64(N_ITEMS)).astype(np.int64) + 1
-    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, -1))
+    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, negatives.k))
 
 
 def side_by_side(batch: TrainBatch) -> TrainBatch:
