@@ -1,6 +1,7 @@
 """`mmbench report`: stored results as a table with tests."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -146,6 +147,7 @@ def report(
     if current_data:
         records = _on_current_data(state, records)
     records = keep_settings(records, wanted)
+    _note_outdated_data(state, records)
     built = build_table(
         records,
         metrics=metrics or DEFAULT_METRICS,
@@ -162,6 +164,17 @@ def report(
     if said:  # else nobody could tell from the table that runs were chosen
         built = replace(built, caption=(*built.caption, ("Runs", f"Only runs with {', '.join(said)}.")))
     _emit(state, built, fmt, output)
+
+
+def _note_outdated_data(state: State, records: "Sequence[RunRecord]") -> None:
+    """Note which data sets are not what `prepare` would make today; those that cannot be opened matter to no table."""
+    from mmbench.cli.tables import note_outdated
+    from mmbench.data.store import is_prepared, open_prepared
+
+    for name in dict.fromkeys(record.dataset for record in records):
+        with suppress(MmbenchError):
+            if is_prepared(name, state.data_dir):
+                note_outdated(state, open_prepared(name, state.data_dir))
 
 
 def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "list[RunRecord]":

@@ -24,6 +24,7 @@ from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.evaluation import metrics
 from mmbench.evaluation.ranking import rank
 from mmbench.features.store import FeatureSet, load_features
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
 from mmbench.runs import store
@@ -61,10 +62,10 @@ def load_data(path: Path, content: str) -> LoadedData:
 
 
 @lru_cache(maxsize=16)
-def _load_features(path: Path, modality: str, encoder: str, content: str) -> FeatureSet:
-    """A feature set as it was when the run was planned; its values are compared with their hash once."""
-    found = load_features(open_path(path), modality, encoder)
-    if found.hash != content:
+def _load_features(path: Path, modality: str, use: FeatureUse) -> FeatureSet:
+    """Open features that are made as they were when the run was planned; their values are whole."""
+    found = load_features(open_path(path), modality, use.encoder)
+    if found.use.identity != use.identity:
         raise RunError(f"{found.path} changed since this run was planned; start it again")
     found.verify()
     return found
@@ -103,8 +104,7 @@ def build_model(cell: Cell, data: LoadedData, device: str) -> tuple[Recommender[
     entry = registry.find(cell.model)
     model_config, train_config = configs(entry, cell.settings)
     features = {
-        modality: _load_features(data.prepared.path, modality, used["encoder"], used["hash"])
-        for modality, used in cell.features.items()
+        modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
     }
     catalog = make_catalog(data, features, train_config.max_len)
     torch.manual_seed(derive_seed(cell.seed, "init"))
@@ -243,7 +243,7 @@ def _base_record(cell: Cell) -> RunRecord:
         data_hash=prepared.hash,
         protocol=cell.protocol, fingerprint=cell.fingerprint, n_items=prepared.n_items,
         settings={key: {"value": one.value, "source": one.source} for key, one in cell.settings.items()},
-        features=cell.features, notes=list(cell.notes),
+        features={modality: use.to_json() for modality, use in cell.features.items()}, notes=list(cell.notes),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation import metrics
 from mmbench.features.store import FeatureSet, default_encoder, load_features
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.runs import store
 from mmbench.settings.config import Setting, TrainConfig, build, defaults_of, resolve
@@ -30,7 +31,7 @@ class Cell:
     model: str
     seed: int
     settings: dict[str, Setting]
-    features: dict[str, dict[str, Any]]  # modality -> {"encoder", "hash", "path"}; used ones only
+    features: dict[str, FeatureUse]  # by modality; used ones only
     protocol: dict[str, Any]
     config_id: str
     path: Path
@@ -51,10 +52,10 @@ def resolve_settings(
     overrides: list[tuple[str, Mapping[str, Any]]],
 ) -> dict[str, Setting]:
     """All settings of a model on a data set with the source of each value, validated."""
-    protocol = {key: prepared.protocol[key] for key in FROM_PROTOCOL}
+    protocol = {key: getattr(prepared.protocol, key) for key in FROM_PROTOCOL}
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("default", defaults_of(TrainConfig)),
-        (f"protocol {prepared.protocol['name']}", protocol),
+        (f"protocol {prepared.protocol.name}", protocol),
         *entry.layers(prepared.name),
         *overrides,
     ]
@@ -143,13 +144,13 @@ def make_cell(
     keys = settings_of_use(entry) - set(ENCODERS)
     identity = {
         "settings": {key: settings[key].value for key in sorted(keys) if not _came_later(key, settings[key])},
-        "features": {modality: one.hash for modality, one in features.items()},
+        "features": {modality: one.use.identity for modality, one in features.items()},
         "protocol": protocol,
     }
     config_id = hash_json(identity)[:10]
     return Cell(
         dataset=prepared.name, data_path=prepared.path, model=model, seed=seed, settings=settings,
-        features={m: {"encoder": one.encoder, "hash": one.hash} for m, one in features.items()},
+        features={modality: one.use for modality, one in features.items()},
         protocol=protocol, config_id=config_id, notes=tuple(notes),
         path=store.cell_path(results_dir, dataset=prepared.name, model=model, config_id=config_id, seed=seed),
     )  # fmt: skip
@@ -162,7 +163,7 @@ def _came_later(key: str, setting: Setting) -> bool:
 
 def comparable(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str, Any]:
     """The protocol's fields that two rows must share to stand in one table."""
-    kept = {k: v for k, v in prepared.protocol.items() if k not in (*FROM_PROTOCOL, "name")}
+    kept = {k: v for k, v in prepared.protocol.to_json().items() if k not in (*FROM_PROTOCOL, "name")}
     return {
         **kept,
         "data": prepared.hash,

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmbench.errors import DataError, RunError
 from mmbench.evaluation.ranking import rank
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.models.base import Recommender
 from mmbench.runs import store
@@ -31,9 +32,13 @@ def cell_of(record: RunRecord, data_dir: Path) -> Cell:
             f"{record.dataset} now has {prepared.hash[:12]})"
         )
     settings = {key: Setting(one["value"], one["source"]) for key, one in record.settings.items()}
+    features = {
+        modality: FeatureUse(use["encoder"], use["identity"], use["content"])
+        for modality, use in record.features.items()
+    }
     return Cell(
         dataset=record.dataset, data_path=prepared.path, model=record.model, seed=record.seed, settings=settings,
-        features=record.features, protocol=record.protocol, config_id=record.config_id, path=record.path,
+        features=features, protocol=record.protocol, config_id=record.config_id, path=record.path,
         notes=tuple(record.notes),
     )  # fmt: skip
 

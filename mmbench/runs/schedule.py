@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbench.data.store import Prepared
+from mmbench.data.definition import check_current
+from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
 from mmbench.runs.execute import fail_cell, run_cell, run_stack
@@ -130,8 +131,11 @@ def execute(
 ) -> list[RunRecord]:
     """Compute every missing cell; returns a record per cell, failed ones included, in the order of `cells`.
 
-    Cells that differ in their seeds only are trained `stack` at a time as one.
+    Cells that differ in their seeds only are trained `stack` at a time as one. Raises DataError for a data set whose
+    definition or raw files changed since it was prepared.
     """
+    for path in {cell.data_path: None for cell in cells}:
+        check_current(open_path(path))
     done: dict[Path, RunRecord] = {}
     missing = []
     for cell in cells:

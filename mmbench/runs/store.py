@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from mmbench.atomic import write_json, write_with
-from mmbench.data.store import folder_name
+from mmbench.data.manifest import folder_name
 from mmbench.errors import DataError, OtherVersionError
 
 RECORD_FORMAT = 1
@@ -101,8 +101,10 @@ class RunRecord:
     settings: Annotated[dict[str, dict[str, Any]], _each(value=object, source=str)] = field(
         default_factory=dict
     )
-    # modality -> {"encoder", "hash", ...}
-    features: Annotated[dict[str, dict[str, Any]], _each(encoder=str, hash=str)] = field(default_factory=dict)
+    # modality -> mmbench.features.use.FeatureUse
+    features: Annotated[dict[str, dict[str, Any]], _each(encoder=str, identity=str, content=str)] = field(
+        default_factory=dict
+    )
     n_parameters: int = 0
     n_epochs: int = 0  # of all stages
     best_epoch: int = 0  # of the last stage, which counts its own

@@ -43,7 +43,7 @@ def test_evaluation_slot_is_the_last_event_or_the_last_extra_place() -> None:
     batch = batcher.evaluation(rows)
     assert batch.item_seq.flatten()[batch.slot].tolist() == [C, D]
     assert batch.user.tolist() == [4, 7]
-    assert batch.target is None
+    assert not isinstance(batch, TrainBatch)
     extra = batcher.evaluation(rows, places_after=1)
     assert extra.item_seq.tolist() == [[A, B, C, 0], [D, 0, 0, 0]]
     assert extra.segment.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]

@@ -405,9 +405,9 @@ def test_features_that_a_variant_is_about_must_exist(name: str, missing: tuple[s
 def test_settings_that_make_no_sense_are_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         build(TMMSRecConfig, settings, where="tmmsrec")
+    assert "\n" not in str(caught.value)
 
 
 def test_padding_in_attention_needs_attention() -> None:
     with pytest.raises(UsageError, match=r"padding_keys is about attention.*'gru4rec'"):
         make("tmmsrec:as-released", backbone="gru4rec")
-    assert "\n" not in str(caught.value)

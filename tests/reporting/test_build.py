@@ -109,7 +109,12 @@ def test_a_recipe_that_differs_between_data_sets_makes_one_row(results: Path) ->
 
 def test_other_encoders_make_other_rows(results: Path) -> None:
     for encoder in ("tfidf", "minilm"):
-        fake_run(results, "hm4sr", config_id=encoder, features={"text": {"encoder": encoder, "hash": "x"}})
+        fake_run(
+            results,
+            "hm4sr",
+            config_id=encoder,
+            features={"text": {"encoder": encoder, "identity": "x", "content": "y"}},
+        )
     table = build_table(all_records(results), metrics=[HR10])
     assert {row.label for row in table.rows} == {"HM4SR [text encoder=tfidf]", "HM4SR [text encoder=minilm]"}
     assert "text tfidf (HM4SR [text encoder=tfidf])" in caption_of(table, "Features")

@@ -86,7 +86,7 @@ def test_settings_that_a_model_ignores_do_not_split_its_row(results: Path) -> No
 
 def test_encoders_chosen_for_one_data_set_are_rows(results: Path) -> None:
     def run(dataset: str, asked: str, used: str) -> None:
-        features = {"text": {"encoder": used, "hash": "x"}} if used else {}
+        features = {"text": {"encoder": used, "identity": "x", "content": "y"}} if used else {}
         chosen = () if asked == "auto" else ("text_encoder",)
         settings = {"text_encoder": asked}
         fake_run(results, "hm4sr", dataset=dataset, settings=settings, chosen=chosen, features=features)

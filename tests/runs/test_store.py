@@ -19,7 +19,7 @@ from tests.reporting.conftest import fake_run
 @pytest.fixture
 def record(tmp_path: Path) -> RunRecord:
     return fake_run(
-        tmp_path, features={"text": {"encoder": "tfidf", "hash": "ab", "dim": 8}},
+        tmp_path, features={"text": {"encoder": "tfidf", "identity": "ab", "content": "cd"}},
         environment={"code": {"source_hash": "ab"}}, curve=[{"epoch": 1, "NDCG@10": 0.25}],
         seconds={"train": 3}, peak_memory={"host": 5}, extra={"any": [None, {"thing": 1}]},
     )  # fmt: skip
@@ -38,7 +38,11 @@ def change(record: RunRecord, **fields: Any) -> None:
         ("settings", {"lr": {"value": 0.1}}, "settings: lr lacks source"),
         ("protocol", None, "protocol: .* (got null)"),
         ("features", None, "features: .* (got null)"),
-        ("features", {"text": {"encoder": None, "hash": "x"}}, "features: text.encoder should be a str"),
+        (
+            "features",
+            {"text": {"encoder": None, "identity": "x", "content": "y"}},
+            "features: text.encoder should be a str",
+        ),
         ("environment", None, "environment: .* (got null)"),
         ("environment", {"code": None}, "environment: code should be an object (got None)"),
         ("seed", "1", "seed: .*integer.*"),
@@ -71,7 +75,7 @@ def test_a_missing_field_is_named(record: RunRecord) -> None:
 
 
 def test_what_was_written_is_read(record: RunRecord) -> None:
-    assert record.features["text"] == {"encoder": "tfidf", "hash": "ab", "dim": 8}
+    assert record.features["text"] == {"encoder": "tfidf", "identity": "ab", "content": "cd"}
     assert record.extra == {"any": [None, {"thing": 1}]}
     assert record.curve == [{"epoch": 1, "NDCG@10": 0.25}]
     assert record.seconds == {"train": 3.0}

@@ -90,7 +90,7 @@ def test_later_layers_win_and_are_named(toy: Prepared) -> None:
     entry = registry.find("sasrec:official")
     found = resolve_settings(entry, toy, [("--set", {"hidden_dim": 48})])
     assert {key: (one.value, one.source) for key, one in found.items() if key in EXPECTED} == EXPECTED
-    plain = resolve_settings(entry, toy, [])
+    plain = resolve_settings(registry.find("sasrec"), toy, [])
     assert (plain["loss"].value, plain["loss"].source) == ("ce", "default")
     assert set(plain) == set(entry.known_settings())
 

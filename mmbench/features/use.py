@@ -1,0 +1,24 @@
+"""Which stored features a run reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmbench import strict
+
+
+@dataclass(frozen=True)
+class FeatureUse(strict.Strict):
+    """Which stored features a run reads.
+
+    identity  what made them: equal on every machine that made them from the same inputs in the same way
+    content   hash of the stored numbers, which two machines may round differently; "" = not known
+    """
+
+    encoder: str
+    identity: str
+    content: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON content."""
+        content: dict[str, Any] = strict.dump(self)
+        return content
