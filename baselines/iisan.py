@@ -29,6 +29,7 @@ from mmbench.nn.features import LayerFeatures
 from mmbench.nn.grouped import GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads
 from mmbench.nn.losses import ROWS_OF_LOGITS, cross_entropy
+from mmbench.nn.memo import Memo
 from mmbench.settings.config import PositiveInt, Probability
 
 TOWERS = ("image", "text", "inter")
@@ -144,6 +145,7 @@ class IISAN(Recommender[IISANConfig]):
     def __init__(self, config: IISANConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
         dim = config.hidden_dim
+        self.memo: Memo[Tensor] = Memo()
         self.text = layer_table(catalog, "text", config.layer_step)
         self.image = layer_table(catalog, "image", config.layer_step)
         shape, other = self.text.bits.shape[1:], self.image.bits.shape[1:]
@@ -200,7 +202,15 @@ class IISAN(Recommender[IISANConfig]):
         return vectors
 
     def item_table(self) -> Tensor:
-        return self.encode_items(torch.arange(1, self.n_items + 1, device=self.position_emb.weight.device))
+        ids = torch.arange(1, self.n_items + 1, device=self.position_emb.weight.device)
+        return self.memo(
+            self, lambda: self.encode_items(ids)
+        )  # once for a ranking, not for each of its chunks
+
+    def train(self, mode: bool = True) -> "IISAN":
+        self.memo.forget()
+        super().train(mode)
+        return self
 
     # -- users --------------------------------------------------------------------------------------------
 
@@ -214,8 +224,7 @@ class IISAN(Recommender[IISANConfig]):
         return self.encoder(x, batch.attention_mask(causal=True), batch.slot)
 
     def query(self, batch: Batch) -> Tensor:
-        ids, index = batch.item_seq.unique(return_inverse=True)
-        return self.encode(batch, F.embedding(index, self.encode_items(ids)))
+        return self.encode(batch, look_up(self.item_table(), batch))
 
     # -- losses -------------------------------------------------------------------------------------------
 
@@ -223,8 +232,7 @@ class IISAN(Recommender[IISANConfig]):
         if self.config.loss == "inbatch":
             return {"inbatch": self.in_batch_loss(batch)}
         table = self.item_table()
-        vectors = F.embedding(batch.item_seq, F.pad(table, (0, 0, 1, 0)))
-        return {"ce": cross_entropy(self.encode(batch, vectors), table, batch.target)}
+        return {"ce": cross_entropy(self.encode(batch, look_up(table, batch)), table, batch.target)}
 
     def in_batch_loss(self, batch: TrainBatch) -> Tensor:
         """Return the mean cross entropy of each target among all items of the step but those of its own history.
@@ -252,6 +260,11 @@ class IISAN(Recommender[IISANConfig]):
                 for rows, mine in chunks
             ]
             return (torch.logaddexp(own, torch.cat(others)) - own).mean()
+
+
+def look_up(table: Tensor, batch: Batch) -> Tensor:
+    """Return the rows of a table [N, D] for the batch's items, [R, W, D]; zero where there is padding."""
+    return F.embedding(batch.item_seq, F.pad(table, (0, 0, 1, 0)))
 
 
 def _log_sum(query: Tensor, table: Tensor, bias: Tensor, is_own: Tensor) -> Tensor:

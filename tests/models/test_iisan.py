@@ -379,6 +379,21 @@ def test_layers_are_every_second_one_from_the_embeddings_to_the_last() -> None:
             assert torch.equal(other.item_table()[0], table[0]) == (layer not in layers)
 
 
+def test_a_ranking_encodes_the_items_once_and_anew_after_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(toy_catalog()).eval()
+    counts: list[int] = []
+    encode = model.encode_items
+    monkeypatch.setattr(model, "encode_items", lambda ids: counts.append(len(ids)) or encode(ids))
+    with torch.no_grad():
+        before = model.item_table()
+        for history in ([4, 5], [7]):
+            model.query(history_batch(model, [history]))
+        assert counts == [N_ITEMS]
+        model.side.join.bias += 1
+        model.train().eval()
+        torch.testing.assert_close(model.item_table(), before + 1)
+
+
 def test_sizes_are_those_of_the_paper() -> None:
     """4,113,877 trained numbers with ten positions, and states that are stored are none of them."""
     states = torch.zeros(3, 13, 768, dtype=torch.float16)
