@@ -31,6 +31,7 @@ from tests.models.toy import (
     catalog_of,
     gradients,
     history_batch,
+    loss_by_hand,
     toy_catalog,
     toy_model,
     toy_view,
@@ -462,6 +463,13 @@ def test_a_fused_score_has_no_parts() -> None:
         logits = [dot(fusion.weight.weight[0], torch.tanh(affine_of(fusion.map, v))) for v in vectors]
         fused.append(sum(share * v for share, v in zip(softmax(logits), vectors, strict=True)))
     torch.testing.assert_close(fusion(x), torch.stack(fused))
+
+
+@pytest.mark.parametrize("name", ["m3srec", "m3srec:attn"])
+def test_the_loss_is_the_cross_entropy_of_the_scores(name: str) -> None:
+    model = make(name)
+    batch = training_batch(model, toy_view())
+    torch.testing.assert_close(model.loss(batch)["ce"], loss_by_hand("ce", model.score(batch), batch))
 
 
 def affine_of(layer: torch.nn.Linear, x: Tensor) -> Tensor:
