@@ -290,8 +290,11 @@ def test_padding_and_items_without_a_feature_have_the_bias_of_the_norm() -> None
 
 
 def test_content_as_wide_as_the_model_is_used_as_it_is() -> None:
-    model = make(hidden_dim=8)  # toy pictures have width 8
+    catalog = toy_catalog()
+    model = make(catalog=catalog, hidden_dim=8)  # toy pictures have width 8
     assert model.features["image"].map is None
+    for name, table in model.features.items():
+        assert torch.equal(table.feat.float(), getattr(catalog, f"{name}_feat"))
     assert model.features["text"].map is not None
 
 
