@@ -186,8 +186,9 @@ class MMSR(Recommender[MMSRConfig]):
         self.input_map = nn.Parameter(
             torch.empty(3 * dim, dim)
         )  # of node, type and place, one below the other
-        maps = ("query",) if config.qkv == "tied" else ("query", "key", "value")
-        self.maps = nn.ParameterDict({name: torch.empty(len(self.types), dim, dim) for name in maps})
+        self.maps = nn.ParameterDict(
+            {name: torch.empty(len(self.types), dim, dim) for name in self._map_names()}
+        )
         self.chain_weights = nn.Parameter(torch.empty(N_CHAINS, dim))  # a_r
         if config.orders == "both":
             self.gate = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1, bias=False))
@@ -195,6 +196,14 @@ class MMSR(Recommender[MMSRConfig]):
             self.fusion = nn.Linear(len(self.types) * dim, dim)
         self.drop, self.attn_drop = Dropout(config.dropout), Dropout(config.attn_dropout)
         self._init_weights(centres)
+
+    def _map_names(self) -> tuple[str, ...]:
+        """Return which maps are read; those of tied values, and keys that no second attention takes, are not."""
+        config = self.config
+        if config.qkv == "separate":
+            return ("query", "key", "value")
+        has_second = config.inside_first == "paper" and config.orders != "across-first"
+        return ("query", "key") if has_second else ("query",)
 
     @torch.no_grad()
     def _init_weights(self, centres: Sequence[Tensor]) -> None:
@@ -268,13 +277,6 @@ class MMSR(Recommender[MMSRConfig]):
         parts = [part @ weight for part, weight in zip(x.split(graphs.sizes, 1), weights, strict=True)]
         return torch.cat(parts, 1).chunk(len(names), -1)
 
-    def queries_and_keys(self, x: Tensor, graphs: Graphs) -> tuple[Tensor, Tensor]:
-        if self.config.qkv == "tied":
-            (query,) = self.typed(x, graphs, "query")
-            return query, query
-        query, key = self.typed(x, graphs, "query", "key")
-        return query, key
-
     def het(self, query: Tensor, key: Tensor, graphs: Graphs) -> Tensor:
         """Return softmax_j LeakyReLU(q_i . k_j) over the node itself and its edges across types, [B, n, n]."""
         has_edge = (graphs.relation == 1) | (graphs.relation > N_CHAINS)
@@ -297,19 +299,23 @@ class MMSR(Recommender[MMSRConfig]):
 
     def both_orders(self, h: Tensor, graphs: Graphs) -> Tensor:
         """Return the gated sum of across-first (BA) and inside-first (AB) attention; values stay the first ones."""
-        config = self.config
-        query, key = self.queries_and_keys(h, graphs)
-        value = query if config.qkv == "tied" else self.typed(h, graphs, "value")[0]
-        across = self.het(query, key, graphs)
+        config, answers = self.config, []
+        if config.qkv == "tied":
+            query = key = value = self.typed(h, graphs, "query")[0]
+        else:
+            query, key, value = self.typed(h, graphs, "query", "key", "value")
+        if config.orders != "inside-first" or config.inside_first == "code":
+            across = self.het(query, key, graphs)
         if config.orders != "inside-first":
-            across_first = self.inside(self.attn_drop(across) @ value, value, graphs)
-            if config.orders == "across-first":
-                return across_first
-        if config.inside_first == "paper":
-            across = self.het(*self.queries_and_keys(self.inside(value, value, graphs), graphs), graphs)
-        inside_first = self.attn_drop(across) @ value
-        if config.orders == "inside-first":
-            return inside_first
+            answers.append(self.inside(self.attn_drop(across) @ value, value, graphs))
+        if config.orders != "across-first":
+            if config.inside_first == "paper":
+                query, key = self.typed(self.inside(value, value, graphs), graphs, "query", "key")
+                across = self.het(query, key, graphs)
+            answers.append(self.attn_drop(across) @ value)
+        if len(answers) == 1:
+            return answers[0]
+        across_first, inside_first = answers
         share = (self.gate(inside_first) - self.gate(across_first)).sigmoid()  # a softmax over the two
         return across_first + share * (inside_first - across_first)
 
