@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from mmbench.atomic import canonical, write_text, write_with
-from mmbench.errors import DamagedError
+from mmbench.errors import DamagedError, OtherVersionError
 
+FORMAT = "format"  # the key that holds the number of a file's format
 SEAL = "sha256"  # the key, or the archive's member, that holds the hash
 FACTS = "facts"
 
@@ -25,16 +26,21 @@ FACTS = "facts"
 # -- JSON -------------------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with its hash, readable and in a stable key order; NaN is refused."""
+def write_json(path: Path, content: Mapping[str, Any], *, version: int | None = None) -> None:
+    """Write a JSON object with its hash, readable and in a stable key order; NaN is refused.
+
+    version  the number of the file's format, for `read_json`
+    """
+    content = dict(content) if version is None else {**content, FORMAT: version}
     sealed = {**content, SEAL: hash_content(content)}
     write_text(path, json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, *, advice: str) -> dict[str, Any]:
-    """Read what `write_json` wrote, without the hash.
+def read_json(path: Path, *, advice: str, version: int | None = None) -> dict[str, Any]:
+    """Read what `write_json` wrote, without the hash and the version.
 
-    advice  ends the message when the file is damaged: what to do about it
+    advice   ends the message when the file is damaged or of another format: what to do about it
+    version  the format that we read; OtherVersionError for another one, whether or not it carries a hash
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
@@ -42,12 +48,27 @@ def read_json(path: Path, *, advice: str) -> dict[str, Any]:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error, advice) from error
-    if not isinstance(content, dict) or not isinstance(content.get(SEAL), str):
-        raise damaged(path, "no JSON object with a hash", advice)
-    sha256 = content.pop(SEAL)
-    if hash_content(content) != sha256:
-        raise damaged(path, "its content does not have the hash that it carries", advice)
+    if not isinstance(content, dict):
+        raise damaged(path, "no JSON object", advice)
+    sha256 = content.pop(SEAL, None)
+    is_whole = isinstance(sha256, str) and hash_content(content) == sha256
+    if version is not None and (is_whole or sha256 is None):
+        _check_version(path, content, version, advice)
+    if not is_whole:
+        reason = "no hash" if sha256 is None else "its content does not have the hash that it carries"
+        raise damaged(path, reason, advice)
+    if version is not None and content.pop(FORMAT, None) != version:
+        raise damaged(path, "no number of its format", advice)
     return content
+
+
+def _check_version(path: Path, content: Mapping[str, Any], version: int, advice: str) -> None:
+    """Raise OtherVersionError when a file says that it is of another format."""
+    found = content.get(FORMAT)
+    if type(found) is int and found != version:
+        raise OtherVersionError(
+            f"{path} was written by another version of mmbench (format {found}, this one reads {version}); {advice}"
+        )
 
 
 def hash_content(content: Mapping[str, Any]) -> str:
@@ -62,14 +83,19 @@ def _refuse(constant: str) -> None:
 # -- arrays -----------------------------------------------------------------------------------------------
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Write arrays and facts (JSON) as one .npz file with the hash of both."""
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], *, is_compressed: bool = True
+) -> None:
+    """Write arrays and facts (JSON) as one .npz file with the hash of both.
+
+    is_compressed  False for numbers that hardly shrink and are written often
+    """
     text = canonical(dict(facts)).decode()
     members: dict[str, Any] = {**arrays, FACTS: np.array(text), SEAL: np.array(digest(arrays, text))}
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **members)
+            (np.savez_compressed if is_compressed else np.savez)(file, **members)
 
     write_with(path, write)
 

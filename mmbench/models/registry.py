@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from hashlib import sha256
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from mmbench.atomic import hash_json
 from mmbench.errors import UsageError, suggest
 from mmbench.paths import PACKAGE, baselines_dir
-from mmbench.settings.config import TrainConfig, check_keys, defaults_of
-from mmbench.settings.recipe import Recipe, read_recipe
+from mmbench.settings.config import Layer, Origin, TrainConfig, check_keys, defaults_of
+from mmbench.settings.recipe import Recipe, Sourced, read_recipe
 
 if TYPE_CHECKING:
     from mmbench.models.base import Recommender
@@ -66,16 +66,25 @@ class ModelEntry:
             raise UsageError(f"{self.file}: settings {sorted(both)} have the name of a training setting")
         return own + shared
 
-    def layers(self, variant: str, dataset: str) -> list[tuple[str, dict[str, Any]]]:
-        """The recipe's setting layers for a data set, from weakest to strongest (see mmbench.settings.config)."""
-        recipe, found = self.recipe, [("default", defaults_of(self.config_class()))]
-        found.append(("recipe", {key: one.value for key, one in recipe.settings.items()}))
+    def layers(self, variant: str, dataset: str) -> list[Layer]:
+        """Return the recipe's layers of settings for a data set, from weakest to strongest."""
+        recipe = self.recipe
+        layers = [
+            Layer(Origin.default, defaults_of(self.config_class())),
+            _sourced(Origin.recipe, recipe.settings),
+        ]
         base = dataset.split("@")[0]
         if base in recipe.dataset:
-            found.append((f"recipe for {base}", {k: one.value for k, one in recipe.dataset[base].items()}))
+            layers.append(_sourced(Origin.dataset, recipe.dataset[base], base))
         if variant:
-            found.append((f"variant {variant}", dict(recipe.variants[variant].settings)))
-        return found
+            layers.append(Layer(Origin.variant, dict(recipe.variants[variant].settings), variant))
+        return layers
+
+
+def _sourced(origin: Origin, table: Mapping[str, Sourced], note: str = "") -> Layer:
+    """Return a table of a recipe as a layer whose notes are the recipe's sources."""
+    values = {key: setting.value for key, setting in table.items()}
+    return Layer(origin, values, note, {key: setting.source for key, setting in table.items()})
 
 
 def _import_file(file: Path) -> Any:

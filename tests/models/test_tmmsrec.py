@@ -302,8 +302,8 @@ def test_recipe_lists_the_variants_and_every_setting_exists() -> None:
     own = set(defaults_of(TMMSRecConfig))
     for variant in VARIANTS:
         values: dict[str, Any] = {}
-        for _, layer in entry.layers(variant, "demo"):
-            values.update(layer)
+        for layer in entry.layers(variant, "demo"):
+            values.update(layer.values)
         build(TMMSRecConfig, {k: v for k, v in values.items() if k in own}, where=variant)
         train = build(TrainConfig, {k: v for k, v in values.items() if k not in own}, where=variant)
         assert train.validation == ("test-item" if variant == "leaky" else "valid")

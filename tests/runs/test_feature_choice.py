@@ -12,8 +12,10 @@ from mmbench.data.views import target_view, training_view
 from mmbench.errors import UsageError
 from mmbench.features.store import write_features
 from mmbench.models.registry import find
-from mmbench.runs.execute import LoadedData, make_catalog, run_cell
+from mmbench.runs.build import LoadedData, make_catalog
+from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import make_cell
+from mmbench.settings.config import Layer, Origin
 from tests.prepared import add_features, write_toy
 
 
@@ -21,7 +23,7 @@ def test_a_variants_own_needs_decide_which_features_it_wants(tmp_path: Path) -> 
     prepared = write_toy(tmp_path, features=False)
 
     def cell(model: str, **overrides: Any) -> Any:
-        small = [("--set", {"hidden_dim": 12, **overrides})]
+        small = [Layer(Origin.user, {"hidden_dim": 12, **overrides})]
         return make_cell(results_dir=tmp_path, prepared=prepared, model=model, seed=1, overrides=small)
 
     assert cell("tmmsrec:id").features == cell("tmmsrec:id+tie").features == {}
@@ -42,12 +44,12 @@ def test_states_per_layer_reach_only_models_that_read_them(
     prepared = write_toy(tmp_path, features=False)
     values = np.random.default_rng(0).normal(size=(prepared.n_items + 1, 3, 5))
     layered = write_features(prepared, "text", "deep", values, np.ones(len(values), bool), {}, float16=True)
-    overrides = [("--set", {"text_encoder": "deep"})]
+    overrides = [Layer(Origin.user, {"text_encoder": "deep"})]
     with pytest.raises(UsageError, match="hm4sr reads one vector an item, but deep of toy has 3 layers"):
         make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
     monkeypatch.setattr(find("hm4sr")[0].load(), "reads_layers", True)
     cell = make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
-    assert cell.features["text"]["hash"] == layered.hash
+    assert cell.features["text"].content == layered.hash
     split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
     views = training_view(prepared, split), target_view(prepared, split, "valid")
     catalog = make_catalog(LoadedData(prepared, split, *views), {"text": layered}, 10)

@@ -1,0 +1,49 @@
+"""JSON as frozen dataclasses and back, checked strictly: no missing, unknown or mistyped key passes."""
+
+import json
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+SHOWN = 60  # characters of a wrong value that a message repeats
+
+
+class Strict:
+    """Base of dataclasses that `read` makes: unknown keys, other types, NaN and infinity are refused."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def read(kind: type[T], content: Any) -> T:
+    """Return JSON content as the dataclass `kind`, lists as tuples; ValueError says in one line what does not fit."""
+    try:
+        adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
+        return adapter.validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise ValueError(_explain(error)) from None
+
+
+def dump(value: Any) -> Any:
+    """Return a dataclass as JSON content: dictionaries, lists, texts and numbers."""
+    return _adapter(value.__class__).dump_python(value, mode="json")
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first fault as text: where, what is expected, what stands there."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return f"{where} is missing"
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where} is unknown"
+    expected = fault["msg"].removeprefix("Value error, ")
+    value = json.dumps(fault["input"], default=str)
+    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+    return f"{where}: {expected} (got {shown})" if where else f"{expected} (got {shown})"
