@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmbench.choices import SplitName
 from mmbench.data.views import TargetView, ranges
+from mmbench.errors import UsageError
 from mmbench.evaluation.evidence import UNKNOWN, MadeBy, Ranking
 from mmbench.evaluation.ranking import rank_fully
 from mmbench.models.base import Catalog, Recommender
@@ -79,9 +80,9 @@ def constant(modality: Literal["text", "image"]) -> Intervention:
 
 
 def _with_mean(catalog: Catalog, modality: str) -> Catalog:
-    """Return the catalogue with one vector for all items; as it is where the model reads none of the modality."""
+    """Return the catalogue with one vector for all items; as it is where no item has the modality."""
     present: Tensor | None = getattr(catalog, f"has_{modality}")
-    if present is None:
+    if present is None or not present.any():
         return catalog
     everywhere = torch.ones_like(present)
     everywhere[0] = False
@@ -97,14 +98,16 @@ def _with_mean(catalog: Catalog, modality: str) -> Catalog:
 
 def _mean_everywhere(features: Tensor, present: Tensor) -> Tensor:
     """Return features [N+1, ...] whose rows 1..N are the mean of the rows that are present."""
-    mean = features[present].double().mean(0).to(features.dtype)
+    mean = features[present].mean(0, dtype=torch.float64).to(features.dtype)
     changed = mean.expand_as(features).clone()
     changed[0] = 0
     return changed
 
 
 def history(newest: int) -> Intervention:
-    """Let the model read the newest events of each history only."""
+    """Let the model read the newest events of each history only; UsageError for none."""
+    if newest < 1:
+        raise UsageError(f"history={newest}: the newest 1 or more events are read")
     return Intervention(f"history={newest}", histories=lambda view: _newest(view, newest))
 
 
