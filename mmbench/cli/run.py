@@ -287,11 +287,13 @@ def _rankings_to_print(
 
 def _value_text(metric: "Metric", ranking: "Ranking", rule: MaskRule, record: "RunRecord") -> str:
     """Return a metric of a ranking; n/a where lists are not made."""
+    from mmbench.evaluation.evidence import ListsError
+
     if metric.needs == "lists" and ranking.name != "test":
         return "n/a"
     try:
         return f"{metric.value(ranking, rule):.6f}"
-    except UsageError as error:
+    except ListsError as error:
         raise UsageError(
             f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"
         ) from error

@@ -26,6 +26,10 @@ FORMAT = 1
 LIST_RULES: tuple[MaskRule, ...] = ("none", "input")
 
 
+class ListsError(UsageError):
+    """Lists that are missing or too short: ranking again makes longer ones."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """Target ranks under one mask rule: `greater[k]` candidates beat the target of `user[k]`, `equal[k]` tie with it.
@@ -115,16 +119,18 @@ class Ranking:
         return Ranks(self.user, greater, equal, self.n_items)
 
     def top(self, rule: MaskRule, k: int) -> np.ndarray:
-        """Return the first `k` items of each user's list, int32 [n, k]; UsageError when they were not stored."""
-        if rule not in self.lists:
-            if self.lists:
-                raise UsageError(
-                    f"lists are stored under {' and '.join(self.lists)}, not under mask rule {rule}"
-                )
-            raise UsageError("no lists are stored")
+        """Return the first `k` items of each user's list, int32 [n, k].
+
+        Raises UsageError where no lists are made, ListsError where longer ones can be made.
+        """
+        if self.split != "test":
+            raise UsageError(f"lists are stored for the test targets only, not for {self.split}")
+        if rule not in LIST_RULES:
+            raise UsageError(f"lists are stored under {' and '.join(LIST_RULES)}, not under mask rule {rule}")
         length = min(k, self.n_items)
         if self.list_length < length:
-            raise UsageError(f"the stored lists have {self.list_length} items, not {k}")
+            stored = f"the stored lists have {self.list_length} items, not {k}"
+            raise ListsError(stored if self.lists else "no lists are stored")
         return self.lists[rule].items[:, :length]
 
     def n_different(self, other: "Ranking") -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmbench.choices import MaskRule
 from mmbench.errors import DataError, OtherVersionError, ProtocolMismatchError, UsageError
-from mmbench.evaluation.evidence import Ranking
+from mmbench.evaluation.evidence import ListsError, Ranking
 from mmbench.evaluation.metrics import Metric
 from mmbench.reporting.labels import Group, RowKey
 from mmbench.reporting.protocols import check_protocols
@@ -111,8 +111,7 @@ def _run(record: RunRecord, ranking: Ranking, request: TableRequest) -> _Run:
 def _of_lists(metric: Metric, record: RunRecord, ranking: Ranking, rule: MaskRule) -> float:
     try:
         return metric.value(ranking, rule)
-    except UsageError as error:
-        metric.check(ranking.n_items)
+    except ListsError as error:
         raise UsageError(
             f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"
         ) from error
