@@ -12,7 +12,7 @@ from mmbench.evaluation.metrics import Metric
 from mmbench.features.use import FeatureUse
 from mmbench.reporting.table import Table
 from mmbench.settings.config import Origin
-from tests.reporting.conftest import all_records, fake_run, make_table, row_of
+from tests.reporting.conftest import all_records, caption_of, fake_run, make_table, row_of
 
 HR10 = Metric("HR", 10)
 
@@ -131,3 +131,16 @@ def test_what_an_experiment_declares_splits_rows_and_is_told_where_it_does(resul
     declared = {"settings": {"max_len": 9}, "chosen": ("max_len",), "origin": Origin.experiment}
     fake_run(results, dataset="bb", **declared)
     assert places(table_of(results)) == {"SASRec [max_len=50]": ["aa"], "SASRec [max_len=9]": ["bb"]}
+
+
+def test_features_of_two_machines_make_one_row_and_a_note(results: Path) -> None:
+    """Made in the same way, they differ in the last digits between kinds of processors."""
+    for seed, content in enumerate(("c1" * 8, "c1" * 8, "c2" * 8), start=1):
+        use = FeatureUse("tfidf-svd", identity="a1", content=content)
+        fake_run(results, "hm4sr", seed=seed, features={"text": use})
+    table = make_table(all_records(results))
+    assert [(row.label, row.cells[0].n) for row in table.rows] == [("HM4SR", 3)]
+    assert (
+        "HM4SR on toys: text features made in the same way on different machines, equal up to rounding "
+        "(c1c1c1c1: seed 1, 2; c2c2c2c2: seed 3)."
+    ) in caption_of(table, "Features")
