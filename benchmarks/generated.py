@@ -7,13 +7,15 @@ nothing to learn in them: they are for measuring time and memory.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mmbench.data.manifest import Facts
 from mmbench.data.protocol import PROTOCOLS
-from mmbench.data.store import Prepared, write_prepared
-from mmbench.features.store import MODALITIES, write_features
+from mmbench.data.statistics import coverage, describe
+from mmbench.data.store import Content, Prepared, write_prepared
+from mmbench.features.manifest import MODALITIES, MadeBy
+from mmbench.features.store import write_features
 
 USERS, ITEMS = 22_363, 12_101
 LEAST, LONGEST = 5, 300
@@ -63,25 +65,35 @@ def histories(
 def write(data_dir: Path, name: str, made: Histories, *, features: int = 0) -> Prepared:
     """The histories as a prepared data set without titles; with random features so wide, and random categories."""
     rng = np.random.default_rng(0)
-    protocol: dict[str, Any] = {**PROTOCOLS["clean"], "name": "clean", "ties": "file"}
-    counts = {"users": made.n_users, "items": made.n_items, "interactions": len(made.items)}
-    blank = {"title": "", "brand": "", "categories": [], "text": "", "image": None}
-    manifest = {
-        "name": name, "dataset": name, "title": name, "synthetic": True, "protocol": protocol, "counts": counts,
-        "statistics": {}, "printed": {}, "raw": [], "images": None, "created": 0.0,
-    }  # fmt: skip
+    protocol, blank = (
+        PROTOCOLS["clean"],
+        {"title": "", "brand": "", "categories": [], "text": "", "image": None},
+    )
+    records = [{"id": f"i{number:07}", **blank} for number in range(made.n_items)]
     of_item = OF_ITEM if features else 0
     owned = rng.integers(0, CATEGORIES // OF_ITEM, (made.n_items, of_item)) * OF_ITEM + np.arange(of_item)
-    prepared = write_prepared(
-        data_dir=data_dir, manifest=manifest, items=made.items, times=made.times, offsets=made.offsets,
-        item_records=[{"id": f"i{number:07}", **blank} for number in range(made.n_items)],
-        user_ids=[f"u{number:07}" for number in range(made.n_users)],
-        categories=(
-            [f"c{number:03}" for number in range(CATEGORIES if features else 0)],
-            owned.reshape(-1), np.arange(made.n_items + 1) * of_item,
-        ),
+    statistics = describe(
+        items=made.items, times=made.times, offsets=made.offsets, n_items=made.n_items, protocol=protocol,
+        coverage=coverage(records, None),
     )  # fmt: skip
+    facts = Facts(
+        name=name,
+        dataset=name,
+        title=name,
+        synthetic=True,
+        protocol=protocol,
+        statistics=statistics,
+        created=0.0,
+    )
+    content = Content(
+        items=made.items, times=made.times, offsets=made.offsets, item_records=records,
+        user_ids=[f"u{number:07}" for number in range(made.n_users)],
+        category_names=[f"c{number:03}" for number in range(CATEGORIES if features else 0)],
+        category_ids=owned.reshape(-1), category_offsets=np.arange(made.n_items + 1) * of_item,
+    )  # fmt: skip
+    prepared = write_prepared(data_dir, facts, content)
     for modality in MODALITIES if features else ():
         values = rng.standard_normal((made.n_items + 1, features), dtype=np.float32)
-        write_features(prepared, modality, "random", values, np.ones(len(values), bool), {"settings": {}})
+        made_by = MadeBy(identity={"random": features})
+        write_features(prepared, modality, "random", values, np.ones(len(values), bool), made_by)
     return prepared

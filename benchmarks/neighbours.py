@@ -95,8 +95,8 @@ def main() -> None:
         f"{prepared.name}: {given.field}[{given.level}], {len(set(labels))} labels, {given.k} nearest others"
     )
     print(f"{'encoder':34} {'width':>5}  {'same':>6}  {'random':>6}  {'items':>6}")
-    for modality, names in list_features(prepared).items():
-        for name in names:
+    for modality, manifests in list_features(prepared).items():
+        for name in (manifest.encoder for manifest in manifests):
             features = load_features(prepared, modality, name)
             if features.values.ndim == 2:
                 print(line(f"{modality} {name}", features.values[1:], features.present[1:], labels, given.k))

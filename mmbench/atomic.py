@@ -1,8 +1,10 @@
 """Files that are either the old or the new version, never half of one, and their hashes."""
 
+import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +15,11 @@ from typing import Any
 from mmbench.errors import MmbenchError
 from mmbench.locks import held
 
+_BESIDE = re.compile(r"\.(new|gone)-[0-9]+-[0-9a-f]{8}\.tmp")  # as `beside` ends the names that it makes
+
 
 def beside(path: Path, *, what: str) -> Path:
-    """A new name in the same folder: hidden, ends in `.tmp`, used by nobody else.
+    """Return a new name in the same folder: hidden, ends in `.tmp`, used by nobody else.
 
     Not made by `tempfile`, whose files and folders only their owner may read whatever the umask says.
     """
@@ -44,6 +48,24 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # renamed, or never made
             temporary.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it, files or folders; the caller holds the lock of `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if _BESIDE.fullmatch(leftover.name[len(path.name) + 1 :]):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no reader sees half of it: it loses its name first."""
+    gone = beside(path, what="gone")
+    with suppress(FileNotFoundError):
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
@@ -77,6 +99,12 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_stamp(path: Path) -> str:
+    """Return size and times of a file: while they are equal, its content is the same on this machine."""
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
 # -- folders ----------------------------------------------------------------------------------------------
 
 KEPT = ".old"  # ends the name under which an old folder waits while the new one takes its place
@@ -95,7 +123,7 @@ def swap_folder(work: Path, final: Path, *, keep: Sequence[str] = (), option: st
         if file.is_file():
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())  # so that a power cut after the swap does not leave empty files
-    (work / KEEP_FILE).write_text("\n".join(keep), encoding="utf-8")
+    write_text(work / KEEP_FILE, "\n".join(keep))
     with _swapping(final.parent, option):
         try:
             _finish(final)

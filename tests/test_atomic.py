@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 import torch
@@ -15,9 +15,12 @@ import torch
 from mmbench import atomic
 from mmbench.atomic import (
     canonical,
+    file_stamp,
     finish_swaps,
     hash_file,
     hash_json,
+    remove_folder,
+    remove_leftovers,
     replacing,
     swap_folder,
     write_json,
@@ -26,6 +29,7 @@ from mmbench.atomic import (
 )
 from mmbench.errors import MmbenchError
 from mmbench.training.checkpoint import save_tensors
+from tests.killing import killed_at
 from tests.prepared import environment
 
 
@@ -181,10 +185,10 @@ def test_a_swap_killed_at_any_file_operation_is_finished_or_undone(tmp_path: Pat
             parent.mkdir()
             final = write_folder(parent / "toy", "old", kept=True)
             work = write_folder(parent / ".work.tmp", "new", kept=False)
-            is_killed = _killed(call, lambda: swap_folder(work, final, keep=["features"], option="x"))  # noqa: B023
+            is_killed = killed_at(call, lambda: swap_folder(work, final, keep=["features"], option="x"))  # noqa: B023
             if not is_killed:
                 break
-            _killed(second, lambda: finish_swaps(parent, option="x"))  # noqa: B023
+            killed_at(second, lambda: finish_swaps(parent, option="x"))  # noqa: B023
             finish_swaps(parent, option="x")
             if (parent / ".work.tmp").exists():  # what was made has not become the folder yet
                 shutil.rmtree(parent / ".work.tmp")
@@ -195,31 +199,40 @@ def test_a_swap_killed_at_any_file_operation_is_finished_or_undone(tmp_path: Pat
     assert call > 6
 
 
-def _killed(call: int, work: Any) -> bool:
-    """Do `work` and kill it before its `call`-th operation on the disk; return whether it was killed."""
-    left = [call]
-
-    def counting(inner: Any) -> Any:
-        def operation(*given: Any, **named: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                raise KilledError
-            return inner(*given, **named)
-
-        return operation
-
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "fsync")):
-            patch.setattr(owner, name, counting(getattr(owner, name)))
-        for name in ("rename", "unlink", "write_text"):
-            patch.setattr(Path, name, counting(getattr(Path, name)))
-        patch.setattr(shutil, "rmtree", counting(shutil.rmtree))
-        try:
-            work()
-        except KilledError:
-            return True
-    return False
+def test_what_killed_writers_leave_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".toy.new-1-0123abcd.tmp", ".toy.gone-77-0123abcd.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").touch()
+    (tmp_path / ".toy.new-2-0123abcd.tmp").touch()
+    kept = [".toy.lock", ".toy.old", ".toy2.new-1-0123abcd.tmp", ".toy.work-1234", ".toy.new.tmp", "toy"]
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "toy")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(kept)
 
 
-class KilledError(BaseException):
-    """What stands for a kill inside one process; no handler of errors may catch it."""
+def test_a_folder_that_is_removed_is_never_half_there(tmp_path: Path) -> None:
+    call, is_killed = 0, True
+    while is_killed:
+        call += 1
+        parent = tmp_path / str(call)
+        parent.mkdir()
+        folder = write_folder(parent / "toy", "old", kept=True)
+        is_killed = killed_at(call, lambda: remove_folder(folder))  # noqa: B023
+        if folder.exists():
+            assert (folder / "data").is_file()
+            assert (folder / "features" / "text").is_file()
+    assert not folder.exists()
+    assert call > 3
+    remove_folder(folder)  # what is not there need not go
+
+
+def test_a_stamp_changes_with_the_content_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"one")
+    first = file_stamp(file)
+    assert file_stamp(file) == first
+    times = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a tool does that keeps the dates
+    assert file_stamp(file) != first

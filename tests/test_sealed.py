@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmbench.errors import DamagedError
+from mmbench.errors import DamagedError, OtherVersionError
 from mmbench.sealed import digest, read_arrays, read_json, write_arrays, write_json
 
 ADVICE = "make it again"
@@ -107,3 +107,26 @@ def test_the_digest_tells_types_shapes_and_names_apart() -> None:
     ]  # fmt: skip
     assert len({digest(arrays, "") for arrays in different}) == len(different)
     assert digest({"a": values}, "x") != digest({"a": values}, "")
+
+
+def test_a_file_of_another_format_is_not_a_damaged_one(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, CONTENT, version=2)
+    assert read_json(file, advice=ADVICE, version=2) == CONTENT
+    with pytest.raises(OtherVersionError, match=r"\(format 2, this one reads 3\); make it again$"):
+        read_json(file, advice=ADVICE, version=3)
+    file.write_text('{"format": 1, "name": "toy"}')  # of a time before files had hashes
+    with pytest.raises(OtherVersionError, match=r"\(format 1, this one reads 2\); make it again$"):
+        read_json(file, advice=ADVICE, version=2)
+
+
+@pytest.mark.parametrize("content", [{}, {"format": "2"}, {"format": None}, {"format": True}])
+def test_a_file_without_its_format_is_damaged(content: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", content)
+    with pytest.raises(DamagedError, match="no number of its format"):
+        read_json(tmp_path / "a.json", advice=ADVICE, version=2)
+    write_json(tmp_path / "a.json", {"name": "toy"}, version=2)
+    text = (tmp_path / "a.json").read_text()
+    (tmp_path / "a.json").write_text(text.replace('"format": 2', '"format": 3'))
+    with pytest.raises(DamagedError, match="does not have the hash"):
+        read_json(tmp_path / "a.json", advice=ADVICE, version=2)

@@ -8,11 +8,12 @@ import typer
 
 from mmbench.cli.pictures import fetch_pictures_of
 from mmbench.cli.state import State
-from mmbench.cli.tables import open_named, print_statistics
+from mmbench.cli.tables import open_current, print_statistics
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmbench.data.prepare import PrepareReport, RawFilesMissingError
+    from mmbench.data.prepare import PrepareReport
+    from mmbench.data.raw_files import RawFilesMissingError
     from mmbench.data.store import Prepared
 
 Names = Annotated[list[str], typer.Argument(metavar="DATASET...", help=r"NAME\[@PROTOCOL]\[@TIES].")]
@@ -134,7 +135,7 @@ def extract(
         raise UsageError("name a prepared data set, for instance: mmbench extract demo; or see --list")
     how: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
     for name in dataset:
-        prepared = open_named(state, name)
+        prepared = open_current(state, name)
         _extract(state, prepared, text=text, image=image, float16=float16, force=force, **how)
 
 
@@ -183,7 +184,7 @@ def _preprocess(
 def _with_raw_files(state: State, attempt: Callable[[], "PrepareReport"], *, fetch: bool) -> "PrepareReport":
     """`attempt()`, and once more after fetching the raw files that it misses, if `fetch` and they have an address."""
     from mmbench.cli.fetching import fetch_missing
-    from mmbench.data.prepare import RawFilesMissingError
+    from mmbench.data.raw_files import RawFilesMissingError
 
     try:
         return attempt()
@@ -230,7 +231,7 @@ def _extract(
         reports = extract_default(prepared, text, image, on_progress=progress, options=options, say=say)
     for one in reports:
         state.out.print(f"{prepared.name}: {one.line()}", markup=False)
-    if image is None and prepared.manifest["images"] is None:
+    if image is None and prepared.manifest.images is None:
         fetch = any("image_url" in record for record in prepared.item_records)
         hint = f"; mmbench prepare {prepared.name} fetches them" if fetch else ""
         state.out.print(f"{prepared.name}: no pictures are there, so no image features{hint}", markup=False)

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmbench.data.lock import Locked
+    from mmbench.data.protocol import Protocol
+    from mmbench.data.raw_hashes import Recorded
     from mmbench.data.spec import DatasetSpec, RawFile
 
 Rows = list[list[str]]
 
 
-def page(spec: "DatasetSpec", canonical: str, rules: dict[str, Any], data_dir: Path, *, ask: bool) -> Rows:
+def page(spec: "DatasetSpec", canonical: str, rules: "Protocol", data_dir: Path, *, ask: bool) -> Rows:
     """Rows (key, value). `ask`: ask the servers for sizes that nobody knows; otherwise no connection is opened."""
     from mmbench.data.protocol import SUMMARIES
 
@@ -19,8 +20,8 @@ def page(spec: "DatasetSpec", canonical: str, rules: dict[str, Any], data_dir: P
     rows += _raw_rows(spec, data_dir, ask=ask)
     rows += [["pictures", f"{spec.images.name}, one {spec.images.member} each"]] if spec.images else []
     rows += [["terms", spec.terms]] if spec.terms else []
-    rows += [["protocol", SUMMARIES[rules["name"]]]]
-    rows += [[f"  {key}", _plain(value)] for key, value in rules.items() if key != "name"]
+    rows += [["protocol", SUMMARIES[rules.name]]]
+    rows += [[f"  {key}", _plain(value)] for key, value in rules.to_json().items() if key != "name"]
     rows += [["text", ", ".join(spec.text_fields)]]
     if spec.printed:
         one = spec.printed
@@ -32,13 +33,13 @@ def page(spec: "DatasetSpec", canonical: str, rules: dict[str, Any], data_dir: P
 
 
 def _raw_rows(spec: "DatasetSpec", data_dir: Path, *, ask: bool) -> Rows:
-    from mmbench.data.lock import read_lock
+    from mmbench.data.raw_hashes import read_recorded
 
     folder = spec.raw_dir(data_dir)
-    lock = read_lock(data_dir).get(spec.name, {})
+    recorded = read_recorded(data_dir).get(spec.name, {})
     rows = [["raw folder", str(folder)]]
     for one in spec.raw_files:
-        entry = lock.get(one.name)
+        entry = recorded.get(one.name)
         rows.append(["raw file", one.name])
         rows.append(["  state", _state(one, folder, generated=spec.synthetic)])
         rows += [["  size", _size(one, entry, ask=ask)]] if one.urls else []
@@ -65,7 +66,7 @@ def _state(one: "RawFile", folder: Path, *, generated: bool) -> str:
     return f"{size_text(part)} fetched so far; prepare goes on" if part else "not there; prepare fetches it"
 
 
-def _size(one: "RawFile", entry: "Locked | None", *, ask: bool) -> str:
+def _size(one: "RawFile", entry: "Recorded | None", *, ask: bool) -> str:
     from mmbench.fetch.client import new_session
     from mmbench.fetch.files import ask_size, size_text
 

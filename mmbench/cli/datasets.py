@@ -10,7 +10,7 @@ from mmbench.cli.groups import NameOrCommand
 from mmbench.cli.looks import stats
 from mmbench.cli.pictures import list_pictures
 from mmbench.cli.state import State
-from mmbench.cli.tables import print_table
+from mmbench.cli.tables import note_outdated, print_table
 
 datasets_app = typer.Typer(
     cls=NameOrCommand,
@@ -41,17 +41,19 @@ def list_datasets(ctx: typer.Context) -> None:
 
     state: State = ctx.obj
     rows = []
-    prepared = {one.name: one for one in list_prepared(state.data_dir, skipped=state.skip_data)}
+    prepared = {one.name: one for one in list_prepared(state.data_dir, on_error=state.skip_data)}
     known = load_catalog(state.data_dir)
     for name in [*known, *(one for one in prepared if one not in known)]:
-        title = known[name].title if name in known else prepared[name].manifest["title"]
+        title = known[name].title if name in known else prepared[name].manifest.title
         if name not in prepared:
             rows.append([name, title, "not prepared", "", "", "", ""])
             continue
         one = prepared[name]
-        counts = [f"{one.manifest['counts'][key]:,}" for key in ("users", "items", "interactions")]
-        features = ", ".join(f"{kind} {name}" for kind, names in list_features(one).items() for name in names)
-        rows.append([name, title, "prepared", *counts, features or "none"])
+        counts = [f"{count:,}" for count in (one.n_users, one.n_items, one.n_events)]
+        stored = list_features(one, on_error=state.skip_features).values()
+        features = ", ".join(f"{found.modality} {found.encoder}" for group in stored for found in group)
+        is_outdated = note_outdated(state, one)
+        rows.append([name, title, "outdated" if is_outdated else "prepared", *counts, features or "none"])
     print_table(state, ["data set", "title", "state", "users", "items", "interactions", "features"], rows)
 
 
@@ -89,9 +91,9 @@ def show(
 def unlock(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
     """Forget the recorded hashes of a data set's raw files, so that changed files are accepted."""
     from mmbench.data.catalog import resolve_name
-    from mmbench.data.lock import unlock as forget
+    from mmbench.data.raw_hashes import forget_files
 
     state: State = ctx.obj
     spec, _, _ = resolve_name(name, state.data_dir)
-    files = forget(state.data_dir, spec.name)
+    files = forget_files(state.data_dir, spec.name)
     state.out.print(f"{spec.name}: forgotten: {', '.join(files) or 'nothing was recorded'}", markup=False)

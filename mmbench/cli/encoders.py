@@ -1,9 +1,13 @@
 """`mmbench extract --list`: the encoders there are, and the features that data sets have stored."""
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from mmbench.cli.state import State
-from mmbench.cli.tables import open_named, print_table
+from mmbench.cli.tables import open_to_look, print_table
+
+if TYPE_CHECKING:
+    from mmbench.features.overview import StoredFeatures
 
 
 def print_encoders(state: State) -> None:
@@ -29,30 +33,31 @@ def print_encoders(state: State) -> None:
 
 
 def print_stored(state: State, name: str) -> None:
-    """One row per stored encoder of a prepared data set; whether its rows are those of the present items."""
+    """Print one row per stored encoder of a prepared data set: whether it is made from the present items, and how."""
     from mmbench.features.overview import stored
 
-    prepared = open_named(state, name)
-    found = stored(prepared)
+    prepared = open_to_look(state, name)
+    found = stored(prepared, on_error=state.skip_features)
     if not found:
         state.out.print(
             f"{prepared.name}: no features are stored; run: mmbench extract {prepared.name}", markup=False
         )
         return
-    rows = [
-        [
-            one.modality,
-            f"{one.name} (default)" if one.default else one.name,
-            " x ".join(map(str, one.shape)),
-            one.dtype,
-            f"{one.n_present:,} of {prepared.n_items:,} ({100 * one.n_present / prepared.n_items:.1f}%)",
-            datetime.fromtimestamp(one.created, tz=UTC).date().isoformat(),
-            one.identity,
-            f"{one.n_bytes / 1e6:.1f} MB",
-            f"no: {one.fits}" if one.fits else "yes",
-        ]
-        for one in found
-    ]
     state.out.print(f"{prepared.name}: {prepared.n_items:,} items", markup=False)
     header = ["modality", "encoder", "numbers", "type", "items", "made", "identity", "size", "fits"]
-    print_table(state, header, rows)
+    print_table(state, header, [_stored_row(features, prepared.n_items) for features in found])
+
+
+def _stored_row(features: "StoredFeatures", n_items: int) -> list[str]:
+    manifest = features.manifest
+    return [
+        manifest.modality,
+        f"{manifest.encoder} (default)" if features.is_default else manifest.encoder,
+        " x ".join(map(str, manifest.shape)),
+        manifest.dtype,
+        f"{manifest.n_present:,} of {n_items:,} ({100 * manifest.n_present / n_items:.1f}%)",
+        datetime.fromtimestamp(manifest.created, tz=UTC).date().isoformat(),
+        manifest.made_from[:12],
+        f"{features.n_bytes / 1e6:.1f} MB",
+        features.fits or "yes",
+    ]

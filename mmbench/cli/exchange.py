@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from mmbench.cli.state import State
-from mmbench.cli.tables import open_named, print_table
+from mmbench.cli.tables import open_current, print_table
 
 if TYPE_CHECKING:
     from mmbench.data.detective import Match, Verdict, Wanted
@@ -101,7 +101,7 @@ def export(
     from mmbench.data import export as exporting
 
     state: State = ctx.obj
-    prepared = open_named(state, name)
+    prepared = open_current(state, name)
     report = exporting.export(prepared, to, form=form, times=times)
     for file in report.files:
         state.out.print(str(file), markup=False)

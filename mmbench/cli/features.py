@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 import typer
 
 from mmbench.cli.state import State
+from mmbench.cli.tables import open_current
 
 
 def import_command(
@@ -36,11 +37,10 @@ def import_command(
 
     Example: mmbench import-features amazon-beauty --modality text --name bert --array bert.npy --ids ids.txt
     """
-    from mmbench.data.store import open_prepared
     from mmbench.features.imported import import_features
 
     state: State = ctx.obj
-    prepared = open_prepared(dataset, state.data_dir)
+    prepared = open_current(state, dataset)
     report = import_features(prepared, modality, name, array, ids, dim=dim, allow_partial=allow_partial)
     state.out.print(report.line(), markup=False)
 

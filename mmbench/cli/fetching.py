@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mmbench.cli.state import State
 
 if TYPE_CHECKING:
-    from mmbench.data.prepare import RawFilesMissingError
+    from mmbench.data.raw_files import RawFilesMissingError
     from mmbench.fetch.files import Fetched
 
 EVERY_S = 10.0  # between two lines of progress where there is no terminal

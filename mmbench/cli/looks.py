@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from mmbench.cli.state import State
-from mmbench.cli.tables import open_named, print_statistics, print_table
+from mmbench.cli.tables import open_to_look, print_statistics, print_table
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def stats(
     from mmbench.look.gather import look
 
     _check_targets(plots, html)
-    prepared = open_named(state, name)
+    prepared = open_to_look(state, name)
     found = look(prepared)
     if as_json:
         _print_json(found)
@@ -45,9 +45,9 @@ def stats(
         _save_plots(state, found, plots)
     if html is not None:
         _save_page(state, found, html)
-    if plots is not None or html is not None:
-        for note in found.notes:
-            state.err.print(f"{prepared.name}: {note}", markup=False)
+    is_drawn = plots is not None or html is not None
+    for note in found.notes if is_drawn else found.feature_notes:
+        state.err.print(f"{prepared.name}: {note}", markup=False)
 
 
 def _check_targets(plots: Path | None, html: Path | None) -> None:
@@ -61,7 +61,7 @@ def _check_targets(plots: Path | None, html: Path | None) -> None:
 def _print_json(found: "Look") -> None:
     from mmbench.look.gather import as_json
 
-    manifest = found.prepared.manifest
+    manifest = found.prepared.manifest.to_json()
     kept = ("name", "title", "synthetic", "hash", "protocol", "counts", "statistics", "printed")
     typer.echo(json.dumps({**{key: manifest[key] for key in kept}, "look": as_json(found)}, indent=1))
 

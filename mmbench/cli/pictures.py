@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbench.cli.state import State
-from mmbench.cli.tables import open_named, print_table
+from mmbench.cli.tables import open_to_look, print_table
 
 if TYPE_CHECKING:
     from mmbench.data.prepare import PrepareReport
@@ -31,12 +31,12 @@ def fetch_pictures_of(
     from mmbench.fetch.pictures import attach, fetch_pictures, wanted_pictures
 
     prepared = report.prepared
-    images = prepared.manifest["images"]
-    if report.spec.images is None or (images is not None and images["kind"] != "store"):
+    images = prepared.manifest.images
+    if report.spec.images is None or (images is not None and images.kind != "store"):
         return prepared
     if not wanted_pictures(prepared):
         return prepared
-    path = Path(images["path"]) if images else _store_of(state, report, raw)
+    path = Path(images.path) if images else _store_of(state, report, raw)
 
     def on_wait() -> None:
         state.err.print(f"{prepared.name}: waiting for another process that fetches pictures", markup=False)
@@ -50,7 +50,7 @@ def fetch_pictures_of(
 def _store_of(state: State, report: "PrepareReport", raw: Path | None) -> Path:
     """The store beside the raw files, or where they would be if they are gone."""
     from mmbench.data.images import store_path
-    from mmbench.data.prepare import RawFilesMissingError, find_raw
+    from mmbench.data.raw_files import RawFilesMissingError, find_raw
 
     assert report.spec.images is not None  # the caller checks
     try:
@@ -130,15 +130,15 @@ def list_pictures(
     from mmbench.fetch.pictures import item_pictures
 
     state: State = ctx.obj
-    prepared = open_named(state, name)
+    prepared = open_to_look(state, name)
     found = item_pictures(prepared)
     lacking = [one for one in found if one.reason is not None]
     if missing:
         rows = [[one.item, one.reason or "", one.name, one.url] for one in lacking]
         print_table(state, ["item", "why", "picture", "address"], rows)
         return
-    images = prepared.manifest["images"]
-    where = f"{images['kind']} {images['path']}" if images else "no pictures yet"
+    images = prepared.manifest.images
+    where = f"{images.kind} {images.path}" if images else "no pictures yet"
     state.out.print(
         f"{prepared.name}: {len(found) - len(lacking):,} of {len(found):,} items have a picture ({where})",
         markup=False,

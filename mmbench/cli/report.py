@@ -1,6 +1,7 @@
 """`mmbench report`: stored results as a table with tests."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -129,6 +130,7 @@ def report(
     if current_data:
         records = _on_current_data(state, records)
     records = keep_settings(records, wanted)
+    _note_outdated_data(state, records)
     built = build_table(records, request)
     state.warn_left_out(built.left_out)
     choices = [*(f"{key}={' or '.join(values)}" for key, values in wanted.items())]
@@ -137,6 +139,17 @@ def report(
         runs = ("Runs", f"Only runs with {', '.join(choices)}.")
         built = replace(built, caption=(*built.caption, runs))
     _emit(state, built, fmt, output)
+
+
+def _note_outdated_data(state: State, records: "Sequence[RunRecord]") -> None:
+    """Note which data sets are not what `prepare` would make today; those that cannot be opened matter to no table."""
+    from mmbench.cli.tables import note_outdated
+    from mmbench.data.store import is_prepared, open_prepared
+
+    for name in dict.fromkeys(record.dataset for record in records):
+        with suppress(MmbenchError):
+            if is_prepared(name, state.data_dir):
+                note_outdated(state, open_prepared(name, state.data_dir))
 
 
 def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "list[RunRecord]":

@@ -8,6 +8,7 @@ import typer
 
 from mmbench.cli.run import DeviceOption, SetOption, StackOption, compute, parse_seeds, parse_sets
 from mmbench.cli.state import State
+from mmbench.cli.tables import note_outdated
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def reproduce(
         return
     found = find_experiment(experiment)
     _check_output(found, output)
-    targets = choose_targets(found, dataset or [], state.data_dir, skipped=state.skip_data)
+    targets = choose_targets(found, dataset or [], state.data_dir, on_error=state.skip_data)
     _say_targets(state, found, targets)
     if not isinstance(found.content, Scores):
         _show_data(state, found, targets, fmt, output)
@@ -150,6 +151,8 @@ def _say_targets(state: State, experiment: "Experiment", targets: "list[Target]"
             )
         elif target.printed_as not in experiment.content.datasets:
             state.err.print(f"{target.name}: {experiment.name} prints nothing for it", markup=False)
+        if target.prepared is not None:
+            note_outdated(state, target.prepared)
 
 
 def _list(state: State) -> None:
@@ -159,7 +162,7 @@ def _list(state: State) -> None:
     from mmbench.reproduce.plan import is_live
     from mmbench.reproduce.spec import Scores, experiments
 
-    prepared = {one.name for one in list_prepared(state.data_dir, skipped=state.skip_data)}
+    prepared = {one.name for one in list_prepared(state.data_dir, on_error=state.skip_data)}
     rows = []
     for name, one in experiments().items():
         models = [row.model for row in one.content.all_rows] if isinstance(one.content, Scores) else []
@@ -342,7 +345,7 @@ def _show_statistics(
     from mmbench.reproduce.statistics import counted, print_terminal, to_text
 
     catalog = load_catalog(state.data_dir)
-    slips = {name: [one.model_dump(mode="json") for one in spec.slips] for name, spec in catalog.items()}
+    slips = {name: spec.slips for name, spec in catalog.items()}
     one, chosen = counted(experiment, targets, slips), _chosen(fmt, output)
     if output is None and chosen == "terminal":
         print_terminal(one, state.out)

@@ -81,13 +81,25 @@ def parse_sets(given: list[str] | None, *, epochs: int | None = None) -> "Overri
 
 
 def chosen_datasets(state: State, names: list[str] | None) -> "list[Prepared]":
-    """The named prepared data sets; without a name the one prepared last, with none prepared the demo."""
+    """Return the named prepared data sets; without a name the one prepared last, with none prepared the demo.
+
+    Raises DataError for one whose definition or raw files changed since it was prepared.
+    """
+    from mmbench.data.definition import check_current
+
+    chosen = _open_chosen(state, names)
+    for prepared in chosen:
+        check_current(prepared)
+    return chosen
+
+
+def _open_chosen(state: State, names: list[str] | None) -> "list[Prepared]":
     from mmbench.data.store import list_prepared, open_prepared
 
     if names:
         return [open_prepared(name, state.data_dir) for name in dict.fromkeys(names)]
     faults: list[DataError] = []
-    known = list_prepared(state.data_dir, skipped=faults.append)
+    known = list_prepared(state.data_dir, on_error=faults.append)
     if faults and not known:
         raise faults[0]  # somebody prepared data, so the demo is not what is wanted
     for fault in faults:

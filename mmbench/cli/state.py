@@ -47,6 +47,14 @@ class State:
         for text in texts:
             self.warn(f"left out of the table: {text}")
 
+    def note(self, text: str) -> None:
+        """Print a remark as one line on stderr; silent with --quiet."""
+        self.err.print(f"note: {text}", markup=False)
+
     def skip_data(self, fault: DataError) -> None:
-        """Say which prepared data set is passed over; for `list_prepared(..., skipped=...)`."""
+        """Say which prepared data set is passed over; for `list_prepared(..., on_error=...)`."""
         self.warn(f"data set skipped: {fault}")
+
+    def skip_features(self, fault: DataError) -> None:
+        """Say which stored features are passed over; for `list_features(..., on_error=...)`."""
+        self.warn(f"features skipped: {fault}")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def open_named(state: State, name: str) -> "Prepared":
-    """A prepared data set by any of its names; one whose table is gone from the catalogue still opens."""
+    """Open a prepared data set by any of its names; one whose table is gone from the catalogue still opens."""
     from mmbench.data.catalog import resolve_name
     from mmbench.data.store import is_prepared, open_prepared
 
@@ -18,13 +18,44 @@ def open_named(state: State, name: str) -> "Prepared":
     return open_prepared(name, state.data_dir)
 
 
+def open_current(state: State, name: str) -> "Prepared":
+    """Open a prepared data set for work that builds on it; DataError when its definition or raw files changed since."""
+    from mmbench.data.definition import check_current
+
+    prepared = open_named(state, name)
+    check_current(prepared)
+    return prepared
+
+
+def open_to_look(state: State, name: str) -> "Prepared":
+    """Open a prepared data set to show it, and note when its definition or raw files changed since."""
+    prepared = open_named(state, name)
+    note_outdated(state, prepared)
+    return prepared
+
+
+def note_outdated(state: State, prepared: "Prepared") -> bool:
+    """Print a note when a data set's definition or raw files changed since it was prepared; return whether they did."""
+    from mmbench.data.definition import why_outdated
+    from mmbench.errors import MmbenchError
+
+    try:
+        why = why_outdated(prepared)
+    except MmbenchError as error:  # the catalogue cannot be read: looking goes on
+        why = str(error)
+    if why is not None:
+        state.note(why)
+    return why is not None
+
+
 def print_statistics(state: State, prepared: "Prepared") -> None:
+    """Print the statistics of a data set beside the printed counts."""
     from mmbench.cli.statistics import statistic_rows
 
     synthetic = " (synthetic)" if prepared.synthetic else ""
-    state.out.print(f"{prepared.name}: {prepared.manifest['title']}{synthetic}", markup=False)
-    source = prepared.manifest["printed"].get("source", "")
-    header = ["statistic", "computed", f"printed ({source})" if source else "printed", "remark"]
+    state.out.print(f"{prepared.name}: {prepared.manifest.title}{synthetic}", markup=False)
+    printed = prepared.manifest.printed
+    header = ["statistic", "computed", f"printed ({printed.source})" if printed else "printed", "remark"]
     print_table(state, header, statistic_rows(prepared.manifest))
 
 

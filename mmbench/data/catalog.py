@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mmbench.atomic import write_text
-from mmbench.data.protocol import PreparedName, build_protocol
+from mmbench.data.protocol import PreparedName, Protocol, build_protocol
 from mmbench.data.spec import DatasetSpec, known_keys
 from mmbench.errors import UsageError, suggest
 from mmbench.paths import datasets_file
@@ -97,8 +97,8 @@ def find_dataset(name: str, data_dir: Path) -> DatasetSpec:
 
 def resolve_name(
     text: str, data_dir: Path, *, protocol: str | None = None, ties: str | None = None
-) -> tuple[DatasetSpec, str, dict[str, Any]]:
-    """`amazon-beauty@random:1` -> (spec, canonical name, protocol dict)."""
+) -> tuple[DatasetSpec, str, Protocol]:
+    """Return the table, the canonical name and the protocol of `amazon-beauty@random:1` and its like."""
     wanted = PreparedName.parse(text).override(protocol=protocol, ties=ties)
     spec = find_dataset(wanted.dataset, data_dir)
     name = wanted.text(default_protocol=spec.protocol, default_ties=spec.ties)

@@ -14,8 +14,8 @@ import numpy as np
 from mmbench.data.catalog import find_dataset, load_catalog
 from mmbench.data.images import list_images
 from mmbench.data.parsers import parse
-from mmbench.data.prepare import find_raw
 from mmbench.data.raw import RawData
+from mmbench.data.raw_files import find_raw
 from mmbench.data.recipes import Log, Recipe, search
 from mmbench.data.spec import DatasetSpec
 from mmbench.data.text import join_text

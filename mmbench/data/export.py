@@ -200,12 +200,12 @@ def _reading_table(prepared: Prepared, stem: str, table: dict[str, Any]) -> str:
     inter, items = (file.name for file in table["files"])
     columns = table["columns.items"]
     known = ("title", "categories", "brand", *columns["extra"])
-    fields = [name for name in prepared.manifest.get("text_fields", []) if name in known]
+    fields = [name for name in prepared.manifest.text_fields if name in known]
     lines = [
         f"[{stem}-export]",
-        f"title = {_quoted(prepared.manifest['title'] + ' (exported)')}",
+        f"title = {_quoted(prepared.manifest.title + ' (exported)')}",
         f'parser = "{table["parser"]}"',
-        f'protocol = "{"clean-time" if prepared.protocol["split"] == "time" else "clean"}"',
+        f'protocol = "{"clean-time" if prepared.protocol.split == "time" else "clean"}"',
         'filters = { duplicates = "keep", min_user = 0, min_item = 0 }',
         f"files.interactions = {{ name = {_quoted(inter)} }}",
         f"files.items = {{ name = {_quoted(items)} }}",

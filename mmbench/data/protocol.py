@@ -5,41 +5,88 @@ A prepared data set is called `NAME[@PROTOCOL][@TIES]`; a part that is the data 
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, Field
+
+from mmbench import strict
 from mmbench.errors import UsageError, suggest
 
-_CLEAN: dict[str, Any] = {
-    "duplicates": "drop",  # of equal (user, item, time) the first in the file stays
-    "min_user": 5,  # fewest events of a user
-    "min_item": 5,  # fewest events (or users, see item_counts) of an item
-    "item_counts": "events",  # what min_item counts: "events" or distinct "users"
-    "iterate": True,  # repeat both filters until nothing changes
-    "require": [],  # items without these ("text", "image") go before the filters
-    "split": "leave-one-out",
-    "valid_share": 0.0,
-    "test_share": 0.0,
-    "max_len": 50,
-    "mask_seen": "none",
-    "selection_metric": "NDCG@20",
-    "patience": 10,
-}
+MaskRule = Literal["none", "train", "input"]
+_RANDOM = re.compile(r"random:(0|[1-9][0-9]{0,18})")
 
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "hm4sr": _CLEAN,
-    "tmmsrec": {
-        **_CLEAN,
-        "duplicates": "keep",
-        "min_item": 0,
-        "iterate": False,
-        "require": ["text", "image"],
-        "selection_metric": "NDCG@10",
-        "patience": 20,
-    },
-    "clean": _CLEAN,
-    "clean-time": {**_CLEAN, "split": "time", "valid_share": 0.1, "test_share": 0.1},
-}
+
+def is_ties(text: str) -> bool:
+    """Return whether `text` is a tie rule: `file`, `reverse` or `random:<seed>`."""
+    return text in ("file", "reverse") or _RANDOM.fullmatch(text) is not None
+
+
+def _checked_ties(text: str) -> str:
+    if not is_ties(text):
+        raise ValueError("needed is file, reverse or random:<seed>")
+    return text
+
+
+_Count = Annotated[int, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(strict.Strict):
+    """How raw events become prepared data, and how models are selected and ranked on them."""
+
+    name: str
+    duplicates: Literal["drop", "keep"]  # "drop" keeps the first of equal (user, item, time) in the file
+    min_user: _Count  # fewest events of a user
+    min_item: _Count  # fewest events (or users, see item_counts) of an item
+    item_counts: Literal["events", "users"]  # what min_item counts
+    iterate: bool  # repeats both filters until nothing changes
+    require: tuple[Literal["text", "image"], ...]  # items that lack one of these go before the filters
+    ties: Annotated[str, AfterValidator(_checked_ties)]  # orders events with equal times
+    split: Literal["leave-one-out", "time"]
+    valid_share: _Share  # of the events, for the time split
+    test_share: _Share
+    max_len: Annotated[int, Field(ge=1)]
+    mask_seen: MaskRule
+    selection_metric: Annotated[str, Field(min_length=1)]
+    patience: Annotated[int, Field(ge=1)]
+
+    def __post_init__(self) -> None:
+        if self.valid_share + self.test_share >= 1:
+            raise ValueError(
+                f"valid_share {self.valid_share} and test_share {self.test_share} must be below 1 together"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON content."""
+        content: dict[str, Any] = strict.dump(self)
+        return content
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Protocol":
+        """Return the protocol that `to_json` wrote; ValueError names the first key that is not as it should be."""
+        return strict.read(cls, content)
+
+
+_CLEAN = Protocol(
+    name="clean", duplicates="drop", min_user=5, min_item=5, item_counts="events", iterate=True, require=(),
+    ties="file", split="leave-one-out", valid_share=0.0, test_share=0.0, max_len=50, mask_seen="none",
+    selection_metric="NDCG@20", patience=10,
+)  # fmt: skip
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        replace(_CLEAN, name="hm4sr"),
+        replace(
+            _CLEAN, name="tmmsrec", duplicates="keep", min_item=0, iterate=False, require=("text", "image"),
+            selection_metric="NDCG@10", patience=20,
+        ),
+        _CLEAN,
+        replace(_CLEAN, name="clean-time", split="time", valid_share=0.1, test_share=0.1),
+    )
+}  # fmt: skip
 SUMMARIES = {
     "hm4sr": "HM4SR (Amazon 2014): duplicates dropped, 5-core until stable, leave one out",
     "tmmsrec": "TMMSRec (Amazon 2018): duplicates kept, items lacking text or image dropped, users with >= 5 events",
@@ -48,15 +95,9 @@ SUMMARIES = {
 }
 OWN_FILTERS = ("clean", "clean-time")  # protocols that a data set may adapt; a paper's protocol is what it is
 
-_RANDOM = re.compile(r"random:(0|[1-9][0-9]{0,18})")
-
-
-def is_ties(text: str) -> bool:
-    return text in ("file", "reverse") or _RANDOM.fullmatch(text) is not None
-
 
 def check_ties(text: str) -> str:
-    """`file`, `reverse` or `random:<seed>`; anything else is a UsageError."""
+    """Return a tie rule; UsageError for anything but `file`, `reverse` or `random:<seed>`."""
     if is_ties(text):
         return text
     if text.startswith("random"):
@@ -65,13 +106,14 @@ def check_ties(text: str) -> str:
 
 
 def check_protocol(name: str) -> str:
+    """Return the name of a protocol; UsageError suggests the nearest for an unknown one."""
     if name not in PROTOCOLS:
         raise UsageError(suggest(name, PROTOCOLS, what="protocol"))
     return name
 
 
 def random_seed(ties: str) -> int | None:
-    """The seed of `random:<seed>`, None for the other tie rules."""
+    """Return the seed of `random:<seed>`, None for the other tie rules."""
     match = _RANDOM.fullmatch(ties)
     return int(match[1]) if match else None
 
@@ -107,10 +149,10 @@ class PreparedName:
         return cls(dataset, protocol, ties)
 
     def override(self, *, protocol: str | None, ties: str | None) -> "PreparedName":
-        """With `--protocol` and `--ties`; a contradiction with the name is a UsageError."""
-        for option, named, given in (("--protocol", self.protocol, protocol), ("--ties", self.ties, ties)):
-            if named is not None and given is not None and named != given:
-                raise UsageError(f"{self.dataset}@{named} contradicts {option} {given}; give one of them")
+        """Return the name with `--protocol` and `--ties`; a contradiction with it is a UsageError."""
+        for option, named, value in (("--protocol", self.protocol, protocol), ("--ties", self.ties, ties)):
+            if named is not None and value is not None and named != value:
+                raise UsageError(f"{self.dataset}@{named} contradicts {option} {value}; give one of them")
         return PreparedName(
             self.dataset,
             self.protocol if protocol is None else check_protocol(protocol),
@@ -118,20 +160,25 @@ class PreparedName:
         )
 
     def text(self, *, default_protocol: str, default_ties: str) -> str:
-        """The canonical name: parts that equal the data set's defaults are left out."""
+        """Return the canonical name: parts that equal the data set's defaults are left out."""
         protocol = f"@{self.protocol}" if self.protocol not in (None, default_protocol) else ""
         ties = f"@{self.ties}" if self.ties not in (None, default_ties) else ""
         return f"{self.dataset}{protocol}{ties}"
 
 
-def build_protocol(name: str, *, ties: str, filters: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The protocol dict of a manifest. `filters` are the data set's own; only OWN_FILTERS protocols take them."""
-    own = filters or {} if name in OWN_FILTERS else {}
-    base = PROTOCOLS[check_protocol(name)]
-    return {
-        "name": name,
-        **base,
-        **own,
-        "require": list(own.get("require", base["require"])),
-        "ties": check_ties(ties),
-    }
+def build_protocol(name: str, *, ties: str, filters: Mapping[str, Any] | None = None) -> Protocol:
+    """Return a protocol with a tie rule and a data set's own filters; only OWN_FILTERS protocols take those.
+
+    filters  fields of a protocol that mmbench.data.spec.Filters lets a data set choose
+    """
+    own = dict(filters or {}) if name in OWN_FILTERS else {}
+    if "require" in own:
+        own["require"] = tuple(own["require"])
+    return replace(PROTOCOLS[check_protocol(name)], ties=check_ties(ties), **own)
+
+
+def differing_fields(first: Protocol, second: Protocol) -> list[str]:
+    """Return the names of the fields in which two protocols differ."""
+    return [
+        field.name for field in fields(Protocol) if getattr(first, field.name) != getattr(second, field.name)
+    ]

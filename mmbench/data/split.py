@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbench.errors import DataError, UsageError, suggest
+from mmbench.data.protocol import Protocol
+from mmbench.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,6 @@ def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_
     v' and t' (the user's first event in each span) are the targets; their input is everything before them.
     Training sees only events before T_valid. A user with nothing before the target is not evaluated.
     """
-    if not (0 <= valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
-        raise UsageError(
-            f"time split: valid_share {valid_share} and test_share {test_share} must be 0 or more, below 1 together"
-        )
     if len(times) == 0:
         raise DataError("time split: there is no event at all")
     starts, ends = offsets[:-1], offsets[1:]
@@ -67,20 +64,15 @@ def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_
     )
 
 
-def make_split(protocol: dict, times: np.ndarray, offsets: np.ndarray) -> Split:
-    """The split that a protocol names; raises DataError when it leaves nobody to evaluate."""
-    rule = protocol["split"]
-    if rule == "leave-one-out":
+def make_split(protocol: Protocol, times: np.ndarray, offsets: np.ndarray) -> Split:
+    """Return the split that a protocol names; DataError when it leaves nobody to evaluate."""
+    if protocol.split == "leave-one-out":
         split = leave_one_out(np.diff(offsets))
-    elif rule == "time":
-        split = by_time(
-            times, offsets, valid_share=protocol["valid_share"], test_share=protocol["test_share"]
-        )
     else:
-        raise UsageError(suggest(str(rule), ["leave-one-out", "time"], what="split"))
+        split = by_time(times, offsets, valid_share=protocol.valid_share, test_share=protocol.test_share)
     for part, positions in (("validation", split.valid_pos), ("test", split.test_pos)):
         if not (positions >= 0).any():
             raise DataError(
-                f"split {rule!r} leaves no user with a {part} target; the histories are too short"
+                f"split {protocol.split!r} leaves no user with a {part} target; the histories are too short"
             )
     return split

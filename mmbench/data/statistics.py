@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from mmbench import strict
+from mmbench.data.protocol import Protocol
+from mmbench.data.spec import Slip
 from mmbench.data.split import make_split
 
 DAY = 86_400
@@ -14,19 +17,72 @@ COUNTS = ("users", "items", "interactions")
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Coverage(strict.Strict):
+    """Shares of items, 0 to 1, that have something, and how many lack it."""
+
+    title: float
+    text: float
+    categories: float
+    image_declared: float  # the item names a picture
+    image: float  # the picture that it names is there
+    n_without_title: int
+    n_without_text: int
+    n_without_image: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCounts(strict.Strict):
+    """What the raw files held, and what happened to it."""
+
+    users: int
+    items: int
+    interactions: int
+    duplicates: int  # events that equal an earlier one in user, item and time
+    items_dropped_incomplete: int = 0  # items without what the protocol requires
+    filter_rounds: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics(strict.Strict):
+    """Numbers of a prepared data set. Shares are between 0 and 1, times unix seconds."""
+
+    users: int
+    items: int
+    interactions: int
+    actions_per_user: float
+    actions_per_item: float
+    sparsity: float
+    tied_neighbours: float  # share of neighbouring events of a user with equal times
+    long_intervals: float  # share of neighbouring events above LONG_INTERVAL_DAYS
+    history_length: dict[str, float]  # quantile -> events of a user
+    first_time: int
+    last_time: int
+    valid_users: int
+    test_users: int
+    valid_repeats: float  # share of targets that the user had before
+    test_repeats: float
+    coverage: Coverage
+    raw: RawCounts
+
+
 def describe(
     *,
     items: np.ndarray,
-    ticks: np.ndarray,
     times: np.ndarray,
     offsets: np.ndarray,
+    protocol: Protocol,
+    coverage: Coverage,
+    raw: RawCounts | None = None,
     n_items: int,
-    protocol: dict[str, Any],
-) -> dict[str, Any]:
-    """Statistics of the events, which are sorted by user and order. Shares are between 0 and 1.
+    ticks: np.ndarray | None = None,
+) -> Statistics:
+    """Return the statistics of events that are sorted by user and order.
 
-    `ticks` is the time in the raw file's own resolution, `times` in seconds. Raises DataError when the split
-    leaves nobody to evaluate.
+    ticks  the times in the raw file's own resolution; None: `times`
+    raw    None: nothing was filtered out
+
+    Raises DataError when the split leaves nobody to evaluate.
     """
     lengths = np.diff(offsets)
     n_users, n_events = len(lengths), len(items)
@@ -35,25 +91,25 @@ def describe(
     gaps = np.diff(times)[neighbours]
     split = make_split(protocol, times, offsets)
     seen = _seen_before(user, items)
-    return {
-        "users": n_users,
-        "items": n_items,
-        "interactions": n_events,
-        "actions_per_user": n_events / n_users,
-        "actions_per_item": n_events / n_items,
-        "sparsity": 1 - len(np.unique(user * np.int64(n_items + 1) + items)) / (n_users * n_items),
-        "tied_neighbours": _share(np.diff(ticks)[neighbours] == 0),
-        "long_intervals": _share(gaps > LONG_INTERVAL_DAYS * DAY),
-        "history_length": dict(
-            zip(map(str, QUANTILES), np.quantile(lengths, QUANTILES).tolist(), strict=True)
-        ),
-        "first_time": int(times.min()),
-        "last_time": int(times.max()),
-        "valid_users": int((split.valid_pos >= 0).sum()),
-        "test_users": int((split.test_pos >= 0).sum()),
-        "valid_repeats": _share(_at(seen, offsets, split.valid_pos)),
-        "test_repeats": _share(_at(seen, offsets, split.test_pos)),
-    }
+    return Statistics(
+        users=n_users,
+        items=n_items,
+        interactions=n_events,
+        actions_per_user=n_events / n_users,
+        actions_per_item=n_events / n_items,
+        sparsity=1 - len(np.unique(user * np.int64(n_items + 1) + items)) / (n_users * n_items),
+        tied_neighbours=_share(np.diff(times if ticks is None else ticks)[neighbours] == 0),
+        long_intervals=_share(gaps > LONG_INTERVAL_DAYS * DAY),
+        history_length=dict(zip(map(str, QUANTILES), np.quantile(lengths, QUANTILES).tolist(), strict=True)),
+        first_time=int(times.min()),
+        last_time=int(times.max()),
+        valid_users=int((split.valid_pos >= 0).sum()),
+        test_users=int((split.test_pos >= 0).sum()),
+        valid_repeats=_share(_at(seen, offsets, split.valid_pos)),
+        test_repeats=_share(_at(seen, offsets, split.test_pos)),
+        coverage=coverage,
+        raw=raw or RawCounts(users=n_users, items=n_items, interactions=n_events, duplicates=0),
+    )
 
 
 def _share(mask: np.ndarray) -> float:
@@ -89,65 +145,60 @@ class Compared:
 
 
 def compare(
-    statistics: Mapping[str, Any], printed: Mapping[str, Any], *, protocol: str, default_protocol: str
+    statistics: Statistics,
+    printed: Mapping[str, float],
+    slips: Sequence[Slip],
+    *,
+    protocol: str,
+    default_protocol: str,
 ) -> list[Compared]:
-    """Counts and averages beside the printed ones; a difference and a known slip are always said."""
-    slips = {one["statistic"]: one for one in printed.get("slips", [])}
+    """Return counts and averages beside the printed ones; a difference and a known slip are always said."""
+    slip_of: dict[str, Slip] = {slip.statistic: slip for slip in slips}
     rows = []
     for name in (*COUNTS, "actions_per_user", "actions_per_item", "sparsity"):
-        computed, slip = statistics[name], slips.get(name)
-        value = slip["printed"] if slip else printed.get(name)
-        rows.append(
-            Compared(name, computed, value, _remark(name, computed, value, slip, protocol, default_protocol))
-        )
+        computed, slip = getattr(statistics, name), slip_of.get(name)
+        value = slip.printed if slip else printed.get(name)
+        remark = _remark(name, computed, value, slip, protocol, default_protocol)
+        rows.append(Compared(name, computed, value, remark))
     return rows
 
 
 def _agrees(name: str, computed: float, value: float) -> bool:
-    """Equal to the digits that tables print: whole counts, averages and percentages with two decimals."""
+    """Return whether values are equal to the digits that tables print: whole counts, else two decimals."""
     if name in COUNTS:
         return abs(computed - value) < 0.5
     return abs(computed - value) <= (0.5e-4 if name == "sparsity" else 0.005) + 1e-9
 
 
 def _remark(
-    name: str,
-    computed: float,
-    value: float | None,
-    slip: Mapping[str, Any] | None,
-    protocol: str,
-    default: str,
+    name: str, computed: float, value: float | None, slip: Slip | None, protocol: str, default: str
 ) -> str:
     if value is None:
         return ""
     if slip is not None:
-        agrees = _agrees(name, computed, slip["correct"])
+        agrees = _agrees(name, computed, slip.correct)
         if agrees or computed != value:
-            tail = (
-                ""
-                if agrees or protocol != default
-                else f"; computed differs from {slip['correct']:g} as well"
-            )
-            return f"slip in {slip['source']}: {slip['why']}{tail}"
+            is_other = not agrees and protocol == default
+            tail = f"; computed differs from {slip.correct:g} as well" if is_other else ""
+            return f"slip in {slip.source}: {slip.why}{tail}"
     if _agrees(name, computed, value):
         return "as printed"
     difference = f"differs by {computed - value:+,g}"
     return difference if protocol == default else f"{difference} (printed under {default})"
 
 
-def coverage(records: Sequence[Mapping[str, Any]], members: frozenset[str] | None) -> dict[str, Any]:
-    """Shares of items with a title, any text, categories, a declared picture, and a picture that is there."""
+def coverage(records: Sequence[Mapping[str, Any]], members: frozenset[str] | None) -> Coverage:
+    """Return which share of the items has a title, a text, categories, a declared picture, one that is there."""
     n = len(records)
-    there = [
-        one["image"] for one in records if one["image"] is not None and members and one["image"] in members
-    ]
-    return {
-        "title": sum(bool(one["title"]) for one in records) / n,
-        "text": sum(bool(one["text"]) for one in records) / n,
-        "categories": sum(bool(one["categories"]) for one in records) / n,
-        "image_declared": sum(one["image"] is not None for one in records) / n,
-        "image": len(there) / n,
-        "n_without_title": sum(not one["title"] for one in records),
-        "n_without_text": sum(not one["text"] for one in records),
-        "n_without_image": n - len(there),
-    }
+    declared = [record["image"] for record in records if record["image"] is not None]
+    n_there = sum(image in members for image in declared) if members else 0
+    return Coverage(
+        title=sum(bool(record["title"]) for record in records) / n,
+        text=sum(bool(record["text"]) for record in records) / n,
+        categories=sum(bool(record["categories"]) for record in records) / n,
+        image_declared=len(declared) / n,
+        image=n_there / n,
+        n_without_title=sum(not record["title"] for record in records),
+        n_without_text=sum(not record["text"] for record in records),
+        n_without_image=n - n_there,
+    )

@@ -1,7 +1,7 @@
 """Prepared data on disk: memory-mapped arrays, the item catalogue, and one manifest that hashes them all.
 
     data/prepared/<name>/
-      manifest.json            what this is, how it was made, counts, statistics, hash of every file
+      manifest.json            what this is and how it was made, see mmbench.data.manifest; carries its own hash
       items.npy    int32  [E]  item of each event, 1..n_items, sorted by user, then by the protocol's order
       times.npy    int64  [E]  unix seconds of each event
       offsets.npy  int64  [U+1]  events of user u are offsets[u]:offsets[u+1]; users are 0..U-1
@@ -10,12 +10,11 @@
       category_ids.npy int32 / category_offsets.npy int64 [n_items+1] / categories.txt   (0-based, CSR by item)
       features/<modality>/<encoder>/   see mmbench.features.store
 
-`manifest["hash"]` identifies the data: it covers the protocol and every array and text file, not the folder
-it lies in, the date, or where the pictures are kept.
+Every file is compared with its hash in the manifest when it is first read, so a changed byte is an error and never
+another number.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,22 +24,27 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.atomic import beside, hash_file, hash_json, write_json
-from mmbench.errors import DataError, UsageError, suggest
+from mmbench.atomic import beside, finish_swaps, hash_file, hash_json, swap_folder
+from mmbench.data.inputs import read_inputs
+from mmbench.data.manifest import (
+    ARRAYS,
+    FILE,
+    TEXTS,
+    Counts,
+    Facts,
+    Manifest,
+    data_hash,
+    folder_name,
+    name_of,
+    read_manifest,
+    write_manifest,
+)
+from mmbench.data.protocol import Protocol
+from mmbench.errors import DamagedError, DataError, UsageError, suggest
+from mmbench.sealed import damaged
 
-FORMAT = 1
-ARRAYS = {
-    "items.npy": "int32",
-    "times.npy": "int64",
-    "offsets.npy": "int64",
-    "category_ids.npy": "int32",
-    "category_offsets.npy": "int64",
-}
-TEXTS = ("items.jsonl", "users.txt", "categories.txt")
-KEYS: dict[str, type | tuple[type, ...]] = {
-    "name": str, "protocol": dict, "counts": dict, "synthetic": bool, "created": (int, float), "files": dict,
-    "items_hash": str, "hash": str,
-}  # fmt: skip
+FEATURES = "features"  # sub-folder; stays when a data set is prepared again
+DATA_DIR = "--data-dir"  # the option that chooses another place, for messages
 
 
 @dataclass(frozen=True)
@@ -48,75 +52,78 @@ class Prepared:
     """One prepared data set, opened read-only. Arrays are memory maps; opening costs no copy."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def name(self) -> str:
-        return str(self.manifest["name"])
+        return self.manifest.name
+
+    @property
+    def data_dir(self) -> Path:
+        return self.path.parent.parent
 
     @property
     def hash(self) -> str:
-        return str(self.manifest["hash"])
+        return self.manifest.hash
 
     @property
     def items_hash(self) -> str:
         """Hash of the raw item ids in internal order: what a feature file must have been made for."""
-        return str(self.manifest["items_hash"])
+        return self.manifest.items_hash
 
     @property
-    def protocol(self) -> dict[str, Any]:
-        return dict(self.manifest["protocol"])
+    def protocol(self) -> Protocol:
+        return self.manifest.protocol
 
     @property
     def synthetic(self) -> bool:
-        return bool(self.manifest["synthetic"])
+        return self.manifest.synthetic
 
     @property
     def n_users(self) -> int:
-        return int(self.manifest["counts"]["users"])
+        return self.manifest.counts.users
 
     @property
     def n_items(self) -> int:
-        return int(self.manifest["counts"]["items"])
+        return self.manifest.counts.items
 
-    def _array(self, name: str) -> np.ndarray:
-        try:
-            return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise self._unreadable(name, error) from error
+    @property
+    def n_events(self) -> int:
+        return self.manifest.counts.interactions
 
-    def _lines(self, name: str) -> list[str]:
-        """Split at \\n only: str.splitlines would also cut an id or a name at U+2028 and its like."""
-        try:
-            with (self.path / name).open(encoding="utf-8", newline="\n") as file:
-                return [line.removesuffix("\n") for line in file]
-        except (OSError, ValueError) as error:
-            raise self._unreadable(name, error) from error
-
-    def _unreadable(self, name: str, error: Exception) -> DataError:
-        return DataError(
-            f"{self.path / name} cannot be read ({error}); run: mmbench prepare {self.name} --force"
-        )
+    @property
+    def features_dir(self) -> Path:
+        return self.path / FEATURES
 
     @cached_property
     def items(self) -> np.ndarray:
-        return self._array("items.npy")
+        array = self._array("items.npy", self.n_events)
+        self._check("items.npy", _within(array, 1, self.n_items), "an item is outside the catalogue")
+        return array
 
     @cached_property
     def times(self) -> np.ndarray:
-        return self._array("times.npy")
+        return self._array("times.npy", self.n_events)
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        return self._array("offsets.npy")
+        array = self._array("offsets.npy", self.n_users + 1)
+        self._check("offsets.npy", _are_offsets(array, self.n_events), "it does not part the events by user")
+        return array
 
     @cached_property
     def category_ids(self) -> np.ndarray:
-        return self._array("category_ids.npy")
+        array = self._array("category_ids.npy", int(self.category_offsets[-1]))
+        n_names = len(self.category_names)
+        self._check("category_ids.npy", _within(array, 0, n_names - 1), "a category has no name")
+        return array
 
     @cached_property
     def category_offsets(self) -> np.ndarray:
-        return self._array("category_offsets.npy")
+        array = self._array("category_offsets.npy", self.n_items + 1)
+        is_whole = _are_offsets(array, int(array[-1]))
+        self._check("category_offsets.npy", is_whole, "it does not part the categories by item")
+        return array
 
     @cached_property
     def category_names(self) -> list[str]:
@@ -126,212 +133,217 @@ class Prepared:
     def item_records(self) -> list[dict[str, Any]]:
         """The catalogue: record i belongs to item i + 1."""
         try:
-            return [json.loads(line) for line in self._lines("items.jsonl")]
-        except ValueError as error:
-            raise self._unreadable("items.jsonl", error) from error
+            records = [json.loads(line) for line in self._lines("items.jsonl", self.n_items)]
+            ids_hash = hash_json([record["id"] for record in records])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._damaged("items.jsonl", error) from error
+        self._check("items.jsonl", ids_hash == self.items_hash, "its ids are not those of the manifest")
+        return records
 
     @cached_property
     def user_ids(self) -> list[str]:
-        return self._lines("users.txt")
-
-    @property
-    def features_dir(self) -> Path:
-        return self.path / "features"
+        return self._lines("users.txt", self.n_users)
 
     def verify(self) -> None:
-        """Compare every file with its hash in the manifest; raise DataError naming the first that differs."""
-        for name, expected in self.manifest["files"].items():
-            if not (self.path / name).is_file() or hash_file(self.path / name) != expected:
-                raise DataError(
-                    f"{self.path / name} is not the file that the manifest describes; "
-                    f"run: mmbench prepare {self.name} --force"
-                )
+        """Compare every file with its hash in the manifest; raise DamagedError naming the first that differs."""
+        for name in self.manifest.files:
+            self._whole(name)
+
+    def _array(self, name: str, length: int) -> np.ndarray:
+        file = self._whole(name)
+        try:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(name, error) from error
+        fits = array.shape == (length,) and array.dtype == ARRAYS[name]
+        self._check(name, fits, f"{array.shape} {array.dtype} instead of {length} {ARRAYS[name]}")
+        return array
+
+    def _lines(self, name: str, number: int | None = None) -> list[str]:
+        """Split at \\n only: str.splitlines would also cut an id or a name at U+2028 and its like."""
+        try:
+            with self._whole(name).open(encoding="utf-8", newline="\n") as file:
+                lines = [line.removesuffix("\n") for line in file]
+        except (OSError, ValueError) as error:
+            raise self._damaged(name, error) from error
+        self._check(name, number in (None, len(lines)), f"{len(lines)} lines instead of {number}")
+        return lines
+
+    @cached_property
+    def _compared(self) -> set[str]:
+        return set()
+
+    def _whole(self, name: str) -> Path:
+        """Return the path of a file of which we know that it is the one that the manifest describes."""
+        file = self.path / name
+        if name in self._compared:
+            return file
+        try:
+            found = hash_file(file)
+        except OSError as error:
+            reason = "it is missing" if isinstance(error, FileNotFoundError) else error.strerror or error
+            raise self._damaged(name, reason) from error
+        self._check(
+            name, found == self.manifest.files[name], "it is not the file that the manifest describes"
+        )
+        self._compared.add(name)
+        return file
+
+    def _check(self, name: str, fits: bool, reason: str) -> None:
+        if not fits:
+            raise self._damaged(name, reason)
+
+    def _damaged(self, name: str, reason: object) -> DamagedError:
+        return damaged(self.path / name, reason, f"run: mmbench prepare {self.name} --force")
+
+
+def _within(array: np.ndarray, low: int, high: int) -> bool:
+    return not len(array) or bool(array.min() >= low and array.max() <= high)
+
+
+def _are_offsets(array: np.ndarray, end: int) -> bool:
+    """Return whether an array begins with 0, never falls and ends at `end`."""
+    return bool(array[0] == 0 and array[-1] == end and (np.diff(array) >= 0).all())
+
+
+# -- finding and opening ----------------------------------------------------------------------------------
 
 
 def prepared_root(data_dir: Path) -> Path:
+    """Return the folder of all prepared data sets."""
     return data_dir / "prepared"
 
 
-def folder_name(name: str) -> str:
-    """`amazon-beauty@random:1` -> a folder name that every file system takes."""
-    return name.replace(":", "-")
+def prepared_path(name: str, data_dir: Path) -> Path:
+    """Return the folder of the prepared data set `name`."""
+    return prepared_root(data_dir) / folder_name(name)
 
 
-def list_prepared(data_dir: Path, *, skipped: Callable[[DataError], object] | None = None) -> list[Prepared]:
-    """All prepared data sets, the one prepared last first.
+def list_prepared(data_dir: Path, *, on_error: Callable[[DataError], object] | None = None) -> list[Prepared]:
+    """Return all prepared data sets, the one prepared last first.
 
-    One that cannot be opened raises DataError; with `skipped` it is passed over, and that hears why.
+    Raise DataError for one that cannot be opened or, if `on_error` is given, call it with the error and leave that
+    data set out.
     """
+    root = prepared_root(data_dir)
+    finish_swaps(root, option=DATA_DIR)
     found = []
-    for path in sorted(prepared_root(data_dir).glob("[!.]*/manifest.json")):  # .name... is being written
+    for path in sorted(root.glob("[!.]*")):  # .name... is being written
+        if not _holds_data(path):
+            continue
         try:
-            found.append(open_path(path.parent))
+            found.append(_open(path))
         except DataError as error:
-            if skipped is None:
+            if on_error is None:
                 raise
-            skipped(error)
-    return sorted(found, key=lambda one: (-float(one.manifest["created"]), one.name))
+            on_error(error)
+    return sorted(found, key=lambda prepared: (-prepared.manifest.created, prepared.name))
 
 
 def open_path(path: Path) -> Prepared:
+    """Open the prepared data in a folder; DataError when they are not there, damaged or of another version."""
+    finish_swaps(path.parent, option=DATA_DIR)
+    return _open(path)
+
+
+def _open(path: Path) -> Prepared:
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path / 'manifest.json'} cannot be read ({error}); prepare the data set again"
-        ) from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path / 'manifest.json'} is no manifest; prepare the data set again")
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"{path} was prepared by another version of mmbench (format {manifest.get('format')}, "
-            f"this one reads {FORMAT}); run: mmbench prepare {manifest.get('name', path.name)} --force"
-        )
-    missing = [key for key in KEYS if key not in manifest]
-    if missing:
-        raise DataError(f"{path / 'manifest.json'} lacks {', '.join(missing)}; prepare the data set again")
-    wrong = [key for key, kind in KEYS.items() if not isinstance(manifest[key], kind)]
-    if wrong:
-        raise DataError(
-            f"{path / 'manifest.json'}: {wrong[0]} is not of its type (got {json.dumps(manifest[wrong[0]])[:60]}); "
-            "prepare the data set again"
-        )
-    return Prepared(path=path, manifest=manifest)
+        return Prepared(path=path, manifest=read_manifest(path))
+    except FileNotFoundError as error:
+        advice = f"run: mmbench prepare {name_of(path)} --force"
+        raise damaged(path / FILE, "it is missing", advice) from error
+
+
+def _holds_data(path: Path) -> bool:
+    """Return whether a folder holds prepared data, or what is left of them."""
+    try:
+        return any((path / name).is_file() for name in (FILE, *ARRAYS, *TEXTS))
+    except OSError:  # no permission: who opens it hears so
+        return True
 
 
 def is_prepared(name: str, data_dir: Path) -> bool:
-    """Whether a data set of this very name lies there, readable or not."""
-    path = prepared_root(data_dir) / folder_name(name)
-    _finish_swap(path)
-    return (path / "manifest.json").is_file()
+    """Return whether a data set of this very name lies there, readable or not."""
+    finish_swaps(prepared_root(data_dir), option=DATA_DIR)
+    return _holds_data(prepared_path(name, data_dir))
 
 
 def open_prepared(name: str, data_dir: Path) -> Prepared:
     """Open the prepared data set `name` (`amazon-beauty`, `amazon-beauty@random:1`)."""
-    if not is_prepared(name, data_dir):
-        known = [one.name for one in list_prepared(data_dir, skipped=lambda _: None)]
-        hint = f"run: mmbench prepare {name}"
-        if known:
-            near = suggest(name, known, what="prepared data set")
-            raise UsageError(f"data set {name!r} is not prepared in {data_dir} ({near}); {hint}")
-        raise UsageError(f"data set {name!r} is not prepared in {data_dir}; {hint}")
-    return open_path(prepared_root(data_dir) / folder_name(name))
+    if is_prepared(name, data_dir):
+        return _open(prepared_path(name, data_dir))
+    known = [prepared.name for prepared in list_prepared(data_dir, on_error=lambda error: None)]
+    near = f" ({suggest(name, known, what='prepared data set')})" if known else ""
+    raise UsageError(f"data set {name!r} is not prepared in {data_dir}{near}; run: mmbench prepare {name}")
 
 
-def write_prepared(
-    *,
-    data_dir: Path,
-    manifest: dict[str, Any],
-    items: np.ndarray,
-    times: np.ndarray,
-    offsets: np.ndarray,
-    item_records: Sequence[dict[str, Any]],
-    user_ids: Sequence[str],
-    categories: tuple[Sequence[str], np.ndarray, np.ndarray],
-) -> Prepared:
-    """Write a prepared data set beside its final place and move it there in one step.
+# -- writing ----------------------------------------------------------------------------------------------
 
-    `manifest` brings name, dataset, title, synthetic, protocol, counts, statistics, printed, raw, images,
-    created; this adds format, files, items_hash and hash. `categories` = (names, ids, offsets).
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a prepared data set holds beside its manifest; the arrays as in the files."""
+
+    items: np.ndarray  # [E]
+    times: np.ndarray  # [E]
+    offsets: np.ndarray  # [U + 1]
+    item_records: Sequence[dict[str, Any]]
+    user_ids: Sequence[str]
+    category_names: Sequence[str]
+    category_ids: np.ndarray
+    category_offsets: np.ndarray  # [n_items + 1]
+
+
+def write_prepared(data_dir: Path, facts: Facts, content: Content) -> Prepared:
+    """Write a prepared data set beside its final place and move it there in one step; its features stay.
+
+    Raises DataError when the disk is full or refuses.
     """
     root = prepared_root(data_dir)
-    final = root / folder_name(manifest["name"])
+    final = root / folder_name(facts.name)
     work = beside(final, what="new")
-    names, *category_arrays = categories
     try:
         work.mkdir(parents=True)
     except OSError as error:
-        raise DataError(f"cannot write below {root}: {error.strerror}; choose another --data-dir") from error
+        raise DataError(f"cannot write below {root}: {error.strerror}; choose another {DATA_DIR}") from error
     try:
-        _write_arrays(work, (items, times, offsets, *category_arrays))
-        _write_texts(work, item_records, {"users.txt": user_ids, "categories.txt": names})
-        write_json(work / "manifest.json", _complete(work, manifest, item_records))
-        _flush(work)
-        _swap(work, final)
+        _write_arrays(work, content)
+        _write_texts(work, content)
+        write_manifest(work, _complete(work, facts, content))
+        swap_folder(work, final, keep=[FEATURES], option=DATA_DIR)
     except OSError as error:
         raise DataError(f"cannot write below {root}: {error.strerror or error}; free some space") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return open_path(final)
+    return _open(final)
 
 
-def _write_arrays(folder: Path, arrays: Sequence[np.ndarray]) -> None:
-    for (name, kind), array in zip(ARRAYS.items(), arrays, strict=True):
-        np.save(folder / name, array.astype(kind), allow_pickle=False)
+def _write_arrays(folder: Path, content: Content) -> None:
+    for name, kind in ARRAYS.items():
+        values = getattr(content, name.removesuffix(".npy"))
+        np.save(folder / name, values.astype(kind), allow_pickle=False)
 
 
-def _write_texts(
-    folder: Path, item_records: Sequence[dict[str, Any]], lists: dict[str, Sequence[str]]
-) -> None:
+def _write_texts(folder: Path, content: Content) -> None:
     with (folder / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for record in item_records:
+        for record in content.item_records:
             file.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
-    for name, lines in lists.items():
+    for name, lines in (("users.txt", content.user_ids), ("categories.txt", content.category_names)):
         with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(line.replace("\n", " ") + "\n" for line in lines)
 
 
-def _complete(
-    folder: Path, manifest: dict[str, Any], item_records: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """The manifest with format and hashes; every other file of the folder is written already."""
+def _complete(folder: Path, facts: Facts, content: Content) -> Manifest:
+    """Return the whole manifest; every other file of the folder is written already."""
     files = {name: hash_file(folder / name) for name in (*ARRAYS, *TEXTS)}
-    return {
-        **manifest,
-        "format": FORMAT,
-        "files": files,
-        "items_hash": hash_json([record["id"] for record in item_records]),
-        "hash": hash_json({"files": files, "protocol": manifest["protocol"], "format": FORMAT}),
-    }
-
-
-def _flush(folder: Path) -> None:
-    """Push the files to the disk, so that a power cut after the swap does not leave empty ones."""
-    for file in folder.iterdir():
-        with file.open("rb+") as opened:
-            os.fsync(opened.fileno())
-
-
-def _replaced(final: Path) -> Path:
-    """Where the old version waits while the new one takes its place."""
-    return final.with_name(f".{final.name}.old")
-
-
-def _swap(work: Path, final: Path) -> None:
-    """Put `work` in the place of `final`; features made for the same catalogue stay.
-
-    A folder cannot be replaced in one step, so a kill may fall between the two renames; then `_finish_swap`
-    brings the old version back.
-    """
-    with _swap_lock(final):
-        _finish(final)
-        if final.exists():
-            final.rename(_replaced(final))
-        work.rename(final)
-        _finish(final)
-
-
-def _swap_lock(final: Path) -> Any:
-    from filelock import FileLock
-
-    return FileLock(final.with_name(".swap.lock"))
-
-
-def _finish_swap(final: Path) -> None:
-    """End what a killed `_swap` began; while one is going on, wait for it."""
-    if _replaced(final).exists():
-        with _swap_lock(final):
-            _finish(final)
-
-
-def _finish(final: Path) -> None:
-    """Bring the old version back when no new one came, else keep its features and remove it."""
-    old = _replaced(final)
-    if not old.exists():
-        return
-    if not final.exists():
-        old.rename(final)
-        return
-    if (old / "features").is_dir() and not (final / "features").exists():
-        (old / "features").rename(final / "features")
-    shutil.rmtree(old, ignore_errors=True)
+    counts = Counts(
+        users=len(content.user_ids), items=len(content.item_records), interactions=len(content.items)
+    )
+    return Manifest(
+        **vars(facts),
+        counts=counts,
+        files=files,
+        items_hash=hash_json([record["id"] for record in content.item_records]),
+        inputs=read_inputs(content.item_records, facts.images, facts.name),
+        hash=data_hash(files, facts.protocol),
+    )

@@ -10,9 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmbench.doctor.finding import Finding, few, size
-from mmbench.errors import MmbenchError
+from mmbench.errors import DataError, MmbenchError
+
+if TYPE_CHECKING:
+    from mmbench.data.store import Prepared
 
 LITTLE, NOTHING = 2 * 2**30, 50 * 2**20  # bytes free: a note, a problem
 WALK_SECONDS = 0.4  # a huge tree is not searched to its end
@@ -67,42 +71,77 @@ def _unwritable(there: Path, *, exists: bool) -> str:
 
 
 def prepared(data_dir: Path) -> Iterator[Finding]:
-    from mmbench.data.store import open_path, prepared_root
-    from mmbench.features.store import list_features
+    """Yield which data sets are prepared with which features, and which of them are damaged or out of date."""
+    from mmbench.data.store import list_prepared, prepared_root
 
-    lines, empty = [], True
-    for file in sorted(prepared_root(data_dir).glob("[!.]*/manifest.json")):
-        empty = False
-        try:
-            one = open_path(file.parent)
-            stored = {kind: len(names) for kind, names in list_features(one).items() if names}
-            features = ", ".join(f"{n} {kind}" for kind, n in stored.items()) or "no features"
-            lines.append(f"{one.name} ({one.n_items} items; {features})")
-        except (MmbenchError, OSError, ValueError, KeyError, TypeError) as error:
-            yield Finding("note", "prepared", f"{file.parent}: {error}", "mmbench prepare NAME --force")
-    if lines:
-        yield Finding("ok", "prepared", "; ".join(lines))
-    elif empty:
+    faults: list[DataError] = []
+    found = list_prepared(data_dir, on_error=faults.append)
+    if found:
+        yield Finding(
+            "ok", "prepared", "; ".join(map(_prepared_line, sorted(found, key=lambda one: one.name)))
+        )
+    elif not faults:
         yield Finding("ok", "prepared", "nothing yet; begin with: mmbench prepare demo")
+    for fault in faults:
+        yield Finding("note", "prepared", *_told(str(fault)))
+    for one in found:
+        for text in _out_of_date(one):
+            yield Finding("note", "prepared", *_told(text))
     for folder in sorted(prepared_root(data_dir).glob("*/features/*/.*.work-*")):
         name, modality = folder.parents[2].name, folder.parent.name
         encoder = folder.name[1:].partition(".work-")[0]
         text = f"unfinished: {modality} features {encoder} of {name}"
-        yield Finding(
-            "note", "prepared", text, f"mmbench extract {name} --{modality} ENCODER goes on with it"
-        )
+        yield Finding("note", "prepared", text, f"mmbench extract {name} --{modality} ENCODER resumes it")
+
+
+def _prepared_line(prepared: "Prepared") -> str:
+    from mmbench.features.store import list_features
+
+    stored = list_features(prepared, on_error=lambda error: None)
+    features = ", ".join(f"{len(group)} {kind}" for kind, group in stored.items() if group) or "no features"
+    return f"{prepared.name} ({prepared.n_items} items; {features})"
+
+
+def _out_of_date(prepared: "Prepared") -> Iterator[str]:
+    """Yield what of a data set is damaged or not what would be made today, each with what to do."""
+    from mmbench.data.definition import why_outdated
+    from mmbench.features.store import check_fits, list_features
+
+    try:
+        why = why_outdated(prepared)
+    except MmbenchError:  # the catalogue has a line of its own
+        why = None
+    if why is not None:
+        yield why
+    faults: list[DataError] = []
+    for group in list_features(prepared, on_error=faults.append).values():
+        for manifest in group:
+            try:
+                check_fits(prepared, manifest)
+            except DataError as error:
+                faults.append(error)
+    yield from map(str, faults)
+
+
+def _told(line: str) -> tuple[str, str]:
+    """Return an error's line as what is wrong and what to do."""
+    text, _, advice = line.rpartition("; ")
+    return (text, advice.removeprefix("run: ")) if text else (line, "")
 
 
 def raw(data_dir: Path) -> Iterator[Finding]:
-    lock = data_dir / "raw" / "lock.json"
-    if lock.exists():
-        try:
-            content = json.loads(lock.read_text(encoding="utf-8"))
-            n_files = sum(len(files) for files in content.values())
-            yield Finding("ok", "raw files", f"{lock}: hashes of {n_files} files of {len(content)} data sets")
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            help_text = "repair it, or delete it to record the hashes of new downloads again"
-            yield Finding("note", "raw files", f"{lock} cannot be read ({error})", help_text)
+    """Yield what was recorded of fetched files, and downloads that did not end."""
+    from mmbench.data.raw_hashes import hashes_path, read_recorded
+
+    try:
+        recorded = read_recorded(data_dir)
+    except DataError as error:
+        yield Finding("note", "raw files", *_told(str(error)))
+    else:
+        if recorded:
+            n_files = sum(len(files) for files in recorded.values())
+            text = f"{hashes_path(data_dir)}: hashes of {n_files} files of {len(recorded)} data sets"
+            yield Finding("ok", "raw files", text)
     parts = sorted((data_dir / "raw").glob("*/*.part"))
     if parts:
         names = [f"{one.parent.name}/{one.name} ({size(one.stat().st_size)})" for one in parts]

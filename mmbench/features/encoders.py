@@ -22,7 +22,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from mmbench.errors import UsageError, suggest
-from mmbench.features.store import MODALITIES, Modality, check_modality
+from mmbench.features.manifest import MODALITIES, Modality
+from mmbench.features.store import check_modality
 
 
 class Encoder(Protocol):

@@ -4,30 +4,32 @@ import importlib.metadata
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mmbench.atomic import hash_json
-from mmbench.data.store import Prepared
+from mmbench.atomic import remove_leftovers
+from mmbench.data.decoding import PREPROCESSING
+from mmbench.data.store import DATA_DIR, Prepared
 from mmbench.errors import DataError, UsageError
 from mmbench.features.encoders import Encoder, NetworkEncoder, get_encoder
+from mmbench.features.manifest import MadeBy, Modality, Stored, made_from
 from mmbench.features.network import NOTHING, encode_all
-from mmbench.features.sources import PREPROCESSING, PictureSource, TextSource
+from mmbench.features.sources import PictureSource, TextSource
 from mmbench.features.store import (
-    Modality,
+    INPUTS,
     check_modality,
     feature_dir,
+    find_manifest,
     load_features,
-    read_manifest,
     remove_features,
     write_features,
 )
 from mmbench.features.work import Say, Work
+from mmbench.locks import held, lock_file
 
 Progress = Callable[[str, int, int], None]  # what ("image colour-gradient"), items done, items in all
 # Counted in `reasons`, but no reason to be absent. (A truncated picture is absent, a truncated text is not.)
@@ -49,6 +51,10 @@ class Options:
     batch_size: int | None = None  # None: found automatically
     float16: bool = False  # store half as many bytes
     force: bool = False  # again, even if the same features lie there
+
+    @property
+    def dtype(self) -> Stored:
+        return "float16" if self.float16 else "float32"
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -101,18 +107,20 @@ def extract(
 ) -> ExtractReport:
     """Encode one modality of all items and store it.
 
-    `encoder`: a name (see mmbench.features.encoders), None = the modality's default, or an encoder itself. Does
-    nothing when the same encoder has already seen the same inputs (unless `force`). What a killed extraction
+    encoder  a name (see mmbench.features.encoders), None = the modality's default, or an encoder itself
+    say      is called with remarks
+
+    Does nothing when the same encoder has already seen the same inputs (unless `force`). What a killed extraction
     had done is not done again. When no item has the modality nothing is stored, and what an earlier extraction
-    left under the name goes. `say` hears remarks. Raises UsageError for unknown names, DataError when the
-    pictures' folder or zip is gone or the model cannot be loaded.
+    left under the name goes. Raises UsageError for unknown names, DataError when the pictures are gone or are not
+    those that were prepared, or when the model cannot be loaded.
     """
     options = replace(options or Options(), force=force or (options is not None and options.force))
     built = encoder
     if built is None or isinstance(built, str):
         built = get_encoder(modality, built, device=options.device, precision=options.precision)
     with _source_of(prepared, check_modality(modality)) as source:
-        return _extract(prepared, built, source, options, on_progress, say)
+        return _Extraction(prepared, built, source, options, on_progress, say).run()
 
 
 @contextmanager
@@ -127,151 +135,123 @@ def _source_of(prepared: Prepared, modality: Modality) -> Iterator[TextSource | 
         pictures.close()
 
 
-def _extract(
-    prepared: Prepared,
-    built: Encoder | NetworkEncoder,
-    source: TextSource | PictureSource,
-    options: Options,
-    on_progress: Progress | None,
-    say: Say,
-) -> ExtractReport:
-    started, known = time.perf_counter(), built.modality
-    made_from = _made_from(prepared, source, built.identity(), options)
-    stored = None if options.force else stored_report(prepared, known, built.name, made_from)
-    if stored is not None:
+@dataclass(frozen=True)
+class _Extraction:
+    """One call of `extract` with its encoder and its inputs."""
+
+    prepared: Prepared
+    encoder: Encoder | NetworkEncoder
+    source: TextSource | PictureSource
+    options: Options
+    on_progress: Progress | None
+    say: Say
+
+    @property
+    def modality(self) -> Modality:
+        return self.encoder.modality
+
+    @property
+    def name(self) -> str:
+        return self.encoder.name
+
+    def run(self) -> ExtractReport:
+        started, made = time.perf_counter(), self._made_by()
+        stored = None if self.options.force else self._stored(made)
+        if stored is not None:
+            return stored
+        with self._turn() as has_waited:
+            # Another process may have done the work while this one waited for it.
+            stored = self._stored(made) if has_waited or not self.options.force else None
+            folder = self._work_folder(made)
+            if stored is None:
+                remove_leftovers(feature_dir(self.prepared, self.modality, self.name))
+                encoded, made = self._encode(folder, made)
+                stored = store_report(
+                    self.prepared, self.modality, self.name, encoded, made, started, dtype=self.options.dtype
+                )
+            shutil.rmtree(folder, ignore_errors=True)
         return stored
-    with _turn(prepared, known, built.name, say) as waited:
-        # Another process may have done the work while this one waited for it.
-        again = options.force and not waited
-        stored = None if again else stored_report(prepared, known, built.name, made_from)
-        folder = _work_folder(prepared, known, built.name, made_from, options.force)
-        if stored is None:
-            tick = _ticker(on_progress, f"{known} {built.name}", len(source))
-            encoded, reasons, info = _encode(built, source, folder, options, tick, say)
-            stored = store_report(
-                prepared,
-                known,
-                built.name,
-                encoded,
-                reasons,
-                info,
-                made_from,
-                started,
-                float16=options.float16,
+
+    def _made_by(self) -> MadeBy:
+        """Return what decides the numbers; DataError when the inputs are not those that were prepared."""
+        found, now = self.source.fingerprint(), getattr(self.prepared.manifest.inputs, self.modality)
+        if found != now:
+            name = self.prepared.name
+            raise DataError(
+                f"the {INPUTS[self.modality]} of {name} changed since it was prepared; run: mmbench preprocess {name}"
             )
-        shutil.rmtree(folder, ignore_errors=True)
-    return stored
+        preprocessing = PREPROCESSING if self.modality == "image" else "white space collapsed"
+        return MadeBy(identity=self.encoder.identity(), inputs=found, preprocessing=preprocessing)
 
+    def _stored(self, made: MadeBy) -> ExtractReport | None:
+        return stored_report(self.prepared, self.modality, self.name, made, self.options.dtype)
 
-def _made_from(
-    prepared: Prepared, source: TextSource | PictureSource, identity: dict[str, Any], options: Options
-) -> str:
-    """Hash of everything that decides the stored numbers."""
-    stored_as = {"stored": "float16"} if options.float16 else {}
-    return hash_json(
-        {
-            "items": prepared.items_hash,
-            "inputs": source.fingerprint(),
-            "encoder": identity,
-            "source": PREPROCESSING,
-            **stored_as,
-        }
-    )
+    def _turn(self) -> AbstractContextManager[bool]:
+        """Hold the right to extract these features; yields whether another process had it before."""
+        final = feature_dir(self.prepared, self.modality, self.name)
 
+        def on_wait() -> None:
+            self.say(f"{self.modality} {self.name}: another process extracts it; waiting for its end")
 
-def _preprocessing(modality: Modality) -> str:
-    return PREPROCESSING if modality == "image" else "white space collapsed"
+        return held(lock_file(final), error=DataError, option=DATA_DIR, on_wait=on_wait)
 
+    def _work_folder(self, made: MadeBy) -> Path:
+        """Return where unfinished work on these features lies; unfinished work on others of the name goes."""
+        identity = made_from(self.prepared.items_hash, made, self.options.dtype)
+        parent = feature_dir(self.prepared, self.modality, self.name).parent
+        folder = parent / f".{self.name}.work-{identity[:16]}"
+        for stale in parent.glob(f".{self.name}.work-*"):
+            if self.options.force or stale != folder:
+                shutil.rmtree(stale, ignore_errors=True)
+        return folder
 
-def _ticker(on_progress: Progress | None, label: str, total: int) -> Callable[[int], None]:
-    return (lambda done: on_progress(label, done, total)) if on_progress else (lambda done: None)
+    def _encode(self, folder: Path, made: MadeBy) -> tuple[tuple[np.ndarray, np.ndarray], MadeBy]:
+        """Return values and presence flags (item 1 first), and how they were made."""
+        source, encoder = self.source, self.encoder
+        if not isinstance(encoder, NetworkEncoder):
+            values, present = encoder.encode(source.read(self._tick))
+            reasons = _with_refused(source.reasons, self.modality, len(source), int(present.sum()))
+            return (values, present), replace(made, reasons=reasons, versions=_versions(LIBRARIES))
+        work = Work(folder, device=encoder.device, say=self.say)
+        batch_size = self.options.batch_size
+        found = encode_all(encoder, source, work, batch_size=batch_size, tick=self._tick, say=self.say)
+        made = replace(
+            made, reasons=dict(found.reasons), versions=_versions(NETWORK_LIBRARIES), extraction=found.facts
+        )
+        return (found.values, found.present), made
 
-
-@contextmanager
-def _turn(prepared: Prepared, modality: Modality, name: str, say: Say) -> Iterator[bool]:
-    """Hold the right to extract these features; True = another process had it before. Ends with the process."""
-    from filelock import FileLock, Timeout
-
-    final = feature_dir(prepared, modality, name)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(final.parent / f".{name}.lock")
-        waited = False
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waited = True
-            say(f"{modality} {name}: another process extracts it; waiting for its end")
-            lock.acquire()
-    except OSError as error:
-        raise DataError(
-            f"cannot write in {final.parent}: {error.strerror}; choose another --data-dir"
-        ) from error
-    try:
-        yield waited
-    finally:
-        lock.release()
-
-
-def _work_folder(prepared: Prepared, modality: Modality, name: str, made_from: str, force: bool) -> Path:
-    """Where unfinished work on these features lies; unfinished work on others of the name goes."""
-    parent = feature_dir(prepared, modality, name).parent
-    folder = parent / f".{name}.work-{made_from[:16]}"
-    for stale in parent.glob(f".{name}.work-*"):
-        if force or stale != folder:
-            shutil.rmtree(stale, ignore_errors=True)
-    return folder
-
-
-def _encode(
-    built: Encoder | NetworkEncoder,
-    source: TextSource | PictureSource,
-    folder: Path,
-    options: Options,
-    tick: Callable[[int], None],
-    say: Say,
-) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, int], dict[str, Any]]:
-    """-> (values, present), reasons, and what the manifest tells of the encoder and the run."""
-    info: dict[str, Any] = {"identity": built.identity(), "preprocessing": _preprocessing(built.modality)}
-    if not isinstance(built, NetworkEncoder):
-        values, present = built.encode(source.read(tick))
-        reasons = _with_refused(source.reasons, built.modality, len(source), int(present.sum()))
-        return (values, present), reasons, {**info, "versions": _versions(LIBRARIES)}
-    work = Work(folder, device=built.device, say=say)
-    found = encode_all(built, source, work, batch_size=options.batch_size, tick=tick, say=say)
-    info |= {"versions": _versions(NETWORK_LIBRARIES), "run": found.facts}
-    return (found.values, found.present), dict(found.reasons), info
+    def _tick(self, n_done: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(f"{self.modality} {self.name}", n_done, len(self.source))
 
 
 def _with_refused(counted: Counter[str], modality: Modality, n_items: int, n_present: int) -> dict[str, int]:
-    """The source's reasons, and how many items with an input the encoder itself found empty."""
+    """Return the source's reasons, and how many items with an input the encoder itself found empty."""
     reasons = dict(+counted)
-    given = n_items - sum(n for reason, n in reasons.items() if reason not in NOTES[modality])
-    if given > n_present:
-        reasons[NOTHING] = given - n_present
+    n_given = n_items - sum(n for reason, n in reasons.items() if reason not in NOTES[modality])
+    if n_given > n_present:
+        reasons[NOTHING] = n_given - n_present
     return reasons
 
 
-def stored_report(prepared: Prepared, modality: Modality, name: str, made_from: str) -> ExtractReport | None:
-    """The report of features that lie there already and were made from the same, None when there are none."""
-    manifest = read_manifest(prepared, modality, name)
-    if manifest is None or manifest.get("made_from") != made_from:
+def stored_report(
+    prepared: Prepared, modality: Modality, name: str, made: MadeBy, dtype: Stored
+) -> ExtractReport | None:
+    """Return the report of features that lie there already and were made from the same.
+
+    None when there are none, or damaged ones, or those of another mmbench: they are made again.
+    """
+    try:
+        manifest = find_manifest(prepared, modality, name)
+        if manifest is None or manifest.made_from != made_from(prepared.items_hash, made, dtype):
+            return None
+        load_features(prepared, modality, name).verify()
+    except DataError:
         return None
-    if not all(
-        (feature_dir(prepared, modality, name) / part).is_file() for part in ("values.npy", "present.npy")
-    ):
-        return None
-    features = load_features(prepared, modality, name)
     return ExtractReport(
-        modality,
-        name,
-        prepared.n_items,
-        int(manifest["n_present"]),
-        features.dim,
-        manifest["reasons"],
-        skipped=True,
-        n_layers=features.n_layers,
-    )
+        modality, name, prepared.n_items, manifest.n_present, manifest.dim, manifest.reasons, skipped=True,
+        n_layers=manifest.n_layers,
+    )  # fmt: skip
 
 
 def store_report(
@@ -279,22 +259,19 @@ def store_report(
     modality: Modality,
     name: str,
     encoded: tuple[np.ndarray, np.ndarray],
-    reasons: Mapping[str, int],
-    info: dict[str, Any],
-    made_from: str,
+    made: MadeBy,
     started: float,
     *,
-    float16: bool = False,
+    dtype: Stored = "float32",
 ) -> ExtractReport:
     """Store values [N, D] or [N, layers, D] and present [N] (item 1 first); `started` is a perf_counter."""
     values, present = encoded
-    reasons = {reason: int(n) for reason, n in reasons.items()}
+    made = replace(made, reasons={reason: int(n) for reason, n in made.reasons.items()})
     dim = values.shape[-1] if present.any() else 0
     if dim:
         padded = np.concatenate([np.zeros((1, *values.shape[1:]), values.dtype), values])
-        more = {**info, "reasons": reasons, "made_from": made_from}
         flags = np.concatenate([[False], present])
-        write_features(prepared, modality, name, padded, flags, more, float16=float16)
+        write_features(prepared, modality, name, padded, flags, made, dtype=dtype)
     else:
         remove_features(prepared, modality, name)
     return ExtractReport(
@@ -303,10 +280,10 @@ def store_report(
         prepared.n_items,
         int(present.sum()),
         dim,
-        reasons,
+        made.reasons,
         seconds=time.perf_counter() - started,
         n_layers=values.shape[1] if dim and values.ndim == 3 else 0,
-        items_per_second=float(info.get("run", {}).get("items_per_second", 0.0)),
+        items_per_second=float(made.extraction.get("items_per_second", 0.0)),
     )
 
 
@@ -319,13 +296,13 @@ def extract_default(
     options: Options | None = None,
     say: Say = lambda message: None,
 ) -> list[ExtractReport]:
-    """Both modalities with the named encoders (None = the default one, "none" = leave the modality out).
+    """Extract both modalities with the named encoders (None = the default one, "none" = leave the modality out).
 
     A data set that names no pictures at all gives no image report unless an image encoder was asked for.
     """
     reports = []
     for modality, name in (("text", text), ("image", image)):
-        no_pictures = modality == "image" and prepared.manifest.get("images") is None
+        no_pictures = modality == "image" and prepared.manifest.images is None
         if name == SKIP or (name is None and no_pictures):
             continue
         reports.append(extract(prepared, modality, name, options=options, on_progress=on_progress, say=say))

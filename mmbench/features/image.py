@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmbench.features.store import Modality
+from mmbench.features.manifest import Modality
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,17 +7,19 @@ pictures. Files that can be read: see imported_files.py.
 import hashlib
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from mmbench.atomic import hash_file, hash_json
+from mmbench.atomic import hash_file
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, UsageError
 from mmbench.features.encoders import ENCODERS
 from mmbench.features.extract import ExtractReport, store_report, stored_report
 from mmbench.features.imported_files import read_array, read_ids
-from mmbench.features.store import Modality, check_encoder_name, check_modality
+from mmbench.features.manifest import MadeBy, Modality
+from mmbench.features.store import check_encoder_name, check_modality
 
 # Of the catalogue's items: below it the file was most likely made for another edition or another filter, and a
 # comparison of models would be one of items without features.
@@ -48,9 +50,11 @@ def import_features(
     for file in (array_file, ids_file):
         if not file.is_file():
             raise DataError(f"{file} does not exist; give the array with --array and its id map with --ids")
-    files = {"array": hash_file(array_file), "ids": hash_file(ids_file)}
-    made_from = hash_json({"items": prepared.items_hash, **files})
-    stored = stored_report(prepared, known, name, made_from)
+    made = MadeBy(
+        identity={"imported": {"array": hash_file(array_file), "ids": hash_file(ids_file)}},
+        extraction={"array": array_file.name, "ids": ids_file.name},
+    )
+    stored = stored_report(prepared, known, name, made, "float32")
     if stored is not None:
         return stored
     ids = read_ids(ids_file)
@@ -58,10 +62,7 @@ def import_features(
     rows = ids.rows(len(array))
     _check_overlap(prepared, rows, ids_file, allow_partial)
     values, present, reasons = _by_item(prepared, array, rows, array_file)
-    identity = {"name": name, "imported": {"array": array_file.name, "ids": ids_file.name, "sha256": files}}
-    return store_report(
-        prepared, known, name, (values, present), reasons, {"identity": identity}, made_from, started
-    )
+    return store_report(prepared, known, name, (values, present), replace(made, reasons=reasons), started)
 
 
 def _check_name(modality: Modality, name: str) -> None:

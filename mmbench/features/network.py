@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mmbench.data.decoding import decode
 from mmbench.errors import DataError
 from mmbench.features.encoders import Input, NetworkEncoder
-from mmbench.features.sources import PictureSource, TextSource, decode
+from mmbench.features.sources import PictureSource, TextSource
 from mmbench.features.work import Say, Work
 
 FLUSH_SECONDS = 2.0  # what a kill costs at most; a file is not written more often

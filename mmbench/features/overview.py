@@ -5,21 +5,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mmbench.atomic import hash_json
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError
 from mmbench.features.encoders import CLASSICAL, DEFAULT, ENCODERS, NETWORKS
-from mmbench.features.store import (
-    MODALITIES,
-    Modality,
-    default_encoder,
-    feature_dir,
-    list_features,
-    load_features,
-    read_manifest,
-)
+from mmbench.features.manifest import MODALITIES, FeatureManifest, Modality
+from mmbench.features.store import INPUTS, default_of, feature_dir, is_of_catalogue, is_stale, list_features
 
 READY, FETCHED = "ready", "weights are fetched at first use"
 
@@ -137,49 +128,37 @@ def _efficientnet() -> str:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Features that lie beside a prepared data set. `fits`: "" = they belong to its items, else why not."""
+class StoredFeatures:
+    """Features that lie beside a prepared data set. `fits`: "" = they are its items' own, else why not."""
 
-    modality: Modality
-    name: str
-    default: bool  # what a run reads unless told otherwise
-    shape: tuple[int, ...]  # of one item
-    dtype: str
-    n_present: int
-    created: float
-    identity: str  # first digits of the hash of the encoder's identity
+    manifest: FeatureManifest
+    is_default: bool  # a run reads them unless told otherwise
     n_bytes: int
     fits: str
 
 
-def stored(prepared: Prepared) -> list[Stored]:
-    """The features of a data set, newest first within a modality."""
+def stored(prepared: Prepared, *, on_error: Callable[[DataError], object]) -> list[StoredFeatures]:
+    """Return the features of a data set, newest first within a modality; `on_error` hears of those that are damaged."""
     return [
-        _describe(prepared, modality, name)
-        for modality in MODALITIES
-        for name in list_features(prepared)[modality]
+        _describe(prepared, manifest, is_default=manifest.encoder == default_of(manifests))
+        for manifests in list_features(prepared, on_error=on_error).values()
+        for manifest in manifests
     ]
 
 
-def _describe(prepared: Prepared, modality: Modality, name: str) -> Stored:
-    manifest: dict[str, Any] = read_manifest(prepared, modality, name) or {}
-    fits, shape, dtype = "", (int(manifest.get("dim", 0)),), ""
-    try:
-        values = load_features(prepared, modality, name).values
-        shape, dtype = tuple(values.shape[1:]), str(values.dtype)
-    except DataError as error:
-        other = manifest.get("items_hash") != prepared.items_hash
-        fits = "other items, or another order of them" if other else str(error)
-    files = feature_dir(prepared, modality, name).glob("*")
-    return Stored(
-        modality=modality,
-        name=name,
-        default=name == default_encoder(prepared, modality),
-        shape=shape,
-        dtype=dtype,
-        n_present=int(manifest.get("n_present", 0)),
-        created=float(manifest.get("created", 0)),
-        identity=hash_json(manifest["identity"])[:12] if "identity" in manifest else "",
-        n_bytes=sum(file.stat().st_size for file in files if file.is_file()),
-        fits=fits,
-    )
+def _describe(prepared: Prepared, manifest: FeatureManifest, *, is_default: bool) -> StoredFeatures:
+    folder = feature_dir(prepared, manifest.modality, manifest.encoder)
+    n_bytes = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
+    return StoredFeatures(manifest, is_default, n_bytes, why_unfit(prepared, manifest))
+
+
+def why_unfit(prepared: Prepared, manifest: FeatureManifest) -> str:
+    """Return why features are not those of the data set as it is prepared now; "" = they are.
+
+    Their numbers are compared with their hash when a run reads them, not here.
+    """
+    if not is_of_catalogue(prepared, manifest):
+        return "no: other items, or another order of them"
+    if is_stale(prepared, manifest):
+        return f"stale: made from other {INPUTS[manifest.modality]}"
+    return ""

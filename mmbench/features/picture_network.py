@@ -11,9 +11,9 @@ import numpy as np
 
 from mmbench.errors import DataError, UsageError
 from mmbench.features.encoders import Input
+from mmbench.features.manifest import Modality
 from mmbench.features.pixels import Pixels
 from mmbench.features.pretrained import check_whole, mixed, resolve_device
-from mmbench.features.store import Modality
 
 if TYPE_CHECKING:
     import torch

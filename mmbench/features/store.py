@@ -4,74 +4,109 @@
       values.npy   float32 [N+1, D]  row i belongs to item i; row 0 (padding) and absent items are zeros;
                    or [N+1, layers, D] for one state per layer; float16 where that was asked for
       present.npy  bool [N+1]        False = the item has no such text or picture (and for row 0)
-      manifest.json                  which catalogue, which encoder with which settings, coverage, hash
+      manifest.json                  which catalogue, which encoder, made from which inputs, see features/manifest.py
 
-A folder is replaced as a whole, so that values never stand beside a manifest that describes others.
+A folder is replaced as a whole, so that values never stand beside a manifest that describes others. Arrays are
+compared with their hash when they are first read, so a changed byte is an error and never another number.
 """
 
-import hashlib
-import json
-import os
 import re
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 
-from mmbench.atomic import beside, write_json
-from mmbench.data.store import Prepared
-from mmbench.errors import DataError, UsageError, suggest
+from mmbench.atomic import beside, finish_swaps, hash_file, remove_folder, swap_folder
+from mmbench.data.store import DATA_DIR, Prepared
+from mmbench.errors import DamagedError, DataError, UsageError, suggest
+from mmbench.features.manifest import (
+    FILE,
+    MODALITIES,
+    PRESENT,
+    VALUES,
+    FeatureManifest,
+    MadeBy,
+    Modality,
+    Stored,
+    read_manifest,
+    write_manifest,
+)
+from mmbench.features.use import FeatureUse
+from mmbench.sealed import damaged
 
-Modality = Literal["text", "image"]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
-FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+INPUTS: dict[Modality, str] = {"text": "texts", "image": "pictures"}
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """One encoder's features for every item of a prepared data set, opened read-only."""
+    """One encoder's features for every item of a prepared data set, opened read-only.
 
-    modality: Modality
-    encoder: str
-    values: np.ndarray  # float32 or float16, [N+1, D] or [N+1, layers, D], memory map
-    present: np.ndarray  # bool [N+1]
-    manifest: dict[str, Any]
+    advice  says how to make them again, for messages
+    """
+
     path: Path
+    manifest: FeatureManifest
+    advice: str
 
     @property
-    def hash(self) -> str:
-        """sha256 of values and presence: what a result names as its features."""
-        return str(self.manifest["hash"])
+    def modality(self) -> Modality:
+        return self.manifest.modality
+
+    @property
+    def encoder(self) -> str:
+        return self.manifest.encoder
+
+    @property
+    def use(self) -> FeatureUse:
+        return self.manifest.use
 
     @property
     def dim(self) -> int:
-        return int(self.values.shape[-1])
+        return self.manifest.dim
 
     @property
     def n_layers(self) -> int:
         """States per item; 0 = one vector."""
-        return int(self.values.shape[1]) if self.values.ndim == 3 else 0
+        return self.manifest.n_layers
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """float32 or float16, [N+1, D] or [N+1, layers, D], a memory map."""
+        return self._array(VALUES, self.manifest.shape, self.manifest.dtype)
+
+    @cached_property
+    def present(self) -> np.ndarray:
+        """bool [N+1], a memory map."""
+        return self._array(PRESENT, (), "bool")
 
     def verify(self) -> None:
-        """Hash the arrays again; raise DataError when they are not those that the manifest describes."""
-        if hash_values(self.values, self.present) != self.hash:
-            raise DataError(f"{self.path} does not hold the values its manifest describes; extract it again")
+        """Compare both arrays with their hashes; raise DamagedError when one is not what was written."""
+        _ = self.values, self.present
 
+    def _array(self, name: str, row: tuple[int, ...], dtype: str) -> np.ndarray:
+        file, shape = self.path / name, (self.manifest.n_items + 1, *row)
+        try:
+            if hash_file(file) != self.manifest.files[name]:
+                raise self._damaged(name, "it does not hold the values that its manifest describes")
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(name, error) from error
+        if array.shape != shape or array.dtype != dtype:
+            raise self._damaged(name, f"{array.shape} {array.dtype} instead of {shape} {dtype}")
+        return array
 
-def hash_values(values: np.ndarray, present: np.ndarray) -> str:
-    """sha256 over shape, values (float32 or float16, little endian) and presence."""
-    form = "<f2" if values.dtype == np.float16 else "<f4"
-    digest = hashlib.sha256(repr(values.shape).encode())
-    digest.update(np.ascontiguousarray(values, dtype=form).data)
-    digest.update(np.packbits(present).tobytes())
-    return digest.hexdigest()
+    def _damaged(self, name: str, reason: object) -> DamagedError:
+        reason = "it is missing" if isinstance(reason, FileNotFoundError) else reason
+        return damaged(self.path / name, reason, self.advice)
 
 
 def check_modality(modality: str) -> Modality:
+    """Return `modality` as what it is; UsageError suggests the nearest for an unknown one."""
     for known in MODALITIES:
         if modality == known:
             return known
@@ -79,7 +114,7 @@ def check_modality(modality: str) -> Modality:
 
 
 def check_encoder_name(name: str) -> str:
-    """A name that is a folder name everywhere."""
+    """Return a name that is a folder name everywhere; UsageError for any other."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"feature name {name!r} is not usable as a folder; take 1-64 of letters, digits, . _ + -"
@@ -88,85 +123,135 @@ def check_encoder_name(name: str) -> str:
 
 
 def feature_dir(prepared: Prepared, modality: str, encoder: str) -> Path:
+    """Return the folder of stored features."""
     return prepared.features_dir / check_modality(modality) / check_encoder_name(encoder)
 
 
-def read_manifest(prepared: Prepared, modality: str, encoder: str) -> dict[str, Any] | None:
-    """The manifest of stored features, None when there are none (or none of this format)."""
-    try:
-        text = (feature_dir(prepared, modality, encoder) / "manifest.json").read_text(encoding="utf-8")
-        manifest = json.loads(text)
-    except (OSError, ValueError):
+def advice_for(prepared: Prepared, modality: str, encoder: str) -> str:
+    """Return what to do about features that cannot be used."""
+    return f"run: mmbench extract {prepared.name} --{modality} {encoder} --force"
+
+
+def find_manifest(prepared: Prepared, modality: str, encoder: str) -> FeatureManifest | None:
+    """Return the manifest of stored features, None when there are none.
+
+    Raises DamagedError when it cannot be read, OtherVersionError when another mmbench wrote it.
+    """
+    path = feature_dir(prepared, modality, encoder)
+    finish_swaps(path.parent, option=DATA_DIR)
+    if not _holds_features(path):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+    advice = advice_for(prepared, modality, encoder)
+    try:
+        return read_manifest(path, advice=advice)
+    except FileNotFoundError as error:
+        raise damaged(path / FILE, "it is missing", advice) from error
 
 
-def list_features(prepared: Prepared) -> dict[str, list[str]]:
-    """Encoders stored per modality, the one stored last first."""
-    found: dict[str, list[str]] = {}
-    for modality in MODALITIES:
-        dated = []
-        for path in (prepared.features_dir / modality).glob("*/manifest.json"):
-            manifest = (
-                None
-                if path.parent.name.startswith(".")
-                else read_manifest(prepared, modality, path.parent.name)
-            )
-            if manifest is not None:
-                dated.append((-float(manifest["created"]), path.parent.name))
-        found[modality] = [name for _, name in sorted(dated)]
-    return found
+def _holds_features(path: Path) -> bool:
+    """Return whether a folder holds features, or what is left of them."""
+    try:
+        return any((path / name).is_file() for name in (FILE, VALUES, PRESENT))
+    except OSError:  # no permission: who opens it hears so
+        return True
+
+
+def list_features(
+    prepared: Prepared, *, on_error: Callable[[DataError], object] | None = None
+) -> dict[Modality, list[FeatureManifest]]:
+    """Return the manifests of all stored features by modality, the one stored last first.
+
+    Raise DataError for one that cannot be read or, if `on_error` is given, call it with the error and leave those
+    features out.
+    """
+    return {modality: _list_modality(prepared, modality, on_error) for modality in MODALITIES}
+
+
+def _list_modality(
+    prepared: Prepared, modality: Modality, on_error: Callable[[DataError], object] | None
+) -> list[FeatureManifest]:
+    parent = prepared.features_dir / modality
+    finish_swaps(parent, option=DATA_DIR)
+    found = []
+    for path in sorted(parent.glob("[!.]*")):
+        if not _NAME.fullmatch(path.name):
+            continue
+        try:
+            manifest = find_manifest(prepared, modality, path.name)
+        except DataError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+        else:
+            found += [manifest] if manifest is not None else []
+    return sorted(found, key=lambda manifest: (-manifest.created, manifest.encoder))
 
 
 def default_encoder(prepared: Prepared, modality: str) -> str | None:
-    """The encoder that a run reads unless told otherwise; None = there are no features of the modality.
+    """Return the encoder that a run reads unless told otherwise: the one stored last.
 
-    The data set's preference (`manifest["encoders"][modality]`) when stored, else the one stored last. States
-    per layer are for the few models that read them, so they are never the default.
+    None = there are no features of the modality. States per layer are for the few models that read them, so they
+    are never the default. Raises DataError when features cannot be read: they might be the ones.
     """
-    names = [
-        name
-        for name in list_features(prepared)[check_modality(modality)]
-        if not (read_manifest(prepared, modality, name) or {}).get("layers")
-    ]
-    preferred = prepared.manifest.get("encoders", {}).get(modality)
-    if preferred in names:
-        return str(preferred)
-    return names[0] if names else None
+    return default_of(_list_modality(prepared, check_modality(modality), None))
+
+
+def default_of(manifests: Sequence[FeatureManifest]) -> str | None:
+    """Return the encoder that a run reads of one modality's features, listed as `list_features` does."""
+    return next((manifest.encoder for manifest in manifests if not manifest.n_layers), None)
+
+
+def is_of_catalogue(prepared: Prepared, manifest: FeatureManifest) -> bool:
+    """Return whether the rows of features are the items of a data set, in its order."""
+    return manifest.items_hash == prepared.items_hash
+
+
+def is_stale(prepared: Prepared, manifest: FeatureManifest) -> bool:
+    """Return whether features were made from other texts or pictures than the data set has now."""
+    now: str = getattr(prepared.manifest.inputs, manifest.modality)
+    return manifest.inputs is not None and manifest.inputs != now
 
 
 def load_features(prepared: Prepared, modality: str, encoder: str) -> FeatureSet:
-    """Open stored features; UsageError when there are none, DataError when they do not fit the catalogue."""
+    """Open stored features.
+
+    UsageError when there are none, DataError when they are not those of the data set as it is prepared now.
+    """
+    manifest = find_manifest(prepared, modality, encoder)
     path = feature_dir(prepared, modality, encoder)
-    manifest = read_manifest(prepared, modality, encoder)
     if manifest is None:
-        known = list_features(prepared)[modality]
+        known = [stored.encoder for stored in _list_modality(prepared, check_modality(modality), _ignore)]
         raise UsageError(
             f"{suggest(encoder, known, what=f'{modality} features')} of {prepared.name}; "
             f"run: mmbench extract {prepared.name} --{modality} {encoder}"
         )
-    again = f"run: mmbench extract {prepared.name} --{modality} {encoder}"
-    if manifest["items_hash"] != prepared.items_hash:
+    check_fits(prepared, manifest)
+    return FeatureSet(path, manifest, advice_for(prepared, modality, encoder))
+
+
+def check_fits(prepared: Prepared, manifest: FeatureManifest) -> None:
+    """Raise DataError when features are not those of the data set as it is prepared now."""
+    path = feature_dir(prepared, manifest.modality, manifest.encoder)
+    again = f"run: mmbench extract {prepared.name} --{manifest.modality} {manifest.encoder}"
+    if not is_of_catalogue(prepared, manifest):
         raise DataError(
-            f"{path} was made for another catalogue ({manifest['n_items']} items, {prepared.name} has "
+            f"{path} was made for another catalogue ({manifest.n_items} items, {prepared.name} has "
             f"{prepared.n_items} or other ids): a row would belong to the wrong item; {again}"
         )
-    try:
-        values = np.load(path / "values.npy", mmap_mode="r", allow_pickle=False)
-        present = np.load(path / "present.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {again}") from error
-    rows = prepared.n_items + 1
-    plausible = values.ndim in (2, 3) and values.dtype in (np.float32, np.float16)
-    if not plausible or len(values) != rows or present.shape != (rows,) or present.dtype != bool:
-        raise DataError(f"{path}: values {values.shape} {values.dtype} do not fit {rows} rows; {again}")
-    return FeatureSet(check_modality(modality), encoder, values, present, manifest, path)
+    if is_stale(prepared, manifest):
+        raise DataError(
+            f"{path} is stale: it was made from other {INPUTS[manifest.modality]} than {prepared.name} has now; {again}"
+        )
+
+
+def _ignore(error: DataError) -> None:
+    return None
 
 
 def _checked(
-    prepared: Prepared, values: np.ndarray, present: np.ndarray, *, float16: bool
+    prepared: Prepared, values: np.ndarray, present: np.ndarray, *, dtype: Stored
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values with zeros in row 0 and in absent rows; DataError when they do not fit."""
+    """Return values with zeros in row 0 and in absent rows; DataError when they do not fit."""
     rows = prepared.n_items + 1
     fits = values.ndim in (2, 3) and len(values) == rows and values.size > 0 and present.shape == (rows,)
     if not fits:
@@ -177,7 +262,7 @@ def _checked(
     present = present.astype(bool)
     present[0] = False
     with np.errstate(over="ignore"):  # becomes infinite and is refused below
-        kept = values.astype(np.float16 if float16 else np.float32)
+        kept = values.astype(dtype)
     kept[~present] = 0
     finite = np.isfinite(kept).all(axis=tuple(range(1, kept.ndim)))
     if not finite.all():
@@ -196,78 +281,51 @@ def write_features(
     encoder: str,
     values: np.ndarray,
     present: np.ndarray,
-    info: dict[str, Any],
+    made: MadeBy,
     *,
-    float16: bool = False,
+    dtype: Stored = "float32",
 ) -> FeatureSet:
     """Store features, replacing those of the same name in one step.
 
-    values [N+1, D] or [N+1, layers, D] and present [N+1]; row 0 and absent rows are set to zero. `info` (JSON)
-    tells how they were made; format, catalogue, counts, hash and date are added to it.
+    values [N+1, D] or [N+1, layers, D] and present [N+1]; row 0 and absent rows are set to zero.
     """
-    values, present = _checked(prepared, values, present, float16=float16)
+    values, present = _checked(prepared, values, present, dtype=dtype)
     final = feature_dir(prepared, modality, encoder)
-    described = {**info, "modality": modality, "encoder": encoder}
-    work: Path | None = None
+    work = beside(final, what="new")
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        work = beside(final, what="new")
-        work.mkdir()
-        np.save(work / "values.npy", values, allow_pickle=False)
-        np.save(work / "present.npy", present, allow_pickle=False)
-        write_json(work / "manifest.json", _manifest(prepared, values, present, described))
-        _replace(work, final)
+        work.mkdir(parents=True)
+        np.save(work / VALUES, values, allow_pickle=False)
+        np.save(work / PRESENT, present, allow_pickle=False)
+        manifest = FeatureManifest(
+            **vars(made),
+            modality=check_modality(modality),
+            encoder=encoder,
+            items_hash=prepared.items_hash,
+            n_items=prepared.n_items,
+            n_present=int(present.sum()),
+            dim=int(values.shape[-1]),
+            n_layers=int(values.shape[1]) if values.ndim == 3 else 0,
+            dtype=dtype,
+            files={name: hash_file(work / name) for name in (VALUES, PRESENT)},
+            created=time.time(),
+        )
+        write_manifest(work, manifest)
+        swap_folder(work, final, option=DATA_DIR)
     except OSError as error:
         raise DataError(
-            f"cannot write {final}: {error.strerror or error}; free some space or choose another --data-dir"
+            f"cannot write {final}: {error.strerror or error}; free some space or choose another {DATA_DIR}"
         ) from error
     finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return load_features(prepared, modality, encoder)
-
-
-def _manifest(
-    prepared: Prepared, values: np.ndarray, present: np.ndarray, described: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        **described,
-        "format": FORMAT,
-        "items_hash": prepared.items_hash,
-        "n_items": prepared.n_items,
-        "n_present": int(present.sum()),
-        "dim": int(values.shape[-1]),
-        "layers": int(values.shape[1]) if values.ndim == 3 else 0,
-        "dtype": str(values.dtype),
-        "hash": hash_values(values, present),
-        "created": time.time(),
-    }
 
 
 def remove_features(prepared: Prepared, modality: str, encoder: str) -> None:
     """Drop stored features, if there are any."""
-    shutil.rmtree(feature_dir(prepared, modality, encoder), ignore_errors=True)
-
-
-def _replace(work: Path, final: Path) -> None:
-    """Put `work` in the place of `final`. Two writers at once are told apart by a lock; readers that have the
-    old arrays mapped keep them."""
-    from filelock import FileLock
-
-    for name in ("values.npy", "present.npy"):
-        with (work / name).open("rb+") as file:
-            os.fsync(file.fileno())
-    with FileLock(final.parent / ".lock"):
-        if final.exists():
-            old = beside(final, what="old")
-            old.mkdir()
-            final.rename(old / final.name)
-            try:
-                work.rename(final)
-            except OSError:
-                (old / final.name).rename(final)
-                raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-        else:
-            work.rename(final)
+    path = feature_dir(prepared, modality, encoder)
+    try:
+        remove_folder(path)
+    except OSError as error:
+        raise DataError(
+            f"cannot remove {path}: {error.strerror or error}; choose another {DATA_DIR}"
+        ) from error

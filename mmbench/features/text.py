@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.features.store import Modality
+from mmbench.features.manifest import Modality
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ import numpy as np
 
 from mmbench.errors import DataError, UsageError
 from mmbench.features.encoders import Input
+from mmbench.features.manifest import Modality
 from mmbench.features.pretrained import (
     find_blocks,
     find_checkpoint,
@@ -31,7 +32,6 @@ from mmbench.features.pretrained import (
     mixed,
     resolve_device,
 )
-from mmbench.features.store import Modality
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,12 +1,13 @@
 """Which stored features a run reads."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from mmbench.features.store import FeatureSet
+from mmbench import strict
 
 
 @dataclass(frozen=True)
-class FeatureUse:
+class FeatureUse(strict.Strict):
     """Which stored features a run reads.
 
     identity  what made them: equal on every machine that made them from the same inputs in the same way
@@ -17,7 +18,7 @@ class FeatureUse:
     identity: str
     content: str = ""
 
-
-def use_of(features: FeatureSet) -> FeatureUse:
-    """Return how a run names these features."""
-    return FeatureUse(features.encoder, features.hash, features.hash)
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON content."""
+        content: dict[str, Any] = strict.dump(self)
+        return content

@@ -8,8 +8,6 @@ Batches follow one another in a fixed order, so what is done is always the begin
 after it are those that the undisturbed run would have made: the values are the same, bit by bit.
 """
 
-import json
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.atomic import write_json, write_with
-from mmbench.errors import DataError
+from mmbench import sealed
+from mmbench.errors import DamagedError
 
 Say = Callable[[str], None]
-PARTS = ("states", "present", "absent")
+ADVICE = "run the same command again"
 
 
 @dataclass
@@ -52,9 +50,9 @@ class Work:
 
     def _read_sizes(self, say: Say) -> Sizes:
         try:
-            found = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+            found = sealed.read_json(self.folder / "plan.json", advice=ADVICE)
             device, changes = str(found["device"]), [(int(a), str(b), int(c)) for a, b, c in found["changes"]]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, DamagedError, ValueError, KeyError, TypeError):
             return Sizes()
         if device == self.device:
             return Sizes(changes)
@@ -66,7 +64,7 @@ class Work:
         place = 0
         for file in sorted(self.folder.glob("[0-9]*.npz")):
             start, _, stop = file.stem.partition("-")
-            if self.sizes.changes and int(start) == place and _readable(file):
+            if self.sizes.changes and int(start) == place and _is_whole(file):
                 place = int(stop)
             else:
                 file.unlink()
@@ -75,41 +73,30 @@ class Work:
         return place
 
     def save_sizes(self) -> None:
-        write_json(self.folder / "plan.json", {"device": self.device, "changes": self.sizes.changes})
+        sealed.write_json(self.folder / "plan.json", {"device": self.device, "changes": self.sizes.changes})
 
     def add(self, states: list[np.ndarray], absent: dict[int, str], n_places: int) -> None:
         """Store the next `n_places`: the states of those present, the reasons of the `absent` ones by place."""
         start, stop = self.done, self.done + n_places
-        content: dict[str, Any] = {
+        arrays = {
             "states": np.concatenate(states) if states else np.zeros((0, 0), np.float32),
             "present": np.array([place not in absent for place in range(start, stop)], bool),
-            "absent": np.frombuffer(json.dumps(absent).encode(), np.uint8),
         }
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez(file, **content)
-
-        write_with(self.folder / f"{start:09d}-{stop:09d}.npz", write)
+        facts: dict[str, Any] = {"absent": [absent[place] for place in sorted(absent)]}
+        sealed.write_arrays(self.folder / f"{start:09d}-{stop:09d}.npz", arrays, facts, is_compressed=False)
         self.done = stop
 
     def parts(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray, list[str]]]:
-        """Places, states [present, ...], present [places] and reasons of each file, in order."""
+        """Yield places, states [present, ...], present [places] and reasons of each file, in order."""
         for file in sorted(self.folder.glob("[0-9]*.npz")):
             start, _, stop = file.stem.partition("-")
-            try:
-                with np.load(file, allow_pickle=False) as part:
-                    states, present, absent = (part[name] for name in PARTS)
-            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-                raise DataError(f"{file} was damaged ({error}); run the same command again") from error
-            reasons = list(json.loads(absent.tobytes()).values())
-            yield slice(int(start), int(stop)), states, present, reasons
+            arrays, facts = sealed.read_arrays(file, advice=ADVICE)
+            yield slice(int(start), int(stop)), arrays["states"], arrays["present"], facts["absent"]
 
 
-def _readable(file: Path) -> bool:
-    """Whether all of it can be read; the format has checksums."""
+def _is_whole(file: Path) -> bool:
     try:
-        with np.load(file, allow_pickle=False) as part:
-            return all(part[name] is not None for name in PARTS)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        sealed.read_arrays(file, advice=ADVICE)
+    except DamagedError:
         return False
+    return True

@@ -22,6 +22,7 @@ from mmbench.errors import DataError, MmbenchError
 from mmbench.fetch.check import checks_itself, fault_of
 from mmbench.fetch.client import CONNECT_S, READ_S, FetchError, faults_sorted, get, retrying
 from mmbench.fetch.part import Origin, Part
+from mmbench.locks import held, lock_file
 
 if TYPE_CHECKING:
     import requests
@@ -115,28 +116,19 @@ def download(
 
 @contextmanager
 def _alone(target: Path, on_note: Note) -> Iterator[None]:
-    """Only one process at a time fetches `target`; the others wait and then find it there."""
-    from filelock import FileLock, Timeout
+    """Let only one process at a time fetch `target`; the others wait and then find it there."""
+    lock = lock_file(target)
 
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"))
+    def on_wait() -> None:
+        on_note("another process is fetching it; waiting")
+
+    with held(lock, error=MmbenchError, option="--data-dir", on_wait=on_wait):
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            on_note("another process is fetching it; waiting")
-            lock.acquire()
-    except OSError as error:
-        raise MmbenchError(
-            f"cannot write into {target.parent}: {error.strerror or error}; choose another --data-dir"
-        ) from error
-    try:
-        yield
-    finally:
-        if target.exists():  # whoever takes the lock after this finds the file and does nothing
-            with suppress(OSError):
-                Path(lock.lock_file).unlink()
-        lock.release()
+            yield
+        finally:
+            if target.exists():  # whoever takes the lock after this finds the file and does nothing
+                with suppress(OSError):
+                    lock.unlink()
 
 
 class _Download:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mmbench.features.sources import MAX_BYTES
+from mmbench.data.decoding import MAX_BYTES
 from mmbench.fetch.client import CONNECT_S, MAX_WAIT_S, FetchError, faults_sorted, get
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmbench.features.sources import decode
+from mmbench.data.decoding import decode
 from mmbench.fetch.client import FetchError, new_session, retrying
 from mmbench.fetch.hosts import (
     REFUSED,

@@ -4,15 +4,14 @@ The bytes in the part always belong to the version that the note describes: the 
 note changes, and filled afterwards, so a kill at any moment leaves a part that can be gone on with.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmbench.atomic import write_json
-from mmbench.errors import MmbenchError
+from mmbench import sealed
+from mmbench.errors import DataError, MmbenchError
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,17 @@ class Part:
 
     @property
     def origin(self) -> Origin | None:
-        """What the part is a part of; None when nobody can say."""
+        """What the part is a part of; None when nobody can say, or when the note is damaged."""
         try:
-            return Origin(**json.loads(self.note.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return Origin(**sealed.read_json(self.note, advice="it is fetched again"))
+        except (FileNotFoundError, DataError, TypeError):
             return None
 
     def begin(self, origin: Origin) -> None:
         """Forget what is there; what is appended from now on is `origin`'s."""
         with _writing(self.file):
             self.file.write_bytes(b"")
-        write_json(self.note, asdict(origin))
+        sealed.write_json(self.note, asdict(origin))
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[bytes], None]]:

@@ -11,17 +11,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmbench.data.images import list_at, list_store, point_at
-from mmbench.data.store import Prepared, open_path
+from mmbench.data.picture_store import UNKNOWN, Entry, PictureStore, StoreWriter
+from mmbench.data.pictures import MISSING, UNNAMED
+from mmbench.data.store import DATA_DIR, Prepared, open_path
 from mmbench.errors import DataError
 from mmbench.fetch.hosts import Hosts, Limits
 from mmbench.fetch.jobs import Job, Outcome, outcomes
-from mmbench.fetch.store import UNKNOWN, Entry, PictureStore, StoreWriter, store_lock
+from mmbench.locks import held, lock_file
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def fetch_pictures(
     before = _known(path)
     if not _plan(wanted, before, retry=retry):
         return _report(wanted, before, before, [], 0.0)
-    with _locked(path, on_wait), StoreWriter(path) as writer:
+    with _alone(path, on_wait), StoreWriter(path) as writer:
         before = writer.entries()
         jobs = _linked(writer, _plan(wanted, before, retry=retry), before)
         hosts = Hosts(limits)
@@ -161,26 +163,10 @@ def _store(writer: StoreWriter, one: Outcome) -> None:
         writer.fail(one.job.names, one.job.url, one.reason, final=one.final, tries=one.tries)
 
 
-@contextmanager
-def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    from filelock import Timeout
-
-    lock = store_lock(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        on_wait()
-        lock.acquire()
-    except OSError as error:
-        raise DataError(
-            f"the fetched pictures cannot be written to {path}: {error.strerror or error}; "
-            "copy the raw files to a folder of your own, or use --no-pictures"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _alone(path: Path, on_wait: Callable[[], None]) -> AbstractContextManager[bool]:
+    """Hold the right to write into the store at `path`."""
+    option = "folder for the raw files, or use --no-pictures"
+    return held(lock_file(path), error=DataError, option=option, on_wait=on_wait)
 
 
 @contextmanager
@@ -231,9 +217,7 @@ def _there(known: Mapping[str, Entry], name: str) -> bool:
 
 def attach(prepared: Prepared, path: Path) -> Prepared:
     """Let the manifest of `prepared` name the store at `path` and count what is in it."""
-    from filelock import FileLock
-
-    with FileLock(prepared.path.with_name(f".{prepared.path.name}.lock")):
+    with held(lock_file(prepared.path), error=DataError, option=DATA_DIR):
         return point_at(open_path(prepared.path), list_store(path) if path.is_file() else None)
 
 
@@ -248,19 +232,19 @@ class ItemPicture:
 
 
 def item_pictures(prepared: Prepared) -> list[ItemPicture]:
-    """Every item's picture in item order, by the folder, zip or store that the manifest names."""
-    images = prepared.manifest["images"]
-    listing = list_at(images["kind"], Path(images["path"]), prepared.name) if images else None
-    fetched = listing is None or listing.kind == "store"
-    known = _known(listing.path) if listing is not None and fetched else {}
+    """Return every item's picture in item order, by the folder, zip or store that the manifest names."""
+    images = prepared.manifest.images
+    listing = list_at(images, prepared.name) if images else None
+    is_fetched = listing is None or listing.kind == "store"
+    known = _known(listing.path) if listing is not None and is_fetched else {}
     found = []
     for record in prepared.item_records:
         name, url = record.get("image") or "", str(record.get("image_url") or "")
         reason: str | None = None
         if not name:
-            reason = "no picture named"
+            reason = UNNAMED
         elif listing is None or name not in listing.members:
             entry = known.get(name)
-            reason = (entry and entry.reason) or (UNKNOWN if fetched and url else "missing file")
+            reason = (entry and entry.reason) or (UNKNOWN if is_fetched and url else MISSING)
         found.append(ItemPicture(str(record["id"]), name, url, reason))
     return found

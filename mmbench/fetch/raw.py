@@ -1,11 +1,11 @@
-"""The raw files of a data set: which are to be fetched, and what lock.json says of them."""
+"""The raw files of a data set: which are to be fetched, and what was recorded of them."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from mmbench.data.lock import Locked, add_locked, locked
+from mmbench.data.raw_hashes import Recorded, record_file, recorded_file
 from mmbench.data.spec import DatasetSpec, RawFile
 from mmbench.errors import DataError
 from mmbench.fetch.client import new_session
@@ -56,7 +56,7 @@ def _wanted(spec: DatasetSpec, file: RawFile, data_dir: Path) -> Wanted:
     """The catalogue's own hash is the last word; without one, what was there at the first download."""
     if file.sha256 is not None:
         return Wanted(file.name, file.urls, file.size, file.sha256)
-    known = locked(data_dir, spec.name, file.name)
+    known = recorded_file(data_dir, spec.name, file.name)
     if known is None:
         return Wanted(file.name, file.urls, file.size)
     return Wanted(
@@ -72,4 +72,4 @@ def _wanted(spec: DatasetSpec, file: RawFile, data_dir: Path) -> Wanted:
 
 def _record(data_dir: Path, dataset: str, name: str, fetched: Fetched) -> None:
     today = datetime.now(UTC).date().isoformat()
-    add_locked(data_dir, dataset, name, Locked(fetched.sha256, fetched.size, fetched.url, today))
+    record_file(data_dir, dataset, name, Recorded(fetched.sha256, fetched.size, fetched.url, today))

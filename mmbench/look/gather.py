@@ -1,6 +1,5 @@
 """Everything that is shown of one prepared data set: numbers at once, neighbours and pictures when asked for."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -11,7 +10,8 @@ import numpy as np
 from mmbench.data.statistics import LONG_INTERVAL_DAYS
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError
-from mmbench.features.store import MODALITIES, list_features, read_manifest
+from mmbench.features.manifest import FeatureManifest
+from mmbench.features.store import check_fits, list_features
 from mmbench.look.nearest import Nearest, nearest
 from mmbench.look.numbers import (
     Intervals,
@@ -82,22 +82,39 @@ class Look:
     @cached_property
     def has_pictures(self) -> bool:
         named = any(record.get("image") for record in self.prepared.item_records)
-        return named and self.prepared.manifest.get("images") is not None
+        return named and self.prepared.manifest.images is not None
 
     @cached_property
     def _neighbours(self) -> tuple[list[Nearest], list[str]]:
         queries = different(self.popularity.items, self.groups, N_QUERIES)
-        found, notes = [], []
-        stored = [
-            (modality, name) for modality in MODALITIES for name in list_features(self.prepared)[modality]
-        ]
-        for modality, name in stored[:MAX_ENCODERS]:
+        found, (stored, notes) = [], self._stored
+        for one in stored[:MAX_ENCODERS]:
             try:
-                found.append(nearest(self.prepared, modality, name, queries, self.groups))
+                found.append(nearest(self.prepared, one.modality, one.encoder, queries, self.groups))
+            except DataError as error:
+                notes = [*notes, str(error)]
+        more = ", ".join(f"{one.modality} {one.encoder}" for one in stored[MAX_ENCODERS:])
+        return found, [*notes, *([f"not shown, to keep the page small: {more}"] if more else [])]
+
+    @cached_property
+    def _stored(self) -> tuple[list[FeatureManifest], list[str]]:
+        """Features that are the items' own, and why others are not or cannot be read."""
+        notes: list[str] = []
+        by_modality = list_features(self.prepared, on_error=lambda error: notes.append(str(error)))
+        fitting = []
+        for manifest in (manifest for manifests in by_modality.values() for manifest in manifests):
+            try:
+                check_fits(self.prepared, manifest)
             except DataError as error:
                 notes.append(str(error))
-        more = ", ".join(f"{modality} {name}" for modality, name in stored[MAX_ENCODERS:])
-        return found, [*notes, *([f"not shown, to keep the page small: {more}"] if more else [])]
+            else:
+                fitting.append(manifest)
+        return fitting, notes
+
+    @property
+    def feature_notes(self) -> list[str]:
+        """Why stored features are not shown: damaged, stale, of another catalogue."""
+        return self._stored[1]
 
     @property
     def nearest(self) -> list[Nearest]:
@@ -129,27 +146,25 @@ class Look:
     @property
     def shares(self) -> list[Share]:
         """Ties, repeats and coverage, as counted when the data set was prepared, and coverage of stored features."""
-        one: Mapping[str, Any] = self.prepared.manifest["statistics"]
-        coverage, items, users = one["coverage"], "of all items", "of the users with such a target"
+        one = self.prepared.manifest.statistics
+        coverage, items, users = one.coverage, "of all items", "of the users with such a target"
         shares = [
-            Share("neighbours with equal timestamps", one["tied_neighbours"], "of all neighbouring events"),
+            Share("neighbours with equal timestamps", one.tied_neighbours, "of all neighbouring events"),
             Share(
                 f"intervals above {LONG_INTERVAL_DAYS} days",
-                one["long_intervals"],
+                one.long_intervals,
                 "of all neighbouring events",
             ),
-            Share("validation target already in the input", one["valid_repeats"], users),
-            Share("test target already in the input", one["test_repeats"], users),
-            Share("items with a title", coverage["title"], items),
-            Share("items with any text", coverage["text"], items),
-            Share("items with categories", coverage["categories"], items),
-            Share("items whose picture is there", coverage["image"], items),
+            Share("validation target already in the input", one.valid_repeats, users),
+            Share("test target already in the input", one.test_repeats, users),
+            Share("items with a title", coverage.title, items),
+            Share("items with any text", coverage.text, items),
+            Share("items with categories", coverage.categories, items),
+            Share("items whose picture is there", coverage.image, items),
         ]
-        for modality, names in list_features(self.prepared).items():
-            for name in names:
-                manifest = read_manifest(self.prepared, modality, name) or {}
-                share = manifest.get("n_present", 0) / self.prepared.n_items
-                shares.append(Share(plain(f"{modality} features {name}", 48), share, items))
+        for manifest in self._stored[0]:
+            share = manifest.n_present / self.prepared.n_items
+            shares.append(Share(plain(f"{manifest.modality} features {manifest.encoder}", 48), share, items))
         return shares
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mmbench.data.store import Prepared
-from mmbench.features.store import Modality, load_features
+from mmbench.features.manifest import FeatureManifest, Modality
+from mmbench.features.store import load_features
 
 K = 5
 SAMPLE = 1000  # items whose neighbours' categories are compared, evenly over the catalogue
@@ -27,7 +28,7 @@ class Nearest:
 
     modality: Modality
     encoder: str
-    manifest: dict[str, Any]
+    manifest: FeatureManifest
     shape: tuple[int, ...]  # of one item's feature: (D,) or (layers, D), of which the last layer is compared
     found: dict[int, list[tuple[int, float]]]  # query -> (item, cosine), nearest first; [] = no feature
     mean_cosine: float | None

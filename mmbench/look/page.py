@@ -28,12 +28,12 @@ def html(look: Look, statistics: list[list[str]]) -> str:
     plots = {one.name: one for one in charts(look)}
     return template.render(
         name=look.name,
-        title=manifest["title"],
+        title=manifest.title,
         synthetic=look.prepared.synthetic,
-        prepared=day(float(manifest["created"])),
+        prepared=day(manifest.created),
         hash=look.prepared.hash[:12],
-        protocol=manifest["protocol"],
-        source=manifest["printed"].get("source", ""),
+        protocol=manifest.protocol.to_json(),
+        source=manifest.printed.source if manifest.printed else "",
         statistics=statistics,
         parts={
             heading: [_figure(plots[name]) for name in names if name in plots]
@@ -86,7 +86,7 @@ def _encoder(look: Look, one: Nearest) -> dict[str, Any]:
         "modality": one.modality,
         "name": one.encoder,
         "caption": nearest_caption(look, one),
-        "hash": str(one.manifest["hash"])[:12],
-        "made": day(float(one.manifest["created"])),
+        "hash": one.manifest.use.identity[:12],
+        "made": day(one.manifest.created),
         "rows": rows,
     }

@@ -5,8 +5,9 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mmbench.data.decoding import decode
 from mmbench.data.store import Prepared
-from mmbench.features.sources import PictureSource, decode
+from mmbench.features.sources import PictureSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image

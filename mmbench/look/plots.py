@@ -193,7 +193,7 @@ def _middle(lengths: Lengths) -> str:
 
 
 def _history_caption(look: Look) -> str:
-    longest = int(look.prepared.protocol["max_len"])
+    longest = look.prepared.protocol.max_len
     cut = float((np.diff(look.prepared.offsets) > longest).mean())
     return (
         f"Events per user, {look.prepared.n_users:,} users, all parts of the split together. {_middle(look.histories)} "
@@ -278,7 +278,7 @@ def _texts_caption(look: Look) -> str:
     if look.texts is None:
         return ""
     without = look.prepared.n_items - look.n_texts
-    fields = ", ".join(look.prepared.manifest.get("text_fields", []))
+    fields = ", ".join(look.prepared.manifest.text_fields)
     made = f" ({fields})" if fields else ""
     lacking = f"; {without:,} items without text are left out" if without else ""
     return (

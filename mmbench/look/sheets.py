@@ -53,7 +53,7 @@ def nearest_caption(look: Look, one: Nearest) -> str:
     ]
     if one.mean_cosine is not None:
         parts.append(f"; any two items have {one.mean_cosine:.2f} on average")
-    parts.append(f". {one.manifest['n_present']:,} of {look.prepared.n_items:,} items have the feature.")
+    parts.append(f". {one.manifest.n_present:,} of {look.prepared.n_items:,} items have the feature.")
     if one.same_categories is not None and one.same_by_chance is not None:
         parts.append(
             f" {percent(one.same_categories)} of the {K} nearest have exactly the same categories, against "

@@ -91,20 +91,20 @@ def choose_targets(
     asked: Sequence[str],
     data_dir: Path,
     *,
-    skipped: Callable[[DataError], object] | None = None,
+    on_error: Callable[[DataError], object] | None = None,
 ) -> list[Target]:
     """The experiment's data sets, or those asked for: any of it in any tie order, or any that is prepared.
 
-    A data set that cannot be opened raises DataError if it was asked for by name. Else `skipped` hears of it,
-    and it counts as not prepared; without `skipped` it raises too.
+    A data set that cannot be opened raises DataError if it was asked for by name. Else `on_error` is called with the
+    error, and it counts as not prepared; without `on_error` it raises too.
     """
     known = experiment.content.datasets
     if not asked:
-        there = {one.name: one for one in list_prepared(data_dir, skipped=skipped)}
+        there = {one.name: one for one in list_prepared(data_dir, on_error=on_error)}
         return [Target(name, there.get(name)) for name in known]
     for name in asked:
         if name.split("@")[0] not in known and not is_prepared(name, data_dir):
-            names = {one.name for one in list_prepared(data_dir, skipped=lambda _: None)}
+            names = {one.name for one in list_prepared(data_dir, on_error=lambda _: None)}
             raise UsageError(
                 f"--dataset: {suggest(name, {*known, *names}, what=f'data set of {experiment.name}')}"
             )

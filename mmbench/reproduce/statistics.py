@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmbench.data.spec import Slip
 from mmbench.data.statistics import Compared, compare
 from mmbench.reporting import rounding, terminal
 from mmbench.reporting.grid import Line, Lines, draw
@@ -58,21 +59,22 @@ class Counted:
 
 
 def counted(
-    experiment: Experiment, targets: Sequence[Target], slips: Mapping[str, Sequence[Mapping[str, Any]]]
+    experiment: Experiment, targets: Sequence[Target], slips: Mapping[str, Sequence[Slip]]
 ) -> Counted:
     """Statistics beside printed ones; `slips` are the catalogue's known misprints by data set."""
     content = experiment.content
     assert isinstance(content, Statistics)
     values: dict[tuple[str, str], Compared | float | None] = {}
     for target in targets:
-        printed: dict[str, Any] = dict(content.printed.get(target.printed_as, {}))
-        if target.prepared is None or not target.prepared.manifest["statistics"]:
+        printed = dict(content.printed.get(target.printed_as, {}))
+        if target.prepared is None:
             values.update({(target.name, one.name): printed.get(one.name) for one in content.statistics})
             continue
-        protocol = target.prepared.protocol["name"]
+        protocol = target.prepared.protocol.name
         found = compare(
-            target.prepared.manifest["statistics"],
-            {**printed, "slips": slips.get(target.printed_as, [])},
+            target.prepared.manifest.statistics,
+            printed,
+            slips.get(target.printed_as, []),
             protocol=protocol,
             default_protocol=protocol,
         )

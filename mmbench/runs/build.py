@@ -15,7 +15,7 @@ from mmbench.data.store import Prepared, open_path
 from mmbench.data.views import TargetView, TrainView, target_view, training_view
 from mmbench.errors import RunError, UsageError
 from mmbench.features.store import FeatureSet, load_features
-from mmbench.features.use import FeatureUse, use_of
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
 from mmbench.runs.plan import Cell, configs
@@ -52,7 +52,7 @@ def load_data(path: Path, content: str) -> LoadedData:
 def _load_features(path: Path, modality: str, use: FeatureUse) -> FeatureSet:
     """Open features that are made as they were when the run was planned; their values are verified once."""
     features = load_features(open_path(path), modality, use.encoder)
-    if use_of(features).identity != use.identity:
+    if features.use.identity != use.identity:
         raise RunError(f"{features.path} changed since this run was planned; start it again")
     features.verify()
     return features

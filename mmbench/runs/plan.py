@@ -10,7 +10,7 @@ from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation import metrics
 from mmbench.features.store import FeatureSet, default_encoder, load_features
-from mmbench.features.use import FeatureUse, use_of
+from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.runs import store
 from mmbench.settings.config import Layer, Origin, Setting, TrainConfig, build, defaults_of, resolve
@@ -49,10 +49,10 @@ def resolve_settings(
     entry: registry.ModelEntry, variant: str, prepared: Prepared, overrides: Sequence[Layer]
 ) -> dict[str, Setting]:
     """Return all settings of a model on a data set, validated, each with the origin of its value."""
-    protocol = {key: prepared.protocol[key] for key in FROM_PROTOCOL}
+    protocol = {key: getattr(prepared.protocol, key) for key in FROM_PROTOCOL}
     layers = [
         Layer(Origin.default, defaults_of(TrainConfig)),
-        Layer(Origin.protocol, protocol, prepared.protocol["name"]),
+        Layer(Origin.protocol, protocol, prepared.protocol.name),
         *entry.layers(variant, prepared.name),
         *overrides,
     ]
@@ -135,7 +135,7 @@ def make_cell(
     entry, variant = registry.find(model)
     settings = resolve_settings(entry, variant, prepared, overrides)
     features, notes = choose_features(entry, prepared, settings)
-    uses = {modality: use_of(stored) for modality, stored in features.items()}
+    uses = {modality: stored.use for modality, stored in features.items()}
     protocol = comparable(prepared, settings)
     if entry.load().trainable:
         metrics.parse_metric(settings["selection_metric"].value).check(prepared.n_items)
@@ -171,7 +171,7 @@ def configuration_id(
 
 def comparable(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str, Any]:
     """Return the fields of the protocol that two rows must share to stand in one table."""
-    kept = {k: v for k, v in prepared.protocol.items() if k not in (*FROM_PROTOCOL, "name")}
+    kept = {k: v for k, v in prepared.protocol.to_json().items() if k not in (*FROM_PROTOCOL, "name")}
     return {
         **kept,
         "data": prepared.hash,

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmbench.choices import DEFAULT_LISTS, SPLITS
-from mmbench.data.store import Prepared
+from mmbench.data.definition import check_current
+from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
 from mmbench.runs.execute import TRACEBACK, fail_cell, run_cell, run_stack, tidy
@@ -154,7 +155,11 @@ def execute(
 
     stack  how many cells that differ in their seeds only are trained as one
     lists  length of the lists of best items that are stored, 0 for none
+
+    Raises DataError for a data set whose definition or raw files changed since it was prepared.
     """
+    for path in {cell.data_path: None for cell in cells}:
+        check_current(open_path(path))
     done: dict[Path, RunRecord] = {}
     missing = []
     for cell in cells:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from mmbench import sealed, strict
 from mmbench.atomic import hash_json
 from mmbench.choices import MaskRule, SplitName
-from mmbench.data.store import folder_name
+from mmbench.data.manifest import folder_name
 from mmbench.errors import DamagedError, DataError
 from mmbench.evaluation.evidence import Ranking, Ranks, read_ranking, write_ranking
 from mmbench.features.use import FeatureUse

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mmbench.data.raw_hashes import Recorded, record_file
 from mmbench.doctor import machine
 from mmbench.doctor.finding import size
 from tests.cli.forks import Command, run_all
@@ -61,7 +62,8 @@ def litter(data: Path, results: Path) -> None:
     (broken / "manifest.json").write_text("{")
     (data / "prepared" / "toy" / "features" / "image" / ".resnet50.work-abc123").mkdir(parents=True)
     (data / "raw" / "amazon-toys").mkdir(parents=True)
-    (data / "raw" / "lock.json").write_text(json.dumps({"amazon-toys": {"a.gz": {}, "b.gz": {}}}))
+    for name in ("a.gz", "b.gz"):
+        record_file(data, "amazon-toys", name, Recorded("0" * 64, 1, "https://there", "2026-01-01"))
     (data / "raw" / "amazon-toys" / "meta.json.gz.part").write_bytes(bytes(3000))
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -122,7 +124,7 @@ def test_what_is_there_and_what_was_left(world: dict[str, Outcome]) -> None:
     assert done.returncode == 0
     assert "toy (60 items; 1 text, 1 image)" in said(done, "prepared", "ok")
     notes = said(done, "prepared", "note")
-    assert "broken/manifest.json cannot be read" in notes
+    assert "broken/manifest.json is damaged" in notes
     assert "unfinished: image features resnet50 of toy -> mmbench extract toy --image" in notes
     assert "hashes of 2 files of 1 data sets" in said(done, "raw files", "ok")
     assert "1 downloads did not end: amazon-toys/meta.json.gz.part (2.9 KB)" in said(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mmbench import sealed
+from mmbench.data import manifest
 from mmbench.data.store import open_prepared
-from mmbench.runs.store import FORMAT
+from mmbench.runs import store
 from tests.cli.forks import Command, run_all
 from tests.models.test_registry import OWN, RECIPE, write_own
 from tests.prepared import SMALL, Outcome, cells, cli, random_histories, write_toy
@@ -85,11 +86,6 @@ def nan_features(toy: Path) -> None:
     np.save(file, values)
 
 
-def short_histories(toy: Path) -> None:
-    items, times, offsets = np.arange(1, 9), np.arange(8), np.arange(0, 9, 2)
-    write_toy(toy.parents[1], histories=(items, times, offsets))
-
-
 def all_items_seen(toy: Path) -> None:
     items, _times, _ = random_histories(n_users=3, n_items=6)
     items = np.concatenate([np.tile(np.arange(1, 7), 2), items[:3]])
@@ -98,10 +94,14 @@ def all_items_seen(toy: Path) -> None:
     )
 
 
+def seal(path: Path, content: dict[str, object]) -> None:
+    sealed.write_json(path, content, version=manifest.FORMAT)
+
+
 def set_record(cell: Path, **changes: object) -> None:
     """Change a record, with the hash that belongs to the change."""
-    content = sealed.read_json(cell / "run.json", advice="", version=FORMAT)
-    sealed.write_json(cell / "run.json", {**content, **changes}, version=FORMAT)
+    content = sealed.read_json(cell / "run.json", advice="", version=store.FORMAT)
+    sealed.write_json(cell / "run.json", {**content, **changes}, version=store.FORMAT)
 
 
 def copied(cell: Path) -> Path:
@@ -230,27 +230,26 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
     blocked = w.fresh()
     blocked.write_text("a file where a folder should be")
     cases = {
-        "manifest cut short": (run(lambda toy: cut(toy / "manifest.json")), r"manifest\.json cannot be read"),
-        "manifest of another kind": (run(lambda toy: (toy / "manifest.json").write_text("[]")), "is no manifest"),
+        "manifest cut short": (run(lambda toy: cut(toy / "manifest.json")), r"manifest\.json is damaged"),
+        "manifest of another kind": (run(lambda toy: (toy / "manifest.json").write_text("[]")), "no JSON object"),
         "manifest without protocol": (
-            run(lambda toy: (toy / "manifest.json").write_text('{"format": 1, "name": "toy"}')), "lacks protocol",
+            run(lambda toy: seal(toy / "manifest.json", {"name": "toy"})), "is missing",
         ),
         "manifest of a later version": (
-            run(lambda toy: set_json(toy / "manifest.json", format=2)), "another version of mmbench",
+            run(lambda toy: (toy / "manifest.json").write_text('{"format": 99}')), "another version of mmbench",
         ),
-        "items changed": (run(lambda toy: flip(toy / "items.npy")), r"items\.npy is not the file that the manifest"),
-        "items cut short": (run(lambda toy: cut(toy / "items.npy")), r"items\.npy is not the file"),
-        "times missing": (run(lambda toy: (toy / "times.npy").unlink()), r"times\.npy is not the file"),
+        "items changed": (run(lambda toy: flip(toy / "items.npy")), r"items\.npy is damaged"),
+        "items cut short": (run(lambda toy: cut(toy / "items.npy")), r"items\.npy is damaged"),
+        "times missing": (run(lambda toy: (toy / "times.npy").unlink()), r"times\.npy is damaged \(it is missing\)"),
         "features of other items": (run(other_catalogue, "hm4sr"), "made for another catalogue"),
-        "features with NaN": (run(nan_features, "hm4sr"), "does not hold the values its manifest describes"),
+        "features with NaN": (run(nan_features, "hm4sr"), "does not hold the values that its manifest describes"),
         "features cut short": (
-            run(lambda toy: cut(toy / "features" / "text" / "toy" / "values.npy"), "hm4sr"), "cannot be read",
+            run(lambda toy: cut(toy / "features" / "text" / "toy" / "values.npy"), "hm4sr"), "is damaged",
         ),
         "empty features": (
             run(lambda toy: (toy / "features" / "text" / "toy" / "values.npy").write_bytes(b""), "hm4sr"),
-            "cannot be read",
+            "is damaged",
         ),
-        "histories too short": (run(short_histories), "leaves no user with a validation target"),
         "no negative left": (
             w.command(
                 *QUICK, "bpr-mf", "--no-floors", "--set", "selection_metric=NDCG@5", data=w.data(all_items_seen)

@@ -272,7 +272,7 @@ def test_a_data_set_that_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> 
     old = write_toy(tmp_path / "data", "old", created=9.0, features=False).path
     (old / "manifest.json").write_text('{"format": 99, "name": "old"}')
     world = {"data": tmp_path / "data", "results": tmp_path / "results"}
-    line = f"warning: data set skipped: {old} was prepared by another version of mmbench"
+    line = f"warning: data set skipped: {old / 'manifest.json'} was written by another version of mmbench"
     run = cli("--quiet", "run", "pop", "--no-floors", "--dry-run", **world)
     assert (run.returncode, "/toy/pop/" in run.stdout) == (0, True), run.stderr
     for done in (run, cli("datasets", **world), cli("reproduce", **world)):

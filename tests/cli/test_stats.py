@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbench.atomic import hash_json
 from mmbench.data.store import open_prepared
 from tests.cli.forks import Command, run_all
 from tests.features.toy import items
 from tests.features.toy import prepare as prepare_items
 from tests.looking import write_data
-from tests.prepared import Outcome, write_toy
+from tests.prepared import Outcome, write_data_set, write_toy
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     histories = [[(1, 0), (2, 0), (3, 200 * 86_400)], [(1, 0), (2, 86_400), (4, 86_400), (1, 90_000)]]
     write_data(folder / "data", histories, n_items=4)
     toy = write_toy(folder / "data")
-    turned = folder / "data" / "prepared" / "turned"
-    shutil.copytree(toy.path, turned)
-    records = (turned / "items.jsonl").read_text().splitlines(keepends=True)
-    (turned / "items.jsonl").write_text("".join(reversed(records)))
-    manifest = json.loads((turned / "manifest.json").read_text())
-    ids = [json.loads(line)["id"] for line in reversed(records)]
-    changed = {**manifest, "name": "turned", "items_hash": hash_json(ids), "created": 0.0}
-    (turned / "manifest.json").write_text(json.dumps(changed))
+    events = (toy.items, toy.times, toy.offsets)
+    turned = write_data_set(folder / "data", "turned", events, toy.item_records[::-1], created=0.0)
+    shutil.copytree(toy.features_dir, turned.features_dir)
     (folder / "file").write_text("kept")
     prepare_items(folder / "data", items(4), name="four")
     np.save(folder / "f.npy", np.ones((4, 2), np.float32))

@@ -90,7 +90,7 @@ def test_peer_bug_float32_milliseconds(tmp_path: Path, declare) -> None:
     for ties in ("file", "reverse", "random:1"):
         one = made(tmp_path, ties=ties)
         assert all(history(one, user) == items for user in one.user_ids)
-        assert one.manifest["statistics"]["tied_neighbours"] == 0.0
+        assert one.manifest.statistics.tied_neighbours == 0.0
         assert set(one.times.tolist()) == {LATE // 1000}
         assert one.times.dtype == np.int64
 

@@ -151,6 +151,6 @@ def test_add_refuses_shipped_names_and_empty_files(tmp_path: Path) -> None:
 def test_resolved_name_and_protocol(tmp_path: Path) -> None:
     _, name, rules = resolve_name("amazon-beauty@hm4sr", tmp_path, ties="random:3")
     assert name == "amazon-beauty@random:3"
-    assert (rules["name"], rules["ties"], rules["min_item"]) == ("hm4sr", "random:3", 5)
+    assert (rules.name, rules.ties, rules.min_item) == ("hm4sr", "random:3", 5)
     _, name, rules = resolve_name("movielens-posters@clean-time", tmp_path)
-    assert (name, rules["min_user"], rules["split"]) == ("movielens-posters@clean-time", 0, "time")
+    assert (name, rules.min_user, rules.split) == ("movielens-posters@clean-time", 0, "time")

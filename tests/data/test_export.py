@@ -48,7 +48,7 @@ def read_back(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
 def test_round_trip(tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """Order, also of equal times that were drawn at random, times, users and items are the same afterwards."""
     one = shop(tmp_path, declare)
-    assert one.manifest["statistics"]["tied_neighbours"] > 0.05
+    assert one.manifest.statistics.tied_neighbours > 0.05
     report = export(one, tmp_path / "out", form=form)
     assert report.files[0].name.startswith("mine-random-3.")
     again = read_back(tmp_path, report.files, monkeypatch)

@@ -10,6 +10,7 @@ from mmbench.features.store import write_features
 from mmbench.look import nearest as module
 from mmbench.look.nearest import mean_cosine, nearest
 from tests.looking import write_data
+from tests.prepared import MADE
 
 N = 40
 
@@ -22,7 +23,7 @@ def prepared(tmp_path: Path) -> Prepared:
 def write(prepared: Prepared, values: np.ndarray, absent: tuple[int, ...] = ()) -> None:
     present = np.ones(len(values), dtype=bool)
     present[list(absent)] = False
-    write_features(prepared, "text", "x", values, present, {})
+    write_features(prepared, "text", "x", values, present, MADE)
 
 
 def test_neighbours_are_those_of_the_full_table(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

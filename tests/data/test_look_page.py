@@ -1,6 +1,7 @@
 """The page and the plots of data sets with everything, and with next to nothing."""
 
 import json
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from mmbench.look.save import save_plots
 from mmbench.look.sheets import sheets
 from mmbench.look.terminal import shape_rows
 from tests.looking import write_data, write_pictures
+from tests.prepared import MADE
 
 WILD = [
     '<script>alert("x")</script>',
@@ -50,12 +52,12 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         for _ in range(20)
     ]
     prepared = write_data(
-        folder, [*histories, [(k + 1, k) for k in range(N)]], n_items=N, records=records, images=images,
+        folder, [*histories, [(k + 1, k) for k in range(N)]], n_items=N, records=records, pictures=images,
         name="full", categories=[[k % 3] for k in range(N)],
     )  # fmt: skip
     present = np.arange(N + 1) != 4
-    write_features(prepared, "text", "bert+layers", rng.normal(size=(N + 1, 3, 4)), present, {})
-    write_features(prepared, "image", "vit", rng.normal(size=(N + 1, 8)), present, {})
+    write_features(prepared, "text", "bert+layers", rng.normal(size=(N + 1, 3, 4)), present, MADE)
+    write_features(prepared, "image", "vit", rng.normal(size=(N + 1, 8)), present, MADE)
     return prepared
 
 
@@ -175,8 +177,12 @@ def test_the_numbers_as_json(full: Prepared, bare: Prepared) -> None:
 
 
 def test_pictures_that_are_gone_and_features_of_other_items_are_notes(full: Prepared, tmp_path: Path) -> None:
-    moved = {"kind": "zip", "path": str(tmp_path / "gone.zip"), "hash": "0"}
-    other = Prepared(full.path, {**full.manifest, "images": moved, "items_hash": "other"})
+    file = write_pictures(tmp_path / "gone.zip", ["1.jpg"])
+    records = [{**record, "id": f"other {record['id']}"} for record in full.item_records]
+    histories = [[(k + 1, k) for k in range(N)]]
+    other = write_data(tmp_path, histories, n_items=N, records=records, pictures=file, name="other")
+    shutil.copytree(full.features_dir, other.features_dir)
+    file.unlink()
     found: Look = look(other)
     text = Page(html(found, [])).text
     assert len(found.notes) == 3

@@ -31,12 +31,12 @@ def test_arrays_ids_and_manifest(tmp_path: Path, declare) -> None:
         assert history(one, user) == [item for who, item, _ in events if who == user]
     assert one.times[:6].tolist() == [START + step * DAY for step in range(6)]
     manifest = one.manifest
-    assert manifest["statistics"]["raw"]["interactions"] == 38
-    assert {file["file"] for file in manifest["raw"]} == {"reviews_Demo_5.json.gz", "meta_Demo.json.gz"}
-    assert (manifest["name"], manifest["dataset"], manifest["printed"], manifest["images"]) == (
+    assert manifest.statistics.raw.interactions == 38
+    assert {file.file for file in manifest.raw} == {"reviews_Demo_5.json.gz", "meta_Demo.json.gz"}
+    assert (manifest.name, manifest.dataset, manifest.printed, manifest.images) == (
         "mine",
         "mine",
-        {},
+        None,
         None,
     )
     assert one.item_records[0]["text"] == "Title i0. Root, Node i0."
@@ -51,7 +51,7 @@ def test_ids_are_numbered_as_text_whatever_the_order_of_the_file(tmp_path: Path,
     assert first.user_ids == sorted(first.user_ids) == ["100", "101", "102", "104", "105", "13"]
     write_2014(raw, events[::-1])
     second = made(tmp_path)
-    assert first.manifest["raw"] != second.manifest["raw"]
+    assert first.manifest.raw != second.manifest.raw
     assert first.hash == second.hash
 
 
@@ -67,7 +67,7 @@ def test_tie_rules_make_data_sets_side_by_side(tmp_path: Path, declare) -> None:
     assert all(sorted(order) == list("pqrstu") for order in orders.values())
     assert len({one.hash for one in found.values()}) == 4
     assert len({one.items_hash for one in found.values()}) == 1
-    assert found["file"].manifest["statistics"]["tied_neighbours"] == 1.0
+    assert found["file"].manifest.statistics.tied_neighbours == 1.0
     assert made(tmp_path, "mine@random:1").hash == found["random:1"].hash
 
 
@@ -89,7 +89,7 @@ def test_milliseconds_decide_the_order_and_are_no_ties(tmp_path: Path, declare) 
     one = made(tmp_path, ties="random:1")
     assert history(one, "a") == list("pqrstu")
     assert set(one.times.tolist()) == {START}
-    assert one.manifest["statistics"]["tied_neighbours"] == 0.0
+    assert one.manifest.statistics.tied_neighbours == 0.0
 
 
 def test_exact_duplicates_go_or_stay_by_protocol(tmp_path: Path, declare) -> None:
@@ -100,7 +100,7 @@ def test_exact_duplicates_go_or_stay_by_protocol(tmp_path: Path, declare) -> Non
     declare(AMAZON_2014 + 'filters = { duplicates = "keep" }')
     kept = made(tmp_path)
     assert len(kept.items) == 38
-    assert kept.manifest["statistics"]["raw"]["duplicates"] == 1
+    assert kept.manifest.statistics.raw.duplicates == 1
 
 
 def test_tmmsrec_drops_incomplete_items_before_counting_users(tmp_path: Path, declare) -> None:
@@ -118,9 +118,9 @@ def test_tmmsrec_drops_incomplete_items_before_counting_users(tmp_path: Path, de
     assert one.name == "mine@tmmsrec"
     assert one.user_ids == ["full"]
     assert history(one, "full") == [f"i{number}" for number in range(5)]
-    assert one.manifest["statistics"]["raw"]["items_dropped_incomplete"] == 2
+    assert one.manifest.statistics.raw.items_dropped_incomplete == 2
     assert one.item_records[0]["image"] == "i0.jpg"
-    assert one.manifest["statistics"]["coverage"]["image"] == 0.0
+    assert one.manifest.statistics.coverage.image == 0.0
 
 
 def test_fetched_pictures_do_not_change_the_data(tmp_path: Path, declare) -> None:
@@ -133,8 +133,8 @@ def test_fetched_pictures_do_not_change_the_data(tmp_path: Path, declare) -> Non
     after = prepare("mine@tmmsrec", tmp_path / "data")
     assert after.fresh
     assert after.prepared.hash == before.hash
-    assert after.prepared.manifest["images"]["kind"] == "folder"
-    assert after.prepared.manifest["statistics"]["coverage"]["n_without_image"] == 5
+    assert after.prepared.manifest.images.kind == "folder"
+    assert after.prepared.manifest.statistics.coverage.n_without_image == 5
 
 
 def test_pictures_in_a_zip(tmp_path: Path, declare) -> None:
@@ -144,7 +144,7 @@ def test_pictures_in_a_zip(tmp_path: Path, declare) -> None:
         archive.writestr("i2.png", b"x")
     one = made(tmp_path)
     assert [record["image"] for record in one.item_records] == [None, None, "i2.png", None, None, None]
-    assert one.manifest["images"]["path"] == str(raw / "images.zip")
+    assert one.manifest.images.path == str(raw / "images.zip")
     (raw / "images.zip").write_bytes(b"no zip")
     with pytest.raises(DataError, match="no readable zip"):
         made(tmp_path)
@@ -174,21 +174,21 @@ def test_time_split_protocol(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), grid(6, 10))
     one = made(tmp_path, protocol="clean-time")
     assert one.name == "mine@clean-time"
-    assert (one.protocol["split"], one.protocol["valid_share"]) == ("time", 0.1)
-    assert one.manifest["statistics"]["test_users"] == 6
+    assert (one.protocol.split, one.protocol.valid_share) == ("time", 0.1)
+    assert one.manifest.statistics.test_users == 6
 
 
 def test_manifest_holds_no_local_path(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), grid())
-    assert str(tmp_path) not in json.dumps(made(tmp_path).manifest)
+    assert str(tmp_path) not in json.dumps(made(tmp_path).manifest.to_json())
 
 
 def test_demo_goes_through_the_whole_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MMBENCH_DATASETS", raising=False)
     one = made(tmp_path, "demo")
     assert one.synthetic
-    assert one.protocol["name"] == "clean"
-    assert one.manifest["statistics"]["coverage"]["image"] == 1.0
+    assert one.protocol.name == "clean"
+    assert one.manifest.statistics.coverage.image == 1.0
     assert all(record["title"] and record["categories"] for record in one.item_records)
     (
         tmp_path / "data" / "raw" / "demo" / "images.zip"

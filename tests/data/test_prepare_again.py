@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbench.data import prepare as module
-from mmbench.data.prepare import RawFilesMissingError, prepare
+from mmbench.data import definition
+from mmbench.data.prepare import prepare
+from mmbench.data.raw_files import RawFilesMissingError
 from mmbench.errors import DataError, UsageError
 from tests.data.preparing import made
 from tests.data.raw_files import AMAZON_2014, START, TIED, grid, review, write_2014, write_lines
@@ -26,7 +27,7 @@ def test_second_call_does_nothing(tmp_path: Path, declare, monkeypatch: pytest.M
     assert {file: file.stat().st_mtime_ns for file in first.prepared.path.iterdir()} == before
     assert prepare("mine", tmp_path / "data", force=True).fresh
     assert not prepare("mine", tmp_path / "data").fresh
-    monkeypatch.setattr(module, "CODE", module.CODE + 1)
+    monkeypatch.setattr(definition, "CODE", definition.CODE + 1)
     assert prepare("mine", tmp_path / "data").fresh
 
 
@@ -155,7 +156,7 @@ def test_malformed_lines_are_noted_in_the_manifest(tmp_path: Path, declare) -> N
     write_lines(raw / "reviews_Demo_5.json.gz", [*(review(*one) for one in grid()), "{"])
     report = prepare("mine", tmp_path / "data")
     assert "line 37: no JSON" in report.notes[0]
-    assert report.prepared.manifest["notes"] == report.notes
+    assert list(report.prepared.manifest.notes) == report.notes
 
 
 SCRIPT = """

@@ -1,16 +1,23 @@
 """Names of prepared data sets, protocols and tie rules."""
 
+import json
+from dataclasses import fields
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbench.data.protocol import PROTOCOLS, PreparedName, build_protocol, check_ties, random_seed
+from mmbench.data.protocol import (
+    PROTOCOLS,
+    PreparedName,
+    Protocol,
+    build_protocol,
+    check_ties,
+    differing_fields,
+    random_seed,
+)
 from mmbench.errors import UsageError
-
-KEYS = {
-    "name", "duplicates", "min_user", "min_item", "item_counts", "iterate", "require", "ties", "split",
-    "valid_share", "test_share", "max_len", "mask_seen", "selection_metric", "patience",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,20 +79,56 @@ def test_options_and_name_must_agree() -> None:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_protocol_has_every_key(name: str) -> None:
-    assert set(build_protocol(name, ties="file")) == KEYS
+def test_protocols_survive_json(name: str) -> None:
+    protocol = build_protocol(name, ties="random:3")
+    content = json.loads(json.dumps(protocol.to_json()))
+    assert Protocol.from_json(content) == protocol
+    assert (protocol.name, protocol.ties) == (name, "random:3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_len": "50"}, 'max_len: .*integer.*got "50"'),
+        ({"max_len": 0}, "max_len: .*greater than or equal to 1"),
+        ({"min_user": True}, "min_user: .*integer.*got true"),
+        ({"min_user": -1}, "min_user: .*greater than or equal to 0"),
+        ({"split": "tiem"}, "split: .*'leave-one-out' or 'time'"),
+        ({"require": ["sound"]}, "require.0: .*'text' or 'image'"),
+        ({"ties": "random"}, "ties: needed is file, reverse or random:<seed>"),
+        ({"mask_seen": "all"}, "mask_seen: "),
+        ({"iterate": 1}, "iterate: "),
+        ({"valid_share": 0.7, "test_share": 0.5}, "must be below 1 together"),
+        ({"valid_share": -0.1}, "valid_share: "),
+        ({"maxlen": 50}, "maxlen is unknown"),
+        ({"patience": None}, "patience: .*got null"),
+    ],
+)
+def test_a_protocol_that_is_none_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Protocol.from_json({**PROTOCOLS["clean"].to_json(), **changes})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Protocol)])
+def test_every_field_of_a_protocol_is_needed(field: str) -> None:
+    content = PROTOCOLS["clean"].to_json()
+    del content[field]
+    with pytest.raises(ValueError, match=f"^{field} is missing$"):
+        Protocol.from_json(content)
+
+
+def test_what_two_protocols_differ_in() -> None:
+    assert differing_fields(PROTOCOLS["hm4sr"], PROTOCOLS["clean"]) == ["name"]
+    assert differing_fields(PROTOCOLS["clean"], build_protocol("clean", ties="reverse")) == ["ties"]
 
 
 def test_own_filters_do_not_touch_a_papers_protocol() -> None:
-    own = {"min_user": 0, "item_counts": "users"}
-    assert build_protocol("clean", ties="file", filters=own)["min_user"] == 0
-    assert build_protocol("clean-time", ties="file", filters=own)["item_counts"] == "users"
-    assert build_protocol("hm4sr", ties="file", filters=own)["min_user"] == 5
-
-
-def test_a_built_protocol_is_nobody_elses() -> None:
-    build_protocol("tmmsrec", ties="file")["require"].append("audio")
-    assert build_protocol("tmmsrec", ties="file")["require"] == ["text", "image"]
+    own = {"min_user": 0, "item_counts": "users", "require": ["text"]}
+    clean = build_protocol("clean", ties="file", filters=own)
+    assert (clean.min_user, clean.item_counts, clean.require) == (0, "users", ("text",))
+    assert build_protocol("clean-time", ties="file", filters=own).item_counts == "users"
+    assert build_protocol("hm4sr", ties="file", filters=own) == PROTOCOLS["hm4sr"]
 
 
 def test_seed_of_tie_rule() -> None:

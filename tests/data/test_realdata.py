@@ -9,6 +9,7 @@ import pytest
 from mmbench.data.detective import Wanted, match
 from mmbench.data.export import export
 from mmbench.data.prepare import PrepareReport, prepare
+from mmbench.data.statistics import Statistics
 
 pytestmark = [
     pytest.mark.realdata,
@@ -21,24 +22,24 @@ def _no_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MMBENCH_DATASETS", raising=False)
 
 
-def real(name: str, folder: str, tmp_path: Path) -> tuple[PrepareReport, dict[str, Any]]:
+def real(name: str, folder: str, tmp_path: Path) -> tuple[PrepareReport, Statistics]:
     raw = Path(os.environ["MMBENCH_REAL_DATA"]) / folder
     if not raw.is_dir():
         pytest.skip(f"{raw} is not there")
     report = prepare(name, tmp_path, raw=raw)
-    return report, report.prepared.manifest["statistics"]
+    return report, report.prepared.manifest.statistics
 
 
-def counts(statistics: dict[str, Any]) -> tuple[int, int, int]:
-    return statistics["users"], statistics["items"], statistics["interactions"]
+def counts(statistics: Statistics) -> tuple[int, int, int]:
+    return statistics.users, statistics.items, statistics.interactions
 
 
 def test_beauty(tmp_path: Path) -> None:
     report, statistics = real("amazon-beauty", "amazon-2014-raw", tmp_path)
     assert counts(statistics) == (22_363, 12_101, 198_502)
-    assert statistics["tied_neighbours"] == pytest.approx(0.439, abs=0.0005)
-    assert statistics["coverage"]["n_without_title"] == 7
-    assert statistics["raw"]["duplicates"] == 0
+    assert statistics.tied_neighbours == pytest.approx(0.439, abs=0.0005)
+    assert statistics.coverage.n_without_title == 7
+    assert statistics.raw.duplicates == 0
     assert report.notes == []
     # ties in file order: inside one moment of one user the items stand in the order of the raw file, by asin
     one = report.prepared
@@ -57,14 +58,14 @@ def _is_border(offsets: Any, places: Any) -> Any:
 def test_movielens(tmp_path: Path) -> None:
     _, statistics = real("movielens-posters", "movielens-posters", tmp_path)
     assert counts(statistics) == (943, 1_682, 100_000)
-    assert statistics["coverage"]["n_without_image"] == 1_682 - 1_445
-    assert 0.45 < statistics["tied_neighbours"] < 0.55
+    assert statistics.coverage.n_without_image == 1_682 - 1_445
+    assert 0.45 < statistics.tied_neighbours < 0.55
 
 
 def test_hm_fashion(tmp_path: Path) -> None:
     report, statistics = real("hm-fashion", "hm-fashion", tmp_path)
     assert counts(statistics) == (584, 952, 9_747)
-    assert statistics["coverage"]["image"] == 1.0
+    assert statistics.coverage.image == 1.0
     assert all(len(record["image"]) == len("0108775015.jpg") for record in report.prepared.item_records)
 
 

@@ -1,12 +1,13 @@
 """Statistics by hand, and their comparison with printed counts."""
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mmbench.data.protocol import build_protocol
-from mmbench.data.statistics import compare, describe
+from mmbench.data.protocol import PROTOCOLS
+from mmbench.data.spec import Slip
+from mmbench.data.statistics import Statistics, compare, coverage, describe
 
 DAY = 86_400
 # user 0: 1 2 1 | user 1: 3 1 2 2 (times in days)
@@ -15,38 +16,38 @@ TIMES = np.array([0, 0, 101, 0, 100, 201, 201]) * DAY
 OFFSETS = np.array([0, 3, 7])
 
 
-def described() -> dict[str, Any]:
-    rules = build_protocol("clean", ties="file")
-    return describe(items=ITEMS, ticks=TIMES, times=TIMES, offsets=OFFSETS, n_items=3, protocol=rules)
+RECORDS = [{"title": "a", "text": "", "categories": [], "image": None}] * 3
+
+
+def described() -> Statistics:
+    return describe(
+        items=ITEMS, times=TIMES, offsets=OFFSETS, n_items=3, protocol=PROTOCOLS["clean"],
+        coverage=coverage(RECORDS, None),
+    )  # fmt: skip
 
 
 def test_statistics_by_hand() -> None:
     found = described()
-    assert (found["users"], found["items"], found["interactions"]) == (2, 3, 7)
-    assert (found["actions_per_user"], found["actions_per_item"]) == (3.5, pytest.approx(7 / 3))
-    assert found["sparsity"] == pytest.approx(1 - 5 / 6)  # 5 of 6 (user, item) pairs occur
-    assert found["tied_neighbours"] == pytest.approx(2 / 5)
-    assert found["long_intervals"] == pytest.approx(2 / 5)  # 101 days twice; 100 is not more than 100
-    assert (found["valid_repeats"], found["test_repeats"]) == (0.0, 1.0)
-    assert (found["first_time"], found["last_time"]) == (0, 201 * DAY)
-    assert found["history_length"]["0.5"] == 3.5
+    assert (found.users, found.items, found.interactions) == (2, 3, 7)
+    assert (found.actions_per_user, found.actions_per_item) == (3.5, pytest.approx(7 / 3))
+    assert found.sparsity == pytest.approx(1 - 5 / 6)  # 5 of 6 (user, item) pairs occur
+    assert found.tied_neighbours == pytest.approx(2 / 5)
+    assert found.long_intervals == pytest.approx(2 / 5)  # 101 days twice; 100 is not more than 100
+    assert (found.valid_repeats, found.test_repeats) == (0.0, 1.0)
+    assert (found.first_time, found.last_time) == (0, 201 * DAY)
+    assert found.history_length["0.5"] == 3.5
 
 
-PRINTED = {
-    "users": 2,
-    "items": 4,
-    "interactions": 7,
-    "source": "a page",
-    "slips": [
-        {"statistic": "items", "printed": 4.0, "correct": 3.0, "source": "a page", "why": "padding counted"},
-        {"statistic": "actions_per_user", "printed": 9.0, "correct": 3.5, "source": "a page", "why": "7 / 2"},
-    ],
-}
+PRINTED = {"users": 2.0, "items": 4.0, "interactions": 7.0}
+SLIPS = [
+    Slip(statistic="items", printed=4.0, correct=3.0, source="a page", why="padding counted"),
+    Slip(statistic="actions_per_user", printed=9.0, correct=3.5, source="a page", why="7 / 2"),
+]
 
 
-def remarks(statistics: dict[str, Any], protocol: str = "clean") -> dict[str, str]:
-    rows = compare(statistics, PRINTED, protocol=protocol, default_protocol="clean")
-    return {one.statistic: one.remark for one in rows}
+def remarks(statistics: Statistics, protocol: str = "clean") -> dict[str, str]:
+    rows = compare(statistics, PRINTED, SLIPS, protocol=protocol, default_protocol="clean")
+    return {row.statistic: row.remark for row in rows}
 
 
 def test_slips_are_shown_beside_the_computed_numbers() -> None:
@@ -55,12 +56,12 @@ def test_slips_are_shown_beside_the_computed_numbers() -> None:
     assert found["items"] == "slip in a page: padding counted"
     assert found["actions_per_user"] == "slip in a page: 7 / 2"
     assert found["sparsity"] == ""
-    rows = compare(described(), PRINTED, protocol="clean", default_protocol="clean")
+    rows = compare(described(), PRINTED, SLIPS, protocol="clean", default_protocol="clean")
     assert {one.statistic: one.printed for one in rows}["actions_per_user"] == 9.0
 
 
 def test_a_difference_is_never_hidden() -> None:
-    changed = {**described(), "users": 5, "items": 5}
+    changed = replace(described(), users=5, items=5)
     assert remarks(changed)["users"] == "differs by +3"
     assert remarks(changed)["items"].endswith("computed differs from 3 as well")
     assert remarks(changed, "hm4sr")["users"] == "differs by +3 (printed under clean)"

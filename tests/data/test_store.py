@@ -8,17 +8,21 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
-from mmbench.data import store
-from mmbench.data.store import Prepared, list_prepared, open_path, open_prepared
-from mmbench.errors import DataError, UsageError
+from mmbench import sealed
+from mmbench.atomic import hash_file
+from mmbench.data.manifest import ARRAYS, FORMAT, TEXTS, Manifest, data_hash
+from mmbench.data.protocol import Protocol
+from mmbench.data.store import Prepared, is_prepared, list_prepared, open_path, open_prepared
+from mmbench.errors import DamagedError, DataError, OtherVersionError, UsageError
 from mmbench.features.store import load_features
-from tests.prepared import environment, random_histories, write_toy
+from tests.prepared import environment, random_histories, write_data_set, write_toy
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -45,17 +49,14 @@ def test_what_is_written_is_read(toy: Prepared) -> None:
 
 def test_ids_and_names_with_strange_characters_keep_their_places(tmp_path: Path) -> None:
     names = ["a\u2028b", "c\rd", "e\x0bf", "g\nh", "", "ü"]
-    items, times, offsets = random_histories(n_users=6)
-    made = store.write_prepared(
-        data_dir=tmp_path, items=items, times=times, offsets=offsets, user_ids=names,
-        manifest={**write_toy(tmp_path / "x", features=False).manifest, "name": "strange"},
-        item_records=[{"id": name, "text": name} for name in names],
-        categories=(names, np.zeros(0, np.int64), np.zeros(61, np.int64)),
-    )  # fmt: skip
+    _, times, _ = random_histories()
+    records = [{"id": name, "text": name} for name in names]
+    made = write_data_set(
+        tmp_path, "strange", (np.arange(18) % 6 + 1, times[:18], np.arange(0, 19, 3)), records, user_ids=names
+    )
     made = open_path(made.path)
     expected = [name.replace("\n", " ") for name in names]
     assert made.user_ids == expected
-    assert made.category_names == expected
     assert [record["text"] for record in made.item_records] == names
 
 
@@ -67,7 +68,7 @@ def test_texts_that_are_none_are_one_line(tmp_path: Path) -> None:
                 (path / name).unlink()
             else:
                 (path / name).write_bytes(content)
-            with pytest.raises(DataError, match=f"{name} cannot be read"):
+            with pytest.raises(DamagedError, match=rf"{name} is damaged .* mmbench prepare toy --force"):
                 getattr(open_path(path), field)
 
 
@@ -110,7 +111,7 @@ def test_unknown_names_get_the_nearest_or_the_command(tmp_path: Path) -> None:
         open_prepared("tyo", tmp_path)
 
 
-@pytest.mark.parametrize("name", [*store.ARRAYS, *store.TEXTS])
+@pytest.mark.parametrize("name", [*ARRAYS, *TEXTS])
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
 def test_every_damaged_file_is_noticed(name: str, damage: str, tmp_path: Path, toy: Prepared) -> None:
     shutil.copytree(toy.path, tmp_path / "prepared" / "toy")
@@ -124,20 +125,26 @@ def test_every_damaged_file_is_noticed(name: str, damage: str, tmp_path: Path, t
     else:
         file.write_bytes(good[: len(good) // 2] if damage == "cut" else b"")
     opened = open_prepared("toy", tmp_path)
-    with pytest.raises(DataError, match=rf"{name} is not the file .* mmbench prepare toy --force"):
+    reason = "it is missing" if damage == "remove" else "it is not the file that the manifest describes"
+    with pytest.raises(
+        DamagedError, match=rf"{name} is damaged \({reason}\); run: mmbench prepare toy --force"
+    ):
         opened.verify()
 
 
-def test_arrays_that_are_none_are_one_line(tmp_path: Path, toy: Prepared) -> None:
-    shutil.copytree(toy.path, tmp_path / "prepared" / "toy")
-    for content in (b"", b"not an array", b"\x93NUMPY"):
-        (tmp_path / "prepared" / "toy" / "items.npy").write_bytes(content)
-        with pytest.raises(DataError, match=r"items\.npy cannot be read"):
-            _ = open_prepared("toy", tmp_path).items
-
-
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '"text"', "null", "{}", '{"format": 99}', '{"format": 1}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '"text"',
+        "null",
+        "{}",
+        '{"format": 99}',
+        '{"format": 1, "name": "toy"}',
+        '{"format": 2}',
+    ],
 )
 def test_damaged_manifests_are_one_line(content: str, tmp_path: Path) -> None:
     write_toy(tmp_path, features=False)
@@ -147,14 +154,126 @@ def test_damaged_manifests_are_one_line(content: str, tmp_path: Path) -> None:
             read()
         assert "\n" not in str(caught.value)
         assert str(tmp_path) in str(caught.value)
+        assert str(caught.value).endswith("; run: mmbench prepare toy --force")
+        is_other = content.startswith('{"format": ') and "2" not in content
+        assert isinstance(caught.value, OtherVersionError if is_other else DamagedError)
 
 
-@pytest.mark.parametrize("key", [*store.KEYS])
-def test_manifest_fields_of_another_type_are_one_line(key: str, tmp_path: Path) -> None:
-    file = write_toy(tmp_path, features=False).path / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), key: None}))
-    with pytest.raises(DataError, match=rf"manifest\.json: {key} is not of its type \(got null\); prepare"):
+@pytest.mark.parametrize("kept", [[], ["items.npy"], ["features"]])
+def test_data_without_their_manifest_are_damaged_and_not_absent(kept: list[str], tmp_path: Path) -> None:
+    path = write_toy(tmp_path).path
+    for entry in path.iterdir():
+        if entry.is_file() and entry.name not in kept:
+            entry.unlink()
+    is_data = kept == ["items.npy"]
+    assert is_prepared("toy", tmp_path) == is_data
+    with pytest.raises(DamagedError if is_data else UsageError):
         open_prepared("toy", tmp_path)
+    faults: list[DataError] = []
+    assert list_prepared(tmp_path, on_error=faults.append) == []
+    assert len(faults) == is_data
+
+
+def sealed_again(path: Path, **changes: Any) -> None:
+    """Change fields of a manifest and give it a hash that fits: what a wrong program or a hostile hand could do."""
+    file = path / "manifest.json"
+    content = sealed.read_json(file, advice="", version=FORMAT)
+    sealed.write_json(file, {**content, **changes}, version=FORMAT)
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(Manifest) if field.default is MISSING])
+def test_every_key_of_a_manifest_is_needed_at_once(key: str, tmp_path: Path) -> None:
+    path = write_toy(tmp_path, features=False).path
+    content = sealed.read_json(path / "manifest.json", advice="", version=FORMAT)
+    del content[key]
+    sealed.write_json(path / "manifest.json", content, version=FORMAT)
+    with pytest.raises(
+        DamagedError, match=rf"manifest\.json is damaged \({key} is missing\); run: mmbench prepare"
+    ):
+        open_prepared("toy", tmp_path)
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(Manifest)])
+def test_manifest_fields_of_another_type_are_one_line(key: str, tmp_path: Path) -> None:
+    sealed_again(write_toy(tmp_path, features=False).path, **{key: 3 if key != "created" else "now"})
+    with pytest.raises(
+        DamagedError, match=rf"manifest\.json is damaged \({key}: .*; run: mmbench prepare toy"
+    ):
+        open_prepared("toy", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"counts": {"users": 120, "items": 61, "interactions": 1020}},
+            "counts and statistics differ in items",
+        ),
+        ({"hash": "0" * 64}, "hash is not that of protocol and files"),
+        ({"files": {}}, "files must be items.npy"),
+        ({"name": ".."}, "is no name of a prepared data set"),
+        ({"name": "toy@nothing"}, "unknown protocol or tie rule 'nothing'"),
+        ({"name": "other"}, "it is of other, which lies in a folder other"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    sealed_again(write_toy(tmp_path, features=False).path, **changes)
+    with pytest.raises(DamagedError, match=message):
+        open_prepared("toy", tmp_path)
+
+
+def described_anew(path: Path) -> None:
+    """Let the manifest describe the files as they are, with counts as they were."""
+    content = sealed.read_json(path / "manifest.json", advice="", version=FORMAT)
+    files = {name: hash_file(path / name) for name in content["files"]}
+    protocol = Protocol.from_json(content["protocol"])
+    sealed_again(path, files=files, hash=data_hash(files, protocol))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("items", lambda old: old[:-1], "instead of 1020 int32"),
+        ("items", lambda old: old + 1, "an item is outside the catalogue"),
+        ("items", lambda old: old - 1, "an item is outside the catalogue"),
+        ("items", lambda old: old.astype(np.int64), "int64 instead of 1020 int32"),
+        ("times", lambda old: old[:-1], "instead of 1020 int64"),
+        ("offsets", lambda old: old[:-1], "instead of 121 int64"),
+        ("offsets", lambda old: old[::-1], "does not part the events"),
+        ("offsets", lambda old: np.where(old == old[5], old[8], old), "does not part the events"),
+        ("category_offsets", lambda old: old[:-1], "instead of 61 int64"),
+        ("category_ids", lambda old: old + 1, "a category has no name"),
+    ],
+)
+def test_arrays_that_do_not_fit_their_manifest_are_refused(
+    name: str, values: Any, message: str, tmp_path: Path
+) -> None:
+    path = write_toy(tmp_path, features=False).path
+    np.save(path / f"{name}.npy", values(np.load(path / f"{name}.npy")))
+    described_anew(path)
+    with pytest.raises(DamagedError, match=message):
+        getattr(open_prepared("toy", tmp_path), name)
+
+
+@pytest.mark.parametrize(
+    ("field", "file", "message"),
+    [
+        ("user_ids", "users.txt", "119 lines instead of 120"),
+        ("item_records", "items.jsonl", "59 lines instead of 60"),
+        ("item_records", None, "its ids are not those of the manifest"),
+    ],
+)
+def test_texts_that_do_not_fit_their_manifest_are_refused(
+    field: str, file: str | None, message: str, tmp_path: Path
+) -> None:
+    path = write_toy(tmp_path, features=False).path
+    lines = (path / (file or "items.jsonl")).read_text().splitlines(keepends=True)
+    (path / (file or "items.jsonl")).write_text("".join(lines[:-1] if file else lines[::-1]))
+    described_anew(path)
+    with pytest.raises(DamagedError, match=message):
+        getattr(open_prepared("toy", tmp_path), field)
 
 
 def test_a_damaged_data_set_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -162,9 +281,9 @@ def test_a_damaged_data_set_does_not_hide_the_others(tmp_path: Path) -> None:
     old = write_toy(tmp_path, "old", features=False, created=9.0)
     (old.path / "manifest.json").write_text('{"format": 99, "name": "old"}')
     faults: list[DataError] = []
-    assert [one.name for one in list_prepared(tmp_path, skipped=faults.append)] == [good.name]
+    assert [one.name for one in list_prepared(tmp_path, on_error=faults.append)] == [good.name]
     assert [str(one) for one in faults] == [
-        f"{old.path} was prepared by another version of mmbench (format 99, this one reads 1); "
+        f"{old.path / 'manifest.json'} was written by another version of mmbench (format 99, this one reads 2); "
         "run: mmbench prepare old --force"
     ]
     with pytest.raises(UsageError, match=r"'tyo' is not prepared .* did you mean 'toy'"):
@@ -180,34 +299,6 @@ def test_writing_again_replaces_and_keeps_features(tmp_path: Path) -> None:
     other = write_toy(tmp_path, features=False, n_items=70)
     with pytest.raises(DataError, match="another catalogue"):
         load_features(other, "text", "toy")
-    assert [one.name for one in (tmp_path / "prepared").iterdir() if one.is_dir()] == ["toy"]
-
-
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_kill_inside_the_swap_is_undone_or_finished(
-    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed before or after any rename: the next reader finds the old or the new data, with their features."""
-    first = write_toy(tmp_path)
-    new_hash = write_toy(tmp_path / "elsewhere", features=False, seed=1).hash
-    rename, calls = Path.rename, []
-
-    def killed(self: Path, target: Path) -> Path:
-        calls.append(self)
-        if len(calls) == at:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed)
-        with pytest.raises(KeyboardInterrupt):
-            write_toy(tmp_path, features=False, seed=1)
-    found = open_prepared("toy", tmp_path)
-    found.verify()
-    assert found.hash == (first.hash if at <= 2 else new_hash)
-    assert load_features(found, "image", "toy").dim == 8
-    again = write_toy(tmp_path, features=False, seed=1)
-    assert again.hash == new_hash
     assert [one.name for one in (tmp_path / "prepared").iterdir() if one.is_dir()] == ["toy"]
 
 
@@ -281,5 +372,6 @@ def test_others_may_read_prepared_data(tmp_path: Path) -> None:
 
 def test_manifests_are_plain_json(toy: Prepared) -> None:
     manifest = json.loads((toy.path / "manifest.json").read_text())
-    assert manifest["files"].keys() == {*store.ARRAYS, *store.TEXTS}
-    assert open_path(toy.path).manifest == manifest
+    assert manifest["files"].keys() == {*ARRAYS, *TEXTS}
+    content = {key: value for key, value in manifest.items() if key not in ("format", "sha256")}
+    assert open_path(toy.path).manifest.to_json() == content

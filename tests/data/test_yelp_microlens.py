@@ -9,8 +9,9 @@ import pytest
 from mmbench.data.catalog import read_catalog
 from mmbench.data.images import list_images
 from mmbench.data.parsers import parse
-from mmbench.data.prepare import RawFilesMissingError, prepare
+from mmbench.data.prepare import prepare
 from mmbench.data.raw import RawData
+from mmbench.data.raw_files import RawFilesMissingError
 from mmbench.errors import DataError
 from mmbench.paths import datasets_file
 from tests.data.preparing import history
@@ -92,7 +93,7 @@ def test_yelp_is_prepared_again_when_photos_come(tmp_path: Path) -> None:
     second = prepare("yelp", tmp_path / "data", raw=folder)
     assert second.fresh
     assert [one["image"] for one in second.prepared.item_records[:3]] == ["p3.jpg", "p1.jpg", None]
-    assert [one["file"] for one in second.prepared.manifest["raw"]] == [REVIEWS, BUSINESSES, "photos.json"]
+    assert [one.file for one in second.prepared.manifest.raw] == [REVIEWS, BUSINESSES, "photos.json"]
 
 
 def test_yelp_fields_of_other_types(tmp_path: Path) -> None:

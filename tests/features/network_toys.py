@@ -13,7 +13,7 @@ from mmbench.data.store import open_path
 from mmbench.features import network
 from mmbench.features.encoders import Input
 from mmbench.features.extract import Options, extract
-from mmbench.features.store import Modality
+from mmbench.features.manifest import Modality
 
 LIMIT = 40  # letters of a text
 

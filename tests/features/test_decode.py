@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmbench.features.sources import decode
+from mmbench.data.decoding import decode
 from tests.features.toy import encoded, picture
 
 RGB = picture(3, (60, 40))

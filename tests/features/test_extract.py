@@ -25,7 +25,7 @@ def with_pictures(tmp_path: Path, seeds: list[int | None], name: str = "toy") ->
             if seed is not None:
                 archive.writestr(f"{number}.png", encoded(picture(seed)))
     records = [{**record, "image": f"{k}.png"} for k, record in enumerate(items(len(seeds)))]
-    return prepare(tmp_path, records, images={"kind": "zip", "path": str(path)}, name=name)
+    return prepare(tmp_path, records, pictures=path, name=name)
 
 
 def test_rows_belong_to_their_items(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_any_encoder_fits_and_its_settings_are_part_of_the_identity(tmp_path: Pa
     assert extract(prepared, "text", Length()).skipped
     assert not extract(prepared, "text", Length(factor=2)).skipped
     stored = load_features(prepared, "text", "length")
-    assert stored.manifest["identity"]["factor"] == 2
+    assert stored.manifest.identity["factor"] == 2
     assert stored.values[1, 0] == 28
 
 

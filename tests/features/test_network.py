@@ -32,7 +32,7 @@ def with_pictures(folder: Path, contents: list[bytes | None]) -> Prepared:
             if content is not None:
                 archive.writestr(f"{number}.png", content)
     records = [{**one, "image": f"{k}.png"} for k, one in enumerate(items(len(contents)))]
-    return prepare(folder, records, images={"kind": "zip", "path": str(path)})
+    return prepare(folder, records, pictures=path)
 
 
 def stored(prepared: Prepared, encoder: Any) -> FeatureSet:
@@ -91,7 +91,7 @@ def test_out_of_memory_halves_and_says_so(tmp_path: Path, options: Options) -> N
     ] == f"text letters: out of memory with {options.batch_size or 120} in a batch; going on with " + (
         "32" if options.batch_size else "60"
     )
-    sizes = stored(prepared, encoder).manifest["run"]["batches"]
+    sizes = stored(prepared, encoder).manifest.extraction["batches"]
     expected = (4, "items", 4) if options.batch_size else (5, "tokens", 3 * 31)
     assert (len(said), sizes[-1]["unit"], sizes[-1]["at most"]) == expected
     assert max(encoder.batches) <= 200

@@ -32,7 +32,7 @@ def prepared(tmp_path: Path) -> Prepared:
         {**one, "text": f"thing {k}{' long' * (k % 9)}" if k % 11 else "", "image": f"{k}.png"}
         for k, one in enumerate(items(N))
     ]
-    return prepare(tmp_path, records, images={"kind": "zip", "path": str(path)})
+    return prepare(tmp_path, records, pictures=path)
 
 
 def begin(prepared: Prepared, modality: str, log: Path, *, seconds: float) -> "subprocess.Popen[str]":
@@ -52,7 +52,7 @@ def take(prepared: Prepared, modality: str) -> tuple[bytes, bytes]:
     folder = feature_dir(prepared, modality, NAMES[modality])
     found = (folder / "values.npy").read_bytes(), (folder / "present.npy").read_bytes()
     left = {one.name for one in folder.parent.iterdir()}
-    assert left == {folder.name, ".lock", f".{folder.name}.lock"}, "nothing of the work is left"
+    assert left == {folder.name, ".swap.lock", f".{folder.name}.lock"}, "nothing of the work is left"
     shutil.rmtree(folder.parent)
     return found
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmbench.data import pictures
+from mmbench.data.decoding import decode
+from mmbench.data.picture_store import StoreWriter
 from mmbench.errors import DataError
-from mmbench.features import sources
-from mmbench.features.sources import PictureSource, TextSource, decode
-from mmbench.fetch.store import StoreWriter
+from mmbench.features.sources import PictureSource, TextSource
 from tests.features.toy import encoded, items, picture, prepare
 
 RGB = picture(3)
@@ -131,26 +132,27 @@ def test_decompression_bombs_are_not_decoded(side: int) -> None:
     assert decode(bomb(side, side)) == "too large"
 
 
-def make_zip(path: Path, files: dict[str, bytes]) -> dict[str, str]:
+def make_zip(path: Path, files: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    return {"kind": "zip", "path": str(path)}
+    return path
 
 
-def make_folder(path: Path, files: dict[str, bytes]) -> dict[str, str]:
+def make_folder(path: Path, files: dict[str, bytes]) -> Path:
     path.mkdir()
     for name, content in files.items():
         (path / name).write_bytes(content)
-    return {"kind": "folder", "path": str(path)}
+    return path
 
 
-def make_store(path: Path, files: dict[str, bytes]) -> dict[str, str]:
+def make_store(path: Path, files: dict[str, bytes]) -> Path:
+    path = path.with_suffix(".sqlite")
     with StoreWriter(path) as writer:
         for name, content in files.items():
             writer.put([name], f"http://host/{name}", content, tries=1)
         writer.fail(["gone.png"], "http://host/gone.png", "missing file", final=True, tries=1)
-    return {"kind": "store", "path": str(path)}
+    return path
 
 
 FILES = {
@@ -168,7 +170,7 @@ MEMBERS = [*FILES, "gone.png", None]
 def test_reasons_are_counted(make: Any, tmp_path: Path) -> None:
     images = make(tmp_path / "pictures", FILES)
     records = [{**record, "image": member} for record, member in zip(items(8), MEMBERS, strict=True)]
-    source = PictureSource(prepare(tmp_path, records, images=images))
+    source = PictureSource(prepare(tmp_path, records, pictures=images))
     ticks: list[int] = []
     found = [picture is not None for picture in source.read(ticks.append)]
     assert found == [True, True] + [False] * 6
@@ -189,7 +191,7 @@ def test_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
         ("c", make_folder, FILES["blank.png"]),
     ):
         images = make(tmp_path / name, {"good.png": content})
-        marks.append(PictureSource(prepare(tmp_path, record, images=images)).fingerprint())
+        marks.append(PictureSource(prepare(tmp_path, record, pictures=images)).fingerprint())
     assert marks[0] == marks[1] == marks[2] != marks[3]
 
 
@@ -199,7 +201,7 @@ def test_why_one_is_not_in_the_store_is_a_reason_but_no_input(tmp_path: Path) ->
     for reason in ("HTTP 404 Not Found", "no connection"):
         with StoreWriter(path) as writer:
             writer.fail(["a.png"], "http://host/a.png", reason, final=False, tries=1)
-        source = PictureSource(prepare(tmp_path, record, images={"kind": "store", "path": str(path)}))
+        source = PictureSource(prepare(tmp_path, record, pictures=path))
         assert list(source.read(lambda _: None)) == [None]
         assert source.reasons == {reason: 1}
         marks.add(source.fingerprint())
@@ -213,7 +215,7 @@ def test_files_outside_the_folder_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "link.png").symlink_to(tmp_path / "secret.png")
     members = ["../secret.png", str(tmp_path / "secret.png"), "link.png"]
     records = [{**record, "image": member} for record, member in zip(items(3), members, strict=True)]
-    source = PictureSource(prepare(tmp_path, records, images=images))
+    source = PictureSource(prepare(tmp_path, records, pictures=images))
     assert list(source.read(lambda _: None)) == [None] * 3
     assert source.reasons == {"outside the folder": 3}
 
@@ -223,27 +225,45 @@ def test_members_with_bad_checksum_or_too_large(tmp_path: Path, monkeypatch: pyt
     raw = bytearray((tmp_path / "p.zip").read_bytes())
     raw[40] ^= 0xFF  # inside the first member's data
     (tmp_path / "p.zip").write_bytes(raw)
-    monkeypatch.setattr(sources, "MAX_BYTES", 60_000)
+    monkeypatch.setattr(pictures, "MAX_BYTES", 60_000)
     records = [
         {**record, "image": name} for record, name in zip(items(2), ("bad.png", "big.png"), strict=True)
     ]
-    source = PictureSource(prepare(tmp_path, records, images=images))
+    source = PictureSource(prepare(tmp_path, records, pictures=images))
     assert list(source.read(lambda _: None)) == [None, None]
     assert source.reasons == {"unreadable": 1, "too large": 1}
 
 
-def test_pictures_that_moved_away_or_no_zip_are_one_line(tmp_path: Path) -> None:
-    (tmp_path / "text.zip").write_text("no zip")
-    for images, message in (
-        ({"kind": "zip", "path": str(tmp_path / "gone.zip")}, "no longer at"),
-        ({"kind": "folder", "path": str(tmp_path / "gone")}, "no longer at"),
-        ({"kind": "zip", "path": str(tmp_path / "text.zip")}, "not a readable zip"),
-        ({"kind": "ftp", "path": "x"}, "known: folder, zip, store"),
-    ):
-        prepared = prepare(tmp_path, items(1, image="a.png"), images=images)
-        with pytest.raises(DataError, match=message) as caught:
-            PictureSource(prepared)
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("make", [make_zip, make_folder, make_store])
+def test_pictures_that_moved_away_are_one_line(make: Any, tmp_path: Path) -> None:
+    path = make(tmp_path / "pictures", {"a.png": FILES["good.png"]})
+    prepared = prepare(tmp_path, items(1, image="a.png"), pictures=path)
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        DataError, match=r"are no longer at .*; put them back or run: mmbench prepare toy"
+    ) as caught:
+        PictureSource(prepared)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zip_that_is_none_any_more_is_one_line(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "p.zip", {"a.png": FILES["good.png"]})
+    prepared = prepare(tmp_path, items(1, image="a.png"), pictures=path)
+    path.write_text("no zip")
+    with pytest.raises(DataError, match="not a readable zip"):
+        PictureSource(prepared)
+
+
+def test_links_that_lead_nowhere_are_missing_pictures(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "pictures", {})
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    records = [
+        {**record, "image": name} for record, name in zip(items(2), ("gone.png", "loop.png"), strict=True)
+    ]
+    source = PictureSource(prepare(tmp_path, records, pictures=folder))
+    assert list(source.read(lambda _: None)) == [None, None]
+    assert sum(source.reasons.values()) == 2
 
 
 def test_texts_without_a_letter_count_as_none(tmp_path: Path) -> None:

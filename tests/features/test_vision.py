@@ -260,7 +260,7 @@ def test_extraction_stores_every_layer(models: dict[str, Path], tmp_path: Path) 
     for number, image in enumerate(PICTURES[:2]):
         (tmp_path / f"{number}.png").write_bytes(encoded(image))
     records = [{**one, "image": f"{number}.png"} for number, one in enumerate(items(3))]
-    prepared = prepare(tmp_path / "data", records, images={"kind": "folder", "path": str(tmp_path)})
+    prepared = prepare(tmp_path / "data", records, pictures=tmp_path)
     report = extract(prepared, "image", f"{models['vit']}+layers", options=Options(device="cpu"))
     assert (report.n_present, report.absent) == (2, {"missing file": 1})
     stored = load_features(prepared, "image", "vit+layers")

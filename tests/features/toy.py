@@ -1,46 +1,41 @@
 """A prepared data set of a few items with given records, and small pictures in every form."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mmbench.data.store import Prepared, write_prepared
+from mmbench.data.images import list_path
+from mmbench.data.manifest import Pictures
+from mmbench.data.protocol import PROTOCOLS
+from mmbench.data.store import Prepared
+from tests.prepared import write_data_set
 
-PROTOCOL = {
-    "name": "clean", "duplicates": "drop", "min_user": 1, "min_item": 1, "iterate": False, "require": [],
-    "ties": "file", "split": "leave-one-out", "valid_share": 0.0, "test_share": 0.0, "max_len": 50,
-    "mask_seen": "none", "selection_metric": "NDCG@10", "patience": 10,
-}  # fmt: skip
+PROTOCOL = replace(PROTOCOLS["clean"], min_user=1, min_item=1, iterate=False, selection_metric="NDCG@10")
 
 
 def prepare(
-    data_dir: Path,
-    records: list[dict[str, Any]],
-    *,
-    images: dict[str, str] | None = None,
-    name: str = "toy",
-    more: dict[str, Any] | None = None,
+    data_dir: Path, records: list[dict[str, Any]], *, pictures: Path | None = None, name: str = "toy"
 ) -> Prepared:
-    """One user who bought every item once."""
-    n = len(records)
-    manifest = {
-        "name": name, "dataset": name, "title": name, "synthetic": True, "protocol": PROTOCOL,
-        "counts": {"users": 1, "items": n, "interactions": n}, "statistics": {}, "printed": {}, "raw": [],
-        "images": images, "created": 0.0, **(more or {}),
-    }  # fmt: skip
-    return write_prepared(
-        data_dir=data_dir,
-        manifest=manifest,
-        items=np.arange(1, n + 1),
-        times=np.arange(n),
-        offsets=np.array([0, n]),
-        item_records=records,
-        user_ids=["u"],
-        categories=([], np.zeros(0), np.zeros(n + 1)),
+    """One user who bought every item once (three times over, where there are fewer than three items).
+
+    pictures  a folder, zip or store
+    """
+    n, repeats = len(records), 3 if len(records) < 3 else 1
+    bought = np.tile(np.arange(1, n + 1), repeats)
+    histories = (bought, np.arange(len(bought)), np.array([0, len(bought)]))
+    images = None if pictures is None else at(pictures)
+    return write_data_set(
+        data_dir, name, histories, records, protocol=PROTOCOL, images=images, created=0.0, user_ids=["u"]
     )
+
+
+def at(pictures: Path) -> Pictures:
+    """A folder, zip or store of pictures as a manifest names it."""
+    return list_path(pictures).facts
 
 
 def items(n: int, **fields: Any) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.data.lock import read_lock
+from mmbench.data.raw_hashes import read_recorded
 from mmbench.data.store import open_prepared
 from mmbench.fetch.files import size_text
 from tests.data.raw_files import DAY, START, Event, write_2014, write_toml
@@ -79,7 +79,7 @@ def test_prepare_fetches_once_and_says_what(shop: Shop) -> None:
 def check_the_page(shop: Shop) -> None:
     text = shop.run("datasets", "mine").stdout
     assert f"there, {size_text(len(shop.files[META]))}" in text
-    assert read_lock(shop.data)["mine"][REVIEWS].sha256 in text
+    assert read_recorded(shop.data)["mine"][REVIEWS].sha256 in text
     assert "for tests only" in text
 
 

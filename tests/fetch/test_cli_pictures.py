@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typer.testing import CliRunner
 
 from mmbench.cli import app
 from mmbench.data.images import list_images, store_path
+from mmbench.data.manifest import Manifest
+from mmbench.data.picture_store import PictureStore, StoreWriter
 from mmbench.data.prepare import prepare
 from mmbench.data.spec import Images
 from mmbench.data.store import open_prepared
 from mmbench.fetch import jobs, pictures
 from mmbench.fetch.hosts import Limits
-from mmbench.fetch.store import PictureStore, StoreWriter
 from tests.data.raw_files import AMAZON_2014, TABLE, grid, write_2014, write_lines, write_toml
 from tests.features.toy import encoded, picture
 from tests.fetch.picture_server import Page, PictureServer, cut, jpeg, page, serving, status
@@ -75,7 +77,7 @@ class Shop:
         return start("--datasets", self.catalog, *args, data=self.data)
 
     @property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         return open_prepared("mine", self.data).manifest
 
     def fetched(self) -> dict[str, str]:
@@ -105,8 +107,8 @@ def test_prepare_fetches_reports_and_then_has_nothing_to_do(shop_of: ShopOf, ser
     assert f"mine: image colour-gradient: {N - 2} of {N} items" in done.stdout
     assert f"mine: pictures: fetching {N}" in done.stderr
     first = shop.manifest
-    assert first["images"]["kind"] == "store"
-    assert first["statistics"]["coverage"]["n_without_image"] == 2
+    assert first.images.kind == "store"
+    assert first.statistics.coverage.n_without_image == 2
     server.asked.clear()
     again = shop.run("prepare", "mine")
     assert again.returncode == 0
@@ -126,23 +128,26 @@ def test_fetching_changes_neither_the_hash_nor_the_need_to_prepare(
     shop = shop_of(server)
     shop.run("preprocess", "mine")
     before = shop.manifest
-    assert before["images"] is None
+    assert before.images is None
     assert shop.run("prepare", "mine").returncode == 0
     after = shop.manifest
-    assert {**after, "images": None, "statistics": None} == {**before, "images": None, "statistics": None}
-    assert after["statistics"]["coverage"]["image"] == 1.0
+    of_pictures = {"images": before.images, "statistics": before.statistics, "inputs": before.inputs}
+    assert replace(after, **of_pictures) == before
+    assert after.inputs.text == before.inputs.text
+    assert after.inputs.image != before.inputs.image
+    assert after.statistics.coverage.image == 1.0
     forced = shop.run("preprocess", "mine", "--force")
     assert forced.returncode == 0, forced.stderr
-    assert (shop.manifest["hash"], shop.manifest["source"]) == (before["hash"], before["source"])
-    assert shop.manifest["images"] == after["images"]
+    assert (shop.manifest.hash, shop.manifest.source) == (before.hash, before.source)
+    assert shop.manifest.images == after.images
     server.asked.clear()
     other = shop.run("prepare", "mine", "--ties", "random:1")  # its pictures are there already
     assert f"0 fetched, {N} already there, 0 missing" in other.stdout
     assert not server.asked
     (shop.raw / "images.sqlite").unlink()
     assert "already prepared" in shop.run("preprocess", "mine").stdout
-    assert shop.manifest["images"] is None
-    assert shop.manifest["statistics"]["coverage"]["image"] == 0
+    assert shop.manifest.images is None
+    assert shop.manifest.statistics.coverage.image == 0
 
 
 @pytest.mark.parametrize("option", [("--offline",), ("--no-pictures",), ("--image", "none")])
@@ -174,7 +179,7 @@ def test_a_folder_of_the_users_wins(shop_of: ShopOf, server: PictureServer) -> N
     (shop.raw / "images" / "i1.jpg").write_bytes(encoded(picture(50), "JPEG"))
     done = shop.run("prepare", "mine")
     assert done.returncode == 0, done.stderr
-    assert shop.manifest["images"]["kind"] == "folder"
+    assert shop.manifest.images.kind == "folder"
     assert f"image colour-gradient: 1 of {N} items" in done.stdout
     assert not server.asked
     listed = shop.run("datasets", "pictures", "mine")
@@ -290,7 +295,7 @@ def test_a_growing_store_decides_nothing_about_items_without_an_address(tmp_path
         assert listing is not None
         assert listing.members == {"a2.jpg"}
         again = prepare("mine", tmp_path)
-        assert (again.fresh, again.prepared.manifest["images"]["kind"]) == (False, "store")
+        assert (again.fresh, again.prepared.manifest.images.kind) == (False, "store")
         forced = prepare("mine", tmp_path, force=True).prepared
     finally:
         catalog.undo()

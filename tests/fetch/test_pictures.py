@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mmbench.data.picture_store import Entry, PictureStore, StoreWriter
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError
 from mmbench.fetch import hosts, jobs
 from mmbench.fetch.hosts import Limits
 from mmbench.fetch.pictures import PicturesReport, Progress, fetch_pictures
-from mmbench.fetch.store import Entry, PictureStore, StoreWriter
 from tests.features.toy import encoded, items, picture, prepare
 from tests.fetch.picture_server import (
     Page,

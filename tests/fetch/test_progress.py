@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mmbench.cli import fetching
 from mmbench.cli.state import State
-from mmbench.data.prepare import RawFilesMissingError
+from mmbench.data.raw_files import RawFilesMissingError
 from tests.fetch.faults import FILE
 from tests.fetch.server import Answer, Server
 from tests.fetch.test_raw import spec_at

@@ -1,4 +1,4 @@
-"""The raw files of a data set and the lock file."""
+"""The raw files of a data set, and what was recorded of them."""
 
 import hashlib
 import json
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.data.lock import check_locked, lock_path, locked, read_lock, unlock
+from mmbench.data.manifest import RawFileFacts
+from mmbench.data.raw_hashes import check_recorded, forget_files, hashes_path, read_recorded, recorded_file
 from mmbench.data.spec import DatasetSpec
 from mmbench.errors import DataError
 from mmbench.fetch.files import Patience
@@ -38,7 +39,7 @@ def test_the_first_success_is_recorded(server: Server, tmp_path: Path) -> None:
     server.add("/m", OTHER)
     spec = spec_at(server, tmp_path)
     fetch(spec, tmp_path)
-    content = json.loads(lock_path(tmp_path).read_text())
+    content = json.loads(hashes_path(tmp_path).read_text())["files"]
     assert sorted(content["mine"]) == ["m.json.gz", "r.json.gz"]
     entry = content["mine"]["r.json.gz"]
     assert sorted(entry) == ["date", "sha256", "size", "url"]
@@ -50,7 +51,7 @@ def test_another_file_later_is_refused_until_it_is_accepted(server: Server, tmp_
     server.add("/m", OTHER)
     spec = spec_at(server, tmp_path)
     fetch(spec, tmp_path)
-    known = locked(tmp_path, "mine", "r.json.gz")
+    known = recorded_file(tmp_path, "mine", "r.json.gz")
     assert known is not None
     file = tmp_path / "raw" / "r.json.gz"
     file.unlink()
@@ -58,8 +59,8 @@ def test_another_file_later_is_refused_until_it_is_accepted(server: Server, tmp_
     with pytest.raises(DataError, match=f"expected is sha256 {known.sha256}; .*mmbench datasets unlock mine"):
         fetch(spec, tmp_path)
     assert not file.exists()
-    assert locked(tmp_path, "mine", "r.json.gz") == known
-    assert unlock(tmp_path, "mine") == ["m.json.gz", "r.json.gz"]
+    assert recorded_file(tmp_path, "mine", "r.json.gz") == known
+    assert forget_files(tmp_path, "mine") == ["m.json.gz", "r.json.gz"]
     fetch(spec, tmp_path)
     assert file.read_bytes() == OTHER
 
@@ -70,7 +71,7 @@ def test_the_hash_of_the_catalogue_is_the_last_word(server: Server, tmp_path: Pa
     spec = spec_at(server, tmp_path, f', sha256 = "{"0" * 64}"')
     with pytest.raises(DataError, match=f"but {'0' * 64} by the catalogue"):
         fetch(spec, tmp_path)
-    assert list(read_lock(tmp_path)["mine"]) == ["m.json.gz"]
+    assert list(read_recorded(tmp_path)["mine"]) == ["m.json.gz"]
 
 
 def test_a_hash_that_the_catalogue_names_later_replaces_the_recorded_one(
@@ -83,7 +84,7 @@ def test_a_hash_that_the_catalogue_names_later_replaces_the_recorded_one(
     server.add("/r", OTHER)
     named = hashlib.sha256(OTHER).hexdigest()
     fetch(spec_at(server, tmp_path, f', sha256 = "{named}"'), tmp_path)
-    entry = locked(tmp_path, "mine", "r.json.gz")
+    entry = recorded_file(tmp_path, "mine", "r.json.gz")
     assert entry is not None
     assert entry.sha256 == named
 
@@ -106,17 +107,18 @@ def test_a_changed_local_file_is_named(server: Server, tmp_path: Path) -> None:
     server.add("/r", FILE)
     server.add("/m", OTHER)
     fetch(spec_at(server, tmp_path), tmp_path)
-    good = [{"file": "r.json.gz", "sha256": read_lock(tmp_path)["mine"]["r.json.gz"].sha256}]
-    check_locked(tmp_path, "mine", tmp_path, good)
-    check_locked(tmp_path, "other", tmp_path, [{"file": "r.json.gz", "sha256": "1" * 64}])
+    sha256 = read_recorded(tmp_path)["mine"]["r.json.gz"].sha256
+    good, bad = (RawFileFacts(file="r.json.gz", sha256=one, bytes=1) for one in (sha256, "1" * 64))
+    check_recorded(tmp_path, "mine", tmp_path, [good])
+    check_recorded(tmp_path, "other", tmp_path, [bad])
     with pytest.raises(DataError, match=r"r\.json\.gz is not the file that was fetched on .*unlock mine"):
-        check_locked(tmp_path, "mine", tmp_path, [{"file": "r.json.gz", "sha256": "1" * 64}])
+        check_recorded(tmp_path, "mine", tmp_path, [bad])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"mine": {"r": {}}}', '{"mine": 3}'])
-def test_a_damaged_lock_file_is_one_line(text: str, tmp_path: Path) -> None:
-    lock_path(tmp_path).parent.mkdir()
-    lock_path(tmp_path).write_text(text)
-    with pytest.raises(DataError, match=r"lock\.json cannot be read") as caught:
-        read_lock(tmp_path)
+def test_a_damaged_record_is_one_line(text: str, tmp_path: Path) -> None:
+    hashes_path(tmp_path).parent.mkdir()
+    hashes_path(tmp_path).write_text(text)
+    with pytest.raises(DataError, match=r"lock\.json is damaged .*; delete it to record") as caught:
+        read_recorded(tmp_path)
     assert "\n" not in str(caught.value)

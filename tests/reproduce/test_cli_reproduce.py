@@ -174,7 +174,7 @@ def test_another_data_set_that_cannot_be_read_is_not_in_the_way(papers: Path, tm
     assert paper_s.stderr.count("warning: data set skipped: ") == 2
     assert "amazon-home is not prepared; run: mmbench prepare amazon-home" in paper_s.stderr
     by_name = world.here("tiny/table1", "--dataset", "amazon-home", "--dry-run", *RUN)
-    assert (by_name.returncode, "manifest.json cannot be read" in by_name.stderr) == (1, True)
+    assert (by_name.returncode, "manifest.json is damaged" in by_name.stderr) == (1, True)
     wrong = world.here("tiny/table1", "--dataset", "tyo", "--dry-run")
     assert (wrong.returncode, "did you mean 'toy'" in wrong.stderr) == (2, True)
 

@@ -1,5 +1,6 @@
 """Which stored features a run reads: what the configuration needs, and the kind that the model takes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import torch
 
 from mmbench.data.split import make_split
 from mmbench.data.views import target_view, training_view
-from mmbench.errors import UsageError
+from mmbench.errors import DamagedError, UsageError
+from mmbench.features.manifest import MadeBy, Stored
 from mmbench.features.store import write_features
 from mmbench.models.registry import find
 from mmbench.runs.build import LoadedData, make_catalog
 from mmbench.runs.execute import run_cell
-from mmbench.runs.plan import make_cell
+from mmbench.runs.plan import Cell, make_cell
 from mmbench.settings.config import Layer, Origin
-from tests.prepared import add_features, write_toy
+from tests.prepared import MADE, add_features, write_toy
 
 
 def test_a_variants_own_needs_decide_which_features_it_wants(tmp_path: Path) -> None:
@@ -43,16 +45,55 @@ def test_states_per_layer_reach_only_models_that_read_them(
 ) -> None:
     prepared = write_toy(tmp_path, features=False)
     values = np.random.default_rng(0).normal(size=(prepared.n_items + 1, 3, 5))
-    layered = write_features(prepared, "text", "deep", values, np.ones(len(values), bool), {}, float16=True)
+    layered = write_features(
+        prepared, "text", "deep", values, np.ones(len(values), bool), MADE, dtype="float16"
+    )
     overrides = [Layer(Origin.user, {"text_encoder": "deep"})]
     with pytest.raises(UsageError, match="hm4sr reads one vector an item, but deep of toy has 3 layers"):
         make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
     monkeypatch.setattr(find("hm4sr")[0].load(), "reads_layers", True)
     cell = make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
-    assert cell.features["text"].content == layered.hash
+    assert cell.features["text"] == layered.use
     split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
     views = training_view(prepared, split), target_view(prepared, split, "valid")
     catalog = make_catalog(LoadedData(prepared, split, *views), {"text": layered}, 10)
     assert catalog.text_feat is None
     assert catalog.layer_feat["text"].dtype == torch.float32
     np.testing.assert_array_equal(catalog.layer_feat["text"].numpy(), layered.values.astype(np.float32))
+
+
+def test_a_result_is_named_by_what_made_its_features_and_not_by_their_last_digits(tmp_path: Path) -> None:
+    """Two machines round differently: their runs are of one configuration, and each says which numbers it read."""
+    prepared = write_toy(tmp_path, features=False)
+    values = np.random.default_rng(0).normal(size=(prepared.n_items + 1, 5))
+    present = np.ones(len(values), bool)
+
+    def cell(scale: float, made: MadeBy, dtype: Stored = "float32") -> Cell:
+        write_features(prepared, "text", "mine", values * scale, present, made, dtype=dtype)
+        write_features(prepared, "image", "other", values, present, MADE)
+        return make_cell(
+            results_dir=tmp_path,
+            prepared=prepared,
+            model="hm4sr",
+            seed=1,
+            overrides=[Layer(Origin.user, {"selection_metric": "NDCG@10"})],
+        )
+
+    made = MadeBy(identity={"encoder": 1}, inputs=prepared.manifest.inputs.text)
+    first, second = cell(1.0, made), cell(1 + 1e-6, made)
+    assert first.config_id == second.config_id
+    assert first.features["text"].content != second.features["text"].content
+    others = [
+        cell(1.0, replace(made, identity={"encoder": 2})),
+        cell(1.0, replace(made, preprocessing="other")),
+        cell(1.0, replace(made, inputs=None)),
+        cell(1.0, made, "float16"),
+    ]
+    assert len({first.config_id, *(other.config_id for other in others)}) == 5
+
+
+def test_damaged_features_stop_a_run_and_are_not_left_out(tmp_path: Path) -> None:
+    prepared = write_toy(tmp_path)
+    (prepared.features_dir / "text" / "toy" / "manifest.json").write_text("{")
+    with pytest.raises(DamagedError, match="mmbench extract toy --text toy --force"):
+        make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=[])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mmbench.data.picture_store import PictureStore, StoreWriter
 from mmbench.errors import DataError, MmbenchError
-from mmbench.fetch.store import PictureStore, StoreWriter
 from tests.prepared import ROOT, environment
 
 
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 ENDLESS = """
 import sys
 from pathlib import Path
-from mmbench.fetch.store import StoreWriter
+from mmbench.data.picture_store import StoreWriter
 writer, k = StoreWriter(Path(sys.argv[1])), 0
 while True:
     writer.put([f"{k}.jpg"], f"http://host/{k}", str(k).encode() * 3000, tries=1)

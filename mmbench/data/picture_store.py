@@ -163,7 +163,7 @@ def _create(path: Path) -> None:
 class StoreWriter:
     """The store opened for writing, by one thread; made when it is missing. Every call is one commit.
 
-    Use as a context manager. The caller holds the lock of the store (`store_lock`).
+    Use as a context manager. The caller holds the lock of the store (mmbench.locks.lock_file).
     """
 
     def __init__(self, path: Path) -> None:
@@ -250,10 +250,3 @@ class StoreWriter:
             self._connection.execute("PRAGMA busy_timeout = 0")
             self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
-
-
-def store_lock(path: Path) -> Any:
-    """The lock file of the store at `path`: whoever holds it may write."""
-    from filelock import FileLock
-
-    return FileLock(path.with_name(f".{path.name}.lock"))

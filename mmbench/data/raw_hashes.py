@@ -1,0 +1,86 @@
+"""`<data-dir>/raw/lock.json`: what each raw file was when it was first fetched, and is compared with ever after."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbench import sealed, strict
+from mmbench.data.manifest import RawFileFacts, Sha256
+from mmbench.errors import DataError
+from mmbench.locks import held, lock_file
+
+FORMAT = 1
+ADVICE = "delete it to record the hashes of new downloads again"
+
+
+@dataclass(frozen=True)
+class Recorded(strict.Strict):
+    """A raw file as it was first fetched: hash, bytes, address, and the day (ISO, UTC)."""
+
+    sha256: Sha256
+    size: int
+    url: str
+    date: str
+
+
+@dataclass(frozen=True)
+class _Content(strict.Strict):
+    files: dict[str, dict[str, Recorded]]  # data set -> file name -> what it was
+
+
+def hashes_path(data_dir: Path) -> Path:
+    """Return the file that holds the recorded hashes."""
+    return data_dir / "raw" / "lock.json"
+
+
+def read_recorded(data_dir: Path) -> dict[str, dict[str, Recorded]]:
+    """Return what was recorded of each data set's files; {} before the first download."""
+    path = hashes_path(data_dir)
+    try:
+        return strict.read(_Content, sealed.read_json(path, advice=ADVICE, version=FORMAT)).files
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise sealed.damaged(path, error, ADVICE) from error
+
+
+def recorded_file(data_dir: Path, dataset: str, name: str) -> Recorded | None:
+    """Return what was recorded of one file."""
+    return read_recorded(data_dir).get(dataset, {}).get(name)
+
+
+def record_file(data_dir: Path, dataset: str, name: str, file: Recorded) -> None:
+    """Record a file. The first download counts, unless the catalogue has named another hash since."""
+    with _changing(data_dir) as recorded:
+        files = recorded.setdefault(dataset, {})
+        if name not in files or files[name].sha256 != file.sha256:
+            files[name] = file
+
+
+def forget_files(data_dir: Path, dataset: str) -> list[str]:
+    """Forget what the files of a data set were, so that the next ones are taken as they come; return their names."""
+    with _changing(data_dir) as recorded:
+        return sorted(recorded.pop(dataset, {}))
+
+
+@contextmanager
+def _changing(data_dir: Path) -> Iterator[dict[str, dict[str, Recorded]]]:
+    path = hashes_path(data_dir)
+    with held(lock_file(path), error=DataError, option="--data-dir"):
+        recorded = read_recorded(data_dir)
+        yield recorded
+        sealed.write_json(path, strict.dump(_Content(recorded)), version=FORMAT)
+
+
+def check_recorded(data_dir: Path, dataset: str, folder: Path, files: Sequence[RawFileFacts]) -> None:
+    """Raise DataError when a raw file is not the one that was fetched."""
+    known = read_recorded(data_dir).get(dataset, {})
+    for file in files:
+        recorded = known.get(file.file)
+        if recorded is not None and recorded.sha256 != file.sha256:
+            raise DataError(
+                f"{folder / file.file} is not the file that was fetched on {recorded.date} "
+                f"(sha256 {file.sha256}, expected {recorded.sha256}); delete it to fetch it again, or accept it: "
+                f"mmbench datasets unlock {dataset}"
+            )
