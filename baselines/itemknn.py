@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.neighbours import Neighbours, Prune, recency_weight
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
 
@@ -60,7 +61,8 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         size = catalog.n_items + 1
         if not self.config.use_idf:
             return torch.ones(size, dtype=torch.float64)
-        item = torch.unique(catalog.train_users * size + catalog.train_items) % size
+        events = catalog.histories
+        item = torch.unique(events.users * size + events.items) % size
         n_users = torch.bincount(item, minlength=size).double()
         return torch.where(n_users > 0, (catalog.n_users / n_users.clamp(min=1)).log(), 0.0)
 
@@ -69,7 +71,7 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         from scipy.sparse import csr_array
 
         config, shape = self.config, (catalog.n_users, catalog.n_items + 1)
-        user, item = catalog.train_users.numpy(), catalog.train_items.numpy()
+        user, item = catalog.histories.users.numpy(), catalog.train_items.numpy()
         matrix = csr_array((torch.ones(len(user), dtype=torch.float64).numpy(), (user, item)), shape=shape)
         matrix.sum_duplicates()
         if config.values == "binary":

@@ -109,8 +109,8 @@ class Bench:
         split = leave_one_out(np.diff(data.offsets))
         view = training_view(data, split)  # type: ignore[arg-type]
         self.targets: TargetView = target_view(data, split, "valid")  # type: ignore[arg-type]
-        entry, variant = registry.find(model)
-        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers(variant, "")]
+        entry = registry.find(model)
+        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers("")]
         known = entry.known_settings()
         chosen = resolve([*layers, Layer(Origin.user, settings)], known=known, where=model)
         model_config, self.config = configs(entry, chosen)

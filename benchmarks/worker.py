@@ -56,7 +56,7 @@ def make_catalog(data: Histories, train: TrainView, spec: dict[str, Any], max_le
         extra["category_ids"] = torch.randint(N_CATEGORIES, (n * OF_ITEM,), generator=noise)
         extra |= {"category_offsets": offsets, "n_categories": N_CATEGORIES}
     return Catalog(
-        n_items=n, n_users=data.n_users, max_len=max_len, train_users=torch.from_numpy(train.users),
+        n_items=n, n_users=data.n_users, max_len=max_len, train_offsets=torch.from_numpy(train.offsets),
         train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times), **extra,
     )  # fmt: skip
 
@@ -92,8 +92,8 @@ class Contestant:
         split = leave_one_out(np.diff(data.offsets))
         view = training_view(data, split)  # type: ignore[arg-type]
         self.valid = target_view(data, split, "valid")  # type: ignore[arg-type]
-        entry, variant = registry.find(spec["model"])
-        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers(variant, "")]
+        entry = registry.find(spec["model"])
+        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers("")]
         settings = resolve(
             [*layers, Layer(Origin.user, spec["settings"])], known=entry.known_settings(), where=entry.name
         )

@@ -31,12 +31,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, TrainBatch
 from mmbench.data.batcher import Batcher
 from mmbench.data.samples import plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Negatives, Prefixes
 from tests.fixed import draws_replaced, fill, signed, uniform, words
 from tests.models.toy import DAY, START, catalog_of, history_batch, toy_model, view_of
 
@@ -103,21 +104,23 @@ def catalog() -> Catalog:
     return replace(drawn, text_feat=drawn.text_feat.double(), image_feat=drawn.image_feat.double())
 
 
-def training_step(model: Recommender[Any], samples: str) -> Batch:
+def training_step(model: Recommender[Any], samples: str) -> TrainBatch:
     """Return all rows of an epoch as one step, with fixed negatives."""
     view, needs = training_view(), model.needs
     layout = "padded" if needs.layout == "packed" else needs.layout
     batcher = Batcher(view.items, view.times, layout=layout, max_len=model.max_len)
     kind = needs.samples[0] if samples == "default" else samples
-    batch = batcher.training(plan_rows(view.offsets, kind, model.max_len), prefixes=needs.prefixes)
+    batch = batcher.training(plan_rows(view.offsets, kind, model.max_len), prefixes=needs.has(Prefixes))
     if needs.layout == "packed":
         batch = side_by_side(batch)
-    n_targets = len(batch.user)
-    items = (words("negatives", n_targets * needs.n_negatives) % np.uint64(N_ITEMS)).astype(np.int64) + 1
-    return batch.with_negatives(torch.from_numpy(items).view(n_targets, -1)) if needs.n_negatives else batch
+    n_targets, negatives = len(batch.user), needs.get(Negatives)
+    if negatives is None:
+        return batch
+    items = (words("negatives", n_targets * negatives.k) % np.uint64(N_ITEMS)).astype(np.int64) + 1
+    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, -1))
 
 
-def side_by_side(batch: Batch) -> Batch:
+def side_by_side(batch: TrainBatch) -> TrainBatch:
     """Put each two histories into one row, so that no number depends on how the engine packs its rows.
 
     Two rows that become one keep their order in memory, and so places in the flat rows stay what they are.
@@ -132,9 +135,9 @@ def side_by_side(batch: Batch) -> Batch:
     grids: dict[str, Any] = {
         name: in_pairs(getattr(batch, name)) for name in ("item_seq", "time_seq", "position")
     }
-    if batch.prefixes is not None:
-        source, segment = in_pairs(batch.prefixes.source), numbered(batch.prefixes.segment)
-        grids["prefixes"] = replace(batch.prefixes, source=source, segment=segment)
+    if batch.prefix_rows is not None:
+        source, segment = in_pairs(batch.prefix_rows.source), numbered(batch.prefix_rows.segment)
+        grids["prefix_rows"] = replace(batch.prefix_rows, source=source, segment=segment)
     return replace(batch, **grids, segment=numbered(batch.segment))
 
 
@@ -149,9 +152,9 @@ def ranked_histories(model: Recommender[Any]) -> Batch:
 
 def settings_of(name: str) -> dict[str, Any]:
     """Return the recipe's settings, the training's too."""
-    entry, variant = registry.find(name)
+    entry = registry.find(name)
     values: dict[str, Any] = {}
-    for layer in entry.layers(variant, "golden"):
+    for layer in entry.layers("golden"):
         values.update(layer.values)
     return values
 

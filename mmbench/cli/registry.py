@@ -60,9 +60,9 @@ def show(
     if name.partition(":")[0] not in registry.entries():
         _show_dataset(ctx, name)
         return
-    entry, variant = registry.find(name)
+    entry = registry.find(name)
     _print_head(state, entry.recipe)
-    _print_settings(state, entry, variant, dataset or "")
+    _print_settings(state, entry, dataset or "")
     _print_variants(state, entry.recipe)
     _print_deviations(state, entry.recipe)
 
@@ -90,13 +90,13 @@ def _print_head(state: State, recipe: "Recipe") -> None:
     state.out.print(f"reads: {', '.join(recipe.inputs)}   tags: {', '.join(recipe.tags)}", markup=False)
 
 
-def _print_settings(state: State, entry: "ModelEntry", variant: str, dataset: str) -> None:
+def _print_settings(state: State, entry: "ModelEntry", dataset: str) -> None:
     """Every setting with the layer that set it; the recipe's own words stand beside its values."""
     from rich.table import Table
 
     from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 
-    layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers(variant, dataset)]
+    layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers(dataset)]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)
     table = Table(title="settings", title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in ("key", "value", "set by", "source"):

@@ -25,7 +25,9 @@ from mmbench.nn.losses import logits_buffer
 # Scores held at once, by device. The chunk depends on the catalogue only, so that the same model always meets the
 # same matrix shapes and gives the same last bits.
 SCORES_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}
-FEWEST_USERS = 64  # in a chunk, however large the catalogue: an encoder is slow on a few histories
+# A chunk has so many users however large the catalogue, because an encoder is slow on a few histories; fewer only where
+# a score needs more than a number for each item.
+FEWEST_USERS = 64
 # And at most, however small it is: histories of a chunk should be of like length, because they are padded alike.
 MOST_USERS = {"cpu": 256, "cuda": 4_096}
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -105,13 +107,12 @@ def _chunks(
     """Yield (index into the view's users, scores [T, N])."""
     needs, n_items = model.needs, model.n_items
     batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
-    rows = last_rows(view.offsets, view.user, model.max_len - needs.extra_slots)
-    fitting = SCORES_AT_ONCE[device.type] // n_items
-    size = chunk or min(max(FEWEST_USERS, fitting), MOST_USERS[device.type])
+    rows = last_rows(view.offsets, view.user, model.max_len - needs.places_after)
+    size = chunk or chunk_size(model, device.type)
     table = _item_table(model) if model.is_dot_product else None
     buffer = None if table is None else logits_buffer(min(size, len(view)), n_items, table)
     for index, part in _in_order_of_length(rows, size):
-        batch = batcher.evaluation(part, extra_slots=needs.extra_slots)
+        batch = batcher.evaluation(part, places_after=needs.places_after)
         if table is None or buffer is None:
             scores = model.score(batch)
         else:
@@ -139,6 +140,13 @@ def _check_shape(model: Recommender[Any], what: str, found: Tensor, shape: tuple
             f"{type(model).__name__}.{what} has the shape {list(found.shape)}, but {list(shape)} is needed; "
             "one row per target, and one column per item in scores"
         )
+
+
+def chunk_size(model: Recommender[Any], device_type: str) -> int:
+    """Return how many users are scored at once, so that what a score holds fits (`Recommender.score_cost`)."""
+    cost = max(model.score_cost(model.n_items), 1)
+    fewest = max(1, FEWEST_USERS * model.n_items // max(cost, model.n_items))
+    return min(max(fewest, SCORES_AT_ONCE[device_type] // cost), MOST_USERS[device_type])
 
 
 def _in_order_of_length(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Rows]]:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmbench.data.batch import TrainBatch
+
 ROWS_OF_LOGITS = 512  # held at once; below 128 the matrix products get slower
 FEWEST_ROWS = 64
 _rows_of_logits = ContextVar("rows of logits", default=ROWS_OF_LOGITS)
@@ -152,11 +154,9 @@ def item_scores(query: Tensor, table: Tensor, items: Tensor, bias: Tensor | None
     return scores if bias is None else scores + bias[items - 1]
 
 
-def pairs(target: Tensor | None, negatives: Tensor | None) -> Tensor:
-    """What a loss against sampled negatives compares: target [T] and negatives [T, K] -> [T, 1 + K]."""
-    assert target is not None
-    assert negatives is not None
-    return torch.cat([target[:, None], negatives], 1)
+def pairs(batch: TrainBatch) -> Tensor:
+    """Return what a loss against sampled negatives compares: each target and its K negatives, int64 [T, 1 + K]."""
+    return torch.cat([batch.target[:, None], batch.negatives], 1)
 
 
 def bce(positive: Tensor, negative: Tensor) -> Tensor:
@@ -176,15 +176,17 @@ def next_item(
     kind: Literal["ce", "bce", "bpr"],
     query: Tensor,
     table: Tensor,
-    target: Tensor | None,
-    negatives: Tensor | None,
+    batch: TrainBatch,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """What a setting `loss` names: cross entropy over the catalogue ("ce"), or a loss against sampled negatives."""
+    """Return the loss that a setting `loss` names, for the batch's targets.
+
+    "ce" is the cross entropy over the catalogue; "bce" and "bpr" compare with the batch's negatives.
+    query [T, D], table [N, D] (row i - 1 = item i), bias [N] or None -> scalar.
+    """
     if kind == "ce":
-        assert target is not None
-        return cross_entropy(query, table, target, bias)
-    scores = item_scores(query, table, pairs(target, negatives), bias)
+        return cross_entropy(query, table, batch.target, bias)
+    scores = item_scores(query, table, pairs(batch), bias)
     return (bce if kind == "bce" else bpr)(scores[:, 0], scores[:, 1:])
 
 

@@ -150,9 +150,9 @@ def _plan_row(
     seeds: Sequence[int],
     overrides: Overrides,
 ) -> None:
-    entry, variant = registry.find(planned.row.model)
+    entry = registry.find(planned.row.model)
     own = row_overrides(planned.row, content, overrides)
-    resolve_settings(entry, variant, prepared, own.layers(planned.row.model, entry.known_settings()))
+    resolve_settings(entry, prepared, own.layers(planned.row.model, entry.known_settings()))
     try:
         planned.cells[prepared.name] = plan(
             results_dir=results_dir,
@@ -179,7 +179,7 @@ def stored_only(plan: Plan) -> tuple[Plan, dict[Path, RunRecord]]:
 
 def row_overrides(row: Row, content: Scores, overrides: Overrides) -> Overrides:
     """Return what is set for a row: the paper's settings for all baselines and the row's, the user's, the sweep's."""
-    known = registry.find(row.model)[0].known_settings()
+    known = registry.find(row.model).known_settings()
     shared = content.shared.settings if content.shared and not _is_own(row, content) else {}
     return Overrides(
         everywhere=overrides.of_user(row.model, known),

@@ -1,5 +1,6 @@
 """What a cell is computed with: its data, its features, the catalogue that its model may know, the model."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,11 +64,10 @@ def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: 
     prepared, train = data.prepared, data.train
     tensors: dict[str, Any] = {}
     for modality, stored in features.items():
-        values = torch.from_numpy(np.array(stored.values, dtype=np.float32))
         if stored.n_layers:
-            tensors.setdefault("layer_feat", {})[modality] = values
+            tensors.setdefault("layer_feat", {})[modality] = _as_it_lies(stored.values)
         else:
-            tensors[f"{modality}_feat"] = values
+            tensors[f"{modality}_feat"] = torch.from_numpy(np.array(stored.values, dtype=np.float32))
         tensors[f"has_{modality}"] = torch.from_numpy(np.array(stored.present, dtype=bool))
     offsets = np.concatenate([[0], np.asarray(prepared.category_offsets)])
     return Catalog(
@@ -75,9 +75,16 @@ def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: 
         category_ids=torch.from_numpy(np.asarray(prepared.category_ids).astype(np.int64)),
         category_offsets=torch.from_numpy(offsets.astype(np.int64)),
         n_categories=len(prepared.category_names),
-        train_users=torch.from_numpy(train.users), train_items=torch.from_numpy(train.items),
-        train_times=torch.from_numpy(train.times), **tensors,
+        train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times),
+        train_offsets=torch.from_numpy(train.offsets), **tensors,
     )  # fmt: skip
+
+
+def _as_it_lies(values: np.ndarray) -> torch.Tensor:
+    """Return a tensor over a memory-mapped array, without a copy; no model writes to its features."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 def build_model(
@@ -90,7 +97,7 @@ def build_model(
 
     change  is made to the catalogue before the model gets it
     """
-    entry, _ = registry.find(cell.model)
+    entry = registry.find(cell.model)
     model_config, train_config = configs(entry, cell.settings)
     features = {
         modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()

@@ -219,11 +219,11 @@ def fail_cell(cell: Cell, reason: str) -> RunRecord:
 
 def _base_record(cell: Cell) -> RunRecord:
     """Return what is known of a cell before it is computed."""
-    entry, variant = registry.find(cell.model)
+    entry = registry.find(cell.model)
     prepared = open_path(cell.data_path)
     return RunRecord(
         path=cell.path, dataset=cell.dataset, model=cell.model, config_id=cell.config_id, seed=cell.seed,
-        display=f"{entry.recipe.display}:{variant}" if variant else entry.recipe.display,
+        display=entry.display,
         status="finished", deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
         # What is not trained is not selected either, and its cell is the same one under both settings.
         leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
@@ -247,7 +247,7 @@ def _close(run: Opened, lists: int) -> RunRecord:
         seconds={**progress.seconds, **ranked.seconds, **median}, peak_memory=peak_memory(run.device),
         extra=model.extra_state(),
         environment={
-            **environment(run.device, registry.find(cell.model)[0].own_code()),
+            **environment(run.device, registry.find(cell.model).own_code()),
             **({"stack": progress.stack} if progress.stack else {}),
             **({"notes": progress.notes} if progress.notes else {}),
         },

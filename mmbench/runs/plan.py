@@ -46,14 +46,14 @@ class Cell:
 
 
 def resolve_settings(
-    entry: registry.ModelEntry, variant: str, prepared: Prepared, overrides: Sequence[Layer]
+    entry: registry.ModelEntry, prepared: Prepared, overrides: Sequence[Layer]
 ) -> dict[str, Setting]:
     """Return all settings of a model on a data set, validated, each with the origin of its value."""
     protocol = {key: getattr(prepared.protocol, key) for key in FROM_PROTOCOL}
     layers = [
         Layer(Origin.default, defaults_of(TrainConfig)),
         Layer(Origin.protocol, protocol, prepared.protocol.name),
-        *entry.layers(variant, prepared.name),
+        *entry.layers(prepared.name),
         *overrides,
     ]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)
@@ -132,8 +132,8 @@ def make_cell(
     overrides: Sequence[Layer],
 ) -> Cell:
     """Resolve a cell. Its folder is named by a hash of everything but the seed and the code."""
-    entry, variant = registry.find(model)
-    settings = resolve_settings(entry, variant, prepared, overrides)
+    entry = registry.find(model)
+    settings = resolve_settings(entry, prepared, overrides)
     features, notes = choose_features(entry, prepared, settings)
     uses = {modality: stored.use for modality, stored in features.items()}
     protocol = comparable(prepared, settings)

@@ -64,7 +64,7 @@ class Overrides:
 
 def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
     """Raise UsageError for a user's key that no chosen model has, and for a model that is not chosen."""
-    known = {name: registry.find(name)[0].known_settings() for name in models}
+    known = {name: registry.find(name).known_settings() for name in models}
     every = sorted({key for keys in known.values() for key in keys})
     for key in overrides.everywhere:
         if key not in every:
@@ -73,7 +73,7 @@ def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
     for name, settings in overrides.by_model.items():
         if name not in names:
             raise UsageError(f"--set {name}.…: {suggest(name, names, what='model of this run')}")
-        entry, _ = registry.find(name)
+        entry = registry.find(name)
         keys = entry.known_settings()
         for key in settings:
             if key not in keys:
@@ -96,7 +96,7 @@ def plan(
     for prepared in datasets:
         for number, seed in enumerate(seeds):
             for model in models:
-                entry, _ = registry.find(model)
+                entry = registry.find(model)
                 if number and entry.load().deterministic:
                     continue  # one run is all runs
                 layers = overrides.layers(model, entry.known_settings())
@@ -202,7 +202,7 @@ def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
     """Return cells that differ in the seed only, up to `size` together, in the order of their first ones."""
     by_configuration: dict[tuple[Path, str, str], list[Cell]] = {}
     for number, cell in enumerate(cells):
-        alone = size == 1 or not registry.find(cell.model)[0].load().trainable
+        alone = size == 1 or not registry.find(cell.model).load().trainable
         key = (cell.data_path, cell.model, f"{cell.config_id}/{number}" if alone else cell.config_id)
         by_configuration.setdefault(key, []).append(cell)
     return [
@@ -215,7 +215,7 @@ def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
 def _other_code(record: RunRecord) -> bool:
     """Return whether a run was made by another mmbench, or by another state of a user's own model file."""
     code = record.environment.get("code", {})
-    now = code_version()["source_hash"], registry.find(record.model)[0].own_code()
+    now = code_version()["source_hash"], registry.find(record.model).own_code()
     return (code.get("source_hash"), code.get("own_model", "")) != now
 
 

@@ -30,9 +30,20 @@ class Paper(_Strict):
 
 
 class Variant(_Strict):
+    """A name for some changed settings, or for a class of its own that repeats slips of released code."""
+
     summary: str
-    settings: dict[str, Any]
-    source: str = ""  # the table or figure that it reproduces
+    settings: dict[str, Any] = {}
+    source: str = ""  # the table, figure or code that it reproduces
+    model_class: str = Field(default="", alias="class")
+
+    @model_validator(mode="after")
+    def _differs(self) -> Self:
+        if not (self.settings or self.model_class):
+            raise ValueError("a variant needs settings that differ, or a class of its own")
+        if self.model_class and not self.source:
+            raise ValueError("a variant with a class of its own needs the source of what the class does")
+        return self
 
 
 class Deviation(_Strict):

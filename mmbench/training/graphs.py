@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.models.base import Recommender
 from mmbench.settings.config import TrainConfig
 from mmbench.training.learner import Terms
 
 MOST_GRAPHS = 64  # of one training; further shapes are trained step by step
-Step = Callable[[Batch], Terms]
+Step = Callable[[TrainBatch], Terms]
 Key = tuple[tuple[int, ...], ...]
 
 
@@ -56,7 +56,7 @@ class StepGraphs:
         self.captured: dict[Key, _Captured] = {}
         self.is_off = False
 
-    def replay(self, batch: Batch) -> Terms | None:
+    def replay(self, batch: TrainBatch) -> Terms | None:
         """Take the step as a graph and return its loss terms; None = nothing was done, because there is none."""
         if self.is_off:
             return None
@@ -83,7 +83,7 @@ class StepGraphs:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
-                terms = self.step(Batch.of(inputs))
+                terms = self.step(TrainBatch.of(inputs))
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
             first = " ".join(str(error).split())[:160]
             self.is_off, self.captured = True, {}

@@ -16,7 +16,8 @@ from mmbench.evaluation.evidence import Ranking
 from mmbench.evaluation.interventions import AS_TRAINED, Intervention, constant, history, rank_under
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.evaluation.ranking import rank_fully
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from tests.models.toy import toy_catalog
 from tests.scorers import NoConfig, Written, random_view
 

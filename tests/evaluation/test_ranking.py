@@ -10,13 +10,14 @@ from mmbench.data.split import make_split
 from mmbench.data.store import Prepared
 from mmbench.data.views import TargetView, target_view
 from mmbench.errors import RunError
-from mmbench.evaluation import counting
+from mmbench.evaluation import counting, ranking
 from mmbench.evaluation.counting import Pairs, Seen, count, without
 from mmbench.evaluation.metrics import mean_value, parse_metric
 from mmbench.evaluation.ranking import rank, rank_fully
-from mmbench.models.base import Needs
+from mmbench.models.base import Recommender
+from mmbench.models.needs import Needs, SlotAfter
 from mmbench.runtime import prepare_process
-from tests.scorers import Written, WrittenAsProduct, random_view
+from tests.scorers import NoConfig, Written, WrittenAsProduct, empty_catalog, random_view
 
 U, N = 50, 30
 
@@ -242,12 +243,12 @@ def test_the_order_of_users_changes_no_rank() -> None:
 @pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
 def test_models_see_the_newest_events_and_no_target(layout: str) -> None:
     view, extra, max_len = random_view(n_users=U, n_items=N), 2, 6
-    model = Written(random_table(), max_len=max_len, needs=Needs(layout=layout, extra_slots=extra))
+    model = Written(random_table(), max_len=max_len, needs=Needs(layout=layout, extras=(SlotAfter(extra),)))
     rank(model, view, chunk=9)
     index = {int(user): k for k, user in enumerate(view.user)}
     seen = 0
     for batch in model.seen:
-        assert batch.target is None
+        assert type(batch) is Batch
         items, segments = batch.item_seq.flatten(), batch.segment.flatten()
         for user, slot in zip(batch.user.tolist(), batch.slot.tolist(), strict=True):
             k = index[user]
@@ -393,3 +394,47 @@ def test_views_of_prepared_data_hold_what_they_say(toy: Prepared) -> None:
             assert view.items[view.offsets[k] : view.offsets[k + 1]].tolist() == whole[:-held_out].tolist()
             assert view.target[k] == whole[-held_out]
             assert view.train_len[k] == len(whole) - 2
+
+
+class Distances(Recommender[NoConfig]):
+    """A metric model: minus the squared distance of a user and an item, formed as [T, N, D]."""
+
+    trainable = False
+    n_dims = 16
+
+    def __init__(self, *, knows_its_cost: bool) -> None:
+        super().__init__(NoConfig(), empty_catalog(n_items=N, n_users=U))
+        generator = torch.Generator().manual_seed(0)
+        self.users, self.items = (torch.randn(n, self.n_dims, generator=generator) for n in (U, N))
+        self.knows_its_cost, self.most_held = knows_its_cost, 0
+
+    def score(self, batch: Batch) -> torch.Tensor:
+        differences = self.users[batch.user][:, None] - self.items  # [T, N, D]
+        self.most_held = max(self.most_held, differences.numel())
+        return -differences.square().sum(-1)
+
+    def score_cost(self, n_items: int) -> int:
+        return n_items * self.n_dims if self.knows_its_cost else super().score_cost(n_items)
+
+
+def test_chunks_fit_what_a_score_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ranking.SCORES_AT_ONCE, "cpu", 4 * N * Distances.n_dims)
+    model, careless = Distances(knows_its_cost=True), Distances(knows_its_cost=False)
+    view = random_view(n_users=U, n_items=N)
+    ranks = rank(model, view)
+    assert model.most_held == 4 * N * Distances.n_dims
+    assert rank(careless, view).greater.tolist() == ranks.greater.tolist()
+    assert careless.most_held == U * N * Distances.n_dims  # what the cost is there to prevent
+    for k in range(U):
+        distance = ((model.users[view.user[k]] - model.items) ** 2).sum(1)
+        assert ranks.greater[k] == (distance < distance[view.target[k] - 1]).sum()
+
+
+@pytest.mark.parametrize(
+    ("n_items", "dims", "users"), [(60_000, 1, 69), (60_000, 64, 1), (10**6, 1, 64), (100, 1, 256)]
+)
+def test_the_size_of_a_chunk(n_items: int, dims: int, users: int) -> None:
+    """4,194,304 floats at once, but 64 to 256 users where a score is a number for each item."""
+    model = Written(torch.zeros(1, 1))
+    model.n_items, model.score_cost = n_items, lambda n: n * dims  # type: ignore[method-assign]
+    assert ranking.chunk_size(model, "cpu") == users

@@ -69,8 +69,8 @@ def test_names_with_variants() -> None:
     assert "sasrec:official" not in registry.all_names(variants=False)
     assert len(set(names)) == len(names)
     for name in names:
-        entry, variant = registry.find(name)
-        assert name == (f"{entry.name}:{variant}" if variant else entry.name)
+        entry = registry.find(name)
+        assert name == (f"{entry.name}:{entry.variant}" if entry.variant else entry.name)
 
 
 @pytest.mark.parametrize(
@@ -92,21 +92,21 @@ def test_unknown_names_get_the_nearest(name: str, said: str) -> None:
 
 def test_a_user_s_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path)))
-    entry, variant = registry.find("my-line:steep")
-    assert (entry.file, variant) == (tmp_path / "my_line.py", "steep")
+    entry = registry.find("my-line:steep")
+    assert (entry.file, entry.variant) == (tmp_path / "my_line.py", "steep")
     assert entry.load() is entry.load()
     assert "slope" in entry.known_settings()
-    assert entry.layers("steep", "toy")[-1] == Layer(Origin.variant, {"slope": 9.0}, "steep")
+    assert entry.layers("toy")[-1] == Layer(Origin.variant, {"slope": 9.0}, "steep")
     registry.check_recipe(entry)
 
 
 def test_a_model_that_extends_another_has_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "from mmbench.models.registry import find\n\n\nclass Line(find('sasrec')[0].load()):\n    pass\n"
+    code = "from mmbench.models.registry import find\n\n\nclass Line(find('sasrec').load()):\n    pass\n"
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=code, recipe=RECIPE)))
-    entry, _ = registry.find("my-line")
-    assert entry.config_class() is registry.find("sasrec")[0].config_class()
+    entry = registry.find("my-line")
+    assert entry.config_class() is registry.find("sasrec").config_class()
 
 
 BAD = [
@@ -145,7 +145,7 @@ def test_faulty_models_are_one_line(
 ) -> None:
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=code, recipe=recipe)))
     with pytest.raises(UsageError, match=said) as caught:
-        registry.check_recipe(registry.find("my-line")[0])
+        registry.check_recipe(registry.find("my-line"))
     assert "\n" not in str(caught.value)
 
 
@@ -155,7 +155,7 @@ def test_a_recipe_without_code_and_a_name_taken_twice(
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path / "a")))
     (tmp_path / "a" / "my_line.py").unlink()
     with pytest.raises(UsageError, match=r"has no my_line\.py beside it"):
-        registry.find("my-line")[0].load()
+        registry.find("my-line").load()
     taken = write_own(tmp_path / "b", recipe=RECIPE.replace("my-line", "sasrec"), stem="sasrec")
     monkeypatch.setenv("MMBENCH_MODELS", str(taken))
     with pytest.raises(UsageError, match="model 'sasrec' is already defined by"):

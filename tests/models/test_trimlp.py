@@ -148,7 +148,6 @@ def test_parameter_count() -> None:
 def test_loss_is_the_dense_cross_entropy_with_padding_ignored() -> None:
     model = make()
     batch = training_batch(model, toy_view(), samples="last-window")
-    assert batch.target is not None
     logits = model.encode(batch).flatten(0, 1) @ model.out.weight.T + model.out.bias
     target = torch.full((len(logits),), -100)
     target[batch.slot] = batch.target - 1

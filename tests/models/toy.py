@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, TrainBatch
 from mmbench.data.batcher import Batcher
-from mmbench.data.negatives import NegativeSampler
 from mmbench.data.samples import Rows, last_rows, plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Prefixes
 from mmbench.models.registry import find
 from mmbench.settings.config import build
 
@@ -79,9 +79,9 @@ def catalog_of(
         "n_items": n_items,
         "n_users": len(view.offsets) - 1,
         "max_len": max_len,
-        "train_users": torch.from_numpy(view.users.astype(np.int64)),
         "train_items": torch.from_numpy(view.items),
         "train_times": torch.from_numpy(view.times),
+        "train_offsets": torch.from_numpy(view.offsets),
     }
     if not features:
         return Catalog(**events)
@@ -115,10 +115,10 @@ def toy_catalog(
 
 def toy_model(name: str, catalog: Catalog, *, seed: int = 0, **settings: Any) -> Recommender[Any]:
     """`name` may have a variant; settings of training (lr, samples, ...) in the recipe are left out."""
-    entry, variant = find(name)
+    entry = find(name)
     cls = entry.config_class()
     values: dict[str, Any] = {}
-    for layer in entry.layers(variant, "toy"):
+    for layer in entry.layers("toy"):
         values.update(layer.values)
     own = {one.name for one in fields(cls)}
     config = build(cls, {key: v for key, v in values.items() if key in own} | settings, where=name)
@@ -137,23 +137,22 @@ def training_batch(
     samples: str | None = None,
     rows: Rows | None = None,
     seed: int = 0,
-) -> Batch:
+) -> TrainBatch:
     """All rows of an epoch (or the given ones) as one step, with negatives where the model wants them."""
     kind = samples or model.needs.samples[0]
     chosen = plan_rows(view.offsets, kind, model.max_len) if rows is None else rows
-    batch = toy_batcher(model, view).training(chosen, prefixes=model.needs.prefixes)
-    return with_negatives(model, view, batch, seed=seed)
+    batch = toy_batcher(model, view).training(chosen, prefixes=model.needs.has(Prefixes))
+    return with_drawn(model, view, batch, seed=seed)
 
 
-def with_negatives(model: Recommender[Any], view: TrainView, batch: Batch, *, seed: int = 0) -> Batch:
-    n = model.needs.n_negatives
-    if n == 0:
-        return batch
-    sampler = NegativeSampler(
-        view.users, view.items, n_users=len(view.offsets) - 1, n_items=model.n_items, device="cpu"
-    )
-    drawn = sampler.draw(batch.user, n, torch.Generator().manual_seed(seed))
-    return batch.with_negatives(drawn)
+def with_drawn(model: Recommender[Any], view: TrainView, batch: TrainBatch, *, seed: int = 0) -> TrainBatch:
+    """Return the batch with what the extras of the model's needs draw for its targets."""
+    for extra in model.needs.extras:
+        drawer = extra.drawer(view, model.n_items, "cpu")
+        if drawer is not None:
+            drawn = drawer.draw(batch.user, batch.target, torch.Generator().manual_seed(seed))
+            batch = batch.with_drawn(**{extra.name: drawn})
+    return batch
 
 
 def history_batch(
@@ -166,12 +165,12 @@ def history_batch(
     """An evaluation batch of these histories; `users` defaults to 0, 1, 2, ..."""
     view = view_of(histories, times)
     user = np.asarray(range(len(histories)) if users is None else users, dtype=np.int64)
-    extra = model.needs.extra_slots
-    rows = last_rows(view.offsets, user, model.max_len - extra)
-    return toy_batcher(model, view).evaluation(rows, extra_slots=extra)
+    after = model.needs.places_after
+    rows = last_rows(view.offsets, user, model.max_len - after)
+    return toy_batcher(model, view).evaluation(rows, places_after=after)
 
 
-def gradients(model: Recommender[Any], batch: Batch) -> tuple[float, dict[str, Tensor]]:
+def gradients(model: Recommender[Any], batch: TrainBatch) -> tuple[float, dict[str, Tensor]]:
     """The summed loss of a step and the gradient of every parameter that has one."""
     model.zero_grad()
     loss = sum(model.loss(batch).values())
@@ -182,13 +181,11 @@ def gradients(model: Recommender[Any], batch: Batch) -> tuple[float, dict[str, T
     }
 
 
-def loss_by_hand(kind: str, scores: Tensor, batch: Batch) -> Tensor:
+def loss_by_hand(kind: str, scores: Tensor, batch: TrainBatch) -> Tensor:
     """`kind` ("ce", "bce" or "bpr") of scores [T, N], column i - 1 = item i, for the batch's targets, negatives."""
-    assert batch.target is not None
     own = scores.gather(1, batch.target[:, None] - 1)  # [T, 1]
     if kind == "ce":
         return (scores.exp().sum(1).log() - own[:, 0]).mean()
-    assert batch.negatives is not None
     other = scores.gather(1, batch.negatives - 1)  # [T, K]
     if kind == "bpr":
         return -(own - other).sigmoid().log().mean()

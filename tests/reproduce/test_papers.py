@@ -68,12 +68,12 @@ def test_settings_of_registered_rows_exist_and_are_valid(name: str) -> None:
     for row in content.all_rows:
         if not is_live(row.model):
             continue
-        entry, variant = registry.find(row.model)
+        entry = registry.find(row.model)
         known = entry.known_settings()
         assert set(row.settings) | set(row.fixed) <= set(known), row.label
         layers = [
             Layer(Origin.default, defaults_of(TrainConfig)),
-            *entry.layers(variant, content.datasets[0]),
+            *entry.layers(content.datasets[0]),
             *row_overrides(row, content, Overrides()).layers(row.model, known),
         ]
         configs(entry, resolve(layers, known=known, where=row.label))
@@ -95,7 +95,7 @@ def test_compared_rows_and_printed_tables_exist(name: str) -> None:
 def test_own_sweeps_are_the_recipes_search_grids() -> None:
     for name in ("hm4sr/fig4", "hm4sr/fig8", "tmmsrec/fig7"):
         content = content_of(name)
-        grid = registry.find(content.sweep_model)[0].recipe.search
+        grid = registry.find(content.sweep_model).recipe.search
         for sweep in content.sweeps:
             assert list(sweep.values) == grid[sweep.setting]
 

@@ -51,15 +51,18 @@ def test_states_per_layer_reach_only_models_that_read_them(
     overrides = [Layer(Origin.user, {"text_encoder": "deep"})]
     with pytest.raises(UsageError, match="hm4sr reads one vector an item, but deep of toy has 3 layers"):
         make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
-    monkeypatch.setattr(find("hm4sr")[0].load(), "reads_layers", True)
+    monkeypatch.setattr(find("hm4sr").load(), "reads_layers", True)
     cell = make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
     assert cell.features["text"] == layered.use
     split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
     views = training_view(prepared, split), target_view(prepared, split, "valid")
     catalog = make_catalog(LoadedData(prepared, split, *views), {"text": layered}, 10)
     assert catalog.text_feat is None
-    assert catalog.layer_feat["text"].dtype == torch.float32
-    np.testing.assert_array_equal(catalog.layer_feat["text"].numpy(), layered.values.astype(np.float32))
+    assert catalog.layer_feat["text"].dtype == torch.float16
+    assert catalog.layer_feat["text"].data_ptr() == layered.values.ctypes.data, (
+        "a copy of the memory-mapped file"
+    )
+    np.testing.assert_array_equal(catalog.layer_feat["text"].numpy(), layered.values)
 
 
 def test_a_result_is_named_by_what_made_its_features_and_not_by_their_last_digits(tmp_path: Path) -> None:

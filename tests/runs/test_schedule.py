@@ -163,7 +163,7 @@ def test_results_of_another_version_are_left_alone(toy: Prepared, tmp_path: Path
 def test_an_own_model_that_changed_is_other_code(
     toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = registry.find("pop")[0].file
+    source = registry.find("pop").file
     (tmp_path / "my_pop.py").write_text(source.read_text())
     recipe = source.with_suffix(".toml").read_text()
     (tmp_path / "my_pop.toml").write_text(recipe.replace('name = "pop"', 'name = "my-pop"'))

@@ -102,13 +102,13 @@ def test_the_defaults_of_training_are_valid() -> None:
 
 
 def test_later_layers_win_and_are_named(toy: Prepared) -> None:
-    entry, variant = registry.find("sasrec:official")
-    found = resolve_settings(entry, variant, toy, [Layer(Origin.user, {"hidden_dim": 48})])
+    entry = registry.find("sasrec:official")
+    found = resolve_settings(entry, toy, [Layer(Origin.user, {"hidden_dim": 48})])
     assert {key: (one.value, one.origin) for key, one in found.items() if key in EXPECTED} == EXPECTED
     assert found["max_len"].note == "toy"
     assert found["beta2"].note == "official"
     assert found["lr"].note == entry.recipe.settings["lr"].source
-    plain = resolve_settings(entry, "", toy, [])
+    plain = resolve_settings(registry.find("sasrec"), toy, [])
     assert (plain["loss"].value, plain["loss"].origin) == ("ce", Origin.default)
     assert set(plain) == set(entry.known_settings())
 
@@ -125,20 +125,22 @@ EXPECTED = {
 
 def test_a_data_set_s_table_stands_between_recipe_and_variant(toy: Prepared) -> None:
     """Also when the prepared data set has a suffix; the table is that of the data set itself."""
-    entry = registry.find("sasrec")[0]
+    entry = registry.find("sasrec")
     sourced = type(next(iter(entry.recipe.settings.values())))
     table = {key: sourced(value=value, source="test") for key, value in (("lr", 0.5), ("loss", "bpr"))}
     with_table = entry.recipe.model_copy(update={"dataset": {"toy": table}})
-    changed = registry.ModelEntry(recipe=with_table, file=entry.file)
-    found = resolve_settings(changed, "official", toy, [])
+    changed = registry.ModelEntry(recipe=with_table, file=entry.file, variant="official")
+    found = resolve_settings(changed, toy, [])
     assert found["lr"] == Setting(0.5, Origin.dataset, "test")
     assert found["loss"] == Setting("bce", Origin.variant, "official")
-    layers = [(layer.origin, layer.note) for layer in changed.layers("", "toy@random:1")]
-    assert layers == [(Origin.default, ""), (Origin.recipe, ""), (Origin.dataset, "toy")]
+    layers = [(layer.origin, layer.note) for layer in changed.layers("toy@random:1")]
+    assert layers == [
+        (Origin.default, ""), (Origin.recipe, ""), (Origin.dataset, "toy"), (Origin.variant, "official"),
+    ]  # fmt: skip
 
 
 def test_bad_values_name_the_model_and_the_key(toy: Prepared) -> None:
-    entry = registry.find("sasrec")[0]
+    entry = registry.find("sasrec")
     for values, expected in (
         ({"lr": -1}, "sasrec: lr: "),
         ({"hidden_dim": 10, "n_heads": 3}, "hidden_dim 10 is not divisible by n_heads 3"),
@@ -146,7 +148,7 @@ def test_bad_values_name_the_model_and_the_key(toy: Prepared) -> None:
         ({"samples": "al"}, "sasrec: samples: "),
     ):
         with pytest.raises(UsageError) as caught:
-            resolve_settings(entry, "", toy, [Layer(Origin.user, values)])
+            resolve_settings(entry, toy, [Layer(Origin.user, values)])
         assert expected in str(caught.value)
 
 
