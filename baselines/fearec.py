@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal
+from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal, take_rows
 from mmbench.nn.losses import cross_entropy, nce
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -152,7 +152,7 @@ class HybridAttention(Attention):
             return at(weight.index_select(1, self.lag).view(-1, width, width) @ value, slot)
         row, place = slot // width, slot % width
         lag = self.lag.view(width, width)[place]  # [T, W]
-        return (weight[row].gather(1, lag)[:, None] @ value.index_select(0, row)).squeeze(1)
+        return (take_rows(weight, row).gather(1, lag)[:, None] @ value.index_select(0, row)).squeeze(1)
 
 
 class SameTarget(nn.Module):

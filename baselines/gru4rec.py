@@ -170,7 +170,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         """Candidates of a step: its targets, then items drawn by popularity (shared by all rows)."""
         drawn = torch.multinomial(self.sample_prob, self.config.n_samples, replacement=True)  # type: ignore[arg-type]
         candidates = torch.cat([target - 1, drawn])
-        scores = query @ table[candidates].T  # [T, C]
+        scores = query @ F.embedding(candidates, table).T  # [T, C]
         if kind == "sampled-ce" and self.config.use_logq:
             probability = torch.cat([self.target_prob[target - 1], self.sample_prob[drawn]])  # type: ignore[index]
             scores = scores - probability.log().to(scores.dtype)

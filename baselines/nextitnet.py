@@ -135,7 +135,9 @@ class NextItNet(Recommender[NextItNetConfig]):
         n_sampled = max(int(self.config.sampled_share * self.n_items), 1)
         drawn = torch.randperm(self.n_items, device=query.device)[:n_sampled]
         own = item_scores(query, table, target[:, None])  # [T, 1]
-        others = (query @ table[drawn].T).masked_fill(drawn == target[:, None] - 1, float("-inf"))
+        others = (query @ F.embedding(drawn, table).T).masked_fill(
+            drawn == target[:, None] - 1, float("-inf")
+        )
         return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).mean()
 
     def _norms(self) -> Tensor:

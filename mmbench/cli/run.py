@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from mmbench.data.store import Prepared
     from mmbench.evaluation.evidence import Ranking
     from mmbench.evaluation.metrics import Metric
+    from mmbench.runs.plan import Cell
     from mmbench.runs.schedule import Overrides
     from mmbench.runs.store import RunRecord
     from mmbench.runs.workers import Backend
 
-FLOORS = ("pop", "repeat-last", "random", "itemknn")
+# Models that come along by themselves -> the largest catalogue on which they do; None = any.
+FLOORS = {
+    "pop": None, "recent-pop": None, "repeat-last": None, "random": None, "itemknn": None, "rp3beta": None,
+    "ease": 15_000,
+}  # fmt: skip
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -124,6 +129,25 @@ def model_list(models: list[str], *, floors: bool) -> list[str]:
     return list(dict.fromkeys([*models, *extra]))
 
 
+def without_costly_floors(
+    state: State, cells: "list[Cell]", datasets: "list[Prepared]", *, asked: list[str]
+) -> "list[Cell]":
+    """Return the cells without floors that nobody asked for on a catalogue that is too large for them, and say so."""
+    planned = {(cell.dataset, cell.model) for cell in cells}
+    left_out = set()
+    for prepared in datasets:
+        for name, most in FLOORS.items():
+            if most is None or prepared.n_items <= most or name in asked:
+                continue
+            if (prepared.name, name) in planned:
+                left_out.add((prepared.name, name))
+                state.err.print(
+                    f"{name} is left out: {prepared.name} has {prepared.n_items:,} items, and above {most:,} its time "
+                    f"and memory are large; name it to run it (mmbench run {name} ...)", markup=False,
+                )  # fmt: skip
+    return [cell for cell in cells if (cell.dataset, cell.model) not in left_out]
+
+
 def run(
     ctx: typer.Context,
     models: Annotated[
@@ -143,8 +167,8 @@ def run(
     ] = None,
     device: DeviceOption = "auto",
     stack: StackOption = "auto",
-    floors: Annotated[bool, typer.Option(help="Also run pop, repeat-last, random and itemknn.")] = True,
     lists: ListsOption = DEFAULT_LISTS,
+    floors: Annotated[bool, typer.Option(help=f"Also run {', '.join(FLOORS)}.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
     ] = False,
@@ -169,6 +193,7 @@ def run(
     cells = plan(
         results_dir=state.results_dir, datasets=prepared, models=names, seeds=numbers, overrides=overrides
     )
+    cells = without_costly_floors(state, cells, prepared, asked=models)
     check_planned(cells)
     if dry_run:
         for cell in cells:

@@ -139,6 +139,13 @@ class Recommender(nn.Module, Generic[C]):
         """Return named scalar terms whose SUM is minimised (weights already applied)."""
         raise TypeError(f"{type(self).__name__} is not trained")
 
+    def constrain(self, parameters: Mapping[str, Tensor]) -> None:
+        """Bring parameters back to where they must lie, in place; called after each step of the optimiser.
+
+        parameters  by name; those of several models trained as one have a leading axis, so that only operations on
+                    trailing axes serve both
+        """
+
     # -- scores -------------------------------------------------------------------------------------------
 
     @property

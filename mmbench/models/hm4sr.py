@@ -33,7 +33,7 @@ from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs, Prefixes
 from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, take_rows, zero_padding
 from mmbench.nn.losses import cross_entropy, info_nce
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -370,7 +370,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         # A place reads its content in the first half, its placeholder in the second.
         both = torch.cat([content.flatten(0, 1), placeholder.flatten(0, 1)])  # [2 R W, M - 1, D]
         source = prefixes.source + choose_share(prefixes.segment, share) * batch.item_seq.numel()
-        return both[source], prefixes.attention_mask(), prefixes.slot
+        return take_rows(both, source), prefixes.attention_mask(), prefixes.slot
 
     def extra_state(self) -> dict[str, object]:
         return {"modalities": self.modalities, "category_prediction": self.use_category, "pcl": self.use_pcl}

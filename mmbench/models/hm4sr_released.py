@@ -72,7 +72,7 @@ class HM4SRAsReleased(HM4SR):
         flat = batch.slot[sample] - last[sample] + place
         is_inside = place <= last[sample]
         item = torch.where(is_inside, batch.item_seq.view(-1)[torch.where(is_inside, flat, 0)], 0)
-        logits = self.category_head(tables[item].flatten(1))  # [B, C]
+        logits = self.category_head(F.embedding(item, tables.flatten(1)))  # [B, C]
         each = F.binary_cross_entropy_with_logits(logits, self.categories[item], reduction="none")
         is_read = torch.arange(each.shape[1], device=last.device)[None] <= last[:, None]
         return (each * is_read).sum() / is_read.sum()

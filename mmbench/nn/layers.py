@@ -111,6 +111,16 @@ def hide(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.add_(torch.where(mask, 0.0, -1e9)[:, None])
 
 
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return `table[index]`, the gradient of which adds to each row in a fixed order.
+
+    table [P, ...], index int64 of any shape -> [*index.shape, ...]. Autograd's own gradient of `table[index]` adds with
+    several threads at once, in whatever order they come, so that the same step has two results.
+    """
+    rows = F.embedding(index, table[..., None].flatten(1))
+    return rows.view(*index.shape, *table.shape[1:])
+
+
 def at(x: Tensor, slot: Tensor | None) -> Tensor:
     """x [R, W, ...] -> [T, ...] at places `slot` of the flattened [R W]; x itself when there are none named."""
     return x if slot is None else x.flatten(0, 1).index_select(0, slot)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.nn.layers import Dropout, at
+from mmbench.nn.layers import Dropout, at, take_rows
 
 Activation = Literal["sigmoid", "gelu", "relu", "identity"]
 
@@ -21,7 +21,8 @@ def shift(x: Tensor, steps: Tensor) -> Tensor:
     """
     place = torch.arange(x.shape[1], device=x.device)
     source = (place - steps[:, None]) % x.shape[1]
-    return x[torch.arange(len(x), device=x.device)[:, None], source]
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return take_rows(x.flatten(0, 1), first + source)
 
 
 class AxisMLP(nn.Module):

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -234,18 +234,25 @@ class Stack:
             name: _stacked(self.models, name, trains=parameter.requires_grad)
             for name, parameter in lead.model.named_parameters()
         }
-        # Buffers that are the same in all models (features, masks) stay one.
-        self.buffers = {
-            name: torch.stack([model.get_buffer(name) for model in self.models])
-            for name, buffer in lead.model.named_buffers()
-            if not all(torch.equal(buffer, model.get_buffer(name)) for model in self.models[1:])
-        }
         stacked = {name: self.parameters[name] for name in trained(lead.model)}
         self.optimizer, self.rate = make_optimizer(lead.model, lead.stage.config, stacked), math.nan
         self._load_optimizer()
         self.pass_all = vmap(self._terms, randomness="different")
         self.graphs = StepGraphs(self._step, self._tell) if lead.use_graphs else None
         self.stage = lead.place[0]
+
+    @cached_property
+    def buffers(self) -> dict[str, Tensor]:
+        """Buffers that differ between the models, [S, ...]; those that do not (features, masks) stay one.
+
+        Read by the first step, when the models have readied themselves for the epoch.
+        """
+        lead, *others = self.models
+        return {
+            name: torch.stack([model.get_buffer(name) for model in self.models])
+            for name, buffer in lead.named_buffers()
+            if not all(torch.equal(buffer, model.get_buffer(name)) for model in others)
+        }
 
     def serves(self, trainers: Sequence[Trainer]) -> bool:
         """Return whether these are the runs of this stack, with the same optimisers and buffers."""
@@ -300,6 +307,8 @@ class Stack:
         if self.config.grad_clip:
             clip_each(self.parameters.values(), self.config.grad_clip)
         self.optimizer.step()
+        with torch.no_grad():
+            self.loss.model.constrain(self.parameters)
         return Terms(tuple(terms), values.detach())
 
     # -- epochs -------------------------------------------------------------------------------------------

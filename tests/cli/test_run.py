@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mmbench.choices import RULES
+from mmbench.cli import app
+from mmbench.cli.run import FLOORS
+from mmbench.data.store import open_prepared
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.runs.store import Selection, read_record, write_rankings
 from mmbench.settings.config import Origin, Setting
@@ -19,7 +23,19 @@ from tests.models.test_registry import write_own
 from tests.prepared import SMALL, cells, cli, environment, finish, same_ranks, start, write_toy
 
 RUN = ("run", "sasrec", "hm4sr", "--dataset", "toy", "--seeds", "2", "--epochs", "2", *SMALL)
-CELLS = ["hm4sr", "hm4sr", "itemknn", "pop", "random", "random", "repeat-last", "sasrec", "sasrec"]
+CELLS = [
+    "ease",
+    "hm4sr",
+    "hm4sr",
+    "itemknn",
+    "pop",
+    "random",
+    "random",
+    "recent-pop",
+    "repeat-last",
+    "rp3beta",
+]
+CELLS += ["sasrec", "sasrec"]
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +53,12 @@ def results(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_computes_every_cell_and_prints_the_table(results: Path) -> None:
     assert (results / "first.cells").read_text().split() == CELLS
     table, progress = (results / "first.out").read_text(), (results / "first.err").read_text()
-    for name in ("SASRec", "HM4SR", "Pop", "Random", "Repeat-last", "ItemKNN", "NDCG@10", "synthetic"):
+    floors = ("Pop", "Recent-pop", "Random", "Repeat-last", "ItemKNN", "RP3beta", "EASE")
+    for name in ("SASRec", "HM4SR", *floors, "NDCG@10", "synthetic"):
         assert name in table
     assert "SASRec [batch_size=64, hidden_dim=16, inner_dim=16, max_epochs=2]" in table
     for part in (
-        "[1/9] sasrec on toy, seed 1: epoch 2/2  ce ",
+        "[1/12] sasrec on toy, seed 1: epoch 2/2  ce ",
         "valid NDCG@10 0.",
         "finished hm4sr on toy, seed 2",
     ):
@@ -141,7 +158,7 @@ def test_dry_run_shows_and_computes_nothing(results: Path, data_dir: Path) -> No
     done = cli(*RUN, "--seeds", "1,3", "--dry-run", data=data_dir, results=results)
     assert done.returncode == 0
     states = [line.split()[0] for line in done.stdout.splitlines()]
-    assert sorted(states) == ["finished"] * 6 + ["missing"] * 3
+    assert sorted(states) == ["finished"] * 9 + ["missing"] * 3
     assert sorted(results.rglob("*")) == before
 
 
@@ -245,6 +262,33 @@ def test_members_of_an_ensemble_are_ranked_alone_too(results: Path, data_dir: Pa
         assert value == f"{parse_metric('NDCG@10').value(ranking, 'none'):.6f}"
         assert (ranking.spread or 0) > 0 or "~" not in name
     assert len(set(lines.values())) > 4
+
+
+def test_a_costly_floor_stays_away_from_large_catalogues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so in one line; who names it gets it."""
+    write_toy(tmp_path / "data", "toy")
+
+    def planned(*args: str) -> tuple[list[str], list[str]]:
+        folders = ["--data-dir", str(tmp_path / "data"), "--results-dir", str(tmp_path / "results")]
+        found = CliRunner().invoke(app, [*folders, "run", *args, "--dataset", "toy", "--dry-run"])
+        assert found.exit_code == 0, found.output
+        models = [Path(line.split()[1]).parents[1].name for line in found.stdout.splitlines()]
+        return models, found.stderr.splitlines()
+
+    n_items = open_prepared("toy", tmp_path / "data").n_items
+    monkeypatch.setitem(FLOORS, "ease", n_items)
+    models, lines = planned("sasrec")
+    assert sorted(models) == sorted(["sasrec", *FLOORS])
+    assert not lines
+    monkeypatch.setitem(FLOORS, "ease", n_items - 1)
+    models, lines = planned("sasrec", "--set", "ease.reg_weight=10")
+    assert sorted(models) == sorted({"sasrec", *FLOORS} - {"ease"})
+    assert [line.partition(":")[0] for line in lines] == ["ease is left out"]
+    assert f"toy has {n_items:,} items" in lines[0]
+    assert planned("ease")[0].count("ease") == 1
+    assert planned("sasrec", "--no-floors") == (["sasrec"], [])
 
 
 def test_settings_of_one_model_and_two_data_sets(data_dir: Path, tmp_path: Path) -> None:

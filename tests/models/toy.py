@@ -6,12 +6,15 @@ toy_model    a registered model by name, built as the engine builds it (recipe +
 training_batch, history_batch   what the engine would feed that model
 stack_groups, take_group        weights of separate modules and of one with a group axis
 gradients, overfit   one step's loss and gradients; training until a condition holds
+sines, set_weights   parameters that are sines of their place; values put into parameters
+in_float64           models built inside have constants in float64
 loss_by_hand         a loss from the scores of all items, as its formula is printed
 random_fives         histories that can only be learned by heart
 ranks_last_items_first, learns_by_heart   whether a model knows their last items, and can be taught them
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -246,3 +249,28 @@ def take_group(member: nn.Module, grouped: nn.Module, g: int) -> None:
     with torch.no_grad():
         for name, parameter in member.named_parameters():
             parameter.copy_(weights[name].view(-1, *parameter.shape)[g])
+
+
+def sines(start: float, *shape: int, scale: float, rows: float = 1.0, columns: float = 2.0) -> Tensor:
+    """Return scale * sin(start + rows * i + columns * j), float64 [i, j] (or [i]), counted from 0."""
+    grid = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij")
+    steps = zip((rows, columns), grid, strict=False)
+    return scale * (start + torch.stack([step * number for step, number in steps]).sum(0)).sin()
+
+
+def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Write values into parameters, named in full; the others stay."""
+    with torch.no_grad():
+        for name, value in weights.items():
+            model.get_parameter(name).copy_(value)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Build models inside whose constants, too, have all digits."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
