@@ -50,8 +50,8 @@ def make_catalog(data: Histories, train: TrainView, spec: dict[str, Any], max_le
     if width:
         noise = torch.Generator().manual_seed(0)
         for name in ("text", "image"):
-            extra[f"{name}_feat"] = torch.randn(n + 1, width, generator=noise)
-            extra[f"has_{name}"] = torch.ones(n + 1, dtype=torch.bool)
+            extra[f"has_{name}"] = torch.arange(n + 1) > 0  # row 0 is padding
+            extra[f"{name}_feat"] = torch.randn(n + 1, width, generator=noise) * extra[f"has_{name}"][:, None]
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(n + 1) * OF_ITEM])
         extra["category_ids"] = torch.randint(N_CATEGORIES, (n * OF_ITEM,), generator=noise)
         extra |= {"category_offsets": offsets, "n_categories": N_CATEGORIES}
@@ -117,7 +117,7 @@ class Contestant:
         }  # fmt: skip
 
     def _plan(self, samples: str | None = None) -> tuple[Rows, list[Rows]]:
-        kind = samples or self.trainer.samples_of(self.stage)
+        kind = samples or self.stage.samples
         rows = plan_rows(self.trainer.view.offsets, kind, self.config.max_len)
         size, unit = self.config.batch_size, self.config.batch_unit
         return rows, plan_steps(rows, batch_size=size, unit=unit, generator=self.order)
@@ -159,7 +159,7 @@ class Contestant:
 
     def _learned(self, rows: Rows) -> float:
         """Predictions that enter the loss; where a model masks by itself, their expected number."""
-        if self.trainer.samples_of(self.stage) != "sequence":
+        if self.stage.samples != "sequence":
             return int(rows.n_targets.sum())
         config: Any = self.trainer.model.config
         none = (1 - config.mask_ratio) ** rows.length  # none drawn: then one is chosen

@@ -9,6 +9,7 @@ in CHANGELOG.md.
     initial    of each top-level module: number of parameters, then means and deviations of its initial tensors
     loss       each term of a training step, dropout on
     gradient   the norm of all gradients, then a checksum of each top-level module
+    ... of STAGE   the same in an earlier stage in which the model masks its samples by itself
     scores     a checksum for each of a few histories
 
 Nothing here comes from torch's generators: weights, features, dropout, masks and samples are numbers of
@@ -64,17 +65,20 @@ RANKED = [[4], [1, 2, 3], [9, 8, 7, 6, 5, 4, 3, 13, 2, 20], [20, 16], [5, 5, 5, 
 LONGEST_GAP = 400 * DAY  # longer than any in training
 
 # Widths of the recipes -> narrow ones that keep apart what is not of equal width. Text has 12 dims, images have 8.
-WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 384: 54, 768: 12}
+WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 300: 22, 384: 54, 512: 26, 768: 12}
 WIDTH_SETTINGS = ("hidden_dim", "emb_dim", "inner_dim", "state_dim")
 COUNTS = {"n_samples": 40, "n_blocks": 2}  # with more blocks, NextItNet's last ReLU meets no negative number
 # Where a recipe has a value that hides, on so little data, whether it is used at all: that value, another one.
 NEUTRAL = {
     "category_weight": (1.0, 0.7), "idcl_weight": (1.0, 0.6), "pcl_weight": (1.0, 0.9), "temperature": (1.0, 0.7),
     "score_reg": (1.0, 0.8), "elu_param": (0.0, 0.5), "feature_scale": (1.0, 1.3), "l2_emb": (0.0, 0.01),
-    "reg_weight": (0.0, 0.05), "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
+    "reg_weight": (0.0, 0.05), "content_reg_weight": (0.0, 0.04),
+    "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
     "pop_weight": (0.0, 0.05), "last_only": (0.1, 0.4), "uniform_share": (0.15, 0.3),
     "window_days": (7.0, 60.0), "solve_precision": ("float32", "float64"),
 }  # fmt: skip
+# Setting -> another and its value, with which it has no meaning.
+RULED_OUT = {"content_reg_weight": ("reg", "mmrec")}
 LATE = 100  # an epoch in which no warm-up switches a term off any more
 # Times in float32, whose sums depend on the processor in the seventh digit.
 SINGLE_PRECISION = {"hm4sr:as-released": ("gradient total norm", "gradient time")}
@@ -118,7 +122,7 @@ def training_step(model: Recommender[Any], samples: str) -> TrainBatch:
     if negatives is None:
         return batch
     items = (words("negatives", n_targets * negatives.k) % np.uint64(N_ITEMS)).astype(np.int64) + 1
-    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, -1))
+    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, negatives.k))
 
 
 def side_by_side(batch: TrainBatch) -> TrainBatch:
@@ -170,7 +174,8 @@ def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return narrow widths, small counts, and other values for those that would hide whether they are used."""
     changed = {key: narrow(settings[key]) for key in WIDTH_SETTINGS if key in settings}
     for key, (neutral, other) in NEUTRAL.items():
-        if settings.get(key) == neutral:
+        switch, value = RULED_OUT.get(key, ("", None))
+        if settings.get(key) == neutral and (not switch or settings.get(switch) != value):
             changed[key] = other
     return changed | {key: count for key, count in COUNTS.items() if key in settings}
 
@@ -196,16 +201,27 @@ def measure(name: str) -> Numbers:
     if model.trainable:
         numbers["initial"] = initial_weights(model)
         fill(model.double())
-        with draws_replaced():
-            model.start_epoch(LATE)
-        batch = training_step(model, settings.get("samples", "default"))
-        with draws_replaced():
-            terms = model.train().loss(batch)
-        torch.stack(list(terms.values())).sum().backward()
-        numbers["loss"] = {term: value.item() for term, value in terms.items()}
-        numbers["gradient"] = gradient_numbers(model)
+        for stage in model.stages:
+            if stage.samples == "sequence-prefix":  # the model is another one there
+                model.start_stage(stage.name)
+                for kind, values in step_numbers(model, stage.samples).items():
+                    numbers[f"{kind} of {stage.name}"] = values
+                model.start_stage(model.stages[-1].name)
+        numbers |= step_numbers(model, settings.get("samples", "default"))
     numbers["scores"] = score_numbers(model)
     return numbers
+
+
+def step_numbers(model: Recommender[Any], samples: str) -> Numbers:
+    """Return the loss terms of a training step, and what its gradients sum to."""
+    model.zero_grad()
+    batch = training_step(model, samples)
+    with draws_replaced():
+        model.start_epoch(LATE)
+        terms = model.train().loss(batch)
+    torch.stack(list(terms.values())).sum().backward()
+    loss = {term: value.item() for term, value in terms.items()}
+    return {"loss": loss, "gradient": gradient_numbers(model)}
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------

@@ -204,7 +204,20 @@ def test_stacked_seeds_train_as_they_do_alone(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["sasrec", "hm4sr", "hm4sr:shared-pcl", "tmmsrec", "tisasrec", "lrurec", "bpr-mf"]
+    "name",
+    [
+        "sasrec",
+        "hm4sr",
+        "hm4sr:shared-pcl",
+        "tmmsrec",
+        "tisasrec",
+        "lrurec",
+        "bpr-mf",
+        "vbpr",
+        "maml",
+        "mgat",
+        "freedom",
+    ],
 )
 def test_replayed_steps_train_what_single_kernels_train(name: str, tmp_path: Path) -> None:
     """With dropout and all other noise, over epochs whose shapes recur."""

@@ -46,6 +46,7 @@ class Catalog:
         None  # int64 [N+2]: item i owns offsets[i]:offsets[i+1]; item 0 owns none
     )
     n_categories: int = 0
+    brand_ids: Tensor | None = None  # int64 [N+1], a number of each item's brand from 1; 0 = it has none
     train_items: Tensor  # int64 [E], items of the training events, user after user, oldest first
     train_times: Tensor  # int64 [E], their unix seconds
     train_offsets: Tensor  # int64 [U+1], user u owns events offsets[u]:offsets[u+1]
@@ -138,6 +139,13 @@ class Recommender(nn.Module, Generic[C]):
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return named scalar terms whose SUM is minimised (weights already applied)."""
         raise TypeError(f"{type(self).__name__} is not trained")
+
+    def constrain(self, parameters: Mapping[str, Tensor]) -> None:
+        """Bring parameters back to where they must lie, in place; called after each step of the optimiser.
+
+        parameters  by name; those of several models trained as one have a leading axis, so that only operations on
+                    trailing axes serve both
+        """
 
     # -- scores -------------------------------------------------------------------------------------------
 

@@ -112,8 +112,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return found, (0, 0, 0, None if inputs[2] is None else 0)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Half precision as float32; anything else as it is."""
+def wide(x: Tensor) -> Tensor:
+    """Return half precision as float32, anything else as it is."""
     return x.float() if x.itemsize < 4 else x
 
 
@@ -124,8 +124,8 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
     Half-precision inputs (autocast) are computed in float32: a softmax over a catalogue needs it.
     """
     with torch.autocast(query.device.type, enabled=False):
-        wide = [_wide(query), _wide(table), None if bias is None else _wide(bias)]
-        loss: Tensor = _CatalogueCrossEntropy.apply(*wide, target - 1)[0]
+        operands = [wide(query), wide(table), None if bias is None else wide(bias)]
+        loss: Tensor = _CatalogueCrossEntropy.apply(*operands, target - 1)[0]
         return loss
 
 
@@ -249,7 +249,7 @@ def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", 
     float32: dot products of whole histories reach thousands, where bfloat16 counts in steps of 16.
     """
     with torch.autocast(a.device.type, enabled=False):
-        z = _wide(torch.cat([a, b]))
+        z = wide(torch.cat([a, b]))
         if similarity == "cos":
             z = F.normalize(z, dim=-1)
         own = torch.eye(len(z), dtype=torch.bool, device=z.device)

@@ -14,6 +14,7 @@ from mmbench.nn.interactions import members
 
 Prune = Literal["target", "source"]
 BLOCK = 1024  # items whose similarities to all others are held at once
+NEAREST_BLOCK = 256  # the same for nearest items, whose ties take more memory
 
 
 def top_k(values: Tensor, k: int) -> Tensor:
@@ -111,3 +112,22 @@ def recency_weight(item_seq: Tensor, mask: Tensor, *, decay: float, distinct: bo
     later = torch.ones(item_seq.shape[1], item_seq.shape[1], dtype=torch.bool, device=mask.device).triu(1)
     again = ((item_seq[:, :, None] == item_seq[:, None, :]) & later & mask[:, None, :]).any(2)
     return torch.where(again, 0.0, weight)
+
+
+def nearest_by_cosine(feat: Tensor, present: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return for each item that has features itself and the k - 1 others that are nearest to it by cosine.
+
+    feat [N + 1, F], present bool [N + 1] -> items int64 [n] and their neighbours int64 [n, min(k, n)]. Items without
+    features are nobody's neighbours. Of equally near ones those with smaller ids are taken.
+    """
+    items = present.nonzero()[:, 0]
+    unit = nn.functional.normalize(feat[items], dim=1)
+    parts = []
+    for start in range(0, len(items), NEAREST_BLOCK):
+        block = unit[start : start + NEAREST_BLOCK]
+        similarity = block @ unit.T
+        own = torch.arange(len(block))
+        similarity[own, start + own] = float("inf")
+        parts.append(top_k(similarity, k).nonzero()[:, 1].view(len(block), -1))
+    chosen = torch.cat(parts) if parts else items.new_zeros(0, 0)
+    return items, items[chosen]

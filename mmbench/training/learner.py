@@ -27,6 +27,7 @@ class Learner:
         self.model, self.config, self.device = model, config, device
         self.optimizer, self.rate = make_optimizer(model, config), math.nan
         self.loss = compiled(model.loss) if config.compile else model.loss
+        self.parameters = dict(model.named_parameters())
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the steps to come."""
@@ -44,10 +45,12 @@ class Learner:
         return Terms(tuple(terms), values.detach())
 
     def update(self) -> None:
-        """Move the parameters along their gradients."""
+        """Move the parameters along their gradients, and back to where the model wants them to lie."""
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
+        with torch.no_grad():
+            self.model.constrain(self.parameters)
 
     def step(self, batch: TrainBatch) -> Terms:
         """Take one optimiser step and return its loss terms."""

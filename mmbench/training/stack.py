@@ -307,6 +307,8 @@ class Stack:
         if self.config.grad_clip:
             clip_each(self.parameters.values(), self.config.grad_clip)
         self.optimizer.step()
+        with torch.no_grad():
+            self.loss.model.constrain(self.parameters)
         return Terms(tuple(terms), values.detach())
 
     # -- epochs -------------------------------------------------------------------------------------------

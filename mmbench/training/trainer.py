@@ -257,8 +257,8 @@ class Trainer:
             generators[name] = torch.Generator(device=self.device)
             generators[name].manual_seed(derive_seed(self.seed, name, number, epoch))
         self.model.train()
-        # What a model draws for an epoch must not depend on whether the epoch before ran in this process.
-        torch.manual_seed(derive_seed(self.seed, "start of epoch", number, epoch))
+        # What a model draws here must not depend on whether this process trained the epochs before.
+        torch.manual_seed(derive_seed(self.seed, "epoch", number, epoch))
         self.model.start_epoch(epoch)
         if self.graphs is not None and self.changes_between_epochs:
             self.graphs.forget()

@@ -19,7 +19,7 @@ from mmbench.models.base import Catalog, Recommender
 from mmbench.models.registry import find
 from mmbench.nn.encoder_decoder import DecoderLayer, EncoderLayer
 from tests.fixed import fill
-from tests.models.planted import teach
+from tests.models.planted_answers import teach
 from tests.models.toy import (
     catalog_of,
     gradients,

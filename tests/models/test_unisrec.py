@@ -21,7 +21,7 @@ from mmbench.models.registry import find
 from mmbench.nn import whitening
 from mmbench.nn.whitening import WhiteningExperts
 from tests.fixed import fill
-from tests.models.planted import teach
+from tests.models.planted_answers import teach
 from tests.models.toy import (
     catalog_of,
     gradients,

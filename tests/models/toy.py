@@ -1,17 +1,21 @@
 """A data set small enough to reason about, and the short ways from it to a model and its batches.
 
 toy_view     20 users, 30 items; 1 to 14 events each (so some exceed max_len 8), repeated items, tied times
-toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories
+toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories and
+             4 brands; of each modality 13 states of 12 dims, float16, as from networks of 12 layers
 toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
 training_batch, history_batch   what the engine would feed that model
 stack_groups, take_group        weights of separate modules and of one with a group axis
 gradients, overfit   one step's loss and gradients; training until a condition holds
+sines, set_weights   parameters that are sines of their place; values put into parameters
+in_float64           models built inside have constants in float64
 loss_by_hand         a loss from the scores of all items, as its formula is printed
 random_fives         histories that can only be learned by heart
 ranks_last_items_first, learns_by_heart   whether a model knows their last items, and can be taught them
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -28,7 +32,7 @@ from mmbench.models.needs import Prefixes
 from mmbench.models.registry import find
 from mmbench.settings.config import build
 
-N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES = 30, 20, 8, 5
+N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES, N_STATES = 30, 20, 8, 5, 13
 START = 1_400_000_000  # unix seconds: float32 could not tell neighbours apart
 DAY = 86_400
 
@@ -91,12 +95,18 @@ def catalog_of(
     # Item i is in category i mod 5, every third item also in the next one, item 4 in none.
     owned = [[] if i in (0, 4) else sorted({i % 5, (i + (i % 3 == 0)) % 5}) for i in range(n_items + 1)]
     counts = torch.tensor([len(one) for one in owned])
+    states = {
+        modality: torch.randn(n_items + 1, N_STATES, 12, generator=generator) * present[:, None, None]
+        for modality, present in (("text", has_text), ("image", has_image))
+    }
     return Catalog(
         **events,
+        layer_feat={modality: values.half() for modality, values in states.items()},
         text_feat=text, has_text=has_text, image_feat=image, has_image=has_image,
         category_ids=torch.tensor([c for one in owned for c in one], dtype=torch.int64),
         category_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
         n_categories=N_CATEGORIES,
+        brand_ids=torch.tensor([0, 0, *(1 + i * i % 4 for i in range(2, n_items + 1))][: n_items + 1]),
     )  # fmt: skip
 
 
@@ -246,3 +256,28 @@ def take_group(member: nn.Module, grouped: nn.Module, g: int) -> None:
     with torch.no_grad():
         for name, parameter in member.named_parameters():
             parameter.copy_(weights[name].view(-1, *parameter.shape)[g])
+
+
+def sines(start: float, *shape: int, scale: float, rows: float = 1.0, columns: float = 2.0) -> Tensor:
+    """Return scale * sin(start + rows * i + columns * j), float64 [i, j] (or [i]), counted from 0."""
+    grid = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij")
+    steps = zip((rows, columns), grid, strict=False)
+    return scale * (start + torch.stack([step * number for step, number in steps]).sum(0)).sin()
+
+
+def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Write values into parameters, named in full; the others stay."""
+    with torch.no_grad():
+        for name, value in weights.items():
+            model.get_parameter(name).copy_(value)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Build models inside whose constants, too, have all digits."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
