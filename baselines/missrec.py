@@ -349,10 +349,8 @@ class MISSRec(Recommender[MISSRecConfig]):
             return self.pretraining_terms(batch)
         tables = self.adapted()
         u, diversity = self.states(whole(batch), tables)
-        return {
-            "ce": self.next_item_loss(u, tables, batch.target),
-            "diversity": self.config.diversity_weight * diversity,
-        }
+        ce = self.next_item_loss(u, tables, batch.target)
+        return {"ce": ce, "diversity": self.config.diversity_weight * diversity}
 
     def next_item_loss(self, u: Tensor, tables: list[Tensor], target: Tensor) -> Tensor:
         content, ids = self.catalogue(tables)

@@ -50,7 +50,9 @@ def one_pass(rows: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         label = nearest(batch, centroids)
         members = count_by(label, n_clusters)[:, None].to(rows.dtype)
         mean = sum_by(batch.abs(), label, n_clusters) / members.clamp(min=1)
-        centroids = (1 - 1 / count) * centroids.abs() + mean / count
+        centroids = (
+            1 - 1 / count
+        ) * centroids + mean / count  # after the first batch no centroid is negative
         count = count + members
     return centroids, nearest(rows, centroids)
 

@@ -313,6 +313,31 @@ def test_memory_and_diversity_are_those_of_a_set(name: str) -> None:
         assert model.loss(batch)["diversity"].item() == pytest.approx(total / len(histories))
 
 
+def test_the_released_regulariser_counts_padding() -> None:
+    """Each history as a row of its own interests and one place of padding, which sees them and is seen by none."""
+    model = make("missrec:as-released", diversity_weight=1.0, cluster_ratio=0.5).eval()
+    view = view_of([[1, 2, 3, 4, 5, 6, 7, 9, 10], [8, 11, 12], [6, 6, 7, 7, 4, 4, 4, 4, 8]])
+    batch = training_batch(model, view)
+    rows, lengths = [], []
+    for slot in batch.slot.tolist():
+        first = slot - int(batch.position.flatten()[slot])
+        history = batch.item_seq.flatten()[first : slot + 1].tolist()
+        interests = sorted(interests_of(model, history))
+        visible = torch.tensor([True] * len(interests) + [False]).expand(1, len(interests) + 1, -1)
+        x = model.centroids[[*interests, 0]][None]
+        rows.append(model.encoder_norm(model.encoder[0](x, visible))[0].detach())
+        lengths.append(len(history))
+    # One history of 8 items is full; another, shorter one could be the widest but for its padding.
+    n_slots = max(len(row) - 1 + (n < 8) for row, n in zip(rows, lengths, strict=True))
+    assert n_slots > max(len(row) - 1 for row, n in zip(rows, lengths, strict=True))
+    total = 0.0
+    for row in rows:
+        n_real = len(row) - 1
+        summed = row[:-1].sum(0) + (n_slots - n_real) * row[-1]
+        total += ((n_real / n_slots) * summed).square().sum().item() / 8
+    assert model.loss(batch)["diversity"].item() == pytest.approx(total)
+
+
 # -- properties --------------------------------------------------------------------------------------------------------
 
 

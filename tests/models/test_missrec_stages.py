@@ -13,7 +13,7 @@ from mmbench.data.batch import TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from mmbench.models.registry import find
-from mmbench.nn.interest_clusters import nearest
+from mmbench.nn.interest_clusters import density_peaks, nearest
 from mmbench.settings.config import TrainConfig
 from mmbench.training.sources import Pretraining, Source
 from mmbench.training.stack import fit_together
@@ -75,6 +75,10 @@ def test_interests_are_clusters_of_the_vectors_of_now(name: str) -> None:
             first = torch.randperm(len(rows))[:6]
             expected, _ = MISSREC.lloyd(rows, rows[first], 5)
             torch.testing.assert_close(model.centroids[1:], expected)
+        if name == "missrec:dpc-knn":
+            expected, peaks = density_peaks(rows, 6, 0.1)
+            torch.testing.assert_close(model.centroids[1:], expected)
+            assert torch.equal(label, peaks)
         if name == "missrec:as-released":
             assert model.centroids.min() >= 0
     assert not torch.allclose(*drawn)
