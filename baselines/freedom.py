@@ -7,7 +7,7 @@ neighbours on the first; their sum meets the user. The order of events is not us
 
 Axes: T triples (user u, training item i, negative j), U users, N items, P distinct training pairs, E edges, D width,
 F width of features, k neighbours.
-Follows: sec. 3.1 item_graph(), 3.2 Adjacency, _prune(), 3.3 nodes() with light_gcn(), 3.4 loss(), 3.5 query() and
+Follows: sec. 3.1 ItemGraph, 3.2 Adjacency, _prune(), 3.3 nodes() with light_gcn(), 3.4 loss(), 3.5 query() and
 item_table().
 Differences: (1) The features that the auxiliary loss maps are frozen, as the graph; the code trains a copy of them
 (`train_features`). (2) An item without a modality has no neighbours there; in the code its zero row makes it a

@@ -9,7 +9,7 @@ the last item meets the items' own rows.
 Axes: B histories, L events, K codes per item and modality, n nodes of a graph (n_m of type m: items, picture codes,
 text codes), D hidden, T targets, N items.
 Follows: the official code, and the paper where both are known to differ; Graphs and its functions are the paper's
-MSGraph, states() the node's inputs, hom() and het() the attentions, both_orders() the asynchronous fusion,
+MSGraph, inputs() the nodes' inputs, inside() and het() the attentions, both_orders() the asynchronous fusion,
 query()/item_table() the scores.
 The three differences that matter: (1) Keys and values have maps of their own; the code overwrites both with the
 queries (`qkv = "tied"`). (2) Inside-first order reads the updated nodes; in the code its second attention ignores

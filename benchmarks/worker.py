@@ -27,8 +27,8 @@ from mmbench.models.base import Catalog
 from mmbench.runs.plan import configs
 from mmbench.runtime import prepare_process
 from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
-from mmbench.training.batches import STEPS_AT_ONCE, batches_of_epoch
-from mmbench.training.trainer import EpochPlan, Trainer
+from mmbench.training.batches import STEPS_AT_ONCE, EpochPlan, batches_of_epoch
+from mmbench.training.trainer import Trainer
 
 N_CATEGORIES, OF_ITEM = 200, 3
 METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "MRR") for k in (5, 10))

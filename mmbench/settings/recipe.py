@@ -2,11 +2,23 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmbench.errors import UsageError
+
+Tag = Literal[
+    "sequential",  # reads the order of a history
+    "general",  # reads a user's items without their order, or a user id
+    "multimodal",  # reads texts or pictures
+    "side-information",  # reads categories and brands, neither texts nor pictures
+    "time-aware",  # reads times
+    "graph",  # spreads over a graph of users or items
+    "pretrained",  # has a stage of pre-training
+    "ensemble",  # combines the scores of several members
+    "floor",  # every run computes it beside the models that were asked for
+]
 
 
 class _Strict(BaseModel):
@@ -69,7 +81,7 @@ class Recipe(_Strict):
     display: str
     model_class: str = Field(alias="class")
     summary: str
-    tags: tuple[str, ...]
+    tags: tuple[Tag, ...]
     inputs: tuple[str, ...]  # of: user item time text image category
     paper: Paper | None = None  # None: no paper (sanity floors)
     settings: dict[str, Sourced] = {}

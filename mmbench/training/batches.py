@@ -1,21 +1,38 @@
 """The batches of an epoch, of one run or of several at once, laid out many steps at a time."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mmbench.data.batch import TrainBatch
-from mmbench.models.needs import Drawer, Prefixes
-
-if TYPE_CHECKING:
-    from mmbench.training.trainer import EpochPlan, Trainer
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import Rows
+from mmbench.models.needs import Drawer, Needs, Prefixes
 
 STEPS_AT_ONCE = 32  # decides what a seed gives, because negatives are drawn for so many steps at once
 
 
-def batches_of_epoch(trainers: "Sequence[Trainer]", plans: "Sequence[EpochPlan]") -> Iterator[TrainBatch]:
+@dataclass
+class EpochPlan:
+    """What one epoch of one run trains on."""
+
+    epoch: int
+    steps: list[Rows]
+    generators: dict[str, torch.Generator]  # one for each thing that is drawn for targets
+
+
+class Fed(Protocol):
+    """A run that is fed with batches: a Trainer."""
+
+    needs: Needs
+    batcher: Batcher
+    drawers: dict[str, Drawer]
+
+
+def batches_of_epoch(trainers: Sequence[Fed], plans: Sequence[EpochPlan]) -> Iterator[TrainBatch]:
     """Yield the batch of each step; with several runs its tensors have a leading axis [S].
 
     The next steps are laid out before the last of the current ones is given out, while a GPU is still busy.
@@ -28,7 +45,7 @@ def batches_of_epoch(trainers: "Sequence[Trainer]", plans: "Sequence[EpochPlan]"
     yield from waiting
 
 
-def _chunks(trainers: "Sequence[Trainer]", plans: "Sequence[EpochPlan]") -> Iterator[list[TrainBatch]]:
+def _chunks(trainers: Sequence[Fed], plans: Sequence[EpochPlan]) -> Iterator[list[TrainBatch]]:
     lead, group = trainers[0], len(trainers) if len(trainers) > 1 else 0
     for first in range(0, len(plans[0].steps), STEPS_AT_ONCE):
         steps = [plan.steps[first : first + STEPS_AT_ONCE] for plan in plans]
@@ -42,8 +59,8 @@ def _chunks(trainers: "Sequence[Trainer]", plans: "Sequence[EpochPlan]") -> Iter
 def _with_drawn(
     name: str,
     batches: list[TrainBatch],
-    trainers: "Sequence[Trainer]",
-    plans: "Sequence[EpochPlan]",
+    trainers: Sequence[Fed],
+    plans: Sequence[EpochPlan],
     group: int,
 ) -> list[TrainBatch]:
     """Give each batch what is drawn under `name`; a run draws for all steps at once, from a generator of its own."""

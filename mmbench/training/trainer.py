@@ -7,7 +7,6 @@ so a run that was killed continues from its last finished epoch and ends with th
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ from mmbench.models.needs import Drawer
 from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
 from mmbench.training import checkpoint
-from mmbench.training.batches import batches_of_epoch
+from mmbench.training.batches import EpochPlan, batches_of_epoch
 from mmbench.training.files import BEST, CANDIDATE, Place, TrainingFiles
 from mmbench.training.graphs import StepGraphs, why_no_graphs
 from mmbench.training.learner import Learner, Terms
@@ -36,15 +35,6 @@ from mmbench.training.sources import Pretraining, source_data
 from mmbench.training.stages import StagePlan, plan_stages
 
 Outcome = dict[str, float] | Exception  # mean loss terms of an epoch, or why the run cannot continue
-
-
-@dataclass
-class EpochPlan:
-    """What one epoch of one run trains on."""
-
-    epoch: int
-    steps: list[Rows]
-    generators: dict[str, torch.Generator]  # one for each thing that is drawn for targets
 
 
 class Stepper(Protocol):

@@ -8,6 +8,7 @@ import pytest
 from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.settings.config import Layer, Origin
+from mmbench.settings.recipe import read_recipe
 
 OWN = '''
 """A user's own model: every item is as good as its position in the catalogue."""
@@ -178,3 +179,18 @@ def test_names_need_no_model_code() -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_every_model_that_reads_texts_or_pictures_is_tagged_multimodal() -> None:
+    for entry in registry.entries().values():
+        reads = bool({"text", "image"} & set(entry.recipe.inputs))
+        assert reads == ("multimodal" in entry.recipe.tags), entry.name
+
+
+def test_a_tag_outside_the_vocabulary_is_refused_in_one_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "sasrec.toml"
+    text = registry.find("sasrec").file.with_suffix(".toml").read_text()
+    recipe.write_text(text.replace('tags = ["sequential"]', 'tags = ["multi-modal"]'))
+    with pytest.raises(UsageError, match=r"sasrec\.toml: tags\.0: .*'multimodal'") as caught:
+        read_recipe(recipe)
+    assert "\n" not in str(caught.value)
