@@ -20,13 +20,13 @@ from mmbench.data.samples import Rows, plan_rows, plan_steps
 from mmbench.data.split import leave_one_out
 from mmbench.data.store import open_path
 from mmbench.data.views import TargetView, TrainView, ranges, target_view, training_view
+from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank
 from mmbench.models import registry
 from mmbench.models.base import Catalog
-from mmbench.runs.execute import metric_value
 from mmbench.runs.plan import configs
 from mmbench.runtime import prepare_process
-from mmbench.settings.config import TrainConfig, defaults_of, resolve
+from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 from mmbench.training.batches import STEPS_AT_ONCE, batches_of_epoch
 from mmbench.training.trainer import EpochPlan, Trainer
 
@@ -93,9 +93,9 @@ class Contestant:
         view = training_view(data, split)  # type: ignore[arg-type]
         self.valid = target_view(data, split, "valid")  # type: ignore[arg-type]
         entry = registry.find(spec["model"])
-        layers = [("default", defaults_of(TrainConfig)), *entry.layers("")]
+        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers("")]
         settings = resolve(
-            [*layers, ("benchmark", spec["settings"])], known=entry.known_settings(), where=entry.name
+            [*layers, Layer(Origin.user, spec["settings"])], known=entry.known_settings(), where=entry.name
         )
         model_config, self.config = configs(entry, settings)
         torch.manual_seed(1)
@@ -170,7 +170,7 @@ class Contestant:
         part = some_of(self.valid, users)
         clock = Clock()
         ranks = rank(self.trainer.model, part)
-        values = {name: metric_value(ranks, name) for name in METRICS}
+        values = {name: mean_value(ranks, name) for name in METRICS}
         return {**clock.read(), "users": len(part), "metrics": values}
 
     def memory(self) -> dict[str, Any]:

@@ -159,8 +159,8 @@ def settings_of(name: str) -> dict[str, Any]:
     """Return the recipe's settings, the training's too."""
     entry = registry.find(name)
     values: dict[str, Any] = {}
-    for _, layer in entry.layers("golden"):
-        values.update(layer)
+    for layer in entry.layers("golden"):
+        values.update(layer.values)
     return values
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmbench.data.batch import Batch
 from mmbench.data.batcher import Batcher
 from mmbench.data.samples import plan_rows
+from mmbench.evaluation import ranking
 from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Recommender
 from mmbench.nn.losses import cross_entropy
@@ -27,7 +28,7 @@ from mmbench.training.trainer import Trainer
 from tests.models.test_contract import NAMES, TRAINED, _fixed, make, small
 from tests.models.toy import MAX_LEN, N_ITEMS, toy_view, training_batch
 from tests.prepared import cli, same_counts, write_toy
-from tests.scorers import random_view, state_of
+from tests.scorers import Written, random_view, state_of
 from tests.toy_training import KillAt, KilledError, same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
@@ -297,17 +298,36 @@ def _catalog_like(model: Recommender[Any]) -> Any:
     return empty_catalog(n_items=model.n_items, n_users=20, max_len=model.max_len)
 
 
+def scores_of(model: Recommender[Any]) -> list[Tensor]:
+    """The scores that a ranking on the GPU sees, by chunk."""
+    view = random_view(n_users=9, n_items=N_ITEMS)
+    model.eval()
+    with torch.no_grad():
+        return [scores.clone() for _, scores in ranking._chunks(model, view, torch.device(GPU), None)]
+
+
+def test_a_gpu_makes_the_lists_of_a_cpu() -> None:
+    """Few levels, so ties; more blocks than the lists are long; histories that hold good items."""
+    view = random_view(n_users=40, n_items=900, longest=60)
+    for levels in (3, 10**6):
+        table = torch.randint(levels, (40, 900), generator=torch.Generator().manual_seed(0)).float()
+        expected = ranking.rank_fully(Written(table), view, name="test", lists=9)
+        model = Written(table.to(GPU))
+        found = ranking.rank_fully(model, view, name="test", lists=9, device=GPU)
+        assert found.n_different(expected) == 0
+        for rule, lists in expected.lists.items():
+            assert (found.lists[rule].items == lists.items).all()
+
+
 def test_bfloat16_trains_and_ranks_in_float32(tmp_path: Path) -> None:
     trainer = trainer_of("hm4sr", tmp_path, config=replace(CONFIG, matmul="bfloat16", max_epochs=2))
     trainer.fit()
     assert {one.dtype for one in trainer.model.parameters()} == {torch.float32}
-    seen: list[Tensor] = []
-    rank(trainer.model, random_view(n_users=9, n_items=N_ITEMS), device=GPU, on_scores=seen.append)
+    seen = scores_of(trainer.model)
     assert {one.dtype for one in seen} == {torch.float32}
     exact = [one.double() for one in seen]
     trainer.model.double()
-    again: list[Tensor] = []
-    rank(trainer.model, random_view(n_users=9, n_items=N_ITEMS), device=GPU, on_scores=again.append)
+    again = scores_of(trainer.model)
     for a, b in zip(exact, again, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # tf32 would be off by 1e-3
 

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from hashlib import sha256
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from mmbench.atomic import hash_json
 from mmbench.errors import UsageError, suggest
 from mmbench.paths import PACKAGE, baselines_dir
-from mmbench.settings.config import TrainConfig, check_keys, defaults_of
-from mmbench.settings.recipe import Recipe, read_recipe
+from mmbench.settings.config import Layer, Origin, TrainConfig, check_keys, defaults_of
+from mmbench.settings.recipe import Recipe, Sourced, read_recipe
 
 if TYPE_CHECKING:
     from mmbench.models.base import Recommender
@@ -95,21 +95,29 @@ class ModelEntry:
             raise UsageError(f"{self.file}: settings {sorted(both)} have the name of a training setting")
         return own + shared
 
-    def layers(self, dataset: str) -> list[tuple[str, dict[str, Any]]]:
+    def layers(self, dataset: str) -> list[Layer]:
         """Return the recipe's layers of settings for a data set, from weakest to strongest."""
-        recipe, base = self.recipe, dataset.split("@")[0]
-        layers = [("default", defaults_of(self.config_class()))]
-        layers.append(("recipe", {key: setting.value for key, setting in recipe.settings.items()}))
+        recipe = self.recipe
+        layers = [
+            Layer(Origin.default, defaults_of(self.config_class())),
+            _sourced(Origin.recipe, recipe.settings),
+        ]
+        base = dataset.split("@")[0]
         if base in recipe.dataset:
-            table = recipe.dataset[base]
-            layers.append((f"recipe for {base}", {key: setting.value for key, setting in table.items()}))
+            layers.append(_sourced(Origin.dataset, recipe.dataset[base], base))
         if self.variant:
-            layers.append((f"variant {self.variant}", dict(recipe.variants[self.variant].settings)))
+            layers.append(Layer(Origin.variant, dict(recipe.variants[self.variant].settings), self.variant))
         return layers
 
     def variants(self) -> list["ModelEntry"]:
         """Return the model without a variant, and each of its variants."""
         return [replace(self, variant=variant) for variant in ("", *self.recipe.variants)]
+
+
+def _sourced(origin: Origin, table: Mapping[str, Sourced], note: str = "") -> Layer:
+    """Return a table of a recipe as a layer whose notes are the recipe's sources."""
+    values = {key: setting.value for key, setting in table.items()}
+    return Layer(origin, values, note, {key: setting.source for key, setting in table.items()})
 
 
 def _import_file(file: Path) -> Any:

@@ -88,7 +88,15 @@ LENGTHS_COUNT = ["iisan:official", "iisan:left-padded", *(one for one in TRAINED
 
 def test_only_these_models_are_not_causal() -> None:
     """A model that stops being causal must be added here on purpose; everything else is checked below."""
-    known = {"bert4rec", "bpr-mf", "fearec", "missrec", "mlp4rec", "trimlp:left-pad", "trimlp-ensemble:left-pad"}
+    known = {
+        "bert4rec",
+        "bpr-mf",
+        "fearec",
+        "missrec",
+        "mlp4rec",
+        "trimlp:left-pad",
+        "trimlp-ensemble:left-pad",
+    }
     known |= {"vbpr", "vbpr-itv", "maml", "mgat", "freedom"}  # a user is an id
     known |= {"mmmlp", "tmmsrec:mlp4rec", "tmmsrec:as-released", "tmmsrec:leaky"}  # states see padding
     known |= {"dif-sr", "tedrec"}  # states see padding and later events

@@ -7,6 +7,7 @@ import pytest
 
 from mmbench.errors import UsageError
 from mmbench.models import registry
+from mmbench.settings.config import Layer, Origin
 
 OWN = '''
 """A user's own model: every item is as good as its position in the catalogue."""
@@ -95,7 +96,7 @@ def test_a_user_s_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (entry.file, entry.variant) == (tmp_path / "my_line.py", "steep")
     assert entry.load() is entry.load()
     assert "slope" in entry.known_settings()
-    assert entry.layers("toy")[-1] == ("variant steep", {"slope": 9.0})
+    assert entry.layers("toy")[-1] == Layer(Origin.variant, {"slope": 9.0}, "steep")
     registry.check_recipe(entry)
 
 

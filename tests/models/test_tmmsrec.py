@@ -309,8 +309,8 @@ def test_recipe_lists_the_variants_and_every_setting_exists() -> None:
         values: dict[str, Any] = {}
         varied = find(f"tmmsrec:{variant}")
         own = varied.own_settings()
-        for _, layer in varied.layers("demo"):
-            values.update(layer)
+        for layer in varied.layers("demo"):
+            values.update(layer.values)
         build(varied.config_class(), {k: v for k, v in values.items() if k in own}, where=variant)
         train = build(TrainConfig, {k: v for k, v in values.items() if k not in own}, where=variant)
         assert train.validation == ("test-item" if variant == "leaky" else "valid")

@@ -128,8 +128,8 @@ def toy_model(name: str, catalog: Catalog, *, seed: int = 0, **settings: Any) ->
     entry = find(name)
     cls = entry.config_class()
     values: dict[str, Any] = {}
-    for _, layer in entry.layers("toy"):
-        values.update(layer)
+    for layer in entry.layers("toy"):
+        values.update(layer.values)
     own = {one.name for one in fields(cls)}
     config = build(cls, {key: v for key, v in values.items() if key in own} | settings, where=name)
     torch.manual_seed(seed)

@@ -11,11 +11,11 @@ from mmbench.data.catalog import read_catalog
 from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.paths import PACKAGE, datasets_file
-from mmbench.reproduce.plan import is_live, row_settings
+from mmbench.reproduce.plan import is_live, row_overrides
 from mmbench.reproduce.spec import Scores, Statistics, experiments, find_experiment, read_paper, read_printed
 from mmbench.runs.plan import configs
 from mmbench.runs.schedule import Overrides
-from mmbench.settings.config import Setting, TrainConfig, defaults_of
+from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 from tests.reproduce.conftest import PAPER, write_paper
 
 PAPERS = PACKAGE / "papers"
@@ -71,11 +71,12 @@ def test_settings_of_registered_rows_exist_and_are_valid(name: str) -> None:
         entry = registry.find(row.model)
         known = entry.known_settings()
         assert set(row.settings) | set(row.fixed) <= set(known), row.label
-        values = {**defaults_of(TrainConfig)}
-        for _, layer in entry.layers(content.datasets[0]):
-            values |= layer
-        values |= row_settings(row, content, Overrides())
-        configs(entry, {key: Setting(value, "") for key, value in values.items()})
+        layers = [
+            Layer(Origin.default, defaults_of(TrainConfig)),
+            *entry.layers(content.datasets[0]),
+            *row_overrides(row, content, Overrides()).layers(row.model, known),
+        ]
+        configs(entry, resolve(layers, known=known, where=row.label))
 
 
 @pytest.mark.parametrize("name", SCORES)

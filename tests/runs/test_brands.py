@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmbench.runs import execute
-from mmbench.runs.execute import load_data
+from mmbench.runs.build import load_data
 from mmbench.runs.plan import make_cell
 from tests.prepared import random_histories, write_data_set
 
