@@ -9,6 +9,7 @@ in CHANGELOG.md.
     initial    of each top-level module: number of parameters, then means and deviations of its initial tensors
     loss       each term of a training step, dropout on
     gradient   the norm of all gradients, then a checksum of each top-level module
+    ... of STAGE   the same in an earlier stage in which the model masks its samples by itself
     scores     a checksum for each of a few histories
 
 Nothing here comes from torch's generators: weights, features, dropout, masks and samples are numbers of
@@ -64,7 +65,7 @@ RANKED = [[4], [1, 2, 3], [9, 8, 7, 6, 5, 4, 3, 13, 2, 20], [20, 16], [5, 5, 5, 
 LONGEST_GAP = 400 * DAY  # longer than any in training
 
 # Widths of the recipes -> narrow ones that keep apart what is not of equal width. Text has 12 dims, images have 8.
-WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 300: 22, 384: 54, 768: 12}
+WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 300: 22, 384: 54, 512: 26, 768: 12}
 WIDTH_SETTINGS = ("hidden_dim", "emb_dim", "inner_dim", "state_dim")
 COUNTS = {"n_samples": 40, "n_blocks": 2}  # with more blocks, NextItNet's last ReLU meets no negative number
 # Where a recipe has a value that hides, on so little data, whether it is used at all: that value, another one.
@@ -121,7 +122,7 @@ def training_step(model: Recommender[Any], samples: str) -> TrainBatch:
     if negatives is None:
         return batch
     items = (words("negatives", n_targets * negatives.k) % np.uint64(N_ITEMS)).astype(np.int64) + 1
-    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, -1))
+    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, negatives.k))
 
 
 def side_by_side(batch: TrainBatch) -> TrainBatch:
@@ -200,15 +201,27 @@ def measure(name: str) -> Numbers:
     if model.trainable:
         numbers["initial"] = initial_weights(model)
         fill(model.double())
-        batch = training_step(model, settings.get("samples", "default"))
-        with draws_replaced():
-            model.start_epoch(LATE)
-            terms = model.train().loss(batch)
-        torch.stack(list(terms.values())).sum().backward()
-        numbers["loss"] = {term: value.item() for term, value in terms.items()}
-        numbers["gradient"] = gradient_numbers(model)
+        for stage in model.stages:
+            if stage.samples == "sequence-prefix":  # the model is another one there
+                model.start_stage(stage.name)
+                for kind, values in step_numbers(model, stage.samples).items():
+                    numbers[f"{kind} of {stage.name}"] = values
+                model.start_stage(model.stages[-1].name)
+        numbers |= step_numbers(model, settings.get("samples", "default"))
     numbers["scores"] = score_numbers(model)
     return numbers
+
+
+def step_numbers(model: Recommender[Any], samples: str) -> Numbers:
+    """Return the loss terms of a training step, and what its gradients sum to."""
+    model.zero_grad()
+    batch = training_step(model, samples)
+    with draws_replaced():
+        model.start_epoch(LATE)
+        terms = model.train().loss(batch)
+    torch.stack(list(terms.values())).sum().backward()
+    loss = {term: value.item() for term, value in terms.items()}
+    return {"loss": loss, "gradient": gradient_numbers(model)}
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------

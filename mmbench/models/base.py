@@ -46,6 +46,7 @@ class Catalog:
         None  # int64 [N+2]: item i owns offsets[i]:offsets[i+1]; item 0 owns none
     )
     n_categories: int = 0
+    brand_ids: Tensor | None = None  # int64 [N+1], a number of each item's brand from 1; 0 = it has none
     train_items: Tensor  # int64 [E], items of the training events, user after user, oldest first
     train_times: Tensor  # int64 [E], their unix seconds
     train_offsets: Tensor  # int64 [U+1], user u owns events offsets[u]:offsets[u+1]

@@ -17,7 +17,7 @@ from mmbench.data.packing import Layout
 from mmbench.data.views import TrainView
 from mmbench.settings.config import TrainConfig
 
-Samples = Literal["all", "prefix", "last-window", "sequence", "pairs"]
+Samples = Literal["all", "prefix", "last-window", "sequence", "sequence-prefix", "pairs"]
 Pairs = tuple[np.ndarray, np.ndarray]  # users and items, int64 [n] each
 
 

@@ -139,6 +139,11 @@ def rows_at_once(n_rows: int) -> Iterator[None]:
         _rows_of_logits.reset(token)
 
 
+def rows_of_logits() -> int:
+    """Return how many rows of logits may be held at once."""
+    return _rows_of_logits.get()
+
+
 def fewer_rows(n_rows: int) -> int:
     """Return half as many rows of logits; 0 when they are few already."""
     return n_rows // 2 if n_rows > FEWEST_ROWS else 0

@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,13 @@ class LoadedData:
     split: Split
     train: TrainView
     valid: TargetView
+
+    @cached_property
+    def brand_ids(self) -> torch.Tensor:
+        """Return a number of each item's brand, int64 [N + 1], from 1 in the order of the names; 0 = it has none."""
+        brands = [record["brand"] for record in self.prepared.item_records]
+        number = {name: k for k, name in enumerate(sorted({*brands} - {""}), start=1)}
+        return torch.tensor([0, *(number.get(brand, 0) for brand in brands)])
 
     def targets(self, split: SplitName) -> TargetView:
         """Return what is ranked. The test targets are opened when they are asked for, after the training."""
@@ -103,6 +110,8 @@ def build_model(
         modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
     }
     catalog = make_catalog(data, features, train_config.max_len)
+    if "category" in entry.recipe.inputs:  # a brand is one more attribute; reading all records takes a second
+        catalog = replace(catalog, brand_ids=data.brand_ids)
     if change is not None:
         catalog = change(catalog)
     torch.manual_seed(derive_seed(cell.seed, "init"))

@@ -46,7 +46,9 @@ class TrainConfig:
     warmup_steps: NonNegativeInt = 0  # the rate grows linearly to lr over so many steps
     batch_size: PositiveInt = 1024  # counts targets or histories, see batch_unit
     batch_unit: Literal["targets", "rows"] = "targets"
-    samples: Literal["default", "all", "prefix", "last-window", "sequence", "pairs"] = "default"
+    samples: Literal["default", "all", "prefix", "last-window", "sequence", "sequence-prefix", "pairs"] = (
+        "default"
+    )
     max_len: PositiveInt = 50
     max_epochs: PositiveInt = 100
     patience: PositiveInt = 10  # evaluations without a better value before training stops

@@ -243,9 +243,9 @@ class Stack:
 
     @cached_property
     def buffers(self) -> dict[str, Tensor]:
-        """Buffers that differ between the models, [S, ...]; those that do not (features, masks) stay one.
+        """The buffers in which the models differ, along S; taken at the first step, when `start_epoch` has set them.
 
-        Read by the first step, when the models have readied themselves for the epoch.
+        Those that are the same in all models (features, masks) stay one.
         """
         lead, *others = self.models
         return {

@@ -86,7 +86,7 @@ def steps_of_epoch(kind: str, size: int, seed: int = 0) -> list[Rows]:
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
-@pytest.mark.parametrize("kind", ["all", "prefix", "last-window", "sequence", "pairs"])
+@pytest.mark.parametrize("kind", ["all", "prefix", "last-window", "sequence", "sequence-prefix", "pairs"])
 def test_many_steps_at_once_are_the_steps_one_by_one(layout: Any, kind: str) -> None:
     view, prefixes = toy_view(n_users=40), kind in ("all", "prefix", "last-window")
     batcher = Batcher(view.items, view.times, layout=layout, max_len=8)

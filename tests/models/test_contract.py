@@ -6,6 +6,7 @@ Run: pytest tests/models/test_contract.py -k hm4sr
 import builtins
 import io
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from mmbench.data.samples import plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models import registry
-from mmbench.models.base import Recommender
+from mmbench.models.base import Recommender, Stage
 from mmbench.models.needs import Needs, Negatives, WholeRows
 from mmbench.settings.config import TrainConfig
 from mmbench.training.batches import batches_of_epoch
@@ -80,14 +81,26 @@ def _draws(name: str) -> bool:
 
 SLOW = ["trimlp-ensemble"]  # small id vectors through two sigmoids: no gain in the first hundred steps
 DRAWING = [one for one in TRAINED if _draws(one)]
+# The newest item has the last position, or the rows of a batch are compared: one pass over all positions is then
+# another loss than one per prefix.
+LENGTHS_COUNT = ["iisan:official", "iisan:left-padded", *(one for one in TRAINED if one.startswith("s3rec"))]
 
 
 def test_only_these_models_are_not_causal() -> None:
     """A model that stops being causal must be added here on purpose; everything else is checked below."""
-    known = {"bert4rec", "bpr-mf", "fearec", "mlp4rec", "trimlp:left-pad", "trimlp-ensemble:left-pad"}
+    known = {
+        "bert4rec",
+        "bpr-mf",
+        "fearec",
+        "missrec",
+        "mlp4rec",
+        "trimlp:left-pad",
+        "trimlp-ensemble:left-pad",
+    }
     known |= {"vbpr", "vbpr-itv", "maml", "mgat", "freedom"}  # a user is an id
-    known |= {"tmmsrec:mlp4rec", "tmmsrec:as-released", "tmmsrec:leaky"}  # states see padding
+    known |= {"mmmlp", "tmmsrec:mlp4rec", "tmmsrec:as-released", "tmmsrec:leaky"}  # states see padding
     known |= {"dif-sr", "tedrec"}  # states see padding and later events
+    known.add("mmsr")  # a graph is of the whole history
     assert {one for one in NOT_CAUSAL if one.partition(":")[0] not in known} <= known
 
 
@@ -158,16 +171,25 @@ def test_loss_terms_are_named_finite_scalars_and_repeat_with_the_seed(name: str)
         assert torch.equal(value, found[1][term]), term
 
 
+def own_stages(model: Recommender[Any]) -> list[Stage | None]:
+    """Return the stages of a model that masks its samples by itself in one of them; else None, it is as it is."""
+    has_own = any(stage.samples == "sequence-prefix" for stage in model.stages)
+    return list(model.stages) if has_own else [None]
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
-    """Within three steps: a mixing weight that starts at 0 passes a gradient on only after it moved."""
+    """Within three steps of a stage: a mixing weight that starts at 0 passes a gradient on only after it moved."""
     model, view = make(name), toy_view()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     reached: set[str] = set()
     torch.manual_seed(0)
-    for step in range(3):
+    for stage, step in product(own_stages(model), range(3)):
+        if stage is not None and step == 0:
+            model.start_stage(stage.name)
         optimizer.zero_grad(set_to_none=True)
-        sum(model.loss(training_batch(model, view, seed=step)).values()).backward()
+        samples = None if stage is None else stage.samples
+        sum(model.loss(training_batch(model, view, samples=samples, seed=step)).values()).backward()
         reached |= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
         optimizer.step()
     assert reached == {n for n, _ in model.named_parameters()}
@@ -188,7 +210,16 @@ def _one_user(history: list[int]) -> TrainView:
     return TrainView(items=np.array(history), times=times, offsets=np.array([0, len(history)]))
 
 
-@pytest.mark.parametrize("name", [one for one in TRAINED if one not in NOT_CAUSAL and one not in DRAWING])
+def test_models_whose_positions_depend_on_the_length_of_a_history_do_not_offer_both_kinds_of_samples() -> (
+    None
+):
+    for name in LENGTHS_COUNT:
+        assert not {"all", "prefix"} <= set(_needs(name).samples)
+
+
+@pytest.mark.parametrize(
+    "name", [one for one in TRAINED if one not in NOT_CAUSAL + DRAWING and one not in LENGTHS_COUNT]
+)
 def test_all_positions_and_prefixes_have_the_same_loss(name: str) -> None:
     """In float64 with dropout off; PCL's own randomness is taken out by replacing no place."""
     settings = small(name, dropout=False)

@@ -1,7 +1,8 @@
 """A data set small enough to reason about, and the short ways from it to a model and its batches.
 
 toy_view     20 users, 30 items; 1 to 14 events each (so some exceed max_len 8), repeated items, tied times
-toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories
+toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories and
+             4 brands; of each modality 13 states of 12 dims, float16, as from networks of 12 layers
 toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
 training_batch, history_batch   what the engine would feed that model
 stack_groups, take_group        weights of separate modules and of one with a group axis
@@ -31,7 +32,7 @@ from mmbench.models.needs import Prefixes
 from mmbench.models.registry import find
 from mmbench.settings.config import build
 
-N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES = 30, 20, 8, 5
+N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES, N_STATES = 30, 20, 8, 5, 13
 START = 1_400_000_000  # unix seconds: float32 could not tell neighbours apart
 DAY = 86_400
 
@@ -94,12 +95,18 @@ def catalog_of(
     # Item i is in category i mod 5, every third item also in the next one, item 4 in none.
     owned = [[] if i in (0, 4) else sorted({i % 5, (i + (i % 3 == 0)) % 5}) for i in range(n_items + 1)]
     counts = torch.tensor([len(one) for one in owned])
+    states = {
+        modality: torch.randn(n_items + 1, N_STATES, 12, generator=generator) * present[:, None, None]
+        for modality, present in (("text", has_text), ("image", has_image))
+    }
     return Catalog(
         **events,
+        layer_feat={modality: values.half() for modality, values in states.items()},
         text_feat=text, has_text=has_text, image_feat=image, has_image=has_image,
         category_ids=torch.tensor([c for one in owned for c in one], dtype=torch.int64),
         category_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
         n_categories=N_CATEGORIES,
+        brand_ids=torch.tensor([0, 0, *(1 + i * i % 4 for i in range(2, n_items + 1))][: n_items + 1]),
     )  # fmt: skip
 
 
