@@ -85,11 +85,12 @@ class SideNetwork(nn.Module):
     def init_weights(self) -> None:
         """The official code's: adapters N(0, 0.01^2); the image tower's last map Xavier; else as PyTorch does."""
         for part in self.adapters.modules():
-            if isinstance(part, GroupedLinear):
+            if isinstance(part, GroupedLinear) and part.bias is not None:
                 nn.init.normal_(part.weight, std=0.01)
                 nn.init.zeros_(part.bias)
         image = TOWERS.index("image")
         nn.init.xavier_normal_(self.narrow.weight[image])
+        assert self.narrow.bias is not None
         self.narrow.bias.view(len(TOWERS), -1)[image].zero_()
 
     def forward(self, text: Tensor, image: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender, Stage
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender, Stage
+from mmbench.models.needs import Needs
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Attention, Dropout, at_places, check_heads, init_normal, zero_padding
 from mmbench.nn.losses import cross_entropy, info_nce
@@ -243,8 +244,7 @@ class M3SRec(Recommender[M3SRecConfig]):
 
     # -- losses -------------------------------------------------------------------------------------------
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.target is not None
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         is_pretraining, weight, tables = self.stage == PRETRAIN, self.config.contrast_weight, self.tables()
         items = F.embedding(batch.item_seq, tables.flatten(1)).unflatten(-1, tables.shape[1:])
         states = self.states(self.without_some(items) if is_pretraining else items, batch)

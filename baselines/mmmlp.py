@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, init_normal, zero_padding
@@ -148,9 +149,8 @@ class MMMLP(Recommender[MMMLPConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(
-            layout="fixed", samples=("prefix",), causal=False, n_negatives=int(self.config.loss == "bpr")
-        )
+        extras = (Negatives(),) if self.config.loss == "bpr" else ()
+        return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
 
     def extra_state(self) -> dict[str, Any]:
         return {"streams": ["id", *self.features]}
@@ -177,11 +177,8 @@ class MMMLP(Recommender[MMMLPConfig]):
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        config, query, target = self.config, self.query(batch), batch.target
-        assert target is not None
-        if config.loss == "ce" and config.padding_id == "class":
-            return {
-                "ce": cross_entropy(query, self.item_emb.weight, target + 1)
-            }  # row 0 of the table is a class
-        return {config.loss: next_item(config.loss, query, self.item_table(), target, batch.negatives)}
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        config, query = self.config, self.query(batch)
+        if config.loss == "ce" and config.padding_id == "class":  # row 0 of the table is a class
+            return {"ce": cross_entropy(query, self.item_emb.weight, batch.target + 1)}
+        return {config.loss: next_item(config.loss, query, self.item_table(), batch)}

@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.clusters import k_means, nearest, principal_components
 from mmbench.nn.features import look_up
 from mmbench.nn.layers import Dropout
@@ -355,8 +356,7 @@ class MMSR(Recommender[MMSRConfig]):
         fused: Tensor = self.fusion(torch.cat([items, *codes], 1))
         return fused
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.target is not None
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         return {"ce": cross_entropy(self.query(batch), self.item_table(), batch.target)}
 
 

@@ -167,8 +167,8 @@ def run(
     ] = None,
     device: DeviceOption = "auto",
     stack: StackOption = "auto",
-    lists: ListsOption = DEFAULT_LISTS,
     floors: Annotated[bool, typer.Option(help=f"Also run {', '.join(FLOORS)}.")] = True,
+    lists: ListsOption = DEFAULT_LISTS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
     ] = False,

@@ -76,12 +76,10 @@ def _repeated(x: Tensor, n: int) -> Tensor:
 
 
 def linear(d_in: int, d_out: int, n_groups: int | None = None, *, use_bias: bool = True) -> nn.Module:
-    """Return one map, or one for each group of a leading axis; ValueError for groups without biases."""
+    """Return one map, or one for each group of a leading axis."""
     if n_groups is None:
         return nn.Linear(d_in, d_out, bias=use_bias)
-    if not use_bias:
-        raise ValueError("maps of groups have biases")
-    return GroupedLinear(n_groups, d_in, d_out)
+    return GroupedLinear(n_groups, d_in, d_out, bias=use_bias)
 
 
 def layer_norm(dim: int, eps: float, n_groups: int | None = None) -> nn.Module:

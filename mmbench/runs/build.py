@@ -35,7 +35,7 @@ class LoadedData:
 
     @cached_property
     def brand_ids(self) -> torch.Tensor:
-        """Return a number of each item's brand, int64 [N + 1], from 1 in the order of the names; 0 = it has none."""
+        """A number of each item's brand, int64 [N + 1], from 1 in the order of the names; 0 = it has none."""
         brands = [record["brand"] for record in self.prepared.item_records]
         number = {name: k for k, name in enumerate(sorted({*brands} - {""}), start=1)}
         return torch.tensor([0, *(number.get(brand, 0) for brand in brands)])
@@ -110,7 +110,7 @@ def build_model(
         modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
     }
     catalog = make_catalog(data, features, train_config.max_len)
-    if "category" in entry.recipe.inputs:  # a brand is one more attribute; reading all records takes a second
+    if "category" in entry.recipe.inputs:  # reading all records takes a second, so nobody else pays for it
         catalog = replace(catalog, brand_ids=data.brand_ids)
     if change is not None:
         catalog = change(catalog)

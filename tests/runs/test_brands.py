@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mmbench.runs.build import build_model, load_data
+from mmbench.runs import execute
+from mmbench.runs.build import load_data
 from mmbench.runs.plan import make_cell
 from mmbench.settings.config import Layer, Origin
 from tests.prepared import random_histories, write_data_set
