@@ -15,7 +15,8 @@ from typing import Any
 from mmbench.errors import MmbenchError
 from mmbench.locks import held
 
-_BESIDE = re.compile(r"\.(new|gone)-[0-9]+-[0-9a-f]{8}\.tmp")  # as `beside` ends the names that it makes
+# The names that `beside` makes.
+BESIDE = re.compile(r"\.(?P<of>.+)\.(new|gone)-(?P<process>[0-9]+)-[0-9a-f]{8}\.tmp")
 
 
 def beside(path: Path, *, what: str) -> Path:
@@ -53,7 +54,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def remove_leftovers(path: Path) -> None:
     """Remove what killed writers of `path` left beside it, files or folders; the caller holds the lock of `path`."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if _BESIDE.fullmatch(leftover.name[len(path.name) + 1 :]):
+        match = BESIDE.fullmatch(leftover.name)
+        if match and match["of"] == path.name:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

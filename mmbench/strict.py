@@ -2,7 +2,7 @@
 
 import json
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -14,6 +14,16 @@ class Strict:
     """Base of dataclasses that `read` makes: unknown keys, other types, NaN and infinity are refused."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON content."""
+        content: dict[str, Any] = dump(self)
+        return content
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """Return what `to_json` gave as it was; ValueError names the first key that is not as it should be."""
+        return read(cls, content)
 
 
 def read(kind: type[T], content: Any) -> T:

@@ -101,11 +101,14 @@ def resolve_name(
     """Return the table, the canonical name and the protocol of `amazon-beauty@random:1` and its like."""
     wanted = PreparedName.parse(text).override(protocol=protocol, ties=ties)
     spec = find_dataset(wanted.dataset, data_dir)
+    return spec, *resolve_in(spec, wanted)
+
+
+def resolve_in(spec: DatasetSpec, wanted: PreparedName) -> tuple[str, Protocol]:
+    """Return the canonical name and the protocol of a data set whose table is known."""
     name = wanted.text(default_protocol=spec.protocol, default_ties=spec.ties)
-    built = build_protocol(
-        wanted.protocol or spec.protocol, ties=wanted.ties or spec.ties, filters=spec.filters.given()
-    )
-    return spec, name, built
+    ties, filters = wanted.ties or spec.ties, spec.filters.given()
+    return name, build_protocol(wanted.protocol or spec.protocol, ties=ties, filters=filters)
 
 
 def add_datasets(file: Path, data_dir: Path) -> list[str]:

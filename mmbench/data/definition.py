@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from mmbench.atomic import file_stamp, hash_file
-from mmbench.data.catalog import load_catalog, resolve_name
+from mmbench.data.catalog import load_catalog, resolve_in
 from mmbench.data.manifest import Definition, RawFileFacts
-from mmbench.data.protocol import differing_fields
+from mmbench.data.protocol import PreparedName, differing_fields
 from mmbench.data.raw_files import usual_places
 from mmbench.data.spec import DatasetSpec
 from mmbench.data.store import Prepared
@@ -34,9 +34,12 @@ def why_outdated(prepared: Prepared) -> str | None:
     named with --raw. A raw file is read again only where its size or its times are others.
     """
     definition = prepared.manifest.definition
-    if definition is None or prepared.manifest.dataset not in load_catalog(prepared.data_dir):
+    if definition is None:
         return None
-    spec, name, rules = resolve_name(prepared.name, prepared.data_dir)
+    spec = load_catalog(prepared.data_dir).get(prepared.manifest.dataset)
+    if spec is None:
+        return None
+    name, rules = resolve_in(spec, PreparedName.parse(prepared.name))
     if name != prepared.name:  # a part of its name has become the default
         advice = f"run: mmbench prepare {name}, then remove {prepared.path}"
         return f"{prepared.name}: its definition changed since it was prepared (it is called {name} now); {advice}"

@@ -152,16 +152,6 @@ class Manifest(Facts):
         if wrong:
             raise ValueError(f"counts and statistics differ in {wrong[0]}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON content."""
-        content: dict[str, Any] = strict.dump(self)
-        return content
-
-    @classmethod
-    def from_json(cls, content: Any) -> "Manifest":
-        """Return the manifest that `to_json` wrote; ValueError names the first key that is not as it should be."""
-        return strict.read(cls, content)
-
 
 def data_hash(files: dict[str, str], protocol: Protocol) -> str:
     """Return the hash that identifies prepared data."""
@@ -178,6 +168,11 @@ def name_of(folder: Path) -> str:
     return re.sub(r"(?<=@random)-(?=[0-9]+$)", ":", folder.name)
 
 
+def advice_for(name: str) -> str:
+    """Return what to do about prepared data that cannot be used."""
+    return f"run: mmbench prepare {name} --force"
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of the prepared data in `folder`, in one step."""
     sealed.write_json(folder / FILE, manifest.to_json(), version=FORMAT)
@@ -190,7 +185,7 @@ def read_manifest(folder: Path) -> Manifest:
     not what was written or describes another folder.
     """
     file = folder / FILE
-    advice = f"run: mmbench prepare {name_of(folder)} --force"
+    advice = advice_for(name_of(folder))
     content = sealed.read_json(file, advice=advice, version=FORMAT)
     try:
         manifest = Manifest.from_json(content)

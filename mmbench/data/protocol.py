@@ -59,16 +59,6 @@ class Protocol(strict.Strict):
                 f"valid_share {self.valid_share} and test_share {self.test_share} must be below 1 together"
             )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON content."""
-        content: dict[str, Any] = strict.dump(self)
-        return content
-
-    @classmethod
-    def from_json(cls, content: Any) -> "Protocol":
-        """Return the protocol that `to_json` wrote; ValueError names the first key that is not as it should be."""
-        return strict.read(cls, content)
-
 
 _CLEAN = Protocol(
     name="clean", duplicates="drop", min_user=5, min_item=5, item_counts="events", iterate=True, require=(),

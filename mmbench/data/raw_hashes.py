@@ -38,7 +38,7 @@ def read_recorded(data_dir: Path) -> dict[str, dict[str, Recorded]]:
     """Return what was recorded of each data set's files; {} before the first download."""
     path = hashes_path(data_dir)
     try:
-        return strict.read(_Content, sealed.read_json(path, advice=ADVICE, version=FORMAT)).files
+        return _Content.from_json(sealed.read_json(path, advice=ADVICE, version=FORMAT)).files
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -70,7 +70,7 @@ def _changing(data_dir: Path) -> Iterator[dict[str, dict[str, Recorded]]]:
     with held(lock_file(path), error=DataError, option="--data-dir"):
         recorded = read_recorded(data_dir)
         yield recorded
-        sealed.write_json(path, strict.dump(_Content(recorded)), version=FORMAT)
+        sealed.write_json(path, _Content(recorded).to_json(), version=FORMAT)
 
 
 def check_recorded(data_dir: Path, dataset: str, folder: Path, files: Sequence[RawFileFacts]) -> None:

@@ -33,6 +33,7 @@ from mmbench.data.manifest import (
     Counts,
     Facts,
     Manifest,
+    advice_for,
     data_hash,
     folder_name,
     name_of,
@@ -194,7 +195,7 @@ class Prepared:
             raise self._damaged(name, reason)
 
     def _damaged(self, name: str, reason: object) -> DamagedError:
-        return damaged(self.path / name, reason, f"run: mmbench prepare {self.name} --force")
+        return damaged(self.path / name, reason, advice_for(self.name))
 
 
 def _within(array: np.ndarray, low: int, high: int) -> bool:
@@ -250,8 +251,7 @@ def _open(path: Path) -> Prepared:
     try:
         return Prepared(path=path, manifest=read_manifest(path))
     except FileNotFoundError as error:
-        advice = f"run: mmbench prepare {name_of(path)} --force"
-        raise damaged(path / FILE, "it is missing", advice) from error
+        raise damaged(path / FILE, "it is missing", advice_for(name_of(path))) from error
 
 
 def _holds_data(path: Path) -> bool:

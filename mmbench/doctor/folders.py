@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbench.atomic import BESIDE
 from mmbench.doctor.finding import Finding, few, size
 from mmbench.errors import DataError, MmbenchError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 LITTLE, NOTHING = 2 * 2**30, 50 * 2**20  # bytes free: a note, a problem
 WALK_SECONDS = 0.4  # a huge tree is not searched to its end
-_TEMPORARY = re.compile(r"\..+-(\d+)-[0-9a-f]{8}\.tmp")  # as mmbench.atomic.beside names them
 OLD_SECONDS = 3600.0  # nothing is written for so long without a sign of life
 
 
@@ -193,10 +192,10 @@ def _stale(roots: list[Path]) -> tuple[list[Path], bool]:
     for root in roots:
         for folder, folders, files in os.walk(root):
             for name in [*folders, *files]:
-                match = _TEMPORARY.fullmatch(name)
-                if match and _gone(Path(folder) / name, int(match[1])):
+                match = BESIDE.fullmatch(name)
+                if match and _gone(Path(folder) / name, int(match["process"])):
                     found.append(Path(folder) / name)
-            folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
+            folders[:] = [name for name in folders if not BESIDE.fullmatch(name)]
             if time.monotonic() > end:
                 return found, False
     return found, True

@@ -74,16 +74,6 @@ class FeatureManifest(MadeBy):
         """Shape of one item's row: (D,) or (layers, D)."""
         return (self.n_layers, self.dim) if self.n_layers else (self.dim,)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON content."""
-        content: dict[str, Any] = strict.dump(self)
-        return content
-
-    @classmethod
-    def from_json(cls, content: Any) -> "FeatureManifest":
-        """Return the manifest that `to_json` wrote; ValueError names the first key that is not as it should be."""
-        return strict.read(cls, content)
-
 
 def made_from(items_hash: str, made: MadeBy, dtype: Stored) -> str:
     """Return the identity of features: a hash of catalogue, inputs, encoder and the type they are stored in."""

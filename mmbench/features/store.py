@@ -137,8 +137,12 @@ def find_manifest(prepared: Prepared, modality: str, encoder: str) -> FeatureMan
 
     Raises DamagedError when it cannot be read, OtherVersionError when another mmbench wrote it.
     """
+    finish_swaps(feature_dir(prepared, modality, encoder).parent, option=DATA_DIR)
+    return _find(prepared, modality, encoder)
+
+
+def _find(prepared: Prepared, modality: str, encoder: str) -> FeatureManifest | None:
     path = feature_dir(prepared, modality, encoder)
-    finish_swaps(path.parent, option=DATA_DIR)
     if not _holds_features(path):
         return None
     advice = advice_for(prepared, modality, encoder)
@@ -177,7 +181,7 @@ def _list_modality(
         if not _NAME.fullmatch(path.name):
             continue
         try:
-            manifest = find_manifest(prepared, modality, path.name)
+            manifest = _find(prepared, modality, path.name)
         except DataError as error:
             if on_error is None:
                 raise

@@ -1,7 +1,6 @@
 """Which stored features a run reads."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from mmbench import strict
 
@@ -17,8 +16,3 @@ class FeatureUse(strict.Strict):
     encoder: str
     identity: str
     content: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON content."""
-        content: dict[str, Any] = strict.dump(self)
-        return content
