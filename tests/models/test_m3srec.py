@@ -37,6 +37,7 @@ from tests.models.toy import (
     toy_view,
     training_batch,
     view_of,
+    with_targets,
 )
 
 HISTORIES, TARGETS = [[1, 2, 3, 4], [5, 2], [4], [3, 1]], [5, 1, 3, 1]
@@ -54,10 +55,6 @@ def make(name: str = "m3srec", catalog: Catalog | None = None, **settings: Any) 
     model = toy_model(name, catalog or toy_catalog(), **(SMALL | NO_DROPOUT | settings)).double()
     fill(model)
     return model.eval()
-
-
-def with_targets(batch: Batch, targets: Sequence[int]) -> Batch:
-    return replace(batch, target=torch.tensor(targets))
 
 
 def states_of(model: Recommender[Any], batch: Batch) -> Tensor:

@@ -22,6 +22,7 @@ from tests.models.toy import (
     toy_view,
     training_batch,
     view_of,
+    with_targets,
 )
 
 HISTORIES = [[4, 9, 2], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
@@ -111,7 +112,7 @@ def numbers_model(name: str, streams: tuple[int, ...] = (1, 15, 29), **settings:
 
 
 def numbers_loss(model: Recommender[Any]) -> float:
-    batch = replace(history_batch(model, ROWS), target=torch.tensor(TARGETS))
+    batch = with_targets(history_batch(model, ROWS), TARGETS)
     return model.loss(batch)["ce"].item()
 
 

@@ -24,6 +24,7 @@ from tests.models.toy import (
     toy_view,
     training_batch,
     view_of,
+    with_targets,
 )
 
 Bundle = list[int]  # codes of an item
@@ -103,7 +104,7 @@ def test_numbers_of_the_graph() -> None:
 
 def numbers_loss(**settings: Any) -> float:
     model = numbers_model(**settings)
-    batch = replace(history_batch(model, [[1, 2, 3, 2], [4, 1]]), target=torch.tensor([4, 3]))
+    batch = with_targets(history_batch(model, [[1, 2, 3, 2], [4, 1]]), [4, 3])
     return model.loss(batch)["ce"].item()
 
 

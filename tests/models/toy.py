@@ -4,7 +4,7 @@ toy_view     20 users, 30 items; 1 to 14 events each (so some exceed max_len 8),
 toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories and
              4 brands; of each modality 13 states of 12 dims, float16, as from networks of 12 layers
 toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
-training_batch, history_batch   what the engine would feed that model
+training_batch, history_batch, with_targets   what the engine would feed that model; the second with targets
 stack_groups, take_group        weights of separate modules and of one with a group axis
 gradients, overfit   one step's loss and gradients; training until a condition holds
 sines, set_weights   parameters that are sines of their place; values put into parameters
@@ -178,6 +178,11 @@ def history_batch(
     after = model.needs.places_after
     rows = last_rows(view.offsets, user, model.max_len - after)
     return toy_batcher(model, view).evaluation(rows, places_after=after)
+
+
+def with_targets(batch: Batch, targets: Sequence[int]) -> TrainBatch:
+    """Return the batch with a target for each of its slots."""
+    return TrainBatch.of({**batch.tensors(), "target": torch.tensor(targets)})
 
 
 def gradients(model: Recommender[Any], batch: TrainBatch) -> tuple[float, dict[str, Tensor]]:
