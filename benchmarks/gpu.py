@@ -246,7 +246,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=290, help="a plan begins nothing after so long")
     parser.add_argument("--data", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as of `mmbench run`")
+    parser.add_argument("--models", nargs="+", help="names as of `mmbench run`; also of the rivals")
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[1], help="how many, for each of these numbers"
     )
@@ -265,6 +265,7 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if min(given.epochs, *given.seeds) < 1 or given.warm_up < 0:
         parser.error("--epochs and --seeds begin at 1, --warm-up at 0")
+    given.models = given.models or (RIVALS if given.plan == "rivals" else MODELS)
     given.device = pick_device(given.device)
     given.vary = {key: tuple(map(parse_value, values)) for key, *values in given.vary or ()} or VARIED
     return given
@@ -337,9 +338,9 @@ def short_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> I
 def rivals_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> Iterator[Job]:
     """An epoch of every model that the two papers compare with, at its own settings, and SASRec to compare with."""
     (beauty,) = prepared.values()
-    for model in RIVALS:
+    for model in given.models:
         yield partial(lambda name: [measure(beauty, name, 1, {}, given)], model)
-    for model in ("nova", "dif-sr", "tedrec"):
+    for model in ("nova", "dif-sr", "tedrec") if tuple(given.models) == RIVALS else ():
         yield partial(lambda name: [measure(beauty, name, 2 if given.small else 10, {}, given)], model)
 
 
@@ -366,7 +367,7 @@ def main() -> None:
         prepared = {
             one: write(
                 given.folder, one, histories(users, items, n_events=events), features=facts["width"],
-                layers=13 if given.plan == "rivals" else 0,
+                layers=13 if "iisan" in given.models else 0,
             )
             for one, (users, items, events) in shapes.items()
         }  # fmt: skip

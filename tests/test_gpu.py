@@ -218,6 +218,19 @@ def test_stacked_seeds_train_as_they_do_alone(name: str, tmp_path: Path) -> None
         "maml",
         "mgat",
         "freedom",
+        "missrec",
+        "unisrec",
+        "tedrec",
+        "dif-sr",
+        "nova",
+        "m3srec",
+        "mmmlp",
+        "s3rec:recbole",
+        "trimlp",
+        "mlp4rec",
+        "caser",
+        "nextitnet",
+        "fearec",
     ],
 )
 def test_replayed_steps_train_what_single_kernels_train(name: str, tmp_path: Path) -> None:
@@ -251,6 +264,45 @@ def test_a_stack_is_replayed_and_the_same_twice(name: str, tmp_path: Path) -> No
         assert group[0].progress.stack == [1, 2, 3]
         ends.append([state_of(trainer.model) for trainer in group])
     assert all(same(a, b) for a, b in zip(*ends, strict=True))
+
+
+class Uncapturable(Recommender[Any]):
+    """SASRec with a loss that waits for a number, which no capture survives."""
+
+    def __init__(self) -> None:
+        inner = make("sasrec")
+        super().__init__(inner.config, _catalog_like(inner))
+        self.inner = inner
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = self.inner.loss(batch)
+        assert all(float(value) > 0 for value in terms.values())
+        return terms
+
+    def score(self, batch: Batch) -> Tensor:
+        return self.inner.score(batch)
+
+
+def test_a_step_that_cannot_be_captured_is_trained_kernel_by_kernel(tmp_path: Path) -> None:
+    """What comes after a failed capture, in this training and in the next, draws noise and is captured again."""
+    config = replace(CONFIG, max_epochs=2)
+    notes = []
+    for kind in (True, False):
+        torch.manual_seed(0)
+        trainer = Trainer(
+            Uncapturable().to(GPU), toy_view(), by_weights, config, seed=1, folder=tmp_path / str(kind), device=GPU,
+            use_graphs=kind,
+        )  # fmt: skip
+        (tmp_path / str(kind)).mkdir()
+        notes.append(trainer.fit().notes)
+    assert [note.startswith("trained without CUDA graphs") for note in notes[0]] == [True]
+    assert not notes[1]
+    for name in ("sasrec", "freedom"):
+        after = trainer_of(name, tmp_path / name)
+        after.fit()
+        assert not after.progress.notes
+        assert after.graphs is not None
+        assert after.graphs.captured
 
 
 def test_memory_that_runs_out_is_gone_on_without(tmp_path: Path) -> None:
