@@ -254,7 +254,7 @@ class IISAN(Recommender[IISANConfig]):
         with torch.autocast(query.device.type, enabled=False):
             query, table = query.to(self.log_pop.dtype), table.to(self.log_pop.dtype)
             own = (query * F.embedding(of_target, table)).sum(-1) - self.log_pop[batch.target]
-            bias = count.log() - self.log_pop[ids]
+            bias = count.to(table.dtype).log() - self.log_pop[ids]
             chunks = zip(query.split(ROWS_OF_LOGITS), history.split(ROWS_OF_LOGITS), strict=True)
             others = [
                 checkpoint(_log_sum, rows, table, bias, is_own[mine], use_reentrant=False)

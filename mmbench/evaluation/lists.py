@@ -18,8 +18,10 @@ def best(scores: Tensor, k: int, maxima: Tensor) -> tuple[np.ndarray, np.ndarray
 
     maxima  [T, N // BLOCK] of whole blocks; k <= N. No score is NaN.
     """
+    if scores.device.type != "cpu":
+        return best_by_sorting(scores, k, maxima)
     if maxima.shape[1] <= k:
-        values = scores.cpu().numpy()
+        values = scores.numpy()
         items = columns = _largest(values, k)
     else:
         blocks = _largest(maxima.cpu().numpy(), k)
@@ -29,6 +31,20 @@ def best(scores: Tensor, k: int, maxima: Tensor) -> tuple[np.ndarray, np.ndarray
     chosen = np.take_along_axis(values, columns, axis=1)
     order = np.argsort(-chosen, axis=1, kind="stable")
     return np.take_along_axis(items, order, axis=1), np.take_along_axis(chosen, order, axis=1)
+
+
+def best_by_sorting(scores: Tensor, k: int, maxima: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `best` returns, by stable sorts: what a GPU is good at, and on a CPU is slow."""
+    whole = maxima.shape[1] * BLOCK
+    items = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    values = scores
+    if maxima.shape[1] > k:
+        first = maxima.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
+        places = (first[:, :, None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
+        items = torch.cat([places, items[:, whole:]], 1)
+        values = scores.gather(1, items)
+    values, order = (part[:, :k] for part in values.sort(dim=1, descending=True, stable=True))
+    return items.gather(1, order).cpu().numpy(), values.cpu().numpy()
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:
@@ -52,12 +68,8 @@ def _values_of(scores: Tensor, blocks: np.ndarray) -> np.ndarray:
     n_rows, n_items = scores.shape
     whole, width = n_items // BLOCK * BLOCK, blocks.shape[1] * BLOCK
     rows = np.arange(n_rows)[:, None]
-    in_blocks, rest = scores[:, :whole].unflatten(1, (-1, BLOCK)), scores[:, whole:].cpu().numpy()
-    if scores.device.type == "cpu":
-        taken = in_blocks.numpy()[rows, blocks]
-    else:
-        index = tuple(torch.from_numpy(part).to(scores.device) for part in (rows, blocks))
-        taken = in_blocks[index].cpu().numpy()
+    taken = scores[:, :whole].unflatten(1, (-1, BLOCK)).numpy()[rows, blocks]
+    rest = scores[:, whole:].numpy()
     values = np.empty((n_rows, width + n_items - whole), rest.dtype)
     values[:, :width], values[:, width:] = taken.reshape(n_rows, -1), rest
     return values

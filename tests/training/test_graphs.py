@@ -29,7 +29,7 @@ COPIES = (
     "masked_scatter",
     "lift_fresh",
 )  # of a tensor of the host: refused
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "masked_scatter_backward", "unique", "equal")
 
 
 class Refused(TorchDispatchMode):
@@ -102,13 +102,16 @@ class Toy(Recommender[None]):
             "constant": lambda: value * torch.tensor([1.0, 2.0, 3.0], device=value.device),
             "mask": lambda: value[mask],
             "assignment": lambda: (0 * value).index_put_((mask,), self.host[0]),
+            "scatter": lambda: (0 * value).masked_scatter(mask, value),
             "choice": lambda: value if mask.all() else 2 * value,
             "nothing": lambda: torch.where(mask, value, 0.0).masked_fill(mask, -1) + torch.zeros_like(value),
         }
         return {"loss": made[self.kind]().sum()}
 
 
-@pytest.mark.parametrize("kind", ["number", "copy", "constant", "mask", "assignment", "choice", "nothing"])
+@pytest.mark.parametrize(
+    "kind", ["number", "copy", "constant", "mask", "assignment", "scatter", "choice", "nothing"]
+)
 def test_what_is_looked_for(kind: str) -> None:
     batch = training_batch(make("sasrec"), toy_view())
     assert bool(refused(Toy(kind), batch)) == (kind != "nothing")

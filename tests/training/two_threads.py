@@ -14,10 +14,12 @@ from mmbench.models import registry
 from mmbench.training.batches import batches_of_epoch
 
 N_USERS, N_ITEMS, WIDTH, N_STEPS = 300, 2_000, 64, 2
+FEWER_TARGETS = {"mlp4rec": 64, "mmmlp": 64}  # of a step: each is a row of 50 places, so this is large enough
 
 
 def weights_after_some_steps(name: str) -> dict[str, torch.Tensor]:
-    bench = Bench(name, (N_USERS, N_ITEMS, None), "cpu", WIDTH)
+    fewer = {"batch_size": FEWER_TARGETS[name]} if name in FEWER_TARGETS else {}
+    bench = Bench(name, (N_USERS, N_ITEMS, None), "cpu", WIDTH, **fewer)
     torch.manual_seed(7)
     batches = batches_of_epoch([bench.trainer], [bench.plan])
     for _, batch in zip(range(N_STEPS), batches, strict=False):
