@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, SlotAfter
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, zero_padding
 from mmbench.nn.losses import cross_entropy
 from mmbench.settings.config import Fraction, PositiveInt, Probability
@@ -94,7 +95,7 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("sequence",), causal=False, extra_slots=1, stackable=False)
+        return Needs(samples=("sequence",), causal=False, stackable=False, extras=(SlotAfter(1),))
 
     def encode(self, batch: Batch, masked: Tensor, slot: Tensor | None = None) -> Tensor:
         """States with the items at `masked` (bool [R, W]) hidden: of all places [R, W, D], or of `slot` only [T, D]."""
@@ -114,7 +115,7 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
     def item_table(self) -> Tensor:
         return torch.cat([self.item_emb.weight[1:-1], self.item_bias[:, None]], 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         masked = draw_mask(batch, mask_ratio=self.config.mask_ratio, last_only=self.config.last_only)
         hidden = self.head(self.encode(batch, masked, masked.flatten().nonzero()[:, 0]))  # [P, D]
         return {

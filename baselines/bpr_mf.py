@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.losses import bpr, dots, pairs
 from mmbench.settings.config import NonNegativeFloat, PositiveInt
 
@@ -69,11 +70,12 @@ class BPRMF(Recommender[BPRMFConfig]):
         with torch.no_grad():
             self.item_emb.weight[0].zero_()
             # Users without a training event get no gradient: a zero vector ranks by the bias alone, not by noise.
-            self.user_emb.weight[torch.bincount(catalog.train_users, minlength=catalog.n_users) == 0] = 0.0
+            self.user_emb.weight[catalog.histories.n_events == 0] = 0.0
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="padded", samples=("pairs",), causal=False, n_negatives=self.config.n_negatives)
+        extras = (Negatives(k=self.config.n_negatives),)
+        return Needs(layout="padded", samples=("pairs",), causal=False, extras=extras)
 
     def query(self, batch: Batch) -> Tensor:
         state = self.user_emb(batch.user)
@@ -83,8 +85,8 @@ class BPRMF(Recommender[BPRMFConfig]):
         table = self.item_emb.weight[1:]
         return table if self.item_bias is None else torch.cat([table, self.item_bias.weight[1:]], 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        ids = pairs(batch.target, batch.negatives)  # [T, 1 + K]
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        ids = pairs(batch)  # [T, 1 + K]
         user, items = self.user_emb(batch.user), self.item_emb(ids)
         bias = None if self.item_bias is None else self.item_bias(ids)[..., 0]
         scores = dots(user, items) if bias is None else dots(user, items) + bias

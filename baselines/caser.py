@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Extra, Needs, Negatives, WholeRows
 from mmbench.nn.layers import Dropout
 from mmbench.nn.losses import cross_entropy, item_scores
 from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
@@ -154,19 +155,18 @@ class Caser(Recommender[CaserConfig]):
             for linear in (self.fc, self.out):
                 nn.init.xavier_normal_(linear.weight)
                 nn.init.zeros_(linear.bias)
-        n_events = torch.bincount(catalog.train_users, minlength=catalog.n_users)
         with torch.no_grad():
             self.item_emb.weight[0].zero_()
-            self.user_emb.weight[n_events < 2] = 0.0
+            self.user_emb.weight[catalog.histories.n_events < 2] = 0.0
 
     @property
     def needs(self) -> Needs:
         config = self.config
-        n_negatives = config.n_negatives if config.loss == "bce" else 0
+        extras: tuple[Extra, ...] = (Negatives(k=config.n_negatives),) if config.loss == "bce" else ()
         if config.n_targets > 1 or config.train_windows == "full":
             # Targets after the next one are those of a history's later slots, so they must be in the same step.
-            return Needs(samples=("last-window",), n_negatives=n_negatives, whole_rows=True, stackable=False)
-        return Needs(samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
+            return Needs(samples=("last-window",), stackable=False, extras=(*extras, WholeRows()))
+        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
 
     def windows(self, batch: Batch) -> Tensor:
         """Items up to each slot, newest last, 0 before a history's first: int64 [T, L]."""
@@ -194,8 +194,7 @@ class Caser(Recommender[CaserConfig]):
             return torch.cat([self.out_table, self.item_bias[:, None]], 1)
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.target is not None
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         table = self.item_table()
         if self.config.loss == "ce":
             terms = {"ce": cross_entropy(self.query(batch), table, batch.target)}
@@ -205,12 +204,11 @@ class Caser(Recommender[CaserConfig]):
             terms["reg"] = self.config.reg_weight * self._norms()
         return terms
 
-    def targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def targets(self, batch: TrainBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Windows to train on and what they predict: slot number [U], items [U, n_targets], bool [U, n_targets].
 
         The j-th target of a slot is the target of the j-th slot after it, in the same history.
         """
-        assert batch.target is not None
         config, place = self.config, batch.position.flatten()[batch.slot]
         goes_on = (batch.slot.diff() == 1) & (place.diff() == 1)
         history = F.pad((~goes_on).cumsum(0), (1, 0))[: len(place)]
@@ -226,9 +224,8 @@ class Caser(Recommender[CaserConfig]):
         following = (number[:, None] + ahead).clamp(max=len(place) - 1)
         return number, batch.target[following], ahead < left[number][:, None]
 
-    def _bce(self, batch: Batch, table: Tensor) -> Tensor:
+    def _bce(self, batch: TrainBatch, table: Tensor) -> Tensor:
         """Targets and negatives of the used windows, each averaged over its own number."""
-        assert batch.negatives is not None
         used, targets, is_target = self.targets(batch)
         state = self.state(self.windows(batch)[used], batch.user[used])
         scores = item_scores(state, table, torch.cat([targets, batch.negatives[used]], 1))

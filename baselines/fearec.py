@@ -29,9 +29,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
-from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
+from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal, take_rows
 from mmbench.nn.losses import cross_entropy, nce
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -151,45 +152,32 @@ class HybridAttention(Attention):
             return at(weight.index_select(1, self.lag).view(-1, width, width) @ value, slot)
         row, place = slot // width, slot % width
         lag = self.lag.view(width, width)[place]  # [T, W]
-        return (weight[row].gather(1, lag)[:, None] @ value.index_select(0, row)).squeeze(1)
+        return (take_rows(weight, row).gather(1, lag)[:, None] @ value.index_select(0, row)).squeeze(1)
 
 
 class SameTarget(nn.Module):
     """Draws, for training prefixes, other training prefixes that have the same target."""
 
-    items: Tensor
-    times: Tensor
-    users: Tensor
-    first: Tensor
-    pool: Tensor
-    offsets: Tensor
+    pool: Tensor  # int64, every event that is a target, sorted by its item
+    offsets: Tensor  # int64 [N + 2], item i is the target of events pool[offsets[i]:offsets[i + 1]]
 
     def __init__(self, catalog: Catalog) -> None:
         super().__init__()
-        users, items = catalog.train_users, catalog.train_items
-        n_events = torch.bincount(users, minlength=catalog.n_users)
-        first = (n_events.cumsum(0) - n_events)[users]  # of each event's user
-        targets = (torch.arange(len(items)) > first).nonzero()[:, 0]  # every event after a user's first
+        self.histories = catalog.histories
+        items, targets = catalog.train_items, self.histories.has_previous.nonzero()[:, 0]
         count = torch.bincount(items[targets], minlength=catalog.n_items + 1)
-        values = {
-            "items": items, "times": catalog.train_times, "users": users, "first": first,
-            "pool": targets[items[targets].argsort(stable=True)],  # events, sorted by item
-            "offsets": torch.cat([count.new_zeros(1), count.cumsum(0)]),  # item i owns pool[offsets[i]:offsets[i+1]]
-        }  # fmt: skip
-        for name, value in values.items():
-            self.register_buffer(name, value, persistent=False)
+        pool = targets[items[targets].argsort(stable=True)]
+        self.register_buffer("pool", pool, persistent=False)
+        self.register_buffer("offsets", torch.cat([count.new_zeros(1), count.cumsum(0)]), persistent=False)
 
     def window(self, event: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The prefixes before events [T]: items and times [T, W], right padded by 0, and the last place [T]."""
-        length = (event - self.first[event]).clamp(max=width)
-        place = torch.arange(width, device=event.device)
-        index = (event - length)[:, None] + torch.minimum(place, length[:, None] - 1)
-        real = place < length[:, None]
-        return torch.where(real, self.items[index], 0), torch.where(real, self.times[index], 0), length - 1
+        """Return the prefixes before events [T]: items and times [T, W], right padded by 0, and the last place [T]."""
+        index, real = self.histories.before(event, width)
+        items, times = self.histories.items[index], self.histories.times[index]
+        return torch.where(real, items, 0), torch.where(real, times, 0), real.sum(1) - 1
 
-    def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def draw(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """Items int64 [T, W] and last place [T] of a prefix for each slot; its own where there is no other."""
-        assert batch.target is not None
         width = batch.item_seq.shape[1]
         row, last = batch.slot // width, batch.slot % width
         start = self.offsets[batch.target]
@@ -201,7 +189,7 @@ class SameTarget(nn.Module):
         event = torch.where(many, self.pool[torch.where(many, start + one, 0)], self.pool[0])
         items, times, _ = self.window(event, width)
         same = (items == batch.item_seq[row]) & (times == batch.time_seq[row])
-        is_own = (self.users[event] == batch.user) & same.all(1)
+        is_own = (self.histories.users[event] == batch.user) & same.all(1)
         event = torch.where(is_own & many, self.pool[torch.where(many, start + other, 0)], event)
         items, _, place = self.window(event, width)
         return torch.where(many[:, None], items, batch.item_seq[row]), torch.where(many, place, last)
@@ -247,9 +235,8 @@ class FEARec(Recommender[FEARecConfig]):
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         config, target = self.config, batch.target
-        assert target is not None
         h = self.query(batch)
         terms = {"ce": cross_entropy(h, self.item_table(), target)}
         state = {"h": h}

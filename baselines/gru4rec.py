@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.layers import Dropout, zero_padding
 from mmbench.nn.losses import next_item
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
@@ -125,7 +126,8 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="padded", n_negatives=int(self.config.loss == "bpr"), stackable=False)
+        extras = (Negatives(),) if self.config.loss == "bpr" else ()
+        return Needs(layout="padded", stackable=False, extras=extras)
 
     def encode(self, batch: Batch) -> Tensor:
         """States of all places [R, W, H]; zero on padding.
@@ -158,18 +160,17 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         table = self.item_emb.weight[1:]
         return torch.cat([table, self.item_bias[:, None]], 1) if self.config.network == "official" else table
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         kind, query, table = self.config.loss, self.query(batch), self.item_table()
         if kind == "ce" or kind == "bpr":
-            return {kind: next_item(kind, query, table, batch.target, batch.negatives)}
-        assert batch.target is not None
+            return {kind: next_item(kind, query, table, batch)}
         return {kind: self._sampled(query, table, batch.target, kind)}
 
     def _sampled(self, query: Tensor, table: Tensor, target: Tensor, kind: CandidateLoss) -> Tensor:
         """Candidates of a step: its targets, then items drawn by popularity (shared by all rows)."""
         drawn = torch.multinomial(self.sample_prob, self.config.n_samples, replacement=True)  # type: ignore[arg-type]
         candidates = torch.cat([target - 1, drawn])
-        scores = query @ table[candidates].T  # [T, C]
+        scores = query @ F.embedding(candidates, table).T  # [T, C]
         if kind == "sampled-ce" and self.config.use_logq:
             probability = torch.cat([self.target_prob[target - 1], self.sample_prob[drawn]])  # type: ignore[index]
             scores = scores - probability.log().to(scores.dtype)

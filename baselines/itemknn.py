@@ -11,13 +11,14 @@ so at test time it holds the validation event, as for sequential models; RecBole
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
+from mmbench.nn.interactions import Values, user_item_matrix
 from mmbench.nn.neighbours import Neighbours, Prune, recency_weight
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
 
@@ -27,7 +28,7 @@ class ItemKNNConfig:
     k: PositiveInt = 100  # RecBole
     shrink: NonNegativeFloat = 0.0  # RecBole; added to the product of the norms
     asymmetry: Fraction = 0.5  # a: |R_target|^(2a) |R_source|^(2 - 2a); .5 = cosine
-    values: Literal["binary", "count"] = "binary"
+    values: Values = "binary"
     use_idf: bool = False  # events weigh log(U / users of the item), in the similarity and in the history
     prune: Prune = "target"  # k neighbours for each candidate (RecBole), or of each history item
     self_sim: NonNegativeFloat = 0.0  # similarity of an item to itself; 1 suits data with repeats
@@ -60,20 +61,18 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         size = catalog.n_items + 1
         if not self.config.use_idf:
             return torch.ones(size, dtype=torch.float64)
-        item = torch.unique(catalog.train_users * size + catalog.train_items) % size
+        events = catalog.histories
+        item = torch.unique(events.users * size + events.items) % size
         n_users = torch.bincount(item, minlength=size).double()
         return torch.where(n_users > 0, (catalog.n_users / n_users.clamp(min=1)).log(), 0.0)
 
     def _similarity(self, catalog: Catalog) -> Callable[[Tensor], Tensor]:
         """ids [B] -> similarities [B, N+1]: co-occurrence / (norms + shrink + 1e-6)."""
-        from scipy.sparse import csr_array
-
-        config, shape = self.config, (catalog.n_users, catalog.n_items + 1)
-        user, item = catalog.train_users.numpy(), catalog.train_items.numpy()
-        matrix = csr_array((torch.ones(len(user), dtype=torch.float64).numpy(), (user, item)), shape=shape)
-        matrix.sum_duplicates()
-        if config.values == "binary":
-            matrix.data[:] = 1.0
+        config = self.config
+        matrix = user_item_matrix(
+            catalog.histories.users, catalog.train_items,
+            n_users=catalog.n_users, n_items=catalog.n_items, values=config.values,
+        )  # fmt: skip
         matrix = (matrix * self._idf(catalog).numpy()[None, :]).tocsc()
         by_item = matrix.T.tocsr()
         norm = torch.from_numpy(matrix.power(2).sum(0)).sqrt()

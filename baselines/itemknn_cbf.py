@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.neighbours import Neighbours, Prune, recency_weight
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
 

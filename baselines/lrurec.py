@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.layers import Dropout, at
 from mmbench.nn.losses import cross_entropy
 from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
@@ -170,7 +171,6 @@ class LRURec(Recommender[LRURecConfig]):
     def item_table(self) -> Tensor:
         return torch.cat([self.item_emb.weight[1:], self.item_bias[:, None]], 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.target is not None
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         hidden = self.encode(batch, batch.slot)
         return {"ce": cross_entropy(hidden, self.item_emb.weight[1:], batch.target, self.item_bias)}

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import init_normal, zero_padding
 from mmbench.nn.losses import next_item
@@ -109,9 +110,8 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(
-            layout="fixed", samples=("prefix",), causal=False, n_negatives=int(self.config.loss != "ce")
-        )
+        extras = () if self.config.loss == "ce" else (Negatives(),)
+        return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
 
     def extra_state(self) -> dict[str, Any]:
         return {"rows": ["id", *self.features]}
@@ -131,6 +131,6 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         kind, query, table = self.config.loss, self.query(batch), self.item_table()
-        return {kind: next_item(kind, query, table, batch.target, batch.negatives)}
+        return {kind: next_item(kind, query, table, batch)}

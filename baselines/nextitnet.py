@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.convolution import BlockKind, CausalConvEncoder
 from mmbench.nn.layers import Dropout, at, zero_padding
 from mmbench.nn.losses import item_scores, next_item
@@ -96,7 +97,8 @@ class NextItNet(Recommender[NextItNetConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("all", "prefix", "last-window"), n_negatives=int(self.config.loss == "bce"))
+        extras = (Negatives(),) if self.config.loss == "bce" else ()
+        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
 
     def encode(self, batch: Batch) -> Tensor:
         """States of all places, [R, W, D]."""
@@ -118,13 +120,12 @@ class NextItNet(Recommender[NextItNetConfig]):
             return torch.cat([self.out_table, self.item_bias[:, None]], 1)
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         kind, query, table = self.config.loss, self.query(batch), self.item_table()
-        assert batch.target is not None
         if kind == "sampled-ce":
             terms = {"sampled-ce": self._sampled(query, table, batch.target)}
         else:
-            terms = {kind: next_item(kind, query, table, batch.target, batch.negatives)}
+            terms = {kind: next_item(kind, query, table, batch)}
         if self.config.reg_weight:
             terms["reg"] = self.config.reg_weight * self._norms()
         return terms
@@ -134,7 +135,9 @@ class NextItNet(Recommender[NextItNetConfig]):
         n_sampled = max(int(self.config.sampled_share * self.n_items), 1)
         drawn = torch.randperm(self.n_items, device=query.device)[:n_sampled]
         own = item_scores(query, table, target[:, None])  # [T, 1]
-        others = (query @ table[drawn].T).masked_fill(drawn == target[:, None] - 1, float("-inf"))
+        others = (query @ F.embedding(drawn, table).T).masked_fill(
+            drawn == target[:, None] - 1, float("-inf")
+        )
         return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).mean()
 
     def _norms(self) -> Tensor:

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.settings.config import NonNegativeFloat
 
 DAY = 86_400.0
@@ -35,7 +36,8 @@ class PopConfig:
 
 def popularity(catalog: Catalog, config: PopConfig) -> Tensor:
     """Weight of every item, [N]: int64 counts, or float64 with decay_days."""
-    users, items, times = catalog.train_users, catalog.train_items, catalog.train_times
+    events = catalog.histories
+    users, items, times = events.users, events.items, events.times
     if len(times) and config.window < 1:
         first, last = int(times.min()), int(times.max())
         kept = times >= last - config.window * (last - first)

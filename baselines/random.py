@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 
 
 @dataclass(frozen=True, kw_only=True)

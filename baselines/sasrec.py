@@ -19,8 +19,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.layers import (
     Dropout,
     PostNormEncoder,
@@ -83,7 +84,8 @@ class SASRec(Recommender[SASRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("all", "prefix", "last-window"), n_negatives=int(self.config.loss != "ce"))
+        extras = () if self.config.loss == "ce" else (Negatives(),)
+        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
         """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
@@ -99,9 +101,9 @@ class SASRec(Recommender[SASRecConfig]):
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         kind, query, table = self.config.loss, self.query(batch), self.item_table()
-        terms: dict[str, Tensor] = {kind: next_item(kind, query, table, batch.target, batch.negatives)}
+        terms: dict[str, Tensor] = {kind: next_item(kind, query, table, batch)}
         if self.config.l2_emb:
             norms = self.item_emb.weight.square().sum() + self.position_emb.weight.square().sum()
             terms["l2"] = self.config.l2_emb * norms

@@ -22,9 +22,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog
 from mmbench.models.ensemble import Ensemble, EnsembleConfig
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.features import FeatureTable, look_up
 from mmbench.nn.layers import Dropout, PreQueryEncoder, check_heads, zero_padding
 from mmbench.nn.losses import bce, dots, pairs
@@ -90,7 +91,7 @@ class SASRecEnsemble(Ensemble[SASRecEnsembleConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("last-window", "all", "prefix"), n_negatives=1)
+        return Needs(samples=("last-window", "all", "prefix"), extras=(Negatives(),))
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
         every = torch.arange(1, self.n_items + 1, device=batch.item_seq.device)
@@ -107,9 +108,9 @@ class SASRecEnsemble(Ensemble[SASRecEnsembleConfig]):
         every = torch.arange(1, self.n_items + 1, device=next(self.parameters()).device)
         return torch.cat([one.items(every) for _, one in self.members.asked()], dim=-1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """-log sigma(r+) - log(1 - sigma(r-)) of the summed scores, or of each member's own."""
-        ids, scores = pairs(batch.target, batch.negatives), {}
+        ids, scores = pairs(batch), {}
         for name, member in self.members.asked():
             inputs, items = look_up(member.items, batch.item_seq, ids)
             scores[f"bce_{name}"] = dots(member(batch, inputs), items)  # [T, 1 + K]

@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.layers import Dropout, at, check_heads, dropout, init_normal, zero_padding
 from mmbench.nn.losses import next_item
 from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
@@ -53,13 +54,18 @@ class TiSASRecConfig:
 
 
 def personal_unit(catalog: Catalog) -> Tensor:
-    """r_min: shortest time above 0 between consecutive training events of each user, int64 seconds [U]; else 1."""
-    gap = catalog.train_times.diff()
-    own = (catalog.train_users.diff() == 0) & (gap > 0)
-    none = torch.iinfo(torch.int64).max
+    """Return r_min: the shortest gap above 0 between training events of each user, int64 seconds [U]; else 1."""
+    events, none = catalog.histories, torch.iinfo(torch.int64).max
+    counts = events.gaps > 0
     unit = torch.full((catalog.n_users,), none)
-    unit.scatter_reduce_(0, catalog.train_users[1:][own], gap[own], "amin")
+    unit.scatter_reduce_(0, events.users[counts], events.gaps[counts], "amin")
     return unit.masked_fill_(unit == none, 1)
+
+
+def first_time(catalog: Catalog) -> Tensor:
+    """Return the time of each user's first training event, int64 seconds [U]."""
+    times = torch.full((catalog.n_users,), torch.iinfo(torch.int64).max)
+    return times.scatter_reduce_(0, catalog.histories.users, catalog.train_times, "amin")
 
 
 def user_of_place(batch: Batch) -> Tensor:
@@ -179,9 +185,7 @@ class TiSASRec(Recommender[TiSASRecConfig]):
         if config.interval_unit == "personal":
             self.register_buffer("unit", personal_unit(catalog))
         if config.interval_rounding == "points":
-            first = torch.full((catalog.n_users,), torch.iinfo(torch.int64).max)
-            first.scatter_reduce_(0, catalog.train_users, catalog.train_times, "amin")
-            self.register_buffer("first_time", first)
+            self.register_buffer("first_time", first_time(catalog))
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -194,7 +198,8 @@ class TiSASRec(Recommender[TiSASRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("all", "prefix", "last-window"), n_negatives=int(self.config.loss != "ce"))
+        extras = () if self.config.loss == "ce" else (Negatives(),)
+        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
 
     def codes(self, batch: Batch) -> Tensor:
         """R_ij = min(floor(|t_i - t_j| / r_min), k), int64 [R, W, W]; pairs of different histories mean nothing."""
@@ -236,9 +241,9 @@ class TiSASRec(Recommender[TiSASRecConfig]):
     def item_table(self) -> Tensor:
         return self.item_emb.weight[1:]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         kind, query, table = self.config.loss, self.query(batch), self.item_table()
-        terms: dict[str, Tensor] = {kind: next_item(kind, query, table, batch.target, batch.negatives)}
+        terms: dict[str, Tensor] = {kind: next_item(kind, query, table, batch)}
         if self.config.l2_emb:
             tables = (self.item_emb, self.position_key, self.position_value, self.time_key, self.time_value)
             norms = torch.stack([one.weight.square().sum() for one in tables])

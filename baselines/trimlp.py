@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
 from mmbench.nn.layers import Dropout
 from mmbench.nn.losses import cross_entropy
 from mmbench.nn.mlp import Activation, TriangularMixer
@@ -69,8 +70,7 @@ class TriMLP(Recommender[TriMLPConfig]):
     def item_table(self) -> Tensor:
         return torch.cat([self.out.weight, self.out.bias[:, None]], 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Places are selected before the output layer: most of a padded batch predicts nothing."""
-        assert batch.target is not None
         state = batch.at_slots(self.encode(batch))
         return {"ce": cross_entropy(state, self.out.weight, batch.target, self.out.bias)}

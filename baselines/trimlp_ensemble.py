@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog
 from mmbench.models.ensemble import Ensemble, EnsembleConfig
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import Dropout
 from mmbench.nn.losses import next_item
@@ -108,12 +109,10 @@ class TriMLPEnsemble(Ensemble[TriMLPEnsembleConfig]):
 
     @property
     def needs(self) -> Needs:
-        n_negatives = int(self.config.loss == "bce")
+        extras = (Negatives(),) if self.config.loss == "bce" else ()
         if self.config.align == "left-pad":  # a state's place, and so its kernel, depends on the row's length
-            return Needs(
-                layout="fixed", samples=("prefix", "last-window"), causal=False, n_negatives=n_negatives
-            )
-        return Needs(layout="padded", samples=("all", "prefix", "last-window"), n_negatives=n_negatives)
+            return Needs(layout="fixed", samples=("prefix", "last-window"), causal=False, extras=extras)
+        return Needs(layout="padded", samples=("all", "prefix", "last-window"), extras=extras)
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
         found = {}
@@ -138,7 +137,7 @@ class TriMLPEnsemble(Ensemble[TriMLPEnsembleConfig]):
         table, bias = self._joined()
         return torch.cat([table, bias[:, None]], 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """The loss of the summed scores, or of each member's own."""
         kind = self.config.loss
         if self.config.training == "joint":
@@ -146,6 +145,5 @@ class TriMLPEnsemble(Ensemble[TriMLPEnsembleConfig]):
         else:
             asked = {f"{kind}_{name}": (one(batch), *one.table()) for name, one in self.members.asked()}
         return {
-            term: next_item(kind, state, table, batch.target, batch.negatives, bias)
-            for term, (state, table, bias) in asked.items()
+            term: next_item(kind, state, table, batch, bias) for term, (state, table, bias) in asked.items()
         }

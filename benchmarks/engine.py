@@ -68,15 +68,15 @@ def step_of(
 ) -> Callable[[], object]:
     """One SASRec step over rows of this kind, laid out like this."""
     items, times, offsets = data
-    entry, _ = registry.find("sasrec")
+    entry = registry.find("sasrec")
     events = torch.zeros(1, dtype=torch.int64)
     catalog = Catalog(
         n_items=ITEMS,
         n_users=len(offsets) - 1,
         max_len=MAX_LEN,
-        train_users=events,
         train_items=events,
         train_times=events,
+        train_offsets=torch.from_numpy(offsets).clamp(max=1),
     )
     model = entry.load()(build(entry.config_class(), {}, where="sasrec"), catalog)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)

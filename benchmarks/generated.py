@@ -20,7 +20,8 @@ from mmbench.features.store import write_features
 USERS, ITEMS = 22_363, 12_101
 LEAST, LONGEST = 5, 300
 START, DAY = 1_300_000_000, 86_400
-CATEGORIES, OF_ITEM = 200, 3
+CATEGORIES, OF_ITEM, BRANDS = 200, 3, 500
+LAYERED = {"text": "bert-base-uncased+layers", "image": "vit-base-patch16-224+layers"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,16 @@ def histories(
     return Histories(items, times, offsets, n_items)
 
 
-def write(data_dir: Path, name: str, made: Histories, *, features: int = 0) -> Prepared:
-    """The histories as a prepared data set without titles; with random features so wide, and random categories."""
+def write(data_dir: Path, name: str, made: Histories, *, features: int = 0, layers: int = 0) -> Prepared:
+    """The histories as a prepared data set without titles.
+
+    features  width of random text and image features; with them, every item has random categories and a brand
+    layers    how many random states so wide each item has besides, under the names that IISAN's recipe reads
+    """
     rng = np.random.default_rng(0)
-    protocol, blank = (
-        PROTOCOLS["clean"],
-        {"title": "", "brand": "", "categories": [], "text": "", "image": None},
-    )
-    records = [{"id": f"i{number:07}", **blank} for number in range(made.n_items)]
+    protocol, blank = PROTOCOLS["clean"], {"title": "", "categories": [], "text": "", "image": None}
+    brands = [f"b{number:03}" if features else "" for number in rng.integers(0, BRANDS, made.n_items)]
+    records = [{"id": f"i{number:07}", "brand": brand, **blank} for number, brand in enumerate(brands)]
     of_item = OF_ITEM if features else 0
     owned = rng.integers(0, CATEGORIES // OF_ITEM, (made.n_items, of_item)) * OF_ITEM + np.arange(of_item)
     statistics = describe(
@@ -96,4 +99,12 @@ def write(data_dir: Path, name: str, made: Histories, *, features: int = 0) -> P
         values = rng.standard_normal((made.n_items + 1, features), dtype=np.float32)
         made_by = MadeBy(identity={"random": features})
         write_features(prepared, modality, "random", values, np.ones(len(values), bool), made_by)
+    for modality, encoder in LAYERED.items() if layers else ():
+        states = rng.standard_normal((made.n_items + 1, layers, features), dtype=np.float32).astype(
+            np.float16
+        )
+        made_by = MadeBy(identity={"random": [layers, features]})
+        write_features(
+            prepared, modality, encoder, states, np.ones(len(states), bool), made_by, dtype="float16"
+        )
     return prepared

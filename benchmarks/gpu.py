@@ -2,7 +2,8 @@
 
 Data: generated, of the shapes of Amazon Beauty and Amazon Games, random features of text and image, categories.
 Every model is trained as `mmbench run` trains it. `--plan short` answers the usual questions within five minutes,
-the most important first; without a plan, each combination of the named models, seeds and varied settings is trained:
+the most important first; `--plan rivals` trains every model of the two papers at its own settings. Without a plan,
+each combination of the named models, seeds and varied settings is trained:
 
     python benchmarks/gpu.py --data games --models hm4sr --seeds 1 10 --vary matmul float32 bfloat16
 
@@ -60,6 +61,11 @@ SHAPES = {
 SMALL = (60, 40, 500)
 WIDTH = 768  # of the features of one modality
 MODELS = ("sasrec", "hm4sr", "hm4sr:shared-pcl")
+RIVALS = (
+    "sasrec", "tedrec", "iisan", "unisrec", "missrec", "dif-sr", "nova", "m3srec", "mmmlp", "mmsr", "tmmsrec",
+    "s3rec:no-pretraining", "hm4sr", "vbpr", "freedom", "maml", "mgat", "vbpr-itv", "trimlp", "mlp4rec", "ticoserec",
+    "caser", "nextitnet",
+)  # fmt: skip
 VARIED: dict[str, tuple[Any, ...]] = {"matmul": ("float32", "tf32", "bfloat16"), "compile": (False, True)}
 OFFICIAL = (60, 68)  # seconds per epoch in the official log of HM4SR on Games
 HEADER = ("data", "model", "seeds", "settings", "s per epoch", "s per epoch and seed", "steps", "kernels a step",
@@ -236,11 +242,11 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(
-        "--plan", choices=["short"], help="what is measured, in place of the four options below"
+        "--plan", choices=["short", "rivals"], help="what is measured, in place of the next four options"
     )
     parser.add_argument("--seconds", type=float, default=290, help="a plan begins nothing after so long")
     parser.add_argument("--data", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--models", nargs="+", default=list(MODELS), help="names as of `mmbench run`")
+    parser.add_argument("--models", nargs="+", help="names as of `mmbench run`; also of the rivals")
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[1], help="how many, for each of these numbers"
     )
@@ -259,6 +265,7 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if min(given.epochs, *given.seeds) < 1 or given.warm_up < 0:
         parser.error("--epochs and --seeds begin at 1, --warm-up at 0")
+    given.models = given.models or (RIVALS if given.plan == "rivals" else MODELS)
     given.device = pick_device(given.device)
     given.vary = {key: tuple(map(parse_value, values)) for key, *values in given.vary or ()} or VARIED
     return given
@@ -328,11 +335,20 @@ def short_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> I
         yield partial(parts.losses_over, 8_192, 200_000, given.device, variants=("torch, compiled, tf32",))
 
 
+def rivals_plan(prepared: Mapping[str, Prepared], given: argparse.Namespace) -> Iterator[Job]:
+    """An epoch of every model that the two papers compare with, at its own settings, and SASRec to compare with."""
+    (beauty,) = prepared.values()
+    for model in given.models:
+        yield partial(lambda name: [measure(beauty, name, 1, {}, given)], model)
+    for model in ("nova", "dif-sr", "tedrec") if tuple(given.models) == RIVALS else ():
+        yield partial(lambda name: [measure(beauty, name, 2 if given.small else 10, {}, given)], model)
+
+
 def main() -> None:
     given = arguments()
     began = time.perf_counter()
     if given.plan:
-        given.data = list(SHAPES)
+        given.data = list(SHAPES) if given.plan == "short" else ["beauty"]
     shapes = {
         f"{name}-small" if given.small else name: SMALL if given.small else SHAPES[name]
         for name in given.data
@@ -349,10 +365,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mmbench-") as name:
         given.folder = Path(name)
         prepared = {
-            one: write(given.folder, one, histories(users, items, n_events=events), features=facts["width"])
+            one: write(
+                given.folder, one, histories(users, items, n_events=events), features=facts["width"],
+                layers=13 if "iisan" in given.models else 0,
+            )
             for one, (users, items, events) in shapes.items()
-        }
-        jobs = short_plan(prepared, given) if given.plan else combinations(prepared, given)
+        }  # fmt: skip
+        plans = {"short": short_plan, "rivals": rivals_plan, None: combinations}
+        jobs = plans[given.plan](prepared, given)
         for job in jobs:
             if given.plan and time.perf_counter() - began > given.seconds:
                 print("the time is over; the rest was left out", file=sys.stderr)

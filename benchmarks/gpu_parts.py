@@ -26,7 +26,7 @@ from mmbench.evaluation.ranking import rank
 from mmbench.models import registry
 from mmbench.nn.losses import cross_entropy
 from mmbench.runs.plan import configs
-from mmbench.settings.config import TrainConfig, defaults_of, resolve
+from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 from mmbench.training.batches import STEPS_AT_ONCE, batches_of_epoch
 from mmbench.training.precision import on_own_stream
 from mmbench.training.trainer import Trainer
@@ -109,10 +109,10 @@ class Bench:
         split = leave_one_out(np.diff(data.offsets))
         view = training_view(data, split)  # type: ignore[arg-type]
         self.targets: TargetView = target_view(data, split, "valid")  # type: ignore[arg-type]
-        entry, variant = registry.find(model)
-        layers = [("default", defaults_of(TrainConfig)), *entry.layers(variant, "")]
+        entry = registry.find(model)
+        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers("")]
         known = entry.known_settings()
-        chosen = resolve([*layers, ("benchmark", settings)], known=known, where=model)
+        chosen = resolve([*layers, Layer(Origin.user, settings)], known=known, where=model)
         model_config, self.config = configs(entry, chosen)
         torch.manual_seed(1)
         catalog = make_catalog(data, view, {"features": features}, self.config.max_len)

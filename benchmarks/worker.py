@@ -20,15 +20,15 @@ from mmbench.data.samples import Rows, plan_rows, plan_steps
 from mmbench.data.split import leave_one_out
 from mmbench.data.store import open_path
 from mmbench.data.views import TargetView, TrainView, ranges, target_view, training_view
+from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank
 from mmbench.models import registry
 from mmbench.models.base import Catalog
-from mmbench.runs.execute import metric_value
 from mmbench.runs.plan import configs
 from mmbench.runtime import prepare_process
-from mmbench.settings.config import TrainConfig, defaults_of, resolve
-from mmbench.training.batches import STEPS_AT_ONCE, batches_of_epoch
-from mmbench.training.trainer import EpochPlan, Trainer
+from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
+from mmbench.training.batches import STEPS_AT_ONCE, EpochPlan, batches_of_epoch
+from mmbench.training.trainer import Trainer
 
 N_CATEGORIES, OF_ITEM = 200, 3
 METRICS = tuple(f"{name}@{k}" for name in ("HR", "NDCG", "MRR") for k in (5, 10))
@@ -50,13 +50,13 @@ def make_catalog(data: Histories, train: TrainView, spec: dict[str, Any], max_le
     if width:
         noise = torch.Generator().manual_seed(0)
         for name in ("text", "image"):
-            extra[f"{name}_feat"] = torch.randn(n + 1, width, generator=noise)
-            extra[f"has_{name}"] = torch.ones(n + 1, dtype=torch.bool)
+            extra[f"has_{name}"] = torch.arange(n + 1) > 0  # row 0 is padding
+            extra[f"{name}_feat"] = torch.randn(n + 1, width, generator=noise) * extra[f"has_{name}"][:, None]
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(n + 1) * OF_ITEM])
         extra["category_ids"] = torch.randint(N_CATEGORIES, (n * OF_ITEM,), generator=noise)
         extra |= {"category_offsets": offsets, "n_categories": N_CATEGORIES}
     return Catalog(
-        n_items=n, n_users=data.n_users, max_len=max_len, train_users=torch.from_numpy(train.users),
+        n_items=n, n_users=data.n_users, max_len=max_len, train_offsets=torch.from_numpy(train.offsets),
         train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times), **extra,
     )  # fmt: skip
 
@@ -92,10 +92,10 @@ class Contestant:
         split = leave_one_out(np.diff(data.offsets))
         view = training_view(data, split)  # type: ignore[arg-type]
         self.valid = target_view(data, split, "valid")  # type: ignore[arg-type]
-        entry, variant = registry.find(spec["model"])
-        layers = [("default", defaults_of(TrainConfig)), *entry.layers(variant, "")]
+        entry = registry.find(spec["model"])
+        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers("")]
         settings = resolve(
-            [*layers, ("benchmark", spec["settings"])], known=entry.known_settings(), where=entry.name
+            [*layers, Layer(Origin.user, spec["settings"])], known=entry.known_settings(), where=entry.name
         )
         model_config, self.config = configs(entry, settings)
         torch.manual_seed(1)
@@ -117,7 +117,7 @@ class Contestant:
         }  # fmt: skip
 
     def _plan(self, samples: str | None = None) -> tuple[Rows, list[Rows]]:
-        kind = samples or self.trainer.samples_of(self.stage)
+        kind = samples or self.stage.samples
         rows = plan_rows(self.trainer.view.offsets, kind, self.config.max_len)
         size, unit = self.config.batch_size, self.config.batch_unit
         return rows, plan_steps(rows, batch_size=size, unit=unit, generator=self.order)
@@ -159,7 +159,7 @@ class Contestant:
 
     def _learned(self, rows: Rows) -> float:
         """Predictions that enter the loss; where a model masks by itself, their expected number."""
-        if self.trainer.samples_of(self.stage) != "sequence":
+        if self.stage.samples != "sequence":
             return int(rows.n_targets.sum())
         config: Any = self.trainer.model.config
         none = (1 - config.mask_ratio) ** rows.length  # none drawn: then one is chosen
@@ -170,7 +170,7 @@ class Contestant:
         part = some_of(self.valid, users)
         clock = Clock()
         ranks = rank(self.trainer.model, part)
-        values = {name: metric_value(ranks, name) for name in METRICS}
+        values = {name: mean_value(ranks, name) for name in METRICS}
         return {**clock.read(), "users": len(part), "metrics": values}
 
     def memory(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ in CHANGELOG.md.
     initial    of each top-level module: number of parameters, then means and deviations of its initial tensors
     loss       each term of a training step, dropout on
     gradient   the norm of all gradients, then a checksum of each top-level module
+    ... of STAGE   the same in an earlier stage in which the model masks its samples by itself
     scores     a checksum for each of a few histories
 
 Nothing here comes from torch's generators: weights, features, dropout, masks and samples are numbers of
@@ -31,12 +32,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, TrainBatch
 from mmbench.data.batcher import Batcher
 from mmbench.data.samples import plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Negatives, Prefixes
 from tests.fixed import draws_replaced, fill, signed, uniform, words
 from tests.models.toy import DAY, START, catalog_of, history_batch, toy_model, view_of
 
@@ -63,16 +65,20 @@ RANKED = [[4], [1, 2, 3], [9, 8, 7, 6, 5, 4, 3, 13, 2, 20], [20, 16], [5, 5, 5, 
 LONGEST_GAP = 400 * DAY  # longer than any in training
 
 # Widths of the recipes -> narrow ones that keep apart what is not of equal width. Text has 12 dims, images have 8.
-WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 384: 54, 768: 12}
+WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 300: 22, 384: 54, 512: 26, 768: 12}
 WIDTH_SETTINGS = ("hidden_dim", "emb_dim", "inner_dim", "state_dim")
 COUNTS = {"n_samples": 40, "n_blocks": 2}  # with more blocks, NextItNet's last ReLU meets no negative number
 # Where a recipe has a value that hides, on so little data, whether it is used at all: that value, another one.
 NEUTRAL = {
     "category_weight": (1.0, 0.7), "idcl_weight": (1.0, 0.6), "pcl_weight": (1.0, 0.9), "temperature": (1.0, 0.7),
     "score_reg": (1.0, 0.8), "elu_param": (0.0, 0.5), "feature_scale": (1.0, 1.3), "l2_emb": (0.0, 0.01),
-    "reg_weight": (0.0, 0.05), "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
+    "reg_weight": (0.0, 0.05), "content_reg_weight": (0.0, 0.04),
+    "dropout": (0.0, 0.3), "hidden_dropout": (0.0, 0.25), "tie_dropout": (0.0, 0.15),
     "pop_weight": (0.0, 0.05), "last_only": (0.1, 0.4), "uniform_share": (0.15, 0.3),
+    "window_days": (7.0, 60.0), "solve_precision": ("float32", "float64"),
 }  # fmt: skip
+# Setting -> another and its value, with which it has no meaning.
+RULED_OUT = {"content_reg_weight": ("reg", "mmrec")}
 LATE = 100  # an epoch in which no warm-up switches a term off any more
 # Times in float32, whose sums depend on the processor in the seventh digit.
 SINGLE_PRECISION = {"hm4sr:as-released": ("gradient total norm", "gradient time")}
@@ -103,21 +109,23 @@ def catalog() -> Catalog:
     return replace(drawn, text_feat=drawn.text_feat.double(), image_feat=drawn.image_feat.double())
 
 
-def training_step(model: Recommender[Any], samples: str) -> Batch:
+def training_step(model: Recommender[Any], samples: str) -> TrainBatch:
     """Return all rows of an epoch as one step, with fixed negatives."""
     view, needs = training_view(), model.needs
     layout = "padded" if needs.layout == "packed" else needs.layout
     batcher = Batcher(view.items, view.times, layout=layout, max_len=model.max_len)
     kind = needs.samples[0] if samples == "default" else samples
-    batch = batcher.training(plan_rows(view.offsets, kind, model.max_len), prefixes=needs.prefixes)
+    batch = batcher.training(plan_rows(view.offsets, kind, model.max_len), prefixes=needs.has(Prefixes))
     if needs.layout == "packed":
         batch = side_by_side(batch)
-    n_targets = len(batch.user)
-    items = (words("negatives", n_targets * needs.n_negatives) % np.uint64(N_ITEMS)).astype(np.int64) + 1
-    return batch.with_negatives(torch.from_numpy(items).view(n_targets, -1)) if needs.n_negatives else batch
+    n_targets, negatives = len(batch.user), needs.get(Negatives)
+    if negatives is None:
+        return batch
+    items = (words("negatives", n_targets * negatives.k) % np.uint64(N_ITEMS)).astype(np.int64) + 1
+    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, negatives.k))
 
 
-def side_by_side(batch: Batch) -> Batch:
+def side_by_side(batch: TrainBatch) -> TrainBatch:
     """Put each two histories into one row, so that no number depends on how the engine packs its rows.
 
     Two rows that become one keep their order in memory, and so places in the flat rows stay what they are.
@@ -132,9 +140,9 @@ def side_by_side(batch: Batch) -> Batch:
     grids: dict[str, Any] = {
         name: in_pairs(getattr(batch, name)) for name in ("item_seq", "time_seq", "position")
     }
-    if batch.prefixes is not None:
-        source, segment = in_pairs(batch.prefixes.source), numbered(batch.prefixes.segment)
-        grids["prefixes"] = replace(batch.prefixes, source=source, segment=segment)
+    if batch.prefix_rows is not None:
+        source, segment = in_pairs(batch.prefix_rows.source), numbered(batch.prefix_rows.segment)
+        grids["prefix_rows"] = replace(batch.prefix_rows, source=source, segment=segment)
     return replace(batch, **grids, segment=numbered(batch.segment))
 
 
@@ -149,10 +157,10 @@ def ranked_histories(model: Recommender[Any]) -> Batch:
 
 def settings_of(name: str) -> dict[str, Any]:
     """Return the recipe's settings, the training's too."""
-    entry, variant = registry.find(name)
+    entry = registry.find(name)
     values: dict[str, Any] = {}
-    for _, layer in entry.layers(variant, "golden"):
-        values.update(layer)
+    for layer in entry.layers("golden"):
+        values.update(layer.values)
     return values
 
 
@@ -166,7 +174,8 @@ def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return narrow widths, small counts, and other values for those that would hide whether they are used."""
     changed = {key: narrow(settings[key]) for key in WIDTH_SETTINGS if key in settings}
     for key, (neutral, other) in NEUTRAL.items():
-        if settings.get(key) == neutral:
+        switch, value = RULED_OUT.get(key, ("", None))
+        if settings.get(key) == neutral and (not switch or settings.get(switch) != value):
             changed[key] = other
     return changed | {key: count for key, count in COUNTS.items() if key in settings}
 
@@ -192,15 +201,27 @@ def measure(name: str) -> Numbers:
     if model.trainable:
         numbers["initial"] = initial_weights(model)
         fill(model.double())
-        model.start_epoch(LATE)
-        batch = training_step(model, settings.get("samples", "default"))
-        with draws_replaced():
-            terms = model.train().loss(batch)
-        torch.stack(list(terms.values())).sum().backward()
-        numbers["loss"] = {term: value.item() for term, value in terms.items()}
-        numbers["gradient"] = gradient_numbers(model)
+        for stage in model.stages:
+            if stage.samples == "sequence-prefix":  # the model is another one there
+                model.start_stage(stage.name)
+                for kind, values in step_numbers(model, stage.samples).items():
+                    numbers[f"{kind} of {stage.name}"] = values
+                model.start_stage(model.stages[-1].name)
+        numbers |= step_numbers(model, settings.get("samples", "default"))
     numbers["scores"] = score_numbers(model)
     return numbers
+
+
+def step_numbers(model: Recommender[Any], samples: str) -> Numbers:
+    """Return the loss terms of a training step, and what its gradients sum to."""
+    model.zero_grad()
+    batch = training_step(model, samples)
+    with draws_replaced():
+        model.start_epoch(LATE)
+        terms = model.train().loss(batch)
+    torch.stack(list(terms.values())).sum().backward()
+    loss = {term: value.item() for term, value in terms.items()}
+    return {"loss": loss, "gradient": gradient_numbers(model)}
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmbench import sealed
 from mmbench.data.manifest import Facts
 from mmbench.data.protocol import Protocol
 from mmbench.data.statistics import coverage, describe
@@ -223,15 +224,33 @@ def cells(results: Path) -> list[Path]:
     return sorted(file.parent for file in results.glob("*/*/*/seed_*/run.json"))
 
 
+def rankings_of(cell: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of each stored ranking of a cell, by file."""
+    return {
+        file.name: sealed.read_arrays(file, advice="")[0]
+        for file in sorted((cell / "rankings").glob("*.npz"))
+    }
+
+
 def same_counts(first: Path, second: Path) -> bool:
-    """Whether two cells' ranks.npz hold the same arrays."""
-    with np.load(first / "ranks.npz") as a, np.load(second / "ranks.npz") as b:
-        return sorted(a.files) == sorted(b.files) and all((a[k] == b[k]).all() for k in a.files)
+    """Whether two cells' rankings hold the same counts."""
+    return _same_arrays(
+        first, second, lambda name: "_" not in name or name.split("_")[0] in ("greater", "equal")
+    )
+
+
+def _same_arrays(first: Path, second: Path, is_compared: Callable[[str], bool]) -> bool:
+    a, b = rankings_of(first), rankings_of(second)
+    return bool(a) and a.keys() == b.keys() and all(
+        a[file].keys() == b[file].keys()
+        and all(np.array_equal(values, b[file][name]) for name, values in a[file].items() if is_compared(name))
+        for file in a
+    )  # fmt: skip
 
 
 def same_ranks(first: Path, second: Path) -> bool:
-    """`same_counts`, and best weights with the same bytes of each tensor."""
-    return same_counts(first, second) and same_weights(
+    """Whether rankings hold the same counts and lists, and best weights the same bytes of each tensor."""
+    return _same_arrays(first, second, lambda name: True) and same_weights(
         first / "best.safetensors", second / "best.safetensors"
     )
 

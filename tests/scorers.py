@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, TrainBatch
 from mmbench.data.views import TargetView, TrainView
-from mmbench.models.base import Catalog, Needs, Recommender, Stage
+from mmbench.models.base import Catalog, Recommender, Stage
+from mmbench.models.needs import Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,9 @@ def empty_catalog(*, n_items: int, n_users: int, max_len: int = 8) -> Catalog:
         n_items=n_items,
         n_users=n_users,
         max_len=max_len,
-        train_users=none,
         train_items=none,
         train_times=none,
+        train_offsets=torch.zeros(n_users + 1, dtype=torch.int64),
     )
 
 
@@ -138,9 +139,8 @@ class Bilinear(Recommender[NoConfig]):
         hidden = nn.functional.dropout(self.left(last), 0.3, self.training)
         return hidden @ self.right.weight[1:].T + self.bias
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         self.batches.append(batch)
-        assert batch.target is not None
         return {"ce": nn.functional.cross_entropy(self.logits(batch), batch.target - 1)}
 
     def score(self, batch: Batch) -> Tensor:

@@ -13,9 +13,11 @@ import pytest
 
 from mmbench.data import demo, prepare
 from mmbench.data.store import Prepared
+from mmbench.evaluation.metrics import mean_value
 from mmbench.features.extract import extract_default
-from mmbench.runs.execute import metric_value, run_cell
+from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import make_cell
+from mmbench.settings.config import Layer, Origin
 
 FAST = {"batch_size": 256, "lr": 0.003, "max_epochs": 12, "pcl_mask": "shared"}
 
@@ -39,9 +41,9 @@ def hit_rate(prepared: Prepared, model: str, results: Path) -> float:
     if model == "sasrec":
         chosen["max_epochs"] = 30  # cheap, and slower to learn
     cell = make_cell(
-        results_dir=results, prepared=prepared, model=model, seed=1, overrides=[("--set", chosen)]
+        results_dir=results, prepared=prepared, model=model, seed=1, overrides=[Layer(Origin.user, chosen)]
     )
-    return metric_value(run_cell(cell, debug=True).ranks("test"), "HR@10")
+    return mean_value(run_cell(cell, debug=True).ranks("test"), "HR@10")
 
 
 def test_models_find_what_is_there_and_nothing_else(shops: dict[bool, Prepared], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def documented_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_documented_model_is_found_and_keeps_the_contract(documented_model: str) -> None:
     from tests.models import test_contract as contract
 
-    registry.check_recipe(registry.find(documented_model)[0])
+    registry.check_recipe(registry.find(documented_model))
     for name in (documented_model, f"{documented_model}:wide"):
         contract.test_scores_have_a_finite_value_for_every_item(name)
         contract.test_everything_that_moves_the_score_is_in_the_state_dict(name)

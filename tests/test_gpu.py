@@ -6,16 +6,17 @@ Run: python -m pytest tests/test_gpu.py
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch, Prefixes
+from mmbench.data.batch import Batch
 from mmbench.data.batcher import Batcher
 from mmbench.data.samples import plan_rows
+from mmbench.evaluation import ranking
 from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Recommender
 from mmbench.nn.losses import cross_entropy
@@ -27,11 +28,12 @@ from mmbench.training.trainer import Trainer
 from tests.models.test_contract import NAMES, TRAINED, _fixed, make, small
 from tests.models.toy import MAX_LEN, N_ITEMS, toy_view, training_batch
 from tests.prepared import cli, same_counts, write_toy
-from tests.scorers import random_view, state_of
+from tests.scorers import Written, random_view, state_of
 from tests.toy_training import KillAt, KilledError, same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 GPU = "cuda"
+B = TypeVar("B", bound=Batch)
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +44,8 @@ def _as_a_run() -> Iterator[None]:
     torch.cuda.empty_cache()
 
 
-def to_gpu(batch: Batch) -> Batch:
-    moved: dict[str, Any] = {}
-    for one in fields(batch):
-        value = getattr(batch, one.name)
-        if isinstance(value, Prefixes):
-            value = Prefixes(**{part.name: getattr(value, part.name).to(GPU) for part in fields(value)})
-        moved[one.name] = value.to(GPU) if isinstance(value, Tensor) else value
-    return Batch(**moved)
+def to_gpu(batch: B) -> B:
+    return type(batch).of({name: tensor.to(GPU) for name, tensor in batch.tensors().items()})
 
 
 def fixed_on_device(*shape: Any, device: Any = None, generator: Any = None, **kwargs: Any) -> Tensor:
@@ -76,6 +72,7 @@ def terms_and_gradients(model: Recommender[Any], batch: Batch) -> tuple[dict[str
 @pytest.mark.parametrize("name", TRAINED)
 def test_losses_and_gradients_are_the_cpus(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", fixed_on_device)
+    monkeypatch.setattr(torch, "randn", fixed_on_device)
     monkeypatch.setattr(torch, "randperm", flipped)
     settings = small(name, dropout=False)
     if "absolute_time" in {one.name for one in fields(type(make(name).config))}:
@@ -120,10 +117,9 @@ def test_batches_are_the_cpus(layout: Any) -> None:
         )
         for device in ("cpu", GPU)
     )
-    for one in fields(here):
-        a, b = getattr(to_gpu(here), one.name), getattr(there, one.name)
-        if isinstance(a, Tensor):
-            assert torch.equal(a, b), one.name
+    moved, found = to_gpu(here).tensors(), there.tensors()
+    assert moved.keys() == found.keys()
+    assert all(torch.equal(moved[name], tensor) for name, tensor in found.items())
 
 
 @pytest.mark.parametrize("n_items", [1_000, 50_001])
@@ -210,18 +206,51 @@ def test_stacked_seeds_train_as_they_do_alone(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["sasrec", "hm4sr", "hm4sr:shared-pcl", "tmmsrec", "tisasrec", "lrurec", "bpr-mf"]
+    "name",
+    [
+        "sasrec",
+        "hm4sr",
+        "hm4sr:shared-pcl",
+        "tmmsrec",
+        "tisasrec",
+        "lrurec",
+        "bpr-mf",
+        "vbpr",
+        "maml",
+        "mgat",
+        "freedom",
+        "missrec",
+        "unisrec",
+        "tedrec",
+        "dif-sr",
+        "nova",
+        "m3srec",
+        "mmmlp",
+        "s3rec:recbole",
+        "trimlp",
+        "mlp4rec",
+        "caser",
+        "nextitnet",
+        "fearec",
+    ],
 )
-def test_replayed_steps_train_what_single_kernels_train(name: str, tmp_path: Path) -> None:
+def test_replayed_steps_train_what_single_kernels_train(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With dropout and all other noise, over epochs whose shapes recur."""
     trained = []
     for use_graphs in (True, False):
         trainer = trainer_of(
             name, tmp_path / str(use_graphs), config=replace(CONFIG, warmup_steps=9, grad_clip=1.0)
         )
-        if not use_graphs:
-            trainer.graphs, trainer.use_graphs = None, False
-        trainer.batcher.is_even = True  # dropout draws for the same shapes
+        trainer.allows_graphs = use_graphs
+        start = trainer.start_stage
+
+        def start_evenly(start: Callable[[], None] = start, trainer: Trainer = trainer) -> None:
+            start()
+            trainer.batcher.is_even = True  # dropout draws for the same shapes
+
+        monkeypatch.setattr(trainer, "start_stage", start_evenly)
         trainer.fit()
         assert not trainer.progress.notes
         if use_graphs:
@@ -243,6 +272,45 @@ def test_a_stack_is_replayed_and_the_same_twice(name: str, tmp_path: Path) -> No
         assert group[0].progress.stack == [1, 2, 3]
         ends.append([state_of(trainer.model) for trainer in group])
     assert all(same(a, b) for a, b in zip(*ends, strict=True))
+
+
+class Uncapturable(Recommender[Any]):
+    """SASRec with a loss that waits for a number, which no capture survives."""
+
+    def __init__(self) -> None:
+        inner = make("sasrec")
+        super().__init__(inner.config, _catalog_like(inner))
+        self.inner = inner
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = self.inner.loss(batch)
+        assert all(float(value) > 0 for value in terms.values())
+        return terms
+
+    def score(self, batch: Batch) -> Tensor:
+        return self.inner.score(batch)
+
+
+def test_a_step_that_cannot_be_captured_is_trained_kernel_by_kernel(tmp_path: Path) -> None:
+    """What comes after a failed capture, in this training and in the next, draws noise and is captured again."""
+    config = replace(CONFIG, max_epochs=2)
+    notes = []
+    for kind in (True, False):
+        torch.manual_seed(0)
+        trainer = Trainer(
+            Uncapturable().to(GPU), toy_view(), by_weights, config, seed=1, folder=tmp_path / str(kind), device=GPU,
+            use_graphs=kind,
+        )  # fmt: skip
+        (tmp_path / str(kind)).mkdir()
+        notes.append(trainer.fit().notes)
+    assert [note.startswith("trained without CUDA graphs") for note in notes[0]] == [True]
+    assert not notes[1]
+    for name in ("sasrec", "freedom"):
+        after = trainer_of(name, tmp_path / name)
+        after.fit()
+        assert not after.progress.notes
+        assert after.graphs is not None
+        assert after.graphs.captured
 
 
 def test_memory_that_runs_out_is_gone_on_without(tmp_path: Path) -> None:
@@ -290,17 +358,36 @@ def _catalog_like(model: Recommender[Any]) -> Any:
     return empty_catalog(n_items=model.n_items, n_users=20, max_len=model.max_len)
 
 
+def scores_of(model: Recommender[Any]) -> list[Tensor]:
+    """The scores that a ranking on the GPU sees, by chunk."""
+    view = random_view(n_users=9, n_items=N_ITEMS)
+    model.eval()
+    with torch.no_grad():
+        return [scores.clone() for _, scores in ranking._chunks(model, view, torch.device(GPU), None)]
+
+
+def test_a_gpu_makes_the_lists_of_a_cpu() -> None:
+    """Few levels, so ties; more blocks than the lists are long; histories that hold good items."""
+    view = random_view(n_users=40, n_items=900, longest=60)
+    for levels in (3, 10**6):
+        table = torch.randint(levels, (40, 900), generator=torch.Generator().manual_seed(0)).float()
+        expected = ranking.rank_fully(Written(table), view, name="test", lists=9)
+        model = Written(table.to(GPU))
+        found = ranking.rank_fully(model, view, name="test", lists=9, device=GPU)
+        assert found.n_different(expected) == 0
+        for rule, lists in expected.lists.items():
+            assert (found.lists[rule].items == lists.items).all()
+
+
 def test_bfloat16_trains_and_ranks_in_float32(tmp_path: Path) -> None:
     trainer = trainer_of("hm4sr", tmp_path, config=replace(CONFIG, matmul="bfloat16", max_epochs=2))
     trainer.fit()
     assert {one.dtype for one in trainer.model.parameters()} == {torch.float32}
-    seen: list[Tensor] = []
-    rank(trainer.model, random_view(n_users=9, n_items=N_ITEMS), device=GPU, on_scores=seen.append)
+    seen = scores_of(trainer.model)
     assert {one.dtype for one in seen} == {torch.float32}
     exact = [one.double() for one in seen]
     trainer.model.double()
-    again: list[Tensor] = []
-    rank(trainer.model, random_view(n_users=9, n_items=N_ITEMS), device=GPU, on_scores=again.append)
+    again = scores_of(trainer.model)
     for a, b in zip(exact, again, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # tf32 would be off by 1e-3
 

@@ -104,7 +104,7 @@ class DiskKilled:
         return call
 
 
-STAGES = (Stage(name="pretrain", epochs=2, samples="prefix", lr=0.05), Stage(name="finetune"))
+STAGES = (Stage(name="pretrain", epochs=2, samples="prefix", settings={"lr": 0.05}), Stage(name="finetune"))
 
 
 def new_bias(model: Bilinear, name: str) -> None:

@@ -25,7 +25,14 @@ def _printed(text: Any) -> Any:
 
 
 def _metric(text: Any) -> Any:
-    return parse_metric(text) if isinstance(text, str) else text
+    return _metric_of_ranks(text) if isinstance(text, str) else text
+
+
+def _metric_of_ranks(text: str) -> Metric:
+    """Return a metric that printed numbers can be checked for; UsageError for one of lists."""
+    metric = parse_metric(text)
+    metric.check_per_user("audit")
+    return metric
 
 
 PrintedText = Annotated[Printed, BeforeValidator(_printed)]
@@ -141,7 +148,7 @@ def read_scores(file: Path) -> tuple[Row, ...]:
         key = line["paper"], line["table"], line["dataset"], line["method"]
         scores = found.setdefault(key, {})
         try:
-            metric, value = parse_metric(line["metric"]), Printed.parse(line["value"])
+            metric, value = _metric_of_ranks(line["metric"]), Printed.parse(line["value"])
         except (UsageError, ValueError) as error:
             raise DataError(f"{file}, line {number}: {error}") from error
         if metric in scores:

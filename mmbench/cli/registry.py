@@ -1,6 +1,6 @@
 """`mmbench models` and `mmbench show`: what there is, and where every setting comes from."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -60,9 +60,9 @@ def show(
     if name.partition(":")[0] not in registry.entries():
         _show_dataset(ctx, name)
         return
-    entry, variant = registry.find(name)
+    entry = registry.find(name)
     _print_head(state, entry.recipe)
-    _print_settings(state, entry, variant, dataset or "")
+    _print_settings(state, entry, dataset or "")
     _print_variants(state, entry.recipe)
     _print_deviations(state, entry.recipe)
 
@@ -90,23 +90,19 @@ def _print_head(state: State, recipe: "Recipe") -> None:
     state.out.print(f"reads: {', '.join(recipe.inputs)}   tags: {', '.join(recipe.tags)}", markup=False)
 
 
-def _print_settings(state: State, entry: "ModelEntry", variant: str, dataset: str) -> None:
+def _print_settings(state: State, entry: "ModelEntry", dataset: str) -> None:
     """Every setting with the layer that set it; the recipe's own words stand beside its values."""
     from rich.table import Table
 
-    from mmbench.settings.config import TrainConfig, defaults_of, resolve
+    from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 
-    layers: list[tuple[str, Any]] = [("default", defaults_of(TrainConfig)), *entry.layers(variant, dataset)]
+    layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers(dataset)]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)
-    words = {
-        "recipe": {key: one.source for key, one in entry.recipe.settings.items()},
-        **{f"recipe for {n}": {k: o.source for k, o in t.items()} for n, t in entry.recipe.dataset.items()},
-    }
     table = Table(title="settings", title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in ("key", "value", "set by", "source"):
         table.add_column(column, overflow="fold")
-    for key, one in settings.items():
-        table.add_row(key, str(one.value), one.source, words.get(one.source, {}).get(key, ""))
+    for key, setting in settings.items():
+        table.add_row(key, str(setting.value), setting.origin, setting.note)
     state.out.print()
     state.out.print(table)
 

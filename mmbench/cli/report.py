@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbench.choices import Correction, Format, MaskRule, SplitName, TestName, Ties
 from mmbench.cli.state import State
 from mmbench.errors import MmbenchError, UsageError, suggest
 
@@ -17,40 +17,7 @@ if TYPE_CHECKING:
     from mmbench.runs.store import RunRecord
 
 
-class FormatOption(StrEnum):
-    terminal = "terminal"
-    markdown = "markdown"
-    latex = "latex"
-    html = "html"
-    csv = "csv"
-    json = "json"
-
-
-class WhichTest(StrEnum):
-    t = "t"
-    wilcoxon = "wilcoxon"
-    sign_flip = "sign-flip"
-    users = "users"
-
-
-class CorrectionOption(StrEnum):
-    holm = "holm"
-    bh = "bh"
-    none = "none"
-
-
-class SplitOption(StrEnum):
-    test = "test"
-    valid = "valid"
-
-
-class TiesOption(StrEnum):
-    expected = "expected"
-    optimistic = "optimistic"
-    pessimistic = "pessimistic"
-
-
-_BY_SUFFIX = {
+_BY_SUFFIX: dict[str, Format] = {
     ".md": "markdown", ".tex": "latex", ".html": "html", ".htm": "html", ".csv": "csv", ".json": "json",
 }  # fmt: skip
 
@@ -60,6 +27,7 @@ Examples:
   mmbench report -d demo -m hm4sr -m sasrec --metric HR@20 --metric NDCG@20
   mmbench report --compare hm4sr --test users --correction bh
   mmbench report --set mask_seen=none --current-data
+  mmbench report --mask-seen input --metric NDCG@10 --metric Coverage@10
   mmbench report --format latex --output table.tex
   mmbench report --format csv > results.csv"""
 
@@ -75,17 +43,17 @@ def register(app: typer.Typer) -> None:
 def report(
     ctx: typer.Context,
     dataset: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--dataset", "-d", show_default="all", help="A data set (columns, in this order); repeatable."
         ),
     ] = None,
     model: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--model", "-m", show_default="all", help="A model (rows, in this order); repeatable."),
     ] = None,
     set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
@@ -97,72 +65,79 @@ def report(
         bool, typer.Option("--current-data", help="Only runs on the data as it is prepared now.")
     ] = False,
     metric: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--metric",
             show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
-            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC; repeatable.",
+            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC, Coverage@K; repeatable.",
         ),
     ] = None,
     table: Annotated[
         bool, typer.Option("--table", show_default=False, help="Print the table; the default.")
     ] = True,
     fmt: Annotated[
-        Optional[FormatOption],  # noqa: UP045
+        Format | None,
         typer.Option(
             "--format", "-f", show_default="terminal, or by the suffix of --output", help="Of the output."
         ),
     ] = None,
     compare: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             show_default="the best of each column", help="The row that is tested against all others."
         ),
     ] = None,
     test: Annotated[
-        WhichTest,
+        TestName,
         typer.Option(help="t, wilcoxon and sign-flip ask about other seeds, users about other users."),
-    ] = WhichTest.t,
+    ] = "t",
     correction: Annotated[
-        CorrectionOption, typer.Option(help="For many comparisons, over the whole table.")
-    ] = CorrectionOption.holm,
-    split: Annotated[SplitOption, typer.Option(help="Which held-out targets.")] = SplitOption.test,
-    ties: Annotated[
-        TiesOption, typer.Option(help="How a target with tied scores counts.")
-    ] = TiesOption.expected,
+        Correction, typer.Option(help="For many comparisons, over the whole table.")
+    ] = "holm",
+    split: Annotated[SplitName, typer.Option(help="Which held-out targets.")] = "test",
+    ties: Annotated[Ties, typer.Option(help="How a target with tied scores counts.")] = "expected",
+    mask_seen: Annotated[
+        MaskRule | None,
+        typer.Option(
+            show_default="the rule of each run's selection",
+            help="The rule for items that a user already has; stored for every run, nothing is computed.",
+        ),
+    ] = None,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
     ] = None,
 ) -> None:
     from mmbench.evaluation.metrics import parse_metric
-    from mmbench.reporting import DEFAULT_METRICS, build_table
+    from mmbench.reporting import DEFAULT_METRICS, TableRequest, build_table
     from mmbench.reporting.protocols import keep_settings
 
     del table  # named in the documentation; there is nothing else to print
     state: State = ctx.obj
-    metrics = [parse_metric(one) for one in metric or []]
+    request = TableRequest(
+        metrics=tuple(map(parse_metric, metric or [])) or DEFAULT_METRICS,
+        split=split,
+        ties=ties,
+        mask_seen=mask_seen,
+        test=test,
+        correction=correction,
+        compare=compare,
+        datasets=tuple(dataset or []),
+        models=tuple(model or []),
+    )
     wanted = _parse_filters(set_ or [])
     records = _select(state, dataset or [], model or [])
     if current_data:
         records = _on_current_data(state, records)
     records = keep_settings(records, wanted)
     _note_outdated_data(state, records)
-    built = build_table(
-        records,
-        metrics=metrics or DEFAULT_METRICS,
-        split=split.value,
-        ties=ties.value,
-        compare=compare,
-        test=test.value,
-        correction=correction.value,
-        datasets=dataset or [],
-        models=model or [],
-    )
-    said = [*(f"{key}={' or '.join(values)}" for key, values in wanted.items())]
-    said += ["the data as prepared now"] * current_data
-    if said:  # else nobody could tell from the table that runs were chosen
-        built = replace(built, caption=(*built.caption, ("Runs", f"Only runs with {', '.join(said)}.")))
+    built = build_table(records, request)
+    state.warn_left_out(built.left_out)
+    choices = [*(f"{key}={' or '.join(values)}" for key, values in wanted.items())]
+    choices += ["the data as prepared now"] * current_data
+    if choices:  # else nobody could tell from the table that runs were chosen
+        runs = ("Runs", f"Only runs with {', '.join(choices)}.")
+        built = replace(built, caption=(*built.caption, runs))
     _emit(state, built, fmt, output)
 
 
@@ -187,7 +162,7 @@ def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "li
 
     results_dir = state.results_dir
     damaged: list[tuple[Path, MmbenchError]] = []
-    records = list(read_all(results_dir, skipped=lambda path, error: damaged.append((path, error))))
+    records = list(read_all(results_dir, on_error=lambda path, error: damaged.append((path, error))))
     if not records and not damaged:
         raise UsageError(
             f"no results in {results_dir}; make some, for example: mmbench run sasrec pop --seeds 3, "
@@ -206,8 +181,7 @@ def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "li
         raise faults[0]
     if not found:
         raise UsageError(f"{', '.join(models)} has no results on {', '.join(datasets)}; run it first")
-    for fault in faults:
-        state.warn(f"left out of the table: {fault}")
+    state.warn_left_out(map(str, faults))
     return found
 
 
@@ -243,14 +217,14 @@ def _on_current_data(state: State, records: "Sequence[RunRecord]") -> "list[RunR
     return kept
 
 
-def _emit(state: State, table: "Table", fmt: FormatOption | None, output: Path | None) -> None:
+def _emit(state: State, table: "Table", fmt: Format | None, output: Path | None) -> None:
     from mmbench.atomic import write_text
     from mmbench.reporting import render, to_text
 
-    suffix = _BY_SUFFIX.get(output.suffix.lower(), "terminal") if output else "terminal"
-    chosen = fmt or FormatOption(suffix)
+    suffix: Format = _BY_SUFFIX.get(output.suffix.lower(), "terminal") if output else "terminal"
+    chosen = fmt or suffix
     if output is None:
-        render(table, chosen.value, state.out)
+        render(table, chosen, state.out)
         return
-    write_text(output, to_text(table, chosen.value))
+    write_text(output, to_text(table, chosen))
     state.err.print(f"wrote {output}", markup=False)

@@ -237,6 +237,7 @@ def _show(
     from mmbench.reproduce.scores import reproduced
 
     one = reproduced(plan, records)
+    state.warn_left_out(one.table.left_out)
     if _is_figure(plan.experiment):
         _emit_figure(state, one, fmt, output)
     else:

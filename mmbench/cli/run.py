@@ -1,24 +1,31 @@
 """`mmbench run`, `train` and `evaluate`."""
 
 import re
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbench.choices import DEFAULT_LISTS, MaskRule
 from mmbench.cli.state import State
 from mmbench.errors import DataError, RunError, UsageError, suggest
 
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
+    from mmbench.evaluation.evidence import Ranking
+    from mmbench.evaluation.metrics import Metric
+    from mmbench.runs.plan import Cell
     from mmbench.runs.schedule import Overrides
-    from mmbench.runs.store import Ranks, RunRecord
+    from mmbench.runs.store import RunRecord
     from mmbench.runs.workers import Backend
 
-FLOORS = ("pop", "repeat-last", "random", "itemknn")
+# Models that come along by themselves -> the largest catalogue on which they do; None = any.
+FLOORS = {
+    "pop": None, "recent-pop": None, "repeat-last": None, "random": None, "itemknn": None, "rp3beta": None,
+    "ease": 15_000,
+}  # fmt: skip
 SetOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(
         "--set", metavar="[MODEL.]KEY=VALUE", help="Override a setting, for all models or one; repeatable."
     ),
@@ -31,12 +38,14 @@ StackOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-
-
-class MaskOption(StrEnum):
-    none = "none"
-    train = "train"
-    input = "input"
+ListsOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="K",
+        help="Best items of each user that are stored for the test targets; 0 stores none.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -120,26 +129,46 @@ def model_list(models: list[str], *, floors: bool) -> list[str]:
     return list(dict.fromkeys([*models, *extra]))
 
 
+def without_costly_floors(
+    state: State, cells: "list[Cell]", datasets: "list[Prepared]", *, asked: list[str]
+) -> "list[Cell]":
+    """Return the cells without floors that nobody asked for on a catalogue that is too large for them, and say so."""
+    planned = {(cell.dataset, cell.model) for cell in cells}
+    left_out = set()
+    for prepared in datasets:
+        for name, most in FLOORS.items():
+            if most is None or prepared.n_items <= most or name in asked:
+                continue
+            if (prepared.name, name) in planned:
+                left_out.add((prepared.name, name))
+                state.err.print(
+                    f"{name} is left out: {prepared.name} has {prepared.n_items:,} items, and above {most:,} its time "
+                    f"and memory are large; name it to run it (mmbench run {name} ...)", markup=False,
+                )  # fmt: skip
+    return [cell for cell in cells if (cell.dataset, cell.model) not in left_out]
+
+
 def run(
     ctx: typer.Context,
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Model names, with :variant if wanted.")
     ],
-    dataset: Annotated[Optional[list[str]], typer.Option(help="Prepared data set; repeatable.")] = None,  # noqa: UP045
+    dataset: Annotated[list[str] | None, typer.Option(help="Prepared data set; repeatable.")] = None,
     seeds: Annotated[str, typer.Option(help="How many seeds (10 = 1..10) or which (3,5,8).")] = "1",
     set_: SetOption = None,
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
+    epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
     ] = 1,
     backend: Annotated[str, typer.Option(help="Who computes the cells: local, dask or ray.")] = "local",
     address: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="A running Dask scheduler or Ray cluster; without it one is started here."),
     ] = None,
     device: DeviceOption = "auto",
     stack: StackOption = "auto",
-    floors: Annotated[bool, typer.Option(help="Also run pop, repeat-last, random and itemknn.")] = True,
+    floors: Annotated[bool, typer.Option(help=f"Also run {', '.join(FLOORS)}.")] = True,
+    lists: ListsOption = DEFAULT_LISTS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
     ] = False,
@@ -164,18 +193,25 @@ def run(
     cells = plan(
         results_dir=state.results_dir, datasets=prepared, models=names, seeds=numbers, overrides=overrides
     )
+    cells = without_costly_floors(state, cells, prepared, asked=models)
     check_planned(cells)
     if dry_run:
         for cell in cells:
             found = finished(cell)
             state.out.print(f"{'finished' if found else 'missing ':8}  {cell.path}", markup=False)
         return
-    records = compute(state, cells, device=device, backend=place, stack=n_stacked)
+    records = compute(state, cells, device=device, backend=place, stack=n_stacked, lists=lists)
     close_with_table(state, records)
 
 
 def compute(
-    state: State, cells: list[Any], *, device: str, backend: "Backend | None" = None, stack: int = 1
+    state: State,
+    cells: list[Any],
+    *,
+    device: str,
+    backend: "Backend | None" = None,
+    stack: int = 1,
+    lists: int = DEFAULT_LISTS,
 ) -> "list[RunRecord]":
     """Run the cells under the live view; what is finished stays, whatever happens."""
     from mmbench.cli.live import RunView
@@ -183,17 +219,21 @@ def compute(
 
     view = RunView(state.err)
     with view.watching():
-        return execute(cells, watcher=view, device=device, backend=backend, stack=stack, debug=state.debug)
+        return execute(
+            cells, watcher=view, device=device, backend=backend, stack=stack, debug=state.debug, lists=lists
+        )
 
 
 def close_with_table(state: State, records: "list[RunRecord]") -> None:
     """Print the table of this run's cells; a run in which nothing worked is an error."""
     from mmbench.reporting import build_table, render
 
-    failed = [one for one in records if one.status == "failed"]
+    failed = [record for record in records if record.status == "failed"]
     if len(failed) == len(records):
         raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].reason}")
-    render(build_table(records), "terminal", state.out)
+    table = build_table(records)
+    state.warn_left_out(table.left_out)
+    render(table, "terminal", state.out)
     if failed:
         raise RunError(f"{len(failed)} of {len(records)} cells failed; the same command tries them again")
 
@@ -201,11 +241,12 @@ def close_with_table(state: State, records: "list[RunRecord]") -> None:
 def train(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model name, with :variant if wanted.")],
-    dataset: Annotated[Optional[str], typer.Option(help="Prepared data set.")] = None,  # noqa: UP045
+    dataset: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
     seed: Annotated[int, typer.Option(min=1, help="Seed of the run.")] = 1,
     set_: SetOption = None,
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
+    epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")] = None,
     device: DeviceOption = "auto",
+    lists: ListsOption = DEFAULT_LISTS,
 ) -> None:
     """Train one model with one seed, rank valid and test, and say where the result lies."""
     state: State = ctx.obj
@@ -219,7 +260,7 @@ def train(
     cells = plan(
         results_dir=state.results_dir, datasets=prepared, models=[model], seeds=[seed], overrides=overrides
     )
-    record = compute(state, cells, device=device)[0]
+    record = compute(state, cells, device=device, lists=lists)[0]
     if record.status == "failed":
         raise RunError(f"{model} on {record.dataset}: {record.reason}")
     state.out.print(str(record.path), markup=False)
@@ -231,54 +272,65 @@ def evaluate(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>).")
     ],
     metric: Annotated[
-        Optional[list[str]], typer.Option(help="Metric to print, e.g. HR@20; repeatable.")  # noqa: UP045
+        list[str] | None, typer.Option(help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.")
     ] = None,
     rescore: Annotated[
-        bool, typer.Option(help="Rank the stored checkpoint again; --no-rescore only reads the stored ranks.")
+        bool,
+        typer.Option(help="Rank the stored checkpoint again; --no-rescore only reads the stored rankings."),
     ] = True,
     mask_seen: Annotated[
-        Optional[MaskOption],  # noqa: UP045
+        MaskRule | None,
         typer.Option(
             show_default="the run's own rule",
-            help="Rank by another rule for items that a user already has; printed, not stored.",
+            help="The rule for items that a user already has whose numbers are printed; all rules are stored.",
         ),
     ] = None,
+    lists: ListsOption = DEFAULT_LISTS,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score stored checkpoints again on valid and test, and print metrics; nothing is trained."""
+    """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
     state: State = ctx.obj
     from mmbench.evaluation.metrics import parse_metric
-    from mmbench.runs.execute import metric_value
     from mmbench.runs.store import read_record
 
-    wanted = [str(parse_metric(name)) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
+    wanted = [parse_metric(name) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
     records = [read_record(path) for path in runs]
     for name in wanted:
-        parse_metric(name).check(min(record.n_items for record in records))
-    typer.echo("\t".join(["run", "split", *wanted]))  # not rich, which turns tabs into spaces
+        name.check(min(record.n_items for record in records))
+    typer.echo("\t".join(["run", "split", *map(str, wanted)]))  # not rich, which turns tabs into spaces
     for record in records:
-        for name, ranks in _ranks_to_print(state, record, rescore, mask_seen, device).items():
-            values = [f"{metric_value(ranks, metric):.6f}" for metric in wanted]
-            typer.echo("\t".join([str(record.path), name, *values]))
+        for ranking in _rankings_to_print(state, record, rescore, device, lists):
+            rule = mask_seen or record.mask_seen
+            values = [_value_text(name, ranking, rule, record) for name in wanted]
+            typer.echo("\t".join([str(record.path), ranking.name, *values]))
 
 
-def _ranks_to_print(
-    state: State, record: "RunRecord", rescore: bool, mask_seen: MaskOption | None, device: str
-) -> "dict[str, Ranks]":
-    """Name of a line of `evaluate` -> ranks: valid, test, and those of an ensemble's members."""
-    from mmbench.runs.rerank import rank_masked
+def _rankings_to_print(
+    state: State, record: "RunRecord", rescore: bool, device: str, lists: int
+) -> "list[Ranking]":
+    """Return valid and test, and those of an ensemble's members when they are ranked again."""
     from mmbench.runs.schedule import rank_again
 
-    if mask_seen is not None:
-        return rank_masked(record, mask_seen.value, data_dir=state.data_dir, device=device)
-    parts = []
-    if rescore:
-        again = rank_again(record, data_dir=state.data_dir, device=device)
-        parts = again.parts
-        if again.n_changed:
-            state.err.print(
-                f"{record.path}: {again.n_changed:,} ranks are others than those stored before; "
-                "run.json says what ranked them (environment.ranked_again)", markup=False,
-            )  # fmt: skip
-    found = {"valid": record.ranks("valid"), "test": record.ranks("test")}
-    return found | {f"{split}, {part} alone": ranks for part, split, ranks, _ in parts}
+    if not rescore:
+        return [record.ranking("valid"), record.ranking("test")]
+    evaluated = rank_again(record, data_dir=state.data_dir, device=device, lists=lists)
+    if evaluated.n_changed:
+        state.err.print(
+            f"{record.path}: {evaluated.n_changed:,} ranks are others than those stored before; "
+            "run.json says what ranked them (environment.ranked_again)", markup=False,
+        )  # fmt: skip
+    return evaluated.rankings
+
+
+def _value_text(metric: "Metric", ranking: "Ranking", rule: MaskRule, record: "RunRecord") -> str:
+    """Return a metric of a ranking; n/a where lists are not made."""
+    from mmbench.evaluation.evidence import ListsError
+
+    if metric.needs == "lists" and ranking.name != "test":
+        return "n/a"
+    try:
+        return f"{metric.value(ranking, rule):.6f}"
+    except ListsError as error:
+        raise UsageError(
+            f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"
+        ) from error

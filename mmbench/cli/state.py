@@ -1,5 +1,6 @@
 """What the global options say, and the two consoles: results go to stdout, everything else to stderr."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,11 @@ class State:
     def warn(self, text: str) -> None:
         """One line on stderr, with --quiet too: something that was asked for is not in the output."""
         typer.echo(f"warning: {text}", err=True)
+
+    def warn_left_out(self, texts: Iterable[str]) -> None:
+        """Say which runs are not in a table, and why."""
+        for text in texts:
+            self.warn(f"left out of the table: {text}")
 
     def note(self, text: str) -> None:
         """Print a remark as one line on stderr; silent with --quiet."""

@@ -1,15 +1,18 @@
-"""The Batch: what a model sees of a step. Built by mmbench.data.batcher; padding is decided in mmbench.data.packing."""
+"""What a model sees of a step: `Batch` when it ranks, `TrainBatch` when it is trained.
+
+Both are built by mmbench.data.batcher; mmbench.data.packing decides where padding lies.
+"""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prefixes:
+class PrefixRows:
     """The histories up to each slot as rows of their own, for terms that need every prefix apart.
 
     Slot t of the batch has history number t here; R2 rows of the same packing as the batch.
@@ -20,11 +23,11 @@ class Prefixes:
     slot: Tensor  # int64 [T], index of each prefix's last place in the flattened [R2 * W]
 
     def gather(self, values: Tensor) -> Tensor:
-        """values [R, W, ...] of the batch -> [R2, W, ...] of the prefixes."""
+        """Return values [R, W, ...] of the batch at the places of the prefixes, [R2, W, ...]."""
         return values.flatten(0, 1)[self.source]
 
     def attention_mask(self) -> Tensor:
-        """bool [R2, W, W], causal, own prefix only (see Batch.attention_mask)."""
+        """Return bool [R2, W, W], causal, own prefix only (see Batch.attention_mask)."""
         return _attention_mask(self.segment, causal=True)
 
 
@@ -41,18 +44,15 @@ class Batch:
     """R rows of width W that hold histories side by side ("packed") or one each ("padded", "fixed").
 
     Padding has item 0, segment 0, time 0, position 0. Slots (`slot`) are the places whose state predicts:
-    every one that has a target in training, the last real (or the extra) one of each history at evaluation.
+    every one that has a target in training, the last real (or the extra) one of each history in a ranking.
     """
 
-    item_seq: Tensor  # int64 [R, W], 0 = padding (and extra slots, see Needs.extra_slots)
+    item_seq: Tensor  # int64 [R, W], 0 = padding (and extra places, see mmbench.models.needs.SlotAfter)
     time_seq: Tensor  # int64 [R, W], unix seconds
     position: Tensor  # int64 [R, W], place inside the own history, 0 = oldest kept item
     segment: Tensor  # int64 [R, W], 0 = padding, else number of the history inside its row, from 1
     slot: Tensor  # int64 [T], index into the flattened [R * W]
     user: Tensor  # int64 [T], user of each slot
-    target: Tensor | None = None  # int64 [T], the next item, 1..N; None at evaluation
-    negatives: Tensor | None = None  # int64 [T, K], items 1..N
-    prefixes: Prefixes | None = None  # when Needs.prefixes asks for them; training only
 
     @property
     def mask(self) -> Tensor:
@@ -70,7 +70,7 @@ class Batch:
         return torch.where(self.mask & (self.position > 0), gap, 0).clamp(min=0)
 
     def attention_mask(self, *, causal: bool) -> Tensor:
-        """bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2).
+        """Return bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2).
 
         Only places of the same history see each other; padding sees padding, so that no row of the softmax is
         empty - its output is finite and read by nobody.
@@ -78,32 +78,69 @@ class Batch:
         return _attention_mask(self.segment, causal=causal)
 
     def at_slots(self, hidden: Tensor) -> Tensor:
-        """hidden [R, W, ...] -> [T, ...], the states that predict."""
+        """Return of hidden [R, W, ...] the states that predict, [T, ...]."""
         return hidden.flatten(0, 1).index_select(0, self.slot)
 
-    def with_negatives(self, negatives: Tensor) -> "Batch":
-        """The same batch with sampled items int64 [T, K]."""
-        return replace(self, negatives=negatives)
-
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name; those of the prefixes are named "prefixes.source" and so on."""
+        """Return all tensors by name; what is nested has names such as "prefix_rows.source"."""
         return dict(_named(self))
 
-    @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> "Batch":
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Return the batch that has these `tensors()`."""
-        inner = {name.removeprefix(INNER): x for name, x in tensors.items() if name.startswith(INNER)}
-        outer: dict[str, Any] = {name: x for name, x in tensors.items() if not name.startswith(INNER)}
-        return Batch(**outer, prefixes=Prefixes(**inner) if inner else None)
+        return cls(**_nested(tensors))
 
 
-INNER = "prefixes."
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch(Batch):
+    """A batch whose slots have targets, with what the model's `needs` ask for besides."""
+
+    target: Tensor  # int64 [T], the next item, 1..N; one per slot, or per user where there are no histories
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)  # what was drawn for each target, [T, ...]
+    prefix_rows: PrefixRows | None = None
+
+    @property
+    def negatives(self) -> Tensor:
+        """int64 [T, K], items 1..N that were drawn for each target; the model's needs must name `Negatives`."""
+        if NEGATIVES not in self.drawn:
+            raise KeyError("this batch has no negatives; name Negatives() in the model's needs")
+        return self.drawn[NEGATIVES]
+
+    @property
+    def prefixes(self) -> PrefixRows:
+        """The history of each target as a row of its own; the model's needs must name `Prefixes`."""
+        if self.prefix_rows is None:
+            raise KeyError("this batch has no rows for the prefixes; name Prefixes() in the model's needs")
+        return self.prefix_rows
+
+    def with_drawn(self, **drawn: Tensor) -> "TrainBatch":
+        """Return the same batch with further tensors that were drawn for its targets."""
+        return replace(self, drawn={**self.drawn, **drawn})
 
 
-def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, Prefixes):
-            yield from ((INNER + part.name, getattr(value, part.name)) for part in fields(value))
+NEGATIVES = "negatives"
+
+
+def _named(part: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a batch or of a part of it, those of its parts as "part.name"."""
+    names = part if isinstance(part, Mapping) else [entry.name for entry in fields(part)]
+    for name in names:
+        value = part[name] if isinstance(part, Mapping) else getattr(part, name)
+        if isinstance(value, Tensor):
+            yield name, value
         elif value is not None:
-            yield field.name, value
+            yield from ((f"{name}.{inner}", tensor) for inner, tensor in _named(value))
+
+
+def _nested(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the fields of a batch from its named tensors."""
+    parts: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            parts.setdefault(outer, {})[inner] = tensor
+        else:
+            parts[outer] = tensor
+    if "prefix_rows" in parts:
+        parts["prefix_rows"] = PrefixRows(**parts["prefix_rows"])
+    return parts

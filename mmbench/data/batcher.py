@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch, Prefixes
+from mmbench.data.batch import Batch, PrefixRows, TrainBatch
 from mmbench.data.packing import Arrangement, Layout, arrange, arrange_alike, steps_of
 from mmbench.data.samples import Rows, join
 from mmbench.data.views import ranges
@@ -40,14 +40,16 @@ class Batcher:
         self.times = torch.from_numpy(np.ascontiguousarray(times)).to(self.device)
         self.layout, self.max_len, self.is_even = layout, max_len, is_even
 
-    def training(self, rows: Rows, *, prefixes: bool = False) -> Batch:
+    def training(self, rows: Rows, *, prefixes: bool = False) -> TrainBatch:
         """Return the batch of one step: a slot and a target for every place that predicts."""
         return self.training_steps([rows], prefixes=prefixes)[0]
 
-    def training_steps(self, steps: Sequence[Rows], *, prefixes: bool = False, group: int = 0) -> list[Batch]:
+    def training_steps(
+        self, steps: Sequence[Rows], *, prefixes: bool = False, group: int = 0
+    ) -> list[TrainBatch]:
         """Return the batches of several steps.
 
-        prefixes  each target's history as a row of its own, too (`Batch.prefixes`)
+        prefixes  each target's history as a row of its own, too (`TrainBatch.prefixes`)
         group     0, or: every `group` consecutive steps become one batch whose tensors have a leading axis [group];
                   these steps must have equally many targets
         """
@@ -131,7 +133,7 @@ class Batcher:
             "slot": slot,
         }, own
 
-    def _pairs(self, rows: Rows, step: np.ndarray, n_steps: int, group: int) -> list[Batch]:
+    def _pairs(self, rows: Rows, step: np.ndarray, n_steps: int, group: int) -> list[TrainBatch]:
         """Return batches of (user, item) without histories: sequences of width 0."""
         user, event = self._send(rows.user, rows.start)
         target, made = self.items[event], []
@@ -140,19 +142,19 @@ class Batcher:
             empty = torch.zeros(*shape, 0, dtype=torch.int64, device=self.device)
             no_slot = empty.new_zeros((*shape[:-1], 0))
             made.append(
-                Batch(
+                TrainBatch(
                     item_seq=empty, time_seq=empty, position=empty, segment=empty, slot=no_slot,
                     user=user[low:high].view(shape), target=target[low:high].view(shape),
                 )
             )  # fmt: skip
         return made
 
-    def evaluation(self, rows: Rows, *, extra_slots: int = 0) -> Batch:
-        """Return a batch with one slot per history: its last event, or the last of the extra places after it.
+    def evaluation(self, rows: Rows, *, places_after: int = 0) -> Batch:
+        """Return a batch with one slot per history: its last event, or the last of the empty places after it.
 
         The histories should be of like length, which keeps the padding small.
         """
-        total = rows.length + extra_slots
+        total = rows.length + places_after
         grid = arrange_alike(total, layout=self.layout, max_len=self.max_len)
         flat = self._fill(grid, np.zeros_like(total), rows.start, total, rows.length)
         slot, user = self._send(grid.place + total - 1, rows.user)
@@ -199,7 +201,7 @@ def _cut(
     step: np.ndarray,
     group: int,
     again: tuple[dict[str, Tensor], Arrangement] | None,
-) -> Iterator[Batch]:
+) -> Iterator[TrainBatch]:
     """Yield the batch of each step, or of each group of steps, as views of the flat tensors."""
     n = group or 1
     ends = _cuts(step, len(grids.shapes), n)
@@ -211,8 +213,8 @@ def _cut(
             flat, own = again
             slot = flat["slot"][low:high].view(lead)
             views = _grid_views({name: flat[name] for name in ("source", "segment")}, own, number * n, group)
-            parts["prefixes"] = Prefixes(**views, slot=slot)
-        yield Batch(**parts)
+            parts["prefix_rows"] = PrefixRows(**views, slot=slot)
+        yield TrainBatch(**parts)
 
 
 def _grid_views(fields: dict[str, Tensor], grids: Arrangement, first: int, group: int) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ A row is a window of one user's history: `length` input events from flat index `
                  a   ab   abc   bcd
     last-window  >>> of b c d          one row per user, the newest max_len
     sequence     c d e, no targets     the newest max_len training events, for models that mask by themselves
+    sequence-prefix  c, c d, c d e     every beginning of what `sequence` has, no targets either
     pairs        (user, item) of each event, no history
 """
 
@@ -57,6 +58,11 @@ def plan_rows(offsets: np.ndarray, samples: str, max_len: int) -> Rows:
         user = np.flatnonzero(n_events >= 1)
         length = np.minimum(n_events[user], max_len)
         return Rows(user, offsets[user + 1] - length, length, length)
+    if samples == "sequence-prefix":
+        n_kept = np.minimum(n_events, max_len)
+        length = ranges(np.ones_like(n_kept), n_kept)
+        user = np.repeat(np.arange(len(n_events)), n_kept)
+        return Rows(user, offsets[user + 1] - n_kept[user], length, length)
     if samples == "pairs":
         user = np.repeat(np.arange(len(n_events)), n_events)
         zero = np.zeros_like(user)
@@ -86,7 +92,7 @@ def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.G
 
     Where a step is full in the middle of a row, the row goes on in the next one: its first targets with the
     history up to them, the later ones with the whole history as context. Rows whose targets the model chooses
-    itself ("sequence") count as one target.
+    itself ("sequence", "sequence-prefix") count as one target.
     """
     rows = rows[generator.permutation(len(rows))]
     if unit == "rows":

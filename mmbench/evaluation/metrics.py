@@ -1,7 +1,7 @@
-"""Metrics of one held-out target per user, computed from its rank: no averaging, no rounding, no scores.
+"""Metrics of one held-out target per user, and of the lists of all users: no averaging of runs, no rounding, no scores.
 
 The target is beaten by `greater` candidates and tied with `equal` others, so its 1-based rank r is one of
-greater+1 .. greater+equal+1. A metric is a gain q(r) that is zero beyond its cutoff K:
+greater+1 .. greater+equal+1. A metric of ranks is a gain q(r) that is zero beyond its cutoff K:
 
     name       q(r), r <= K        remark
     HR         1                   share of users whose target is among the first K
@@ -19,6 +19,11 @@ MRR, NDCG and MAP also exist without a cutoff (K = C). Tie rules:
                  with the prefix sums Q(r) = q(1) + ... + q(r); unbiased and deterministic
     optimistic   q(g + 1); constant scores would be perfect
     pessimistic  q(g + e + 1); a lower bound
+
+A metric of lists reads the first K items of every user's list, ties by smaller id. It has one value for the catalogue
+and none per user, so no test over users applies to it:
+
+    Coverage   #{i: i stands in some list} / N    N items; grows with the number of users
 """
 
 from collections.abc import Callable
@@ -28,10 +33,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from mmbench.choices import TIE_RULES, MaskRule, Ties
 from mmbench.errors import DataError, UsageError, suggest
-
-Ties = Literal["expected", "optimistic", "pessimistic"]
-TIE_RULES: tuple[Ties, ...] = ("expected", "optimistic", "pessimistic")
+from mmbench.evaluation.evidence import Ranking
 
 
 class RankCounts(Protocol):
@@ -65,7 +69,13 @@ _FORMULAS = {
     "MRR": "1/r{cut}",
     "MAP": "1/r{cut} (one target: equal to MRR)",
     "AUC": "(C-r)/(C-1), C candidates",
+    "Coverage": "share of all items that stand in some user's list of the first {k}",
 }
+# items int [n, K] of all lists (0 = none), N items -> value of the catalogue
+_OF_LISTS: dict[str, Callable[[np.ndarray, int], float]] = {
+    "Coverage": lambda items, n_items: np.count_nonzero(np.bincount(items.ravel())[1:]) / n_items,
+}
+_NAMES = (*_GAINS, *_OF_LISTS)
 _WITHOUT_CUTOFF = {"NDCG", "MRR", "MAP", "AUC"}
 _ALIASES = {"HIT": "HR", "HITS": "HR", "HITRATE": "HR"}
 
@@ -80,8 +90,33 @@ class Metric:
     def __str__(self) -> str:
         return self.name if self.k is None else f"{self.name}@{self.k}"
 
+    @property
+    def needs(self) -> Literal["ranks", "lists"]:
+        """Return what of a ranking the metric reads."""
+        return "lists" if self.name in _OF_LISTS else "ranks"
+
+    @property
+    def per(self) -> Literal["user", "catalogue"]:
+        """Return whether there is a value per user, whose mean is shown, or one for the catalogue."""
+        return "catalogue" if self.name in _OF_LISTS else "user"
+
+    def check_per_user(self, what: str) -> None:
+        """Raise UsageError, about `what`, when the metric has no value per user."""
+        if self.per == "catalogue":
+            raise UsageError(
+                f"{what}: {self} has one value for the catalogue and none per user; take NDCG@10"
+            )
+
+    def value(self, ranking: Ranking, rule: MaskRule, ties: Ties = "expected") -> float:
+        """Return the value of a ranking under a mask rule, float64, unrounded; per user: the mean."""
+        if self.per == "user":
+            return float(self.values(ranking.ranks(rule), ties).mean())
+        self.check(ranking.n_items)
+        assert self.k is not None
+        return float(_OF_LISTS[self.name](ranking.top(rule, self.k), ranking.n_items))
+
     def formula(self, k: str = "") -> str:
-        """The per-user value in words, r the 1-based rank of the target; `k` is written for the cutoff."""
+        """Return the value in words, r the 1-based rank of the target; `k` is written for the cutoff."""
         k = k or str(self.k)
         return _FORMULAS[self.name].format(k=k, cut="" if self.k is None else f" if r <= {k}")
 
@@ -91,7 +126,8 @@ class Metric:
             raise UsageError(f"{self}: K must be in 1..{n_candidates}, the number of items ranked")
 
     def values(self, ranks: RankCounts, ties: Ties = "expected") -> np.ndarray:
-        """Per-user values, float64 [n], each in [0, 1]."""
+        """Return the per-user values, float64 [n], each in [0, 1]; UsageError when there are none."""
+        self.check_per_user(str(self))
         self.check(ranks.n_candidates)
         greater, equal = _counts(ranks)
         gains, prefix = _tables(self.name, self.k, ranks.n_candidates)
@@ -107,19 +143,21 @@ class Metric:
         return np.where(equal == 0, gains[np.minimum(greater, k)], mean)
 
     def random_mean(self, n_candidates: int) -> float:
-        """Expectation for random scores: r is uniform over 1..C, so Q(K) / C."""
+        """Return the expectation for random scores: r is uniform over 1..C, so Q(K) / C."""
+        self.check_per_user(str(self))
         self.check(n_candidates)
         return float(_tables(self.name, self.k, n_candidates)[1][-1] / n_candidates)
 
     def random_std(self, n_candidates: int) -> float:
-        """Standard deviation of one user's value for random scores; divide by sqrt(users) for the mean's."""
+        """Return the deviation of one user's value for random scores; divide by sqrt(users) for the mean's."""
+        self.check_per_user(str(self))
         self.check(n_candidates)
         gains, _ = _tables(self.name, self.k, n_candidates)
         return float(np.sqrt(max((gains**2).sum() / n_candidates - self.random_mean(n_candidates) ** 2, 0.0)))
 
 
 def _counts(ranks: RankCounts) -> tuple[np.ndarray, np.ndarray]:
-    """`greater` and `equal` as int64; impossible ones mean a damaged file, not a low score."""
+    """Return `greater` and `equal` as int64; DataError for impossible ones: a damaged file, not a low score."""
     greater, equal = np.asarray(ranks.greater), np.asarray(ranks.equal)
     if greater.shape != equal.shape or greater.ndim != 1:
         raise DataError(f"ranks are damaged: shapes {greater.shape}, {equal.shape}; evaluate the run again")
@@ -135,7 +173,7 @@ def _counts(ranks: RankCounts) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=256)
 def _tables(name: str, k: int | None, n_candidates: int) -> tuple[np.ndarray, np.ndarray]:
-    """gains [K + 1]: gains[g] = q(g + 1), the last one 0 (beyond K); prefix [K + 1]: prefix[r] = Q(r)."""
+    """Return gains [K + 1]: gains[g] = q(g + 1), the last one 0 (beyond K); prefix [K + 1]: prefix[r] = Q(r)."""
     cutoff = n_candidates if k is None else k
     gains = _GAINS[name](np.arange(1, cutoff + 1, dtype=np.float64), cutoff, n_candidates)
     tables = np.append(gains, 0.0), np.concatenate([[0.0], np.cumsum(gains)])
@@ -144,13 +182,18 @@ def _tables(name: str, k: int | None, n_candidates: int) -> tuple[np.ndarray, np
     return tables
 
 
+def mean_value(ranks: RankCounts, name: str) -> float:
+    """Return the mean over users of a metric, float64, unrounded."""
+    return float(parse_metric(name).values(ranks).mean())
+
+
 def parse_metric(text: str) -> Metric:
-    """`NDCG@10` -> Metric, in any case; UsageError for an unknown name or an impossible cutoff."""
-    given, at, cutoff = text.strip().partition("@")
-    upper = given.upper()
-    canonical = {name.upper(): name for name in _GAINS} | _ALIASES
+    """Return the metric of a text such as `ndcg@10`; UsageError for an unknown name or an impossible cutoff."""
+    word, at, cutoff = text.strip().partition("@")
+    upper = word.upper()
+    canonical = {name.upper(): name for name in _NAMES} | _ALIASES
     if upper not in canonical:
-        near = suggest(given, _GAINS, what="metric") if given not in ("", "@") else "a metric has no name"
+        near = suggest(word, _NAMES, what="metric") if word not in ("", "@") else "a metric has no name"
         raise UsageError(f"{near} (write for example NDCG@10)")
     name = canonical[upper]
     if not at:

@@ -1,13 +1,14 @@
 """What a model is to mmbench: the only base class, and the data it is given.
 
 Axes: R rows of a batch (bins of packed histories, or one history each), W width, T targets of the step,
-N items, D width of the score product, K negatives.
+N items, D width of the score product, E training events.
 
 A model gets its configuration and a `Catalog` (tensors, no files) and answers `loss(batch)` while it is
 trained and `query(batch)`/`item_table()` - or `score(batch)` when its score is no dot product - when it is
 ranked. It never opens a file, names a device, logs, or draws from a generator other than torch's default.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -15,10 +16,11 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.needs import Needs, Samples
+from mmbench.nn.histories import TrainHistories
 
 C = TypeVar("C")
-Samples = Literal["all", "prefix", "last-window", "sequence", "pairs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +38,26 @@ class Catalog:
     image_feat: Tensor | None = None  # float32 [N+1, Di]
     has_text: Tensor | None = None  # bool [N+1]
     has_image: Tensor | None = None  # bool [N+1]
-    layer_feat: dict[str, Tensor] = field(default_factory=dict)  # "text"/"image" -> [N+1, layers, D]
+    # "text"/"image" -> [N+1, layers, D], float16 or float32 as stored, possibly a memory-mapped file: read it with
+    # mmbench.nn.features.LayerFeatures
+    layer_feat: Mapping[str, Tensor] = field(default_factory=dict)
     category_ids: Tensor | None = None  # int64 [nnz], 0-based categories, CSR by item
     category_offsets: Tensor | None = (
         None  # int64 [N+2]: item i owns offsets[i]:offsets[i+1]; item 0 owns none
     )
     n_categories: int = 0
-    train_users: Tensor  # int64 [E], user of each training event
-    train_items: Tensor  # int64 [E], its item, in each user's order
-    train_times: Tensor  # int64 [E], its unix seconds
+    brand_ids: Tensor | None = None  # int64 [N+1], a number of each item's brand from 1; 0 = it has none
+    train_items: Tensor  # int64 [E], items of the training events, user after user, oldest first
+    train_times: Tensor  # int64 [E], their unix seconds
+    train_offsets: Tensor  # int64 [U+1], user u owns events offsets[u]:offsets[u+1]
+
+    @property
+    def histories(self) -> TrainHistories:
+        """The training events by user, as a new module: a model that registers it takes it to its device."""
+        return TrainHistories(self.train_items, self.train_times, self.train_offsets)
 
     def category_matrix(self) -> Tensor:
-        """Multi-hot item categories, float32 [N+1, C]; row 0 is zero."""
+        """Return multi-hot item categories, float32 [N+1, C]; row 0 is zero."""
         if self.category_ids is None or self.category_offsets is None:
             return torch.zeros(self.n_items + 1, 0)
         matrix = torch.zeros(self.n_items + 1, self.n_categories)
@@ -57,44 +67,27 @@ class Catalog:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """How the engine must feed a model.
-
-    layout      "packed": several histories side by side in one row, told apart by `batch.segment`;
-                "padded": one history a row, right padded to the longest of the batch;
-                "fixed":  one history a row, right padded to max_len.
-    samples     what may be trained on, first = default; see mmbench.data.samples.
-    causal      a later item never changes an earlier state (needed for samples = "all" and "last-window").
-    extra_slots empty slots after each history at evaluation, e.g. one for a [MASK]; max_len counts them.
-    prefixes    `batch.prefixes`: every target's history as a row of its own, beside the batch's rows (training).
-    n_negatives uniform negatives per target in `batch.negatives`.
-    whole_rows  a loss looks from one target of a history to another: all of them must be in one step, so
-                batch_unit = "rows" (steps that count targets cut a history where they are full).
-    stackable   loss() runs under torch.func.vmap, so that several seeds can be trained as one
-                (mmbench.training.stack); not so where shapes depend on values, nor with torch's recurrent layers.
-    negatives_exclude  "history": all training items of the user; "first": only the first (a released slip).
-    """
-
-    layout: Literal["packed", "padded", "fixed"] = "packed"
-    samples: tuple[Samples, ...] = ("all", "prefix")
-    causal: bool = True
-    extra_slots: int = 0
-    prefixes: bool = False
-    n_negatives: int = 0
-    negatives_exclude: Literal["history", "first"] = "history"
-    whole_rows: bool = False
-    stackable: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One phase of training. `epochs` None = up to max_epochs with early stopping; a number = exactly that many,
-    without validation (pre-training). `samples` overrides the run's setting, `lr` its learning rate."""
+    """One phase of training.
+
+    epochs    None = up to max_epochs with early stopping; a number = exactly that many, without validation.
+    samples   what this stage is trained on; None = the run's setting.
+    settings  settings of training (fields of TrainConfig) that have another value in this stage: lr, batch_size, ...
+    data      "target" = the run's data set; "source" = the data sets that the run pre-trains on, all as one
+              (mmbench.training.sources). The model hears of the change through `use_catalog`.
+    """
 
     name: str = "train"
     epochs: int | None = None
     samples: Samples | None = None
-    lr: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Literal["target", "source"] = "target"
+
+    def __post_init__(self) -> None:
+        if self.data == "source" and self.epochs is None:
+            raise ValueError(
+                f"stage {self.name!r}: there is no validation on source data; give a number of epochs"
+            )
 
 
 class Recommender(nn.Module, Generic[C]):
@@ -114,26 +107,47 @@ class Recommender(nn.Module, Generic[C]):
 
     @classmethod
     def reads(cls, config: C, modality: str) -> bool:
-        """Whether this configuration reads the "text" or "image" features that the recipe's inputs name."""
+        """Return whether this configuration reads the "text" or "image" features that the recipe's inputs name."""
         return True
 
     @property
     def needs(self) -> Needs:
+        """How the engine must feed the model."""
         return Needs()
+
+    # -- training -----------------------------------------------------------------------------------------
 
     @property
     def stages(self) -> tuple[Stage, ...]:
+        """The phases of a training, in their order."""
         return (Stage(),)
 
+    def use_catalog(self, catalog: Catalog) -> None:
+        """Take the items of `catalog` from here on: those of the source data, and later the run's own again.
+
+        Called before `start_stage` where the data change. A model with a stage on source data overrides it: it
+        replaces what belongs to items (features, `n_items`) and keeps what it has learned.
+        """
+        raise TypeError(f"{type(self).__name__} has no use_catalog(), so it cannot change its data set")
+
     def start_stage(self, name: str) -> None:
-        """Called before a stage's optimiser is made: freeze, unfreeze, re-initialise."""
+        """Freeze, unfreeze, re-initialise; called before a stage's optimiser is made."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch (1-based, per stage)."""
+        """Ready what changes from epoch to epoch (counted from 1 in each stage); called before each of them."""
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms whose SUM is minimised (weights already applied)."""
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        """Return named scalar terms whose SUM is minimised (weights already applied)."""
         raise TypeError(f"{type(self).__name__} is not trained")
+
+    def constrain(self, parameters: Mapping[str, Tensor]) -> None:
+        """Bring parameters back to where they must lie, in place; called after each step of the optimiser.
+
+        parameters  by name; those of several models trained as one have a leading axis, so that only operations on
+                    trailing axes serve both
+        """
+
+    # -- scores -------------------------------------------------------------------------------------------
 
     @property
     def is_dot_product(self) -> bool:
@@ -141,26 +155,33 @@ class Recommender(nn.Module, Generic[C]):
         return type(self).score is Recommender.score
 
     def query(self, batch: Batch) -> Tensor:
-        """State at each of the batch's slots, [T, D]."""
+        """Return the state at each of the batch's slots, [T, D]."""
         raise TypeError(f"{type(self).__name__} has no dot-product score")
 
     def item_table(self) -> Tensor:
-        """Output vectors of items 1..N, [N, D]; row i - 1 belongs to item i."""
+        """Return the output vectors of items 1..N, [N, D]; row i - 1 belongs to item i."""
         raise TypeError(f"{type(self).__name__} has no dot-product score")
 
     def score(self, batch: Batch) -> Tensor:
-        """Scores of all items, [T, N]; column i - 1 belongs to item i. Override when it is no dot product."""
+        """Return scores of all items, [T, N]; column i - 1 belongs to item i. Override when it is no dot product."""
         return self.query(batch) @ self.item_table().T
+
+    def score_cost(self, n_items: int) -> int:
+        """Return how many floats `score` holds at once for each history; a ranking fits its chunks to it.
+
+        A model that compares every history with every item in D dims, [T, N, D], returns n_items * D.
+        """
+        return n_items
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of what has scores of its own, which the model combines; a run says what each is worth alone."""
+        """Names of the sub-models whose scores this model combines; run.json has the metrics of each on its own."""
         return ()
 
     def alone(self, part: str) -> AbstractContextManager[None]:
-        """While this is open, the model's score is that of one of its `parts`."""
+        """Return a context inside which the model's score is that of one of its `parts`."""
         raise TypeError(f"{type(self).__name__} has no parts")
 
     def extra_state(self) -> dict[str, Any]:
-        """JSON-able facts for run.json (e.g. sizes that came from the data)."""
+        """Return JSON-able facts for run.json, e.g. sizes that came from the data."""
         return {}

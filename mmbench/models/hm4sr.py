@@ -1,5 +1,6 @@
 """HM4SR: Hierarchical Time-Aware Mixture of Experts for Multi-Modal Sequential Recommendation.
-Zhang, Chen, Shen, Wang, Xiong, WWW 2025.  Official code: github.com/SStarCCat/HM4SR @ f1c0a15 (a RecBole fork).
+Zhang, Chen, Shen, Wang, Xiong, WWW 2025, doi 10.1145/3696410.3714676.
+Official code: github.com/SStarCCat/HM4SR @ f1c0a15 (a RecBole fork); its slips are in hm4sr_released.py.
 
 Three views of each item (id, text, image) are mixed by experts that see all three (Interactive MoE), scaled by
 experts that a gate on time chooses (Temporal MoE), and read by one Transformer each. The score is the sum of
@@ -7,26 +8,16 @@ three dot products. Three auxiliary losses predict categories (CP), pull user an
 teach the encoders what time alone says (PCL).
 
 Axes: R rows, W width, M modalities in use (id first), D hidden, E experts, T targets, N items, C categories.
-Follows: eq. 4-6 tables()/embed(), 7-10 InteractiveMoE, 11-14 TimeEncoding, 15-16 TemporalMoE, 17-18
-ModalityEncoder, 19 query()/item_table(), 20-27 loss(), 24-25 replaced().
-Differences from the paper (P) and the released code (C), with the setting that brings the other behaviour back:
- 1. Temporal experts are trained (P); C never registers them: `temporal_experts = "frozen"`.
- 2. Interval positions use log2 (C); P prints log: `interval_log = "ln"`.
- 3. The phase b_j stands inside the frequency (C); P prints it outside: `phase = "outside"`.
- 4. CP is the mean over real items x classes (C's intention); P sums: `category_loss = "sum"`; C reads the entry
-    (sample number, position number) instead of (item, class): `category_loss = "as-released"`.
- 5. Samples with the same target are no negatives of each other: out of the denominator here; C sets their logit
-    to 0, which leaves exp(0) in the sum: `same_target = "zero-logit"`. P does not say.
- 6. The phase w*t + b is computed in float64 and reduced mod 2 pi; C rounds it in float32 (a step of 128 s
-    in t alone): `absolute_time = "float32"`.
- 7. Intervals and days are counted over training events; longer ones share the last row. C uses all events.
- 8. IDCL and PCL weights are settings (P); C fixes IDCL's at 1.
- 9. All positions of a history are trained in one pass, with CP weighted so that an item counts once per prefix;
-    `samples = "prefix"` is the literal procedure, "last-window" takes the newest max_len only. PCL draws a mask per
-    prefix as C does; `pcl_mask = "shared"` draws one per history, which is much faster. Targets of one user often
-    share a step then and are negatives in IDCL and PCL, as in C, where that is rare; `same_user = "removed"`.
-10. The padding id is no class of the softmax.  11. A data set without one modality runs without it, and one
-    without categories runs without CP; the result says so.
+Follows: eq. 2-3 are the frozen features, 4-5 tables(), 6 fuse(), 7-10 InteractiveMoE(), 11-13 TimeEncoding(),
+14-16 TemporalMoE(), 17-18 ModalityEncoder() and encode(), 19 query() and item_table(), 20-27 loss(): 21-22
+category_term(), 23 contrast(), 24 with_placeholders(), 25-26 contrast() again.
+Differences that matter (hm4sr.toml lists all, with their switches):
+(1) samples: all positions of a history are trained in one pass, equal to one sample per prefix; PCL draws a mask for
+    each prefix, as the code does, or one for each history, which is much faster (`pcl_mask = "shared"`).
+(2) category loss (eq. 22): the mean over real items x classes, an item counting once for each prefix that it stands
+    in; the paper sums (`category_loss = "sum"`).
+(3) phase of the absolute time (eq. 13): inside the frequency, as in the code; the paper prints it outside
+    (`phase = "outside"`). It is computed in float64, because seconds are about 1e9.
 """
 
 import math
@@ -37,11 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Prefixes
 from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, take_rows, zero_padding
 from mmbench.nn.losses import cross_entropy, info_nce
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -50,40 +42,37 @@ CONTENT = ("text", "image")
 
 @dataclass(frozen=True, kw_only=True)
 class HM4SRConfig:
-    hidden_dim: PositiveInt = 64  # d, sec. 5.1.4
-    inner_dim: PositiveInt = 256  # released config
-    n_layers: PositiveInt = 2  # released config
-    n_heads: PositiveInt = 2  # released config
-    dropout: Probability = 0.5  # released config
-    attn_dropout: Probability = 0.5  # released config
-    n_interactive_experts: PositiveInt = 4  # k1, sec. 5.1.4
-    n_temporal_experts: PositiveInt = 4  # k2, sec. 5.1.4
-    alpha_id: float = 0.0  # initial alpha_m, released Games config
+    hidden_dim: PositiveInt = 64  # d
+    inner_dim: PositiveInt = 256
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.5
+    attn_dropout: Probability = 0.5
+    n_interactive_experts: PositiveInt = 4  # k1
+    n_temporal_experts: PositiveInt = 4  # k2
+    alpha_id: float = 0.0  # alpha_m of eq. 8 at the start
     alpha_text: float = 1.0
     alpha_image: float = 1.0
-    interval_scale: PositiveFloat = 100.0  # mu of eq. 12, released code
-    frequency: PositiveFloat = 10_000.0  # freq of eq. 13, released code
-    temperature: PositiveFloat = 0.2  # tau of eq. 23, released Games config
-    placeholder_share: Fraction = 0.3  # beta, released Games config
+    interval_scale: PositiveFloat = 100.0  # mu of eq. 12
+    frequency: PositiveFloat = 10_000.0  # freq of eq. 13
+    temperature: PositiveFloat = 0.2  # tau of eq. 23
+    placeholder_share: Fraction = 0.3  # beta
     category_weight: NonNegativeFloat = 1.0  # lambda_1
-    idcl_weight: NonNegativeFloat = 1.0  # lambda_2, grid .25..1.5
-    pcl_weight: NonNegativeFloat = 1.0  # lambda_3, grid .1..1.5
+    idcl_weight: NonNegativeFloat = 1.0  # lambda_2
+    pcl_weight: NonNegativeFloat = 1.0  # lambda_3
     use_interactive_moe: bool = True
-    use_temporal_moe: bool = True
+    use_temporal_moe: bool = True  # False: PCL goes with it
     use_category: bool = True
     use_idcl: bool = True
     use_pcl: bool = True
     use_text: bool = True
     use_image: bool = True
-    time_encoding: Literal["both", "interval", "absolute", "day", "day-of-year", "cos"] = "both"
-    temporal_experts: Literal["trained", "frozen"] = "trained"
+    time_encoding: Literal["both", "interval", "absolute", "day", "day-of-year", "cos"] = "both"  # fig. 5
     interval_log: Literal["log2", "ln"] = "log2"
-    phase: Literal["inside", "outside"] = "inside"
-    absolute_time: Literal["float64", "float32"] = "float64"
-    category_loss: Literal["mean", "sum", "as-released"] = "mean"
-    same_target: Literal["removed", "zero-logit"] = "removed"
-    same_user: Literal["negatives", "removed"] = "negatives"
-    pcl_mask: Literal["exact", "shared"] = "exact"
+    phase: Literal["inside", "outside"] = "inside"  # z_i of eq. 13: inside or outside the frequency
+    category_loss: Literal["mean", "sum"] = "mean"  # over items and classes
+    same_user: Literal["negatives", "removed"] = "negatives"  # targets of one user in a step, in IDCL and PCL
+    pcl_mask: Literal["exact", "shared"] = "exact"  # a draw for each prefix, or one for each history
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)
@@ -102,75 +91,82 @@ class InteractiveMoE(nn.Module):
         self.alpha = nn.Parameter(torch.tensor(alphas))
 
     def forward(self, e: Tensor) -> Tensor:
-        """e [R, W, M, D] -> [R, W, M, D]."""
+        """e [R, W, M, D] -> e' [R, W, M, D]."""
         out = self.experts(e.flatten(-2)).unflatten(-1, (self.n_experts, *self.shape))  # [R, W, E, M, D]
-        gate = self.gates(e.movedim(-2, 0)).softmax(-1).movedim(0, -2)  # [R, W, M, E]
+        gate = self.gates(e.movedim(-2, 0)).softmax(-1).movedim(0, -2)  # eq. 9  [R, W, M, E]
         mixed = torch.einsum("rwme,rwemd->rwmd", gate, out)
-        return e + self.alpha[:, None] * mixed
+        return e + self.alpha[:, None] * mixed  # eq. 8, 10
 
 
 class Angle(nn.Module):
-    """cos of a learned linear function of seconds. Seconds are ~1e9, so the phase needs float64."""
+    """Eq. 13, cos of a learned linear function of seconds. Seconds are ~1e9, so the phase needs float64."""
 
-    def __init__(self, dim: int, *, frequency: float, inside: bool, exact: bool) -> None:
+    rates: Tensor  # freq^(-i/d), float64 [D]
+
+    def __init__(self, dim: int, *, frequency: float, inside: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim))  # w_j, the code's Linear(1 -> d)
-        self.bias = nn.Parameter(torch.empty(dim))  # b_j
-        self.inside, self.exact = inside, exact
+        self.weight = nn.Parameter(torch.empty(dim))  # l_i, the code's Linear(1 -> d)
+        self.bias = nn.Parameter(torch.empty(dim))  # z_i
+        self.inside = inside
         rates = frequency ** (-torch.arange(dim, dtype=torch.float64) / dim)
         self.register_buffer("rates", rates, persistent=False)
-        self.rates: Tensor
 
     def reset(self) -> None:
+        """Draw the weights anew."""
         nn.init.normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
 
+    def phase(self, seconds: Tensor) -> Tensor:
+        """seconds int64 [...] -> [..., D]."""
+        return self.linear(seconds, torch.float64).remainder(2 * math.pi)
+
+    def linear(self, seconds: Tensor, precision: torch.dtype) -> Tensor:
+        """Return the argument of the cosine, computed in this precision; seconds int64 [...] -> [..., D]."""
+        slope, shift, rates = (part.to(precision) for part in (self.weight, self.bias, self.rates))
+        angle = slope * seconds[..., None].to(precision)
+        return (angle + shift) * rates if self.inside else angle * rates + shift
+
     def forward(self, seconds: Tensor) -> Tensor:
-        """int64 [...] -> [..., D]."""
-        kind = torch.float64 if self.exact else torch.float32
-        w, b, rates = self.weight.to(kind), self.bias.to(kind), self.rates.to(kind)
-        phase = w * seconds[..., None].to(kind)
-        phase = (phase + b) * rates if self.inside else phase * rates + b
-        if self.exact:
-            phase = phase.remainder(2 * math.pi)
-        return phase.to(self.weight.dtype).cos()
+        """seconds int64 [...] -> [..., D]."""
+        return self.phase(seconds).to(self.weight.dtype).cos()
 
 
 class TimeEncoding(nn.Module):
-    """Eq. 11-13 and the four alternatives of fig. 5: [R, W] times -> [R, W, `width`]."""
+    """Eq. 11-13 and the four alternatives of fig. 5: times of a batch -> [R, W, `width`].
 
-    def __init__(self, config: HM4SRConfig, catalog: Catalog) -> None:
+    Tables are as long as training needs; longer intervals and later days share the last row.
+    """
+
+    def __init__(self, config: HM4SRConfig, catalog: Catalog, angle: type[Angle] = Angle) -> None:
         super().__init__()
         dim, kind = config.hidden_dim, config.time_encoding
         self.kind, self.scale = kind, config.interval_scale
         self.log = torch.log2 if config.interval_log == "log2" else torch.log
-        exact = config.absolute_time == "float64"
         times = catalog.train_times
         self.first_day = int(times.min()) // DAY
         if kind in ("both", "interval"):
-            self.interval_emb = nn.Embedding(int(self._row(longest_interval(catalog))) + 1, dim)
+            n_rows = int(self.interval_row(catalog.histories.longest_gap)) + 1
+            self.interval_emb = nn.Embedding(n_rows, dim)  # M_t
         if kind in ("both", "absolute"):
-            self.absolute = Angle(
-                dim, frequency=config.frequency, inside=config.phase == "inside", exact=exact
-            )
+            self.absolute = angle(dim, frequency=config.frequency, inside=config.phase == "inside")
         if kind == "cos":
-            self.cosine = Angle(dim, frequency=1.0, inside=True, exact=exact)
+            self.cosine = angle(dim, frequency=1.0, inside=True)
         if kind in ("day", "day-of-year"):
             n_days = 366 if kind == "day-of-year" else int(times.max()) // DAY - self.first_day + 1
             self.day_emb = nn.Embedding(n_days, dim)
         self.width = 2 * dim if kind == "both" else dim
 
-    def _row(self, interval: Tensor) -> Tensor:
-        """Eq. 12; an interval of 0 has row 0."""
+    def interval_row(self, interval: Tensor) -> Tensor:
+        """Eq. 12: pos_i of intervals a_i in seconds, int64 [...]; an interval of 0 has row 0."""
         return (self.scale * self.log(interval.double() + 1)).floor().long()
 
     def forward(self, batch: Batch) -> Tensor:
         parts = []
         if self.kind in ("both", "interval"):
-            row = self._row(batch.interval).clamp(max=self.interval_emb.num_embeddings - 1)
-            parts.append(self.interval_emb(row))  # r1
+            row = self.interval_row(batch.interval).clamp(max=self.interval_emb.num_embeddings - 1)
+            parts.append(self.interval_emb(row))  # r_1
         if self.kind in ("both", "absolute"):
-            parts.append(self.absolute(batch.time_seq))  # r2
+            parts.append(self.absolute(batch.time_seq))  # r_2
         if self.kind == "cos":
             parts.append(self.cosine(batch.interval))
         if self.kind in ("day", "day-of-year"):
@@ -180,26 +176,18 @@ class TimeEncoding(nn.Module):
         return torch.cat(parts, -1)
 
 
-def longest_interval(catalog: Catalog) -> Tensor:
-    """Seconds between neighbours of one user's training events, the largest; int64 scalar."""
-    gaps = catalog.train_times.diff()[catalog.train_users.diff() == 0]
-    return gaps.max().clamp(min=0) if len(gaps) else torch.zeros((), dtype=torch.int64)
-
-
 class TemporalMoE(nn.Module):
     """Eq. 14-16. A gate on time mixes k2 vectors that scale the items' dimensions; no residual."""
 
-    def __init__(self, width: int, dim: int, n_experts: int, *, trained: bool) -> None:
+    experts: Tensor  # W_i^temp, [k2, M D]
+
+    def __init__(self, width: int, dim: int, n_experts: int) -> None:
         super().__init__()
         self.gate = nn.Linear(width, n_experts)
-        experts = 0.1 * torch.randn(n_experts, dim)
-        if trained:
-            self.experts = nn.Parameter(experts)
-        else:
-            self.register_buffer("experts", experts)
+        self.experts = nn.Parameter(0.1 * torch.randn(n_experts, dim))
 
     def forward(self, e: Tensor, time: Tensor) -> Tensor:
-        """e [R, W, M, D], time [R, W, width] -> [R, W, M, D]."""
+        """e' [R, W, M, D], time [R, W, width] -> x^temp [R, W, M, D]."""
         weight = self.gate(time).softmax(-1) @ self.experts  # [R, W, M D]
         return weight.unflatten(-1, e.shape[-2:]) * e
 
@@ -216,8 +204,8 @@ class ModalityEncoder(nn.Module):
             dropout=config.dropout, attn_dropout=config.attn_dropout, n_groups=n_modalities,
         )  # fmt: skip
 
-    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, M, D], mask bool [R, W, W] -> [M, R, W, D], or at `slot` only [M, T, D]."""
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor) -> Tensor:
+        """x [R, W, M, D], mask bool [R, W, W] -> H^m at the places `slot` [T] of the flat [R W], [M, T, D]."""
         return self.transformer(self.drop(self.norm(x.movedim(2, 0))), mask, slot)
 
 
@@ -225,26 +213,25 @@ class HM4SR(Recommender[HM4SRConfig]):
     def __init__(self, config: HM4SRConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
         dim = config.hidden_dim
-        read = {name: getattr(catalog, f"{name}_feat") for name in CONTENT if self.reads(config, name)}
-        features = {name: feat for name, feat in read.items() if feat is not None}
+        features = {name: getattr(catalog, f"{name}_feat") for name in CONTENT if self.reads(config, name)}
+        features = {name: feat for name, feat in features.items() if feat is not None}
         self.modalities = ["id", *features]
         for name, feat in features.items():
             self.register_buffer(f"{name}_feat", feat, persistent=False)
-        width = len(self.modalities) * dim
+        n_modalities = len(self.modalities)
 
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.projections = nn.ModuleDict(
             {name: nn.Linear(feat.shape[1], dim) for name, feat in features.items()}
         )
-        self.use_pcl = config.use_pcl and config.use_temporal_moe and len(self.modalities) > 1
+        self.use_pcl = config.use_pcl and config.use_temporal_moe and n_modalities > 1
         # All modalities are encoded at once; with PCL the id by itself, because content is encoded a second time.
-        self.together = [1, len(self.modalities) - 1] if self.use_pcl else [len(self.modalities)]
+        self.together = [1, n_modalities - 1] if self.use_pcl else [n_modalities]
         self.encoders = nn.ModuleList(ModalityEncoder(config, n) for n in self.together)
         if config.use_temporal_moe:
-            self.time = TimeEncoding(config, catalog)
-            trained = config.temporal_experts == "trained"
-            self.temporal = TemporalMoE(self.time.width, width, config.n_temporal_experts, trained=trained)
+            self.time = self.make_time(catalog)
+            self.temporal = self.make_temporal(n_modalities * dim)
         self._init_weights()
         # The released code initialises what exists at this line; the modules below keep PyTorch's own.
         if config.use_interactive_moe:
@@ -254,9 +241,15 @@ class HM4SR(Recommender[HM4SRConfig]):
         if self.use_category:
             self.register_buffer("categories", catalog.category_matrix(), persistent=False)
             self.categories: Tensor
-            self.category_head = nn.Linear(width, catalog.n_categories)
+            self.category_head = nn.Linear(n_modalities * dim, catalog.n_categories)
         if self.use_pcl:
-            self.placeholders = nn.Linear(self.time.width, width - dim)  # of all content at once
+            self.placeholders = nn.Linear(self.time.width, (n_modalities - 1) * dim)  # W_{P,m} of all content
+
+    def make_time(self, catalog: Catalog) -> TimeEncoding:
+        return TimeEncoding(self.config, catalog)
+
+    def make_temporal(self, width: int) -> TemporalMoE:
+        return TemporalMoE(self.time.width, width, self.config.n_temporal_experts)
 
     def _init_weights(self) -> None:
         init_normal(self, std=0.02)
@@ -271,122 +264,121 @@ class HM4SR(Recommender[HM4SRConfig]):
 
     @property
     def needs(self) -> Needs:
-        prefixes = self.use_pcl and self.config.pcl_mask == "exact"
-        return Needs(samples=("all", "prefix", "last-window"), prefixes=prefixes)
+        extras = (Prefixes(),) if self.use_pcl and self.config.pcl_mask == "exact" else ()
+        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
 
-    # -- forward ------------------------------------------------------------------------------------------
+    # -- score --------------------------------------------------------------------------------------------
 
     def tables(self, ids: Tensor | None = None) -> Tensor:
         """Eq. 4-5: x_m of the items `ids` [...] -> [..., M, D], or of the whole catalogue, [N + 1, M, D]."""
         x = [self.item_emb.weight, *(getattr(self, f"{name}_feat") for name in self.modalities[1:])]
-        x = x if ids is None else [F.embedding(ids, one) for one in x]
-        x[1:] = [self.projections[name](one) for name, one in zip(self.modalities[1:], x[1:], strict=True)]
-        return torch.stack(x, -2)
+        x = x if ids is None else [F.embedding(ids, table) for table in x]
+        content = zip(self.modalities[1:], x[1:], strict=True)
+        return torch.stack([x[0], *(self.projections[name](feat) for name, feat in content)], -2)
 
     def fuse(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Eq. 6-16: x [R, W, M, D] -> x^temp [R, W, M, D] and the time embedding [R, W, width] or None."""
-        e = x + self.position_emb(batch.position)[:, :, None]
+        """Eq. 6-16: x [R, W, M, D] -> x^temp [R, W, M, D], and [r_1; r_2] [R, W, width] or None."""
+        e = x + self.position_emb(batch.position)[:, :, None]  # eq. 6
         if self.config.use_interactive_moe:
             e = self.interactive(e)
         if not self.config.use_temporal_moe:
             return e, None
-        return self.temporal(e, time := self.time(batch)), time
+        time = self.time(batch)
+        return self.temporal(e, time), time
 
-    def states(self, x: Tensor, mask: Tensor, slot: Tensor) -> Tensor:
-        """Eq. 17-18: x [R, W, M, D] -> H^m at the slots, [M, T, D]."""
-        parts = x.split(self.together, 2)
-        return torch.cat([run(part, mask, slot) for run, part in zip(self.encoders, parts, strict=True)])
+    def encode(self, x: Tensor, mask: Tensor, slot: Tensor) -> Tensor:
+        """Eq. 17-18: x^temp [R, W, M, D] -> H^m at the slots, [M, T, D]."""
+        parts = zip(self.encoders, x.split(self.together, 2), strict=True)
+        return torch.cat([encoder(part, mask, slot) for encoder, part in parts])
 
     def query(self, batch: Batch) -> Tensor:
+        """Eq. 19: H^m of all modalities side by side, [T, M D], so that one product is the sum of all."""
         x, _ = self.fuse(self.tables(batch.item_seq), batch)
-        return self.states(x, batch.attention_mask(causal=True), batch.slot).movedim(0, 1).flatten(1)
+        return side_by_side(self.encode(x, batch.attention_mask(causal=True), batch.slot))
 
     def item_table(self) -> Tensor:
         return self.tables()[1:].flatten(1)
 
     # -- losses -------------------------------------------------------------------------------------------
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Eq. 27."""
-        config, target, tables = self.config, batch.target, self.tables()
-        assert target is not None
+        config, tables = self.config, self.tables()
         items = F.embedding(batch.item_seq, tables.flatten(1)).unflatten(-1, tables.shape[1:])
         mask = batch.attention_mask(causal=True)
-        states, replaced = self.states_twice(*self.fuse(items, batch), mask, batch)
-        query = states.movedim(0, 1).flatten(1)
-        terms = {"ce": cross_entropy(query, tables[1:].flatten(1), target)}  # eq. 20
+        x, time = self.fuse(items, batch)
+        states, placeholder_states = self.encode_for_loss(x, time, mask, batch)
+        terms = {"ce": cross_entropy(side_by_side(states), tables[1:].flatten(1), batch.target)}  # eq. 20
         if self.use_category:
             terms["cp"] = config.category_weight * self.category_term(tables, items, mask, batch)
-        same = target[:, None] == target[None, :]
-        if config.same_user == "removed":
-            same |= batch.user[:, None] == batch.user[None, :]
+        same = self.no_negatives(batch)
         if config.use_idcl:  # eq. 23
-            ids = self.item_emb(target)
+            ids = self.item_emb(batch.target)
             terms["idcl"] = config.idcl_weight * self.contrast(states[0], ids, same, config.temperature)
-        if replaced is not None:  # eq. 26
-            terms["pcl"] = config.pcl_weight * self.contrast(states[1:], replaced, same, 1.0)
+        if placeholder_states is not None:  # eq. 25-26
+            terms["pcl"] = config.pcl_weight * self.contrast(states[1:], placeholder_states, same, 1.0)
         return terms
 
-    def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor, temperature: float) -> Tensor:
-        logit = 0.0 if self.config.same_target == "zero-logit" else None
-        return info_nce(anchor, positive, temperature=temperature, same=same, same_logit=logit)
-
-    def category_term(self, tables: Tensor, items: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+    def category_term(self, tables: Tensor, items: Tensor, mask: Tensor, batch: TrainBatch) -> Tensor:
         """Eq. 21-22 over every item of every prefix, `items` [R, W, M, D]; it counts once per prefix it stands in."""
-        if self.config.category_loss == "as-released":
-            return self._category_as_released(tables, batch)
         slots = torch.zeros_like(batch.item_seq, dtype=tables.dtype).flatten().scatter(0, batch.slot, 1.0)
         weight = (slots.view_as(batch.item_seq)[:, None] @ mask.to(tables.dtype))[:, 0] * batch.mask  # [R, W]
-        logits = self.category_head(items.flatten(-2))
+        logits = self.category_head(items.flatten(-2))  # eq. 21
         each = F.binary_cross_entropy_with_logits(logits, self.categories[batch.item_seq], reduction="none")
         if self.config.category_loss == "sum":
             return (each.sum(-1) * weight).sum() / len(batch.slot)
         return (each.mean(-1) * weight).sum() / weight.sum()
 
-    def _category_as_released(self, tables: Tensor, batch: Batch) -> Tensor:
-        """The released slip: for sample b and position l it reads row b of the flattened [B L, C] scores, class l."""
-        n_samples, last = len(batch.slot), batch.position.view(-1)[batch.slot]
-        row = torch.arange(n_samples, device=last.device)
-        sample, place = row // self.max_len, row % self.max_len
-        flat = batch.slot[sample] - last[sample] + place
-        inside = place <= last[sample]
-        item = torch.where(inside, batch.item_seq.view(-1)[torch.where(inside, flat, 0)], 0)
-        logits = self.category_head(tables[item].flatten(1))  # [B, C]
-        each = F.binary_cross_entropy_with_logits(logits, self.categories[item], reduction="none")
-        read = torch.arange(each.shape[1], device=last.device)[None] <= last[:, None]
-        return (each * read).sum() / read.sum()
+    def no_negatives(self, batch: TrainBatch) -> Tensor:
+        """Return bool [T, T], True = j is no negative of i, because both have one target (or one user)."""
+        same = batch.target[:, None] == batch.target[None, :]
+        if self.config.same_user == "removed":
+            same |= batch.user[:, None] == batch.user[None, :]
+        return same
 
-    def states_twice(
-        self, x: Tensor, time: Tensor | None, mask: Tensor, batch: Batch
+    def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor, temperature: float) -> Tensor:
+        """Eq. 23 and 25, the latter for each content modality and averaged (eq. 26)."""
+        return info_nce(anchor, positive, temperature=temperature, same=same)
+
+    def encode_for_loss(
+        self, x: Tensor, time: Tensor | None, mask: Tensor, batch: TrainBatch
     ) -> tuple[Tensor, Tensor | None]:
-        """H^m [M, T, D], and for PCL content's states when time stands in for a part of each history [M - 1, T, D]."""
+        """Return H^m [M, T, D], and the content's H^{m,1} with placeholders [M - 1, T, D], None without PCL."""
         if not self.use_pcl or time is None:
-            return self.states(x, mask, batch.slot), None
-        x_id, x = x.split(self.together, 2)
-        rows, masks, slot = self.replaced(x, time, mask, batch)
-        # Both kinds of rows go through one pass.
-        slots = torch.cat([batch.slot, slot + batch.item_seq.numel()])
-        both = self.encoders[1](torch.cat([x, rows]), torch.cat([mask, masks]), slots)
-        content, replaced = both.chunk(2, 1)
-        return torch.cat([self.encoders[0](x_id, mask, batch.slot), content]), replaced
+            return self.encode(x, mask, batch.slot), None
+        x_id, content = x.split(self.together, 2)
+        augmented, augmented_mask, augmented_slot = self.with_placeholders(content, time, mask, batch)
+        # The original and the augmented rows go through the content's encoder in one pass.
+        slot = torch.cat([batch.slot, augmented_slot + batch.item_seq.numel()])
+        rows, masks = torch.cat([content, augmented]), torch.cat([mask, augmented_mask])
+        original, placeholder_states = self.encoders[1](rows, masks, slot).chunk(2, 1)
+        return torch.cat([self.encoders[0](x_id, mask, batch.slot), original]), placeholder_states
 
-    def replaced(self, x: Tensor, time: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Eq. 24-25: beta of each history's content x [R, W, M - 1, D] becomes what time alone says.
+    def with_placeholders(
+        self, content: Tensor, time: Tensor, mask: Tensor, batch: TrainBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Eq. 24: replace a share beta of each history's content [R, W, M - 1, D] by what time alone says.
 
-        -> rows, their attention mask and slots; "exact": the histories up to each target, each with its own draw.
+        -> rows, their attention mask and slots; "exact": the history of each target, each with its own draw.
         """
-        said, share = self.placeholders(time).unflatten(-1, x.shape[2:]), self.config.placeholder_share
+        placeholder = self.placeholders(time).unflatten(-1, content.shape[2:])
+        share = self.config.placeholder_share
         if self.config.pcl_mask == "shared":
-            chosen = choose_share(batch.segment, share)[..., None, None]
-            return torch.where(chosen, said, x), mask, batch.slot
-        again = batch.prefixes
-        assert again is not None
-        places = torch.cat([x.flatten(0, 1), said.flatten(0, 1)])  # [2 R W, M - 1, D]
-        source = again.source + choose_share(again.segment, share) * batch.item_seq.numel()
-        return places[source], again.attention_mask(), again.slot
+            is_replaced = choose_share(batch.segment, share)[..., None, None]
+            return torch.where(is_replaced, placeholder, content), mask, batch.slot
+        prefixes = batch.prefixes
+        # A place reads its content in the first half, its placeholder in the second.
+        both = torch.cat([content.flatten(0, 1), placeholder.flatten(0, 1)])  # [2 R W, M - 1, D]
+        source = prefixes.source + choose_share(prefixes.segment, share) * batch.item_seq.numel()
+        return take_rows(both, source), prefixes.attention_mask(), prefixes.slot
 
     def extra_state(self) -> dict[str, object]:
         return {"modalities": self.modalities, "category_prediction": self.use_category, "pcl": self.use_pcl}
+
+
+def side_by_side(states: Tensor) -> Tensor:
+    """[M, T, D] -> [T, M D]."""
+    return states.movedim(0, 1).flatten(1)
 
 
 def choose_share(segment: Tensor, share: float) -> Tensor:

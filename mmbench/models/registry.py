@@ -1,21 +1,22 @@
 """name -> recipe + model class, read from the model folders; code is imported only when a model is built."""
 
 import importlib
-import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, get_args
 
 from mmbench.atomic import hash_json
 from mmbench.errors import UsageError, suggest
 from mmbench.paths import PACKAGE, baselines_dir
-from mmbench.settings.config import TrainConfig, check_keys, defaults_of
-from mmbench.settings.recipe import Recipe, read_recipe
+from mmbench.settings.config import Layer, Origin, TrainConfig, check_keys, defaults_of
+from mmbench.settings.recipe import Recipe, Sourced, read_recipe
 
 if TYPE_CHECKING:
     from mmbench.models.base import Recommender
@@ -23,110 +24,155 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A registered model: its recipe and the file beside it."""
+    """A registered model, or a variant of it: its recipe and the file beside it."""
 
     recipe: Recipe
     file: Path  # <name>.py
+    variant: str = ""
 
     @property
     def name(self) -> str:
+        """The model's name, without a variant."""
         return self.recipe.name
 
+    @property
+    def display(self) -> str:
+        """How tables call it."""
+        return f"{self.recipe.display}:{self.variant}" if self.variant else self.recipe.display
+
+    @property
+    def class_name(self) -> str:
+        """The class that the recipe names for the variant, or for the model."""
+        own = self.recipe.variants[self.variant].model_class if self.variant else ""
+        return own or self.recipe.model_class
+
     def load(self) -> "type[Recommender[Any]]":
-        """Import the model file and return the class that the recipe names."""
-        module = _import_file(self.file)
-        try:
-            return getattr(module, self.recipe.model_class)
-        except AttributeError:
-            raise UsageError(f"{self.file}: there is no class {self.recipe.model_class}") from None
+        """Import the model file and return its class.
+
+        A variant's own class is in <name>_released.py or in the model's file.
+        """
+        files = [self.file]
+        if self.class_name != self.recipe.model_class:
+            released = self.file.with_name(f"{self.file.stem}_released.py")
+            files = [released, self.file] if released.is_file() else files
+        for module in map(_import_file, files):
+            if hasattr(module, self.class_name):
+                return getattr(module, self.class_name)
+        places = " or ".join(str(file) for file in files)
+        raise UsageError(f"{places}: there is no class {self.class_name}")
 
     def own_code(self) -> str:
-        """Hash of the Python files beside a user's own model; "" for models that ship with mmbench."""
+        """Return a hash of the Python files beside a user's own model; "" for models that ship with mmbench."""
         if self.file.parent in (PACKAGE / "models", baselines_dir()):
             return ""
-        parts = {one.name: sha256(one.read_bytes()).hexdigest() for one in self.file.parent.glob("*.py")}
-        return hash_json(parts)[:16]
+        files = self.file.parent.glob("*.py")
+        return hash_json({file.name: sha256(file.read_bytes()).hexdigest() for file in files})[:16]
 
     def config_class(self) -> type:
-        """The configuration dataclass: C of the `Recommender[C]` that the model, or what it extends, is written as."""
-        bases = [base for one in self.load().__mro__ for base in one.__dict__.get("__orig_bases__", ())]
-        found = next((named for base in bases for named in get_args(base) if is_dataclass(named)), None)
-        if found is None:
-            raise UsageError(
-                f"{self.file}: write class {self.recipe.model_class}(Recommender[YourConfig]) with a dataclass"
-            )
-        return cast(type, found)
+        """Return the class of the settings: what the model's class annotates `config` with, or the type argument of
+        `Recommender[...]` in it or in one of its bases."""
+        for cls in self.load().__mro__:
+            named = [inspect.get_annotations(cls, eval_str=True).get("config")]
+            named += [
+                argument for base in cls.__dict__.get("__orig_bases__", ()) for argument in get_args(base)
+            ]
+            for argument in named:
+                if isinstance(argument, type) and is_dataclass(argument):
+                    return argument
+        raise UsageError(
+            f"{self.file}: write class {self.class_name}(Recommender[YourConfig]) with a dataclass"
+        )
+
+    def own_settings(self) -> list[str]:
+        """Return the keys of the model's own settings."""
+        return [parameter.name for parameter in fields(self.config_class())]
 
     def known_settings(self) -> list[str]:
-        """Keys that this model takes: its own and those of training; they must not overlap."""
-        own = [one.name for one in fields(self.config_class())]
-        shared = [one.name for one in fields(TrainConfig)]
+        """Return the keys that the model takes: its own and those of training, which must not overlap."""
+        own, shared = self.own_settings(), [parameter.name for parameter in fields(TrainConfig)]
         both = set(own) & set(shared)
         if both:
             raise UsageError(f"{self.file}: settings {sorted(both)} have the name of a training setting")
         return own + shared
 
-    def layers(self, variant: str, dataset: str) -> list[tuple[str, dict[str, Any]]]:
-        """The recipe's setting layers for a data set, from weakest to strongest (see mmbench.settings.config)."""
-        recipe, found = self.recipe, [("default", defaults_of(self.config_class()))]
-        found.append(("recipe", {key: one.value for key, one in recipe.settings.items()}))
+    def layers(self, dataset: str) -> list[Layer]:
+        """Return the recipe's layers of settings for a data set, from weakest to strongest."""
+        recipe = self.recipe
+        layers = [
+            Layer(Origin.default, defaults_of(self.config_class())),
+            _sourced(Origin.recipe, recipe.settings),
+        ]
         base = dataset.split("@")[0]
         if base in recipe.dataset:
-            found.append((f"recipe for {base}", {k: one.value for k, one in recipe.dataset[base].items()}))
-        if variant:
-            found.append((f"variant {variant}", dict(recipe.variants[variant].settings)))
-        return found
+            layers.append(_sourced(Origin.dataset, recipe.dataset[base], base))
+        if self.variant:
+            layers.append(Layer(Origin.variant, dict(recipe.variants[self.variant].settings), self.variant))
+        return layers
+
+    def variants(self) -> list["ModelEntry"]:
+        """Return the model without a variant, and each of its variants."""
+        return [replace(self, variant=variant) for variant in ("", *self.recipe.variants)]
+
+
+def _sourced(origin: Origin, table: Mapping[str, Sourced], note: str = "") -> Layer:
+    """Return a table of a recipe as a layer whose notes are the recipe's sources."""
+    values = {key: setting.value for key, setting in table.items()}
+    return Layer(origin, values, note, {key: setting.source for key, setting in table.items()})
 
 
 def _import_file(file: Path) -> Any:
-    """Import a model file once: as part of the package when it lies there, else under its own name."""
+    """Import a model file once: as part of mmbench when it lies there, else of a package made of its folder.
+
+    So a model file can import what lies beside it: `from .other import Other`.
+    """
     if file.parent == PACKAGE / "models":
         return importlib.import_module(f"mmbench.models.{file.stem}")
-    name = f"mmbench_model_{abs(hash(str(file.resolve())))}_{file.stem}"
-    if name in sys.modules:
-        return sys.modules[name]
     if not file.is_file():
         raise UsageError(f"{file.with_suffix('.toml')} has no {file.name} beside it")
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        return importlib.import_module(f"{_package_of(file.parent.resolve())}.{file.stem}")
     except Exception as error:
-        del sys.modules[name]
         raise UsageError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+
+
+def _package_of(folder: Path) -> str:
+    """Return the name of a package whose modules are the files of a folder."""
+    name = f"mmbench_models_{sha256(str(folder).encode()).hexdigest()[:12]}"
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+    importlib.invalidate_caches()  # a file may be new
+    return name
 
 
 def model_dirs() -> list[Path]:
-    """The package's models, the baselines, then the user's folders (`--models-dir`, `MMBENCH_MODELS`)."""
-    own = [Path(part) for part in os.environ.get("MMBENCH_MODELS", "").split(os.pathsep) if part]
-    for folder in own:
+    """Return the folders of models: the package's, the baselines, the user's (`--models-dir`, `MMBENCH_MODELS`)."""
+    users = [Path(part) for part in os.environ.get("MMBENCH_MODELS", "").split(os.pathsep) if part]
+    for folder in users:
         if not folder.is_dir():
             raise UsageError(f"model folder {folder} does not exist")
-    return [PACKAGE / "models", baselines_dir(), *own]
+    return [PACKAGE / "models", baselines_dir(), *users]
 
 
 @cache
 def _read_dirs(dirs: tuple[Path, ...]) -> dict[str, ModelEntry]:
-    found: dict[str, ModelEntry] = {}
+    known: dict[str, ModelEntry] = {}
     for file in (file for folder in dirs for file in sorted(folder.glob("*.toml"))):
         entry = ModelEntry(recipe=read_recipe(file), file=file.with_suffix(".py"))
-        if entry.name in found:
-            raise UsageError(f"{file}: model {entry.name!r} is already defined by {found[entry.name].file}")
-        found[entry.name] = entry
-    return found
+        if entry.name in known:
+            raise UsageError(f"{file}: model {entry.name!r} is already defined by {known[entry.name].file}")
+        known[entry.name] = entry
+    return known
 
 
 def entries() -> dict[str, ModelEntry]:
-    """All registered models by name."""
+    """Return all registered models by name."""
     return _read_dirs(tuple(model_dirs()))
 
 
 def all_names(*, variants: bool = True) -> list[str]:
-    """Every name that works where a model name does, in registry order."""
+    """Return every name that works where a model name does, in registry order."""
     names: list[str] = []
     for name, entry in entries().items():
         names.append(name)
@@ -135,8 +181,11 @@ def all_names(*, variants: bool = True) -> list[str]:
     return names
 
 
-def find(name: str) -> tuple[ModelEntry, str]:
-    """`hm4sr:-tmoe` -> (entry, "-tmoe"); an unknown name fails with the nearest known one."""
+def find(name: str) -> ModelEntry:
+    """Return the entry of a model or of one of its variants (`hm4sr:-tmoe`).
+
+    UsageError for an unknown name, with the nearest known one.
+    """
     model, colon, variant = name.partition(":")
     known = entries()
     if model not in known:
@@ -147,18 +196,27 @@ def find(name: str) -> tuple[ModelEntry, str]:
             f"{name!r} names no variant; write {model}, or {model}:VARIANT (see: mmbench show {model})"
         )
     if variant and variant not in entry.recipe.variants:
-        raise UsageError(suggest(name, [f"{model}:{one}" for one in entry.recipe.variants], what="variant"))
-    return entry, variant
+        names = [f"{model}:{known_variant}" for known_variant in entry.recipe.variants]
+        raise UsageError(suggest(name, names, what="variant"))
+    return replace(entry, variant=variant)
 
 
 def check_recipe(entry: ModelEntry) -> None:
-    """Every key in a recipe is a setting of its model."""
+    """Raise UsageError for a key in a recipe that is no setting of its model."""
     known, recipe = entry.known_settings(), entry.recipe
-    tables: Iterable[tuple[str, Iterable[str]]] = [
-        ("settings", recipe.settings),
-        ("search", recipe.search),
-        *((f"dataset.{name}", table) for name, table in recipe.dataset.items()),
-        *((f"variants.{name}", variant.settings) for name, variant in recipe.variants.items()),
+    tables: Iterable[tuple[str, Iterable[str], list[str]]] = [
+        ("settings", recipe.settings, known),
+        ("search", recipe.search, known),
+        *((f"dataset.{name}", table, known) for name, table in recipe.dataset.items()),
+        *(
+            (
+                f"variants.{variant.variant}",
+                recipe.variants[variant.variant].settings,
+                variant.known_settings(),
+            )
+            for variant in entry.variants()
+            if variant.variant
+        ),
     ]
-    for where, keys in tables:
-        check_keys(keys, known, where=f"{entry.file.with_suffix('.toml')} [{where}]")
+    for where, keys, allowed in tables:
+        check_keys(keys, allowed, where=f"{entry.file.with_suffix('.toml')} [{where}]")

@@ -1,5 +1,5 @@
-"""TMMSRec: Time-interval-aware Multi-Modal Sequential Recommender. Wang, Xu, Jiang, Xu, Zhuang,
-2026, manuscript. Official code: github.com/wangpp0602/TMMSRec@7e65e82.
+"""TMMSRec: Time-interval-aware Multi-Modal Sequential Recommender. Wang, Xu, Jiang, Xu, Zhuang, 2026, manuscript.
+Official code: github.com/wangpp0602/TMMSRec @ 7e65e82; its slips are in tmmsrec_released.py.
 
 Each item has an id, a text and an image vector. The time interval encoder (TIE) rotates every vector by the
 year, month and day of its event; vector + rotated vector enter one causal encoder per modality (first
@@ -7,26 +7,13 @@ fusion), and the dot products of the modalities' states and item vectors are add
 
 Axes: R rows, W width, D hidden, J = D/6 blocks of the rotation, M modalities (id, text, image), T targets,
 K negatives, N items.
-Follows: eq. 2-4 vectors(), eq. 7-9 TimeIntervalEncoder, eq. 10-11 encode(), eq. 12-13 query()/item_table(),
-eq. 14 loss().
-Differences (the recipe names the switches):
-(1) Eq. 7 multiplies a row vector from the left, which turns by minus the angle of eq. 9; so does the released
-    code. Reading it as a column only swaps the two dims of every pair, so it is no switch. The released code
-    writes the six strided parts of the result one after another instead of interleaved, so that vector and
-    rotated vector are added in different orders of dims: `tie_layout`.
-(2) Histories lie on the left, not on the right. TIE knows no places, so only the positions `random` and
-    `sinusoidal` notice: they count from the oldest kept item.
-(3) The released code lets real places attend to the padding on the left, whose keys and values are biases, so
-    that a short history shares its attention with 50 - T empty places: `padding_keys`.
-(4) Users are shuffled each epoch, not drawn with replacement.
-(5) An item without a modality has the zero vector there, even after a linear map with a bias: it neither
-    gains nor loses score. The paper drops such items from the data.
-(6) A data set without text or without image trains the other modalities; a variant all of whose feature
-    modalities are missing is refused.
-(7) Early fusion (table 6) has no equations: the time vector is TIE of the sum of the modalities' vectors,
-    fused with them by sum, linear map or MLP; the one state meets the sum of an item's modality vectors.
-(8) The backbone MLP4Rec is not causal, so it is trained on one sample per prefix.
-(9) Table 5's random table is drawn once, with the mean square of the sinusoidal one, and not trained.
+Follows: eq. 2-4 and 6 vectors(), 5 and 7-9 TimeIntervalEncoder(), 10-11 encode(), 12-13 query() and item_table(),
+14 loss(); table 5 PositionTable(), table 6 fuse_early(), fig. 6 make_encoder().
+Differences that matter (tmmsrec.toml lists all, with their switches):
+(1) encoders: own parameters for each modality, as eq. 10 says; the code has one encoder for all.
+(2) padding in attention: not seen; in the code all places of left padding take part in the softmax.
+(3) items without text or image: the zero vector there, even after a linear map with a bias, so that they neither gain
+    nor lose score; the paper drops such items from the data.
 """
 
 from dataclasses import dataclass
@@ -35,8 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.models.base import Catalog, Needs, Recommender
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn.calendar import civil_date
 from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.features import FeatureTable, available, look_up
@@ -54,21 +42,17 @@ class TMMSRecConfig:
     position: Literal["tie", "none", "random", "sinusoidal"] = "tie"  # table 5
     fusion: Literal["two-stage", "add", "linear", "mlp"] = "two-stage"  # table 6
     backbone: Literal["sasrec", "gru4rec", "nextitnet", "mlp4rec"] = "sasrec"  # fig. 6
-    encoder: Literal["own", "shared"] = "own"  # per modality (eq. 10); the code shares one
-    hidden_dim: PositiveInt = 768  # fig. 7; a multiple of 6
-    n_layers: PositiveInt = 2  # blocks of SASRec (fig. 7), layers of the GRU or the MLPs, [1, 4] of NextItNet
-    n_heads: PositiveInt = 1  # code
-    dropout: Probability = 0.5  # fig. 7
-    tie_dropout: Probability = 0.0  # on TIE's output; no equation has it, the code has 0.2
-    tie_layout: Literal["interleaved", "concatenated"] = "interleaved"  # the code: concatenated
-    padding_keys: bool = False  # the code: True, padding takes part in attention (sasrec backbone)
-    n_negatives: PositiveInt = 1  # eq. 14, per target
-    negatives: Literal["history", "first"] = "history"  # the code excludes the user's first item only
+    hidden_dim: PositiveInt = 768  # a multiple of 6
+    n_layers: PositiveInt = 2  # blocks of SASRec, layers of the GRU or the MLPs, [1, 4] of NextItNet
+    n_heads: PositiveInt = 1
+    dropout: Probability = 0.5
+    tie_dropout: Probability = 0.0  # on TIE's output
+    n_negatives: PositiveInt = 1  # per target, eq. 14
 
     def __post_init__(self) -> None:
         if self.hidden_dim % 6:
             low = self.hidden_dim // 6 * 6
-            near = " or ".join(str(one) for one in (low, low + 6) if one)
+            near = " or ".join(str(width) for width in (low, low + 6) if width)
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} is not divisible by 6 (TIE turns blocks of six dims, "
                 f"a pair each for year, month and day); use {near}"
@@ -78,20 +62,21 @@ class TMMSRecConfig:
             raise ValueError(
                 f"modalities {list(self.modalities)} must name at least one of id, text, image, each once"
             )
-        if self.padding_keys and self.backbone != "sasrec":
-            raise ValueError(f"padding_keys is about attention; backbone {self.backbone!r} has none")
 
 
 class TimeIntervalEncoder(nn.Module):
-    """TIE, sec. 2.4: block j of six dims is turned by (year, month, day) * theta_j, two dims each."""
+    """TIE, eq. 7-9: block j of six dims is turned by (year, month, day) * theta_j, two dims each.
 
-    def __init__(self, *, dim: int, dropout: float, layout: Literal["interleaved", "concatenated"]) -> None:
+    Eq. 7 multiplies a row vector from the left, which turns by minus the angle of eq. 9.
+    """
+
+    def __init__(self, *, dim: int, dropout: float) -> None:
         super().__init__()
-        self.dim, self.is_interleaved = dim, layout == "interleaved"
+        self.dim = dim
         self.drop = Dropout(dropout)
 
     def prepare(self, batch: Batch) -> Tensor:
-        """cos and sin of every angle, float64 [2, R, W, J, 3], once for all modalities; padding has angle 0.
+        """Return cos and sin of every angle, float64 [2, R, W, J, 3], for all modalities; padding has angle 0.
 
         In float32 the year's angle (2014 rad at j = 1) is off by 1e-4, so angles are formed in float64.
         """
@@ -101,15 +86,15 @@ class TimeIntervalEncoder(nn.Module):
         angle = date[..., None, :] * theta[:, None]  # eq. 9  [R, W, J, 3]
         return torch.stack([angle.cos(), angle.sin()])
 
-    def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
-        """x [..., R, W, D] -> e P of eq. 7, the same."""
+    def turn(self, x: Tensor, prepared: Tensor) -> Tensor:
+        """x [..., R, W, D] -> e P of eq. 7 by block, [..., R, W, J, 6]."""
         cos, sin = prepared.to(x.dtype)
         even, odd = x.unflatten(-1, (*cos.shape[-2:], 2)).unbind(-1)  # each [..., R, W, J, 3]
-        turned = torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1)
-        turned = turned.flatten(-2)  # [..., R, W, J, 6]
-        if not self.is_interleaved:
-            turned = turned.transpose(-1, -2)
-        return self.drop(turned.flatten(-2))
+        return torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1).flatten(-2)
+
+    def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
+        """x [..., R, W, D] -> e P, the same shape."""
+        return self.drop(self.turn(x, prepared).flatten(-2))
 
 
 class PositionTable(nn.Module):
@@ -128,6 +113,7 @@ class PositionTable(nn.Module):
         self.register_buffer("table", table)
 
     def prepare(self, batch: Batch) -> Tensor:
+        """Return the vector of each place, [R, W, D]."""
         return self.table[batch.position]
 
     def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
@@ -173,7 +159,7 @@ class MLPBackbone(nn.Module):
 
 
 def make_encoder(config: TMMSRecConfig, max_len: int, n_groups: int | None = None) -> nn.Module:
-    """The user encoder of eq. 10. Every backbone is called with (x, attention mask, real places, slots).
+    """Return the user encoder of eq. 10; every backbone is called with (x, attention mask, real places, slots).
 
     SASRec's takes all modalities in one call, x [M, R, W, D], with weights for each if there are `n_groups`.
     """
@@ -185,8 +171,8 @@ def make_encoder(config: TMMSRecConfig, max_len: int, n_groups: int | None = Non
     if config.backbone == "mlp4rec":
         return MLPBackbone(dim=dim, max_len=max_len, n_layers=n_layers, dropout=config.dropout)
     return PreQueryEncoder(
-        dim=config.hidden_dim, inner_dim=config.hidden_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-        dropout=config.dropout, project_out=True, n_groups=n_groups,
+        dim=dim, inner_dim=dim, n_layers=n_layers, n_heads=config.n_heads, dropout=config.dropout,
+        project_out=True, n_groups=n_groups,
     )  # fmt: skip
 
 
@@ -199,22 +185,19 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         for modality in self.modalities:
             self._add_modality(modality, catalog)
         self.drop = Dropout(config.dropout)
-        self.time: TimeIntervalEncoder | PositionTable | None = None
-        if config.position == "tie":
-            self.time = TimeIntervalEncoder(dim=dim, dropout=config.tie_dropout, layout=config.tie_layout)
-        elif config.position != "none":
-            self.time = PositionTable(dim=dim, max_len=catalog.max_len, kind=config.position)
+        self.time = self.make_time(catalog)
         n_fused = len(self.modalities) + (self.time is not None)
         if config.fusion == "linear":
             self.fuse: nn.Module = nn.Linear(n_fused * dim, dim)
         elif config.fusion == "mlp":
             self.fuse = nn.Sequential(nn.Linear(n_fused * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
-        is_single = self.is_early or config.encoder == "shared"
+        is_single = self.is_early or self.shares_encoder
         self.is_grouped = config.backbone == "sasrec" and not is_single
-        names, n_groups = ("all",) if is_single or self.is_grouped else self.modalities, None
-        if self.is_grouped:
-            n_groups = len(self.modalities)
-        self.encoders = nn.ModuleDict({one: make_encoder(config, catalog.max_len, n_groups) for one in names})
+        names = ("all",) if is_single or self.is_grouped else self.modalities
+        n_groups = len(self.modalities) if self.is_grouped else None
+        self.encoders = nn.ModuleDict(
+            {name: make_encoder(config, catalog.max_len, n_groups) for name in names}
+        )
         self._init_weights()
 
     def _add_modality(self, modality: str, catalog: Catalog) -> None:
@@ -226,8 +209,20 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         feat, present = getattr(catalog, f"{modality}_feat"), getattr(catalog, f"has_{modality}")
         self.features[modality] = FeatureTable(feat, present, dim, keep_width=True, unit_norm=False)
 
+    @property
+    def shares_encoder(self) -> bool:
+        """Whether one encoder serves all modalities."""
+        return False
+
+    def make_time(self, catalog: Catalog) -> TimeIntervalEncoder | PositionTable | None:
+        """Return what tells the encoder when or where an event is; None = nothing does."""
+        dim, kind = self.config.hidden_dim, self.config.position
+        if kind == "tie":
+            return TimeIntervalEncoder(dim=dim, dropout=self.config.tie_dropout)
+        return None if kind == "none" else PositionTable(dim=dim, max_len=catalog.max_len, kind=kind)
+
     def _init_weights(self) -> None:
-        """The code's: xavier-normal matrices. torch's attention stacks query, key and value in one matrix of
+        """Xavier-normal matrices, as the code. torch's attention stacks query, key and value in one matrix of
         3D rows, which makes their values smaller by sqrt(2), and starts with zero biases."""
         for name, parameter in self.named_parameters():
             part = name.split(".")[-2] if "." in name else ""
@@ -246,56 +241,58 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        config = self.config
-        common: dict[str, Any] = {"n_negatives": config.n_negatives, "negatives_exclude": config.negatives}
-        if config.padding_keys:
-            # How many empty places a state sees depends on the length of the whole row, so it is not causal.
-            return Needs(layout="fixed", samples=("last-window", "prefix"), causal=False, **common)
-        if config.backbone == "mlp4rec":  # dense along time: a state sees later events and the padding
-            return Needs(layout="fixed", samples=("prefix",), causal=False, **common)
-        is_recurrent = config.backbone == "gru4rec"
+        extras = (Negatives(k=self.config.n_negatives),)
+        if self.config.backbone == "mlp4rec":  # dense along time: a state sees later events and the padding
+            return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
+        is_recurrent = self.config.backbone == "gru4rec"
         return Needs(
             layout="padded" if is_recurrent else "packed", samples=("last-window", "all", "prefix"),
-            stackable=not is_recurrent, **common,
+            stackable=not is_recurrent, extras=extras,
         )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
         return {"modalities": self.modalities}
 
+    # -- score --------------------------------------------------------------------------------------------
+
     def vectors(self, ids: Tensor) -> list[Tensor]:
-        """Item vectors of ids [...], eq. 2-4: one [..., D] per modality, zero where an item lacks it."""
+        """Eq. 2-4, 6: vectors of the items `ids` [...], one [..., D] per modality, zero where an item lacks it."""
         return [table(ids) for table in self._tables()]
 
     def _tables(self) -> list[nn.Module]:
-        return [self.item_emb if one == "id" else self.features[one] for one in self.modalities]
+        return [self.item_emb if name == "id" else self.features[name] for name in self.modalities]
+
+    def attention_mask(self, batch: Batch) -> Tensor:
+        """Return which places a place may look at, bool [R, W, W]."""
+        return batch.attention_mask(causal=True)
 
     def encode(
         self, batch: Batch, vectors: list[Tensor] | None = None, *, slot: Tensor | None = None
     ) -> Tensor:
-        """States of all places [R, W, M*D] (early fusion: [R, W, D]), or of `slot` only [T, M*D].
+        """Eq. 10-11: states of all places [R, W, M*D] (early fusion: [R, W, D]), or of `slot` only [T, M*D].
 
         `vectors` of item_seq, if they are known already.
         """
         vectors = self.vectors(batch.item_seq) if vectors is None else vectors
         x = self.drop(torch.stack(vectors))  # [M, R, W, D]
         if self.is_early:
-            x = self._fused(x, batch)[None]
+            x = self.fuse_early(x, batch)[None]
         elif self.time is not None:
             x = x + self.time(x, self.time.prepare(batch))  # eq. 11
-        mask = batch.attention_mask(causal=True)
-        if self.config.padding_keys:
-            mask = mask | ~batch.mask[:, None, :]
+        mask = self.attention_mask(batch)
         if self.config.backbone == "sasrec":
             states = self.encoders["all"](x, mask, batch.mask, slot)
         else:
             names = self.modalities if len(self.encoders) > 1 else list(self.encoders) * len(x)
-            states = torch.stack(
-                [self.encoders[name](one, mask, batch.mask, slot) for name, one in zip(names, x, strict=True)]
-            )
+            inputs = zip(names, x, strict=True)
+            states = torch.stack([self.encoders[name](part, mask, batch.mask, slot) for name, part in inputs])
         return states.movedim(0, -2).flatten(-2)  # eq. 10
 
-    def _fused(self, x: Tensor, batch: Batch) -> Tensor:
-        """Early fusion of the modalities x [M, R, W, D], time being the last of them, [R, W, D] (sec. 3.7.2)."""
+    def fuse_early(self, x: Tensor, batch: Batch) -> Tensor:
+        """Fuse the modalities x [M, R, W, D] and, as a further one, time, into [R, W, D] (sec. 3.7.2).
+
+        The paper has no equations: time is TIE of the sum of the modalities.
+        """
         if self.time is not None:
             x = torch.cat([x, self.time(x.sum(0), self.time.prepare(batch))[None]])
         if self.config.fusion == "add":
@@ -303,7 +300,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         return self.fuse(x.movedim(0, -2).flatten(-2))
 
     def candidates(self, vectors: list[Tensor]) -> Tensor:
-        """What a state is multiplied with, so that one dot product is the sum over modalities of eq. 13."""
+        """Return what a state is multiplied with, so that one dot product is the sum over modalities of eq. 13."""
         return torch.stack(vectors).sum(0) if self.is_early else torch.cat(vectors, dim=-1)
 
     def query(self, batch: Batch) -> Tensor:
@@ -313,10 +310,10 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         device = next(self.parameters()).device
         return self.candidates(self.vectors(torch.arange(1, self.n_items + 1, device=device)))
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Eq. 14 with K uniform negatives per target (the paper: one)."""
-        ids = batch.item_seq, pairs(batch.target, batch.negatives)
-        inputs, items = zip(*(look_up(table, *ids) for table in self._tables()), strict=True)
+        tables = self._tables()
+        inputs, items = zip(*(look_up(table, batch.item_seq, pairs(batch)) for table in tables), strict=True)
         state = self.encode(batch, list(inputs), slot=batch.slot)
         scores = dots(state, self.candidates(list(items)))  # [T, 1 + K]
         return {"bce": bce(scores[:, 0], scores[:, 1:])}

@@ -12,23 +12,29 @@ from torch import Tensor, nn
 class GroupedLinear(nn.Module):
     """x [G, ..., D_in] -> [G, ..., D_out], each group with its own map; starts like G `nn.Linear`s."""
 
-    def __init__(self, n_groups: int, d_in: int, d_out: int) -> None:
+    def __init__(self, n_groups: int, d_in: int, d_out: int, *, bias: bool = True) -> None:
         super().__init__()
         self.n_groups = n_groups
         self.weight = nn.Parameter(torch.empty(n_groups, d_out, d_in))
-        self.bias = nn.Parameter(torch.empty(n_groups * d_out))
+        self.bias = nn.Parameter(torch.empty(n_groups * d_out)) if bias else None
         bound = d_in**-0.5
         nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        flat, bias = x.flatten(1, -2), self.bias.view(self.n_groups, 1, -1)
+        flat = x.flatten(1, -2)
         n_parts = parts_of(flat.shape[1]) if x.is_cuda else 1
         weight: Tensor = self.weight
         if n_parts > 1:
             flat = flat.reshape(self.n_groups * n_parts, -1, flat.shape[-1])
-            weight, bias = _repeated(weight, n_parts), _repeated(bias, n_parts)
-        out = torch.baddbmm(bias, flat, weight.transpose(1, 2))
+            weight = _repeated(weight, n_parts)
+        if self.bias is None:
+            out = torch.bmm(flat, weight.transpose(1, 2))
+        else:
+            bias = self.bias.view(self.n_groups, 1, -1)
+            bias = _repeated(bias, n_parts) if n_parts > 1 else bias
+            out = torch.baddbmm(bias, flat, weight.transpose(1, 2))
         return out.view(*x.shape[:-1], out.shape[-1])
 
     def extra_repr(self) -> str:
@@ -69,9 +75,11 @@ def _repeated(x: Tensor, n: int) -> Tensor:
     return x[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
 
 
-def linear(d_in: int, d_out: int, n_groups: int | None = None) -> nn.Module:
-    """One map, or one for each group of a leading axis."""
-    return nn.Linear(d_in, d_out) if n_groups is None else GroupedLinear(n_groups, d_in, d_out)
+def linear(d_in: int, d_out: int, n_groups: int | None = None, *, use_bias: bool = True) -> nn.Module:
+    """Return one map, or one for each group of a leading axis."""
+    if n_groups is None:
+        return nn.Linear(d_in, d_out, bias=use_bias)
+    return GroupedLinear(n_groups, d_in, d_out, bias=use_bias)
 
 
 def layer_norm(dim: int, eps: float, n_groups: int | None = None) -> nn.Module:

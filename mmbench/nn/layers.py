@@ -24,9 +24,13 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     if x.is_cuda:
         return F.dropout(x, cut / 256)
+    return x * keep_bytes(x, cut).to(x.dtype).mul_(256.0 / (256 - cut))
+
+
+def keep_bytes(x: Tensor, cut: int) -> Tensor:
+    """Draw 1 (kept) or, with probability `cut` / 256, 0 for each element of `x`; uint8, 0 < cut < 256."""
     # 0 below `cut`, else 1, without a comparison: those that make booleans are not vectorised on CPUs.
-    keep = _random_bytes(x).clamp(cut - 1, cut).sub_(cut - 1)
-    return x * keep.to(x.dtype).mul_(256.0 / (256 - cut))
+    return _random_bytes(x).clamp(cut - 1, cut).sub_(cut - 1)
 
 
 def _random_bytes(x: Tensor) -> Tensor:
@@ -56,12 +60,20 @@ class Dropout(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of a row's places to each other; `mask` True = may look."""
 
-    def __init__(self, dim: int, n_heads: int, attn_dropout: float, n_groups: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        attn_dropout: float,
+        n_groups: int | None = None,
+        *,
+        use_bias: bool = True,
+    ) -> None:
         super().__init__()
         check_heads(dim, n_heads)
         self.n_heads, self.attn_dropout = n_heads, attn_dropout
-        self.qkv = linear(dim, 3 * dim, n_groups)
-        self.out = linear(dim, dim, n_groups)
+        self.qkv = linear(dim, 3 * dim, n_groups, use_bias=use_bias)
+        self.out = linear(dim, dim, n_groups, use_bias=use_bias)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
         """x [..., R, W, D], mask bool [R, W, W] -> the same, or [..., T, D] at places `slot` [T] of the flat [R W]."""
@@ -111,6 +123,16 @@ def hide(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.add_(torch.where(mask, 0.0, -1e9)[:, None])
 
 
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return `table[index]`, the gradient of which adds to each row in a fixed order.
+
+    table [P, ...], index int64 of any shape -> [*index.shape, ...]. Autograd's own gradient of `table[index]` adds with
+    several threads at once, in whatever order they come, so that the same step has two results.
+    """
+    rows = F.embedding(index, table[..., None].flatten(1))
+    return rows.view(*index.shape, *table.shape[1:])
+
+
 def at(x: Tensor, slot: Tensor | None) -> Tensor:
     """x [R, W, ...] -> [T, ...] at places `slot` of the flattened [R W]; x itself when there are none named."""
     return x if slot is None else x.flatten(0, 1).index_select(0, slot)
@@ -134,9 +156,11 @@ class PostNormBlock(nn.Module):
         activation: Literal["gelu", "relu"],
         eps: float,
         n_groups: int | None = None,
+        *,
+        attn_bias: bool = True,
     ) -> None:
         super().__init__()
-        self.attention = Attention(dim, n_heads, attn_dropout, n_groups)
+        self.attention = Attention(dim, n_heads, attn_dropout, n_groups, use_bias=attn_bias)
         self.norm1 = layer_norm(dim, eps, n_groups)
         self.up = linear(dim, inner_dim, n_groups)
         self.down = linear(inner_dim, dim, n_groups)
@@ -165,10 +189,13 @@ class PostNormEncoder(nn.Module):
         activation: Literal["gelu", "relu"] = "gelu",
         eps: float = 1e-12,
         n_groups: int | None = None,
+        attn_bias: bool = True,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            PostNormBlock(dim, inner_dim, n_heads, dropout, attn_dropout, activation, eps, n_groups)
+            PostNormBlock(
+                dim, inner_dim, n_heads, dropout, attn_dropout, activation, eps, n_groups, attn_bias=attn_bias
+            )
             for _ in range(n_layers)
         )
 

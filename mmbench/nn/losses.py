@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmbench.data.batch import TrainBatch
+from mmbench.nn.layers import take_rows
+
 ROWS_OF_LOGITS = 512  # held at once; below 128 the matrix products get slower
 FEWEST_ROWS = 64
 _rows_of_logits = ContextVar("rows of logits", default=ROWS_OF_LOGITS)
@@ -109,8 +112,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return found, (0, 0, 0, None if inputs[2] is None else 0)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Half precision as float32; anything else as it is."""
+def wide(x: Tensor) -> Tensor:
+    """Return half precision as float32, anything else as it is."""
     return x.float() if x.itemsize < 4 else x
 
 
@@ -121,8 +124,8 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
     Half-precision inputs (autocast) are computed in float32: a softmax over a catalogue needs it.
     """
     with torch.autocast(query.device.type, enabled=False):
-        wide = [_wide(query), _wide(table), None if bias is None else _wide(bias)]
-        loss: Tensor = _CatalogueCrossEntropy.apply(*wide, target - 1)[0]
+        operands = [wide(query), wide(table), None if bias is None else wide(bias)]
+        loss: Tensor = _CatalogueCrossEntropy.apply(*operands, target - 1)[0]
         return loss
 
 
@@ -134,6 +137,11 @@ def rows_at_once(n_rows: int) -> Iterator[None]:
         yield
     finally:
         _rows_of_logits.reset(token)
+
+
+def rows_of_logits() -> int:
+    """Return how many rows of logits may be held at once."""
+    return _rows_of_logits.get()
 
 
 def fewer_rows(n_rows: int) -> int:
@@ -149,14 +157,12 @@ def dots(query: Tensor, vectors: Tensor) -> Tensor:
 def item_scores(query: Tensor, table: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scores of a few items of each query: table [N, D] (row i - 1 = item i), items int64 [T, K] in 1..N -> [T, K]."""
     scores = dots(query, F.embedding(items - 1, table))
-    return scores if bias is None else scores + bias[items - 1]
+    return scores if bias is None else scores + take_rows(bias, items - 1)
 
 
-def pairs(target: Tensor | None, negatives: Tensor | None) -> Tensor:
-    """What a loss against sampled negatives compares: target [T] and negatives [T, K] -> [T, 1 + K]."""
-    assert target is not None
-    assert negatives is not None
-    return torch.cat([target[:, None], negatives], 1)
+def pairs(batch: TrainBatch) -> Tensor:
+    """Return what a loss against sampled negatives compares: each target and its K negatives, int64 [T, 1 + K]."""
+    return torch.cat([batch.target[:, None], batch.negatives], 1)
 
 
 def bce(positive: Tensor, negative: Tensor) -> Tensor:
@@ -176,15 +182,17 @@ def next_item(
     kind: Literal["ce", "bce", "bpr"],
     query: Tensor,
     table: Tensor,
-    target: Tensor | None,
-    negatives: Tensor | None,
+    batch: TrainBatch,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """What a setting `loss` names: cross entropy over the catalogue ("ce"), or a loss against sampled negatives."""
+    """Return the loss that a setting `loss` names, for the batch's targets.
+
+    "ce" is the cross entropy over the catalogue; "bce" and "bpr" compare with the batch's negatives.
+    query [T, D], table [N, D] (row i - 1 = item i), bias [N] or None -> scalar.
+    """
     if kind == "ce":
-        assert target is not None
-        return cross_entropy(query, table, target, bias)
-    scores = item_scores(query, table, pairs(target, negatives), bias)
+        return cross_entropy(query, table, batch.target, bias)
+    scores = item_scores(query, table, pairs(batch), bias)
     return (bce if kind == "bce" else bpr)(scores[:, 0], scores[:, 1:])
 
 
@@ -241,7 +249,7 @@ def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", 
     float32: dot products of whole histories reach thousands, where bfloat16 counts in steps of 16.
     """
     with torch.autocast(a.device.type, enabled=False):
-        z = _wide(torch.cat([a, b]))
+        z = wide(torch.cat([a, b]))
         if similarity == "cos":
             z = F.normalize(z, dim=-1)
         own = torch.eye(len(z), dtype=torch.bool, device=z.device)

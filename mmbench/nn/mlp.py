@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.nn.layers import Dropout, at
+from mmbench.nn.layers import Dropout, at, take_rows
 
 Activation = Literal["sigmoid", "gelu", "relu", "identity"]
 
@@ -21,7 +21,8 @@ def shift(x: Tensor, steps: Tensor) -> Tensor:
     """
     place = torch.arange(x.shape[1], device=x.device)
     source = (place - steps[:, None]) % x.shape[1]
-    return x[torch.arange(len(x), device=x.device)[:, None], source]
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return take_rows(x.flatten(0, 1), first + source)
 
 
 class AxisMLP(nn.Module):
@@ -106,7 +107,7 @@ class TriangularKernel(nn.Module):
     columns do not. Only entries that are not fixed at 0 are parameters.
     """
 
-    allowed: Tensor
+    index: Tensor
 
     def __init__(self, *, max_len: int, n_sessions: int) -> None:
         super().__init__()
@@ -114,15 +115,14 @@ class TriangularKernel(nn.Module):
             raise ValueError(f"max_len {max_len} is not divisible by n_sessions {n_sessions}")
         session = torch.arange(max_len) // (max_len // n_sessions)
         allowed = (session[:, None] == session).triu()
-        self.register_buffer("allowed", allowed, persistent=False)
         self.entries = nn.Parameter(torch.ones(int(allowed.sum())))  # row by row
+        number = allowed.flatten().cumsum(0).view_as(allowed) - 1  # of each entry
+        self.register_buffer("index", number.masked_fill(~allowed, len(self.entries)), persistent=False)
 
     def weights(self) -> Tensor:
         """w [L, L], row = source."""
-        logits = torch.full(
-            self.allowed.shape, float("-inf"), dtype=self.entries.dtype, device=self.entries.device
-        )
-        return logits.masked_scatter(self.allowed, self.entries).softmax(-1)
+        logits = F.pad(self.entries, (0, 1), value=float("-inf")).index_select(0, self.index.flatten())
+        return logits.view(self.index.shape).softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [R, W, D], W <= L, place t of the row is place t of the kernel -> [R, W, D]."""

@@ -10,8 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmbench.nn.interactions import members
+
 Prune = Literal["target", "source"]
 BLOCK = 1024  # items whose similarities to all others are held at once
+NEAREST_BLOCK = 256  # the same for nearest items, whose ties take more memory
 
 
 def top_k(values: Tensor, k: int) -> Tensor:
@@ -42,16 +45,27 @@ class Neighbours(nn.Module):
 
     @classmethod
     def build(
-        cls, rows: Callable[[Tensor], Tensor], *, n_items: int, k: int, prune: Prune, self_sim: float
+        cls,
+        rows: Callable[[Tensor], Tensor],
+        *,
+        n_items: int,
+        k: int,
+        prune: Prune,
+        self_sim: float,
+        normalise: bool = False,
     ) -> "Neighbours":
         """Keep k neighbours per target (or per source) of a similarity that is computed in blocks.
 
         rows(ids [B]) -> similarities [B, N+1] of these items (targets, or sources when prune = "source") to all;
         zeros are no neighbours. The similarity of an item to itself is `self_sim` and is none of the k.
+        normalise  the absolute values of each source sum to 1 after the pruning, `self_sim` apart.
         """
         parts = list(_blocks(rows, n_items=n_items, k=k))
-        own, other, value = (torch.cat(column) for column in zip(*parts, strict=True))
-        source, target = (other, own) if prune == "target" else (own, other)
+        item, neighbour, value = (torch.cat(column) for column in zip(*parts, strict=True))
+        source, target = (neighbour, item) if prune == "target" else (item, neighbour)
+        if normalise:
+            total = value.new_zeros(n_items + 1).index_add_(0, source, value.abs())
+            value = value / total[source]
         if self_sim:
             every = torch.arange(1, n_items + 1)
             source, target = torch.cat([source, every]), torch.cat([target, every])
@@ -59,13 +73,12 @@ class Neighbours(nn.Module):
         return cls(source, target, value, n_items=n_items)
 
     def score(self, item_seq: Tensor, weight: Tensor) -> Tensor:
-        """item_seq int64 [T, W], weight float64 [T, W] (0 = not read) -> float64 [T, N], sum of weight * value."""
+        """Return sums of weight * value over a history, float64 [T, N].
+
+        item_seq int64 [T, W], weight float64 [T, W], 0 = not read.
+        """
         row, place = (weight != 0).nonzero(as_tuple=True)
-        item = item_seq[row, place]
-        count = self.offsets[item + 1] - self.offsets[item]
-        event = torch.repeat_interleave(torch.arange(len(item), device=item.device), count)
-        first = self.offsets[item] - (count.cumsum(0) - count)
-        entry = torch.arange(len(event), device=item.device) + first[event]
+        event, entry = members(self.offsets, item_seq[row, place])
         added = weight[row, place][event] * self.values[entry].double()
         scores = added.new_zeros(len(item_seq) * (self.n_items + 1))
         scores.index_add_(0, row[event] * (self.n_items + 1) + self.targets[entry], added)
@@ -99,3 +112,22 @@ def recency_weight(item_seq: Tensor, mask: Tensor, *, decay: float, distinct: bo
     later = torch.ones(item_seq.shape[1], item_seq.shape[1], dtype=torch.bool, device=mask.device).triu(1)
     again = ((item_seq[:, :, None] == item_seq[:, None, :]) & later & mask[:, None, :]).any(2)
     return torch.where(again, 0.0, weight)
+
+
+def nearest_by_cosine(feat: Tensor, present: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return for each item that has features itself and the k - 1 others that are nearest to it by cosine.
+
+    feat [N + 1, F], present bool [N + 1] -> items int64 [n] and their neighbours int64 [n, min(k, n)]. Items without
+    features are nobody's neighbours. Of equally near ones those with smaller ids are taken.
+    """
+    items = present.nonzero()[:, 0]
+    unit = nn.functional.normalize(feat[items], dim=1)
+    parts = []
+    for start in range(0, len(items), NEAREST_BLOCK):
+        block = unit[start : start + NEAREST_BLOCK]
+        similarity = block @ unit.T
+        own = torch.arange(len(block))
+        similarity[own, start + own] = float("inf")
+        parts.append(top_k(similarity, k).nonzero()[:, 1].view(len(block), -1))
+    chosen = torch.cat(parts) if parts else items.new_zeros(0, 0)
+    return items, items[chosen]

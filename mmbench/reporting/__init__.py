@@ -6,12 +6,13 @@ Names are imported on demand, so that a command line that only lists formats sta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmbench.reporting.build import DEFAULT_METRICS, build_table
-    from mmbench.reporting.formats import FORMATS, Format, render, to_text
+    from mmbench.reporting.build import build_table
+    from mmbench.reporting.formats import render, to_text
+    from mmbench.reporting.request import DEFAULT_METRICS, TableRequest
     from mmbench.reporting.table import Table
 
-__all__ = ["DEFAULT_METRICS", "FORMATS", "Format", "Table", "build_table", "render", "to_text"]
-_HOME = {"DEFAULT_METRICS": "build", "build_table": "build", "Table": "table"}
+__all__ = ["DEFAULT_METRICS", "Table", "TableRequest", "build_table", "render", "to_text"]
+_HOME = {"DEFAULT_METRICS": "request", "TableRequest": "request", "build_table": "build", "Table": "table"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """RunRecords -> Table: one row per model and configuration, one column per data set and metric.
 
 Everything stays unrounded here; the renderers round. Rows that are not comparable are refused, rows that
-failed are kept with their reason.
+failed are kept with their reason, runs that cannot be read are left out and named.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,56 +10,40 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mmbench.errors import UsageError, suggest
-from mmbench.evaluation.metrics import Metric, Ties
 from mmbench.reporting import caption
 from mmbench.reporting.compare import Place, compare_all
-from mmbench.reporting.gather import Grid, check_grid, check_runs
+from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
-from mmbench.reporting.table import (
-    ALPHA,
-    Cell,
-    Column,
-    Comparison,
-    Correction,
-    DatasetInfo,
-    Row,
-    Table,
-    TestName,
-)
-from mmbench.runs.store import RunRecord, SplitName
+from mmbench.reporting.places import mark_places, winners, with_cell
+from mmbench.reporting.request import TableRequest
+from mmbench.reporting.table import ALPHA, Cell, Column, Comparison, DatasetInfo, Row, Table
+from mmbench.runs.store import RunRecord
 
-_Terms = tuple[SplitName, Ties, TestName, Correction]
-DEFAULT_METRICS = tuple(
-    Metric(*one) for one in (("NDCG", 5), ("NDCG", 10), ("MRR", 5), ("MRR", 10), ("HR", 10))
-)
+DEFAULT_REQUEST = TableRequest()
 
 
-def build_table(
-    records: Sequence[RunRecord],
-    *,
-    metrics: Sequence[Metric] = DEFAULT_METRICS,
-    split: SplitName = "test",
-    ties: Ties = "expected",
-    compare: str | None = None,
-    test: TestName = "t",
-    correction: Correction = "holm",
-    datasets: Sequence[str] = (),
-    models: Sequence[str] = (),
-) -> Table:
-    """The paper-style table of these records.
+def build_table(records: Sequence[RunRecord], request: TableRequest = DEFAULT_REQUEST) -> Table:
+    """Return the paper-style table of these records.
 
-    `compare` names the row (label or model) that is tested against all others; without it the best row of
-    each column is. `datasets` and `models` give an order (default: by name; strongest first). Raises
-    ProtocolMismatchError when rows of one data set are not comparable, UsageError when there is no record.
+    Raises ProtocolMismatchError when rows of one data set are not comparable, UsageError when there is no record,
+    DataError when no run can be read.
     """
     if not records:
         raise UsageError("there are no results to report; run for example: mmbench run sasrec pop --seeds 3")
-    metrics = list(dict.fromkeys(metrics))
-    grid, labels = _gather(records, metrics, split, ties, datasets)
-    columns = [Column(dataset, metric) for dataset in grid.datasets for metric in metrics]
-    rows, keys = _rows(grid, labels, row_names(records), columns, metrics, models)
-    chosen = _find_compared(rows, compare) if compare else None
-    return _table(grid, keys, rows, columns, metrics, chosen, (split, ties, test, correction))
+    present = {record.dataset for record in records}
+    datasets = [name for name in dict.fromkeys(request.datasets) if name in present]
+    datasets += sorted(present - set(datasets))
+    check_runs(records, datasets, request)
+    groups, twice = group_runs(records)
+    keys, labels = row_keys(groups)
+    grid = Grid(request, datasets, list(dict.fromkeys(keys)))
+    for group, key in zip(groups, keys, strict=True):
+        grid.add(key, group)
+    grid.check()
+    names = row_names(records)
+    builder = _Builder(grid, {key: (names[key.model], labels[key]) for key in grid.keys}, twice)
+    builder.sort()
+    return builder.table(builder.find(request.compare) if request.compare else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,300 +53,286 @@ class GivenRow:
     model: str
     name: str
     groups: Mapping[str, Group]
-    missing: Mapping[str, str] = field(default_factory=dict)  # for a footnote; "" = said elsewhere
+    missing: Mapping[str, str] = field(default_factory=dict)  # for a footnote; "" = told elsewhere
 
 
-def build_given(
-    given: Sequence[GivenRow],
-    *,
-    datasets: Sequence[str],
-    metrics: Sequence[Metric],
-    compare: int | None = None,
-    test: TestName = "t",
-    correction: Correction = "none",
-) -> Table:
-    """The table with exactly these rows and columns in this order, measured or not; tests as in `build_table`.
+def build_given(rows: Sequence[GivenRow], request: TableRequest, *, compared: int | None = None) -> Table:
+    """Return the table with exactly these rows and the request's columns in this order, measured or not.
 
-    `compare` is the position of the row that is tested; without it nothing is. Raises ProtocolMismatchError
-    as `build_table` does.
+    compared  position of the row that is tested; without it nothing is
+
+    Raises ProtocolMismatchError and DataError as `build_table` does.
     """
-    check_runs(
-        [run for row in given for group in row.groups.values() for run in group.records], datasets, metrics
-    )
-    keys = [RowKey(row.model, (str(at),)) for at, row in enumerate(given)]
-    grid = Grid(list(datasets), keys, {}, {}, [])
-    for key, row in zip(keys, given, strict=True):
+    runs = [run for row in rows for group in row.groups.values() for run in group.records]
+    check_runs(runs, request.datasets, request)
+    keys = [RowKey(row.model, (str(at),)) for at, row in enumerate(rows)]
+    grid = Grid(request, list(request.datasets), keys)
+    for key, row in zip(keys, rows, strict=True):
         grid.reasons.update({(dataset, key): text for dataset, text in row.missing.items()})
         for group in row.groups.values():
-            grid.add(key, group, metrics, "test", "expected")
-    check_grid(grid)
-    columns = [Column(dataset, metric) for dataset in datasets for metric in metrics]
-    rows = [_row(grid, key, row.name, "", columns, metrics) for key, row in zip(keys, given, strict=True)]
-    rows = _mark_places(rows, len(columns))
-    terms: _Terms = ("test", "expected", test, correction)
-    return _table(grid, keys, rows, columns, metrics, compare, terms, is_tested=compare is not None)
+            grid.add(key, group)
+    grid.check()
+    names = {key: (row.name, "") for key, row in zip(keys, rows, strict=True)}
+    return _Builder(grid, names, []).table(compared, is_tested=compared is not None)
 
 
-def _table(
-    grid: Grid,
-    keys: Sequence[RowKey],
-    rows: Sequence[Row],
-    columns: Sequence[Column],
-    metrics: Sequence[Metric],
-    chosen: int | None,
-    terms: _Terms,
-    *,
-    is_tested: bool = True,
-) -> Table:
-    """Rows with their tests, caption and warnings."""
-    split, ties, test, correction = terms
-    places = _places(grid, keys, rows, columns, metrics, chosen) if is_tested else []
-    comparisons = compare_all(places, test=test, correction=correction)
-    rows = _mark_stars(rows, comparisons)
-    table = Table(
-        split=split,
-        ties=ties,
-        datasets=tuple(_info(grid, dataset) for dataset in grid.datasets),
-        columns=tuple(columns),
-        rows=tuple(rows),
-        footnotes=tuple(grid.footnotes),
-        test=test,
-        correction=correction,
-        compare="" if chosen is None else rows[chosen].label,
-        comparisons=tuple(comparisons),
-        family=sum(one.p is not None for one in comparisons),
-    )
-    return _say(table, grid, keys, metrics)
+class _Builder:
+    """A table while it is made: the grid, and its rows in their order.
 
+    names  (display name, label of the configuration) of each row
+    twice  texts about runs that were given twice
+    """
 
-def _gather(
-    records: Sequence[RunRecord],
-    metrics: Sequence[Metric],
-    split: SplitName,
-    ties: Ties,
-    datasets: Sequence[str],
-) -> tuple[Grid, dict[RowKey, str]]:
-    """Group and measure all runs, after checking that those of one data set are comparable."""
-    present = {one.dataset for one in records}
-    ordered = [one for one in dict.fromkeys(datasets) if one in present]
-    ordered += sorted(present - set(ordered))
-    check_runs(records, ordered, metrics)
-    groups = group_runs(records)
-    keys, labels = row_keys(groups)
-    grid = Grid(ordered, list(dict.fromkeys(keys)), {}, {}, [])
-    for group, key in zip(groups, keys, strict=True):
-        grid.add(key, group, metrics, split, ties)
-    check_grid(grid)
-    return grid, labels
+    def __init__(self, grid: Grid, names: Mapping[RowKey, tuple[str, str]], twice: Sequence[str]) -> None:
+        self.grid, self.request, self.twice = grid, grid.request, twice
+        self.columns = [
+            Column(dataset, metric) for dataset in grid.datasets for metric in self.request.metrics
+        ]
+        self.keys = list(grid.keys)
+        self.rows = mark_places([self._row(key, *names[key]) for key in self.keys], len(self.columns))
 
+    def sort(self) -> None:
+        """Put floors last; inside each part the order asked for, else strongest first by the first column."""
 
-def _rows(
-    grid: Grid,
-    labels: Mapping[RowKey, str],
-    names: Mapping[str, str],
-    columns: Sequence[Column],
-    metrics: Sequence[Metric],
-    models: Sequence[str],
-) -> tuple[list[Row], list[RowKey]]:
-    """Rows in their order, with best and second marked, and the key of each."""
-    rows = [_row(grid, key, names[key.model], labels[key], columns, metrics) for key in grid.keys]
-    order = _order(rows, models)
-    return _mark_places([rows[at] for at in order], len(columns)), [grid.keys[at] for at in order]
+        def order(at: int) -> tuple[bool, int, float, str]:
+            row = self.rows[at]
+            models = self.request.models
+            asked = models.index(row.model) if row.model in models else len(models)
+            mean = row.cells[0].mean
+            return row.floor, asked, np.inf if mean is None else -mean, row.label
 
+        positions = sorted(range(len(self.rows)), key=order)
+        self.rows = [self.rows[at] for at in positions]
+        self.keys = [self.keys[at] for at in positions]
 
-def _row(
-    grid: Grid, key: RowKey, name: str, config: str, columns: Sequence[Column], metrics: Sequence[Metric]
-) -> Row:
-    finished = [run for run in grid.runs(key) if run.status == "finished"]
-    return Row(
-        model=key.model,
-        name=name,
-        config=config,
-        floor=is_floor(key.model),
-        leaky=key in grid.leaky,
-        deterministic=bool(finished) and all(run.deterministic for run in finished),
-        cells=tuple(_cell(grid, key, column.dataset, metrics.index(column.metric)) for column in columns),
-    )
-
-
-def _cell(grid: Grid, key: RowKey, dataset: str, at: int) -> Cell:
-    group, found = grid.groups.get((dataset, key)), grid.measured.get((dataset, key))
-    if group is None:
-        reason = grid.reasons.get((dataset, key), f"not run on {dataset}")
-        return Cell(footnotes=(grid.footnote(reason),) if reason else ())
-    notes: tuple[int, ...] = ()
-    if group.failed:
-        reasons = "; ".join(
-            dict.fromkeys((one.reason or "no reason recorded").strip().rstrip(".") for one in group.failed)
-        )
-        seeds = ", ".join(str(one.seed) for one in group.failed)
-        share = f"{len(group.failed)} of {len(group.records)} runs failed" if group.finished else "failed"
-        notes = (grid.footnote(f"{share} (seed {seeds}): {reasons}"),)
-    if found is None:
-        return Cell(footnotes=notes)
-    values = found.values[:, at]
-    return Cell(
-        seeds=found.seeds,
-        values=tuple(float(one) for one in values),
-        mean=float(values.mean()),
-        std=float(values.std(ddof=1)) if len(values) > 1 else None,
-        footnotes=notes,
-    )
-
-
-def _order(rows: Sequence[Row], models: Sequence[str]) -> list[int]:
-    """Floors last; inside each part the order asked for, else strongest first by the first column."""
-
-    def key(at: int) -> tuple[bool, int, float, str]:
-        row = rows[at]
-        asked = models.index(row.model) if row.model in models else len(models)
-        mean = row.cells[0].mean
-        return row.floor, asked, np.inf if mean is None else -mean, row.label
-
-    return sorted(range(len(rows)), key=key)
-
-
-def _mark_places(rows: Sequence[Row], n_columns: int) -> list[Row]:
-    """Best and second of each column on unrounded means; leaky rows have none unless all are leaky."""
-    ranked = [row for row in rows if not row.leaky] or list(rows)
-    marked = list(rows)
-    for column in range(n_columns):
-        means = [row.cells[column].mean for row in ranked]
-        levels: list[float] = []
-        for mean in sorted((one for one in means if one is not None), reverse=True):
-            if not levels or not _same(mean, levels[-1]):
-                levels.append(mean)
-        if sum(one is not None for one in means) < 2:
-            continue
-        for at, row in enumerate(marked):
-            own = row.cells[column].mean
-            if own is None or not any((row.model, row.config) == (one.model, one.config) for one in ranked):
-                continue
-            place = next((i + 1 for i, level in enumerate(levels[:2]) if _same(own, level)), 0)
-            marked[at] = _with_cell(row, column, replace(row.cells[column], place=place))
-    return marked
-
-
-def _same(a: float, b: float) -> bool:
-    """Equal up to the rounding noise of a float64 mean over users."""
-    return abs(a - b) <= 1e-12
-
-
-def _with_cell(row: Row, column: int, cell: Cell) -> Row:
-    return replace(row, cells=(*row.cells[:column], cell, *row.cells[column + 1 :]))
-
-
-def _find_compared(rows: Sequence[Row], name: str) -> int:
-    """The row that `--compare` names by its label, display name or model."""
-    wanted = name.strip().lower()
-    for texts in ([row.label for row in rows], [row.model for row in rows], [row.name for row in rows]):
-        found = [at for at, text in enumerate(texts) if text.lower() == wanted]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            labels = "; ".join(rows[at].label for at in found)
-            raise UsageError(f"--compare {name} is {len(found)} rows; name one by its label: {labels}")
-    known = {row.model for row in rows} | {row.label for row in rows}
-    raise UsageError(f"--compare: {suggest(name, known, what='row')}")
-
-
-def _places(
-    grid: Grid,
-    keys: Sequence[RowKey],
-    rows: Sequence[Row],
-    columns: Sequence[Column],
-    metrics: Sequence[Metric],
-    chosen: int | None,
-) -> list[Place]:
-    """Per column the rows that are compared: a leaky row neither wins nor counts as a rival."""
-    found = []
-    all_leaky = all(row.leaky for row in rows)
-    for at, column in enumerate(columns):
-        fair = {
-            index: grid.measured[column.dataset, key]
-            for index, key in enumerate(keys)
-            if (column.dataset, key) in grid.measured
-            and (all_leaky or index == chosen or not rows[index].leaky)
-        }
-        best = [index for index in fair if rows[index].cells[at].place == 1]
-        compared = chosen if chosen is not None else (best[0] if best else None)
-        if compared is None or compared not in fair:
-            continue
-        found.append(
-            Place(
-                column=at, metric=column.metric, at=metrics.index(column.metric), rows=fair, compared=compared
-            )
-        )
-    return found
-
-
-def _mark_stars(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[Row]:
-    marked = list(rows)
-    for one in comparisons:
-        p = one.p if one.adjusted is None else one.adjusted
-        if (
-            one.strongest
-            and p is not None
-            and p < ALPHA
-            and one.outcome.direction == "better"
-            and not _contradicted(one)
+    def find(self, name: str) -> int:
+        """Return the position of the row that `--compare` names by its label, display name or model."""
+        wanted = name.strip().lower()
+        for texts in (
+            [row.label for row in self.rows],
+            [row.model for row in self.rows],
+            [row.name for row in self.rows],
         ):
-            cell = replace(marked[one.compared].cells[one.column], star=True)
-            marked[one.compared] = _with_cell(marked[one.compared], one.column, cell)
-    return marked
+            positions = [at for at, text in enumerate(texts) if text.lower() == wanted]
+            if len(positions) == 1:
+                return positions[0]
+            if positions:
+                labels = "; ".join(self.rows[at].label for at in positions)
+                raise UsageError(
+                    f"--compare {name} is {len(positions)} rows; name one by its label: {labels}"
+                )
+        known = {row.model for row in self.rows} | {row.label for row in self.rows}
+        raise UsageError(f"--compare: {suggest(name, known, what='row')}")
+
+    def table(self, compared: int | None, *, is_tested: bool = True) -> Table:
+        """Return the rows with their tests, caption and warnings."""
+        request = self.request
+        places = self._places(compared) if is_tested else []
+        comparisons = compare_all(places, test=request.test, correction=request.correction)
+        self._mark_stars(comparisons)
+        table = Table(
+            split=request.split,
+            ties=request.ties,
+            datasets=tuple(self._info(dataset) for dataset in self.grid.datasets),
+            columns=tuple(self.columns),
+            rows=tuple(self.rows),
+            footnotes=tuple(self.grid.footnotes),
+            test=request.test,
+            correction=request.correction,
+            compare="" if compared is None else self.rows[compared].label,
+            comparisons=tuple(comparisons),
+            family=sum(comparison.p is not None for comparison in comparisons),
+            left_out=(
+                *self.twice,
+                *(fault.reason for faults in self.grid.faults.values() for fault in faults),
+            ),
+        )
+        return replace(
+            table, caption=tuple(self._caption(table)), warnings=tuple(self._warnings(comparisons))
+        )
+
+    # -- rows and cells -----------------------------------------------------------------------------------
+
+    def _row(self, key: RowKey, name: str, config: str) -> Row:
+        finished = [run for run in self.grid.runs(key) if run.status == "finished"]
+        return Row(
+            model=key.model,
+            name=name,
+            config=config,
+            floor=is_floor(key.model),
+            leaky=key in self.grid.leaky,
+            deterministic=bool(finished) and all(run.deterministic for run in finished),
+            cells=tuple(self._cell(key, column) for column in self.columns),
+        )
+
+    def _cell(self, key: RowKey, column: Column) -> Cell:
+        group = self.grid.groups.get((column.dataset, key))
+        if group is None:
+            reason = self.grid.reasons.get((column.dataset, key), f"not run on {column.dataset}")
+            return Cell(footnotes=(self.grid.footnote(reason),) if reason else ())
+        notes = tuple(self.grid.footnote(text) for text in self._losses(key, group))
+        measured = self.grid.measured.get((column.dataset, key))
+        if measured is None:
+            return Cell(footnotes=notes)
+        values = measured.values[:, self.request.metrics.index(column.metric)]
+        return Cell(
+            seeds=measured.seeds,
+            values=tuple(float(value) for value in values),
+            mean=float(values.mean()),
+            std=float(values.std(ddof=1)) if len(values) > 1 else None,
+            footnotes=notes,
+        )
+
+    def _losses(self, key: RowKey, group: Group) -> list[str]:
+        """Return the footnotes about the group's runs that are not in its numbers."""
+        notes = []
+        if group.failed:
+            reasons = "; ".join(
+                dict.fromkeys(
+                    (run.reason or "no reason recorded").strip().rstrip(".") for run in group.failed
+                )
+            )
+            share = f"{len(group.failed)} of {len(group.records)} runs failed" if group.finished else "failed"
+            notes.append(f"{share} (seed {_seeds(group.failed)}): {reasons}")
+        faults = self.grid.faults.get((group.dataset, key))
+        if faults:
+            runs = [fault.record for fault in faults]
+            notes.append(
+                f"{len(faults)} of {len(group.records)} runs left out (seed {_seeds(runs)}): {faults[0].reason}"
+            )
+        return notes
+
+    # -- comparisons --------------------------------------------------------------------------------------
+
+    def _places(self, compared: int | None) -> list[Place]:
+        """Return per column the rows that are compared: a leaky row neither wins nor counts as a rival."""
+        places = []
+        all_leaky = all(row.leaky for row in self.rows)
+        for at, column in enumerate(self.columns):
+            fair = {
+                index: self.grid.measured[column.dataset, key]
+                for index, key in enumerate(self.keys)
+                if (column.dataset, key) in self.grid.measured
+                and (all_leaky or index == compared or not self.rows[index].leaky)
+            }
+            best = [index for index in fair if self.rows[index].cells[at].place == 1]
+            chosen = compared if compared is not None else (best[0] if best else None)
+            if chosen is None or chosen not in fair:
+                continue
+            metric_at = self.request.metrics.index(column.metric)
+            places.append(Place(column=at, metric=column.metric, at=metric_at, rows=fair, compared=chosen))
+        return places
+
+    def _mark_stars(self, comparisons: Sequence[Comparison]) -> None:
+        for comparison in comparisons:
+            if is_star(comparison):
+                row = self.rows[comparison.compared]
+                cell = replace(row.cells[comparison.column], star=True)
+                self.rows[comparison.compared] = with_cell(row, comparison.column, cell)
+
+    # -- words --------------------------------------------------------------------------------------------
+
+    def _info(self, dataset: str) -> DatasetInfo:
+        groups = [group for (name, _), group in self.grid.groups.items() if name == dataset]
+        runs = [run for group in groups for run in group.records]
+        if not runs:
+            return DatasetInfo(name=dataset, synthetic=False, n_users=0, n_items=0, protocol={}, data_hash="")
+        shown = next((run for run in runs if run.status == "finished"), runs[0])
+        measured = next((row for (name, _), row in self.grid.measured.items() if name == dataset), None)
+        return DatasetInfo(
+            name=dataset,
+            synthetic=any(run.synthetic for run in runs),
+            protocol=shown.protocol,
+            n_users=0 if measured is None else len(measured.users),
+            data_hash=shown.data_hash,
+            n_items=shown.n_items if measured is None else measured.n_candidates,
+            mask_seen=self.grid.rules(dataset)[0] if self.grid.rules(dataset) else "none",
+        )
+
+    @property
+    def _groups(self) -> list[tuple[Group, Row]]:
+        return [(self.grid.groups[at], self._row_of(at)) for at in self._shown() if at in self.grid.groups]
+
+    @property
+    def _measured(self) -> list[tuple[str, Row, Measured]]:
+        return [
+            (at[0], self._row_of(at), self.grid.measured[at])
+            for at in self._shown()
+            if at in self.grid.measured
+        ]
+
+    def _shown(self) -> list[tuple[str, RowKey]]:
+        return list(self.grid.in_order(self.keys))
+
+    def _row_of(self, place: tuple[str, RowKey]) -> Row:
+        return self.rows[self.keys.index(place[1])]
+
+    def _caption(self, table: Table) -> list[tuple[str, str]]:
+        groups, request = self._groups, self.request
+        return [
+            caption.runs_line(table.split, table.rows),
+            *caption.metrics_lines(request.metrics, table.ties, [info.mask_seen for info in table.datasets]),
+            *caption.selection_lines(groups, request.mask_seen),
+            *caption.other_rule_lines(self._other_winners()),
+            *caption.data_lines([info for info in table.datasets if info.n_users]),
+            *caption.feature_lines(groups),
+            *caption.machine_lines(groups),
+            *caption.mark_lines(table.rows),
+            *caption.test_lines(
+                table.comparisons,
+                test=table.test,
+                correction=table.correction,
+                compare=table.compare,
+                n_columns=len({comparison.column for comparison in table.comparisons}),
+            ),
+            *caption.note_lines(groups),
+        ]
+
+    def _other_winners(self) -> list[caption.OtherWinner]:
+        """Return the columns whose best rows would be others under the other mask rule."""
+        changed = []
+        for at, column in enumerate(self.columns):
+            metric_at = self.request.metrics.index(column.metric)
+            others: list[float | None] = []
+            for key in self.keys:
+                measured = self.grid.measured.get((column.dataset, key))
+                mean = np.nan if measured is None else float(measured.under_other[metric_at])
+                others.append(None if np.isnan(mean) else mean)
+            shown = [row.cells[at].mean for row in self.rows]
+            now, other = winners(self.rows, shown), winners(self.rows, others)
+            if now and other and now != other:
+                rule = OTHER_RULE[self.grid.rules(column.dataset)[0]]
+                labels = tuple(
+                    ", ".join(self.rows[index].label for index in sorted(best)) for best in (now, other)
+                )
+                changed.append(caption.OtherWinner(column, rule, *labels))
+        return changed
+
+    def _warnings(self, comparisons: Sequence[Comparison]) -> list[str]:
+        return caption.warnings(
+            self._groups,
+            self._measured,
+            comparisons,
+            test=self.request.test,
+            correction=self.request.correction,
+        )
 
 
-def _contradicted(one: Comparison) -> bool:
-    """Whether a rank test's own direction is not that of the mean."""
-    return one.effect_name == "r_rb" and (one.effect or 0) < 0
+def is_star(comparison: Comparison) -> bool:
+    """Return whether a row is better than the strongest other one: by the corrected p, where there is a correction.
 
-
-def _info(grid: Grid, dataset: str) -> DatasetInfo:
-    runs = [run for (name, _), group in grid.groups.items() if name == dataset for run in group.records]
-    if not runs:
-        return DatasetInfo(name=dataset, synthetic=False, n_users=0, n_items=0, protocol={}, data_hash="")
-    shown = next((run for run in runs if run.status == "finished"), runs[0])
-    found = next((one for (name, _), one in grid.measured.items() if name == dataset), None)
-    return DatasetInfo(
-        name=dataset,
-        synthetic=any(run.synthetic for run in runs),
-        protocol=shown.protocol,
-        n_users=0 if found is None else len(found.users),
-        data_hash=shown.data_hash,
-        n_items=shown.n_items if found is None else found.n_candidates,
+    A rank test whose own direction is not that of the mean gives no star.
+    """
+    p = comparison.p if comparison.adjusted is None else comparison.adjusted
+    contradicted = comparison.effect_name == "r_rb" and (comparison.effect or 0) < 0
+    return (
+        comparison.strongest
+        and p is not None
+        and p < ALPHA
+        and comparison.outcome.direction == "better"
+        and not contradicted
     )
 
 
-def _say(table: Table, grid: Grid, keys: Sequence[RowKey], metrics: Sequence[Metric]) -> Table:
-    """The table with its caption and warnings."""
-    row_of = dict(zip(keys, table.rows, strict=True))
-    groups = [
-        (grid.groups[dataset, key], row_of[key])
-        for dataset in grid.datasets
-        for key in keys
-        if (dataset, key) in grid.groups
-    ]
-    measured = [
-        (dataset, row_of[key], grid.measured[dataset, key])
-        for dataset in grid.datasets
-        for key in keys
-        if (dataset, key) in grid.measured
-    ]
-    masks = [str(one.protocol.get("mask_seen", "none")) for one in table.datasets]
-    lines = [
-        caption.runs_line(table.split, table.rows),
-        caption.metrics_line(metrics, table.ties, masks),
-        *caption.data_lines([one for one in table.datasets if one.n_users]),
-        *caption.feature_lines(groups),
-        *caption.mark_lines(table.rows),
-        *caption.test_lines(
-            table.comparisons,
-            test=table.test,
-            correction=table.correction,
-            compare=table.compare,
-            n_columns=len({one.column for one in table.comparisons}),
-        ),
-        *caption.note_lines(groups),
-    ]
-    said = caption.warnings(groups, measured, table.comparisons, test=table.test, correction=table.correction)
-    return replace(table, caption=tuple(lines), warnings=tuple(said))
+def _seeds(runs: Sequence[RunRecord]) -> str:
+    return ", ".join(str(run.seed) for run in runs)

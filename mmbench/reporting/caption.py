@@ -2,21 +2,24 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from mmbench.evaluation.metrics import Metric, Ties
+from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
+from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Verdict, smallest_sign_p
 from mmbench.reporting.gather import Measured
 from mmbench.reporting.labels import Group
-from mmbench.reporting.table import ALPHA, Comparison, Correction, DatasetInfo, Row, TestName
-from mmbench.runs.store import RunRecord, SplitName
+from mmbench.reporting.table import ALPHA, Column, Comparison, DatasetInfo, Row
+from mmbench.runs.store import RunRecord
 
 _TIES: dict[Ties, str] = {
     "expected": "tied scores count by their expectation over random tie breaking",
     "optimistic": "tied scores rank the target first (optimistic: constant scores would be perfect)",
     "pessimistic": "tied scores rank the target last (pessimistic)",
 }
-_MASK = {
+_MASK: dict[MaskRule, str] = {
     "none": "no seen item is masked",
     "train": "training items are masked",
     "input": "input items are masked",
@@ -42,22 +45,79 @@ def runs_line(split: SplitName, rows: Sequence[Row]) -> tuple[str, str]:
     return "Numbers", f"{title} targets; {spread}.{one_run}"
 
 
-def metrics_line(metrics: Sequence[Metric], ties: Ties, masks: Iterable[str]) -> tuple[str, str]:
+def metrics_lines(metrics: Sequence[Metric], ties: Ties, rules: Iterable[MaskRule]) -> list[tuple[str, str]]:
+    """Return what the metrics are; always with the mask rule, on which the order of a table can hang."""
+    ranks = [metric for metric in metrics if metric.needs == "ranks"]
+    lists = [metric for metric in metrics if metric.needs == "lists"]
+    masked = ", ".join(_MASK[rule] for rule in sorted(set(rules)))
+    lines = []
+    if ranks:
+        lines.append((
+            "Metrics",
+            f"means over users of a value of r, the rank of the user's one held-out item among all items: "
+            f"{'; '.join(_definitions(ranks))}; else 0. Full ranking, {masked}; {_TIES[ties]}.",
+        ))  # fmt: skip
+    if lists:
+        lines.append((
+            "Lists",
+            f"one value for the catalogue, from every user's list of the best items, {masked}, ties by smaller id: "
+            f"{'; '.join(_definitions(lists))}.",
+        ))  # fmt: skip
+    return lines
+
+
+def _definitions(metrics: Sequence[Metric]) -> list[str]:
     families: dict[str, list[Metric]] = defaultdict(list)
     for metric in metrics:
         families[metric.name].append(metric)
-    said = []
+    definitions = []
     for members in families.values():
-        if len(members) > 1 and all(one.k is not None for one in members):
-            formula = members[0].formula("K")
-            said.append(f"{members[0].name}@K = {formula}")
+        if len(members) > 1 and all(metric.k is not None for metric in members):
+            definitions.append(f"{members[0].name}@K = {members[0].formula('K')}")
         else:
-            said += [f"{one} = {one.formula()}" for one in members]
-    masked = ", ".join(sorted(_MASK.get(mask, f"mask {mask}") for mask in set(masks)))
-    return "Metrics", (
-        f"means over users of a value of r, the rank of the user's one held-out item among all items: "
-        f"{'; '.join(said)}; else 0. Full ranking, {masked}; {_TIES[ties]}."
-    )
+            definitions += [f"{metric} = {metric.formula()}" for metric in members]
+    return definitions
+
+
+def selection_lines(groups: Sequence[tuple[Group, Row]], mask_seen: MaskRule | None) -> list[tuple[str, str]]:
+    """Return which rows were selected under another mask rule than the one whose numbers are shown."""
+    if mask_seen is None:
+        return []
+    selected: dict[MaskRule, list[str]] = defaultdict(list)
+    for group, row in groups:
+        for record in group.finished:
+            is_other = record.selection is not None and record.mask_seen != mask_seen
+            if is_other and row.label not in selected[record.mask_seen]:
+                selected[record.mask_seen].append(row.label)
+    return [
+        ("Selected", f"under {rule}, not {mask_seen}: {', '.join(rows)}.") for rule, rows in selected.items()
+    ]
+
+
+@dataclass(frozen=True)
+class OtherWinner:
+    """A column whose best row would be another one under another mask rule."""
+
+    column: Column
+    rule: MaskRule
+    now: str
+    other: str
+
+
+def other_rule_lines(changed: Sequence[OtherWinner]) -> list[tuple[str, str]]:
+    """Return which columns have another best row under the other mask rule."""
+    by_change: dict[tuple[MaskRule, str, str], list[Column]] = defaultdict(list)
+    for change in changed:
+        by_change[change.rule, change.now, change.other].append(change.column)
+    lines = []
+    for (rule, now, other), columns in by_change.items():
+        where: dict[str, list[str]] = defaultdict(list)
+        for column in columns:
+            where[column.dataset].append(str(column.metric))
+        places = "; ".join(f"{', '.join(metrics)} on {dataset}" for dataset, metrics in where.items())
+        text = f"if {_MASK[rule]}, {other} and not {now} is best in {places} (--mask-seen {rule} prints it)."
+        lines.append(("Other rule", text))
+    return lines
 
 
 def data_lines(datasets: Sequence[DatasetInfo]) -> list[tuple[str, str]]:
@@ -81,19 +141,64 @@ def data_lines(datasets: Sequence[DatasetInfo]) -> list[tuple[str, str]]:
 
 
 def feature_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
-    """Which encoder each row's features come from, one line per data set."""
+    """Return which encoder each row's features come from, one line per data set; and which rows read two makings."""
     used: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for group, row in groups:
         for record in group.finished[:1]:
-            for modality in ("text", "image"):
-                encoder = record.features.get(modality, {}).get("encoder")
-                if encoder and row.label not in used[group.dataset][f"{modality} {encoder}"]:
-                    used[group.dataset][f"{modality} {encoder}"].append(row.label)
+            for modality in sorted(record.features, reverse=True):  # text, then image
+                what = f"{modality} {record.features[modality].encoder}"
+                if row.label not in used[group.dataset][what]:
+                    used[group.dataset][what].append(row.label)
     lines = []
-    for dataset, found in used.items():
-        parts = [f"{what} ({', '.join(rows)})" for what, rows in found.items()]
+    for dataset, encoders in used.items():
+        parts = [f"{what} ({', '.join(rows)})" for what, rows in encoders.items()]
         lines.append(("Features", f"{dataset}: {'; '.join(parts)}."))
+    return lines + _feature_mixtures(groups)
+
+
+def _feature_mixtures(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
+    """Return the rows whose runs read features that are made alike and differ in their last digits."""
+    lines = []
+    for group, row in groups:
+        for modality in sorted({modality for record in group.finished for modality in record.features}):
+            makings = _seeds_by(group, partial(_content_of, modality))
+            if len(makings) > 1:
+                text = (
+                    f"{row.label} on {group.dataset}: {modality} features made in the same way on different "
+                    f"machines, equal up to rounding ({_seed_lists(makings)})."
+                )
+                lines.append(("Features", text))
     return lines
+
+
+def _content_of(modality: str, record: RunRecord) -> str:
+    return record.features[modality].content[:8]
+
+
+def machine_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
+    """Return the rows whose runs had different devices or numbers of threads: their last digits may differ."""
+    lines = []
+    for group, row in groups:
+        machines = _seeds_by(group, _machine)
+        if len(machines) > 1:
+            lines.append(("Machines", f"{row.label} on {group.dataset}: {_seed_lists(machines)}."))
+    return lines
+
+
+def _machine(record: RunRecord) -> str:
+    device, threads = record.environment.get("device", ""), record.environment.get("threads", "")
+    return f"{device}, {threads} threads" if device == "cpu" else str(device)
+
+
+def _seeds_by(group: Group, key: Callable[[RunRecord], str]) -> dict[str, list[int]]:
+    seeds: dict[str, list[int]] = defaultdict(list)
+    for record in group.finished:
+        seeds[key(record)].append(record.seed)
+    return seeds
+
+
+def _seed_lists(seeds: Mapping[str, Sequence[int]]) -> str:
+    return "; ".join(f"{what}: seed {', '.join(map(str, numbers))}" for what, numbers in seeds.items())
 
 
 def mark_lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -223,5 +328,5 @@ def near_budget(record: RunRecord) -> bool:
 
 
 def _budget(record: RunRecord) -> int:
-    value = record.settings.get("max_epochs", {}).get("value", 0)
-    return value if isinstance(value, int) else 0
+    setting = record.settings.get("max_epochs")
+    return setting.value if setting is not None and isinstance(setting.value, int) else 0

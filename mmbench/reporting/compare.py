@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mmbench.choices import Correction, TestName
 from mmbench.evaluation import significance
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Outcome, Verdict
 from mmbench.reporting.gather import Measured
-from mmbench.reporting.table import Comparison, Correction, TestName
+from mmbench.reporting.table import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)

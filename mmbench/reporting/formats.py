@@ -1,15 +1,13 @@
 """One table, six formats."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
+from mmbench.choices import FORMATS, Format
 from mmbench.errors import UsageError, suggest
 from mmbench.reporting.table import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Format = Literal["terminal", "markdown", "latex", "html", "csv", "json"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def to_text(table: Table, fmt: Format) -> str:

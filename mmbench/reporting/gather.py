@@ -1,16 +1,22 @@
-"""Stored ranks -> values per run and per user, after checking that the rows of a data set are comparable."""
+"""Stored rankings -> values per run and per user, after checking that the rows of a data set are comparable."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from mmbench.errors import DataError, ProtocolMismatchError, UsageError
-from mmbench.evaluation.metrics import Metric, Ties
+from mmbench.choices import MaskRule
+from mmbench.errors import DataError, OtherVersionError, ProtocolMismatchError, UsageError
+from mmbench.evaluation.evidence import ListsError, Ranking
+from mmbench.evaluation.metrics import Metric
 from mmbench.reporting.labels import Group, RowKey
 from mmbench.reporting.protocols import check_protocols
-from mmbench.runs.store import RunRecord, SplitName
+from mmbench.reporting.request import TableRequest
+from mmbench.runs.store import RunRecord
+
+# The rule whose winners a table names when they are others.
+OTHER_RULE: dict[MaskRule, MaskRule] = {"none": "input", "input": "none", "train": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,96 +24,174 @@ class Measured:
     """Values of one group's runs: S runs, M metrics, U users in ascending id."""
 
     seeds: tuple[int, ...]
-    values: np.ndarray  # float64 [S, M], means over users
-    per_user: np.ndarray  # float64 [M, U], means over runs
+    values: np.ndarray  # float64 [S, M]
+    under_other: np.ndarray  # float64 [M], means over runs under OTHER_RULE; NaN where it gives none
+    per_user: np.ndarray  # float64 [M, U], means over runs; NaN for a metric without values per user
     users: np.ndarray  # int64 [U]
     n_candidates: int
     tie_share: float  # users with a tied target, mean over runs
     deterministic: bool
 
 
-def measure(group: Group, metrics: Sequence[Metric], *, split: SplitName, ties: Ties) -> Measured | None:
-    """Metrics of a group's finished runs; one run of a deterministic model; None when no run finished."""
-    runs = group.finished
-    if not runs:
-        return None
-    deterministic = all(one.deterministic for one in runs)
-    runs = runs[:1] if deterministic else runs
-    values, tied = [], []
-    total: np.ndarray | None = None
-    users, n_candidates = np.empty(0, dtype=np.int64), 0
-    for record in runs:
-        ranks = record.ranks(split)
-        order = np.argsort(ranks.user, kind="stable")
-        found = ranks.user[order]
-        if (np.diff(found) == 0).any():
-            raise DataError(f"{record.path / 'ranks.npz'} holds a user twice; evaluate the run again")
-        if total is not None:
-            _same_users(users, found, runs[0], record, n_candidates, ranks.n_candidates)
-        users, n_candidates = found, ranks.n_candidates
-        one = np.stack([metric.values(ranks, ties)[order] for metric in metrics])
-        values.append(one.mean(axis=1))
-        tied.append(float((ranks.equal > 0).mean()))
-        total = one if total is None else total + one
-    assert total is not None
+@dataclass(frozen=True)
+class Fault:
+    """A run that is left out of the table, and why."""
+
+    record: RunRecord
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run's numbers: [M], [M], [M, U], and its users in ascending id."""
+
+    record: RunRecord
+    values: np.ndarray
+    under_other: np.ndarray
+    per_user: np.ndarray
+    users: np.ndarray
+    n_candidates: int
+    tie_share: float
+
+
+def measure(group: Group, request: TableRequest) -> tuple[Measured | None, list[Fault]]:
+    """Return the metrics of a group's finished runs, None when there is none, and the runs that cannot be read.
+
+    Of a deterministic model one run is measured.
+    """
+    runs, faults = list[_Run](), list[Fault]()
+    deterministic = all(record.deterministic for record in group.finished)
+    for record in group.finished:
+        if deterministic and runs:
+            break
+        try:
+            ranking = record.ranking(request.split)
+        except OtherVersionError:
+            raise
+        except DataError as error:
+            faults.append(Fault(record, str(error)))
+        else:
+            runs.append(_run(record, ranking, request))
+    for run in runs[1:]:
+        _check_same_users(runs[0], run)
+    return (_measured(runs, deterministic) if runs else None), faults
+
+
+def _measured(runs: Sequence[_Run], deterministic: bool) -> Measured:
     return Measured(
-        seeds=tuple(one.seed for one in runs),
-        values=np.stack(values),
-        per_user=total / len(runs),
-        users=users,
-        n_candidates=n_candidates,
-        tie_share=float(np.mean(tied)),
+        seeds=tuple(run.record.seed for run in runs),
+        values=np.stack([run.values for run in runs]),
+        under_other=np.mean([run.under_other for run in runs], axis=0),
+        per_user=np.mean([run.per_user for run in runs], axis=0),
+        users=runs[0].users,
+        n_candidates=runs[0].n_candidates,
+        tie_share=float(np.mean([run.tie_share for run in runs])),
         deterministic=deterministic,
     )
 
 
+def _run(record: RunRecord, ranking: Ranking, request: TableRequest) -> _Run:
+    rule = request.mask_seen or record.mask_seen
+    ranks, order = ranking.ranks(rule), np.argsort(ranking.user, kind="stable")
+    per_user = np.full((len(request.metrics), len(order)), np.nan)
+    values = np.empty(len(request.metrics))
+    for at, metric in enumerate(request.metrics):
+        if metric.per == "user":
+            per_user[at] = metric.values(ranks, request.ties)[order]
+            values[at] = per_user[at].mean()
+        else:
+            values[at] = _of_lists(metric, record, ranking, rule)
+    other = [_under_other(metric, record, ranking, OTHER_RULE[rule], request) for metric in request.metrics]
+    return _Run(
+        record, values, np.array(other), per_user, ranking.user[order], ranking.n_items,
+        float((ranks.equal > 0).mean()),
+    )  # fmt: skip
+
+
+def _of_lists(metric: Metric, record: RunRecord, ranking: Ranking, rule: MaskRule) -> float:
+    try:
+        return metric.value(ranking, rule)
+    except ListsError as error:
+        raise UsageError(
+            f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"
+        ) from error
+
+
+def _under_other(
+    metric: Metric, record: RunRecord, ranking: Ranking, rule: MaskRule, request: TableRequest
+) -> float:
+    if metric.name == "AUC" and rule != "none":
+        return np.nan
+    if metric.needs == "lists":
+        return _of_lists(metric, record, ranking, rule)
+    return metric.value(ranking, rule, request.ties)
+
+
+def _check_same_users(first: _Run, second: _Run) -> None:
+    _check_comparable(
+        (first.record, second.record), (first.users, second.users), (first.n_candidates, second.n_candidates)
+    )
+
+
 def check_users(measured: Sequence[tuple[Group, Measured]]) -> None:
-    """Rows of one data set rank the same users among the same number of items."""
-    if not measured:
-        return
-    first_group, first = measured[0]
-    for group, one in measured[1:]:
-        records = first_group.finished[0], group.finished[0]
-        _same_users(first.users, one.users, *records, first.n_candidates, one.n_candidates)
-
-
-def _same_users(
-    a: np.ndarray, b: np.ndarray, first: RunRecord, second: RunRecord, n_first: int, n_second: int
-) -> None:
-    rows = " and ".join(f"{one.model} ({one.config_id})" for one in (first, second))
-    rows = f"{first.dataset}: {rows}"
-    if n_first != n_second:
-        raise ProtocolMismatchError(
-            f"{rows} rank {n_first:,} and {n_second:,} items, so they share no table; run one of them again"
+    """Raise ProtocolMismatchError unless all rows of a data set rank the same users among as many items."""
+    for group, row in measured[1:]:
+        first_group, first = measured[0]
+        _check_comparable(
+            (first_group.finished[0], group.finished[0]),
+            (first.users, row.users),
+            (first.n_candidates, row.n_candidates),
         )
-    if len(a) != len(b) or (a != b).any():
-        only = len(np.setdiff1d(a, b)), len(np.setdiff1d(b, a))
+
+
+def _check_comparable(
+    records: tuple[RunRecord, RunRecord], users: tuple[np.ndarray, np.ndarray], n_items: tuple[int, int]
+) -> None:
+    names = " and ".join(f"{record.model} ({record.config_id})" for record in records)
+    rows = f"{records[0].dataset}: {names}"
+    if n_items[0] != n_items[1]:
+        raise ProtocolMismatchError(
+            f"{rows} rank {n_items[0]:,} and {n_items[1]:,} items, so they share no table; run one of them again"
+        )
+    if not np.array_equal(*users):
+        only = len(np.setdiff1d(*users)), len(np.setdiff1d(users[1], users[0]))
         raise ProtocolMismatchError(
             f"{rows} were measured on different users ({only[0]:,} only in the first, {only[1]:,} only in "
             "the second), so they share no table; run one of them again"
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Grid:
     """Groups and their measured runs, by data set and row."""
 
+    request: TableRequest
     datasets: list[str]
     keys: list[RowKey]
-    groups: dict[tuple[str, RowKey], Group]
-    measured: dict[tuple[str, RowKey], Measured]
-    footnotes: list[str]
-    reasons: dict[tuple[str, RowKey], str] = field(
-        default_factory=dict
-    )  # why there are no runs; "" = no footnote
+    groups: dict[tuple[str, RowKey], Group] = field(default_factory=dict)
+    measured: dict[tuple[str, RowKey], Measured] = field(default_factory=dict)
+    faults: dict[tuple[str, RowKey], list[Fault]] = field(default_factory=dict)
+    footnotes: list[str] = field(default_factory=list)
+    # Why there are no runs; "" needs no footnote.
+    reasons: dict[tuple[str, RowKey], str] = field(default_factory=dict)
 
-    def add(self, key: RowKey, group: Group, metrics: Sequence[Metric], split: SplitName, ties: Ties) -> None:
+    def add(self, key: RowKey, group: Group) -> None:
         self.groups[group.dataset, key] = group
-        found = measure(group, metrics, split=split, ties=ties)
-        if found is not None:
-            self.measured[group.dataset, key] = found
+        measured, faults = measure(group, self.request)
+        if measured is not None:
+            self.measured[group.dataset, key] = measured
+        if faults:
+            self.faults[group.dataset, key] = faults
+
+    def check(self) -> None:
+        """Raise what makes the whole table impossible: rows that are not comparable, or no run that can be read."""
+        for dataset in self.datasets:
+            check_users([(self.groups[at], row) for at, row in self.measured.items() if at[0] == dataset])
+        if self.faults and not self.measured:
+            raise DataError(next(iter(self.faults.values()))[0].reason)
 
     def footnote(self, text: str) -> int:
+        """Return the position of a footnote; equal texts share one."""
         if text not in self.footnotes:
             self.footnotes.append(text)
         return self.footnotes.index(text)
@@ -115,23 +199,31 @@ class Grid:
     def runs(self, key: RowKey) -> list[RunRecord]:
         return [run for (_, other), group in self.groups.items() if other == key for run in group.records]
 
+    def rules(self, dataset: str) -> list[MaskRule]:
+        """Return the mask rules of a data set's numbers."""
+        runs = [run for (name, _), group in self.groups.items() if name == dataset for run in group.finished]
+        return list(dict.fromkeys(self.request.mask_seen or run.mask_seen for run in runs))
+
+    def in_order(self, keys: Sequence[RowKey]) -> Iterator[tuple[str, RowKey]]:
+        """Yield the places of the table, data set by data set."""
+        yield from ((dataset, key) for dataset in self.datasets for key in keys)
+
     @cached_property
     def leaky(self) -> set[RowKey]:
         return {key for key in self.keys if any(run.leaky for run in self.runs(key))}
 
 
-def check_runs(records: Sequence[RunRecord], datasets: Sequence[str], metrics: Sequence[Metric]) -> None:
-    """The runs of each data set share a protocol, under which these metrics make sense."""
+def check_runs(records: Sequence[RunRecord], datasets: Sequence[str], request: TableRequest) -> None:
+    """Raise unless the runs of each data set share a protocol, under which the metrics make sense.
+
+    Where the request names a mask rule, runs may have been selected under different ones.
+    """
+    request.check_test()
     for dataset in datasets:
-        finished = [one for one in records if one.dataset == dataset and one.status == "finished"]
-        check_protocols(dataset, finished)
-        masks = {one.protocol.get("mask_seen", "none") for one in finished}
-        if masks - {"none"} and any(metric.name == "AUC" for metric in metrics):
+        finished = [record for record in records if record.dataset == dataset and record.status == "finished"]
+        check_protocols(dataset, finished, ignored=("mask_seen",) if request.mask_seen else ())
+        rules = {request.mask_seen or record.mask_seen for record in finished}
+        if rules - {"none"} and any(metric.name == "AUC" for metric in request.metrics):
             raise UsageError(
                 f"{dataset}: AUC needs a fixed number of candidates, which mask_seen changes; leave AUC out"
             )
-
-
-def check_grid(grid: Grid) -> None:
-    for dataset in grid.datasets:
-        check_users([(grid.groups[at], one) for at, one in grid.measured.items() if at[0] == dataset])

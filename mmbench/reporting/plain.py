@@ -126,6 +126,7 @@ def full_json(table: Table) -> str:
         "rows": [row_content(row, table) for row in table.rows],
         "comparisons": [comparison_content(one, table) for one in table.comparisons],
         "warnings": list(table.warnings),
+        "left_out": list(table.left_out),
         "caption": [{"key": key, "text": text} for key, text in table.caption],
     }
     return json_text(content)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmbench.errors import ProtocolMismatchError, UsageError, suggest
 from mmbench.runs.plan import Cell
-from mmbench.runs.store import RunRecord
+from mmbench.runs.store import RunRecord, fingerprint_of
 from mmbench.settings.config import parse_value
 
 DATA = "data_hash"
@@ -19,17 +19,22 @@ CURRENT = "--current-data"
 _Facts = dict[str, Any]
 
 
-def check_protocols(dataset: str, records: Sequence[RunRecord]) -> None:
-    """Refuse runs of one data set whose protocol fingerprints differ, naming the fields, the rows and a way out."""
+def check_protocols(dataset: str, records: Sequence[RunRecord], *, ignored: Sequence[str] = ()) -> None:
+    """Refuse runs of one data set whose protocols differ, naming the fields, the rows and a way out.
+
+    ignored  fields of the protocol that may differ
+    """
     sides: dict[str, list[RunRecord]] = {}
-    for one in records:
-        sides.setdefault(one.fingerprint, []).append(one)
+    for record in records:
+        compared = {key: value for key, value in record.protocol.items() if key not in ignored}
+        sides.setdefault(fingerprint_of(compared), []).append(record)
     if len(sides) < 2:
         return
-    facts = [_facts(runs[0]) for runs in sides.values()]
-    said = [f"{name} is {' against '.join(_values(name, facts))}" for name in _differing(facts)]
-    difference = "; ".join(said) or "fingerprint, with equal fields: one run.json was changed by hand"
-    rows = [", ".join(dict.fromkeys(_who(one) for one in runs)) for runs in list(sides.values())[:2]]
+    facts = [_facts(runs[0], ignored) for runs in sides.values()]
+    difference = "; ".join(
+        f"{name} is {' against '.join(_values(name, facts))}" for name in _differing(facts)
+    )
+    rows = [", ".join(dict.fromkeys(_who(record) for record in runs)) for runs in list(sides.values())[:2]]
     more = f" ({len(sides)} protocols in all)" if len(sides) > 2 else ""
     raise ProtocolMismatchError(
         f"{dataset}: rows measured under different protocols share no table: {difference}; "
@@ -87,12 +92,10 @@ def keep_data(records: Sequence[RunRecord], hashes: Mapping[str, str]) -> list[R
     return [one for one in records if one.data_hash == hashes.get(one.dataset)]
 
 
-def _facts(record: RunRecord) -> _Facts:
-    """Protocol fields, and what else decides comparability."""
-    fields = {
-        key: value for key, value in _flat(record.protocol).items() if key != "data"
-    }  # said as its hash
-    return {DATA: record.data_hash, **fields}
+def _facts(record: RunRecord, ignored: Sequence[str] = ()) -> _Facts:
+    """Return the fields that decide comparability; the data are told by their hash."""
+    flat = _flat(record.protocol).items()
+    return {DATA: record.data_hash, **{key: value for key, value in flat if key not in ("data", *ignored)}}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> _Facts:
@@ -104,7 +107,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> _Facts:
 
 
 def _stored(record: RunRecord) -> _Facts:
-    return {**_facts(record), **{key: one["value"] for key, one in record.settings.items()}}
+    return {**_facts(record), **{key: setting.value for key, setting in record.settings.items()}}
 
 
 def _same(value: Any, text: str) -> bool:

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from mmbench.evaluation.metrics import Metric, Ties
+from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
+from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import Outcome, Verdict
-from mmbench.runs.store import SplitName
 
-TestName = Literal["t", "wilcoxon", "sign-flip", "users"]
-Correction = Literal["holm", "bh", "none"]
 ALPHA = 0.05
 
 
@@ -92,6 +90,7 @@ class DatasetInfo:
     n_items: int  # ranked candidates
     protocol: Mapping[str, Any]
     data_hash: str
+    mask_seen: MaskRule = "none"  # of the numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +110,7 @@ class Table:
     family: int = 0  # tests that the correction covers
     caption: tuple[tuple[str, str], ...] = ()  # (keyword, sentence)
     warnings: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()  # a line about each run that could not be read or was given twice
 
     @property
     def unit(self) -> str:

@@ -43,8 +43,11 @@ def print_terminal(table: Table, console: "Console") -> None:
     lines = Lines(
         heads=tuple((names[column.dataset], str(column.metric)) for column in table.columns),
         rows=tuple(
-            _row(row, table, colour, rule=bool(row.floor and at and not table.rows[at - 1].floor))
+            line
             for at, row in enumerate(table.rows)
+            for line in _row(
+                row, table, colour, width, rule=bool(row.floor and at and not table.rows[at - 1].floor)
+            )
         ),
         below=tuple(summary_line(line) for line in _short_names(rounding.summary(table))),
     )
@@ -68,9 +71,21 @@ def _short_names(lines: Sequence[rounding.Line]) -> list[rounding.Line]:
     return found
 
 
-def _row(row: Row, table: Table, colour: bool, *, rule: bool) -> Line:
+def _row(row: Row, table: Table, colour: bool, width: int | None, *, rule: bool) -> list[Line]:
+    """Return a row's line; on a narrow terminal its settings stand in lines of their own below its name."""
+    from rich.text import Text
+
     cells = tuple(cell_text(cell, colour) for cell in row.cells)
-    return Line(row.label, rounding.runs_text(row, table), cells, "dim" if row.floor else "", rule)
+    style, runs = "dim" if row.floor else "", rounding.runs_text(row, table)
+    head, bracket, settings = row.label.partition(" [")
+    if width is None or not bracket or len(row.label) <= width // 3:
+        return [Line(row.label, runs, cells, style, rule)]
+    blank = tuple(Text("") for _ in cells)
+    texts = textwrap.wrap(f"[{settings}", max(20, width // 4), break_long_words=False)
+    return [
+        Line(head, runs, cells, style, rule),
+        *(Line(f"  {text}", "", blank, "dim") for text in texts),
+    ]
 
 
 def summary_line(line: rounding.Line) -> Line:

@@ -1,9 +1,8 @@
 """From an experiment to the cells that it needs: the same cells, in the same folders, as `mmbench run` makes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -151,9 +150,9 @@ def _plan_row(
     seeds: Sequence[int],
     overrides: Overrides,
 ) -> None:
-    entry, variant = registry.find(planned.row.model)
-    own = Overrides(everywhere=row_settings(planned.row, content, overrides))
-    resolve_settings(entry, variant, prepared, own.layers(planned.row.model, entry.known_settings()))
+    entry = registry.find(planned.row.model)
+    own = row_overrides(planned.row, content, overrides)
+    resolve_settings(entry, prepared, own.layers(planned.row.model, entry.known_settings()))
     try:
         planned.cells[prepared.name] = plan(
             results_dir=results_dir,
@@ -178,17 +177,15 @@ def stored_only(plan: Plan) -> tuple[Plan, dict[Path, RunRecord]]:
     return replace(plan, rows=tuple(rows)), records
 
 
-def row_settings(row: Row, content: Scores, overrides: Overrides) -> Mapping[str, Any]:
-    """What is set for a row, strongest last: the paper's for all baselines, the row's, the user's, the sweep's."""
-    known = registry.find(row.model)[0].known_settings()
+def row_overrides(row: Row, content: Scores, overrides: Overrides) -> Overrides:
+    """Return what is set for a row: the paper's settings for all baselines and the row's, the user's, the sweep's."""
+    known = registry.find(row.model).known_settings()
     shared = content.shared.settings if content.shared and not _is_own(row, content) else {}
-    (_, user), *_ = overrides.layers(row.model, known)
-    return {
-        **{key: value for key, value in shared.items() if key in known},
-        **row.settings,
-        **user,
-        **row.fixed,
-    }
+    return Overrides(
+        everywhere=overrides.of_user(row.model, known),
+        declared={**{key: value for key, value in shared.items() if key in known}, **row.settings},
+        swept=row.fixed,
+    )
 
 
 def _is_own(row: Row, content: Scores) -> bool:

@@ -10,6 +10,7 @@ from mmbench.evaluation.metrics import parse_metric
 from mmbench.evaluation.significance import t_interval
 from mmbench.reporting.build import GivenRow, build_given
 from mmbench.reporting.labels import Group
+from mmbench.reporting.request import TableRequest
 from mmbench.reporting.table import Cell, Table
 from mmbench.reproduce.plan import NOT_PREPARED, NOT_YET, Plan, PlannedRow, Target
 from mmbench.runs.store import RunRecord
@@ -63,9 +64,12 @@ def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
     models = [row.row.model for row in plan.rows]
     table = build_given(
         given,
-        datasets=[target.name for target in plan.targets],
-        metrics=[parse_metric(one) for one in content.metrics],
-        compare=models.index(content.compare) if content.compare else None,
+        TableRequest(
+            datasets=tuple(target.name for target in plan.targets),
+            metrics=tuple(parse_metric(name) for name in content.metrics),
+            correction="none",
+        ),
+        compared=models.index(content.compare) if content.compare else None,
     )
     beside = tuple(
         tuple(

@@ -1,248 +1,48 @@
 """Cells from settings to stored records, one alone or several seeds in a stack.
 
-Gives the model what it may know, trains it, ranks valid and test, writes the record.
-The test targets are opened only after the training is over.
+    open the cell -> train its model -> rank valid and test -> store rankings and record
+
+`_train_all` yields each cell with its trained model or with what stopped it; `_settle` makes a record of either, and
+is the only place that does. The test targets are opened only after the training is over.
 """
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 
 from mmbench.atomic import write_text
-from mmbench.data.split import Split, make_split
-from mmbench.data.store import Prepared, open_path
-from mmbench.data.views import TargetView, TrainView, target_view, training_view
-from mmbench.errors import MmbenchError, RunError, UsageError
-from mmbench.evaluation import metrics
+from mmbench.choices import DEFAULT_LISTS
+from mmbench.data.store import open_path
+from mmbench.errors import MmbenchError
+from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank
-from mmbench.features.store import FeatureSet, load_features
-from mmbench.features.use import FeatureUse
 from mmbench.models import registry
-from mmbench.models.base import Catalog, Recommender
+from mmbench.models.base import Recommender
 from mmbench.runs import store
-from mmbench.runs.plan import Cell, configs
-from mmbench.runs.store import SPLITS, Ranks, RunRecord, SplitName
-from mmbench.runtime import derive_seed, environment, pick_device
+from mmbench.runs.build import LoadedData, build_model, load_data
+from mmbench.runs.plan import Cell
+from mmbench.runs.rerank import RunModel
+from mmbench.runs.store import RANKINGS, RunRecord, Selection
+from mmbench.runtime import environment, pick_device
 from mmbench.settings.config import TrainConfig
 from mmbench.training.devices import peak_memory, reset_peak_memory
-from mmbench.training.files import BEST, LOG, RESUME
+from mmbench.training.files import BEST, CANDIDATE, LOG, PREVIOUS, RESUME
 from mmbench.training.progress import Progress, Watcher
+from mmbench.training.stack import fit_together, why_not
 from mmbench.training.trainer import Trainer
 
-
-@dataclass(frozen=True)
-class LoadedData:
-    prepared: Prepared
-    split: Split
-    train: TrainView
-    valid: TargetView
-
-    def targets(self, split: SplitName) -> TargetView:
-        """What is ranked. The test targets are opened when they are asked for, after the training."""
-        return self.valid if split == "valid" else target_view(self.prepared, self.split, split)
-
-
-@lru_cache(maxsize=2)
-def load_data(path: Path, content: str) -> LoadedData:
-    """Training events and validation targets; one copy serves all cells of a data set."""
-    prepared = open_path(path)
-    if prepared.hash != content:
-        raise RunError(f"{path} changed while the run was going on; start it again")
-    prepared.verify()
-    split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
-    return LoadedData(prepared, split, training_view(prepared, split), target_view(prepared, split, "valid"))
-
-
-@lru_cache(maxsize=16)
-def _load_features(path: Path, modality: str, use: FeatureUse) -> FeatureSet:
-    """Open features that are made as they were when the run was planned; their values are whole."""
-    found = load_features(open_path(path), modality, use.encoder)
-    if found.use.identity != use.identity:
-        raise RunError(f"{found.path} changed since this run was planned; start it again")
-    found.verify()
-    return found
-
-
-def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: int) -> Catalog:
-    """What a model may know, as tensors; training events only."""
-    prepared, train = data.prepared, data.train
-    tensors: dict[str, Any] = {}
-    for modality, one in features.items():
-        values = torch.from_numpy(np.array(one.values, dtype=np.float32))
-        if one.n_layers:
-            tensors.setdefault("layer_feat", {})[modality] = values
-        else:
-            tensors[f"{modality}_feat"] = values
-        tensors[f"has_{modality}"] = torch.from_numpy(np.array(one.present, dtype=bool))
-    offsets = np.concatenate([[0], np.asarray(prepared.category_offsets)])
-    return Catalog(
-        n_items=prepared.n_items, n_users=prepared.n_users, max_len=max_len,
-        category_ids=torch.from_numpy(np.asarray(prepared.category_ids).astype(np.int64)),
-        category_offsets=torch.from_numpy(offsets.astype(np.int64)),
-        n_categories=len(prepared.category_names),
-        train_users=torch.from_numpy(train.users), train_items=torch.from_numpy(train.items),
-        train_times=torch.from_numpy(train.times), **tensors,
-    )  # fmt: skip
-
-
-def build_model(cell: Cell, data: LoadedData, device: str) -> tuple[Recommender[Any], TrainConfig]:
-    """A freshly initialised model of the cell; the same seed gives the same weights."""
-    entry, _ = registry.find(cell.model)
-    model_config, train_config = configs(entry, cell.settings)
-    features = {
-        modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
-    }
-    catalog = make_catalog(data, features, train_config.max_len)
-    torch.manual_seed(derive_seed(cell.seed, "init"))
-    try:
-        model = entry.load()(model_config, catalog)
-    except ValueError as error:
-        raise UsageError(f"{cell.model} on {cell.dataset}: {error}") from error
-    return model.to(device=device, dtype=getattr(torch, train_config.precision)), train_config
-
-
-def metric_value(ranks: Ranks, name: str) -> float:
-    """Mean over users, float64, unrounded."""
-    return float(metrics.parse_metric(name).values(ranks).mean())
-
-
-def run_cell(
-    cell: Cell, *, device: str = "auto", watcher: Watcher | None = None, debug: bool = False
-) -> RunRecord:
-    """Train, rank and store a cell. A failure becomes a record with its reason (or is raised with `debug`)."""
-
-    def work() -> RunRecord:
-        opened = _open(cell, pick_device(device), watcher)
-        if opened.trainer is not None:
-            opened.trainer.fit()
-        return _close(opened)
-
-    return _guarded(cell, work, debug=debug)
-
-
-def run_stack(
-    cells: Sequence[Cell], *, device: str = "auto", watcher: Watcher | None = None, debug: bool = False
-) -> Iterator[RunRecord]:
-    """Train cells that differ in their seeds as one stack; each is ranked and stored when it ends, and yielded.
-
-    A model that cannot be stacked is trained seed after seed, one model at a time, and the watcher hears why.
-    """
-    from mmbench.training.stack import why_not
-
-    def opened(cell: Cell) -> _Opened | RunRecord:
-        return _guarded(cell, partial(_open, cell, pick_device(device)), debug=debug)
-
-    waiting = iter(cells)
-    for cell in waiting:
-        first = opened(cell)
-        if isinstance(first, _Opened) and first.trainer is not None:
-            break
-        yield from _train([first], watcher, debug=debug)
-    else:
-        return
-    reason = why_not(first.trainer)
-    if not reason:
-        yield from _train([first, *map(opened, waiting)], watcher, debug=debug)
-        return
-    note = f"trained seed after seed: {reason}"
-    if watcher is not None:
-        watcher.note(note)
-    yield from _train([first], watcher, note, debug=debug)
-    del first  # its model, before the next one's is made
-    for cell in waiting:
-        yield from _train([opened(cell)], watcher, note, debug=debug)
-
-
-def _train(
-    found: "Sequence[_Opened | RunRecord]", watcher: Watcher | None, *notes: str, debug: bool
-) -> Iterator[RunRecord]:
-    """Records of opened cells, in the order of their ends; of those that could not be opened, first.
-
-    notes  what the records say besides.
-    """
-    yield from (one for one in found if isinstance(one, RunRecord))
-    runs = {one.trainer: one for one in found if isinstance(one, _Opened) and one.trainer is not None}
-    for trainer in runs:
-        trainer.progress.note(*notes)
-    for trainer, fault in _fit_all(list(runs), len(runs), watcher):
-
-        def work(one: _Opened = runs[trainer], fault: Exception | None = fault) -> RunRecord:
-            if fault is not None:
-                raise fault
-            return _close(one)
-
-        yield _guarded(runs[trainer].cell, work, debug=debug)
-
-
-def _fit_all(
-    trainers: Sequence[Trainer], size: int, watcher: Watcher | None
-) -> Iterator[tuple[Trainer, Exception | None]]:
-    """Each run when its training ends, with what stopped it; an unforeseen error stops all that are left."""
-    from mmbench.training.stack import fit_together
-
-    left = dict(enumerate(trainers))
-    try:
-        for number, fault in fit_together(trainers, size=size, watcher=watcher):
-            yield left.pop(number), fault
-    except Exception as error:
-        yield from ((one, error) for one in left.values())
-
-
-R = TypeVar("R")
-
-
-def _guarded(cell: Cell, work: Callable[[], R], *, debug: bool) -> R | RunRecord:
-    """What `work` returns, or the record of the failed cell. A result's record is stored."""
-    try:
-        cell.path.mkdir(parents=True, exist_ok=True)
-        found = work()
-        if isinstance(found, RunRecord):
-            store.write_record(found)
-            for leftover in (RESUME, "traceback.txt"):
-                (cell.path / leftover).unlink(missing_ok=True)
-        return found
-    except Exception as error:
-        if debug:
-            raise
-        if not isinstance(error, (MmbenchError, OSError)):
-            write_text(cell.path / "traceback.txt", traceback.format_exc())
-        reason = str(error) if isinstance(error, MmbenchError) else f"{type(error).__name__}: {error}"
-        return fail_cell(cell, reason)
-
-
-def fail_cell(cell: Cell, reason: str) -> RunRecord:
-    """Store why there is no result; what was computed stays and is gone on from at the next try."""
-    record = replace(_base_record(cell), status="failed", reason=" ".join(reason.split())[:500])
-    store.write_record(record)
-    return record
-
-
-def _base_record(cell: Cell) -> RunRecord:
-    entry, variant = registry.find(cell.model)
-    prepared = open_path(cell.data_path)
-    return RunRecord(
-        path=cell.path, dataset=cell.dataset, model=cell.model, config_id=cell.config_id, seed=cell.seed,
-        display=f"{entry.recipe.display}:{variant}" if variant else entry.recipe.display,
-        status="finished", deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
-        # What is not trained is not selected either, and its cell is the same one under both settings.
-        leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
-        data_hash=prepared.hash,
-        protocol=cell.protocol, fingerprint=cell.fingerprint, n_items=prepared.n_items,
-        settings={key: {"value": one.value, "source": one.source} for key, one in cell.settings.items()},
-        features={modality: use.to_json() for modality, use in cell.features.items()}, notes=list(cell.notes),
-    )  # fmt: skip
+TRACEBACK = "traceback.txt"  # in a cell's folder, of an error that mmbench did not foresee
 
 
 @dataclass
-class _Opened:
-    """A cell with its data and a fresh model; `trainer` None = nothing is trained."""
+class Opened:
+    """A cell with its data and a model, fresh or trained; `trainer` is None where nothing is trained."""
 
     cell: Cell
     data: LoadedData
@@ -250,100 +50,229 @@ class _Opened:
     config: TrainConfig
     device: str
     trainer: Trainer | None
-    done: Progress  # of what is not trained
+    closed_form: Progress  # tells how it went where nothing is trained
 
     @property
     def progress(self) -> Progress:
-        return self.trainer.progress if self.trainer is not None else self.done
+        return self.trainer.progress if self.trainer is not None else self.closed_form
 
 
-def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> _Opened:
-    for leftover in cell.path.glob(".*.tmp"):  # of a run that was killed while it wrote
-        leftover.unlink(missing_ok=True)
+Result = tuple[Cell, Opened | Exception]  # a trained model, or what stopped it
+
+
+def run_cell(
+    cell: Cell,
+    *,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    debug: bool = False,
+    lists: int = DEFAULT_LISTS,
+) -> RunRecord:
+    """Train, rank and store a cell. A failure becomes a record with its reason, or is raised with `debug`.
+
+    lists  length of the lists of best items that are stored, 0 for none
+    """
+    return _settle(_train_one(cell, device, watcher), lists=lists, debug=debug)
+
+
+def run_stack(
+    cells: Sequence[Cell],
+    *,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    debug: bool = False,
+    lists: int = DEFAULT_LISTS,
+) -> Iterator[RunRecord]:
+    """Train cells that differ in their seeds as one stack; each is ranked and stored when it ends, and yielded.
+
+    A model that cannot be stacked is trained seed after seed, one model at a time, and the watcher is told why.
+    """
+    # `map` keeps no trained model while the next one is made.
+    return map(partial(_settle, lists=lists, debug=debug), _train_all(cells, device, watcher))
+
+
+# -- training ---------------------------------------------------------------------------------------------
+
+
+def _train_one(cell: Cell, device: str, watcher: Watcher | None) -> Result:
+    try:
+        run = _open(cell, pick_device(device), watcher)
+        if run.trainer is not None:
+            run.trainer.fit()
+    except Exception as error:
+        return cell, error
+    return cell, run
+
+
+def _train_all(cells: Sequence[Cell], device: str, watcher: Watcher | None) -> Iterator[Result]:
+    """Yield the results of cells in the order of their ends."""
+    waiting, note = iter(cells), ""
+    for cell in waiting:
+        result = _try_to_open(cell, device)
+        trainer = _trainer_of(result)
+        if trainer is not None and not note:
+            reason = why_not(trainer)
+            if not reason:
+                others = (_try_to_open(other, device) for other in waiting)
+                yield from _fit([result, *others], watcher)
+                return
+            note = f"trained seed after seed: {reason}"
+            if watcher is not None:
+                watcher.note(note)
+        if trainer is not None:
+            trainer.progress.note(note)
+        yield from _fit([result], watcher)
+        del result, trainer  # their model, before the next one's is made
+
+
+def _try_to_open(cell: Cell, device: str) -> Result:
+    try:
+        return cell, _open(cell, pick_device(device))
+    except Exception as error:
+        return cell, error
+
+
+def _trainer_of(result: Result) -> Trainer | None:
+    run = result[1]
+    return run.trainer if isinstance(run, Opened) else None
+
+
+def _fit(results: list[Result], watcher: Watcher | None) -> Iterator[Result]:
+    """Train opened cells together; yield first what is not trained, then each cell when its training ends.
+
+    An unforeseen error stops all that are left.
+    """
+    yield from (result for result in results if _trainer_of(result) is None)
+    left = {number: result for number, result in enumerate(results) if _trainer_of(result) is not None}
+    results.clear()
+    numbers, trainers = list(left), [trainer for result in left.values() if (trainer := _trainer_of(result))]
+    try:
+        for number, error in fit_together(trainers, size=len(trainers), watcher=watcher):
+            cell, run = left.pop(numbers[number])
+            yield cell, error or run
+    except Exception as error:
+        yield from ((cell, error) for cell, _ in left.values())
+
+
+def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> Opened:
+    """Load a cell's data and make its model and trainer."""
+    cell.path.mkdir(parents=True, exist_ok=True)
+    remove_temporary(cell.path)
     data = load_data(cell.data_path, open_path(cell.data_path).hash)
     reset_peak_memory(device)
     began = time.perf_counter()
     model, config = build_model(cell, data, device)
-    if not model.trainable:
-        for stale in (LOG, BEST):
-            (cell.path / stale).unlink(missing_ok=True)
-        spent = {"train": time.perf_counter() - began, "valid": 0.0}
-        return _Opened(
-            cell, data, model, config, device, None, Progress(stopped="closed form", seconds=spent)
-        )
-    leaky = config.validation == "test-item"
-    judged = data.targets("test" if leaky else "valid")
+    run = Opened(cell, data, model, config, device, None, Progress())
+    if model.trainable:
+        run.trainer = _trainer(run, watcher)
+        return run
+    for stale in (LOG, BEST):
+        (cell.path / stale).unlink(missing_ok=True)
+    spent = {"train": time.perf_counter() - began, "valid": 0.0}
+    run.closed_form = Progress(stopped="closed form", seconds=spent)
+    return run
+
+
+def _trainer(run: Opened, watcher: Watcher | None) -> Trainer:
+    config, device = run.config, run.device
+    judged = run.data.targets("test" if config.validation == "test-item" else "valid")
 
     def validate(current: Recommender[Any]) -> float:
-        return metric_value(
-            rank(current, judged, mask_seen=config.mask_seen, device=device), config.selection_metric
+        ranks = rank(current, judged, mask_seen=config.mask_seen, device=device)
+        return mean_value(ranks, config.selection_metric)
+
+    return Trainer(
+        run.model, run.data.train, validate, config, seed=run.cell.seed, folder=run.cell.path, device=device,
+        watcher=watcher,
+    )  # fmt: skip
+
+
+# -- records ----------------------------------------------------------------------------------------------
+
+
+def _settle(result: Result, *, lists: int, debug: bool) -> RunRecord:
+    """Rank and store a trained cell, or store why there is no result."""
+    cell, run = result
+    try:
+        if isinstance(run, Exception):
+            raise run
+        record = _close(run, lists)
+        store.write_record(record)
+        tidy(cell.path)
+        return record
+    except Exception as error:
+        if debug:
+            raise
+        if not isinstance(error, (MmbenchError, OSError)):
+            write_text(cell.path / TRACEBACK, "".join(traceback.format_exception(error)))
+        return fail_cell(
+            cell, str(error) if isinstance(error, MmbenchError) else f"{type(error).__name__}: {error}"
         )
 
-    trainer = Trainer(
-        model, data.train, validate, config, seed=cell.seed, folder=cell.path, device=device, watcher=watcher
-    )
-    return _Opened(cell, data, model, config, device, trainer, Progress())
+
+def fail_cell(cell: Cell, reason: str) -> RunRecord:
+    """Store a failed record with its reason. Checkpoints stay, so the next attempt resumes."""
+    record = replace(_base_record(cell), status="failed", reason=" ".join(reason.split())[:500])
+    store.write_record(record)
+    return record
 
 
-def _close(opened: _Opened) -> RunRecord:
-    """Rank, and tell how it went."""
-    cell, model, progress = opened.cell, opened.model, opened.progress
-    seconds = rank_and_store(cell.path, model, opened.data, opened.config, opened.device)
+def _base_record(cell: Cell) -> RunRecord:
+    """Return what is known of a cell before it is computed."""
+    entry = registry.find(cell.model)
+    prepared = open_path(cell.data_path)
+    return RunRecord(
+        path=cell.path, dataset=cell.dataset, model=cell.model, config_id=cell.config_id, seed=cell.seed,
+        display=entry.display,
+        status="finished", deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
+        # What is not trained is not selected either, and its cell is the same one under both settings.
+        leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
+        protocol=cell.protocol, n_items=prepared.n_items, settings=cell.settings, features=cell.features,
+        notes=list(cell.notes),
+    )  # fmt: skip
+
+
+def _close(run: Opened, lists: int) -> RunRecord:
+    """Rank, store the rankings, and return the record."""
+    cell, model, progress = run.cell, run.model, run.progress
+    base = _base_record(cell)
+    ranked = RunModel(base.title, model, run.data, run.device)
+    store.write_rankings(cell.path, ranked.rank_as_trained(lists=lists))
     numbers = progress.epoch_seconds
+    median = {"epoch": float(np.median(numbers))} if numbers else {}
     return replace(
-        _base_record(cell),
-        n_parameters=sum(one.numel() for one in model.parameters()),
-        n_epochs=progress.earlier + progress.epoch,
-        best_epoch=progress.best_epoch, stopped=progress.stopped, curve=progress.curve,
-        seconds={**progress.seconds, **seconds, **({"epoch": float(np.median(numbers))} if numbers else {})},
-        peak_memory=peak_memory(opened.device), extra={**model.extra_state(), **worth_of_parts(opened)},
+        base,
+        selection=_selection(run), n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        n_epochs=progress.earlier + progress.epoch, stopped=progress.stopped, curve=progress.curve,
+        seconds={**progress.seconds, **ranked.seconds, **median}, peak_memory=peak_memory(run.device),
+        extra=model.extra_state(),
         environment={
-            **environment(opened.device, registry.find(cell.model)[0].own_code()),
+            **environment(run.device, registry.find(cell.model).own_code()),
             **({"stack": progress.stack} if progress.stack else {}),
             **({"notes": progress.notes} if progress.notes else {}),
         },
     )  # fmt: skip
 
 
-def rank_and_store(
-    path: Path, model: Recommender[Any], data: LoadedData, config: TrainConfig, device: str
-) -> dict[str, float]:
-    """Rank valid and test with the model as it is and store both; returns the seconds of each."""
-    seconds, ranks = {}, {}
-    for split in SPLITS:
-        began = time.perf_counter()
-        ranks[split] = rank(model, data.targets(split), mask_seen=config.mask_seen, device=device)
-        seconds[f"rank_{split}"] = time.perf_counter() - began
-    store.write_ranks(path, valid=ranks["valid"], test=ranks["test"])
-    return seconds
+def _selection(run: Opened) -> Selection | None:
+    progress = run.progress
+    if run.trainer is None or progress.stopped == "fixed epochs":
+        return None
+    return Selection(run.config.selection_metric, progress.best, progress.best_epoch)
 
 
-def rank_parts(
-    model: Recommender[Any], data: LoadedData, config: TrainConfig, device: str
-) -> Iterator[tuple[str, str, Ranks, float]]:
-    """(part, "valid" or "test", ranks, spread) of each of the model's parts by itself.
-
-    The spread is the mean over users of the standard deviation of its scores over items: in a sum of scores the
-    part that spreads most decides.
-    """
-    views = {split: data.targets(split) for split in SPLITS} if model.parts else {}
-    for part in model.parts:
-        for split, view in views.items():
-            spread: list[torch.Tensor] = []
-            note = partial(_note_spread, spread)
-            with model.alone(part):
-                ranks = rank(model, view, mask_seen=config.mask_seen, device=device, on_scores=note)
-            yield part, split, ranks, torch.cat(spread).double().mean().item()
+# -- leftovers --------------------------------------------------------------------------------------------
 
 
-def _note_spread(seen: list[torch.Tensor], scores: torch.Tensor) -> None:
-    seen.append(scores.std(1))
+def remove_temporary(path: Path) -> None:
+    """Remove what a killed run left half written; the caller holds the cell."""
+    for folder in (path, path / RANKINGS):
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
-def worth_of_parts(opened: _Opened) -> dict[str, Any]:
-    """For run.json: metrics of each part alone, and its spread; nothing for a model without parts."""
-    found: dict[str, Any] = {}
-    for part, split, ranks, spread in rank_parts(opened.model, opened.data, opened.config, opened.device):
-        values = {name: metric_value(ranks, name) for name in ("NDCG@10", "MRR@10", "HR@10")}
-        found.setdefault(part, {})[split] = {**values, "spread": spread}
-    return {"alone": found} if found else {}
+def tidy(path: Path) -> None:
+    """Remove what a finished cell no longer needs; the caller holds the cell."""
+    remove_temporary(path)
+    for name in (RESUME, PREVIOUS, CANDIDATE, TRACEBACK):
+        (path / name).unlink(missing_ok=True)

@@ -1,98 +1,165 @@
-"""A finished run's checkpoint ranked once more: to replace its stored ranks, or under another masking rule."""
+"""Rankings of a run's model: at the end of its training, once more from its weights, and under interventions."""
 
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
+from mmbench.choices import DEFAULT_LISTS, SPLITS
+from mmbench.data.store import open_prepared
 from mmbench.errors import DataError, RunError
-from mmbench.evaluation.ranking import rank
-from mmbench.features.use import FeatureUse
+from mmbench.evaluation.evidence import MadeBy, Ranking
+from mmbench.evaluation.interventions import AS_TRAINED, Intervention, part, rank_under
 from mmbench.models import registry
 from mmbench.models.base import Recommender
 from mmbench.runs import store
-from mmbench.runs.execute import LoadedData, build_model, load_data, rank_and_store, rank_parts
+from mmbench.runs.build import LoadedData, build_model, load_data
 from mmbench.runs.plan import Cell
-from mmbench.runs.store import SPLITS, Ranks, RunRecord
-from mmbench.runtime import environment, pick_device
-from mmbench.settings.config import Setting, TrainConfig
+from mmbench.runs.store import RunRecord
+from mmbench.runtime import code_version, environment, pick_device
 from mmbench.training import checkpoint
 from mmbench.training.files import BEST
 
 
-def cell_of(record: RunRecord, data_dir: Path) -> Cell:
-    """The cell that made a record, for scoring its checkpoint again; refuses data that changed since."""
-    from mmbench.data.store import open_prepared
+@dataclass(frozen=True)
+class Evaluated:
+    """What ranking a stored run again gave.
 
+    n_changed  users of valid and test whose counts changed; None where those from before cannot be read
+    """
+
+    rankings: list[Ranking]
+    n_changed: int | None
+
+
+@dataclass
+class RunModel:
+    """A run's model, ready to be ranked.
+
+    title    names the run in its rankings
+    seconds  what each ranking took, "rank_test" and so on
+    """
+
+    title: str
+    model: Recommender[Any]
+    data: LoadedData
+    device: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def made_by(self) -> MadeBy:
+        return MadeBy(
+            run=self.title, data=self.data.prepared.hash, code=code_version()["source_hash"],
+            weights=checkpoint.hash_tensors(self.model.state_dict()), torch=torch.__version__,
+            device=torch.device(self.device).type, threads=torch.get_num_threads(),
+        )  # fmt: skip
+
+    def rank(self, intervention: Intervention, *, lists: int = 0) -> list[Ranking]:
+        """Rank valid and test, in this order; the test targets with lists of this length."""
+        rankings = []
+        for split in SPLITS:
+            began = time.perf_counter()
+            ranking = rank_under(
+                intervention, self.model, self.data.targets(split), split,
+                lists=lists if split == "test" else 0, with_spread=intervention.model is not None,
+                device=self.device, made_by=self.made_by,
+            )  # fmt: skip
+            rankings.append(ranking)
+            self.seconds[f"rank_{ranking.name}"] = time.perf_counter() - began
+        return rankings
+
+    def rank_as_trained(self, *, lists: int) -> list[Ranking]:
+        """Rank as every run is: as it was trained, and each of the model's parts alone."""
+        parts = [ranking for name in self.model.parts for ranking in self.rank(part(name))]
+        return [*self.rank(AS_TRAINED, lists=lists), *parts]
+
+
+# -- stored runs ------------------------------------------------------------------------------------------
+
+
+def cell_of(record: RunRecord, data_dir: Path) -> Cell:
+    """Return the cell that made a record, for ranking its checkpoint again; RunError for data that changed since."""
     prepared = open_prepared(record.dataset, data_dir)
     if prepared.hash != record.data_hash:
         raise RunError(
             f"{record.path} was run on other data (hash {record.data_hash[:12]}, "
             f"{record.dataset} now has {prepared.hash[:12]})"
         )
-    settings = {key: Setting(one["value"], one["source"]) for key, one in record.settings.items()}
-    features = {
-        modality: FeatureUse(use["encoder"], use["identity"], use["content"])
-        for modality, use in record.features.items()
-    }
     return Cell(
-        dataset=record.dataset, data_path=prepared.path, model=record.model, seed=record.seed, settings=settings,
-        features=features, protocol=record.protocol, config_id=record.config_id, path=record.path,
-        notes=tuple(record.notes),
+        dataset=record.dataset, data_path=prepared.path, model=record.model, seed=record.seed,
+        settings=record.settings, features=record.features, protocol=record.protocol,
+        config_id=record.config_id, path=record.path, notes=tuple(record.notes),
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class RankedAgain:
-    """What ranking a stored checkpoint again gave: how many targets' ranks changed, and the model's parts."""
+def reopen(
+    record: RunRecord, *, data_dir: Path, device: str = "auto", intervention: Intervention = AS_TRAINED
+) -> RunModel:
+    """Return a finished run's model with its best weights; RunError when it cannot be had.
 
-    n_changed: int | None  # of valid and test; None where the ranks from before cannot be read
-    parts: list[tuple[str, str, Ranks, float]]  # `rank_parts`
-
-
-def evaluate_again(record: RunRecord, *, data_dir: Path, device: str = "auto") -> RankedAgain:
-    """Rank a finished run's best checkpoint again and replace its stored ranks; the record says what ranked it."""
-    model, data, config, chosen = _reopened(record, data_dir, device)
-    before = _stored_ranks(record)
-    rank_and_store(record.path, model, data, config, chosen)
-    ranked = environment(chosen, registry.find(record.model)[0].own_code())
-    store.write_record(replace(record, environment={**record.environment, "ranked_again": ranked}))
-    after = _stored_ranks(record)
-    assert after is not None
-    n_changed = None
-    if before is not None and before.shape == after.shape:
-        n_changed = int((before != after).any(0).sum())
-    return RankedAgain(n_changed, list(rank_parts(model, data, config, chosen)))
-
-
-def rank_masked(
-    record: RunRecord, mask_seen: str, *, data_dir: Path, device: str = "auto"
-) -> dict[str, Ranks]:
-    """Ranks of valid and test from a finished run's checkpoint under another masking rule; nothing is stored."""
-    model, data, _, chosen = _reopened(record, data_dir, device)
-    return {split: rank(model, data.targets(split), mask_seen=mask_seen, device=chosen) for split in SPLITS}
-
-
-def _reopened(
-    record: RunRecord, data_dir: Path, device: str
-) -> tuple[Recommender[Any], LoadedData, TrainConfig, str]:
-    """A finished run's model with its best weights, its data, its training settings, and the device."""
+    What the intervention changes in the catalogue is changed in the model.
+    """
     if record.status != "finished":
         raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
-    cell = cell_of(record, data_dir)
+    cell, chosen = cell_of(record, data_dir), pick_device(device)
     data = load_data(cell.data_path, record.data_hash)
-    chosen = pick_device(device)
-    model, config = build_model(cell, data, chosen)
+    model, _ = build_model(cell, data, chosen, intervention.catalog)
     if model.trainable:
+        changed = _changed_buffers(model, cell, data, chosen) if intervention.catalog else {}
         checkpoint.load_weights(model, record.path / BEST)
-    return model, data, config, chosen
+        for name, value in changed.items():
+            model.get_buffer(name).copy_(value)
+    return RunModel(record.title, model, data, chosen)
 
 
-def _stored_ranks(record: RunRecord) -> np.ndarray | None:
-    """Counts of better and of equal candidates, [2, targets of valid and test]; None where they cannot be read."""
+def _changed_buffers(model: Recommender[Any], cell: Cell, data: LoadedData, device: str) -> dict[str, Tensor]:
+    """Return the buffers that differ because the catalogue was changed: a checkpoint must not bring them back."""
+    intact = dict(build_model(cell, data, device)[0].named_buffers())
+    return {
+        name: value.clone()
+        for name, value in model.named_buffers()
+        if name in intact and not torch.equal(value, intact[name])
+    }
+
+
+def rank_stored(
+    record: RunRecord, intervention: Intervention, *, data_dir: Path, device: str = "auto", lists: int = 0
+) -> list[Ranking]:
+    """Rank a finished run's best weights under an intervention; store both rankings beside the run's own."""
+    run = reopen(record, data_dir=data_dir, device=device, intervention=intervention)
+    rankings = run.rank(intervention, lists=lists)
+    store.write_rankings(record.path, rankings)
+    return rankings
+
+
+def evaluate_again(
+    record: RunRecord, *, data_dir: Path, device: str = "auto", lists: int = DEFAULT_LISTS
+) -> Evaluated:
+    """Rank a finished run's best weights again and replace its own rankings; the record says what ranked it."""
+    run = reopen(record, data_dir=data_dir, device=device)
+    before = _readable_rankings(record)
+    rankings = run.rank_as_trained(lists=lists)
+    store.write_rankings(record.path, rankings)
+    ranked = environment(run.device, registry.find(record.model).own_code())
+    store.write_record(replace(record, environment={**record.environment, "ranked_again": ranked}))
+    return Evaluated(rankings, _n_changed(before, rankings))
+
+
+def _readable_rankings(record: RunRecord) -> dict[str, Ranking]:
+    """Return valid and test as they are stored; none of them where one cannot be read."""
     try:
-        both = [record.ranks(split) for split in SPLITS]
+        return {split: record.ranking(split) for split in SPLITS}
     except DataError:
-        return None
-    return np.stack([np.concatenate([getattr(one, part) for one in both]) for part in ("greater", "equal")])
+        return {}
+
+
+def _n_changed(before: Mapping[str, Ranking], now: Sequence[Ranking]) -> int | None:
+    """Return how many users' counts differ under some mask rule; None where there is nothing to compare."""
+    pairs = [(before.get(ranking.name), ranking) for ranking in now if not ranking.condition]
+    counts = [None if old is None else old.n_different(new) for old, new in pairs]
+    return None if None in counts else sum(count for count in counts if count is not None)

@@ -6,45 +6,65 @@ however it dies, so several `mmbench run` can share a results folder and none wa
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmbench.choices import DEFAULT_LISTS, SPLITS
 from mmbench.data.definition import check_current
 from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
-from mmbench.runs.execute import fail_cell, run_cell, run_stack
+from mmbench.runs.execute import TRACEBACK, fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.plan import Cell, make_cell, settings_of_use
-from mmbench.runs.rerank import RankedAgain, evaluate_again
-from mmbench.runs.store import RunRecord, read_record
+from mmbench.runs.rerank import Evaluated, evaluate_again
+from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
+from mmbench.settings.config import Layer, Origin
+from mmbench.training.files import RESUME
 from mmbench.training.progress import Watcher
 
-DIED = "its worker process died twice, perhaps for want of memory"
+DIED = "its worker process died twice; it may have run out of memory"
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """`--set`: settings for all models that have them, and for single models."""
+    """What is set for the models of a run, on top of their recipes.
+
+    everywhere  the user's settings for all models that have them
+    by_model    the user's settings for single models
+    declared    settings of a declared experiment; the user's are stronger
+    swept       what a declared sweep varies; stronger than the user's
+    """
 
     everywhere: Mapping[str, Any] = field(default_factory=dict)
     by_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    swept: Mapping[str, Any] = field(default_factory=dict)
 
-    def layers(self, model: str, known: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
-        known = list(known)
+    def of_user(self, model: str, known: Iterable[str]) -> dict[str, Any]:
+        """Return what the user set for a model that has the settings `known`."""
+        known, base = set(known), model.partition(":")[0]
         shared = {key: value for key, value in self.everywhere.items() if key in known}
-        base = model.partition(":")[0]
         own = {**self.by_model.get(base, {}), **(self.by_model.get(model, {}) if model != base else {})}
-        return [("--set", {**shared, **own})]
+        return {**shared, **own}
+
+    def layers(self, model: str, known: Iterable[str]) -> list[Layer]:
+        """Return the layers of settings of a model, from weakest to strongest."""
+        layers = (
+            Layer(Origin.experiment, self.declared),
+            Layer(Origin.user, self.of_user(model, known)),
+            Layer(Origin.experiment, self.swept),
+        )
+        return [layer for layer in layers if layer.values]
 
 
 def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
-    """A key that no chosen model has, or a model that is not chosen, is a mistake."""
-    known = {name: registry.find(name)[0].known_settings() for name in models}
+    """Raise UsageError for a user's key that no chosen model has, and for a model that is not chosen."""
+    known = {name: registry.find(name).known_settings() for name in models}
     every = sorted({key for keys in known.values() for key in keys})
     for key in overrides.everywhere:
         if key not in every:
@@ -53,7 +73,7 @@ def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
     for name, settings in overrides.by_model.items():
         if name not in names:
             raise UsageError(f"--set {name}.…: {suggest(name, names, what='model of this run')}")
-        entry, _ = registry.find(name)
+        entry = registry.find(name)
         keys = entry.known_settings()
         for key in settings:
             if key not in keys:
@@ -70,13 +90,13 @@ def plan(
     seeds: Sequence[int],
     overrides: Overrides,
 ) -> list[Cell]:
-    """All cells in the order they run: seed by seed, so that early tables already hold every model."""
+    """Return all cells in the order they run: seed by seed, so that early tables already hold every model."""
     check_overrides(overrides, models)
     cells = []
     for prepared in datasets:
         for number, seed in enumerate(seeds):
             for model in models:
-                entry, _ = registry.find(model)
+                entry = registry.find(model)
                 if number and entry.load().deterministic:
                     continue  # one run is all runs
                 layers = overrides.layers(model, entry.known_settings())
@@ -89,19 +109,20 @@ def plan(
 
 
 def finished(cell: Cell) -> RunRecord | None:
-    """The cell's record when it is done; a failed or damaged one counts as missing."""
+    """Return the cell's record when it is done; a failed or damaged one counts as missing."""
     return _stored(cell)[0]
 
 
 def _stored(cell: Cell) -> tuple[RunRecord | None, str]:
-    """The same, and what is wrong with a damaged one."""
-    if not (cell.path / "run.json").is_file():
+    """Return the same, and what is wrong with a damaged one."""
+    if not (cell.path / RECORD).is_file():
         return None, ""
     try:
         record = read_record(cell.path)
         if record.status != "finished":
             return None, ""
-        record.ranks("test")
+        for split in SPLITS:
+            record.ranking(split)
     except OtherVersionError:
         raise
     except DataError as error:
@@ -128,11 +149,14 @@ def execute(
     backend: Backend | None = None,
     stack: int = 1,
     debug: bool = False,
+    lists: int = DEFAULT_LISTS,
 ) -> list[RunRecord]:
-    """Compute every missing cell; returns a record per cell, failed ones included, in the order of `cells`.
+    """Compute every missing cell; return a record per cell, failed ones included, in the order of `cells`.
 
-    Cells that differ in their seeds only are trained `stack` at a time as one. Raises DataError for a data set whose
-    definition or raw files changed since it was prepared.
+    stack  how many cells that differ in their seeds only are trained as one
+    lists  length of the lists of best items that are stored, 0 for none
+
+    Raises DataError for a data set whose definition or raw files changed since it was prepared.
     """
     for path in {cell.data_path: None for cell in cells}:
         check_current(open_path(path))
@@ -146,24 +170,39 @@ def execute(
                 watcher.damaged(cell, why)
         else:
             done[cell.path] = record
+            _tidy_up(cell)
             watcher.skipped(cell, record, other_code=_other_code(record))
     groups = stacks_of(missing, stack)
     if not groups:  # no cluster is asked for nothing
         return [done[cell.path] for cell in cells]
     if backend is None or (backend.kind == "local" and backend.jobs == 1):
-        records = _in_turn(groups, watcher=watcher, device=device, debug=debug)
+        records = _run_serially(groups, watcher=watcher, device=device, debug=debug, lists=lists)
     else:
-        records = _elsewhere(groups, watcher=watcher, device=device, backend=backend)
+        records = _run_in_workers(groups, watcher=watcher, device=device, backend=backend, lists=lists)
     for record in records:
         done[record.path] = record
     return [done[cell.path] for cell in cells]
 
 
+def _tidy_up(cell: Cell) -> None:
+    """Remove what a run left in a finished cell that was killed before it tidied up, where nobody is at work."""
+    leftovers = [cell.path / name for name in (BEGUN, RESUME, TRACEBACK) if (cell.path / name).exists()]
+    leftovers += [*cell.path.glob(".*.tmp"), *(cell.path / RANKINGS).glob(".*.tmp")]
+    if not leftovers:
+        return
+    with suppress(OSError, RunError):  # a folder that may only be read holds results all the same
+        lock = claim(cell.path, wait=False)
+        if lock is not None:
+            with lock:
+                tidy(cell.path)
+                (cell.path / BEGUN).unlink(missing_ok=True)
+
+
 def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
-    """Cells that differ in the seed only, up to `size` together, in the order of their first ones."""
+    """Return cells that differ in the seed only, up to `size` together, in the order of their first ones."""
     by_configuration: dict[tuple[Path, str, str], list[Cell]] = {}
     for number, cell in enumerate(cells):
-        alone = size == 1 or not registry.find(cell.model)[0].load().trainable
+        alone = size == 1 or not registry.find(cell.model).load().trainable
         key = (cell.data_path, cell.model, f"{cell.config_id}/{number}" if alone else cell.config_id)
         by_configuration.setdefault(key, []).append(cell)
     return [
@@ -174,28 +213,28 @@ def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
 
 
 def _other_code(record: RunRecord) -> bool:
-    """Made by another mmbench, or by another state of a user's own model file."""
+    """Return whether a run was made by another mmbench, or by another state of a user's own model file."""
     code = record.environment.get("code", {})
-    now = code_version()["source_hash"], registry.find(record.model)[0].own_code()
+    now = code_version()["source_hash"], registry.find(record.model).own_code()
     return (code.get("source_hash"), code.get("own_model", "")) != now
 
 
-def rank_again(record: RunRecord, *, data_dir: Path, device: str) -> RankedAgain:
-    """`evaluate_again` while we hold the run's lock."""
+def rank_again(record: RunRecord, *, data_dir: Path, device: str, lists: int = DEFAULT_LISTS) -> Evaluated:
+    """Rank a stored run again, see `evaluate_again`, while we hold its lock."""
     lock = claim(record.path, wait=False)
     if lock is None:
         raise RunError(f"{record.path} is being computed by another run; try again when it is done")
     with lock:
         try:
-            return evaluate_again(record, data_dir=data_dir, device=device)
+            return evaluate_again(record, data_dir=data_dir, device=device, lists=lists)
         except OSError as error:
             raise RunError(f"cannot write {record.path}: {error.strerror or error}") from error
 
 
-def _in_turn(
-    groups: Sequence[Group], *, watcher: RunWatcher, device: str, debug: bool
+def _run_serially(
+    groups: Sequence[Group], *, watcher: RunWatcher, device: str, debug: bool, lists: int
 ) -> Iterator[RunRecord]:
-    """One after another in this process; cells that another run is computing come last, by then done."""
+    """Compute groups one after another in this process; cells that another run is computing come last, by then done."""
     prepare_process(default_threads(1))
     later, number, total = [], 1, sum(map(len, groups))
     for group in groups:
@@ -208,7 +247,7 @@ def _in_turn(
                 else:
                     locks.enter_context(lock)
                     mine.append(cell)
-            yield from _compute(mine, watcher, number, total, device, debug)
+            yield from _compute(mine, watcher, number, total, device, debug, lists)
         number += len(group)
     for place, cell in later:
         watcher.waiting(cell)
@@ -216,13 +255,19 @@ def _in_turn(
         assert lock is not None
         with lock:
             ready = finished(cell)
-            yield from [ready] if ready else _compute([cell], watcher, place, total, device, debug)
+            yield from [ready] if ready else _compute([cell], watcher, place, total, device, debug, lists)
 
 
 def _compute(
-    cells: Sequence[Cell], watcher: RunWatcher, number: int, total: int, device: str, debug: bool
+    cells: Sequence[Cell],
+    watcher: RunWatcher,
+    number: int,
+    total: int,
+    device: str,
+    debug: bool,
+    lists: int,
 ) -> Iterator[RunRecord]:
-    """Cells that we hold: as one stack when there are several."""
+    """Compute cells that we hold, as one stack when there are several."""
     missing = []
     for cell in cells:
         ready = finished(cell)  # another run may have finished it since the plan was made
@@ -234,9 +279,9 @@ def _compute(
             (cell.path / BEGUN).unlink(missing_ok=True)  # of a worker that was stopped with its run
     view = watcher.begins(missing, number, total) if missing else None
     if len(missing) == 1:
-        records = iter([run_cell(missing[0], device=device, watcher=view, debug=debug)])
+        records = iter([run_cell(missing[0], device=device, watcher=view, debug=debug, lists=lists)])
     else:
-        records = run_stack(missing, device=device, watcher=view, debug=debug)
+        records = run_stack(missing, device=device, watcher=view, debug=debug, lists=lists)
     by_path = {cell.path: cell for cell in missing}
     for record in records:
         watcher.ends(by_path[record.path], record)
@@ -244,18 +289,20 @@ def _compute(
 
 
 def default_threads(jobs: int) -> int:
-    """Threads per process, so that `jobs` processes do not fight for the cores."""
+    """Return the threads per process, so that `jobs` processes do not fight for the cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _work(group: Group, device: str, jobs: int, environment: dict[str, str]) -> list[tuple[Cell, RunRecord]]:
-    """In a worker process: same folders, own threads; waits when another run holds a cell."""
+def _work(
+    group: Group, device: str, jobs: int, environment: dict[str, str], lists: int
+) -> list[tuple[Cell, RunRecord]]:
+    """Compute a group in a worker process: same folders, own threads; wait when another run holds a cell."""
     os.environ.update(environment)
     prepare_process(default_threads(jobs))
     with ExitStack() as held:
         # In one order, so that two runs cannot block each other.
-        for cell in sorted(group, key=lambda one: one.path):
+        for cell in sorted(group, key=lambda cell: cell.path):
             lock = claim(cell.path, wait=True)
             assert lock is not None
             held.enter_context(lock)
@@ -264,17 +311,17 @@ def _work(group: Group, device: str, jobs: int, environment: dict[str, str]) -> 
         done |= {cell.path: ready for cell in group if cell not in dead and (ready := finished(cell))}
         missing = [cell for cell in group if cell.path not in done]
         chosen = held.enter_context(dealt_device(device))
-        records = run_stack(missing, device=chosen) if len(missing) > 1 else (
-            run_cell(cell, device=chosen) for cell in missing
+        records = run_stack(missing, device=chosen, lists=lists) if len(missing) > 1 else (
+            run_cell(cell, device=chosen, lists=lists) for cell in missing
         )  # fmt: skip
         done |= {record.path: record for record in records}
         return [(cell, done[cell.path]) for cell in group]
 
 
-def _elsewhere(
-    groups: Sequence[Group], *, watcher: RunWatcher, device: str, backend: Backend
+def _run_in_workers(
+    groups: Sequence[Group], *, watcher: RunWatcher, device: str, backend: Backend, lists: int
 ) -> Iterator[RunRecord]:
-    """Other processes, each with its share of the cores; records come as they end."""
+    """Compute groups in other processes, each with its share of the cores; records come as they end."""
     # Absolute paths: a worker may have been started in another folder.
     environment = {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
     here = {cell.path.absolute(): cell for group in groups for cell in group}
@@ -283,7 +330,7 @@ def _elsewhere(
         for group in groups
     ]
     watcher.queued(list(here.values()), backend.jobs)
-    work = partial(_work, device=device, jobs=backend.jobs, environment=environment)
+    work = partial(_work, device=device, jobs=backend.jobs, environment=environment, lists=lists)
     for record in side_by_side(shipped, work, backend, ended=_ended):
         cell = here[record.path]
         record = replace(record, path=cell.path)
@@ -292,12 +339,12 @@ def _elsewhere(
 
 
 def _absolute(folders: str) -> str:
-    return os.pathsep.join(str(Path(one).absolute()) for one in folders.split(os.pathsep) if one)
+    return os.pathsep.join(str(Path(folder).absolute()) for folder in folders.split(os.pathsep) if folder)
 
 
 def _ended(cell: Cell) -> RunRecord | None:
-    """The stored record of a cell, finished or failed; None while there is none."""
+    """Return the stored record of a cell, finished or failed; None while there is none."""
     try:
-        return read_record(cell.path) if (cell.path / "run.json").is_file() else None
+        return read_record(cell.path) if (cell.path / RECORD).is_file() else None
     except DataError:
         return None

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from mmbench.errors import RunError, UsageError
+from mmbench.locks import take
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RunRecord
 
@@ -107,19 +108,11 @@ def marked(cell: Cell) -> Iterator[bool]:
 
 
 def claim(path: Path, *, wait: bool) -> AbstractContextManager[Any] | None:
-    """The lock of a cell's folder, taken; None when another process holds it and we do not wait.
+    """Take the lock of a cell's folder; return None when another process holds it and we do not wait.
 
-    Leave it with `with`.
+    Leave it with `with`. RunError when the folder cannot be written.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        # The returned proxy gives the lock back once. `with` on the lock itself would take it a second time, so
-        # that it stayed ours, and two runs could wait for each other's last cell for ever.
-        return FileLock(path / LOCK).acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        return None
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    return take(path / LOCK, wait=wait, error=RunError, option="--results-dir")
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:

@@ -1,22 +1,24 @@
 """Settings of a run: types, defaults, where each value came from, and strict reading.
 
 A run's settings are one flat list of keys: the model's own (a frozen dataclass in the model file) and those
-of training and evaluation (`TrainConfig`). Order of precedence, later wins:
-default < the data set's protocol < recipe < the recipe's per-dataset table < variant < `--set`.
+of training and evaluation (`TrainConfig`). They come in layers, each of one `Origin`; later layers win.
 """
 
 import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from mmbench import strict
+from mmbench.choices import MaskRule
 from mmbench.errors import UsageError, suggest
 
-LARGEST = 2**31 - 1  # of what is counted: beyond it numpy and torch overflow
+LARGEST = 2**31 - 1  # numpy and torch overflow beyond it
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -42,9 +44,11 @@ class TrainConfig:
     lr_schedule: Literal["constant", "exponential", "exponential-early"] = "constant"
     lr_gamma: PositiveFloat = 1.0  # epoch e uses lr * gamma^(e-1); "-early": lr * gamma^e
     warmup_steps: NonNegativeInt = 0  # the rate grows linearly to lr over so many steps
-    batch_size: PositiveInt = 1024  # of `batch_unit`
-    batch_unit: Literal["targets", "rows"] = "targets"  # a step's size counts targets or histories
-    samples: Literal["default", "all", "prefix", "last-window", "sequence", "pairs"] = "default"
+    batch_size: PositiveInt = 1024  # counts targets or histories, see batch_unit
+    batch_unit: Literal["targets", "rows"] = "targets"
+    samples: Literal["default", "all", "prefix", "last-window", "sequence", "sequence-prefix", "pairs"] = (
+        "default"
+    )
     max_len: PositiveInt = 50
     max_epochs: PositiveInt = 100
     patience: PositiveInt = 10  # evaluations without a better value before training stops
@@ -53,10 +57,10 @@ class TrainConfig:
     validation: Literal["valid", "test-item"] = (
         "valid"  # "test-item": a released slip; marks the run as leaky
     )
-    mask_seen: Literal["none", "train", "input"] = "none"
+    mask_seen: MaskRule = "none"  # decides selection and tables, see mmbench.evaluation.evidence
     text_encoder: str = "auto"  # "auto" = the data set's; else an encoder's name; "none" = no text
     image_encoder: str = "auto"
-    precision: Literal["float32", "float64"] = "float32"  # of the parameters, and of the ranking
+    precision: Literal["float32", "float64"] = "float32"  # parameters have it, and so have scores
     # Products in training. "tf32": on GPUs that have it; "bfloat16": autocast, and tf32 for what stays float32.
     matmul: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False  # torch.compile of the loss; minutes at the start, and no gain on a CPU
@@ -66,14 +70,59 @@ class TrainConfig:
             raise ValueError(f"matmul = {self.matmul!r} is about float32 products; precision is float64")
 
 
+class Origin(StrEnum):
+    """Who gave a setting its value; in the order of precedence, later wins."""
+
+    default = "default"  # the configuration class
+    protocol = "protocol"  # the data set's protocol
+    recipe = "recipe"  # the model's recipe
+    dataset = "dataset"  # the recipe's table for one data set
+    variant = "variant"  # a variant of the recipe
+    experiment = "experiment"  # a declared table or sweep of `reproduce`
+    tuned = "tuned"  # a search under a budget
+    user = "user"  # `--set`, `--epochs`, or an argument in Python
+
+
+CHOSEN = (Origin.user, Origin.tuned)  # every table shows these values
+DELIBERATE = (*CHOSEN, Origin.experiment)  # somebody set these for a run: they split rows
+
+
 @dataclass(frozen=True)
-class Setting:
+class Setting(strict.Strict):
+    """A value with its origin. `note` says more: "HM4SR sec. 5.1.4", the name of the protocol or the variant."""
+
     value: Any
-    source: str
+    origin: Origin
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values of one origin.
+
+    note   goes with every value: the name of the protocol, data set or variant
+    notes  goes with the values of some keys and wins over `note`: the recipe's sources
+    """
+
+    origin: Origin
+    values: Mapping[str, Any]
+    note: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Return how an error calls the layer: "variant official", "--set"."""
+        return "--set" if self.origin is Origin.user else f"{self.origin} {self.note}".rstrip()
+
+    def settings(self) -> dict[str, Setting]:
+        return {
+            key: Setting(value, self.origin, self.notes.get(key, self.note))
+            for key, value in self.values.items()
+        }
 
 
 def parse_value(text: str) -> Any:
-    """`--set` values: TOML scalars and arrays, else the text itself (`prefix`, `test-item`)."""
+    """Return the value that a `--set` text means: a TOML scalar or array, else the text itself (`prefix`)."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -81,29 +130,32 @@ def parse_value(text: str) -> Any:
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
-    """Field name -> default of a configuration dataclass; every field must have one."""
-    found = {}
-    for one in fields(cls):
-        if one.default is not MISSING:
-            found[one.name] = one.default
-        elif one.default_factory is not MISSING:
-            found[one.name] = one.default_factory()
+    """Return the default of each field of a configuration dataclass; TypeError for a field without one."""
+    defaults = {}
+    for parameter in fields(cls):
+        if parameter.default is not MISSING:
+            defaults[parameter.name] = parameter.default
+        elif parameter.default_factory is not MISSING:
+            defaults[parameter.name] = parameter.default_factory()
         else:
-            raise TypeError(f"{cls.__name__}.{one.name} has no default")
-    return found
+            raise TypeError(f"{cls.__name__}.{parameter.name} has no default")
+    return defaults
 
 
-def check_keys(given: Iterable[str], known: Iterable[str], *, where: str) -> None:
-    """Unknown keys fail at once, with the nearest known one."""
+def check_keys(keys: Iterable[str], known: Iterable[str], *, where: str) -> None:
+    """Raise UsageError for a key that is not known, with the nearest that is."""
     known = list(known)
-    for key in given:
+    for key in keys:
         if key not in known:
             raise UsageError(f"{where}: {suggest(key, known, what='setting')}")
 
 
 def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """A validated instance of a configuration dataclass. Types are strict except int -> float, list -> tuple."""
-    check_keys(values, (one.name for one in fields(cls)), where=where)  # type: ignore[arg-type]
+    """Return a validated instance of a configuration dataclass; UsageError names the first bad key.
+
+    Types are strict except int -> float and list -> tuple.
+    """
+    check_keys(values, (parameter.name for parameter in fields(cls)), where=where)  # type: ignore[arg-type]
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{where}: {key}: must be a finite number (got {value})")
@@ -113,17 +165,15 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "settings"
-        given = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
-        raise UsageError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{given}") from None
+        got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+        raise UsageError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}") from None
 
 
-def resolve(
-    layers: Iterable[tuple[str, Mapping[str, Any]]], *, known: Iterable[str], where: str
-) -> dict[str, Setting]:
-    """Merge (source, values) layers, later wins; each key remembers the source that set it."""
+def resolve(layers: Iterable[Layer], *, known: Iterable[str], where: str) -> dict[str, Setting]:
+    """Merge layers, later wins, into settings by key. UsageError for a key that is not `known`."""
     known = list(known)
     merged: dict[str, Setting] = {}
-    for source, values in layers:
-        check_keys(values, known, where=f"{where} ({source})")
-        merged.update({key: Setting(value, source) for key, value in values.items()})
+    for layer in layers:
+        check_keys(layer.values, known, where=f"{where} ({layer.title})")
+        merged.update(layer.settings())
     return dict(sorted(merged.items()))

@@ -2,11 +2,23 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmbench.errors import UsageError
+
+Tag = Literal[
+    "sequential",  # reads the order of a history
+    "general",  # reads a user's items without their order, or a user id
+    "multimodal",  # reads texts or pictures
+    "side-information",  # reads categories and brands, neither texts nor pictures
+    "time-aware",  # reads times
+    "graph",  # spreads over a graph of users or items
+    "pretrained",  # has a stage of pre-training
+    "ensemble",  # combines the scores of several members
+    "floor",  # every run computes it beside the models that were asked for
+]
 
 
 class _Strict(BaseModel):
@@ -30,9 +42,20 @@ class Paper(_Strict):
 
 
 class Variant(_Strict):
+    """A name for some changed settings, or for a class of its own that repeats slips of released code."""
+
     summary: str
-    settings: dict[str, Any]
-    source: str = ""  # the table or figure that it reproduces
+    settings: dict[str, Any] = {}
+    source: str = ""  # the table, figure or code that it reproduces
+    model_class: str = Field(default="", alias="class")
+
+    @model_validator(mode="after")
+    def _differs(self) -> Self:
+        if not (self.settings or self.model_class):
+            raise ValueError("a variant needs settings that differ, or a class of its own")
+        if self.model_class and not self.source:
+            raise ValueError("a variant with a class of its own needs the source of what the class does")
+        return self
 
 
 class Deviation(_Strict):
@@ -58,7 +81,7 @@ class Recipe(_Strict):
     display: str
     model_class: str = Field(alias="class")
     summary: str
-    tags: tuple[str, ...]
+    tags: tuple[Tag, ...]
     inputs: tuple[str, ...]  # of: user item time text image category
     paper: Paper | None = None  # None: no paper (sanity floors)
     settings: dict[str, Sourced] = {}

@@ -1,6 +1,8 @@
-"""Weights and training state in safetensors files: no pickle, written in one step."""
+"""Weights and training state in safetensors files: no pickle, written in one step, sealed by a hash in the header."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -13,26 +15,44 @@ from torch import Tensor, nn
 from mmbench.atomic import write_with
 from mmbench.errors import RunError
 
+SEAL = "sha256"  # the key of the header that holds the hash of tensors and facts
+
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """`facts` (JSON) travel in the file's header, so tensors and facts are of the same moment."""
+    """Write tensors and facts (JSON) as one file with the hash of both, so that they are of the same moment."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(facts)
     # Not `save_file`: it writes a file of its own name beside the path, which a kill would leave there for ever, and
     # which only its owner may read.
-    content = save(plain, metadata={"facts": json.dumps(facts)})
+    content = save(plain, metadata={"facts": text, SEAL: hash_tensors(plain, text)})
     write_with(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts; RunError with the reason when the file is missing or damaged."""
+    """Return tensors and facts; RunError with the reason when the file is missing or not what was written."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            header = file.metadata() or {}
+            text, sha256 = header["facts"], header[SEAL]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if hash_tensors(tensors, text) != sha256:
+            raise ValueError("its content does not have the hash that it carries")
+        return tensors, json.loads(text)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        reason = shorten(str(error) or type(error).__name__, 160)
         raise RunError(
-            f"{path} is no checkpoint of mmbench ({error}); remove {path.parent} and run the cell again"
+            f"{path} is no checkpoint of mmbench ({reason}); remove {path.parent} and run the cell again"
         ) from error
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], facts: str = "") -> str:
+    """Return the sha256 of tensors (names, types, shapes, bytes) and of the text of their facts, in hexadecimal."""
+    total = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return total.hexdigest()
 
 
 def load_facts(path: Path) -> dict[str, Any]:
@@ -41,7 +61,7 @@ def load_facts(path: Path) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
-    """Put a checkpoint's weights into `model`; a missing, unexpected or misshapen tensor is an error."""
+    """Put a checkpoint's weights into `model`; a missing, unexpected or misshapen tensor is a RunError."""
     tensors, facts = load_tensors(path)
     weights = {
         name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")
@@ -50,9 +70,9 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         # torch names every tensor, which can be hundreds: the first ones tell a change of code from one of sizes.
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise RunError(
-            f"{path} does not fit the model, made by other code or settings: {shorten(said, 300)}"
+            f"{path} does not fit the model, made by other code or settings: {shorten(reason, 300)}"
         ) from error
     return facts
 
@@ -62,7 +82,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Per-parameter state (moments, step counts); rates and the like come from the settings."""
+    """Return the per-parameter state (moments, step counts); rates and the like come from the settings."""
     return {
         f"optimizer/{index}/{key}": torch.as_tensor(value)
         for index, state in optimizer.state_dict()["state"].items()

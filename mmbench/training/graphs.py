@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.models.base import Recommender
 from mmbench.settings.config import TrainConfig
 from mmbench.training.learner import Terms
 
 MOST_GRAPHS = 64  # of one training; further shapes are trained step by step
-Step = Callable[[Batch], Terms]
+Step = Callable[[TrainBatch], Terms]
 Key = tuple[tuple[int, ...], ...]
 
 
@@ -43,6 +43,17 @@ class _Captured:
     terms: Terms
 
 
+def restore_generator(state: Tensor) -> None:
+    """Give the current GPU's default generator this state again after a capture that failed.
+
+    Such a capture leaves the generator in the belief that it is being captured, so that it refuses every draw, and
+    its state too. A generator can take the state of another one with all that belongs to it.
+    """
+    fresh = torch.Generator(device="cuda")
+    fresh.set_state(state)
+    torch.cuda.default_generators[torch.cuda.current_device()].graphsafe_set_state(fresh)
+
+
 class StepGraphs:
     """Replays a step where its shape was met before.
 
@@ -51,12 +62,12 @@ class StepGraphs:
 
     def __init__(self, step: Step, tell: Callable[[str], None]) -> None:
         self.step, self.tell = step, tell
-        self.pool = torch.cuda.graph_pool_handle()
+        self.pool = torch.cuda.graph_pool_handle()  # of the memory that all graphs share
         self.met: set[Key] = set()
         self.captured: dict[Key, _Captured] = {}
         self.is_off = False
 
-    def replay(self, batch: Batch) -> Terms | None:
+    def replay(self, batch: TrainBatch) -> Terms | None:
         """Take the step as a graph and return its loss terms; None = nothing was done, because there is none."""
         if self.is_off:
             return None
@@ -76,17 +87,20 @@ class StepGraphs:
     def forget(self) -> None:
         """Drop all graphs: the step is no longer the one that was captured."""
         self.captured = {}
+        # Tensors of the old pool may live on, as gradients do; a pool without graphs takes no new ones.
+        self.pool = torch.cuda.graph_pool_handle()
 
     def _capture(self, key: Key, tensors: dict[str, Tensor]) -> bool:
         """Record the step of one shape. What cannot be recorded is trained step by step, and said once."""
         inputs = {name: x.clone() for name, x in tensors.items()}
-        graph = torch.cuda.CUDAGraph()
+        graph, noise = torch.cuda.CUDAGraph(), torch.cuda.get_rng_state()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
-                terms = self.step(Batch.of(inputs))
+                terms = self.step(TrainBatch.of(inputs))
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
             first = " ".join(str(error).split())[:160]
             self.is_off, self.captured = True, {}
+            restore_generator(noise)
             self.tell(f"trained without CUDA graphs: {first}")
             return False
         self.captured[key] = _Captured(graph, inputs, terms)

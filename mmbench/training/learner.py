@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.models.base import Recommender
 from mmbench.settings.config import TrainConfig
 from mmbench.training.optim import make_optimizer, set_rate
@@ -21,22 +21,21 @@ class Terms(NamedTuple):
 
 
 class Learner:
-    """A model and its optimiser.
+    """A model and its optimiser. `config` has the settings of one stage."""
 
-    lr  of a constant schedule; `set_rate` changes it
-    """
-
-    def __init__(self, model: Recommender[Any], config: TrainConfig, lr: float, device: str) -> None:
+    def __init__(self, model: Recommender[Any], config: TrainConfig, device: str) -> None:
         self.model, self.config, self.device = model, config, device
-        self.optimizer, self.rate = make_optimizer(model, config, lr), math.nan
+        self.optimizer, self.rate = make_optimizer(model, config), math.nan
         self.loss = compiled(model.loss) if config.compile else model.loss
+        self.parameters = dict(model.named_parameters())
 
     def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the steps to come."""
         if rate != self.rate:
             set_rate(self.optimizer, rate)
             self.rate = rate
 
-    def gradients(self, batch: Batch) -> Terms:
+    def gradients(self, batch: TrainBatch) -> Terms:
         """Return the step's loss terms; leave the gradients of their sum in the parameters."""
         with autocast(self.config.matmul, self.device):
             terms = self.loss(batch)
@@ -46,12 +45,15 @@ class Learner:
         return Terms(tuple(terms), values.detach())
 
     def update(self) -> None:
-        """Move the parameters along their gradients."""
+        """Move the parameters along their gradients, and back to where the model wants them to lie."""
         if self.config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
+        with torch.no_grad():
+            self.model.constrain(self.parameters)
 
-    def step(self, batch: Batch) -> Terms:
+    def step(self, batch: TrainBatch) -> Terms:
+        """Take one optimiser step and return its loss terms."""
         terms = self.gradients(batch)
         self.update()
         return terms

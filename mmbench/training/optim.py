@@ -12,20 +12,21 @@ from mmbench.settings.config import TrainConfig
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that a stage trains, by name."""
-    return {name: one for name, one in model.named_parameters() if one.requires_grad}
+    """Return the parameters that a stage trains, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def make_optimizer(
-    model: nn.Module, config: TrainConfig, lr: float, stacked: Mapping[str, Tensor] | None = None
+    model: nn.Module, config: TrainConfig, stacked: Mapping[str, Tensor] | None = None
 ) -> torch.optim.Optimizer:
-    """Over the model's trained parameters, or over `stacked` tensors of the same names in their place."""
-    own = trained(model)
-    free = {name for name, one in own.items() if one.dim() <= 1 and not config.decay_1d}
-    tensors = own if stacked is None else stacked
+    """Return the optimiser of a model's trained parameters, or of `stacked` tensors of the same names."""
+    parameters, lr = trained(model), config.lr
+    free = {name for name, parameter in parameters.items() if parameter.dim() <= 1 and not config.decay_1d}
+    tensors = parameters if stacked is None else stacked
+    decayed = [tensors[name] for name in parameters if name not in free]
     groups = [
-        {"params": [tensors[name] for name in own if name not in free], "weight_decay": config.weight_decay},
-        {"params": [tensors[name] for name in own if name in free], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": [tensors[name] for name in parameters if name in free], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
@@ -40,18 +41,19 @@ def make_optimizer(
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """In the order of the optimiser's state."""
-    return [one for group in optimizer.param_groups for one in group["params"]]
+    """Return an optimiser's parameters in the order of its state."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def learning_rate(config: TrainConfig, base: float, epoch: int, step: int) -> float:
-    """Rate of 1-based `step` (of the stage) in 1-based `epoch`."""
+def learning_rate(config: TrainConfig, epoch: int, step: int) -> float:
+    """Return the rate of a step of the stage in an epoch of it, both counted from 1."""
     power = {"constant": 0, "exponential": epoch - 1, "exponential-early": epoch}[config.lr_schedule]
     warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
-    return base * config.lr_gamma**power * warm
+    return config.lr * config.lr_gamma**power * warm
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters, where it lies on a device too."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -60,8 +62,8 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip_each(parameters: Iterable[Tensor], largest: float) -> None:
-    """`clip_grad_norm_` for stacked parameters [S, ..]: each model's gradient gets its own global norm."""
-    grads = [one.grad for one in parameters if one.grad is not None]
+    """Clip stacked gradients [S, ..] in place as `clip_grad_norm_` does, each model's by its own global norm."""
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch.stack([grad.flatten(1).norm(dim=1) if grad.dim() > 1 else grad.abs() for grad in grads])
     scale = (largest / (norms.norm(dim=0) + 1e-6)).clamp(max=1.0)  # [S]; 1e-6 as in torch
     for grad in grads:

@@ -14,14 +14,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.training.files import PREVIOUS, RESUME
@@ -38,12 +38,11 @@ def why_not(trainer: Trainer) -> str:
     """Why a run cannot be trained in a stack; empty when it can."""
     if not trainer.needs.stackable:
         return "its loss is not computed for several models at once"
-    if trainer.config.compile:
-        return "compile = true is for single runs"
-    if trainer.config.batch_unit == "rows":
-        several = {trainer.samples_of(stage) for stage in trainer.stages} & {"all", "last-window"}
-        if several:
-            return f"steps of {trainer.config.batch_size} histories hold different numbers of targets"
+    for stage in trainer.stages:
+        if stage.config.compile:
+            return "compile = true is for single runs"
+        if stage.config.batch_unit == "rows" and stage.samples in ("all", "last-window"):
+            return f"steps of {stage.config.batch_size} histories hold different numbers of targets"
     return ""
 
 
@@ -218,7 +217,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: TrainBatch) -> dict[str, Tensor]:
         return self.model.loss(batch)
 
 
@@ -229,24 +228,31 @@ class Stack:
         self.trainers = list(trainers)
         self.models = [trainer.model for trainer in trainers]
         lead = trainers[0]
-        self.config, self.device = lead.config, lead.device
+        self.config, self.device = lead.stage.config, lead.device
         self.loss = _Loss(lead.model)
         self.parameters = {
             name: _stacked(self.models, name, trains=parameter.requires_grad)
             for name, parameter in lead.model.named_parameters()
         }
-        # Buffers that are the same in all models (features, masks) stay one.
-        self.buffers = {
-            name: torch.stack([model.get_buffer(name) for model in self.models])
-            for name, buffer in lead.model.named_buffers()
-            if not all(torch.equal(buffer, model.get_buffer(name)) for model in self.models[1:])
-        }
         stacked = {name: self.parameters[name] for name in trained(lead.model)}
-        self.optimizer, self.rate = make_optimizer(lead.model, lead.config, lead.lr, stacked), math.nan
+        self.optimizer, self.rate = make_optimizer(lead.model, lead.stage.config, stacked), math.nan
         self._load_optimizer()
         self.pass_all = vmap(self._terms, randomness="different")
         self.graphs = StepGraphs(self._step, self._tell) if lead.use_graphs else None
         self.stage = lead.place[0]
+
+    @cached_property
+    def buffers(self) -> dict[str, Tensor]:
+        """The buffers in which the models differ, along S; taken at the first step, when `start_epoch` has set them.
+
+        Those that are the same in all models (features, masks) stay one.
+        """
+        lead, *others = self.models
+        return {
+            name: torch.stack([model.get_buffer(name) for model in self.models])
+            for name, buffer in lead.named_buffers()
+            if not all(torch.equal(buffer, model.get_buffer(name)) for model in others)
+        }
 
     def serves(self, trainers: Sequence[Trainer]) -> bool:
         """Return whether these are the runs of this stack, with the same optimisers and buffers."""
@@ -276,7 +282,7 @@ class Stack:
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in (parameters | buffers).items()}
-        terms: dict[str, Tensor] = functional_call(self.loss, tensors, (Batch.of(batch),))
+        terms: dict[str, Tensor] = functional_call(self.loss, tensors, (TrainBatch.of(batch),))
         return terms
 
     # -- steps --------------------------------------------------------------------------------------------
@@ -286,13 +292,13 @@ class Stack:
             set_rate(self.optimizer, rate)
             self.rate = rate
 
-    def step(self, batch: Batch) -> Terms:
+    def step(self, batch: TrainBatch) -> Terms:
         """Take one optimiser step of all runs; `batch` and the terms have an axis [S]."""
         if self.graphs is not None and (terms := self.graphs.replay(batch)) is not None:
             return terms
         return self._step(batch)
 
-    def _step(self, batch: Batch) -> Terms:
+    def _step(self, batch: TrainBatch) -> Terms:
         with autocast(self.config.matmul, self.device):
             terms = self.pass_all(self.parameters, self.buffers, batch.tensors())
         values = torch.stack(list(terms.values()))
@@ -301,6 +307,8 @@ class Stack:
         if self.config.grad_clip:
             clip_each(self.parameters.values(), self.config.grad_clip)
         self.optimizer.step()
+        with torch.no_grad():
+            self.loss.model.constrain(self.parameters)
         return Terms(tuple(terms), values.detach())
 
     # -- epochs -------------------------------------------------------------------------------------------

@@ -7,24 +7,23 @@ so a run that was killed continues from its last finished epoch and ends with th
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import TrainBatch
 from mmbench.data.batcher import Batcher
-from mmbench.data.negatives import NegativeSampler
 from mmbench.data.samples import Rows, plan_rows, plan_steps
 from mmbench.data.views import TrainView
-from mmbench.errors import RunError, UsageError
-from mmbench.models.base import Recommender, Stage
+from mmbench.errors import RunError
+from mmbench.models.base import Recommender
+from mmbench.models.needs import Drawer
 from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
 from mmbench.training import checkpoint
-from mmbench.training.batches import batches_of_epoch
+from mmbench.training.batches import EpochPlan, batches_of_epoch
 from mmbench.training.files import BEST, CANDIDATE, Place, TrainingFiles
 from mmbench.training.graphs import StepGraphs, why_no_graphs
 from mmbench.training.learner import Learner, Terms
@@ -32,24 +31,17 @@ from mmbench.training.optim import learning_rate
 from mmbench.training.out_of_memory import MemoryLimit
 from mmbench.training.precision import on_own_stream, tf32
 from mmbench.training.progress import LossSums, Progress, Watcher, mean_terms, report_epoch
+from mmbench.training.sources import Pretraining, source_data
+from mmbench.training.stages import StagePlan, plan_stages
 
 Outcome = dict[str, float] | Exception  # mean loss terms of an epoch, or why the run cannot continue
-
-
-@dataclass
-class EpochPlan:
-    """What one epoch of one run trains on."""
-
-    epoch: int
-    steps: list[Rows]
-    negatives: torch.Generator
 
 
 class Stepper(Protocol):
     """Takes the optimiser steps of one run (Trainer) or of several at once (mmbench.training.stack.Stack)."""
 
     def set_rate(self, rate: float) -> None: ...
-    def step(self, batch: Batch) -> Terms: ...
+    def step(self, batch: TrainBatch) -> Terms: ...
 
 
 class Trainer:
@@ -57,6 +49,8 @@ class Trainer:
 
     `begin`, `plan_epoch`, `finish_epoch` and `settle` are its parts, for mmbench.training.stack, which trains
     several runs at once.
+
+    pretraining  what a model with stages on source data is trained on in them
     """
 
     def __init__(
@@ -71,26 +65,23 @@ class Trainer:
         device: str = "cpu",
         watcher: Watcher | None = None,
         use_graphs: bool = True,
+        pretraining: Pretraining | None = None,
     ) -> None:
-        self.model, self.view, self.validate, self.config = model, train, validate, config
+        self.model, self.validate, self.config = model, validate, config
         self.seed, self.files, self.device, self.watcher = seed, TrainingFiles(folder), device, watcher
-        self.needs, self.stages = model.needs, model.stages
-        if self.needs.whole_rows and config.batch_unit == "targets":
-            raise UsageError(
-                f"{type(model).__name__} with these settings needs whole histories in a step; "
-                "set batch_unit = rows (batch_size then counts histories)"
-            )
-        self.use_graphs = use_graphs and not why_no_graphs(model, config, device)
-        self.batcher = Batcher(
-            train.items, train.times, layout=self.needs.layout, max_len=config.max_len, device=device,
-            is_even=self.use_graphs,
-        )  # fmt: skip
-        self.sampler = self._make_sampler()
+        self.needs, self.stages = model.needs, plan_stages(model, config)
+        self.sources = source_data(model, self.stages, train, pretraining)
+        self.allows_graphs = use_graphs
         self.progress = Progress()
         self.memory = MemoryLimit(device, f"lower batch_size (now {config.batch_size})", self.tell)
+        # Of the current stage:
+        self.data, self.view = "target", train
+        self.batcher: Batcher
+        self.drawers: dict[str, Drawer]
         self.learner: Learner
+        self.use_graphs = False
         self.graphs: StepGraphs | None = None
-        self._rows: tuple[int, Rows] | None = None  # of a stage
+        self._rows: tuple[int, Rows] | None = None  # with the stage's number
 
     def fit(self) -> Progress:
         """Train all stages; leave the best weights in the model and in best.safetensors."""
@@ -105,17 +96,6 @@ class Trainer:
                 self.watcher.epoch(report_epoch([self.progress], [terms], self.config.selection_metric))
             self.settle()
         return self.progress
-
-    def _make_sampler(self) -> NegativeSampler | None:
-        if not self.needs.n_negatives:
-            return None
-        users, items = self.view.users, self.view.items
-        if self.needs.negatives_exclude == "first":
-            first = self.view.offsets[:-1][np.diff(self.view.offsets) > 0]
-            users, items = users[first], items[first]
-        return NegativeSampler(
-            users, items, n_users=len(self.view.offsets) - 1, n_items=self.model.n_items, device=self.device
-        )
 
     @property
     def folder(self) -> Path:
@@ -137,7 +117,7 @@ class Trainer:
     def set_rate(self, rate: float) -> None:
         self.learner.set_rate(rate)
 
-    def step(self, batch: Batch) -> Terms:
+    def step(self, batch: TrainBatch) -> Terms:
         """Take one optimiser step, as a CUDA graph where there is one."""
         if self.graphs is not None and (terms := self.graphs.replay(batch)) is not None:
             return terms
@@ -152,7 +132,7 @@ class Trainer:
         return self.progress.stage < len(self.stages)
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> StagePlan:
         return self.stages[self.progress.stage]
 
     @property
@@ -160,36 +140,40 @@ class Trainer:
         """(stage, finished epochs of it)."""
         return self.progress.stage, self.progress.epoch
 
-    @property
-    def lr(self) -> float:
-        return self.config.lr if self.stage.lr is None else self.stage.lr
-
-    def samples_of(self, stage: Stage) -> str:
-        """Return the kind of samples of a stage; UsageError when the model cannot be trained on it."""
-        wanted = stage.samples or self.config.samples
-        wanted = self.needs.samples[0] if wanted == "default" else wanted
-        if wanted not in self.needs.samples:
-            raise UsageError(
-                f"{type(self.model).__name__} cannot be trained on samples = {wanted!r}; "
-                f"it takes {', '.join(self.needs.samples)}"
-            )
-        return wanted
-
     def begin(self) -> None:
         """Start, or continue after the last finished epoch."""
-        for stage in self.stages:
-            self.samples_of(stage)
         if not self._restore():
             self.files.start_over()
             self.start_stage()
         self._leave_finished_stages()
 
     def start_stage(self) -> None:
+        """Ready the data, the model and the optimiser of the stage that begins or continues."""
         # What a stage initialises anew must not depend on whether the stage before ran in this process.
         torch.manual_seed(derive_seed(self.seed, "stage", self.progress.stage))
-        self.model.start_stage(self.stage.name)
-        self.learner = Learner(self.model, self.config, self.lr, self.device)
+        stage = self.stage
+        self._take_data(stage.data)
+        self.model.start_stage(stage.name)
+        self.learner = Learner(self.model, stage.config, self.device)
+        self.use_graphs = self.allows_graphs and not why_no_graphs(self.model, stage.config, self.device)
         self.graphs = StepGraphs(self.learner.step, self.tell) if self.use_graphs else None
+        self.batcher = Batcher(
+            self.view.items, self.view.times, layout=self.needs.layout, max_len=self.config.max_len,
+            device=self.device, is_even=self.use_graphs,
+        )  # fmt: skip
+        drawers = {
+            extra.name: extra.drawer(self.view, self.model.n_items, self.device)
+            for extra in self.needs.extras
+        }
+        self.drawers = {name: drawer for name, drawer in drawers.items() if drawer is not None}
+
+    def _take_data(self, data: str) -> None:
+        """Train on the "target" or the "source" data from here on; the model hears of a change."""
+        if data != self.data and self.sources is not None:
+            self.data = data
+            self.view, catalog = self.sources[data]
+            self.model.use_catalog(catalog)
+            self.model.to(device=self.device, dtype=getattr(torch, self.config.precision))
 
     def _restore(self) -> bool:
         """Continue after the last finished epoch, when there is one."""
@@ -201,6 +185,7 @@ class Trainer:
             notes, self.progress = self.progress.notes, Progress(**facts)
             self.progress.note(*notes)
             for stage in self.stages[: self.progress.stage]:
+                self._take_data(stage.data)
                 self.model.start_stage(stage.name)
             self.start_stage()
             checkpoint.load_weights(self.model, file)
@@ -213,19 +198,15 @@ class Trainer:
         return True
 
     def _leave_finished_stages(self) -> None:
-        while self.is_running and (self.progress.stopped or self.progress.epoch >= self._last_epoch):
+        while self.is_running and (self.progress.stopped or self.progress.epoch >= self.stage.last_epoch):
             self._end_stage()
 
-    @property
-    def _last_epoch(self) -> int:
-        return self.config.max_epochs if self.stage.epochs is None else self.stage.epochs
-
     def _end_stage(self) -> None:
-        progress = self.progress
+        progress, is_last = self.progress, self.progress.stage == len(self.stages) - 1
         if self.stage.epochs is None:
             progress.stopped = progress.stopped or "max_epochs"
             self.files.load_best(self.model, progress.best_epoch)
-        elif progress.stage == len(self.stages) - 1:
+        elif is_last:
             progress.best_epoch, progress.stopped = progress.epoch, "fixed epochs"
             self.files.save_weights(BEST, self.model, self.place)
         progress.stage += 1
@@ -237,6 +218,8 @@ class Trainer:
                 setattr(progress, name, getattr(fresh, name))
             self.start_stage()
             self._save()
+        else:
+            self._take_data("target")
 
     def _save(self, *, keep_previous: bool = False) -> None:
         tensors = {
@@ -248,24 +231,28 @@ class Trainer:
     # -- epochs -------------------------------------------------------------------------------------------
 
     def plan_epoch(self) -> EpochPlan:
-        """Plan the coming epoch: its steps in their order, and the generator of its negatives. Ready the model."""
-        number, epoch = self.progress.stage, self.progress.epoch + 1
+        """Plan the coming epoch: its steps in their order, and the generators of what is drawn. Ready the model."""
+        number, epoch, stage = self.progress.stage, self.progress.epoch + 1, self.stage
         if self._rows is None or self._rows[0] != number:
-            rows = plan_rows(self.view.offsets, self.samples_of(self.stage), self.config.max_len)
+            rows = plan_rows(self.view.offsets, stage.samples, self.config.max_len)
             if not len(rows):
                 raise RunError("no training sample: every history is too short for this kind of samples")
             self._rows = number, rows
         order = np.random.default_rng(derive_seed(self.seed, "order", number, epoch))
         steps = plan_steps(
-            self._rows[1], batch_size=self.config.batch_size, unit=self.config.batch_unit, generator=order
+            self._rows[1], batch_size=stage.config.batch_size, unit=stage.config.batch_unit, generator=order
         )
-        generator = torch.Generator(device=self.device)
-        generator.manual_seed(derive_seed(self.seed, "negatives", number, epoch))
+        generators = {}
+        for name in self.drawers:
+            generators[name] = torch.Generator(device=self.device)
+            generators[name].manual_seed(derive_seed(self.seed, name, number, epoch))
         self.model.train()
+        # What a model draws here must not depend on whether this process trained the epochs before.
+        torch.manual_seed(derive_seed(self.seed, "epoch", number, epoch))
         self.model.start_epoch(epoch)
         if self.graphs is not None and self.changes_between_epochs:
             self.graphs.forget()
-        return EpochPlan(epoch, steps, generator)
+        return EpochPlan(epoch, steps, generators)
 
     def finish_epoch(self, terms: dict[str, float], seconds: float, *, keep_previous: bool = False) -> None:
         """Count a trained epoch, validate, log and save it.
@@ -279,8 +266,8 @@ class Trainer:
         line: dict[str, Any] = {
             "stage": progress.stage, "epoch": progress.epoch, "seconds": seconds, "loss": terms,
         }  # fmt: skip
-        is_last = progress.epoch == self._last_epoch
-        if self.stage.epochs is None and (progress.epoch % self.config.eval_every == 0 or is_last):
+        is_last = progress.epoch == self.stage.last_epoch
+        if self.stage.epochs is None and (progress.epoch % self.stage.config.eval_every == 0 or is_last):
             self._validate(line)
         self.files.log(line)
         self._save(keep_previous=keep_previous)
@@ -305,7 +292,7 @@ class Trainer:
             self.files.save_weights(CANDIDATE, self.model, self.place)
         else:
             progress.bad += 1
-            if progress.bad >= self.config.patience:
+            if progress.bad >= self.stage.config.patience:
                 progress.stopped = "patience"
         line.update(
             valid={self.config.selection_metric: value},
@@ -326,9 +313,10 @@ def train_epoch(
     epoch, n_steps = plans[0].epoch, len(plans[0].steps)
     torch.manual_seed(_noise_seed(trainers, epoch))
     sums, faults = LossSums(lead.device, len(trainers)), dict[int, Exception]()
-    with on_own_stream(lead.device), tf32(lead.config.matmul):
+    config = lead.stage.config
+    with on_own_stream(lead.device), tf32(config.matmul):
         for step, batch in enumerate(batches_of_epoch(trainers, plans), start=1):
-            rate = learning_rate(lead.config, lead.lr, epoch, lead.progress.step + step)
+            rate = learning_rate(config, epoch, lead.progress.step + step)
             stepper.set_rate(rate)
             sums.add(stepper.step(batch))
             if sums.due or step == n_steps:

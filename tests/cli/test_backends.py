@@ -73,7 +73,7 @@ def test_a_cell_that_kills_its_workers_is_a_row_with_its_reason(
     assert {name: one.status for name, one in records.items()} == {
         "my-line": "failed", "pop": "finished", "random": "finished",
     }  # fmt: skip
-    assert records["my-line"].reason == "its worker process died twice, perhaps for want of memory"
+    assert records["my-line"].reason == "its worker process died twice; it may have run out of memory"
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mmbench import sealed
-from mmbench.data.manifest import FORMAT
+from mmbench.data import manifest
 from mmbench.data.store import open_prepared
+from mmbench.runs import store
 from tests.cli.forks import Command, run_all
 from tests.models.test_registry import OWN, RECIPE, write_own
 from tests.prepared import SMALL, Outcome, cells, cli, random_histories, write_toy
@@ -94,7 +95,19 @@ def all_items_seen(toy: Path) -> None:
 
 
 def seal(path: Path, content: dict[str, object]) -> None:
-    sealed.write_json(path, content, version=FORMAT)
+    sealed.write_json(path, content, version=manifest.FORMAT)
+
+
+def set_record(cell: Path, **changes: object) -> None:
+    """Change a record, with the hash that belongs to the change."""
+    content = sealed.read_json(cell / "run.json", advice="", version=store.FORMAT)
+    sealed.write_json(cell / "run.json", {**content, **changes}, version=store.FORMAT)
+
+
+def copied(cell: Path) -> Path:
+    copy = cell.with_name(f"{cell.name}_backup")
+    shutil.copytree(cell, copy)
+    return copy
 
 
 def set_json(path: Path, **changes: object) -> None:
@@ -191,6 +204,15 @@ def usage_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         ),
         "metric of report": (w.command("report", "--metric", "HRR@10", results=w.results), "did you mean 'HR'"),
         "report of nothing": (w.command("report", results=w.fresh()), "no results in .*; make some"),
+        "test over users of a value of the catalogue": (
+            w.command("report", "--metric", "Coverage@5", "--test", "users", results=w.results), "none per user; leave",
+        ),
+        "lists that are too short": (
+            w.command("report", "--metric", "Coverage@25", results=w.results), "have 20 items, not 25; run: mmbench ev",
+        ),
+        "selection by a value of the catalogue": (
+            w.command(*QUICK, "sasrec", *END, "--set", "selection_metric=Coverage@5"), "none per user; take NDCG@10",
+        ),
         "format of report": (w.command("report", "--format", "word", results=w.results), "word"),
     }  # fmt: skip
     return {name: (command, 2, said) for name, (command, said) in cases.items()}
@@ -243,22 +265,32 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         ),
         "results folder in nowhere": (w.command(*QUICK, "pop", results=Path("/proc/nowhere")), "cannot write"),
         "evaluate nothing": (w.command("evaluate", w.fresh()), "is no finished run"),
-        "evaluate a damaged record": (evaluate(lambda cell: cut(cell / "run.json")), r"run\.json is no run record"),
-        "evaluate a record of text": (evaluate(lambda cell: (cell / "run.json").write_text('"x"')), "no run record"),
+        "evaluate a damaged record": (evaluate(lambda cell: cut(cell / "run.json")), r"run\.json is damaged"),
+        "evaluate a record of text": (evaluate(lambda cell: (cell / "run.json").write_text('"x"')), "is damaged"),
         "evaluate a record without settings": (
-            evaluate(lambda cell: set_json(cell / "run.json", settings=None)), "settings: .*got null.*; remove",
+            evaluate(lambda cell: set_record(cell, settings=None)), "settings: .*got null.*; remove",
         ),
-        "evaluate a failed run": (evaluate(lambda c: set_json(c / "run.json", status="failed")), "did not finish"),
+        "evaluate a record with another seed": (
+            evaluate(lambda cell: set_json(cell / "run.json", seed=3)), "does not have the hash that it carries",
+        ),
+        "evaluate a copy": (
+            w.command("evaluate", copied(w.run(lambda cell: None))), "seed_1_backup holds a copy of .*seed_1; a run",
+        ),
+        "evaluate a run of the first version": (
+            evaluate(lambda cell: (cell / "run.json").write_text('{"format": 1}')), "another version .*: mmbench run",
+        ),
+        "evaluate a failed run": (evaluate(lambda c: set_record(c, status="failed")), "did not finish"),
         "checkpoint missing": (evaluate(lambda c: (c / "best.safetensors").unlink()), "is no checkpoint of mmbench"),
         "checkpoint cut short": (evaluate(lambda c: cut(c / "best.safetensors")), "is no checkpoint of mmbench"),
         "checkpoint of noise": (
             evaluate(lambda c: (c / "best.safetensors").write_bytes(bytes(range(256)) * 9)), "is no checkpoint",
         ),
         "checkpoint of another model": (
-            evaluate(lambda c: set_json(c / "run.json", settings=widened(c))), "does not fit the model",
+            evaluate(lambda c: set_record(c, settings=widened(c))), "does not fit the model",
         ),
         "ranks damaged": (
-            w.command("evaluate", "--no-rescore", w.run(lambda cell: cut(cell / "ranks.npz"))), "run: mmbench evaluate",
+            w.command("evaluate", "--no-rescore", w.run(lambda cell: cut(cell / "rankings" / "test.npz"))),
+            "run: mmbench evaluate",
         ),
         "evaluate on other data": (
             w.command("evaluate", cells(w.results)[0], data=w.data(lambda toy: write_toy(toy.parents[1], seed=5))),
@@ -270,11 +302,11 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         ),
         "two protocols in one run": (
             w.command(*QUICK, "sasrec", *END[1:], "--set", "sasrec.mask_seen=input"),
-            r"mask_seen is input \(sasrec\) against none \(pop, .*itemknn\); give all models one value "
+            r"mask_seen is input \(sasrec\) against none \(pop, .*itemknn.*\); give all models one value "
             r"\(--set mask_seen=input or --set mask_seen=none\)",
         ),
         "report over a damaged record": (
-            w.command("report", results=w.run(lambda cell: cut(cell / "run.json")).parents[3]), "is no run record",
+            w.command("report", results=w.run(lambda cell: cut(cell / "run.json")).parents[3]), "is damaged",
         ),
     }  # fmt: skip
     return {name: (command, 1, said) for name, (command, said) in cases.items()}
@@ -282,7 +314,7 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
 
 def widened(cell: Path) -> dict[str, object]:
     settings = json.loads((cell / "run.json").read_text())["settings"]
-    return {**settings, "hidden_dim": {"value": 32, "source": "test"}}
+    return {**settings, "hidden_dim": {"value": 32, "origin": "user"}}
 
 
 Case = tuple[Outcome, int, str, Command]

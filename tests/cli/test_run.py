@@ -7,15 +7,35 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mmbench.choices import RULES
+from mmbench.cli import app
+from mmbench.cli.run import FLOORS
+from mmbench.data.store import open_prepared
 from mmbench.evaluation.metrics import parse_metric
-from mmbench.runs.store import read_record, write_ranks
+from mmbench.runs.store import Selection, read_record, write_rankings
+from mmbench.settings.config import Origin, Setting
+from mmbench.training.checkpoint import hash_tensors, load_tensors
 from tests.models.test_registry import write_own
 from tests.prepared import SMALL, cells, cli, environment, finish, same_ranks, start, write_toy
 
 RUN = ("run", "sasrec", "hm4sr", "--dataset", "toy", "--seeds", "2", "--epochs", "2", *SMALL)
-CELLS = ["hm4sr", "hm4sr", "itemknn", "pop", "random", "random", "repeat-last", "sasrec", "sasrec"]
+CELLS = [
+    "ease",
+    "hm4sr",
+    "hm4sr",
+    "itemknn",
+    "pop",
+    "random",
+    "random",
+    "recent-pop",
+    "repeat-last",
+    "rp3beta",
+]
+CELLS += ["sasrec", "sasrec"]
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +53,12 @@ def results(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_computes_every_cell_and_prints_the_table(results: Path) -> None:
     assert (results / "first.cells").read_text().split() == CELLS
     table, progress = (results / "first.out").read_text(), (results / "first.err").read_text()
-    for name in ("SASRec", "HM4SR", "Pop", "Random", "Repeat-last", "ItemKNN", "NDCG@10", "synthetic"):
+    floors = ("Pop", "Recent-pop", "Random", "Repeat-last", "ItemKNN", "RP3beta", "EASE")
+    for name in ("SASRec", "HM4SR", *floors, "NDCG@10", "synthetic"):
         assert name in table
+    assert "SASRec [batch_size=64, hidden_dim=16, inner_dim=16, max_epochs=2]" in table
     for part in (
-        "[1/9] sasrec on toy, seed 1: epoch 2/2  ce ",
+        "[1/12] sasrec on toy, seed 1: epoch 2/2  ce ",
         "valid NDCG@10 0.",
         "finished hm4sr on toy, seed 2",
     ):
@@ -44,12 +66,15 @@ def test_a_run_computes_every_cell_and_prints_the_table(results: Path) -> None:
     assert "epoch 1" not in table
 
 
-def test_records_hold_what_the_issue_lists(results: Path) -> None:
+def test_records_hold_what_decided_and_what_happened(results: Path) -> None:
     record = read_record(next((results / "toy" / "hm4sr").glob("*/seed_2")))
     assert (record.status, record.seed, record.synthetic, record.n_epochs) == ("finished", 2, True, 2)
-    assert record.settings["hidden_dim"] == {"value": 16, "source": "--set"}
-    assert record.settings["max_epochs"] == {"value": 2, "source": "--set"}
-    assert record.settings["max_len"] == {"value": 10, "source": "protocol toy"}
+    assert record.settings["hidden_dim"] == Setting(16, Origin.user)
+    assert record.settings["max_epochs"] == Setting(2, Origin.user)
+    assert record.settings["max_len"] == Setting(10, Origin.protocol, "toy")
+    assert record.selection == Selection(
+        "NDCG@10", max(one["NDCG@10"] for one in record.curve), record.best_epoch
+    )
     assert {"text", "image"} == record.features.keys()
     assert len(record.data_hash) == 64
     assert record.environment["code"]["source_hash"]
@@ -63,7 +88,14 @@ def test_records_hold_what_the_issue_lists(results: Path) -> None:
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
     assert record.curve[-1]["NDCG@10"] == json.loads(lines[-1])["valid"]["NDCG@10"]
     names = {file.name for file in record.path.iterdir()}
-    assert names == {"run.json", "ranks.npz", "train.jsonl", "best.safetensors", "cell.lock"}
+    assert names == {"run.json", "rankings", "train.jsonl", "best.safetensors", "cell.lock"}
+    assert {file.name for file in (record.path / "rankings").iterdir()} == {"valid.npz", "test.npz"}
+    made_by = record.ranking("test").made_by
+    tensors = load_tensors(record.path / "best.safetensors")[0]
+    weights = {name.removeprefix("model/"): tensor for name, tensor in tensors.items()}
+    assert (made_by.data, made_by.weights) == (record.data_hash, hash_tensors(weights))
+    assert record.ranking("test").list_length == 20
+    assert record.ranking("valid").lists == {}
 
 
 def test_the_stored_ranks_give_the_validation_curve_s_best(results: Path) -> None:
@@ -126,7 +158,7 @@ def test_dry_run_shows_and_computes_nothing(results: Path, data_dir: Path) -> No
     done = cli(*RUN, "--seeds", "1,3", "--dry-run", data=data_dir, results=results)
     assert done.returncode == 0
     states = [line.split()[0] for line in done.stdout.splitlines()]
-    assert sorted(states) == ["finished"] * 6 + ["missing"] * 3
+    assert sorted(states) == ["finished"] * 9 + ["missing"] * 3
     assert sorted(results.rglob("*")) == before
 
 
@@ -138,44 +170,81 @@ def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
     path = Path(done.stdout.strip())
     record = read_record(path)
     assert (record.model, record.seed, record.n_epochs) == ("sasrec:official", 4, 1)
-    changing = ("ranks.npz", "run.json")
-    stored = {file.name: file.read_bytes() for file in path.iterdir() if file.name not in changing}
-    before = {part: record.ranks(part) for part in ("valid", "test")}
-    (path / "ranks.npz").unlink()
-    shown = cli("evaluate", path, "--metric", "HR@20", "--metric", "mrr", data=data_dir, results=results)
+    stored = {
+        file.name: file.read_bytes() for file in path.iterdir() if file.is_file() and file.name != "run.json"
+    }
+    before = {part: record.ranking(part) for part in ("valid", "test")}
+    for file in (path / "rankings").iterdir():
+        file.unlink()
+    shown = cli(
+        "evaluate", path, "--metric", "HR@20", "--metric", "mrr", "--metric", "coverage@5",
+        data=data_dir, results=results,
+    )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
     lines = [line.split("\t") for line in shown.stdout.splitlines()]
-    assert lines[0] == ["run", "split", "HR@20", "MRR"]
+    assert lines[0] == ["run", "split", "HR@20", "MRR", "Coverage@5"]
     for line, part in zip(lines[1:], ("valid", "test"), strict=True):
-        after = record.ranks(part)  # type: ignore[arg-type]
-        for name in ("user", "greater", "equal"):
-            assert (getattr(after, name) == getattr(before[part], name)).all()
-        value = parse_metric("HR@20").values(after).mean()
+        after = record.ranking(part)
+        assert after.n_different(before[part]) == 0
+        value = parse_metric("HR@20").value(after, "none")
         assert line[:3] == [str(path), part, f"{value:.6f}"]
-    assert {f.name: f.read_bytes() for f in path.iterdir() if f.name not in changing} == stored
+    listed = len(np.unique(before["test"].lists["none"].items[:, :5])) / 60
+    assert [line[4] for line in lines[1:]] == ["n/a", f"{listed:.6f}"]
+    assert {file.name: file.read_bytes() for file in path.iterdir() if file.name in stored} == stored
     again = read_record(path).environment.pop("ranked_again")
     assert again["code"] == record.environment["code"]
-    write_ranks(path, valid=before["valid"], test=replace(before["test"], greater=before["test"].greater + 1))
+    greater, equal = before["test"].counts["train"]
+    moved = replace(
+        before["test"], counts={**before["test"].counts, "train": ((greater + 1) % 60, 0 * equal)}
+    )
+    write_rankings(path, [moved])
     told = cli("evaluate", path, data=data_dir, results=results)
     assert f"{path}: {len(before['test'].user)} ranks are others than those stored before" in told.stderr
 
 
-def test_evaluate_under_another_masking_rule_stores_nothing(results: Path, data_dir: Path) -> None:
+def test_another_masking_rule_is_printed_and_every_rule_is_stored(results: Path, data_dir: Path) -> None:
     path = next(one for one in cells(results) if "sasrec" in one.parts)
-    before = {file.name: file.read_bytes() for file in path.iterdir()}
-    found = {}
-    for rule in ("none", "train", "input"):
-        shown = cli(
-            "evaluate", path, "--mask-seen", rule, "--metric", "HR@20", data=data_dir, results=results
-        )
-        assert shown.returncode == 0, shown.stderr
-        lines = [line.split("\t") for line in shown.stdout.splitlines()[1:]]
-        assert [line[1] for line in lines] == ["valid", "test"]
-        found[rule] = float(lines[1][2])
-    plain = parse_metric("HR@20").values(read_record(path).ranks("test")).mean()
-    assert found["none"] == pytest.approx(plain, abs=1e-6)
+    record, found = read_record(path), {}
+    for rule in RULES:
+        for rescore in ("--rescore", "--no-rescore"):
+            shown = cli(
+                "evaluate",
+                path,
+                "--mask-seen",
+                rule,
+                rescore,
+                "--metric",
+                "HR@20",
+                data=data_dir,
+                results=results,
+            )
+            assert shown.returncode == 0, shown.stderr
+            lines = [line.split("\t") for line in shown.stdout.splitlines()[1:]]
+            assert [line[1] for line in lines] == ["valid", "test"]
+            value = parse_metric("HR@20").value(record.ranking("test"), rule)
+            assert lines[1][2] == f"{value:.6f}"
+        found[rule] = value
     assert found["none"] < found["train"] <= found["input"]
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_lists_are_as_long_as_asked_and_change_no_configuration(data_dir: Path, tmp_path: Path) -> None:
+    args = ("run", "pop", "--no-floors", "--dataset", "toy")
+    none, short = (tmp_path / name for name in ("none", "short"))
+    for folder, k in ((none, "0"), (short, "3")):
+        assert cli(*args, "--lists", k, data=data_dir, results=folder).returncode == 0
+    (bare,), (listed,) = cells(none), cells(short)
+    assert bare.relative_to(none) == listed.relative_to(short)
+    assert (read_record(bare).ranking("test").lists, read_record(listed).ranking("test").list_length) == (
+        {},
+        3,
+    )
+    asked = cli("report", "--metric", "Coverage@5", results=none)
+    assert (asked.returncode, len(asked.error_lines)) == (2, 1)
+    assert f"no lists are stored; run: mmbench evaluate {bare} --lists 5" in asked.stderr
+    assert cli("evaluate", bare, "--lists", "5", data=data_dir, results=none).returncode == 0
+    shown = cli("report", "--metric", "Coverage@5", "-f", "json", results=none)
+    value = parse_metric("Coverage@5").value(read_record(bare).ranking("test"), "none")
+    assert json.loads(shown.stdout)["rows"][0]["cells"][0]["mean"] == value > 0
 
 
 def test_members_of_an_ensemble_are_ranked_alone_too(results: Path, data_dir: Path) -> None:
@@ -183,16 +252,43 @@ def test_members_of_an_ensemble_are_ranked_alone_too(results: Path, data_dir: Pa
     done = cli("train", *one, data=data_dir, results=results)
     assert done.returncode == 0, done.stderr
     record = read_record(Path(done.stdout.strip()))
-    alone = record.extra["alone"]
-    assert sorted(alone) == sorted(record.extra["members"]) == ["id", "image", "text"]
+    members = record.extra["members"]
+    assert sorted(members) == ["id", "image", "text"]
     shown = cli("evaluate", record.path, "--metric", "NDCG@10", data=data_dir, results=results)
     lines = dict(line.split("\t")[1:] for line in shown.stdout.splitlines()[1:])
-    assert set(lines) == {"valid", "test"} | {f"{a}, {b} alone" for a in ("valid", "test") for b in alone}
-    for part, splits in alone.items():
-        for split, values in splits.items():
-            assert lines[f"{split}, {part} alone"] == f"{values['NDCG@10']:.6f}"
-            assert values["spread"] > 0
+    assert set(lines) == {"valid", "test"} | {f"{a}~part={b}" for a in ("valid", "test") for b in members}
+    for name, value in lines.items():
+        ranking = record.ranking(name)
+        assert value == f"{parse_metric('NDCG@10').value(ranking, 'none'):.6f}"
+        assert (ranking.spread or 0) > 0 or "~" not in name
     assert len(set(lines.values())) > 4
+
+
+def test_a_costly_floor_stays_away_from_large_catalogues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so in one line; who names it gets it."""
+    write_toy(tmp_path / "data", "toy")
+
+    def planned(*args: str) -> tuple[list[str], list[str]]:
+        folders = ["--data-dir", str(tmp_path / "data"), "--results-dir", str(tmp_path / "results")]
+        found = CliRunner().invoke(app, [*folders, "run", *args, "--dataset", "toy", "--dry-run"])
+        assert found.exit_code == 0, found.output
+        models = [Path(line.split()[1]).parents[1].name for line in found.stdout.splitlines()]
+        return models, found.stderr.splitlines()
+
+    n_items = open_prepared("toy", tmp_path / "data").n_items
+    monkeypatch.setitem(FLOORS, "ease", n_items)
+    models, lines = planned("sasrec")
+    assert sorted(models) == sorted(["sasrec", *FLOORS])
+    assert not lines
+    monkeypatch.setitem(FLOORS, "ease", n_items - 1)
+    models, lines = planned("sasrec", "--set", "ease.reg_weight=10")
+    assert sorted(models) == sorted({"sasrec", *FLOORS} - {"ease"})
+    assert [line.partition(":")[0] for line in lines] == ["ease is left out"]
+    assert f"toy has {n_items:,} items" in lines[0]
+    assert planned("ease")[0].count("ease") == 1
+    assert planned("sasrec", "--no-floors") == (["sasrec"], [])
 
 
 def test_settings_of_one_model_and_two_data_sets(data_dir: Path, tmp_path: Path) -> None:
@@ -207,7 +303,7 @@ def test_settings_of_one_model_and_two_data_sets(data_dir: Path, tmp_path: Path)
     found = [(read_record(cell).dataset, read_record(cell).model) for cell in cells(out)]
     assert sorted(found) == [(d, m) for d in ("toy", "toy@reverse") for m in ("itemknn", "pop", "sasrec")]
     assert all(
-        read_record(cell).settings["lr"] == {"value": 0.01, "source": "--set"}
+        read_record(cell).settings["lr"] == Setting(0.01, Origin.user)
         for cell in cells(out)
         if "sasrec" in cell.parts
     )
@@ -274,7 +370,7 @@ def test_a_user_s_own_model_works_like_any_other(data_dir: Path, tmp_path: Path)
     assert "Line" in done.stdout
     records = [read_record(cell) for cell in cells(tmp_path / "results")]
     assert [(one.model, one.seed) for one in records] == [("my-line", 1), ("my-line:steep", 1)]
-    assert [one.settings["slope"]["value"] for one in records] == [2.0, 9.0]
+    assert [one.settings["slope"].value for one in records] == [2.0, 9.0]
     ranks = records[0].ranks("test")
     assert (ranks.equal == 0).all()
     assert (ranks.greater < 60).all()
@@ -291,11 +387,12 @@ def test_a_damaged_cell_is_computed_again(results: Path, data_dir: Path, tmp_pat
     assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
     one, two = cells(tmp_path)
     whole = json.loads((one / "run.json").read_text())
-    (two / "ranks.npz").write_bytes(b"PK")
-    for damage in ("no record", {**whole, "environment": None}, {**whole, "settings": None}):
+    (two / "rankings" / "valid.npz").write_bytes(b"PK")
+    for damage in ("no record", {**whole, "environment": None}, {**whole, "seed": 2}):
         (one / "run.json").write_text(json.dumps(damage))
         done = cli(*args, data=data_dir, results=tmp_path)
         assert (done.returncode, "finished random on toy, seed 1" in done.stderr) == (0, True), done.stderr
+        assert ("computed again: random on toy, seed 2" in done.stderr) is (damage == "no record")
     for cell in (one, two):
         expected = next(path for path in cells(results) if path.parts[-4:] == cell.parts[-4:])
         assert same_ranks(cell, expected)

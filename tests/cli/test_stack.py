@@ -85,7 +85,7 @@ def test_stacks_are_dealt_to_workers_and_outlive_one(alone: Path, data_dir: Path
         "    def score", "    def __init__(self, config, catalog):\n        super().__init__(config, catalog)\n"
         "        self.line = torch.nn.Parameter(torch.zeros(self.n_items))\n\n    def score",
     ).replace("(self.config.slope * torch.arange(self.n_items))", "(self.config.slope * self.line)")  # fmt: skip
-    models = write_own(tmp_path / "models", code=code, recipe=RECIPE.replace('"floor"', '"traditional"'))
+    models = write_own(tmp_path / "models", code=code, recipe=RECIPE.replace('"floor"', '"general"'))
     done = cli(
         "run", "my-line", *RUN[1:], "--stack", "3", "--jobs", "2", data=data_dir, results=tmp_path / "out",
         env={"MMBENCH_MODELS": str(models)},

@@ -1,13 +1,12 @@
 """mmbench.data.batcher: what a batch holds, however it is laid out, and many steps at once."""
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from mmbench.data.batch import Batch, Prefixes
+from mmbench.data.batch import TrainBatch
 from mmbench.data.batcher import Batcher
 from mmbench.data.packing import BIN_WIDTH
 from mmbench.data.samples import Rows, last_rows, plan_rows, plan_steps
@@ -28,7 +27,6 @@ def test_batch_fields(layout: str) -> None:
     assert batch.interval[real].tolist() == [0, 0, 30, 0, 3]
     for field in (batch.item_seq, batch.time_seq, batch.position, batch.interval):
         assert not field[~real].any()
-    assert batch.target is not None
     assert batch.target.tolist() == [B, C, D, A, B]
     assert batch.user.tolist() == [0, 0, 0, 1, 1]
     assert batch.at_slots(batch.item_seq[..., None])[:, 0].tolist() == [A, B, C, E, A]
@@ -45,8 +43,8 @@ def test_evaluation_slot_is_the_last_event_or_the_last_extra_place() -> None:
     batch = batcher.evaluation(rows)
     assert batch.item_seq.flatten()[batch.slot].tolist() == [C, D]
     assert batch.user.tolist() == [4, 7]
-    assert batch.target is None
-    extra = batcher.evaluation(rows, extra_slots=1)
+    assert not isinstance(batch, TrainBatch)
+    extra = batcher.evaluation(rows, places_after=1)
     assert extra.item_seq.tolist() == [[A, B, C, 0], [D, 0, 0, 0]]
     assert extra.segment.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert extra.position.flatten()[extra.slot].tolist() == [3, 1]
@@ -55,7 +53,7 @@ def test_evaluation_slot_is_the_last_event_or_the_last_extra_place() -> None:
 def test_empty_history_is_laid_out() -> None:
     view = view_of([[], [A]])
     batcher = Batcher(view.items, view.times, layout="packed", max_len=4)
-    batch = batcher.evaluation(last_rows(view.offsets, np.arange(2), 3), extra_slots=1)
+    batch = batcher.evaluation(last_rows(view.offsets, np.arange(2), 3), places_after=1)
     assert batch.item_seq.flatten()[batch.slot].tolist() == [0, 0]
     assert batch.position.flatten()[batch.slot].tolist() == [0, 1]
 
@@ -77,21 +75,9 @@ def test_toy_helpers_make_what_the_engine_makes() -> None:
     view, model = toy_view(), toy_model("sasrec", toy_catalog())
     assert (np.diff(view.times) == 0).any(), "the toy data should have tied times"
     assert set(view.items.tolist()) == set(range(1, 31))
-    assert training_batch(model, view).target is not None
+    assert len(training_batch(model, view).target) == (np.diff(view.offsets) - 1).sum()
     long = history_batch(model, [list(range(1, 13))])
     assert long.item_seq[long.mask].tolist() == list(range(5, 13))
-
-
-def flat(batch: Batch) -> dict[str, torch.Tensor]:
-    """All tensors of a batch by name."""
-    named: dict[str, Any] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, Prefixes):
-            named |= {f"prefixes.{part.name}": getattr(value, part.name) for part in fields(value)}
-        elif value is not None:
-            named[field.name] = value
-    return named
 
 
 def steps_of_epoch(kind: str, size: int, seed: int = 0) -> list[Rows]:
@@ -100,7 +86,7 @@ def steps_of_epoch(kind: str, size: int, seed: int = 0) -> list[Rows]:
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
-@pytest.mark.parametrize("kind", ["all", "prefix", "last-window", "sequence", "pairs"])
+@pytest.mark.parametrize("kind", ["all", "prefix", "last-window", "sequence", "sequence-prefix", "pairs"])
 def test_many_steps_at_once_are_the_steps_one_by_one(layout: Any, kind: str) -> None:
     view, prefixes = toy_view(n_users=40), kind in ("all", "prefix", "last-window")
     batcher = Batcher(view.items, view.times, layout=layout, max_len=8)
@@ -108,7 +94,7 @@ def test_many_steps_at_once_are_the_steps_one_by_one(layout: Any, kind: str) -> 
     together = batcher.training_steps(steps, prefixes=prefixes)
     assert len(together) == len(steps) > 2
     for step, batch in zip(steps, together, strict=True):
-        alone, found = flat(batcher.training(step, prefixes=prefixes)), flat(batch)
+        alone, found = batcher.training(step, prefixes=prefixes).tensors(), batch.tensors()
         assert alone.keys() == found.keys()
         assert all(torch.equal(found[name], value) for name, value in alone.items())
 
@@ -124,26 +110,23 @@ def test_a_group_of_steps_is_one_batch_with_a_leading_axis(layout: Any, kind: st
     grouped = batcher.training_steps(mixed, prefixes=prefixes, group=3)
     assert len(grouped) == len(seeds[0])
     for number, batch in enumerate(grouped):
-        tensors = flat(batch)
+        tensors = batch.tensors()
         assert all(len(value) == 3 for value in tensors.values())
         for k in range(3):
-            member = {name: value[k] for name, value in tensors.items()}
-            outer = {name: value for name, value in member.items() if "." not in name}
-            inner = {name[9:]: value for name, value in member.items() if "." in name}
-            own = Batch(**outer, prefixes=Prefixes(**inner) if inner else None)
+            own = TrainBatch.of({name: value[k] for name, value in tensors.items()})
             alone = batcher.training(seeds[k][number], prefixes=prefixes)
             assert torch.equal(own.user, alone.user)
             assert torch.equal(own.target, alone.target)
             assert seen(own) == seen(alone)
 
 
-def seen(batch: Batch) -> list[list[list[int]]]:
+def seen(batch: TrainBatch) -> list[list[list[int]]]:
     """What each slot may look at, in the batch and in its prefixes: items, times and positions."""
     if not batch.slot.numel():
         return []
     views = [(batch.item_seq, batch.time_seq, batch.position, batch.segment, batch.slot)]
-    if batch.prefixes is not None:
-        again = batch.prefixes
+    if batch.prefix_rows is not None:
+        again = batch.prefix_rows
         copies = [again.gather(grid) for grid in (batch.item_seq, batch.time_seq, batch.position)]
         views.append((*copies, again.segment, again.slot))
     answer = []

@@ -50,12 +50,21 @@ def test_sequence_rows_are_the_newest_events_without_targets() -> None:
     assert rows.n_targets.tolist() == [0, 0]
 
 
+def test_sequence_prefixes_are_the_beginnings_of_the_newest_events_without_targets() -> None:
+    rows = plan_rows(np.array([0, 5, 5, 6]), "sequence-prefix", 3)
+    assert rows.user.tolist() == [0, 0, 0, 2]
+    assert rows.start.tolist() == [2, 2, 2, 5]
+    assert rows.length.tolist() == [1, 2, 3, 1]
+    assert rows.n_targets.tolist() == [0, 0, 0, 0]
+    steps = plan_steps(rows, batch_size=3, unit="targets", generator=np.random.default_rng(0))
+    assert [len(step) for step in steps] == [3, 1]
+
+
 def test_pairs_are_every_event_once() -> None:
     view = view_of([[A, B], [], [C]])
     rows = plan_rows(view.offsets, "pairs", 3)
     batch = Batcher(view.items, view.times, layout="padded", max_len=3).training(rows)
     assert batch.user.tolist() == [0, 0, 2]
-    assert batch.target is not None
     assert batch.target.tolist() == [A, B, C]
     assert rows.n_targets.tolist() == [1, 1, 1]
 

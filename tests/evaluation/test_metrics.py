@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmbench.choices import RULES
 from mmbench.errors import DataError, UsageError
+from mmbench.evaluation.evidence import Ranking, Ranks, TopLists
 from mmbench.evaluation.metrics import Metric, RankCounts, parse_metric
-from mmbench.runs.store import Ranks
 
 ALL = ["HR@10", "Recall@10", "Precision@10", "F1@10", "NDCG@10", "MRR@10", "MAP@10", "MRR", "NDCG", "AUC"]
 
@@ -155,7 +156,7 @@ def test_parse_and_write() -> None:
         ("AUC@5", "AUC has no cutoff"),
         ("@10", "no name"),
         ("", "no name"),
-        ("quality@5", "known: AUC, F1, HR"),
+        ("quality@5", "known: AUC, Coverage, F1, HR"),
     ],
 )
 def test_what_is_no_metric_is_refused(text: str, said: str) -> None:
@@ -194,3 +195,70 @@ def test_every_metric_says_its_formula() -> None:
     assert Metric("NDCG", 10).formula() == "1/log2(r+1) if r <= 10"
     assert Metric("F1", 2).formula("K") == "2/(K+1) if r <= K"
     assert Metric("MRR").formula() == "1/r"
+
+
+def ranking_with(lists: np.ndarray, n_items: int) -> Ranking:
+    """A ranking of as many users, with these lists under "none" and one item for all under "input"."""
+    n, lists = len(lists), lists.astype(np.int32)
+    counts = np.zeros(n, dtype=np.int64)
+    scores = np.zeros(lists.shape, dtype=np.float16)
+    return Ranking(
+        name="test", user=np.arange(n), target=np.ones(n, dtype=np.int64), n_items=n_items,
+        counts=dict.fromkeys(RULES, (counts, counts)),
+        lists={"none": TopLists(lists, scores), "input": TopLists(0 * lists + 1, scores)},
+    )  # fmt: skip
+
+
+def coverage(lists: np.ndarray, k: int, n_items: int) -> float:
+    return parse_metric(f"coverage@{k}").value(ranking_with(lists, n_items), "none")
+
+
+@given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 30))
+def test_coverage_of_one_list_for_all_is_k_of_n(n_users: int, k: int, more: int) -> None:
+    n_items = k + more
+    lists = np.tile(np.random.default_rng(n_users).permutation(n_items)[:k] + 1, (n_users, 1))
+    assert coverage(lists, k, n_items) == k / n_items
+
+
+def test_coverage_of_round_robin_lists_is_one() -> None:
+    """User u gets items uK+1 .. uK+K, modulo N."""
+    lists = (np.arange(60).reshape(20, 3) % 30) + 1
+    assert coverage(lists, 3, 30) == 1.0
+    assert coverage(lists[:5], 3, 30) == 0.5
+    assert coverage(lists, 1, 30) == pytest.approx(1 / 3)
+
+
+def test_coverage_of_random_lists_meets_its_expectation() -> None:
+    """Each of N items is missed by all of U independent lists of K with probability (1 - K/N)^U."""
+    rng, n_items, k, n_users = np.random.default_rng(0), 400, 5, 60
+    found = [
+        coverage(np.stack([rng.permutation(n_items)[:k] for _ in range(n_users)]) + 1, k, n_items)
+        for _ in range(30)
+    ]
+    expected = 1 - (1 - k / n_items) ** n_users
+    assert np.mean(found) == pytest.approx(expected, abs=4 * np.std(found) / np.sqrt(30))
+    assert 0.45 < expected < 0.6
+
+
+def test_coverage_by_hand() -> None:
+    """8 items, lists (1 2 3), (1 4 2), (5 1 6): six of them stand in a list; empty slots are no item."""
+    lists = np.array([[1, 2, 3], [1, 4, 2], [5, 1, 6]])
+    assert coverage(lists, 3, 8) == 0.75
+    assert coverage(lists, 1, 8) == 0.25
+    assert coverage(np.array([[1, 0, 0], [2, 0, 0]]), 3, 8) == 0.25
+    assert parse_metric("Coverage@3").value(ranking_with(lists, 8), "input") == 1 / 8
+
+
+def test_a_metric_of_the_catalogue_has_no_value_per_user() -> None:
+    metric = parse_metric("COVERAGE@10")
+    assert (str(metric), metric.needs, metric.per) == ("Coverage@10", "lists", "catalogue")
+    assert {(parse_metric(name).needs, parse_metric(name).per) for name in ALL} == {("ranks", "user")}
+    for ask in (lambda: metric.values(ranks([0], [0])), lambda: metric.random_mean(100)):
+        with pytest.raises(
+            UsageError, match=r"Coverage@10 has one value for the catalogue and none per user"
+        ):
+            ask()
+    with pytest.raises(UsageError, match=r"Coverage@9: K must be in 1..8"):
+        coverage(np.ones((2, 8)), 9, 8)
+    with pytest.raises(UsageError, match="metric Coverage needs a cutoff"):
+        parse_metric("coverage")

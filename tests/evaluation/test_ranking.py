@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench.choices import RULES, MaskRule
+from mmbench.data.batch import Batch
 from mmbench.data.split import make_split
 from mmbench.data.store import Prepared
 from mmbench.data.views import TargetView, target_view
 from mmbench.errors import RunError
-from mmbench.evaluation import ranking
-from mmbench.evaluation.metrics import parse_metric
-from mmbench.evaluation.ranking import count, rank
-from mmbench.models.base import Needs
-from mmbench.runs.execute import metric_value
+from mmbench.evaluation import counting, ranking
+from mmbench.evaluation.counting import Pairs, Seen, count, without
+from mmbench.evaluation.metrics import mean_value, parse_metric
+from mmbench.evaluation.ranking import rank, rank_fully
+from mmbench.models.base import Recommender
+from mmbench.models.needs import Needs, SlotAfter
 from mmbench.runtime import prepare_process
-from tests.scorers import Written, WrittenAsProduct, random_view
+from tests.scorers import NoConfig, Written, WrittenAsProduct, empty_catalog, random_view
 
 U, N = 50, 30
 
@@ -61,7 +64,7 @@ def test_expected_metrics_are_means_over_random_tie_breaks() -> None:
         sums["NDCG@10"] += np.where(place <= 10, 1 / np.log2(place + 1), 0).mean()
         sums["MRR"] += (1 / place).mean()
     for name, total in sums.items():
-        assert metric_value(found, name) == pytest.approx(total / rounds, abs=0.003)
+        assert mean_value(found, name) == pytest.approx(total / rounds, abs=0.003)
 
 
 def test_oracle_has_rank_one_for_everybody() -> None:
@@ -72,14 +75,14 @@ def test_oracle_has_rank_one_for_everybody() -> None:
     assert (found.greater == 0).all()
     assert (found.equal == 0).all()
     for name in ("HR@1", "NDCG@10", "MRR"):
-        assert metric_value(found, name) == 1.0
+        assert mean_value(found, name) == 1.0
 
 
 @pytest.mark.parametrize("k", [1, 7, N])
 def test_constant_scorer_gets_k_of_n(k: int) -> None:
     found = rank(Written(torch.zeros(U, N)), random_view(n_users=U, n_items=N))
     assert (found.equal == N - 1).all()
-    assert metric_value(found, f"HR@{k}") == pytest.approx(k / N, abs=1e-12)
+    assert mean_value(found, f"HR@{k}") == pytest.approx(k / N, abs=1e-12)
 
 
 def test_random_scorer_meets_its_expectation() -> None:
@@ -90,7 +93,7 @@ def test_random_scorer_meets_its_expectation() -> None:
     for name in ("HR@10", "NDCG@10", "MRR"):
         metric = parse_metric(name)
         error = metric.random_std(N) / n_users**0.5
-        assert abs(metric_value(found, name) - metric.random_mean(N)) < 3 * error
+        assert abs(mean_value(found, name) - metric.random_mean(N)) < 3 * error
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -125,7 +128,7 @@ def test_a_target_whose_rivals_are_all_minus_infinity_is_first() -> None:
 
 @pytest.mark.parametrize("rule", ["none", "train", "input"])
 @pytest.mark.parametrize("levels", [None, 3])
-def test_masking_removes_what_the_rule_says_and_never_the_target(rule: str, levels: int | None) -> None:
+def test_masking_removes_what_the_rule_says_and_never_the_target(rule: MaskRule, levels: int | None) -> None:
     view, table = random_view(n_users=U, n_items=N, longest=25), random_table(levels=levels)
     found = rank(Written(table, max_len=4), view, mask_seen=rule, chunk=7)
     in_own_history = 0
@@ -151,9 +154,67 @@ def test_everything_seen_leaves_the_target_alone() -> None:
         assert (found.greater[0], found.equal[0]) == (0, 0)
 
 
+@pytest.mark.parametrize("levels", [None, 3])
+def test_one_pass_gives_the_counts_of_every_rule(levels: int | None) -> None:
+    view, table = random_view(n_users=U, n_items=N, longest=25), random_table(levels=levels)
+    found = rank_fully(Written(table), view, name="test", chunk=7)
+    assert (found.name, found.n_items, found.lists, found.spread) == ("test", N, {}, None)
+    assert (found.user == view.user).all()
+    assert (found.target == view.target).all()
+    differ = 0
+    for rule in RULES:
+        alone = rank(Written(table), view, mask_seen=rule)
+        assert (found.ranks(rule).greater == alone.greater).all()
+        assert (found.ranks(rule).equal == alone.equal).all()
+        differ += int((alone.greater != found.ranks("none").greater).sum())
+    assert differ > U
+
+
+def test_the_spread_is_the_mean_over_users_of_the_deviation_over_items() -> None:
+    table = random_table()
+    found = rank_fully(
+        Written(table), random_view(n_users=U, n_items=N), name="test", with_spread=True, chunk=7
+    )
+    assert found.spread == pytest.approx(table.double().numpy().std(1, ddof=1).mean(), rel=1e-12)
+
+
+class PaddedTable(WrittenAsProduct):
+    """Gives out the row of padding too."""
+
+    def item_table(self) -> torch.Tensor:
+        return torch.cat([torch.zeros(1, self.n_items), super().item_table()])
+
+
+class Misshapen(Written):
+    def score(self, batch: Batch) -> torch.Tensor:
+        return torch.zeros(len(batch.user), self.n_items + 1)
+
+
+class Transposed(WrittenAsProduct):
+    def query(self, batch: Batch) -> torch.Tensor:
+        return self.table[batch.user][:, :-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            PaddedTable,
+            r"PaddedTable.item_table\(\) has the shape \[31, 30\], but there are 30 items; .*: \[1:\]$",
+        ),
+        (Misshapen, r"Misshapen.score\(\) has the shape \[50, 31\], but \[50, 30\] is needed"),
+        (Transposed, r"Transposed.query\(\) has the shape \[50, 29\], but \[50, 30\] is needed"),
+    ],
+)
+def test_scores_that_are_not_one_per_item_are_refused(kind: type[Written], said: str) -> None:
+    """A forgotten [1:] would give every item the score of another."""
+    with pytest.raises(RunError, match=said):
+        rank(kind(random_table()), random_view(n_users=U, n_items=N))
+
+
 @pytest.mark.parametrize("kind", [Written, WrittenAsProduct])
 @pytest.mark.parametrize("rule", ["none", "input"])
-def test_the_chunk_size_changes_no_rank(kind: type[Written], rule: str) -> None:
+def test_the_chunk_size_changes_no_rank(kind: type[Written], rule: MaskRule) -> None:
     view, table = random_view(n_users=U, n_items=N), random_table(levels=9)
     whole = rank(kind(table), view, mask_seen=rule, chunk=10_000)
     for chunk in (1, 3, U - 1, U):
@@ -182,12 +243,12 @@ def test_the_order_of_users_changes_no_rank() -> None:
 @pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
 def test_models_see_the_newest_events_and_no_target(layout: str) -> None:
     view, extra, max_len = random_view(n_users=U, n_items=N), 2, 6
-    model = Written(random_table(), max_len=max_len, needs=Needs(layout=layout, extra_slots=extra))
+    model = Written(random_table(), max_len=max_len, needs=Needs(layout=layout, extras=(SlotAfter(extra),)))
     rank(model, view, chunk=9)
     index = {int(user): k for k, user in enumerate(view.user)}
     seen = 0
     for batch in model.seen:
-        assert batch.target is None
+        assert type(batch) is Batch
         items, segments = batch.item_seq.flatten(), batch.segment.flatten()
         for user, slot in zip(batch.user.tolist(), batch.slot.tolist(), strict=True):
             k = index[user]
@@ -231,12 +292,19 @@ def test_the_training_mode_comes_back_and_no_gradient_is_kept() -> None:
         assert model.training is mode
 
 
-def test_scores_are_not_changed_by_masking() -> None:
-    scores = random_table()
-    before = scores.clone()
-    seen = torch.arange(5), torch.arange(5)
-    count(scores, torch.ones(U, dtype=torch.int64), seen=seen)
-    assert torch.equal(scores, before)
+def test_scores_are_not_changed_by_ranking() -> None:
+    """Nor may a model's own tensor be written to: this one gives out what it keeps, and one row for all users."""
+    table = random_table()
+    table[1:] = table[0]
+    before = table.clone()
+
+    class Shared(Written):
+        def score(self, batch: Batch) -> torch.Tensor:
+            return self.table[:1].expand(len(batch.user), -1)
+
+    view = random_view(n_users=U, n_items=N)
+    rank_fully(Shared(table), view, name="test", lists=5)
+    assert torch.equal(table, before)
 
 
 def brute_force(scores: np.ndarray, target: np.ndarray, seen: set[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -250,13 +318,13 @@ def brute_force(scores: np.ndarray, target: np.ndarray, seen: set[tuple[int, int
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("n_items", [1, 15, 16, 17, 33])
-@pytest.mark.parametrize("compared", [1, 40, 10_000])
+@pytest.mark.parametrize("n_items", [1, 15, 63, 64, 65, 200])
+@pytest.mark.parametrize("compared", [1, 130, 100_000])
 def test_counts_agree_with_brute_force(
     monkeypatch: pytest.MonkeyPatch, compared: int, n_items: int, dtype: torch.dtype
 ) -> None:
-    """Few levels, so ties; some rivals at -inf; seen items with repeats and targets among them; borders of blocks."""
-    monkeypatch.setattr(ranking, "COMPARED_AT_ONCE", {"cpu": compared})
+    """Few levels, so ties; some rivals at -inf; targets among the seen items; borders of blocks."""
+    monkeypatch.setattr(counting, "COMPARED_AT_ONCE", {"cpu": compared})
     rng = np.random.default_rng(compared + n_items)
     for n_rows in (1, 2, 3, 13):
         target = rng.integers(1, n_items + 1, n_rows)
@@ -267,16 +335,38 @@ def test_counts_agree_with_brute_force(
         # Padding beyond the catalogue, as in the buffer of a product, that would win every comparison.
         padded = torch.full((n_rows, n_items + 5), float("inf"), dtype=dtype)
         padded[:, :n_items] = torch.from_numpy(values)
-        row, item = rng.integers(0, n_rows, 20), rng.integers(0, n_items, 20)
-        for seen in (None, (torch.from_numpy(row), torch.from_numpy(item))):
-            pairs = set() if seen is None else set(zip(row.tolist(), item.tolist(), strict=True))
-            greater, equal = count(padded[:, :n_items], torch.from_numpy(target), seen=seen)
-            expected = brute_force(padded[:, :n_items].numpy(), target, pairs)
-            assert list(zip(greater.tolist(), equal.tolist(), strict=True)) == expected
+        scores = padded[:, :n_items]
+        counts = count(scores, torch.from_numpy(target), with_maxima=True)
+        plain = brute_force(scores.numpy(), target, set())
+        assert list(zip(counts.greater.tolist(), counts.equal.tolist(), strict=True)) == plain
+        assert counts.maxima is not None
+        for block in range(n_items // counting.BLOCK):
+            part = scores[:, block * counting.BLOCK : (block + 1) * counting.BLOCK]
+            assert torch.equal(counts.maxima[:, block], part.amax(1))
+        flat = np.sort(rng.choice(n_rows * n_items, min(20, n_rows * n_items), replace=False))
+        pairs = Pairs(flat // n_items, flat % n_items, rng.random(len(flat)) < 0.5)
+        for found, chosen in zip(
+            without(counts, scores, target, pairs), (pairs.is_training, slice(None)), strict=True
+        ):
+            seen = set(zip(pairs.row[chosen].tolist(), pairs.item[chosen].tolist(), strict=True))
+            expected = brute_force(scores.numpy(), target, seen)
+            assert list(zip(found[0].tolist(), found[1].tolist(), strict=True)) == expected
+
+
+def test_what_was_seen_is_counted_once_and_for_training_when_any_event_of_it_is() -> None:
+    view = TargetView(
+        items=np.array([4, 2, 4, 7, 2, 5, 5]), times=np.arange(7), offsets=np.array([0, 4, 4, 7]),
+        user=np.array([5, 6, 9]), target=np.array([1, 1, 1]), train_len=np.array([2, 0, 2]),
+    )  # fmt: skip
+    seen = Seen(view, 9)
+    pairs = seen.pairs(np.array([2, 0, 1]))
+    assert pairs.row.tolist() == [0, 0, 1, 1, 1]
+    assert (pairs.item + 1).tolist() == [2, 5, 2, 4, 7]
+    assert pairs.is_training.tolist() == [True, True, True, True, False]
 
 
 def test_a_nan_in_a_later_block_names_its_own_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "COMPARED_AT_ONCE", {"cpu": 4 * N})
+    monkeypatch.setattr(counting, "COMPARED_AT_ONCE", {"cpu": 4 * N})
     view, table = random_view(n_users=U, n_items=N), random_table()
     index = np.argsort(np.diff(view.offsets), kind="stable")[-1]  # the last that is ranked
     user = int(view.user[index])
@@ -290,8 +380,8 @@ def test_more_rivals_than_float32_can_count_one_by_one(others: float, expected: 
     n_items = 2**24 + 4
     scores = torch.full((1, n_items), others)
     scores[0, 6] = 0.0
-    greater, equal = count(scores, torch.tensor([7]))
-    found = {"greater": int(greater), "equal": int(equal)}
+    counts = count(scores, torch.tensor([7]))
+    found = {"greater": int(counts.greater[0]), "equal": int(counts.equal[0])}
     assert found == {"greater": 0, "equal": 0, expected: n_items - 1}
 
 
@@ -304,3 +394,47 @@ def test_views_of_prepared_data_hold_what_they_say(toy: Prepared) -> None:
             assert view.items[view.offsets[k] : view.offsets[k + 1]].tolist() == whole[:-held_out].tolist()
             assert view.target[k] == whole[-held_out]
             assert view.train_len[k] == len(whole) - 2
+
+
+class Distances(Recommender[NoConfig]):
+    """A metric model: minus the squared distance of a user and an item, formed as [T, N, D]."""
+
+    trainable = False
+    n_dims = 16
+
+    def __init__(self, *, knows_its_cost: bool) -> None:
+        super().__init__(NoConfig(), empty_catalog(n_items=N, n_users=U))
+        generator = torch.Generator().manual_seed(0)
+        self.users, self.items = (torch.randn(n, self.n_dims, generator=generator) for n in (U, N))
+        self.knows_its_cost, self.most_held = knows_its_cost, 0
+
+    def score(self, batch: Batch) -> torch.Tensor:
+        differences = self.users[batch.user][:, None] - self.items  # [T, N, D]
+        self.most_held = max(self.most_held, differences.numel())
+        return -differences.square().sum(-1)
+
+    def score_cost(self, n_items: int) -> int:
+        return n_items * self.n_dims if self.knows_its_cost else super().score_cost(n_items)
+
+
+def test_chunks_fit_what_a_score_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ranking.SCORES_AT_ONCE, "cpu", 4 * N * Distances.n_dims)
+    model, careless = Distances(knows_its_cost=True), Distances(knows_its_cost=False)
+    view = random_view(n_users=U, n_items=N)
+    ranks = rank(model, view)
+    assert model.most_held == 4 * N * Distances.n_dims
+    assert rank(careless, view).greater.tolist() == ranks.greater.tolist()
+    assert careless.most_held == U * N * Distances.n_dims  # what the cost is there to prevent
+    for k in range(U):
+        distance = ((model.users[view.user[k]] - model.items) ** 2).sum(1)
+        assert ranks.greater[k] == (distance < distance[view.target[k] - 1]).sum()
+
+
+@pytest.mark.parametrize(
+    ("n_items", "dims", "users"), [(60_000, 1, 69), (60_000, 64, 1), (10**6, 1, 64), (100, 1, 256)]
+)
+def test_the_size_of_a_chunk(n_items: int, dims: int, users: int) -> None:
+    """4,194,304 floats at once, but 64 to 256 users where a score is a number for each item."""
+    model = Written(torch.zeros(1, 1))
+    model.n_items, model.score_cost = n_items, lambda n: n * dims  # type: ignore[method-assign]
+    assert ranking.chunk_size(model, "cpu") == users

@@ -1,6 +1,5 @@
 """BPR-MF: section "How to check it" of its specification."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -201,5 +200,5 @@ def test_settings_that_contradict_each_other() -> None:
 def test_several_negatives_are_averaged() -> None:
     model = toy_model("bpr-mf", toy_catalog(), n_negatives=3, init="xavier").double()
     batch = training_batch(model, toy_view())
-    each = [model.loss(replace(batch, negatives=batch.negatives[:, [k]]))["bpr"] for k in range(3)]
+    each = [model.loss(batch.with_drawn(negatives=batch.negatives[:, [k]]))["bpr"] for k in range(3)]
     torch.testing.assert_close(model.loss(batch)["bpr"], torch.stack(each).mean())

@@ -1,7 +1,6 @@
 """Caser: section "How to check" of its specification."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
+from mmbench.data.batch import TrainBatch
 from mmbench.data.batcher import Batcher
 from mmbench.data.samples import last_rows
 from mmbench.errors import UsageError
@@ -42,7 +42,7 @@ def make(name: str = "caser", **settings: Any) -> Recommender[Any]:
 
 def part(name: str, **settings: Any) -> nn.Module:
     """A layer of the model file, in float64."""
-    entry, _ = find("caser")
+    entry = find("caser")
     torch.manual_seed(0)
     return getattr(sys.modules[entry.load().__module__], name)(**settings).double()
 
@@ -243,6 +243,7 @@ def test_official_windows_are_all_runs(window: int, n_targets: int, tmp_path: Pa
     found = found_windows(model, training_batch(model, view))
     config = TrainConfig(batch_unit="rows", batch_size=5, max_len=8)
     trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path)
+    trainer.begin()
     plan = trainer.plan_epoch()
     assert len(plan.steps) == 5
     batches = list(batches_of_epoch([trainer], [plan]))
@@ -271,7 +272,6 @@ def test_official_loss_by_hand() -> None:
     model, view = make("caser:official"), toy_view()
     assert model.needs.samples == ("last-window",)
     batch = training_batch(model, view)
-    assert batch.negatives is not None
     assert batch.negatives.shape[1] == 3
     owned = [set(view.items[a:b].tolist()) for a, b in zip(view.offsets, view.offsets[1:], strict=False)]
     scores = model.score(batch)
@@ -291,12 +291,12 @@ def test_sampled_losses_of_two_models_at_once() -> None:
     assert models[0].needs.stackable
     assert not make("caser:official").needs.stackable
     batches = [training_batch(models[0], toy_view(), seed=seed) for seed in (1, 2)]
-    keys = ("item_seq", "position", "slot", "user", "target", "negatives")
-    stacked = {key: torch.stack([getattr(one, key) for one in batches]) for key in keys}
+    keys = batches[0].tensors().keys()
+    stacked = {key: torch.stack([batch.tensors()[key] for batch in batches]) for key in keys}
     tables = torch.stack([model.item_table() for model in models])
 
     def loss(tensors: dict[str, Tensor], table: Tensor) -> Tensor:
-        return models[0]._bce(replace(batches[0], **tensors), table)
+        return models[0]._bce(TrainBatch.of(tensors), table)
 
     singles = [loss({key: one[k] for key, one in stacked.items()}, tables[k]) for k in (0, 1)]
     torch.testing.assert_close(vmap(loss)(stacked, tables), torch.stack(singles))

@@ -32,7 +32,7 @@ SMALL = {"emb_dim": 8, "hidden_dim": 8}
 
 
 def candidate_loss(scores: Tensor, **settings: Any) -> Tensor:
-    entry, _ = find("gru4rec")
+    entry = find("gru4rec")
     return sys.modules[entry.load().__module__].candidate_loss(scores, **settings)
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from mmbench.data.samples import plan_rows
 from mmbench.models import hm4sr
-from mmbench.models.hm4sr import HM4SR, Angle, choose_share, longest_interval
+from mmbench.models.hm4sr import HM4SR, Angle, choose_share
+from mmbench.models.hm4sr_released import Float32Angle
 from mmbench.nn.calendar import day_of_year
 from tests.models.toy import MAX_LEN, START, history_batch, toy_catalog, toy_model, toy_view, training_batch
 
@@ -81,7 +82,7 @@ def test_temporal_moe_is_equation_16_without_residual() -> None:
 
 def test_equal_times_have_interval_row_zero_and_long_gaps_the_last() -> None:
     model = make()
-    rows = model.time._row(torch.tensor([0, 1, 3, DAY]))
+    rows = model.time.interval_row(torch.tensor([0, 1, 3, DAY]))
     assert rows.tolist() == [0, 100, 200, math.floor(100 * math.log2(DAY + 1))]
     batch = history_batch(model, [[1, 2, 3]], times=[[START, START, START + 50 * 365 * DAY]])
     assert torch.isfinite(model.time(batch)).all()  # longer than any training interval: no index error
@@ -90,9 +91,9 @@ def test_equal_times_have_interval_row_zero_and_long_gaps_the_last() -> None:
 
 def test_the_interval_table_is_counted_over_training_events_of_one_user() -> None:
     catalog = toy_catalog()
-    users, times = catalog.train_users.numpy(), catalog.train_times.numpy()
+    users, times = catalog.histories.users.numpy(), catalog.train_times.numpy()
     longest = max((np.diff(times[users == u]).max(initial=0) for u in np.unique(users)), default=0)
-    assert longest_interval(catalog).item() == longest
+    assert catalog.histories.longest_gap.item() == longest
 
 
 @given(st.integers(-200_000, 200_000))
@@ -105,16 +106,16 @@ def test_day_of_year_is_the_calendars(day: int) -> None:
 def test_exact_phase_tells_neighbouring_seconds_apart_where_float32_cannot() -> None:
     """Regression: float32 unix seconds have a step of 128."""
     found = {}
-    for exact in (True, False):
-        angle = Angle(4, frequency=1.0, inside=True, exact=exact)
+    for kind in (Angle, Float32Angle):
+        angle = kind(4, frequency=1.0, inside=True)
         with torch.no_grad():
             angle.weight.fill_(0.5)
             angle.bias.zero_()
-            found[exact] = angle(torch.tensor([1_400_000_000, 1_400_000_001]))
-    assert not torch.allclose(found[True][0], found[True][1])
-    assert torch.equal(found[False][0], found[False][1])
+            found[kind] = angle(torch.tensor([1_400_000_000, 1_400_000_001]))
+    assert not torch.allclose(found[Angle][0], found[Angle][1])
+    assert torch.equal(found[Float32Angle][0], found[Float32Angle][1])
     expected = math.cos(math.fmod(0.5 * 1_400_000_001, 2 * math.pi))
-    assert found[True][1, 0].item() == pytest.approx(expected, abs=1e-5)
+    assert found[Angle][1, 0].item() == pytest.approx(expected, abs=1e-5)
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.sampled_from([0.1, 0.3, 0.5, 1.0]))
@@ -136,14 +137,13 @@ def test_exact_pcl_encodes_each_prefix_on_its_own() -> None:
     model = make(placeholder_share=0.0).eval()
     view = toy_view()
     batch = training_batch(model, view)
-    assert batch.prefixes is not None
     x, _ = model.fuse(model.tables(batch.item_seq), batch)
     again = batch.prefixes
-    own = model.states(x, batch.attention_mask(causal=True), batch.slot)
-    prefixes = model.states(again.gather(x), again.attention_mask(), again.slot)
+    own = model.encode(x, batch.attention_mask(causal=True), batch.slot)
+    prefixes = model.encode(again.gather(x), again.attention_mask(), again.slot)
     torch.testing.assert_close(own, prefixes, rtol=1e-5, atol=1e-5)
     time = model.time(batch)
-    states, content = model.states_twice(x, time, batch.attention_mask(causal=True), batch)
+    states, content = model.encode_for_loss(x, time, batch.attention_mask(causal=True), batch)
     torch.testing.assert_close(states, own, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(content, own[1:], rtol=1e-5, atol=1e-5)
 
@@ -158,9 +158,9 @@ def test_pcl_is_the_released_procedure_one_history_after_another(
     monkeypatch.setattr(hm4sr, "choose_share", lambda segment, share: segment % 2 == 1)
     x, time = model.fuse(model.tables(batch.item_seq), batch)
     assert time is not None
-    _, found = model.states_twice(x, time, batch.attention_mask(causal=True), batch)
-    segment = (batch if batch.prefixes is None else batch.prefixes).segment.flatten()
-    slots = batch.slot if batch.prefixes is None else batch.prefixes.slot
+    _, found = model.encode_for_loss(x, time, batch.attention_mask(causal=True), batch)
+    segment = (batch if batch.prefix_rows is None else batch.prefix_rows).segment.flatten()
+    slots = batch.slot if batch.prefix_rows is None else batch.prefix_rows.slot
     flat_x, flat_time, last = x.flatten(0, 1), time.flatten(0, 1), batch.position.flatten()[batch.slot]
     for t, (slot, end) in enumerate(zip(batch.slot.tolist(), last.tolist(), strict=True)):
         place = slice(slot - end, slot + 1)
@@ -168,12 +168,12 @@ def test_pcl_is_the_released_procedure_one_history_after_another(
         if segment[slots[t]] % 2:
             said = model.placeholders(flat_time[place]).unflatten(-1, (2, 12))
             own = torch.cat([own[:, :1], said], 1)
-        alone = model.states(own[None], torch.ones(1, end + 1, end + 1).tril().bool(), torch.tensor([end]))
+        alone = model.encode(own[None], torch.ones(1, end + 1, end + 1).tril().bool(), torch.tensor([end]))
         torch.testing.assert_close(found[:, t], alone[1:, 0])
 
 
 def test_frozen_experts_are_saved_but_never_trained() -> None:
-    frozen, trained = make(temporal_experts="frozen"), make()
+    frozen, trained = make("hm4sr:as-released"), make()
     assert "temporal.experts" in frozen.state_dict()
     assert "temporal.experts" not in dict(frozen.named_parameters())
     assert "temporal.experts" in dict(trained.named_parameters())
@@ -209,7 +209,7 @@ def test_category_loss_counts_an_item_once_per_prefix(kind: str, samples: str) -
 
 def test_the_released_category_slip_is_reproduced() -> None:
     """Against the released indexing itself: 2-D positions of real items read from the flattened [B*L, C] scores."""
-    model = make(category_loss="as-released")
+    model = make("hm4sr:as-released")
     view = toy_view()
     batch = training_batch(model, view, rows=plan_rows(view.offsets, "prefix", MAX_LEN)[:40])
     n_samples, n_classes = len(batch.slot), 5
@@ -233,13 +233,15 @@ def test_same_target_pairs_leave_the_denominator_or_stay_as_one() -> None:
     same = target[:, None] == target[None]
     logits = F.normalize(anchor, dim=1) @ F.normalize(positive, dim=1).T / 0.2
     for rule, filler in (("removed", 0.0), ("zero-logit", 1.0)):
-        model = make(same_target=rule)
+        model = make("hm4sr:as-released", same_target=rule)
         terms = []
         for i in range(4):
             rivals = [filler if same[i, j] and i != j else logits[i, j].exp().item() for j in range(4)]
             terms.append(-logits[i, i].item() + math.log(sum(rivals)))
         found = model.contrast(anchor, positive, same, 0.2)
         assert found.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+        if rule == "removed":
+            assert torch.equal(make().contrast(anchor, positive, same, 0.2), found)
 
 
 def test_targets_of_one_user_are_negatives_unless_removed() -> None:
@@ -251,7 +253,7 @@ def test_targets_of_one_user_are_negatives_unless_removed() -> None:
         found[rule] = model.loss(batch)["idcl"].item()
         tables = model.tables()
         x, _ = model.fuse(tables[batch.item_seq], batch)
-        state = F.normalize(model.states(x, batch.attention_mask(causal=True), batch.slot)[0], dim=1)
+        state = F.normalize(model.encode(x, batch.attention_mask(causal=True), batch.slot)[0], dim=1)
         logits = state @ F.normalize(tables[:, 0][batch.target], dim=1).T / model.config.temperature
         out = batch.target[:, None] == batch.target[None]
         if rule == "removed":
@@ -266,7 +268,7 @@ def test_score_is_the_sum_of_three_dot_products() -> None:
     model = make().eval()
     batch = history_batch(model, [[1, 2, 3], [4, 5]])
     x, _ = model.fuse(model.tables(batch.item_seq), batch)
-    states, tables = model.states(x, batch.attention_mask(causal=True), batch.slot), model.tables()
+    states, tables = model.encode(x, batch.attention_mask(causal=True), batch.slot), model.tables()
     expected = sum(state @ tables[1:, m].T for m, state in enumerate(states))
     torch.testing.assert_close(model.score(batch), expected)
 

@@ -29,7 +29,7 @@ def matrix_of(model: Any) -> Tensor:
 def events(catalog: Catalog, *, binary: bool = True) -> np.ndarray:
     """R [U, N]."""
     matrix = np.zeros((catalog.n_users, catalog.n_items + 1))
-    np.add.at(matrix, (catalog.train_users.numpy(), catalog.train_items.numpy()), 1)
+    np.add.at(matrix, (catalog.histories.users.numpy(), catalog.train_items.numpy()), 1)
     return (matrix > 0).astype(float)[:, 1:] if binary else matrix[:, 1:]
 
 

@@ -34,7 +34,7 @@ HISTORIES = [[4, 9, 2], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
 
 
 def scan(u: Tensor, log_lambda: Tensor, position: Tensor) -> Tensor:
-    module = __import__("sys").modules[registry.find("lrurec")[0].load().__module__]
+    module = __import__("sys").modules[registry.find("lrurec").load().__module__]
     h: Tensor = module.LinearScan.apply(u, log_lambda, position)
     return h
 
@@ -248,10 +248,10 @@ def test_the_loss_is_the_cross_entropy_of_the_scores() -> None:
 def test_weight_decay_reaches_the_ring_but_no_bias() -> None:
     """As in the released code, whose optimiser leaves out biases and LayerNorms only."""
     model = toy_model("lrurec", toy_catalog())
-    recipe = {key: one.value for key, one in registry.find("lrurec")[0].recipe.settings.items()}
+    recipe = {key: one.value for key, one in registry.find("lrurec").recipe.settings.items()}
     config = TrainConfig(weight_decay=recipe["weight_decay"], decay_1d=recipe["decay_1d"], optimizer="adamw")
     decayed = {
-        id(one): group["weight_decay"] > 0 for group in make_optimizer(model, config, 0.1).param_groups
+        id(one): group["weight_decay"] > 0 for group in make_optimizer(model, config).param_groups
         for one in group["params"]
     }  # fmt: skip
     for name, parameter in model.named_parameters():

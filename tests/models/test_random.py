@@ -84,7 +84,7 @@ def test_mixing_is_splitmix64() -> None:
 
     from mmbench.models.registry import find
 
-    entry, _ = find("random")
+    entry = find("random")
     module = sys.modules[entry.load().__module__]
     state = torch.tensor([1234567]) + module.STEP * torch.arange(1, 4)
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]

@@ -7,6 +7,8 @@ import pytest
 
 from mmbench.errors import UsageError
 from mmbench.models import registry
+from mmbench.settings.config import Layer, Origin
+from mmbench.settings.recipe import read_recipe
 
 OWN = '''
 """A user's own model: every item is as good as its position in the catalogue."""
@@ -68,8 +70,8 @@ def test_names_with_variants() -> None:
     assert "sasrec:official" not in registry.all_names(variants=False)
     assert len(set(names)) == len(names)
     for name in names:
-        entry, variant = registry.find(name)
-        assert name == (f"{entry.name}:{variant}" if variant else entry.name)
+        entry = registry.find(name)
+        assert name == (f"{entry.name}:{entry.variant}" if entry.variant else entry.name)
 
 
 @pytest.mark.parametrize(
@@ -91,21 +93,21 @@ def test_unknown_names_get_the_nearest(name: str, said: str) -> None:
 
 def test_a_user_s_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path)))
-    entry, variant = registry.find("my-line:steep")
-    assert (entry.file, variant) == (tmp_path / "my_line.py", "steep")
+    entry = registry.find("my-line:steep")
+    assert (entry.file, entry.variant) == (tmp_path / "my_line.py", "steep")
     assert entry.load() is entry.load()
     assert "slope" in entry.known_settings()
-    assert entry.layers("steep", "toy")[-1] == ("variant steep", {"slope": 9.0})
+    assert entry.layers("toy")[-1] == Layer(Origin.variant, {"slope": 9.0}, "steep")
     registry.check_recipe(entry)
 
 
 def test_a_model_that_extends_another_has_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "from mmbench.models.registry import find\n\n\nclass Line(find('sasrec')[0].load()):\n    pass\n"
+    code = "from mmbench.models.registry import find\n\n\nclass Line(find('sasrec').load()):\n    pass\n"
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=code, recipe=RECIPE)))
-    entry, _ = registry.find("my-line")
-    assert entry.config_class() is registry.find("sasrec")[0].config_class()
+    entry = registry.find("my-line")
+    assert entry.config_class() is registry.find("sasrec").config_class()
 
 
 BAD = [
@@ -144,7 +146,7 @@ def test_faulty_models_are_one_line(
 ) -> None:
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=code, recipe=recipe)))
     with pytest.raises(UsageError, match=said) as caught:
-        registry.check_recipe(registry.find("my-line")[0])
+        registry.check_recipe(registry.find("my-line"))
     assert "\n" not in str(caught.value)
 
 
@@ -154,7 +156,7 @@ def test_a_recipe_without_code_and_a_name_taken_twice(
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path / "a")))
     (tmp_path / "a" / "my_line.py").unlink()
     with pytest.raises(UsageError, match=r"has no my_line\.py beside it"):
-        registry.find("my-line")[0].load()
+        registry.find("my-line").load()
     taken = write_own(tmp_path / "b", recipe=RECIPE.replace("my-line", "sasrec"), stem="sasrec")
     monkeypatch.setenv("MMBENCH_MODELS", str(taken))
     with pytest.raises(UsageError, match="model 'sasrec' is already defined by"):
@@ -177,3 +179,18 @@ def test_names_need_no_model_code() -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_every_model_that_reads_texts_or_pictures_is_tagged_multimodal() -> None:
+    for entry in registry.entries().values():
+        reads = bool({"text", "image"} & set(entry.recipe.inputs))
+        assert reads == ("multimodal" in entry.recipe.tags), entry.name
+
+
+def test_a_tag_outside_the_vocabulary_is_refused_in_one_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "sasrec.toml"
+    text = registry.find("sasrec").file.with_suffix(".toml").read_text()
+    recipe.write_text(text.replace('tags = ["sequential"]', 'tags = ["multi-modal"]'))
+    with pytest.raises(UsageError, match=r"sasrec\.toml: tags\.0: .*'multimodal'") as caught:
+        read_recipe(recipe)
+    assert "\n" not in str(caught.value)

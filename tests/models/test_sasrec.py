@@ -1,5 +1,6 @@
 """SASRec: section "How to check it" of its specification, and its encoders against torch's own layers."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
 from mmbench.models.base import Recommender
 from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder
 from tests.models.toy import (
@@ -102,9 +102,9 @@ def test_overfits_64_sequences(name: str, ceiling: float) -> None:
         """The last target of each history, as in prefix training of full histories."""
         batch = training_batch(model, view, samples="prefix", seed=next(seeds))
         keep = torch.arange(3, 256, 4)  # prefix rows come in user order, four each
-        negatives = None if batch.negatives is None else batch.negatives[keep]
-        fields = {**vars(batch), "slot": batch.slot[keep], "target": target, "negatives": negatives}
-        return sum(model.loss(Batch(**fields)).values())
+        drawn = {name: items[keep] for name, items in batch.drawn.items()}
+        last = replace(batch, slot=batch.slot[keep], target=target, drawn=drawn)
+        return sum(model.loss(last).values())
 
     def done() -> bool:
         with torch.no_grad():

@@ -21,14 +21,15 @@ from tests.models.toy import (
     view_of,
 )
 
-TICO = sys.modules[find("ticoserec")[0].load().__module__]
+TICO = sys.modules[find("ticoserec").load().__module__]
+RELEASED = sys.modules[find("ticoserec:as-released").load().__module__]
 QUIET = {"dropout": 0.0, "attn_dropout": 0.0}
 
 
 def test_histories_end_before_the_last_target() -> None:
     view = view_of([[1, 2, 3, 4], [5, 6]], [[0, 1, 5, 9], [100, 250]])
-    histories = TICO.Histories(catalog_of(view, n_items=6, features=False), 0.0)
-    items, gaps, length = histories.of(torch.tensor([1, 0]))
+    model = toy_model("ticoserec", catalog_of(view, n_items=6, features=False))
+    items, gaps, length = model.history(torch.tensor([1, 0]))
     assert items.tolist() == [[5, 0, 0], [1, 2, 3]]
     assert gaps.tolist() == [[150, 0, 0], [1, 4, 4]]
     assert length.tolist() == [1, 3]
@@ -41,7 +42,7 @@ def test_histories_are_whole_beyond_max_len() -> None:
     catalog = catalog_of(view, n_items=19, features=False)  # max_len 8
     model = toy_model("ticoserec", catalog, crop_rate=0.5, short_length=0, uniform_share=0.0)
     batch = training_batch(model, view)
-    crops, _ = TICO.crop(*model.histories.of(torch.tensor([0])), 0.5)
+    crops, _ = TICO.crop(*model.history(torch.tensor([0])), 0.5)
     window = [item for item in crops[0].tolist() if item]
     assert window == list(range(window[0], window[0] + 8))
     assert window[0] < 9  # the batch's own row begins with item 10
@@ -54,7 +55,7 @@ def test_users_with_the_most_even_gaps() -> None:
     times = [[0, 5, 10, 16], [0, 0, 7, 14], [0, 3], [9], [0, 1, 9, 10, 10]]
     catalog = catalog_of(view_of(histories, times), n_items=5, features=False)
     found = {
-        share: TICO.Histories(catalog, share).is_uniform.nonzero()[:, 0].tolist()
+        share: TICO.most_uniform(catalog.histories, share).nonzero()[:, 0].tolist()
         for share in (0.2, 0.5, 0.75, 1)
     }
     # Variances: 2/9, 0 (equal times merged), 0, no target, 98/9.
@@ -76,7 +77,7 @@ def test_similarity_by_hand() -> None:
         expected[i, j] = expected[j, i] = value
     off = ~torch.eye(7, dtype=torch.bool)
     torch.testing.assert_close(rows[off], expected[off])
-    similar = TICO.SimilarItems(catalog, "offline")
+    similar = TICO.SimilarItems(catalog)
     assert similar.offline.tolist() == [0, 2, 1, 4, 3, 0, 0]
     drawn = similar(torch.tensor([5] * 600))
     assert torch.bincount(drawn, minlength=7)[1:].tolist() == pytest.approx([100] * 6, abs=40)
@@ -103,12 +104,12 @@ def test_hybrid_takes_the_higher_score() -> None:
     offline.fill_diagonal_(float("-inf"))
     online = (table @ table.T)[1:, 1:].double()
     online.fill_diagonal_(float("-inf"))
-    for mode in ("hybrid", "hybrid-as-released"):
-        similar = TICO.SimilarItems(catalog, mode)
+    for kind in (TICO.SimilarItems, RELEASED.ReleasedSimilarItems):
+        similar = kind(catalog)
         similar.ask(table)
         for item in range(1, 10):
             one, two = offline[item - 1].max().item(), online[item - 1].max().item()
-            if mode == "hybrid":
+            if kind is TICO.SimilarItems:
                 low, high = (float(m[m > float("-inf")].min()) for m in (offline, online))
                 first = (one - low) / (float(offline.max()) - low)
                 second = (two - high) / (float(online.max()) - high)
@@ -116,7 +117,7 @@ def test_hybrid_takes_the_higher_score() -> None:
                 low = float(offline[offline > float("-inf")].min())
                 first, second = (float(offline.max()) - one) / (float(offline.max()) - low), (two + 1) / 101
             source = offline if one > float("-inf") and first >= second else online
-            assert similar.current[item].item() == source[item - 1].argmax().item() + 1, (mode, item)
+            assert similar.current[item].item() == source[item - 1].argmax().item() + 1, (kind, item)
 
 
 def test_online_similarity_waits_for_its_warm_up() -> None:
@@ -183,9 +184,9 @@ def test_views_hold_inputs_and_known_items_only() -> None:
             for one in (a[row].tolist(), b[row].tolist()):
                 assert len(one) == 8
                 assert 0 in near or set(one) <= {0, *inputs, *near}
-            if model.histories.is_uniform[user]:
+            if model.is_uniform[user]:
                 assert a[row].tolist() == b[row].tolist() == [0] * (8 - len(inputs)) + inputs[-8:]
-    assert model.histories.is_uniform[users].any()
+    assert model.is_uniform[users].any()
 
 
 def test_history_that_fills_its_row_is_sasrec() -> None:

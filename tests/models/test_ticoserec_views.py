@@ -16,7 +16,8 @@ from tests.models.toy import (
     START,
 )
 
-TICO = sys.modules[find("ticoserec")[0].load().__module__]
+TICO = sys.modules[find("ticoserec").load().__module__]
+RELEASED = sys.modules[find("ticoserec:as-released").load().__module__]
 HAND = [0, 1, 2, 3, 50, 51, 60]  # times of items 1..6 and of the target after them
 RATES = [0.1, 0.3, 0.5, 0.7, 1.0]
 
@@ -71,8 +72,8 @@ def test_the_window_of_the_specification() -> None:
     assert TICO.best_window(gaps, length, torch.tensor([4])).tolist() == [1]
     assert real(*TICO.crop(items, gaps, length, 0.7)) == [[2, 3, 4, 5]]
     similar = items + 100
-    assert real(*TICO.insert(items, gaps, length, 0.1, similar, "ranked")) == [[1, 2, 3, 4, 104, 5, 6]]
-    found, _ = TICO.substitute(items, gaps, length, 0.1, similar, "ranked")
+    assert real(*TICO.insert(items, gaps, length, 0.1, similar)) == [[1, 2, 3, 4, 104, 5, 6]]
+    found, _ = TICO.substitute(items, gaps, length, 0.1, similar)
     assert found.tolist() == [[101, 2, 3, 4, 5, 6]]
 
 
@@ -140,7 +141,7 @@ def test_mask_hides_its_share(rate: float, mode: str) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
     torch.manual_seed(0)
-    found, size = TICO.mask(items, gaps, length, rate, mode, "ranked")
+    found, size = TICO.mask(items, gaps, length, rate, mode)
     assert torch.equal(size, length)
     for one, row in zip(times, found.tolist(), strict=True):
         n = len(one) - 1
@@ -154,7 +155,7 @@ def test_mask_hides_its_share(rate: float, mode: str) -> None:
 def test_random_mask_is_uniform() -> None:
     items, gaps, length = rows_of([HAND] * 1000)
     torch.manual_seed(0)
-    found, _ = TICO.mask(items, gaps, length, 0.5, "random", "as-released")
+    found, _ = TICO.mask(items, gaps, length, 0.5, "random", RELEASED.released_places)
     assert (found == 0).sum(0).tolist() == pytest.approx([500] * 6, abs=75)
 
 
@@ -162,7 +163,7 @@ def test_random_mask_is_uniform() -> None:
 def test_substitute_changes_the_items_with_the_smallest_gaps(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    found = real(*TICO.substitute(items, gaps, length, rate, items + 100, "ranked"))
+    found = real(*TICO.substitute(items, gaps, length, rate, items + 100))
     for one, row in zip(times, found, strict=True):
         n = len(one) - 1
         changed = {place for place in range(n) if row[place] == place + 101}
@@ -174,7 +175,7 @@ def test_substitute_changes_the_items_with_the_smallest_gaps(rate: float) -> Non
 def test_insert_follows_the_items_with_the_largest_gaps(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    found, size = TICO.insert(items, gaps, length, rate, items + 100, "ranked")
+    found, size = TICO.insert(items, gaps, length, rate, items + 100)
     for one, row in zip(times, real(found, size), strict=True):
         n = len(one) - 1
         after = set(by_gap(one, largest=True)[: max(1, int(rate * n))])
@@ -186,7 +187,7 @@ def test_no_other_places_of_insertion_make_gaps_more_even() -> None:
     """With each inserted item in the middle of its gap."""
     times = random_times(seed=1, n=20)
     items, gaps, length = rows_of(times)
-    found, size = TICO.insert(items, gaps, length, 0.3, items + 100, "ranked")
+    found, size = TICO.insert(items, gaps, length, 0.3, items + 100)
     for one, row in zip(times, real(found, size), strict=True):
         between = np.diff(one).astype(float)
         chosen = tuple(item - 101 for item in row if item > 100)
@@ -205,8 +206,8 @@ def test_places_as_released(largest: bool) -> None:
     times = random_times(seed=2)
     _, gaps, length = rows_of(times)
     count = torch.tensor([max(1, (len(one) - 1) // 3) for one in times])
-    found = TICO.chosen_places(gaps, length, count, largest=largest, rule="as-released")
-    ranked = TICO.chosen_places(gaps, length, count, largest=largest, rule="ranked")
+    found = RELEASED.released_places(gaps, length, count, largest=largest)
+    ranked = TICO.chosen_places(gaps, length, count, largest=largest)
     for one, row, n in zip(times, found, count.tolist(), strict=True):
         order = by_gap(one, largest=largest)
         assert set(row.nonzero()[:, 0].tolist()) == {order.index(i) for i in range(n)}

@@ -42,7 +42,7 @@ NO_DROPOUT = {"dropout": 0.0, "attn_dropout": 0.0}
 
 
 def module() -> Any:
-    return sys.modules[registry.find("tisasrec")[0].load().__module__]
+    return sys.modules[registry.find("tisasrec").load().__module__]
 
 
 def lively(network: str = "bert-style", catalog: Any = None, **settings: Any) -> Recommender[Any]:

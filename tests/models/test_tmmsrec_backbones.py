@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from mmbench.models.needs import Negatives
 from tests.models.test_tmmsrec import HISTORIES, batch_of, make, shaken
 from tests.models.toy import history_batch, stack_groups, toy_catalog, toy_model, toy_view, training_batch
 
@@ -12,7 +13,8 @@ def test_mlp4rec_backbone_is_mlp4rec_over_the_fused_vectors() -> None:
     """Its MLPs with the id row alone, on vectors that are zero at padding; trained on prefixes, as it is not causal."""
     model = shaken(make("tmmsrec:mlp4rec"))
     needs = model.needs
-    assert (needs.layout, needs.samples, needs.causal, needs.n_negatives) == ("fixed", ("prefix",), False, 1)
+    assert (needs.layout, needs.samples, needs.causal) == ("fixed", ("prefix",), False)
+    assert needs.extras == (Negatives(k=1),)
     batch = history_batch(model, HISTORIES)
     states = model.query(batch).split(24, dim=-1)
     single = toy_model("mlp4rec:id", toy_catalog(), hidden_dim=24, n_layers=2).double().eval()
@@ -55,7 +57,7 @@ def test_nextitnet_backbone_does_not_reach_its_neighbour_in_a_packed_row() -> No
 
 
 def test_a_shared_encoder_serves_each_modality_by_itself() -> None:
-    model, own = make(encoder="shared"), make()
+    model, own = (make("tmmsrec:as-released", encoder=encoder) for encoder in ("shared", "own"))
     stack_groups(own.encoders["all"], [model.encoders["all"]] * 3)
     own.load_state_dict({k: v for k, v in model.state_dict().items() if "encoders" not in k}, strict=False)
     batch = history_batch(model, HISTORIES)

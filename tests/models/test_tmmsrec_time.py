@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmbench.data.batch import Batch
 from mmbench.models.tmmsrec import PositionTable, TimeIntervalEncoder
+from mmbench.models.tmmsrec_released import ConcatenatedTIE
 from mmbench.nn.calendar import civil_date
 from tests.models.test_tmmsrec import HISTORIES, batch_of, make, shaken
 from tests.models.toy import DAY, START, history_batch
@@ -47,7 +48,8 @@ def block_diagonal(year: int, month: int, day: int, dim: int) -> Tensor:
 
 
 def rotate(x: Tensor, times: list[int], layout: Any = "interleaved") -> Tensor:
-    tie = TimeIntervalEncoder(dim=x.shape[-1], dropout=0.0, layout=layout)
+    kind = TimeIntervalEncoder if layout == "interleaved" else ConcatenatedTIE
+    tie = kind(dim=x.shape[-1], dropout=0.0)
     return tie(x, tie.prepare(times_batch(times)))
 
 
@@ -129,7 +131,7 @@ def test_full_years_change_only_the_year_pair() -> None:
 
 def test_float32_models_get_angles_of_float64() -> None:
     """2014 rad in float32 is off by up to 6e-5; the stored cosine must not be."""
-    tie = TimeIntervalEncoder(dim=768, dropout=0.0, layout="interleaved")
+    tie = TimeIntervalEncoder(dim=768, dropout=0.0)
     x = torch.zeros(1, 1, 768)
     x[..., 0::6] = 1.0
     turned = tie(x, tie.prepare(times_batch([seconds(2014, 7, 23)])))[0, 0, 0::6]
@@ -139,7 +141,7 @@ def test_float32_models_get_angles_of_float64() -> None:
 
 def test_padding_has_angle_zero() -> None:
     batch = batch_of("packed", HISTORIES)
-    cos, sin = TimeIntervalEncoder(dim=12, dropout=0.0, layout="interleaved").prepare(batch)
+    cos, sin = TimeIntervalEncoder(dim=12, dropout=0.0).prepare(batch)
     padding = ~batch.mask
     assert padding.any()
     assert (cos[padding] == 1).all()

@@ -1,17 +1,21 @@
 """A data set small enough to reason about, and the short ways from it to a model and its batches.
 
 toy_view     20 users, 30 items; 1 to 14 events each (so some exceed max_len 8), repeated items, tied times
-toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories
+toy_catalog  the same as a model gets it: text [31, 12], image [31, 8], some items without, 5 categories and
+             4 brands; of each modality 13 states of 12 dims, float16, as from networks of 12 layers
 toy_model    a registered model by name, built as the engine builds it (recipe + variant + given settings)
-training_batch, history_batch   what the engine would feed that model
+training_batch, history_batch, with_targets   what the engine would feed that model; the second with targets
 stack_groups, take_group        weights of separate modules and of one with a group axis
 gradients, overfit   one step's loss and gradients; training until a condition holds
+sines, set_weights   parameters that are sines of their place; values put into parameters
+in_float64           models built inside have constants in float64
 loss_by_hand         a loss from the scores of all items, as its formula is printed
 random_fives         histories that can only be learned by heart
 ranks_last_items_first, learns_by_heart   whether a model knows their last items, and can be taught them
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -19,16 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, TrainBatch
 from mmbench.data.batcher import Batcher
-from mmbench.data.negatives import NegativeSampler
 from mmbench.data.samples import Rows, last_rows, plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Prefixes
 from mmbench.models.registry import find
 from mmbench.settings.config import build
 
-N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES = 30, 20, 8, 5
+N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES, N_STATES = 30, 20, 8, 5, 13
 START = 1_400_000_000  # unix seconds: float32 could not tell neighbours apart
 DAY = 86_400
 
@@ -79,9 +83,9 @@ def catalog_of(
         "n_items": n_items,
         "n_users": len(view.offsets) - 1,
         "max_len": max_len,
-        "train_users": torch.from_numpy(view.users.astype(np.int64)),
         "train_items": torch.from_numpy(view.items),
         "train_times": torch.from_numpy(view.times),
+        "train_offsets": torch.from_numpy(view.offsets),
     }
     if not features:
         return Catalog(**events)
@@ -91,12 +95,18 @@ def catalog_of(
     # Item i is in category i mod 5, every third item also in the next one, item 4 in none.
     owned = [[] if i in (0, 4) else sorted({i % 5, (i + (i % 3 == 0)) % 5}) for i in range(n_items + 1)]
     counts = torch.tensor([len(one) for one in owned])
+    states = {
+        modality: torch.randn(n_items + 1, N_STATES, 12, generator=generator) * present[:, None, None]
+        for modality, present in (("text", has_text), ("image", has_image))
+    }
     return Catalog(
         **events,
+        layer_feat={modality: values.half() for modality, values in states.items()},
         text_feat=text, has_text=has_text, image_feat=image, has_image=has_image,
         category_ids=torch.tensor([c for one in owned for c in one], dtype=torch.int64),
         category_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
         n_categories=N_CATEGORIES,
+        brand_ids=torch.tensor([0, 0, *(1 + i * i % 4 for i in range(2, n_items + 1))][: n_items + 1]),
     )  # fmt: skip
 
 
@@ -115,11 +125,11 @@ def toy_catalog(
 
 def toy_model(name: str, catalog: Catalog, *, seed: int = 0, **settings: Any) -> Recommender[Any]:
     """`name` may have a variant; settings of training (lr, samples, ...) in the recipe are left out."""
-    entry, variant = find(name)
+    entry = find(name)
     cls = entry.config_class()
     values: dict[str, Any] = {}
-    for _, layer in entry.layers(variant, "toy"):
-        values.update(layer)
+    for layer in entry.layers("toy"):
+        values.update(layer.values)
     own = {one.name for one in fields(cls)}
     config = build(cls, {key: v for key, v in values.items() if key in own} | settings, where=name)
     torch.manual_seed(seed)
@@ -137,23 +147,22 @@ def training_batch(
     samples: str | None = None,
     rows: Rows | None = None,
     seed: int = 0,
-) -> Batch:
+) -> TrainBatch:
     """All rows of an epoch (or the given ones) as one step, with negatives where the model wants them."""
     kind = samples or model.needs.samples[0]
     chosen = plan_rows(view.offsets, kind, model.max_len) if rows is None else rows
-    batch = toy_batcher(model, view).training(chosen, prefixes=model.needs.prefixes)
-    return with_negatives(model, view, batch, seed=seed)
+    batch = toy_batcher(model, view).training(chosen, prefixes=model.needs.has(Prefixes))
+    return with_drawn(model, view, batch, seed=seed)
 
 
-def with_negatives(model: Recommender[Any], view: TrainView, batch: Batch, *, seed: int = 0) -> Batch:
-    n = model.needs.n_negatives
-    if n == 0:
-        return batch
-    sampler = NegativeSampler(
-        view.users, view.items, n_users=len(view.offsets) - 1, n_items=model.n_items, device="cpu"
-    )
-    drawn = sampler.draw(batch.user, n, torch.Generator().manual_seed(seed))
-    return batch.with_negatives(drawn)
+def with_drawn(model: Recommender[Any], view: TrainView, batch: TrainBatch, *, seed: int = 0) -> TrainBatch:
+    """Return the batch with what the extras of the model's needs draw for its targets."""
+    for extra in model.needs.extras:
+        drawer = extra.drawer(view, model.n_items, "cpu")
+        if drawer is not None:
+            drawn = drawer.draw(batch.user, batch.target, torch.Generator().manual_seed(seed))
+            batch = batch.with_drawn(**{extra.name: drawn})
+    return batch
 
 
 def history_batch(
@@ -166,12 +175,17 @@ def history_batch(
     """An evaluation batch of these histories; `users` defaults to 0, 1, 2, ..."""
     view = view_of(histories, times)
     user = np.asarray(range(len(histories)) if users is None else users, dtype=np.int64)
-    extra = model.needs.extra_slots
-    rows = last_rows(view.offsets, user, model.max_len - extra)
-    return toy_batcher(model, view).evaluation(rows, extra_slots=extra)
+    after = model.needs.places_after
+    rows = last_rows(view.offsets, user, model.max_len - after)
+    return toy_batcher(model, view).evaluation(rows, places_after=after)
 
 
-def gradients(model: Recommender[Any], batch: Batch) -> tuple[float, dict[str, Tensor]]:
+def with_targets(batch: Batch, targets: Sequence[int]) -> TrainBatch:
+    """Return the batch with a target for each of its slots."""
+    return TrainBatch.of({**batch.tensors(), "target": torch.tensor(targets)})
+
+
+def gradients(model: Recommender[Any], batch: TrainBatch) -> tuple[float, dict[str, Tensor]]:
     """The summed loss of a step and the gradient of every parameter that has one."""
     model.zero_grad()
     loss = sum(model.loss(batch).values())
@@ -182,13 +196,11 @@ def gradients(model: Recommender[Any], batch: Batch) -> tuple[float, dict[str, T
     }
 
 
-def loss_by_hand(kind: str, scores: Tensor, batch: Batch) -> Tensor:
+def loss_by_hand(kind: str, scores: Tensor, batch: TrainBatch) -> Tensor:
     """`kind` ("ce", "bce" or "bpr") of scores [T, N], column i - 1 = item i, for the batch's targets, negatives."""
-    assert batch.target is not None
     own = scores.gather(1, batch.target[:, None] - 1)  # [T, 1]
     if kind == "ce":
         return (scores.exp().sum(1).log() - own[:, 0]).mean()
-    assert batch.negatives is not None
     other = scores.gather(1, batch.negatives - 1)  # [T, K]
     if kind == "bpr":
         return -(own - other).sigmoid().log().mean()
@@ -249,3 +261,28 @@ def take_group(member: nn.Module, grouped: nn.Module, g: int) -> None:
     with torch.no_grad():
         for name, parameter in member.named_parameters():
             parameter.copy_(weights[name].view(-1, *parameter.shape)[g])
+
+
+def sines(start: float, *shape: int, scale: float, rows: float = 1.0, columns: float = 2.0) -> Tensor:
+    """Return scale * sin(start + rows * i + columns * j), float64 [i, j] (or [i]), counted from 0."""
+    grid = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij")
+    steps = zip((rows, columns), grid, strict=False)
+    return scale * (start + torch.stack([step * number for step, number in steps]).sum(0)).sin()
+
+
+def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Write values into parameters, named in full; the others stay."""
+    with torch.no_grad():
+        for name, value in weights.items():
+            model.get_parameter(name).copy_(value)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Build models inside whose constants, too, have all digits."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

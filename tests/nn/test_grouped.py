@@ -106,9 +106,7 @@ def test_only_biases_and_norms_have_one_dimension(make: Make) -> None:
     """Weight decay leaves them out by that rule, grouped or not."""
     counts = {}
     for n_groups in (None, GROUPS):
-        groups = make_optimizer(
-            make(n_groups), TrainConfig(weight_decay=0.1, decay_1d=False), 1e-3
-        ).param_groups
+        groups = make_optimizer(make(n_groups), TrainConfig(weight_decay=0.1, decay_1d=False)).param_groups
         counts[n_groups] = {
             group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups
         }

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder
+from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder, take_rows
 
 ROWS, WIDTH, DIM = 3, 7, 8
 # A place twice, a row without any but one; no more places than rows, where the last block asks for single rows.
@@ -48,3 +48,15 @@ def test_slots_equal_all_places(make: type[nn.Module], n_layers: int, slots: lis
     given = torch.autograd.grad((short * weight).sum(), inputs)
     for one, other in zip(given, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 3)])
+@pytest.mark.parametrize("index", [[4, 0, 4], [[1, 1], [0, 3]], []])
+def test_rows_and_their_gradients_are_those_of_indexing(shape: tuple[int, ...], index: list[object]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    taken, expected = take_rows(table, torch.tensor(index).long()), table[torch.tensor(index).long()]
+    assert torch.equal(taken, expected)
+    weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad((rows * weight).sum(), table)[0] for rows in (taken, expected)]
+    torch.testing.assert_close(*gradients)

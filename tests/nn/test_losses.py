@@ -1,14 +1,18 @@
 """mmbench.nn.losses and the dropout of mmbench.nn.layers against closed forms and torch's own."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmbench.data.batcher import Batcher
+from mmbench.data.samples import plan_rows
 from mmbench.nn.layers import Dropout, dropout
 from mmbench.nn.losses import bce, bpr, cross_entropy, info_nce, item_scores, nce, next_item, rows_at_once
+from tests.models.toy import toy_view
 
 
 def problem(n: int, *, n_items: int = 11, dim: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -86,13 +90,17 @@ def test_next_item_is_each_loss_of_the_whole_score_matrix(with_bias: bool) -> No
     negatives = torch.tensor([[3, 11, 1], [2, 2, 5], [1, 4, 7], [9, 9, 9], [11, 10, 1], [6, 8, 2]])
     positive, negative = scores.gather(1, target[:, None] - 1), scores.gather(1, negatives - 1)
     torch.testing.assert_close(item_scores(query, table, negatives, own_bias), negative)
+    view = toy_view()
+    rows = plan_rows(view.offsets, "all", 8)
+    some = Batcher(view.items, view.times, layout="packed", max_len=8).training(rows)
+    batch = replace(some, target=target, drawn={"negatives": negatives})
     expected = {
         "ce": F.cross_entropy(scores, target - 1),
         "bce": bce(positive[:, 0], negative),
         "bpr": bpr(positive[:, 0], negative),
     }
     for kind, plain in expected.items():
-        ours = next_item(kind, query, table, target, negatives, own_bias)
+        ours = next_item(kind, query, table, batch, own_bias)
         torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
         found = torch.autograd.grad(ours, inputs)
         for one, other in zip(found, torch.autograd.grad(plain, inputs, retain_graph=True), strict=True):

@@ -6,9 +6,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmbench.atomic import hash_json
+from mmbench.choices import RULES, MaskRule
+from mmbench.evaluation.evidence import MadeBy, Ranking, Ranks, TopLists
+from mmbench.features.use import FeatureUse
+from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.table import Comparison, Row, Table
-from mmbench.runs.store import Ranks, RunRecord, cell_path, read_all, read_record, write_ranks, write_record
+from mmbench.runs.plan import configuration_id
+from mmbench.runs.store import (
+    RunRecord,
+    Selection,
+    cell_path,
+    read_all,
+    read_record,
+    run_title,
+    write_rankings,
+    write_record,
+)
+from mmbench.settings.config import Origin, Setting
 
 N_ITEMS = 200
 N_USERS = 400
@@ -30,6 +44,32 @@ def skilled_ranks(skill: float, *, seed: int, n_users: int = N_USERS, n_items: i
     return Ranks(np.arange(n_users), greater, np.zeros(n_users, dtype=np.int64), n_items)
 
 
+def as_ranking(
+    name: str,
+    ranks: Ranks,
+    run: str,
+    *,
+    under: dict[MaskRule, Ranks] | None = None,
+    lists: dict[MaskRule, TopLists] | None = None,
+) -> Ranking:
+    """The same ranks under every mask rule, but for those in `under`."""
+    chosen = {rule: (under or {}).get(rule, ranks) for rule in RULES}
+    return Ranking(
+        name=name, user=ranks.user, target=np.ones_like(ranks.user), n_items=ranks.n_candidates,
+        counts={rule: (one.greater, one.equal) for rule, one in chosen.items()}, lists=lists or {},
+        made_by=MadeBy(run=run),
+    )  # fmt: skip
+
+
+def store_ranks(record: RunRecord, *, valid: Ranks | None = None, test: Ranks, **options: Any) -> None:
+    """Put ranks beside a record, in the place of those that are there."""
+    rankings = [
+        as_ranking("valid", test if valid is None else valid, record.title, under=options.get("under")),
+        as_ranking("test", test, record.title, **options),
+    ]
+    write_rankings(record.path, rankings)
+
+
 def fake_run(
     root: Path,
     model: str = "sasrec",
@@ -38,38 +78,55 @@ def fake_run(
     seed: int = 0,
     skill: float = 1.0,
     ranks: Ranks | None = None,
+    under: dict[MaskRule, Ranks] | None = None,
+    lists: dict[MaskRule, TopLists] | None = None,
     settings: dict[str, Any] | None = None,
     chosen: tuple[str, ...] = (),
+    origin: Origin = Origin.user,
     protocol: dict[str, Any] | None = None,
+    data_hash: str = "d0" * 32,
     config_id: str | None = None,
     reason: str = "",
     max_epochs: int = 100,
+    best_epoch: int = 30,
+    features: dict[str, FeatureUse] | None = None,
     **fields: Any,
 ) -> RunRecord:
-    """Write one cell and read it back; `chosen` = settings that a user gave, `reason` makes it a failure."""
+    """Write one cell and read it back.
+
+    chosen  settings whose origin is `origin`; the others are the recipe's
+    reason  makes it a failure
+    """
     values = {"max_epochs": max_epochs, "lr": 0.001, **(settings or {})}
     content = {
-        key: {"value": value, "source": "--set" if key in chosen else "recipe"}
-        for key, value in values.items()
+        key: Setting(value, origin if key in chosen else Origin.recipe) for key, value in values.items()
     }
-    terms = {**PROTOCOL, **(protocol or {})}
-    config_id = config_id or hash_json(values)[:8]
-    path = cell_path(root, dataset=dataset, model=model, config_id=config_id, seed=seed)
+    terms = {"data": data_hash, **PROTOCOL, **(protocol or {})}
+    config_id = config_id or configuration_id(model, values, features or {}, protocol={})
+    test = skilled_ranks(skill, seed=seed + 31 * len(model)) if ranks is None else ranks
     facts: dict[str, Any] = {
         "display": DISPLAY.get(model, model),
-        "data_hash": "d0" * 32, "n_items": N_ITEMS, "n_epochs": 40, "best_epoch": 30, "stopped": "patience",
+        "n_items": test.n_candidates, "n_epochs": 40, "stopped": "patience",
+        "selection": Selection("NDCG@20", 0.1, best_epoch) if best_epoch else None,
     }  # fmt: skip
     facts.update(fields)
     record = RunRecord(
-        path=path, dataset=dataset, model=model, config_id=config_id, seed=seed, reason=reason,
-        status="failed" if reason else "finished", protocol=terms, settings=content,
-        fingerprint=hash_json({**terms, "data_hash": facts["data_hash"]}), **facts,
+        path=cell_path(root, dataset=dataset, model=model, config_id=config_id, seed=seed),
+        dataset=dataset, model=model, config_id=config_id, seed=seed, reason=reason,
+        status="failed" if reason else "finished", protocol=terms, settings=content, features=features or {},
+        **facts,
     )  # fmt: skip
+    assert record.title == run_title(dataset, model, config_id, seed)
     if not reason:
-        test = skilled_ranks(skill, seed=seed + 31 * len(model)) if ranks is None else ranks
-        write_ranks(path, valid=test, test=test)
+        store_ranks(record, test=test, under=under, lists=lists)
     write_record(record)
-    return read_record(path)
+    return read_record(record.path)
+
+
+def make_table(records: "list[RunRecord]", **request: Any) -> Table:
+    """The table of these records; keywords are fields of the request, lists are tuples."""
+    as_tuples = {key: tuple(one) if isinstance(one, list) else one for key, one in request.items()}
+    return build_table(records, TableRequest(**as_tuples))
 
 
 def paper_like(root: Path, *, seeds: int = 5, datasets: tuple[str, ...] = ("toys",)) -> list[RunRecord]:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     (record.path / "run.json").write_text("{", encoding="utf-8")
     done = mmbench("report", results=tmp_path / "r")
     assert done.returncode == 1
-    assert "run.json is no run record" in done.stderr
+    assert "run.json is damaged (" in done.stderr
 
 
 def test_a_damaged_record_is_left_out_with_a_line_or_was_not_asked_for(tmp_path: Path) -> None:
@@ -191,8 +192,10 @@ def test_a_damaged_record_is_left_out_with_a_line_or_was_not_asked_for(tmp_path:
         done = mmbench(*args, results=root)
         assert done.returncode == 0, done.stderr
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"warning: left out of the table: {damaged / 'run.json'} is no run record (")
-        assert line.endswith(f"; remove {damaged} and run the cell again")
+        assert line.startswith(f"warning: left out of the table: {damaged / 'run.json'} is damaged (")
+        assert line.endswith(
+            f"; remove {damaged}, or choose another --results-dir, and run it again: mmbench run"
+        )
         assert all(name in done.stdout for name in ("SASRec", "Pop"))
 
 
@@ -202,8 +205,49 @@ def test_only_a_damaged_record_of_what_was_asked_for_is_the_error(tmp_path: Path
     (record.path / "run.json").write_text("[]", encoding="utf-8")
     done = mmbench("report", "-m", "hm4sr:-tmoe", results=tmp_path / "r")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "run.json is no run record" in done.stderr
+    assert "run.json is damaged (" in done.stderr
     assert "unknown" not in done.stderr
+
+
+def test_copies_inside_the_results_count_once_and_both_folders_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    runs = [fake_run(root, seed=seed) for seed in (1, 2)]
+    alone = mmbench("report", "-f", "json", results=root)
+    run, configuration = runs[0].path, runs[0].path.parent
+    copies = {
+        run: run.with_name("seed_1_backup"),
+        runs[1].path: run.with_name("seed_2 (conflicted copy 2026-01-01)"),
+        configuration: configuration.with_name(f"{configuration.name} - Copy"),
+        root / "toys": root / "toys-old",
+    }
+    for source, copy in copies.items():
+        shutil.copytree(source, copy)
+    done = mmbench("report", "-f", "json", results=root)
+    assert (done.returncode, json.loads(done.stdout)["rows"]) == (0, json.loads(alone.stdout)["rows"])
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("warning: left out of the table: ") for line in lines)
+    for copy, own in (
+        (copies[run], run), (copies[runs[1].path], runs[1].path), (copies[configuration] / run.name, run),
+    ):  # fmt: skip
+        assert any(f"{copy} holds a copy of {own}; a run counts once" in line for line in lines), lines
+
+
+def test_a_run_in_a_renamed_folder_is_named_with_the_folder_that_it_belongs_in(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "r", seed=1)
+    run.path.rename(run.path.with_name("seed_7"))
+    done = mmbench("report", results=tmp_path / "r")
+    assert done.returncode == 1
+    assert f"seed_7 holds another run, that of {run.path}; a run counts once" in done.stderr
+
+
+def test_results_of_the_first_version_are_refused_with_the_command(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "r")
+    first = {"format": 1, "dataset": "toys", "model": "sasrec", "seed": 0, "settings": {}}
+    (run.path / "run.json").write_text(json.dumps(first), encoding="utf-8")
+    done = mmbench("report", results=tmp_path / "r")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "run.json was written by another version of mmbench (format 1, this one reads 2)" in done.stderr
+    assert "and run it again: mmbench run" in done.stderr
 
 
 def test_an_output_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from scipy import stats as scipy_stats
 
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Verdict
-from mmbench.reporting import build_table
 from tests.reporting.conftest import (
     N_USERS,
     all_records,
     caption_of,
     fake_run,
     headline,
+    make_table,
     paper_like,
     ranks_with_hits,
     row_of,
@@ -29,7 +29,7 @@ HR10 = Metric("HR", 10)
 
 
 def test_the_default_test_is_scipys_paired_t_against_the_strongest_other(results: Path) -> None:
-    table = build_table(paper_like(results), metrics=[HR10], compare="hm4sr")
+    table = make_table(paper_like(results), metrics=[HR10], compare="hm4sr")
     ours, theirs = row_of(table, "HM4SR").cells[0], row_of(table, "SASRec").cells[0]
     found, oracle = headline(table), scipy_stats.ttest_rel(ours.values, theirs.values)
     assert table.rows[found.rival].label == "SASRec"
@@ -44,7 +44,7 @@ def test_the_default_test_is_scipys_paired_t_against_the_strongest_other(results
 
 
 def test_the_family_is_all_rivals_times_all_columns(results: Path) -> None:
-    table = build_table(paper_like(results, datasets=("aa", "bb")), compare="HM4SR")
+    table = make_table(paper_like(results, datasets=("aa", "bb")), compare="HM4SR")
     assert len(table.comparisons) == table.family == 3 * 10
     raw = [one.outcome.p for one in table.comparisons if isinstance(one.outcome, Verdict)]
     order = np.argsort(raw)
@@ -64,16 +64,16 @@ def test_the_family_is_all_rivals_times_all_columns(results: Path) -> None:
 
 def test_corrections(results: Path) -> None:
     records = paper_like(results)
-    plain = build_table(records, correction="none", compare="hm4sr")
+    plain = make_table(records, correction="none", compare="hm4sr")
     assert all(one.adjusted is None for one in plain.comparisons)
-    bh, holm = (build_table(records, correction=kind, compare="hm4sr") for kind in ("bh", "holm"))
+    bh, holm = (make_table(records, correction=kind, compare="hm4sr") for kind in ("bh", "holm"))
     for loose, strict, raw in zip(bh.comparisons, holm.comparisons, plain.comparisons, strict=True):
         assert (raw.p or 0) <= (loose.adjusted or 0) <= (strict.adjusted or 0)
     assert "Benjamini-Hochberg correction over 15 tests" in caption_of(bh, "Test")
 
 
 def test_without_compare_the_best_of_each_column_meets_the_second(results: Path) -> None:
-    table = build_table(paper_like(results), metrics=[HR10])
+    table = make_table(paper_like(results), metrics=[HR10])
     found = headline(table)
     assert (table.rows[found.compared].label, table.rows[found.rival].label) == ("HM4SR", "SASRec")
     assert "chosen on these very numbers" in caption_of(table, "Test")
@@ -85,7 +85,7 @@ def test_a_worse_row_is_called_worse(results: Path) -> None:
         fake_run(results, "sasrec", seed=seed, ranks=ranks_with_hits(30 + seed % 2))
         fake_run(results, "hm4sr", seed=seed, ranks=ranks_with_hits(60 + seed % 3))
     records = all_records(results)
-    lost, won = (build_table(records, metrics=[HR10], compare=name) for name in ("sasrec", "hm4sr"))
+    lost, won = (make_table(records, metrics=[HR10], compare=name) for name in ("sasrec", "hm4sr"))
     assert headline(lost).outcome.direction == "worse"
     assert headline(won).outcome.direction == "better"
     assert headline(lost).p == pytest.approx(headline(won).p)
@@ -99,7 +99,7 @@ def test_against_a_deterministic_row_the_t_test_has_one_sample(results: Path) ->
         fake_run(results, "sasrec", seed=seed, ranks=ranks_with_hits(hits))
     fake_run(results, "pop", seed=1, deterministic=True, ranks=ranks_with_hits(28))
     for compare, sign in (("sasrec", 1), ("pop", -1)):
-        found = headline(build_table(all_records(results), metrics=[HR10], compare=compare))
+        found = headline(make_table(all_records(results), metrics=[HR10], compare=compare))
         assert isinstance(found.outcome, Verdict)
         assert found.outcome.test == "one-sample t"
         assert found.outcome.p == pytest.approx(
@@ -113,7 +113,7 @@ def test_pairs_are_equal_seeds_and_the_rest_is_said(results: Path) -> None:
         fake_run(results, "hm4sr", seed=seed, ranks=ranks_with_hits(hits))
     for seed, hits in ((2, 28), (3, 30), (4, 31), (9, 20)):
         fake_run(results, "sasrec", seed=seed, ranks=ranks_with_hits(hits))
-    table = build_table(all_records(results), metrics=[HR10], compare="hm4sr")
+    table = make_table(all_records(results), metrics=[HR10], compare="hm4sr")
     outcome = headline(table).outcome
     assert isinstance(outcome, Verdict)
     assert outcome.n == 3
@@ -125,13 +125,13 @@ def test_runs_that_share_no_seed_take_welchs_test(results: Path) -> None:
     for seed, hits in ((1, 30), (2, 34), (3, 33)):
         fake_run(results, "hm4sr", seed=seed, ranks=ranks_with_hits(hits))
         fake_run(results, "sasrec", seed=seed + 10, ranks=ranks_with_hits(hits - 8))
-    table = build_table(all_records(results), metrics=[HR10], compare="hm4sr")
+    table = make_table(all_records(results), metrics=[HR10], compare="hm4sr")
     outcome = headline(table).outcome
     assert isinstance(outcome, Verdict)
     assert outcome.test == "Welch t"
     assert "Welch t" in caption_of(table, "Test")
     for test in ("wilcoxon", "sign-flip"):
-        without = headline(build_table(all_records(results), metrics=[HR10], test=test)).outcome  # type: ignore[arg-type]
+        without = headline(make_table(all_records(results), metrics=[HR10], test=test)).outcome  # type: ignore[arg-type]
         assert isinstance(without, NoVerdict)
         assert without.words == "unpaired"
 
@@ -141,13 +141,13 @@ def test_one_run_gives_words_and_no_p(results: Path) -> None:
     fake_run(results, "sasrec", ranks=ranks_with_hits(40))
     fake_run(results, "pop", ranks=ranks_with_hits(10), deterministic=True)
     fake_run(results, "itemknn", ranks=ranks_with_hits(20), deterministic=True)
-    table = build_table(all_records(results), metrics=[HR10])
+    table = make_table(all_records(results), metrics=[HR10])
     assert [one.p for one in table.comparisons] == [None, None, None]
     assert headline(table).percent == pytest.approx(25.0)  # the size is known, only the test is not
     assert table.family == 0
     assert "one run" in caption_of(table, "No p")
     assert "one run per row, so no deviation is known" in caption_of(table, "Numbers")
-    floors = build_table(all_records(results), metrics=[HR10], compare="itemknn")
+    floors = make_table(all_records(results), metrics=[HR10], compare="itemknn")
     words = {floors.rows[one.rival].model: one.outcome for one in floors.comparisons}
     pop = words["pop"]
     assert isinstance(pop, NoVerdict)
@@ -158,7 +158,7 @@ def test_identical_runs_give_words_and_no_p(results: Path) -> None:
     for seed, hits in ((1, 30), (2, 34), (3, 33)):
         for model in ("hm4sr", "sasrec"):
             fake_run(results, model, seed=seed, ranks=ranks_with_hits(hits))
-    table = build_table(all_records(results), metrics=[HR10])
+    table = make_table(all_records(results), metrics=[HR10])
     outcome = headline(table).outcome
     assert isinstance(outcome, NoVerdict)
     assert outcome.words == "identical"
@@ -168,7 +168,7 @@ def test_identical_runs_give_words_and_no_p(results: Path) -> None:
 def test_users_test_is_mcnemar_for_hits_and_randomisation_for_the_rest(results: Path) -> None:
     for model, skill in (("hm4sr", 1.3), ("sasrec", 1.1)):
         fake_run(results, model, skill=skill)
-    table = build_table(
+    table = make_table(
         all_records(results), metrics=[HR10, Metric("NDCG", 10)], test="users", compare="hm4sr"
     )
     hits, gains = table.comparisons
@@ -193,21 +193,21 @@ def test_users_test_does_not_grow_with_the_number_of_seeds(results: Path) -> Non
         root = results / str(seeds)
         for model, seed in itertools.product(ranks, range(seeds)):
             fake_run(root, model, seed=seed, ranks=ranks[model])
-        table = build_table(all_records(root), metrics=[Metric("NDCG", 10)], test="users")
+        table = make_table(all_records(root), metrics=[Metric("NDCG", 10)], test="users")
         found.append((headline(table).outcome.n, headline(table).p))
     assert found[0] == pytest.approx(found[1])
     assert found[0][0] == N_USERS
 
 
 def test_hits_averaged_over_runs_take_the_randomisation_test(results: Path) -> None:
-    table = build_table(paper_like(results, seeds=3), metrics=[HR10], test="users", compare="hm4sr")
+    table = make_table(paper_like(results, seeds=3), metrics=[HR10], test="users", compare="hm4sr")
     assert {one.outcome.test for one in table.comparisons} == {"sign flip (10,000 draws)"}
 
 
 def test_wilcoxon_and_sign_flip_say_what_they_cannot_reach(results: Path) -> None:
     records = paper_like(results, seeds=5)
     for test in ("wilcoxon", "sign-flip"):
-        table = build_table(records, test=test, compare="hm4sr")  # type: ignore[arg-type]
+        table = make_table(records, test=test, compare="hm4sr")  # type: ignore[arg-type]
         assert "cannot fall below .0625 with n = 5" in caption_of(table, "Test")
         assert any("no claim is possible: Holm over 15 tests" in one for one in table.warnings)
-    assert not build_table(records, compare="hm4sr").warnings
+    assert not make_table(records, compare="hm4sr").warnings

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from mmbench.choices import FORMATS
 from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import Metric
-from mmbench.reporting import FORMATS, build_table, render, rounding, to_text
+from mmbench.reporting import render, rounding, to_text
 from mmbench.reporting.latex import escape
 from mmbench.reporting.table import Table
 from mmbench.runs.store import read_all
-from tests.reporting.conftest import fake_run, paper_like
+from tests.reporting.conftest import fake_run, make_table, paper_like
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def table(results: Path) -> Table:
     fake_run(results, "hm4sr", dataset="aa", seed=9, skill=1.2, reason="100% of <memory> & disk_space used")
     fake_run(results, "bert4rec", dataset="bb", reason="loss became nan")
     fake_run(results, "sasrec:weird", dataset="aa", leaky=True, display="S_A|S*Rec")
-    return build_table(list(read_all(results)), compare="hm4sr")
+    return make_table(list(read_all(results)), compare="hm4sr")
 
 
 def console(width: int, *, terminal: bool) -> tuple["object", io.StringIO]:
@@ -252,7 +253,7 @@ def test_json_holds_seeds_and_every_comparison(table: Table) -> None:
 
 def test_nothing_is_rounded_before_the_renderers(results: Path) -> None:
     record = fake_run(results)
-    table = build_table([record], metrics=[Metric("NDCG", 10)])
+    table = make_table([record], metrics=[Metric("NDCG", 10)])
     exact = Metric("NDCG", 10).values(record.ranks("test")).mean()
     assert table.rows[0].cells[0].mean == exact
     assert repr(float(exact)) in to_text(table, "csv")
@@ -261,16 +262,16 @@ def test_nothing_is_rounded_before_the_renderers(results: Path) -> None:
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_every_format_takes_tables_without_tests_or_values(fmt: str, results: Path) -> None:
-    one = build_table([fake_run(results)])
+    one = make_table([fake_run(results)])
     assert "Improved" not in to_text(one, fmt)  # type: ignore[arg-type]
-    failed = build_table([fake_run(results / "x", reason="out of memory")])
+    failed = make_table([fake_run(results / "x", reason="out of memory")])
     assert "out of memory" in to_text(failed, fmt)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fmt", ["terminal", "markdown", "latex", "html"])
 def test_synthetic_and_words_are_visible(fmt: str, results: Path) -> None:
     records = [fake_run(results, model, synthetic=True) for model in ("hm4sr", "sasrec")]
-    text = to_text(build_table(records), fmt)  # type: ignore[arg-type]
+    text = to_text(make_table(records), fmt)  # type: ignore[arg-type]
     assert "synthetic" in text
     assert "SYNTHETIC" in text
     assert "one run" in text
@@ -278,4 +279,4 @@ def test_synthetic_and_words_are_visible(fmt: str, results: Path) -> None:
 
 def test_unknown_format_is_refused(results: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'markdown'"):
-        to_text(build_table([fake_run(results)]), "markdwn")  # type: ignore[arg-type]
+        to_text(make_table([fake_run(results)]), "markdwn")  # type: ignore[arg-type]

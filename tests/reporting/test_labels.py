@@ -6,16 +6,19 @@ Run: python -m pytest tests/reporting/test_labels.py
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mmbench.evaluation.metrics import Metric
-from mmbench.reporting import build_table
+from mmbench.features.use import FeatureUse
 from mmbench.reporting.table import Table
-from tests.reporting.conftest import all_records, fake_run, row_of
+from mmbench.settings.config import Origin
+from tests.reporting.conftest import all_records, caption_of, fake_run, make_table, row_of
 
 HR10 = Metric("HR", 10)
 
 
 def table_of(results: Path) -> Table:
-    return build_table(all_records(results), metrics=[HR10])
+    return make_table(all_records(results), metrics=[HR10])
 
 
 def places(table: Table) -> dict[str, list[str]]:
@@ -54,7 +57,7 @@ def test_a_leak_on_one_data_set_leaves_the_honest_result_of_another_its_place(re
 def test_a_choice_that_is_the_other_data_set_s_own_value_shares_its_row(results: Path) -> None:
     fake_run(results, dataset="demo", settings={"dropout": 0.5})
     fake_run(results, dataset="toy", settings={"dropout": 0.5}, chosen=("dropout",))
-    assert places(table_of(results)) == {"SASRec": ["demo", "toy"]}
+    assert places(table_of(results)) == {"SASRec [dropout=0.5]": ["demo", "toy"]}
     fake_run(results, dataset="toy", settings={"dropout": 0.2}, chosen=("dropout",))
     assert places(table_of(results)) == {
         "SASRec [dropout=0.5]": ["demo", "toy"],
@@ -86,7 +89,7 @@ def test_settings_that_a_model_ignores_do_not_split_its_row(results: Path) -> No
 
 def test_encoders_chosen_for_one_data_set_are_rows(results: Path) -> None:
     def run(dataset: str, asked: str, used: str) -> None:
-        features = {"text": {"encoder": used, "identity": "x", "content": "y"}} if used else {}
+        features = {"text": FeatureUse(used, "x")} if used else {}
         chosen = () if asked == "auto" else ("text_encoder",)
         settings = {"text_encoder": asked}
         fake_run(results, "hm4sr", dataset=dataset, settings=settings, chosen=chosen, features=features)
@@ -103,11 +106,41 @@ def test_encoders_chosen_for_one_data_set_are_rows(results: Path) -> None:
     }
 
 
-def test_settings_that_came_after_a_result_was_stored_do_not_split_rows(results: Path) -> None:
-    fake_run(results, dataset="aa")
-    fake_run(results, dataset="bb", settings={"compile": False})
-    fake_run(results, dataset="cc", settings={"compile": True}, chosen=("compile",))
-    assert places(table_of(results)) == {
-        "SASRec [compile=false]": ["aa", "bb"],
-        "SASRec [compile=true]": ["cc"],
-    }
+@pytest.mark.parametrize("origin", Origin)
+def test_what_a_user_or_a_search_set_is_told_though_the_model_has_one_configuration(
+    origin: Origin, results: Path
+) -> None:
+    """`--set lr=0.1 --epochs 2` is no plain SASRec, whatever else the table holds."""
+    fake_run(results, settings={"lr": 0.1}, max_epochs=2, chosen=("lr", "max_epochs"), origin=origin)
+    fake_run(results, "gru4rec")
+    is_told = origin in (Origin.user, Origin.tuned)
+    label = "SASRec [lr=0.1, max_epochs=2]" if is_told else "SASRec"
+    assert sorted(places(table_of(results))) == ["GRU4Rec", label]
+
+
+def test_a_choice_that_is_also_the_recipe_s_value_is_told(results: Path) -> None:
+    """Seeds 1 and 2 are one configuration; that somebody typed the value for one of them is told."""
+    fake_run(results, seed=1)
+    fake_run(results, seed=2, chosen=("lr",))
+    table = table_of(results)
+    assert [(row.label, row.cells[0].n) for row in table.rows] == [("SASRec [lr=0.001]", 2)]
+
+
+def test_what_an_experiment_declares_splits_rows_and_is_told_where_it_does(results: Path) -> None:
+    fake_run(results, dataset="aa", settings={"max_len": 50})
+    declared = {"settings": {"max_len": 9}, "chosen": ("max_len",), "origin": Origin.experiment}
+    fake_run(results, dataset="bb", **declared)
+    assert places(table_of(results)) == {"SASRec [max_len=50]": ["aa"], "SASRec [max_len=9]": ["bb"]}
+
+
+def test_features_of_two_machines_make_one_row_and_a_note(results: Path) -> None:
+    """Made in the same way, they differ in the last digits between kinds of processors."""
+    for seed, content in enumerate(("c1" * 8, "c1" * 8, "c2" * 8), start=1):
+        use = FeatureUse("tfidf-svd", identity="a1", content=content)
+        fake_run(results, "hm4sr", seed=seed, features={"text": use})
+    table = make_table(all_records(results))
+    assert [(row.label, row.cells[0].n) for row in table.rows] == [("HM4SR", 3)]
+    assert (
+        "HM4SR on toys: text features made in the same way on different machines, equal up to rounding "
+        "(c1c1c1c1: seed 1, 2; c2c2c2c2: seed 3)."
+    ) in caption_of(table, "Features")

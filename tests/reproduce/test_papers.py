@@ -11,11 +11,11 @@ from mmbench.data.catalog import read_catalog
 from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.paths import PACKAGE, datasets_file
-from mmbench.reproduce.plan import is_live, row_settings
+from mmbench.reproduce.plan import is_live, row_overrides
 from mmbench.reproduce.spec import Scores, Statistics, experiments, find_experiment, read_paper, read_printed
 from mmbench.runs.plan import configs
 from mmbench.runs.schedule import Overrides
-from mmbench.settings.config import Setting, TrainConfig, defaults_of
+from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 from tests.reproduce.conftest import PAPER, write_paper
 
 PAPERS = PACKAGE / "papers"
@@ -68,14 +68,15 @@ def test_settings_of_registered_rows_exist_and_are_valid(name: str) -> None:
     for row in content.all_rows:
         if not is_live(row.model):
             continue
-        entry, variant = registry.find(row.model)
+        entry = registry.find(row.model)
         known = entry.known_settings()
         assert set(row.settings) | set(row.fixed) <= set(known), row.label
-        values = {**defaults_of(TrainConfig)}
-        for _, layer in entry.layers(variant, content.datasets[0]):
-            values |= layer
-        values |= row_settings(row, content, Overrides())
-        configs(entry, {key: Setting(value, "") for key, value in values.items()})
+        layers = [
+            Layer(Origin.default, defaults_of(TrainConfig)),
+            *entry.layers(content.datasets[0]),
+            *row_overrides(row, content, Overrides()).layers(row.model, known),
+        ]
+        configs(entry, resolve(layers, known=known, where=row.label))
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -94,7 +95,7 @@ def test_compared_rows_and_printed_tables_exist(name: str) -> None:
 def test_own_sweeps_are_the_recipes_search_grids() -> None:
     for name in ("hm4sr/fig4", "hm4sr/fig8", "tmmsrec/fig7"):
         content = content_of(name)
-        grid = registry.find(content.sweep_model)[0].recipe.search
+        grid = registry.find(content.sweep_model).recipe.search
         for sweep in content.sweeps:
             assert list(sweep.values) == grid[sweep.setting]
 

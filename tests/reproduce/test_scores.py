@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mmbench.data.store import open_prepared
+from mmbench.evaluation.evidence import Ranks
 from mmbench.evaluation.significance import paired_t, t_interval
 from mmbench.reporting.table import Cell
 from mmbench.reproduce.figures import PLOT_WIDTH, dots, draw, panels, reference, terminal_plot
@@ -18,7 +19,9 @@ from mmbench.reproduce.plan import Plan, choose_targets, make_plan
 from mmbench.reproduce.scores import HALF_DIGIT, Reproduced, reproduced
 from mmbench.reproduce.spec import find_experiment
 from mmbench.runs.schedule import Overrides
-from mmbench.runs.store import Ranks, RunRecord, read_record, write_ranks, write_record
+from mmbench.runs.store import RunRecord, read_record, write_record
+from mmbench.settings.config import Origin
+from tests.reporting.conftest import store_ranks
 
 HITS = {"sasrec": (40, 44, 45), "random": (20, 23, 20), "pop": (10,)}
 
@@ -49,12 +52,12 @@ def fill(plan: Plan, data_dir: Path) -> dict[Path, RunRecord]:
         hits = HITS[cell.model][cell.seed - 1] + (width if width != 64 else 0)
         greater = np.where(np.arange(toy.n_users) < hits, 0, toy.n_items - 1)
         ranks = Ranks(np.arange(toy.n_users), greater, np.zeros_like(greater), toy.n_items)
-        write_ranks(cell.path, valid=ranks, test=ranks)
         record = RunRecord(
             path=cell.path, dataset="toy", model=cell.model, display=cell.model, config_id=cell.config_id,
             seed=cell.seed, status="finished", deterministic=cell.model == "pop", synthetic=True,
-            data_hash=toy.hash, protocol=cell.protocol, fingerprint=cell.fingerprint, n_items=toy.n_items,
+            protocol=cell.protocol, n_items=toy.n_items,
         )  # fmt: skip
+        store_ranks(record, test=ranks)
         write_record(record)
         records[cell.path] = read_record(cell.path)
     return records
@@ -106,7 +109,7 @@ def test_rounding_of_the_printed_number_counts_as_inside(plan: Plan, data_dir: P
         if cell.model == "random":
             ranks = records[cell.path].ranks("test")
             ranks = Ranks(ranks.user, np.where(ranks.user < 20, 0, 59), ranks.equal, ranks.n_candidates)
-            write_ranks(cell.path, valid=ranks, test=ranks)
+            store_ranks(records[cell.path], test=ranks)
     for printed, inside in ((0.1667, True), (0.1666, False)):
         experiment = replace(plan.experiment, printed={key: printed})
         found = reproduced(replace(plan, experiment=experiment), records)
@@ -231,6 +234,8 @@ def test_a_sweep_is_stronger_than_set_and_a_row_s_setting_is_weaker(
     )  # fmt: skip
     widths = [cells["toy"][0].settings["hidden_dim"].value for cells in (line.cells for line in found.rows)]
     assert widths == [4, 8, 12, 12]
+    origins = [cells["toy"][0].settings["hidden_dim"].origin for cells in (line.cells for line in found.rows)]
+    assert origins == [Origin.experiment, Origin.experiment, Origin.user, Origin.user]
     assert all(cell.settings["max_len"].value == 9 for cell in plan.cells if cell.model != "sasrec")
     assert all(cell.settings["max_len"].value == 10 for cell in plan.cells if cell.model == "sasrec")
 

@@ -14,8 +14,10 @@ from mmbench.errors import DamagedError, UsageError
 from mmbench.features.manifest import MadeBy, Stored
 from mmbench.features.store import write_features
 from mmbench.models.registry import find
-from mmbench.runs.execute import LoadedData, make_catalog, run_cell
+from mmbench.runs.build import LoadedData, make_catalog
+from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import Cell, make_cell
+from mmbench.settings.config import Layer, Origin
 from tests.prepared import MADE, add_features, write_toy
 
 
@@ -23,7 +25,7 @@ def test_a_variants_own_needs_decide_which_features_it_wants(tmp_path: Path) -> 
     prepared = write_toy(tmp_path, features=False)
 
     def cell(model: str, **overrides: Any) -> Any:
-        small = [("--set", {"hidden_dim": 12, **overrides})]
+        small = [Layer(Origin.user, {"hidden_dim": 12, **overrides})]
         return make_cell(results_dir=tmp_path, prepared=prepared, model=model, seed=1, overrides=small)
 
     assert cell("tmmsrec:id").features == cell("tmmsrec:id+tie").features == {}
@@ -46,18 +48,21 @@ def test_states_per_layer_reach_only_models_that_read_them(
     layered = write_features(
         prepared, "text", "deep", values, np.ones(len(values), bool), MADE, dtype="float16"
     )
-    overrides = [("--set", {"text_encoder": "deep"})]
+    overrides = [Layer(Origin.user, {"text_encoder": "deep"})]
     with pytest.raises(UsageError, match="hm4sr reads one vector an item, but deep of toy has 3 layers"):
         make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
-    monkeypatch.setattr(find("hm4sr")[0].load(), "reads_layers", True)
+    monkeypatch.setattr(find("hm4sr").load(), "reads_layers", True)
     cell = make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
     assert cell.features["text"] == layered.use
     split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
     views = training_view(prepared, split), target_view(prepared, split, "valid")
     catalog = make_catalog(LoadedData(prepared, split, *views), {"text": layered}, 10)
     assert catalog.text_feat is None
-    assert catalog.layer_feat["text"].dtype == torch.float32
-    np.testing.assert_array_equal(catalog.layer_feat["text"].numpy(), layered.values.astype(np.float32))
+    assert catalog.layer_feat["text"].dtype == torch.float16
+    assert catalog.layer_feat["text"].data_ptr() == layered.values.ctypes.data, (
+        "a copy of the memory-mapped file"
+    )
+    np.testing.assert_array_equal(catalog.layer_feat["text"].numpy(), layered.values)
 
 
 def test_a_result_is_named_by_what_made_its_features_and_not_by_their_last_digits(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_a_result_is_named_by_what_made_its_features_and_not_by_their_last_digit
             prepared=prepared,
             model="hm4sr",
             seed=1,
-            overrides=[("--set", {"selection_metric": "NDCG@10"})],
+            overrides=[Layer(Origin.user, {"selection_metric": "NDCG@10"})],
         )
 
     made = MadeBy(identity={"encoder": 1}, inputs=prepared.manifest.inputs.text)

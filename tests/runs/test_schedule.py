@@ -111,15 +111,34 @@ def test_what_another_run_finished_meanwhile_is_not_computed_again(toy: Prepared
 def test_leftovers_of_a_kill_are_cleared(toy: Prepared, tmp_path: Path) -> None:
     (pop,) = cells_of(toy, tmp_path, "pop")
     pop.path.mkdir(parents=True)
-    (pop.path / ".ranks.npz.new-1-ab.tmp").write_text("half")
+    (pop.path / "rankings").mkdir()
+    for place in (pop.path, pop.path / "rankings"):
+        (place / ".test.npz.new-1-ab.tmp").write_text("half")
     execute([pop], watcher=Listener(), device="cpu")
-    assert sorted(file.name for file in pop.path.iterdir()) == [LOCK, "ranks.npz", "run.json"]
+    assert sorted(file.name for file in pop.path.iterdir()) == [LOCK, "rankings", "run.json"]
+    assert sorted(file.name for file in (pop.path / "rankings").iterdir()) == ["test.npz", "valid.npz"]
+
+
+def test_what_a_kill_left_in_a_finished_cell_goes_when_it_is_met_again(toy: Prepared, tmp_path: Path) -> None:
+    """Killed after the record was written and before the cell was tidied up; not where another run is at work."""
+    pop, random = cells_of(toy, tmp_path, "pop", "random")
+    execute([pop, random], watcher=Listener(), device="cpu")
+    left = ["resume.safetensors", "previous.safetensors", "candidate.safetensors", "traceback.txt", BEGUN]
+    left += [".run.json.new-1-ab.tmp", "rankings/.test.npz.new-1-ab.tmp"]
+    for cell in (pop, random):
+        for name in left:
+            (cell.path / name).write_text("left")
+    with FileLock(random.path / LOCK).acquire():
+        execute([pop, random], watcher=Listener(), device="cpu")
+    assert [name for name in left if (pop.path / name).exists()] == []
+    assert [name for name in left if (random.path / name).exists()] == left
+    assert finished(pop) is not None
 
 
 def test_damaged_results_are_computed_again_and_said(toy: Prepared, tmp_path: Path) -> None:
     (pop,) = cells_of(toy, tmp_path, "pop")
     execute([pop], watcher=Listener(), device="cpu")
-    for name in ("run.json", "ranks.npz"):
+    for name in ("run.json", "rankings/valid.npz", "rankings/test.npz"):
         (pop.path / name).write_text("half")
         listener = Listener()
         (record,) = execute([pop], watcher=listener, device="cpu")
@@ -131,9 +150,12 @@ def test_results_of_another_version_are_left_alone(toy: Prepared, tmp_path: Path
     (pop,) = cells_of(toy, tmp_path, "pop")
     execute([pop], watcher=Listener(), device="cpu")
     file = pop.path / "run.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+    content = {key: value for key, value in json.loads(file.read_text()).items() if key != "sha256"}
+    file.write_text(json.dumps({**content, "format": 1}))
     before = file.read_bytes()
-    with pytest.raises(OtherVersionError, match=r"written by another version .* --results-dir, or remove"):
+    with pytest.raises(
+        OtherVersionError, match=r"written by another version .* --results-dir, .*: mmbench run"
+    ):
         execute([pop], watcher=Listener(), device="cpu")
     assert file.read_bytes() == before
 
@@ -141,7 +163,7 @@ def test_results_of_another_version_are_left_alone(toy: Prepared, tmp_path: Path
 def test_an_own_model_that_changed_is_other_code(
     toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = registry.find("pop")[0].file
+    source = registry.find("pop").file
     (tmp_path / "my_pop.py").write_text(source.read_text())
     recipe = source.with_suffix(".toml").read_text()
     (tmp_path / "my_pop.toml").write_text(recipe.replace('name = "pop"', 'name = "my-pop"'))

@@ -17,6 +17,7 @@ import torch
 from mmbench.data.store import Prepared
 from mmbench.runs import execute
 from mmbench.runs.plan import make_cell
+from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import Progress
 from mmbench.training.trainer import Trainer
 from tests.prepared import START, write_toy
@@ -99,7 +100,7 @@ def run_watched(
     monkeypatch.setattr(execute, "Trainer", Watched)
     cell = make_cell(
         results_dir=folder, prepared=prepared, model=model, seed=1,
-        overrides=[("--set", {"max_epochs": 1, **settings})],
+        overrides=[Layer(Origin.user, {"max_epochs": 1, **settings})],
     )  # fmt: skip
     record = execute.run_cell(cell, device="cpu", debug=True)
     assert record.ranks("test").n_candidates == N_ITEMS
@@ -130,6 +131,6 @@ def test_runs_selected_on_the_test_item_are_marked(tmp_path: Path) -> None:
     for value, marked in (("valid", False), ("test-item", True)):
         cell = make_cell(
             results_dir=tmp_path, prepared=prepared, model="sasrec", seed=1,
-            overrides=[("--set", {"max_epochs": 1, "hidden_dim": 8, "validation": value})],
+            overrides=[Layer(Origin.user, {"max_epochs": 1, "hidden_dim": 8, "validation": value})],
         )  # fmt: skip
         assert execute.run_cell(cell, device="cpu", debug=True).leaky is marked

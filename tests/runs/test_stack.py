@@ -57,15 +57,15 @@ def run(cells: Sequence[Cell], watcher: Heard | None = None) -> dict[int, RunRec
 def test_memory_that_a_ranking_lacks_once_fails_one_seed(
     model: str, toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner, calls = ranking._rank, [0]
+    inner, calls = ranking._chunks, [0]
 
-    def ranks(*given: Any) -> Any:
+    def chunks(*given: Any) -> Any:
         calls[0] += 1
         if calls[0] == 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return inner(*given)
 
-    monkeypatch.setattr(ranking, "_rank", ranks)
+    monkeypatch.setattr(ranking, "_chunks", chunks)
     records = run(cells_of(toy, tmp_path, model))
     assert sorted(one.status for one in records.values()) == ["failed", "finished", "finished"]
     (failed,) = (one for one in records.values() if one.status == "failed")

@@ -10,7 +10,17 @@ from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.runs.plan import make_cell, resolve_settings
 from mmbench.runs.schedule import Overrides, check_overrides
-from mmbench.settings.config import PositiveInt, Probability, TrainConfig, build, parse_value, resolve
+from mmbench.settings.config import (
+    Layer,
+    Origin,
+    PositiveInt,
+    Probability,
+    Setting,
+    TrainConfig,
+    build,
+    parse_value,
+    resolve,
+)
 from tests.prepared import add_features, write_toy
 
 
@@ -64,8 +74,13 @@ def test_a_configuration_may_refuse_with_its_own_words() -> None:
 def test_unknown_keys_fail_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"toy: unknown setting 'n_layer'; did you mean 'n_layers'\?"):
         build(Config, {"n_layer": 2}, where="toy")
-    with pytest.raises(UsageError, match=r"toy \(recipe\): unknown setting 'zzz'; known: a, b"):
-        resolve([("recipe", {"zzz": 1})], known=["b", "a"], where="toy")
+    for layer, title in (
+        (Layer(Origin.recipe, {"zzz": 1}), "recipe"),
+        (Layer(Origin.variant, {"zzz": 1}, "official"), "variant official"),
+        (Layer(Origin.user, {"zzz": 1}), "--set"),
+    ):
+        with pytest.raises(UsageError, match=rf"toy \({title}\): unknown setting 'zzz'; known: a, b"):
+            resolve([layer], known=["b", "a"], where="toy")
 
 
 @pytest.mark.parametrize(
@@ -87,40 +102,45 @@ def test_the_defaults_of_training_are_valid() -> None:
 
 
 def test_later_layers_win_and_are_named(toy: Prepared) -> None:
-    entry, variant = registry.find("sasrec:official")
-    found = resolve_settings(entry, variant, toy, [("--set", {"hidden_dim": 48})])
-    assert {key: (one.value, one.source) for key, one in found.items() if key in EXPECTED} == EXPECTED
-    plain = resolve_settings(entry, "", toy, [])
-    assert (plain["loss"].value, plain["loss"].source) == ("ce", "default")
+    entry = registry.find("sasrec:official")
+    found = resolve_settings(entry, toy, [Layer(Origin.user, {"hidden_dim": 48})])
+    assert {key: (one.value, one.origin) for key, one in found.items() if key in EXPECTED} == EXPECTED
+    assert found["max_len"].note == "toy"
+    assert found["beta2"].note == "official"
+    assert found["lr"].note == entry.recipe.settings["lr"].source
+    plain = resolve_settings(registry.find("sasrec"), toy, [])
+    assert (plain["loss"].value, plain["loss"].origin) == ("ce", Origin.default)
     assert set(plain) == set(entry.known_settings())
 
 
 EXPECTED = {
-    "adam_eps": (1e-8, "default"),
-    "max_len": (10, "protocol toy"),
-    "patience": (3, "protocol toy"),
-    "lr": (0.001, "recipe"),
-    "beta2": (0.98, "variant official"),
-    "hidden_dim": (48, "--set"),
+    "adam_eps": (1e-8, Origin.default),
+    "max_len": (10, Origin.protocol),
+    "patience": (3, Origin.protocol),
+    "lr": (0.001, Origin.recipe),
+    "beta2": (0.98, Origin.variant),
+    "hidden_dim": (48, Origin.user),
 }
 
 
 def test_a_data_set_s_table_stands_between_recipe_and_variant(toy: Prepared) -> None:
     """Also when the prepared data set has a suffix; the table is that of the data set itself."""
-    entry = registry.find("sasrec")[0]
+    entry = registry.find("sasrec")
     sourced = type(next(iter(entry.recipe.settings.values())))
     table = {key: sourced(value=value, source="test") for key, value in (("lr", 0.5), ("loss", "bpr"))}
     with_table = entry.recipe.model_copy(update={"dataset": {"toy": table}})
-    changed = registry.ModelEntry(recipe=with_table, file=entry.file)
-    found = resolve_settings(changed, "official", toy, [])
-    assert (found["lr"].value, found["lr"].source) == (0.5, "recipe for toy")
-    assert (found["loss"].value, found["loss"].source) == ("bce", "variant official")
-    names = [source for source, _ in changed.layers("", "toy@random:1")]
-    assert names == ["default", "recipe", "recipe for toy"]
+    changed = registry.ModelEntry(recipe=with_table, file=entry.file, variant="official")
+    found = resolve_settings(changed, toy, [])
+    assert found["lr"] == Setting(0.5, Origin.dataset, "test")
+    assert found["loss"] == Setting("bce", Origin.variant, "official")
+    layers = [(layer.origin, layer.note) for layer in changed.layers("toy@random:1")]
+    assert layers == [
+        (Origin.default, ""), (Origin.recipe, ""), (Origin.dataset, "toy"), (Origin.variant, "official"),
+    ]  # fmt: skip
 
 
 def test_bad_values_name_the_model_and_the_key(toy: Prepared) -> None:
-    entry = registry.find("sasrec")[0]
+    entry = registry.find("sasrec")
     for values, expected in (
         ({"lr": -1}, "sasrec: lr: "),
         ({"hidden_dim": 10, "n_heads": 3}, "hidden_dim 10 is not divisible by n_heads 3"),
@@ -128,14 +148,14 @@ def test_bad_values_name_the_model_and_the_key(toy: Prepared) -> None:
         ({"samples": "al"}, "sasrec: samples: "),
     ):
         with pytest.raises(UsageError) as caught:
-            resolve_settings(entry, "", toy, [("--set", values)])
+            resolve_settings(entry, toy, [Layer(Origin.user, values)])
         assert expected in str(caught.value)
 
 
 def test_equal_settings_are_one_cell_whatever_their_spelling(toy: Prepared, tmp_path: Any) -> None:
     def path(**values: Any) -> str:
         cell = make_cell(
-            results_dir=tmp_path, prepared=toy, model="hm4sr", seed=1, overrides=[("--set", values)]
+            results_dir=tmp_path, prepared=toy, model="hm4sr", seed=1, overrides=[Layer(Origin.user, values)]
         )
         return str(cell.path)
 
@@ -144,7 +164,7 @@ def test_equal_settings_are_one_cell_whatever_their_spelling(toy: Prepared, tmp_
     assert path(text_encoder="toy") == usual, "the same features, named or found"
     assert path(text_encoder="none") != usual
     assert path(lr=0.5) != usual
-    assert path(compile=False) == usual, "results from before this setting keep their names"
+    assert path(compile=False) == usual
     assert path(compile=True) != usual
     assert path(hidden_dim=32) != usual
 
@@ -168,9 +188,24 @@ def test_features_decide_the_cell_and_missing_ones_are_noted(tmp_path: Any) -> N
 
 def test_overrides_reach_the_models_that_have_them() -> None:
     overrides = Overrides({"lr": 0.1, "n_heads": 4}, {"sasrec": {"lr": 0.2}, "sasrec:official": {"lr": 0.3}})
-    assert overrides.layers("gru4rec", ["lr"]) == [("--set", {"lr": 0.1})]
-    assert overrides.layers("sasrec", ["lr", "n_heads"]) == [("--set", {"lr": 0.2, "n_heads": 4})]
-    assert overrides.layers("sasrec:official", ["lr", "n_heads"]) == [("--set", {"lr": 0.3, "n_heads": 4})]
+    for model, known, values in (
+        ("gru4rec", ["lr"], {"lr": 0.1}),
+        ("sasrec", ["lr", "n_heads"], {"lr": 0.2, "n_heads": 4}),
+        ("sasrec:official", ["lr", "n_heads"], {"lr": 0.3, "n_heads": 4}),
+    ):
+        assert overrides.layers(model, known) == [Layer(Origin.user, values)]
+    assert overrides.layers("pop", ["window"]) == []
+
+
+def test_what_an_experiment_declares_is_weaker_and_what_it_sweeps_is_stronger_than_a_user() -> None:
+    overrides = Overrides(
+        {"lr": 0.1, "n_heads": 4}, declared={"lr": 1.0, "dropout": 0.2}, swept={"n_heads": 8}
+    )
+    layers = overrides.layers("sasrec", ["lr", "n_heads", "dropout"])
+    found = resolve(layers, known=["lr", "n_heads", "dropout"], where="test")
+    assert {key: (one.value, one.origin) for key, one in found.items()} == {
+        "lr": (0.1, Origin.user), "dropout": (0.2, Origin.experiment), "n_heads": (8, Origin.experiment),
+    }  # fmt: skip
 
 
 def test_overrides_that_reach_nobody_are_refused() -> None:

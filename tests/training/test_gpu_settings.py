@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmbench.errors import RunError
 from mmbench.evaluation.ranking import rank
-from mmbench.models.base import Needs
+from mmbench.models.needs import Needs, Negatives
 from mmbench.nn import losses
 from mmbench.runtime import prepare_process
 from mmbench.training.precision import tf32
@@ -68,7 +68,7 @@ def test_a_step_done_again_sees_the_same_noise(call: int, tmp_path: Path) -> Non
     trained = []
     for calls in (0, call):
         torch.manual_seed(1)
-        needs = Needs(n_negatives=2, samples=("all", "prefix", "pairs"))
+        needs = Needs(extras=(Negatives(k=2),), samples=("all", "prefix", "pairs"))
         model = Tight(n_items=N_ITEMS, n_users=N_USERS, needs=needs)
         model.left_to_fail = calls
         trainer = make(tmp_path / str(calls), model=model)

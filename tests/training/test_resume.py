@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mmbench.errors import RunError
-from mmbench.models.base import Needs, Recommender, Stage
+from mmbench.models.base import Recommender, Stage
+from mmbench.models.needs import Needs, Negatives
 from mmbench.training import checkpoint
 from mmbench.training.files import BEST, CANDIDATE, LOG, RESUME
 from tests.scorers import state_of
@@ -53,7 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
         "config": replace(CONFIG, optimizer="adamw", lr_schedule="exponential", lr_gamma=0.8)
     },
     "sgd, clip": {"config": replace(CONFIG, optimizer="sgd", grad_clip=0.1, decay_1d=False)},
-    "negatives": {"needs": Needs(n_negatives=2)},
+    "negatives": {"needs": Needs(extras=(Negatives(k=2),))},
     "eval every 2": {"config": replace(CONFIG, eval_every=2, max_epochs=5)},
     "two stages": {"stages": STAGES, "on_stage": new_bias, "config": replace(CONFIG, max_epochs=4)},
 }

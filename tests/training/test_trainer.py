@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from mmbench.data.samples import plan_rows
+from mmbench.data.views import TrainView
 from mmbench.errors import RunError, UsageError
-from mmbench.models.base import Needs, Recommender, Stage
+from mmbench.models.base import Recommender, Stage
+from mmbench.models.needs import Needs, Negatives, whole_history
 from mmbench.settings.config import TrainConfig
 from mmbench.training import checkpoint, progress
 from mmbench.training.files import BEST, LOG
@@ -156,7 +158,7 @@ def test_every_stage_with_early_stopping_looks_for_its_own_best(tmp_path: Path) 
         return next(values)
 
     trainer = make(
-        tmp_path, stages=(Stage(name="a"), Stage(name="b", lr=0.1)), validate=validate,
+        tmp_path, stages=(Stage(name="a"), Stage(name="b", settings={"lr": 0.1})), validate=validate,
         on_stage=lambda model, name: entry.append(state_of(model)),
         config=replace(CONFIG, patience=2, max_epochs=20),
     )  # fmt: skip
@@ -197,17 +199,15 @@ def test_a_stage_of_no_epochs_trains_none(n_stages: int, tmp_path: Path) -> None
     [("constant", [1, 1, 1]), ("exponential", [1, 0.5, 0.25]), ("exponential-early", [0.5, 0.25, 0.125])],
 )
 def test_learning_rates(schedule: Any, expected: list[float]) -> None:
-    config = TrainConfig(lr_schedule=schedule, lr_gamma=0.5, warmup_steps=0)
-    assert [learning_rate(config, 0.2, epoch, 7) for epoch in (1, 2, 3)] == pytest.approx(
+    config = TrainConfig(lr=0.2, lr_schedule=schedule, lr_gamma=0.5, warmup_steps=0)
+    assert [learning_rate(config, epoch, 7) for epoch in (1, 2, 3)] == pytest.approx(
         [0.2 * factor for factor in expected]
     )
 
 
 def test_warm_up_is_linear_over_steps_and_ends(tmp_path: Path) -> None:
     config = replace(CONFIG, warmup_steps=4, lr=0.4, max_epochs=2)
-    assert [learning_rate(config, 0.4, 1, step) for step in (1, 2, 4, 5)] == pytest.approx(
-        [0.1, 0.2, 0.4, 0.4]
-    )
+    assert [learning_rate(config, 1, step) for step in (1, 2, 4, 5)] == pytest.approx([0.1, 0.2, 0.4, 0.4])
     rates = []
     trainer = make(tmp_path, config=config)
     inner = trainer.step
@@ -224,7 +224,10 @@ def test_warm_up_is_linear_over_steps_and_ends(tmp_path: Path) -> None:
 
 
 def test_the_second_stage_warms_up_again_with_its_own_rate(tmp_path: Path) -> None:
-    stages = (Stage(name="a", epochs=1, lr=0.1), Stage(name="b", epochs=1, lr=0.3))
+    stages = (
+        Stage(name="a", epochs=1, settings={"lr": 0.1}),
+        Stage(name="b", epochs=1, settings={"lr": 0.3}),
+    )
     trainer = make(tmp_path, stages=stages, config=replace(CONFIG, warmup_steps=2))
     rates: list[tuple[int, float]] = []
     inner = trainer.step
@@ -243,8 +246,8 @@ def test_the_second_stage_warms_up_again_with_its_own_rate(tmp_path: Path) -> No
 def test_weight_decay_leaves_out_vectors_on_request(optimizer: Any) -> None:
     model = Bilinear(n_items=N_ITEMS, n_users=N_USERS)
     for decay_1d in (True, False):
-        config = TrainConfig(optimizer=optimizer, weight_decay=0.1, decay_1d=decay_1d, beta2=0.98)
-        made = make_optimizer(model, config, 0.01)
+        config = TrainConfig(optimizer=optimizer, lr=0.01, weight_decay=0.1, decay_1d=decay_1d, beta2=0.98)
+        made = make_optimizer(model, config)
         decay = {p: group["weight_decay"] for group in made.param_groups for p in group["params"]}
         assert decay[model.left.weight] == 0.1
         assert decay[model.bias] == (0.1 if decay_1d else 0.0)
@@ -255,7 +258,7 @@ def test_weight_decay_leaves_out_vectors_on_request(optimizer: Any) -> None:
 def test_frozen_parameters_are_not_optimised() -> None:
     model = Bilinear(n_items=N_ITEMS, n_users=N_USERS)
     model.left.weight.requires_grad_(False)
-    made = make_optimizer(model, TrainConfig(), 0.01)
+    made = make_optimizer(model, TrainConfig())
     assert all(p is not model.left.weight for group in made.param_groups for p in group["params"])
 
 
@@ -313,9 +316,15 @@ def test_histories_too_short_to_train_on(tmp_path: Path) -> None:
         Trainer(model, view, by_weights, CONFIG, seed=1, folder=tmp_path).fit()
 
 
-@pytest.mark.parametrize("rule", ["history", "first"])
-def test_negatives_avoid_the_history_or_only_its_first_item(rule: Any, tmp_path: Path) -> None:
-    needs = Needs(n_negatives=40, negatives_exclude=rule, samples=("all", "prefix", "pairs"))
+def only_last(view: TrainView) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last training item of each user, for a rule that excludes nothing else."""
+    last = view.offsets[1:] - 1
+    return view.users[last], view.items[last]
+
+
+@pytest.mark.parametrize("rule", [whole_history, only_last])
+def test_negatives_avoid_the_items_that_the_rule_names(rule: Any, tmp_path: Path) -> None:
+    needs = Needs(extras=(Negatives(k=40, exclude=rule),), samples=("all", "prefix", "pairs"))
     trainer = make(tmp_path, needs=needs, config=replace(CONFIG, max_epochs=2))
     trainer.fit()
     drawn: dict[int, set[int]] = {}
@@ -323,21 +332,21 @@ def test_negatives_avoid_the_history_or_only_its_first_item(rule: Any, tmp_path:
         assert batch.negatives.shape == (len(batch.target), 40)
         for user, row in zip(batch.user.tolist(), batch.negatives.tolist(), strict=True):
             drawn.setdefault(user, set()).update(row)
-    hit_later = 0
+    n_of_history = 0
     for user, found in drawn.items():
         history = VIEW.items[VIEW.offsets[user] : VIEW.offsets[user + 1]].tolist()
-        excluded = set(history) if rule == "history" else {history[0]}
+        excluded = set(history) if rule is whole_history else {history[-1]}
         assert found <= set(range(1, N_ITEMS + 1)) - excluded
-        hit_later += len(found & set(history))
+        n_of_history += len(found & set(history))
     assert len(drawn) == N_USERS
-    assert (hit_later > 0) == (rule == "first")
+    assert (n_of_history > 0) == (rule is only_last)
 
 
 def test_epochs_differ_and_seeds_differ(tmp_path: Path) -> None:
     """Order, noise and negatives are drawn anew each epoch, and all depend on the seed."""
     seen = {}
     for seed in (1, 2):
-        model = Bilinear(n_items=N_ITEMS, n_users=N_USERS, needs=Needs(n_negatives=1))
+        model = Bilinear(n_items=N_ITEMS, n_users=N_USERS, needs=Needs(extras=(Negatives(),)))
         folder = tmp_path / str(seed)
         folder.mkdir()
         trainer = Trainer(
@@ -345,7 +354,6 @@ def test_epochs_differ_and_seeds_differ(tmp_path: Path) -> None:
         )
         trainer.fit()
         for epoch, batch in enumerate(model.batches):
-            assert batch.negatives is not None
             seen[seed, epoch] = batch.user.tolist(), batch.negatives.tolist()
     assert len({str(users) for users, _ in seen.values()}) == 4
     assert len({str(negatives) for _, negatives in seen.values()}) == 4

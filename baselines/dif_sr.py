@@ -1,0 +1,258 @@
+"""DIF-SR: Decoupled Side Information Fusion for Sequential Recommendation. Xie, Zhou, Kim, SIGIR 2022,
+arXiv:2204.11046.  Official code: github.com/AIM-SE/DIF-SR @ b600052 (class SASRecD in a RecBole fork).
+
+Ids, categories and positions each have attention scores of their own; a fusion makes one score of the three. Values
+come from the ids alone. A second loss predicts the categories of the next item.
+
+Axes: R rows, W width, H heads, Q asking places, D hidden, A width of an attribute, C categories, T targets, N items.
+Follows: paper sec. 3.3: Streams what attention sees of an event, DecoupledAttention the scores of each stream,
+SumFusion, ConcatFusion and GateFusion their fusion; sec. 3.4: query()/item_table() the score, loss() cross entropy and
+the attribute loss.
+Three differences matter, the recipe lists all: (1) The released code never trains the categories' vectors, N(0, 1) at
+the start; here they are trained (`attributes`). (2) Concat and gate read whole rows of scores, later events and padding
+too, as in the code, so they are trained on one row per prefix; `fusion_input = "masked"` hides those scores, and then
+all positions of a history train in one pass, as with sum. (3) The attribute loss is a mean over categories, as in the
+code; the paper's is a sum.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
+from mmbench.nn.categories import CategorySets, CategoryTable
+from mmbench.nn.layers import Dropout, at, check_heads, hide, init_normal
+from mmbench.nn.losses import cross_entropy, wide
+from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
+
+EPS = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class DIFSRConfig:
+    hidden_dim: PositiveInt = 64
+    attribute_dim: PositiveInt = 64
+    inner_dim: PositiveInt = 256
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.5
+    attn_dropout: Probability = 0.3
+    fusion: Literal["sum", "concat", "gate"] = "gate"
+    fusion_input: Literal["raw", "masked"] = "raw"  # is what concat and gate read
+    pooling: Literal["sum", "mean"] = "sum"  # makes one vector of an item's categories
+    attribute_weight: NonNegativeFloat = 5.0  # lambda
+    attributes: Literal["trained", "frozen"] = "trained"
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_dim, self.n_heads)
+        if self.attribute_dim % self.n_heads:
+            raise ValueError(f"attribute_dim {self.attribute_dim} is not divisible by n_heads {self.n_heads}")
+
+
+class Streams(NamedTuple):
+    """What attention sees of events, in the order of the paper's stack. B is R, or 1: the same for all rows."""
+
+    attribute: Tensor  # [R, W, A]
+    item: Tensor  # [R, W, D]
+    position: Tensor  # [B, W, D]
+
+    def asking(self, slot: Tensor) -> "Streams":
+        """Return the events at the places `slot` [T] of the flat [R W], each in a row of its own: [T, 1, ..]."""
+        width = self.item.shape[1]
+        rows = [F.embedding(slot % width, x[0]) if len(x) == 1 else at(x, slot) for x in self]
+        return Streams(*(x[:, None] for x in rows))
+
+    def of_rows(self, row: Tensor) -> "Streams":
+        """Return the streams of the rows `row` [T], [T, W, ..]."""
+        return Streams(*(x if len(x) == 1 else x.index_select(0, row) for x in self))
+
+
+class SumFusion(nn.Module):
+    """S_attribute + S_item + S_position, as one product of queries and keys that lie side by side."""
+
+    def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
+        """Return the scores [R, H, Q, W] of each stream's queries [B, H, Q, ..] and keys [B, H, W, ..]."""
+
+        def side_by_side(parts: list[Tensor]) -> Tensor:
+            n_rows = max(len(x) for x in parts)
+            return torch.cat([x.expand(n_rows, -1, -1, -1) for x in parts], -1)
+
+        return side_by_side(queries) @ side_by_side(keys).mT
+
+
+class ConcatFusion(nn.Module):
+    """A linear map of the rows of scores of all streams, one after the other."""
+
+    def __init__(self, n_places: int) -> None:
+        super().__init__()
+        self.concat = nn.Linear(3 * n_places, n_places)
+
+    def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
+        """Return scores like SumFusion; `seen` [R, 1, Q, W] is 1 where a place may look, or None. W <= `n_places`."""
+        scores = scores_of(queries, keys, seen)
+        width, n_places = scores[0].shape[-1], self.concat.out_features
+        maps = self.concat.weight[:width].split(n_places, 1)
+        mapped = [F.linear(s, weight[:, :width]) for s, weight in zip(scores, maps, strict=True)]
+        return mapped[0] + mapped[1] + mapped[2] + self.concat.bias[:width]
+
+
+class GateFusion(nn.Module):
+    """A weighted mean of the streams' scores; the weights are a softmax of w2 relu(W1 row + b1) + b2."""
+
+    def __init__(self, n_places: int) -> None:
+        super().__init__()
+        self.inner, self.energy = nn.Linear(n_places, n_places), nn.Linear(n_places, 1)
+
+    def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
+        """Return scores as ConcatFusion does."""
+        scores = scores_of(queries, keys, seen)
+        weight = self.inner.weight[:, : scores[0].shape[-1]]
+        energies = [self.energy(F.relu(F.linear(s, weight, self.inner.bias))) for s in scores]
+        shares = torch.cat(torch.broadcast_tensors(*energies), -1).softmax(-1)[..., None, :]
+        mixed = [s * shares[..., k] for k, s in enumerate(scores)]
+        return mixed[0] + mixed[1] + mixed[2]
+
+
+def scores_of(queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> list[Tensor]:
+    """Return the scores of each stream, [B, H, Q, W]; 0 where nothing may be `seen`."""
+    scores = [q @ k.mT for q, k in zip(queries, keys, strict=True)]
+    return scores if seen is None else [s * seen for s in scores]
+
+
+class DecoupledAttention(nn.Module):
+    """softmax(Fuse(scores of attributes, ids, positions) / sqrt(D / H)) over the values of the ids."""
+
+    def __init__(self, config: DIFSRConfig, n_places: int) -> None:
+        super().__init__()
+        dim, self.n_heads, self.drop = config.hidden_dim, config.n_heads, Dropout(config.attn_dropout)
+        widths = (config.attribute_dim, dim, dim)
+        self.query = nn.ModuleList(nn.Linear(n, n) for n in widths)
+        self.key = nn.ModuleList(nn.Linear(n, n) for n in widths)
+        self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.is_masked = config.fusion_input == "masked"
+        fusions = {"concat": ConcatFusion, "gate": GateFusion}
+        self.fusion = fusions[config.fusion](n_places) if config.fusion in fusions else SumFusion()
+
+    def heads(self, x: Tensor) -> Tensor:
+        """Split x [.., Q, D] into heads, [.., H, Q, D / H]."""
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)
+
+    def forward(self, asking: Streams, read: Streams, mask: Tensor) -> Tensor:
+        """Return what asking [R, Q, ..] finds in read [R, W, ..] under mask bool [R, Q, W], [R, Q, D]."""
+        queries = [self.heads(project(x)) for project, x in zip(self.query, asking, strict=True)]
+        keys = [self.heads(project(x)) for project, x in zip(self.key, read, strict=True)]
+        value = self.heads(self.value(read.item))
+        # Not in half precision: unscaled scores are large, and their gates steep.
+        with torch.autocast(value.device.type, enabled=False):
+            seen = mask[:, None].to(queries[0].dtype) if self.is_masked else None
+            scores = self.fusion([wide(q) for q in queries], [wide(k) for k in keys], seen)
+            weights = hide(scores * value.shape[-1] ** -0.5, mask).softmax(-1)
+        mixed = self.drop(weights) @ value
+        out: Tensor = self.out(mixed.transpose(-2, -3).flatten(-2))
+        return out
+
+
+class DecoupledBlock(nn.Module):
+    """x = LN(x + drop(attention)); x = LN(x + drop(ffn)), x being the stream of ids."""
+
+    def __init__(self, config: DIFSRConfig, n_places: int) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.attention = DecoupledAttention(config, n_places)
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=EPS), nn.LayerNorm(dim, eps=EPS)
+        self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+        self.drop = Dropout(config.dropout)
+
+    def forward(self, streams: Streams, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+        """Return the next layer's ids [R, W, D] under mask bool [R, W, W], or [T, D] at the places `slot` [T] only."""
+        if slot is not None and len(slot) <= len(mask):  # at most one place a row asks
+            row, width = slot // mask.shape[2], mask.shape[2]
+            asking, read = streams.asking(slot), streams.of_rows(row)
+            mixed = self.attention(asking, read, mask[row, slot % width][:, None])[:, 0]
+        else:
+            mixed = at(self.attention(streams, streams, mask), slot)
+        x = self.norm1(at(streams.item, slot) + self.drop(mixed))
+        return self.norm2(x + self.drop(self.down(F.gelu(self.up(x)))))
+
+
+def freeze(table: nn.Embedding) -> None:
+    """Make a table one of numbers N(0, 1) that are stored and never trained."""
+    vectors = torch.randn(table.weight.shape)
+    del table.weight
+    table.register_buffer("weight", vectors)
+
+
+class DIFSR(Recommender[DIFSRConfig]):
+    def __init__(self, config: DIFSRConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim = config.hidden_dim
+        self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+        self.position_emb = nn.Embedding(catalog.max_len, dim)
+        self.categories = CategorySets(catalog.category_ids, catalog.category_offsets, catalog.n_categories)
+        self.attribute_table = CategoryTable(self.categories, config.attribute_dim, config.pooling)
+        self.norm, self.drop = nn.LayerNorm(dim, eps=EPS), Dropout(config.dropout)
+        self.blocks = nn.ModuleList(DecoupledBlock(config, catalog.max_len) for _ in range(config.n_layers))
+        if config.attribute_weight:
+            self.attribute_head = nn.Linear(dim, catalog.n_categories)
+        init_normal(self, std=0.02)
+        if config.attributes == "frozen":
+            freeze(self.attribute_table.emb)
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the fusion sees scores of later events and padding, so that states depend on all W places."""
+        return self.config.fusion != "sum" and self.config.fusion_input == "raw"
+
+    @property
+    def needs(self) -> Needs:
+        if self.reads_padding:
+            return Needs(layout="fixed", samples=("prefix",), causal=False)
+        if self.config.fusion == "sum":
+            return Needs(samples=("all", "prefix", "last-window"))
+        # One history a row, so that a row of scores begins at the history's first event.
+        return Needs(layout="padded", samples=("all", "prefix", "last-window"))
+
+    def streams(self, batch: Batch) -> Streams:
+        """Return what the first layer sees; positions once for all rows where each has one history."""
+        place = batch.position
+        if self.config.fusion != "sum":
+            place = torch.arange(place.shape[1], device=place.device)[None]
+        x = self.drop(self.norm(self.item_emb(batch.item_seq)))
+        return Streams(self.attribute_table(batch.item_seq), x, self.position_emb(place))
+
+    def attention_mask(self, batch: Batch) -> Tensor:
+        """Return bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2)."""
+        if not self.reads_padding:
+            return batch.attention_mask(causal=True)
+        # Padding looks at the history before it, because the next layer's fusion reads the scores of padding.
+        width = batch.mask.shape[1]
+        causal = torch.ones(width, width, dtype=torch.bool, device=batch.mask.device).tril()
+        return batch.mask[:, None] & causal
+
+    def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
+        """Return the states of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
+        streams, mask = self.streams(batch), self.attention_mask(batch)
+        for block in self.blocks[:-1]:
+            streams = streams._replace(item=block(streams, mask))
+        state: Tensor = self.blocks[-1](streams, mask, slot)
+        return state
+
+    def query(self, batch: Batch) -> Tensor:
+        return self.encode(batch, batch.slot)
+
+    def item_table(self) -> Tensor:
+        return self.item_emb.weight[1:]
+
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        query = self.query(batch)
+        terms = {"ce": cross_entropy(query, self.item_table(), batch.target)}
+        if self.config.attribute_weight:
+            logits, labels = self.attribute_head(query), self.categories.labels(batch.target)
+            attribute = F.binary_cross_entropy_with_logits(logits, labels)
+            terms["attribute"] = self.config.attribute_weight * attribute
+        return terms

@@ -1,0 +1,273 @@
+"""IISAN: Efficiently Adapting Multimodal Representation for Sequential Recommendation with Decoupled PEFT. Fu et al.,
+SIGIR 2024, arXiv 2404.02059.  Official code: github.com/GAIR-Lab/IISAN @ 67f5c1f (Code_Cached).
+
+BERT and ViT stay frozen; a small network beside them reads the state of their first token after every second block. It
+has three towers of adapters: one for texts, one for pictures, one between both. An item has no id vector. A causal
+Transformer reads the item vectors of a history.
+
+Axes: G = 3 towers (image, text, inter), n items, K layers that are read, F width of a state, R rows, W width,
+T targets, D hidden, N items, M different items of a step.
+Follows the official code (the paper's equations were not available): adapters SideNetwork.forward(), item vectors
+encode_items(), user encoder encode(), its loss in_batch_loss().
+Differences: (1) cross entropy over the catalogue at all positions; the code compares with the items of the batch, each
+corrected by its popularity (`loss = "inbatch"`). (2) The oldest item has position 0; the code pads on the left, so that
+the newest has the last position (`positions = "left-padded"`). (3) One learning rate; the code has three.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs, WholeRows
+from mmbench.nn.features import LayerFeatures
+from mmbench.nn.grouped import GroupedLinear
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads
+from mmbench.nn.losses import ROWS_OF_LOGITS, cross_entropy
+from mmbench.nn.memo import Memo
+from mmbench.settings.config import PositiveInt, Probability
+
+TOWERS = ("image", "text", "inter")
+TEMPERATURE = 0.1  # of the gates
+MASKED = -1e4  # a logit of a candidate that is none
+ITEMS_AT_ONCE = 2048  # whose activations are held, about 170 KB each in float32 with states of 768 dims
+
+
+@dataclass(frozen=True, kw_only=True)
+class IISANConfig:
+    loss: Literal["ce", "inbatch"] = "ce"
+    positions: Literal["oldest-first", "left-padded"] = "oldest-first"
+    layer_step: PositiveInt = 2  # the embedding output and every so many blocks are read; 1 = all
+    bottleneck_dim: PositiveInt = 64
+    activation: Literal["relu", "gelu"] = "relu"  # of the adapters
+    hidden_dim: PositiveInt = 64
+    inner_dim: PositiveInt = 256
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.1
+    attn_dropout: Probability = 0.1
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_dim, self.n_heads)
+
+
+class Adapter(nn.Module):
+    """x + up(act(down(x))) of each tower, x [G, n, F]."""
+
+    def __init__(self, config: IISANConfig, dim: int) -> None:
+        super().__init__()
+        self.down = GroupedLinear(len(TOWERS), dim, config.bottleneck_dim)
+        self.up = GroupedLinear(len(TOWERS), config.bottleneck_dim, dim)
+        self.activation = F.relu if config.activation == "relu" else F.gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.up(self.activation(self.down(x)))
+        return out
+
+
+class SideNetwork(nn.Module):
+    """Item vectors from the states of two frozen networks: text and image [n, K, F] -> [n, D]."""
+
+    def __init__(self, config: IISANConfig, n_states: int, dim: int) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleList(Adapter(config, dim) for _ in range(n_states))
+        self.gate = nn.Parameter(torch.zeros(n_states, len(TOWERS)))
+        self.head = GroupedLinear(len(TOWERS), dim, dim)
+        self.narrow = GroupedLinear(len(TOWERS), dim, config.hidden_dim)
+        self.join = nn.Linear(len(TOWERS) * config.hidden_dim, config.hidden_dim)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """The official code's: adapters N(0, 0.01^2); the image tower's last map Xavier; else as PyTorch does."""
+        for part in self.adapters.modules():
+            if isinstance(part, GroupedLinear) and part.bias is not None:
+                nn.init.normal_(part.weight, std=0.01)
+                nn.init.zeros_(part.bias)
+        image = TOWERS.index("image")
+        nn.init.xavier_normal_(self.narrow.weight[image])
+        assert self.narrow.bias is not None
+        self.narrow.bias.view(len(TOWERS), -1)[image].zero_()
+
+    def forward(self, text: Tensor, image: Tensor) -> Tensor:
+        states = text.new_zeros(len(TOWERS), len(text), text.shape[-1])
+        for k, adapter in enumerate(self.adapters):
+            states = adapter(self.mix(k, text[:, k], image[:, k], states))
+        vectors = self.narrow(self.head(states))  # [G, n, D]
+        joined: Tensor = self.join(vectors.movedim(0, 1).flatten(1))
+        return joined
+
+    def mix(self, k: int, text: Tensor, image: Tensor, states: Tensor) -> Tensor:
+        """Return what the adapters of layer k read: the layer's states, each [n, F], and the towers' own [G, n, F].
+
+        The tower between both adds the gated sum of image and text to its state; the others gate their own.
+        """
+        gate = (self.gate[k] / TEMPERATURE).sigmoid()
+        return torch.stack(
+            [
+                torch.lerp(states[0], image, gate[0]),
+                torch.lerp(states[1], text, gate[1]),
+                states[2] + torch.lerp(text, image, gate[2]),
+            ]
+        )
+
+
+def layer_table(catalog: Catalog, modality: str, step: int) -> LayerFeatures:
+    """Return the states of every `step`-th layer; ValueError when the data set has none per layer."""
+    if modality not in catalog.layer_feat:
+        raise ValueError(
+            f"there are no {modality} features per layer; make them with `mmbench extract DATASET --text "
+            "bert-base-uncased+layers --image vit-base-patch16-224+layers`, and name them in text_encoder and "
+            "image_encoder"
+        )
+    return LayerFeatures(catalog.layer_feat[modality], slice(0, None, step))
+
+
+def log_popularity(catalog: Catalog) -> Tensor:
+    """Return the logarithm of each item's share of the events in the rows, [N + 1]; 0 where it has none.
+
+    A row holds the newest max_len + 1 training events of a user.
+    """
+    ends = catalog.train_offsets[1:][catalog.histories.users]
+    is_read = torch.arange(len(catalog.train_items)) >= ends - catalog.max_len - 1
+    counts = torch.bincount(catalog.train_items[is_read], minlength=catalog.n_items + 1).double()
+    logs = (counts / counts.sum().clamp(min=1)).log()
+    return torch.where(counts > 0, logs, 0.0).to(torch.get_default_dtype())
+
+
+class IISAN(Recommender[IISANConfig]):
+    reads_layers = True
+    log_pop: Tensor
+
+    def __init__(self, config: IISANConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim = config.hidden_dim
+        self.memo: Memo[Tensor] = Memo()
+        self.text = layer_table(catalog, "text", config.layer_step)
+        self.image = layer_table(catalog, "image", config.layer_step)
+        shape, other = self.text.bits.shape[1:], self.image.bits.shape[1:]
+        if shape != other:
+            raise ValueError(
+                "text and image features must have as many layers of one width: "
+                f"read are {shape[0]} of {shape[1]} and {other[0]} of {other[1]}"
+            )
+        self.side = SideNetwork(config, *shape)
+        self.position_emb = nn.Embedding(catalog.max_len, dim)
+        self.norm, self.drop = nn.LayerNorm(dim, eps=1e-6), Dropout(config.dropout)
+        self.encoder = PostNormEncoder(
+            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+            dropout=config.dropout, attn_dropout=config.attn_dropout, activation="relu", eps=1e-6, attn_bias=False,
+        )  # fmt: skip
+        if config.loss == "inbatch":
+            self.register_buffer("log_pop", log_popularity(catalog), persistent=False)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        self.side.init_weights()
+        nn.init.xavier_normal_(self.position_emb.weight)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear):
+                for part in module.weight.split(self.config.hidden_dim if module.bias is None else 2**31):
+                    nn.init.xavier_normal_(part)  # query, key and value are one tensor
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def needs(self) -> Needs:
+        """Not stackable: what a step computes of its items is computed again for the gradients (encode_items)."""
+        if self.config.loss == "inbatch":
+            return Needs(samples=("last-window",), stackable=False, extras=(WholeRows(),))
+        if self.config.positions == "left-padded":
+            return Needs(samples=("prefix", "last-window"), stackable=False)
+        return Needs(samples=("all", "prefix", "last-window"), stackable=False)
+
+    # -- items --------------------------------------------------------------------------------------------
+
+    def encode_items(self, ids: Tensor) -> Tensor:
+        """Return the vectors of items [n], [n, D].
+
+        Activations of a part of the items are held at a time: the others' are computed again when gradients are.
+        """
+        parts = [
+            checkpoint(self._encode_part, part, use_reentrant=False, preserve_rng_state=False)
+            for part in ids.split(ITEMS_AT_ONCE)
+        ]
+        return torch.cat(parts)
+
+    def _encode_part(self, ids: Tensor) -> Tensor:
+        vectors: Tensor = self.side(self.text(ids), self.image(ids))
+        return vectors
+
+    def item_table(self) -> Tensor:
+        ids = torch.arange(1, self.n_items + 1, device=self.position_emb.weight.device)
+        return self.memo(
+            self, lambda: self.encode_items(ids)
+        )  # once for a ranking, not for each of its chunks
+
+    def train(self, mode: bool = True) -> "IISAN":
+        self.memo.forget()
+        super().train(mode)
+        return self
+
+    # -- users --------------------------------------------------------------------------------------------
+
+    def encode(self, batch: Batch, vectors: Tensor) -> Tensor:
+        """Return the states at the batch's slots [T, D]; vectors [R, W, D] of its items."""
+        place = batch.position
+        if self.config.positions == "left-padded":
+            lengths = batch.attention_mask(causal=False).sum(-1)
+            place = (self.max_len - lengths + place).clamp(min=0)  # padding may have any
+        x = self.drop(self.norm(vectors + self.position_emb(place)))
+        return self.encoder(x, batch.attention_mask(causal=True), batch.slot)
+
+    def query(self, batch: Batch) -> Tensor:
+        return self.encode(batch, look_up(self.item_table(), batch))
+
+    # -- losses -------------------------------------------------------------------------------------------
+
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        if self.config.loss == "inbatch":
+            return {"inbatch": self.in_batch_loss(batch)}
+        table = self.item_table()
+        return {"ce": cross_entropy(self.encode(batch, look_up(table, batch)), table, batch.target)}
+
+    def in_batch_loss(self, batch: TrainBatch) -> Tensor:
+        """Return the mean cross entropy of each target among all items of the step but those of its own history.
+
+        Every occurrence of an item counts, as if it had a column of its own; its logit is less its log popularity.
+        """
+        is_first = batch.at_slots(batch.position) == 0
+        history = is_first.cumsum(0) - 1  # [T]
+        first = batch.at_slots(batch.item_seq)[is_first]
+        ids, index, count = torch.cat([first, batch.target]).unique(return_inverse=True, return_counts=True)
+        of_first, of_target = index.split((len(first), len(batch.target)))
+        is_own = torch.zeros(len(first), len(ids), dtype=torch.bool, device=ids.device)
+        is_own[torch.arange(len(first), device=ids.device), of_first] = True
+        is_own[history, of_target] = True
+        table = self.encode_items(ids)
+        padded = torch.searchsorted(ids, batch.item_seq).clamp(max=len(ids) - 1)  # padding may be any item
+        query = self.encode(batch, F.embedding(padded, table))
+        with torch.autocast(query.device.type, enabled=False):
+            query, table = query.to(self.log_pop.dtype), table.to(self.log_pop.dtype)
+            own = (query * F.embedding(of_target, table)).sum(-1) - self.log_pop[batch.target]
+            bias = count.to(table.dtype).log() - self.log_pop[ids]
+            chunks = zip(query.split(ROWS_OF_LOGITS), history.split(ROWS_OF_LOGITS), strict=True)
+            others = [
+                checkpoint(_log_sum, rows, table, bias, is_own[mine], use_reentrant=False)
+                for rows, mine in chunks
+            ]
+            return (torch.logaddexp(own, torch.cat(others)) - own).mean()
+
+
+def look_up(table: Tensor, batch: Batch) -> Tensor:
+    """Return the rows of a table [N, D] for the batch's items, [R, W, D]; zero where there is padding."""
+    return F.embedding(batch.item_seq, F.pad(table, (0, 0, 1, 0)))
+
+
+def _log_sum(query: Tensor, table: Tensor, bias: Tensor, is_own: Tensor) -> Tensor:
+    """Return log sum exp over the items [M] that are not the history's own, [T]."""
+    return torch.addmm(bias, query, table.T).masked_fill(is_own, MASKED).logsumexp(-1)

@@ -1,0 +1,297 @@
+"""S3-Rec: Self-Supervised Learning for Sequential Recommendation with Mutual Information Maximization. Zhou et al.,
+CIKM 2020, arXiv 2008.07873.  Official code: github.com/RUCAIBox/CIKM2020-S3Rec @ 2a81540.
+
+A Transformer over item ids is first trained to tell attributes, masked items and masked segments of histories, looking
+at both sides; then it is fine-tuned, causally, on the next item. Attributes teach and are no input.
+
+Axes: R rows, W width, D hidden, A attributes, T targets, N items, E training events; [MASK] is id N + 1.
+Follows the official code and the paper's four terms, pretraining_loss(): attributes of visible items (AAP), masked
+items (MIP), attributes of masked items (MAP; both attribute_terms()), segments (SP). What they hide: draw_cloze().
+Encoder: encode(). Fine-tuning: loss().
+Differences: (1) attributes are scored from the state of an item in its history, all of them at once, as the code does;
+the paper scores the item's embedding, against sampled attributes. (2) Validation and test events are neither cut into
+segments nor kept from being negatives; the code does both. (3) [MASK] is never a negative item; in the code it can be.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender, Stage
+from mmbench.models.needs import Needs, Negatives
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
+from mmbench.nn.losses import next_item
+from mmbench.settings.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+
+PRETRAIN = "pretrain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3RecConfig:
+    attributes: Literal["category+brand", "category"] = "category+brand"
+    attribute_min_count: PositiveInt = 5  # items that share an attribute, else it is none
+    pretrain_epochs: NonNegativeInt = 100
+    pretrain_batch_size: PositiveInt = 200  # counts prefixes
+    mask_ratio: Fraction = 0.2
+    aap_weight: NonNegativeFloat = 0.2
+    mip_weight: NonNegativeFloat = 1.0
+    map_weight: NonNegativeFloat = 1.0
+    sp_weight: NonNegativeFloat = 0.5
+    pair_form: Literal["double", "logit"] = "double"  # of MIP and SP, see pair_loss
+    loss: Literal["bce", "bpr", "ce"] = "bce"  # of fine-tuning
+    hidden_dim: PositiveInt = 128
+    inner_dim: PositiveInt = 512
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.5
+    attn_dropout: Probability = 0.5
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_dim, self.n_heads)
+
+
+class Labels(nn.Module):
+    """Classes that items have, any number each, as lists: a table of all classes would be large for many brands.
+
+    item, label  pairs, int64 [n] each. Classes of fewer than `min_count` items are left out.
+    """
+
+    ids: Tensor  # int64 [N + 2, K], 0..n_classes - 1
+    is_real: Tensor  # bool [N + 2, K], False where an item has fewer than K classes
+
+    def __init__(self, item: Tensor, label: Tensor, n_items: int, min_count: int) -> None:
+        super().__init__()
+        pairs = torch.stack([item, label], 1).unique(dim=0)
+        is_kept = torch.bincount(pairs[:, 1], minlength=1) >= min_count
+        items, labels = pairs[is_kept[pairs[:, 1]]].unbind(1)
+        counts = torch.bincount(items, minlength=n_items + 2)
+        place = torch.arange(len(items)) - (counts.cumsum(0) - counts)[items]
+        ids = torch.zeros(n_items + 2, int(counts.max()), dtype=torch.int64)
+        ids[items, place] = (is_kept.cumsum(0) - 1)[labels]
+        self.n_classes = int(is_kept.sum())
+        # Not in checkpoints: the data set has them.
+        self.register_buffer("ids", ids, persistent=False)
+        self.register_buffer("is_real", torch.arange(ids.shape[1]) < counts[:, None], persistent=False)
+
+    @property
+    def n_labelled(self) -> int:
+        """How many items have a class."""
+        return int(self.is_real.any(1).sum())
+
+    def bce(self, logits: Tensor, items: Tensor) -> Tensor:
+        """Return the binary cross entropy of logits [..., A] with the classes of items [...], summed over A, [...]."""
+        own = logits.gather(-1, self.ids[items])
+        return F.softplus(logits).sum(-1) - torch.where(self.is_real[items], own, 0.0).sum(-1)
+
+
+def attribute_labels(config: S3RecConfig, catalog: Catalog) -> Labels:
+    """Return the attributes of the items; ValueError when the data set has none."""
+    item, label = torch.zeros(2, 0, dtype=torch.int64)
+    if catalog.category_ids is not None and catalog.category_offsets is not None:
+        item = torch.repeat_interleave(torch.arange(catalog.n_items + 1), catalog.category_offsets.diff())
+        label = catalog.category_ids
+    if config.attributes == "category+brand" and catalog.brand_ids is not None:
+        with_brand = catalog.brand_ids.nonzero()[:, 0]
+        item = torch.cat([item, with_brand])
+        label = torch.cat([label, catalog.n_categories + catalog.brand_ids[with_brand]])
+    labels = Labels(item, label, catalog.n_items, config.attribute_min_count)
+    if not labels.n_classes:
+        raise ValueError(
+            f"no attribute (categories, brands) is shared by {config.attribute_min_count} items; lower "
+            "attribute_min_count, or set pretrain_epochs = 0 to leave pre-training out"
+        )
+    return labels
+
+
+class Cloze(NamedTuple):
+    """What pre-training hides of histories; all [R, W]."""
+
+    items: Tensor  # with [MASK] in place of masked items
+    is_masked: Tensor
+    negatives: Tensor  # an item for each place that its history does not have
+    context: Tensor  # the history without a segment
+    positive: Tensor  # the segment alone
+    negative: Tensor  # other events in its place
+
+
+def history_lengths(batch: Batch) -> Tensor:
+    """Return how many places the history of each place has, int64 [R, W]; any number where there is padding."""
+    return batch.attention_mask(causal=False).sum(-1)
+
+
+def items_elsewhere(batch: Batch, n_items: int) -> Tensor:
+    """Draw an item for each place, uniform over those that its history does not have, int64 [R, W].
+
+    With the different items of a history sorted, h_1 < .. < h_m, h_k - k others are below h_k: the x-th of the
+    others is x + #{k: h_k - k < x}, as in mmbench.data.negatives.
+    """
+    items, same = batch.item_seq, batch.attention_mask(causal=False)
+    is_equal = same & (items[:, :, None] == items[:, None, :])
+    is_first = batch.mask & ~is_equal.tril(-1).any(-1)  # of several places with one item
+    others = same & is_first[:, None, :]
+    rank = (others & (items[:, None, :] <= items[:, :, None])).sum(-1)
+    draw = torch.rand(items.shape, dtype=torch.float64, device=items.device)
+    x = 1 + (draw * (n_items - others.sum(-1))).long()
+    return (x + (others & ((items - rank)[:, None, :] < x[:, :, None])).sum(-1)).clamp(max=n_items)
+
+
+def draw_cloze(batch: Batch, events: Tensor, n_items: int, mask_ratio: float) -> Cloze:
+    """Draw what is hidden of each history; `events` are the items of all training events [E], user after user.
+
+    The last item is always masked. A segment has 1 to half of the history's items; a history of one item has none,
+    and is context and segment as it is.
+    """
+    items, position, mask_id = batch.item_seq, batch.position, n_items + 1
+    length = history_lengths(batch)
+    draw = torch.rand(4, *items.shape, dtype=torch.float64, device=items.device)
+    is_masked = batch.mask & ((draw[0] < mask_ratio) | (position == length - 1))
+    first = torch.arange(items.shape[1], device=items.device) - position
+    of_history = draw[1:].gather(2, first.expand(3, -1, -1))  # draws of its first place serve all of them
+    size = 1 + (of_history[0] * (length // 2)).long()
+    begin = (of_history[1] * (length - size + 1)).long()
+    cut = (of_history[2] * (len(events) - size + 1)).long()
+    is_whole = length < 2
+    is_hidden = (position >= begin) & (position < begin + size) & ~is_whole
+    other = events[(cut + position - begin).clamp(0, len(events) - 1)]
+    return Cloze(
+        items=items.masked_fill(is_masked, mask_id),
+        is_masked=is_masked,
+        negatives=items_elsewhere(batch, n_items),
+        context=items.masked_fill(is_hidden, mask_id),
+        positive=items.masked_fill(~(is_hidden | is_whole), mask_id),
+        negative=torch.where(is_hidden, other, items.masked_fill(~is_whole, mask_id)),
+    )
+
+
+def pair_loss(positive: Tensor, negative: Tensor, form: Literal["double", "logit"]) -> Tensor:
+    """Return -log sigma(sigma(r+) - sigma(r-)) ("double", the code's), in .313 .. 1.313, or -log sigma(r+ - r-)."""
+    if form == "double":
+        positive, negative = positive.sigmoid(), negative.sigmoid()
+    return F.softplus(negative - positive)
+
+
+class Pretraining(nn.Module):
+    """What only pre-training needs besides the encoder."""
+
+    events: Tensor
+
+    def __init__(self, config: S3RecConfig, catalog: Catalog) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.labels = attribute_labels(config, catalog)
+        self.attribute_emb = nn.Embedding(self.labels.n_classes, dim)
+        self.aap, self.mip, self.map, self.sp = (nn.Linear(dim, dim) for _ in range(4))
+        self.register_buffer("events", catalog.train_items, persistent=False)
+
+
+class S3Rec(Recommender[S3RecConfig]):
+    def __init__(self, config: S3RecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim = config.hidden_dim
+        self.item_emb = nn.Embedding(catalog.n_items + 2, dim, padding_idx=0)
+        self.position_emb = nn.Embedding(catalog.max_len, dim)
+        self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
+        self.encoder = PostNormEncoder(
+            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+            dropout=config.dropout, attn_dropout=config.attn_dropout,
+        )  # fmt: skip
+        self.pretraining = Pretraining(config, catalog) if config.pretrain_epochs else None
+        self.is_pretraining = False
+        init_normal(self, std=0.02)
+        zero_padding(self.item_emb)
+
+    @property
+    def needs(self) -> Needs:
+        extras = () if self.config.loss == "ce" else (Negatives(),)
+        return Needs(samples=("last-window", "prefix", "sequence-prefix"), extras=extras)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        if not self.config.pretrain_epochs:
+            return (Stage(),)
+        size = {"batch_size": self.config.pretrain_batch_size, "batch_unit": "rows"}
+        first = Stage(
+            name=PRETRAIN, epochs=self.config.pretrain_epochs, samples="sequence-prefix", settings=size
+        )
+        return (first, Stage(name="finetune"))
+
+    def start_stage(self, name: str) -> None:
+        self.is_pretraining = name == PRETRAIN
+
+    def extra_state(self) -> dict[str, int]:
+        if self.pretraining is None:
+            return {}
+        labels = self.pretraining.labels
+        return {"n_attributes": labels.n_classes, "n_items_with_attributes": labels.n_labelled}
+
+    # -- states -------------------------------------------------------------------------------------------
+
+    def encode(self, items: Tensor, batch: Batch, *, causal: bool, slot: Tensor | None = None) -> Tensor:
+        """Return states of the items [C R, W], C versions of the batch's, [C R, W, D], or [T, D] at `slot`.
+
+        The newest item of a history has the last position.
+        """
+        n_versions = len(items) // len(batch.item_seq)
+        place = (self.max_len - history_lengths(batch) + batch.position).clamp(min=0)  # padding may have any
+        x = self.item_emb(items) + self.position_emb(place).repeat(n_versions, 1, 1)
+        mask = batch.attention_mask(causal=causal).repeat(n_versions, 1, 1)
+        return self.encoder(self.drop(self.norm(x)), mask, slot)
+
+    def query(self, batch: Batch) -> Tensor:
+        return self.encode(batch.item_seq, batch, causal=True, slot=batch.slot)
+
+    def item_table(self) -> Tensor:
+        return self.item_emb.weight[1:-1]
+
+    # -- losses -------------------------------------------------------------------------------------------
+
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        if self.is_pretraining:
+            config, events = self.config, self.parts_of_pretraining.events
+            return self.pretraining_loss(batch, draw_cloze(batch, events, self.n_items, config.mask_ratio))
+        kind = self.config.loss
+        return {kind: next_item(kind, self.query(batch), self.item_table(), batch)}
+
+    @property
+    def parts_of_pretraining(self) -> Pretraining:
+        if self.pretraining is None:
+            raise TypeError("pretrain_epochs is 0, so nothing of pre-training was made")
+        return self.pretraining
+
+    def pretraining_loss(self, batch: Batch, cloze: Cloze) -> dict[str, Tensor]:
+        """Return the four weighted terms, each a sum over the places, or the histories, that it is about."""
+        config, parts = self.config, self.parts_of_pretraining
+        versions = torch.cat([cloze.items, cloze.context, cloze.positive, cloze.negative])
+        states, context, positive, negative = self.encode(versions, batch, causal=False).chunk(4)
+        is_visible = batch.mask & ~cloze.is_masked
+        aap, masked = self.attribute_terms(states, batch.item_seq, is_visible, cloze.is_masked)
+        query = parts.mip(states)
+        pairs = [(query * self.item_emb(items)).sum(-1) for items in (batch.item_seq, cloze.negatives)]
+        mip = pair_loss(pairs[0], pairs[1], config.pair_form)
+        is_last = batch.mask & (batch.position == history_lengths(batch) - 1)
+        query = parts.sp(context)
+        sp = pair_loss((query * positive).sum(-1), (query * negative).sum(-1), config.pair_form)
+        return {
+            "aap": config.aap_weight * aap,
+            "mip": config.mip_weight * masked_sum(mip, cloze.is_masked),
+            "map": config.map_weight * masked,
+            "sp": config.sp_weight * masked_sum(sp, is_last),
+        }
+
+    def attribute_terms(
+        self, states: Tensor, items: Tensor, is_visible: Tensor, is_masked: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sums of AAP and MAP. No place has both, so each has the logits [A] of one of their maps."""
+        parts = self.parts_of_pretraining
+        query = torch.where(is_masked[..., None], parts.map(states), parts.aap(states))
+        losses = parts.labels.bce(query @ parts.attribute_emb.weight.T, items)
+        return masked_sum(losses, is_visible), masked_sum(losses, is_masked)
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the sum of values [...] where mask bool [...] is True."""
+    return torch.where(mask, values, 0.0).sum()

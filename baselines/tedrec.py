@@ -1,0 +1,266 @@
+"""TedRec: Sequence-level Semantic Representation Fusion for Recommender Systems. Xu, Tian, Li, Zhang, Wang, Wang, Wang,
+Chen, Zhao, CIKM 2024, arXiv:2402.18166.  Official code: github.com/RUCAIBox/TedRec @ e6b3cb9 (on RecBole).
+
+The texts of a history's items and their ids are fused as whole sequences: experts map texts to the width of ids, then
+both are multiplied frequency by frequency, which mixes every event's text with every other event's id. A causal
+Transformer reads the result; its last state is compared with the id vectors by cosine.
+
+Axes: R rows, W width, T histories (one for each target), L = max_len places, K = L // 2 + 1 frequencies, G experts,
+F width of features, D hidden, N items.
+Follows: paper sec. 3.2: Adaptor the distinguishable textual representations (experts with an offset for each place);
+sec. 3.3: FrequencyFusion the contextual convolution and its two gates; sec. 3.4: encode() the Transformer,
+query()/item_table() and loss() cosines and cross entropy.
+Three differences matter, the recipe lists all: (1) Padding takes part in the frequencies, as in the code: the random
+vector of its id, and the experts' offsets; `zero_padding` keeps it out. (2) The padding id is no class of the softmax,
+so that this vector stays as it was drawn. (3) Experts and Transformer run over packed histories, the frequencies over
+histories padded to L; the same numbers, without 768-wide work for padding.
+Not causal: frequencies mix later events into earlier ones, so each target is trained with its own prefix.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.models.base import Catalog, Recommender
+from mmbench.models.needs import Needs
+from mmbench.nn.features import available
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, dropout, init_normal
+from mmbench.nn.losses import cross_entropy, wide
+from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
+
+LEAST_NOISE = 0.01  # is the least deviation of a gate's logit in training
+
+
+@dataclass(frozen=True, kw_only=True)
+class TedRecConfig:
+    hidden_dim: PositiveInt = 64
+    inner_dim: PositiveInt = 256
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.5
+    attn_dropout: Probability = 0.5
+    adaptor_dropout: Probability = 0.2  # drops features, for each expert anew
+    n_experts: PositiveInt = 8  # G
+    temperature: PositiveFloat = 0.07  # tau
+    modalities: tuple[Literal["text", "image"], ...] = ("text",)
+    zero_padding: bool = False
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_dim, self.n_heads)
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities {list(self.modalities)} must name each modality once")
+
+
+class Adaptor(nn.Module):
+    """Frozen features -> D: G experts W_g (dropout_g(x) - b_g[place]), mixed by a gate that is noisy in training."""
+
+    feat: Tensor
+
+    def __init__(self, feat: Tensor, config: TedRecConfig, n_places: int) -> None:
+        super().__init__()
+        width, self.n_experts, self.p = feat.shape[1], config.n_experts, config.adaptor_dropout
+        self.register_buffer("feat", feat, persistent=False)  # the data set has it
+        self.experts = nn.Linear(width, self.n_experts * config.hidden_dim, bias=False)
+        self.offsets = nn.Parameter(torch.zeros(self.n_experts, n_places, width))
+        self.gate = nn.Linear(width, self.n_experts, bias=False)
+        self.noise = nn.Linear(width, self.n_experts, bias=False)
+
+    @torch.no_grad()
+    def reset_gates(self) -> None:
+        """Make all experts weigh the same at first."""
+        self.gate.weight.zero_()
+        self.noise.weight.zero_()
+
+    def forward(self, items: Tensor, place: Tensor) -> Tensor:
+        """Return the vectors of items [R, W] at their places [R, W] in their histories, [R, W, D]."""
+        x = F.embedding(items, self.feat)
+        offsets = F.embedding(place, self.mapped_offsets().flatten(1)).unflatten(-1, (self.n_experts, -1))
+        shares = self.shares(self.gate(x), self.noise(x))
+        return torch.einsum("rwg,rwgd->rwd", shares, self.mapped(x) - offsets)
+
+    def padding(self, like: Tensor) -> Tensor:
+        """Return what padding has beside T histories, whose features are zero: [T, L, D], or [L, D] in evaluation."""
+        offsets = self.mapped_offsets()  # [L, G, D]
+        if not self.training:
+            return -offsets.mean(1)
+        zero = like.new_zeros(len(like), *offsets.shape[:2])
+        return -torch.einsum("tlg,lgd->tld", self.shares(zero, zero), offsets)
+
+    def shares(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return the experts' weights [..., G], whose noise is drawn for each place and expert in training."""
+        if self.training:
+            drawn = torch.randn(logits.shape, dtype=logits.dtype, device=logits.device)
+            logits = logits + drawn * (F.softplus(noise) + LEAST_NOISE)
+        return logits.softmax(-1)
+
+    def mapped(self, x: Tensor) -> Tensor:
+        """Return W_g dropout_g(x) of x [R, W, F], [R, W, G, D]."""
+        if not self.training or not self.p:
+            mapped: Tensor = self.experts(x)
+            return mapped.unflatten(-1, (self.n_experts, -1))
+        # One expert after the other: their copies of x do not fit into a processor's cache together.
+        by_expert = [dropout(x, self.p, self.training) @ weight.T for weight in self.weights()]
+        return torch.stack(by_expert, -2)
+
+    def mapped_offsets(self) -> Tensor:
+        """Return W_g b_g[place], [L, G, D]."""
+        return (self.offsets @ self.weights().mT).transpose(0, 1)
+
+    def weights(self) -> Tensor:
+        """Return the experts' maps, [G, D, F]."""
+        return self.experts.weight.unflatten(0, (self.n_experts, -1))
+
+
+class FrequencyFusion(nn.Module):
+    """X = 2 (a_1 c_1 + a_2 c_2): ids under a learned filter, and ids under the filter that texts are.
+
+    c = irfft(rfft(ids) * filter) along the places; a = sigmoid(w . c + b), one number a place. With several modalities
+    each is a filter of its own with a gate of its own. A filter, and a spectrum, has 2 K rows: real, then imaginary.
+    """
+
+    def __init__(self, n_places: int, dim: int, n_contents: int) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.empty(2 * (n_places // 2 + 1), dim))
+        self.gates = nn.ModuleList(nn.Linear(dim, 1) for _ in range(1 + n_contents))
+
+    def reset(self) -> None:
+        """Draw the filter and the gates' biases, which are not zero at first."""
+        nn.init.normal_(self.filter, std=0.02)
+        for gate in self.gates:
+            assert isinstance(gate, nn.Linear)
+            nn.init.uniform_(gate.bias, -(gate.in_features**-0.5), gate.in_features**-0.5)
+
+    def forward(self, ids: Tensor, contents: list[Tensor]) -> Tensor:
+        """Return X [T, L, D] of ids and of each of contents [T, L, D], in single precision at least."""
+        with torch.autocast(ids.device.type, enabled=False):
+            ids = wide(ids)
+            transform, inverse = fourier(ids)
+            spectrum = transform @ ids  # [T, 2 K, D]
+            filters = [wide(self.filter), *(transform @ wide(x) for x in contents)]
+            convolved = [inverse @ complex_product(spectrum, spectral) for spectral in filters]
+            gated = [gate(c).sigmoid() * c for gate, c in zip(self.gates, convolved, strict=True)]
+            return 2 * torch.stack(gated).sum(0)
+
+
+def fourier(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rfft and irfft (both "ortho") along the L places of x [T, L, D] as matrices [2 K, L] and [L, 2 K].
+
+    On a CPU products with them take less time than the transforms; torch can vectorise and compile them everywhere.
+    """
+    n_places = x.shape[1]
+    unit = torch.eye(n_places, dtype=x.dtype, device=x.device)
+    spectrum = torch.fft.rfft(unit, dim=0, norm="ortho")
+    transform = torch.cat([spectrum.real, spectrum.imag])
+    frequency = torch.arange(len(spectrum), device=x.device)
+    # Each stands for two frequencies, except 0 and, if L is even, the highest.
+    times = torch.where((frequency == 0) | (2 * frequency == n_places), 1.0, 2.0).to(x.dtype)
+    return transform, (transform * times.repeat(2)[:, None]).T
+
+
+def complex_product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply spectra [..., 2 K, D] whose rows are real parts, then imaginary parts."""
+    real_a, imag_a = a.chunk(2, -2)
+    real_b, imag_b = b.chunk(2, -2)
+    return torch.cat([real_a * real_b - imag_a * imag_b, real_a * imag_b + imag_a * real_b], -2)
+
+
+class Grid(NamedTuple):
+    """The histories of T targets, one in a row of L places, and where their events lie in the batch's flat [R W]."""
+
+    source: Tensor  # int64 [T, L], place in the batch; 0 where there is padding
+    real: Tensor  # bool [T, L], False = padding
+
+    @staticmethod
+    def of(batch: Batch, n_places: int) -> "Grid":
+        """Return the grid of the batch's slots, each of which is the last event of a history of its own."""
+        last = batch.position.flatten()[batch.slot][:, None]
+        place = torch.arange(n_places, device=last.device)
+        real = place <= last
+        return Grid(torch.where(real, batch.slot[:, None] - last + place, 0), real)
+
+    def take(self, flat: Tensor) -> Tensor:
+        """Spread the batch's flat [R W, D] over the grid, [T, L, D]; padding gets anything."""
+        return F.embedding(self.source, flat)
+
+    def put_back(self, x: Tensor, n_places: int) -> Tensor:
+        """Gather x [T, L, D] into the batch's flat [R W, D] with R W = `n_places`; its padding gets anything."""
+        cell = torch.arange(self.source.numel(), device=x.device)
+        place = torch.where(self.real, self.source, n_places).flatten()
+        source = place.new_zeros(n_places + 1).scatter(0, place, cell)[:-1]
+        return F.embedding(source, x.flatten(0, 1))
+
+
+class TedRec(Recommender[TedRecConfig]):
+    def __init__(self, config: TedRecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim = config.hidden_dim
+        self.modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
+        self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
+        self.position_emb = nn.Embedding(catalog.max_len, dim)
+        self.adaptors = nn.ModuleDict(
+            {
+                name: Adaptor(getattr(catalog, f"{name}_feat"), config, catalog.max_len)
+                for name in self.modalities
+            }
+        )
+        self.fusion = FrequencyFusion(catalog.max_len, dim, len(self.modalities))
+        self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
+        self.encoder = PostNormEncoder(
+            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+            dropout=config.dropout, attn_dropout=config.attn_dropout,
+        )  # fmt: skip
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        init_normal(self, std=0.02)
+        for module in self.modules():
+            if isinstance(module, Adaptor):
+                module.reset_gates()
+            if isinstance(module, FrequencyFusion):
+                module.reset()
+
+    @classmethod
+    def reads(cls, config: TedRecConfig, modality: str) -> bool:
+        return modality in config.modalities
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(samples=("prefix",), causal=False)
+
+    def fuse(self, batch: Batch) -> Tensor:
+        """Return X of every place of the batch, [R, W, D]."""
+        grid, items = Grid.of(batch, self.max_len), batch.item_seq.flatten()
+        ids = self.item_emb(torch.where(grid.real, items[grid.source], 0))
+        contents = []
+        for adaptor in self.adaptors.values():
+            assert isinstance(adaptor, Adaptor)
+            content = grid.take(adaptor(batch.item_seq, batch.position).flatten(0, 1))
+            padding = torch.zeros_like(content) if self.config.zero_padding else adaptor.padding(content)
+            contents.append(torch.where(grid.real[..., None], content, padding))
+        if self.config.zero_padding:
+            ids = ids * grid.real[..., None]
+        return grid.put_back(self.fusion(ids, contents), len(items)).unflatten(0, batch.item_seq.shape)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Return the states at the slots, [T, D]."""
+        x = self.drop(self.norm(self.fuse(batch) + self.position_emb(batch.position)))
+        states: Tensor = self.encoder(x, batch.attention_mask(causal=True), batch.slot)
+        return states
+
+    def query(self, batch: Batch) -> Tensor:
+        return F.normalize(self.encode(batch), dim=-1)
+
+    def item_table(self) -> Tensor:
+        return F.normalize(self.item_emb.weight[1:], dim=-1)
+
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        return {
+            "ce": cross_entropy(self.query(batch) / self.config.temperature, self.item_table(), batch.target)
+        }
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"modalities": self.modalities}

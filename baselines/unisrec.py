@@ -1,0 +1,228 @@
+"""UniSRec: Towards Universal Sequence Representation Learning for Recommender Systems. Hou, Mu, Zhao, Li, Ding, Wen,
+KDD 2022, arXiv:2206.05941.
+Official code: github.com/RUCAIBox/UniSRec @ 05aa5cb (on RecBole); its slips are in unisrec_released.py.
+
+An item is its frozen text vector behind a mixture of whitening experts; a causal Transformer reads the history; the
+score is the cosine of state and item vector. "Transductive" (the default) adds an id embedding to an item on both
+sides, "inductive" has no parameter that belongs to an item, so the model can be trained on other data sets first.
+
+Axes: R rows, W width, D hidden, T targets, N items.
+Follows: paper sec. 2.1.1-2.1.2, the adaptor, WhiteningExperts() and content(); sec. 2.1.3 encode(); sec. 2.2.1 the
+sequence-item and 2.2.2 the sequence-sequence contrast, pretraining_terms(); sec. 2.3 fine-tuning, loss() and
+start_stage().
+Differences that matter (unisrec.toml lists all, with their switches):
+(1) pre-training is off; `pretrain = "target"` trains on the run's own data set first, "source" on other ones. Its
+    augmentation is the item drop only: the word drop needs a second encoding of every text.
+(2) padding is no class of the softmax, and an item whose vector is zero is the constant 0: a cosine has no gradient
+    there (1e12 in the code).
+(3) targets that a pre-training step holds twice are no negatives of each other; the code sets their logits to 0, which
+    stay in the sum.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch, TrainBatch
+from mmbench.errors import UsageError
+from mmbench.models.base import Catalog, Recommender, Stage
+from mmbench.models.needs import Needs
+from mmbench.nn.features import available
+from mmbench.nn.item_drop import choose_kept, shorten
+from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
+from mmbench.nn.losses import cross_entropy, info_nce
+from mmbench.nn.whitening import WhiteningExperts
+from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+
+TINY = 1e-6  # an item vector below this norm is the constant 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniSRecConfig:
+    hidden_dim: PositiveInt = 64
+    inner_dim: PositiveInt = 256
+    n_layers: PositiveInt = 2
+    n_heads: PositiveInt = 2
+    dropout: Probability = 0.5
+    attn_dropout: Probability = 0.5
+    n_experts: PositiveInt = 8  # G
+    adaptor_dropout: Probability = 0.2
+    temperature: PositiveFloat = 0.07  # tau, of the cross entropy and of both contrasts
+    modalities: tuple[Literal["text", "image"], ...] = ("text",)
+    use_ids: bool = True  # transductive; False: inductive
+    expert_masks: Literal["own", "shared"] = "own"  # a mask for each expert, or one for all
+    noisy_gate: bool = True
+    catalogue_noise: Literal["own", "shared"] = "own"  # draws of a slot are its own, or those of its item
+    pretrain: Literal["none", "target", "source"] = "none"  # first on the run's data set, or on other ones
+    pretrain_epochs: PositiveInt = 100
+    pretrain_batch_size: PositiveInt = 1024
+    freeze: bool = True  # Transformer and positions, after a pre-training
+    item_drop: Literal["last-kept", "first-kept"] = "last-kept"  # as released, or as meant
+    drop_rate: Fraction = 0.2  # of items of an augmented history
+    ss_weight: NonNegativeFloat = 0.001  # lambda of the sequence-sequence contrast
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_dim, self.n_heads)
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise ValueError('modalities must name "text", "image" or both, each once')
+
+
+class UniSRec(Recommender[UniSRecConfig]):
+    def __init__(self, config: UniSRecConfig, catalog: Catalog) -> None:
+        super().__init__(config, catalog)
+        dim = config.hidden_dim
+        self.modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
+        for name in self.modalities:
+            self.register_buffer(f"{name}_feat", getattr(catalog, f"{name}_feat"), persistent=False)
+        self.position_emb = nn.Embedding(catalog.max_len, dim)
+        self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
+        self.encoder = PostNormEncoder(
+            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
+            dropout=config.dropout, attn_dropout=config.attn_dropout,
+        )  # fmt: skip
+        self.adaptors = nn.ModuleDict({name: self._make_adaptor(name) for name in self.modalities})
+        self.item_emb = nn.Embedding(catalog.n_items + 1, dim) if config.use_ids else None
+        self.is_pretraining = False
+        init_normal(self, std=0.02)
+        for adaptor in self.adaptors.values():
+            adaptor.reset()  # type: ignore[operator]
+
+    def _make_adaptor(self, modality: str) -> WhiteningExperts:
+        config = self.config
+        return WhiteningExperts(
+            self.features(modality).shape[1], config.hidden_dim, config.n_experts, config.adaptor_dropout,
+            own_dropout=config.expert_masks == "own", is_noisy=config.noisy_gate,
+        )  # fmt: skip
+
+    @classmethod
+    def reads(cls, config: UniSRecConfig, modality: str) -> bool:
+        return modality in config.modalities
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(samples=("all", "prefix", "last-window"))
+
+    # -- stages -------------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        config = self.config
+        if config.pretrain == "none":
+            return (Stage(),)
+        size = {"batch_size": config.pretrain_batch_size}
+        first = Stage(
+            name="pretrain",
+            epochs=config.pretrain_epochs,
+            samples="prefix",
+            settings=size,
+            data=config.pretrain,
+        )
+        return (first, Stage(name="finetune"))
+
+    def start_stage(self, name: str) -> None:
+        """Pre-training has no ids; fine-tuning leaves the Transformer and the positions as they are."""
+        self.is_pretraining = name == "pretrain"
+        if name == "finetune" and self.config.freeze:
+            self.encoder.requires_grad_(False)
+            self.position_emb.requires_grad_(False)
+
+    def use_catalog(self, catalog: Catalog) -> None:
+        self.n_items = catalog.n_items
+        for name in self.modalities:
+            new, width = getattr(catalog, f"{name}_feat"), self.features(name).shape[1]
+            if new is None or new.shape[1] != width:
+                given = "has none" if new is None else f"has {new.shape[1]}"
+                raise UsageError(
+                    f"UniSRec reads {name} features {width} wide, and a data set to train on {given}; "
+                    "extract those of all data sets with the same encoder"
+                )
+            setattr(self, f"{name}_feat", new)
+
+    # -- score --------------------------------------------------------------------------------------------
+
+    def features(self, modality: str) -> Tensor:
+        """Return the frozen vectors of all items and padding, [N + 1, F]."""
+        return self.get_buffer(f"{modality}_feat")
+
+    def content(self, ids: Tensor | None = None) -> Tensor:
+        """Return v of the items `ids` [...] -> [..., D], or of the whole catalogue and padding, [N + 1, D].
+
+        In training each entry has draws of its own, so that two of the same item differ.
+        """
+        if ids is not None and not self.training and ids.numel() > self.n_items:
+            return F.embedding(ids, self.content())  # without draws an item is computed once
+        parts = []
+        for name in self.modalities:
+            feat = self.features(name)
+            parts.append(self.adaptors[name](feat if ids is None else F.embedding(ids, feat)))
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def encode(self, x: Tensor, position: Tensor, mask: Tensor, slot: Tensor) -> Tensor:
+        """Return states at the slots [T, D] of item vectors x [R, W, D], with their attention mask [R, W, W]."""
+        return self.encoder(self.drop(self.norm(x + self.position_emb(position))), mask, slot)
+
+    def states(self, batch: Batch, content: Tensor) -> Tensor:
+        """Return states at the batch's slots, [T, D], with the items' content [R, W, D]."""
+        x = content if self.item_emb is None else content + self.item_emb(batch.item_seq)
+        return self.encode(x, batch.position, batch.attention_mask(causal=True), batch.slot)
+
+    def candidates(self, content: Tensor) -> Tensor:
+        """Return unit vectors of the items whose content [N + 1, D] it is given, padding first."""
+        c = content if self.item_emb is None else content + self.item_emb.weight
+        return F.normalize(without_tiny(c), dim=-1)
+
+    def query(self, batch: Batch) -> Tensor:
+        return F.normalize(self.states(batch, self.content(batch.item_seq)), dim=-1)
+
+    def item_table(self) -> Tensor:
+        return self.candidates(self.content())[1:]
+
+    # -- losses -------------------------------------------------------------------------------------------
+
+    def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
+        if self.is_pretraining:
+            return self.pretraining_terms(batch)
+        catalogue = self.content()
+        is_shared = self.config.catalogue_noise == "shared"
+        history = F.embedding(batch.item_seq, catalogue) if is_shared else self.content(batch.item_seq)
+        states = F.normalize(self.states(batch, history), dim=-1)
+        return {
+            "ce": self.next_item_loss(states / self.config.temperature, self.candidates(catalogue), batch)
+        }
+
+    def next_item_loss(self, query: Tensor, candidates: Tensor, batch: TrainBatch) -> Tensor:
+        return cross_entropy(query, candidates[1:], batch.target)
+
+    def pretraining_terms(self, batch: TrainBatch) -> dict[str, Tensor]:
+        """Both contrasts over the targets of the step; each slot ends a history of its own."""
+        config = self.config
+        short = shorten(batch, choose_kept(batch, config.drop_rate, config.item_drop))
+        mask = batch.attention_mask(causal=True)
+        # The histories and the augmented ones go through the network in one pass, each with its own draws.
+        states, augmented = self.encode(
+            self.content(torch.cat([batch.item_seq, batch.item_seq])),
+            torch.cat([batch.position, short.position]),
+            torch.cat([mask, short.attention_mask(mask)]),
+            torch.cat([batch.slot, short.slot + batch.item_seq.numel()]),
+        ).chunk(2)
+        same = batch.target[:, None] == batch.target[None, :]
+        items = without_tiny(self.content(batch.target))
+        return {
+            "si": self.contrast(states, items, same),
+            "ss": config.ss_weight * self.contrast(states, augmented, same),
+        }
+
+    def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor) -> Tensor:
+        return info_nce(anchor, positive, temperature=self.config.temperature, same=same)
+
+    def extra_state(self) -> dict[str, object]:
+        return {"modalities": self.modalities, "pretrain": self.config.pretrain}
+
+
+def without_tiny(vectors: Tensor) -> Tensor:
+    """Return vectors [..., D], those shorter than TINY as the constant 0."""
+    is_tiny = vectors.detach().norm(dim=-1, keepdim=True) < TINY
+    return vectors.masked_fill(is_tiny, 0.0)

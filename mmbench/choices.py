@@ -1,0 +1,17 @@
+"""The closed vocabularies that the domain and the command line share. Imports nothing, so that `--help` stays fast."""
+
+from typing import Literal, get_args
+
+MaskRule = Literal["none", "train", "input"]  # see mmbench.evaluation.evidence
+SplitName = Literal["valid", "test"]
+Ties = Literal["expected", "optimistic", "pessimistic"]  # see mmbench.evaluation.metrics
+TestName = Literal["t", "wilcoxon", "sign-flip", "users"]  # see mmbench.reporting.compare
+Correction = Literal["holm", "bh", "none"]
+Format = Literal["terminal", "markdown", "latex", "html", "csv", "json"]
+
+RULES: tuple[MaskRule, ...] = get_args(MaskRule)
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+TIE_RULES: tuple[Ties, ...] = get_args(Ties)
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+DEFAULT_LISTS = 20  # items of each user's list of best items that a run stores

@@ -1,0 +1,83 @@
+"""HM4SR with the slips of its released code, github.com/SStarCCat/HM4SR @ f1c0a15; the model itself is in hm4sr.py.
+
+Each slip has a setting, so that it can be taken back by itself and what it is worth measured.
+
+Axes: as in hm4sr.py; B samples, L = max_len.
+Follows: frozen experts FrozenTemporalMoE(), the phase in float32 Float32Angle(), category scores of wrong entries
+category_term(), same targets that stay in the denominator contrast().
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmbench.data.batch import TrainBatch
+from mmbench.models.base import Catalog
+from mmbench.models.hm4sr import HM4SR, Angle, HM4SRConfig, TemporalMoE, TimeEncoding
+from mmbench.nn.losses import info_nce
+
+
+@dataclass(frozen=True, kw_only=True)
+class HM4SRAsReleasedConfig(HM4SRConfig):
+    temporal_experts: Literal["frozen", "trained"] = "frozen"
+    absolute_time: Literal["float32", "float64"] = "float32"  # precision of the phase of eq. 13
+    category_entries: Literal["as-released", "intended"] = "as-released"  # intended: what category_loss says
+    same_target: Literal["zero-logit", "removed"] = "zero-logit"
+
+
+class FrozenTemporalMoE(TemporalMoE):
+    """The released experts stand in a plain list: they are never registered, trained or saved.
+
+    Here they are saved, because a checkpoint without them scores differently each time it is loaded.
+    """
+
+    def __init__(self, width: int, dim: int, n_experts: int) -> None:
+        super().__init__(width, dim, n_experts)
+        experts = self.experts.detach()
+        del self.experts
+        self.register_buffer("experts", experts)
+
+
+class Float32Angle(Angle):
+    """The released phase is rounded in float32, where seconds alone have steps of 128."""
+
+    def phase(self, seconds: Tensor) -> Tensor:
+        return self.linear(seconds, torch.float32)
+
+
+class HM4SRAsReleased(HM4SR):
+    config: HM4SRAsReleasedConfig
+
+    def make_time(self, catalog: Catalog) -> TimeEncoding:
+        angle = Float32Angle if self.config.absolute_time == "float32" else Angle
+        return TimeEncoding(self.config, catalog, angle)
+
+    def make_temporal(self, width: int) -> TemporalMoE:
+        kind = FrozenTemporalMoE if self.config.temporal_experts == "frozen" else TemporalMoE
+        return kind(self.time.width, width, self.config.n_temporal_experts)
+
+    def category_term(self, tables: Tensor, items: Tensor, mask: Tensor, batch: TrainBatch) -> Tensor:
+        """Eq. 22 over entries (sample number, position number) of the flattened [B L, C] scores.
+
+        The code means items and all their classes, but for sample b and position l it reads row b, class l.
+        """
+        if self.config.category_entries == "intended":
+            return super().category_term(tables, items, mask, batch)
+        n_samples, last = len(batch.slot), batch.position.view(-1)[batch.slot]
+        row = torch.arange(n_samples, device=last.device)
+        sample, place = row // self.max_len, row % self.max_len
+        flat = batch.slot[sample] - last[sample] + place
+        is_inside = place <= last[sample]
+        item = torch.where(is_inside, batch.item_seq.view(-1)[torch.where(is_inside, flat, 0)], 0)
+        logits = self.category_head(F.embedding(item, tables.flatten(1)))  # [B, C]
+        each = F.binary_cross_entropy_with_logits(logits, self.categories[item], reduction="none")
+        is_read = torch.arange(each.shape[1], device=last.device)[None] <= last[:, None]
+        return (each * is_read).sum() / is_read.sum()
+
+    def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor, temperature: float) -> Tensor:
+        """Eq. 23 and 25 with exp(0) in the denominator for each sample that has the same target."""
+        logit = 0.0 if self.config.same_target == "zero-logit" else None
+        return info_nce(anchor, positive, temperature=temperature, same=same, same_logit=logit)

@@ -1,0 +1,34 @@
+"""What a ranking needs of a whole model - propagated nodes, projected items - computed once, not for every chunk."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+T = TypeVar("T")
+Versions = tuple[tuple[int, int], ...]
+
+
+class Memo(Generic[T]):
+    """Keeps what a function of a model gave last, until one of the model's tensors is written to.
+
+    Nothing is kept while gradients are recorded. Fused optimisers and replayed CUDA graphs write parameters without
+    torch's counting it, so a model must also call `forget` in its `train()`, with which every ranking begins.
+    """
+
+    def __init__(self) -> None:
+        self._versions: Versions | None = None
+        self._result: T | None = None
+
+    def forget(self) -> None:
+        self._versions = self._result = None
+
+    def __call__(self, model: nn.Module, work: Callable[[], T]) -> T:
+        """Return work(), or what it returned last."""
+        if torch.is_grad_enabled():
+            return work()
+        versions = tuple((x.data_ptr(), x._version) for x in (*model.parameters(), *model.buffers()))
+        if self._result is None or versions != self._versions:
+            self._result, self._versions = work(), versions
+        return self._result

@@ -1,0 +1,44 @@
+"""What a table is asked to show: the command line, `reproduce` and Python build the same request."""
+
+from dataclasses import dataclass
+
+from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
+from mmbench.errors import UsageError
+from mmbench.evaluation.metrics import Metric
+
+DEFAULT_METRICS = (
+    Metric("NDCG", 5), Metric("NDCG", 10), Metric("MRR", 5), Metric("MRR", 10), Metric("HR", 10),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRequest:
+    """A table as somebody asks for it.
+
+    mask_seen   the mask rule of the numbers; None = that under which each run was selected
+    compare     the row (label or model) that is tested against all others; None = the best row of each column
+    datasets, models  an order; by default by name, and strongest first
+    """
+
+    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    split: SplitName = "test"
+    ties: Ties = "expected"
+    mask_seen: MaskRule | None = None
+    test: TestName = "t"
+    correction: Correction = "holm"
+    compare: str | None = None
+    datasets: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))
+
+    def check_test(self) -> None:
+        """Raise UsageError for a metric that the test says nothing about."""
+        if self.test == "users":
+            for metric in self.metrics:
+                if metric.per == "catalogue":
+                    raise UsageError(
+                        f"--test users: {metric} has one value for the catalogue and none per user; "
+                        "leave it out or take --test t"
+                    )

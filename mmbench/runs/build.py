@@ -1,0 +1,122 @@
+"""What a cell is computed with: its data, its features, the catalogue that its model may know, the model."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmbench.choices import SplitName
+from mmbench.data.split import Split, make_split
+from mmbench.data.store import Prepared, open_path
+from mmbench.data.views import TargetView, TrainView, target_view, training_view
+from mmbench.errors import RunError, UsageError
+from mmbench.features.store import FeatureSet, load_features
+from mmbench.features.use import FeatureUse
+from mmbench.models import registry
+from mmbench.models.base import Catalog, Recommender
+from mmbench.runs.plan import Cell, configs
+from mmbench.runtime import derive_seed
+from mmbench.settings.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """A data set as a cell's parts see it: the training events and the validation targets."""
+
+    prepared: Prepared
+    split: Split
+    train: TrainView
+    valid: TargetView
+
+    @cached_property
+    def brand_ids(self) -> torch.Tensor:
+        """A number of each item's brand, int64 [N + 1], from 1 in the order of the names; 0 = it has none."""
+        brands = [record["brand"] for record in self.prepared.item_records]
+        number = {name: k for k, name in enumerate(sorted({*brands} - {""}), start=1)}
+        return torch.tensor([0, *(number.get(brand, 0) for brand in brands)])
+
+    def targets(self, split: SplitName) -> TargetView:
+        """Return what is ranked. The test targets are opened when they are asked for, after the training."""
+        return self.valid if split == "valid" else target_view(self.prepared, self.split, split)
+
+
+@lru_cache(maxsize=2)
+def load_data(path: Path, content: str) -> LoadedData:
+    """Load a prepared data set whose hash is `content`; one copy serves all cells of a data set."""
+    prepared = open_path(path)
+    if prepared.hash != content:
+        raise RunError(f"{path} changed while the run was going on; start it again")
+    prepared.verify()
+    split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
+    return LoadedData(prepared, split, training_view(prepared, split), target_view(prepared, split, "valid"))
+
+
+@lru_cache(maxsize=16)
+def _load_features(path: Path, modality: str, use: FeatureUse) -> FeatureSet:
+    """Open features that are made as they were when the run was planned; their values are verified once."""
+    features = load_features(open_path(path), modality, use.encoder)
+    if features.use.identity != use.identity:
+        raise RunError(f"{features.path} changed since this run was planned; start it again")
+    features.verify()
+    return features
+
+
+def make_catalog(data: LoadedData, features: Mapping[str, FeatureSet], max_len: int) -> Catalog:
+    """Return what a model may know, as tensors; training events only."""
+    prepared, train = data.prepared, data.train
+    tensors: dict[str, Any] = {}
+    for modality, stored in features.items():
+        if stored.n_layers:
+            tensors.setdefault("layer_feat", {})[modality] = _as_it_lies(stored.values)
+        else:
+            tensors[f"{modality}_feat"] = torch.from_numpy(np.array(stored.values, dtype=np.float32))
+        tensors[f"has_{modality}"] = torch.from_numpy(np.array(stored.present, dtype=bool))
+    offsets = np.concatenate([[0], np.asarray(prepared.category_offsets)])
+    return Catalog(
+        n_items=prepared.n_items, n_users=prepared.n_users, max_len=max_len,
+        category_ids=torch.from_numpy(np.asarray(prepared.category_ids).astype(np.int64)),
+        category_offsets=torch.from_numpy(offsets.astype(np.int64)),
+        n_categories=len(prepared.category_names),
+        train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times),
+        train_offsets=torch.from_numpy(train.offsets), **tensors,
+    )  # fmt: skip
+
+
+def _as_it_lies(values: np.ndarray) -> torch.Tensor:
+    """Return a tensor over a memory-mapped array, without a copy; no model writes to its features."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
+
+
+def build_model(
+    cell: Cell,
+    data: LoadedData,
+    device: str,
+    change: Callable[[Catalog], Catalog] | None = None,
+) -> tuple[Recommender[Any], TrainConfig]:
+    """Return a freshly initialised model of the cell; the same seed gives the same weights.
+
+    change  is made to the catalogue before the model gets it
+    """
+    entry = registry.find(cell.model)
+    model_config, train_config = configs(entry, cell.settings)
+    features = {
+        modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
+    }
+    catalog = make_catalog(data, features, train_config.max_len)
+    if "category" in entry.recipe.inputs:  # reading all records takes a second, so nobody else pays for it
+        catalog = replace(catalog, brand_ids=data.brand_ids)
+    if change is not None:
+        catalog = change(catalog)
+    torch.manual_seed(derive_seed(cell.seed, "init"))
+    try:
+        model = entry.load()(model_config, catalog)
+    except ValueError as error:
+        raise UsageError(f"{cell.model} on {cell.dataset}: {error}") from error
+    return model.to(device=device, dtype=getattr(torch, train_config.precision)), train_config

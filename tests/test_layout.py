@@ -1,0 +1,73 @@
+"""The order of the packages: each imports only from those that stand before it, and no two files import each other."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = (
+    "errors", "choices", "locks", "atomic", "paths", "strict", "sealed", "runtime",
+    "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
+    "look", "reporting", "reproduce", "audit", "doctor", "cli", "__main__",
+)  # fmt: skip
+
+
+def sources() -> list[Path]:
+    return sorted(path for top in ("mmbench", "baselines") for path in (ROOT / top).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """Return which entry of ORDER a module belongs to: `mmbench.data.store` -> `data`."""
+    first, *rest = module.split(".")
+    return rest[0] if first == "mmbench" and rest else first
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and module of each import of our own, those inside functions and for types only too."""
+    known = {module_of(source) for source in sources()}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parents = module_of(path).split(".")[: -node.level] if node.level else []
+            origin = ".".join([*parents, *filter(None, [node.module])])
+            names = [full if (full := f"{origin}.{alias.name}") in known else origin for alias in node.names]
+        else:
+            continue
+        yield from ((node.lineno, name) for name in names if name.split(".")[0] in ("mmbench", "baselines"))
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_of)
+def test_a_file_imports_only_from_packages_before_its_own(path: Path) -> None:
+    own = part_of(module_of(path))
+    if own == "mmbench":
+        return
+    for line, module in imports(path):
+        other = part_of(module)
+        if other == "mmbench":
+            continue  # the version
+        place = f"{path.relative_to(ROOT)}:{line}"
+        assert other in ORDER, f"{place}: {other} has no place in ORDER"
+        assert ORDER.index(other) <= ORDER.index(own), f"{place}: {own} imports {other}, which comes after it"
+
+
+def test_no_two_files_import_each_other() -> None:
+    graph = {module_of(path): {name for _, name in imports(path)} - {"mmbench"} for path in sources()}
+    graph.pop("mmbench")
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_every_folder_and_file_at_the_top_has_a_place_in_the_order() -> None:
+    found = {part_of(module_of(path)) for path in sources()} - {"mmbench"}
+    assert found == set(ORDER)
