@@ -5,8 +5,8 @@ edition  reviews                                           metadata
 2018     the same                                          JSON: asin, category (one path), imageURLHighRes
 2023     user_id, parent_asin, timestamp (ms), rating      JSON: parent_asin, store, categories, images
 
-An item of the 2023 edition is a parent_asin, the page that all colours and sizes share: the metadata knows no
-other id, the release's own 5-core files count it, and what older editions call asin is it (says the release).
+An item of the 2023 edition is a parent_asin, the page that all colours and sizes share: the metadata has no other
+id, the release's own 5-core files count it, and it is (says the release) what older editions call asin.
 """
 
 import re
@@ -41,13 +41,13 @@ class _Edition:
     time: str
     unit: str
     rating: str
-    parse: Callable[[bytes], Record]  # a line of metadata
-    find_id: Callable[[bytes], re.Match[bytes] | None]  # its item id without parsing the line
+    parse: Callable[[bytes], Record]  # reads a line of metadata
+    find_id: Callable[[bytes], re.Match[bytes] | None]  # finds the item id of a line without parsing it
     convert: Callable[[Record, Collection[str]], RawItem]
 
 
 def read_reviews(file: Path, *, edition: str) -> tuple[RawEvents, list[str]]:
-    """Interactions in file order, with ratings, and notes."""
+    """Return the interactions in file order, with ratings, and notes."""
     form = EDITIONS[edition]
     builder, faults = EventBuilder(), Faults(file)
     for number, line in read_lines(file):
@@ -69,19 +69,21 @@ def read_reviews(file: Path, *, edition: str) -> tuple[RawEvents, list[str]]:
 def read_meta(
     file: Path, wanted: Collection[str], *, edition: str, fields: Collection[str] = ()
 ) -> tuple[dict[str, RawItem], list[str]]:
-    """The wanted items by id, and notes. `fields` names the long texts ("description") that are kept.
+    """Return the wanted items by id, and notes.
 
-    An id that stands twice is one item: the first entry counts, what is blank in it comes from the others.
+    fields  names the long texts ("description") to keep
+
+    Entries with the same id are one item: the first entry counts, and the others fill in what is blank in it.
     """
     form = EDITIONS[edition]
-    found: dict[str, RawItem] = {}
+    items: dict[str, RawItem] = {}
     faults, repeated, scripts = Faults(file), 0, 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a literal '\d' works, but Python has something to say about it
+        warnings.simplefilter("ignore")  # a literal '\d' is read correctly, but Python warns about it
         for number, line in read_lines(file):
             faults.n_lines += 1
-            known = form.find_id(line)
-            if known and known[1].decode("utf-8", "replace") not in wanted:
+            match = form.find_id(line)
+            if match and match[1].decode("utf-8", "replace") not in wanted:
                 continue  # metadata of a whole category is ten times larger than its 5-core: skip before parsing
             try:
                 record = form.parse(line)
@@ -93,12 +95,12 @@ def read_meta(
                 continue
             if is_page_script(str(record.get("title") or "")):
                 item.title, scripts = "", scripts + 1
-            if item.id in found:
+            if item.id in items:
                 repeated += 1
-                found[item.id].fill_from(item)
+                items[item.id].fill_from(item)
             else:
-                found[item.id] = item
-    return found, faults.finish() + _remarks(file, form.item, repeated, scripts)
+                items[item.id] = item
+    return items, faults.finish() + _remarks(file, form.item, repeated, scripts)
 
 
 def _remarks(file: Path, key: str, repeated: int, scripts: int) -> list[str]:
@@ -153,10 +155,10 @@ def _item_2023(record: Record, fields: Collection[str]) -> RawItem:
 
 
 def _picture_2023(images: Any) -> str:
-    """The address of the MAIN picture, else of the first; of about 500 pixels where there is that size.
+    """Return the address of the MAIN picture, else of the first, in about 500 pixels where that size exists.
 
-    The raw files hold a list of pictures with their sizes; the release's Python loader turns it into one list
-    per size, and files saved from there are read as well.
+    The raw files hold a list of pictures with their sizes. The release's Python loader turns it into one list
+    per size; files saved from it are read as well.
     """
     sizes = ("large", "hi_res", "thumb")
     if isinstance(images, dict):
@@ -170,13 +172,14 @@ def _picture_2023(images: Any) -> str:
     if not isinstance(images, list):
         return ""
     pictures = sorted(
-        (one for one in images if isinstance(one, dict)), key=lambda one: one.get("variant") != "MAIN"
+        (photo for photo in images if isinstance(photo, dict)),
+        key=lambda photo: photo.get("variant") != "MAIN",
     )
-    return next((url for one in pictures for size in sizes if (url := url_of(one.get(size)))), "")
+    return next((url for photo in pictures for size in sizes if (url := url_of(photo.get(size)))), "")
 
 
-# In the 2014 files the id is the first key. In JSON it may stand anywhere; the quote of a key cannot be inside a
-# string, where it would have a backslash before it.
+# The id is the first key in the 2014 files. In JSON it may be anywhere; the opening quote of a key cannot be part of
+# a string, in which it would follow a backslash.
 EDITIONS = {
     "amazon-2014": _Edition(
         "reviewerID", "asin", "unixReviewTime", "s", "overall",

@@ -13,9 +13,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixRows:
-    """The histories up to each slot as rows of their own, for terms that need every prefix apart.
+    """The histories up to each slot, each as a row, for terms that need every prefix separately.
 
-    Slot t of the batch has history number t here; R2 rows of the same packing as the batch.
+    History number t belongs to slot t of the batch; the R2 rows are packed like the batch.
     """
 
     source: Tensor  # int64 [R2, W], index into the batch's flattened places; 0 where there is padding
@@ -27,7 +27,7 @@ class PrefixRows:
         return values.flatten(0, 1)[self.source]
 
     def attention_mask(self) -> Tensor:
-        """Return bool [R2, W, W], causal, own prefix only (see Batch.attention_mask)."""
+        """Return bool [R2, W, W], causal, within one prefix (see Batch.attention_mask)."""
         return _attention_mask(self.segment, causal=True)
 
 
@@ -43,25 +43,25 @@ def _attention_mask(segment: Tensor, *, causal: bool) -> Tensor:
 class Batch:
     """R rows of width W that hold histories side by side ("packed") or one each ("padded", "fixed").
 
-    Padding has item 0, segment 0, time 0, position 0. Slots (`slot`) are the places whose state predicts:
-    every one that has a target in training, the last real (or the extra) one of each history in a ranking.
+    Padding has item 0, segment 0, time 0, position 0. A slot (`slot`) is a place whose state predicts: in training
+    every place that has a target, in a ranking the last real (or the extra) place of each history.
     """
 
     item_seq: Tensor  # int64 [R, W], 0 = padding (and extra places, see mmbench.models.needs.SlotAfter)
     time_seq: Tensor  # int64 [R, W], unix seconds
-    position: Tensor  # int64 [R, W], place inside the own history, 0 = oldest kept item
-    segment: Tensor  # int64 [R, W], 0 = padding, else number of the history inside its row, from 1
+    position: Tensor  # int64 [R, W], index inside the history, 0 = oldest kept item
+    segment: Tensor  # int64 [R, W], 0 = padding, else the number of the history inside its row, from 1
     slot: Tensor  # int64 [T], index into the flattened [R * W]
     user: Tensor  # int64 [T], user of each slot
 
     @property
     def mask(self) -> Tensor:
-        """bool [R, W], True = belongs to a history."""
+        """Return bool [R, W], True where a place belongs to a history."""
         return self.segment > 0
 
     @property
     def interval(self) -> Tensor:
-        """int64 [R, W], seconds since the previous event of the same history, 0 for its first and for padding.
+        """Return int64 [R, W], seconds since the previous event of the history, 0 for its first and for padding.
 
         Never negative: histories are sorted by time, and places without a predecessor are set to 0.
         """
@@ -72,49 +72,49 @@ class Batch:
     def attention_mask(self, *, causal: bool) -> Tensor:
         """Return bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2).
 
-        Only places of the same history see each other; padding sees padding, so that no row of the softmax is
-        empty - its output is finite and read by nobody.
+        Only places of the same history see each other. Padding sees padding, so that no row of the softmax is
+        empty: its output is finite, and nobody reads it.
         """
         return _attention_mask(self.segment, causal=causal)
 
     def at_slots(self, hidden: Tensor) -> Tensor:
-        """Return of hidden [R, W, ...] the states that predict, [T, ...]."""
+        """Return the states at the slots: hidden [R, W, ...] -> [T, ...]."""
         return hidden.flatten(0, 1).index_select(0, self.slot)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name; what is nested has names such as "prefix_rows.source"."""
+        """Return all tensors by name; nested ones have names such as "prefix_rows.source"."""
         return dict(_named(self))
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the batch that has these `tensors()`."""
+        """Return the batch whose `tensors()` these are."""
         return cls(**_nested(tensors))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatch(Batch):
-    """A batch whose slots have targets, with what the model's `needs` ask for besides."""
+    """A batch whose slots have targets, with whatever else the model's `needs` ask for."""
 
     target: Tensor  # int64 [T], the next item, 1..N; one per slot, or per user where there are no histories
-    drawn: Mapping[str, Tensor] = field(default_factory=dict)  # what was drawn for each target, [T, ...]
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)  # samples drawn for each target, [T, ...]
     prefix_rows: PrefixRows | None = None
 
     @property
     def negatives(self) -> Tensor:
-        """int64 [T, K], items 1..N that were drawn for each target; the model's needs must name `Negatives`."""
+        """Return int64 [T, K], items 1..N drawn for each target; the model's needs must name `Negatives`."""
         if NEGATIVES not in self.drawn:
             raise KeyError("this batch has no negatives; name Negatives() in the model's needs")
         return self.drawn[NEGATIVES]
 
     @property
     def prefixes(self) -> PrefixRows:
-        """The history of each target as a row of its own; the model's needs must name `Prefixes`."""
+        """Return the history of each target as a row; the model's needs must name `Prefixes`."""
         if self.prefix_rows is None:
             raise KeyError("this batch has no rows for the prefixes; name Prefixes() in the model's needs")
         return self.prefix_rows
 
     def with_drawn(self, **drawn: Tensor) -> "TrainBatch":
-        """Return the same batch with further tensors that were drawn for its targets."""
+        """Return the batch with further tensors drawn for its targets."""
         return replace(self, drawn={**self.drawn, **drawn})
 
 
@@ -122,7 +122,7 @@ NEGATIVES = "negatives"
 
 
 def _named(part: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a batch or of a part of it, those of its parts as "part.name"."""
+    """Yield the tensors of a batch or of a nested part, the latter as "part.name"."""
     names = part if isinstance(part, Mapping) else [entry.name for entry in fields(part)]
     for name in names:
         value = part[name] if isinstance(part, Mapping) else getattr(part, name)

@@ -1,7 +1,7 @@
-"""Batches out of flat tensors that already lie on the device: the layout of many steps at once, views of it for each.
+"""Batches made from flat tensors on the device: many steps are laid out at once, and each batch is a view.
 
-The host works out where each history lies (mmbench.data.packing) and sends a few numbers per history; everything
-that is per event is gathered on the device. No loop over events or histories, no copy of the data.
+The host works out where each history lies (mmbench.data.packing) and sends a few numbers per history; the events
+themselves are gathered on the device. There is no loop over events or histories and no copy of the data.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ class Batcher:
     """Lays out rows of one set of histories.
 
     items, times  int64 [E], flat
-    is_even       round the shapes of training batches up, so that few different ones occur
+    is_even       round the shapes of training batches up, so that only a few shapes occur
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Batcher:
         self.layout, self.max_len, self.is_even = layout, max_len, is_even
 
     def training(self, rows: Rows, *, prefixes: bool = False) -> TrainBatch:
-        """Return the batch of one step: a slot and a target for every place that predicts."""
+        """Return the batch of one step, with a slot and a target for every place that predicts."""
         return self.training_steps([rows], prefixes=prefixes)[0]
 
     def training_steps(
@@ -49,9 +49,9 @@ class Batcher:
     ) -> list[TrainBatch]:
         """Return the batches of several steps.
 
-        prefixes  each target's history as a row of its own, too (`TrainBatch.prefixes`)
-        group     0, or: every `group` consecutive steps become one batch whose tensors have a leading axis [group];
-                  these steps must have equally many targets
+        prefixes  add each target's history as a row (`TrainBatch.prefixes`)
+        group     0, or the number of consecutive steps that become one batch, whose tensors have a leading axis
+                  [group]; these steps must have equally many targets
         """
         rows, step = join(*steps), steps_of(steps)
         if (rows.loss_from < 0).any():
@@ -65,11 +65,11 @@ class Batcher:
         t_step = np.repeat(step, rows.n_targets)
         slot, user, following = self._send(targets["slot"], targets["user"], targets["following"])
         of_target = {"slot": slot, "user": user, "target": self.items[following]}
-        again = self._prefixes(rows, targets, grids, t_step, len(steps), group) if prefixes else None
-        return list(_cut(fields, of_target, grids, t_step, group, again))
+        prefix_grids = self._prefixes(rows, targets, grids, t_step, len(steps), group) if prefixes else None
+        return list(_cut(fields, of_target, grids, t_step, group, prefix_grids))
 
     def _send(self, *arrays: np.ndarray) -> tuple[Tensor, ...]:
-        """Copy arrays of one length to the device in one go, which need not be waited for."""
+        """Copy arrays of equal length to the device in one transfer, without waiting for it."""
         together = torch.from_numpy(np.stack(arrays))
         if self.device.type == "cuda":
             return tuple(together.pin_memory().to(self.device, non_blocking=True))
@@ -85,13 +85,13 @@ class Batcher:
     ) -> dict[str, Tensor]:
         """Return item_seq, time_seq, position and segment of all grids, flat int64 [places].
 
-        start, n_places, n_events  of each history: its first event, the places that it takes, its events
+        start, n_places, n_events  per history: its first event, the number of places it takes, its number of events
         """
         begin, first, number, width, length = self._send(
-            start, grids.base[step] + grids.place, grids.number, n_places, n_events
+            start, grids.base[step] + grids.start, grids.number, n_places, n_events
         )
         history, within = _spread(width, int(n_places.sum()))
-        place, event = first[history] + within, start_clamped(begin[history] + within, len(self.items))
+        index, event = first[history] + within, _clamp_events(begin[history] + within, len(self.items))
         is_event = within < length[history]
         values = {
             "item_seq": torch.where(is_event, self.items[event], 0) if len(self.items) else torch.zeros_like(within),
@@ -99,7 +99,7 @@ class Batcher:
             "position": within,
             "segment": number[history],
         }  # fmt: skip
-        return {name: _scatter(grids.n_places, place, value) for name, value in values.items()}
+        return {name: _scatter(grids.size, index, value) for name, value in values.items()}
 
     def _prefixes(
         self,
@@ -110,9 +110,9 @@ class Batcher:
         n_steps: int,
         group: int,
     ) -> tuple[dict[str, Tensor], Arrangement]:
-        """Return source and segment, flat, and slot of the rows that hold one target's history each."""
+        """Return source and segment (flat) and slot of the rows with the prefix of each target, and their grids."""
         lengths = targets["length"]
-        own = arrange(
+        prefix_grids = arrange(
             lengths,
             step,
             n_steps,
@@ -122,16 +122,19 @@ class Batcher:
             is_even=self.is_even,
         )
         first, number, width, origin, slot = self._send(
-            own.base[step] + own.place, own.number, lengths, np.repeat(grids.place, rows.n_targets),
-            own.place + lengths - 1,
-        )  # fmt: skip
+            prefix_grids.base[step] + prefix_grids.start,
+            prefix_grids.number,
+            lengths,
+            np.repeat(grids.start, rows.n_targets),
+            prefix_grids.start + lengths - 1,
+        )
         target, within = _spread(width, int(lengths.sum()))
-        place = first[target] + within
+        index = first[target] + within
         return {
-            "source": _scatter(own.n_places, place, origin[target] + within),
-            "segment": _scatter(own.n_places, place, number[target]),
+            "source": _scatter(prefix_grids.size, index, origin[target] + within),
+            "segment": _scatter(prefix_grids.size, index, number[target]),
             "slot": slot,
-        }, own
+        }, prefix_grids
 
     def _pairs(self, rows: Rows, step: np.ndarray, n_steps: int, group: int) -> list[TrainBatch]:
         """Return batches of (user, item) without histories: sequences of width 0."""
@@ -152,37 +155,37 @@ class Batcher:
     def evaluation(self, rows: Rows, *, places_after: int = 0) -> Batch:
         """Return a batch with one slot per history: its last event, or the last of the empty places after it.
 
-        The histories should be of like length, which keeps the padding small.
+        Histories of similar length keep the padding small.
         """
         total = rows.length + places_after
         grid = arrange_alike(total, layout=self.layout, max_len=self.max_len)
         flat = self._fill(grid, np.zeros_like(total), rows.start, total, rows.length)
-        slot, user = self._send(grid.place + total - 1, rows.user)
+        slot, user = self._send(grid.start + total - 1, rows.user)
         grids: dict[str, Any] = {name: values.view(grid.shapes[0]) for name, values in flat.items()}
         return Batch(**grids, slot=slot, user=user)
 
 
-def start_clamped(event: Tensor, n_events: int) -> Tensor:
-    """Return indices that exist, also for extra places after the last event."""
+def _clamp_events(event: Tensor, n_events: int) -> Tensor:
+    """Return event indices that exist: extra places after the last event point at it."""
     return event.clamp(max=max(n_events - 1, 0))
 
 
 def _spread(lengths: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Return for every member of groups of these lengths its group and its number in it, from 0; int64 [total]."""
+    """Return the group of each member of groups with these lengths, and its index in the group; int64 [total]."""
     group = torch.repeat_interleave(lengths, output_size=total)
     return group, torch.arange(total, device=lengths.device) - (lengths.cumsum(0) - lengths)[group]
 
 
-def _scatter(n_places: int, place: Tensor, values: Tensor) -> Tensor:
-    """Return `values` at their places and 0 elsewhere, int64 [n_places]."""
-    return values.new_zeros(n_places).scatter_(0, place, values)
+def _scatter(size: int, index: Tensor, values: Tensor) -> Tensor:
+    """Return int64 [size] with `values` at `index` and 0 elsewhere."""
+    return values.new_zeros(size).scatter_(0, index, values)
 
 
 def _targets(rows: Rows, grids: Arrangement) -> dict[str, np.ndarray]:
-    """Return of every target its slot, user, the event that it is, and the length of its history; int64 [T]."""
+    """Return slot, user and event of each target, and the length of its history; int64 [T]."""
     n = rows.n_targets
     return {
-        "slot": ranges(grids.place + rows.loss_from, n),
+        "slot": ranges(grids.start + rows.loss_from, n),
         "user": np.repeat(rows.user, n),
         "following": ranges(rows.start + rows.loss_from + 1, n),
         "length": ranges(rows.loss_from + 1, n),
@@ -190,7 +193,7 @@ def _targets(rows: Rows, grids: Arrangement) -> dict[str, np.ndarray]:
 
 
 def _cuts(step: np.ndarray, n_steps: int, group: int) -> list[int]:
-    """Return where each batch begins among what `step` numbers, and the end of the last."""
+    """Return where each batch begins in the sorted array `step`, and its end."""
     return np.searchsorted(step, np.arange(0, n_steps + 1, group)).tolist()
 
 
@@ -200,7 +203,7 @@ def _cut(
     grids: Arrangement,
     step: np.ndarray,
     group: int,
-    again: tuple[dict[str, Tensor], Arrangement] | None,
+    prefix_grids: tuple[dict[str, Tensor], Arrangement] | None,
 ) -> Iterator[TrainBatch]:
     """Yield the batch of each step, or of each group of steps, as views of the flat tensors."""
     n = group or 1
@@ -209,10 +212,12 @@ def _cut(
         lead = (group, (high - low) // group) if group else (high - low,)
         parts: dict[str, Any] = _grid_views(fields, grids, number * n, group)
         parts |= {name: values[low:high].view(lead) for name, values in of_target.items()}
-        if again is not None:
-            flat, own = again
+        if prefix_grids is not None:
+            flat, arrangement = prefix_grids
             slot = flat["slot"][low:high].view(lead)
-            views = _grid_views({name: flat[name] for name in ("source", "segment")}, own, number * n, group)
+            views = _grid_views(
+                {name: flat[name] for name in ("source", "segment")}, arrangement, number * n, group
+            )
             parts["prefix_rows"] = PrefixRows(**views, slot=slot)
         yield TrainBatch(**parts)
 

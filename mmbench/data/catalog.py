@@ -1,7 +1,7 @@
-"""datasets.toml -> DatasetSpec. Strict, and it touches no raw file.
+"""datasets.toml -> DatasetSpec. The tables are checked strictly; no raw file is opened.
 
-Read are, in this order: the catalogue that ships with mmbench, `<data-dir>/datasets.toml` (written by
-`mmbench datasets add`), and the files named by `MMBENCH_DATASETS` (or `--datasets`).
+Files are read in this order: the catalogue that ships with mmbench, `<data-dir>/datasets.toml` (written by
+`mmbench datasets add`), and the files that `MMBENCH_DATASETS` (or `--datasets`) names.
 """
 
 import json
@@ -18,33 +18,33 @@ from mmbench.data.spec import DatasetSpec, known_keys
 from mmbench.errors import UsageError, suggest
 from mmbench.paths import datasets_file
 
-ADDED = "datasets.toml"  # in the data folder: the tables that `mmbench datasets add` copied
+ADDED = "datasets.toml"  # lies in the data folder and holds the tables that `mmbench datasets add` copied
 
 
 def catalog_files(data_dir: Path) -> list[Path]:
-    """The catalogue files that exist or were asked for, in reading order."""
+    """Return the catalogue files that exist or were named, in reading order."""
     added = data_dir / ADDED
-    named = [Path(one) for one in os.environ.get("MMBENCH_DATASETS", "").split(os.pathsep) if one]
+    named = [Path(path) for path in os.environ.get("MMBENCH_DATASETS", "").split(os.pathsep) if path]
     return [datasets_file(), *([added] if added.is_file() else []), *named]
 
 
 def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
-    """All data sets by name; a fault is one UsageError with file, table and key."""
-    found: dict[str, DatasetSpec] = {}
+    """Return all data sets by name; a fault raises one UsageError that names file, table and key."""
+    specs: dict[str, DatasetSpec] = {}
     origin: dict[str, Path] = {}
     for file in catalog_files(data_dir):
         for name, spec in read_catalog(file).items():
-            # A file that is named now wins over what was added before; nothing else may be defined twice.
-            if name in found and found[name] != spec and origin[name] != data_dir / ADDED:
+            # A file that is named now overrides what was added before; nothing else may be defined twice.
+            if name in specs and specs[name] != spec and origin[name] != data_dir / ADDED:
                 raise UsageError(
                     f"{file}: data set {name!r} is already defined in {origin[name]}; rename one of them"
                 )
-            found[name], origin[name] = spec, file
-    return found
+            specs[name], origin[name] = spec, file
+    return specs
 
 
 def read_catalog(file: Path) -> dict[str, DatasetSpec]:
-    """The tables of one file, checked. `raw` becomes absolute; in a user's file it defaults to the file's folder."""
+    """Read and check the tables of one file; `raw` becomes absolute and defaults to the folder of a user's file."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -52,15 +52,17 @@ def read_catalog(file: Path) -> dict[str, DatasetSpec]:
             f"{file} cannot be read ({error.strerror}); give the path of a datasets.toml"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is no valid TOML: {error}") from error
+        raise UsageError(f"{file} is not valid TOML: {error}") from error
     return {name: _read_table(file, name, table) for name, table in content.items()}
 
 
 def _read_table(file: Path, name: str, table: Any) -> DatasetSpec:
     if not isinstance(table, dict):
-        raise UsageError(f"{file}: {name} stands outside a table; begin with a line [name-of-the-data-set]")
+        raise UsageError(f"{file}: {name} is outside a table; put a line [name-of-the-data-set] before it")
     if "name" in table:
-        raise UsageError(f"{file} [{name}]: the table's own name is the data set's; remove the key 'name'")
+        raise UsageError(
+            f"{file} [{name}]: the table's heading already names the data set; remove the key 'name'"
+        )
     if file != datasets_file() and isinstance(table.get("raw", ""), str):
         table = {**table, "raw": str((file.parent / Path(table.get("raw", "")).expanduser()).resolve())}
     try:
@@ -70,15 +72,15 @@ def _read_table(file: Path, name: str, table: Any) -> DatasetSpec:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first fault of a table as text, unknown keys (typos) before everything they cause."""
-    faults = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    """Describe the first fault of a table; unknown keys (typos) come before the faults that they cause."""
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     first = faults[0]
-    place = first["loc"]
-    key = ".".join(str(part) for part in place)
+    path = first["loc"]
+    key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
-        known = [one for one in known_keys(DatasetSpec, place[:-1]) if one != "name" or len(place) > 1]
-        inside = f"in {'.'.join(str(part) for part in place[:-1])}: " if len(place) > 1 else ""
-        return inside + suggest(str(place[-1]), known, what="key")
+        known = [key for key in known_keys(DatasetSpec, path[:-1]) if key != "name" or len(path) > 1]
+        inside = f"in {'.'.join(str(part) for part in path[:-1])}: " if len(path) > 1 else ""
+        return inside + suggest(str(path[-1]), known, what="key")
     if first["type"] == "missing":
         return f"{key} is missing"
     message = first["msg"].removeprefix("Value error, ")
@@ -88,7 +90,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def find_dataset(name: str, data_dir: Path) -> DatasetSpec:
-    """The data set called `name`; an unknown one fails with the nearest known name."""
+    """Return the data set called `name`; UsageError suggests the nearest name for an unknown one."""
     known = load_catalog(data_dir)
     if name not in known:
         raise UsageError(suggest(name, known, what="data set"))
@@ -98,7 +100,7 @@ def find_dataset(name: str, data_dir: Path) -> DatasetSpec:
 def resolve_name(
     text: str, data_dir: Path, *, protocol: str | None = None, ties: str | None = None
 ) -> tuple[DatasetSpec, str, Protocol]:
-    """Return the table, the canonical name and the protocol of `amazon-beauty@random:1` and its like."""
+    """Return the table, the canonical name and the protocol of a name such as `amazon-beauty@random:1`."""
     wanted = PreparedName.parse(text).override(protocol=protocol, ties=ties)
     spec = find_dataset(wanted.dataset, data_dir)
     return spec, *resolve_in(spec, wanted)
@@ -107,18 +109,18 @@ def resolve_name(
 def resolve_in(spec: DatasetSpec, wanted: PreparedName) -> tuple[str, Protocol]:
     """Return the canonical name and the protocol of a data set whose table is known."""
     name = wanted.text(default_protocol=spec.protocol, default_ties=spec.ties)
-    ties, filters = wanted.ties or spec.ties, spec.filters.given()
+    ties, filters = wanted.ties or spec.ties, spec.filters.chosen()
     return name, build_protocol(wanted.protocol or spec.protocol, ties=ties, filters=filters)
 
 
 def add_datasets(file: Path, data_dir: Path) -> list[str]:
-    """Copy the checked tables of `file` into `<data-dir>/datasets.toml`; returns their names.
+    """Copy the checked tables of `file` into `<data-dir>/datasets.toml`; return their names.
 
-    A table of the same name that was added before is replaced; a data set that ships with mmbench is not.
+    A table that was added before under the same name is replaced; a data set that ships with mmbench is not.
     """
     new = read_catalog(file)
     if not new:
-        raise UsageError(f"{file} holds no table; begin with a line [name-of-the-data-set]")
+        raise UsageError(f"{file} holds no table; begin it with a line [name-of-the-data-set]")
     shipped = read_catalog(datasets_file())
     for name in new:
         if name in shipped:
@@ -135,11 +137,11 @@ def _dump_table(spec: DatasetSpec) -> str:
 
 
 def _dump(value: Any) -> str:
-    """A TOML value; JSON strings, numbers and booleans are TOML's, inline tables and arrays are written out."""
+    """Return a TOML value; strings, numbers and booleans are written as JSON, tables and arrays inline."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_dump(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {_dump(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_dump(one) for one in value) + "]"
+        return "[" + ", ".join(_dump(entry) for entry in value) + "]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)

@@ -1,6 +1,6 @@
-"""Bytes of a foreign picture file -> RGB pixels, or the reason why there are none.
+"""Bytes of an untrusted picture file -> RGB pixels, or the reason why there are none.
 
-Every way in which a picture can be damaged ends as a reason that can be counted, never as a crash.
+Whatever is wrong with a picture becomes a reason that can be counted, never a crash.
 """
 
 import io
@@ -13,12 +13,12 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_BYTES = 64 * 2**20  # of one picture file; more is a mistake or a bomb
-MAX_PIXELS = 64_000_000  # of one picture; decoded as RGB 192 MB
-MIN_SIDE = 2  # pixels; a picture of one pixel (or a line of them) stands for "no picture"
-BLANK_RANGE = 4  # of 255: a picture whose every channel spans less shows nothing (JPEG noise is about 2)
+MAX_BYTES = 64 * 2**20  # a larger picture file is a mistake or a bomb
+MAX_PIXELS = 64_000_000  # a picture of this size takes 192 MB as RGB
+MIN_SIDE = 2  # pixels; a picture of one pixel (or a line of pixels) stands for "no picture"
+BLANK_RANGE = 4  # of 255; a picture is blank if every channel spans less (JPEG noise is about 2)
 
-# Everything else Pillow can open is left out on purpose: EPS for one would run Ghostscript on a foreign file.
+# The other formats of Pillow are left out on purpose: EPS, for example, would run Ghostscript on an untrusted file.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO")
 
 PREPROCESSING = (
@@ -28,7 +28,7 @@ PREPROCESSING = (
 
 
 def decode(content: bytes) -> "Image | str":
-    """Bytes of a picture file -> RGB picture, or the reason why not ("truncated", "blank", ...). Thread-safe."""
+    """Return the RGB picture, or the reason why there is none ("truncated", "blank", ...). Thread-safe."""
     from PIL import Image, UnidentifiedImageError
 
     if not content:
@@ -45,16 +45,16 @@ def decode(content: bytes) -> "Image | str":
         return _unidentified(content)
     except (Image.DecompressionBombError, MemoryError):
         return "too large"
-    # Decoders of damaged files raise nearly everything (OSError, SyntaxError, ...): any is an answer.
+    # Decoders of damaged files raise nearly everything (OSError, SyntaxError, ...), and each of these is an answer.
     except Exception as error:
         return "truncated" if "truncated" in str(error).lower() else "undecodable"
     return "blank" if all(high - low < BLANK_RANGE for low, high in _extrema(picture)) else picture
 
 
 def _silence_pillow() -> None:
-    """No warnings about damaged EXIF, odd palettes or many pixels: `decode` answers for those itself.
+    """Silence warnings about damaged EXIF, odd palettes or many pixels: `decode` handles these itself.
 
-    A filter for good rather than `catch_warnings`, which is not thread-safe. Adding it again changes nothing.
+    The filter is permanent, because `catch_warnings` is not thread-safe; adding it twice changes nothing.
     """
     from PIL import Image
 
@@ -64,7 +64,7 @@ def _silence_pillow() -> None:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this build of Pillow can open."""
+    """Return those of FORMATS that this build of Pillow can open."""
     from PIL import Image
 
     Image.init()
@@ -72,7 +72,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _unidentified(content: bytes) -> str:
-    """Why bytes are none of the known formats; an error page with status 200 is the usual case."""
+    """Return why the bytes are in no known format; most often they are an error page sent with status 200."""
     start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in start:
         return "vector graphics"
@@ -85,7 +85,7 @@ def _extrema(picture: "Image") -> list[tuple[int, int]]:
 
 
 def _to_rgb(image: "Image") -> "Image":
-    """Any mode -> RGB: the first frame, upright, transparency on white, deep grey scaled to 8 bits."""
+    """Convert any mode to RGB: the first frame, upright, transparency on white, deep grey scaled to 8 bits."""
     from PIL import Image
 
     image.load()
@@ -100,19 +100,19 @@ def _to_rgb(image: "Image") -> "Image":
 
 
 def _upright(image: "Image") -> "Image":
-    """Turned as EXIF says. Damaged EXIF is no reason to lose a picture that was decoded."""
+    """Turn a picture as its EXIF data say; damaged EXIF data are no reason to lose a decoded picture."""
     from PIL import ImageOps
 
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # its readers and writers raise nearly everything, as decoders do
+    except Exception:  # reading and writing EXIF raises nearly everything, as decoders do
         return image
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 or 32 bits or float [h, w] -> uint8; the largest value tells the range."""
+    """Convert grey of 16 or 32 bits or float [h, w] to uint8; the largest value tells the range."""
     values = np.nan_to_num(values.astype(np.float64))
     top = values.max(initial=0)
-    # Above 255: 0..65535. Above 1: 0..255. Else 0..1.
+    # The range is 0..65535 above 255, 0..255 above 1, else 0..1.
     scale = 1 / 257 if top > 255 else 1 if top > 1 else 255
     return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What defines a prepared data set, and whether that is still what it was when the data were prepared."""
+"""What defines a prepared data set, and whether it has changed since the data were prepared."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ from mmbench.atomic import file_stamp, hash_file
 from mmbench.data.catalog import load_catalog, resolve_in
 from mmbench.data.manifest import Definition, RawFileFacts
 from mmbench.data.protocol import PreparedName, differing_fields
-from mmbench.data.raw_files import usual_places
+from mmbench.data.raw_files import raw_folders
 from mmbench.data.spec import DatasetSpec
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError
 
-CODE = 1  # raise it when the same raw files and protocol give other prepared data
+CODE = 1  # is raised when the same raw files and protocol give different prepared data
 PRESENTATION = ("title", "printed", "slips")  # keys of a table that change no number
 
 
 def definition_of(spec: DatasetSpec) -> Definition:
-    """Return what decides the data besides protocol, raw files and pictures."""
+    """Return what the data depend on besides protocol, raw files and pictures."""
     return Definition(table=spec.content(), code=CODE)
 
 
@@ -28,10 +28,10 @@ def check_current(prepared: Prepared) -> None:
 
 
 def why_outdated(prepared: Prepared) -> str | None:
-    """Return one line about what changed since the data set was prepared, and what to do; None = nothing is known to.
+    """Return one line that says what changed since the data set was prepared and what to do; None if nothing is known.
 
-    Nothing is known of data that no table describes, and of raw files that are gone or lie in a folder that was
-    named with --raw. A raw file is read again only where its size or its times are others.
+    Nothing is known about data that no table describes, nor about raw files that are gone or lie in a folder named
+    with --raw. A raw file is hashed again only if its size or its times differ.
     """
     definition = prepared.manifest.definition
     if definition is None:
@@ -54,25 +54,25 @@ def why_outdated(prepared: Prepared) -> str | None:
 
 
 def _changed_keys(before: Definition, now: Definition) -> list[str]:
-    """Return the names of what is defined otherwise than before."""
+    """Return the keys whose definition differs."""
     keys = [key for key in {**now.table, **before.table} if now.table.get(key) != before.table.get(key)]
     return [key for key in keys if key not in PRESENTATION] + ["code of mmbench"] * (now.code != before.code)
 
 
 def _changed_file(prepared: Prepared, spec: DatasetSpec) -> str | None:
-    """Return the first raw file whose content is not what was prepared."""
-    for known in prepared.manifest.raw:
-        if known.stamp is None:
+    """Return the first raw file whose content is not the one that was prepared."""
+    for facts in prepared.manifest.raw:
+        if facts.stamp is None:
             continue
-        places = [place / known.file for place in usual_places(spec, prepared.data_dir)]
-        file = next((place for place in places if place.is_file()), None)
-        if file is not None and _differs(file, known):
+        paths = [folder / facts.file for folder in raw_folders(spec, prepared.data_dir)]
+        file = next((path for path in paths if path.is_file()), None)
+        if file is not None and _differs(file, facts):
             return str(file)
     return None
 
 
-def _differs(file: Path, known: RawFileFacts) -> bool:
+def _differs(file: Path, facts: RawFileFacts) -> bool:
     try:
-        return file_stamp(file) != known.stamp and hash_file(file) != known.sha256
-    except OSError:  # nothing is known of what cannot be read
+        return file_stamp(file) != facts.stamp and hash_file(file) != facts.sha256
+    except OSError:  # a file that cannot be read tells nothing
         return False

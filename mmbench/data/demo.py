@@ -1,4 +1,4 @@
-"""The built-in demo: a generated shop whose truth is known, in the raw file formats of Amazon 2014.
+"""The built-in demo: a generated shop with a known truth, in the raw file formats of Amazon 2014.
 
 Everything here is synthetic: items, brands, pictures, customers and dates. The planted truth:
 
@@ -19,15 +19,15 @@ SEASONS    the calendar month names the seasonal item's category, one of four, t
     anchor: home  ->  follow-up: home, 0, 1 or 2    ->  season of the month   1-4, 6-10 or 12-17 -> Saturday ...
                       steps on, by the last gap                               months
 
-What comes next can be read from inputs only: from the gap before the last event (after an anchor) and from the
+What comes next can be read from the inputs alone: from the gap before the last event (after an anchor) and from the
 month of the last event (after a follow-up). A model that does not see time must spread its guess over three
 home categories, or over four seasons (knowing the season of the last visit helps it a little).
 
-`time_signal=False` gives every customer the very same items in the same order and draws the dates anew,
-with the same distribution but independent of the items. A model that does not see time scores
-exactly the same on both; what a model that sees time gains on the first must vanish on the second.
+`time_signal=False` gives every customer the same items in the same order and draws the dates anew, with the same
+distribution but independently of the items. A model that does not see time scores exactly the same on both; what
+a model that sees time gains on the first must vanish on the second.
 
-Everything is decided by `seed`. `oracle_scores` knows these rules and bounds what a model can reach.
+`seed` decides everything. `oracle_scores` knows these rules and bounds what a model can reach.
 """
 
 import gzip
@@ -47,13 +47,13 @@ from mmbench.errors import UsageError
 # Strengths of the planted signals.
 N_VISITS = (4, 5)  # visits of a customer, smallest and largest number
 GAPS = ((1, 2, 3, 4), (6, 7, 8, 9, 10), (12, 13, 14, 15, 16, 17))  # months: short, middle, long
-P_GAP = (0.34, 0.33, 0.33)  # how often each of them occurs
+P_GAP = (0.34, 0.33, 0.33)  # how often each kind of gap occurs
 P_LAST = (0.15, 0.4, 0.45)  # how often a history ends with its last anchor, follow-up, seasonal item
 P_NOISE = 0.05  # chance that an event is any item
 DRIFT_MONTHS = 18
-FIRST_MONTHS = 18  # first visits are spread over so many months
+FIRST_MONTHS = 18  # the first visits are spread over this many months
 N_FAVOURITES = 3  # brands that a customer likes ...
-BRAND_LIFT = 3.0  # ... and how many times as often as others they are taken
+BRAND_LIFT = 3.0  # ... and how many times as often as others they are bought
 POPULARITY_SPREAD = 0.4  # standard deviation of the log popularity inside a group
 
 DAY = 86_400
@@ -76,7 +76,7 @@ SEASONAL = (  # January-March, April-June, ...
 CATEGORIES = HOME + SEASONAL
 N_HOME, N_SEASONS = len(HOME), len(SEASONAL)
 N_STYLES = 5
-N_EVENTS = 3  # of a visit: anchor, follow-up, seasonal
+N_EVENTS = 3  # a visit has an anchor, a follow-up and a seasonal item
 BRANDS = (
     "Alderfen", "Brimlock", "Corvane", "Dunmoss", "Eskaret", "Fennwick", "Gorsedale", "Hollin",
     "Ivarsson", "Jurabell",
@@ -89,7 +89,7 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Demo:
-    """The generated shop and what is true of it. I items, E events, sorted by user, then by time."""
+    """The generated shop and the truth about it: I items, E events, sorted by user, then by time."""
 
     seed: int
     time_signal: bool
@@ -108,38 +108,40 @@ class Demo:
 
     @property
     def asins(self) -> list[str]:
-        """Raw item ids, in order."""
+        """Return the raw item ids, in order."""
         return [f"DEMO{number:06d}" for number in range(self.n_items)]
 
     @property
     def reviewers(self) -> list[str]:
-        """Raw user ids, in order."""
+        """Return the raw user ids, in order."""
         return [f"DEMOUSER{number:05d}" for number in range(int(self.user.max()) + 1)]
 
     def histories(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(items, times) of each user, oldest first."""
+        """Return (items, times) of each user, oldest first."""
         cuts = np.flatnonzero(np.diff(self.user)) + 1
         return list(zip(np.split(self.item, cuts), np.split(self.time, cuts), strict=True))
 
 
 def season_of(time: int) -> int:
-    """Season 0..3 of a time in unix seconds (UTC): January-March, ..., October-December."""
+    """Return the season 0..3 of a time in unix seconds (UTC): January-March, ..., October-December."""
     return (datetime.fromtimestamp(int(time), tz=UTC).month - 1) // (12 // N_SEASONS)
 
 
 def market_day(month: int) -> int:
-    """Unix seconds of the first Saturday, 00:00 UTC, of the month so many months after January FIRST_YEAR."""
+    """Return the first Saturday, 00:00 UTC, of the month `month` months after January FIRST_YEAR, in unix seconds."""
     first = datetime(FIRST_YEAR + month // 12, month % 12 + 1, 1, tzinfo=UTC)
     return int(first.timestamp()) + (5 - first.weekday()) % 7 * DAY
 
 
 def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 500, seed: int = 2025) -> Demo:
-    """Draw the shop and its customers. UsageError when an item per (category, style) is too much."""
+    """Draw the shop and its customers; UsageError for fewer items than one per (category, style)."""
     groups = len(CATEGORIES) * N_STYLES
     if n_items < groups or n_users < 1:
         raise UsageError(f"the demo needs at least {groups} items and 1 user, got {n_items} and {n_users}")
     rng = np.random.default_rng([seed, 0])
-    group = rng.permutation(np.arange(n_items) % groups)  # mixed, so that the id tells nothing
+    group = rng.permutation(
+        np.arange(n_items) % groups
+    )  # shuffled, so that an id says nothing about its group
     category, style = group // N_STYLES, group % N_STYLES
     brand = rng.integers(len(BRANDS), size=n_items)
     popularity = np.exp(rng.normal(0, POPULARITY_SPREAD, n_items))
@@ -164,7 +166,7 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
 
 
 def _visits(n_events: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Months of a customer's visits, and the kind of gap before each (0 = short, also for the first)."""
+    """Draw the months of a customer's visits, and the kind of gap before each (0 = short, also for the first)."""
     n_visits = -(-n_events // N_EVENTS)
     kind = rng.choice(len(GAPS), n_visits, p=P_GAP)
     kind[0] = 0
@@ -174,7 +176,7 @@ def _visits(n_events: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 
 
 def _dates(months: np.ndarray, n_events: int) -> list[int]:
-    """Unix seconds of a customer's events: Saturday, Sunday and Monday of each visit, the last one cut short."""
+    """Return a customer's events in unix seconds: Saturday, Sunday and Monday of each visit, the last cut short."""
     dates = [market_day(int(month)) + day * DAY for month in months for day in range(N_EVENTS)]
     return dates[:n_events]
 
@@ -207,7 +209,7 @@ class _Shop:
     def _take(
         self, category: int, style: int, weight: np.ndarray, bought: list[int], rng: np.random.Generator
     ) -> int:
-        """An item that the customer does not have: of the group, else of the category, else any."""
+        """Draw an item that the customer does not have: of the group, else of the category, else any."""
         left = np.ones(len(weight), dtype=bool)
         left[bought] = False
         in_category = left & (self.category == category)
@@ -215,21 +217,21 @@ class _Shop:
         if rng.random() < P_NOISE:
             choice = left
         else:
-            choice = next(one for one in (in_group, in_category, left) if one.any())
+            choice = next(candidates for candidates in (in_group, in_category, left) if candidates.any())
         share = np.where(choice, weight, 0)
         return int(rng.choice(len(weight), p=share / share.sum()))
 
 
 def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use_time: bool) -> np.ndarray:
-    """Scores of all items [I] for what comes after a history, by someone who knows the rules above.
+    """Return the scores of all items [I] for what follows a history, from someone who knows the rules above.
 
     `items` are 0-based and `times` unix seconds, oldest first: what a model sees, nothing of the target. Home,
-    style and brands are read from the history (the last items, the counts of brands), so that a noisy event
-    misleads it: slightly below the true optimum. `use_time=False` never looks at `times`: it spreads its guess
-    by how often each kind of gap occurs and by which seasons can follow that of the last visit.
+    style and brands are read from the history (the last items, the counts of brands), so a noisy event
+    misleads the oracle: it is slightly below the true optimum. `use_time=False` never looks at `times` and spreads
+    its guess by how often each kind of gap occurs and by which seasons can follow that of the last visit.
     """
     seen = np.asarray(items)
-    slot = len(seen) % N_EVENTS  # of the next event: every history begins with an anchor
+    slot = len(seen) % N_EVENTS  # the next event's place in its visit: every history begins with an anchor
     category = np.zeros(len(CATEGORIES))
     if slot == 2:
         category[N_HOME:] = _season(demo, seen, times, use_time)
@@ -252,13 +254,13 @@ def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use
 
 
 def gap_kind(times: Sequence[int]) -> int:
-    """Kind of the gap before the last event (0 short, 1 middle, 2 long), rounded to whole months."""
+    """Return the kind of the gap before the last event (0 short, 1 middle, 2 long), rounded to whole months."""
     months = (int(times[-1]) - int(times[-2])) / (365.25 / 12 * DAY)
-    return int(np.argmin([min(abs(months - one) for one in kind) for kind in GAPS]))
+    return int(np.argmin([min(abs(months - length) for length in kind) for kind in GAPS]))
 
 
 def _season(demo: Demo, seen: np.ndarray, times: Sequence[int], use_time: bool) -> np.ndarray:
-    """Chances of the seasons for a seasonal item that follows an anchor and a follow-up."""
+    """Return the chance of each season for a seasonal item that follows an anchor and a follow-up."""
     if use_time:
         return np.bincount([season_of(times[-1])], minlength=N_SEASONS).astype(float)
     last = demo.category[seen[-3]] - N_HOME if len(seen) > N_EVENTS else -1
@@ -274,7 +276,7 @@ def _season(demo: Demo, seen: np.ndarray, times: Sequence[int], use_time: bool) 
 
 
 def _drift() -> list[float]:
-    """Chances that the style moves by 0, 1, ... steps from one visit to the next."""
+    """Return the chances that the style moves by 0, 1, ... steps from one visit to the next."""
     chances = [0.0] * (max(GAPS[-1]) // DRIFT_MONTHS + 2)
     for months, share in zip(GAPS, P_GAP, strict=True):
         for gap in months:
@@ -301,13 +303,13 @@ def write_raw(
 
 def _write_gzip(path: Path, lines: list[str]) -> None:
     content = "".join(f"{line}\n" for line in lines).encode()
-    # mtime 0: the date in the header would make equal content unequal bytes.
+    # With mtime 0 the header holds no date, so equal content gives equal bytes.
     with replacing(path) as temporary:
         temporary.write_bytes(gzip.compress(content, mtime=0))
 
 
 def _review_lines(demo: Demo) -> list[str]:
-    """JSON lines sorted by item, as Amazon's 5-core files are."""
+    """Return JSON lines sorted by item, as in Amazon's 5-core files."""
     rating = np.random.default_rng([demo.seed, 3]).choice([3, 4, 5], size=len(demo.item), p=[0.1, 0.3, 0.6])
     asins, reviewers = demo.asins, demo.reviewers
     return [
@@ -324,7 +326,7 @@ def _review_lines(demo: Demo) -> list[str]:
 
 
 def _meta_lines(demo: Demo) -> list[str]:
-    """Python literals, one item a line."""
+    """Return Python literals, one item a line."""
     lines = []
     for number, asin in enumerate(demo.asins):
         department, name, _ = CATEGORIES[demo.category[number]]
@@ -340,7 +342,7 @@ def _meta_lines(demo: Demo) -> list[str]:
 
 
 def pictures(demo: Demo) -> list[bytes]:
-    """PNG files of all items: the outline is the category's, colour and texture are the style's."""
+    """Return the PNG files of all items: the category decides the outline, the style colour and texture."""
     from mmbench.data.demo_pictures import draw
 
     files = []

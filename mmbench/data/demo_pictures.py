@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIZE = 72  # pixels of a finished picture
-SCALE = 3  # drawn so many times larger and reduced, for smooth edges
+SCALE = 3  # pictures are drawn this many times larger and reduced, for smooth edges
 STYLE_HUES = (0.0, 0.11, 0.36, 0.6, 0.82)  # red, amber, green, blue, purple
 Point = tuple[float, float]
 
@@ -25,7 +25,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> list[Point]:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-# Outlines in a unit square, y down; several polygons make one product. Order = mmbench.data.demo.CATEGORIES.
+# Outlines lie in a unit square, y down; several polygons make one product. Order: mmbench.data.demo.CATEGORIES.
 OUTLINES: tuple[list[list[Point]], ...] = (
     [
         _box(0.24, 0.14, 0.78, 0.86),
@@ -74,7 +74,7 @@ OUTLINES: tuple[list[list[Point]], ...] = (
 
 
 def draw(category: int, style: int, rng: np.random.Generator) -> "Image":
-    """RGB picture of SIZE x SIZE; `rng` moves, turns and shades it a little, as photographs differ."""
+    """Draw an RGB picture of SIZE x SIZE; `rng` moves, turns and shades it a little, as photographs differ."""
     from PIL import Image
 
     side = SIZE * SCALE
@@ -108,7 +108,7 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _fabric(style: int, side: int, rng: np.random.Generator) -> "Image":
-    """Two shades of the style's colour in the style's texture, RGB [side, side]."""
+    """Draw two shades of the style's colour in the style's texture, RGB [side, side]."""
     from PIL import Image
 
     hue = STYLE_HUES[style] + rng.uniform(-0.02, 0.02)

@@ -1,8 +1,8 @@
-"""Which recipe gives a paper's counts? Tries the recipes of `recipes.py` on every raw file of a data set.
+"""Which recipe gives a paper's counts? `match` tries the recipes of `recipes.py` on every raw file of a data set.
 
-The raw files of the data set are read once, and those of other editions of the same category that lie in its
-folder or where the catalogue's tables look for them. A number that is one too large for users or items is
-recognised as a count that includes a padding id (RecBole's `user_num` and `item_num` do).
+It reads the data set's raw files, and those of other editions of the same category that lie in its folder or where
+the catalogue's tables look for them. A number of users or items that is one too large is recognised as a count
+that includes a padding id (as RecBole's `user_num` and `item_num` do).
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from mmbench.errors import UsageError
 
 Progress = Callable[[str], None]
 NEAREST = 10
-# Amazon's names of one category's reviews: 5-core and all, per edition.
+# Amazon's file names for the reviews of a category: 5-core and all, per edition.
 _REVIEWS = {
     "amazon-2014": ("reviews_{}_5.json.gz", "reviews_{}.json.gz"),
     "amazon-2018": ("{}_5.json.gz", "{}.json.gz"),
@@ -33,18 +33,18 @@ _REVIEWS = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """The counts to be found; what the paper does not say is None."""
+    """The counts to look for; None where the paper prints none."""
 
     users: int | None = None
     items: int | None = None
     interactions: int | None = None
 
     def __post_init__(self) -> None:
-        given = [one for one in self.counts if one is not None]
-        if not given:
+        named = [count for count in self.counts if count is not None]
+        if not named:
             raise UsageError("no count to look for; give at least one of --users, --items, --inters")
-        if min(given) < 1:
-            raise UsageError(f"a count must be at least 1 (got {min(given)})")
+        if min(named) < 1:
+            raise UsageError(f"a count must be at least 1 (got {min(named)})")
 
     @property
     def counts(self) -> tuple[int | None, int | None, int | None]:
@@ -53,9 +53,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Match:
-    """Recipes that leave the same counts, the simplest first, beside the wanted counts.
+    """Recipes that leave the same counts, the simplest first, compared with the wanted counts.
 
-    `padding` names the numbers that count a padding id.
+    `padding` names the counts that include a padding id.
     """
 
     recipes: list[Recipe]
@@ -74,7 +74,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Exact matches, or the nearest ones; which files were tried, and how many recipes."""
+    """Exact matches, or else the nearest; the files and the number of recipes that were tried."""
 
     matches: list[Match]
     n_recipes: int
@@ -99,27 +99,26 @@ def match(
     folder = find_raw(spec, data_dir, raw=raw, progress=progress)
     alike: dict[tuple[int, int, int], list[Recipe]] = {}
     files = []
-    for one, place in _editions(spec, folder, data_dir):
-        files.append(str(place / one.files.interactions.name))
-        log = _log(one, place, progress)
+    for edition, directory in _editions(spec, folder, data_dir):
+        files.append(str(directory / edition.files.interactions.name))
+        log = _log(edition, directory, progress)
         progress(f"{log.file}: trying recipes")
-        for found in search(log, least=wanted.interactions or 0):
-            if found.interactions:
-                alike.setdefault(found[1:], []).append(found.recipe)
+        for outcome in search(log, least=wanted.interactions or 0):
+            if outcome.interactions:
+                alike.setdefault(outcome[1:], []).append(outcome.recipe)
     n_recipes = sum(map(len, alike.values()))
     return Verdict(_ranked(alike, wanted), n_recipes, files, spec.files.interactions.name)
 
 
 def _ranked(alike: dict[tuple[int, int, int], list[Recipe]], wanted: Wanted) -> list[Match]:
-    """Exact ones, else those that are exact up to padding ids, else the nearest."""
+    """Return the exact matches, else those that are exact up to padding ids, else the nearest."""
     matches = [
         _compare(sorted(recipes, key=Recipe.steps), counts, wanted) for counts, recipes in alike.items()
     ]
-    matches.sort(key=lambda one: (one.distance, len(one.padding), one.recipe.steps()))
-    exact = [one for one in matches if one.exact]
-    plain = [
-        one for one in exact if not one.padding
-    ]  # off by one is an explanation only where nothing else is
+    matches.sort(key=lambda match: (match.distance, len(match.padding), match.recipe.steps()))
+    exact = [match for match in matches if match.exact]
+    # A padding id explains a difference of one only where nothing else does.
+    plain = [match for match in exact if not match.padding]
     return (plain or exact or matches)[:NEAREST]
 
 
@@ -136,7 +135,7 @@ def _compare(recipes: list[Recipe], counts: tuple[int, int, int], wanted: Wanted
 
 
 def _editions(spec: DatasetSpec, folder: Path, data_dir: Path) -> Iterator[tuple[DatasetSpec, Path]]:
-    """The data set as declared, then other files of its category: (spec, folder that holds all of its files)."""
+    """Yield the data set as declared, then other files of its category: (spec, folder that holds all its files)."""
     yield spec, folder
     category = _category(spec)
     if category is None:
@@ -149,16 +148,16 @@ def _editions(spec: DatasetSpec, folder: Path, data_dir: Path) -> Iterator[tuple
             files = other.files.model_copy(
                 update={"interactions": other.files.interactions.model_copy(update={"name": name})}
             )
-            one = other.model_copy(update={"files": files})
-            for place in (folder, other.raw_dir(data_dir), data_dir / "raw" / other.name):
-                file = (place / name).resolve()
-                if file not in seen and all((place / part.name).is_file() for part in one.raw_files):
+            edition = other.model_copy(update={"files": files})
+            for directory in (folder, other.raw_dir(data_dir), data_dir / "raw" / other.name):
+                file = (directory / name).resolve()
+                if file not in seen and all((directory / part.name).is_file() for part in edition.raw_files):
                     seen.add(file)
-                    yield one, place
+                    yield edition, directory
 
 
 def _category(spec: DatasetSpec) -> str | None:
-    """`Video_Games` of reviews_Video_Games_5.json.gz; None for data that is not Amazon's."""
+    """Return `Video_Games` for reviews_Video_Games_5.json.gz; None for data that are not Amazon's."""
     for form in _REVIEWS.get(spec.parser, ()):
         before, after = form.split("{}")
         name = spec.files.interactions.name
@@ -176,7 +175,7 @@ def _log(spec: DatasetSpec, folder: Path, progress: Progress) -> Log:
 
 
 def _has(spec: DatasetSpec, data: RawData, members: frozenset[str] | None) -> dict[str, np.ndarray]:
-    """bool [n_items] by the event codes of items: what a paper may have required of them."""
+    """Return bool [n_items] by the items' event codes for each thing that a paper may have required of items."""
     items = [data.items[name] for name in data.events.item_names]
     columns: dict[str, list[bool]] = {"any metadata": [], "a title": [], "text": [], "an image": []}
     for item in items:

@@ -1,9 +1,9 @@
 """Prepared data as files that other programs read: RecBole's atomic files, CSV, Parquet.
 
-Events are written in the prepared order, user by user. That matters more than the times: a peer that sorts by
-time with a stable sort (RecBole does) keeps it, also where it reads times as float32 and sees one moment where
-there were several, because rounding never turns two times round. So leave-one-out gives the same split. Where a
-peer's sort is not stable, write `times="rank"`: whole numbers that float32 holds exactly, no two alike.
+Events are written in the prepared order, user by user. That order matters more than the times: a program that sorts
+by time with a stable sort (RecBole does) keeps it, even if it reads times as float32 and several times become one,
+because rounding never swaps two times. So leave-one-out gives the same split. For a program whose sort is not
+stable, write `times="rank"`: whole numbers that float32 holds exactly, all different.
 """
 
 import csv
@@ -29,8 +29,8 @@ _OWN = ("id", "title", "brand", "categories", "image", "image_url", "text")
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The files, and what a reader in float32 would do: neighbouring events of a user that differ in time, and how
-    many of them would have the same."""
+    """The files, and what reading times as float32 does: the number of steps (neighbouring events of a user that
+    differ in time) and how many of them it merges."""
 
     files: list[Path]
     n_steps: int
@@ -52,10 +52,10 @@ def export(prepared: Prepared, folder: Path, *, form: str, times: str = "seconds
 
 
 def rank_times(prepared: Prepared) -> np.ndarray:
-    """int64 [E], from 1: the place of each event among all by time, equal times in the prepared order of a user.
+    """Return int64 [E], from 1: the rank of each event by time; equal times rank in the prepared order.
 
-    No two are alike, so any sort by user and time gives the prepared order, and a global split by time the same
-    events up to ties. Beyond 2^24 events float32 would merge some; then it is the place in the user's history.
+    All ranks differ, so any sort by user and time gives the prepared order, and a global split by time the same
+    events up to ties. Beyond 2^24 events float32 would merge some; then it is the rank in the user's history.
     """
     n_events = len(prepared.items)
     if n_events <= EXACT:
@@ -74,7 +74,7 @@ def _float32_steps(prepared: Prepared, times: np.ndarray) -> tuple[int, int]:
 
 
 def _events(prepared: Prepared, times: np.ndarray) -> Iterator[tuple[str, str, int]]:
-    """(raw user id, raw item id, time) in the prepared order."""
+    """Yield (raw user id, raw item id, time) in the prepared order."""
     item_ids = [record["id"] for record in prepared.item_records]
     ends = prepared.offsets.tolist()
     for user, start, end in zip(prepared.user_ids, ends, ends[1:], strict=False):
@@ -83,12 +83,12 @@ def _events(prepared: Prepared, times: np.ndarray) -> Iterator[tuple[str, str, i
 
 
 def _extra(prepared: Prepared) -> list[str]:
-    """Further text columns of the catalogue."""
+    """Return the names of the catalogue's further text columns."""
     return sorted({key for record in prepared.item_records for key in record if key not in _OWN})
 
 
 def _write_recbole(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[list[Path], dict[str, Any]]:
-    """`<name>.inter` and `<name>.item`. Blanks part the tokens of a sequence, so those inside a category become _."""
+    """Write `<name>.inter` and `<name>.item`. Blanks separate tokens, so those inside a category become _."""
     extra = {name: re.sub(r"[\s:]+", "_", name) for name in _extra(prepared)}
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("inter", "item")]
     header = ["user_id:token", "item_id:token", "timestamp:float"]
@@ -96,13 +96,13 @@ def _write_recbole(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[l
     header = ["item_id:token", "title:token_seq", "categories:token_seq", "brand:token"]
     rows = (
         [
-            one["id"],
-            one["title"],
-            " ".join(node.replace(" ", "_") for path in one["categories"] for node in path),
-            one["brand"],
-            *(one.get(name, "") for name in extra),
+            record["id"],
+            record["title"],
+            " ".join(node.replace(" ", "_") for path in record["categories"] for node in path),
+            record["brand"],
+            *(record.get(name, "") for name in extra),
         ]
-        for one in prepared.item_records
+        for record in prepared.item_records
     )
     _write_rows(files[1], [*header, *(f"{name}:token_seq" for name in extra.values())], rows)
     columns = {"title": "title", "categories": "categories", "brand": "brand", "extra": list(extra.values())}
@@ -110,7 +110,7 @@ def _write_recbole(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[l
 
 
 def _write_rows(file: Path, header: list[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Tab-separated lines without quoting, as RecBole writes them; nothing in a cell may pass for a separator."""
+    """Write tab-separated lines without quoting, as RecBole does; no cell may contain a separator."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="\n") as stream:
@@ -120,7 +120,7 @@ def _write_rows(file: Path, header: list[str], rows: Iterable[Sequence[Any]]) ->
                 bad = next((cell for cell in cells if "\t" in cell or '"' in cell), None)
                 if bad is not None:
                     raise DataError(
-                        f"{file.name}: {bad!r} holds a tab or a quote, which RecBole's files cannot; "
+                        f"{file.name}: {bad!r} holds a tab or a quote, which RecBole's files cannot hold; "
                         "export as csv or parquet"
                     )
                 stream.write("\t".join(cells) + "\n")
@@ -129,7 +129,7 @@ def _write_rows(file: Path, header: list[str], rows: Iterable[Sequence[Any]]) ->
 
 
 def _write_csv(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[list[Path], dict[str, Any]]:
-    """Two CSV files. Paths are joined by "|" and their nodes by ">"; inside a node both become "/"."""
+    """Write two CSV files; paths are joined by "|" and their nodes by ">", both of which become "/" inside a node."""
     files = [stem.with_name(f"{stem.name}.{kind}.csv") for kind in ("interactions", "items")]
     extra = _extra(prepared)
 
@@ -138,9 +138,9 @@ def _write_csv(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[list[
 
     def write_items(temporary: Path) -> None:
         rows = (
-            [one["id"], one["title"], one["brand"], _joined(one["categories"]), one["image"] or "",
-             one.get("image_url", ""), *(one.get(name, "") for name in extra)]
-            for one in prepared.item_records
+            [record["id"], record["title"], record["brand"], _joined(record["categories"]), record["image"] or "",
+             record.get("image_url", ""), *(record.get(name, "") for name in extra)]
+            for record in prepared.item_records
         )  # fmt: skip
         _csv(temporary, ["item", "title", "brand", "categories", "image", "image_url", *extra], rows)
 
@@ -167,13 +167,13 @@ def _columns(extra: list[str]) -> dict[str, Any]:
 
 
 def _write_parquet(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[list[Path], dict[str, Any]]:
-    """Two Parquet files; categories are lists of lists, times int64."""
+    """Write two Parquet files; categories are lists of lists, times int64."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     files = [stem.with_name(f"{stem.name}.{kind}.parquet") for kind in ("interactions", "items")]
     records, extra = prepared.item_records, _extra(prepared)
-    item_ids = pa.array([one["id"] for one in records], pa.string())
+    item_ids = pa.array([record["id"] for record in records], pa.string())
     users = np.repeat(np.arange(prepared.n_users), np.diff(prepared.offsets))
     events = {
         "user": pa.array(prepared.user_ids, pa.string()).take(pa.array(users)),
@@ -181,14 +181,16 @@ def _write_parquet(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[l
         "timestamp": pa.array(np.asarray(times), pa.int64()),
     }
     texts = {
-        name: [one.get(name) or "" for one in records]
+        name: [record.get(name) or "" for record in records]
         for name in ("title", "brand", "image", "image_url", *extra)
     }
     items: dict[str, Any] = {
         "item": item_ids,
-        **{name: pa.array(one, pa.string()) for name, one in texts.items()},
+        **{name: pa.array(values, pa.string()) for name, values in texts.items()},
     }
-    items["categories"] = pa.array([one["categories"] for one in records], pa.list_(pa.list_(pa.string())))
+    items["categories"] = pa.array(
+        [record["categories"] for record in records], pa.list_(pa.list_(pa.string()))
+    )
     for file, columns in zip(files, (events, items), strict=True):
         table = pa.table(columns)
         write_with(file, partial(pq.write_table, table))
@@ -196,7 +198,7 @@ def _write_parquet(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[l
 
 
 def _reading_table(prepared: Prepared, stem: str, table: dict[str, Any]) -> str:
-    """A datasets.toml that reads the files back as they are: no filter, ties in the order of the file."""
+    """Return a datasets.toml that reads the files back unchanged: no filter, ties in the order of the file."""
     inter, items = (file.name for file in table["files"])
     columns = table["columns.items"]
     known = ("title", "categories", "brand", *columns["extra"])
@@ -216,5 +218,5 @@ def _reading_table(prepared: Prepared, stem: str, table: dict[str, Any]) -> str:
 
 
 def _quoted(value: str | list[str]) -> str:
-    """A TOML string or list of strings; JSON's form of both is TOML's."""
+    """Return a TOML string or list of strings, which is written as in JSON."""
     return json.dumps(value, ensure_ascii=False)

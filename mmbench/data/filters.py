@@ -1,4 +1,4 @@
-"""Duplicates, k-core and order of events: pure functions on integer arrays. No files."""
+"""Duplicates, k-core and order of events: pure functions on integer arrays, no files."""
 
 import numpy as np
 
@@ -6,8 +6,10 @@ from mmbench.data.protocol import random_seed
 
 
 def first_of_duplicates(user: np.ndarray, item: np.ndarray, ticks: np.ndarray) -> np.ndarray:
-    """bool [E], False for an event that equals an earlier one in user, item and time."""
-    order = np.lexsort((ticks, item, user))  # stable: among equals the first of the file comes first
+    """Return bool [E], False for an event that equals an earlier one in user, item and time."""
+    order = np.lexsort(
+        (ticks, item, user)
+    )  # a stable sort, so the first of equal events in the file comes first
     same = np.ones(max(len(order) - 1, 0), dtype=bool)
     for column in (user, item, ticks):
         same &= np.diff(column[order]) == 0
@@ -19,10 +21,10 @@ def first_of_duplicates(user: np.ndarray, item: np.ndarray, ticks: np.ndarray) -
 def k_core(
     user: np.ndarray, item: np.ndarray, *, min_user: int, min_item: int, item_counts: str, iterate: bool
 ) -> tuple[np.ndarray, int]:
-    """(bool [E] of the events that stay, rounds). With `iterate` the largest set in which every bound holds.
+    """Return which events stay (bool [E]) and the number of rounds. With `iterate` the k-core: every bound holds.
 
-    A round takes users with fewer than `min_user` events, then items with fewer than `min_item` events
-    (`item_counts="users"`: fewer than `min_item` different users) of what is left.
+    A round removes users with fewer than `min_user` events, then, of what is left, items with fewer than `min_item`
+    events (`item_counts="users"`: fewer than `min_item` different users).
     """
     keep = np.ones(len(user), dtype=bool)
     rounds = 0
@@ -48,14 +50,14 @@ def _distinct(user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def event_order(user: np.ndarray, ticks: np.ndarray, ties: str) -> np.ndarray:
-    """int64 [E], the events sorted by user, then time, then the tie rule.
+    """Return int64 [E], the events sorted by user, then time, then the tie rule.
 
-    `file` keeps the order of the file, `reverse` turns it round, `random:<seed>` draws one order of all events.
+    `file` keeps the order of the file, `reverse` reverses it, `random:<seed>` draws one order of all events.
     """
-    place = np.arange(len(user), dtype=np.int64)
+    rank = np.arange(len(user), dtype=np.int64)
     seed = random_seed(ties)
     if seed is not None:
-        place = np.random.Generator(np.random.PCG64(seed)).permutation(len(user))
+        rank = np.random.Generator(np.random.PCG64(seed)).permutation(len(user))
     elif ties == "reverse":
-        place = -place
-    return np.lexsort((place, ticks, user))
+        rank = -rank
+    return np.lexsort((rank, ticks, user))

@@ -1,6 +1,6 @@
-"""Where an item's picture lies: the listing of a folder, zip or store, and member names from a template.
+"""Where an item's picture lies: listings of folders, zips and stores, and member names from a template.
 
-Opens no picture.
+No picture is opened.
 """
 
 import os
@@ -32,20 +32,20 @@ class ImageListing:
 
     @property
     def facts(self) -> Pictures:
-        """What a manifest says about it."""
+        """What a manifest says about the listing."""
         return Pictures(kind=self.kind, path=str(self.path), hash=self.hash, stamp=self.stamp)
 
 
 def store_path(images: Images, raw_dir: Path) -> Path:
-    """Return the file of the pictures that mmbench fetches itself."""
+    """Return the file that holds the pictures fetched by mmbench."""
     return raw_dir / f"{images.name}.sqlite"
 
 
 def list_images(images: Images | None, raw_dir: Path) -> ImageListing | None:
     """Return the pictures beside the raw files, None if there are none.
 
-    `name` as a folder or a zip, or `name` + ".zip"; only when none of them is there, the store of fetched ones:
-    what users put there is what they want to be read.
+    Pictures are looked for in `name` as a folder or a zip, in `name` + ".zip", and only then in the store of fetched
+    pictures, because those that users put there are the ones to read.
     """
     if images is None:
         return None
@@ -56,14 +56,14 @@ def list_images(images: Images | None, raw_dir: Path) -> ImageListing | None:
 
 
 def list_path(path: Path) -> ImageListing:
-    """Return the pictures in a folder, a zip or a store, which its name ends in .sqlite; DataError when damaged."""
+    """Return the pictures in a folder, a zip or a store (a name in .sqlite); DataError when it is damaged."""
     if path.is_dir():
         return _list_folder(path.resolve())
     return list_store(path) if path.suffix == ".sqlite" else _list_zip(path.resolve())
 
 
 def list_at(pictures: Pictures, name: str) -> ImageListing:
-    """Return the pictures that the manifest of data set `name` names; DataError when they are gone."""
+    """Return the pictures named in the manifest of data set `name`; DataError when they are gone."""
     path = Path(pictures.path)
     if not path.exists():
         raise DataError(f"the pictures of {name} are no longer at {path}; run: mmbench prepare {name}")
@@ -71,15 +71,15 @@ def list_at(pictures: Pictures, name: str) -> ImageListing:
 
 
 def deciding(listing: ImageListing | None) -> ImageListing | None:
-    """Return the listing as far as prepared data may depend on it: not a store, which grows.
+    """Return the listing if prepared data may depend on it; a store may grow, so they do not depend on it.
 
-    Every picture in a store has an address, and one with an address counts whether or not it was fetched.
+    Every picture in a store has an address, and a picture with an address counts whether or not it was fetched.
     """
     return None if listing is None or listing.kind == "store" else listing
 
 
 def point_at(prepared: Prepared, listing: ImageListing | None) -> Prepared:
-    """Let the manifest name these pictures, count the items that have one and hash them; the data stay.
+    """Write these pictures into the manifest, with the number of items that have one and their hash; the data stay.
 
     The caller holds the lock of the prepared data.
     """
@@ -98,7 +98,7 @@ def point_at(prepared: Prepared, listing: ImageListing | None) -> Prepared:
 
 
 def list_store(path: Path) -> ImageListing:
-    """Return the pictures that were fetched into a store; DataError when it is damaged."""
+    """Return the pictures in a store; DataError when it is damaged."""
     path = path.resolve()
     with PictureStore(path) as store:
         members = store.members()
@@ -111,7 +111,7 @@ def _list_folder(path: Path) -> ImageListing:
     for folder, _, names in os.walk(path):
         for name in names:
             file = Path(folder) / name
-            with suppress(OSError):  # a link that leads nowhere, or round in a circle, is no picture
+            with suppress(OSError):  # a link that leads nowhere or in a circle is no picture
                 files[file.relative_to(path).as_posix()] = file.stat().st_size, file_stamp(file)
     sizes = sorted((name, size) for name, (size, _) in files.items())
     stamps = sorted((name, stamp) for name, (_, stamp) in files.items())
@@ -128,14 +128,14 @@ def _list_zip(path: Path) -> ImageListing:
             ]
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(
-            f"{path} is no readable zip ({error}); get it again or unpack it into a folder"
+            f"{path} is not a readable zip ({error}); get it again or unpack it into a folder"
         ) from error
     content, members = hash_json(sorted(entries)), frozenset(name for name, _, _ in entries)
     return ImageListing("zip", path, members, content, hash_json([content, file_stamp(path)]))
 
 
 def member_name(template: str, value_of: Callable[[str], str]) -> str | None:
-    """Return the template filled in; None when a value is blank or the name would leave the folder."""
+    """Return the filled-in template; None when a value is blank or the name would leave the folder."""
     values = {name: value_of(name) for name in MEMBER_FIELD.findall(template)}
     if not all(values.values()):
         return None

@@ -1,4 +1,4 @@
-"""What encoders read of a catalogue, and its hash: features made from other texts or pictures are out of date."""
+"""What encoders read of a catalogue, and its hash, which tells features made from other texts or pictures apart."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ Record = Mapping[str, Any]
 
 
 def input_text(record: Record) -> str | None:
-    """Return an item's text with white space collapsed; None when it holds no letter and no digit."""
+    """Return an item's text with white space collapsed; None when it has no letter and no digit."""
     joined = " ".join(str(record.get("text") or "").split())
     return joined if any(letter.isalnum() for letter in joined) else None
 
 
 def input_picture(record: Record) -> str | None:
-    """Return the name of an item's picture file, None when it names none."""
+    """Return the name of an item's picture file, None when it has none."""
     return record.get("image") or None
 
 
@@ -31,12 +31,12 @@ def hash_texts(texts: Iterable[str | None]) -> str:
 
 
 def hash_marks(marks: Iterable[str]) -> str:
-    """Return the sha256 of all pictures in item order, each as PictureFiles.mark tells it."""
+    """Return the sha256 of the marks of all pictures (see PictureFiles.mark) in item order."""
     return hashlib.sha256("".join(f"{mark}\n" for mark in marks).encode()).hexdigest()
 
 
 def read_inputs(records: Sequence[Record], pictures: Pictures | None, name: str) -> Inputs:
-    """Return the hashes of a catalogue's texts and pictures; reads every picture file of a folder or zip.
+    """Return the hashes of a catalogue's texts and pictures; every picture file of a folder or zip is read.
 
     Raises DataError when the pictures cannot be opened.
     """

@@ -1,4 +1,4 @@
-"""What a prepared data set says of itself: how it was made, its counts and statistics, and the hash of every file."""
+"""The manifest of a prepared data set: how it was made, its counts and statistics, and the hash of every file."""
 
 import re
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(@[a-z0-9:-]+){0,2}")
 
 @dataclass(frozen=True, kw_only=True)
 class Counts(strict.Strict):
-    """How many there are of each."""
+    """The numbers of users, items and interactions."""
 
     users: int
     items: int
@@ -40,7 +40,7 @@ class Counts(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Printed(strict.Strict):
-    """Counts that a paper prints, the protocol they hold for, and numbers in it that cannot be."""
+    """Counts that a paper prints, the protocol for which they hold, and known slips in them."""
 
     users: int
     items: int
@@ -51,13 +51,13 @@ class Printed(strict.Strict):
 
     @property
     def values(self) -> dict[str, float]:
-        """The printed numbers by the name of their statistic."""
+        """The printed numbers by name of the statistic."""
         return {name: getattr(self, name) for name in COUNTS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawFileFacts(strict.Strict):
-    """A raw file as it was read. `stamp` is None where the file lay in a folder named with --raw."""
+    """A raw file as it was read; `stamp` is None if the file lay in a folder named with --raw."""
 
     file: str
     sha256: Sha256
@@ -67,10 +67,10 @@ class RawFileFacts(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures(strict.Strict):
-    """Where the pictures are, and which there were.
+    """Where the pictures are, and which pictures there were.
 
     hash   covers their names, with sizes (folder), sizes and CRCs (zip) or sha256 (store)
-    stamp  equal stamps: no picture was changed; other stamps: look into the files
+    stamp  while it is equal, no picture has changed; when it differs, the files must be compared
     """
 
     kind: PictureKind
@@ -81,7 +81,7 @@ class Pictures(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(strict.Strict):
-    """Hashes of what encoders read: each item's text, and the content of its picture, in item order."""
+    """Hashes of what encoders read: each item's text and the content of its picture, in item order."""
 
     text: Sha256
     image: Sha256
@@ -89,10 +89,10 @@ class Inputs(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Definition(strict.Strict):
-    """What decides the data besides protocol, raw files and pictures.
+    """What the data depend on besides protocol, raw files and pictures.
 
-    table  the data set's table as mmbench.data.spec.DatasetSpec.content gives it
-    code   number of the code that prepared it
+    table  the data set's table as mmbench.data.spec.DatasetSpec.content returns it
+    code   the number of the code that prepared it
     """
 
     table: dict[str, Any]
@@ -101,9 +101,9 @@ class Definition(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts(strict.Strict):
-    """The part of a manifest that the writer of the data knows; the rest is computed from the files.
+    """The part of a manifest that the caller knows; the rest is computed from the files.
 
-    definition, source  None for data that no table describes, such as generated ones
+    definition, source  None for data that no table describes, such as generated data
     """
 
     name: str
@@ -117,23 +117,23 @@ class Facts(strict.Strict):
     raw: tuple[RawFileFacts, ...] = ()
     images: Pictures | None = None
     definition: Definition | None = None
-    source: str | None = None  # hash of everything that the data are made from
+    source: str | None = None  # the hash of everything that the data are made from
     text_fields: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # what was skipped while the raw files were read
+    notes: tuple[str, ...] = ()  # say what was skipped while the raw files were read
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} is no name of a prepared data set")
+            raise ValueError(f"{self.name!r} is not the name of a prepared data set")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Facts):
     """The whole manifest.
 
-    files       sha256 of every other file of the folder
+    files       sha256 of every other file in the folder
     items_hash  hash of the raw item ids in internal order
-    inputs      what features must have been made from
-    hash        identifies the data: covers protocol and files, not the date, the folder or the pictures' place
+    inputs      hashes of the texts and pictures that features must have been made from
+    hash        identifies the data: covers protocol and files, but not the date, the folder or the pictures' path
     """
 
     counts: Counts
@@ -147,7 +147,7 @@ class Manifest(Facts):
         if set(self.files) != {*ARRAYS, *TEXTS}:
             raise ValueError(f"files must be {', '.join([*ARRAYS, *TEXTS])}")
         if self.hash != data_hash(self.files, self.protocol):
-            raise ValueError("hash is not that of protocol and files")
+            raise ValueError("hash does not match protocol and files")
         wrong = [name for name in COUNTS if getattr(self.counts, name) != getattr(self.statistics, name)]
         if wrong:
             raise ValueError(f"counts and statistics differ in {wrong[0]}")
@@ -159,17 +159,17 @@ def data_hash(files: dict[str, str], protocol: Protocol) -> str:
 
 
 def folder_name(name: str) -> str:
-    """Return the folder of a prepared data set, which every file system takes: `toy@random:1` -> `toy@random-1`."""
+    """Return the name of a prepared data set's folder, valid on every file system: `toy@random:1` -> `toy@random-1`."""
     return name.replace(":", "-")
 
 
 def name_of(folder: Path) -> str:
-    """Return the name of the data set whose folder this is, for messages about one that cannot be read."""
+    """Return the name of the data set in a folder, for messages about a manifest that cannot be read."""
     return re.sub(r"(?<=@random)-(?=[0-9]+$)", ":", folder.name)
 
 
 def advice_for(name: str) -> str:
-    """Return what to do about prepared data that cannot be used."""
+    """Return the advice about prepared data that cannot be used."""
     return f"run: mmbench prepare {name} --force"
 
 
@@ -181,8 +181,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of the prepared data in `folder`.
 
-    FileNotFoundError when there is none, OtherVersionError when another mmbench wrote it, DamagedError when it is
-    not what was written or describes another folder.
+    Raises FileNotFoundError when there is none, OtherVersionError when another mmbench wrote it, and DamagedError when
+    its content changed or describes another folder.
     """
     file = folder / FILE
     advice = advice_for(name_of(folder))
@@ -193,6 +193,6 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, MmbenchError) as error:
         raise sealed.damaged(file, error, advice) from error
     if folder_name(manifest.name) != folder.name:
-        reason = f"it is of {manifest.name}, which lies in a folder {folder_name(manifest.name)}"
+        reason = f"it describes {manifest.name}, whose folder is called {folder_name(manifest.name)}"
         raise sealed.damaged(file, reason, f"rename or remove {folder}")
     return manifest

@@ -1,4 +1,4 @@
-"""Titles of MicroLens: `item,title` lines, once with a header and quotes (50k), once without either (100k)."""
+"""Titles of MicroLens: `item,title` lines, with a header and quotes (50k) or without either (100k)."""
 
 import csv
 from collections.abc import Collection
@@ -9,8 +9,8 @@ from mmbench.data.text import clean
 
 
 def read_titles(file: Path, wanted: Collection[str]) -> tuple[dict[str, RawItem], list[str]]:
-    """The wanted items by id, and notes. Everything after a line's first comma is the title."""
-    found: dict[str, RawItem] = {}
+    """Return the wanted items by id, and notes. Everything after a line's first comma is the title."""
+    items: dict[str, RawItem] = {}
     faults, repeated = Faults(file), 0
     for number, line in read_lines(file):
         try:
@@ -23,15 +23,15 @@ def read_titles(file: Path, wanted: Collection[str]) -> tuple[dict[str, RawItem]
             continue  # the header
         faults.n_lines += 1
         if key in wanted:
-            repeated += key in found
+            repeated += key in items
             item = RawItem(id=key, title=title)
-            found.setdefault(key, item).fill_from(item)
+            items.setdefault(key, item).fill_from(item)
     notes = faults.finish()
     if repeated:
         notes.append(
             f"{file.name}: {repeated:,} lines repeat an item; blanks of the first were filled from them"
         )
-    return found, notes
+    return items, notes
 
 
 def _cells(line: bytes) -> tuple[str, str]:
@@ -44,5 +44,5 @@ def _cells(line: bytes) -> tuple[str, str]:
             cells = next(csv.reader([text], skipinitialspace=True))
         except csv.Error as error:
             raise ValueError(f"bad quoting: {error}") from None
-        title = cells[1] if len(cells) == 2 else title  # a title that only begins with a quotation is no cell
+        title = cells[1] if len(cells) == 2 else title  # else the title merely begins with a quotation
     return parse_id(key.strip(), "item"), clean(title)

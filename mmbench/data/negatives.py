@@ -1,4 +1,4 @@
-"""Items that a user does not have, drawn for losses that compare a target with some others."""
+"""Items that a user does not have, drawn for losses that compare a target with other items."""
 
 import numpy as np
 import torch
@@ -8,10 +8,10 @@ from mmbench.errors import DataError
 
 
 class NegativeSampler:
-    """Uniform negatives outside each user's own items, exact and without rejection.
+    """Draws uniform negatives outside each user's items, exactly and without rejection.
 
-    With a user's items sorted, h_1 < .. < h_m, there are h_k - k other items below h_k. The x-th of the
-    N - m other items (x = 1..N-m) is therefore x + #{k: h_k - k < x}, one binary search per draw.
+    Let a user's sorted items be h_1 < .. < h_m. There are h_k - k other items below h_k. The x-th of the N - m other
+    items (x = 1..N-m) is therefore x + #{k: h_k - k < x}, which takes one binary search per draw.
     """
 
     def __init__(
@@ -22,7 +22,9 @@ class NegativeSampler:
         user, item = np.divmod(pairs, n_items + 1)
         count = np.bincount(user, minlength=n_users)
         if len(count) and count.max() >= n_items:
-            raise DataError(f"user number {int(count.argmax())} has all {n_items} items: no negative is left")
+            raise DataError(
+                f"user number {int(count.argmax())} has all {n_items} items, so no negative is left; drop this user"
+            )
         first = np.cumsum(count) - count
         below = item - (np.arange(len(item)) - first[user] + 1)
         self.keys = torch.from_numpy(user * (n_items + 1) + below).to(device)
@@ -30,7 +32,7 @@ class NegativeSampler:
         self.n_others = torch.from_numpy(n_items - count).to(device)
 
     def draw(self, user: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """Draw n items for each user, int64 [T] -> int64 [T, n], each in 1..N and not the user's."""
+        """Draw n items for each user, int64 [T] -> int64 [T, n], each in 1..N and none of them the user's."""
         uniform = torch.rand(len(user), n, generator=generator, dtype=torch.float64, device=user.device)
         x = (uniform * self.n_others[user][:, None]).long() + 1
         smaller = torch.searchsorted(self.keys, user[:, None] * (self.n_items + 1) + x, side="left")

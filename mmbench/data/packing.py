@@ -12,32 +12,32 @@ import numpy as np
 
 from mmbench.data.views import ranges
 
-BIN_WIDTH, NARROWEST_BIN = 64, 16  # of packed rows: in training, and at least in a ranking
+BIN_WIDTH, NARROWEST_BIN = 64, 16  # widths of packed rows: in training, and the least in a ranking
 Layout = Literal["packed", "padded", "fixed"]
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Places of histories in the flattened grids of S steps, one grid after the other."""
+    """Where histories lie in the flattened grids of S steps, one grid after the other."""
 
     shapes: list[tuple[int, int]]  # rows and width of each step's grid
-    base: np.ndarray  # int64 [S + 1], the first place of each step
-    place: np.ndarray  # int64 [n], place of each history's first event inside its own step's grid
+    base: np.ndarray  # int64 [S + 1], index at which the grid of each step begins
+    start: np.ndarray  # int64 [n], index of each history's first event inside its step's grid
     number: np.ndarray  # int64 [n], number of the history inside its row, from 1
 
     @property
-    def n_places(self) -> int:
+    def size(self) -> int:
         return int(self.base[-1])
 
 
 def pack(
     lengths: np.ndarray, width: int, step: np.ndarray | None = None, n_steps: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put histories into bins of `width` places, by best-fit decreasing, for each step by itself.
+    """Pack histories into bins of `width` places by best-fit decreasing, separately for each step.
 
     lengths  int64 [n], each 1..width
     step     int64 [n], sorted: the step of each history
-    Returns the bin of each history, counted per step, and its first place in the bin, int64 [n].
+    Returns the bin of each history, counted per step, and the offset at which it begins in the bin, int64 [n].
     """
     step = np.zeros(len(lengths), np.int64) if step is None else step
     order = np.lexsort((-lengths, step))
@@ -47,21 +47,21 @@ def pack(
     sizes = np.zeros((n_steps, int(count.max(initial=0))), signed)
     sizes[step[order], column] = lengths[order]
     free = np.full((n_steps, sizes.shape[1] + 1), width, signed)
-    bins, place = np.zeros((2, *sizes.shape), np.int64)
+    bins, offset = np.zeros((2, *sizes.shape), np.int64)
     every, n_open = np.arange(n_steps), 0
     for number in range(sizes.shape[1]):
         size = sizes[:, number]
-        # A bin without room for it has a negative rest, which is large as an unsigned number. A bin that is still
-        # empty has more room than those in use, so it is taken only when no other fits.
+        # A bin without room for the history has a negative rest, which is large as an unsigned number. An empty bin
+        # has more room than those in use, so it is taken only when no other fits.
         rest = free[:, : n_open + 1] - size[:, None]
         chosen = rest.view(unsigned).argmin(1)
         room = free[every, chosen]
-        bins[:, number], place[:, number] = chosen, width - room
+        bins[:, number], offset[:, number] = chosen, width - room
         free[every, chosen] = room - size
         n_open = max(n_open, int(chosen.max()) + 1)
-    answer = np.zeros((2, len(lengths)), np.int64)
-    answer[:, order] = bins[step[order], column], place[step[order], column]
-    return answer[0], answer[1]
+    packed = np.zeros((2, len(lengths)), np.int64)
+    packed[:, order] = bins[step[order], column], offset[step[order], column]
+    return packed[0], packed[1]
 
 
 def arrange(
@@ -74,19 +74,19 @@ def arrange(
     group: int = 1,
     is_even: bool = False,
 ) -> Arrangement:
-    """Give each history its place.
+    """Arrange the histories of many steps.
 
-    lengths, step  int64 [n], places that each history takes, and its step, sorted
-    group          so many consecutive steps get grids of one shape
-    is_even        round shapes up, so that few different ones occur (a CUDA graph serves one shape)
+    lengths, step  int64 [n], the number of places of each history, and its step, sorted
+    group          the number of consecutive steps whose grids get the same shape
+    is_even        round shapes up, so that only a few shapes occur (a CUDA graph serves one shape)
     """
     if layout == "packed":
         width = max(BIN_WIDTH, max_len)
-        bins, place = pack(lengths, width, step, n_steps)
-        number, widths = _numbers(step, bins, place), np.full(n_steps, width)
+        bins, offset = pack(lengths, width, step, n_steps)
+        number, widths = _numbers(step, bins, offset), np.full(n_steps, width)
     else:
         count = np.bincount(step, minlength=n_steps)
-        bins, place, number = (
+        bins, offset, number = (
             ranges(np.zeros_like(count), count),
             np.zeros_like(lengths),
             np.ones_like(lengths),
@@ -99,11 +99,11 @@ def arrange(
     heights, widths = (values.reshape(-1, group).max(1).repeat(group) for values in (heights, widths))
     base = np.concatenate([[0], np.cumsum(heights * widths)])
     shapes = list(zip(heights.tolist(), widths.tolist(), strict=True))
-    return Arrangement(shapes, base, bins * widths[step] + place, number)
+    return Arrangement(shapes, base, bins * widths[step] + offset, number)
 
 
 def arrange_alike(lengths: np.ndarray, *, layout: Layout, max_len: int) -> Arrangement:
-    """Give each history of one grid its place, knowing that their lengths differ little (in a ranking)."""
+    """Arrange the histories of one grid, whose lengths differ little (in a ranking)."""
     longest = int(lengths.max(initial=0))
     if layout != "packed":
         return arrange(lengths, np.zeros_like(lengths), 1, layout=layout, max_len=max_len)
@@ -123,14 +123,14 @@ def _largest(values: np.ndarray, step: np.ndarray, n_steps: int, least: int) -> 
 
 
 def _round_up(height: int) -> int:
-    """Round a number of rows up by at most an eighth, in steps of 8 or more."""
+    """Round a number of rows up by an eighth at most, in units of 8 or more."""
     unit = max(8, 2 ** (height.bit_length() - 1) // 8)
     return -(-height // unit) * unit
 
 
-def _numbers(step: np.ndarray, bins: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _numbers(step: np.ndarray, bins: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Return the 1-based number of each history inside its bin, from left to right; int64 [n]."""
-    order = np.lexsort((place, bins, step))
+    order = np.lexsort((offset, bins, step))
     is_first = np.ones(len(order), bool)
     is_first[1:] = (np.diff(bins[order]) != 0) | (np.diff(step[order]) != 0)
     first = np.flatnonzero(is_first)
@@ -141,6 +141,6 @@ def _numbers(step: np.ndarray, bins: np.ndarray, place: np.ndarray) -> np.ndarra
 
 
 def steps_of(parts: Sequence[object]) -> np.ndarray:
-    """Return the number of the part that each of their members is in; int64."""
+    """Return int64: for each member of the parts, in order, the number of its part."""
     sizes = np.array([len(part) for part in parts], np.int64)  # type: ignore[arg-type]
     return np.repeat(np.arange(len(parts)), sizes)

@@ -1,4 +1,4 @@
-"""Raw files of a data set -> RawData, by the parser that its table in datasets.toml names."""
+"""Raw files of a data set -> RawData, read by the parser that its table in datasets.toml names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ _BUILT_IN = ("title", "brand", "categories")
 
 
 def parse(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress) -> RawData:
-    """Read the raw files of `spec` in `raw_dir`. Every fault is a DataError of one line."""
+    """Read the raw files of `spec` in `raw_dir`; every fault raises a DataError of one line."""
     reader = _parse_tables if spec.is_table else _parse_records
     return reader(spec, raw_dir, listing, progress)
 
@@ -25,13 +25,13 @@ def parse(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progre
 def _parse_records(
     spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress
 ) -> RawData:
-    """Formats with an interaction file first, whose items are then looked up in the (larger) item file."""
-    assert spec.files.items is not None  # the spec checks it
+    """Read a format in which the interactions come first and their items are looked up in the (larger) item file."""
+    assert spec.files.items is not None  # guaranteed by the spec
     progress(f"reading {spec.files.interactions.name}")
     events, notes = _record_events(spec, raw_dir / spec.files.interactions.name)
     progress(f"reading {spec.files.items.name}")
-    items, more = _record_items(spec, raw_dir / spec.files.items.name, set(events.item_names))
-    notes = notes + more
+    items, item_notes = _record_items(spec, raw_dir / spec.files.items.name, set(events.item_names))
+    notes = notes + item_notes
     for name in events.item_names:
         items.setdefault(name, RawItem(id=name))
     photos = spec.files.photos
@@ -41,7 +41,7 @@ def _parse_records(
             notes += yelp.read_photos(raw_dir / photos.name, items, spec.images.member, listing)
     else:
         for item in items.values():
-            item.image = _own_image(spec, item, listing)
+            item.image = _image_member(spec, item, listing)
     return RawData(events, items, notes)
 
 
@@ -62,13 +62,13 @@ def _record_items(spec: DatasetSpec, file: Path, wanted: set[str]) -> tuple[dict
     return amazon.read_meta(file, wanted, edition=spec.parser, fields=fields)
 
 
-def _own_image(spec: DatasetSpec, item: RawItem, listing: ImageListing | None) -> str | None:
-    """The member that holds the item's picture: known from its URL, or because it is there."""
+def _image_member(spec: DatasetSpec, item: RawItem, listing: ImageListing | None) -> str | None:
+    """Return the member that holds the item's picture, if the item has a picture's URL or the member exists."""
     if spec.images is None:
         return None
     member = member_name(spec.images.member, lambda _: item.id)
-    there = listing is not None and member in listing.members
-    return member if item.image_url or there else None
+    is_listed = listing is not None and member in listing.members
+    return member if item.image_url or is_listed else None
 
 
 def _parse_tables(
@@ -84,10 +84,10 @@ def _parse_tables(
         items = reader.items
         groups = reader.groups if spec.item_columns.group else None
     progress(f"reading {spec.files.interactions.name}")
-    events, more = _read_events(spec, raw_dir / spec.files.interactions.name, groups)
+    events, event_notes = _read_events(spec, raw_dir / spec.files.interactions.name, groups)
     for name in events.item_names:
         items.setdefault(name, RawItem(id=name))
-    return RawData(events, items, notes + more)
+    return RawData(events, items, notes + event_notes)
 
 
 def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -> tuple[RawEvents, list[str]]:
@@ -110,7 +110,7 @@ def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -
 
 
 class _ItemReader:
-    """Reads an item table; rows of one item (or one group) are merged, the first row counts."""
+    """Reads an item table. Rows of one item (or one group) are merged; the first row counts."""
 
     def __init__(self, spec: DatasetSpec, listing: ImageListing | None) -> None:
         self.spec, self.columns, self.listing = spec, spec.item_columns, listing
@@ -127,7 +127,7 @@ class _ItemReader:
             except ValueError as error:
                 faults.add(number, str(error))
         if faults.n_lines == 0:
-            raise DataError(f"{file} holds no item; check that it is the right file")
+            raise DataError(f"{file} holds no item; check that this is the right file")
         notes = faults.finish()
         if self.repeated:
             notes.append(
@@ -152,18 +152,18 @@ class _ItemReader:
 
 
 def _item_table_columns(spec: DatasetSpec) -> list[str]:
-    """Every column of the item table that the declaration uses, each once."""
+    """Return every column of the item table that the declaration uses, each once."""
     columns = spec.item_columns
     categories = [columns.categories] if isinstance(columns.categories, str) else columns.categories or []
     single = [columns.item, columns.group, columns.title, columns.brand, columns.image_url]
-    own = [field for field in spec.text_fields if field not in _BUILT_IN]
-    names = [*single, *categories, *own, *columns.extra, *spec.member_fields]
+    further = [field for field in spec.text_fields if field not in _BUILT_IN]
+    names = [*single, *categories, *further, *columns.extra, *spec.member_fields]
     return [name for name in dict.fromkeys(names) if name]
 
 
 def _table_item(spec: DatasetSpec, key: str, row: dict[str, Any]) -> RawItem:
     columns = spec.item_columns
-    own = dict.fromkeys([*(one for one in spec.text_fields if one not in _BUILT_IN), *columns.extra])
+    names = dict.fromkeys([*(field for field in spec.text_fields if field not in _BUILT_IN), *columns.extra])
     return RawItem(
         id=key,
         title=_cell(row, columns.title),
@@ -171,7 +171,7 @@ def _table_item(spec: DatasetSpec, key: str, row: dict[str, Any]) -> RawItem:
         categories=_categories(columns, row),
         image_url=_cell(row, columns.image_url),
         image=member_name(spec.images.member, lambda name: _raw_cell(row, name)) if spec.images else None,
-        fields={name: _cell(row, name) for name in own},
+        fields={name: _cell(row, name) for name in names},
     )
 
 
@@ -185,7 +185,7 @@ def _cell(row: dict[str, Any], column: str | None) -> str:
 
 
 def _categories(columns: ItemColumns, row: dict[str, Any]) -> list[list[str]]:
-    """Paths of category nodes; a Parquet column may hold lists already."""
+    """Return the paths of category nodes; a Parquet column may hold lists already."""
     if columns.categories is None:
         return []
     if isinstance(columns.categories, list):
@@ -195,8 +195,8 @@ def _categories(columns: ItemColumns, row: dict[str, Any]) -> list[list[str]]:
         text = "" if value is None else str(value)
         value = text.split(columns.category_separator) if columns.category_separator else [text]
     paths = []
-    for one in value:
-        nodes = one if isinstance(one, list) else _split_path(str(one), columns.path_separator)
+    for path in value:
+        nodes = path if isinstance(path, list) else _split_path(str(path), columns.path_separator)
         paths.append([node for node in (clean(str(node)) for node in nodes) if node])
     return [path for path in paths if path]
 

@@ -1,10 +1,10 @@
 """Fetched pictures in one SQLite file, because a folder of 400,000 small files makes every copy and listing slow.
 
-    picture   name -> address, sha256 of its content or the reason why there is none, tries, when
-    content   sha256 -> bytes; pictures that are equal byte for byte lie there once
+    picture   name -> address, sha256 of its content or the reason why there is none, number of tries, time
+    content   sha256 -> bytes; pictures with equal bytes are stored once
 
-One process writes at a time (a lock file beside it), any number read. While it is written it is in WAL mode: what
-was committed survives a kill at any moment. A store that was closed is one file, readable from a read-only disk.
+One process writes at a time (it holds a lock file beside the store), any number read. While the store is written, it is
+in WAL mode: a kill loses nothing that was committed. A closed store is one file, readable from a read-only disk.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from mmbench.atomic import replacing
 from mmbench.errors import DataError
 
 FORMAT = 1
-APPLICATION = 0x6D6D7069  # "mmpi", so that a file of another program is not taken for ours
+APPLICATION = 0x6D6D7069  # "mmpi", which tells the store from other programs' SQLite files
 PAGE_BYTES = 8192
-BUSY_S = 30.0  # a reader or a checkpoint of another process holds the file no longer than this
+BUSY_S = 30.0  # readers and checkpoints of other processes hold the file for a shorter time
 UNKNOWN = "not fetched yet"
 
 _TABLES = """
@@ -36,14 +36,14 @@ CREATE TABLE content (sha256 BLOB NOT NULL UNIQUE, bytes BLOB NOT NULL);
 
 
 class Entry(NamedTuple):  # half a million of these are read at once
-    """What is known of one picture: `sha256` (hexadecimal) when it is there, else `reason`."""
+    """What is known about a picture: `sha256` (hexadecimal) if it was fetched, else `reason`."""
 
     name: str
     url: str
     sha256: str | None
     reason: str | None
-    final: bool  # there, or not worth asking for again
-    tries: int  # requests made for it, over all calls
+    final: bool  # True if it was fetched or is not worth another request
+    tries: int  # counts requests, over all calls
     time: float  # unix seconds of the last change
 
 
@@ -58,17 +58,17 @@ def _one_line(path: Path, doing: str) -> Iterator[None]:
 
 
 class PictureStore:
-    """A store opened for reading: cheap, and for use by several threads, each with a connection of its own.
+    """A store opened for reading. It is cheap, and threads may share it: each gets a connection.
 
     Close it (or use it as a context manager) before the same process writes. Raises DataError when `path` is
-    missing, damaged or no picture store.
+    missing, damaged or not a picture store.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
         if not path.is_file():
-            raise DataError(f"there is no picture store {path}; run: mmbench prepare")
+            raise DataError(f"picture store {path} not found; run: mmbench prepare")
         with _one_line(path, "read"):
             _check_format(self._connection(), path)
 
@@ -90,7 +90,7 @@ class PictureStore:
             return self._connection().execute(query, values).fetchall()
 
     def read(self, name: str) -> bytes | str:
-        """The picture's bytes, or the reason why there is none."""
+        """Return the picture's bytes, or the reason why there is none."""
         rows = self._rows(
             "SELECT picture.sha256, picture.reason, content.bytes FROM picture "
             "LEFT JOIN content ON content.sha256 = picture.sha256 WHERE name = ?",
@@ -101,22 +101,22 @@ class PictureStore:
         sha256, reason, content = rows[0]
         if sha256 is None:
             return str(reason)
-        # SQLite does not check what the disk gives back.
+        # SQLite does not check what it reads from the disk.
         if content is None or hashlib.sha256(content).digest() != sha256:
             return "unreadable"
         return bytes(content)
 
     def sha256(self, name: str) -> str | None:
-        """Hexadecimal sha256 of the picture's bytes without reading them, None when there is none."""
+        """Return the sha256 (hexadecimal) of the picture's bytes without reading them, None when there is none."""
         rows = self._rows("SELECT sha256 FROM picture WHERE name = ?", (name,))
         return rows[0][0].hex() if rows and rows[0][0] is not None else None
 
     def entries(self) -> dict[str, Entry]:
-        """Everything that is known, by name, in the order of the names."""
+        """Return all entries by name, sorted by name."""
         return {row[0]: _entry(*row) for row in self._rows(_ALL)}
 
     def members(self) -> dict[str, str]:
-        """name -> sha256 of the pictures that are there, in the order of the names."""
+        """Return name -> sha256 of the fetched pictures, sorted by name."""
         query = "SELECT name, sha256 FROM picture WHERE sha256 IS NOT NULL ORDER BY name"
         return {name: sha256.hex() for name, sha256 in self._rows(query)}
 
@@ -142,13 +142,13 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if (application, version) != (APPLICATION, FORMAT):
         raise DataError(
-            f"{path} is no picture store of this version of mmbench (format {version}, this one reads {FORMAT}); "
+            f"{path} is not a picture store of this version of mmbench (format {version}, this one reads {FORMAT}); "
             "move it away to fetch the pictures again"
         )
 
 
 def _create(path: Path) -> None:
-    """An empty store, complete from the moment it has its name."""
+    """Create an empty store, which is complete from the moment it has its name."""
     with _one_line(path, "write"), replacing(path) as temporary:
         connection = sqlite3.connect(temporary)
         try:
@@ -161,9 +161,9 @@ def _create(path: Path) -> None:
 
 
 class StoreWriter:
-    """The store opened for writing, by one thread; made when it is missing. Every call is one commit.
+    """A store opened for writing by one thread, and created when it is missing. Every call is one commit.
 
-    Use as a context manager. The caller holds the lock of the store (mmbench.locks.lock_file).
+    Use it as a context manager. The caller holds the lock of the store (mmbench.locks.lock_file).
     """
 
     def __init__(self, path: Path) -> None:
@@ -175,7 +175,7 @@ class StoreWriter:
             try:
                 _check_format(self._connection, path)
                 self._connection.execute("PRAGMA journal_mode = WAL")
-                # Synced at checkpoints only: a power cut may take the last seconds, a kill takes nothing committed.
+                # SQLite syncs at checkpoints only: a power cut may lose the last seconds, a kill loses no commit.
                 self._connection.execute("PRAGMA synchronous = NORMAL")
             except BaseException:
                 self._connection.close()
@@ -189,7 +189,7 @@ class StoreWriter:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is written inside is committed together, at the end."""
+        """Commit everything that is written inside together, at the end."""
         with _one_line(self.path, "write"):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -200,19 +200,19 @@ class StoreWriter:
             self._connection.execute("COMMIT")
 
     def put(self, names: Iterable[str], url: str, content: bytes, *, tries: int) -> None:
-        """Keep the picture `content` of `url` under every one of `names`."""
+        """Store the picture `content` of `url` under each of `names`."""
         sha256 = hashlib.sha256(content).digest()
         with _one_line(self.path, "write"):
             self._connection.execute("INSERT OR IGNORE INTO content VALUES (?, ?)", (sha256, content))
             self._write(names, url, sha256, None, final=True, tries=tries)
 
     def link(self, names: Iterable[str], url: str, sha256: str) -> None:
-        """Keep a picture that is there already under further names."""
+        """Store further names of a picture that was fetched already."""
         with _one_line(self.path, "write"):
             self._write(names, url, bytes.fromhex(sha256), None, final=True, tries=0)
 
     def fail(self, names: Iterable[str], url: str, reason: str, *, final: bool, tries: int) -> None:
-        """Keep why there is no picture; `final`: not asked for again."""
+        """Store why there is no picture; if `final`, it is not requested again."""
         with _one_line(self.path, "write"):
             self._write(names, url, None, reason, final=final, tries=tries)
 
@@ -233,20 +233,20 @@ class StoreWriter:
         )
 
     def finalise(self, names: Iterable[str]) -> None:
-        """Do not ask for these failed ones again."""
+        """Mark failed pictures, so that they are not requested again."""
         with self.transaction():
             self._connection.executemany(
                 "UPDATE picture SET final = 1 WHERE name = ? AND sha256 IS NULL", [(name,) for name in names]
             )
 
     def entries(self) -> dict[str, Entry]:
-        """As PictureStore.entries, including what was just written."""
+        """Return all entries by name, sorted by name, including those just written."""
         with _one_line(self.path, "read"):
             return {row[0]: _entry(*row) for row in self._connection.execute(_ALL)}
 
     def close(self) -> None:
-        """Leave one file without a log beside it, unless someone is reading: then the next writer does."""
-        with suppress(sqlite3.OperationalError):  # "database is locked" by a reader
+        """Leave one file without a log beside it; if someone is reading, the next writer removes the log."""
+        with suppress(sqlite3.OperationalError):  # a reader makes this fail with "database is locked"
             self._connection.execute("PRAGMA busy_timeout = 0")
             self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()

@@ -1,7 +1,7 @@
-"""The picture files of a data set, read one by one from a folder, a zip or a store of fetched ones.
+"""The picture files of a data set, read one at a time from a folder, a zip or a store.
 
-They are foreign files: what cannot be read is a reason that can be counted, never a crash, and no name leads out of
-the folder.
+The files are untrusted: one that cannot be read becomes a reason that can be counted, never a crash, and no name leads
+out of the folder.
 """
 
 import hashlib
@@ -19,11 +19,12 @@ UNNAMED = "no picture named"
 
 
 class PictureFiles:
-    """The pictures that a manifest names, opened for reading by one thread. Use as a context manager, or close it.
+    """The pictures that a manifest names, opened for reading by one thread. Use it as a context manager, or close it.
 
-    pictures  None: there are none, and every name is missing
+    pictures  None if there are none; then every name is missing
+    name      the data set's name, for messages
 
-    Raises DataError when the folder, zip or store is gone or damaged; `name` is the data set's.
+    Raises DataError when the folder, zip or store is gone or damaged.
     """
 
     def __init__(self, pictures: Pictures | None, name: str) -> None:
@@ -40,7 +41,7 @@ class PictureFiles:
         self.close()
 
     def close(self) -> None:
-        """Let go of the zip or the store."""
+        """Close the zip or the store."""
         if self._store is not None:
             self._store.close()
         if self._archive is not None:
@@ -51,15 +52,15 @@ class PictureFiles:
         return UNNAMED if member is None else self._open(member)
 
     def mark(self, member: str | None) -> str:
-        """Return the sha256 of a picture file, or why there is none: what tells whether a picture changed."""
+        """Return the sha256 of a picture file, or why there is none; a changed picture has another mark."""
         if self._store is not None and member is not None:
-            # Known without reading gigabytes. Why one could not be fetched changes from day to day and is no input.
+            # The store knows it without reading gigabytes. Why a fetch failed changes from day to day and is no input.
             return self._store.sha256(member) or MISSING
         content = self.read(member)
         return content if isinstance(content, str) else hashlib.sha256(content).hexdigest()
 
     def _opener(self, kind: PictureKind, path: Path, name: str) -> Callable[[str], bytes | str]:
-        """Return a function member -> bytes, or the reason why it cannot be read."""
+        """Return a function that maps a member to its bytes, or to the reason why it cannot be read."""
         if not (path.is_dir() if kind == "folder" else path.is_file()):
             what = "the fetched pictures" if kind == "store" else "the pictures"
             raise DataError(
@@ -82,7 +83,7 @@ class PictureFiles:
 def _read_file(folder: Path, member: str) -> bytes | str:
     try:
         path = (folder / member).resolve()
-        # A table from elsewhere must not make us read /etc/passwd, even as a picture.
+        # A foreign table must not make us read /etc/passwd, not even as a picture.
         if not path.is_relative_to(folder):
             return "outside the folder"
         if not path.is_file():

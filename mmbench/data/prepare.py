@@ -2,8 +2,8 @@
 
     raw files -> parse -> (drop items lacking text/image) -> duplicates -> filters -> order -> ids -> write
 
-The result depends on the content of the raw files, the data set's table and the protocol, and on nothing
-else: not on folders, dates, hash seeds or the machine. Idempotent and atomic. No torch here.
+The result depends on the content of the raw files, the data set's table and the protocol, but not on folders,
+dates, hash seeds or the machine. Preparing is idempotent and atomic. No torch here.
 """
 
 import time
@@ -46,7 +46,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` did: `fresh` is False when there was nothing to do."""
+    """The result of `prepare`; `fresh` is False when there was nothing to do."""
 
     prepared: Prepared
     spec: DatasetSpec
@@ -65,7 +65,7 @@ def prepare(
     force: bool = False,
     progress: Progress = lambda message: None,
 ) -> PrepareReport:
-    """Prepare the data set called `NAME[@PROTOCOL][@TIES]` in `data_dir`, unless that was done already."""
+    """Prepare the data set called `NAME[@PROTOCOL][@TIES]` in `data_dir`, unless it is prepared already."""
     started = time.monotonic()
     spec, name, rules = resolve_name(text, data_dir, protocol=protocol, ties=ties)
     path = prepared_path(name, data_dir)
@@ -78,7 +78,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Preparation:
-    """One call of `prepare`, its name resolved."""
+    """One call of `prepare`, after its name was resolved."""
 
     spec: DatasetSpec
     name: str
@@ -88,23 +88,23 @@ class _Preparation:
     progress: Progress
 
     def run(self, *, force: bool) -> tuple[Prepared, bool, list[str]]:
-        """Return the prepared data, whether they were made now, and what was skipped while the raw files were read."""
+        """Return the prepared data, whether they were made now, and notes on what was skipped in the raw files."""
         existing = None if force else self._existing()
         definition = definition_of(self.spec)
         try:
             raw_dir = find_raw(self.spec, self.data_dir, raw=self.raw, force=force, progress=self.progress)
         except RawFilesMissingError:
-            if existing is None or self.raw is not None or not self._is_defined_so(existing, definition):
+            if existing is None or self.raw is not None or not self._has_definition(existing, definition):
                 raise
-            note = "its raw files are no longer there, so only the settings were compared"
-            return _with_todays_pictures(existing), False, [note]
+            note = "its raw files are gone, so only the settings were compared"
+            return _update_pictures(existing), False, [note]
         listing = list_images(self.spec.images, raw_dir)
         files = raw_facts(self.spec, raw_dir, self.data_dir)
         if self.raw is None:
             check_recorded(self.data_dir, self.spec.name, raw_dir, files)
         source = self._source(definition, files, listing)
         if existing is not None and existing.manifest.source == source:
-            return _brought_up_to_date(existing, files, listing), False, []
+            return _update_manifest(existing, files, listing), False, []
         data = parse(self.spec, raw_dir, deciding(listing), self.progress)
         self.progress("filtering and sorting")
         content, statistics = _build(self.spec, data, self.rules, listing)
@@ -127,7 +127,7 @@ class _Preparation:
         return write_prepared(self.data_dir, facts, content), True, data.notes
 
     def _existing(self) -> Prepared | None:
-        """What was prepared before and can still be used; a damaged or foreign one is made again."""
+        """Return what was prepared before and can still be used; damaged or foreign data are prepared anew."""
         if not is_prepared(self.name, self.data_dir):
             return None
         try:
@@ -137,14 +137,14 @@ class _Preparation:
             return None
         return prepared
 
-    def _is_defined_so(self, existing: Prepared, definition: Definition) -> bool:
+    def _has_definition(self, existing: Prepared, definition: Definition) -> bool:
         return existing.manifest.definition == definition and existing.protocol == self.rules
 
     def _source(
         self, definition: Definition, files: tuple[RawFileFacts, ...], listing: ImageListing | None
     ) -> str:
         """Return the hash of everything that the prepared data are made from."""
-        decides = deciding(listing)
+        deciding_listing = deciding(listing)
         return hash_json(
             {
                 "table": definition.table,
@@ -152,23 +152,23 @@ class _Preparation:
                 "format": FORMAT,
                 "protocol": self.rules.to_json(),
                 "raw": [[file.file, file.sha256] for file in files],
-                "images": decides.hash if decides else None,
+                "images": deciding_listing.hash if deciding_listing else None,
             }
         )
 
 
-def _with_todays_pictures(existing: Prepared) -> Prepared:
-    """Return the same data; their manifest counts and hashes the pictures anew, where they still lie."""
+def _update_pictures(existing: Prepared) -> Prepared:
+    """Return the same data; the manifest counts and hashes the pictures anew, if they still exist."""
     images = existing.manifest.images
     if images is None or not Path(images.path).exists():
         return existing
     return point_at(existing, list_at(images, existing.name))
 
 
-def _brought_up_to_date(
+def _update_manifest(
     existing: Prepared, files: tuple[RawFileFacts, ...], listing: ImageListing | None
 ) -> Prepared:
-    """Return the same data, with a manifest that names today's pictures and raw files."""
+    """Return the same data, with a manifest that describes the present pictures and raw files."""
     prepared = point_at(existing, listing)
     if prepared.manifest.raw == files:
         return prepared
@@ -180,9 +180,11 @@ def _build(
     spec: DatasetSpec, data: RawData, rules: Protocol, listing: ImageListing | None
 ) -> tuple[Content, Statistics]:
     events = data.events
-    texts = {name: _record(spec, data.items[name]) for name in events.item_names}
-    decides = deciding(listing)
-    keep, counted = _select(events, texts, rules, decides.members if decides else None)
+    item_records = {name: _record(spec, data.items[name]) for name in events.item_names}
+    deciding_listing = deciding(listing)
+    keep, counted = _select(
+        events, item_records, rules, deciding_listing.members if deciding_listing else None
+    )
     if not keep.any():
         raise DataError(_nothing_left(spec, rules, len(events)))
     user, user_ids = _numbered(events.user[keep], events.user_names)
@@ -190,7 +192,7 @@ def _build(
     ticks = events.ticks[keep]
     order = event_order(user, ticks, rules.ties)
     ticks = ticks[order]
-    records = [texts[name] for name in item_ids]
+    records = [item_records[name] for name in item_ids]
     names, ids, category_offsets = category_vocabulary(records)
     content = Content(
         items=item[order] + 1,
@@ -226,17 +228,17 @@ def _select(
 ) -> tuple[np.ndarray, RawCounts]:
     """Return which events stay (bool [E]) and what happened to the others."""
     allowed = np.array([_complete(records[name], rules.require, members) for name in events.item_names])
-    place = np.flatnonzero(allowed[events.item])
-    first = first_of_duplicates(events.user[place], events.item[place], events.ticks[place])
+    kept = np.flatnonzero(allowed[events.item])
+    first = first_of_duplicates(events.user[kept], events.item[kept], events.ticks[kept])
     n_duplicates = int((~first).sum())
     if rules.duplicates == "drop":
-        place = place[first]
+        kept = kept[first]
     core, n_rounds = k_core(
-        events.user[place], events.item[place], min_user=rules.min_user, min_item=rules.min_item,
+        events.user[kept], events.item[kept], min_user=rules.min_user, min_item=rules.min_item,
         item_counts=rules.item_counts, iterate=rules.iterate,
     )  # fmt: skip
     keep = np.zeros(len(events), dtype=bool)
-    keep[place[core]] = True
+    keep[kept[core]] = True
     return keep, RawCounts(
         users=len(events.user_names),
         items=len(events.item_names),
@@ -250,14 +252,14 @@ def _select(
 def _complete(record: dict[str, Any], require: tuple[str, ...], members: frozenset[str] | None) -> bool:
     """Return whether an item has what the protocol requires."""
     image = record["image"]
-    # A picture that has a URL counts before and after it was fetched, so that fetching never changes the data.
-    is_there = image is not None and (members is None or image in members or "image_url" in record)
-    has = {"text": bool(record["text"]), "image": is_there}
+    # A picture with a URL counts before and after it was fetched, so that fetching never changes the data.
+    has_image = image is not None and (members is None or image in members or "image_url" in record)
+    has = {"text": bool(record["text"]), "image": has_image}
     return all(has[name] for name in require)
 
 
 def _numbered(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Codes 0..n-1 in the order of the raw ids as text, and those ids: independent of file order and ties."""
+    """Return codes 0..n-1 in the order of the raw ids as text, and those ids: independent of file order and ties."""
     used = np.unique(codes)
     ranked = sorted(used.tolist(), key=names.__getitem__)
     number = np.zeros(len(names), dtype=np.int64)
@@ -266,7 +268,7 @@ def _numbered(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str
 
 
 def _record(spec: DatasetSpec, item: RawItem) -> dict[str, Any]:
-    """The item as items.jsonl keeps it. A description is kept only where it is part of the text."""
+    """Return the item as items.jsonl stores it; a description is kept only if it is part of the text."""
     fields = {
         key: value for key, value in item.fields.items() if key != "description" or key in spec.text_fields
     }
@@ -285,25 +287,25 @@ def _record(spec: DatasetSpec, item: RawItem) -> dict[str, Any]:
 
 
 def category_vocabulary(records: list[dict[str, Any]]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """(names sorted, ids int32 [nnz], offsets int64 [N+1]): every node of every path of an item is a category.
+    """Return (sorted names, ids int32 [nnz], offsets int64 [N+1]); every node of every path of an item is a category.
 
-    A node that all items with categories share (Amazon's root, "Beauty") tells nothing and is left out.
+    A node that all items with categories share (Amazon's root, "Beauty") is left out, as it tells nothing.
     """
-    nodes = [category_nodes(one["categories"]) for one in records]
+    nodes = [category_nodes(record["categories"]) for record in records]
     count: dict[str, int] = {}
-    for one in nodes:
-        for node in one:
+    for item_nodes in nodes:
+        for node in item_nodes:
             count[node] = count.get(node, 0) + 1
-    n_with = sum(bool(one) for one in nodes)
+    n_with = sum(map(bool, nodes))
     names = sorted(node for node, n in count.items() if n < n_with)
-    number = {node: place for place, node in enumerate(names)}
-    kept = [sorted(number[node] for node in one if node in number) for one in nodes]
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in kept])]).astype(np.int64)
-    return names, np.array([one for ids in kept for one in ids], dtype=np.int32), offsets
+    number = {name: index for index, name in enumerate(names)}
+    kept = [sorted(number[node] for node in item_nodes if node in number) for item_nodes in nodes]
+    offsets = np.concatenate([[0], np.cumsum(list(map(len, kept)))]).astype(np.int64)
+    return names, np.array([index for ids in kept for index in ids], dtype=np.int32), offsets
 
 
 def printed_of(spec: DatasetSpec) -> Printed | None:
-    """Return the printed counts with their source, the protocol they hold for, and the known slips."""
+    """Return the printed counts with their source, the protocol for which they hold, and the known slips."""
     if spec.printed is None:
         return None
     return Printed(**spec.printed.model_dump(), protocol=spec.protocol, slips=tuple(spec.slips))

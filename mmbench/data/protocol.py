@@ -1,6 +1,6 @@
 """Protocols by name, tie rules, and the names of prepared data sets.
 
-A prepared data set is called `NAME[@PROTOCOL][@TIES]`; a part that is the data set's default is left out:
+A prepared data set is called `NAME[@PROTOCOL][@TIES]`. A part that equals the data set's default is left out:
 `amazon-beauty`, `amazon-beauty@clean`, `amazon-beauty@random:1`, `amazon-beauty@clean@reverse`.
 """
 
@@ -25,7 +25,7 @@ def is_ties(text: str) -> bool:
 
 def _checked_ties(text: str) -> str:
     if not is_ties(text):
-        raise ValueError("needed is file, reverse or random:<seed>")
+        raise ValueError("must be file, reverse or random:<seed>")
     return text
 
 
@@ -39,14 +39,16 @@ class Protocol(strict.Strict):
 
     name: str
     duplicates: Literal["drop", "keep"]  # "drop" keeps the first of equal (user, item, time) in the file
-    min_user: _Count  # fewest events of a user
-    min_item: _Count  # fewest events (or users, see item_counts) of an item
-    item_counts: Literal["events", "users"]  # what min_item counts
+    min_user: _Count  # the fewest events of a user
+    min_item: _Count  # the fewest events (or users, see item_counts) of an item
+    item_counts: Literal["events", "users"]  # says what min_item counts
     iterate: bool  # repeats both filters until nothing changes
-    require: tuple[Literal["text", "image"], ...]  # items that lack one of these go before the filters
+    require: tuple[
+        Literal["text", "image"], ...
+    ]  # items that lack one of these are dropped before the filters
     ties: Annotated[str, AfterValidator(_checked_ties)]  # orders events with equal times
     split: Literal["leave-one-out", "time"]
-    valid_share: _Share  # of the events, for the time split
+    valid_share: _Share  # the share of all events, for the time split
     test_share: _Share
     max_len: Annotated[int, Field(ge=1)]
     mask_seen: MaskRule
@@ -83,11 +85,11 @@ SUMMARIES = {
     "clean": "the default for new data: as hm4sr, or the data set's own filters",
     "clean-time": "as clean, split at two global points in time: no training event is later than a target",
 }
-OWN_FILTERS = ("clean", "clean-time")  # protocols that a data set may adapt; a paper's protocol is what it is
+OWN_FILTERS = ("clean", "clean-time")  # protocols that a data set may adapt; a paper's protocol is fixed
 
 
 def check_ties(text: str) -> str:
-    """Return a tie rule; UsageError for anything but `file`, `reverse` or `random:<seed>`."""
+    """Return the tie rule; UsageError for anything but `file`, `reverse` or `random:<seed>`."""
     if is_ties(text):
         return text
     if text.startswith("random"):
@@ -96,14 +98,14 @@ def check_ties(text: str) -> str:
 
 
 def check_protocol(name: str) -> str:
-    """Return the name of a protocol; UsageError suggests the nearest for an unknown one."""
+    """Return the name of the protocol; UsageError suggests the nearest for an unknown name."""
     if name not in PROTOCOLS:
         raise UsageError(suggest(name, PROTOCOLS, what="protocol"))
     return name
 
 
 def random_seed(ties: str) -> int | None:
-    """Return the seed of `random:<seed>`, None for the other tie rules."""
+    """Return the seed of `random:<seed>`, None for other tie rules."""
     match = _RANDOM.fullmatch(ties)
     return int(match[1]) if match else None
 
@@ -121,7 +123,7 @@ class PreparedName:
         """Read `NAME[@PROTOCOL][@TIES]`; UsageError names the part that is neither."""
         dataset, *parts = text.split("@")
         if not dataset:
-            raise UsageError(f"{text!r} is no data set name; write NAME[@PROTOCOL][@TIES]")
+            raise UsageError(f"{text!r} is not the name of a data set; write NAME[@PROTOCOL][@TIES]")
         protocol: str | None = None
         ties: str | None = None
         for part in parts:
@@ -139,7 +141,7 @@ class PreparedName:
         return cls(dataset, protocol, ties)
 
     def override(self, *, protocol: str | None, ties: str | None) -> "PreparedName":
-        """Return the name with `--protocol` and `--ties`; a contradiction with it is a UsageError."""
+        """Return the name with `--protocol` and `--ties` applied; UsageError when they contradict it."""
         for option, named, value in (("--protocol", self.protocol, protocol), ("--ties", self.ties, ties)):
             if named is not None and value is not None and named != value:
                 raise UsageError(f"{self.dataset}@{named} contradicts {option} {value}; give one of them")
@@ -150,21 +152,21 @@ class PreparedName:
         )
 
     def text(self, *, default_protocol: str, default_ties: str) -> str:
-        """Return the canonical name: parts that equal the data set's defaults are left out."""
+        """Return the canonical name, without the parts that equal the data set's defaults."""
         protocol = f"@{self.protocol}" if self.protocol not in (None, default_protocol) else ""
         ties = f"@{self.ties}" if self.ties not in (None, default_ties) else ""
         return f"{self.dataset}{protocol}{ties}"
 
 
 def build_protocol(name: str, *, ties: str, filters: Mapping[str, Any] | None = None) -> Protocol:
-    """Return a protocol with a tie rule and a data set's own filters; only OWN_FILTERS protocols take those.
+    """Return a protocol with a tie rule and a data set's filters, which only OWN_FILTERS protocols take.
 
     filters  fields of a protocol that mmbench.data.spec.Filters lets a data set choose
     """
-    own = dict(filters or {}) if name in OWN_FILTERS else {}
-    if "require" in own:
-        own["require"] = tuple(own["require"])
-    return replace(PROTOCOLS[check_protocol(name)], ties=check_ties(ties), **own)
+    chosen = dict(filters or {}) if name in OWN_FILTERS else {}
+    if "require" in chosen:
+        chosen["require"] = tuple(chosen["require"])
+    return replace(PROTOCOLS[check_protocol(name)], ties=check_ties(ties), **chosen)
 
 
 def differing_fields(first: Protocol, second: Protocol) -> list[str]:

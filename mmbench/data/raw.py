@@ -1,7 +1,7 @@
-"""What parsers give back, and the careful reading of lines that they share.
+"""What parsers return, and the careful reading of lines that they share.
 
-A damaged file is one DataError. A damaged line is skipped, counted and shown with its number, as long as
-such lines are few: at most 0.1% of the lines, or at most 10 lines that are no more than 10% of them.
+A damaged file raises one DataError. A damaged line is skipped, counted and shown with its number, as long as such
+lines are few: at most 0.1% of the lines, or at most 10 lines that are no more than 10% of them.
 """
 
 import gzip
@@ -23,7 +23,7 @@ import numpy as np
 from mmbench.data.text import is_utf8
 from mmbench.errors import DataError
 
-TICKS = {"s": 1, "ms": 1000, "iso": 1_000_000}  # ticks per second of each way to write a timestamp
+TICKS = {"s": 1, "ms": 1000, "iso": 1_000_000}  # ticks per second of each unit
 LATEST = 100_000_000_000  # unix seconds; later "seconds" (year 5138) are milliseconds
 SHARE, FEW, FEW_SHARE = 0.001, 10, 0.1
 _SHOWN = 5
@@ -34,7 +34,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class RawEvents:
     """Interactions in file order; user and item are codes into the name lists. All arrays int64 [E].
 
-    `rating` float32 [E] takes no part in preparing; NaN where an event has none, None where no event has one.
+    `rating` float32 [E] plays no part in preparing; NaN if an event has none, None if no event has one.
     """
 
     user_names: list[str]
@@ -62,7 +62,7 @@ class RawItem:
     fields: dict[str, str] = field(default_factory=dict)
 
     def fill_from(self, other: "RawItem") -> None:
-        """Take what is blank here from a second entry of the same item."""
+        """Fill blanks from another entry of the same item."""
         for name in ("title", "brand", "categories", "image_url", "image"):
             if not getattr(self, name):
                 setattr(self, name, getattr(other, name))
@@ -73,15 +73,15 @@ class RawItem:
 
 @dataclass
 class RawData:
-    """Everything that came out of the raw files of a data set."""
+    """Everything read from the raw files of a data set."""
 
     events: RawEvents
     items: dict[str, RawItem]
-    notes: list[str]  # what was skipped or merged, one line each
+    notes: list[str]  # say what was skipped or merged, one line each
 
 
 class EventBuilder:
-    """Collects interactions in compact arrays, in the order they are added."""
+    """Collects interactions in compact arrays, in the order in which they are added."""
 
     def __init__(self) -> None:
         self._users: dict[str, int] = {}
@@ -98,7 +98,7 @@ class EventBuilder:
 
     def build(self, *, unit: str, file: Path) -> RawEvents:
         if not self._columns[0]:
-            raise DataError(f"{file} holds no interaction; check that it is the right file")
+            raise DataError(f"{file} holds no interaction; check that this is the right file")
         user, item, ticks = (np.frombuffer(column, dtype=np.int64).copy() for column in self._columns)
         rating = np.frombuffer(self._rating, dtype=np.float32).copy()
         return RawEvents(
@@ -113,7 +113,7 @@ class EventBuilder:
 
 
 class Faults:
-    """Malformed lines of one file. The reader counts all lines in `n_lines`."""
+    """The malformed lines of one file. The reader counts all lines in `n_lines`."""
 
     def __init__(self, file: Path, *, unit: str = "line") -> None:
         self.file = file
@@ -123,13 +123,13 @@ class Faults:
         self._shown: list[str] = []
 
     def add(self, line: int, reason: str, *, lines: int = 1) -> None:
-        """One fault; `lines` = how many lines it spoils (a quote that is not closed swallows several)."""
+        """Add one fault, which spoils `lines` lines (an unclosed quote swallows several)."""
         self.count += lines
         if len(self._shown) < _SHOWN:
             self._shown.append(f"{self.unit} {line}: {reason}")
 
     def finish(self) -> list[str]:
-        """[] or one note; DataError when the file has no line or too many malformed ones."""
+        """Return [] or one note; DataError when the file has no line or too many malformed ones."""
         n_lines = self.n_lines
         if n_lines == 0:
             raise DataError(f"{self.file} is empty; get the file again")
@@ -140,14 +140,14 @@ class Faults:
         if not few and self.count > SHARE * n_lines:
             raise DataError(
                 f"{self.file}: {self.count:,} of {n_lines:,} {self.unit}s are malformed ({text}); "
-                "check that it is the right file and get it again"
+                "check that this is the right file and get it again"
             )
         return [f"{self.file.name}: {self.count} of {n_lines:,} {self.unit}s malformed, skipped ({text})"]
 
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Turn what a damaged file raises into one line."""
+    """Turn errors about a damaged file into one line."""
     try:
         yield
     except EOFError as error:
@@ -160,7 +160,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 @contextmanager
 def open_raw(file: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes; gzip is known by its first two bytes, not by the name. Read inside the context."""
+    """Yield the file's bytes, unpacked if its first two bytes (not its name) are gzip's. Read inside the context."""
     with _reading(file), file.open("rb") as plain:
         magic = plain.read(2)
         plain.seek(0)
@@ -172,7 +172,7 @@ def open_raw(file: Path) -> Iterator[IO[bytes]]:
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(1-based number, bytes) of each line that is not blank, streaming."""
+    """Yield (1-based number, bytes) of each line that is not blank, streaming."""
     with open_raw(file) as stream:
         for number, line in enumerate(stream, start=1):
             if stripped := line.strip():
@@ -180,24 +180,24 @@ def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_id(value: Any, what: str) -> str:
-    """A raw id as text, exactly as written (leading zeros stay); ValueError says what is wrong with it."""
+    """Return a raw id as text, exactly as written (leading zeros stay); ValueError says what is wrong with it."""
     if type(value) is str and value.isascii() and value.isprintable() and value and not value.isspace():
-        return value  # nearly every id there is
+        return value  # the fast way for nearly every id
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise ValueError(f"{what} {value!r} is no text")
+        raise ValueError(f"{what} {value!r} is not text")
     if not value.strip():
         raise ValueError(f"{what} is empty")
     if len(value.splitlines()) != 1:
         raise ValueError(f"{what} {value!r} holds a line break")
     if not is_utf8(value):
-        raise ValueError(f"{what} {value!r} is no Unicode text")
+        raise ValueError(f"{what} {value!r} is not Unicode text")
     return value
 
 
 def parse_rating(value: Any) -> float:
-    """A rating as float, NaN when there is none or it is no number: it never decides whether an event is kept."""
+    """Return a rating as float, NaN if it is missing or not a number: it never decides whether an event is kept."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -205,7 +205,7 @@ def parse_rating(value: Any) -> float:
 
 
 def parse_ticks(value: Any, unit: str) -> int:
-    """A timestamp as a whole number of ticks, by integer arithmetic only; ValueError says what is wrong.
+    """Return a timestamp as a whole number of ticks, by integer arithmetic only; ValueError says what is wrong.
 
     Floating point would merge neighbouring seconds (float32 steps are 128 s at 1.4e9).
     """
@@ -226,14 +226,16 @@ def parse_ticks(value: Any, unit: str) -> int:
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, str | float):
-        raise ValueError(f"timestamp {value!r} is no number")
+        raise ValueError(f"timestamp {value!r} is not a number")
     try:
         number = Decimal(value.strip() if isinstance(value, str) else repr(value))
-        ticks = int(number) if number.adjusted() < 30 else 10**30  # int() of 1e999999999 would never end
+        ticks = int(number) if number.adjusted() < 30 else 10**30  # int() of 1e999999999 would never finish
     except (InvalidOperation, OverflowError, ValueError):
-        raise ValueError(f"timestamp {value!r} is no number") from None
+        raise ValueError(f"timestamp {value!r} is not a number") from None
     if ticks != number and ticks < 10**30:
-        raise ValueError(f"timestamp {value!r} is no whole number; declare unit = 'ms' or give whole seconds")
+        raise ValueError(
+            f"timestamp {value!r} is not a whole number; declare unit = 'ms' or give whole seconds"
+        )
     return ticks
 
 
@@ -242,7 +244,7 @@ def _parse_iso(value: Any) -> int:
         moment = datetime.fromisoformat(value.strip())
     except (ValueError, AttributeError, TypeError):
         raise ValueError(
-            f"timestamp {value!r} is no ISO date such as 2014-07-23 or 2014-07-23T12:00:00Z"
+            f"timestamp {value!r} is not an ISO date such as 2014-07-23 or 2014-07-23T12:00:00Z"
         ) from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     ticks = (moment - _EPOCH) // timedelta(microseconds=1)
@@ -252,7 +254,7 @@ def _parse_iso(value: Any) -> int:
 
 
 def missing_name(name: str, known: list[str], what: str) -> str:
-    """`no column 'usr'; did you mean 'user'?`"""
+    """Return a message such as `no column 'usr'; did you mean 'user'?`."""
     near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
     return f"no {what} {name!r}; {hint}"

@@ -1,4 +1,4 @@
-"""The raw files of a data set in its folder: where they are looked for, and what each of them is."""
+"""The raw files of a data set: in which folders they are looked for, and what each of them is."""
 
 import shutil
 from collections.abc import Callable
@@ -23,11 +23,11 @@ class RawFilesMissingError(DataError):
         get = f"get {'it' if len(files) == 1 else 'them'} from {' and '.join(hosts)}, then " if hosts else ""
         super().__init__(
             f"{spec.name}: raw file{'s' * (len(files) > 1)} {names} not found in {' or '.join(map(str, looked))}; "
-            f"{get}put {'it' if len(files) == 1 else 'them'} there or name the folder with --raw DIR"
+            f"{get}put {'it' if len(files) == 1 else 'them'} into the folder or name the folder with --raw DIR"
         )
 
 
-def usual_places(spec: DatasetSpec, data_dir: Path) -> list[Path]:
+def raw_folders(spec: DatasetSpec, data_dir: Path) -> list[Path]:
     """Return the folders in which raw files are looked for without --raw, in this order."""
     return list(dict.fromkeys([spec.raw_dir(data_dir), data_dir / "raw" / spec.name]))
 
@@ -37,30 +37,31 @@ def find_raw(
 ) -> Path:
     """Return the folder that holds all raw files; RawFilesMissingError when none does.
 
-    Looked at are `raw` and `raw`/<name>, or without `raw` the usual places. The demo's files are made when missing.
+    Raw files are looked for in `raw` and `raw`/<name>, or without `raw` in the usual folders. Missing files of the demo
+    are generated.
     """
     if raw is not None and not raw.is_dir():
         raise DataError(
-            f"--raw {raw} is no folder; name the folder that holds {spec.files.interactions.name}"
+            f"--raw {raw} is not a folder; name the folder that holds {spec.files.interactions.name}"
         )
-    places = usual_places(spec, data_dir) if raw is None else [raw, raw / spec.name]
+    folders = raw_folders(spec, data_dir) if raw is None else [raw, raw / spec.name]
     if spec.name == "demo" and spec.synthetic and raw is None:
-        _generate_demo(spec, places[0], force=force, progress=progress)
-    for place in places:
-        if all((place / file.name).is_file() for file in spec.raw_files):
-            return place
-    missing = [file for file in spec.raw_files if not (places[0] / file.name).is_file()]
-    raise RawFilesMissingError(spec, missing, places)
+        _generate_demo(spec, folders[0], force=force, progress=progress)
+    for folder in folders:
+        if all((folder / file.name).is_file() for file in spec.raw_files):
+            return folder
+    missing = [file for file in spec.raw_files if not (folders[0] / file.name).is_file()]
+    raise RawFilesMissingError(spec, missing, folders)
 
 
 def _generate_demo(spec: DatasetSpec, folder: Path, *, force: bool, progress: Progress) -> None:
-    """Write the demo's raw files unless they are there; a folder that was cut short is written again."""
+    """Write the demo's raw files unless they exist; an incomplete folder is written anew."""
     if not force and _has_all(spec, folder):
         return
     from mmbench.data.demo import write_raw
 
     with held(lock_file(folder), error=DataError, option="--data-dir"):
-        if not force and _has_all(spec, folder):  # another process made it meanwhile
+        if not force and _has_all(spec, folder):  # another process generated it meanwhile
             return
         progress("generating the demo data")
         work = beside(folder, what="new")
@@ -82,8 +83,8 @@ def _has_all(spec: DatasetSpec, folder: Path) -> bool:
 
 
 def raw_facts(spec: DatasetSpec, folder: Path, data_dir: Path) -> tuple[RawFileFacts, ...]:
-    """Hash the raw files in a folder; DataError when one is not the file that the catalogue describes."""
-    is_usual = folder.resolve() in {place.resolve() for place in usual_places(spec, data_dir)}
+    """Hash the raw files in a folder; DataError when one differs from the file that the catalogue describes."""
+    is_usual = folder.resolve() in {usual.resolve() for usual in raw_folders(spec, data_dir)}
     return tuple(_facts(spec, folder, file, is_usual=is_usual) for file in spec.files_in(folder))
 
 

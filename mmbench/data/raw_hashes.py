@@ -1,4 +1,4 @@
-"""`<data-dir>/raw/lock.json`: what each raw file was when it was first fetched, and is compared with ever after."""
+"""`<data-dir>/raw/lock.json`: what each raw file was when first fetched, for comparison with later downloads."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ class Recorded(strict.Strict):
 
 @dataclass(frozen=True)
 class _Content(strict.Strict):
-    files: dict[str, dict[str, Recorded]]  # data set -> file name -> what it was
+    files: dict[str, dict[str, Recorded]]  # data set -> file name -> record
 
 
 def hashes_path(data_dir: Path) -> Path:
@@ -35,7 +35,7 @@ def hashes_path(data_dir: Path) -> Path:
 
 
 def read_recorded(data_dir: Path) -> dict[str, dict[str, Recorded]]:
-    """Return what was recorded of each data set's files; {} before the first download."""
+    """Return the records of each data set's files; {} before the first download."""
     path = hashes_path(data_dir)
     try:
         return _Content.from_json(sealed.read_json(path, advice=ADVICE, version=FORMAT)).files
@@ -46,12 +46,12 @@ def read_recorded(data_dir: Path) -> dict[str, dict[str, Recorded]]:
 
 
 def recorded_file(data_dir: Path, dataset: str, name: str) -> Recorded | None:
-    """Return what was recorded of one file."""
+    """Return the record of a file, None when there is none."""
     return read_recorded(data_dir).get(dataset, {}).get(name)
 
 
 def record_file(data_dir: Path, dataset: str, name: str, file: Recorded) -> None:
-    """Record a file. The first download counts, unless the catalogue has named another hash since."""
+    """Record a file. The first download counts, unless the catalogue has given another hash since."""
     with _changing(data_dir) as recorded:
         files = recorded.setdefault(dataset, {})
         if name not in files or files[name].sha256 != file.sha256:
@@ -59,7 +59,7 @@ def record_file(data_dir: Path, dataset: str, name: str, file: Recorded) -> None
 
 
 def forget_files(data_dir: Path, dataset: str) -> list[str]:
-    """Forget what the files of a data set were, so that the next ones are taken as they come; return their names."""
+    """Forget the records of a data set's files, so that the next downloads are accepted; return the files' names."""
     with _changing(data_dir) as recorded:
         return sorted(recorded.pop(dataset, {}))
 

@@ -1,8 +1,8 @@
-"""Ways to filter one list of events, and the counts that each leaves. Pure functions on arrays; no files.
+"""Ways to filter a list of events, and the counts that each leaves. Pure functions on arrays; no files.
 
-A recipe is a choice in each of: ratings, repeated events, what an item must have, fewest events of users and
-items, in which order these bounds are applied, and what they count. `search` tries them all, with the work that
-recipes share done once, and leaves out those that cannot differ from a simpler one on these events.
+A recipe chooses: ratings, repeated events, what an item must have, the fewest events of users and items, the order
+in which these bounds are applied, and what they count. `search` tries all recipes, does the work that they share
+once, and leaves out those that cannot differ from a simpler recipe on these events.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ import numpy as np
 
 from mmbench.data.filters import first_of_duplicates
 
-RATINGS = (0, 3, 4, 5)  # events with at least so many stars; 0 = all
+RATINGS = (0, 3, 4, 5)  # keep events with at least this many stars; 0 = all
 BOUNDS = (0, 3, 5, 10, 20)
 COUNTS = ("events", "pairs", "customers")
-_LEAST = 0.5  # a step that leaves less than this share of the wanted interactions is not followed further
+_LEAST = 0.5  # a step that leaves a smaller share of the wanted interactions is not followed further
 
 _DUPLICATES = {
     "keep": "",
@@ -41,7 +41,7 @@ _COUNTS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way from a raw file to counts. `require` names what an item must have, "" for nothing."""
+    """A way from a raw file to counts. `require` names what an item must have, "" for nothing."""
 
     file: str
     rating: int = 0
@@ -53,7 +53,7 @@ class Recipe:
     counts: str = "events"
 
     def words(self) -> str:
-        """The recipe as a person would say it, in the order of the steps."""
+        """Describe the recipe in words, in the order of the steps."""
         parts = [f"items with {self.require}"] if self.require else []
         early = self.duplicates in ("first", "last")
         duplicates = [_DUPLICATES[self.duplicates]] if self.duplicates != "keep" else []
@@ -70,14 +70,14 @@ class Recipe:
         return f"{self.file}: {'; '.join(parts) or 'as it is'}"
 
     def keys(self, *, own_file: str) -> str | None:
-        """What to write into a datasets.toml, or None where its keys cannot say this recipe."""
+        """Return what to write into a datasets.toml, or None if its keys cannot express the recipe."""
         filters = self.filters()
         if filters is None or self.file == own_file:
             return filters
         return f'files.interactions = {{ name = "{self.file}" }} and {filters}'
 
     def filters(self) -> str | None:
-        """The `filters` key that does this, or None."""
+        """Return the `filters` key that does what the recipe does, or None."""
         requires = {"": [], "text": ["text"], "an image": ["image"], "text and an image": ["text", "image"]}
         one_sided = 0 in (self.min_user, self.min_item)
         order = {"repeated": True, "users first": False}.get(self.order)
@@ -90,21 +90,21 @@ class Recipe:
             return None
         if self.counts == "pairs" or (self.counts == "customers" and not self.min_item):
             return None
-        said = {
+        keys = {
             "duplicates": '"drop"' if self.duplicates == "exact" else '"keep"',
             "min_user": str(self.min_user),
             "min_item": str(self.min_item),
         }
         if self.counts == "customers":
-            said["item_counts"] = '"users"'
+            keys["item_counts"] = '"users"'
         if not one_sided and not order:
-            said["iterate"] = "false"
+            keys["iterate"] = "false"
         if self.require:
-            said["require"] = str(requires[self.require]).replace("'", '"')
-        return f"filters = {{ {', '.join(f'{key} = {value}' for key, value in said.items())} }}"
+            keys["require"] = str(requires[self.require]).replace("'", '"')
+        return f"filters = {{ {', '.join(f'{key} = {value}' for key, value in keys.items())} }}"
 
     def steps(self) -> int:
-        """How much is done: of recipes with equal counts the one with the least comes first."""
+        """Return how much the recipe does: of recipes with equal counts, the one that does least comes first."""
         unusual = (self.order != "repeated") + (self.counts != "events") + (self.min_user != self.min_item)
         return (
             2 * bool(self.rating)
@@ -115,8 +115,8 @@ class Recipe:
         )
 
 
-class Found(NamedTuple):
-    """What a recipe leaves."""
+class Outcome(NamedTuple):
+    """The counts that a recipe leaves."""
 
     recipe: Recipe
     users: int
@@ -126,7 +126,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """The events of one raw file, in its order. `has[name]` bool [n_items]: the items that have it."""
+    """The events of a raw file, in its order. `has[name]` bool [n_items] tells which items have it."""
 
     file: str
     user: np.ndarray
@@ -137,7 +137,7 @@ class Log:
 
 
 class _Events(NamedTuple):
-    """Events that are left: codes of user and item, and whether it is the first event of its pair."""
+    """The events that are left: codes of user and item, and whether an event is the first of its pair."""
 
     user: np.ndarray
     item: np.ndarray
@@ -147,10 +147,10 @@ class _Events(NamedTuple):
         return self if keep.all() else _Events(*(column[keep] for column in self))
 
 
-def search(log: Log, *, least: int = 0) -> Iterator[Found]:
-    """Every recipe with what it leaves; those that leave far less than `least` interactions are not followed."""
-    for recipe, place in _required(log):
-        for chosen, kept in _chosen(recipe, log, place):
+def search(log: Log, *, least: int = 0) -> Iterator[Outcome]:
+    """Yield the outcome of every recipe; recipes that leave far fewer than `least` interactions are not followed."""
+    for recipe, index in _required(log):
+        for chosen, kept in _chosen(recipe, log, index):
             if len(kept) and len(kept) >= _LEAST * least:
                 first = _first_of_pairs(log, kept)
                 events = _Events(log.user[kept], log.item[kept], first)
@@ -158,7 +158,7 @@ def search(log: Log, *, least: int = 0) -> Iterator[Found]:
 
 
 def _required(log: Log) -> Iterator[tuple[Recipe, np.ndarray]]:
-    """What items must have, as (recipe, places of the events left)."""
+    """Yield (recipe, indices of the events left) for each thing that items may be required to have."""
     plain = Recipe(log.file)
     yield plain, np.arange(len(log.user))
     seen = {np.ones(len(next(iter(log.has.values()), ())), dtype=bool).tobytes()}
@@ -168,57 +168,57 @@ def _required(log: Log) -> Iterator[tuple[Recipe, np.ndarray]]:
             yield replace(plain, require=name), np.flatnonzero(has[log.item])
 
 
-def _chosen(recipe: Recipe, log: Log, place: np.ndarray) -> Iterator[tuple[Recipe, np.ndarray]]:
-    """Ratings and repeated events: each choice that leaves other events than a simpler one."""
+def _chosen(recipe: Recipe, log: Log, index: np.ndarray) -> Iterator[tuple[Recipe, np.ndarray]]:
+    """Yield the choices of ratings and repeated events that leave other events than a simpler choice."""
     seen: set[bytes] = set()
     for stars in [0] if log.rating is None else RATINGS:
-        for duplicates, kept in _choices(log, place, stars):
+        for duplicates, kept in _choices(log, index, stars):
             digest = hashlib.blake2b(kept.data, digest_size=16).digest()
             if digest not in seen:
                 seen.add(digest)
                 yield replace(recipe, rating=stars, duplicates=duplicates), kept
 
 
-def _choices(log: Log, place: np.ndarray, stars: int) -> Iterator[tuple[str, np.ndarray]]:
-    """(what becomes of repeated events, places of the events left), simple ones first."""
-    rated = place if log.rating is None or not stars else place[log.rating[place] >= stars]
+def _choices(log: Log, index: np.ndarray, stars: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (treatment of repeated events, indices of the events left), the simplest first."""
+    rated = index if log.rating is None or not stars else index[log.rating[index] >= stars]
     yield "keep", rated
     yield "exact", _once(log, rated, by_time=True)
     yield "pair", _once(log, rated, by_time=False)
     if stars and log.rating is not None:
         for which in ("first", "last"):
-            once = _once(log, place, by_time=False, last=which == "last")
+            once = _once(log, index, by_time=False, last=which == "last")
             yield which, once[log.rating[once] >= stars]
 
 
-def _once(log: Log, place: np.ndarray, *, by_time: bool, last: bool = False) -> np.ndarray:
-    """Of equal (user, item[, time]) the first, or of equal pairs the first or last in time; places in file order."""
-    user, item, ticks = log.user[place], log.item[place], log.ticks[place]
+def _once(log: Log, index: np.ndarray, *, by_time: bool, last: bool = False) -> np.ndarray:
+    """Return, in file order, the indices of the first of equal (user, item, time), or the first or last of pairs."""
+    user, item, ticks = log.user[index], log.item[index], log.ticks[index]
     if by_time:
-        return place[first_of_duplicates(user, item, ticks)]
+        return index[first_of_duplicates(user, item, ticks)]
     order = np.lexsort((ticks, item, user))
     if last:
         order = order[::-1]
     new = np.ones(len(order), dtype=bool)
     new[1:] = (np.diff(user[order]) != 0) | (np.diff(item[order]) != 0)
-    return np.sort(place[order[new]])
+    return np.sort(index[order[new]])
 
 
-def _first_of_pairs(log: Log, place: np.ndarray) -> np.ndarray:
-    return first_of_duplicates(log.user[place], log.item[place], np.zeros(len(place), dtype=np.int64))
+def _first_of_pairs(log: Log, index: np.ndarray) -> np.ndarray:
+    return first_of_duplicates(log.user[index], log.item[index], np.zeros(len(index), dtype=np.int64))
 
 
-def _bounded(recipe: Recipe, events: _Events, least: int) -> Iterator[Found]:
-    """Every pair of bounds, order and way of counting."""
-    yield _found(recipe, events)
+def _bounded(recipe: Recipe, events: _Events, least: int) -> Iterator[Outcome]:
+    """Yield the outcome of every pair of bounds, order and way of counting."""
+    yield _outcome(recipe, events)
     for counts in COUNTS if not events.first.all() else COUNTS[:1]:
         chosen = replace(recipe, counts=counts)
         yield from _repeated(chosen, events, least)
-        yield from _one_pass(chosen, events, least)
+        yield from _single_pass(chosen, events, least)
 
 
-def _repeated(recipe: Recipe, events: _Events, least: int) -> Iterator[Found]:
-    """Bounds repeated until stable, and one-sided ones. Each begins at the result of the next weaker bounds."""
+def _repeated(recipe: Recipe, events: _Events, least: int) -> Iterator[Outcome]:
+    """Apply bounds until stable, and one-sided bounds. Each begins with the result of the next weaker bounds."""
     weaker: dict[tuple[int, int], _Events] = {}
     for i, min_user in enumerate(BOUNDS):
         for j, min_item in enumerate(BOUNDS):
@@ -229,11 +229,11 @@ def _repeated(recipe: Recipe, events: _Events, least: int) -> Iterator[Found]:
             chosen = replace(recipe, min_user=min_user, min_item=min_item)
             weaker[i, j] = _until_stable(chosen, below)
             if (i or j) and (recipe.counts != "customers" or j):
-                yield _found(chosen, weaker[i, j])
+                yield _outcome(chosen, weaker[i, j])
 
 
-def _one_pass(recipe: Recipe, events: _Events, least: int) -> Iterator[Found]:
-    """Both bounds applied once: users first, items first, or both counted before either."""
+def _single_pass(recipe: Recipe, events: _Events, least: int) -> Iterator[Outcome]:
+    """Apply both bounds once: users first, items first, or both counted before either."""
     for min_user in BOUNDS[1:]:
         many = _enough_user(replace(recipe, min_user=min_user), events)
         of_users = events.take(many)
@@ -250,8 +250,8 @@ def _one_pass(recipe: Recipe, events: _Events, least: int) -> Iterator[Found]:
                 "items first": of_items.take(_enough_user(chosen, of_items)),
                 "at once": events.take(many & often),
             }
-            for order, one in left.items():
-                yield _found(replace(chosen, order=order), one)
+            for order, remaining in left.items():
+                yield _outcome(replace(chosen, order=order), remaining)
 
 
 def _until_stable(recipe: Recipe, events: _Events) -> _Events:
@@ -272,15 +272,15 @@ def _enough_item(recipe: Recipe, events: _Events) -> np.ndarray:
 
 
 def _enough(codes: np.ndarray, counted: np.ndarray | None, least: int) -> np.ndarray:
-    """bool [E]: the event's user (or item) has at least `least` events (of those counted)."""
+    """Return bool [E]: whether the event's user (or item) has at least `least` events (of those counted)."""
     if not least or not len(codes):
         return np.ones(len(codes), dtype=bool)
     size = int(codes.max()) + 1
     return (np.bincount(codes if counted is None else codes[counted], minlength=size) >= least)[codes]
 
 
-def _found(recipe: Recipe, events: _Events) -> Found:
+def _outcome(recipe: Recipe, events: _Events) -> Outcome:
     users, items = (
         int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0 for codes in (events.user, events.item)
     )
-    return Found(recipe, users, items, len(events.user))
+    return Outcome(recipe, users, items, len(events.user))

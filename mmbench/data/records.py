@@ -1,4 +1,4 @@
-"""One line of a raw file -> one record, and careful reading of its fields. Shared by the parsers of line formats."""
+"""A line of a raw file -> a record, and careful reading of its fields. Shared by the parsers of line formats."""
 
 import ast
 import json
@@ -8,8 +8,8 @@ from typing import Any
 from mmbench.data.raw import missing_name
 from mmbench.data.text import clean, is_utf8
 
-# Plain strings with what stands between them, as long as that lasts; one other string; one name; a quote astray.
-# No part is ever tried twice at one place, so that a hostile line costs no more than a long one.
+# The alternatives: plain strings with what separates them, as many as follow; another string; a name; a stray quote.
+# No alternative is tried twice at the same position, so a hostile line costs no more than a long one.
 _LITERAL = re.compile(
     r"""(?P<plain>'[^'"\\]*+'(?:[\s\d\[\]{},:.+-]*+'[^'"\\]*+')*+)"""
     r"""|(?P<string>'[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+")"""
@@ -20,24 +20,24 @@ _JSON_NAMES = {"True": "true", "False": "false", "None": "null"}
 
 
 def json_object(line: bytes) -> dict[str, Any]:
-    """The JSON object that a line holds; ValueError says why there is none."""
+    """Return the JSON object that a line holds; ValueError says why there is none."""
     try:
         try:
             record = _decode_json(line.decode())
         except ValueError:
-            record = json.loads(line)  # slower; knows byte order marks and tells where a line is wrong
+            record = json.loads(line)  # is slower, but reads byte order marks and says where a line is wrong
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON: {error}") from None
+        raise ValueError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return record
 
 
 def literal_object(line: bytes) -> dict[str, Any]:
-    """The dictionary that a line holds as a Python literal; ValueError says why there is none.
+    """Return the dictionary that a line holds as a Python literal; ValueError says why there is none.
 
-    The 2014 metadata is no JSON. It is read by the literal parser and never evaluated. That parser is slow, so what
-    is a JSON object but for its quotes and the names of constants is rewritten and read as JSON: same values.
+    The 2014 metadata are not JSON. They are read by the literal parser and never evaluated. That parser is slow, so an
+    object that differs from JSON only in its quotes and the names of constants is rewritten and read as JSON.
     """
     try:
         text = line.decode("utf-8")
@@ -46,14 +46,14 @@ def literal_object(line: bytes) -> dict[str, Any]:
             record = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
         reason = getattr(error, "msg", None) or str(error).split(" <")[0].split(":")[0]
-        raise ValueError(f"no Python literal: {reason}") from None
+        raise ValueError(f"not a Python literal: {reason}") from None
     if not isinstance(record, dict):
-        raise ValueError("no dictionary")
+        raise ValueError("not a dictionary")
     return record
 
 
 def _literal_by_json(text: str) -> Any:
-    """The value, or None where the rewritten text is no JSON; whatever is doubtful is left to the literal parser."""
+    """Return the value, or None if the rewritten text is not JSON; the literal parser reads whatever is doubtful."""
     try:
         return _decode_json(_LITERAL.sub(_to_json, text))
     except (ValueError, SyntaxError, KeyError, RecursionError, MemoryError):
@@ -65,7 +65,7 @@ def _to_json(match: re.Match[str]) -> str:
     if match.lastgroup == "plain":
         return token.replace("'", '"')
     if match.lastgroup != "string":
-        return _JSON_NAMES[token]  # KeyError: a prefix (u''), an exponent (1e5), a call, a quote astray
+        return _JSON_NAMES[token]  # KeyError: a prefix (u''), an exponent (1e5), a call, a stray quote
     if "\\" not in token:
         return '"' + token[1:-1].replace('"', '\\"') + '"'
     value = ast.literal_eval(token)
@@ -75,27 +75,27 @@ def _to_json(match: re.Match[str]) -> str:
 
 
 def get(record: dict[str, Any], key: str) -> Any:
-    """The field; ValueError names the nearest one that is there."""
+    """Return a field; ValueError suggests the nearest field for a missing one."""
     if key not in record:
-        raise ValueError(missing_name(key, [str(one) for one in record], "field"))
+        raise ValueError(missing_name(key, [str(known) for known in record], "field"))
     return record[key]
 
 
 def text_of(value: Any) -> str:
-    """Cleaned text of a field: a string or number, or a list of them joined by blanks; anything else is blank."""
+    """Return the cleaned text of a string, a number or a list of them (joined by blanks); anything else is blank."""
     if isinstance(value, list):
-        return " ".join(filter(None, (text_of(one) for one in value if not isinstance(one, list))))
+        return " ".join(filter(None, (text_of(part) for part in value if not isinstance(part, list))))
     return clean(str(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 def path_of(nodes: Any) -> list[str]:
-    """Cleaned category nodes from root to leaf, blank ones left out."""
+    """Return the cleaned category nodes from root to leaf, without blank ones."""
     if not isinstance(nodes, list):
         return []
-    return [node for node in (text_of(one) for one in nodes) if node]
+    return [text for text in map(text_of, nodes) if text]
 
 
 def url_of(value: Any) -> str:
-    """The address, or the first of a list of them; blank when there is none."""
+    """Return the address, or the first in a list of addresses; blank when there is none."""
     first = value[0] if isinstance(value, list) and value else value
     return clean(first) if isinstance(first, str) else ""

@@ -12,7 +12,7 @@ A row is a window of one user's history: `length` input events from flat index `
     last-window  >>> of b c d          one row per user, the newest max_len
     sequence     c d e, no targets     the newest max_len training events, for models that mask by themselves
     sequence-prefix  c, c d, c d e     every beginning of what `sequence` has, no targets either
-    pairs        (user, item) of each event, no history
+    pairs        (user, item) of each event, without history
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def join(*parts: Rows) -> Rows:
 
 
 def plan_rows(offsets: np.ndarray, samples: str, max_len: int) -> Rows:
-    """Return the rows of an epoch over users whose training events are offsets[u]:offsets[u+1], in user order."""
+    """Return the rows of an epoch, by user, for users whose training events are offsets[u]:offsets[u+1]."""
     n_events = np.diff(offsets)
     if samples == "sequence":
         user = np.flatnonzero(n_events >= 1)
@@ -90,22 +90,22 @@ def _windows(user: np.ndarray, first: np.ndarray, low: np.ndarray, high: np.ndar
 def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.Generator) -> list[Rows]:
     """Shuffle the rows and cut them into steps of exactly `batch_size` targets (or rows); the last is shorter.
 
-    Where a step is full in the middle of a row, the row goes on in the next one: its first targets with the
-    history up to them, the later ones with the whole history as context. Rows whose targets the model chooses
-    itself ("sequence", "sequence-prefix") count as one target.
+    When a step becomes full in the middle of a row, the row is split: the step gets its first targets with the
+    history up to them, the next step the later targets with the whole history as context. Rows whose targets the
+    model chooses itself ("sequence", "sequence-prefix") count as one target.
     """
     rows = rows[generator.permutation(len(rows))]
     if unit == "rows":
         return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     n_targets = np.maximum(rows.n_targets, 1)
-    ends = np.cumsum(n_targets)  # of the row's targets in the epoch's sequence of targets
+    ends = np.cumsum(n_targets)  # the end of each row in the epoch's sequence of targets
     first_step, last_step = (ends - n_targets) // batch_size, (ends - 1) // batch_size
     pieces = rows[np.repeat(np.arange(len(rows)), last_step - first_step + 1)]
     step = ranges(first_step, last_step - first_step + 1)
     end = np.repeat(ends, last_step - first_step + 1)
     begin = end - np.maximum(pieces.n_targets, 1)
-    before = np.maximum(step * batch_size - begin, 0)  # targets of the row in earlier steps
-    after = np.maximum(end - (step + 1) * batch_size, 0)  # and in later ones
+    before = np.maximum(step * batch_size - begin, 0)  # counts the row's targets in earlier steps
+    after = np.maximum(end - (step + 1) * batch_size, 0)  # counts those in later steps
     pieces = replace(pieces, loss_from=pieces.loss_from + before, length=pieces.length - after)
     cuts = [0, *(np.flatnonzero(np.diff(step)) + 1).tolist(), len(step)]
     return [pieces[low:high] for low, high in pairwise(cuts)] if len(step) else []

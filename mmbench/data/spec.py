@@ -1,4 +1,4 @@
-"""What datasets.toml may say about a data set: the types of its keys, and nothing about reading files."""
+"""What datasets.toml may say about a data set: the types of its keys. Nothing here reads a raw file."""
 
 import re
 from pathlib import Path, PurePath
@@ -10,7 +10,7 @@ from mmbench.data.protocol import OWN_FILTERS, PROTOCOLS, is_ties
 
 Parser = Literal["amazon-2014", "amazon-2018", "amazon-2023", "yelp", "microlens", "table", "recbole"]
 Role = Literal["interactions", "items"]
-# Text fields of the formats whose fields are fixed, and the column that names an item's picture in them.
+# The text fields of formats with fixed fields, and the column that names an item's picture in them.
 TEXT_FIELDS = {
     "amazon-2014": ("title", "brand", "categories", "description"),
     "amazon-2018": ("title", "brand", "categories", "description"),
@@ -27,7 +27,7 @@ class _Strict(BaseModel):
 
 
 class RawFile(_Strict):
-    """One raw file: its name inside the raw folder and where it can be had (mirrors, tried in this order).
+    """A raw file: its name inside the raw folder, and the addresses (mirrors, tried in this order) that offer it.
 
     `size` is exact, in bytes, and a download of another size is refused; `about` only tells people what to expect.
     """
@@ -48,16 +48,16 @@ class RawFile(_Strict):
     @field_validator("urls")
     @classmethod
     def _web(cls, value: list[str]) -> list[str]:
-        for one in value:
-            if not one.startswith(("http://", "https://")):
-                raise ValueError(f"{one!r} is no http:// or https:// address")
+        for url in value:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url!r} is not an http:// or https:// address")
         return value
 
 
 class RawFiles(_Strict):
     interactions: RawFile
     items: RawFile | None = None
-    photos: RawFile | None = None  # Yelp: which photo is of which business; read when it is there
+    photos: RawFile | None = None  # Yelp: says which photo belongs to which business; optional
 
 
 class Images(_Strict):
@@ -74,7 +74,7 @@ class Images(_Strict):
     @classmethod
     def _has_field(cls, value: str) -> str:
         if not MEMBER_FIELD.search(value) or "" in MEMBER_FIELD.findall(value):
-            raise ValueError("names no column; write for instance {id}.jpg")
+            raise ValueError("names no column; write {id}.jpg, for instance")
         return value
 
 
@@ -83,13 +83,13 @@ class InteractionColumns(_Strict):
     item: str = "item"
     timestamp: str = "timestamp"
     unit: Literal["s", "ms", "iso"] = "s"
-    rating: str | None = None  # for `mmbench datasets match` only
+    rating: str | None = None  # used by `mmbench datasets match` only
 
 
 class ItemColumns(_Strict):
-    """Columns of the item table. `group`: rows with equal values there are one item (all colours of a dress).
+    """Columns of the item table. `group`: rows with equal values are one item (all colours of a dress).
 
-    `categories` is one column, cut at `category_separator` (and each path at `path_separator`), or several
+    `categories` is one column, split at `category_separator` (and each path at `path_separator`), or several
     columns with one category each.
     """
 
@@ -110,7 +110,7 @@ class Columns(_Strict):
 
 
 class Filters(_Strict):
-    """A data set's own filters; keys that are left out are the protocol's."""
+    """A data set's filters; keys that are left out are the protocol's."""
 
     duplicates: Literal["drop", "keep"] | None = None
     min_user: int | None = Field(default=None, ge=0)
@@ -119,7 +119,8 @@ class Filters(_Strict):
     iterate: bool | None = None
     require: list[Literal["text", "image"]] | None = None
 
-    def given(self) -> dict[str, Any]:
+    def chosen(self) -> dict[str, Any]:
+        """Return the keys that the data set sets."""
         return self.model_dump(exclude_none=True)
 
 
@@ -133,7 +134,7 @@ class Printed(_Strict):
 
 
 class Slip(_Strict):
-    """A printed number that cannot be: the statistic it claims to be, and what its own source implies."""
+    """A printed number that cannot be right: its statistic, and the value that its source implies."""
 
     statistic: Literal["users", "items", "interactions", "actions_per_user", "actions_per_item", "sparsity"]
     printed: float
@@ -158,8 +159,8 @@ class DatasetSpec(_Strict):
     printed: Printed | None = None
     slips: list[Slip] = []
     synthetic: bool = False
-    raw: str | None = None  # folder of the raw files; the catalogue makes it absolute
-    terms: str = ""  # under which terms the raw files may be used, and where that is written
+    raw: str | None = None  # the folder of the raw files; the catalogue makes it absolute
+    terms: str = ""  # the terms under which the raw files may be used, and their source
     notes: str = ""
 
     @field_validator("protocol")
@@ -178,9 +179,9 @@ class DatasetSpec(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "DatasetSpec":
-        if self.filters.given() and self.protocol not in OWN_FILTERS:
+        if self.filters.chosen() and self.protocol not in OWN_FILTERS:
             raise ValueError(
-                f"filters cannot change protocol {self.protocol!r}; own filters go with {' or '.join(OWN_FILTERS)}"
+                f"filters cannot change protocol {self.protocol!r}; only {' and '.join(OWN_FILTERS)} take filters"
             )
         if not self.is_table:
             self._check_fixed_format()
@@ -211,7 +212,7 @@ class DatasetSpec(_Strict):
 
     @property
     def interaction_columns(self) -> InteractionColumns:
-        """As declared; RecBole's own names where nothing is declared. MicroLens has milliseconds."""
+        """The columns as declared; RecBole's names are the defaults of its format. MicroLens has milliseconds."""
         columns = self.columns.interactions
         if self.parser == "microlens":
             return columns.model_copy(update={"unit": "ms"})
@@ -224,7 +225,7 @@ class DatasetSpec(_Strict):
 
     @property
     def item_columns(self) -> ItemColumns:
-        """As declared; RecBole's id column and blank-separated categories where nothing is declared."""
+        """The columns as declared; for RecBole, its id column and blank-separated categories are the defaults."""
         columns = self.columns.items
         if self.parser != "recbole":
             return columns
@@ -238,33 +239,33 @@ class DatasetSpec(_Strict):
 
     @property
     def raw_files(self) -> list[RawFile]:
-        """Those that there must be, interactions first."""
-        return [one for one in (self.files.interactions, self.files.items) if one is not None]
+        """The required files, interactions first."""
+        return [file for file in (self.files.interactions, self.files.items) if file is not None]
 
     def files_in(self, folder: Path) -> list[RawFile]:
-        """The raw files that are read from a folder: the needed ones, and what else is there."""
+        """Return the raw files to read from a folder: the required ones, and the optional ones that exist."""
         photos = self.files.photos
         return [*self.raw_files, *([photos] if photos and (folder / photos.name).is_file() else [])]
 
     def raw_dir(self, data_dir: Path) -> Path:
-        """Where the raw files are looked for without `--raw`."""
+        """Return the folder in which the raw files are looked for without `--raw`."""
         return Path(self.raw) if self.raw else data_dir / "raw" / self.name
 
     def content(self) -> dict[str, Any]:
-        """What decides the prepared folder, as JSON: everything but places, remarks and the protocol's own keys."""
+        """Return what decides the prepared data, as JSON: neither folders, remarks nor the protocol's keys."""
         outside = {"raw", "notes", "terms", "protocol", "ties", "filters"}
         kept = self.model_dump(mode="json", exclude=outside)
         kept["columns"]["interactions"].pop("rating")
         if self.files.photos is None:
             kept["files"].pop("photos")
-        for one in (*(file for file in kept["files"].values() if file), *filter(None, [kept["images"]])):
+        for entry in (*(file for file in kept["files"].values() if file), *filter(None, [kept["images"]])):
             for key in ("urls", "sha256", "size", "about"):
-                one.pop(key, None)
+                entry.pop(key, None)
         return kept
 
 
 def known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """Keys that may stand at `path` inside a table of type `model`, for a suggestion; [] if none can."""
+    """Return the keys allowed at `path` inside a table of type `model`, for a suggestion; [] if there are none."""
     for part in path:
         if isinstance(part, int):
             continue
@@ -272,7 +273,7 @@ def known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]
         nested = (
             []
             if field is None
-            else [one for one in _types_in(field.annotation) if issubclass(one, BaseModel)]
+            else [kind for kind in _types_in(field.annotation) if issubclass(kind, BaseModel)]
         )
         if not nested:
             return []
@@ -281,5 +282,5 @@ def known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]
 
 
 def _types_in(annotation: Any) -> list[type]:
-    found = [annotation] if isinstance(annotation, type) and not get_args(annotation) else []
-    return found + [one for part in get_args(annotation) for one in _types_in(part)]
+    kinds = [annotation] if isinstance(annotation, type) and not get_args(annotation) else []
+    return kinds + [kind for part in get_args(annotation) for kind in _types_in(part)]

@@ -1,4 +1,4 @@
-"""Which events are for training, validation and test: pure functions, no input or output.
+"""Which events are for training, validation and test: pure functions without input or output.
 
 leave-one-out   train train train ... train | valid | test        (every user with at least 3 events)
 time            train ... | T_valid  valid ... | T_test  test ... (one global clock, no future leaks)
@@ -14,20 +14,20 @@ from mmbench.errors import DataError
 
 @dataclass(frozen=True)
 class Split:
-    """Positions are counted inside a user's own history, 0 = oldest; -1 = the user has no such target."""
+    """Positions are counted inside a user's history, 0 = oldest; -1 if the user has no such target."""
 
-    train_len: np.ndarray  # int64 [U], the first train_len events of each user are for training
+    train_len: np.ndarray  # int64 [U], the number of events, from the oldest, that are for training
     valid_pos: np.ndarray  # int64 [U]
     test_pos: np.ndarray  # int64 [U]
 
 
 def leave_one_out(lengths: np.ndarray) -> Split:
-    """Last event = test, second last = validation, rest = training.
+    """Split by position: the last event is for test, the second last for validation, the rest for training.
 
         user with 6 events   0 1 2 3 | 4 | 5
                              train     v   t      test input = 0..4, validation input = 0..3
 
-    Users with fewer than 3 events are in no part: they would have no training item.
+    Users with fewer than 3 events are in no part, because they would have no training item.
     """
     lengths = lengths.astype(np.int64)
     enough = lengths >= 3
@@ -39,7 +39,7 @@ def leave_one_out(lengths: np.ndarray) -> Split:
 
 
 def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_share: float) -> Split:
-    """Global time points: the newest `test_share` of events is test time, `valid_share` before it validation.
+    """Split at global times: the newest `test_share` of events is test time, `valid_share` before it validation.
 
         all users     ----- train ----- T_valid -- valid -- T_test -- test --
         one user      e e e   e e          v' e              t'  e
@@ -48,7 +48,7 @@ def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_
     Training sees only events before T_valid. A user with nothing before the target is not evaluated.
     """
     if len(times) == 0:
-        raise DataError("time split: there is no event at all")
+        raise DataError("time split: there are no events")
     starts, ends = offsets[:-1], offsets[1:]
     t_valid, t_test = np.quantile(
         times, [1 - valid_share - test_share, 1 - test_share], method="higher"
@@ -65,7 +65,7 @@ def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_
 
 
 def make_split(protocol: Protocol, times: np.ndarray, offsets: np.ndarray) -> Split:
-    """Return the split that a protocol names; DataError when it leaves nobody to evaluate."""
+    """Return the split that a protocol names; DataError when it leaves no user to evaluate."""
     if protocol.split == "leave-one-out":
         split = leave_one_out(np.diff(offsets))
     else:

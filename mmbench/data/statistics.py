@@ -19,13 +19,13 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage(strict.Strict):
-    """Shares of items, 0 to 1, that have something, and how many lack it."""
+    """Shares of items, 0 to 1, that have a title, a text, ..., and how many items lack it."""
 
     title: float
     text: float
     categories: float
     image_declared: float  # the item names a picture
-    image: float  # the picture that it names is there
+    image: float  # the picture that it names exists
     n_without_title: int
     n_without_text: int
     n_without_image: int
@@ -33,19 +33,19 @@ class Coverage(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class RawCounts(strict.Strict):
-    """What the raw files held, and what happened to it."""
+    """What the raw files held, and what was removed."""
 
     users: int
     items: int
     interactions: int
     duplicates: int  # events that equal an earlier one in user, item and time
-    items_dropped_incomplete: int = 0  # items without what the protocol requires
+    items_dropped_incomplete: int = 0  # items that lack what the protocol requires
     filter_rounds: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics(strict.Strict):
-    """Numbers of a prepared data set. Shares are between 0 and 1, times unix seconds."""
+    """The statistics of a prepared data set. Shares are between 0 and 1, times in unix seconds."""
 
     users: int
     items: int
@@ -54,7 +54,7 @@ class Statistics(strict.Strict):
     actions_per_item: float
     sparsity: float
     tied_neighbours: float  # share of neighbouring events of a user with equal times
-    long_intervals: float  # share of neighbouring events above LONG_INTERVAL_DAYS
+    long_intervals: float  # share of neighbouring events more than LONG_INTERVAL_DAYS apart
     history_length: dict[str, float]  # quantile -> events of a user
     first_time: int
     last_time: int
@@ -77,12 +77,12 @@ def describe(
     n_items: int,
     ticks: np.ndarray | None = None,
 ) -> Statistics:
-    """Return the statistics of events that are sorted by user and order.
+    """Return the statistics of events in prepared order.
 
-    ticks  the times in the raw file's own resolution; None: `times`
+    ticks  the times in the raw file's resolution; None: `times`
     raw    None: nothing was filtered out
 
-    Raises DataError when the split leaves nobody to evaluate.
+    Raises DataError when the split leaves no user to evaluate.
     """
     lengths = np.diff(offsets)
     n_users, n_events = len(lengths), len(items)
@@ -105,8 +105,8 @@ def describe(
         last_time=int(times.max()),
         valid_users=int((split.valid_pos >= 0).sum()),
         test_users=int((split.test_pos >= 0).sum()),
-        valid_repeats=_share(_at(seen, offsets, split.valid_pos)),
-        test_repeats=_share(_at(seen, offsets, split.test_pos)),
+        valid_repeats=_share(_values_at(seen, offsets, split.valid_pos)),
+        test_repeats=_share(_values_at(seen, offsets, split.test_pos)),
         coverage=coverage,
         raw=raw or RawCounts(users=n_users, items=n_items, interactions=n_events, duplicates=0),
     )
@@ -117,22 +117,22 @@ def _share(mask: np.ndarray) -> float:
 
 
 def _seen_before(user: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """bool [E], True where the same user had the same item at an earlier place."""
+    """Return bool [E], True where the same user had the same item before."""
     order = np.lexsort((items, user))
-    again = (np.diff(user[order]) == 0) & (np.diff(items[order]) == 0)
+    repeated = (np.diff(user[order]) == 0) & (np.diff(items[order]) == 0)
     seen = np.zeros(len(user), dtype=bool)
-    seen[order[1:][again]] = True
+    seen[order[1:][repeated]] = True
     return seen
 
 
-def _at(values: np.ndarray, offsets: np.ndarray, position: np.ndarray) -> np.ndarray:
+def _values_at(values: np.ndarray, offsets: np.ndarray, position: np.ndarray) -> np.ndarray:
     has = position >= 0
     return values[offsets[:-1][has] + position[has]]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One statistic beside what is printed for it; `remark` is "" where there is nothing to say."""
+    """A statistic beside its printed value; `remark` is "" where there is nothing to say."""
 
     statistic: str
     computed: float
@@ -152,7 +152,7 @@ def compare(
     protocol: str,
     default_protocol: str,
 ) -> list[Compared]:
-    """Return counts and averages beside the printed ones; a difference and a known slip are always said."""
+    """Return counts and averages beside the printed ones; differences and known slips always get a remark."""
     slip_of: dict[str, Slip] = {slip.statistic: slip for slip in slips}
     rows = []
     for name in (*COUNTS, "actions_per_user", "actions_per_item", "sparsity"):
@@ -164,7 +164,7 @@ def compare(
 
 
 def _agrees(name: str, computed: float, value: float) -> bool:
-    """Return whether values are equal to the digits that tables print: whole counts, else two decimals."""
+    """Return whether two values agree to the digits that tables print: whole counts, else two decimals."""
     if name in COUNTS:
         return abs(computed - value) < 0.5
     return abs(computed - value) <= (0.5e-4 if name == "sparsity" else 0.005) + 1e-9
@@ -179,7 +179,7 @@ def _remark(
         agrees = _agrees(name, computed, slip.correct)
         if agrees or computed != value:
             is_other = not agrees and protocol == default
-            tail = f"; computed differs from {slip.correct:g} as well" if is_other else ""
+            tail = f"; the computed value differs from {slip.correct:g}, too" if is_other else ""
             return f"slip in {slip.source}: {slip.why}{tail}"
     if _agrees(name, computed, value):
         return "as printed"
@@ -188,17 +188,17 @@ def _remark(
 
 
 def coverage(records: Sequence[Mapping[str, Any]], members: frozenset[str] | None) -> Coverage:
-    """Return which share of the items has a title, a text, categories, a declared picture, one that is there."""
+    """Return the shares of items with a title, a text, categories, a declared picture, and an existing picture."""
     n = len(records)
     declared = [record["image"] for record in records if record["image"] is not None]
-    n_there = sum(image in members for image in declared) if members else 0
+    n_existing = sum(image in members for image in declared) if members else 0
     return Coverage(
         title=sum(bool(record["title"]) for record in records) / n,
         text=sum(bool(record["text"]) for record in records) / n,
         categories=sum(bool(record["categories"]) for record in records) / n,
         image_declared=len(declared) / n,
-        image=n_there / n,
+        image=n_existing / n,
         n_without_title=sum(not record["title"] for record in records),
         n_without_text=sum(not record["text"] for record in records),
-        n_without_image=n - n_there,
+        n_without_image=n - n_existing,
     )

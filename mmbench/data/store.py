@@ -10,8 +10,8 @@
       category_ids.npy int32 / category_offsets.npy int64 [n_items+1] / categories.txt   (0-based, CSR by item)
       features/<modality>/<encoder>/   see mmbench.features.store
 
-Every file is compared with its hash in the manifest when it is first read, so a changed byte is an error and never
-another number.
+Every file is compared with its hash in the manifest when it is first read, so that a changed byte is an error and
+never another number.
 """
 
 import json
@@ -44,13 +44,13 @@ from mmbench.data.protocol import Protocol
 from mmbench.errors import DamagedError, DataError, UsageError, suggest
 from mmbench.sealed import damaged
 
-FEATURES = "features"  # sub-folder; stays when a data set is prepared again
-DATA_DIR = "--data-dir"  # the option that chooses another place, for messages
+FEATURES = "features"  # this sub-folder stays when a data set is prepared again
+DATA_DIR = "--data-dir"  # the option that chooses another folder, for messages
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One prepared data set, opened read-only. Arrays are memory maps; opening costs no copy."""
+    """A prepared data set, opened read-only. Arrays are memory maps, so opening copies nothing."""
 
     path: Path
     manifest: Manifest
@@ -69,7 +69,7 @@ class Prepared:
 
     @property
     def items_hash(self) -> str:
-        """Hash of the raw item ids in internal order: what a feature file must have been made for."""
+        """The hash of the raw item ids in internal order, which a feature file must have, too."""
         return self.manifest.items_hash
 
     @property
@@ -109,7 +109,9 @@ class Prepared:
     @cached_property
     def offsets(self) -> np.ndarray:
         array = self._array("offsets.npy", self.n_users + 1)
-        self._check("offsets.npy", _are_offsets(array, self.n_events), "it does not part the events by user")
+        self._check(
+            "offsets.npy", _are_offsets(array, self.n_events), "it does not divide the events among the users"
+        )
         return array
 
     @cached_property
@@ -123,7 +125,7 @@ class Prepared:
     def category_offsets(self) -> np.ndarray:
         array = self._array("category_offsets.npy", self.n_items + 1)
         is_whole = _are_offsets(array, int(array[-1]))
-        self._check("category_offsets.npy", is_whole, "it does not part the categories by item")
+        self._check("category_offsets.npy", is_whole, "it does not divide the categories among the items")
         return array
 
     @cached_property
@@ -146,12 +148,12 @@ class Prepared:
         return self._lines("users.txt", self.n_users)
 
     def verify(self) -> None:
-        """Compare every file with its hash in the manifest; raise DamagedError naming the first that differs."""
+        """Compare every file with its hash in the manifest; DamagedError names the first that differs."""
         for name in self.manifest.files:
-            self._whole(name)
+            self._verified(name)
 
     def _array(self, name: str, length: int) -> np.ndarray:
-        file = self._whole(name)
+        file = self._verified(name)
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -161,9 +163,9 @@ class Prepared:
         return array
 
     def _lines(self, name: str, number: int | None = None) -> list[str]:
-        """Split at \\n only: str.splitlines would also cut an id or a name at U+2028 and its like."""
+        """Return the lines, split at \\n only: str.splitlines would also split an id or a name at U+2028."""
         try:
-            with self._whole(name).open(encoding="utf-8", newline="\n") as file:
+            with self._verified(name).open(encoding="utf-8", newline="\n") as file:
                 lines = [line.removesuffix("\n") for line in file]
         except (OSError, ValueError) as error:
             raise self._damaged(name, error) from error
@@ -174,18 +176,18 @@ class Prepared:
     def _compared(self) -> set[str]:
         return set()
 
-    def _whole(self, name: str) -> Path:
-        """Return the path of a file of which we know that it is the one that the manifest describes."""
+    def _verified(self, name: str) -> Path:
+        """Return the path of a file after comparing it with its hash in the manifest."""
         file = self.path / name
         if name in self._compared:
             return file
         try:
-            found = hash_file(file)
+            sha256 = hash_file(file)
         except OSError as error:
             reason = "it is missing" if isinstance(error, FileNotFoundError) else error.strerror or error
             raise self._damaged(name, reason) from error
         self._check(
-            name, found == self.manifest.files[name], "it is not the file that the manifest describes"
+            name, sha256 == self.manifest.files[name], "it is not the file that the manifest describes"
         )
         self._compared.add(name)
         return file
@@ -221,28 +223,28 @@ def prepared_path(name: str, data_dir: Path) -> Path:
 
 
 def list_prepared(data_dir: Path, *, on_error: Callable[[DataError], object] | None = None) -> list[Prepared]:
-    """Return all prepared data sets, the one prepared last first.
+    """Return all prepared data sets, the newest first.
 
-    Raise DataError for one that cannot be opened or, if `on_error` is given, call it with the error and leave that
+    Raise DataError for an unreadable data set or, if `on_error` is given, call it with the error and leave that
     data set out.
     """
     root = prepared_root(data_dir)
     finish_swaps(root, option=DATA_DIR)
-    found = []
-    for path in sorted(root.glob("[!.]*")):  # .name... is being written
+    data_sets = []
+    for path in sorted(root.glob("[!.]*")):  # a hidden folder is still being written
         if not _holds_data(path):
             continue
         try:
-            found.append(_open(path))
+            data_sets.append(_open(path))
         except DataError as error:
             if on_error is None:
                 raise
             on_error(error)
-    return sorted(found, key=lambda prepared: (-prepared.manifest.created, prepared.name))
+    return sorted(data_sets, key=lambda prepared: (-prepared.manifest.created, prepared.name))
 
 
 def open_path(path: Path) -> Prepared:
-    """Open the prepared data in a folder; DataError when they are not there, damaged or of another version."""
+    """Open the prepared data in a folder; DataError when they are missing, damaged or of another version."""
     finish_swaps(path.parent, option=DATA_DIR)
     return _open(path)
 
@@ -258,18 +260,18 @@ def _holds_data(path: Path) -> bool:
     """Return whether a folder holds prepared data, or what is left of them."""
     try:
         return any((path / name).is_file() for name in (FILE, *ARRAYS, *TEXTS))
-    except OSError:  # no permission: who opens it hears so
+    except OSError:  # opening it will say that the permission is missing
         return True
 
 
 def is_prepared(name: str, data_dir: Path) -> bool:
-    """Return whether a data set of this very name lies there, readable or not."""
+    """Return whether the data set of exactly this name exists, readable or not."""
     finish_swaps(prepared_root(data_dir), option=DATA_DIR)
     return _holds_data(prepared_path(name, data_dir))
 
 
 def open_prepared(name: str, data_dir: Path) -> Prepared:
-    """Open the prepared data set `name` (`amazon-beauty`, `amazon-beauty@random:1`)."""
+    """Open the prepared data set `name`, such as `amazon-beauty` or `amazon-beauty@random:1`."""
     if is_prepared(name, data_dir):
         return _open(prepared_path(name, data_dir))
     known = [prepared.name for prepared in list_prepared(data_dir, on_error=lambda error: None)]
@@ -282,7 +284,7 @@ def open_prepared(name: str, data_dir: Path) -> Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a prepared data set holds beside its manifest; the arrays as in the files."""
+    """What a prepared data set holds besides its manifest; arrays are as in the files."""
 
     items: np.ndarray  # [E]
     times: np.ndarray  # [E]
@@ -295,9 +297,9 @@ class Content:
 
 
 def write_prepared(data_dir: Path, facts: Facts, content: Content) -> Prepared:
-    """Write a prepared data set beside its final place and move it there in one step; its features stay.
+    """Write a prepared data set beside its final folder and move it there in one step; its features stay.
 
-    Raises DataError when the disk is full or refuses.
+    Raises DataError when it cannot be written.
     """
     root = prepared_root(data_dir)
     final = root / folder_name(facts.name)
@@ -309,7 +311,7 @@ def write_prepared(data_dir: Path, facts: Facts, content: Content) -> Prepared:
     try:
         _write_arrays(work, content)
         _write_texts(work, content)
-        write_manifest(work, _complete(work, facts, content))
+        write_manifest(work, _complete_manifest(work, facts, content))
         swap_folder(work, final, keep=[FEATURES], option=DATA_DIR)
     except OSError as error:
         raise DataError(f"cannot write below {root}: {error.strerror or error}; free some space") from error
@@ -333,8 +335,8 @@ def _write_texts(folder: Path, content: Content) -> None:
             file.writelines(line.replace("\n", " ") + "\n" for line in lines)
 
 
-def _complete(folder: Path, facts: Facts, content: Content) -> Manifest:
-    """Return the whole manifest; every other file of the folder is written already."""
+def _complete_manifest(folder: Path, facts: Facts, content: Content) -> Manifest:
+    """Return the whole manifest; all other files of the folder must exist already."""
     files = {name: hash_file(folder / name) for name in (*ARRAYS, *TEXTS)}
     counts = Counts(
         users=len(content.user_ids), items=len(content.item_records), interactions=len(content.items)

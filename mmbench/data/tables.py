@@ -1,4 +1,4 @@
-"""Rows of plain tables, streaming: TSV, CSV (gzip or plain), Parquet, and RecBole's atomic files."""
+"""Rows of plain tables, streaming: TSV, CSV (gzip or plain), Parquet and RecBole's atomic files."""
 
 import csv
 import io
@@ -16,8 +16,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def kind_of(file: Path) -> str:
-    """`.tsv`, `.csv`, `.parquet`, `.inter` or `.item`, looking through `.gz`; DataError for anything else."""
-    suffixes = [one for one in file.suffixes if one != ".gz"]
+    """Return `.tsv`, `.csv`, `.parquet`, `.inter` or `.item`, ignoring `.gz`; DataError for anything else."""
+    suffixes = [suffix for suffix in file.suffixes if suffix != ".gz"]
     kind = suffixes[-1].lower() if suffixes else ""
     if kind not in KINDS:
         raise DataError(f"{file}: the name must end in {', '.join(KINDS)} (text tables also with .gz)")
@@ -29,7 +29,7 @@ def new_faults(file: Path) -> Faults:
 
 
 def read_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
-    """(line or row number, values of `columns`) of each row; malformed rows go to `faults`.
+    """Yield (line or row number, values of `columns`) of each row; malformed rows are added to `faults`.
 
     Text tables give strings exactly as written, so that an id "007" stays "007".
     """
@@ -53,17 +53,17 @@ def _text_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[R
         if first is None:
             raise DataError(f"{file} is empty; get the file again")
         header = _recbole_header(file, first[1]) if recbole else [name.strip() for name in first[1]]
-        places = [_place(file, header, column) for column in columns]
+        indices = [_column_index(file, header, column) for column in columns]
         for number, row in rows:
             faults.n_lines += 1
             if len(row) != len(header):
                 faults.add(number, f"{len(row)} fields instead of {len(header)}")
             else:
-                yield number, [row[place] for place in places]
+                yield number, [row[index] for index in indices]
 
 
 def _parsed(file: Path, reader: Any, faults: Faults) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank, each with the number of its last line; a row that csv refuses is a fault."""
+    """Yield rows that are not blank, each with the number of its last line; a row that csv refuses is a fault."""
     while True:
         before = reader.line_num
         try:
@@ -85,21 +85,21 @@ def _parsed(file: Path, reader: Any, faults: Faults) -> Iterator[tuple[int, list
 
 def _recbole_header(file: Path, header: list[str]) -> list[str]:
     names = []
-    for one in header:
-        name, colon, kind = one.strip().partition(":")
+    for cell in header:
+        name, colon, kind = cell.strip().partition(":")
         if not colon or kind not in ("token", "token_seq", "float", "float_seq"):
             raise DataError(
-                f"{file}: header {one!r} is not name:type as RecBole writes it, for instance user_id:token"
+                f"{file}: header {cell!r} is not name:type as in RecBole's files; write user_id:token, for instance"
             )
         names.append(name)
     return names
 
 
-def _place(file: Path, header: list[str], column: str) -> int:
+def _column_index(file: Path, header: list[str], column: str) -> int:
     if column not in header:
         raise DataError(f"{file}: {missing_name(column, header, 'column')}")
     if header.count(column) > 1:
-        raise DataError(f"{file}: column {column!r} stands twice in the header; rename one of them")
+        raise DataError(f"{file}: column {column!r} appears twice in the header; rename one of them")
     return header.index(column)
 
 
@@ -113,7 +113,7 @@ def _parquet_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterato
         with pq.ParquetFile(file) as table:
             names = table.schema_arrow.names
             for column in unique:
-                _place(file, names, column)
+                _column_index(file, names, column)
             for batch in table.iter_batches(columns=unique):
                 lists = {name: _values(batch.column(name)) for name in unique}
                 for values in zip(*(lists[name] for name in columns), strict=True):
@@ -122,15 +122,17 @@ def _parquet_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterato
                     yield number, list(values)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{file} is no readable Parquet file ({str(error).splitlines()[0]}); get it again"
+            f"{file} is not a readable Parquet file ({str(error).splitlines()[0]}); get it again"
         ) from error
 
 
 def _values(column: Any) -> list[Any]:
-    """Python values of an Arrow column; dates and times become ISO text, so that every table is read one way."""
+    """Return the Python values of an Arrow column; dates and times become ISO text, as in text tables."""
     import pyarrow as pa
 
     if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
         return list(column.to_pylist())
     micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_pylist()
-    return [None if one is None else (_EPOCH + timedelta(microseconds=one)).isoformat() for one in micros]
+    return [
+        None if value is None else (_EPOCH + timedelta(microseconds=value)).isoformat() for value in micros
+    ]

@@ -1,4 +1,4 @@
-"""Item texts: cleaning of raw fields and the joined text that text encoders read."""
+"""Item texts: the cleaning of raw fields, and the joined text that text encoders read."""
 
 import html
 import re
@@ -9,11 +9,11 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!--.*?-->")
 
 
 def clean(value: str) -> str:
-    """HTML unescaped, tags and double quotes removed, every run of white space one blank.
+    """Unescape HTML, remove tags and double quotes, and replace every run of white space by one blank.
 
-    Amazon's 2018 pages are escaped twice here and there, so unescaping is repeated until nothing changes.
-    The result has no line break of any kind; apostrophes stay, they belong to words. Halves of a surrogate pair,
-    which JSON and Python literals can hold but no file can, are joined or replaced.
+    Some of Amazon's 2018 pages are escaped twice, so unescaping is repeated until nothing changes. The result has no
+    line break of any kind; apostrophes stay, since they belong to words. Halves of a surrogate pair, which JSON and
+    Python literals can hold but no file can, are joined or replaced.
     """
     if not is_utf8(value):
         value = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -23,7 +23,7 @@ def clean(value: str) -> str:
 
 
 def is_utf8(value: str) -> bool:
-    """Whether the text can be written to a file: it holds no half of a surrogate pair."""
+    """Return whether the text can be written to a file, that is, holds no half of a surrogate pair."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -32,25 +32,25 @@ def is_utf8(value: str) -> bool:
 
 
 def is_page_script(title: str) -> bool:
-    """Some 2018 titles hold the script of the product page instead of a title."""
+    """Return whether a title is the script of its product page, as some titles of 2018 are."""
     return "getTime(" in title or "<script" in title.lower()
 
 
 def sentence(text: str) -> str:
-    """`text` with exactly one full stop at its end; empty stays empty."""
+    """End `text` with exactly one full stop; empty text stays empty."""
     text = text.rstrip(" .")
     return f"{text}." if text else ""
 
 
 def category_nodes(paths: Sequence[Sequence[str]]) -> list[str]:
-    """All nodes of all paths, each once, in order of first appearance."""
+    """Return all nodes of all paths, each once, in order of first appearance."""
     return list(dict.fromkeys(node for path in paths for node in path))
 
 
 def join_text(record: Mapping[str, Any], fields: Sequence[str]) -> str:
-    """The named fields of an item record, in order, each a sentence; empty fields are left out.
+    """Join the named fields of an item record in order, each as a sentence; empty fields are left out.
 
-    However long the text is, nothing is cut here: an encoder knows its own limit and counts what it cuts.
+    Text of any length is kept: an encoder knows its limit and counts what it cuts.
     """
     parts = []
     for field in fields:

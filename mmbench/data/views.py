@@ -1,7 +1,7 @@
-"""Prepared data as the parts of an experiment see it. What a part must not know is not in its arrays.
+"""Prepared data as each part of an experiment sees them. What a part must not know is not in its arrays.
 
-training_view holds training events only; target_view of "valid" ends at each user's validation target, so
-neither can show a test item, whatever the code that holds it does.
+training_view holds training events only, and target_view of "valid" ends with each user's validation target, so
+neither can show a test item, whatever code reads it.
 """
 
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ class TrainView:
 
 @dataclass(frozen=True)
 class TargetView:
-    """One held-out target per evaluated user, and the history that a model may read before it."""
+    """A held-out target for each evaluated user, and the history before it that a model may read."""
 
     items: np.ndarray  # int64 [E], histories only
     times: np.ndarray  # int64 [E]
     offsets: np.ndarray  # int64 [n + 1], history k is offsets[k]:offsets[k+1]
     user: np.ndarray  # int64 [n]
     target: np.ndarray  # int64 [n], item 1..N
-    train_len: np.ndarray  # int64 [n], how many events of history k are training events
+    train_len: np.ndarray  # int64 [n], the number of training events in history k
 
     def __len__(self) -> int:
         return len(self.user)
@@ -48,7 +48,7 @@ def _take(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarr
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start+1, .. start+length-1 of every row, concatenated; int64."""
+    """Return start, start+1, .. start+length-1 of every row, concatenated; int64."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
@@ -58,6 +58,7 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
 
 
 def training_view(prepared: Prepared, split: Split) -> TrainView:
+    """Return every user's training events."""
     starts, lengths = np.asarray(prepared.offsets[:-1]), split.train_len
     return TrainView(
         items=_take(prepared.items, starts, lengths),
@@ -67,6 +68,7 @@ def training_view(prepared: Prepared, split: Split) -> TrainView:
 
 
 def target_view(prepared: Prepared, split: Split, part: Literal["valid", "test"]) -> TargetView:
+    """Return the targets of a part and the histories before them."""
     position = split.valid_pos if part == "valid" else split.test_pos
     user = np.flatnonzero(position >= 0)
     starts, lengths = np.asarray(prepared.offsets[:-1])[user], position[user]

@@ -19,7 +19,7 @@ from mmbench.data.records import get, json_object, text_of
 
 
 def read_reviews(file: Path) -> tuple[RawEvents, list[str]]:
-    """Interactions in file order, with stars as ratings, and notes. Dates have no zone and are taken as UTC."""
+    """Return the interactions in file order, with stars as ratings, and notes. Dates are taken as UTC."""
     builder, faults = EventBuilder(), Faults(file)
     for number, line in read_lines(file):
         faults.n_lines += 1
@@ -40,8 +40,8 @@ def read_reviews(file: Path) -> tuple[RawEvents, list[str]]:
 def read_businesses(
     file: Path, wanted: Collection[str], *, fields: Collection[str] = ()
 ) -> tuple[dict[str, RawItem], list[str]]:
-    """The wanted businesses by id, and notes. Categories are one string, cut at ", "; each is a path of its own."""
-    found: dict[str, RawItem] = {}
+    """Return the wanted businesses by id, and notes. Categories are one string, split at ", "; each is a path."""
+    items: dict[str, RawItem] = {}
     faults, repeated = Faults(file), 0
     for number, line in read_lines(file):
         faults.n_lines += 1
@@ -59,26 +59,26 @@ def read_businesses(
             categories=[[node] for node in _categories(record.get("categories"))],
             fields={name: text_of(record.get(name)) for name in fields},
         )
-        repeated += key in found
-        found.setdefault(key, item).fill_from(item)
+        repeated += key in items
+        items.setdefault(key, item).fill_from(item)
     notes = faults.finish()
     if repeated:
         notes.append(
             f"{file.name}: {repeated:,} entries repeat a business_id; blanks of the first were filled from them"
         )
-    return found, notes
+    return items, notes
 
 
 def _categories(value: Any) -> list[str]:
-    """Some releases write one string, older ones a list."""
+    """Return the category names, which some releases write as one string and older ones as a list."""
     nodes = value.split(", ") if isinstance(value, str) else value
-    return [node for node in (text_of(one) for one in nodes) if node] if isinstance(nodes, list) else []
+    return [name for name in map(text_of, nodes) if name] if isinstance(nodes, list) else []
 
 
 def read_photos(
     file: Path, items: dict[str, RawItem], template: str, listing: ImageListing | None
 ) -> list[str]:
-    """Give each business its first photo of the file, or the first that is there when pictures are; notes."""
+    """Give each business its first photo in the file (with a listing, the first that exists); return notes."""
     faults = Faults(file)
     for number, line in read_lines(file):
         faults.n_lines += 1

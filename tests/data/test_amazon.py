@@ -24,14 +24,14 @@ def test_reviews_in_file_order_as_int64(tmp_path: Path) -> None:
 
 
 BAD_REVIEWS = [
-    ("{", "no JSON"),
-    ("[1]", "no JSON object"),
+    ("{", "not JSON"),
+    ("[1]", "not a JSON object"),
     ('{"reviewerID": "a", "asin": "x"}', "no field 'unixReviewTime'"),
     ('{"reviewerid": "a", "asin": "x", "unixReviewTime": 1}', "did you mean 'reviewerid'"),
     ('{"reviewerID": "", "asin": "x", "unixReviewTime": 1}', "reviewerID is empty"),
-    ('{"reviewerID": "a", "asin": "x", "unixReviewTime": "soon"}', "timestamp 'soon' is no number"),
-    ("\xff", "no JSON"),
-    ("[" * 100_000, "no JSON"),
+    ('{"reviewerID": "a", "asin": "x", "unixReviewTime": "soon"}', "timestamp 'soon' is not a number"),
+    ("\xff", "not JSON"),
+    ("[" * 100_000, "not JSON"),
 ]
 
 
@@ -47,7 +47,7 @@ def test_malformed_review_is_skipped_and_shown(tmp_path: Path, line: str, reason
 
 def test_too_many_malformed_reviews(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "r.json", [review("a", "x", START), "{", "{"])
-    with pytest.raises(DataError, match=r"r\.json: 2 of 3 lines are malformed \(line 2: no JSON"):
+    with pytest.raises(DataError, match=r"r\.json: 2 of 3 lines are malformed \(line 2: not JSON"):
         read_reviews(file, edition="amazon-2014")
     with pytest.raises(DataError, match="is empty"):
         read_reviews(write_lines(tmp_path / "e.json.gz", []), edition="amazon-2014")
@@ -79,7 +79,7 @@ def test_meta_2014_never_runs_code(tmp_path: Path) -> None:
     good = [repr({"asin": "x", "title": f"t{number}"}) for number in range(20)]
     _, notes = read_meta(write_lines(tmp_path / "m.json", [*good, code]), {"x"}, edition="amazon-2014")
     assert not mark.exists()
-    assert "line 21: no Python literal" in notes[0]
+    assert "line 21: not a Python literal" in notes[0]
 
 
 def test_meta_of_unwanted_items_is_not_parsed(tmp_path: Path) -> None:

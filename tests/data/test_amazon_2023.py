@@ -74,9 +74,9 @@ def test_malformed_lines_are_counted_with_their_number(tmp_path: Path) -> None:
     events, (note,) = read_reviews(write_lines(tmp_path / "r.jsonl", [*good, *bad]), edition=EDITION)
     assert len(events) == 40
     assert note.startswith(
-        "r.jsonl: 3 of 43 lines malformed, skipped (line 41: timestamp 'soon' is no number; "
+        "r.jsonl: 3 of 43 lines malformed, skipped (line 41: timestamp 'soon' is not a number; "
     )
-    assert "line 42: parent_asin None is no text; line 43: no field 'parent_asin'" in note
+    assert "line 42: parent_asin None is not text; line 43: no field 'parent_asin'" in note
 
 
 def test_peer_bug_float32_milliseconds(tmp_path: Path, declare) -> None:

@@ -65,7 +65,7 @@ FAULTS = [
     (AMAZON_2014 + "images = { name = 'images', member = '{title}.jpg' }", "only use {id}"),
     (AMAZON_2014 + "name = 'other'", "remove the key 'name'"),
     (AMAZON_2014.replace("meta_Demo", "../meta"), "leaves the raw folder"),
-    (TABLE.replace('"items.tsv"', '"i.tsv", urls = ["ftp://x/i.tsv"]'), "no http:// or https:// address"),
+    (TABLE.replace('"items.tsv"', '"i.tsv", urls = ["ftp://x/i.tsv"]'), "not an http:// or https:// address"),
     (TABLE.replace('"items.tsv"', '"i.tsv", size = 0'), r"files.items.size: .*got 0"),
     (AMAZON_2014 + "synthetic = 'yes'", "synthetic: .*got 'yes'"),
     (AMAZON_2014 + "filters = { min_user = -1 }", "filters.min_user: .*got -1"),
@@ -87,7 +87,7 @@ def test_broken_toml_missing_file_and_stray_key(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_catalog(file)
     file.write_text("[a\n")
-    with pytest.raises(UsageError, match="no valid TOML"):
+    with pytest.raises(UsageError, match="not valid TOML"):
         read_catalog(file)
     file.write_text("title = 'x'\n")
     with pytest.raises(UsageError, match="outside a table"):

@@ -248,5 +248,5 @@ def test_command(tmp_path: Path) -> None:
     done = cli(*args[:5], "--raw", "nowhere", "--users", "3", data=tmp_path / "data")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.error_lines == [
-        "error: --raw nowhere is no folder; name the folder that holds reviews_Demo_5.json.gz"
+        "error: --raw nowhere is not a folder; name the folder that holds reviews_Demo_5.json.gz"
     ]

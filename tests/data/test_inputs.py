@@ -69,7 +69,7 @@ def test_pictures_are_looked_at_where_the_raw_files_are_gone(tmp_path: Path, dec
     extract(prepared, "image")
     (raw / "pictures" / "i3.bmp").write_bytes(encoded(picture(33), "BMP"))
     report = prepare("mine", tmp_path / "data")
-    assert "no longer there" in report.notes[0]
+    assert "raw files are gone" in report.notes[0]
     with pytest.raises(Exception, match="is stale"):
         load_features(report.prepared, "image", "colour-gradient")
     assert not extract(report.prepared, "image").skipped

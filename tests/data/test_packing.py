@@ -82,7 +82,7 @@ def test_arranged_histories_lie_apart_and_are_numbered(
         taken = np.zeros((height, width), int)
         rows: dict[int, list[tuple[int, int]]] = {}
         chosen = step == number
-        for place, length, k in zip(grids.place[chosen], lengths[chosen], grids.number[chosen], strict=True):
+        for place, length, k in zip(grids.start[chosen], lengths[chosen], grids.number[chosen], strict=True):
             row, column = divmod(int(place), width)
             assert column + length <= width
             taken[row, column : column + length] += 1
@@ -108,7 +108,7 @@ def test_histories_of_like_length_lie_in_columns(lengths: list[int]) -> None:
     grid = arrange_alike(sizes, layout="packed", max_len=50)
     height, width = grid.shapes[0]
     taken = np.zeros(height * width, int)
-    for place, length in zip(grid.place, sizes, strict=True):
+    for place, length in zip(grid.start, sizes, strict=True):
         assert place % width + length <= width
         taken[place : place + length] += 1
     assert taken.max(initial=0) <= 1

@@ -146,9 +146,9 @@ def test_damage_and_foreign_files_are_one_line(tmp_path: Path) -> None:
     whole = path.read_bytes()
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 3])
     for name, message in (
-        ("gone", "no picture store"),
+        ("gone", "picture store .* not found"),
         ("text", "remove it"),
-        ("other.sqlite", "is no picture store"),
+        ("other.sqlite", "is not a picture store"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             PictureStore(tmp_path / name)

@@ -146,7 +146,7 @@ def test_pictures_in_a_zip(tmp_path: Path, declare) -> None:
     assert [record["image"] for record in one.item_records] == [None, None, "i2.png", None, None, None]
     assert one.manifest.images.path == str(raw / "images.zip")
     (raw / "images.zip").write_bytes(b"no zip")
-    with pytest.raises(DataError, match="no readable zip"):
+    with pytest.raises(DataError, match="not a readable zip"):
         made(tmp_path)
 
 

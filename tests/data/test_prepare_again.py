@@ -59,7 +59,7 @@ def test_prepared_data_outlive_their_raw_files(tmp_path: Path, declare) -> None:
     (raw / "meta_Demo.json.gz").unlink()
     report = prepare("mine", tmp_path / "data")
     assert not report.fresh
-    assert "no longer there" in report.notes[0]
+    assert "raw files are gone" in report.notes[0]
     for options in ({"force": True}, {"raw": raw}, {"ties": "reverse"}):
         with pytest.raises(RawFilesMissingError, match=r"raw file meta_Demo\.json\.gz not found"):
             prepare("mine", tmp_path / "data", **options)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def test_raw_option_takes_the_folder_or_one_named_like_the_data_set(tmp_path: Pa
     write_2014(tmp_path / "a", grid())
     write_2014(tmp_path / "b" / "mine", grid())
     assert made(tmp_path, raw=tmp_path / "a").hash == made(tmp_path, raw=tmp_path / "b", force=True).hash
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         made(tmp_path, raw=tmp_path / "c")
 
 
@@ -83,7 +83,7 @@ def test_missing_raw_files_say_where_from_and_where_to(tmp_path: Path) -> None:
     assert "https://snap.stanford.edu/" in text
     assert "--raw DIR" in text
     assert "\n" not in text
-    with pytest.raises(RawFilesMissingError, match="put them there"):
+    with pytest.raises(RawFilesMissingError, match="put them into the folder"):
         prepare("hm-fashion", tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_malformed_lines_are_noted_in_the_manifest(tmp_path: Path, declare) -> N
     write_2014(raw, grid())
     write_lines(raw / "reviews_Demo_5.json.gz", [*(review(*one) for one in grid()), "{"])
     report = prepare("mine", tmp_path / "data")
-    assert "line 37: no JSON" in report.notes[0]
+    assert "line 37: not JSON" in report.notes[0]
     assert list(report.prepared.manifest.notes) == report.notes
 
 

@@ -44,7 +44,7 @@ def test_name_is_read(text: str, parts: tuple[str, str | None, str | None]) -> N
         ("a@random:01", "needs a seed"),
         ("a@file@clean", "in this order"),
         ("a@clean@hm4sr", "in this order"),
-        ("@clean", "no data set name"),
+        ("@clean", "not the name of a data set"),
     ],
 )
 def test_bad_name_is_explained(text: str, message: str) -> None:
@@ -95,7 +95,7 @@ def test_protocols_survive_json(name: str) -> None:
         ({"min_user": -1}, "min_user: .*greater than or equal to 0"),
         ({"split": "tiem"}, "split: .*'leave-one-out' or 'time'"),
         ({"require": ["sound"]}, "require.0: .*'text' or 'image'"),
-        ({"ties": "random"}, "ties: needed is file, reverse or random:<seed>"),
+        ({"ties": "random"}, "ties: must be file, reverse or random:<seed>"),
         ({"mask_seen": "all"}, "mask_seen: "),
         ({"iterate": 1}, "iterate: "),
         ({"valid_share": 0.7, "test_share": 0.5}, "must be below 1 together"),

@@ -41,19 +41,19 @@ def test_iso_time_zones() -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "message"),
     [
-        ("yesterday", "s", "no number"),
-        ("", "s", "no number"),
-        (None, "s", "no number"),
-        (True, "s", "no number"),
-        (float("nan"), "s", "no number"),
-        ("inf", "s", "no number"),
-        ("1400000000.5", "s", "no whole number"),
+        ("yesterday", "s", "not a number"),
+        ("", "s", "not a number"),
+        (None, "s", "not a number"),
+        (True, "s", "not a number"),
+        (float("nan"), "s", "not a number"),
+        ("inf", "s", "not a number"),
+        ("1400000000.5", "s", "not a whole number"),
         (-1, "s", "before 1970"),
         (1_400_000_000_000, "s", "declare unit = 'ms'"),
         ("9" * 40, "ms", "too large"),
         ("1e999999999", "s", "too large"),
-        ("1406073600", "iso", "no ISO date"),
-        (None, "iso", "no ISO date"),
+        ("1406073600", "iso", "not an ISO date"),
+        (None, "iso", "not an ISO date"),
         ("1969-12-31", "iso", "before 1970"),
     ],
 )
@@ -65,7 +65,7 @@ def test_bad_timestamp_is_explained(value: object, unit: str, message: str) -> N
 def test_ids_stay_as_written() -> None:
     assert parse_id("007", "item id") == "007"
     assert parse_id(7, "item id") == "7"
-    bad = [("", "empty"), (" ", "empty"), (None, "no text"), (1.0, "no text"), ("a\u2028b", "line break")]
+    bad = [("", "empty"), (" ", "empty"), (None, "not text"), (1.0, "not text"), ("a\u2028b", "line break")]
     for value, message in bad:
         with pytest.raises(ValueError, match=message):
             parse_id(value, "item id")
@@ -111,13 +111,13 @@ def test_few_faults_are_tolerated_and_shown(n_lines: int, n_faults: int, tolerat
     faults = Faults(Path("x.json"))
     faults.n_lines = n_lines
     for number in range(n_faults):
-        faults.add(number + 7, "no JSON")
+        faults.add(number + 7, "not JSON")
     if tolerated:
         (note,) = faults.finish()
-        assert "line 7: no JSON" in note
+        assert "line 7: not JSON" in note
         assert f"{n_faults} of {n_lines:,}" in note
     else:
-        with pytest.raises(DataError, match="line 7: no JSON"):
+        with pytest.raises(DataError, match="line 7: not JSON"):
             faults.finish()
 
 

@@ -92,7 +92,7 @@ def test_the_quick_way_reads_what_the_literal_parser_reads(inside: str) -> None:
             if isinstance(expected, dict):
                 assert repr(literal_object(line)) == repr(expected)
             else:
-                with pytest.raises(ValueError, match=r"no Python literal|no dictionary"):
+                with pytest.raises(ValueError, match=r"not a Python literal|not a dictionary"):
                     literal_object(line)
 
 

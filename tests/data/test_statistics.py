@@ -63,5 +63,5 @@ def test_slips_are_shown_beside_the_computed_numbers() -> None:
 def test_a_difference_is_never_hidden() -> None:
     changed = replace(described(), users=5, items=5)
     assert remarks(changed)["users"] == "differs by +3"
-    assert remarks(changed)["items"].endswith("computed differs from 3 as well")
+    assert remarks(changed)["items"].endswith("the computed value differs from 3, too")
     assert remarks(changed, "hm4sr")["users"] == "differs by +3 (printed under clean)"

@@ -44,7 +44,7 @@ def test_missing_and_doubled_columns(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "a.tsv", ["user_id\titem\titem", "a\tb\tc"])
     with pytest.raises(DataError, match="no column 'user'; did you mean 'user_id'"):
         rows_of(file, ["user"])
-    with pytest.raises(DataError, match="'item' stands twice"):
+    with pytest.raises(DataError, match="'item' appears twice"):
         rows_of(file, ["item"])
 
 
@@ -81,7 +81,7 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must end in \.tsv"):
         rows_of(tmp_path / "d.xlsx", ["u"])
     (tmp_path / "e.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match="no readable Parquet"):
+    with pytest.raises(DataError, match="not a readable Parquet"):
         rows_of(tmp_path / "e.parquet", ["u"])
 
 
@@ -130,7 +130,7 @@ def test_parquet_rows_are_numbered(tmp_path: Path) -> None:
     write_parquet(tmp_path / "events.parquet", {"user": users, "item": ["x"] * 21, "timestamp": [START] * 21})
     write_lines(tmp_path / "items.tsv", ["item\ttitle\tgenres", "x\tX\t"])
     data = parsed(tmp_path, TABLE.replace("events.tsv", "events.parquet"))
-    assert "row 21: user id None is no text" in data.notes[0]
+    assert "row 21: user id None is not text" in data.notes[0]
 
 
 def test_table_data_set(tmp_path: Path) -> None:

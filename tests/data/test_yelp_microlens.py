@@ -110,9 +110,9 @@ def test_yelp_fields_of_other_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        (REVIEWS, review("u", "b", "yesterday"), "line 37: timestamp 'yesterday' is no ISO date"),
+        (REVIEWS, review("u", "b", "yesterday"), "line 37: timestamp 'yesterday' is not an ISO date"),
         (REVIEWS, review("u", "", "2018-07-07 22:09:11"), "line 37: business_id is empty"),
-        (BUSINESSES, "{", "line 7: no JSON"),
+        (BUSINESSES, "{", "line 7: not JSON"),
         ("photos.json", '{"photo_id": "p"}', "line 5: no field 'business_id'"),
     ],
 )
