@@ -29,7 +29,7 @@ PIXELS = Pixels(
 
 
 class EfficientNetLite0(ConvolutionalNetwork):
-    """1280 numbers a picture, all of them 0 to 6 (the last activation is a ReLU6)."""
+    """Encodes a picture as 1280 numbers between 0 and 6 (the last activation is a ReLU6)."""
 
     known_as, preprocessing = NAME, PIXELS
 
@@ -47,14 +47,14 @@ class EfficientNetLite0(ConvolutionalNetwork):
         weights = weights_file()
         from efficientnet_lite_pytorch import EfficientNet
 
-        # Not its own from_pretrained: that prints to stdout and lets the classifier be absent.
+        # The package's from_pretrained prints to stdout and accepts a missing classifier.
         network = EfficientNet.from_name(NAME)
         load_strict(network, weights)
         return network, lambda batch: network.extract_features(batch).float().mean((2, 3))
 
 
 def weights_file() -> Path:
-    """The file of weights inside its package; UsageError with the command that installs both packages."""
+    """Return the file of weights in its package; UsageError with the command that installs both packages."""
     try:
         for name in PACKAGES:
             version(name)

@@ -1,15 +1,15 @@
-"""What an encoder is, and the names of those that ship with mmbench. Code is imported when one is built.
+"""What an encoder is, and the names of those that ship with mmbench. An encoder's code is imported when it is built.
 
 A name is `NAME[:cls|:mean][+layers]`. NAME is registered below, or it is a folder or contains a "/": then it is
-a model of the `transformers` library by path or by name on the hub. `:cls` and `:mean` choose the pooling instead
-of the model's own; `+layers` gives the first token's state of every layer, the embedding output included.
+a model of the `transformers` library, by path or by name on the hub. `:cls` and `:mean` replace the model's pooling;
+`+layers` gives the first token's state at every layer, including the output of the embedding.
 
 A network's target is called as
 
     target(name=..., source=..., pooling=None | "cls" | "mean", layers=bool, device=..., precision=...)
 
-`name` is what the features are stored under, `source` the folder or hub name ("" when the target knows its own),
-`device` and `precision` are those of the command line, "auto" included. It opens no weights: see `load`.
+`name` is the name under which the features are stored, `source` the folder or hub name ("" if the target knows it);
+`device` and `precision` are those of the command line, and may be "auto". It opens no weights: see `load`.
 """
 
 import importlib
@@ -29,9 +29,9 @@ from mmbench.features.store import check_modality
 class Encoder(Protocol):
     """Turns the inputs of all items, in item order, into vectors.
 
-    `inputs` gives a `str` (text) or an RGB `PIL.Image.Image` (image) per item, or None for an item without:
-    its row is zeros and absent. An encoder may declare further items absent (a text without a single word).
-    It reads the inputs once and need not hold them, so a catalogue of pictures never lies in memory.
+    `inputs` gives a `str` (text) or an RGB `PIL.Image.Image` (image) per item, or None for an item without input,
+    which is absent and gets a row of zeros. An encoder may declare further items absent (a text without a word).
+    It reads the inputs once and need not keep them, so a catalogue of pictures never lies in memory.
     """
 
     @property
@@ -41,17 +41,17 @@ class Encoder(Protocol):
     def modality(self) -> Modality: ...
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the values (JSON): equal identities and inputs give equal features."""
+        """Return everything that decides the values (JSON): equal identities and inputs give equal features."""
         ...
 
     def encode(self, inputs: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """-> values float32 [n, D], present bool [n]; D may be 0 when nothing is present."""
+        """Return values float32 [n, D] and present bool [n]; D may be 0 when nothing is present."""
         ...
 
 
 @dataclass(frozen=True)
 class Input:
-    """One item as a network takes it: token ids int64 [L], or pixels float32 [3, H, W]. `cut`: longer than fits."""
+    """An item as a network reads it: token ids int64 [L], or pixels float32 [3, H, W]. `cut`: it did not fit whole."""
 
     array: np.ndarray
     cut: bool = False
@@ -59,10 +59,10 @@ class Input:
 
 @runtime_checkable
 class NetworkEncoder(Protocol):
-    """A pretrained network. It sees one batch at a time, so that its work can be interrupted and taken up again.
+    """A pretrained network. It sees one batch at a time, so that its work can be interrupted and resumed.
 
-    Built by name with a device and a precision; weights are loaded by `load`, not before, because features that
-    are already stored need `identity` only.
+    It is built by name with a device and a precision. Weights are loaded by `load` and not before, because features
+    that are already stored need `identity` only.
     """
 
     @property
@@ -73,26 +73,26 @@ class NetworkEncoder(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs: "cpu", "cuda", "cuda:1"."""
+        """The device on which it runs: "cpu", "cuda", "cuda:1"."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the values (JSON): revision, hash of the weights, preprocessing, pooling."""
+        """Return everything that decides the values (JSON): revision, hash of the weights, preprocessing, pooling."""
         ...
 
     def load(self) -> None:
-        """Bring the weights to the device; called once, before the first `run`."""
+        """Load the weights onto the device; called once, before the first `run`."""
         ...
 
     def prepare(self, raw: Any) -> Input | None:
-        """One `str` or RGB picture -> network input, on the CPU; None when nothing is left to encode.
+        """Turn a `str` or RGB picture into a network input, on the CPU; None when nothing is left to encode.
 
         Pictures are prepared in several threads at once.
         """
         ...
 
     def run(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Inputs of one batch -> float32 [B, D], or [B, layers, D] for one state per layer."""
+        """Return float32 [B, D] for the inputs of a batch, or [B, layers, D] with one state per layer."""
         ...
 
 
@@ -102,7 +102,7 @@ class Network:
 
     target: str
     source: str = ""
-    pooling: str | None = None  # None: the model's own
+    pooling: str | None = None  # None: the model decides
 
 
 _TEXT = "mmbench.features.transformers_text:TransformersText"
@@ -126,7 +126,9 @@ NETWORKS: dict[Modality, dict[str, Network]] = {
         "efficientnet-lite0": Network("mmbench.features.efficientnet:EfficientNetLite0"),
     },
 }
-ENCODERS: dict[Modality, list[str]] = {one: [*CLASSICAL[one], *NETWORKS[one]] for one in MODALITIES}
+ENCODERS: dict[Modality, list[str]] = {
+    modality: [*CLASSICAL[modality], *NETWORKS[modality]] for modality in MODALITIES
+}
 UNREGISTERED: dict[Modality, str] = {"text": _TEXT, "image": _VISION}
 DEFAULT: dict[Modality, str] = {"text": "tfidf-svd", "image": "colour-gradient"}
 POOLINGS = ("cls", "mean")
@@ -134,7 +136,7 @@ POOLINGS = ("cls", "mean")
 
 @dataclass(frozen=True)
 class EncoderName:
-    """`base[:pooling][+layers]`, taken apart."""
+    """The parts of a name `base[:pooling][+layers]`."""
 
     base: str
     pooling: str | None = None
@@ -142,7 +144,7 @@ class EncoderName:
 
     @property
     def stored(self) -> str:
-        """The folder name of its features: `all-MiniLM-L6-v2-mean`, `bert-base-uncased+layers`."""
+        """The folder name of the features: `all-MiniLM-L6-v2-mean`, `bert-base-uncased+layers`."""
         last = re.split(r"[/\\]", self.base.rstrip("/\\"))[-1]
         if last in ("", ".", ".."):
             last = Path(self.base).resolve().name
@@ -153,7 +155,7 @@ class EncoderName:
 
 
 def parse_name(text: str) -> EncoderName:
-    """UsageError for an unknown pooling, or for layers of anything but the first token."""
+    """Split a name; UsageError for an unknown pooling, or for layers of anything but the first token."""
     base, layers = text.removesuffix("+layers"), text.endswith("+layers")
     head, colon, pooling = base.rpartition(":")
     # A colon before a separator belongs to a path (C:\models\bert).
@@ -162,35 +164,35 @@ def parse_name(text: str) -> EncoderName:
     if pooling not in POOLINGS:
         raise UsageError(f"encoder {text!r}: {suggest(pooling, POOLINGS, what='pooling')}")
     if layers and pooling != "cls":
-        raise UsageError(f"encoder {text!r}: +layers are states of the first token; leave out :{pooling}")
+        raise UsageError(f"encoder {text!r}: +layers gives states of the first token; leave out :{pooling}")
     return EncoderName(head, None if layers else pooling, layers)
 
 
 def get_encoder(
     modality: str, name: str | None = None, *, device: str = "auto", precision: str = "auto"
 ) -> Encoder | NetworkEncoder:
-    """Build an encoder by name; None = the modality's default. UsageError suggests the nearest name."""
+    """Build an encoder by name, None = the modality's default; UsageError suggests the nearest name."""
     known = check_modality(modality)
     name = DEFAULT[known] if name is None else name
     if name in CLASSICAL[known]:
         classical: Encoder = _import(CLASSICAL[known][name])()
         return classical
-    wanted = parse_name(name)
-    network = NETWORKS[known].get(wanted.base)
+    parts = parse_name(name)
+    network = NETWORKS[known].get(parts.base)
     if network is None:
-        if wanted.base in CLASSICAL[known]:
-            raise UsageError(f"encoder {name!r}: {wanted.base} takes neither a pooling nor +layers")
-        if not ("/" in wanted.base or Path(wanted.base).is_dir()):
+        if parts.base in CLASSICAL[known]:
+            raise UsageError(f"encoder {name!r}: {parts.base} takes neither a pooling nor +layers")
+        if not ("/" in parts.base or Path(parts.base).is_dir()):
             raise UsageError(
                 f"{suggest(name, ENCODERS[known], what=f'{known} encoder')}; "
                 "or give a folder, or a name on the hub with a slash"
             )
-        network = Network(UNREGISTERED[known], wanted.base)
+        network = Network(UNREGISTERED[known], parts.base)
     built: NetworkEncoder = _import(network.target)(
-        name=wanted.stored,
+        name=parts.stored,
         source=network.source,
-        pooling=wanted.pooling or network.pooling,
-        layers=wanted.layers,
+        pooling=parts.pooling or network.pooling,
+        layers=parts.layers,
         device=device,
         precision=precision,
     )

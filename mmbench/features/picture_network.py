@@ -1,4 +1,4 @@
-"""What the networks for pictures share: where they run, loading once, batches in and out, strict `.pth` weights."""
+"""What the networks for pictures share: device, loading once, batches, strictly checked `.pth` weights."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ Forward = Callable[["torch.Tensor"], "torch.Tensor"]  # float32 [B, 3, H, W] -> 
 
 
 class PictureNetwork(ABC):
-    """Base of the network encoders of pictures; a subclass gives `describe`, `pixels` and `build`.
+    """Base of the network encoders of pictures; a subclass defines `describe`, `pixels` and `build`.
 
-    `channels_last`: convolutional networks ask for it; on a CPU it makes them about three times as fast.
+    `channels_last`: set by convolutional networks; on a CPU it makes them about three times as fast.
     """
 
     modality: Modality = "image"
@@ -33,32 +33,32 @@ class PictureNetwork(ABC):
 
     def __init__(self, name: str, *, device: str = "auto", precision: str = "auto") -> None:
         self.name = name
-        self._wish = (device, precision)
+        self._requested = (device, precision)
 
     @cached_property
-    def _place(self) -> tuple[str, str]:
-        return resolve_device(*self._wish)
+    def _resolved(self) -> tuple[str, str]:
+        return resolve_device(*self._requested)
 
     @property
     def device(self) -> str:
-        return self._place[0]
+        return self._resolved[0]
 
     @property
     def precision(self) -> str:
-        """float32, bfloat16 or float16. It decides the last digits of the values: part of the identity."""
-        return self._place[1]
+        """float32, bfloat16 or float16. It decides the last digits of the values, so it is part of the identity."""
+        return self._resolved[1]
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What decides the values, apart from the precision: network, weights, preprocessing, pooling."""
+        """Return what decides the values besides the precision: network, weights, preprocessing, pooling."""
 
     @abstractmethod
     def pixels(self, image: "Image") -> np.ndarray:
-        """RGB picture -> float32 [3, H, W]."""
+        """Convert an RGB picture to float32 [3, H, W]."""
 
     @abstractmethod
     def build(self) -> tuple["torch.nn.Module", Forward]:
-        """The network on the CPU with all its weights, and the function of it that gives the features."""
+        """Return the network on the CPU with all its weights, and the function that computes features with it."""
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "version": 1, **self.describe(), "precision": self.precision}
@@ -76,19 +76,19 @@ class PictureNetwork(ABC):
         network, forward = self.build()
         network.eval().requires_grad_(False).to(self.device)
         if self.channels_last:
-            # The layout alone is asked for; torch's stubs know this call with a device or a dtype only.
+            # Only the layout changes; torch's stubs know this call with a device or a dtype only.
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return forward
 
     def run(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 [3, H, W] each -> float32 [B, D] or [B, layers, D]."""
+        """Return float32 [B, D] or [B, layers, D] for pictures of float32 [3, H, W]."""
         import torch
 
         forward = self._forward
         pixels = torch.from_numpy(np.stack(batch)).to(self.device)
         if self.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        # float32 means float32: on a GPU, convolutions would otherwise be rounded to TF32.
+        # float32 must mean float32: on a GPU, convolutions would otherwise be rounded to TF32.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), mixed(self.device, self.precision), exact:
             values = forward(pixels)
@@ -96,7 +96,7 @@ class PictureNetwork(ABC):
 
 
 class ConvolutionalNetwork(PictureNetwork):
-    """Base of the networks known by one name: one preprocessing, one pooling, no [CLS] states."""
+    """Base of networks with a fixed name, preprocessing and pooling, and without [CLS] states."""
 
     known_as: str
     preprocessing: Pixels
@@ -115,7 +115,7 @@ class ConvolutionalNetwork(PictureNetwork):
         known = self.known_as
         if pooling is not None or layers:
             raise UsageError(
-                f"the image encoder {known} has one pooling and no [CLS] states; ask for {known} alone"
+                f"the image encoder {known} has a fixed pooling and no [CLS] states; write {known} alone"
             )
         super().__init__(name or known, device=device, precision=precision)
 
@@ -124,23 +124,29 @@ class ConvolutionalNetwork(PictureNetwork):
 
 
 def load_strict(network: "torch.nn.Module", path: Path, *, unused: Sequence[str] = ()) -> None:
-    """Fill `network` from a `.pth` file of tensors; every weight must be there, fit, and be wanted.
+    """Fill `network` from a `.pth` file of tensors; every weight must exist, fit, and be needed.
 
-    `unused`: patterns of weights that may be missing, because nothing that is read depends on them.
+    unused  patterns of weights that may be missing, because no output that is read depends on them
     """
     import torch
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and OS each have their own
+    except Exception as error:  # pickle, zip and the system have different error classes
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path} is no readable file of weights ({reason}); get it again") from error
-    if not isinstance(state, Mapping) or not all(isinstance(one, torch.Tensor) for one in state.values()):
+        raise DataError(f"{path} is not a readable file of weights ({reason}); get it again") from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in state.values()
+    ):
         raise DataError(f"{path} does not hold named tensors (a state dict); save one with torch.save")
     wanted = network.state_dict()
     check_whole(
         path,
-        [name for name in wanted if name not in state and not any(fnmatchcase(name, one) for one in unused)],
+        [
+            name
+            for name in wanted
+            if name not in state and not any(fnmatchcase(name, pattern) for pattern in unused)
+        ],
         [name for name in state if name not in wanted],
     )
     for name in state:
@@ -149,4 +155,4 @@ def load_strict(network: "torch.nn.Module", path: Path, *, unused: Sequence[str]
                 f"{path}: {name} has shape {list(state[name].shape)}, the network needs "
                 f"{list(wanted[name].shape)}; give the file that belongs to it"
             )
-    network.load_state_dict(state, strict=False)  # strictly checked above, but for the unused
+    network.load_state_dict(state, strict=False)  # checked strictly above, except for the unused weights

@@ -1,7 +1,7 @@
-"""An RGB picture -> the float32 [3, H, W] that a network was trained on. Pillow and numpy only.
+"""An RGB picture -> the float32 [3, H, W] on which a network was trained. Pillow and numpy only.
 
-Resizing is Pillow's: on shrinking, every filter averages over all source pixels (it is antialiased), as in the code
-that these networks were trained and published with.
+Pillow resizes: when shrinking, each of its filters averages over all source pixels (antialiasing), as in the code
+with which these networks were trained and published.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WHITE = (255, 255, 255)
-LONGEST_STRIP = 16  # times the shorter side
+LONGEST_STRIP = 16  # the longer side may be this many times the shorter
 STRIPS = f"of a strip longer than {LONGEST_STRIP}:1 only the middle {LONGEST_STRIP}:1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """(x / scale - mean) / std of a square of `crop` pixels.
+    """Computes (x / scale - mean) / std of a square of `crop` pixels.
 
-    shape "crop": the shorter side becomes `resize`, then the centre is cut out (what lies outside is lost).
-          "squash": the whole picture becomes `crop` x `crop`, its aspect ratio is given up.
-          "pad": the longer side becomes `crop`, white fills the rest.
+    shape "crop": the shorter side becomes `resize`, then the centre is cut out (the rest is lost).
+          "squash": the whole picture becomes `crop` x `crop`, whatever its aspect ratio.
+          "pad": the longer side becomes `crop`, the rest is filled with white.
     """
 
     shape: Literal["crop", "squash", "pad"]
-    resize: int = 0  # pixels of the shorter side, for "crop"
+    resize: int = 0  # pixels of the shorter side, used by "crop"
     crop: int = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = HALF
@@ -37,7 +37,7 @@ class Pixels:
     scale: float = 255.0
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides the numbers, for an encoder's identity."""
+        """Return everything that decides the values, for an encoder's identity."""
         how = {
             "crop": f"shorter side to {self.resize}, centre {self.crop}x{self.crop} cut out",
             "squash": f"to {self.crop}x{self.crop}, aspect ratio not kept",
@@ -52,7 +52,7 @@ class Pixels:
         }
 
     def __call__(self, image: "Image") -> np.ndarray:
-        """RGB picture of any size -> float32 [3, crop, crop]."""
+        """Convert an RGB picture of any size to float32 [3, crop, crop]."""
         square = np.asarray(self._square(middle(image.convert("RGB"))), dtype=np.float32) / np.float32(
             self.scale
         )
@@ -79,7 +79,7 @@ class Pixels:
 
 
 def middle(image: "Image") -> "Image":
-    """The picture, or the middle of a strip: the shorter side of a 1 x 60,000,000 strip made 256 would fill 45 GB."""
+    """Return the picture, or the middle of a strip: a 1 x 60,000,000 strip resized to side 256 would take 45 GB."""
     width, height = image.size
     longest = LONGEST_STRIP * min(width, height)
     if max(width, height) <= longest:
@@ -89,7 +89,7 @@ def middle(image: "Image") -> "Image":
 
 
 def _scaled(image: "Image", side: int, *, longer: bool) -> tuple[int, int]:
-    """(width, height) with the shorter (or longer) side as asked; the other side is cut down to a whole pixel."""
+    """Return (width, height) with the given shorter (or longer) side; the other side is rounded down."""
     width, height = image.size
     base = max(width, height) if longer else min(width, height)
     return max(1, int(side * width / base)), max(1, int(side * height / base))

@@ -1,7 +1,7 @@
 """What all pretrained encoders share: finding a model's folder, hashing it, loading it whole, reading its layers.
 
-Weights come from a folder or from the hub's cache; they are downloaded when they are in neither. Nothing is ever
-half loaded: a weight that the model lacks or the file lacks is an error, but for heads that no encoder here uses.
+Weights come from a folder or from the hub's cache; if they are in neither, they are downloaded. No model is ever half
+loaded: a weight that the model or the file lacks is an error, except for heads that no encoder here uses.
 """
 
 import fnmatch
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in order of preference; shards included
-# Heads that turn states into something else, which no encoder here reads, and constants that are computed.
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in order of preference; matches shards, too
+# These are heads, which no encoder here reads, and constants that are computed.
 UNUSED_MISSING = ("pooler.*",)
 UNUSED_UNEXPECTED = ("cls.*", "lm_head.*", "pooler.*", "*position_ids")
 _DOWNLOAD = ("*.json", "*.txt", "*.model", "model*.safetensors")
 
 
 def resolve_device(device: str, precision: str) -> tuple[str, str]:
-    """-> the device, and "float32", "bfloat16" or "float16"; UsageError when they cannot go together.
+    """Return the device, and "float32", "bfloat16" or "float16"; UsageError when they do not go together.
 
-    `auto` is mixed precision on a GPU (bfloat16 where it has it) and float32 on a CPU.
+    `auto` means mixed precision on a GPU (bfloat16 if the GPU has it) and float32 on a CPU.
     """
     if precision not in PRECISIONS:
         raise UsageError(suggest(precision, PRECISIONS, what="precision"))
     chosen = pick_device(device)
     if not chosen.startswith("cuda"):
         if precision in ("bfloat16", "float16"):
-            raise UsageError(f"precision {precision} is for GPUs; on {chosen} take float32 or auto")
+            raise UsageError(f"precision {precision} is for GPUs; on {chosen} use float32 or auto")
         return chosen, "float32"
     if precision == "auto":
         import torch
@@ -51,7 +51,7 @@ def resolve_device(device: str, precision: str) -> tuple[str, str]:
 
 
 def mixed(device: str, precision: str) -> AbstractContextManager[Any]:
-    """Autocast for the precision; nothing for float32."""
+    """Return an autocast context for the precision, and an empty one for float32."""
     if precision == "float32":
         return nullcontext()
     import torch
@@ -60,7 +60,7 @@ def mixed(device: str, precision: str) -> AbstractContextManager[Any]:
 
 
 def import_transformers() -> Any:
-    """The `transformers` module, importable and quiet."""
+    """Return the `transformers` module, importable and quiet."""
     prepare_torchvision()
     import transformers
 
@@ -72,33 +72,33 @@ def import_transformers() -> Any:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's folder. `revision` is the hub's commit, "" for a folder of the user."""
+    """A model's folder. `revision` is the hub's commit, "" for a user's folder."""
 
     folder: Path
     revision: str = ""
 
     def weight_files(self) -> list[Path]:
-        """The files that hold the weights: safetensors, else .bin; DataError when there are none."""
+        """Return the files that hold the weights: safetensors, else .bin; DataError when there are none."""
         for pattern in WEIGHTS:
-            found = sorted(self.folder.glob(pattern))
-            if found:
-                return found
+            files = sorted(self.folder.glob(pattern))
+            if files:
+                return files
         raise DataError(
             f"{self.folder} holds no weights ({' or '.join(WEIGHTS)}); save or download the model again"
         )
 
     def hashes(self, files: Sequence[Path]) -> dict[str, str]:
-        """File name -> sha256."""
+        """Return file name -> sha256."""
         return {file.name: _hash_once(*_stamp(file)) for file in files}
 
 
 def _stamp(file: Path) -> tuple[Path, int, int]:
     try:
         real = file.resolve()
-        found = real.stat()
+        status = real.stat()
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}); download the model again") from error
-    return real, found.st_size, found.st_mtime_ns
+    return real, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=256)
@@ -107,7 +107,7 @@ def _hash_once(file: Path, size: int, mtime: int) -> str:
 
 
 def find_checkpoint(source: str) -> Checkpoint:
-    """A local folder, else the hub's cache, else a download. DataError says what to do when all fail."""
+    """Return a local folder, else the hub's cache, else a download; DataError says what to do when all fail."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -115,27 +115,27 @@ def find_checkpoint(source: str) -> Checkpoint:
         return Checkpoint(folder)
     if source.startswith((".", "/", "~", "\\")) or source.count("/") != 1:
         raise UsageError(
-            f"there is no folder {source}; give the folder of a saved model, or owner/name on the hub"
+            f"folder {source} not found; give the folder of a saved model, or owner/name on the hub"
         )
     import_transformers()
     return _cached(source) or _download(source)
 
 
 def _cached(source: str) -> Checkpoint | None:
-    """What an earlier download left, when it is complete."""
+    """Return what an earlier download left, if it is complete."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(source, local_files_only=True))
     except (OSError, ValueError):  # LocalEntryNotFoundError is both
         return None
-    found = Checkpoint(folder, folder.name)
-    complete = (folder / "config.json").is_file() and any(any(folder.glob(one)) for one in WEIGHTS)
-    return found if complete else None
+    checkpoint = Checkpoint(folder, folder.name)
+    complete = (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in WEIGHTS)
+    return checkpoint if complete else None
 
 
 def _download(source: str) -> Checkpoint:
-    """Into the hub's cache, with the hub's own progress bars."""
+    """Download into the hub's cache, with the hub's progress bars."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
@@ -145,7 +145,7 @@ def _download(source: str) -> Checkpoint:
         folder = Path(snapshot_download(source, allow_patterns=list(_DOWNLOAD)))
         if not any(folder.glob(WEIGHTS[0])):
             folder = Path(snapshot_download(source, allow_patterns=[*_DOWNLOAD, WEIGHTS[1]]))
-    # The hub's library passes on whatever its network layer raises; each of these means "not downloaded".
+    # The hub's library passes on whatever its network layer raises; any of it means "not downloaded".
     except Exception as error:
         cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise DataError(
@@ -165,10 +165,10 @@ def load_whole(
     unexpected: Sequence[str] = UNUSED_UNEXPECTED,
     **options: Any,
 ) -> Any:
-    """`AutoModel.from_pretrained` or its like on a folder -> the model in float32, in evaluation mode.
+    """Load a folder with `AutoModel.from_pretrained` or a like function; return the model in float32 and eval mode.
 
-    A weight that the model has and the files lack is an error unless it fits a pattern of `missing`; one that
-    only the files have, unless it fits one of `unexpected`.
+    A weight that only the model has is an error unless it matches a pattern of `missing`; a weight that only the files
+    have, unless it matches a pattern of `unexpected`.
     """
     try:
         model, info = load(checkpoint.folder, output_loading_info=True, local_files_only=True, **options)
@@ -187,50 +187,52 @@ def load_whole(
 
 
 def check_whole(folder: Path, missing: Sequence[str], unexpected: Sequence[str]) -> None:
-    """DataError that names the first weights which do not fit."""
+    """Raise DataError that names the first weights that are missing or unknown."""
     for names, what in ((missing, "lacks"), (unexpected, "has unknown")):
         if names:
             first = ", ".join(sorted(names)[:3])
             raise DataError(
                 f"{folder} {what} weights: {len(names)}, first {first}; "
-                "it would be half loaded, so give the checkpoint of the whole model"
+                "the model would be half loaded; give the checkpoint of the whole model"
             )
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, one) for one in patterns)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def find_blocks(model: "nn.Module", n_layers: int) -> "Sequence[nn.Module]":
-    """The model's blocks: its one list of `n_layers` modules; DataError when it is not clear which."""
+    """Return the model's blocks: its only list of `n_layers` modules; DataError when there are none or several."""
     from torch import nn
 
-    lists = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(one) == n_layers]
+    lists = [
+        module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
     if len(lists) != 1:
         raise DataError(
-            f"{type(model).__name__} has {len(lists)} lists of {n_layers} layers, so its blocks are not known; "
-            "take an encoder without +layers"
+            f"{type(model).__name__} has {len(lists)} lists of {n_layers} layers, so its blocks cannot be told apart; "
+            "leave out +layers"
         )
     return list(lists[0])
 
 
 @contextmanager
 def first_token_states(blocks: "Sequence[nn.Module]") -> "Iterator[list[Tensor]]":
-    """Collect the first token's state before the first block and after each one, [B, D] each, in float32.
+    """Collect the first token's state before the first block and after each block, [B, D] each, in float32.
 
-    By hooks on the blocks: some versions of transformers replace the last of their `hidden_states` by the
-    normalised output, which is no state of a block.
+    Hooks on the blocks collect them, because some versions of transformers replace the last of their `hidden_states`
+    by the normalised output, which is not the state of a block.
     """
     states: list[Tensor] = []
 
-    def enters(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def before_block(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         states.append((args[0] if args else named["hidden_states"])[:, 0].float())
 
-    def leaves(_: Any, __: Any, output: Any) -> None:
+    def after_block(_: Any, __: Any, output: Any) -> None:
         states.append((output[0] if isinstance(output, tuple) else output)[:, 0].float())
 
-    hooks = [blocks[0].register_forward_pre_hook(enters, with_kwargs=True)]
-    hooks += [block.register_forward_hook(leaves) for block in blocks]
+    hooks = [blocks[0].register_forward_pre_hook(before_block, with_kwargs=True)]
+    hooks += [block.register_forward_hook(after_block) for block in blocks]
     try:
         yield states
     finally:

@@ -1,14 +1,14 @@
-"""`recformer`: the item encoder of Li et al., "Text Is All You Need" (KDD 2023), 768 numbers an item.
+"""`recformer`: the item encoder of Li et al., "Text Is All You Need" (KDD 2023), 768 numbers per item.
 
 A Longformer-base with an attention window of 64, four token types and a table of item positions. Its authors publish
 the checkpoint as a file on their page, https://github.com/AaronHeee/RecFormer; it is on no hub. Put
 `recformer_ckpt.bin` (or their checkpoint for sequential recommendation) in a folder beside the config and
-tokenizer files of allenai/longformer-base-4096, and name the folder by MMBENCH_RECFORMER.
+tokenizer files of allenai/longformer-base-4096, and set MMBENCH_RECFORMER to the folder.
 
-As in their code an item is a history of one: <s> with type and item position 0, then its tokens with item position 1,
-no closing token, at most 1,024; the vector is the last state of <s>, which attends globally. One difference: they
-give attributes as name and value, each cut at 32 tokens, with a type of their own for names; the text of an item is
-one string here, and all of it is value (type 2).
+As in their code, an item is a history of length one: <s> with type and item position 0, then the item's tokens with
+item position 1, no closing token, at most 1,024 tokens; the vector is the last state of <s>, which attends globally.
+One difference: they give attributes as name and value, each cut at 32 tokens, with a separate type for names; here the
+text of an item is one string, all of which is value (type 2).
 """
 
 import os
@@ -34,7 +34,7 @@ ITEM_POSITIONS = "embeddings.item_position_embeddings.weight"
 
 
 class Recformer(TransformersText):
-    """The published checkpoint on one item's text."""
+    """Encodes an item's text with the published checkpoint."""
 
     def __init__(self, *, source: str = "", pooling: str | None, **options: Any) -> None:
         folder = os.environ.get(FOLDER, "")
@@ -44,9 +44,9 @@ class Recformer(TransformersText):
                 "and the config and tokenizer files of allenai/longformer-base-4096"
             )
         if not Path(folder).expanduser().is_dir():
-            raise UsageError(f"{FOLDER} names {folder}, which is no folder")
+            raise UsageError(f"{FOLDER} names {folder}, which is not a folder")
         if pooling == "mean":
-            raise UsageError("recformer is the state of its first token; leave out :mean")
+            raise UsageError("recformer returns the state of its first token; leave out :mean")
         super().__init__(source=folder, pooling="cls", **options)
         self.config["attention_window"] = WINDOW
         self._item_positions: Any = None
@@ -58,13 +58,13 @@ class Recformer(TransformersText):
         )
 
     def weight_files(self) -> list[Path]:
-        found = sorted(self.checkpoint.folder.glob("*recformer*.bin"))
-        if len(found) != 1:
+        files = sorted(self.checkpoint.folder.glob("*recformer*.bin"))
+        if len(files) != 1:
             raise DataError(
-                f"{self.checkpoint.folder} holds {len(found)} files *recformer*.bin; "
+                f"{self.checkpoint.folder} holds {len(files)} files *recformer*.bin; "
                 "put one checkpoint of github.com/AaronHeee/RecFormer there"
             )
-        return found
+        return files
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "attention_window": WINDOW, "token_type": VALUE, "item_position": 1}
@@ -75,7 +75,7 @@ class Recformer(TransformersText):
         [file] = self.weight_files()
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
-        # Damaged files raise nearly anything, refused pickles an error of their own module.
+        # Damaged files raise nearly anything; refused pickles raise an error of the pickle module.
         except Exception as error:
             reason = " ".join(str(error).split())[:120]
             raise DataError(f"{file} cannot be loaded ({reason}); download it again") from error
@@ -87,12 +87,12 @@ class Recformer(TransformersText):
         library = import_transformers()
         model = library.LongformerModel(library.LongformerConfig(**settings), add_pooling_layer=False)
         try:
-            found = model.load_state_dict(weights, strict=False)
+            keys = model.load_state_dict(weights, strict=False)
         except RuntimeError as error:  # a shape differs
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{file} does not fit {self.checkpoint.folder}/config.json: {reason}") from error
         unused = ("lm_head.", "embeddings.position_ids")
-        check_whole(file, found.missing_keys, [k for k in found.unexpected_keys if not k.startswith(unused)])
+        check_whole(file, keys.missing_keys, [k for k in keys.unexpected_keys if not k.startswith(unused)])
         self._item_positions = torch.as_tensor(table).float().to(self.device)
         return model.float().eval()
 
@@ -105,13 +105,13 @@ class Recformer(TransformersText):
         import torch
 
         inside = mask.clone()
-        inside[:, 0] = 0  # 1 = a token of the item
+        inside[:, 0] = 0  # leaves 1 at the item's tokens
         first = torch.zeros_like(mask)
         first[:, 0] = 1
         padding = int(self.config["pad_token_id"])
         words = self._model.get_input_embeddings()(ids)
         states: Tensor = self._model(
-            # The model itself adds the token types and the positions.
+            # The model adds the token types and the positions.
             inputs_embeds=words + self._item_positions[inside],
             token_type_ids=inside * VALUE,
             position_ids=mask.cumsum(dim=1) * mask + padding,

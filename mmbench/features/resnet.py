@@ -1,8 +1,8 @@
-"""`resnet50`: torchvision's ResNet-50 trained on ImageNet, pooled features of 2048 numbers (TMMSRec).
+"""`resnet50`: torchvision's ResNet-50 trained on ImageNet, with pooled features of 2048 numbers (TMMSRec).
 
-Weights: IMAGENET1K_V1. TMMSRec names the network only; V1 is what `resnet50(pretrained=True)` meant throughout, and
-the recipe of the paper that TMMSRec cites. They come from torch.hub's cache or, once, from its server; another file
-of ResNet-50 weights is used when the environment variable MMBENCH_RESNET50 names it.
+Weights: IMAGENET1K_V1. TMMSRec names the network only; V1 is what `resnet50(pretrained=True)` always meant, and what
+the paper that TMMSRec cites used. They come from torch.hub's cache or, once, from its server. To use other ResNet-50
+weights, set the environment variable MMBENCH_RESNET50 to their file.
 """
 
 import os
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "resnet50"
-FILE = "MMBENCH_RESNET50"  # environment variable: a file of weights
-PUBLISHED = "resnet50-0676ba61.pth"  # IMAGENET1K_V1; the digits begin the sha256 of the file
+FILE = "MMBENCH_RESNET50"  # the environment variable that names a file of weights
+PUBLISHED = "resnet50-0676ba61.pth"  # IMAGENET1K_V1; the digits are the first of the file's sha256
 URL = f"https://download.pytorch.org/models/{PUBLISHED}"
 PIXELS = Pixels(shape="crop", resize=256, crop=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 class ResNet50(ConvolutionalNetwork):
-    """2048 numbers a picture, none negative: the input of torchvision's classifier."""
+    """Encodes a picture as 2048 non-negative numbers: the input of torchvision's classifier."""
 
     known_as, preprocessing = NAME, PIXELS
 
@@ -50,25 +50,25 @@ class ResNet50(ConvolutionalNetwork):
         from torchvision.models import resnet50
 
         network = resnet50(weights=None)
-        # Files of before 2018 have no counts of batches seen; in eval mode nothing reads them.
+        # Files from before 2018 lack the counts of batches, which eval mode does not read.
         load_strict(network, weights_file(), unused=["fc.*", "*.num_batches_tracked"])
         network.fc = torch.nn.Identity()
         return network, network
 
 
 def cached_file() -> Path:
-    """Where torch.hub keeps the published weights."""
+    """Return the path at which torch.hub keeps the published weights."""
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED
 
 
 def weights_file() -> Path:
-    """The file that MMBENCH_RESNET50 names, else the published one, fetched when torch.hub has not got it."""
+    """Return the file that MMBENCH_RESNET50 names, else the published one, which is fetched if torch.hub lacks it."""
     named = os.environ.get(FILE)
     if named:
         if not Path(named).is_file():
-            raise UsageError(f"{FILE} names {named}, which is no file; give a .pth of ResNet-50 weights")
+            raise UsageError(f"{FILE} names {named}, which is not a file; give a .pth of ResNet-50 weights")
         return Path(named)
     path = cached_file()
     if not path.is_file():
@@ -86,9 +86,9 @@ def _fetch(path: Path) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # It writes beside the file, compares the hash and renames.
+        # The function writes beside the file, compares the hash and renames.
         torch.hub.download_url_to_file(URL, str(path), hash_prefix=PUBLISHED[-12:-4], progress=False)
-    except Exception as error:  # urllib, http, ssl and OS each have their own
+    except Exception as error:  # urllib, http, ssl and the system have different error classes
         raise DataError(
             f"cannot fetch {URL} ({' '.join(str(error).split())}); put the file into {path.parent}, "
             f"or name a file of weights in {FILE}"

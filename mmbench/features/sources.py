@@ -1,4 +1,4 @@
-"""An item's text or picture as the encoders take it, or the reason why there is none."""
+"""An item's text or picture as encoders read it, or the reason why there is none."""
 
 import hashlib
 from collections import Counter
@@ -19,7 +19,7 @@ Ticker = Callable[[int], None]
 
 
 class TextSource:
-    """The items' `text` fields; counts items without one and items whose text another has, too."""
+    """The items' `text` fields; counts items without text and items with the same text as another."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.texts = [input_text(record) for record in prepared.item_records]
@@ -47,32 +47,32 @@ class TextSource:
 
 
 class PictureSource:
-    """The items' pictures; counts why some have none, and items whose picture file another has, too."""
+    """The items' pictures; counts why some have none, and items with the same picture file as another."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.members = [input_picture(record) for record in prepared.item_records]
         self.reasons: Counter[str] = Counter()
-        self.marks: list[str] = []  # of the files, or why there are none; known after `fingerprint`
+        self.marks: list[str] = []  # of the files, or why there are none; set by `fingerprint`
         self._files = PictureFiles(prepared.manifest.images if any(self.members) else None, prepared.name)
 
     def __len__(self) -> int:
         return len(self.members)
 
     def close(self) -> None:
-        """Let go of the zip or the store."""
+        """Close the zip or the store."""
         self._files.close()
 
     def fingerprint(self) -> str:
-        """Return the sha256 over every picture file (or why there is none), as mmbench.data.inputs hashes them."""
+        """Return the sha256 over all picture files (or why there is none), as mmbench.data.inputs hashes them."""
         self.marks = [self._files.mark(member) for member in self.members]
         return hash_marks(self.marks)
 
     def content(self, number: int) -> bytes | str:
-        """Return the picture file of item number + 1, or the reason why there is none. Call it from one thread."""
+        """Return the picture file of item number + 1, or why there is none; call this from one thread only."""
         return self._files.read(self.members[number])
 
     def duplicates(self, present: np.ndarray) -> int:
-        """Return how many of the present items have the picture file of an earlier one; after `fingerprint`."""
+        """Return how many of the present items repeat the picture file of an earlier item; call after `fingerprint`."""
         seen = [mark for mark, is_present in zip(self.marks, present, strict=True) if is_present]
         return len(seen) - len(set(seen))
 

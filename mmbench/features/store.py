@@ -2,12 +2,12 @@
 
     <prepared>/features/<modality>/<encoder>/
       values.npy   float32 [N+1, D]  row i belongs to item i; row 0 (padding) and absent items are zeros;
-                   or [N+1, layers, D] for one state per layer; float16 where that was asked for
-      present.npy  bool [N+1]        False = the item has no such text or picture (and for row 0)
+                   or [N+1, layers, D] for one state per layer; float16 if requested
+      present.npy  bool [N+1]        False if the item has no such text or picture (and for row 0)
       manifest.json                  which catalogue, which encoder, made from which inputs, see features/manifest.py
 
-A folder is replaced as a whole, so that values never stand beside a manifest that describes others. Arrays are
-compared with their hash when they are first read, so a changed byte is an error and never another number.
+A folder is replaced as a whole, so that values never lie beside a manifest that describes others. Arrays are
+compared with their hash when they are first read, so that a changed byte is an error and never another number.
 """
 
 import re
@@ -44,9 +44,9 @@ INPUTS: dict[Modality, str] = {"text": "texts", "image": "pictures"}
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """One encoder's features for every item of a prepared data set, opened read-only.
+    """An encoder's features for every item of a prepared data set, opened read-only.
 
-    advice  says how to make them again, for messages
+    advice  says how to make the features again, for messages
     """
 
     path: Path
@@ -71,7 +71,7 @@ class FeatureSet:
 
     @property
     def n_layers(self) -> int:
-        """States per item; 0 = one vector."""
+        """The number of states per item; 0 = one vector."""
         return self.manifest.n_layers
 
     @cached_property
@@ -85,7 +85,7 @@ class FeatureSet:
         return self._array(PRESENT, (), "bool")
 
     def verify(self) -> None:
-        """Compare both arrays with their hashes; raise DamagedError when one is not what was written."""
+        """Compare both arrays with their hashes; DamagedError when one differs."""
         _ = self.values, self.present
 
     def _array(self, name: str, row: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -106,7 +106,7 @@ class FeatureSet:
 
 
 def check_modality(modality: str) -> Modality:
-    """Return `modality` as what it is; UsageError suggests the nearest for an unknown one."""
+    """Return the modality; UsageError suggests the nearest for an unknown one."""
     for known in MODALITIES:
         if modality == known:
             return known
@@ -114,7 +114,7 @@ def check_modality(modality: str) -> Modality:
 
 
 def check_encoder_name(name: str) -> str:
-    """Return a name that is a folder name everywhere; UsageError for any other."""
+    """Return a name that every file system accepts as a folder; UsageError for any other."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"feature name {name!r} is not usable as a folder; take 1-64 of letters, digits, . _ + -"
@@ -128,7 +128,7 @@ def feature_dir(prepared: Prepared, modality: str, encoder: str) -> Path:
 
 
 def advice_for(prepared: Prepared, modality: str, encoder: str) -> str:
-    """Return what to do about features that cannot be used."""
+    """Return the advice about features that cannot be used."""
     return f"run: mmbench extract {prepared.name} --{modality} {encoder} --force"
 
 
@@ -156,16 +156,16 @@ def _holds_features(path: Path) -> bool:
     """Return whether a folder holds features, or what is left of them."""
     try:
         return any((path / name).is_file() for name in (FILE, VALUES, PRESENT))
-    except OSError:  # no permission: who opens it hears so
+    except OSError:  # opening it will say that the permission is missing
         return True
 
 
 def list_features(
     prepared: Prepared, *, on_error: Callable[[DataError], object] | None = None
 ) -> dict[Modality, list[FeatureManifest]]:
-    """Return the manifests of all stored features by modality, the one stored last first.
+    """Return the manifests of all stored features by modality, the newest first.
 
-    Raise DataError for one that cannot be read or, if `on_error` is given, call it with the error and leave those
+    Raise DataError for an unreadable manifest or, if `on_error` is given, call it with the error and leave those
     features out.
     """
     return {modality: _list_modality(prepared, modality, on_error) for modality in MODALITIES}
@@ -176,7 +176,7 @@ def _list_modality(
 ) -> list[FeatureManifest]:
     parent = prepared.features_dir / modality
     finish_swaps(parent, option=DATA_DIR)
-    found = []
+    manifests = []
     for path in sorted(parent.glob("[!.]*")):
         if not _NAME.fullmatch(path.name):
             continue
@@ -187,39 +187,39 @@ def _list_modality(
                 raise
             on_error(error)
         else:
-            found += [manifest] if manifest is not None else []
-    return sorted(found, key=lambda manifest: (-manifest.created, manifest.encoder))
+            manifests += [manifest] if manifest is not None else []
+    return sorted(manifests, key=lambda manifest: (-manifest.created, manifest.encoder))
 
 
 def default_encoder(prepared: Prepared, modality: str) -> str | None:
-    """Return the encoder that a run reads unless told otherwise: the one stored last.
+    """Return the encoder that a run reads by default: the one stored last; None without features of the modality.
 
-    None = there are no features of the modality. States per layer are for the few models that read them, so they
-    are never the default. Raises DataError when features cannot be read: they might be the ones.
+    States per layer are never the default, since only a few models read them. Raises DataError when features cannot be
+    read, because they might be the default.
     """
     return default_of(_list_modality(prepared, check_modality(modality), None))
 
 
 def default_of(manifests: Sequence[FeatureManifest]) -> str | None:
-    """Return the encoder that a run reads of one modality's features, listed as `list_features` does."""
+    """Return the encoder that a run reads by default, of one modality's manifests as `list_features` orders them."""
     return next((manifest.encoder for manifest in manifests if not manifest.n_layers), None)
 
 
 def is_of_catalogue(prepared: Prepared, manifest: FeatureManifest) -> bool:
-    """Return whether the rows of features are the items of a data set, in its order."""
+    """Return whether the rows of features are the items of the data set, in its order."""
     return manifest.items_hash == prepared.items_hash
 
 
 def is_stale(prepared: Prepared, manifest: FeatureManifest) -> bool:
     """Return whether features were made from other texts or pictures than the data set has now."""
-    now: str = getattr(prepared.manifest.inputs, manifest.modality)
-    return manifest.inputs is not None and manifest.inputs != now
+    fingerprint: str = getattr(prepared.manifest.inputs, manifest.modality)
+    return manifest.inputs is not None and manifest.inputs != fingerprint
 
 
 def load_features(prepared: Prepared, modality: str, encoder: str) -> FeatureSet:
     """Open stored features.
 
-    UsageError when there are none, DataError when they are not those of the data set as it is prepared now.
+    Raises UsageError when there are none, DataError when they do not belong to the data set as it is prepared now.
     """
     manifest = find_manifest(prepared, modality, encoder)
     path = feature_dir(prepared, modality, encoder)
@@ -234,17 +234,17 @@ def load_features(prepared: Prepared, modality: str, encoder: str) -> FeatureSet
 
 
 def check_fits(prepared: Prepared, manifest: FeatureManifest) -> None:
-    """Raise DataError when features are not those of the data set as it is prepared now."""
+    """Raise DataError when features do not belong to the data set as it is prepared now."""
     path = feature_dir(prepared, manifest.modality, manifest.encoder)
-    again = f"run: mmbench extract {prepared.name} --{manifest.modality} {manifest.encoder}"
+    advice = f"run: mmbench extract {prepared.name} --{manifest.modality} {manifest.encoder}"
     if not is_of_catalogue(prepared, manifest):
         raise DataError(
             f"{path} was made for another catalogue ({manifest.n_items} items, {prepared.name} has "
-            f"{prepared.n_items} or other ids): a row would belong to the wrong item; {again}"
+            f"{prepared.n_items} or other ids): a row would belong to the wrong item; {advice}"
         )
     if is_stale(prepared, manifest):
         raise DataError(
-            f"{path} is stale: it was made from other {INPUTS[manifest.modality]} than {prepared.name} has now; {again}"
+            f"{path} is stale: made from other {INPUTS[manifest.modality]} than {prepared.name} has now; {advice}"
         )
 
 
@@ -255,7 +255,7 @@ def _ignore(error: DataError) -> None:
 def _checked(
     prepared: Prepared, values: np.ndarray, present: np.ndarray, *, dtype: Stored
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return values with zeros in row 0 and in absent rows; DataError when they do not fit."""
+    """Return values with zeros in row 0 and in absent rows; DataError when they do not fit the data set."""
     rows = prepared.n_items + 1
     fits = values.ndim in (2, 3) and len(values) == rows and values.size > 0 and present.shape == (rows,)
     if not fits:
@@ -265,7 +265,7 @@ def _checked(
         )
     present = present.astype(bool)
     present[0] = False
-    with np.errstate(over="ignore"):  # becomes infinite and is refused below
+    with np.errstate(over="ignore"):  # a value that becomes infinite is refused below
         kept = values.astype(dtype)
     kept[~present] = 0
     finite = np.isfinite(kept).all(axis=tuple(range(1, kept.ndim)))
@@ -325,7 +325,7 @@ def write_features(
 
 
 def remove_features(prepared: Prepared, modality: str, encoder: str) -> None:
-    """Drop stored features, if there are any."""
+    """Remove stored features, if there are any."""
     path = feature_dir(prepared, modality, encoder)
     try:
         remove_folder(path)

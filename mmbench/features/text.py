@@ -1,7 +1,7 @@
 """`tfidf-svd`: words and word pairs of an item's text, weighted by TF-IDF, reduced by a truncated SVD.
 
-No pretrained knowledge: two texts are near when they share rare words, or words that occur with the same
-others in this catalogue.
+No pretrained knowledge: two texts are near when they share rare words, or words that occur with the same other
+words in this catalogue.
 """
 
 from collections.abc import Iterable
@@ -15,10 +15,12 @@ from mmbench.features.manifest import Modality
 
 @dataclass(frozen=True, kw_only=True)
 class TfidfSvd:
-    """TF-IDF + SVD. The width is `dim` or, for a small catalogue, what its texts and words allow."""
+    """Encodes texts by TF-IDF and SVD in `dim` numbers or, for a small catalogue, in as many as its words allow."""
 
     dim: int = 256
-    max_terms: int = 50_000  # the most frequent ones; bounds the memory of the SVD on large catalogues
+    max_terms: int = (
+        50_000  # keeps the most frequent terms, which bounds the SVD's memory on large catalogues
+    )
     n_iter: int = 5  # power iterations of the randomised SVD
     random_state: int = 0
 
@@ -39,20 +41,20 @@ class TfidfSvd:
         }
 
     def encode(self, inputs: Iterable[str | None]) -> tuple[np.ndarray, np.ndarray]:
-        """Texts -> float32 [n, D <= dim] with rows of length 1; a text without any word is absent."""
+        """Encode texts as float32 [n, D <= dim] with rows of length 1; a text without any word is absent."""
         texts = [text or "" for text in inputs]
         weights = self._weights(texts)
         if weights is None:
             return np.zeros((len(texts), 0), np.float32), np.zeros(len(texts), bool)
         reduced = self._reduce(weights)
         length = np.linalg.norm(reduced, axis=1)
-        # An all but zero vector (a text whose every word the SVD dropped) points where rounding led it.
+        # A nearly zero vector (of a text whose words the SVD all dropped) has a direction that only rounding decides.
         present = length > 1e-6
         values = np.divide(reduced, length[:, None], out=np.zeros_like(reduced), where=present[:, None])
         return values.astype(np.float32), present
 
     def _weights(self, texts: list[str]) -> Any:
-        """TF-IDF matrix, sparse float64 [n, terms]; None when no text has a word."""
+        """Return the TF-IDF matrix, sparse float64 [n, terms]; None when no text has a word."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(
@@ -70,21 +72,20 @@ class TfidfSvd:
             raise
 
     def _reduce(self, weights: Any) -> np.ndarray:
-        """First right singular directions, float64 [n, k], with signs that do not depend on the solver."""
+        """Project on the first right singular directions, float64 [n, k], with signs independent of the solver."""
         from scipy.sparse import csr_matrix, hstack
         from sklearn.decomposition import TruncatedSVD
         from threadpoolctl import threadpool_limits
 
         k = min(self.dim, *weights.shape)
-        if weights.shape[1] == 1:  # the SVD refuses a single column; an empty one beside it changes nothing
+        if weights.shape[1] == 1:  # the SVD refuses a single column; adding an empty one changes nothing
             weights = hstack([weights, csr_matrix(weights.shape)], format="csr")
         svd = TruncatedSVD(n_components=k, n_iter=self.n_iter, random_state=self.random_state)
-        # One thread: the sums then have one order, so that the same texts give the same bits on any number of
-        # cores; on a busy machine it is also much faster. The explained variance, which we do not read, is 0/0
-        # when all texts are equal.
+        # One thread sums in one order, so that the same texts give the same bits on any number of cores; on a busy
+        # machine it is also much faster. The explained variance, which is not read, is 0/0 when all texts are equal.
         with threadpool_limits(limits=1), np.errstate(invalid="ignore", divide="ignore"):
             reduced = svd.fit_transform(weights)
-        # The first of the largest loadings: equal ones differ by rounding only, which must not choose the sign.
+        # Takes the first of the largest loadings: equal ones differ by rounding only, which must not choose the sign.
         size = np.abs(svd.components_)
         largest = (size >= size.max(axis=1, keepdims=True) * (1 - 1e-6)).argmax(axis=1)
         return reduced * np.where(svd.components_[np.arange(k), largest] < 0, -1.0, 1.0)

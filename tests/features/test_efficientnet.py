@@ -90,7 +90,7 @@ def test_damaged_weights_are_refused(damage: str, tmp_path: Path, monkeypatch: p
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:1000])
     monkeypatch.setattr(efficientnet, "weights_file", lambda: file)
-    said = {"cut": "no readable file", "lost": "lacks weights: 1", "more": "unknown weights: 1",
+    said = {"cut": "not a readable file", "lost": "lacks weights: 1", "more": "unknown weights: 1",
             "shape": r"_bn1.bias has shape \[7\]", "no tensors": "named tensors"}  # fmt: skip
     with pytest.raises(DataError, match=said[damage]):
         EfficientNetLite0(device="cpu").load()
@@ -112,5 +112,5 @@ def test_missing_packages_give_the_command(gone: int, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0:cls", "efficientnet-lite0+layers"])
 def test_no_other_pooling(name: str) -> None:
-    with pytest.raises(UsageError, match="one pooling"):
+    with pytest.raises(UsageError, match="a fixed pooling"):
         get_encoder("image", name)

@@ -60,7 +60,7 @@ def test_second_time_nothing_is_done(tmp_path: Path) -> None:
     ]
     again = [(feature_dir(prepared, r.modality, r.encoder) / "values.npy").stat().st_mtime_ns for r in second]
     assert stamp == again
-    assert "already there" in second[0].line()
+    assert "already stored" in second[0].line()
     assert not extract(prepared, "text", force=True).skipped
 
 

@@ -111,11 +111,11 @@ BAD_ARRAYS = {
     "inf": (changed(2, np.inf), "row 2"),
     "too large for float32": (changed(0, 1e300), "row 0"),
     "one row too few": (VALUES[:3], "4 ids for an array of 3 rows"),
-    "1-D": (VALUES[:, 0], r"shape \[4\], needed is \[rows, D\]"),
+    "1-D": (VALUES[:, 0], r"shape \[4\]; it must be \[rows, D\]"),
     "3-D": (VALUES[:, None], r"shape \[4, 1, 2\]"),
     "no columns": (VALUES[:, :0], r"shape \[4, 0\]"),
-    "text": (np.full((4, 2), "a"), "needed are real numbers"),
-    "complex": (VALUES.astype(complex), "needed are real numbers"),
+    "text": (np.full((4, 2), "a"), "they must be real numbers"),
+    "complex": (VALUES.astype(complex), "they must be real numbers"),
 }
 
 
@@ -135,7 +135,7 @@ def check_refused(
 
 
 BAD_IDS = {
-    "twice.txt": ("a000\na001\na000\na000", "1 ids stand more than once, the first is 'a000'"),
+    "twice.txt": ("a000\na001\na000\na000", "1 ids appear more than once, the first is 'a000'"),
     "gap.txt": ("a000\n\na001\na002", "gap.txt:2: empty line"),
     "none.txt": ("", "holds no ids"),
     "strangers.txt": (
@@ -146,8 +146,8 @@ BAD_IDS = {
     "twice.json": ('{"a000": 1, "a000": 2}', "more than once"),
     "range.json": ('{"a000": 4}', "row 4; the array has rows 0 to 3"),
     "negative.json": ('{"a000": -1}', "row -1"),
-    "float.json": ('{"a000": 1.5}', "needed is a whole number"),
-    "true.json": ('{"a000": true}', "needed is a whole number"),
+    "float.json": ('{"a000": 1.5}', "must be a whole number"),
+    "true.json": ('{"a000": true}', "must be a whole number"),
     "nested.json": ('[["a000"], "a001", "a002", "x"]', "entry 0 is"),
     "word.json": ('"a000"', "neither a list of ids nor an object"),
     "broken.json": ('{"a000": 1', "not JSON"),

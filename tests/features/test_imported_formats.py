@@ -67,7 +67,7 @@ REFUSED = {
     ),
     "another width": (VALUES, 3, r"32 bytes / 4 / 3 \(--dim\) = 2.66667 rows, but the id map has 4 ids"),
     "too few rows": (VALUES[:3], 2, r"24 bytes / 4 / 2 \(--dim\) = 3 rows, but the id map has 4 ids"),
-    "nothing": (VALUES[:0], None, r"0 bytes are no whole count"),
+    "nothing": (VALUES[:0], None, r"0 bytes are not a whole number"),
 }
 
 
@@ -85,7 +85,7 @@ def test_sizes_that_do_not_fit_are_refused_with_the_arithmetic(
 def test_a_cut_file_and_another_width_of_an_array_with_a_header(prepared: Prepared, tmp_path: Path) -> None:
     array, ids = raw(tmp_path / "Pantry.feat1CLS"), table(tmp_path / "Pantry.item2index")
     array.write_bytes(array.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"31 bytes are no whole count of 4-byte numbers \(7.75\)"):
+    with pytest.raises(DataError, match=r"31 bytes are not a whole number of 4-byte numbers \(7.75\)"):
         import_features(prepared, "text", "bert", array, ids)
     with pytest.raises(DataError, match="rows of 2 numbers, not the 768 of --dim"):
         import_features(prepared, "text", "bert", save(tmp_path / "f.npy", VALUES), ids, dim=768)
@@ -96,7 +96,7 @@ def test_features_of_another_catalogue(tmp_path: Path) -> None:
     names = [*(f"a{k:03d}" for k in range(4)), *(f"b{k:03d}" for k in range(8))]
     array = save(tmp_path / "f.npy", np.arange(1, 25, dtype=np.float32).reshape(12, 2))
     ids = table(tmp_path / "ids.tsv", names)
-    message = r"covers 4 of the 10 items of toy \(40.0%\), 8 of its 12 ids are no item: .*--allow-partial"
+    message = r"covers 4 of the 10 items of toy \(40.0%\), 8 of its 12 ids are not items: .*--allow-partial"
     with pytest.raises(DataError, match=message):
         import_features(prepared, "text", "bert", array, ids)
     report = import_features(prepared, "text", "bert", array, ids, allow_partial=True)

@@ -88,7 +88,7 @@ def test_out_of_memory_halves_and_says_so(tmp_path: Path, options: Options) -> N
     assert stored(prepared, encoder).values[1:, 1].tolist() == [len(one["text"]) for one in texts]
     assert said[
         0
-    ] == f"text letters: out of memory with {options.batch_size or 120} in a batch; going on with " + (
+    ] == f"text letters: out of memory with {options.batch_size or 120} in a batch; continuing with " + (
         "32" if options.batch_size else "60"
     )
     sizes = stored(prepared, encoder).manifest.extraction["batches"]
@@ -99,7 +99,7 @@ def test_out_of_memory_halves_and_says_so(tmp_path: Path, options: Options) -> N
 
 def test_one_input_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     prepared = with_texts(tmp_path, ["x" * 30, "a"])
-    with pytest.raises(DataError, match="one input alone needs more memory than there is") as caught:
+    with pytest.raises(DataError, match="out of memory with a single input") as caught:
         extract(prepared, "text", Letters(fits=20))
     assert "\n" not in str(caught.value)
 
@@ -111,15 +111,15 @@ def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="mat1"):
         extract(with_texts(tmp_path, ["a"]), "text", Broken())
-    assert network.out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
-    assert network.out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"))
+    assert network.is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert network.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         (np.array([[np.nan]]), "not finite; extract with --precision float32"),
-        (np.ones((2, 1)), "gave .* for 1"),
+        (np.ones((2, 1)), "returned .* for 1"),
     ],
 )
 def test_a_network_that_gives_nonsense(tmp_path: Path, values: np.ndarray, message: str) -> None:

@@ -69,7 +69,7 @@ def test_kills_leave_no_trace_in_the_values(prepared: Prepared, tmp_path: Path, 
         assert finish(process).returncode == -9
     done = finish(begin(prepared, modality, log, seconds=0))
     assert done.returncode == 0, done.stderr
-    assert "goes on after" in done.stdout
+    assert "resumes after" in done.stdout
     assert take(prepared, modality) == expected
     # A kill may cost the batch that was just run but not yet stored; nothing else is run twice.
     assert len(lines(whole)) <= len(lines(log)) <= len(lines(whole)) + 3
@@ -81,8 +81,8 @@ def test_two_at_once_the_second_waits_and_finds_it_done(prepared: Prepared, tmp_
     wait_for(lambda: len(lines(first_log)) >= 1)
     second = finish(begin(prepared, "text", second_log, seconds=0))
     assert finish(first).returncode == second.returncode == 0
-    assert "another process extracts it; waiting" in second.stdout
-    assert "already there" in second.stdout
+    assert "another process is extracting it; waiting" in second.stdout
+    assert "already stored" in second.stdout
     assert lines(second_log) == []
 
 
@@ -158,7 +158,7 @@ def test_damaged_work_is_done_again(prepared: Prepared, damage: str) -> None:
     extract(prepared, "text", encoder, options=Options(batch_size=4), say=said.append)
     n_done = {"cut": 4, "gap": 4, "plan": 0, "device": 0}[damage]
     assert sum(encoder.batches) == N - len(range(0, N, 11)) - n_done
-    assert any("they round differently" in one for one in said) == (damage == "device")
+    assert any("the two round differently" in one for one in said) == (damage == "device")
     assert take(prepared, "text") == expected
 
 

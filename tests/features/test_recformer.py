@@ -127,7 +127,7 @@ def test_without_a_checkpoint_it_says_where_to_get_one(
     monkeypatch.delenv("MMBENCH_RECFORMER", raising=False)
     with pytest.raises(UsageError, match=r"recformer_ckpt\.bin from github\.com/AaronHeee/RecFormer"):
         get_encoder("text", "recformer")
-    with pytest.raises(UsageError, match="which is no folder"):
+    with pytest.raises(UsageError, match="which is not a folder"):
         build(monkeypatch, tmp_path / "nowhere")
     with pytest.raises(UsageError, match="leave out :mean"):
         build(monkeypatch, folder, "recformer:mean")

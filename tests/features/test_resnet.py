@@ -101,7 +101,7 @@ def test_weights_of_another_network_are_refused(file: Path) -> None:
 
 def test_a_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(FILE, str(tmp_path / "no.pth"))
-    with pytest.raises(UsageError, match=rf"{FILE} names .*no.pth, which is no file"):
+    with pytest.raises(UsageError, match=rf"{FILE} names .*no.pth, which is not a file"):
         ResNet50(device="cpu").identity()
 
 

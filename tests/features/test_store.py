@@ -248,8 +248,8 @@ def test_a_damaged_manifest_never_takes_the_modality_away(prepared: Prepared, co
         ({"modality": "sound"}, "modality: .*'text' or 'image'"),
         ({"files": {}}, r"files must be values\.npy and present\.npy"),
         ({"colour": 1}, "colour is unknown"),
-        ({"encoder": "other"}, "it is of text features other"),
-        ({"modality": "image"}, "it is of image features mine"),
+        ({"encoder": "other"}, "it describes the text features other"),
+        ({"modality": "image"}, "it describes the image features mine"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(
@@ -273,7 +273,7 @@ def test_arrays_that_do_not_fit_their_manifest_are_refused(
 def test_a_copy_under_another_name_is_not_taken_for_features(prepared: Prepared) -> None:
     stored = write_features(prepared, "text", "mine", *arrays(), MADE)
     shutil.copytree(stored.path, stored.path.with_name("mine_backup"))
-    with pytest.raises(DamagedError, match="it is of text features mine"):
+    with pytest.raises(DamagedError, match="it describes the text features mine"):
         load_features(prepared, "text", "mine_backup")
     assert load_features(prepared, "text", "mine").dim == 3
 

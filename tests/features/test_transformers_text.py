@@ -192,7 +192,7 @@ def test_hub_names_without_a_hub_are_one_line(tmp_path: Path, monkeypatch: pytes
         get_encoder("text", "nobody/nothing")
     with pytest.raises(DataError, match="google-bert/bert-base-uncased is not in"):
         get_encoder("text", "bert-base-uncased")
-    with pytest.raises(UsageError, match=r"there is no folder \./nowhere"):
+    with pytest.raises(UsageError, match=r"folder \./nowhere not found"):
         get_encoder("text", "./nowhere")
 
 

@@ -212,7 +212,7 @@ def test_identity_reads_no_weights(copied: Path) -> None:
     [
         ("swin", {"layers": True}, r"no \[CLS\] token \(SwinModel\); leave out \+layers"),
         ("convnext", {"pooling": "cls"}, "leave out :cls"),
-        ("bert", {}, "no network for pictures"),
+        ("bert", {}, "not a network for pictures"),
     ],
 )
 def test_wishes_that_cannot_be(
@@ -233,7 +233,7 @@ def test_a_network_that_answers_at_random_is_refused(models: dict[str, Path]) ->
         ({"size": {"height": 48, "width": 48}}, "does not take the pictures of 48x48"),
         ({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "do_center_crop": False},
          "different sizes"),
-        ({"image_processor_type": "NoSuchProcessor"}, "preprocessing is not known"),
+        ({"image_processor_type": "NoSuchProcessor"}, "preprocessing is unknown"),
     ],
 )  # fmt: skip
 def test_preprocessing_that_does_not_fit(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
