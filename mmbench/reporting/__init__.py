@@ -1,6 +1,6 @@
-"""Results as tables: `build_table` makes one from run records, `render` prints it.
+"""Results as tables: `build_table` makes a table from run records, `render` prints it.
 
-Names are imported on demand, so that a command line that only lists formats stays quick.
+Names are imported on demand, so that a command that only lists formats stays fast.
 """
 
 from typing import TYPE_CHECKING, Any

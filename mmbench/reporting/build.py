@@ -1,7 +1,7 @@
 """RunRecords -> Table: one row per model and configuration, one column per data set and metric.
 
-Everything stays unrounded here; the renderers round. Rows that are not comparable are refused, rows that
-failed are kept with their reason, runs that cannot be read are left out and named.
+Nothing is rounded here; the renderers round. Rows that are not comparable are refused, rows that failed are kept
+with their reason, and runs that cannot be read are left out and named.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from mmbench.errors import UsageError, suggest
 from mmbench.reporting import caption
-from mmbench.reporting.compare import Place, compare_all
+from mmbench.reporting.compare import ColumnRows, compare_all
 from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
 from mmbench.reporting.places import mark_places, winners, with_cell
@@ -23,49 +23,49 @@ DEFAULT_REQUEST = TableRequest()
 
 
 def build_table(records: Sequence[RunRecord], request: TableRequest = DEFAULT_REQUEST) -> Table:
-    """Return the paper-style table of these records.
+    """Return the table of these records, as in a paper.
 
-    Raises ProtocolMismatchError when rows of one data set are not comparable, UsageError when there is no record,
+    Raises ProtocolMismatchError when rows of a data set are not comparable, UsageError when there are no records,
     DataError when no run can be read.
     """
     if not records:
-        raise UsageError("there are no results to report; run for example: mmbench run sasrec pop --seeds 3")
+        raise UsageError("there are no results to report; run, for example: mmbench run sasrec pop --seeds 3")
     present = {record.dataset for record in records}
     datasets = [name for name in dict.fromkeys(request.datasets) if name in present]
     datasets += sorted(present - set(datasets))
     check_runs(records, datasets, request)
-    groups, twice = group_runs(records)
+    groups, repeated = group_runs(records)
     keys, labels = row_keys(groups)
     grid = Grid(request, datasets, list(dict.fromkeys(keys)))
     for group, key in zip(groups, keys, strict=True):
         grid.add(key, group)
     grid.check()
     names = row_names(records)
-    builder = _Builder(grid, {key: (names[key.model], labels[key]) for key in grid.keys}, twice)
+    builder = _Builder(grid, {key: (names[key.model], labels[key]) for key in grid.keys}, repeated)
     builder.sort()
     return builder.table(builder.find(request.compare) if request.compare else None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GivenRow:
-    """A row that somebody else chose and named: our runs of it by data set, or why there are none."""
+class PresetRow:
+    """A row that the caller chose and named, with its runs by data set, or the reason why there are none."""
 
     model: str
     name: str
     groups: Mapping[str, Group]
-    missing: Mapping[str, str] = field(default_factory=dict)  # for a footnote; "" = told elsewhere
+    missing: Mapping[str, str] = field(default_factory=dict)  # is shown in a footnote, unless ""
 
 
-def build_given(rows: Sequence[GivenRow], request: TableRequest, *, compared: int | None = None) -> Table:
-    """Return the table with exactly these rows and the request's columns in this order, measured or not.
+def build_preset(rows: Sequence[PresetRow], request: TableRequest, *, compared: int | None = None) -> Table:
+    """Return the table with exactly these rows and the request's columns, in this order, measured or not.
 
-    compared  position of the row that is tested; without it nothing is
+    compared  index of the row that is tested; without it, nothing is tested
 
     Raises ProtocolMismatchError and DataError as `build_table` does.
     """
     runs = [run for row in rows for group in row.groups.values() for run in group.records]
     check_runs(runs, request.datasets, request)
-    keys = [RowKey(row.model, (str(at),)) for at, row in enumerate(rows)]
+    keys = [RowKey(row.model, (str(index),)) for index, row in enumerate(rows)]
     grid = Grid(request, list(request.datasets), keys)
     for key, row in zip(keys, rows, strict=True):
         grid.reasons.update({(dataset, key): text for dataset, text in row.missing.items()})
@@ -77,14 +77,14 @@ def build_given(rows: Sequence[GivenRow], request: TableRequest, *, compared: in
 
 
 class _Builder:
-    """A table while it is made: the grid, and its rows in their order.
+    """A table in the making: the grid, and its rows in order.
 
-    names  (display name, label of the configuration) of each row
-    twice  texts about runs that were given twice
+    names     (display name, label of the configuration) of each row
+    repeated  lines about runs that were given more than once
     """
 
-    def __init__(self, grid: Grid, names: Mapping[RowKey, tuple[str, str]], twice: Sequence[str]) -> None:
-        self.grid, self.request, self.twice = grid, grid.request, twice
+    def __init__(self, grid: Grid, names: Mapping[RowKey, tuple[str, str]], repeated: Sequence[str]) -> None:
+        self.grid, self.request, self.repeated = grid, grid.request, repeated
         self.columns = [
             Column(dataset, metric) for dataset in grid.datasets for metric in self.request.metrics
         ]
@@ -92,34 +92,34 @@ class _Builder:
         self.rows = mark_places([self._row(key, *names[key]) for key in self.keys], len(self.columns))
 
     def sort(self) -> None:
-        """Put floors last; inside each part the order asked for, else strongest first by the first column."""
+        """Put floors last; sort the rest in the requested order, else strongest first by the first column."""
 
-        def order(at: int) -> tuple[bool, int, float, str]:
-            row = self.rows[at]
+        def order(index: int) -> tuple[bool, int, float, str]:
+            row = self.rows[index]
             models = self.request.models
-            asked = models.index(row.model) if row.model in models else len(models)
+            rank = models.index(row.model) if row.model in models else len(models)
             mean = row.cells[0].mean
-            return row.floor, asked, np.inf if mean is None else -mean, row.label
+            return row.floor, rank, np.inf if mean is None else -mean, row.label
 
-        positions = sorted(range(len(self.rows)), key=order)
-        self.rows = [self.rows[at] for at in positions]
-        self.keys = [self.keys[at] for at in positions]
+        order_of_rows = sorted(range(len(self.rows)), key=order)
+        self.rows = [self.rows[index] for index in order_of_rows]
+        self.keys = [self.keys[index] for index in order_of_rows]
 
     def find(self, name: str) -> int:
-        """Return the position of the row that `--compare` names by its label, display name or model."""
+        """Return the index of the row that `--compare` names by its label, display name or model."""
         wanted = name.strip().lower()
         for texts in (
             [row.label for row in self.rows],
             [row.model for row in self.rows],
             [row.name for row in self.rows],
         ):
-            positions = [at for at, text in enumerate(texts) if text.lower() == wanted]
-            if len(positions) == 1:
-                return positions[0]
-            if positions:
-                labels = "; ".join(self.rows[at].label for at in positions)
+            indices = [index for index, text in enumerate(texts) if text.lower() == wanted]
+            if len(indices) == 1:
+                return indices[0]
+            if indices:
+                labels = "; ".join(self.rows[index].label for index in indices)
                 raise UsageError(
-                    f"--compare {name} is {len(positions)} rows; name one by its label: {labels}"
+                    f"--compare {name} matches {len(indices)} rows; name one of them by its label: {labels}"
                 )
         known = {row.model for row in self.rows} | {row.label for row in self.rows}
         raise UsageError(f"--compare: {suggest(name, known, what='row')}")
@@ -127,8 +127,8 @@ class _Builder:
     def table(self, compared: int | None, *, is_tested: bool = True) -> Table:
         """Return the rows with their tests, caption and warnings."""
         request = self.request
-        places = self._places(compared) if is_tested else []
-        comparisons = compare_all(places, test=request.test, correction=request.correction)
+        columns = self._rows_by_column(compared) if is_tested else []
+        comparisons = compare_all(columns, test=request.test, correction=request.correction)
         self._mark_stars(comparisons)
         table = Table(
             split=request.split,
@@ -143,7 +143,7 @@ class _Builder:
             comparisons=tuple(comparisons),
             family=sum(comparison.p is not None for comparison in comparisons),
             left_out=(
-                *self.twice,
+                *self.repeated,
                 *(fault.reason for faults in self.grid.faults.values() for fault in faults),
             ),
         )
@@ -170,7 +170,7 @@ class _Builder:
         if group is None:
             reason = self.grid.reasons.get((column.dataset, key), f"not run on {column.dataset}")
             return Cell(footnotes=(self.grid.footnote(reason),) if reason else ())
-        notes = tuple(self.grid.footnote(text) for text in self._losses(key, group))
+        notes = tuple(self.grid.footnote(text) for text in self._missing_notes(key, group))
         measured = self.grid.measured.get((column.dataset, key))
         if measured is None:
             return Cell(footnotes=notes)
@@ -183,8 +183,8 @@ class _Builder:
             footnotes=notes,
         )
 
-    def _losses(self, key: RowKey, group: Group) -> list[str]:
-        """Return the footnotes about the group's runs that are not in its numbers."""
+    def _missing_notes(self, key: RowKey, group: Group) -> list[str]:
+        """Return the footnotes about the group's runs that are missing from its numbers."""
         notes = []
         if group.failed:
             reasons = "; ".join(
@@ -204,24 +204,28 @@ class _Builder:
 
     # -- comparisons --------------------------------------------------------------------------------------
 
-    def _places(self, compared: int | None) -> list[Place]:
-        """Return per column the rows that are compared: a leaky row neither wins nor counts as a rival."""
-        places = []
+    def _rows_by_column(self, compared: int | None) -> list[ColumnRows]:
+        """Return the rows to compare in each column; a leaky row neither wins nor counts as a rival."""
+        columns = []
         all_leaky = all(row.leaky for row in self.rows)
-        for at, column in enumerate(self.columns):
+        for number, column in enumerate(self.columns):
             fair = {
                 index: self.grid.measured[column.dataset, key]
                 for index, key in enumerate(self.keys)
                 if (column.dataset, key) in self.grid.measured
                 and (all_leaky or index == compared or not self.rows[index].leaky)
             }
-            best = [index for index in fair if self.rows[index].cells[at].place == 1]
+            best = [index for index in fair if self.rows[index].cells[number].place == 1]
             chosen = compared if compared is not None else (best[0] if best else None)
             if chosen is None or chosen not in fair:
                 continue
-            metric_at = self.request.metrics.index(column.metric)
-            places.append(Place(column=at, metric=column.metric, at=metric_at, rows=fair, compared=chosen))
-        return places
+            metric_index = self.request.metrics.index(column.metric)
+            columns.append(
+                ColumnRows(
+                    index=number, metric=column.metric, metric_index=metric_index, rows=fair, compared=chosen
+                )
+            )
+        return columns
 
     def _mark_stars(self, comparisons: Sequence[Comparison]) -> None:
         for comparison in comparisons:
@@ -230,7 +234,7 @@ class _Builder:
                 cell = replace(row.cells[comparison.column], star=True)
                 self.rows[comparison.compared] = with_cell(row, comparison.column, cell)
 
-    # -- words --------------------------------------------------------------------------------------------
+    # -- caption and warnings -----------------------------------------------------------------------------
 
     def _info(self, dataset: str) -> DatasetInfo:
         groups = [group for (name, _), group in self.grid.groups.items() if name == dataset]
@@ -251,21 +255,23 @@ class _Builder:
 
     @property
     def _groups(self) -> list[tuple[Group, Row]]:
-        return [(self.grid.groups[at], self._row_of(at)) for at in self._shown() if at in self.grid.groups]
+        return [
+            (self.grid.groups[cell], self._row_of(cell)) for cell in self._cells() if cell in self.grid.groups
+        ]
 
     @property
     def _measured(self) -> list[tuple[str, Row, Measured]]:
         return [
-            (at[0], self._row_of(at), self.grid.measured[at])
-            for at in self._shown()
-            if at in self.grid.measured
+            (cell[0], self._row_of(cell), self.grid.measured[cell])
+            for cell in self._cells()
+            if cell in self.grid.measured
         ]
 
-    def _shown(self) -> list[tuple[str, RowKey]]:
+    def _cells(self) -> list[tuple[str, RowKey]]:
         return list(self.grid.in_order(self.keys))
 
-    def _row_of(self, place: tuple[str, RowKey]) -> Row:
-        return self.rows[self.keys.index(place[1])]
+    def _row_of(self, cell: tuple[str, RowKey]) -> Row:
+        return self.rows[self.keys.index(cell[1])]
 
     def _caption(self, table: Table) -> list[tuple[str, str]]:
         groups, request = self._groups, self.request
@@ -289,21 +295,21 @@ class _Builder:
         ]
 
     def _other_winners(self) -> list[caption.OtherWinner]:
-        """Return the columns whose best rows would be others under the other mask rule."""
+        """Return the columns with other best rows under the other mask rule."""
         changed = []
-        for at, column in enumerate(self.columns):
-            metric_at = self.request.metrics.index(column.metric)
+        for number, column in enumerate(self.columns):
+            metric_index = self.request.metrics.index(column.metric)
             others: list[float | None] = []
             for key in self.keys:
                 measured = self.grid.measured.get((column.dataset, key))
-                mean = np.nan if measured is None else float(measured.under_other[metric_at])
+                mean = np.nan if measured is None else float(measured.under_other[metric_index])
                 others.append(None if np.isnan(mean) else mean)
-            shown = [row.cells[at].mean for row in self.rows]
-            now, other = winners(self.rows, shown), winners(self.rows, others)
-            if now and other and now != other:
+            shown = [row.cells[number].mean for row in self.rows]
+            present, other = winners(self.rows, shown), winners(self.rows, others)
+            if present and other and present != other:
                 rule = OTHER_RULE[self.grid.rules(column.dataset)[0]]
                 labels = tuple(
-                    ", ".join(self.rows[index].label for index in sorted(best)) for best in (now, other)
+                    ", ".join(self.rows[index].label for index in sorted(best)) for best in (present, other)
                 )
                 changed.append(caption.OtherWinner(column, rule, *labels))
         return changed
@@ -319,9 +325,9 @@ class _Builder:
 
 
 def is_star(comparison: Comparison) -> bool:
-    """Return whether a row is better than the strongest other one: by the corrected p, where there is a correction.
+    """Return whether a row beats the strongest other row, by the corrected p if there is a correction.
 
-    A rank test whose own direction is not that of the mean gives no star.
+    A rank test whose direction contradicts the means gives no star.
     """
     p = comparison.p if comparison.adjusted is None else comparison.adjusted
     contradicted = comparison.effect_name == "r_rb" and (comparison.effect or 0) < 0

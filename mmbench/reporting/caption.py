@@ -1,4 +1,4 @@
-"""The words under a table: what the numbers are, what the test asks, and what to be wary of."""
+"""The text under a table: what the numbers are, what the test asks, and what to be careful about."""
 
 import math
 from collections import defaultdict
@@ -46,7 +46,7 @@ def runs_line(split: SplitName, rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def metrics_lines(metrics: Sequence[Metric], ties: Ties, rules: Iterable[MaskRule]) -> list[tuple[str, str]]:
-    """Return what the metrics are; always with the mask rule, on which the order of a table can hang."""
+    """Return the definitions of the metrics, always with the mask rule, on which the order of a table may depend."""
     ranks = [metric for metric in metrics if metric.needs == "ranks"]
     lists = [metric for metric in metrics if metric.needs == "lists"]
     masked = ", ".join(_MASK[rule] for rule in sorted(set(rules)))
@@ -80,7 +80,7 @@ def _definitions(metrics: Sequence[Metric]) -> list[str]:
 
 
 def selection_lines(groups: Sequence[tuple[Group, Row]], mask_seen: MaskRule | None) -> list[tuple[str, str]]:
-    """Return which rows were selected under another mask rule than the one whose numbers are shown."""
+    """Return which rows were selected under another mask rule than that of the numbers."""
     if mask_seen is None:
         return []
     selected: dict[MaskRule, list[str]] = defaultdict(list)
@@ -96,35 +96,35 @@ def selection_lines(groups: Sequence[tuple[Group, Row]], mask_seen: MaskRule | N
 
 @dataclass(frozen=True)
 class OtherWinner:
-    """A column whose best row would be another one under another mask rule."""
+    """A column whose best rows differ under another mask rule; `present` and `other` list them."""
 
     column: Column
     rule: MaskRule
-    now: str
+    present: str
     other: str
 
 
 def other_rule_lines(changed: Sequence[OtherWinner]) -> list[tuple[str, str]]:
-    """Return which columns have another best row under the other mask rule."""
+    """Return which columns have other best rows under the other mask rule."""
     by_change: dict[tuple[MaskRule, str, str], list[Column]] = defaultdict(list)
     for change in changed:
-        by_change[change.rule, change.now, change.other].append(change.column)
+        by_change[change.rule, change.present, change.other].append(change.column)
     lines = []
-    for (rule, now, other), columns in by_change.items():
+    for (rule, present, other), columns in by_change.items():
         where: dict[str, list[str]] = defaultdict(list)
         for column in columns:
             where[column.dataset].append(str(column.metric))
-        places = "; ".join(f"{', '.join(metrics)} on {dataset}" for dataset, metrics in where.items())
-        text = f"if {_MASK[rule]}, {other} and not {now} is best in {places} (--mask-seen {rule} prints it)."
+        columns_text = "; ".join(f"{', '.join(metrics)} on {dataset}" for dataset, metrics in where.items())
+        text = f"if {_MASK[rule]}, {other} and not {present} is best in {columns_text} (--mask-seen {rule} prints it)."
         lines.append(("Other rule", text))
     return lines
 
 
 def data_lines(datasets: Sequence[DatasetInfo]) -> list[tuple[str, str]]:
     lines = []
-    for one in datasets:
-        protocol = one.protocol
-        parts = [f"{one.n_users:,} users ranked over {one.n_items:,} items"]
+    for info in datasets:
+        protocol = info.protocol
+        parts = [f"{info.n_users:,} users ranked over {info.n_items:,} items"]
         least = protocol.get("min_user"), protocol.get("min_item")
         if all(least):
             parts.append(f"at least {least[0]} events per user and {least[1]} per item")
@@ -132,16 +132,16 @@ def data_lines(datasets: Sequence[DatasetInfo]) -> list[tuple[str, str]]:
             parts.append(f"{protocol['split']} split")
         if protocol.get("ties"):
             parts.append(f"equal timestamps in order: {protocol['ties']}")
-        if one.data_hash:
-            parts.append(f"data {one.data_hash[:8]}")
-        parts.append(f"one user moves HR by {_short(1 / one.n_users)}")
-        label = "SYNTHETIC (generated) data; " if one.synthetic else ""
-        lines.append(("Data", f"{one.name}: {label}{', '.join(parts)}."))
+        if info.data_hash:
+            parts.append(f"data {info.data_hash[:8]}")
+        parts.append(f"one user moves HR by {_short(1 / info.n_users)}")
+        label = "SYNTHETIC (generated) data; " if info.synthetic else ""
+        lines.append(("Data", f"{info.name}: {label}{', '.join(parts)}."))
     return lines
 
 
 def feature_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
-    """Return which encoder each row's features come from, one line per data set; and which rows read two makings."""
+    """Return which encoder each row's features come from, per data set, and which rows read different versions."""
     used: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for group, row in groups:
         for record in group.finished[:1]:
@@ -157,15 +157,15 @@ def feature_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
 
 
 def _feature_mixtures(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
-    """Return the rows whose runs read features that are made alike and differ in their last digits."""
+    """Return the rows whose runs read features that were made alike but differ in their last digits."""
     lines = []
     for group, row in groups:
         for modality in sorted({modality for record in group.finished for modality in record.features}):
-            makings = _seeds_by(group, partial(_content_of, modality))
-            if len(makings) > 1:
+            versions = _seeds_by(group, partial(_content_of, modality))
+            if len(versions) > 1:
                 text = (
                     f"{row.label} on {group.dataset}: {modality} features made in the same way on different "
-                    f"machines, equal up to rounding ({_seed_lists(makings)})."
+                    f"machines, equal up to rounding ({_seed_lists(versions)})."
                 )
                 lines.append(("Features", text))
     return lines
@@ -176,7 +176,7 @@ def _content_of(modality: str, record: RunRecord) -> str:
 
 
 def machine_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
-    """Return the rows whose runs had different devices or numbers of threads: their last digits may differ."""
+    """Return the rows whose runs had different devices or thread counts, since their last digits may differ."""
     lines = []
     for group, row in groups:
         machines = _seeds_by(group, _machine)
@@ -210,10 +210,10 @@ def mark_lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def test_lines(
     comparisons: Sequence[Comparison], *, test: TestName, correction: Correction, compare: str, n_columns: int
 ) -> list[tuple[str, str]]:
-    """Unit, sides, pairs, n, family, correction and attainable p of the test; why some p are missing."""
+    """Describe the test: unit, sides, pairs, n, family, correction and attainable p; say why some p are missing."""
     if not comparisons:
         return [("Test", "none: a column needs two measured rows that can be compared.")]
-    tested = [one for one in comparisons if isinstance(one.outcome, Verdict)]
+    tested = [comparison for comparison in comparisons if isinstance(comparison.outcome, Verdict)]
     who = compare or "the best row of each column (chosen on these very numbers)"
     family = (
         f"Declared family: {who} against every other row in every column, {len(comparisons)} comparisons in "
@@ -229,32 +229,34 @@ def test_lines(
         ("Test", f"{_describe(tested, test)} {family}{corrected}. {shown}{star if tested else ''}"),
         ("Reading", f"{_ASKS['user' if test == 'users' else 'run']} {_effect(test)}"),
     ]
-    without = [one.outcome for one in comparisons if isinstance(one.outcome, NoVerdict)]
-    reasons = {one.words: one.reason for one in without}
+    without = [comparison.outcome for comparison in comparisons if isinstance(comparison.outcome, NoVerdict)]
+    reasons = {outcome.words: outcome.reason for outcome in without}
     if reasons:
         lines.append(("No p", "; ".join(f"{words}: {reason}" for words, reason in reasons.items()) + "."))
     return lines
 
 
 def _describe(tested: Sequence[Comparison], test: TestName) -> str:
-    n = sorted({one.outcome.n for one in tested})
+    n = sorted({comparison.outcome.n for comparison in tested})
     counts = f"n = {n[0]:,}" if len(n) == 1 else f"n = {n[0]:,} to {n[-1]:,}" if n else "n too small"
-    kinds = list(dict.fromkeys(one.outcome.test for one in tested))
-    beside = dict.fromkeys(one.beside.test for one in tested if isinstance(one.beside, Verdict))
+    kinds = list(dict.fromkeys(comparison.outcome.test for comparison in tested))
+    beside = dict.fromkeys(
+        comparison.beside.test for comparison in tested if isinstance(comparison.beside, Verdict)
+    )
     unit = "user (values averaged over runs)" if test == "users" else "training run (pairs have equal seeds)"
     text = f"two-sided, unit {unit}, {counts}: {', '.join(kinds) or 'no p'}"
     if beside:
         text += f"; beside it the {', '.join(beside)}"
-    smallest = [smallest_sign_p(one) for one in n]
+    smallest = [smallest_sign_p(size) for size in n]
     if test != "users" and smallest and max(smallest) > ALPHA and ("sign" in text or "Wilcoxon" in text):
         text += f", which cannot fall below {_short(max(smallest))} with n = {n[0]}"
-    if test != "users" and any(one.unpaired_runs for one in tested):
+    if test != "users" and any(comparison.unpaired_runs for comparison in tested):
         text += "; runs without a partner of equal seed count in the means only"
     return text + "."
 
 
 def _short(p: float) -> str:
-    """A small number in three digits, without the leading zero."""
+    """Return a small number with three digits and without the leading zero."""
     return f"{p:.3g}".removeprefix("0")
 
 
@@ -269,14 +271,14 @@ def _effect(test: TestName) -> str:
 
 
 def note_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
-    """The models' own notes, each once, with the rows that say it."""
-    said: dict[str, list[str]] = defaultdict(list)
+    """Return the models' notes, each once, with the rows that have it."""
+    rows_of: dict[str, list[str]] = defaultdict(list)
     for group, row in groups:
         for record in group.finished:
             for note in record.notes:
-                if row.label not in said[note]:
-                    said[note].append(row.label)
-    return [("Note", f"{', '.join(rows)}: {note.rstrip('.')}.") for note, rows in said.items()]
+                if row.label not in rows_of[note]:
+                    rows_of[note].append(row.label)
+    return [("Note", f"{', '.join(rows)}: {note.rstrip('.')}.") for note, rows in rows_of.items()]
 
 
 def warnings(
@@ -287,42 +289,47 @@ def warnings(
     test: TestName,
     correction: Correction,
 ) -> list[str]:
-    """What makes a number in this table less than it seems."""
-    found = []
+    """Return what makes a number in this table mean less than it seems to."""
+    lines = []
     for group, row in groups:
-        late = [one for one in group.finished if near_budget(one)]
+        late = [record for record in group.finished if near_budget(record)]
         if late:
             last = late[0]
-            found.append(
+            lines.append(
                 f"{row.label} on {group.dataset}: best epoch {last.best_epoch} of at most {_budget(last)} in "
                 f"{len(late)} of {len(group.finished)} runs; possibly under-trained, raise --epochs"
             )
-    for dataset, row, one in measured:
-        if one.tie_share > 0.01:
-            found.append(f"{row.label} on {dataset}: {100 * one.tie_share:.1f} % of users have a tied target")
+    for dataset, row, runs in measured:
+        if runs.tie_share > 0.01:
+            lines.append(
+                f"{row.label} on {dataset}: {100 * runs.tie_share:.1f} % of users have a tied target"
+            )
     if test in ("sign-flip", "wilcoxon"):
-        found += _limits_of_signs(comparisons, correction)
-    return found
+        lines += _sign_test_limits(comparisons, correction)
+    return lines
 
 
-def _limits_of_signs(comparisons: Sequence[Comparison], correction: Correction) -> list[str]:
-    """Tests on signs and ranks: corrected p that no data could reach, and locations that contradict means."""
-    found = []
-    n = [one.outcome.n for one in comparisons if isinstance(one.outcome, Verdict)]
+def _sign_test_limits(comparisons: Sequence[Comparison], correction: Correction) -> list[str]:
+    """Return warnings about sign and rank tests: corrected p out of reach, locations that contradict the means."""
+    lines = []
+    n = [comparison.outcome.n for comparison in comparisons if isinstance(comparison.outcome, Verdict)]
     if n and correction == "holm" and len(n) * smallest_sign_p(max(n)) > ALPHA:
-        found.append(
+        lines.append(
             f"no claim is possible: Holm over {len(n)} tests needs a p of {_short(ALPHA / len(n))}, and "
-            f"{max(n)} pairs give {_short(smallest_sign_p(max(n)))} at best; take --test t or more seeds"
+            f"{max(n)} pairs give {_short(smallest_sign_p(max(n)))} at best; use --test t or more seeds"
         )
-    if any(one.effect_name == "r_rb" and (one.effect or 0) * one.difference < 0 for one in comparisons):
-        found.append(
-            "Wilcoxon's direction contradicts the mean in some comparison; take --test t or sign-flip"
+    if any(
+        comparison.effect_name == "r_rb" and (comparison.effect or 0) * comparison.difference < 0
+        for comparison in comparisons
+    ):
+        lines.append(
+            "Wilcoxon's direction contradicts the mean in some comparison; use --test t or sign-flip"
         )
-    return found
+    return lines
 
 
 def near_budget(record: RunRecord) -> bool:
-    """Whether the best epoch lies in the last 10 % of those allowed: a longer run might have been better."""
+    """Return whether the best epoch is among the last 10 % allowed, so that a longer run might have been better."""
     budget = _budget(record)
     return record.best_epoch > 0 and budget > 0 and record.best_epoch > math.floor(0.9 * budget)
 

@@ -14,49 +14,54 @@ from mmbench.reporting.table import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """What one column offers to compare: the data set's measured rows and the metric's position in them."""
+class ColumnRows:
+    """The rows of a column that are compared: their measured runs, and where the column's metric is in them."""
 
-    column: int
+    index: int
     metric: Metric
-    at: int  # position of the metric in Measured.values
-    rows: dict[int, Measured]  # row position -> its runs; rows that may be compared only
+    metric_index: int  # index into the metrics axis of Measured
+    rows: dict[int, Measured]  # row index -> its runs; only rows that may be compared
     compared: int
 
 
-def compare_all(places: Sequence[Place], *, test: TestName, correction: Correction) -> list[Comparison]:
-    """Every comparison of the declared family, the p of those that have one corrected over all of them."""
-    found = [one for place in places for one in _compare_place(place, test)]
-    with_p = [at for at, one in enumerate(found) if one.p is not None]
-    p = [one.outcome.p for one in found if isinstance(one.outcome, Verdict)]
+def compare_all(columns: Sequence[ColumnRows], *, test: TestName, correction: Correction) -> list[Comparison]:
+    """Return all comparisons of the declared family; their p values are corrected over the family."""
+    comparisons = [comparison for column in columns for comparison in _compare_column(column, test)]
+    with_p = [index for index, comparison in enumerate(comparisons) if comparison.p is not None]
+    p = [comparison.outcome.p for comparison in comparisons if isinstance(comparison.outcome, Verdict)]
     if correction == "none" or not p:
-        return found
+        return comparisons
     adjusted = significance.holm(p) if correction == "holm" else significance.benjamini_hochberg(p)
-    for at, value in zip(with_p, adjusted, strict=True):
-        found[at] = replace(found[at], adjusted=float(value))
-    return found
+    for index, value in zip(with_p, adjusted, strict=True):
+        comparisons[index] = replace(comparisons[index], adjusted=float(value))
+    return comparisons
 
 
-def _compare_place(place: Place, test: TestName) -> list[Comparison]:
-    rivals = [row for row in place.rows if row != place.compared]
+def _compare_column(column: ColumnRows, test: TestName) -> list[Comparison]:
+    rivals = [row for row in column.rows if row != column.compared]
     if not rivals:
         return []
-    ours = place.rows[place.compared]
-    means = {row: float(place.rows[row].values[:, place.at].mean()) for row in place.rows}
+    ours = column.rows[column.compared]
+    means = {row: float(column.rows[row].values[:, column.metric_index].mean()) for row in column.rows}
     strongest = max(rivals, key=lambda row: means[row])
-    over_users = _over_users(place, rivals) if test == "users" else {}
-    found = []
+    over_users = _over_users(column, rivals) if test == "users" else {}
+    comparisons = []
     for row in rivals:
-        theirs = place.rows[row]
+        theirs = column.rows[row]
         if test == "users":
-            outcome, beside, x, y = over_users[row], None, ours.per_user[place.at], theirs.per_user[place.at]
+            outcome, beside, x, y = (
+                over_users[row],
+                None,
+                ours.per_user[column.metric_index],
+                theirs.per_user[column.metric_index],
+            )
         else:
-            outcome, beside, x, y = _over_runs(ours, theirs, place.at, test)
-        difference = means[place.compared] - means[row]
-        found.append(
+            outcome, beside, x, y = _over_runs(ours, theirs, column.metric_index, test)
+        difference = means[column.compared] - means[row]
+        comparisons.append(
             Comparison(
-                column=place.column,
-                compared=place.compared,
+                column=column.index,
+                compared=column.compared,
                 rival=row,
                 strongest=row == strongest,
                 outcome=outcome,
@@ -64,19 +69,24 @@ def _compare_place(place: Place, test: TestName) -> list[Comparison]:
                 unpaired_runs=_unpaired(ours, theirs),
                 difference=difference,
                 percent=100 * difference / means[row] if means[row] else None,
-                **_sizes(x, y, outcome, test),
+                **_effect_sizes(x, y, outcome, test),
             )
         )
-    return found
+    return comparisons
 
 
 def _over_runs(
-    a: Measured, b: Measured, at: int, test: TestName
+    a: Measured, b: Measured, metric_index: int, test: TestName
 ) -> tuple[Outcome, Outcome | None, np.ndarray, np.ndarray]:
-    """(outcome, outcome printed beside it, paired values of a, of b): pairs are runs of equal seed."""
-    x, y = a.values[:, at], b.values[:, at]
+    """Return (outcome, outcome printed beside it, paired values of a, of b); runs of equal seed are pairs."""
+    x, y = a.values[:, metric_index], b.values[:, metric_index]
     if a.deterministic and b.deterministic:
-        return _none(a, b, at, "constants", "both rows are deterministic: no seed varies them"), None, x, y
+        return (
+            _no_verdict(a, b, metric_index, "constants", "both rows are deterministic: no seed varies them"),
+            None,
+            x,
+            y,
+        )
     if b.deterministic:
         y = np.repeat(y, len(x))
     elif a.deterministic:
@@ -86,7 +96,12 @@ def _over_runs(
         if len(common) < 2 and min(len(x), len(y)) > 1:
             if test == "t":
                 return significance.welch_t(x, y), None, x, y
-            return _none(a, b, at, "unpaired", "the rows share fewer than 2 seeds"), None, x, y
+            return (
+                _no_verdict(a, b, metric_index, "unpaired", "the rows share fewer than 2 seeds"),
+                None,
+                x,
+                y,
+            )
         x = x[[a.seeds.index(seed) for seed in common]] if common else x[:1]
         y = y[[b.seeds.index(seed) for seed in common]] if common else y[:1]
     if test == "wilcoxon":
@@ -96,7 +111,7 @@ def _over_runs(
         return flipped, None, x, y
     if b.deterministic:
         return significance.one_sample_t(x, float(y[0])), flipped, x, y
-    if a.deterministic:  # mirrored, so that the difference stays a minus b
+    if a.deterministic:  # both are negated, so that the difference stays a minus b
         return significance.one_sample_t(-y, -float(x[0])), flipped, x, y
     return significance.paired_t(x, y), flipped, x, y
 
@@ -106,8 +121,8 @@ def _unpaired(a: Measured, b: Measured) -> bool:
     return not (a.deterministic or b.deterministic) and 1 < len(common) < len(set(a.seeds) | set(b.seeds))
 
 
-def _none(a: Measured, b: Measured, at: int, words: str, reason: str) -> NoVerdict:
-    difference = float(a.values[:, at].mean() - b.values[:, at].mean())
+def _no_verdict(a: Measured, b: Measured, metric_index: int, words: str, reason: str) -> NoVerdict:
+    difference = float(a.values[:, metric_index].mean() - b.values[:, metric_index].mean())
     return NoVerdict(
         test="none",
         n=min(len(a.seeds), len(b.seeds)),
@@ -118,28 +133,30 @@ def _none(a: Measured, b: Measured, at: int, words: str, reason: str) -> NoVerdi
     )
 
 
-def _over_users(place: Place, rivals: Sequence[int]) -> dict[int, Outcome]:
-    """Per-user randomisation; McNemar where the metric is a hit and both rows have a 0 or 1 per user.
+def _over_users(column: ColumnRows, rivals: Sequence[int]) -> dict[int, Outcome]:
+    """Test over users by randomisation, or by McNemar if the metric is a hit and both rows have a 0 or 1 per user.
 
     Hits averaged over several runs are no longer 0 or 1, and a sign test on them could point away from the
-    mean, so they take the randomisation test as well.
+    mean, so they get the randomisation test as well.
     """
-    ours = place.rows[place.compared].per_user[place.at]
-    theirs = {row: place.rows[row].per_user[place.at] for row in rivals}
-    found: dict[int, Outcome] = {}
-    if place.metric.name in ("HR", "Recall") and significance.is_binary(ours):
-        found = {
-            row: significance.mcnemar(ours, one) for row, one in theirs.items() if significance.is_binary(one)
+    ours = column.rows[column.compared].per_user[column.metric_index]
+    theirs = {row: column.rows[row].per_user[column.metric_index] for row in rivals}
+    outcomes: dict[int, Outcome] = {}
+    if column.metric.name in ("HR", "Recall") and significance.is_binary(ours):
+        outcomes = {
+            row: significance.mcnemar(ours, hits)
+            for row, hits in theirs.items()
+            if significance.is_binary(hits)
         }
-    rest = [row for row in rivals if row not in found]
+    rest = [row for row in rivals if row not in outcomes]
     if rest:
         differences = np.stack([ours - theirs[row] for row in rest], axis=1)
-        found.update(zip(rest, significance.randomisation(differences), strict=True))
-    return found
+        outcomes.update(zip(rest, significance.randomisation(differences), strict=True))
+    return outcomes
 
 
-def _sizes(x: np.ndarray, y: np.ndarray, outcome: Outcome, test: TestName) -> dict:
-    """Interval, relative interval and effect size of paired values; Welch's test brings its own interval."""
+def _effect_sizes(x: np.ndarray, y: np.ndarray, outcome: Outcome, test: TestName) -> dict:
+    """Return interval, relative interval and effect size of paired values; Welch's test has its own interval."""
     users_only = {"won": outcome.won, "lost": outcome.lost} if isinstance(outcome, Verdict) else {}
     if isinstance(outcome, NoVerdict) or outcome.test == "Welch t":
         interval = outcome.interval if isinstance(outcome, Verdict) else None

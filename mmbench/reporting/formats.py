@@ -1,4 +1,4 @@
-"""One table, six formats."""
+"""A table in six formats."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def to_text(table: Table, fmt: Format) -> str:
-    """The table as text without colour codes; "terminal" is unwrapped plain text."""
+    """Return the table as text without colour codes; "terminal" is unwrapped plain text."""
     from mmbench.reporting import html, latex, plain, terminal
 
     if fmt == "terminal":

@@ -15,21 +15,21 @@ from mmbench.reporting.protocols import check_protocols
 from mmbench.reporting.request import TableRequest
 from mmbench.runs.store import RunRecord
 
-# The rule whose winners a table names when they are others.
+# A table names the winners under this rule if they differ.
 OTHER_RULE: dict[MaskRule, MaskRule] = {"none": "input", "input": "none", "train": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Values of one group's runs: S runs, M metrics, U users in ascending id."""
+    """Values of a group's runs: S runs, M metrics, U users in ascending order of id."""
 
     seeds: tuple[int, ...]
     values: np.ndarray  # float64 [S, M]
-    under_other: np.ndarray  # float64 [M], means over runs under OTHER_RULE; NaN where it gives none
+    under_other: np.ndarray  # float64 [M], means over runs under OTHER_RULE; NaN if undefined
     per_user: np.ndarray  # float64 [M, U], means over runs; NaN for a metric without values per user
     users: np.ndarray  # int64 [U]
     n_candidates: int
-    tie_share: float  # users with a tied target, mean over runs
+    tie_share: float  # share of users with a tied target, mean over runs
     deterministic: bool
 
 
@@ -43,7 +43,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run's numbers: [M], [M], [M, U], and its users in ascending id."""
+    """The numbers of a run: [M], [M], [M, U], and its users in ascending order of id."""
 
     record: RunRecord
     values: np.ndarray
@@ -55,9 +55,9 @@ class _Run:
 
 
 def measure(group: Group, request: TableRequest) -> tuple[Measured | None, list[Fault]]:
-    """Return the metrics of a group's finished runs, None when there is none, and the runs that cannot be read.
+    """Return the metrics of a group's finished runs, None when there are none, and the runs that cannot be read.
 
-    Of a deterministic model one run is measured.
+    Only one run of a deterministic model is measured.
     """
     runs, faults = list[_Run](), list[Fault]()
     deterministic = all(record.deterministic for record in group.finished)
@@ -71,7 +71,7 @@ def measure(group: Group, request: TableRequest) -> tuple[Measured | None, list[
         except DataError as error:
             faults.append(Fault(record, str(error)))
         else:
-            runs.append(_run(record, ranking, request))
+            runs.append(_measure_run(record, ranking, request))
     for run in runs[1:]:
         _check_same_users(runs[0], run)
     return (_measured(runs, deterministic) if runs else None), faults
@@ -90,25 +90,27 @@ def _measured(runs: Sequence[_Run], deterministic: bool) -> Measured:
     )
 
 
-def _run(record: RunRecord, ranking: Ranking, request: TableRequest) -> _Run:
+def _measure_run(record: RunRecord, ranking: Ranking, request: TableRequest) -> _Run:
     rule = request.mask_seen or record.mask_seen
     ranks, order = ranking.ranks(rule), np.argsort(ranking.user, kind="stable")
     per_user = np.full((len(request.metrics), len(order)), np.nan)
     values = np.empty(len(request.metrics))
-    for at, metric in enumerate(request.metrics):
+    for index, metric in enumerate(request.metrics):
         if metric.per == "user":
-            per_user[at] = metric.values(ranks, request.ties)[order]
-            values[at] = per_user[at].mean()
+            per_user[index] = metric.values(ranks, request.ties)[order]
+            values[index] = per_user[index].mean()
         else:
-            values[at] = _of_lists(metric, record, ranking, rule)
-    other = [_under_other(metric, record, ranking, OTHER_RULE[rule], request) for metric in request.metrics]
+            values[index] = _list_metric(metric, record, ranking, rule)
+    under_other = [
+        _under_other(metric, record, ranking, OTHER_RULE[rule], request) for metric in request.metrics
+    ]
     return _Run(
-        record, values, np.array(other), per_user, ranking.user[order], ranking.n_items,
+        record, values, np.array(under_other), per_user, ranking.user[order], ranking.n_items,
         float((ranks.equal > 0).mean()),
     )  # fmt: skip
 
 
-def _of_lists(metric: Metric, record: RunRecord, ranking: Ranking, rule: MaskRule) -> float:
+def _list_metric(metric: Metric, record: RunRecord, ranking: Ranking, rule: MaskRule) -> float:
     try:
         return metric.value(ranking, rule)
     except ListsError as error:
@@ -123,7 +125,7 @@ def _under_other(
     if metric.name == "AUC" and rule != "none":
         return np.nan
     if metric.needs == "lists":
-        return _of_lists(metric, record, ranking, rule)
+        return _list_metric(metric, record, ranking, rule)
     return metric.value(ranking, rule, request.ties)
 
 
@@ -151,19 +153,19 @@ def _check_comparable(
     rows = f"{records[0].dataset}: {names}"
     if n_items[0] != n_items[1]:
         raise ProtocolMismatchError(
-            f"{rows} rank {n_items[0]:,} and {n_items[1]:,} items, so they share no table; run one of them again"
+            f"{rows} rank {n_items[0]:,} and {n_items[1]:,} items, so they cannot share a table; run one of them again"
         )
     if not np.array_equal(*users):
         only = len(np.setdiff1d(*users)), len(np.setdiff1d(users[1], users[0]))
         raise ProtocolMismatchError(
             f"{rows} were measured on different users ({only[0]:,} only in the first, {only[1]:,} only in "
-            "the second), so they share no table; run one of them again"
+            "the second), so they cannot share a table; run one of them again"
         )
 
 
 @dataclass
 class Grid:
-    """Groups and their measured runs, by data set and row."""
+    """Groups and their measured runs by data set and row."""
 
     request: TableRequest
     datasets: list[str]
@@ -172,7 +174,7 @@ class Grid:
     measured: dict[tuple[str, RowKey], Measured] = field(default_factory=dict)
     faults: dict[tuple[str, RowKey], list[Fault]] = field(default_factory=dict)
     footnotes: list[str] = field(default_factory=list)
-    # Why there are no runs; "" needs no footnote.
+    # Says why there are no runs; "" needs no footnote.
     reasons: dict[tuple[str, RowKey], str] = field(default_factory=dict)
 
     def add(self, key: RowKey, group: Group) -> None:
@@ -184,14 +186,16 @@ class Grid:
             self.faults[group.dataset, key] = faults
 
     def check(self) -> None:
-        """Raise what makes the whole table impossible: rows that are not comparable, or no run that can be read."""
+        """Raise the error that makes the whole table impossible: incomparable rows, or no readable run."""
         for dataset in self.datasets:
-            check_users([(self.groups[at], row) for at, row in self.measured.items() if at[0] == dataset])
+            check_users(
+                [(self.groups[cell], row) for cell, row in self.measured.items() if cell[0] == dataset]
+            )
         if self.faults and not self.measured:
             raise DataError(next(iter(self.faults.values()))[0].reason)
 
     def footnote(self, text: str) -> int:
-        """Return the position of a footnote; equal texts share one."""
+        """Return the index of a footnote; equal texts share one."""
         if text not in self.footnotes:
             self.footnotes.append(text)
         return self.footnotes.index(text)
@@ -205,7 +209,7 @@ class Grid:
         return list(dict.fromkeys(self.request.mask_seen or run.mask_seen for run in runs))
 
     def in_order(self, keys: Sequence[RowKey]) -> Iterator[tuple[str, RowKey]]:
-        """Yield the places of the table, data set by data set."""
+        """Yield the cells (data set, row) of the table, data set by data set."""
         yield from ((dataset, key) for dataset in self.datasets for key in keys)
 
     @cached_property
@@ -214,9 +218,9 @@ class Grid:
 
 
 def check_runs(records: Sequence[RunRecord], datasets: Sequence[str], request: TableRequest) -> None:
-    """Raise unless the runs of each data set share a protocol, under which the metrics make sense.
+    """Raise unless the runs of each data set share a protocol under which the metrics make sense.
 
-    Where the request names a mask rule, runs may have been selected under different ones.
+    If the request names a mask rule, runs may have been selected under different rules.
     """
     request.check_test()
     for dataset in datasets:

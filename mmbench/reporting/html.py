@@ -1,4 +1,4 @@
-"""The table as one HTML page that loads nothing: light and dark, readable on paper."""
+"""The table as an HTML page that loads nothing: light and dark, readable on paper."""
 
 from importlib.resources import files
 from itertools import groupby
@@ -15,7 +15,7 @@ def html(table: Table) -> str:
 
     source = (files("mmbench.reporting") / "table.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
-    synthetic = {one.name: one.synthetic for one in table.datasets}
+    synthetic = {info.name: info.synthetic for info in table.datasets}
     datasets = [
         {"name": name, "span": len(list(group)), "synthetic": synthetic[name]}
         for name, group in groupby(column.dataset for column in table.columns)
@@ -24,14 +24,14 @@ def html(table: Table) -> str:
         {"name": "floors" if floor else "models", "rows": [_row(row, table) for row in rows]}
         for floor, rows in groupby(table.rows, key=lambda row: row.floor)
     ]
-    names = ", ".join(one.name for one in table.datasets)
+    names = ", ".join(info.name for info in table.datasets)
     return page.render(
         title=f"{'Test' if table.split == 'test' else 'Validation'} results on {names}",
         datasets=datasets,
         metrics=[str(column.metric) for column in table.columns],
         parts=parts,
         tests=rounding.summary(table),
-        footnotes=[(rounding.footnote_mark(at), text) for at, text in enumerate(table.footnotes)],
+        footnotes=[(rounding.footnote_mark(index), text) for index, text in enumerate(table.footnotes)],
         warnings=table.warnings,
         caption=table.caption,
     )
@@ -44,7 +44,7 @@ def _row(row: Row, table: Table) -> dict[str, Any]:
             "std": rounding.std_text(cell),
             "place": _PLACES[cell.place],
             "star": cell.star,
-            "marks": [rounding.footnote_mark(at) for at in cell.footnotes],
+            "marks": [rounding.footnote_mark(index) for index in cell.footnotes],
         }
         for cell in row.cells
     ]

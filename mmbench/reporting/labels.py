@@ -1,4 +1,4 @@
-"""Which rows a table has: runs by data set, model and configuration, with names that tell them apart."""
+"""The rows of a table: runs by data set, model and configuration, with names that tell them apart."""
 
 import json
 from collections import defaultdict
@@ -11,12 +11,12 @@ from mmbench.runs.plan import ENCODERS, RANKING_SETTINGS
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN, DELIBERATE, Setting, TrainConfig
 
-RECIPE = "recipe"  # in a label: each data set's own value
+RECIPE = "recipe"  # stands in a label for each data set's value
 
 
 @dataclass(frozen=True)
 class Group:
-    """All runs of one configuration of one model on one data set, by seed."""
+    """All runs of a model's configuration on a data set, by seed."""
 
     dataset: str
     model: str
@@ -34,59 +34,58 @@ class Group:
 
 @dataclass(frozen=True)
 class RowKey:
-    """Identity of a row across data sets: the model and what its user chose."""
+    """The identity of a row across data sets: the model and its user's choices."""
 
     model: str
     choice: tuple[str, ...] = ()
 
 
 def is_floor(model: str) -> bool:
-    """Return whether the model's recipe calls it a floor; of a model that is no longer registered nothing is known."""
+    """Return whether the model's recipe is tagged "floor"; models that are no longer registered are not floors."""
     entry = entries().get(model.partition(":")[0])
     return entry is not None and "floor" in entry.recipe.tags
 
 
 def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
-    """Return the groups of these runs, and a text about each run that is given twice: a seed counts once."""
+    """Return the groups of these runs, and a line about each repeated run, which counts once."""
     by_configuration: dict[tuple[str, str, str], dict[int, RunRecord]] = defaultdict(dict)
-    twice = []
+    repeated = []
     for record in records:
         runs = by_configuration[record.dataset, record.model, record.config_id]
         first = runs.setdefault(record.seed, record)
         if first is not record:
             same = f"the same run as {first.path} (seed {record.seed} of one configuration)"
-            twice.append(f"{record.path} is {same}; it counts once")
+            repeated.append(f"{record.path} is {same}; it counts once")
     groups = [
         Group(*key, records=tuple(runs[seed] for seed in sorted(runs)))
         for key, runs in by_configuration.items()
     ]
-    return groups, twice
+    return groups, repeated
 
 
 def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
-    """Return the row of each group, and each row's `config` label ("" when there is nothing to tell).
+    """Return the row of each group, and each row's `config` label ("" when there is nothing to say).
 
-    Settings that a user or a search chose always stand in the label. Besides them two kinds count: those in which
-    configurations of one model differ on one data set, and those that were set otherwise on one data set than on
-    another. A recipe's per-dataset values do not split a row. Rows of several data sets meet when their users chose
-    the same values.
+    A label always has the settings that a user or a search chose. It also has those in which a model's configurations
+    differ on one data set, and those that were chosen differently on different data sets. A recipe's values per
+    data set do not split a row. Rows of several data sets are one row if their users chose the same values.
     """
     keys: list[RowKey] = [RowKey("")] * len(groups)
     labels: dict[RowKey, str] = {}
     for model in sorted({group.model for group in groups}):
-        positions = [at for at, group in enumerate(groups) if group.model == model]
-        members = [groups[at] for at in positions]
+        indices = [index for index, group in enumerate(groups) if group.model == model]
+        members = [groups[index] for index in indices]
         settings = _settings(members)
-        names = _told(members, settings)
+        names = _label_settings(members, settings)
         for explicit in (False, True):
             choices = _choices(names, settings, explicit=explicit)
             if _are_unique(members, choices):
                 break
-        else:  # the difference is not in the settings: another version of code or features
+        else:  # the settings are equal: the difference is another version of code or features
             choices = [(*choice, group.config_id) for choice, group in zip(choices, members, strict=True)]
-        for at, choice in zip(positions, choices, strict=True):
-            keys[at] = RowKey(model, choice)
-            labels[keys[at]] = _label(names, choice)
+        for index, choice in zip(indices, choices, strict=True):
+            keys[index] = RowKey(model, choice)
+            labels[keys[index]] = _label(names, choice)
     return keys, labels
 
 
@@ -94,8 +93,8 @@ def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
 class _Value:
     """A setting's value as text.
 
-    deliberate  somebody set it for a run (else recipe, protocol or default did)
-    chosen      a user or a search did, so that it is always told
+    deliberate  somebody set it for a run (and not the recipe, the protocol or a default)
+    chosen      a user or a search set it, so that labels always have it
     """
 
     text: str
@@ -108,42 +107,42 @@ class _Value:
 
 
 def _settings(groups: Sequence[Group]) -> list[dict[str, _Value]]:
-    """Return per group of one model the values of the settings that decide its result.
+    """Return, per group of a model, the settings that decide its result.
 
-    A model that is not trained ignores most of `TrainConfig`, whose values are stored all the same; and an
-    encoder counts where its features are read, under the name "text encoder".
+    A model that is not trained ignores most of `TrainConfig`, although its values are stored. An encoder counts only
+    if its features are read, under the name "text encoder".
     """
     runs = [run for group in groups for run in group.records]
     ignored = set(ENCODERS)
     if any(run.stopped == "closed form" for run in runs):
         ignored |= {parameter.name for parameter in fields(TrainConfig)} - set(RANKING_SETTINGS)
     read = sorted({modality for run in runs for modality in run.features})
-    return [_of_group(group, ignored, read) for group in groups]
+    return [_group_settings(group, ignored, read) for group in groups]
 
 
-def _of_group(group: Group, ignored: Collection[str], read: Sequence[str]) -> dict[str, _Value]:
+def _group_settings(group: Group, ignored: Collection[str], read: Sequence[str]) -> dict[str, _Value]:
     first = group.records[0]
     stored = {key: _value(key, group) for key in first.settings}
     values = {key: value for key, value in stored.items() if key not in ignored}
     for modality in read:
-        asked = stored.get(f"{modality}_encoder", _Value("auto"))
+        requested = stored.get(f"{modality}_encoder", _Value("auto"))
         if modality in first.features:
             encoder = first.features[modality].encoder
-            values[f"{modality} encoder"] = _Value(encoder, asked.deliberate, asked.chosen)
-        elif asked.text == "none" and asked.deliberate:
-            values[f"{modality} encoder"] = asked
+            values[f"{modality} encoder"] = _Value(encoder, requested.deliberate, requested.chosen)
+        elif requested.text == "none" and requested.deliberate:
+            values[f"{modality} encoder"] = requested
     return values
 
 
 def _value(key: str, group: Group) -> _Value:
-    """Return a setting of a configuration; its runs have one value, though not always of one origin."""
+    """Return a setting of a configuration, whose runs have the same value, though not always of the same origin."""
     settings: list[Setting] = [run.settings[key] for run in group.records if key in run.settings]
     origins = {setting.origin for setting in settings}
     return _Value(_text(settings[0].value), bool(origins & {*DELIBERATE}), bool(origins & {*CHOSEN}))
 
 
-def _told(groups: Sequence[Group], settings: Sequence[dict[str, _Value]]) -> list[str]:
-    """Return the names of settings that labels tell, see `row_keys`."""
+def _label_settings(groups: Sequence[Group], settings: Sequence[dict[str, _Value]]) -> list[str]:
+    """Return the names of the settings that labels have (see `row_keys`)."""
     names = []
     for name in sorted({name for values in settings for name in values}):
         by_dataset: dict[str, set[str]] = defaultdict(set)
@@ -153,7 +152,7 @@ def _told(groups: Sequence[Group], settings: Sequence[dict[str, _Value]]) -> lis
         texts = set().union(*by_dataset.values())
         if (
             any(values[name].chosen for values in settings if name in values)
-            or any(len(seen) > 1 for seen in by_dataset.values())
+            or any(len(values_seen) > 1 for values_seen in by_dataset.values())
             or (len(choices) > 1 and len(texts) > 1)
         ):
             names.append(name)
@@ -163,8 +162,8 @@ def _told(groups: Sequence[Group], settings: Sequence[dict[str, _Value]]) -> lis
 def _choices(
     names: Sequence[str], settings: Sequence[dict[str, _Value]], *, explicit: bool
 ) -> list[tuple[str, ...]]:
-    """Return per group the text of each setting; RECIPE stands for values that the recipe varies, unless `explicit`."""
-    of_recipe: dict[str, set[str]] = {
+    """Return each group's texts of the settings; values that the recipe varies become RECIPE, unless `explicit`."""
+    recipe_values: dict[str, set[str]] = {
         name: {values[name].text for values in settings if name in values and not values[name].deliberate}
         for name in names
     }
@@ -172,18 +171,18 @@ def _choices(
     def text(name: str, value: _Value | None) -> str:
         if value is None:
             return ""
-        return value.text if explicit or len(of_recipe[name]) < 2 else value.choice
+        return value.text if explicit or len(recipe_values[name]) < 2 else value.choice
 
     return [tuple(text(name, values.get(name)) for name in names) for values in settings]
 
 
 def _are_unique(groups: Sequence[Group], choices: Sequence[tuple[str, ...]]) -> bool:
-    places = [(group.dataset, choice) for group, choice in zip(groups, choices, strict=True)]
-    return len(places) == len(set(places))
+    identities = [(group.dataset, choice) for group, choice in zip(groups, choices, strict=True)]
+    return len(identities) == len(set(identities))
 
 
 def _label(names: Sequence[str], choice: Sequence[str]) -> str:
-    """Return `dropout=0.2, lr=0.001`; what stands behind the names is the config id."""
+    """Return `dropout=0.2, lr=0.001`; texts beyond the names are config ids."""
     parts = [f"{name}={text}" for name, text in zip(names, choice, strict=False) if text]
     return ", ".join([*parts, *(f"config {config_id}" for config_id in choice[len(names) :])])
 
@@ -193,7 +192,7 @@ def _text(value: Any) -> str:
 
 
 def row_names(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Return the display name of each model, with the variant, unique among these models."""
+    """Return the display name of each model, including the variant, unique among these models."""
     names = {}
     for record in records:
         variant = record.model.partition(":")[2]

@@ -1,4 +1,4 @@
-"""Which rows are best and second in a column: decided on unrounded means."""
+"""Which rows are best and second in a column, decided on unrounded means."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,31 +7,31 @@ from mmbench.reporting.table import Cell, Row
 
 
 def mark_places(rows: Sequence[Row], n_columns: int) -> list[Row]:
-    """Return the rows with best and second of each column marked; leaky rows have none unless all are leaky."""
+    """Mark best and second of each column; leaky rows are not marked, unless all rows are leaky."""
     marked = list(rows)
     fair = _fair(rows)
     for column in range(n_columns):
-        means = {at: mean for at in fair if (mean := rows[at].cells[column].mean) is not None}
+        means = {index: mean for index in fair if (mean := rows[index].cells[column].mean) is not None}
         if len(means) < 2:
             continue
         levels = _levels(list(means.values()))
-        for at, mean in means.items():
+        for index, mean in means.items():
             place = next((i + 1 for i, level in enumerate(levels[:2]) if is_same(mean, level)), 0)
-            marked[at] = with_cell(marked[at], column, replace(rows[at].cells[column], place=place))
+            marked[index] = with_cell(marked[index], column, replace(rows[index].cells[column], place=place))
     return marked
 
 
 def winners(rows: Sequence[Row], means: Sequence[float | None]) -> set[int]:
-    """Return the positions of the best rows by these means, one per row; none where fewer than two are measured."""
-    measured = {at: mean for at in _fair(rows) if (mean := means[at]) is not None}
+    """Return the indices of the best rows by these means (one per row); empty if fewer than two are measured."""
+    measured = {index: mean for index in _fair(rows) if (mean := means[index]) is not None}
     if len(measured) < 2:
         return set()
     best = max(measured.values())
-    return {at for at, mean in measured.items() if is_same(mean, best)}
+    return {index for index, mean in measured.items() if is_same(mean, best)}
 
 
 def is_same(a: float, b: float) -> bool:
-    """Return whether two means are equal up to the rounding noise of a float64 mean over users."""
+    """Return whether two means are equal up to the rounding error of a float64 mean over users."""
     return abs(a - b) <= 1e-12
 
 
@@ -40,11 +40,11 @@ def with_cell(row: Row, column: int, cell: Cell) -> Row:
 
 
 def _fair(rows: Sequence[Row]) -> list[int]:
-    return [at for at, row in enumerate(rows) if not row.leaky] or list(range(len(rows)))
+    return [index for index, row in enumerate(rows) if not row.leaky] or list(range(len(rows)))
 
 
 def _levels(means: Sequence[float]) -> list[float]:
-    """Return the different means, falling."""
+    """Return the different means, in falling order."""
     levels: list[float] = []
     for mean in sorted(means, reverse=True):
         if not levels or not is_same(mean, levels[-1]):

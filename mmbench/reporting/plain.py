@@ -19,50 +19,56 @@ CSV_FIELDS = (
 
 
 def markdown(table: Table) -> str:
-    """Pipe table with the caption as a list; best **bold**, second <u>underlined</u>."""
+    """Return a pipe table with the caption as a list; best is **bold**, second <u>underlined</u>."""
     several = len(table.datasets) > 1
-    names = {one.name: one.name + (" (synthetic)" if one.synthetic else "") for one in table.datasets}
+    names = {info.name: info.name + (" (synthetic)" if info.synthetic else "") for info in table.datasets}
     heads = [
-        f"{escape(names[one.dataset])} {one.metric}" if several else str(one.metric) for one in table.columns
+        f"{escape(names[column.dataset])} {column.metric}" if several else str(column.metric)
+        for column in table.columns
     ]
     rows = [
         [escape(row.label), rounding.runs_text(row, table), *map(cell_markdown, row.cells)]
         for row in table.rows
     ]
     floors = [row.floor for row in table.rows]
-    if any(floors) and not all(floors):  # pipe tables have no rule inside; an empty row separates the floors
+    if any(floors) and not all(
+        floors
+    ):  # pipe tables cannot have an inner rule; an empty row separates the floors
         rows.insert(floors.index(True), [""] * (2 + len(heads)))
-    below = [[f"*{escape(one.label)}*", "", *map(escape, one.texts)] for one in rounding.summary(table)]
+    below = [[f"*{escape(line.label)}*", "", *map(escape, line.texts)] for line in rounding.summary(table)]
     if below:
         below.insert(0, [""] * (2 + len(heads)))
     title = "" if several else f"**{escape(names[table.datasets[0].name])}**\n\n"
-    return title + pipes(["Model", "n", *heads], [*rows, *below]) + "\n\n" + words(table)
+    return title + pipes(["Model", "n", *heads], [*rows, *below]) + "\n\n" + notes(table)
 
 
-def words(table: Table) -> str:
-    """Footnotes, warnings and caption as a list."""
-    said = ["- **Bold**: best, <u>underlined</u>: second of a column, on unrounded means; ties share a mark."]
-    said += [
-        f"- <sup>{rounding.footnote_mark(at)}</sup> {escape(one)}" for at, one in enumerate(table.footnotes)
+def notes(table: Table) -> str:
+    """Return footnotes, warnings and caption as a list."""
+    lines = [
+        "- **Bold**: best, <u>underlined</u>: second of a column, on unrounded means; ties share a mark."
     ]
-    said += [f"- **Warning**: {escape(one)}" for one in table.warnings]
-    said += [f"- **{escape(key)}**: {escape(text)}" for key, text in table.caption]
-    return "\n".join(said) + "\n"
+    lines += [
+        f"- <sup>{rounding.footnote_mark(index)}</sup> {escape(text)}"
+        for index, text in enumerate(table.footnotes)
+    ]
+    lines += [f"- **Warning**: {escape(warning)}" for warning in table.warnings]
+    lines += [f"- **{escape(key)}**: {escape(text)}" for key, text in table.caption]
+    return "\n".join(lines) + "\n"
 
 
 def pipes(head: list[str], rows: list[list[str]]) -> str:
-    """Aligned pipe table: first column left, the others right."""
-    widths = [max(3, *(len(line[at]) for line in [head, *rows])) for at in range(len(head))]
+    """Return an aligned pipe table: the first column left, the others right."""
+    widths = [max(3, *(len(line[index]) for line in [head, *rows])) for index in range(len(head))]
 
     def line(cells: list[str]) -> str:
         padded = [
-            one.ljust(width) if at == 0 else one.rjust(width)
-            for at, (one, width) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         return f"| {' | '.join(padded)} |"
 
-    rule = [("-" * width) if at == 0 else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
-    return "\n".join([line(head), line(rule), *(line(one) for one in rows)])
+    rule = [("-" * width) if index == 0 else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    return "\n".join([line(head), line(rule), *(line(row) for row in rows)])
 
 
 def escape(text: str) -> str:
@@ -73,18 +79,18 @@ def escape(text: str) -> str:
 def cell_markdown(cell: Cell) -> str:
     mean = rounding.mean_text(cell)
     text = {1: f"**{mean}**", 2: f"<u>{mean}</u>"}.get(cell.place, mean)
-    marks = "".join(f"<sup>{rounding.footnote_mark(at)}</sup>" for at in cell.footnotes)
+    marks = "".join(f"<sup>{rounding.footnote_mark(index)}</sup>" for index in cell.footnotes)
     return text + rounding.std_text(cell) + ("\\*" if cell.star else "") + marks
 
 
 def long_csv(table: Table) -> str:
-    """One line per row and column, unrounded."""
-    synthetic = {one.name: one.synthetic for one in table.datasets}
+    """Return a line per row and column, unrounded."""
+    synthetic = {info.name: info.synthetic for info in table.datasets}
     rows = [
         [
             column.dataset, row.model, row.label, row.config, str(column.metric), exact(cell.mean), exact(cell.std),
             cell.n, cell.place or "", int(row.floor), int(row.leaky), int(synthetic[column.dataset]),
-            "; ".join(table.footnotes[at] for at in cell.footnotes),
+            "; ".join(table.footnotes[index] for index in cell.footnotes),
         ]
         for row in table.rows
         for column, cell in zip(table.columns, row.cells, strict=True)
@@ -93,7 +99,7 @@ def long_csv(table: Table) -> str:
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lines of comma-separated values; None is an empty field."""
+    """Return lines of comma-separated values; None becomes an empty field."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
@@ -102,17 +108,17 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def exact(value: float | None) -> str:
-    """All digits of a number, nothing for none."""
+    """Return all digits of a number, "" for None."""
     return "" if value is None else repr(value)
 
 
 def json_text(content: object) -> str:
-    """Indented JSON; what is no number is an error."""
+    """Return indented JSON; values that are not finite raise an error."""
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def full_json(table: Table) -> str:
-    """Everything, unrounded: per-seed values, every comparison of the family, caption, warnings."""
+    """Return everything, unrounded: per-seed values, every comparison of the family, caption, warnings."""
     content = {
         "split": table.split,
         "rank_ties": table.ties,
@@ -122,9 +128,9 @@ def full_json(table: Table) -> str:
         "correction": table.correction,
         "family": table.family,
         "compare": table.compare or None,
-        "datasets": [{**asdict(one), "protocol": dict(one.protocol)} for one in table.datasets],
+        "datasets": [{**asdict(info), "protocol": dict(info.protocol)} for info in table.datasets],
         "rows": [row_content(row, table) for row in table.rows],
-        "comparisons": [comparison_content(one, table) for one in table.comparisons],
+        "comparisons": [comparison_content(comparison, table) for comparison in table.comparisons],
         "warnings": list(table.warnings),
         "left_out": list(table.left_out),
         "caption": [{"key": key, "text": text} for key, text in table.caption],
@@ -144,7 +150,7 @@ def row_content(row: Row, table: Table) -> dict[str, Any]:
             "star": cell.star,
             "seeds": list(cell.seeds),
             "values": list(cell.values),
-            "footnotes": [table.footnotes[at] for at in cell.footnotes],
+            "footnotes": [table.footnotes[index] for index in cell.footnotes],
         }
         for column, cell in zip(table.columns, row.cells, strict=True)
     ]
@@ -152,25 +158,25 @@ def row_content(row: Row, table: Table) -> dict[str, Any]:
     return {**facts, "row": row.label, "cells": cells}
 
 
-def comparison_content(one: Comparison, table: Table) -> dict[str, Any]:
-    column = table.columns[one.column]
+def comparison_content(comparison: Comparison, table: Table) -> dict[str, Any]:
+    column = table.columns[comparison.column]
     return {
         "dataset": column.dataset,
         "metric": str(column.metric),
-        "compared": table.rows[one.compared].label,
-        "against": table.rows[one.rival].label,
-        "strongest": one.strongest,
-        "difference": one.difference,
-        "interval_95": one.interval,
-        "improved_percent": one.percent,
-        "improved_percent_interval_95": one.percent_interval,
-        "outcome": _json_outcome(one.outcome),
-        "p_adjusted": one.adjusted,
-        "beside": None if one.beside is None else _json_outcome(one.beside),
-        "effect": one.effect,
-        "effect_name": one.effect_name,
-        "users_won": one.won,
-        "users_lost": one.lost,
+        "compared": table.rows[comparison.compared].label,
+        "against": table.rows[comparison.rival].label,
+        "strongest": comparison.strongest,
+        "difference": comparison.difference,
+        "interval_95": comparison.interval,
+        "improved_percent": comparison.percent,
+        "improved_percent_interval_95": comparison.percent_interval,
+        "outcome": _json_outcome(comparison.outcome),
+        "p_adjusted": comparison.adjusted,
+        "beside": None if comparison.beside is None else _json_outcome(comparison.beside),
+        "effect": comparison.effect,
+        "effect_name": comparison.effect_name,
+        "users_won": comparison.won,
+        "users_lost": comparison.lost,
     }
 
 

@@ -1,7 +1,7 @@
-"""Which runs may share a table: their protocols compared, and the options that choose one side.
+"""Which runs may share a table: a comparison of their protocols, and the options that select one side.
 
-Two runs of one data set are comparable when the fingerprints of their protocols agree. Where they do not, the
-error names each field that differs and the option of `mmbench report` that keeps one side of it.
+Two runs on a data set are comparable when the fingerprints of their protocols agree. If they do not, the error
+names each field that differs and the option of `mmbench report` that keeps one side.
 """
 
 import json
@@ -20,7 +20,7 @@ _Facts = dict[str, Any]
 
 
 def check_protocols(dataset: str, records: Sequence[RunRecord], *, ignored: Sequence[str] = ()) -> None:
-    """Refuse runs of one data set whose protocols differ, naming the fields, the rows and a way out.
+    """Refuse runs of a data set whose protocols differ, naming the fields, the rows and a way out.
 
     ignored  fields of the protocol that may differ
     """
@@ -35,75 +35,77 @@ def check_protocols(dataset: str, records: Sequence[RunRecord], *, ignored: Sequ
         f"{name} is {' against '.join(_values(name, facts))}" for name in _differing(facts)
     )
     rows = [", ".join(dict.fromkeys(_who(record) for record in runs)) for runs in list(sides.values())[:2]]
-    more = f" ({len(sides)} protocols in all)" if len(sides) > 2 else ""
+    total = f" ({len(sides)} protocols in all)" if len(sides) > 2 else ""
     raise ProtocolMismatchError(
-        f"{dataset}: rows measured under different protocols share no table: {difference}; "
-        f"first: {rows[0]}; second: {rows[1]}{more}; {_way_out(facts)}"
+        f"{dataset}: rows measured under different protocols cannot share a table: {difference}; "
+        f"first: {rows[0]}; second: {rows[1]}{total}; {_way_out(facts)}"
     )
 
 
 def check_planned(cells: Sequence[Cell]) -> None:
-    """Refuse cells whose results could not stand in one table, before they cost hours."""
+    """Refuse cells whose results could not share a table, before they cost hours."""
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         sides: dict[str, list[Cell]] = {}
         for cell in cells:
             if cell.dataset == dataset:
                 sides.setdefault(cell.fingerprint, []).append(cell)
-        facts = [_flat(one.protocol) for one, *_ in sides.values()]
+        facts = [_flat(first.protocol) for first, *_ in sides.values()]
         differing = _differing(facts)
         if not differing:
             continue
         name = differing[0]
         models = [", ".join(dict.fromkeys(cell.model for cell in side)) for side in sides.values()]
-        said = [f"{_short(one.get(name))} ({who})" for one, who in zip(facts, models, strict=True)]
+        values = [f"{_short(fields.get(name))} ({who})" for fields, who in zip(facts, models, strict=True)]
         raise ProtocolMismatchError(
-            f"{dataset}: these cells could share no table: {name} is {' against '.join(said)}; give all models one "
-            f"value ({' or '.join(_options(name, facts))}), or run each side by itself (run has --no-floors)"
+            f"{dataset}: these cells could not share a table: {name} is {' against '.join(values)}; give all models "
+            f"one value ({' or '.join(_options(name, facts))}), or run each side separately (run has --no-floors)"
         )
 
 
 def keep_settings(records: Sequence[RunRecord], wanted: Mapping[str, Sequence[str]]) -> list[RunRecord]:
-    """Runs that have, of each key, one of the values; a key is a setting or else a field of the protocol.
+    """Keep the runs that have one of the given values for each key: a setting, or else a field of the protocol.
 
-    Values are texts as typed (`0.2`, `true`, `train`). UsageError for a key or a value that no run has.
+    Values are texts as typed (`0.2`, `true`, `train`). Raises UsageError for a key or a value that no run has.
     """
     kept = list(records)
     for key, texts in wanted.items():
-        stored = [_stored(one) for one in records]
-        if not any(key in one for one in stored):
-            known = {name for one in stored for name in one}
+        stored = [_stored(record) for record in records]
+        if not any(key in fields for fields in stored):
+            known = {name for fields in stored for name in fields}
             raise UsageError(f"--set {key}: {suggest(key, known, what='setting of these runs')}")
-        there = [one[key] for one in stored if key in one]
+        values = [fields[key] for fields in stored if key in fields]
         for text in texts:
-            if not any(_same(one, text) for one in there):
-                listing = ", ".join(dict.fromkeys(_text(one) for one in there))
+            if not any(_same(value, text) for value in values):
+                listing = ", ".join(dict.fromkeys(map(_text, values)))
                 raise UsageError(f"--set {key}={text}: no run has this value; stored: {listing}")
-        kept = [
-            one for one in kept if key in (own := _stored(one)) and any(_same(own[key], t) for t in texts)
-        ]
+        kept = [record for record in kept if _has_value(_stored(record), key, texts)]
     if not kept:
-        said = " ".join(f"--set {key}={text}" for key, texts in wanted.items() for text in texts)
-        raise UsageError(f"no run has all of {said}; leave one of them out")
+        options = " ".join(f"--set {key}={text}" for key, texts in wanted.items() for text in texts)
+        raise UsageError(f"no run has all of {options}; leave one of them out")
     return kept
 
 
+def _has_value(fields: _Facts, key: str, texts: Sequence[str]) -> bool:
+    return key in fields and any(_same(fields[key], text) for text in texts)
+
+
 def keep_data(records: Sequence[RunRecord], hashes: Mapping[str, str]) -> list[RunRecord]:
-    """Runs whose data had this hash; `hashes` by data set, others are dropped."""
-    return [one for one in records if one.data_hash == hashes.get(one.dataset)]
+    """Keep the runs whose data have the hash that `hashes` gives for their data set; drop other data sets."""
+    return [record for record in records if record.data_hash == hashes.get(record.dataset)]
 
 
 def _facts(record: RunRecord, ignored: Sequence[str] = ()) -> _Facts:
-    """Return the fields that decide comparability; the data are told by their hash."""
+    """Return the fields that decide comparability; the data are represented by their hash."""
     flat = _flat(record.protocol).items()
     return {DATA: record.data_hash, **{key: value for key, value in flat if key not in ("data", *ignored)}}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> _Facts:
-    """Nested fields joined by dots."""
-    found: _Facts = {}
+    """Return nested fields under names joined by dots."""
+    flat: _Facts = {}
     for key, inner in value.items():
-        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
-    return found
+        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
+    return flat
 
 
 def _stored(record: RunRecord) -> _Facts:
@@ -111,19 +113,22 @@ def _stored(record: RunRecord) -> _Facts:
 
 
 def _same(value: Any, text: str) -> bool:
-    """Whether a typed text means the stored value: 1e-3 is 0.001 and 0 is 0.0, but 1 is not true."""
+    """Return whether a typed text means the stored value: 1e-3 is 0.001 and 0 is 0.0, but 1 is not true."""
     meant = parse_value(text)
     return text == value or (meant == value and isinstance(meant, bool) == isinstance(value, bool))
 
 
 def _differing(facts: Sequence[_Facts]) -> list[str]:
-    names = sorted({name for one in facts for name in one})
-    return [name for name in names if len({_text(one.get(name)) for one in facts}) > 1]
+    names = sorted({name for fields in facts for name in fields})
+    return [name for name in names if len({_text(fields.get(name)) for fields in facts}) > 1]
 
 
 def _way_out(facts: Sequence[_Facts]) -> str:
-    """The options that keep one side; fields that tell nothing more than those before them need none."""
-    by_data = [[one for one in facts if one[DATA] == data] for data in dict.fromkeys(o[DATA] for o in facts)]
+    """Return the options that keep one side; fields that tell no further runs apart need none."""
+    by_data = [
+        [fields for fields in facts if fields[DATA] == data]
+        for data in dict.fromkeys(fields[DATA] for fields in facts)
+    ]
     names: list[str] = []
     ways = [CURRENT] if len(by_data) > 1 else []
     for name in dict.fromkeys(name for side in by_data for name in _differing(side)):
@@ -138,18 +143,18 @@ def _way_out(facts: Sequence[_Facts]) -> str:
 
 
 def _parts(facts: Sequence[_Facts], names: Sequence[str]) -> int:
-    """How many kinds of runs the data and these fields tell apart."""
-    return len({tuple(_text(one.get(name)) for name in (DATA, *names)) for one in facts})
+    """Return how many kinds of runs the data and these fields tell apart."""
+    return len({tuple(_text(fields.get(name)) for name in (DATA, *names)) for fields in facts})
 
 
 def _options(name: str, facts: Sequence[_Facts]) -> list[str]:
-    """`--set` with each value that can be typed."""
-    values = [one[name] for one in facts if isinstance(one.get(name), (str, int, float))]
+    """Return `--set` with each value that can be typed."""
+    values = [fields[name] for fields in facts if isinstance(fields.get(name), (str, int, float))]
     return [f"--set {shlex.quote(f'{name}={text}')}" for text in dict.fromkeys(map(_text, values))]
 
 
 def _values(name: str, facts: Sequence[_Facts]) -> list[str]:
-    return list(dict.fromkeys(_short(one.get(name)) for one in facts))
+    return list(dict.fromkeys(_short(fields.get(name)) for fields in facts))
 
 
 def _who(record: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""What a table is asked to show: the command line, `reproduce` and Python build the same request."""
+"""What a table shows: the command line, `reproduce` and Python build the same request."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ DEFAULT_METRICS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TableRequest:
-    """A table as somebody asks for it.
+    """A request for a table.
 
-    mask_seen   the mask rule of the numbers; None = that under which each run was selected
+    mask_seen   the mask rule of the numbers; None = the rule under which each run was selected
     compare     the row (label or model) that is tested against all others; None = the best row of each column
-    datasets, models  an order; by default by name, and strongest first
+    datasets, models  the order; by default, data sets by name and the strongest model first
     """
 
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
@@ -34,11 +34,11 @@ class TableRequest:
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))
 
     def check_test(self) -> None:
-        """Raise UsageError for a metric that the test says nothing about."""
+        """Raise UsageError for a metric that the test cannot compare."""
         if self.test == "users":
             for metric in self.metrics:
                 if metric.per == "catalogue":
                     raise UsageError(
                         f"--test users: {metric} has one value for the catalogue and none per user; "
-                        "leave it out or take --test t"
+                        "leave it out or use --test t"
                     )

@@ -1,4 +1,4 @@
-"""The only place where a report's numbers are rounded to text; shared by all renderers that people read."""
+"""Rounds a report's numbers to text, for all renderers that people read. Nothing is rounded elsewhere."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ _SUPERSCRIPTS = dict(zip("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰ�
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the block under the rows: what it is, and a text per column."""
+    """A line of the block below the rows: a label, and a text per column."""
 
     label: str
     texts: tuple[str, ...]
 
 
 def number(value: float, *, sign: bool = False) -> str:
-    """`.0415`: four digits, no leading zero; `+.0031` with `sign`."""
+    """Return `.0415`: four digits, no leading zero; `+.0031` with `sign`."""
     text = f"{value:+.{DIGITS}f}" if sign else f"{value:.{DIGITS}f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 and text.lstrip("+-").startswith("0.") else text
 
 
 def statistic(name: str, value: float) -> str:
-    """A statistic of a data set: whole counts, sparsity in percent, averages with two decimals."""
+    """Return a statistic of a data set: whole counts, sparsity in percent, averages with two decimals."""
     if name in COUNTS:
         return f"{value:,.0f}"
     return f"{100 * value:.2f}%" if name == "sparsity" else f"{value:.2f}"
 
 
 def p_value(p: float) -> str:
-    """Four digits; below .0001 only that bound."""
+    """Return four digits, or `< .0001`."""
     return "< .0001" if p < 0.0001 else number(p)
 
 
@@ -44,12 +44,12 @@ def mean_text(cell: Cell) -> str:
 
 
 def std_text(cell: Cell) -> str:
-    """` ± .0012`, or nothing for one run."""
+    """Return ` ± .0012`, or "" for one run."""
     return "" if cell.std is None else f" ± {number(cell.std)}"
 
 
 def footnote_mark(position: int) -> str:
-    """a, b, c, ... for the first 25 footnotes, then numbers (q has no superscript)."""
+    """Return a, b, c, ... for the first 25 footnotes, then numbers (q has no superscript)."""
     letters = list(_SUPERSCRIPTS)
     return letters[position] if position < len(letters) else f"({position + 1})"
 
@@ -59,7 +59,7 @@ def superscript(mark: str) -> str:
 
 
 def runs_text(row: Row, table: Table) -> str:
-    """Number of runs of a row; one number per data set when they differ; a dash when none finished."""
+    """Return the number of runs of a row: one per data set if they differ, a dash if none finished."""
     per_dataset = {column.dataset: cell.n for column, cell in zip(table.columns, row.cells, strict=True)}
     counts = list(per_dataset.values())
     texts = [str(n) if n else DASH for n in (counts if len(set(counts)) > 1 else counts[:1])]
@@ -67,56 +67,56 @@ def runs_text(row: Row, table: Table) -> str:
 
 
 def summary(table: Table) -> list[Line]:
-    """The lines that compare: who against whom, by how much, and how sure one may be."""
+    """Return the lines that compare: which row against which, by how much, and how certain it is."""
     shown = table.headlines()
     if not any(shown):
         return []
     rows = table.rows
 
     def line(label: str, text: Callable[[Comparison], str]) -> Line:
-        return Line(label, tuple(DASH if one is None else text(one) for one in shown))
+        return Line(label, tuple(DASH if comparison is None else text(comparison) for comparison in shown))
 
     names = {"t": "t", "wilcoxon": "Wilcoxon", "sign-flip": "sign-flip", "users": "users"}
     lines = [
-        line("Compared", lambda one: rows[one.compared].label),
-        line("Against", lambda one: rows[one.rival].label),
+        line("Compared", lambda c: rows[c.compared].label),
+        line("Against", lambda c: rows[c.rival].label),
         line("Improved", _percent),
-        line("Difference", lambda one: number(one.difference, sign=True)),
+        line("Difference", lambda c: number(c.difference, sign=True)),
     ]
-    if any(one is not None and one.interval for one in shown):
+    if any(c is not None and c.interval for c in shown):
         lines.append(line("95 % CI", _interval))
-    lines.append(line(f"p ({names[table.test]})", lambda one: _outcome(one.outcome)))
+    lines.append(line(f"p ({names[table.test]})", lambda c: _outcome(c.outcome)))
     if table.correction != "none" and table.family:
         label = f"p ({names[table.test]}, {_NAMES[table.correction]} of {table.family})"
-        lines.append(line(label, lambda one: DASH if one.adjusted is None else p_value(one.adjusted)))
+        lines.append(line(label, lambda c: DASH if c.adjusted is None else p_value(c.adjusted)))
     if table.test == "t":
         beside = "p (sign-flip)"
-        lines.append(line(beside, lambda one: DASH if one.beside is None else _outcome(one.beside)))
-    if any(one is not None and one.effect is not None for one in shown):
-        name = next(one.effect_name for one in shown if one is not None and one.effect is not None)
+        lines.append(line(beside, lambda c: DASH if c.beside is None else _outcome(c.beside)))
+    if any(c is not None and c.effect is not None for c in shown):
+        name = next(c.effect_name for c in shown if c is not None and c.effect is not None)
         lines.append(line(f"{name} ({table.unit}s)", _effect))
-    if any(one is not None and one.won is not None for one in shown):
-        lines.append(line("Users won/lost", lambda one: DASH if one.won is None else f"{one.won}/{one.lost}"))
+    if any(c is not None and c.won is not None for c in shown):
+        lines.append(line("Users won/lost", lambda c: DASH if c.won is None else f"{c.won}/{c.lost}"))
     return lines
 
 
-def _percent(one: Comparison) -> str:
-    return DASH if one.percent is None else f"{one.percent:+.2f} %"
+def _percent(comparison: Comparison) -> str:
+    return DASH if comparison.percent is None else f"{comparison.percent:+.2f} %"
 
 
-def _interval(one: Comparison) -> str:
-    if one.interval is None:
+def _interval(comparison: Comparison) -> str:
+    if comparison.interval is None:
         return DASH
-    low, high = one.interval
+    low, high = comparison.interval
     return f"[{number(low)}, {number(high)}]"
 
 
 def _outcome(outcome: Outcome) -> str:
-    """p, with a word when the compared row is the worse one; words where there is no p."""
+    """Return p, followed by "worse" if the compared row is worse; words if there is no p."""
     if isinstance(outcome, NoVerdict):
         return outcome.words
     return p_value(outcome.p) + (" worse" if outcome.direction == "worse" else "")
 
 
-def _effect(one: Comparison) -> str:
-    return DASH if one.effect is None else f"{one.effect:+.2f}"
+def _effect(comparison: Comparison) -> str:
+    return DASH if comparison.effect is None else f"{comparison.effect:+.2f}"

@@ -1,4 +1,4 @@
-"""A report before anything is rounded: rows, columns, cells, comparisons and the words under them."""
+"""A report before rounding: rows, columns, cells, comparisons and the text below them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Column:
-    """One metric on one data set."""
+    """A metric on a data set."""
 
     dataset: str
     metric: Metric
@@ -21,15 +21,15 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row's runs in one column; `mean` None = nothing was measured, and a footnote says why."""
+    """A row's runs in a column; `mean` is None if nothing was measured, and a footnote says why."""
 
     seeds: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()  # one per seed, in the order of `seeds`
+    values: tuple[float, ...] = ()  # in the order of `seeds`
     mean: float | None = None
-    std: float | None = None  # of n - 1; None for one run
+    std: float | None = None  # sample standard deviation (n - 1); None for one run
     place: int = 0  # 1 = best of the column, 2 = second, on unrounded means; ties share a place
-    star: bool = False  # better than the strongest other row, adjusted p < ALPHA
-    footnotes: tuple[int, ...] = ()  # positions in Table.footnotes
+    star: bool = False  # True if better than the strongest other row, adjusted p < ALPHA
+    footnotes: tuple[int, ...] = ()  # indices into Table.footnotes
 
     @property
     def n(self) -> int:
@@ -38,11 +38,11 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model in one configuration; `cells` are in the order of the table's columns."""
+    """A model in a configuration; `cells` are in the order of the table's columns."""
 
     model: str
-    name: str  # display name, with the variant
-    config: str = ""  # settings that tell it from the model's other rows: "dropout=0.2"
+    name: str  # display name, including the variant
+    config: str = ""  # settings that distinguish it from the model's other rows: "dropout=0.2"
     floor: bool = False
     leaky: bool = False
     deterministic: bool = False
@@ -50,25 +50,27 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Name, differing settings and marks; unique in a table."""
+        """The name, distinguishing settings and marks; unique in a table."""
         return self.name + (f" [{self.config}]" if self.config else "") + (" †" if self.leaky else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The compared row against one other row in one column; positions are those of the table."""
+    """The compared row against another row in a column; row and column are indices into the table."""
 
     column: int
     compared: int
     rival: int
-    unpaired_runs: bool = False  # runs that have no partner of equal seed are in the means, not in the test
-    strongest: bool  # the rival is the best of the others in this column: the one a table prints
+    unpaired_runs: bool = (
+        False  # True if runs without a partner of equal seed are in the means but not in the test
+    )
+    strongest: bool  # True if the rival is the best other row of the column; the table prints this comparison
     outcome: Outcome
     beside: Outcome | None = None  # the exact sign-flip test printed beside the t test
     adjusted: float | None = None  # p after the correction over the table's family
-    difference: float  # of the unrounded means of all runs
+    difference: float  # difference of the unrounded means of all runs
     interval: tuple[float, float] | None = None  # 95 % t interval of the difference, over the test's unit
-    percent: float | None = None  # 100 difference / rival; None when the rival is 0
+    percent: float | None = None  # 100 difference / rival; None if the rival is 0
     percent_interval: tuple[float, float] | None = None
     effect: float | None = None
     effect_name: str = "d_z"
@@ -82,20 +84,20 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What a data set's columns have in common."""
+    """What the columns of a data set have in common."""
 
     name: str
     synthetic: bool
-    n_users: int  # evaluated
-    n_items: int  # ranked candidates
+    n_users: int  # counts evaluated users
+    n_items: int  # counts ranked candidates
     protocol: Mapping[str, Any]
     data_hash: str
-    mask_seen: MaskRule = "none"  # of the numbers
+    mask_seen: MaskRule = "none"  # is the rule of the numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Everything that a renderer prints. Nothing in it is rounded."""
+    """Everything that a renderer prints, unrounded."""
 
     split: SplitName
     ties: Ties
@@ -107,19 +109,19 @@ class Table:
     correction: Correction = "holm"
     compare: str = ""  # label of the compared row; "" = the best of each column
     comparisons: tuple[Comparison, ...] = ()
-    family: int = 0  # tests that the correction covers
+    family: int = 0  # counts the tests that the correction covers
     caption: tuple[tuple[str, str], ...] = ()  # (keyword, sentence)
     warnings: tuple[str, ...] = field(default=())
-    left_out: tuple[str, ...] = ()  # a line about each run that could not be read or was given twice
+    left_out: tuple[str, ...] = ()  # a line about each run that could not be read or was given more than once
 
     @property
     def unit(self) -> str:
         return "user" if self.test == "users" else "run"
 
     def headlines(self) -> list[Comparison | None]:
-        """Per column the comparison with the strongest other row; None where nothing can be compared."""
-        found: list[Comparison | None] = [None] * len(self.columns)
-        for one in self.comparisons:
-            if one.strongest:
-                found[one.column] = one
-        return found
+        """Return each column's comparison with the strongest other row, None if nothing can be compared."""
+        strongest: list[Comparison | None] = [None] * len(self.columns)
+        for comparison in self.comparisons:
+            if comparison.strongest:
+                strongest[comparison.column] = comparison
+        return strongest

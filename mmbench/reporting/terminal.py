@@ -1,4 +1,4 @@
-"""The table for a terminal: colours where there are any, signs where not, blocks that fit the width."""
+"""The table for a terminal: colours if available, else signs, in blocks that fit the width."""
 
 import io
 import textwrap
@@ -17,7 +17,7 @@ _CAPTION_WIDTH = 110  # longer lines are hard to read
 
 
 def emitter(console: "Console") -> "Callable[[Text | str], None]":
-    """Prints lines as they are: not wrapped, no markup, nothing highlighted."""
+    """Return a function that prints lines unchanged: no wrapping, markup or highlighting."""
 
     def emit(text: "Text | str") -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -26,7 +26,7 @@ def emitter(console: "Console") -> "Callable[[Text | str], None]":
 
 
 def plain_text(show: "Callable[[Console], None]") -> str:
-    """What `show` prints, without colour codes and unwrapped."""
+    """Return what `show` prints, without colour codes and unwrapped."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -35,18 +35,18 @@ def plain_text(show: "Callable[[Console], None]") -> str:
 
 
 def print_terminal(table: Table, console: "Console") -> None:
-    """Print to a rich console; when it is no terminal nothing is wrapped or split."""
+    """Print to a rich console; if it is not a terminal, nothing is wrapped or split."""
     width = console.width if console.is_terminal else None
     colour = console.is_terminal and not console.no_color
     emit = emitter(console)
-    names = {one.name: one.name + (" (synthetic)" if one.synthetic else "") for one in table.datasets}
+    names = {info.name: info.name + (" (synthetic)" if info.synthetic else "") for info in table.datasets}
     lines = Lines(
         heads=tuple((names[column.dataset], str(column.metric)) for column in table.columns),
         rows=tuple(
             line
-            for at, row in enumerate(table.rows)
+            for index, row in enumerate(table.rows)
             for line in _row(
-                row, table, colour, width, rule=bool(row.floor and at and not table.rows[at - 1].floor)
+                row, table, colour, width, rule=bool(row.floor and index and not table.rows[index - 1].floor)
             )
         ),
         below=tuple(summary_line(line) for line in _short_names(rounding.summary(table))),
@@ -54,25 +54,25 @@ def print_terminal(table: Table, console: "Console") -> None:
     for line in draw(lines, width):
         emit(line)
     emit("")
-    for line in words(table, colour, width):
+    for line in notes(table, colour, width):
         emit(line)
 
 
 def _short_names(lines: Sequence[rounding.Line]) -> list[rounding.Line]:
-    """Row names with their settings on a second line, so that they do not widen the columns of numbers."""
-    found = []
+    """Move the settings of row names to a second line, so that they do not widen the columns of numbers."""
+    shortened = []
     for line in lines:
         heads = [text.partition(" [") for text in line.texts]
         if line.label not in ("Compared", "Against") or not any(rest for _, _, rest in heads):
-            found.append(line)
+            shortened.append(line)
             continue
-        found.append(rounding.Line(line.label, tuple(head for head, _, _ in heads)))
-        found.append(rounding.Line("", tuple(f" [{rest}" if rest else "" for _, _, rest in heads)))
-    return found
+        shortened.append(rounding.Line(line.label, tuple(head for head, _, _ in heads)))
+        shortened.append(rounding.Line("", tuple(f" [{rest}" if rest else "" for _, _, rest in heads)))
+    return shortened
 
 
 def _row(row: Row, table: Table, colour: bool, width: int | None, *, rule: bool) -> list[Line]:
-    """Return a row's line; on a narrow terminal its settings stand in lines of their own below its name."""
+    """Return a row's line; on a narrow terminal its settings follow on separate lines."""
     from rich.text import Text
 
     cells = tuple(cell_text(cell, colour) for cell in row.cells)
@@ -89,7 +89,7 @@ def _row(row: Row, table: Table, colour: bool, width: int | None, *, rule: bool)
 
 
 def summary_line(line: rounding.Line) -> Line:
-    """A line under the rows, coloured by what it says."""
+    """Return a line below the rows, coloured by its content."""
     from rich.text import Text
 
     return Line(
@@ -108,8 +108,8 @@ def cell_text(cell: Cell, colour: bool) -> "Text":
         text.append("*", "bold green")
     if not colour and cell.place:
         text.append({1: "¹", 2: "²"}[cell.place])
-    for at in cell.footnotes:
-        text.append(rounding.superscript(rounding.footnote_mark(at)), "yellow")
+    for index in cell.footnotes:
+        text.append(rounding.superscript(rounding.footnote_mark(index)), "yellow")
     return text
 
 
@@ -119,15 +119,15 @@ def _summary_style(label: str, text: str) -> str:
     return "red" if text.endswith("worse") else ""
 
 
-def words(table: Table, colour: bool, width: int | None) -> list["Text"]:
-    """Footnotes, warnings and caption; wrapped to the terminal only."""
+def notes(table: Table, colour: bool, width: int | None) -> list["Text"]:
+    """Return footnotes, warnings and caption, wrapped on a terminal only."""
     best = "bold: best, underlined: second" if colour else "¹ best, ² second"
-    said = [("Marks", f"{best} of a column, on unrounded means; ties share a mark.", "")]
-    said += [(rounding.footnote_mark(at), text, "yellow") for at, text in enumerate(table.footnotes)]
-    said += [("Warning", text, "bold yellow") for text in table.warnings]
-    said += [(key, text, "") for key, text in table.caption]
+    entries = [("Marks", f"{best} of a column, on unrounded means; ties share a mark.", "")]
+    entries += [(rounding.footnote_mark(index), text, "yellow") for index, text in enumerate(table.footnotes)]
+    entries += [("Warning", text, "bold yellow") for text in table.warnings]
+    entries += [(key, text, "") for key, text in table.caption]
     lines = []
-    for key, text, style in said:
+    for key, text, style in entries:
         lines += paragraph(key, text, style, width)
     return lines
 
@@ -142,7 +142,7 @@ def paragraph(key: str, text: str, style: str, width: int | None) -> list["Text"
         ""
     ]
     lines = []
-    for at, part in enumerate(wrapped):
-        line = Text((key if at == 0 else "").ljust(indent), style or "bold dim")
+    for index, part in enumerate(wrapped):
+        line = Text((key if index == 0 else "").ljust(indent), style or "bold dim")
         lines.append(Text().append_text(line).append(part, "" if style else "dim"))
     return lines

@@ -11,9 +11,9 @@ from mmbench.reporting.plain import (
     escape,
     exact,
     json_text,
+    notes,
     pipes,
     row_content,
-    words,
 )
 from mmbench.reporting.rounding import DASH
 from mmbench.reproduce.plan import NOT_PREPARED, NOT_YET
@@ -96,7 +96,7 @@ def print_terminal(one: Reproduced, console: "Console") -> None:
     for line in draw(Lines(heads, tuple(rows), tuple(below), "Method"), width):
         emit(line)
     emit("")
-    for line in terminal.words(one.table, colour, width):
+    for line in terminal.notes(one.table, colour, width):
         emit(line)
 
 
@@ -121,7 +121,7 @@ def markdown(one: Reproduced) -> str:
     if below:
         below.insert(0, [""] * (2 + len(heads)))
     title = f"**{one.plan.experiment.name}: {escape(one.plan.content.title)}**\n\n"
-    return title + pipes(["Method", "n", *heads], [*rows, *below]) + "\n\n" + words(one.table)
+    return title + pipes(["Method", "n", *heads], [*rows, *below]) + "\n\n" + notes(one.table)
 
 
 def _status(one: Reproduced, at: int, column: int) -> str:

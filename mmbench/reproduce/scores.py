@@ -8,7 +8,7 @@ import numpy as np
 
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.evaluation.significance import t_interval
-from mmbench.reporting.build import GivenRow, build_given
+from mmbench.reporting.build import PresetRow, build_preset
 from mmbench.reporting.labels import Group
 from mmbench.reporting.request import TableRequest
 from mmbench.reporting.table import Cell, Table
@@ -62,7 +62,7 @@ def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
     content = plan.content
     given = [_given(row, records) for row in plan.rows]
     models = [row.row.model for row in plan.rows]
-    table = build_given(
+    table = build_preset(
         given,
         TableRequest(
             datasets=tuple(target.name for target in plan.targets),
@@ -85,13 +85,13 @@ def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
     return replace(found, table=replace(table, caption=(*_caption(found), *measured)))
 
 
-def _given(planned: PlannedRow, records: Mapping[Path, RunRecord]) -> GivenRow:
+def _given(planned: PlannedRow, records: Mapping[Path, RunRecord]) -> PresetRow:
     groups = {}
     for dataset, cells in planned.cells.items():
         runs = tuple(sorted((records[cell.path] for cell in cells), key=lambda one: one.seed))
         groups[dataset] = Group(dataset, planned.row.model, cells[0].config_id, runs)
     said = {one: "" if text in (NOT_YET, NOT_PREPARED) else text for one, text in planned.missing.items()}
-    return GivenRow(model=planned.row.model, name=planned.row.label, groups=groups, missing=said)
+    return PresetRow(model=planned.row.model, name=planned.row.label, groups=groups, missing=said)
 
 
 def _per_column(plan: Plan) -> list[Target]:

@@ -293,7 +293,7 @@ def test_one_more_hit_moves_the_table_by_one_over_the_users(results: Path) -> No
 
 
 def test_usage_errors(results: Path) -> None:
-    with pytest.raises(UsageError, match="no results to report; run for example"):
+    with pytest.raises(UsageError, match="no results to report; run, for example"):
         make_table([])
     records = paper_like(results, seeds=1)
     with pytest.raises(UsageError, match=r"--compare: unknown row 'hm4r'; did you mean 'hm4sr'"):
@@ -303,7 +303,7 @@ def test_usage_errors(results: Path) -> None:
     for dropout in (0.2, 0.3):
         fake_run(results, "gru4rec", settings={"dropout": dropout}, chosen=("dropout",))
     with pytest.raises(
-        UsageError, match=r"--compare gru4rec is 2 rows; name one by its label: .*dropout=0.2"
+        UsageError, match=r"--compare gru4rec matches 2 rows; name one of them by its label: .*dropout=0.2"
     ):
         make_table([one for one in all_records(results) if "dropout" in one.settings], compare="gru4rec")
     chosen = make_table(all_records(results), compare="gru4rec [dropout=0.2]")
