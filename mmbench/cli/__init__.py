@@ -100,7 +100,7 @@ def main() -> None:
         wrong_usage(error)
         raise
     if code == INTERRUPTED:
-        fail("stopped; the same command goes on from here", INTERRUPTED)
+        fail("stopped; the same command resumes from here", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

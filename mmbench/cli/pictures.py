@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from mmbench.data.store import Prepared
     from mmbench.fetch.pictures import PicturesReport, Progress
 
-EXAMPLES = 3  # of the pictures that are missing for one reason
-LINE_EVERY_S = 30.0  # of progress where there is no terminal to draw a bar on
+EXAMPLES = 3  # names shown per reason
+LINE_EVERY_S = 30.0  # between two lines of progress if there is no terminal
 
 
 def fetch_pictures_of(
     state: State, report: "PrepareReport", *, raw: Path | None = None, retry: bool = False
 ) -> "Prepared":
-    """Fetch the pictures that items have an address of and that are not on disk; print what is missing and why.
+    """Fetch the pictures that have an address and are not on disk; print what is missing and why.
 
-    Does nothing, and opens no connection, when no item has an address, or when the data set's pictures lie in a
-    folder or zip of the user's. Returns the prepared data with their manifest naming the pictures.
+    Does nothing, and opens no connection, if no item has an address, or if the data set's pictures are in a folder or
+    zip of the user. Returns the prepared data, whose manifest then names the pictures.
     """
     from mmbench.fetch.pictures import attach, fetch_pictures, wanted_pictures
 
@@ -36,23 +36,23 @@ def fetch_pictures_of(
         return prepared
     if not wanted_pictures(prepared):
         return prepared
-    path = Path(images.path) if images else _store_of(state, report, raw)
+    path = Path(images.path) if images else _picture_store_path(state, report, raw)
 
     def on_wait() -> None:
         state.err.print(f"{prepared.name}: waiting for another process that fetches pictures", markup=False)
 
-    with _shown(state, prepared.name) as on_progress:
+    with _showing(state, prepared.name) as on_progress:
         done = fetch_pictures(prepared, path, retry=retry, on_progress=on_progress, on_wait=on_wait)
     _print_report(state, prepared.name, done)
     return attach(prepared, path)
 
 
-def _store_of(state: State, report: "PrepareReport", raw: Path | None) -> Path:
-    """The store beside the raw files, or where they would be if they are gone."""
+def _picture_store_path(state: State, report: "PrepareReport", raw: Path | None) -> Path:
+    """Return the path of the store beside the raw files, or where they would be if they are gone."""
     from mmbench.data.images import store_path
     from mmbench.data.raw_files import RawFilesMissingError, find_raw
 
-    assert report.spec.images is not None  # the caller checks
+    assert report.spec.images is not None  # checked by the caller
     try:
         folder = find_raw(report.spec, state.data_dir, raw=raw, progress=lambda message: None)
     except RawFilesMissingError as error:
@@ -61,8 +61,8 @@ def _store_of(state: State, report: "PrepareReport", raw: Path | None) -> Path:
 
 
 @contextmanager
-def _shown(state: State, name: str) -> Iterator[Callable[["Progress"], None]]:
-    """A bar on a terminal, a line now and then elsewhere, nothing with --quiet."""
+def _showing(state: State, name: str) -> Iterator[Callable[["Progress"], None]]:
+    """Yield a callback that draws a bar on a terminal, prints lines elsewhere, and nothing with --quiet."""
     if not state.err.is_terminal or state.err.quiet:
         yield _lines(state, name)
         return
@@ -74,11 +74,11 @@ def _shown(state: State, name: str) -> Iterator[Callable[["Progress"], None]]:
     )  # fmt: skip
     with rich.Progress(*columns, console=state.err, transient=True) as bars:
 
-        def on_progress(one: "Progress") -> None:
+        def on_progress(step: "Progress") -> None:
             if not bars.tasks:
-                bars.add_task(f"{name}: pictures", total=one.total, rate=0.0, failed=0)
-            rate = one.done / max(one.seconds, 1e-9)
-            bars.update(bars.tasks[0].id, completed=one.done, rate=rate, failed=one.failed)
+                bars.add_task(f"{name}: pictures", total=step.total, rate=0.0, failed=0)
+            rate = step.done / max(step.seconds, 1e-9)
+            bars.update(bars.tasks[0].id, completed=step.done, rate=rate, failed=step.failed)
 
         yield on_progress
 
@@ -86,23 +86,23 @@ def _shown(state: State, name: str) -> Iterator[Callable[["Progress"], None]]:
 def _lines(state: State, name: str) -> Callable[["Progress"], None]:
     last = 0.0
 
-    def on_progress(one: "Progress") -> None:
+    def on_progress(step: "Progress") -> None:
         nonlocal last
         if last and time.monotonic() - last < LINE_EVERY_S:
             return
-        what = f"{one.done:,} of {one.total:,}" if last else f"fetching {one.total:,}"
+        what = f"{step.done:,} of {step.total:,}" if last else f"fetching {step.total:,}"
         last = time.monotonic()
-        rate = f", {one.done / one.seconds:.0f}/s, {one.failed:,} failed" if one.done else ""
+        rate = f", {step.done / step.seconds:.0f}/s, {step.failed:,} failed" if step.done else ""
         state.err.print(f"{name}: pictures: {what}{rate}", markup=False)
 
     return on_progress
 
 
 def _print_report(state: State, name: str, report: "PicturesReport") -> None:
-    """How many there are, and what is missing and why, with a few examples of each reason."""
+    """Print how many pictures there are, and what is missing and why, with a few examples of each reason."""
     took = f"; {report.seconds:.1f} s" if report.seconds else ""
     state.out.print(
-        f"{name}: pictures: {report.fetched:,} fetched, {report.there:,} already there, "
+        f"{name}: pictures: {report.fetched:,} fetched, {report.stored:,} already stored, "
         f"{report.n_missing:,} missing of {report.wanted:,} with an address{took}",
         markup=False,
     )
@@ -110,7 +110,7 @@ def _print_report(state: State, name: str, report: "PicturesReport") -> None:
         state.out.print(f"{name}: {note}", markup=False)
     if report.missing:
         _print_reasons(state, report.missing)
-        state.out.print(f"all of them: mmbench datasets pictures {name} --missing", markup=False)
+        state.out.print(f"list all: mmbench datasets pictures {name} --missing", markup=False)
 
 
 def _print_reasons(state: State, missing: Mapping[str, Sequence[str]]) -> None:
@@ -124,27 +124,29 @@ def _print_reasons(state: State, missing: Mapping[str, Sequence[str]]) -> None:
 def list_pictures(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="DATASET")],
-    missing: Annotated[bool, typer.Option("--missing", help="List every item without one, and why.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="List every item without a picture, and why.")
+    ] = False,
 ) -> None:
-    """Where a prepared data set's pictures are, how many items have none, and why."""
+    """Show where a prepared data set's pictures are, how many items have none, and why."""
     from mmbench.fetch.pictures import item_pictures
 
     state: State = ctx.obj
     prepared = open_to_look(state, name)
-    found = item_pictures(prepared)
-    lacking = [one for one in found if one.reason is not None]
+    pictures = item_pictures(prepared)
+    lacking = [picture for picture in pictures if picture.reason is not None]
     if missing:
-        rows = [[one.item, one.reason or "", one.name, one.url] for one in lacking]
+        rows = [[picture.item, picture.reason or "", picture.name, picture.url] for picture in lacking]
         print_table(state, ["item", "why", "picture", "address"], rows)
         return
     images = prepared.manifest.images
     where = f"{images.kind} {images.path}" if images else "no pictures yet"
     state.out.print(
-        f"{prepared.name}: {len(found) - len(lacking):,} of {len(found):,} items have a picture ({where})",
+        f"{prepared.name}: {len(pictures) - len(lacking):,} of {len(pictures):,} items have a picture ({where})",
         markup=False,
     )
     reasons: dict[str, list[str]] = {}
-    for one in lacking:
-        reasons.setdefault(str(one.reason), []).append(one.item)
+    for picture in lacking:
+        reasons.setdefault(str(picture.reason), []).append(picture.item)
     if reasons:
-        _print_reasons(state, dict(sorted(reasons.items(), key=lambda one: (-len(one[1]), one[0]))))
+        _print_reasons(state, dict(sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))))

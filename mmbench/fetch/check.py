@@ -1,4 +1,4 @@
-"""Whether a file's content can be what its name promises. Reads the file once, in little memory."""
+"""Whether a file's content can be what its name promises. Reads the file once, with little memory."""
 
 import gzip
 import zipfile
@@ -11,12 +11,12 @@ SELF_CHECKING = (".gz", ".zip")  # formats with a checksum over the whole conten
 
 
 def checks_itself(name: str) -> bool:
-    """A file of this name that was put together from two versions would be found out by `fault_of`."""
+    """Return whether `fault_of` would notice that a file of this name was put together from two versions."""
     return name.lower().endswith(SELF_CHECKING)
 
 
 def fault_of(file: Path, name: str) -> str | None:
-    """Why `file` cannot be used under the name `name`, in words that follow "the server sends ..."; None = fine."""
+    """Return why `file` cannot have the name `name`, in words that follow "the server sends ..."; None if it can."""
     with file.open("rb") as stream:
         start = stream.read(512)
     if not start:
@@ -44,7 +44,7 @@ def _gzip_fault(file: Path) -> str | None:
         with gzip.open(file) as stream:
             start = stream.read(_BLOCK)
             while stream.read(_BLOCK):
-                pass  # reading to the end is what compares length and CRC of every member
+                pass  # reading to the end compares length and CRC of every member
     except EOFError:
         return "a gzip file that ends too early"
     except (gzip.BadGzipFile, zlib.error, OSError) as error:
@@ -80,7 +80,7 @@ def _parquet_fault(file: Path) -> str | None:
 
 
 def _json_fault(file: Path) -> str | None:
-    """JSON and JSON lines both begin and end with a bracket; what was cut off nearly always does not."""
+    """Check the ends: JSON and JSON lines begin and end with a bracket, which is nearly always lost in a cut file."""
     with file.open("rb") as stream:
         start = stream.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         stream.seek(max(0, file.stat().st_size - _BLOCK))

@@ -1,7 +1,6 @@
-"""One way to ask a server for something: a polite session, and failures sorted by whether another try can help.
+"""How mmbench sends requests: a polite session, and failures sorted by whether another try can help.
 
-Proxies and certificates come from the environment (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`), as
-everywhere else.
+Proxies and certificates come from the environment (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`), as usual.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
 USER_AGENT = f"mmbench/{__version__} (research benchmark; data preparation)"
 CONNECT_S, READ_S = 15.0, 60.0  # a server that sends nothing for READ_S is given up
 MAX_REDIRECTS = 8
-MAX_WAIT_S = 120.0  # longest pause before another try, whatever Retry-After asks for
+MAX_WAIT_S = 120.0  # the longest pause before another try, whatever Retry-After says
 UNKNOWN_NAME = "no connection (the server's name is not known here)"
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class FetchError(Exception):
-    """One try that failed. `transient`: the same request may succeed later; `wait_s`: what the server asked for.
+    """A failed try. `transient`: the same request may succeed later; `wait_s`: the pause that the server requested.
 
-    `status`: of the server's answer, None when there was none.
+    `status`: the status of the server's answer, None without an answer.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class FetchError(Exception):
 
 
 def new_session(n_connections: int = 8) -> "requests.Session":
-    """A session that keeps `n_connections` open per host and tries nothing again by itself."""
+    """Return a session that keeps `n_connections` open per host and does not retry by itself."""
     import requests
     from requests.adapters import HTTPAdapter
 
@@ -52,7 +51,7 @@ def new_session(n_connections: int = 8) -> "requests.Session":
 
 @contextmanager
 def faults_sorted() -> Iterator[None]:
-    """Turn what `requests` raises while connecting or reading (or urllib3 in a raw read) into a FetchError."""
+    """Turn whatever `requests` raises while connecting or reading (or urllib3 in a raw read) into a FetchError."""
     import requests
     import urllib3.exceptions as raw
 
@@ -78,7 +77,7 @@ def faults_sorted() -> Iterator[None]:
 
 
 def _no_connection(error: Exception) -> str:
-    """Why there is no connection, from what urllib3 found; the text of its errors is for programmers."""
+    """Return why there is no connection, from the exceptions of urllib3, whose texts are for programmers."""
     import requests
     import urllib3.exceptions as raw
 
@@ -103,9 +102,9 @@ def get(
     timeout: tuple[float, float] = (CONNECT_S, READ_S),
     allowed: Collection[int] = (),
 ) -> "requests.Response":
-    """The answer to one GET, its body not yet read (close it).
+    """Return the answer to one GET; its body is not read yet, so close it.
 
-    FetchError for every status of 400 and above that is not in `allowed`.
+    Raises FetchError for every status from 400 that is not in `allowed`.
     """
     with faults_sorted():
         response = session.get(url, headers=headers, stream=True, timeout=timeout)
@@ -121,7 +120,7 @@ def get(
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header (seconds or a date) asks for, None when it says nothing usable."""
+    """Return the seconds that a Retry-After header (seconds or a date) requests, None if it is not usable."""
     if value is None:
         return None
     if value.strip().isdecimal():
@@ -135,10 +134,10 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def retrying(*, tries: int, first_wait_s: float = 1.0) -> "tenacity.Retrying":
-    """Up to `tries` tries of what raises a transient FetchError, with growing pauses; the last error is raised.
+    """Retry transient FetchErrors, up to `tries` tries with growing pauses; the last error is raised.
 
-    A pause is random (so that workers do not return at once) around a doubling wait, or what the server asked for.
-    A server whose name is not known is tried twice at most: mostly the whole machine is without a network.
+    A pause is random (so that workers do not return at once) around a doubling wait, or as long as the server requests.
+    An unknown server name is tried at most twice, because the whole machine is probably without a network.
     """
     import tenacity
 
@@ -147,13 +146,13 @@ def retrying(*, tries: int, first_wait_s: float = 1.0) -> "tenacity.Retrying":
 
     def wait(state: "tenacity.RetryCallState") -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.wait_s if isinstance(error, FetchError) else None
-        return min(max(asked or 0.0, backoff(state)), MAX_WAIT_S)
+        requested = error.wait_s if isinstance(error, FetchError) else None
+        return min(max(requested or 0.0, backoff(state)), MAX_WAIT_S)
 
     def stop(state: "tenacity.RetryCallState") -> bool:
         error = state.outcome.exception() if state.outcome else None
-        unknown = isinstance(error, FetchError) and error.reason == UNKNOWN_NAME
-        return state.attempt_number >= (min(tries, 2) if unknown else tries)
+        is_unknown = isinstance(error, FetchError) and error.reason == UNKNOWN_NAME
+        return state.attempt_number >= (min(tries, 2) if is_unknown else tries)
 
     return tenacity.Retrying(
         stop=stop,

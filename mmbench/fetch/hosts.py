@@ -1,6 +1,6 @@
-"""Many small downloads at once without troubling anybody: few connections per host, pauses when it asks for them.
+"""Many small downloads at once that do not burden a host: few connections per host, pauses when it asks for them.
 
-A host that answers nothing properly many times in a row is given up for this call, so that 10,000 addresses of a
+A host that fails to answer properly many times in a row is given up for this call, so that 10,000 addresses of a
 dead host cost 50 failures and not 10,000 time-outs.
 """
 
@@ -25,18 +25,18 @@ REFUSED = frozenset({401, 403, 407, 451})
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much is asked of the hosts. Times are in seconds."""
+    """Limits on the requests to hosts. Times are in seconds."""
 
     threads: int = 48  # over all hosts
-    per_host: int = 8  # requests at once
-    tries: int = 3  # requests for one picture in one call
-    first_wait_s: float = 1.0  # before the second try; doubles
-    pause_s: float = 5.0  # of a host that answers 429 or 503 and does not say for how long
-    timeout: tuple[float, float] = (CONNECT_S, 30.0)  # to connect, between two packets
-    total_s: float = 120.0  # for one picture, however steadily it drips
+    per_host: int = 8  # requests at a time
+    tries: int = 3  # requests per picture in one call
+    first_wait_s: float = 1.0  # pause before the second try; doubles
+    pause_s: float = 5.0  # pause after a 429 or 503 that does not say for how long
+    timeout: tuple[float, float] = (CONNECT_S, 30.0)  # to connect, and between two packets
+    total_s: float = 120.0  # bounds the time for one picture, however slowly it arrives
     max_bytes: int = MAX_BYTES
-    give_up_after: int = 50  # requests in a row without one proper answer
-    grace_s: float = 1.0  # for downloads that are under way when the user stops
+    give_up_after: int = 50  # requests in a row without a proper answer
+    grace_s: float = 1.0  # lets running downloads finish when the user stops
 
 
 class StoppedError(Exception):
@@ -44,14 +44,14 @@ class StoppedError(Exception):
 
 
 class GivenUpError(FetchError):
-    """The host was given up, so nothing was asked."""
+    """The host was given up, so no request was sent."""
 
     def __init__(self, host: "Host") -> None:
         super().__init__(f"{host.name} was given up", transient=False, status=host.last_status)
 
 
 def host_name(url: str) -> str:
-    """Host and port in lower case; "" for what is no address."""
+    """Return host and port in lower case; "" for text that is not an address."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2].lower()
     except ValueError:
@@ -59,12 +59,12 @@ def host_name(url: str) -> str:
 
 
 class Host:
-    """What one call knows of one host. Used by all threads."""
+    """What one call knows about a host. Used by all threads."""
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name, self.limits = name, limits
-        self.served = 0  # pictures
-        self.given_up: str | None = None  # the last reason
+        self.served = 0  # counts pictures
+        self.given_up: str | None = None  # the last failure's reason
         self.last_status: int | None = None
         self._failed_in_a_row = 0
         self._ready_at = 0.0
@@ -73,7 +73,7 @@ class Host:
 
     @contextmanager
     def turn(self, stop: threading.Event) -> Iterator[None]:
-        """Wait for a free place and for the end of a pause. Raises GivenUpError or StoppedError."""
+        """Wait for a free slot and the end of a pause. Raises GivenUpError or StoppedError."""
         while not self._slots.acquire(timeout=0.1):
             self._check(stop)
         try:
@@ -92,13 +92,13 @@ class Host:
             raise GivenUpError(self)
 
     def answered(self, *, served: bool) -> None:
-        """It gave a picture, or said properly that there is none."""
+        """Note a proper answer: a picture, or the statement that there is none."""
         with self._lock:
             self._failed_in_a_row = 0
             self.served += served
 
     def failed(self, error: FetchError) -> None:
-        """It gave no proper answer: pause if it is busy, give it up after too many of these."""
+        """Note a failure: pause if the host is busy, give it up after too many failures."""
         with self._lock:
             self._failed_in_a_row += 1
             self.last_status = error.status
@@ -110,7 +110,7 @@ class Host:
 
 
 class Hosts:
-    """All hosts of one call, by name."""
+    """All hosts of a call, by name."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._lock = limits, threading.Lock()
@@ -128,14 +128,14 @@ class Hosts:
 
 @dataclass(frozen=True)
 class Body:
-    """Bytes of an answer; `complete`: the server said how many there are, and these are all."""
+    """The body of an answer; `complete`: the server announced the length, and all bytes arrived."""
 
     content: bytes
     complete: bool
 
 
 def download(session: "requests.Session", url: str, limits: Limits, stop: threading.Event) -> Body:
-    """The body of one GET. Raises FetchError, and StoppedError between two packets."""
+    """Return the body of one GET. Raises FetchError, and StoppedError between two packets."""
     started = time.monotonic()
     response = _get(session, url, limits)
     try:
@@ -161,12 +161,12 @@ def download(session: "requests.Session", url: str, limits: Limits, stop: thread
 def _get(session: "requests.Session", url: str, limits: Limits) -> "requests.Response":
     try:
         return get(session, url, timeout=limits.timeout)
-    except ValueError as error:  # host names that the libraries below requests refuse in their own way
+    except ValueError as error:  # the libraries below requests refuse some host names in this way
         raise FetchError("the address is not valid", transient=False) from error
 
 
 def _read(response: "requests.Response") -> bytes:
-    """What has arrived, at most CHUNK_BYTES. `read` would wait for all of them, so that a drip could last for ever."""
+    """Return what has arrived, at most CHUNK_BYTES; `read` would wait for all of them, which a slow server prolongs."""
     read = getattr(response.raw, "read1", response.raw.read)
     with faults_sorted():
         return bytes(read(CHUNK_BYTES, decode_content=True) or b"")

@@ -1,4 +1,4 @@
-"""Pictures from their addresses by a few threads: again after transient failures, verified by decoding them."""
+"""Fetch pictures by a few threads: transient failures are retried, and pictures are verified by decoding them."""
 
 import queue
 import threading
@@ -25,54 +25,58 @@ from mmbench.fetch.hosts import (
 if TYPE_CHECKING:
     import requests
 
-# The same path under another host name. Public programs replace the first by the second where they show old data.
+# The same path under another host name; public programs replace the first host by the second for old data.
 MIRRORS = {"http://ecx.images-amazon.com/images/I/": "https://m.media-amazon.com/images/I/"}
-BLOCKED = ("not a picture", "the server's certificate", "redirected")  # how such reasons begin
-CUT = ("truncated", "empty file", "undecodable")  # what a body looks like whose end is missing
-N_DECODERS = 4  # pictures decoded at once: a large one takes hundreds of megabytes
+BLOCKED = (
+    "not a picture",
+    "the server's certificate",
+    "redirected",
+)  # beginnings of reasons that mean "blocked"
+CUT = ("truncated", "empty file", "undecodable")  # reasons for a body whose end is missing
+N_DECODERS = 4  # decode at a time: a large picture takes hundreds of megabytes
 TICK_S = 0.2
 _decoders = threading.BoundedSemaphore(N_DECODERS)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One address, and the names under which its picture is kept."""
+    """An address, and the names under which its picture is stored."""
 
     url: str
     names: tuple[str, ...]
 
     @property
     def addresses(self) -> list[str]:
-        """The address and its second one, if there is a rule for it."""
-        found = [self.url]
+        """The address, and its mirror if there is a rule for it."""
+        urls = [self.url]
         for start, other in MIRRORS.items():
             if self.url.startswith(start):
-                found.append(other + self.url.removeprefix(start))
-        return found
+                urls.append(other + self.url.removeprefix(start))
+        return urls
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: `content`, or the `reason` why not."""
+    """The outcome of a job: `content`, or the `reason` why there is none."""
 
     job: Job
     tries: int
     content: bytes | None = None
     reason: str = ""
-    final: bool = False  # not asked again
-    refused_by: Host | None = None  # final only if this host gives pictures at all
+    final: bool = False  # True: not requested again
+    refused_by: Host | None = None  # a host whose refusal is final only if it serves pictures at all
 
 
 def outcomes(
     jobs: list[Job], hosts: Hosts, limits: Limits, stop: threading.Event
 ) -> Generator[list[Outcome], None, None]:
-    """What has come since the last time (often nothing), until all jobs have ended or `stop` is set."""
+    """Yield the outcomes since the last time (often none), until all jobs have ended or `stop` is set."""
     results: queue.Queue[Outcome | BaseException | None] = queue.Queue()
-    line = _Line(jobs, limits.per_host)
-    # Daemons: one that waits for a dead server must not keep a stopped program alive.
+    schedule = _Schedule(jobs, limits.per_host)
+    # Daemon threads, because a thread that waits for a dead server must not keep a stopped program alive.
     threads = [
-        threading.Thread(target=_work, args=(line, hosts, limits, stop, results), daemon=True)
-        for _ in range(min(limits.threads, line.n_lanes))
+        threading.Thread(target=_work, args=(schedule, hosts, limits, stop, results), daemon=True)
+        for _ in range(min(limits.threads, schedule.n_lanes))
     ]
     running, deadline = 0, None
     try:
@@ -84,30 +88,30 @@ def outcomes(
                 deadline = deadline or time.monotonic() + limits.grace_s
                 if time.monotonic() > deadline:
                     return
-            came = _drain(results)
-            running -= came.count(None)
-            for one in came:
-                if isinstance(one, BaseException):
-                    raise one
-            yield [one for one in came if isinstance(one, Outcome)]
+            arrived = _drain(results)
+            running -= arrived.count(None)
+            for outcome in arrived:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            yield [outcome for outcome in arrived if isinstance(outcome, Outcome)]
     finally:
         if running:
             stop.set()
 
 
 def _drain(results: "queue.Queue[Any]") -> list[Any]:
-    """Everything in the queue; waits TICK_S for the first."""
-    came = []
+    """Return everything in the queue, after waiting up to TICK_S for the first outcome."""
+    arrived = []
     try:
-        came.append(results.get(timeout=TICK_S))
+        arrived.append(results.get(timeout=TICK_S))
         while True:
-            came.append(results.get_nowait())
+            arrived.append(results.get_nowait())
     except queue.Empty:
-        return came
+        return arrived
 
 
-class _Line:
-    """The jobs, by host: a thread takes the next job of a host that has a free lane, the hosts in turn."""
+class _Schedule:
+    """The jobs by host: a thread takes the next job of a host that has a free lane, the hosts in turn."""
 
     def __init__(self, jobs: list[Job], per_host: int) -> None:
         self._lock, self._per_host = threading.Lock(), per_host
@@ -115,15 +119,15 @@ class _Line:
         for job in jobs:
             self._waiting.setdefault(host_name(job.url), deque()).append(job)
         self._active = dict.fromkeys(self._waiting, 0)
-        self.n_lanes = sum(min(per_host, len(one)) for one in self._waiting.values())
+        self.n_lanes = sum(min(per_host, len(waiting)) for waiting in self._waiting.values())
 
     def take(self) -> Job | None:
-        """None when all jobs are taken or every host that has some is busy: then its own threads go on with them."""
+        """Return the next job, or None if all are taken or every host with jobs is busy, whose threads do the rest."""
         with self._lock:
             for name, jobs in self._waiting.items():
                 if jobs and self._active[name] < self._per_host:
                     self._active[name] += 1
-                    self._waiting[name] = self._waiting.pop(name)  # to the end of the line
+                    self._waiting[name] = self._waiting.pop(name)  # move the host to the end of the line
                     return jobs.popleft()
         return None
 
@@ -133,31 +137,31 @@ class _Line:
 
 
 def _work(
-    line: _Line, hosts: Hosts, limits: Limits, stop: threading.Event, results: "queue.Queue[Any]"
+    schedule: _Schedule, hosts: Hosts, limits: Limits, stop: threading.Event, results: "queue.Queue[Any]"
 ) -> None:
-    """One thread: jobs until there are none; None in `results` says that it ended."""
+    """Run jobs in one thread until there are none; None in `results` says that the thread ended."""
     try:
         with new_session(limits.per_host) as session:
-            while not stop.is_set() and (job := line.take()) is not None:
+            while not stop.is_set() and (job := schedule.take()) is not None:
                 try:
-                    results.put(_run(session, job, hosts, limits, stop))
+                    results.put(_run_job(session, job, hosts, limits, stop))
                 finally:
-                    line.done(job)
+                    schedule.done(job)
     except StoppedError:
         return
-    except BaseException as error:  # a mistake of ours: the calling thread raises it
+    except BaseException as error:  # a bug: the calling thread raises it
         results.put(error)
     finally:
         results.put(None)
 
 
-def _run(
+def _run_job(
     session: "requests.Session", job: Job, hosts: Hosts, limits: Limits, stop: threading.Event
 ) -> Outcome:
-    """Try the job's addresses, again after transient failures."""
+    """Try the job's addresses, and again after transient failures."""
     tries = 0
 
-    def ask() -> bytes:
+    def try_addresses() -> bytes:
         nonlocal tries
         errors: list[tuple[FetchError, Host]] = []
         for url in job.addresses:
@@ -165,7 +169,7 @@ def _run(
             try:
                 with host.turn(stop):
                     tries += 1
-                    return _ask(session, url, host, limits, stop)
+                    return _request(session, url, host, limits, stop)
             except FetchError as error:
                 errors.append((error, host))
         raise _JobError(*_decisive(errors))
@@ -175,8 +179,8 @@ def _run(
             raise StoppedError
 
     try:
-        again = retrying(tries=limits.tries, first_wait_s=limits.first_wait_s).copy(sleep=sleep)
-        content = again(ask)
+        retries = retrying(tries=limits.tries, first_wait_s=limits.first_wait_s).copy(sleep=sleep)
+        content = retries(try_addresses)
         return Outcome(job, tries, content=content)
     except _JobError as failure:
         error, host = failure.error, failure.host
@@ -186,7 +190,7 @@ def _run(
 
 
 class _JobError(FetchError):
-    """The failure of all addresses, and the host whose answer counts."""
+    """The failure of all addresses of a job, and the host whose answer counts."""
 
     def __init__(self, error: FetchError, host: Host) -> None:
         super().__init__(error.reason, transient=error.transient, wait_s=error.wait_s, status=error.status)
@@ -194,9 +198,9 @@ class _JobError(FetchError):
 
 
 def _decisive(errors: list[tuple[FetchError, Host]]) -> tuple[FetchError, Host]:
-    """The failure that decides: of a host that is busy, else a final answer, else the first.
+    """Return the failure that counts: of a busy host, else a final answer, else the first failure.
 
-    A picture whose first host is dead and whose second does not know it is gone; one whose host is busy is not.
+    A picture whose first host is dead and whose second does not know it is gone; with a busy host it is not.
     """
     for error, host in errors:
         if error.status is not None and (error.transient or isinstance(error, GivenUpError)):
@@ -210,8 +214,10 @@ def _decisive(errors: list[tuple[FetchError, Host]]) -> tuple[FetchError, Host]:
     return errors[0]
 
 
-def _ask(session: "requests.Session", url: str, host: Host, limits: Limits, stop: threading.Event) -> bytes:
-    """One request; the host learns how it went."""
+def _request(
+    session: "requests.Session", url: str, host: Host, limits: Limits, stop: threading.Event
+) -> bytes:
+    """Send one request, and tell the host how it went."""
     try:
         body = download(session, url, limits, stop)
         _verify(body)
@@ -226,12 +232,12 @@ def _ask(session: "requests.Session", url: str, host: Host, limits: Limits, stop
 
 
 def _is_refusal(error: FetchError) -> bool:
-    """An answer that comes for everything when we are blocked, by the host or by what lies between."""
+    """Return whether we are blocked, by the host or by something in between, which answers every request alike."""
     return error.status in REFUSED or error.reason.startswith(BLOCKED)
 
 
 def _verify(body: Body) -> None:
-    """Decode the picture; whatever the server calls it, only that counts."""
+    """Decode the picture, which alone counts, whatever the server calls it."""
     with _decoders:
         picture = decode(body.content)
     if isinstance(picture, str):

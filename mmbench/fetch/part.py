@@ -1,7 +1,7 @@
-"""A file that has not arrived completely: `<name>.part`, and `<name>.part.json`, which says what it is a part of.
+"""A file that has not arrived completely: `<name>.part`, and `<name>.part.json`, which says which version it is of.
 
-The bytes in the part always belong to the version that the note describes: the part is emptied before the
-note changes, and filled afterwards, so a kill at any moment leaves a part that can be gone on with.
+The bytes of the part always belong to the version that the note describes: the part is emptied before the
+note changes, and filled afterwards, so that a kill at any moment leaves a part from which a download can resume.
 """
 
 import os
@@ -16,7 +16,7 @@ from mmbench.errors import DataError, MmbenchError
 
 @dataclass(frozen=True)
 class Origin:
-    """The version of a file that a server sent: its address, validators (RFC 9110) and length in bytes."""
+    """A version of a file that a server sent: its address, validators (RFC 9110) and length in bytes."""
 
     url: str
     etag: str | None
@@ -25,18 +25,21 @@ class Origin:
 
     @property
     def validator(self) -> str | None:
-        """What If-Range may carry: a strong ETag, else the date of the last change."""
+        """The value for If-Range: a strong ETag, else the date of the last change."""
         strong = self.etag if self.etag and not self.etag.startswith("W/") else None
         return strong or self.modified
 
     def contradicts(self, other: "Origin") -> bool:
-        """Both name a version (or a length), and not the same one."""
+        """Return whether both name a version (or a length), and the versions differ."""
         pairs = ((self.etag, other.etag), (self.modified, other.modified), (self.total, other.total))
-        return any(mine is not None and theirs is not None and mine != theirs for mine, theirs in pairs)
+        return any(
+            own_value is not None and other_value is not None and own_value != other_value
+            for own_value, other_value in pairs
+        )
 
 
 class Part:
-    """The part of `target` that is on disk."""
+    """The part of `target` on the disk."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -52,21 +55,21 @@ class Part:
 
     @property
     def origin(self) -> Origin | None:
-        """What the part is a part of; None when nobody can say, or when the note is damaged."""
+        """The version to which the part belongs; None if it is unknown, or if the note is damaged."""
         try:
             return Origin(**sealed.read_json(self.note, advice="it is fetched again"))
         except (FileNotFoundError, DataError, TypeError):
             return None
 
     def begin(self, origin: Origin) -> None:
-        """Forget what is there; what is appended from now on is `origin`'s."""
+        """Empty the part; what is appended from now on belongs to `origin`."""
         with _writing(self.file):
             self.file.write_bytes(b"")
         sealed.write_json(self.note, asdict(origin))
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[bytes], None]]:
-        """Yield a function that writes bytes behind what is there; nothing waits in a buffer."""
+        """Yield a function that appends bytes to the part; nothing waits in a buffer."""
         with _writing(self.file):
             descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND)
         try:
@@ -81,12 +84,13 @@ class Part:
                 view = view[os.write(descriptor, view) :]
 
     def discard(self) -> None:
+        """Remove the part and its note."""
         for file in (self.file, self.note):
             with suppress(FileNotFoundError):
                 file.unlink()
 
-    def take_place(self) -> None:
-        """The part is complete and checked: it becomes the target, in one step and on the disk."""
+    def replace_target(self) -> None:
+        """Rename the complete, checked part to the target, in one step and flushed to the disk."""
         with _writing(self.target):
             with self.file.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -96,11 +100,11 @@ class Part:
 
 @contextmanager
 def _writing(file: Path) -> Iterator[None]:
-    """A full disk or a missing permission is one line; what has arrived stays."""
+    """Turn a full disk or a missing permission into one line; what has arrived stays."""
     try:
         yield
     except OSError as error:
         raise MmbenchError(
             f"cannot write {file}: {error.strerror or error}; free some space or choose another --data-dir, "
-            "then the same command goes on from here"
+            "then the same command resumes from here"
         ) from error

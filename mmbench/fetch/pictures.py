@@ -1,10 +1,10 @@
-"""The pictures of a prepared data set's items, from their addresses into a PictureStore.
+"""The pictures of a prepared data set's items, fetched from their addresses into a PictureStore.
 
-    items with an address, less those that are there or known to be gone
+    items with an address, except those that were fetched or are known to be gone
       -> one job per address -> threads, few requests per host at once -> decoded -> store
 
-The calling thread alone writes. Whatever was fetched is in the store within a fraction of a second, so a kill costs
-the pictures that were under way, and the next call goes on with what is missing.
+Only the calling thread writes. A fetched picture is in the store within a fraction of a second, so a kill loses
+the pictures that were under way, and the next call resumes with what is missing.
 """
 
 import signal
@@ -28,7 +28,7 @@ from mmbench.locks import held, lock_file
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a call is. Counts are of pictures."""
+    """The progress of a call, in pictures."""
 
     done: int
     total: int
@@ -38,13 +38,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class PicturesReport:
-    """What is there after a call. `missing`: reason -> names, the most frequent reason first."""
+    """The state after a call. `missing`: reason -> names, the most frequent reason first."""
 
     wanted: int
     fetched: int = 0
-    there: int = 0  # before this call
+    stored: int = 0  # before this call
     missing: Mapping[str, list[str]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # hosts that were given up
+    notes: tuple[str, ...] = ()  # name the hosts that were given up
     seconds: float = 0.0
 
     @property
@@ -53,13 +53,13 @@ class PicturesReport:
 
 
 def wanted_pictures(prepared: Prepared) -> dict[str, str]:
-    """name -> address of the items' pictures; equal names have the address of the first item."""
-    found: dict[str, str] = {}
+    """Return name -> address of the items' pictures; repeated names have the address of the first item."""
+    pictures: dict[str, str] = {}
     for record in prepared.item_records:
         name, url = record.get("image"), str(record.get("image_url") or "").strip()
         if name and url:
-            found.setdefault(name, url)
-    return found
+            pictures.setdefault(name, url)
+    return pictures
 
 
 def fetch_pictures(
@@ -71,21 +71,21 @@ def fetch_pictures(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> PicturesReport:
-    """Fetch what the store at `path` lacks; `retry`: also what failed for good.
+    """Fetch what the store at `path` lacks; with `retry`, also what failed for good.
 
-    Opens no connection and makes no file when there is nothing to ask for. Ctrl-C stops it within about a second
+    Opens no connection and creates no file if there is nothing to fetch. Ctrl-C stops it within about a second
     and is raised as KeyboardInterrupt after everything fetched was stored. Raises DataError when the store cannot
-    be written; a picture that cannot be had is no error but part of the report. `on_wait` is called when another
-    process is fetching into the same store.
+    be written; a picture that cannot be fetched is not an error but part of the report. `on_wait` is called if
+    another process is fetching into the same store.
     """
     started, limits = time.monotonic(), limits or Limits()
     wanted = wanted_pictures(prepared)
     before = _known(path)
     if not _plan(wanted, before, retry=retry):
         return _report(wanted, before, before, [], 0.0)
-    with _alone(path, on_wait), StoreWriter(path) as writer:
+    with _lock(path, on_wait), StoreWriter(path) as writer:
         before = writer.entries()
-        jobs = _linked(writer, _plan(wanted, before, retry=retry), before)
+        jobs = _link(writer, _plan(wanted, before, retry=retry), before)
         hosts = Hosts(limits)
         _fetch(writer, jobs, hosts, limits, on_progress)
         after = writer.entries()
@@ -105,19 +105,19 @@ def _known(path: Path) -> dict[str, Entry]:
 
 
 def _plan(wanted: Mapping[str, str], known: Mapping[str, Entry], *, retry: bool) -> list[Job]:
-    """One job per address, in the order of the items."""
+    """Return one job per address, in the order of the items."""
     names: dict[str, list[str]] = {}
     for name, url in wanted.items():
         entry = known.get(name)
-        there = entry is not None and entry.sha256 is not None
-        gone = entry is not None and entry.final and entry.url == url and not retry
-        if not there and not gone:
+        is_stored = entry is not None and entry.sha256 is not None
+        is_gone = entry is not None and entry.final and entry.url == url and not retry
+        if not is_stored and not is_gone:
             names.setdefault(url, []).append(name)
     return [Job(url, tuple(group)) for url, group in names.items()]
 
 
-def _linked(writer: StoreWriter, jobs: list[Job], known: Mapping[str, Entry]) -> list[Job]:
-    """The jobs less those whose address was fetched for another name before."""
+def _link(writer: StoreWriter, jobs: list[Job], known: Mapping[str, Entry]) -> list[Job]:
+    """Link pictures whose address was fetched under another name; return the other jobs."""
     fetched = {entry.url: entry.sha256 for entry in known.values() if entry.sha256 is not None}
     with writer.transaction():
         for job in jobs:
@@ -133,45 +133,50 @@ def _fetch(
     limits: Limits,
     on_progress: Callable[[Progress], None],
 ) -> None:
-    """Run the jobs and store what comes."""
+    """Run the jobs and store their outcomes."""
     started, total = time.monotonic(), sum(len(job.names) for job in jobs)
     done = failed = 0
     refused: list[Outcome] = []
     stop = threading.Event()
-    with _stopped_by_ctrl_c(stop), closing(outcomes(jobs, hosts, limits, stop)) as coming:
-        for came in coming:
-            if came:
+    with _stopped_by_ctrl_c(stop), closing(outcomes(jobs, hosts, limits, stop)) as batches:
+        for arrived in batches:
+            if arrived:
                 with writer.transaction():
-                    for one in came:
-                        _store(writer, one)
-            refused += [one for one in came if one.refused_by is not None]
-            done += sum(len(one.job.names) for one in came)
-            failed += sum(len(one.job.names) for one in came if one.content is None)
+                    for outcome in arrived:
+                        _store(writer, outcome)
+            refused += [outcome for outcome in arrived if outcome.refused_by is not None]
+            done += sum(len(outcome.job.names) for outcome in arrived)
+            failed += sum(len(outcome.job.names) for outcome in arrived if outcome.content is None)
             on_progress(Progress(done, total, failed, time.monotonic() - started))
-        # Stored as transient until here: a host that refuses everything blocks us, and says nothing of its pictures.
+        # Refusals are stored as transient until here: a host that refuses everything says nothing about its pictures.
         writer.finalise(
-            name for one in refused if one.refused_by and one.refused_by.served for name in one.job.names
+            name
+            for outcome in refused
+            if outcome.refused_by and outcome.refused_by.served
+            for name in outcome.job.names
         )
     if stop.is_set():
         raise KeyboardInterrupt
 
 
-def _store(writer: StoreWriter, one: Outcome) -> None:
-    if one.content is not None:
-        writer.put(one.job.names, one.job.url, one.content, tries=one.tries)
+def _store(writer: StoreWriter, outcome: Outcome) -> None:
+    if outcome.content is not None:
+        writer.put(outcome.job.names, outcome.job.url, outcome.content, tries=outcome.tries)
     else:
-        writer.fail(one.job.names, one.job.url, one.reason, final=one.final, tries=one.tries)
+        writer.fail(
+            outcome.job.names, outcome.job.url, outcome.reason, final=outcome.final, tries=outcome.tries
+        )
 
 
-def _alone(path: Path, on_wait: Callable[[], None]) -> AbstractContextManager[bool]:
-    """Hold the right to write into the store at `path`."""
+def _lock(path: Path, on_wait: Callable[[], None]) -> AbstractContextManager[bool]:
+    """Hold the lock for writing into the store at `path`."""
     option = "folder for the raw files, or use --no-pictures"
     return held(lock_file(path), error=DataError, option=option, on_wait=on_wait)
 
 
 @contextmanager
 def _stopped_by_ctrl_c(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C sets `stop`, so that it never falls into the middle of a write; a second one interrupts as usual."""
+    """Let Ctrl-C set `stop`, so that it never interrupts a write; a second Ctrl-C interrupts as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -197,33 +202,33 @@ def _report(
 ) -> PicturesReport:
     missing: dict[str, list[str]] = {}
     for name in wanted:
-        if not _there(after, name):
+        if not _is_stored(after, name):
             reason = after[name].reason if name in after else None
             missing.setdefault(reason or UNKNOWN, []).append(name)
-    there = sum(_there(before, name) for name in wanted)
+    stored = sum(_is_stored(before, name) for name in wanted)
     return PicturesReport(
         wanted=len(wanted),
-        fetched=sum(_there(after, name) for name in wanted) - there,
-        there=there,
-        missing=dict(sorted(missing.items(), key=lambda one: (-len(one[1]), one[0]))),
+        fetched=sum(_is_stored(after, name) for name in wanted) - stored,
+        stored=stored,
+        missing=dict(sorted(missing.items(), key=lambda item: (-len(item[1]), item[0]))),
         notes=tuple(notes),
         seconds=seconds,
     )
 
 
-def _there(known: Mapping[str, Entry], name: str) -> bool:
+def _is_stored(known: Mapping[str, Entry], name: str) -> bool:
     return name in known and known[name].sha256 is not None
 
 
 def attach(prepared: Prepared, path: Path) -> Prepared:
-    """Let the manifest of `prepared` name the store at `path` and count what is in it."""
+    """Write the store at `path` into the manifest of `prepared`, with the number of pictures in it."""
     with held(lock_file(prepared.path), error=DataError, option=DATA_DIR):
         return point_at(open_path(prepared.path), list_store(path) if path.is_file() else None)
 
 
 @dataclass(frozen=True)
 class ItemPicture:
-    """The picture of one item; `reason`: why there is none, None when it is there."""
+    """The picture of an item; `reason` says why there is none, and is None if it exists."""
 
     item: str
     name: str
@@ -232,12 +237,12 @@ class ItemPicture:
 
 
 def item_pictures(prepared: Prepared) -> list[ItemPicture]:
-    """Return every item's picture in item order, by the folder, zip or store that the manifest names."""
+    """Return every item's picture, in item order, from the folder, zip or store that the manifest names."""
     images = prepared.manifest.images
     listing = list_at(images, prepared.name) if images else None
     is_fetched = listing is None or listing.kind == "store"
     known = _known(listing.path) if listing is not None and is_fetched else {}
-    found = []
+    pictures = []
     for record in prepared.item_records:
         name, url = record.get("image") or "", str(record.get("image_url") or "")
         reason: str | None = None
@@ -246,5 +251,5 @@ def item_pictures(prepared: Prepared) -> list[ItemPicture]:
         elif listing is None or name not in listing.members:
             entry = known.get(name)
             reason = (entry and entry.reason) or (UNKNOWN if is_fetched and url else MISSING)
-        found.append(ItemPicture(str(record["id"]), name, url, reason))
-    return found
+        pictures.append(ItemPicture(str(record["id"]), name, url, reason))
+    return pictures

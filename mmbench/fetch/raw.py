@@ -1,4 +1,4 @@
-"""The raw files of a data set: which are to be fetched, and what was recorded of them."""
+"""The raw files of a data set: which of them to fetch, and what was recorded about them."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -11,8 +11,8 @@ from mmbench.errors import DataError
 from mmbench.fetch.client import new_session
 from mmbench.fetch.files import PATIENT, Fetched, NotFetchedError, Patience, Wanted, download
 
-Progress = Callable[[str, int, int | None], None]  # file name, bytes there, bytes in all if known
-Note = Callable[[str, str], None]  # file name, what happens
+Progress = Callable[[str, int, int | None], None]  # takes file name, bytes received, bytes in total if known
+Note = Callable[[str, str], None]  # takes file name and event
 
 
 def fetch_raw(
@@ -21,21 +21,21 @@ def fetch_raw(
     data_dir: Path,
     *,
     patience: Patience = PATIENT,
-    on_bytes: Progress = lambda name, there, total: None,
+    on_bytes: Progress = lambda name, received, total: None,
     on_note: Note = lambda name, text: None,
     on_done: Callable[[str, Fetched], None] = lambda name, fetched: None,
 ) -> None:
     """Fetch those of `files` that have an address into the raw folder of `spec`.
 
-    A file that fails does not keep the others from being fetched; at the end one DataError names all that failed.
+    A failure does not keep the other files from being fetched; at the end one DataError names all that failed.
     """
     failed = []
     with new_session() as session:
-        for one in (file for file in files if file.urls):
-            name = one.name
+        for file in (file for file in files if file.urls):
+            name = file.name
             try:
                 done = download(
-                    _wanted(spec, one, data_dir),
+                    _wanted(spec, file, data_dir),
                     spec.raw_dir(data_dir) / name,
                     session,
                     patience=patience,
@@ -53,7 +53,7 @@ def fetch_raw(
 
 
 def _wanted(spec: DatasetSpec, file: RawFile, data_dir: Path) -> Wanted:
-    """The catalogue's own hash is the last word; without one, what was there at the first download."""
+    """Return the file with what is known about it: by the catalogue, or else by the record of the first download."""
     if file.sha256 is not None:
         return Wanted(file.name, file.urls, file.size, file.sha256)
     known = recorded_file(data_dir, spec.name, file.name)
@@ -65,7 +65,7 @@ def _wanted(spec: DatasetSpec, file: RawFile, data_dir: Path) -> Wanted:
         known.size,
         known.sha256,
         known_from=f"the download of {known.date}",
-        if_changed=f"expected is sha256 {known.sha256}; if the new version is wanted: "
+        if_changed=f"the expected sha256 is {known.sha256}; to accept the new version, run: "
         f"mmbench datasets unlock {spec.name}",
     )
 

@@ -211,7 +211,7 @@ def check_stale(shop: Shop, modality: str, encoder: str) -> None:
     assert f"is stale: it was made from other {inputs}" in shop.says("doctor")
     shop.run(*POP, "--dry-run")  # reads no features
     done, _ = shop.run("extract", "mine")
-    assert done.count("already there") == 1  # the other modality's
+    assert done.count("already stored") == 1  # the other modality's
     assert "stale" not in shop.says("extract", "--list", "mine")
     shop.run(*HM4SR)
 
@@ -261,7 +261,7 @@ def test_what_no_encoder_reads_makes_nothing_stale(shop: Shop) -> None:
     shop.run("preprocess", "mine")
     assert "stale" not in shop.says("extract", "--list", "mine")
     shop.run(*HM4SR)
-    assert shop.run("extract", "mine")[0].count("already there") == 2
+    assert shop.run("extract", "mine")[0].count("already stored") == 2
 
 
 def test_other_items_and_then_the_old_ones_again(shop: Shop) -> None:

@@ -127,7 +127,7 @@ def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(
     kill_group(process, signal.SIGINT)
     stopped = finish(process, timeout=30)
     assert stopped.returncode == 130, stopped.stderr
-    assert stopped.error_lines.count("stopped; the same command goes on from here") == 1
+    assert stopped.error_lines.count("stopped; the same command resumes from here") == 1
     assert "Traceback" not in stopped.stderr
     assert stopped.stdout == ""
     wait_for(lambda: not group_lives(process.pid), seconds=10)
@@ -143,7 +143,7 @@ def test_sigterm_ends_the_workers_too(data_dir: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     stopped = finish(process, timeout=30)
     assert stopped.returncode == 130, stopped.stderr
-    assert stopped.error_lines.count("stopped; the same command goes on from here") == 1
+    assert stopped.error_lines.count("stopped; the same command resumes from here") == 1
     wait_for(lambda: not group_lives(process.pid), seconds=10)
 
 

@@ -76,7 +76,7 @@ FAULTS = [
         "more bytes than the range holds", [Answer(cut=MIDDLE), Answer(extra=b"more", length=False), GOOD],
         requests=3,
     ),
-    one("a range nobody asked for", [Answer(content_range=f"bytes 0-{N - 1}/{N}")], "were asked for", 1),
+    one("a range nobody asked for", [Answer(content_range=f"bytes 0-{N - 1}/{N}")], "requested bytes", 1),
     one("416 for a part that is longer than the file", [Answer(cut=N + 9, content=OTHER + FILE), GOOD], requests=3),
     one("416 always", [Answer(cut=MIDDLE), Answer(status=416)], "HTTP 416", 3),
     # statuses
@@ -103,8 +103,8 @@ FAULTS = [
     one("web page, packed", [Answer(content=gzip.compress(PAGE), headers=ENCODED)], "a web page instead", 1),
     one("Content-Encoding gzip for a .gz file", [Answer(headers=ENCODED)]),
     one("the .gz file packed once more", [Answer(content=gzip.compress(FILE), headers=ENCODED)], "gzip inside gzip"),
-    one("Content-Encoding br", [Answer(headers=(("Content-Encoding", "br"),))], r"packs the file \(br\)"),
-    one("wrong sha256", [GOOD], "another file is there: sha256", 1, sha256="wrong"),
+    one("Content-Encoding br", [Answer(headers=(("Content-Encoding", "br"),))], r"encodes the file \(br\)"),
+    one("wrong sha256", [GOOD], "the server has another file: sha256", 1, sha256="wrong"),
     one("right sha256", [GOOD], sha256="right"),
     # the file changes between two attempts
     one("new ETag", [Answer(cut=MIDDLE, content=OTHER, etag='"v0"'), GOOD], requests=2),

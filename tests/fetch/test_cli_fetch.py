@@ -78,7 +78,7 @@ def test_prepare_fetches_once_and_says_what(shop: Shop) -> None:
 
 def check_the_page(shop: Shop) -> None:
     text = shop.run("datasets", "mine").stdout
-    assert f"there, {size_text(len(shop.files[META]))}" in text
+    assert f"on disk, {size_text(len(shop.files[META]))}" in text
     assert read_recorded(shop.data)["mine"][REVIEWS].sha256 in text
     assert "for tests only" in text
 
@@ -103,7 +103,7 @@ def test_killed_in_the_middle_it_goes_on_there(shop: Shop) -> None:
     shop.server.gate.set()
     shop.server.held_after = None
     have = part.stat().st_size
-    assert "fetched so far; prepare goes on" in shop.run("datasets", "mine").stdout
+    assert "fetched so far; prepare resumes" in shop.run("datasets", "mine").stdout
     done = shop.run("prepare", "mine", "--image", "none")
     assert done.returncode == 0, done.stderr
     assert shop.reviews.requests[-1]["Range"] == f"bytes={have}-"
@@ -132,10 +132,10 @@ def test_offline_opens_no_connection(shop: Shop) -> None:
         )
     page = shop.run("datasets", "mine").stdout
     assert "about 1.0 kB" in page
-    assert "not known before its server is asked" in page
+    assert "unknown unless its server is asked" in page
     assert (shop.reviews.requests, shop.meta.requests) == ([], [])
     asked = shop.run("datasets", "mine", "--ask").stdout
-    assert f"({len(shop.files[META]):,} bytes, the server says)" in asked
+    assert f"({len(shop.files[META]):,} bytes, says the server)" in asked
     assert shop.meta.sent == 0
 
 

@@ -102,7 +102,7 @@ def test_prepare_fetches_reports_and_then_has_nothing_to_do(shop_of: ShopOf, ser
     shop = shop_of(server)
     done = shop.run("prepare", "mine")
     assert done.returncode == 0, done.stderr
-    assert f"pictures: {N - 2} fetched, 0 already there, 2 missing of {N} with an address" in done.stdout
+    assert f"pictures: {N - 2} fetched, 0 already stored, 2 missing of {N} with an address" in done.stdout
     assert "1 HTTP 404 Not Found i3.jpg" in done.stdout
     assert f"mine: image colour-gradient: {N - 2} of {N} items" in done.stdout
     assert f"mine: pictures: fetching {N}" in done.stderr
@@ -113,8 +113,8 @@ def test_prepare_fetches_reports_and_then_has_nothing_to_do(shop_of: ShopOf, ser
     again = shop.run("prepare", "mine")
     assert again.returncode == 0
     assert "mine: already prepared, nothing to do" in again.stdout
-    assert f"pictures: 0 fetched, {N - 2} already there, 2 missing" in again.stdout
-    assert again.stdout.count("already there") == 3  # pictures, text and image features
+    assert f"pictures: 0 fetched, {N - 2} already stored, 2 missing" in again.stdout
+    assert again.stdout.count("already stored") == 3  # pictures, text and image features
     assert not server.asked
     assert shop.manifest == first
     retried = shop.run("--quiet", "prepare", "mine", "--retry-pictures")
@@ -141,8 +141,8 @@ def test_fetching_changes_neither_the_hash_nor_the_need_to_prepare(
     assert (shop.manifest.hash, shop.manifest.source) == (before.hash, before.source)
     assert shop.manifest.images == after.images
     server.asked.clear()
-    other = shop.run("prepare", "mine", "--ties", "random:1")  # its pictures are there already
-    assert f"0 fetched, {N} already there, 0 missing" in other.stdout
+    other = shop.run("prepare", "mine", "--ties", "random:1")  # its pictures are stored already
+    assert f"0 fetched, {N} already stored, 0 missing" in other.stdout
     assert not server.asked
     (shop.raw / "images.sqlite").unlink()
     assert "already prepared" in shop.run("preprocess", "mine").stdout
@@ -230,7 +230,7 @@ def test_ctrl_c_stops_soon_and_keeps_what_was_fetched(shop_of: ShopOf, server: P
     done = finish(process)
     assert time.monotonic() - pressed < 3
     assert done.returncode == 130
-    assert done.error_lines[-1] == "stopped; the same command goes on from here"
+    assert done.error_lines[-1] == "stopped; the same command resumes from here"
     assert "Traceback" not in done.stderr
     assert len(shop.fetched()) == N - 2
     server.pages |= {path: page(jpeg(9)) for path in ("/i8.jpg", "/i9.jpg")}
@@ -261,7 +261,7 @@ def test_a_transient_failure_is_asked_again_next_time(
     server.asked.clear()
     done = shop.run("prepare", "mine")
     assert "already prepared, nothing to do" in done.stdout
-    assert f"1 fetched, {N - 1} already there, 0 missing" in done.stdout
+    assert f"1 fetched, {N - 1} already stored, 0 missing" in done.stdout
     assert f"image colour-gradient: {N} of {N} items (100.0%)" in done.stdout
     assert server.asked == {"/i2.jpg": 1}
     assert features.stat().st_mtime_ns > stamp

@@ -97,7 +97,7 @@ def test_a_part_of_an_earlier_process_is_gone_on_with_where_it_came_from(
     first = server.add("/1", FILE, Answer(status=503))
     second = server.add("/2", FILE, Answer(cut=MIDDLE), Answer(status=503))
     urls = [f"{server.base}/1", f"{server.base}/2"]
-    with pytest.raises(NotFetchedError, match="goes on from"):
+    with pytest.raises(NotFetchedError, match="resumes from"):
         fetch(urls, tmp_path / NAME, waits)
     assert left(tmp_path) == {f"{NAME}.part", f"{NAME}.part.json"}
     asked_first = len(first.requests)
@@ -201,7 +201,7 @@ def test_a_known_size_is_compared_before_anything_is_fetched(
     wanted = Wanted(NAME, [f"{server.base}/a"], N + 1)
     with (
         new_session() as session,
-        pytest.raises(NotFetchedError, match=f"has {N:,} bytes there, {N + 1:,} by"),
+        pytest.raises(NotFetchedError, match=f"has {N:,} bytes, but {N + 1:,} according to"),
     ):
         download(wanted, tmp_path / NAME, session, patience=patience(waits))
     assert resource.sent <= 1 << 16  # what fits into the buffers of a connection that is dropped
@@ -213,7 +213,7 @@ def test_a_known_size_is_compared_with_what_came(server: Server, tmp_path: Path,
     wanted = Wanted(NAME, [f"{server.base}/a"], N + 1)
     with (
         new_session() as session,
-        pytest.raises(NotFetchedError, match=f"has {N:,} bytes there, {N + 1:,} by"),
+        pytest.raises(NotFetchedError, match=f"has {N:,} bytes, but {N + 1:,} according to"),
     ):
         download(wanted, tmp_path / NAME, session, patience=patience(waits))
     assert left(tmp_path) == set()

@@ -107,7 +107,7 @@ def test_what_is_gone_is_remembered_and_not_asked_again(tmp_path: Path, failing:
     tried = fetch_twice(tmp_path, failing)
     assert (tried.entry.reason, tried.entry.final, tried.entry.sha256) == (reason, True, None)
     assert tried.first.missing == tried.second.missing == {reason: ["a000.jpg"]}
-    assert (tried.first.fetched, tried.first.there, tried.first.wanted) == (1, 0, 2)
+    assert (tried.first.fetched, tried.first.stored, tried.first.wanted) == (1, 0, 2)
     assert tried.asked[0] >= 1
     assert tried.asked[1] == 0
 
@@ -151,7 +151,7 @@ def test_what_comes_in_the_end_is_kept(tmp_path: Path, failing: Page, tries: int
     tried = fetch_twice(tmp_path, failing)
     assert tried.entry.sha256 is not None
     assert (tried.entry.tries, tried.first.fetched, tried.first.missing) == (tries, 2, {})
-    assert (tried.second.fetched, tried.second.there, tried.asked) == (0, 2, (tries, 0))
+    assert (tried.second.fetched, tried.second.stored, tried.asked) == (0, 2, (tries, 0))
     with PictureStore(tmp_path / "p.sqlite") as store:
         content = store.read("a000.jpg")
     assert isinstance(content, bytes)
@@ -196,7 +196,7 @@ def test_equal_addresses_are_fetched_once_now_and_later(tmp_path: Path) -> None:
         urls = [f"{server.url}/1", f"{server.url}/2", f"{server.url}/1"]
         assert fetch_pictures(shop(tmp_path, urls), path, limits=LIMITS).fetched == 3
         more = fetch_pictures(shop(tmp_path, [*urls, f"{server.url}/1"]), path, limits=LIMITS)
-        assert (more.fetched, more.there) == (1, 3)
+        assert (more.fetched, more.stored) == (1, 3)
         assert server.asked == {"/1": 1, "/2": 1}
     with PictureStore(path) as store:
         assert store.read("a000.jpg") == store.read("a002.jpg") == store.read("a003.jpg") == jpeg(1)
@@ -219,7 +219,7 @@ def test_two_that_fetch_into_one_store_share_the_work(tmp_path: Path) -> None:
             thread.join()
         assert set(server.asked.values()) == {1}
     assert waited == [True]
-    assert sorted((one.fetched, one.there) for one in reports) == [(0, 10), (10, 0)]
+    assert sorted((one.fetched, one.stored) for one in reports) == [(0, 10), (10, 0)]
 
 
 def test_retry_asks_again_for_what_is_gone_and_a_new_address_does_so_by_itself(tmp_path: Path) -> None:

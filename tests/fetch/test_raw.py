@@ -56,7 +56,9 @@ def test_another_file_later_is_refused_until_it_is_accepted(server: Server, tmp_
     file = tmp_path / "raw" / "r.json.gz"
     file.unlink()
     server.add("/r", OTHER)
-    with pytest.raises(DataError, match=f"expected is sha256 {known.sha256}; .*mmbench datasets unlock mine"):
+    with pytest.raises(
+        DataError, match=f"the expected sha256 is {known.sha256}; .*mmbench datasets unlock mine"
+    ):
         fetch(spec, tmp_path)
     assert not file.exists()
     assert recorded_file(tmp_path, "mine", "r.json.gz") == known
@@ -69,7 +71,7 @@ def test_the_hash_of_the_catalogue_is_the_last_word(server: Server, tmp_path: Pa
     server.add("/r", FILE)
     server.add("/m", OTHER)
     spec = spec_at(server, tmp_path, f', sha256 = "{"0" * 64}"')
-    with pytest.raises(DataError, match=f"but {'0' * 64} by the catalogue"):
+    with pytest.raises(DataError, match=f"but {'0' * 64} according to the catalogue"):
         fetch(spec, tmp_path)
     assert list(read_recorded(tmp_path)["mine"]) == ["m.json.gz"]
 
