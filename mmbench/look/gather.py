@@ -1,4 +1,4 @@
-"""Everything that is shown of one prepared data set: numbers at once, neighbours and pictures when asked for."""
+"""Everything that is shown about a prepared data set: numbers at once, neighbours and pictures on demand."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,26 +19,26 @@ from mmbench.look.numbers import (
     PairIntervals,
     Popularity,
     TimeBins,
-    commonest_pair,
-    different,
     intervals,
     lengths,
+    most_common_pair,
     neighbours,
     over_time,
+    pick_different,
+    pick_spread,
     popularity,
-    spread,
 )
 from mmbench.look.pictures import Thumbnails, thumbnails
 
 N_SHEET = 24
 N_QUERIES = 6
-MAX_ENCODERS = 8  # whose neighbours are shown: keeps the page below 3 MB
+MAX_ENCODERS = 8  # limits the encoders whose neighbours are shown, which keeps the page below 3 MB
 PICTURE_SIZE = 160  # pixels
 
 
 @dataclass(frozen=True)
 class Share:
-    """A part of a whole, 0 to 1, and what the whole is."""
+    """A share of a whole, 0 to 1, and what the whole is."""
 
     label: str
     value: float
@@ -47,7 +47,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Look:
-    """One data set. Times in seconds, shares 0 to 1, items 1..N."""
+    """What is shown of a data set. Times are in seconds, shares 0 to 1, items 1..N."""
 
     prepared: Prepared
     times: TimeBins
@@ -55,7 +55,7 @@ class Look:
     pair: PairIntervals | None
     histories: Lengths
     popularity: Popularity
-    texts: Lengths | None  # words per item; None = no item has a text
+    texts: Lengths | None  # words per item; None if no item has a text
     n_texts: int
 
     @property
@@ -63,21 +63,21 @@ class Look:
         return self.prepared.name
 
     def title(self, item: int, limit: int = 80) -> str:
-        """The item's title, or its id when it has none, as plain characters of one line."""
+        """Return the item's title, or its id if it has none, as one line of printable characters."""
         record = self.prepared.item_records[item - 1]
         return plain(str(record.get("title") or record["id"]), limit)
 
     @cached_property
     def groups(self) -> list[Any]:
-        """Categories of each item (a set, order does not matter), None for items without any."""
+        """The categories of each item (a set, because order does not matter), None for items without any."""
         ids, offsets = self.prepared.category_ids, self.prepared.category_offsets
-        owned = [frozenset(ids[start:end].tolist()) for start, end in pairwise(offsets)]
-        return [one or None for one in owned]
+        sets = [frozenset(ids[start:end].tolist()) for start, end in pairwise(offsets)]
+        return [categories or None for categories in sets]
 
     @cached_property
     def sheet(self) -> list[int]:
-        """Items of the contact sheet."""
-        return [int(item) for item in spread(self.popularity.items, N_SHEET)]
+        """The items of the contact sheet."""
+        return [int(item) for item in pick_spread(self.popularity.items, N_SHEET)]
 
     @cached_property
     def has_pictures(self) -> bool:
@@ -86,19 +86,21 @@ class Look:
 
     @cached_property
     def _neighbours(self) -> tuple[list[Nearest], list[str]]:
-        queries = different(self.popularity.items, self.groups, N_QUERIES)
-        found, (stored, notes) = [], self._stored
-        for one in stored[:MAX_ENCODERS]:
+        queries = pick_different(self.popularity.items, self.groups, N_QUERIES)
+        shown, (stored, notes) = [], self._stored
+        for manifest in stored[:MAX_ENCODERS]:
             try:
-                found.append(nearest(self.prepared, one.modality, one.encoder, queries, self.groups))
+                shown.append(
+                    nearest(self.prepared, manifest.modality, manifest.encoder, queries, self.groups)
+                )
             except DataError as error:
                 notes = [*notes, str(error)]
-        more = ", ".join(f"{one.modality} {one.encoder}" for one in stored[MAX_ENCODERS:])
-        return found, [*notes, *([f"not shown, to keep the page small: {more}"] if more else [])]
+        omitted = ", ".join(f"{manifest.modality} {manifest.encoder}" for manifest in stored[MAX_ENCODERS:])
+        return shown, [*notes, *([f"not shown, to keep the page small: {omitted}"] if omitted else [])]
 
     @cached_property
     def _stored(self) -> tuple[list[FeatureManifest], list[str]]:
-        """Features that are the items' own, and why others are not or cannot be read."""
+        """The features that belong to the items, and why others do not or cannot be read."""
         notes: list[str] = []
         by_modality = list_features(self.prepared, on_error=lambda error: notes.append(str(error)))
         fitting = []
@@ -113,19 +115,21 @@ class Look:
 
     @property
     def feature_notes(self) -> list[str]:
-        """Why stored features are not shown: damaged, stale, of another catalogue."""
+        """Why stored features are not shown: damaged, stale, or of another catalogue."""
         return self._stored[1]
 
     @property
     def nearest(self) -> list[Nearest]:
-        """Neighbours of the same few items in each stored encoder's features."""
+        """The neighbours of the same few items in each encoder's stored features."""
         return self._neighbours[0]
 
     @cached_property
     def _thumbnails(self) -> tuple[Thumbnails, list[str]]:
         shown = set(self.sheet)
-        for one in self.nearest:
-            shown.update(one.found, *([item for item, _ in row] for row in one.found.values()))
+        for encoder in self.nearest:
+            shown.update(
+                encoder.neighbours, *([item for item, _ in row] for row in encoder.neighbours.values())
+            )
         if not self.has_pictures:
             return {}, []
         try:
@@ -135,7 +139,7 @@ class Look:
 
     @property
     def thumbnails(self) -> Thumbnails:
-        """Pictures of all items that are shown; {} when the data set has none."""
+        """The pictures of all items that are shown; {} if the data set has none."""
         return self._thumbnails[0]
 
     @property
@@ -145,18 +149,20 @@ class Look:
 
     @property
     def shares(self) -> list[Share]:
-        """Ties, repeats and coverage, as counted when the data set was prepared, and coverage of stored features."""
-        one = self.prepared.manifest.statistics
-        coverage, items, users = one.coverage, "of all items", "of the users with such a target"
+        """Ties, repeats and coverage, counted when the data set was prepared, and the coverage of stored features."""
+        statistics = self.prepared.manifest.statistics
+        coverage, items, users = statistics.coverage, "of all items", "of the users with such a target"
         shares = [
-            Share("neighbours with equal timestamps", one.tied_neighbours, "of all neighbouring events"),
+            Share(
+                "neighbours with equal timestamps", statistics.tied_neighbours, "of all neighbouring events"
+            ),
             Share(
                 f"intervals above {LONG_INTERVAL_DAYS} days",
-                one.long_intervals,
+                statistics.long_intervals,
                 "of all neighbouring events",
             ),
-            Share("validation target already in the input", one.valid_repeats, users),
-            Share("test target already in the input", one.test_repeats, users),
+            Share("validation target already in the input", statistics.valid_repeats, users),
+            Share("test target already in the input", statistics.test_repeats, users),
             Share("items with a title", coverage.title, items),
             Share("items with any text", coverage.text, items),
             Share("items with categories", coverage.categories, items),
@@ -169,63 +175,63 @@ class Look:
 
 
 def plain(text: str, limit: int = 80) -> str:
-    """One line of printable characters, cut with an ellipsis: titles from shops hold tabs, control and bidi marks."""
+    """Return one line of printable characters, cut with an ellipsis: titles from shops hold tabs and control marks."""
     shown = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return shown if len(shown) <= limit else f"{shown[: limit - 1].rstrip()}…"
 
 
 def look(prepared: Prepared) -> Look:
-    """The numbers of a prepared data set."""
+    """Return the numbers of a prepared data set."""
     near = neighbours(prepared.items, prepared.times, prepared.offsets)
     words = np.array([len(str(record.get("text") or "").split()) for record in prepared.item_records])
-    some = words[words > 0]
+    nonempty = words[words > 0]
     return Look(
         prepared=prepared,
         times=over_time(prepared.times),
         intervals=intervals(near.gap),
-        pair=commonest_pair(near),
+        pair=most_common_pair(near),
         histories=lengths(np.diff(prepared.offsets)),
         popularity=popularity(prepared.items, prepared.n_items),
-        texts=lengths(some) if len(some) else None,
-        n_texts=len(some),
+        texts=lengths(nonempty) if len(nonempty) else None,
+        n_texts=len(nonempty),
     )
 
 
-def as_json(one: Look) -> dict[str, Any]:
-    """The numbers behind the figures; no neighbours and no pictures."""
-    pair = one.pair
+def as_json(shown: Look) -> dict[str, Any]:
+    """Return the numbers behind the figures as JSON content, without neighbours and pictures."""
+    pair = shown.pair
     return {
-        "over_time": {"edges": one.times.edges.tolist(), "counts": one.times.counts.tolist()},
+        "over_time": {"edges": shown.times.edges.tolist(), "counts": shown.times.counts.tolist()},
         "intervals": {
-            "counts": one.intervals.counts.tolist(),
-            "quantiles_seconds": one.intervals.quantiles,
-            "long_share": one.intervals.long_share,
+            "counts": shown.intervals.counts.tolist(),
+            "quantiles_seconds": shown.intervals.quantiles,
+            "long_share": shown.intervals.long_share,
         },
         "pair": pair and {
-            "items": [one.prepared.item_records[item - 1]["id"] for item in (pair.first, pair.second)],
+            "items": [shown.prepared.item_records[item - 1]["id"] for item in (pair.first, pair.second)],
             "seconds": pair.seconds.tolist(),
         },
-        "history_length": _lengths_json(one.histories),
+        "history_length": _lengths_json(shown.histories),
         "popularity": {
-            "n_head": one.popularity.n_head,
-            "head_share": one.popularity.head_share,
-            "quantiles": dict(_ranked(one.popularity)),
+            "n_head": shown.popularity.n_head,
+            "head_share": shown.popularity.head_share,
+            "quantiles": dict(_ranked(shown.popularity)),
         },
-        "text_words": one.texts and {**_lengths_json(one.texts), "n_items": one.n_texts},
-        "shares": {share.label: share.value for share in one.shares},
+        "text_words": shown.texts and {**_lengths_json(shown.texts), "n_items": shown.n_texts},
+        "shares": {share.label: share.value for share in shown.shares},
     }  # fmt: skip
 
 
 def _lengths_json(lengths: Lengths) -> dict[str, Any]:
     return {
-        "classes": [lengths.label(at) for at in range(len(lengths.counts))],
+        "classes": [lengths.label(index) for index in range(len(lengths.counts))],
         "counts": lengths.counts.tolist(),
         "quantiles": lengths.quantiles,
     }
 
 
 def _ranked(popularity: Popularity) -> list[tuple[str, int]]:
-    """Events of the items at some ranks, 1 = most popular."""
+    """Return the events of the items at some ranks, 1 = most popular."""
     n = len(popularity.counts)
     ranks = sorted({1, *(min(n, 10**power) for power in range(1, 7)), max(1, n // 2), n})
     return [(str(rank), int(popularity.counts[rank - 1])) for rank in ranks]

@@ -1,6 +1,7 @@
 """Nearest neighbours of items in stored features: do items that look or read alike lie near each other?
 
-Cosine between rows; items without the feature take no part. Axes: N items, D numbers each, Q queries, K neighbours.
+Rows are compared by cosine; items without the feature are left out.
+Axes: N items, D numbers, Q queries, K neighbours.
 """
 
 from dataclasses import dataclass
@@ -13,24 +14,26 @@ from mmbench.features.manifest import FeatureManifest, Modality
 from mmbench.features.store import load_features
 
 K = 5
-SAMPLE = 1000  # items whose neighbours' categories are compared, evenly over the catalogue
-BLOCK = 64  # queries at once: [BLOCK, N] cosines
+SAMPLE = 1000  # compares the categories of this many items' neighbours, evenly over the catalogue
+BLOCK = 64  # queries at a time: [BLOCK, N] cosines
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """One encoder's neighbours of a few items, and two numbers that tell whether they make sense.
+    """The neighbours of a few items by one encoder, and two numbers that tell whether they make sense.
 
-    A cosine means little by itself (all rows of a BERT lie near each other), hence `mean_cosine` of all pairs.
+    A cosine means little without context (all rows of a BERT lie near each other), hence `mean_cosine` of all pairs.
     `same_categories` is the share of the K nearest that have exactly the item's categories, over SAMPLE items
-    with categories; `same_by_chance` the share among all pairs of such items. None where nothing can be compared.
+    with categories; `same_by_chance` is the share among all pairs of such items. None if nothing can be compared.
     """
 
     modality: Modality
     encoder: str
     manifest: FeatureManifest
-    shape: tuple[int, ...]  # of one item's feature: (D,) or (layers, D), of which the last layer is compared
-    found: dict[int, list[tuple[int, float]]]  # query -> (item, cosine), nearest first; [] = no feature
+    shape: tuple[
+        int, ...
+    ]  # shape of an item's feature: (D,) or (layers, D), of which the last layer is compared
+    neighbours: dict[int, list[tuple[int, float]]]  # query -> (item, cosine), nearest first; [] = no feature
     mean_cosine: float | None
     same_categories: float | None
     same_by_chance: float | None
@@ -39,23 +42,26 @@ class Nearest:
 def nearest(
     prepared: Prepared, modality: Modality, encoder: str, queries: np.ndarray, groups: list[Any]
 ) -> Nearest:
-    """`groups[i]` = categories of item i + 1, None without any. Raises what load_features raises."""
+    """Find the neighbours of the items `queries`; raises what load_features raises.
+
+    groups  the categories of item i + 1 at index i, None for items without any
+    """
     features = load_features(prepared, modality, encoder)
     values = features.values[:, -1] if features.values.ndim == 3 else features.values
     items, unit = _unit_rows(np.asarray(values, dtype=np.float32), features.present)
-    place = {int(item): at for at, item in enumerate(items)}
-    asked = [int(item) for item in queries if int(item) in place]
-    rows = _nearest_rows(unit, np.array([place[item] for item in asked], dtype=np.int64))
-    found: dict[int, list[tuple[int, float]]] = {int(item): [] for item in queries}
-    for item, (near, cosine) in zip(asked, rows, strict=True):
-        found[item] = list(zip(items[near].tolist(), cosine.tolist(), strict=True))
+    row_of = {int(item): row for row, item in enumerate(items)}
+    present = [int(item) for item in queries if int(item) in row_of]
+    nearest_rows = _nearest_rows(unit, np.array([row_of[item] for item in present], dtype=np.int64))
+    neighbours: dict[int, list[tuple[int, float]]] = {int(item): [] for item in queries}
+    for item, (near, cosine) in zip(present, nearest_rows, strict=True):
+        neighbours[item] = list(zip(items[near].tolist(), cosine.tolist(), strict=True))
     same, chance = _same_group(unit, [groups[item - 1] for item in items.tolist()])
     return Nearest(
         modality,
         encoder,
         features.manifest,
         tuple(features.values.shape[1:]),
-        found,
+        neighbours,
         mean_cosine(unit),
         same,
         chance,
@@ -63,24 +69,24 @@ def nearest(
 
 
 def _unit_rows(values: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Items that have a direction, int64 [n], and their rows scaled to length 1, float32 [n, D]."""
+    """Return the items with a direction, int64 [n], and their rows scaled to length 1, float32 [n, D]."""
     length = np.linalg.norm(values, axis=1)
     items = np.flatnonzero(present & (length > 0))
     return items, values[items] / length[items, None]
 
 
 def mean_cosine(unit: np.ndarray) -> float | None:
-    """Mean over all pairs of different rows, exactly: |sum of rows|^2 holds every pair twice and each row once."""
+    """Return the exact mean over all pairs of different rows: |sum of rows|^2 has every pair twice, every row once."""
     n = len(unit)
     if n < 2:
         return None
     total = unit.sum(axis=0, dtype=np.float64)
-    own = float((unit.astype(np.float64) ** 2).sum())
-    return (float(total @ total) - own) / (n * (n - 1))
+    squares = float((unit.astype(np.float64) ** 2).sum())
+    return (float(total @ total) - squares) / (n * (n - 1))
 
 
 def _nearest_rows(unit: np.ndarray, queries: np.ndarray, k: int = K) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(row numbers, cosines) of the k rows nearest to each query row, without itself; equal cosines by row number."""
+    """Return (row numbers, cosines) of the k rows nearest to each query row, excluding itself; ties by row number."""
     k = min(k, len(unit) - 1)
     if k < 1:
         return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
@@ -97,7 +103,7 @@ def _nearest_rows(unit: np.ndarray, queries: np.ndarray, k: int = K) -> list[tup
 
 
 def _same_group(unit: np.ndarray, groups: list[Any]) -> tuple[float | None, float | None]:
-    """Share of nearest rows, and of all pairs, with equal groups, among the rows that have one."""
+    """Return the share of nearest rows, and of all pairs, with equal groups, among the rows that have a group."""
     known = np.array([group is not None for group in groups], dtype=bool)
     numbers: dict[Any, int] = {}
     label = np.array(

@@ -1,4 +1,4 @@
-"""Counts, bins and shares of a prepared data set's events. Pure: arrays in, numbers out, nothing is drawn or rounded.
+"""Counts, bins and shares of a prepared data set's events: arrays in, numbers out, nothing is drawn or rounded.
 
 Axes: E events, U users, N items; events are sorted by user, then by the protocol's order.
 """
@@ -14,7 +14,7 @@ HEAD = 0.2
 MAX_CLASSES = 30
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
-# Upper limits in seconds, each inside its class; what lies above the last is the last class.
+# Upper limits in seconds, each inside its class; larger intervals are in the last class.
 INTERVAL_LIMITS = (0, HOUR, DAY, 7 * DAY, 30 * DAY, 100 * DAY, 365 * DAY)
 INTERVAL_LABELS = (
     "no gap", "up to\n1 hour", "up to\n1 day", "up to\n1 week", "up to\n30 days", "up to\n100 days",
@@ -27,7 +27,7 @@ N_LONG = 2  # the last classes lie above TMMSRec's 100 days
 class TimeBins:
     """Events per span of time: `edges` float64 [n + 1] in unix seconds, `counts` int64 [n].
 
-    When all times are equal n = 1, and both edges are that time.
+    If all times are equal, n = 1 and both edges are that time.
     """
 
     edges: np.ndarray
@@ -35,12 +35,12 @@ class TimeBins:
 
     @property
     def days(self) -> float:
-        """Width of a bin."""
+        """The width of a bin in days."""
         return float(self.edges[1] - self.edges[0]) / DAY
 
 
 def over_time(times: np.ndarray, n_bins: int = TIME_BINS) -> TimeBins:
-    """`n_bins` equal spans from the first to the last event (HM4SR, figure 7); the last one includes its end."""
+    """Count events in `n_bins` equal spans from the first to the last (HM4SR, figure 7); the last includes its end."""
     first, last = int(times.min()), int(times.max())
     if first == last:
         return TimeBins(np.array([first, last], dtype=np.float64), np.array([len(times)]))
@@ -50,11 +50,11 @@ def over_time(times: np.ndarray, n_bins: int = TIME_BINS) -> TimeBins:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Events that follow each other in one user's history, int64 [M] each."""
+    """Events that follow each other in a user's history, int64 [M] each."""
 
     user: np.ndarray
     first: np.ndarray  # item
-    second: np.ndarray  # item after it
+    second: np.ndarray  # the item after it
     gap: np.ndarray  # seconds
 
 
@@ -78,13 +78,13 @@ class Intervals:
 
     @property
     def long_share(self) -> float:
-        """Share above 100 days (TMMSRec, figure 2a); 0 when there is no interval."""
+        """The share above 100 days (TMMSRec, figure 2a); 0 if there is no interval."""
         return float(self.counts[-N_LONG:].sum() / self.n) if self.n else 0.0
 
 
 def intervals(gap: np.ndarray) -> Intervals:
-    which = np.searchsorted(INTERVAL_LIMITS, gap, side="left")
-    return Intervals(np.bincount(which, minlength=len(INTERVAL_LABELS)), quantiles(gap))
+    classes = np.searchsorted(INTERVAL_LIMITS, gap, side="left")
+    return Intervals(np.bincount(classes, minlength=len(INTERVAL_LABELS)), quantiles(gap))
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:
@@ -95,33 +95,33 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class PairIntervals:
-    """One ordered pair of items and its interval for each user who had them one right after the other."""
+    """An ordered pair of items, and its interval for each user who had one right after the other."""
 
     first: int
     second: int
     seconds: np.ndarray  # int64 [n users], ascending
 
 
-def commonest_pair(near: Neighbours) -> PairIntervals | None:
-    """The ordered pair of different items that most users have in neighbouring places; each user's first time counts.
+def most_common_pair(near: Neighbours) -> PairIntervals | None:
+    """Return the ordered pair of different items that most users have as neighbours; each user's first time counts.
 
-    A pair that every user has without a gap (two halves of a bikini) shows nothing of intervals; it is taken only
-    when all are like that. Of equally common pairs the one with the smaller items. None when no two different
-    items are neighbours. TMMSRec's figure 2b shows one such pair.
+    A pair that every user has without a gap (two halves of a bikini) shows nothing about intervals; it is returned only
+    if all pairs are like that. Of equally common pairs, the pair with the smaller items is returned; None if no two
+    different items are neighbours. TMMSRec's figure 2b shows such a pair.
     """
     differ = near.first != near.second
     if not differ.any():
         return None
-    user, first, second, gap = (one[differ] for one in (near.user, near.first, near.second, near.gap))
+    user, first, second, gap = (column[differ] for column in (near.user, near.first, near.second, near.gap))
     key = first * (int(second.max()) + 1) + second
-    order = np.lexsort((key, user))  # stable: a user's first time stays first
+    order = np.lexsort((key, user))  # a stable sort, so a user's first time stays first
     user, key, gap = user[order], key[order], gap[order]
     new = np.ones(len(key), dtype=bool)
     new[1:] = (np.diff(user) != 0) | (np.diff(key) != 0)
     key, gap = key[new], gap[new]
-    found, number, count = np.unique(key, return_inverse=True, return_counts=True)
-    with_gap = np.bincount(number[gap > 0], minlength=len(found)) > 0
-    best = int(found[np.where(with_gap if with_gap.any() else True, count, 0).argmax()])
+    pairs, number, count = np.unique(key, return_inverse=True, return_counts=True)
+    with_gap = np.bincount(number[gap > 0], minlength=len(pairs)) > 0
+    best = int(pairs[np.where(with_gap if with_gap.any() else True, count, 0).argmax()])
     items = divmod(best, int(second.max()) + 1)
     return PairIntervals(*items, seconds=np.sort(gap[key == best]))
 
@@ -130,7 +130,7 @@ def commonest_pair(near: Neighbours) -> PairIntervals | None:
 class Lengths:
     """Whole numbers in classes of equal width: class k holds starts[k] .. starts[k] + width - 1.
 
-    With `open_end` the last class holds everything from its start on (the longest 1%).
+    With `open_end`, the last class holds everything from its start on (the longest 1%).
     """
 
     starts: np.ndarray  # int64 [n]
@@ -139,39 +139,39 @@ class Lengths:
     open_end: bool
     quantiles: dict[str, float]
 
-    def label(self, at: int) -> str:
-        """ "5", "5-8", or "40+" for an open end."""
-        start = int(self.starts[at])
-        if self.open_end and at == len(self.starts) - 1:
+    def label(self, index: int) -> str:
+        """Return "5", "5-8", or "40+" for an open end."""
+        start = int(self.starts[index])
+        if self.open_end and index == len(self.starts) - 1:
             return f"{start}+"
         return str(start) if self.width == 1 else f"{start}-{start + self.width - 1}"
 
 
 def lengths(values: np.ndarray) -> Lengths:
-    """At most MAX_CLASSES classes up to the 99th percentile, and one for what is longer. `values` is not empty."""
+    """Count in at most MAX_CLASSES classes up to the 99th percentile, and one above it. `values` must not be empty."""
     low, top = int(values.min()), int(np.ceil(np.quantile(values, 0.99)))
     width = -(-(top - low + 1) // MAX_CLASSES)
     n = -(-(top - low + 1) // width)
-    which = np.minimum((values - low) // width, n)
-    counts = np.bincount(which, minlength=n)
+    classes = np.minimum((values - low) // width, n)
+    counts = np.bincount(classes, minlength=n)
     return Lengths(low + width * np.arange(len(counts)), width, counts, len(counts) > n, quantiles(values))
 
 
 @dataclass(frozen=True)
 class Popularity:
-    """Events of each item, most popular first: `items` int64 [N] (ties by item), `counts` int64 [N]."""
+    """The events of each item, most popular first: `items` int64 [N] (ties by item), `counts` int64 [N]."""
 
     items: np.ndarray
     counts: np.ndarray
 
     @property
     def n_head(self) -> int:
-        """The most popular fifth of the items, at least one."""
+        """The number of items in the most popular fifth, at least 1."""
         return max(1, round(HEAD * len(self.counts)))
 
     @property
     def head_share(self) -> float:
-        """Share of the events that fall on the most popular fifth."""
+        """The share of the events that belong to the most popular fifth."""
         return float(self.counts[: self.n_head].sum() / self.counts.sum())
 
 
@@ -181,8 +181,8 @@ def popularity(items: np.ndarray, n_items: int) -> Popularity:
     return Popularity(order + 1, counts[order])
 
 
-def spread(ranked: np.ndarray, n: int) -> np.ndarray:
-    """`n` of the ranked items: half of them the first, the others evenly over the rest down to the last."""
+def pick_spread(ranked: np.ndarray, n: int) -> np.ndarray:
+    """Pick `n` of the ranked items: half of them the first, the others spread evenly over the rest."""
     if len(ranked) <= n:
         return ranked
     head = n - n // 2
@@ -190,8 +190,8 @@ def spread(ranked: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([ranked[:head], ranked[rest]])
 
 
-def different(ranked: np.ndarray, groups: list[Any], n: int) -> np.ndarray:
-    """The `n` first ranked items of different groups (`groups[i]` of item i + 1), filled up with those left out."""
+def pick_different(ranked: np.ndarray, groups: list[Any], n: int) -> np.ndarray:
+    """Pick the `n` first ranked items of different groups (`groups[i]` is of item i + 1), then those skipped."""
     seen: set[Any] = set()
     taken: list[int] = []
     others: list[int] = []

@@ -1,4 +1,4 @@
-"""One HTML page about a data set that loads nothing: light and dark, readable on paper."""
+"""An HTML page about a data set that loads nothing: light and dark, readable on paper."""
 
 from importlib.resources import files
 from typing import Any
@@ -19,13 +19,13 @@ _PARTS = {
 
 
 def html(look: Look, statistics: list[list[str]]) -> str:
-    """The page; `statistics` are rows [statistic, computed, printed, remark]."""
+    """Return the page; `statistics` are rows [statistic, computed, printed, remark]."""
     from jinja2 import Environment, StrictUndefined
 
     source = (files("mmbench.look") / "page.html.j2").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     manifest = look.prepared.manifest
-    plots = {one.name: one for one in charts(look)}
+    plots = {plot.name: plot for plot in charts(look)}
     return template.render(
         name=look.name,
         title=manifest.title,
@@ -41,7 +41,7 @@ def html(look: Look, statistics: list[list[str]]) -> str:
         },
         sheet=_sheet(look),
         sheet_caption=sheet_caption(look),
-        encoders=[_encoder(look, one) for one in look.nearest],
+        encoders=[_encoder(look, encoder) for encoder in look.nearest],
         notes=look.notes,
     )
 
@@ -56,15 +56,15 @@ def _figure(plot: Plot) -> dict[str, str]:
 
 
 def _picture(look: Look, item: int, pixels: int) -> dict[str, Any]:
-    """What the template shows of an item: `url` of its picture, or `reason` why there is none, and its title."""
-    found = look.thumbnails.get(item)
+    """Return what the template shows of an item: its title and its picture's `url`, or the `reason` for none."""
+    picture = look.thumbnails.get(item)
     shown: dict[str, Any] = {
         "title": look.title(item),
         "url": None,
-        "reason": found if isinstance(found, str) else "",
+        "reason": picture if isinstance(picture, str) else "",
     }
-    if found is not None and not isinstance(found, str):
-        small = found.copy()
+    if picture is not None and not isinstance(picture, str):
+        small = picture.copy()
         small.thumbnail((pixels, pixels))
         shown["url"] = data_url(small)
     return shown
@@ -77,16 +77,18 @@ def _sheet(look: Look) -> list[dict[str, Any]]:
     return [{**_picture(look, item, SHEET_PIXELS), "count": counts[item]} for item in look.sheet]
 
 
-def _encoder(look: Look, one: Nearest) -> dict[str, Any]:
+def _encoder(look: Look, encoder: Nearest) -> dict[str, Any]:
     rows = []
-    for query, found in one.found.items():
-        cells = [{**_picture(look, item, SMALL_PIXELS), "cosine": f"{cosine:.2f}"} for item, cosine in found]
+    for query, neighbours in encoder.neighbours.items():
+        cells = [
+            {**_picture(look, item, SMALL_PIXELS), "cosine": f"{cosine:.2f}"} for item, cosine in neighbours
+        ]
         rows.append({"query": _picture(look, query, SMALL_PIXELS), "cells": cells})
     return {
-        "modality": one.modality,
-        "name": one.encoder,
-        "caption": nearest_caption(look, one),
-        "hash": one.manifest.use.identity[:12],
-        "made": day(one.manifest.created),
+        "modality": encoder.modality,
+        "name": encoder.encoder,
+        "caption": nearest_caption(look, encoder),
+        "hash": encoder.manifest.use.identity[:12],
+        "made": day(encoder.manifest.created),
         "rows": rows,
     }

@@ -1,4 +1,4 @@
-"""Thumbnails of a few items' pictures, decoded as the encoders see them, or the reason why there is none."""
+"""Thumbnails of a few items' pictures, decoded as for the encoders, or the reason why there is none."""
 
 import base64
 import io
@@ -18,23 +18,23 @@ Thumbnails = dict[int, "Image | str"]  # item -> picture, or why there is none
 
 
 def thumbnails(prepared: Prepared, items: Iterable[int], *, size: int) -> Thumbnails:
-    """Pictures of the items, no side longer than `size` pixels. Raises DataError when their folder or zip is gone."""
+    """Return the items' pictures, with sides of at most `size` pixels; DataError if their folder or zip is gone."""
     source = PictureSource(prepared)
-    found: Thumbnails = {}
+    pictures: Thumbnails = {}
     try:
         for item in items:
             content = source.content(item - 1)
             picture = content if isinstance(content, str) else decode(content)
             if not isinstance(picture, str):
                 picture.thumbnail((size, size))
-            found[item] = picture
+            pictures[item] = picture
     finally:
         source.close()
-    return found
+    return pictures
 
 
 def data_url(picture: "Image") -> str:
-    """A picture as a `data:` URL of a small JPEG."""
+    """Return a picture as a `data:` URL of a small JPEG."""
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""The charts: each draws numbers that were counted elsewhere and says in a caption what was counted."""
+"""The charts: each draws numbers that were counted elsewhere, and says in a caption what was counted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure: file name, caption, and how it is drawn (inside `styled`)."""
+    """A figure: file name, caption, and the function that draws it (inside `styled`)."""
 
     name: str
     caption: str
@@ -26,7 +26,7 @@ class Plot:
 
 
 def charts(look: Look) -> list[Plot]:
-    """The charts that make sense for the data set, in reading order."""
+    """Return the charts that make sense for the data set, in reading order."""
     plots = [
         Plot("over-time", _over_time_caption(look), lambda: over_time(look)),
         Plot("intervals", _intervals_caption(look), lambda: intervals(look)),
@@ -36,12 +36,12 @@ def charts(look: Look) -> list[Plot]:
         Plot("shares", SHARES_CAPTION, lambda: shares(look)),
         Plot("text-length", _texts_caption(look), lambda: texts(look)),
     ]
-    there = {
+    is_drawn = {
         "intervals": look.intervals.n > 0,
         "pair": look.pair is not None,
         "text-length": look.texts is not None,
     }
-    return [one for one in plots if there.get(one.name, True)]
+    return [plot for plot in plots if is_drawn.get(plot.name, True)]
 
 
 def day(seconds: float) -> str:
@@ -49,7 +49,7 @@ def day(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span for people: "45 s", "3.5 hours", "120 days"."""
+    """Return a time span for people: "45 s", "3.5 hours", "120 days"."""
     for unit, name in ((DAY, "days"), (HOUR, "hours"), (60, "minutes")):
         if seconds >= unit:
             value = seconds / unit
@@ -66,7 +66,7 @@ def percent(share: float) -> str:
 
 
 def _count_axis(axes: "Axes", label: str) -> None:
-    """Whole numbers from zero, with thousands separators and a light grid."""
+    """Show whole numbers from zero, with thousands separators and a light grid."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_ylabel(label)
@@ -89,7 +89,7 @@ def _over_time_caption(look: Look) -> str:
 
 
 def over_time(look: Look) -> "Figure":
-    """HM4SR, figure 7."""
+    """Draw the interactions over time, as in HM4SR, figure 7."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     figure, axes = new_axes(2.6, f"{look.name}: interactions over time")
@@ -115,47 +115,47 @@ def _intervals_caption(look: Look) -> str:
 
 
 def intervals(look: Look) -> "Figure":
-    """TMMSRec, figure 2a."""
+    """Draw the intervals between neighbouring events, as in TMMSRec, figure 2a."""
     figure, axes = new_axes(2.8, f"{look.name}: time between neighbouring events")
     counts = look.intervals.counts
-    at = np.arange(len(counts))
-    colours = [VERMILION if one >= len(counts) - N_LONG else BLUE for one in at]
-    axes.bar(at, counts, width=0.8, color=colours)
-    for x, count in zip(at, counts, strict=True):
+    positions = np.arange(len(counts))
+    colours = [VERMILION if position >= len(counts) - N_LONG else BLUE for position in positions]
+    axes.bar(positions, counts, width=0.8, color=colours)
+    for x, count in zip(positions, counts, strict=True):
         axes.annotate(
             percent(count / look.intervals.n), (x, count), xytext=(0, 2), textcoords="offset points", ha="center",
             color=INK, fontsize=8,
         )  # fmt: skip
-    axes.set_xticks(at, INTERVAL_LABELS, fontsize=8)
+    axes.set_xticks(positions, INTERVAL_LABELS, fontsize=8)
     axes.set_xlabel("interval")
     _count_axis(axes, "pairs of neighbours")
-    axes.set_ylim(top=1.14 * counts.max())  # room for the shares above the bars
+    axes.set_ylim(top=1.14 * counts.max())  # leaves room for the shares above the bars
     return figure
 
 
 def _pair_caption(look: Look) -> str:
     if look.pair is None:
         return ""
-    one = look.pair
-    shown = "" if one.seconds[-1] == 0 else " whose interval is not always zero"
-    names = f"“{look.title(one.first)}” and right after it “{look.title(one.second)}”"
+    common = look.pair
+    shown = "" if common.seconds[-1] == 0 else " whose interval is not always zero"
+    names = f"“{look.title(common.first)}” and right after it “{look.title(common.second)}”"
     return (
-        f"The commonest pair of different items in neighbouring places{shown}: {names}, "
-        f"{len(one.seconds):,} users (each user's first time). One dot a user, in order of the interval: "
-        f"{duration(int(one.seconds[0]))} to {duration(int(one.seconds[-1]))}."
+        f"The most common pair of different items in neighbouring places{shown}: {names}, "
+        f"{len(common.seconds):,} users (each user's first time). One dot per user, in order of the interval: "
+        f"{duration(int(common.seconds[0]))} to {duration(int(common.seconds[-1]))}."
     )
 
 
 def pair(look: Look) -> "Figure":
-    """TMMSRec, figure 2b."""
+    """Draw the intervals of the most common pair, as in TMMSRec, figure 2b."""
     from matplotlib.ticker import MaxNLocator
 
     assert look.pair is not None
     seconds = look.pair.seconds
-    figure, axes = new_axes(2.6, f"{look.name}: intervals of the commonest pair of items")
+    figure, axes = new_axes(2.6, f"{look.name}: intervals of the most common pair of items")
     longest = max(int(seconds[-1]), 1)
     unit, name = next(
-        (one for one in ((DAY, "days"), (HOUR, "hours"), (60, "minutes")) if longest >= 2 * one[0]),
+        (unit for unit in ((DAY, "days"), (HOUR, "hours"), (60, "minutes")) if longest >= 2 * unit[0]),
         (1, "seconds"),
     )
     x = np.arange(1, len(seconds) + 1)
@@ -172,24 +172,24 @@ def pair(look: Look) -> "Figure":
 
 
 def _bars(axes: "Axes", lengths: Lengths) -> None:
-    """A histogram of whole numbers; the open class at the end is grey and says so."""
-    at = np.arange(len(lengths.counts))
-    colours = [BLUE] * len(at)
+    """Draw a histogram of whole numbers; an open class at the end is grey."""
+    positions = np.arange(len(lengths.counts))
+    colours = [BLUE] * len(positions)
     if lengths.open_end:
         colours[-1] = SOFT
-    axes.bar(at, lengths.counts, width=0.85, color=colours)
-    step = max(1, -(-len(at) // (16 if lengths.width == 1 else 10)))
-    shown = [one for one in at.tolist() if one % step == 0]
+    axes.bar(positions, lengths.counts, width=0.85, color=colours)
+    step = max(1, -(-len(positions) // (16 if lengths.width == 1 else 10)))
+    shown = [index for index in positions.tolist() if index % step == 0]
     if lengths.open_end:
-        shown = [one for one in shown if len(at) - 1 - one >= step] + [len(at) - 1]
-    axes.set_xticks(shown, [lengths.label(one) for one in shown])
+        shown = [index for index in shown if len(positions) - 1 - index >= step] + [len(positions) - 1]
+    axes.set_xticks(shown, [lengths.label(index) for index in shown])
 
 
 def _middle(lengths: Lengths) -> str:
-    one = lengths.quantiles
+    quantiles = lengths.quantiles
     tail = f"; grey: {lengths.starts[-1]:,} and more" if lengths.open_end else ""
-    longest = f"the longest has {one['1.0']:,.0f}"
-    return f"Median {one['0.5']:g}, nine tenths have at most {one['0.9']:,.0f}, {longest}{tail}."
+    longest = f"the longest has {quantiles['1.0']:,.0f}"
+    return f"Median {quantiles['0.5']:g}, nine tenths have at most {quantiles['0.9']:,.0f}, {longest}{tail}."
 
 
 def _history_caption(look: Look) -> str:
@@ -210,38 +210,40 @@ def histories(look: Look) -> "Figure":
 
 
 def _popularity_caption(look: Look) -> str:
-    one = look.popularity
+    items = look.popularity
     return (
-        f"Events of each of the {len(one.counts):,} items, most popular first, both axes logarithmic. The "
-        f"{one.n_head:,} most popular (20%, shaded) have {percent(one.head_share)} of all interactions; the first has "
-        f"{one.counts[0]:,}, the last {one.counts[-1]:,}."
+        f"Events of each of the {len(items.counts):,} items, most popular first, both axes logarithmic. The "
+        f"{items.n_head:,} most popular (20%, shaded) have {percent(items.head_share)} of all interactions; the first "
+        f"has {items.counts[0]:,}, the last {items.counts[-1]:,}."
     )
 
 
 def popularity(look: Look) -> "Figure":
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    one = look.popularity
+    items = look.popularity
     figure, axes = new_axes(2.8, f"{look.name}: item popularity")
-    kept = one.counts > 0  # a logarithm knows no zero
-    rank = np.arange(1, len(one.counts) + 1)[kept]
-    axes.axvspan(0.8, one.n_head + 0.5, color=BLUE, alpha=0.12, linewidth=0)
-    axes.plot(rank, one.counts[kept], color=BLUE, linewidth=1.6, marker="o" if len(rank) < 3 else None)
+    kept = items.counts > 0  # a logarithmic axis has no zero
+    rank = np.arange(1, len(items.counts) + 1)[kept]
+    axes.axvspan(0.8, items.n_head + 0.5, color=BLUE, alpha=0.12, linewidth=0)
+    axes.plot(rank, items.counts[kept], color=BLUE, linewidth=1.6, marker="o" if len(rank) < 3 else None)
     axes.annotate(
-        f"top 20%: {percent(one.head_share)}\nof all interactions",
+        f"top 20%: {percent(items.head_share)}\nof all interactions",
         (0.02, 0.08),
         xycoords="axes fraction",
         color=INK,
     )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(0.8, 1.25 * len(one.counts))
-    if one.counts.max() < 100 * max(1, one.counts.min()):  # powers of ten alone would be one or two labels
+    axes.set_xlim(0.8, 1.25 * len(items.counts))
+    if items.counts.max() < 100 * max(
+        1, items.counts.min()
+    ):  # powers of ten would give only one or two labels
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-    axes.set_ylim(bottom=0.8 * max(1, one.counts.min()), top=1.5 * one.counts.max())
+    axes.set_ylim(bottom=0.8 * max(1, items.counts.min()), top=1.5 * items.counts.max())
     axes.set_xlabel("rank of the item")
     axes.set_ylabel("interactions")
     axes.grid(axis="both")
@@ -255,19 +257,19 @@ SHARES_CAPTION = (
 
 
 def shares(look: Look) -> "Figure":
-    found = look.shares
-    figure, axes = new_axes(0.9 + 0.24 * len(found), f"{look.name}: ties, repeats and coverage")
-    at = np.arange(len(found))[::-1]
-    colours = [BLUE if share.whole == "of all items" else VERMILION for share in found]
-    axes.barh(at, [100 * share.value for share in found], height=0.62, color=colours)
-    for y, share in zip(at, found, strict=True):
+    listed = look.shares
+    figure, axes = new_axes(0.9 + 0.24 * len(listed), f"{look.name}: ties, repeats and coverage")
+    positions = np.arange(len(listed))[::-1]
+    colours = [BLUE if share.whole == "of all items" else VERMILION for share in listed]
+    axes.barh(positions, [100 * share.value for share in listed], height=0.62, color=colours)
+    for y, share in zip(positions, listed, strict=True):
         axes.annotate(
             percent(share.value), (100 * share.value, y), xytext=(4, 0), textcoords="offset points", va="center",
             color=INK, fontsize=8,
         )  # fmt: skip
-    axes.set_yticks(at, [share.label for share in found])
+    axes.set_yticks(positions, [share.label for share in listed])
     axes.set_xlim(0, 112)
-    axes.set_xticks(range(0, 101, 20), [f"{one}%" for one in range(0, 101, 20)])
+    axes.set_xticks(range(0, 101, 20), [f"{tick}%" for tick in range(0, 101, 20)])
     axes.set_xlabel("share")
     axes.grid(axis="x")
     axes.tick_params(axis="both", length=0)

@@ -1,4 +1,4 @@
-"""The figures as files: PNG and SVG of each, and their captions."""
+"""The figures as files: each as PNG and SVG, and their captions."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def save_figures(
     *,
     captions_file: str = CAPTIONS,
 ) -> list[Path]:
-    """Write each figure as `NAME.png` and `NAME.svg`, and all captions; returns the files.
+    """Write each figure as `NAME.png` and `NAME.svg`, and all captions; return the files.
 
     Each file is replaced in one step. Raises MmbenchError when one cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Grids of pictures with titles as figures: the contact sheet, and nearest neighbours of some items."""
+"""Grids of pictures with titles as figures: the contact sheet, and the nearest neighbours of some items."""
 
 import textwrap
 from functools import partial
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 6
-LETTERS, LINES = 21, 3  # of a title below a picture
-# Inches: a row, the picture in it, a row without pictures, its line above the title, the room for the heading.
+LETTERS, LINES = 21, 3  # limit a title below a picture
+# Inches: a row, its picture, a row without pictures, its line above the title, the heading.
 ROW, PICTURE, TEXT_ROW, LINE_HEIGHT, TOP = 1.65, 1.05, 0.62, 0.08, 0.42
 
 
 def sheets(look: Look) -> list[Plot]:
-    """The contact sheet, when the data set has pictures, and one grid of neighbours per encoder."""
+    """Return the contact sheet, if the data set has pictures, and a grid of neighbours per encoder."""
     grids = (
         [Plot("contact-sheet", sheet_caption(look), lambda: contact_sheet(look))] if look.has_pictures else []
     )
-    for one in look.nearest:
-        name = f"nearest-{one.modality}-{one.encoder}"
-        grids.append(Plot(name, nearest_caption(look, one), partial(neighbours, look, one)))
+    for nearest in look.nearest:
+        name = f"nearest-{nearest.modality}-{nearest.encoder}"
+        grids.append(Plot(name, nearest_caption(look, nearest), partial(neighbours, look, nearest)))
     return grids
 
 
@@ -43,21 +43,21 @@ def sheet_caption(look: Look) -> str:
     )
 
 
-def nearest_caption(look: Look, one: Nearest) -> str:
-    """What the grid shows, and the two numbers that put a cosine and a glance into proportion."""
-    size = " × ".join(map(str, one.shape))
-    layers = ", last layer" if len(one.shape) > 1 else ""
+def nearest_caption(look: Look, nearest: Nearest) -> str:
+    """Describe the grid, with the two numbers that put its cosines into perspective."""
+    size = " × ".join(map(str, nearest.shape))
+    layers = ", last layer" if len(nearest.shape) > 1 else ""
     parts = [
-        f"{one.modality.capitalize()} features of {one.encoder} ({size} numbers{layers}): popular items of different "
-        f"categories, and the {K} nearest other items by cosine"
+        f"{nearest.modality.capitalize()} features of {nearest.encoder} ({size} numbers{layers}): popular items of "
+        f"different categories, and the {K} nearest other items by cosine"
     ]
-    if one.mean_cosine is not None:
-        parts.append(f"; any two items have {one.mean_cosine:.2f} on average")
-    parts.append(f". {one.manifest.n_present:,} of {look.prepared.n_items:,} items have the feature.")
-    if one.same_categories is not None and one.same_by_chance is not None:
+    if nearest.mean_cosine is not None:
+        parts.append(f"; any two items have {nearest.mean_cosine:.2f} on average")
+    parts.append(f". {nearest.manifest.n_present:,} of {look.prepared.n_items:,} items have the feature.")
+    if nearest.same_categories is not None and nearest.same_by_chance is not None:
         parts.append(
-            f" {percent(one.same_categories)} of the {K} nearest have exactly the same categories, against "
-            f"{percent(one.same_by_chance)} of all pairs."
+            f" {percent(nearest.same_categories)} of the {K} nearest have exactly the same categories, against "
+            f"{percent(nearest.same_by_chance)} of all pairs."
         )
     return "".join(parts)
 
@@ -70,9 +70,9 @@ def contact_sheet(look: Look) -> "Figure":
 
 
 def _grid(look: Look, title: str, rows: int, columns: int) -> "tuple[Figure, np.ndarray]":
-    """Empty axes [rows, columns] for pictures (or one line of letters) with room for three lines below each.
+    """Return empty axes [rows, columns] for pictures (or a line of letters), with room for three lines below each.
 
-    Placed by hand: to let the lay-out engine do it takes seconds.
+    They are placed by hand, because the layout engine takes seconds.
     """
     row, picture = (ROW, PICTURE) if look.has_pictures else (TEXT_ROW, LINE_HEIGHT)
     height = TOP + row * rows
@@ -88,18 +88,18 @@ def _grid(look: Look, title: str, rows: int, columns: int) -> "tuple[Figure, np.
     return figure, grid
 
 
-def neighbours(look: Look, one: Nearest) -> "Figure":
-    title = f"{look.name}: nearest items by {one.modality} features of {one.encoder}"
-    figure, grid = _grid(look, title, len(one.found), K + 1)
-    for row, (query, found) in zip(grid, one.found.items(), strict=True):
-        _cell(row[0], look, query, "item" if found else "item, no feature", weight="bold")
-        for axes, (item, cosine) in zip(row[1:], found, strict=False):
+def neighbours(look: Look, nearest: Nearest) -> "Figure":
+    title = f"{look.name}: nearest items by {nearest.modality} features of {nearest.encoder}"
+    figure, grid = _grid(look, title, len(nearest.neighbours), K + 1)
+    for row, (query, items) in zip(grid, nearest.neighbours.items(), strict=True):
+        _cell(row[0], look, query, "item" if items else "item, no feature", weight="bold")
+        for axes, (item, cosine) in zip(row[1:], items, strict=False):
             _cell(axes, look, item, f"{cosine:.2f}")
     return figure
 
 
 def _cell(axes: "Axes", look: Look, item: int, above: str = "", weight: str = "normal") -> None:
-    """One picture (or a frame with the reason why there is none) with a line above and the title below."""
+    """Draw a picture (or a frame with the reason why there is none), with a line above and the title below."""
     picture = look.thumbnails.get(item)
     if isinstance(picture, str):
         from matplotlib.patches import Rectangle

@@ -1,6 +1,6 @@
-"""One look for all figures. Matplotlib's object interface only: no pyplot, no figure that somebody else could see.
+"""A common style for all figures, by Matplotlib's object interface only: no pyplot, no global figures.
 
-Blue and vermilion of Okabe and Ito, which people with any kind of colour blindness tell apart, on white.
+The colours are Okabe and Ito's blue and vermilion on white, which people with any colour blindness tell apart.
 """
 
 import io
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, LINE = "#1b1f24", "#5b6573", "#d5dae1"
 BLUE, VERMILION = "#0072b2", "#d55e00"
-WIDTH = 7.2  # inches: a page's text width; letters then have their size in points
+WIDTH = 7.2  # inches: the text width of a page, so that letters keep their size in points
 DPI = 200
 
 _SETTINGS: dict[str, Any] = {
@@ -27,22 +27,22 @@ _SETTINGS: dict[str, Any] = {
     "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "grid.color": LINE, "grid.linewidth": 0.6, "figure.facecolor": "white", "svg.fonttype": "none",
 }  # fmt: skip
-# In a page that has a dark mode, the colours are the page's.
+# A page with a dark mode replaces these colours by its own.
 _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", BLUE: "--blue", VERMILION: "--vermilion"}
 
 
 @contextmanager
 def styled(name: str = "") -> Iterator[None]:
-    """Our settings for the time of drawing or saving, whatever the user's own matplotlibrc says."""
+    """Apply our settings while drawing or saving, whatever the user's matplotlibrc says."""
     import matplotlib
 
     defaults: Any = matplotlib.rcParamsDefault
     settings: Any = {**defaults, **_SETTINGS, "svg.hashsalt": name}
-    settings.pop("backend", None)  # choosing one is pyplot's business
+    settings.pop("backend", None)  # only pyplot may choose it
     with warnings.catch_warnings():
-        # Titles hold letters that the font lacks; a box in their place says enough.
+        # Titles hold letters that the font lacks; a box in their place is enough.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        # Defaults of deprecated settings are part of the defaults.
+        # The defaults include deprecated settings.
         warnings.simplefilter("ignore", matplotlib.MatplotlibDeprecationWarning)
         with matplotlib.rc_context(settings):
             yield
@@ -61,13 +61,13 @@ def new_axes(height: float, title: str) -> "tuple[Figure, Axes]":
 
 
 def set_title(figure: "Figure", title: str) -> None:
-    """At the left edge of the figure, whatever the axes below leave room for."""
-    place = {} if figure.get_layout_engine() else {"y": 1 - 0.06 / figure.get_figheight()}
-    figure.suptitle(title, x=0.008, ha="left", va="top", weight="bold", size=10, **place)
+    """Put the title at the left edge of the figure, however the axes below are placed."""
+    position = {} if figure.get_layout_engine() else {"y": 1 - 0.06 / figure.get_figheight()}
+    figure.suptitle(title, x=0.008, ha="left", va="top", weight="bold", size=10, **position)
 
 
 def png(figure: "Figure") -> bytes:
-    """On white, for slides and papers."""
+    """Return the figure as PNG on white, for slides and papers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
@@ -78,7 +78,7 @@ def png(figure: "Figure") -> bytes:
 
 
 def svg(figure: "Figure", name: str) -> str:
-    """The figure as a file; letters stay letters. The same figure gives the same bytes."""
+    """Return the figure as an SVG file; letters stay letters. The same figure gives the same bytes."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
@@ -89,7 +89,7 @@ def svg(figure: "Figure", name: str) -> str:
 
 
 def inline_svg(text: str, name: str) -> str:
-    """An `svg` as a part of a page: no prolog, own ids, transparent, colours and width of the page."""
+    """Turn an `svg` into a part of a page: no prolog, unique ids, transparent, with the page's colours and width."""
     text = text[text.index("<svg") :]
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg role="img" viewBox="\1">', text, count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)

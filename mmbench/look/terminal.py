@@ -1,4 +1,4 @@
-"""The shapes behind the statistics as lines of text, for a terminal."""
+"""The distributions behind the statistics, as lines of text for a terminal."""
 
 import numpy as np
 
@@ -10,14 +10,14 @@ BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 
 
 def bars(counts: np.ndarray, *, ascii_only: bool = False) -> str:
-    """One letter per count, as high as the count is beside the largest; a blank for none."""
+    """Return one letter per count, whose height is relative to the largest count; a blank for 0."""
     letters = ASCII if ascii_only else BLOCKS
     top = int(counts.max(initial=0))
-    return "".join(letters[-(-int(one) * len(letters) // top) - 1] if one else " " for one in counts)
+    return "".join(letters[-(-int(count) * len(letters) // top) - 1] if count else " " for count in counts)
 
 
 def shape_rows(look: Look, *, ascii_only: bool = False) -> list[list[str]]:
-    """[what, its shape, how to read it]."""
+    """Return rows [quantity, its shape, how to read it]."""
     times, gaps, histories = look.times, look.intervals, look.histories
     rows = [["interactions over time", bars(times.counts, ascii_only=ascii_only), times_text(look)]]
     if gaps.n:
@@ -26,7 +26,9 @@ def shape_rows(look: Look, *, ascii_only: bool = False) -> list[list[str]]:
     if look.pair is not None:
         first, second = look.title(look.pair.first, 30), look.title(look.pair.second, 30)
         spans = f"{duration(int(look.pair.seconds[0]))} to {duration(int(look.pair.seconds[-1]))}"
-        rows.append(["commonest pair", "", f"{first} -> {second}: {len(look.pair.seconds):,} users, {spans}"])
+        rows.append(
+            ["most common pair", "", f"{first} -> {second}: {len(look.pair.seconds):,} users, {spans}"]
+        )
     ends = f"{histories.label(0)} to {histories.label(len(histories.counts) - 1)} events"
     rows.append(["history lengths", bars(histories.counts, ascii_only=ascii_only), ends])
     head = f"the most popular 20% of the items have {percent(look.popularity.head_share)} of the interactions"
@@ -46,6 +48,6 @@ def times_text(look: Look) -> str:
 
 
 def _thinned(counts: np.ndarray, n: int = 30) -> np.ndarray:
-    """Sums of `n` equal parts of the ranks, most popular first."""
+    """Average the counts in `n` equal parts of the ranks, most popular first."""
     parts = np.array_split(counts, min(n, len(counts)))
     return np.array([part.mean() for part in parts])

@@ -7,14 +7,14 @@ from mmbench.look.gather import plain
 from mmbench.look.numbers import (
     DAY,
     HOUR,
-    commonest_pair,
-    different,
     intervals,
     lengths,
+    most_common_pair,
     neighbours,
     over_time,
+    pick_different,
+    pick_spread,
     popularity,
-    spread,
 )
 from mmbench.look.plots import duration
 from mmbench.look.terminal import bars
@@ -49,11 +49,11 @@ def test_no_interval_at_all() -> None:
 def pair_of(*histories: list[tuple[int, int]]) -> tuple[int, int, list[int]] | None:
     items = np.array([item for one in histories for item, _ in one])
     times = np.array([time for one in histories for _, time in one])
-    found = commonest_pair(neighbours(items, times, np.cumsum([0, *map(len, histories)])))
+    found = most_common_pair(neighbours(items, times, np.cumsum([0, *map(len, histories)])))
     return found and (found.first, found.second, found.seconds.tolist())
 
 
-def test_the_commonest_pair_is_ordered_and_counts_users_not_events() -> None:
+def test_the_most_common_pair_is_ordered_and_counts_users_not_events() -> None:
     often = [(1, 0), (2, 5), (1, 6), (2, 7), (1, 8), (2, 9)]  # one user, three times: the first time counts
     assert pair_of(often, [(3, 0), (1, 9), (2, 10)], [(2, 0), (1, 50)]) == (1, 2, [1, 5])
     assert pair_of([(3, 0), (4, 8)], [(3, 0), (4, 2)], [(4, 0), (3, 1)]) == (3, 4, [2, 8])
@@ -97,11 +97,11 @@ def test_popularity_and_its_head() -> None:
 
 def test_items_to_show() -> None:
     ranked = np.arange(100, 0, -1)
-    assert spread(ranked, 4).tolist() == [100, 99, 98, 1]
-    assert spread(ranked, 6).tolist() == [100, 99, 98, 97, 49, 1]
-    assert spread(ranked[:3], 4).tolist() == [100, 99, 98]
-    assert different(np.array([1, 2, 3, 4]), ["a", "a", "b", None], 3).tolist() == [1, 3, 4]
-    assert different(np.array([1, 2, 3, 4]), ["a", "a", "a", "a"], 3).tolist() == [1, 2, 3]
+    assert pick_spread(ranked, 4).tolist() == [100, 99, 98, 1]
+    assert pick_spread(ranked, 6).tolist() == [100, 99, 98, 97, 49, 1]
+    assert pick_spread(ranked[:3], 4).tolist() == [100, 99, 98]
+    assert pick_different(np.array([1, 2, 3, 4]), ["a", "a", "b", None], 3).tolist() == [1, 3, 4]
+    assert pick_different(np.array([1, 2, 3, 4]), ["a", "a", "a", "a"], 3).tolist() == [1, 2, 3]
 
 
 def test_bars_are_as_high_as_the_largest_allows() -> None:
