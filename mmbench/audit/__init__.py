@@ -1,13 +1,13 @@
-"""Printed numbers that cannot be: every check is arithmetic on what a paper prints, nothing is measured.
+"""Find printed numbers that cannot be right, by arithmetic on what a paper prints; nothing is measured.
 
 number.py    a printed number and the interval it stands for
 sources.py   the papers' numbers, from `mmbench/papers/`
-ranks.py     can any ranks give these metrics? linear programming, with a proof where not
-bands.py     rows of scores that no users can give
+ranks.py     whether any ranks give these metrics: linear programming, with a proof if none do
+bands.py     printed metric values that contradict each other within a row
 counts.py    hit rates as whole numbers of users
 improved.py  improvements, claims about them, underlined numbers
 counted.py   statistics of data sets
-repeats.py   the same row twice, or one row under two names
+repeats.py   a row printed twice, or under two names
 formats.py   terminal, Markdown, CSV, JSON
 """
 

@@ -1,12 +1,12 @@
-"""Scores of one row that no users can give together.
+"""Find printed metric values that contradict each other within one row.
 
 A user whose target has rank r <= K adds q(r) to a metric: HR 1, NDCG 1/log2(r+1), MRR 1/r. So for two quantities f
-and g of one row, c = min over r of f(r)/g(r) is the best constant with f >= c g. For example
+and g of a row, c = min over r of f(r)/g(r) is the best constant with f >= c g. For example
 
     NDCG@10 - NDCG@5 >= 6/log2(7) (MRR@10 - MRR@5) = 2.137 (MRR@10 - MRR@5)       the users at ranks 6..10
 
-The linear program of `ranks` decides whether a row is possible; such an inequality between two quantities, where one
-fails, says why. Where none of them does alone, the program's own proof is shown.
+The linear program of `ranks` decides whether a row is possible. If an inequality between two quantities fails, it says
+why the row is not; otherwise the proof of the linear program is shown.
 """
 
 import math
@@ -18,7 +18,7 @@ from itertools import combinations
 import numpy as np
 
 from mmbench.audit.finding import Finding
-from mmbench.audit.number import Printed, say
+from mmbench.audit.number import Printed, decimal_text
 from mmbench.audit.ranks import TOLERANCE, Box, Certificate, conflict, gains, reach
 from mmbench.audit.sources import Row
 from mmbench.evaluation.metrics import Metric
@@ -28,7 +28,7 @@ Scores = Mapping[Metric, Printed]
 
 @dataclass(frozen=True)
 class Quantity:
-    """A metric, or what it gains between two cutoffs: NDCG@10 - NDCG@5."""
+    """A metric, or its gain between two cutoffs: NDCG@10 - NDCG@5."""
 
     metric: Metric
     minus: Metric | None = None
@@ -38,8 +38,8 @@ class Quantity:
         return frozenset({self.metric} if self.minus is None else {self.metric, self.minus})
 
     def gains(self, n_ranks: int) -> np.ndarray:
-        own = gains(self.metric, n_ranks)
-        return own if self.minus is None else own - gains(self.minus, n_ranks)
+        values = gains(self.metric, n_ranks)
+        return values if self.minus is None else values - gains(self.minus, n_ranks)
 
     def value(self, scores: Scores) -> Fraction:
         return scores[self.metric].value - (0 if self.minus is None else scores[self.minus].value)
@@ -48,14 +48,14 @@ class Quantity:
         low, high = scores[self.metric].span()
         if self.minus is None:
             return low, high
-        less = scores[self.minus].span()
-        return low - less[1], high - less[0]
+        subtracted = scores[self.minus].span()
+        return low - subtracted[1], high - subtracted[0]
 
     def terms(self, scores: Scores) -> str:
-        """`.0411 - .0348 = .0063`."""
+        """Return `.0411 - .0348 = .0063`."""
         if self.minus is None:
             return str(scores[self.metric])
-        return f"{scores[self.metric]} - {scores[self.minus]} = {say(self.value(scores), 4)}"
+        return f"{scores[self.metric]} - {scores[self.minus]} = {decimal_text(self.value(scores), 4)}"
 
     def __str__(self) -> str:
         return str(self.metric) if self.minus is None else f"({self.metric} - {self.minus})"
@@ -63,7 +63,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Rule:
-    """large >= factor x small for any users; `rank` is where the ratio is smallest. `factor` is rounded down."""
+    """large >= factor x small for any users; the ratio is smallest at `rank`. `factor` is rounded down."""
 
     large: Quantity
     small: Quantity
@@ -71,13 +71,13 @@ class Rule:
     rank: int
 
     def shortfall(self, scores: Scores) -> float:
-        """By how much the printed numbers miss it, whatever they were before rounding; <= 0 when they need not."""
+        """Return by how much the printed numbers miss the rule, however they were rounded; <= 0 if they may meet it."""
         return self.factor * float(self.small.span(scores)[0]) - float(self.large.span(scores)[1])
 
 
 def rules(metrics: Sequence[Metric]) -> list[Rule]:
-    """Every f >= c g with c > 0 between two of the metrics, or between their gains from one cutoff to another."""
-    plain = [Quantity(one) for one in metrics]
+    """Return every f >= c g with c > 0 between two of the metrics, or between their gains from cutoff to cutoff."""
+    plain = [Quantity(metric) for metric in metrics]
     steps = [
         Quantity(wide, narrow)
         for wide in metrics
@@ -98,81 +98,86 @@ def _rule(f: Quantity, g: Quantity) -> Rule | None:
     large, small = f.gains(n_ranks), g.gains(n_ranks)
     ranks = np.flatnonzero(small > 0)
     ratios = large[ranks] / small[ranks]
-    at = int(ratios.argmin())
-    factor = math.floor(float(ratios[at]) * 10_000 + 1e-6) / 10_000
-    return Rule(f, g, factor, int(ranks[at]) + 1) if factor > 0 else None
+    smallest = int(ratios.argmin())
+    factor = math.floor(float(ratios[smallest]) * 10_000 + 1e-6) / 10_000
+    return Rule(f, g, factor, int(ranks[smallest]) + 1) if factor > 0 else None
 
 
 def check_row(row: Row) -> list[Finding]:
-    """A finding for each smallest set of numbers of the row that cannot stand together."""
-    scores = {metric: one for metric, one in row.scores.items() if metric.k is not None}
+    """Return a finding for each smallest set of numbers of the row that contradict each other."""
+    scores = {metric: score for metric, score in row.scores.items() if metric.k is not None}
     if len(scores) == 0 or conflict(Box.of(scores)) is None:
         return []
     return [_finding(row, scores, proof) for proof in _irreducible(Box.of(scores))]
 
 
 def _irreducible(box: Box) -> list[Certificate]:
-    """The proofs of all sets in conflict that are not in conflict without any one of their members."""
-    found: dict[tuple[int, ...], Certificate] = {}
+    """Return the proofs of all sets in conflict of which no proper subset is in conflict."""
+    proofs: dict[tuple[int, ...], Certificate] = {}
     for size in range(1, len(box.metrics) + 1):
         for chosen in combinations(range(len(box.metrics)), size):
-            if any(set(one) <= set(chosen) for one in found):
+            if any(set(smaller) <= set(chosen) for smaller in proofs):
                 continue
             proof = conflict(box.only(chosen))
             if proof is not None:
-                found[chosen] = proof
-    return list(found.values())
+                proofs[chosen] = proof
+    return list(proofs.values())
 
 
 def _finding(row: Row, scores: Scores, proof: Certificate) -> Finding:
     chosen = proof.metrics
-    own = {metric: scores[metric] for metric in chosen}
-    failing = [rule for rule in rules(chosen) if rule.shortfall(own) > TOLERANCE]
+    involved = {metric: scores[metric] for metric in chosen}
+    failing = [rule for rule in rules(chosen) if rule.shortfall(involved) > TOLERANCE]
     whole = [rule for rule in failing if rule.large.metrics | rule.small.metrics == set(chosen)]
     if whole:
-        rule, arithmetic = _say_rule(max(whole, key=lambda one: one.shortfall(own)), own)
+        rule, arithmetic = _describe_rule(max(whole, key=lambda rule: rule.shortfall(involved)), involved)
     else:
-        rule, arithmetic = _say_proof(proof, own)
-    fits_if_cut = conflict(Box.of(own, "cut")) is None
+        rule, arithmetic = _describe_proof(proof, involved)
+    fits_if_cut = conflict(Box.of(involved, "cut")) is None
     hints = [_repairs(scores, chosen)]
     if fits_if_cut:
-        hints.append("it is possible if the digits were cut off instead of rounded")
+        hints.append("they are possible if the digits were cut off instead of rounded")
     return Finding(
         check="band",
         weight="remark" if fits_if_cut else "impossible",
         dataset=row.dataset,
         method=row.method,
-        numbers=tuple(f"{metric} {one}" for metric, one in own.items()),
+        numbers=tuple(f"{metric} {score}" for metric, score in involved.items()),
         rule=rule,
         arithmetic=arithmetic,
         hints=tuple(hints),
     )
 
 
-def _say_rule(rule: Rule, scores: Scores) -> tuple[str, str]:
+def _describe_rule(rule: Rule, scores: Scores) -> tuple[str, str]:
     f, g = rule.large, rule.small
-    at = rule.rank - 1
-    large, small = (float(one.gains(rule.rank)[at]) for one in (f, g))
+    index = rule.rank - 1
+    large, small = (float(quantity.gains(rule.rank)[index]) for quantity in (f, g))
     times = "" if rule.factor == 1 else f"{rule.factor:.4f} x "
-    why = f"a user at rank {rule.rank} adds {say(large, 4)} to the left and {say(small, 4)} to the right"
+    left_gain, right_gain = decimal_text(large, 4), decimal_text(small, 4)
+    why = f"a user at rank {rule.rank} adds {left_gain} to the left and {right_gain} to the right"
     words = f"{f} >= {times}{g}: {why}, and no rank has a smaller ratio"
     most, least = f.span(scores)[1], g.span(scores)[0]
-    left = f"{f.terms(scores)}, before rounding at most {say(most, 5)}"
-    right = f"{g.terms(scores)}, at least {say(least, 5)}"
+    left = f"{f.terms(scores)}, before rounding at most {decimal_text(most, 5)}"
+    right = f"{g.terms(scores)}, at least {decimal_text(least, 5)}"
     needed = rule.factor * float(least)
-    product = "" if rule.factor == 1 else f", so {times}{say(least, 5)} = {say(needed, 5)} are needed"
-    return words, f"{left}; {right}{product}; {say(rule.shortfall(scores), 5)} too little"
+    product = (
+        ""
+        if rule.factor == 1
+        else f", so {times}{decimal_text(least, 5)} = {decimal_text(needed, 5)} are needed"
+    )
+    return words, f"{left}; {right}{product}; {decimal_text(rule.shortfall(scores), 5)} too little"
 
 
-def _say_proof(proof: Certificate, scores: Scores) -> tuple[str, str]:
+def _describe_proof(proof: Certificate, scores: Scores) -> tuple[str, str]:
     parts = [(weight, metric) for weight, metric in zip(proof.weights, proof.metrics, strict=True) if weight]
     left = _sum([(weight, str(metric)) for weight, metric in parts])
-    adds = " ".join(say(one, 3) for one in proof.per_rank)
-    words = f"{left} <= {say(proof.bound, 4)}: users at ranks 1..{len(proof.per_rank)} add {adds} to the left"
+    adds = " ".join(decimal_text(value, 3) for value in proof.per_rank)
+    words = f"{left} <= {decimal_text(proof.bound, 4)}: users at ranks 1..{len(proof.per_rank)} add {adds} to the left"
     ends = [(weight, scores[metric].span()[0 if weight > 0 else 1]) for weight, metric in parts]
-    terms = _sum([(weight, say(end, 5)) for weight, end in ends])
-    over = say(proof.least - proof.bound, 5)
-    return words, f"before rounding at least {terms} = {say(proof.least, 5)}; {over} too much"
+    terms = _sum([(weight, decimal_text(end, 5)) for weight, end in ends])
+    over = decimal_text(proof.least - proof.bound, 5)
+    return words, f"before rounding at least {terms} = {decimal_text(proof.least, 5)}; {over} too much"
 
 
 def _sum(parts: Sequence[tuple[float, str]]) -> str:
@@ -184,10 +189,10 @@ def _sum(parts: Sequence[tuple[float, str]]) -> str:
 
 
 def _repairs(scores: Scores, chosen: tuple[Metric, ...]) -> str:
-    """What each number of the set would have to be if it alone were wrong."""
-    said = []
+    """Return what each number of the set would have to be if only that number were wrong."""
+    ranges = []
     for metric in chosen:
-        others = {one: value for one, value in scores.items() if one != metric}
+        others = {other: value for other, value in scores.items() if other != metric}
         ends = reach(metric, Box.of(others)) if others else None
         if ends is None:
             continue
@@ -195,5 +200,7 @@ def _repairs(scores: Scores, chosen: tuple[Metric, ...]) -> str:
         low = max(0, math.ceil((ends[0] - unit / 2) / unit - 1e-6))
         high = min(round(1 / unit), math.floor((ends[1] + unit / 2) / unit + 1e-6))
         digits = scores[metric].digits
-        said.append(f"{metric} {say(low * unit, digits)} to {say(high * unit, digits)}")
-    return f"if one number alone is wrong: {', or '.join(said)}" if said else "no single number explains it"
+        ranges.append(f"{metric} {decimal_text(low * unit, digits)} to {decimal_text(high * unit, digits)}")
+    return (
+        f"if one number alone is wrong: {', or '.join(ranges)}" if ranges else "no single number explains it"
+    )

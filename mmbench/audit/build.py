@@ -1,4 +1,4 @@
-"""One table through all checks."""
+"""Runs all checks on a table."""
 
 from mmbench.audit import bands, counted, counts, improved, repeats
 from mmbench.audit.finding import WEIGHTS, Audit, Finding
@@ -6,39 +6,39 @@ from mmbench.audit.sources import Library, TableClaims, library, of_table
 
 
 def audit(name: str, source: Library | None = None) -> Audit:
-    """Everything that was found in the table PAPER/TABLE; pure but for reading what ships with mmbench."""
+    """Return everything that the checks find in the table PAPER/TABLE; reads only what ships with mmbench."""
     known = source or library()
     paper, table = known.find(name)
     claims = known.claims[paper]
-    own = claims.tables.get(table, TableClaims())
+    table_claims = claims.tables.get(table, TableClaims())
     rows = of_table(known.rows, paper, table)
-    columns = counts.hit_columns(rows, known.users(paper), own.runs)
-    found: list[Finding] = [one for row in rows for one in bands.check_row(row)]
-    found += improved.check_improved(rows, table, own, claims)
-    found += improved.check_ranges(rows, own)
-    found += improved.check_underlined(rows, own)
-    found += counted.check_statistics(own)
-    found += repeats.check_repeats([row for row in known.rows if row.paper == paper], table, claims)
-    found += counts.check_columns(columns)
+    columns = counts.hit_columns(rows, known.users(paper), table_claims.runs)
+    findings: list[Finding] = [finding for row in rows for finding in bands.check_row(row)]
+    findings += improved.check_improved(rows, table, table_claims, claims)
+    findings += improved.check_ranges(rows, table_claims)
+    findings += improved.check_underlined(rows, table_claims)
+    findings += counted.check_statistics(table_claims)
+    findings += repeats.check_repeats([row for row in known.rows if row.paper == paper], table, claims)
+    findings += counts.check_columns(columns)
     return Audit(
         paper=paper,
         table=table,
         title=claims.title,
-        source=own.source or table,
-        n_numbers=sum(len(row.scores) for row in rows) + _count(own),
-        findings=tuple(sorted(found, key=lambda one: WEIGHTS.index(one.weight))),
+        source=table_claims.source or table,
+        n_numbers=sum(len(row.scores) for row in rows) + _count(table_claims),
+        findings=tuple(sorted(findings, key=lambda finding: WEIGHTS.index(finding.weight))),
         columns=tuple(columns),
         notes=_notes(claims.one_target, bool(rows), bool(columns)),
     )
 
 
 def _count(claims: TableClaims) -> int:
-    """Printed numbers of a table's claims: statistics and improvements; marks and ranges are none of the table's."""
+    """Count the printed numbers among a table's claims: statistics and improvements, but not marks and ranges."""
     statistics = sum(
-        value is not None for one in claims.statistics.values() for value in one.model_dump().values()
+        value is not None for printed in claims.statistics.values() for value in printed.model_dump().values()
     )
     percent = claims.improved.percent if claims.improved else {}
-    return statistics + sum(len(one) for one in percent.values())
+    return statistics + sum(map(len, percent.values()))
 
 
 def _notes(one_target: str, scores: bool, hits: bool) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Hit rates as counts: over U users, the HR of one run is k/U for a whole number k.
 
-A mean over n runs is k/(n U). Where U is small beside the digits printed, most decimals are no k/U at all; a column
-of them that are shows single runs. It is a test, and the terms are printed: how often a decimal drawn at random, or a
-mean over n runs (its k/(n U) taken at random), would be k/U too.
+A mean over n runs is k/(n U). If U is small for the number of printed digits, most decimals are not k/U; a column in
+which all are shows single runs. This is a test, and its terms are printed: how often a random decimal, or a mean over n
+runs (with a random k in k/(n U)), would be k/U, too.
 
-Ties that count by their expectation make HR no whole number of users; the papers' codes break ties.
+If ties count by their expectation, HR is not a whole number of users; but the papers' codes break ties.
 """
 
 import math
@@ -13,18 +13,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmbench.audit.finding import Agreement, Count, Finding, HitColumn
-from mmbench.audit.number import READINGS, Printed, Reading, Span, say
+from mmbench.audit.number import READINGS, Printed, Reading, Span, decimal_text
 from mmbench.audit.sources import Row
 
 HIT_RATES = ("HR", "Recall")
-ALPHA = (
-    0.001  # below it, a column of single runs is believed; two readings are tried, so twice the tail counts
-)
-FEWEST_USERS = 0.9  # of the users, when another number of users is sought that fits
+# Below it, a column is taken to show single runs; two readings are tried, so twice the tail counts.
+ALPHA = 0.001
+FEWEST_USERS = 0.9  # share of the users down to which another fitting number of users is searched
 
 
 def whole_number_in(span: Span, denominator: int) -> int | None:
-    """The k with k/denominator in the closed interval that is nearest to its middle, or None."""
+    """Return the k with k/denominator in the closed interval that is nearest to its middle, or None."""
     low, high = math.ceil(span[0] * denominator), math.floor(span[1] * denominator)
     if low > high or high < 0:
         return None
@@ -32,7 +31,7 @@ def whole_number_in(span: Span, denominator: int) -> int | None:
 
 
 def count_hits(method: str, rate: Printed, users: int) -> Count:
-    """The hits behind a printed rate: as a rounded number if there are any, else as one whose digits were cut."""
+    """Return the hits behind a printed rate, read as a rounded number if possible, else as one with digits cut off."""
     for reading in READINGS:
         hits = whole_number_in(rate.span(reading), users)
         if hits is not None and hits <= users:
@@ -41,7 +40,7 @@ def count_hits(method: str, rate: Printed, users: int) -> Count:
 
 
 def fits(decimals: np.ndarray, digits: int, users: int, readings: Sequence[Reading]) -> np.ndarray:
-    """Whether decimals / 10^digits is some k/users, bool [n]; all in whole numbers."""
+    """Return whether decimals / 10^digits is some k/users, bool [n], in integer arithmetic."""
     scale = 2 * 10**digits
     twice = 2 * decimals.astype(np.int64)
     low = (twice - 1 if "rounded" in readings else twice) * users
@@ -50,51 +49,53 @@ def fits(decimals: np.ndarray, digits: int, users: int, readings: Sequence[Readi
 
 
 def chance(users: int, digits: int, readings: Sequence[Reading]) -> float:
-    """Share of the decimals 0 .. 1 with so many digits that are some k/users."""
-    if digits > 6:  # too many to count; each k reaches 1 or 1.5 units
+    """Return the share of the decimals 0 .. 1 with this many digits that are some k/users."""
+    if digits > 6:  # too many to count: each k reaches 1 or 1.5 units
         return min(1.0, (users + 1) / 10**digits * (1.5 if len(readings) > 1 else 1.0))
     return float(fits(np.arange(10**digits + 1), digits, users, readings).mean())
 
 
 def mean_chance(users: int, digits: int, readings: Sequence[Reading], runs: int) -> float:
-    """Share of the means k/(runs users), rounded, that are some k/users; k = 0 .. runs users."""
+    """Return the share of the means k/(runs users), rounded, that are some k/users; k = 0 .. runs users."""
     means = np.arange(runs * users + 1, dtype=np.int64)
     rounded = (2 * means * 10**digits + runs * users) // (2 * runs * users)
     return float(fits(rounded, digits, users, readings).mean())
 
 
 def tail(fitting: int, total: int, p: float) -> float:
-    """Chance of `fitting` or more of `total` when each has chance p."""
+    """Return the chance of `fitting` or more of `total` when each has chance p."""
     return min(
         1.0, sum(math.comb(total, k) * p**k * (1 - p) ** (total - k) for k in range(fitting, total + 1))
     )
 
 
 def hit_columns(rows: Sequence[Row], users: Mapping[str, int], runs: int) -> list[HitColumn]:
-    """Every column of hit rates with known users; `runs` = the runs that the caption speaks of."""
-    found = []
+    """Return all columns of hit rates with known numbers of users; `runs` is the number that the caption states."""
+    columns = []
     keys = dict.fromkeys(
         (row.dataset, metric) for row in rows for metric in row.scores if metric.name in HIT_RATES
     )
     for dataset, metric in keys:
         if dataset not in users:
             continue
-        own = [row for row in rows if row.dataset == dataset and metric in row.scores]
-        counts = tuple(count_hits(row.method, row.scores[metric], users[dataset]) for row in own)
+        members = [row for row in rows if row.dataset == dataset and metric in row.scores]
+        counts = tuple(count_hits(row.method, row.scores[metric], users[dataset]) for row in members)
         strict, wide = (_agreement(counts, runs, readings) for readings in (("rounded",), READINGS))
-        single = 2 * min(max(one.tail, one.mean_tail) for one in (strict, wide)) < ALPHA
-        found.append(
+        single = 2 * min(max(agreement.tail, agreement.mean_tail) for agreement in (strict, wide)) < ALPHA
+        columns.append(
             HitColumn(
                 dataset=dataset, metric=str(metric), users=users[dataset], runs=runs, counts=counts,
                 strict=strict, wide=wide, single=single,
             )
         )  # fmt: skip
-    return found
+    return columns
 
 
 def _agreement(counts: Sequence[Count], runs: int, readings: Sequence[Reading]) -> Agreement:
-    users, digits = counts[0].users, min(one.rate.digits for one in counts)
-    different = {one.rate.value: one.reading in readings for one in counts}  # equal values are one witness
+    users, digits = counts[0].users, min(count.rate.digits for count in counts)
+    different = {
+        count.rate.value: count.reading in readings for count in counts
+    }  # equal values are one witness
     fitting, total = sum(different.values()), len(different)
     p, q = chance(users, digits, readings), mean_chance(users, digits, readings, max(runs, 2))
     return Agreement(
@@ -109,31 +110,32 @@ def _agreement(counts: Sequence[Count], runs: int, readings: Sequence[Reading]) 
 
 
 def check_columns(columns: Sequence[HitColumn]) -> list[Finding]:
-    """Columns that show single runs although the caption speaks of several, and what does not fit into them."""
-    found = []
+    """Return columns that show single runs although the caption states several, and values that do not fit them."""
+    findings = []
     for column in columns:
         if column.single and column.runs > 1:
-            found.append(_single_runs(column))
+            findings.append(_single_runs(column))
         if column.single:
-            found += [_misfit(column, one) for one in column.counts if one.hits is None]
-    return found
+            findings += [_misfit(column, count) for count in column.counts if count.hits is None]
+    return findings
 
 
-def agreement_text(column: HitColumn, one: Agreement) -> str:
+def agreement_text(column: HitColumn, agreement: Agreement) -> str:
     if column.says_nothing:
         return f"every such decimal is k/{column.users:,}: with so many users the check says nothing"
-    how = "rounded or cut off" if len(one.readings) > 1 else "rounded"
+    how = "rounded or cut off" if len(agreement.readings) > 1 else "rounded"
     digits = min(count.rate.digits for count in column.counts)
     grid = f"k/{max(column.runs, 2) * column.users:,}"
     return (
-        f"{one.fitting} of {one.total} different values are k/{column.users:,} {how}; of all {digits}-digit decimals "
-        f"{100 * one.chance:.1f} % are (so many by chance: p = {one.tail:.1g}), of means over {max(column.runs, 2)} "
-        f"runs ({grid}) {100 * one.mean_chance:.1f} % (p = {one.mean_tail:.1g})"
+        f"{agreement.fitting} of {agreement.total} different values are k/{column.users:,} {how}; of all "
+        f"{digits}-digit decimals {100 * agreement.chance:.1f} % are (as many by chance: p = {agreement.tail:.1g}), of "
+        f"means over {max(column.runs, 2)} runs ({grid}) {100 * agreement.mean_chance:.1f} % "
+        f"(p = {agreement.mean_tail:.1g})"
     )
 
 
 def _single_runs(column: HitColumn) -> Finding:
-    best = min((column.strict, column.wide), key=lambda one: max(one.tail, one.mean_tail))
+    best = min((column.strict, column.wide), key=lambda agreement: max(agreement.tail, agreement.mean_tail))
     return Finding(
         check="runs",
         weight="remark",
@@ -145,40 +147,42 @@ def _single_runs(column: HitColumn) -> Finding:
     )
 
 
-def _misfit(column: HitColumn, one: Count) -> Finding:
-    below = math.floor(one.rate.value * one.users)
-    digits = one.rate.digits + 1
+def _misfit(column: HitColumn, count: Count) -> Finding:
+    below = math.floor(count.rate.value * count.users)
+    digits = count.rate.digits + 1
     around = ", ".join(
-        f"{k}/{one.users:,} = {say(k / one.users, digits)}" for k in (below, below + 1) if k <= one.users
+        f"{k}/{count.users:,} = {decimal_text(k / count.users, digits)}"
+        for k in (below, below + 1)
+        if k <= count.users
     )
-    hints = [*_other_users(one), *_mean_of_runs(one, column.runs)]
+    hints = [*_other_users(count), *_mean_of_runs(count, column.runs)]
     return Finding(
         check="count",
         weight="remark",
         dataset=column.dataset,
-        method=one.method,
-        numbers=(f"{column.metric} {one.rate}",),
+        method=count.method,
+        numbers=(f"{column.metric} {count.rate}",),
         rule=f"no whole number of {column.users:,} users gives it, in a column of single runs",
-        arithmetic=f"{one.rate} x {one.users:,} = {say(one.rate.value * one.users, 2)}; {around}",
+        arithmetic=f"{count.rate} x {count.users:,} = {decimal_text(count.rate.value * count.users, 2)}; {around}",
         hints=tuple(hints),
     )
 
 
-def _other_users(one: Count) -> list[str]:
-    """The largest smaller number of users that fits."""
-    for users in range(one.users - 1, math.ceil(FEWEST_USERS * one.users) - 1, -1):
-        hits = whole_number_in(one.rate.span(), users)
+def _other_users(count: Count) -> list[str]:
+    """Return the largest smaller number of users that fits."""
+    for users in range(count.users - 1, math.ceil(FEWEST_USERS * count.users) - 1, -1):
+        hits = whole_number_in(count.rate.span(), users)
         if hits is not None:
             return [f"{hits:,} of {users:,} users would give it"]
     return []
 
 
-def _mean_of_runs(one: Count, runs: int) -> list[str]:
-    """The smallest number of runs whose mean fits."""
+def _mean_of_runs(count: Count, runs: int) -> list[str]:
+    """Return the smallest number of runs whose mean fits."""
     for reading in READINGS:
         for n in range(2, runs + 1):
-            hits = whole_number_in(one.rate.span(reading), n * one.users)
+            hits = whole_number_in(count.rate.span(reading), n * count.users)
             if hits is not None:
                 how = " with digits cut off" if reading == "cut" else ""
-                return [f"{hits:,} hits in {n} runs, {hits:,}/{n * one.users:,}, would give it{how}"]
+                return [f"{hits:,} hits in {n} runs, {hits:,}/{n * count.users:,}, would give it{how}"]
     return [f"no mean over 2 to {runs} runs gives it either"] if runs > 1 else []

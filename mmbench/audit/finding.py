@@ -1,4 +1,4 @@
-"""What an audit says: findings with their arithmetic, and counts of hits behind printed hit rates."""
+"""The results of an audit: findings with their arithmetic, and counts of hits behind printed hit rates."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -8,15 +8,15 @@ from mmbench.audit.number import Printed, Reading
 Weight = Literal["impossible", "contradiction", "remark"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
 MEANINGS: dict[Weight, str] = {
-    "impossible": "no users whatever give these numbers together",
-    "contradiction": "printed numbers that do not follow from, or disagree with, others that are printed",
+    "impossible": "no users give these numbers together",
+    "contradiction": "printed numbers that do not follow from, or disagree with, other printed numbers",
     "remark": "possible, but worth knowing",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that cannot be, or is worth knowing; `arithmetic` is one line that a reader can check by hand."""
+    """Something impossible or worth knowing; `arithmetic` is a line that readers can check by hand."""
 
     check: str  # "band", "improved", "range", "mark", "statistic", "runs", "count", "repeat", "twins"
     weight: Weight
@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Count:
-    """The whole number of hits behind a hit rate over `users` users; `hits` None: there is none."""
+    """The whole number of hits behind a hit rate over `users` users; `hits` is None if there is none."""
 
     method: str
     rate: Printed
@@ -46,9 +46,9 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How many values of a column are k/users, and how often that many would be by chance.
+    """How many values of a column are k/users, and how often chance gives as many.
 
-    `chance` and `tail`: for decimals drawn at random; `mean_chance` and `mean_tail`: for means over `runs` runs.
+    `chance` and `tail` are for random decimals, `mean_chance` and `mean_tail` for means over `runs` runs.
     """
 
     readings: tuple[Reading, ...]
@@ -62,7 +62,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class HitColumn:
-    """Hit rates of one data set as counts of users."""
+    """The hit rates of a data set as counts of users."""
 
     dataset: str
     metric: str
@@ -81,7 +81,7 @@ class HitColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Everything that was found in one table."""
+    """Everything that the checks found in a table."""
 
     paper: str
     table: str
@@ -97,4 +97,4 @@ class Audit:
         return f"{self.paper}/{self.table}"
 
     def of(self, weight: Weight) -> tuple[Finding, ...]:
-        return tuple(one for one in self.findings if one.weight == weight)
+        return tuple(finding for finding in self.findings if finding.weight == weight)

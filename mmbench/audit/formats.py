@@ -1,4 +1,4 @@
-"""An audit, or a list of audits, as text: terminal, Markdown, CSV (one line per finding), JSON (everything)."""
+"""Audits as text: terminal, Markdown, CSV (one line per finding), JSON (everything)."""
 
 import csv
 import io
@@ -25,13 +25,13 @@ PLURALS: dict[Weight, str] = {
     "contradiction": "contradictions",
     "remark": "remarks",
 }
-LIST_HEAD = ("table", "numbers", *(PLURALS[one] for one in WEIGHTS), "paper")
+LIST_HEAD = ("table", "numbers", *(PLURALS[weight] for weight in WEIGHTS), "paper")
 _WIDTH = 116  # longer lines are hard to read
-_ONE = {"contradictions": "contradiction", "remarks": "remark"}
+_SINGULARS = {"contradictions": "contradiction", "remarks": "remark"}
 
 
 def to_text(audits: Sequence[Audit], fmt: Format) -> str:
-    """Full audits; `terminal` is printed by `print_terminal` instead."""
+    """Return full audits as text; `print_terminal` prints the format `terminal`."""
     writers = {"markdown": markdown, "csv": findings_csv, "json": full_json}
     if fmt not in writers:
         raise UsageError(suggest(fmt, writers, what="format"))
@@ -39,47 +39,52 @@ def to_text(audits: Sequence[Audit], fmt: Format) -> str:
 
 
 def list_rows(audits: Sequence[Audit]) -> list[list[str]]:
-    """One row per table with the number of findings of each weight, as LIST_HEAD."""
+    """Return one row per table with the number of findings of each weight, under LIST_HEAD."""
     return [
-        [one.name, f"{one.n_numbers}", *(f"{len(one.of(weight)) or ''}" for weight in WEIGHTS), one.title]
-        for one in audits
+        [
+            audit.name,
+            f"{audit.n_numbers}",
+            *(f"{len(audit.of(weight)) or ''}" for weight in WEIGHTS),
+            audit.title,
+        ]
+        for audit in audits
     ]
 
 
-def summary(one: Audit) -> str:
-    """`3 impossible, 2 contradictions`, or that nothing was found."""
-    counts = [(len(one.of(weight)), PLURALS[weight]) for weight in WEIGHTS]
-    said = [f"{n} {_ONE.get(name, name) if n == 1 else name}" for n, name in counts if n]
-    return ", ".join(said) or "nothing found"
+def summary(audit: Audit) -> str:
+    """Return `3 impossible, 2 contradictions`, or that nothing was found."""
+    counts = [(len(audit.of(weight)), PLURALS[weight]) for weight in WEIGHTS]
+    texts = [f"{n} {_SINGULARS.get(name, name) if n == 1 else name}" for n, name in counts if n]
+    return ", ".join(texts) or "nothing found"
 
 
-def heading(one: Audit) -> str:
-    return f"{one.name}: {one.title}, {one.source}; {one.n_numbers} numbers: {summary(one)}"
+def heading(audit: Audit) -> str:
+    return f"{audit.name}: {audit.title}, {audit.source}; {audit.n_numbers} numbers: {summary(audit)}"
 
 
 def where(finding: Finding) -> str:
-    """`sasrec on amazon-toys: NDCG@5 .0348, ...`."""
-    place = " on ".join(part for part in (finding.method, finding.dataset) if part)
-    return f"{place}: {', '.join(finding.numbers)}"
+    """Return `sasrec on amazon-toys: NDCG@5 .0348, ...`."""
+    row = " on ".join(part for part in (finding.method, finding.dataset) if part)
+    return f"{row}: {', '.join(finding.numbers)}"
 
 
-def hit_table(one: Audit) -> tuple[list[str], list[list[str]]]:
-    """Head (in two lines) and rows: the hits of each method, a column per data set and metric."""
-    methods = dict.fromkeys(count.method for column in one.columns for count in column.counts)
-    head = ["hits", *(f"{column.dataset}\n{column.metric} of {column.users:,}" for column in one.columns)]
+def hit_table(audit: Audit) -> tuple[list[str], list[list[str]]]:
+    """Return a head (in two lines) and rows: the hits of each method, a column per data set and metric."""
+    methods = dict.fromkeys(count.method for column in audit.columns for count in column.counts)
+    head = ["hits", *(f"{column.dataset}\n{column.metric} of {column.users:,}" for column in audit.columns)]
     by_column = [
         {count.method: ("~" if column.says_nothing else "") + str(count) for count in column.counts}
-        for column in one.columns
+        for column in audit.columns
     ]
-    return head, [[method, *(own.get(method, "") for own in by_column)] for method in methods]
+    return head, [[method, *(hits.get(method, "") for hits in by_column)] for method in methods]
 
 
 def _head(column: HitColumn) -> str:
     return f"{column.dataset} {column.metric}"
 
 
-def print_terminal(one: Audit, console: "Console") -> None:
-    """Headings by weight, four lines a finding; wrapped to a terminal's width, unwrapped elsewhere."""
+def print_terminal(audit: Audit, console: "Console") -> None:
+    """Print headings by weight and four lines per finding, wrapped to a terminal's width, unwrapped elsewhere."""
     from rich.text import Text
 
     width = min(console.width, _WIDTH) if console.is_terminal else None
@@ -89,9 +94,9 @@ def print_terminal(one: Audit, console: "Console") -> None:
         for line in lines:
             console.print(Text(indent + line, style), soft_wrap=True, highlight=False, markup=False)
 
-    emit(heading(one), "bold")
+    emit(heading(audit), "bold")
     for weight in WEIGHTS:
-        findings = one.of(weight)
+        findings = audit.of(weight)
         if not findings:
             continue
         emit("")
@@ -104,46 +109,48 @@ def print_terminal(one: Audit, console: "Console") -> None:
                 *((hint, "dim") for hint in finding.hints),
             ):
                 emit(text, style, "      ")
-    if one.columns:
+    if audit.columns:
         emit("")
-        _print_hits(one, console)
-        for column in one.columns:
+        _print_hits(audit, console)
+        for column in audit.columns:
             emit(f"{_head(column)}: {agreement_text(column, column.strict)}.")
     emit("")
-    for note in one.notes:
+    for note in audit.notes:
         emit(note, "dim")
 
 
-def _print_hits(one: Audit, console: "Console") -> None:
+def _print_hits(audit: Audit, console: "Console") -> None:
     from tabulate import tabulate
 
-    head, rows = hit_table(one)
+    head, rows = hit_table(audit)
     align = ["left", *["right"] * (len(head) - 1)]
     text = tabulate(rows, headers=head, tablefmt="plain", disable_numparse=True, colalign=align)
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def markdown(audits: Sequence[Audit]) -> str:
-    return "\n".join(_markdown(one) for one in audits)
+    return "\n".join(_markdown(audit) for audit in audits)
 
 
-def _markdown(one: Audit) -> str:
+def _markdown(audit: Audit) -> str:
     parts = [
-        f"## {_md(one.name)}\n\n{_md(one.title)}, {_md(one.source)}. {one.n_numbers} numbers: {summary(one)}.\n"
+        f"## {_md(audit.name)}\n\n{_md(audit.title)}, {_md(audit.source)}. "
+        f"{audit.n_numbers} numbers: {summary(audit)}.\n"
     ]
     for weight in WEIGHTS:
-        findings = one.of(weight)
+        findings = audit.of(weight)
         if findings:
             parts.append(f"### {PLURALS[weight].capitalize()}: {MEANINGS[weight]}\n")
             parts += [_md_finding(finding) for finding in findings]
-    if one.columns:
-        head, rows = hit_table(one)
+    if audit.columns:
+        head, rows = hit_table(audit)
         parts.append(pipes(head, rows))
         parts += [
-            f"- {_md(_head(column))}: {_md(agreement_text(column, column.strict))}." for column in one.columns
+            f"- {_md(_head(column))}: {_md(agreement_text(column, column.strict))}."
+            for column in audit.columns
         ]
         parts.append("")
-    return "\n".join([*parts, *(f"*{_md(note)}*\n" for note in one.notes)])
+    return "\n".join([*parts, *(f"*{_md(note)}*\n" for note in audit.notes)])
 
 
 def _md_finding(finding: Finding) -> str:
@@ -152,7 +159,7 @@ def _md_finding(finding: Finding) -> str:
 
 
 def pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table: first column left, the others right."""
+    """Return a pipe table: the first column left, the others right."""
     rule = ["---", *["--:"] * (len(head) - 1)]
     lines = [[_md(cell) for cell in head], rule, *([_md(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
@@ -172,42 +179,42 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def findings_csv(audits: Sequence[Audit]) -> str:
     rows = [
-        [audit.name, one.weight, one.check, one.dataset, one.method, "; ".join(one.numbers), one.rule,
-         one.arithmetic, "; ".join(one.hints)]
+        [audit.name, finding.weight, finding.check, finding.dataset, finding.method, "; ".join(finding.numbers),
+         finding.rule, finding.arithmetic, "; ".join(finding.hints)]
         for audit in audits
-        for one in audit.findings
+        for finding in audit.findings
     ]  # fmt: skip
     return _csv(CSV_FIELDS, rows)
 
 
 def full_json(audits: Sequence[Audit]) -> str:
     content = [
-        {"name": one.name, **asdict(one), "columns": [_json_column(column) for column in one.columns]}
-        for one in audits
+        {"name": audit.name, **asdict(audit), "columns": [_json_column(column) for column in audit.columns]}
+        for audit in audits
     ]
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _json_column(column: HitColumn) -> dict[str, Any]:
     counts = [
-        {"method": one.method, "printed": one.rate.text, "hits": one.hits, "reading": one.reading}
-        for one in column.counts
+        {"method": count.method, "printed": count.rate.text, "hits": count.hits, "reading": count.reading}
+        for count in column.counts
     ]
     return {**asdict(column), "counts": counts}
 
 
 def listing(audits: Sequence[Audit], fmt: Format) -> str:
-    """The list of tables in a format other than `terminal`."""
+    """Return the list of tables in a format other than `terminal`."""
     if fmt == "markdown":
         return pipes(LIST_HEAD, list_rows(audits))
     if fmt == "csv":
         return _csv(LIST_HEAD, list_rows(audits))
     content = [
         {
-            "table": one.name,
-            "numbers": one.n_numbers,
-            **{PLURALS[weight]: len(one.of(weight)) for weight in WEIGHTS},
+            "table": audit.name,
+            "numbers": audit.n_numbers,
+            **{PLURALS[weight]: len(audit.of(weight)) for weight in WEIGHTS},
         }
-        for one in audits
+        for audit in audits
     ]
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Numbers of one paper that are printed twice: one row in two tables, or one set of numbers under two names."""
+"""Numbers that a paper prints twice: one row in two tables, or the same numbers under two names."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -8,11 +8,11 @@ from mmbench.audit.sources import PaperClaims, Row
 
 
 def check_repeats(rows: Sequence[Row], table: str, claims: PaperClaims) -> Iterator[Finding]:
-    """Pairs of rows of a paper, at least one of them in `table`, on the same data set.
+    """Yield findings about pairs of rows of a paper on the same data set, at least one of them in `table`.
 
-    One name (or two names of one model) must have equal numbers; different methods seldom have them all.
+    Rows with one name (or two names of one model) must have equal numbers; different methods seldom share all of them.
     """
-    same = {frozenset(one.methods): one.why for one in claims.same}
+    same = {frozenset(pair.methods): pair.why for pair in claims.same}
     for a, b in combinations(rows, 2):
         if a.dataset != b.dataset or table not in (a.table, b.table):
             continue
@@ -30,12 +30,12 @@ def check_repeats(rows: Sequence[Row], table: str, claims: PaperClaims) -> Itera
 
 
 def _sides(a: Row, b: Row, table: str) -> tuple[Row, Row]:
-    """The row of `table` first."""
+    """Return both rows, that of `table` first."""
     return (a, b) if a.table == table else (b, a)
 
 
 def _numbers(row: Row, other: Row) -> str:
-    return ", ".join(f"{metric} {one}" for metric, one in row.scores.items() if metric in other.scores)
+    return ", ".join(f"{metric} {score}" for metric, score in row.scores.items() if metric in other.scores)
 
 
 def _name(row: Row) -> str:
@@ -49,7 +49,7 @@ def _differ(a: Row, b: Row, why: str, table: str) -> Finding:
         weight="contradiction",
         dataset=a.dataset,
         method=a.method,
-        numbers=tuple(f"{metric} {one}" for metric, one in a.scores.items() if metric in b.scores),
+        numbers=tuple(f"{metric} {score}" for metric, score in a.scores.items() if metric in b.scores),
         rule=f"{_name(a)} and {_name(b)} are one model as described: {why}",
         arithmetic=f"{_numbers(a, b)} in {a.table}; {_numbers(b, a)} in {b.table}",
     )
@@ -62,7 +62,7 @@ def _twins(a: Row, b: Row, table: str) -> Finding:
         weight="remark",
         dataset=a.dataset,
         method=a.method,
-        numbers=tuple(f"{metric} {one}" for metric, one in a.scores.items() if metric in b.scores),
+        numbers=tuple(f"{metric} {score}" for metric, score in a.scores.items() if metric in b.scores),
         rule=f"{_name(a)} and {_name(b)} are different methods with the same numbers",
         arithmetic=f"both {_numbers(a, b)}; on few users it may be chance, else one row is a copy",
     )

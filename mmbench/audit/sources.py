@@ -1,4 +1,4 @@
-"""The papers' printed numbers, read strictly: `papers/printed.csv` (scores), `papers/claims.toml` (all else)."""
+"""The papers' printed numbers, read strictly: `papers/printed.csv` (scores) and `papers/claims.toml` (the rest)."""
 
 import csv
 import tomllib
@@ -29,7 +29,7 @@ def _metric(text: Any) -> Any:
 
 
 def _metric_of_ranks(text: str) -> Metric:
-    """Return a metric that printed numbers can be checked for; UsageError for one of lists."""
+    """Return a metric for which printed numbers can be checked; UsageError for a metric of lists."""
     metric = parse_metric(text)
     metric.check_per_user("audit")
     return metric
@@ -41,7 +41,7 @@ MetricText = Annotated[Metric, BeforeValidator(_metric)]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The scores of one method on one data set in one table."""
+    """The scores of a method on a data set in a table."""
 
     paper: str
     table: str
@@ -103,7 +103,7 @@ class Same(_Strict):
 class PaperClaims(_Strict):
     title: str
     one_target: str
-    statistics: str  # the table that prints the numbers of users
+    statistics: str  # names the table that prints the numbers of users
     same: tuple[Same, ...] = ()
     tables: dict[str, TableClaims]
 
@@ -116,52 +116,52 @@ class Library:
     claims: Mapping[str, PaperClaims]
 
     def tables(self) -> list[tuple[str, str]]:
-        """(paper, table) of everything that can be audited, papers in the claims' order."""
-        found = {(row.paper, row.table) for row in self.rows}
-        found |= {(paper, table) for paper, claims in self.claims.items() for table in claims.tables}
+        """Return (paper, table) of everything that can be audited, papers in the claims' order."""
+        tables = {(row.paper, row.table) for row in self.rows}
+        tables |= {(paper, table) for paper, claims in self.claims.items() for table in claims.tables}
         papers = list(self.claims)
-        return sorted(found, key=lambda one: (papers.index(one[0]), one[1]))
+        return sorted(tables, key=lambda pair: (papers.index(pair[0]), pair[1]))
 
     def find(self, name: str) -> tuple[str, str]:
-        """`hm4sr/table1` -> (paper, table); an unknown name fails with the nearest known one."""
+        """Return (paper, table) for `hm4sr/table1`; UsageError suggests the nearest name for an unknown one."""
         known = {f"{paper}/{table}": (paper, table) for paper, table in self.tables()}
         if name not in known:
             raise UsageError(suggest(name, known, what="table"))
         return known[name]
 
     def users(self, paper: str) -> dict[str, int]:
-        """Number of users of each data set, as the paper prints it."""
+        """Return the number of users of each data set, as the paper prints it."""
         claims = self.claims[paper]
         table = claims.tables[claims.statistics]
-        return {name: int(one.users.value) for name, one in table.statistics.items()}
+        return {name: int(statistics.users.value) for name, statistics in table.statistics.items()}
 
 
 def read_scores(file: Path) -> tuple[Row, ...]:
-    """The rows of a CSV with the columns of FIELDS, in its order; a fault is a DataError with the line."""
+    """Read the rows of a CSV with the columns of FIELDS, in order; DataError names the line of a fault."""
     with file.open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
         if tuple(reader.fieldnames or ()) != FIELDS:
             raise DataError(f"{file}: the columns must be {','.join(FIELDS)}")
         lines = list(reader)
-    found: dict[tuple[str, str, str, str], dict[Metric, Printed]] = {}
+    rows: dict[tuple[str, str, str, str], dict[Metric, Printed]] = {}
     for number, line in enumerate(lines, start=2):
         key = line["paper"], line["table"], line["dataset"], line["method"]
-        scores = found.setdefault(key, {})
+        scores = rows.setdefault(key, {})
         try:
             metric, value = _metric_of_ranks(line["metric"]), Printed.parse(line["value"])
         except (UsageError, ValueError) as error:
             raise DataError(f"{file}, line {number}: {error}") from error
         if metric in scores:
-            raise DataError(f"{file}, line {number}: {metric} of {' '.join(key)} stands there twice")
+            raise DataError(f"{file}, line {number}: {metric} of {' '.join(key)} appears twice")
         scores[metric] = value
     return tuple(
         Row(paper=paper, table=table, dataset=dataset, method=method, scores=scores)
-        for (paper, table, dataset, method), scores in found.items()
+        for (paper, table, dataset, method), scores in rows.items()
     )
 
 
 def read_claims(file: Path) -> dict[str, PaperClaims]:
-    """The claims of each paper; an unknown key or a number that is none is a DataError."""
+    """Read the claims of each paper; DataError for an unknown key or text that is not a number."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
         return {paper: PaperClaims.model_validate(table) for paper, table in content.items()}
@@ -171,7 +171,7 @@ def read_claims(file: Path) -> dict[str, PaperClaims]:
 
 @lru_cache(maxsize=1)
 def library() -> Library:
-    """What ships with mmbench."""
+    """Return the papers that ship with mmbench."""
     rows, claims = read_scores(SCORES), read_claims(CLAIMS)
     for row in rows:
         if row.paper not in claims:

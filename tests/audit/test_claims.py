@@ -76,7 +76,7 @@ def test_a_percentage_that_stands_in_another_table_is_named() -> None:
         u={"improved": {"ours": "a", "percent": {"e": {"HR@5": "11.86"}}}},
     )
     (found,) = check_improved(rows_of("0.3000", "0.2000"), "t", claims.tables["t"], claims)
-    assert found.hints == ("11.86 % also stands in u under e HR@5",)
+    assert found.hints == ("11.86 % is also printed in u under e HR@5",)
 
 
 def test_a_second_that_may_be_nothing_proves_nothing() -> None:

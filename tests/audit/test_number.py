@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbench.audit.number import Printed, overlap, say
+from mmbench.audit.number import Printed, decimal_text, overlap
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_value_and_last_digit_are_exact(text: str, value: Fraction, unit: Fracti
 
 @pytest.mark.parametrize("text", ["", "-", ".", "12,34", "1e-3", "20.9%", "nan", "1.", "1 2"])
 def test_what_is_no_printed_number_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no printed number"):
+    with pytest.raises(ValueError, match="not a printed number"):
         Printed.parse(text)
 
 
@@ -45,7 +45,7 @@ def test_borders_belong_to_both_neighbours() -> None:
 
 
 def test_text_has_no_zero_before_the_point() -> None:
-    assert say(0.0411, 4) == ".0411"
-    assert say(-0.72, 2) == "-.72"
-    assert say(2.5, 2, sign=True) == "+2.50"
+    assert decimal_text(0.0411, 4) == ".0411"
+    assert decimal_text(-0.72, 2) == "-.72"
+    assert decimal_text(2.5, 2, sign=True) == "+2.50"
     assert str(Printed.parse("0.3700")) == ".3700"

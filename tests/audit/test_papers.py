@@ -60,7 +60,7 @@ def test_the_improved_row_of_table_4_is_no_row_of_table_4() -> None:
     wrong = [one for one in audit("tmmsrec/table4").findings if one.check == "improved"]
     assert len(wrong) == 6
     assert "(.0694 - .0699) / .0699 = -.72 %" in wrong[4].arithmetic
-    assert "11.86 % also stands in table3 under amazon-all-beauty HR@10" in wrong[1].hints
+    assert "11.86 % is also printed in table3 under amazon-all-beauty HR@10" in wrong[1].hints
 
 
 @pytest.mark.parametrize("name", ["hm4sr/table1", "tmmsrec/table3", "tmmsrec/table5", "tmmsrec/table6"])
@@ -113,8 +113,8 @@ def test_faults_of_the_files_are_named(tmp_path: Path) -> None:
     head = ",".join(FIELDS)
     for text, said in (
         ("a,b\n", "the columns must be"),
-        (f"{head}\np,t,d,m,HR@10,0.1\np,t,d,m,HR@10,0.2\n", "line 3: HR@10 of p t d m stands there twice"),
-        (f"{head}\np,t,d,m,HR@10,x\n", "line 2: 'x' is no printed number"),
+        (f"{head}\np,t,d,m,HR@10,0.1\np,t,d,m,HR@10,0.2\n", "line 3: HR@10 of p t d m appears twice"),
+        (f"{head}\np,t,d,m,HR@10,x\n", "line 2: 'x' is not a printed number"),
         (f"{head}\np,t,d,m,HP@10,0.1\n", "line 2: unknown metric"),
     ):
         (tmp_path / "s.csv").write_text(text)
