@@ -1,4 +1,4 @@
-"""One line of the doctor's report."""
+"""A line of the doctor's report."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ Level = Literal["ok", "note", "problem"]
 class Finding:
     """ "problem": mmbench cannot be used until it is solved; "note": something is limited or left over.
 
-    `do` says what helps, as a command where there is one.
+    `do` says what to do, as a command if possible.
     """
 
     level: Level
@@ -20,7 +20,7 @@ class Finding:
 
 
 def size(n_bytes: float) -> str:
-    """1536 -> "1.5 KB", in steps of 1024."""
+    """Return "1.5 KB" for 1536, in steps of 1024."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if n_bytes < 1024:
             return f"{n_bytes:.0f} {unit}" if unit == "bytes" or n_bytes >= 100 else f"{n_bytes:.1f} {unit}"
@@ -29,4 +29,5 @@ def size(n_bytes: float) -> str:
 
 
 def few(names: list[str], most: int = 3) -> str:
+    """Join the first names; say how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

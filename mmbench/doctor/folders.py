@@ -1,4 +1,4 @@
-"""Data and results: permission, space, what is prepared, what was left unfinished."""
+"""Data and results: permissions, space, what is prepared, what is unfinished."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from mmbench.errors import DataError, MmbenchError
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
 
-LITTLE, NOTHING = 2 * 2**30, 50 * 2**20  # bytes free: a note, a problem
-WALK_SECONDS = 0.4  # a huge tree is not searched to its end
-OLD_SECONDS = 3600.0  # nothing is written for so long without a sign of life
+LITTLE, NOTHING = 2 * 2**30, 50 * 2**20  # free bytes below which there is a note, a problem
+WALK_SECONDS = 0.4  # bounds the search of a huge tree
+OLD_SECONDS = 3600.0  # a file that was not written for so long has been abandoned
 
 
 def catalogue(data_dir: Path) -> Iterator[Finding]:
@@ -35,18 +35,18 @@ def catalogue(data_dir: Path) -> Iterator[Finding]:
     yield Finding("ok", "catalogue", f"{n_sets} data sets, {n_models} models known")
 
 
-def place(topic: str, folder: Path, option: str) -> Iterator[Finding]:
-    """Can it be written to, and how much space is there?"""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    reason = _unwritable(there, exists=there == folder)
+def disk(topic: str, folder: Path, option: str) -> Iterator[Finding]:
+    """Yield whether a folder can be written to, and how much space is left."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    reason = _why_unwritable(existing, is_parent=existing != folder)
     if reason:
         help_text = f"choose another folder with {option}, or get permission for this one"
         yield Finding("problem", topic, f"{folder.absolute()} cannot be written to: {reason}", help_text)
         return
-    free = shutil.disk_usage(there).free
-    state = "writable" if there == folder else "made when needed"
+    free = shutil.disk_usage(existing).free
+    state = "writable" if existing == folder else "created when needed"
     text = f"{folder.absolute()}: {state}, {size(free)} free"
     if free < NOTHING:
         yield Finding("problem", topic, text, f"free some space, or choose another disk with {option}")
@@ -56,36 +56,36 @@ def place(topic: str, folder: Path, option: str) -> Iterator[Finding]:
         yield Finding("ok", topic, text)
 
 
-def _unwritable(there: Path, *, exists: bool) -> str:
-    """Why nothing can be made in `there`; "" when something can."""
-    if not there.is_dir():
-        return f"{there.absolute()} is no folder"
-    if not exists:  # the parent of what is to be made: nothing of ours belongs there, not even for a moment
-        return "" if os.access(there, os.W_OK | os.X_OK) else f"no permission in {there.absolute()}"
+def _why_unwritable(folder: Path, *, is_parent: bool) -> str:
+    """Return why nothing can be created in `folder`; "" if something can."""
+    if not folder.is_dir():
+        return f"{folder.absolute()} is not a folder"
+    if is_parent:  # nothing of ours belongs there, not even for a moment
+        return "" if os.access(folder, os.W_OK | os.X_OK) else f"no permission in {folder.absolute()}"
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=folder):
             return ""
     except OSError as error:
         return error.strerror or type(error).__name__
 
 
 def prepared(data_dir: Path) -> Iterator[Finding]:
-    """Yield which data sets are prepared with which features, and which of them are damaged or out of date."""
+    """Yield which data sets are prepared with which features, and which are damaged or outdated."""
     from mmbench.data.store import list_prepared, prepared_root
 
     faults: list[DataError] = []
-    found = list_prepared(data_dir, on_error=faults.append)
-    if found:
+    data_sets = list_prepared(data_dir, on_error=faults.append)
+    if data_sets:
         yield Finding(
-            "ok", "prepared", "; ".join(map(_prepared_line, sorted(found, key=lambda one: one.name)))
+            "ok", "prepared", "; ".join(map(_prepared_line, sorted(data_sets, key=lambda data: data.name)))
         )
     elif not faults:
         yield Finding("ok", "prepared", "nothing yet; begin with: mmbench prepare demo")
     for fault in faults:
-        yield Finding("note", "prepared", *_told(str(fault)))
-    for one in found:
-        for text in _out_of_date(one):
-            yield Finding("note", "prepared", *_told(text))
+        yield Finding("note", "prepared", *_split_advice(str(fault)))
+    for data in data_sets:
+        for text in _outdated(data):
+            yield Finding("note", "prepared", *_split_advice(text))
     for folder in sorted(prepared_root(data_dir).glob("*/features/*/.*.work-*")):
         name, modality = folder.parents[2].name, folder.parent.name
         encoder = folder.name[1:].partition(".work-")[0]
@@ -101,14 +101,14 @@ def _prepared_line(prepared: "Prepared") -> str:
     return f"{prepared.name} ({prepared.n_items} items; {features})"
 
 
-def _out_of_date(prepared: "Prepared") -> Iterator[str]:
-    """Yield what of a data set is damaged or not what would be made today, each with what to do."""
+def _outdated(prepared: "Prepared") -> Iterator[str]:
+    """Yield what is damaged or outdated in a data set, each with what to do."""
     from mmbench.data.definition import why_outdated
     from mmbench.features.store import check_fits, list_features
 
     try:
         why = why_outdated(prepared)
-    except MmbenchError:  # the catalogue has a line of its own
+    except MmbenchError:  # a separate finding reports the catalogue
         why = None
     if why is not None:
         yield why
@@ -122,20 +122,20 @@ def _out_of_date(prepared: "Prepared") -> Iterator[str]:
     yield from map(str, faults)
 
 
-def _told(line: str) -> tuple[str, str]:
-    """Return an error's line as what is wrong and what to do."""
+def _split_advice(line: str) -> tuple[str, str]:
+    """Split an error's line into what is wrong and what to do."""
     text, _, advice = line.rpartition("; ")
     return (text, advice.removeprefix("run: ")) if text else (line, "")
 
 
 def raw(data_dir: Path) -> Iterator[Finding]:
-    """Yield what was recorded of fetched files, and downloads that did not end."""
+    """Yield what was recorded about fetched files, and which downloads are unfinished."""
     from mmbench.data.raw_hashes import hashes_path, read_recorded
 
     try:
         recorded = read_recorded(data_dir)
     except DataError as error:
-        yield Finding("note", "raw files", *_told(str(error)))
+        yield Finding("note", "raw files", *_split_advice(str(error)))
     else:
         if recorded:
             n_files = sum(len(files) for files in recorded.values())
@@ -143,12 +143,13 @@ def raw(data_dir: Path) -> Iterator[Finding]:
             yield Finding("ok", "raw files", text)
     parts = sorted((data_dir / "raw").glob("*/*.part"))
     if parts:
-        names = [f"{one.parent.name}/{one.name} ({size(one.stat().st_size)})" for one in parts]
-        text = f"{len(parts)} downloads did not end: {few(names)}"
-        yield Finding("note", "raw files", text, "the same mmbench prepare goes on with them")
+        names = [f"{part.parent.name}/{part.name} ({size(part.stat().st_size)})" for part in parts]
+        text = f"{len(parts)} downloads are unfinished: {few(names)}"
+        yield Finding("note", "raw files", text, "the same mmbench prepare resumes them")
 
 
 def runs(results_dir: Path) -> Iterator[Finding]:
+    """Yield how many runs there are by status, and which are unfinished."""
     states: Counter[str] = Counter()
     unfinished: list[str] = []
     for cell in sorted(results_dir.glob("*/*/*/seed_*")):
@@ -164,8 +165,8 @@ def runs(results_dir: Path) -> Iterator[Finding]:
             "note", "runs", f"{states['unreadable']} run.json cannot be read", "mmbench report names them"
         )
     if unfinished:
-        text = f"{len(unfinished)} did not end or are being computed: {few(unfinished)}"
-        yield Finding("note", "runs", text, "the same mmbench run goes on with them")
+        text = f"{len(unfinished)} are unfinished or still running: {few(unfinished)}"
+        yield Finding("note", "runs", text, "the same mmbench run resumes them")
 
 
 def _status(record: Path) -> str:
@@ -176,44 +177,46 @@ def _status(record: Path) -> str:
 
 
 def leftovers(data_dir: Path, results_dir: Path) -> Iterator[Finding]:
-    """Temporary files whose process is gone: what was being written when it was killed."""
-    found, complete = _stale([data_dir / "prepared", data_dir / "raw", results_dir])
-    if found:
-        n_bytes = sum(_bytes(one) for one in found)
-        text = f"{len(found)} temporary files of killed processes, {size(n_bytes)}: {few([str(one) for one in found])}"
+    """Yield the temporary files of killed processes."""
+    stale, complete = _stale([data_dir / "prepared", data_dir / "raw", results_dir])
+    if stale:
+        n_bytes = sum(map(_bytes, stale))
+        text = (
+            f"{len(stale)} temporary files of killed processes, {size(n_bytes)}: {few(list(map(str, stale)))}"
+        )
         yield Finding("note", "leftovers", text, "they can be deleted")
     else:
         yield Finding("ok", "leftovers", "none" if complete else "none in the part that was searched")
 
 
 def _stale(roots: list[Path]) -> tuple[list[Path], bool]:
-    """Stale temporary files and folders below, and whether time allowed to search everything."""
-    found, end = [], time.monotonic() + WALK_SECONDS
+    """Return stale temporary files and folders below the roots, and whether there was time to search everything."""
+    stale, end = [], time.monotonic() + WALK_SECONDS
     for root in roots:
         for folder, folders, files in os.walk(root):
             for name in [*folders, *files]:
                 match = BESIDE.fullmatch(name)
-                if match and _gone(Path(folder) / name, int(match["process"])):
-                    found.append(Path(folder) / name)
+                if match and _is_abandoned(Path(folder) / name, int(match["process"])):
+                    stale.append(Path(folder) / name)
             folders[:] = [name for name in folders if not BESIDE.fullmatch(name)]
             if time.monotonic() > end:
-                return found, False
-    return found, True
+                return stale, False
+    return stale, True
 
 
-def _gone(path: Path, pid: int) -> bool:
-    """Whether the process that made it has surely ended: none has its number, and it was not made just now.
+def _is_abandoned(path: Path, pid: int) -> bool:
+    """Return whether the process that made the file has surely ended: no process has its number, and the file is old.
 
-    The number may be of another machine that shares the disk, so a young file is left alone.
+    The number may belong to another machine that shares the disk, so a young file is left alone.
     """
     try:
-        return time.time() - path.stat().st_mtime > OLD_SECONDS and not _alive(pid)
+        return time.time() - path.stat().st_mtime > OLD_SECONDS and not _is_alive(pid)
     except OSError:
         return False
 
 
-def _alive(pid: int) -> bool:
-    if sys.platform == "win32":  # there, signal 0 would end the process
+def _is_alive(pid: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 would end the process
         return True
     try:
         os.kill(pid, 0)
@@ -225,5 +228,5 @@ def _alive(pid: int) -> bool:
 
 
 def _bytes(path: Path) -> int:
-    files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
-    return sum(one.stat().st_size for one in files if one.exists())
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.exists())

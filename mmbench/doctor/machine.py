@@ -12,7 +12,7 @@ from typing import Any
 from mmbench.doctor.finding import Finding, few, size
 from mmbench.runtime import code_version
 
-# Distribution -> the commands that need it; "" = nothing works without it.
+# Distribution -> the commands that need it; "" if nothing works without it.
 LIBRARIES = {
     "torch": "", "numpy": "", "pandas": "", "scipy": "", "scikit-learn": "", "pyarrow": "", "safetensors": "",
     "filelock": "", "pydantic": "", "typer": "", "rich": "", "tabulate": "", "joblib": "",
@@ -29,11 +29,12 @@ PACKAGED = {
     ),
 }
 NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-COUNT_SECONDS = 0.3  # a large cache is not counted to its end
+COUNT_SECONDS = 0.3  # bounds the time to count a large cache
 HUB_SECONDS = (3.0, 5.0)  # to connect to the hub, and to wait for its answer
 
 
 def program() -> Iterator[Finding]:
+    """Yield the versions of mmbench and Python."""
     code = code_version()
     commit = f", commit {code['commit']}" if code["commit"] else ""
     yield Finding("ok", "mmbench", f"{code['mmbench']}{commit}, code {code['source_hash']}")
@@ -49,10 +50,11 @@ def _version(name: str) -> str | None:
 
 
 def libraries() -> Iterator[Finding]:
-    found = {name: _version(name) for name in LIBRARIES}
-    present = ", ".join(f"{name} {number}" for name, number in found.items() if number)
+    """Yield the versions of the installed libraries, and those that are missing."""
+    versions = {name: _version(name) for name in LIBRARIES}
+    present = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     yield Finding("ok", "libraries", present or "none")
-    for name, number in found.items():
+    for name, number in versions.items():
         if number is None:
             needed = LIBRARIES[name]
             text = f"{name} is not installed; needed for: {needed or 'everything'}"
@@ -60,6 +62,7 @@ def libraries() -> Iterator[Finding]:
 
 
 def torch_build() -> Iterator[Finding]:
+    """Yield the version of torch and its devices."""
     try:
         import torch
 
@@ -69,7 +72,7 @@ def torch_build() -> Iterator[Finding]:
             or "CPU only"
         )
         threads, n_devices = torch.get_num_threads(), torch.cuda.device_count()
-    except Exception as error:  # a damaged installation fails with anything
+    except Exception as error:  # a damaged installation raises anything
         text = f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         yield Finding("problem", "torch", text, "pip install --force-reinstall torch")
         return
@@ -78,9 +81,9 @@ def torch_build() -> Iterator[Finding]:
     for number in range(n_devices):
         yield _device(torch, number)
     if not n_devices and shutil.which("nvidia-smi"):
-        help_text = "install the CUDA build of torch that fits the driver, or take --device cpu"
+        help_text = "install the CUDA build of torch that fits the driver, or use --device cpu"
         yield Finding(
-            "note", "devices", f"there is an NVIDIA driver, but torch ({build}) finds no GPU", help_text
+            "note", "devices", f"an NVIDIA driver is installed, but torch ({build}) finds no GPU", help_text
         )
     elif not n_devices:
         yield Finding("ok", "devices", "cpu; float32 (TF32 and bfloat16 are for GPUs)")
@@ -96,29 +99,31 @@ def _device(torch: Any, number: int) -> Finding:
 
 
 def torchvision() -> Iterator[Finding]:
+    """Yield whether torchvision works, fully or in part."""
     from mmbench.features.torchvision_import import prepare_torchvision, torchvision_fault
 
     if _version("torch") is None or not _imports("torch"):
-        yield Finding("note", "torchvision", "not looked at, because torch does not work")
+        yield Finding("note", "torchvision", "not checked, because torch does not work")
         return
     state = prepare_torchvision()
     number = _version("torchvision")
     if state == "missing":
         yield Finding(
-            "note", "torchvision", "missing; all image encoders but resnet50 work", "pip install torchvision"
+            "note",
+            "torchvision",
+            "missing; all image encoders except resnet50 work",
+            "pip install torchvision",
         )
     elif state == "complete":
         yield Finding("ok", "torchvision", f"{number}, complete")
     elif state == "declared":
         text = (
-            f"{number}, without its compiled operators: a CUDA build beside a CPU build of torch, whose own import "
+            f"{number}, without its compiled operators: a CUDA build beside a CPU build of torch, whose import "
             "fails; mmbench declares the operators' signatures before importing it, and works"
         )
         yield Finding("ok", "torchvision", text)
     else:
-        text = (
-            f"{number} cannot be imported ({torchvision_fault()}); mmbench does without it, but for resnet50"
-        )
+        text = f"{number} cannot be imported ({torchvision_fault()}); mmbench works without it, except for resnet50"
         yield Finding("note", "torchvision", text, "install the torchvision that belongs to your torch")
 
 
@@ -131,8 +136,9 @@ def _imports(name: str) -> bool:
 
 
 def encoders() -> Iterator[Finding]:
+    """Yield which optional encoders are installed, and where the weights of resnet50 are."""
     for name, (packages, install) in PACKAGED.items():
-        missing = [one for one in packages if _version(one) is None]
+        missing = [package for package in packages if _version(package) is None]
         if missing:
             yield Finding("note", "encoders", f"{name} (needs no hub) is not installed", install)
         else:
@@ -143,24 +149,30 @@ def encoders() -> Iterator[Finding]:
         named = os.environ.get(FILE)
         if named and not Path(named).is_file():
             yield Finding(
-                "note", "encoders", f"image resnet50: {FILE} names {named}, no file", f"unset {FILE}"
+                "note",
+                "encoders",
+                f"image resnet50: {FILE} names {named}, which is not a file",
+                f"unset {FILE}",
             )
         elif named or cached_file().is_file():
-            yield Finding("ok", "encoders", "image resnet50: weights are there")
+            yield Finding("ok", "encoders", "image resnet50: weights are stored")
         else:
             text = f"image resnet50: weights are fetched at first use; offline, put {PUBLISHED} into"
             yield Finding("ok", "encoders", f"{text} {cached_file().parent}")
 
 
 def hub_cache() -> Path:
-    """Where `transformers` keeps what it fetched."""
+    """Return the folder in which `transformers` keeps downloads."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
 def hub(*, online: bool) -> Iterator[Finding]:
+    """Yield the state of the hub's cache; `online` also checks whether the hub answers."""
     cache = hub_cache()
-    models = sorted(one.name.removeprefix("models--").replace("--", "/") for one in cache.glob("models--*"))
+    models = sorted(
+        folder.name.removeprefix("models--").replace("--", "/") for folder in cache.glob("models--*")
+    )
     if models:
         n_bytes, complete = folder_size(cache)
         about = "" if complete else "more than "
@@ -172,10 +184,10 @@ def hub(*, online: bool) -> Iterator[Finding]:
         if os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON"):
             yield Finding("note", "hub", f"{name} is set: models come from the cache only", f"unset {name}")
     if online:
-        yield _asked()
+        yield _ask_hub()
 
 
-def _asked() -> Finding:
+def _ask_hub() -> Finding:
     from mmbench.fetch.client import FetchError, get, new_session
 
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
@@ -189,24 +201,24 @@ def _asked() -> Finding:
 
 
 def folder_size(folder: Path) -> tuple[int, bool]:
-    """Bytes of all files below, links not followed, and whether time allowed to count them all."""
+    """Return the bytes of all files below a folder, not following links, and whether there was time to count all."""
     total, end, waiting = 0, time.monotonic() + COUNT_SECONDS, [folder]
     while waiting:
         if time.monotonic() > end:
             return total, False
         try:
             with os.scandir(waiting.pop()) as entries:
-                for one in entries:
-                    if one.is_dir(follow_symlinks=False):
-                        waiting.append(Path(one.path))
-                    elif one.is_file(follow_symlinks=False):
-                        total += one.stat(follow_symlinks=False).st_size
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
         except OSError:
             continue
     return total, True
 
 
 def network() -> Iterator[Finding]:
-    """Names only: an address of a proxy can hold a password, and this is pasted into bug reports."""
-    names = [name for one in NETWORK for name in (one, one.lower()) if os.environ.get(name)]
+    """Yield names only: a proxy's address can hold a password, and reports are pasted into bug reports."""
+    names = [name for known in NETWORK for name in (known, known.lower()) if os.environ.get(name)]
     yield Finding("ok", "network", f"set: {', '.join(names)}" if names else "no proxy is set")

@@ -85,10 +85,10 @@ def test_a_healthy_machine(world: dict[str, Outcome]) -> None:
     assert "torch 2." in said(done, "libraries")
     assert "threads on" in said(done, "torch", "ok")
     assert said(done, "devices")
-    assert "made when needed" in said(done, "data")
+    assert "created when needed" in said(done, "data")
     assert "free" in said(done, "results")
     assert "mmbench prepare demo" in said(done, "prepared")
-    assert "could not be looked at" not in done.stdout
+    assert "could not be checked" not in done.stdout
 
 
 def test_nothing_private_is_said(world: dict[str, Outcome]) -> None:
@@ -127,11 +127,11 @@ def test_what_is_there_and_what_was_left(world: dict[str, Outcome]) -> None:
     assert "broken/manifest.json is damaged" in notes
     assert "unfinished: image features resnet50 of toy -> mmbench extract toy --image" in notes
     assert "hashes of 2 files of 1 data sets" in said(done, "raw files", "ok")
-    assert "1 downloads did not end: amazon-toys/meta.json.gz.part (2.9 KB)" in said(
+    assert "1 downloads are unfinished: amazon-toys/meta.json.gz.part (2.9 KB)" in said(
         done, "raw files", "note"
     )
     assert said(done, "runs", "ok").startswith("1 finished")
-    assert "1 did not end or are being computed: toy/sasrec/id/seed_1" in said(done, "runs", "note")
+    assert "1 are unfinished or still running: toy/sasrec/id/seed_1" in said(done, "runs", "note")
 
 
 def test_only_files_of_ended_processes_are_leftovers(world: dict[str, Outcome]) -> None:
@@ -146,7 +146,9 @@ def test_folders_that_cannot_be_written(world: dict[str, Outcome]) -> None:
     assert done.returncode == 1
     assert "file cannot be written to" in said(done, "data", "problem")
     assert "choose another folder with --data-dir" in said(done, "data", "problem")
-    assert "file is no folder -> choose another folder with --results-dir" in said(done, "results", "problem")
+    assert "file is not a folder -> choose another folder with --results-dir" in said(
+        done, "results", "problem"
+    )
 
 
 def test_the_hub_is_asked_only_when_told_to(world: dict[str, Outcome]) -> None:
@@ -178,8 +180,8 @@ def test_a_torch_that_cannot_be_imported(tmp_path: Path, fault: str) -> None:
     [line] = [line for line in done.stdout.splitlines() if line.startswith("problem")]
     assert "cannot be imported" in line
     assert ("wrong ELF class" in line) or ("no_such_part" in line)
-    assert "not looked at, because torch does not work" in done.stdout
-    assert "could not be looked at" not in done.stdout
+    assert "not checked, because torch does not work" in done.stdout
+    assert "could not be checked" not in done.stdout
 
 
 def test_libraries_are_those_that_the_project_requires() -> None:
@@ -211,7 +213,7 @@ def test_a_look_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(machine, "torchvision", fails)
     found = examine(tmp_path, tmp_path)
     texts = [one.text for one in found if one.topic in ("runs", "torchvision")]
-    assert texts == ["could not be looked at: ZeroDivisionError: of all things"] * 2
+    assert texts == ["could not be checked: ZeroDivisionError: of all things"] * 2
     assert usable(found)
 
 
