@@ -1,4 +1,4 @@
-"""`mmbench audit`: printed numbers of the papers that cannot be."""
+"""`mmbench audit`: printed numbers of the papers that cannot be right."""
 
 from enum import StrEnum
 from typing import Annotated, Optional
@@ -30,14 +30,16 @@ def audit(
     ctx: typer.Context,
     table: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="PAPER/TABLE", show_default="a list of all tables", help="Say hm4sr/table1."),
+        typer.Argument(
+            metavar="PAPER/TABLE", show_default="a list of all tables", help="For example hm4sr/table1."
+        ),
     ] = None,
-    fmt: Annotated[AuditFormat, typer.Option("--format", "-f", help="Of the output.")] = AuditFormat.terminal,
+    fmt: Annotated[AuditFormat, typer.Option("--format", "-f", help="Output format.")] = AuditFormat.terminal,
 ) -> None:
-    """Find numbers in a paper's table that cannot be, each with arithmetic to check by hand.
+    """Find numbers in a paper's table that cannot be right, each with arithmetic to check by hand.
 
-    Nothing is measured: hit rates must be whole numbers of users, metrics of one row must come from some ranks,
-    improvements and statistics must follow from what is printed beside them.
+    Nothing is measured: hit rates must be whole numbers of users, the metrics of a row must come from some ranks,
+    and improvements and statistics must follow from the numbers printed beside them.
     """
     from mmbench.audit import audit as examine
     from mmbench.audit import library
@@ -46,13 +48,13 @@ def audit(
 
     state: State = ctx.obj
     if table is not None:
-        found = examine(table)
+        report = examine(table)
         if fmt.value == "terminal":
-            print_terminal(found, state.out)
+            print_terminal(report, state.out)
         else:
-            state.out.out(to_text([found], fmt.value), end="", highlight=False)
+            state.out.out(to_text([report], fmt.value), end="", highlight=False)
         return
-    audits = [examine(f"{paper}/{one}") for paper, one in library().tables()]
+    audits = [examine(f"{paper}/{name}") for paper, name in library().tables()]
     if fmt.value == "terminal":
         print_table(state, list(LIST_HEAD), list_rows(audits))
         state.err.print("mmbench audit TABLE shows the arithmetic, for example: mmbench audit hm4sr/table1")

@@ -25,11 +25,11 @@ Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  
 Force = Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")]
 Offline = Annotated[
     bool,
-    typer.Option("--offline", help="Open no connection; raw files that are missing are an error."),
+    typer.Option("--offline", help="Open no connection; missing raw files are an error."),
 ]
 ProtocolOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="hm4sr, tmmsrec, clean or clean-time instead of the data set's own."),
+    typer.Option(help="hm4sr, tmmsrec, clean or clean-time instead of the data set's default."),
 ]
 Ties = Annotated[
     Optional[str],  # noqa: UP045
@@ -37,23 +37,26 @@ Ties = Annotated[
 ]
 Text = Annotated[Optional[str], typer.Option(metavar="ENCODER", help="Text encoder; none = no text.")]  # noqa: UP045
 Image = Annotated[Optional[str], typer.Option(metavar="ENCODER", help="Image encoder; none = no images.")]  # noqa: UP045
-Device = Annotated[str, typer.Option(help="Of pretrained encoders: auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="Device of pretrained encoders: auto, cpu, cuda, cuda:1, ...")]
 BatchSize = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="Items a batch of pretrained encoders; found automatically unless given."),
+    typer.Option(min=1, help="Items per batch of pretrained encoders; chosen automatically by default."),
 ]
 Precision = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16 or float16; auto = mixed on a GPU, float32 on a CPU.")
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16 or float16; auto = mixed precision on a GPU, float32 on a CPU."
+    ),
 ]
 Float16 = Annotated[bool, typer.Option("--float16", help="Store features in half the bytes.")]
 ListOption = Annotated[
     bool, typer.Option("--list", help="List the encoders; with a data set, its stored features instead.")
 ]
-Again = Annotated[bool, typer.Option("--force", help="Extract again even if the same features are there.")]
+Again = Annotated[bool, typer.Option("--force", help="Extract again even if the same features are stored.")]
 
 NoPictures = Annotated[bool, typer.Option("--no-pictures", help="Fetch no pictures.")]
 RetryPictures = Annotated[
-    bool, typer.Option("--retry-pictures", help="Ask again for pictures that are known to be gone.")
+    bool, typer.Option("--retry-pictures", help="Request pictures again that are known to be gone.")
 ]
 
 
@@ -79,7 +82,7 @@ def prepare(
     no_pictures: NoPictures = False,
     retry_pictures: RetryPictures = False,
 ) -> None:
-    """Preprocess, fetch pictures, extract: raw files to prepared data with text and image features."""
+    """Preprocess, fetch pictures, extract: turn raw files into prepared data with text and image features."""
     state: State = ctx.obj
     for name in dataset:
         report = _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties, offline=offline)
@@ -90,7 +93,7 @@ def prepare(
 
 
 def prepare_one(state: State, name: str) -> None:
-    """Prepare a data set with all defaults; for commands that need one and find none."""
+    """Prepare a data set with all defaults, for commands that need one and find none."""
     report = _preprocess(state, name, raw=None, force=False, protocol=None, ties=None)
     _extract(state, fetch_pictures_of(state, report), text=None, image=None)
 
@@ -104,7 +107,7 @@ def preprocess(
     protocol: ProtocolOption = None,
     ties: Ties = None,
 ) -> None:
-    """Raw files to interactions, catalogue and manifest; prints statistics beside printed counts."""
+    """Turn raw files into interactions, catalogue and manifest; print statistics beside printed counts."""
     state: State = ctx.obj
     for name in dataset:
         _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties, offline=offline)
@@ -122,17 +125,17 @@ def extract(
     force: Again = False,
     list_: ListOption = False,
 ) -> None:
-    """Texts and pictures of prepared data to feature arrays, with a report of what is missing.
+    """Turn texts and pictures of prepared data into feature arrays; report what is missing.
 
     An encoder is a registered name, a folder of a saved transformers model, or owner/name on the hub; :cls or
-    :mean after it choose the pooling, +layers gives one state per layer. A killed extraction goes on.
+    :mean after it choose the pooling, +layers gives one state per layer. A killed extraction resumes.
     """
     state: State = ctx.obj
     if list_:
         _list_encoders(state, dataset or [])
         return
     if not dataset:
-        raise UsageError("name a prepared data set, for instance: mmbench extract demo; or see --list")
+        raise UsageError("name a prepared data set, for example: mmbench extract demo; or see --list")
     how: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
     for name in dataset:
         prepared = open_current(state, name)
@@ -140,7 +143,7 @@ def extract(
 
 
 def _list_encoders(state: State, datasets: list[str]) -> None:
-    """The registered encoders, or the stored features of data sets."""
+    """Print the registered encoders, or the stored features of data sets."""
     from mmbench.cli.encoders import print_encoders, print_stored
 
     if not datasets:
@@ -159,7 +162,7 @@ def _preprocess(
     ties: str | None = None,
     offline: bool = False,
 ) -> "PrepareReport":
-    """Prepare; raw files that turn out to be needed and missing are fetched, unless `raw` or `offline` forbids it."""
+    """Prepare a data set; fetch raw files that are needed and missing, unless `raw` or `offline` forbids it."""
     from mmbench.data import prepare as data
 
     def progress(message: str) -> None:
@@ -182,14 +185,14 @@ def _preprocess(
 
 
 def _with_raw_files(state: State, attempt: Callable[[], "PrepareReport"], *, fetch: bool) -> "PrepareReport":
-    """`attempt()`, and once more after fetching the raw files that it misses, if `fetch` and they have an address."""
+    """Call `attempt`, and again after fetching the raw files that it misses, if `fetch` and they have an address."""
     from mmbench.cli.fetching import fetch_missing
     from mmbench.data.raw_files import RawFilesMissingError
 
     try:
         return attempt()
     except RawFilesMissingError as error:
-        if not fetch or not any(one.urls for one in error.files):
+        if not fetch or not any(file.urls for file in error.files):
             _print_instructions(state, error)
             raise
         fetch_missing(state, error)
@@ -197,21 +200,21 @@ def _with_raw_files(state: State, attempt: Callable[[], "PrepareReport"], *, fet
 
 
 def _print_instructions(state: State, error: "RawFilesMissingError") -> None:
-    """What to fetch, from where, and where to put it: the long form of the error's one line."""
+    """Print which files to get, from where, and where to put them: the long form of the error's line."""
     state.err.print("These raw files are needed:", markup=False)
-    for one in error.files:
-        for source in one.urls or ["no public address: from the owner of the data"]:
+    for file in error.files:
+        for source in file.urls or ["no public address: from the owner of the data"]:
             state.err.print(
-                f"  {one.name}\n    from {source}\n    to   {error.folder / one.name}", markup=False
+                f"  {file.name}\n    from {source}\n    to   {error.folder / file.name}", markup=False
             )
     if error.spec.notes:
         state.err.print(error.spec.notes, markup=False)
 
 
 def _extract(
-    state: State, prepared: "Prepared", *, text: str | None = None, image: str | None = None, **how: Any
+    state: State, prepared: "Prepared", *, text: str | None = None, image: str | None = None, **fields: Any
 ) -> None:
-    """`how`: fields of mmbench.features.extract.Options."""
+    """Extract features; `fields` are those of mmbench.features.extract.Options."""
     from rich.progress import Progress
 
     from mmbench.features.extract import Options, extract_default
@@ -227,11 +230,11 @@ def _extract(
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
 
-        options = Options(**how)
+        options = Options(**fields)
         reports = extract_default(prepared, text, image, on_progress=progress, options=options, say=say)
-    for one in reports:
-        state.out.print(f"{prepared.name}: {one.line()}", markup=False)
+    for report in reports:
+        state.out.print(f"{prepared.name}: {report.line()}", markup=False)
     if image is None and prepared.manifest.images is None:
         fetch = any("image_url" in record for record in prepared.item_records)
         hint = f"; mmbench prepare {prepared.name} fetches them" if fetch else ""
-        state.out.print(f"{prepared.name}: no pictures are there, so no image features{hint}", markup=False)
+        state.out.print(f"{prepared.name}: no pictures, so no image features{hint}", markup=False)

@@ -1,4 +1,4 @@
-"""The page of one data set: what it is, what will be fetched and from where, under which terms, what is there."""
+"""The page of a data set: what it is, what will be fetched and from where, under which terms, what is on disk."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ Rows = list[list[str]]
 
 
 def page(spec: "DatasetSpec", canonical: str, rules: "Protocol", data_dir: Path, *, ask: bool) -> Rows:
-    """Rows (key, value). `ask`: ask the servers for sizes that nobody knows; otherwise no connection is opened."""
+    """Return rows (key, value). With `ask`, ask the servers for unknown sizes; otherwise no connection is opened."""
     from mmbench.data.protocol import SUMMARIES
 
     rows = [["name", canonical], ["title", spec.title], ["parser", spec.parser]]
@@ -24,10 +24,16 @@ def page(spec: "DatasetSpec", canonical: str, rules: "Protocol", data_dir: Path,
     rows += [[f"  {key}", _plain(value)] for key, value in rules.to_json().items() if key != "name"]
     rows += [["text", ", ".join(spec.text_fields)]]
     if spec.printed:
-        one = spec.printed
-        rows.append(["printed", f"{one.users:,} / {one.items:,} / {one.interactions:,} ({one.source})"])
+        printed = spec.printed
+        rows.append(
+            [
+                "printed",
+                f"{printed.users:,} / {printed.items:,} / {printed.interactions:,} ({printed.source})",
+            ]
+        )
     rows += [
-        ["slip", f"{one.statistic} {one.printed:g}, not {one.correct:g}: {one.why}"] for one in spec.slips
+        ["slip", f"{slip.statistic} {slip.printed:g}, not {slip.correct:g}: {slip.why}"]
+        for slip in spec.slips
     ]
     return rows + ([["notes", spec.notes]] if spec.notes else [])
 
@@ -38,49 +44,49 @@ def _raw_rows(spec: "DatasetSpec", data_dir: Path, *, ask: bool) -> Rows:
     folder = spec.raw_dir(data_dir)
     recorded = read_recorded(data_dir).get(spec.name, {})
     rows = [["raw folder", str(folder)]]
-    for one in spec.raw_files:
-        entry = recorded.get(one.name)
-        rows.append(["raw file", one.name])
-        rows.append(["  state", _state(one, folder, generated=spec.synthetic)])
-        rows += [["  size", _size(one, entry, ask=ask)]] if one.urls else []
-        rows += [["  from" if place == 0 else "  or", url] for place, url in enumerate(one.urls)]
-        if one.sha256:
-            rows.append(["  sha256", one.sha256])
+    for file in spec.raw_files:
+        entry = recorded.get(file.name)
+        rows.append(["raw file", file.name])
+        rows.append(["  state", _state(file, folder, generated=spec.synthetic)])
+        rows += [["  size", _size(file, entry, ask=ask)]] if file.urls else []
+        rows += [["  from" if index == 0 else "  or", url] for index, url in enumerate(file.urls)]
+        if file.sha256:
+            rows.append(["  sha256", file.sha256])
         elif entry:
             rows.append(["  sha256", f"{entry.sha256} (first download, {entry.date})"])
     return rows
 
 
-def _state(one: "RawFile", folder: Path, *, generated: bool) -> str:
+def _state(raw_file: "RawFile", folder: Path, *, generated: bool) -> str:
     from mmbench.fetch.files import size_text
     from mmbench.fetch.part import Part
 
-    file = folder / one.name
+    file = folder / raw_file.name
     if file.is_file():
-        return f"there, {size_text(file.stat().st_size)}"
+        return f"on disk, {size_text(file.stat().st_size)}"
     if generated:
-        return "not there; prepare generates it"
-    if not one.urls:
-        return f"not there; no public address: put it into {folder} or name its folder with --raw DIR"
+        return "missing; prepare generates it"
+    if not raw_file.urls:
+        return f"missing; no public address: put it into {folder} or name its folder with --raw DIR"
     part = Part(file).size
-    return f"{size_text(part)} fetched so far; prepare goes on" if part else "not there; prepare fetches it"
+    return f"{size_text(part)} fetched so far; prepare resumes" if part else "missing; prepare fetches it"
 
 
-def _size(one: "RawFile", entry: "Recorded | None", *, ask: bool) -> str:
+def _size(raw_file: "RawFile", entry: "Recorded | None", *, ask: bool) -> str:
     from mmbench.fetch.client import new_session
     from mmbench.fetch.files import ask_size, size_text
 
-    exact = one.size or (entry.size if entry else None)
+    exact = raw_file.size or (entry.size if entry else None)
     if exact:
         return f"{size_text(exact)} ({exact:,} bytes)"
-    guess = f"about {size_text(one.about)}" if one.about else ""
+    guess = f"about {size_text(raw_file.about)}" if raw_file.about else ""
     if not ask:
-        return guess or "not known before its server is asked (--ask)"
+        return guess or "unknown unless its server is asked (--ask)"
     with new_session() as session:
-        told = ask_size(one.urls, session)
-    if told is None:
-        return f"{guess or 'not known'} (no server told it)"
-    return f"{size_text(told)} ({told:,} bytes, the server says)"
+        size = ask_size(raw_file.urls, session)
+    if size is None:
+        return f"{guess or 'unknown'} (no server announces it)"
+    return f"{size_text(size)} ({size:,} bytes, says the server)"
 
 
 def _plain(value: Any) -> str:

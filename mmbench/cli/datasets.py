@@ -41,18 +41,20 @@ def list_datasets(ctx: typer.Context) -> None:
 
     state: State = ctx.obj
     rows = []
-    prepared = {one.name: one for one in list_prepared(state.data_dir, on_error=state.skip_data)}
+    prepared = {data.name: data for data in list_prepared(state.data_dir, on_error=state.skip_data)}
     known = load_catalog(state.data_dir)
-    for name in [*known, *(one for one in prepared if one not in known)]:
+    for name in [*known, *(name for name in prepared if name not in known)]:
         title = known[name].title if name in known else prepared[name].manifest.title
         if name not in prepared:
             rows.append([name, title, "not prepared", "", "", "", ""])
             continue
-        one = prepared[name]
-        counts = [f"{count:,}" for count in (one.n_users, one.n_items, one.n_events)]
-        stored = list_features(one, on_error=state.skip_features).values()
-        features = ", ".join(f"{found.modality} {found.encoder}" for group in stored for found in group)
-        is_outdated = note_outdated(state, one)
+        data = prepared[name]
+        counts = [f"{count:,}" for count in (data.n_users, data.n_items, data.n_events)]
+        stored = list_features(data, on_error=state.skip_features).values()
+        features = ", ".join(
+            f"{manifest.modality} {manifest.encoder}" for group in stored for manifest in group
+        )
+        is_outdated = note_outdated(state, data)
         rows.append([name, title, "outdated" if is_outdated else "prepared", *counts, features or "none"])
     print_table(state, ["data set", "title", "state", "users", "items", "interactions", "features"], rows)
 
@@ -76,9 +78,9 @@ datasets_app.command(epilog="Example: mmbench datasets stats amazon-beauty --htm
 def show(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="DATASET")],
-    ask: Annotated[bool, typer.Option("--ask", help="Ask the servers for sizes that are not known.")] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask the servers for unknown sizes.")] = False,
 ) -> None:
-    """What will be fetched, how large, from where and under which terms; protocol, printed counts, slips."""
+    """Show what will be fetched, its size, address and terms; also protocol, printed counts, slips."""
     from mmbench.cli.dataset_page import page
     from mmbench.data.catalog import resolve_name
 

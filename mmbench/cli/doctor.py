@@ -19,15 +19,15 @@ def register(app: typer.Typer) -> None:
 def doctor(
     ctx: typer.Context,
     as_json: Annotated[
-        bool, typer.Option("--json", help="JSON, for a bug report; your home folder is written as ~.")
+        bool, typer.Option("--json", help="JSON, for a bug report; your home folder becomes ~.")
     ] = False,
     online: Annotated[
-        bool, typer.Option("--online", help="Also ask whether the hub can be reached.")
+        bool, typer.Option("--online", help="Also check whether the hub can be reached.")
     ] = False,
 ) -> None:
-    """Look at the environment: versions, devices, disk, caches, what is missing or left unfinished.
+    """Examine the environment: versions, devices, disk, caches, what is missing or unfinished.
 
-    Ends with 1 when a problem makes mmbench unusable, else with 0.
+    The exit code is 1 if a problem makes mmbench unusable, else 0.
     """
     from mmbench.doctor import examine, usable
 
@@ -35,22 +35,27 @@ def doctor(
     findings = examine(state.data_dir, state.results_dir, online=online)
     if as_json:
         lines = [
-            {"level": one.level, "topic": one.topic, "text": _homeless(one.text), "do": _homeless(one.do)}
-            for one in findings
+            {
+                "level": finding.level,
+                "topic": finding.topic,
+                "text": _hide_home(finding.text),
+                "do": _hide_home(finding.do),
+            }
+            for finding in findings
         ]
         content = {"mmbench": __version__, "usable": usable(findings), "findings": lines}
         typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
     else:
-        for one in findings:
-            state.out.print(f"[{STYLES[one.level]}]{one.level:8}[/]", end="")
-            state.out.print(f"{one.topic:12} {one.text}", markup=False)
-            if one.do:
-                state.out.print(f"{'':21}-> {one.do}", markup=False)
+        for finding in findings:
+            state.out.print(f"[{STYLES[finding.level]}]{finding.level:8}[/]", end="")
+            state.out.print(f"{finding.topic:12} {finding.text}", markup=False)
+            if finding.do:
+                state.out.print(f"{'':21}-> {finding.do}", markup=False)
     if not usable(findings):
         raise typer.Exit(1)
 
 
-def _homeless(text: str) -> str:
-    """Paths without the user's name."""
+def _hide_home(text: str) -> str:
+    """Replace the user's home folder by ~."""
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text

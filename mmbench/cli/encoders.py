@@ -1,4 +1,4 @@
-"""`mmbench extract --list`: the encoders there are, and the features that data sets have stored."""
+"""`mmbench extract --list`: the registered encoders, and the stored features of data sets."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 
 def print_encoders(state: State) -> None:
-    """One row per registered encoder: where its weights come from, and what is missing here."""
+    """Print one row per registered encoder: where its weights come from, and what is missing on this machine."""
     from mmbench.features.overview import available
 
     rows = [
         [
-            one.modality,
-            f"{one.name} (default)" if one.default else one.name,
-            f"{'up to ' if one.card.up_to else ''}{one.card.dim}",
-            one.card.used_by,
-            one.weights,
-            one.state,
+            encoder.modality,
+            f"{encoder.name} (default)" if encoder.default else encoder.name,
+            f"{'up to ' if encoder.card.up_to else ''}{encoder.card.dim}",
+            encoder.card.used_by,
+            encoder.weights,
+            encoder.state,
         ]
-        for one in available()
+        for encoder in available()
     ]
     print_table(state, ["modality", "encoder", "numbers", "used by", "weights", "here"], rows)
     state.out.print(
@@ -33,19 +33,19 @@ def print_encoders(state: State) -> None:
 
 
 def print_stored(state: State, name: str) -> None:
-    """Print one row per stored encoder of a prepared data set: whether it is made from the present items, and how."""
+    """Print one row per stored encoder of a prepared data set: how it was made, and whether it fits the items."""
     from mmbench.features.overview import stored
 
     prepared = open_to_look(state, name)
-    found = stored(prepared, on_error=state.skip_features)
-    if not found:
+    stored_features = stored(prepared, on_error=state.skip_features)
+    if not stored_features:
         state.out.print(
             f"{prepared.name}: no features are stored; run: mmbench extract {prepared.name}", markup=False
         )
         return
     state.out.print(f"{prepared.name}: {prepared.n_items:,} items", markup=False)
     header = ["modality", "encoder", "numbers", "type", "items", "made", "identity", "size", "fits"]
-    print_table(state, header, [_stored_row(features, prepared.n_items) for features in found])
+    print_table(state, header, [_stored_row(features, prepared.n_items) for features in stored_features])
 
 
 def _stored_row(features: "StoredFeatures", n_items: int) -> list[str]:

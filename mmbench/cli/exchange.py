@@ -1,4 +1,4 @@
-"""`mmbench datasets match` and `export`: which recipe gave a paper's counts; prepared data for other programs."""
+"""`mmbench datasets match` and `export`: which recipe gives a paper's counts; prepared data for other programs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -11,7 +11,7 @@ from mmbench.cli.tables import open_current, print_table
 if TYPE_CHECKING:
     from mmbench.data.detective import Match, Verdict, Wanted
 
-Count = Annotated[Optional[int], typer.Option(help="As the paper prints it.")]  # noqa: UP045
+Count = Annotated[Optional[int], typer.Option(help="Count that the paper prints.")]  # noqa: UP045
 Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  # noqa: UP045
 SHOWN = 50
 
@@ -32,9 +32,9 @@ def match(
     items: Count = None,
     inters: Count = None,
     raw: Raw = None,
-    every: Annotated[bool, typer.Option("--all", help="Show recipes with equal counts one by one.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every recipe with equal counts.")] = False,
 ) -> None:
-    """Which raw file, duplicates rule, rating filter and k-core give these counts?"""
+    """Find the raw file, rule for duplicates, rating filter and k-core that give these counts."""
     from mmbench.data import detective
 
     state: State = ctx.obj
@@ -52,16 +52,16 @@ def _print_verdict(state: State, verdict: "Verdict", wanted: "Wanted", *, every:
     if verdict.exact:
         state.out.print(f"exact: found among {tried}", markup=False)
     else:
-        state.out.print(f"none is exact among {tried}; the nearest:", markup=False)
+        state.out.print(f"no exact match among {tried}; the nearest:", markup=False)
     rows = []
-    for one in verdict.matches:
-        counts = [f"{count:,}" for count in one.counts]
-        shown = one.recipes[:SHOWN] if every else one.recipes[:1]
+    for match in verdict.matches:
+        counts = [f"{count:,}" for count in match.counts]
+        shown = match.recipes[:SHOWN] if every else match.recipes[:1]
         rows += [
-            [recipe.words(), *counts, _difference(one, wanted), recipe.filters() or ""] for recipe in shown
+            [recipe.words(), *counts, _difference(match, wanted), recipe.filters() or ""] for recipe in shown
         ]
-        if more := len(one.recipes) - len(shown):
-            rows[-1][0] += f" (and {more:,} more with these counts{'' if every else ': --all'})"
+        if rest := len(match.recipes) - len(shown):
+            rows[-1][0] += f" (and {rest:,} more with these counts{'' if every else ': --all'})"
     header = [
         "recipe",
         "users",
@@ -73,31 +73,31 @@ def _print_verdict(state: State, verdict: "Verdict", wanted: "Wanted", *, every:
     print_table(state, header, rows)
 
 
-def _difference(one: "Match", wanted: "Wanted") -> str:
-    """`exact`, or by how much each count is off; a count that is one too large is a padding id."""
-    words = [
+def _difference(match: "Match", wanted: "Wanted") -> str:
+    """Return `exact`, or by how much each count is off; a count that is one too large includes a padding id."""
+    differences = [
         f"{count - target:+,} {what}s"
         for what, count, target in zip(
-            ("user", "item", "interaction"), one.counts, wanted.counts, strict=True
+            ("user", "item", "interaction"), match.counts, wanted.counts, strict=True
         )
-        if target is not None and count != target and what not in one.padding
+        if target is not None and count != target and what not in match.padding
     ]
-    if one.padding:
+    if match.padding:
         article = {"user": "as a user", "item": "as an item"}
-        words.append(f"counts the padding id {' and '.join(article[what] for what in one.padding)}")
-    return "; ".join(words) or "exact"
+        differences.append(f"counts the padding id {' and '.join(article[what] for what in match.padding)}")
+    return "; ".join(differences) or "exact"
 
 
 def export(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="DATASET")],
-    to: Annotated[Path, typer.Option(help="Folder that the files go into.")],
+    to: Annotated[Path, typer.Option(help="Folder for the files.")],
     form: Annotated[str, typer.Option("--format", help="recbole, csv or parquet.")] = "recbole",
     times: Annotated[
-        str, typer.Option(help="seconds, or rank: small whole numbers, no two alike.")
+        str, typer.Option(help="seconds, or rank: small whole numbers, all different.")
     ] = "seconds",
 ) -> None:
-    """Write prepared data, in its order, for other programs; with a table that reads it back."""
+    """Write prepared data, in its order, for other programs, with a table that reads it back."""
     from mmbench.data import export as exporting
 
     state: State = ctx.obj
@@ -107,7 +107,7 @@ def export(
         state.out.print(str(file), markup=False)
     if report.n_merged:
         state.err.print(
-            f"{prepared.name}: {report.n_merged:,} of {report.n_steps:,} steps in time vanish where times are read as "
+            f"{prepared.name}: {report.n_merged:,} of {report.n_steps:,} steps in time vanish when times are read as "
             "float32 (RecBole); the order of the file keeps them apart under a stable sort, --times rank under any",
             markup=False,
         )

@@ -20,15 +20,17 @@ def import_command(
     ids: Annotated[
         Path,
         typer.Option(
-            help="Raw item id of each row: .txt (one a line), .json, .csv/.tsv/.item2index (id, row)."
+            help="Raw item id of each row: .txt (one per line), .json, .csv/.tsv/.item2index (id, row)."
         ),
     ],
     dim: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Numbers per row, checked; a .feat1CLS has no header to tell."),
+        typer.Option(
+            min=1, help="Numbers per row, for a check; useful for a .feat1CLS, which has no header."
+        ),
     ] = None,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Take a file that covers less than half of the items.")
+        bool, typer.Option("--allow-partial", help="Accept a file that covers less than half of the items.")
     ] = False,
 ) -> None:
     """Store ready-made feature arrays for a prepared data set.

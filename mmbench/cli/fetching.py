@@ -1,4 +1,4 @@
-"""What a download looks like: a bar on a terminal, a line now and then elsewhere, nothing with --quiet."""
+"""How a download is shown: a bar on a terminal, a line now and then elsewhere, nothing with --quiet."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from mmbench.data.raw_files import RawFilesMissingError
     from mmbench.fetch.files import Fetched
 
-EVERY_S = 10.0  # between two lines of progress where there is no terminal
+EVERY_S = 10.0  # between two lines of progress if there is no terminal
 
 
 def fetch_missing(state: State, missing: "RawFilesMissingError") -> None:
-    """Fetch the files that have an address; DataError when one of them could not be had."""
+    """Fetch the files that have an address; DataError if one of them cannot be fetched."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -56,18 +56,20 @@ class _Watcher:
     def note(self, name: str, text: str) -> None:
         self.state.err.print(f"{self.dataset}: {name}: {text}", markup=False)
 
-    def bytes(self, name: str, there: int, total: int | None) -> None:
-        meter = self.meters.setdefault(name, _Meter(there))
+    def bytes(self, name: str, received: int, total: int | None) -> None:
+        meter = self.meters.setdefault(name, _Meter(received))
         if self.bars is None:
-            line = meter.line(there, total)
+            line = meter.line(received, total)
             if line:
                 self.note(name, line)
             return
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total)
-            self.bars.update(self.tasks[name], completed=there)
-            self.bars.reset(self.tasks[name], total=total, completed=there)  # the rate counts from here
-        self.bars.update(self.tasks[name], completed=there, total=total)
+            self.bars.update(self.tasks[name], completed=received)
+            self.bars.reset(
+                self.tasks[name], total=total, completed=received
+            )  # the rate is measured from here
+        self.bars.update(self.tasks[name], completed=received, total=total)
 
     def done(self, name: str, fetched: "Fetched") -> None:
         from mmbench.fetch.files import size_text
@@ -78,21 +80,21 @@ class _Watcher:
 
 
 class _Meter:
-    """Rate and time left of one file, over what came since the beginning of this process."""
+    """Rate and remaining time of a file, from the bytes that arrived since this process began."""
 
-    def __init__(self, there: int) -> None:
-        self.first, self.started = there, time.monotonic()
+    def __init__(self, received: int) -> None:
+        self.first, self.started = received, time.monotonic()
         self.shown = self.started
 
-    def line(self, there: int, total: int | None) -> str:
-        """A line of progress, or "" when the last one is not old enough."""
+    def line(self, received: int, total: int | None) -> str:
+        """Return a line of progress, or "" if the last line is too recent."""
         from mmbench.fetch.files import size_text
 
         now = time.monotonic()
         if now - self.shown < EVERY_S:
             return ""
         self.shown = now
-        rate = max(there - self.first, 0) / (now - self.started)
-        text = f"{size_text(there)} of {size_text(total)}" if total else size_text(there)
-        left = f", {(total - there) / rate:.0f} s left" if total and rate > 0 else ""
+        rate = max(received - self.first, 0) / (now - self.started)
+        text = f"{size_text(received)} of {size_text(total)}" if total else size_text(received)
+        left = f", {(total - received) / rate:.0f} s left" if total and rate > 0 else ""
         return f"{text}, {size_text(int(rate))}/s{left}"

@@ -29,65 +29,65 @@ def stats(
         bool, typer.Option("--json", help="Print all numbers as JSON instead of tables.")
     ] = False,
 ) -> None:
-    """Statistics of a prepared data set beside the printed counts; plots of it, and a page to look at."""
+    """Show statistics of a prepared data set beside the printed counts; plot it, and write a page about it."""
     state: State = ctx.obj
     from mmbench.look.gather import look
 
     _check_targets(plots, html)
     prepared = open_to_look(state, name)
-    found = look(prepared)
+    content = look(prepared)
     if as_json:
-        _print_json(found)
+        _print_json(content)
     else:
         print_statistics(state, prepared)
-        _print_shapes(state, found)
+        _print_shapes(state, content)
     if plots is not None:
-        _save_plots(state, found, plots)
+        _save_plots(state, content, plots)
     if html is not None:
-        _save_page(state, found, html)
+        _save_page(state, content, html)
     is_drawn = plots is not None or html is not None
-    for note in found.notes if is_drawn else found.feature_notes:
+    for note in content.notes if is_drawn else content.feature_notes:
         state.err.print(f"{prepared.name}: {note}", markup=False)
 
 
 def _check_targets(plots: Path | None, html: Path | None) -> None:
-    """UsageError for a file where a folder is needed, and the other way round."""
+    """Raise UsageError for a file where a folder is needed, and vice versa."""
     if plots is not None and plots.exists() and not plots.is_dir():
         raise UsageError(f"--plots {plots} is a file; name a folder for the plots")
     if html is not None and html.is_dir():
         raise UsageError(f"--html {html} is a folder; name a file in it, e.g. {html / 'page.html'}")
 
 
-def _print_json(found: "Look") -> None:
+def _print_json(content: "Look") -> None:
     from mmbench.look.gather import as_json
 
-    manifest = found.prepared.manifest.to_json()
+    manifest = content.prepared.manifest.to_json()
     kept = ("name", "title", "synthetic", "hash", "protocol", "counts", "statistics", "printed")
-    typer.echo(json.dumps({**{key: manifest[key] for key in kept}, "look": as_json(found)}, indent=1))
+    typer.echo(json.dumps({**{key: manifest[key] for key in kept}, "look": as_json(content)}, indent=1))
 
 
-def _print_shapes(state: State, found: "Look") -> None:
+def _print_shapes(state: State, content: "Look") -> None:
     from mmbench.look.terminal import shape_rows
 
     unicode = "utf" in state.out.encoding.lower()
     state.out.print()
-    print_table(state, ["", "shape", "from left to right"], shape_rows(found, ascii_only=not unicode))
+    print_table(state, ["", "shape", "from left to right"], shape_rows(content, ascii_only=not unicode))
 
 
-def _save_plots(state: State, found: "Look", folder: Path) -> None:
+def _save_plots(state: State, content: "Look", folder: Path) -> None:
     from mmbench.look.save import save_plots
 
     def progress(name: str) -> None:
-        state.err.print(f"{found.name}: drawing {name}", markup=False)
+        state.err.print(f"{content.name}: drawing {name}", markup=False)
 
-    written = save_plots(found, folder, progress)
-    state.err.print(f"{found.name}: {len(written)} files in {folder}", markup=False)
+    written = save_plots(content, folder, progress)
+    state.err.print(f"{content.name}: {len(written)} files in {folder}", markup=False)
 
 
-def _save_page(state: State, found: "Look", file: Path) -> None:
+def _save_page(state: State, content: "Look", file: Path) -> None:
     from mmbench.atomic import write_text
     from mmbench.cli.statistics import statistic_rows
     from mmbench.look.page import html
 
-    write_text(file, html(found, statistic_rows(found.prepared.manifest)))
-    state.err.print(f"{found.name}: page {file}, {file.stat().st_size / 1e6:.2f} MB", markup=False)
+    write_text(file, html(content, statistic_rows(content.prepared.manifest)))
+    state.err.print(f"{content.name}: page {file}, {file.stat().st_size / 1e6:.2f} MB", markup=False)

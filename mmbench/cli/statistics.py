@@ -1,4 +1,4 @@
-"""Statistics of a prepared data set as rows of text: rounding for people happens here."""
+"""Statistics of a prepared data set as rows of text, rounded for people."""
 
 from datetime import UTC, datetime
 
@@ -43,19 +43,19 @@ def _percent(share: float) -> str:
 
 
 def _further(manifest: Manifest) -> list[tuple[str, str, str]]:
-    found, rules = manifest.statistics, manifest.protocol
-    raw, coverage = found.raw, found.coverage
-    quantiles = " / ".join(f"{value:g}" for value in found.history_length.values())
-    kept = found.interactions / raw.interactions
+    statistics, rules = manifest.statistics, manifest.protocol
+    raw, coverage = statistics.raw, statistics.coverage
+    quantiles = " / ".join(f"{value:g}" for value in statistics.history_length.values())
+    kept = statistics.interactions / raw.interactions
     duplicates = "dropped" if rules.duplicates == "drop" else "kept"
     lacking = f"{coverage.n_without_text:,} without text, {coverage.n_without_title:,} without title"
     return [
-        ("tied neighbours", _percent(found.tied_neighbours), f"equal timestamps, in order {rules.ties!r}"),
-        ("intervals > 100 days", _percent(found.long_intervals), ""),
+        ("tied neighbours", _percent(statistics.tied_neighbours), f"equal timestamps, in order {rules.ties!r}"),
+        ("intervals > 100 days", _percent(statistics.long_intervals), ""),
         ("history length", quantiles, "min / 25% / median / 75% / 90% / max"),
-        ("period", f"{_day(found.first_time)} .. {_day(found.last_time)}", ""),
-        ("users with valid / test target", f"{found.valid_users:,} / {found.test_users:,}", rules.split),
-        ("target already in the input", f"{_percent(found.valid_repeats)} / {_percent(found.test_repeats)}",
+        ("period", f"{_day(statistics.first_time)} .. {_day(statistics.last_time)}", ""),
+        ("users with valid / test target", f"{statistics.valid_users:,} / {statistics.test_users:,}", rules.split),
+        ("target already in the input", f"{_percent(statistics.valid_repeats)} / {_percent(statistics.test_repeats)}",
          "valid / test"),
         ("kept of the raw interactions", _percent(kept),
          f"of {raw.interactions:,}; {raw.duplicates:,} duplicates {duplicates}"),
