@@ -40,17 +40,17 @@ ITEMS_AT_ONCE = 2048  # whose activations are held, about 170 KB each in float32
 
 @dataclass(frozen=True, kw_only=True)
 class IISANConfig:
-    loss: Literal["ce", "inbatch"] = "ce"
-    positions: Literal["oldest-first", "left-padded"] = "oldest-first"
-    layer_step: PositiveInt = 2  # the embedding output and every so many blocks are read; 1 = all
-    bottleneck_dim: PositiveInt = 64
-    activation: Literal["relu", "gelu"] = "relu"  # of the adapters
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.1
-    attn_dropout: Probability = 0.1
+    loss: Literal["ce", "inbatch"]
+    positions: Literal["oldest-first", "left-padded"]
+    layer_step: PositiveInt  # the embedding output and every so many blocks are read; 1 = all
+    bottleneck_dim: PositiveInt
+    activation: Literal["relu", "gelu"]  # is the adapters'
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)
