@@ -53,11 +53,11 @@ class HM4SRConfig:
     alpha_id: float  # alpha_m of eq. 8 at the start
     alpha_text: float
     alpha_image: float
-    interval_scale: PositiveFloat = 100.0  # mu of eq. 12
-    frequency: PositiveFloat = 10_000.0  # freq of eq. 13
+    interval_scale: PositiveFloat  # mu of eq. 12
+    frequency: PositiveFloat  # freq of eq. 13
     temperature: PositiveFloat  # tau of eq. 23
     placeholder_share: Fraction  # beta
-    category_weight: NonNegativeFloat = 1.0  # lambda_1
+    category_weight: NonNegativeFloat  # lambda_1
     idcl_weight: NonNegativeFloat  # lambda_2
     pcl_weight: NonNegativeFloat  # lambda_3
     use_interactive_moe: bool = True

@@ -7,7 +7,8 @@ from mmbench.models.registry import ModelEntry
 from mmbench.settings.config import check_value
 from mmbench.settings.recipe import Searched
 
-_SOURCE = "decision: the same for every trained model, so that no model gets a larger space by accident"
+_SOURCE = "decision: the same for all trained models"
+# So that no model gets a larger space by accident.
 SHARED = {
     "lr": Searched(values=(3e-4, 1e-3, 3e-3), source=_SOURCE),
     "dropout": Searched(values=(0.1, 0.3, 0.5), source=_SOURCE),
