@@ -28,7 +28,7 @@ from mmbench.models.needs import Needs, WholeRows
 from mmbench.nn.features import LayerFeatures
 from mmbench.nn.grouped import GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads
-from mmbench.nn.losses import ROWS_OF_LOGITS, cross_entropy
+from mmbench.nn.losses import cross_entropy, rows_of_logits
 from mmbench.nn.memo import Memo
 from mmbench.settings.config import PositiveInt, Probability
 
@@ -255,7 +255,7 @@ class IISAN(Recommender[IISANConfig]):
             query, table = query.to(self.log_pop.dtype), table.to(self.log_pop.dtype)
             own = (query * F.embedding(of_target, table)).sum(-1) - self.log_pop[batch.target]
             bias = count.to(table.dtype).log() - self.log_pop[ids]
-            chunks = zip(query.split(ROWS_OF_LOGITS), history.split(ROWS_OF_LOGITS), strict=True)
+            chunks = zip(query.split(rows_of_logits()), history.split(rows_of_logits()), strict=True)
             others = [
                 checkpoint(_log_sum, rows, table, bias, is_own[mine], use_reentrant=False)
                 for rows, mine in chunks
