@@ -31,16 +31,14 @@ from mmbench.settings.config import Fraction, PositiveInt, Probability
 
 @dataclass(frozen=True, kw_only=True)
 class BERT4RecConfig:
-    hidden_dim: PositiveInt = 64  # official scripts
-    inner_dim: PositiveInt = 256  # 4 d
-    n_layers: PositiveInt = 2  # paper
-    n_heads: PositiveInt = 2  # paper
-    dropout: Probability = 0.2  # RecBole
-    attn_dropout: Probability = 0.2  # RecBole
-    mask_ratio: Fraction = 0.2  # rho; paper: .6 Beauty, .4 Steam, .2 MovieLens
-    last_only: Fraction = (
-        0.1  # share of histories of which only the last item is masked; official about 1 in 11
-    )
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
+    mask_ratio: Fraction  # rho
+    last_only: Fraction  # share of histories of which only the last item is masked
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

@@ -27,17 +27,15 @@ from mmbench.settings.config import NonNegativeFloat, PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class BPRMFConfig:
-    hidden_dim: PositiveInt = 64  # RecBole, MMRec
-    n_negatives: PositiveInt = 1
-    use_bias: bool = True  # paper; RecBole and MMRec have none
-    init: Literal["normal", "xavier"] = (
-        "normal"  # N(0, 0.01^2), independent of the numbers of users and items
-    )
-    reg: Literal["l2", "paper", "mmrec"] = "l2"
-    reg_weight: NonNegativeFloat = 0.0  # "l2" and "mmrec"
-    user_reg: NonNegativeFloat = 0.0  # "paper": lambda_W
-    positive_reg: NonNegativeFloat = 0.0  # "paper": lambda_H+
-    negative_reg: NonNegativeFloat = 0.0  # "paper": lambda_H-
+    hidden_dim: PositiveInt
+    n_negatives: PositiveInt
+    use_bias: bool
+    init: Literal["normal", "xavier"]  # "normal" is N(0, 0.01^2), whatever the numbers of users and items
+    reg: Literal["l2", "paper", "mmrec"]
+    reg_weight: NonNegativeFloat  # lambda; "l2" and "mmrec" read it
+    user_reg: NonNegativeFloat = 0.0  # lambda_W; "paper" reads it
+    positive_reg: NonNegativeFloat = 0.0  # lambda_H+; "paper" reads it
+    negative_reg: NonNegativeFloat = 0.0  # lambda_H-; "paper" reads it
 
     def __post_init__(self) -> None:
         separate = self.user_reg or self.positive_reg or self.negative_reg

@@ -42,20 +42,18 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 class CaserConfig:
     network: Literal["toolbox", "official"] = "toolbox"
     loss: Literal["ce", "bce"] = "ce"
-    hidden_dim: PositiveInt = 64  # RecBole; official 50
-    window: PositiveInt = 5  # L, official; RecBole takes the whole max_len and advises about 10
-    n_targets: PositiveInt = 1  # official 3: items after the window that it predicts (bce)
-    train_windows: Literal["every", "full"] = (
-        "every"  # official: only those of L inputs and n_targets targets
-    )
-    n_vertical: NonNegativeInt = 4  # both codes
-    n_horizontal: NonNegativeInt = 8  # per height; RecBole; official 16
-    conv_activation: Activation = "relu"  # both codes; the paper searches all four
-    fc_activation: Activation = "relu"  # both codes
-    final_relu: bool = False  # RecBole: True
-    dropout: Probability = 0.4  # RecBole; official 0.5
-    n_negatives: PositiveInt = 3  # official: per window (bce)
-    reg_weight: NonNegativeFloat = 1e-4  # RecBole: of plain norms (tables, filters, both maps)
+    hidden_dim: PositiveInt
+    window: PositiveInt  # L
+    n_targets: PositiveInt = 1  # T, items after the window that it predicts; "bce" reads it
+    train_windows: Literal["every", "full"] = "every"  # "full": those of L inputs and n_targets targets only
+    n_vertical: NonNegativeInt  # n_v
+    n_horizontal: NonNegativeInt  # n_h, filters of each height
+    conv_activation: Activation = "relu"
+    fc_activation: Activation = "relu"
+    final_relu: bool
+    dropout: Probability
+    n_negatives: PositiveInt = 3  # counts negatives of a window; "bce" reads it
+    reg_weight: NonNegativeFloat  # weighs plain norms: tables, filters, both maps
 
     def __post_init__(self) -> None:
         if not self.n_vertical and not self.n_horizontal:

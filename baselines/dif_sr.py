@@ -35,18 +35,18 @@ EPS = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class DIFSRConfig:
-    hidden_dim: PositiveInt = 64
-    attribute_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.3
-    fusion: Literal["sum", "concat", "gate"] = "gate"
-    fusion_input: Literal["raw", "masked"] = "raw"  # is what concat and gate read
-    pooling: Literal["sum", "mean"] = "sum"  # makes one vector of an item's categories
-    attribute_weight: NonNegativeFloat = 5.0  # lambda
-    attributes: Literal["trained", "frozen"] = "trained"
+    hidden_dim: PositiveInt
+    attribute_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
+    fusion: Literal["sum", "concat", "gate"]
+    fusion_input: Literal["raw", "masked"]  # is what concat and gate read
+    pooling: Literal["sum", "mean"]  # makes one vector of an item's categories
+    attribute_weight: NonNegativeFloat  # lambda
+    attributes: Literal["trained", "frozen"]
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

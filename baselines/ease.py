@@ -37,10 +37,10 @@ BLOCK = 1024  # rows of a matrix that are worked on at once
 
 @dataclass(frozen=True, kw_only=True)
 class EASEConfig:
-    reg_weight: PositiveFloat = 100.0  # lambda, on the scale of co-occurrence counts
+    reg_weight: PositiveFloat  # lambda, on the scale of co-occurrence counts
     alpha: NonNegativeFloat = 0.0  # column j is multiplied by G_jj^-alpha; above 0 lifts rare items
     values: Values = "binary"  # "count": X holds how often a user took an item
-    decay: Fraction = 0.7  # a history item counts decay^(events after it); 0 = the last item only
+    decay: Fraction  # a history item counts decay^(events after it); 0 = the last item only
     distinct: bool = False  # an item counts once per history
     self_sim: NonNegativeFloat = 0.0  # an item's weight for itself; 1 suits data with repeats
     pop_weight: NonNegativeFloat = 0.0  # adds pop_weight * popularity (1 = the most popular) to every score

@@ -42,24 +42,24 @@ PAIRS = {"none": (), "un": ("un",), "su": ("su",), "us": ("un", "su"), "us_x": (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FEARecConfig:  # defaults: official script for Beauty
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5
-    global_ratio: Fraction = 0.6  # alpha: share of the frequencies that a layer sees
-    topk_factor: PositiveInt = 1  # int(topk_factor ln W) lags are kept
-    dual_domain: bool = True  # False: frequency branch only
-    filter_time: bool = True  # the code's `std`: the time branch sees the layer's band too
-    spatial_ratio: Fraction = 0.1  # weight of the time branch
-    contrast: Literal["none", "un", "su", "us", "us_x"] = "us_x"  # pairs: (h, h'), (h, h_s), both, (h', h_s)
-    similarity: Literal["dot", "cos"] = "dot"
-    temperature: PositiveFloat = 1.0
-    un_weight: NonNegativeFloat = 0.1  # lambda of (h, h'); not used by us_x
-    su_weight: NonNegativeFloat = 0.1  # lambda of the pairs with h_s
-    freq_weight: NonNegativeFloat = 0.0  # 0.1 in the code where it is on
+class FEARecConfig:
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
+    global_ratio: Fraction  # alpha: share of the frequencies that a layer sees
+    topk_factor: PositiveInt  # int(topk_factor ln W) lags are kept
+    dual_domain: bool  # False: frequency branch only
+    filter_time: bool  # the code's `std`: the time branch sees the layer's band too
+    spatial_ratio: Fraction  # weight of the time branch
+    contrast: Literal["none", "un", "su", "us", "us_x"]  # pairs: (h, h'), (h, h_s), both, (h', h_s)
+    similarity: Literal["dot", "cos"]
+    temperature: PositiveFloat
+    un_weight: NonNegativeFloat  # lambda of (h, h'); not used by us_x
+    su_weight: NonNegativeFloat  # lambda of the pairs with h_s
+    freq_weight: NonNegativeFloat
     freq_pairs: Literal["un", "su", "us", "us_x"] = "us_x"
     zero_padding: bool = False
 

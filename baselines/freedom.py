@@ -37,14 +37,14 @@ TINY = 1e-7  # added to degrees, as in the code
 
 @dataclass(frozen=True, kw_only=True)
 class FREEDOMConfig:
-    hidden_dim: PositiveInt = 64
-    n_layers: NonNegativeInt = 2  # L_ui
-    n_item_layers: PositiveInt = 1  # L_ii
-    n_neighbours: PositiveInt = 10  # k, the item itself among them
-    image_share: Fraction = 0.1  # alpha_v
-    edge_dropout: Probability = 0.8  # rho
-    auxiliary_weight: NonNegativeFloat = 1e-3  # lambda of the auxiliary loss
-    modalities: tuple[Literal["text", "image"], ...] = ("text", "image")
+    hidden_dim: PositiveInt
+    n_layers: NonNegativeInt  # L_ui
+    n_item_layers: PositiveInt  # L_ii
+    n_neighbours: PositiveInt  # k, the item itself among them
+    image_share: Fraction  # alpha_v
+    edge_dropout: Probability  # rho
+    auxiliary_weight: NonNegativeFloat  # lambda of the auxiliary loss
+    modalities: tuple[Literal["text", "image"], ...]
     use_item_graph: bool = True
     train_features: bool = False
 

@@ -37,14 +37,14 @@ CandidateLoss = Literal["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"]
 class GRU4RecConfig:
     network: Literal["toolbox", "official"] = "toolbox"
     loss: Literal["ce", "bpr", "sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"] = "ce"
-    emb_dim: PositiveInt = 64  # RecBole; the official constrained network has one width: hidden_dim
-    hidden_dim: PositiveInt = 128  # RecBole
-    n_layers: PositiveInt = 1  # RecBole
-    dropout: Probability = 0.3  # RecBole: on the embeddings
-    hidden_dropout: Probability = 0.0  # official: after each GRU layer; RecBole has none
+    emb_dim: PositiveInt  # the constrained network has one width: hidden_dim
+    hidden_dim: PositiveInt
+    n_layers: PositiveInt
+    dropout: Probability  # applies to the embeddings
+    hidden_dropout: Probability = 0.0  # applies after each GRU layer
     # The rest belongs to the losses over sampled candidates (sampled-ce, top1, top1-max, bpr-mean, bpr-max).
-    n_samples: PositiveInt = 2048  # official: items drawn per step beside the batch's own targets
-    sample_alpha: NonNegativeFloat = 0.5  # official: drawn with probability ~ count^alpha
+    n_samples: PositiveInt = 2048  # items drawn per step beside the batch's own targets
+    sample_alpha: NonNegativeFloat = 0.5  # an item is drawn with probability ~ count^alpha
     score_reg: NonNegativeFloat = 1.0  # bpr-max: weight of the softmax-weighted squared negative scores
     elu_param: NonNegativeFloat = 0.0  # bpr-max: ELU(alpha) of the scores first, 0 = linear
     use_logq: bool = False  # sampled-ce: subtract the log of the probability of being a candidate

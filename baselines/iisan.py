@@ -28,7 +28,7 @@ from mmbench.models.needs import Needs, WholeRows
 from mmbench.nn.features import LayerFeatures
 from mmbench.nn.grouped import GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads
-from mmbench.nn.losses import ROWS_OF_LOGITS, cross_entropy
+from mmbench.nn.losses import cross_entropy, rows_of_logits
 from mmbench.nn.memo import Memo
 from mmbench.settings.config import PositiveInt, Probability
 
@@ -40,17 +40,17 @@ ITEMS_AT_ONCE = 2048  # whose activations are held, about 170 KB each in float32
 
 @dataclass(frozen=True, kw_only=True)
 class IISANConfig:
-    loss: Literal["ce", "inbatch"] = "ce"
-    positions: Literal["oldest-first", "left-padded"] = "oldest-first"
-    layer_step: PositiveInt = 2  # the embedding output and every so many blocks are read; 1 = all
-    bottleneck_dim: PositiveInt = 64
-    activation: Literal["relu", "gelu"] = "relu"  # of the adapters
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.1
-    attn_dropout: Probability = 0.1
+    loss: Literal["ce", "inbatch"]
+    positions: Literal["oldest-first", "left-padded"]
+    layer_step: PositiveInt  # the embedding output and every so many blocks are read; 1 = all
+    bottleneck_dim: PositiveInt
+    activation: Literal["relu", "gelu"]  # is the adapters'
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)
@@ -255,7 +255,7 @@ class IISAN(Recommender[IISANConfig]):
             query, table = query.to(self.log_pop.dtype), table.to(self.log_pop.dtype)
             own = (query * F.embedding(of_target, table)).sum(-1) - self.log_pop[batch.target]
             bias = count.to(table.dtype).log() - self.log_pop[ids]
-            chunks = zip(query.split(ROWS_OF_LOGITS), history.split(ROWS_OF_LOGITS), strict=True)
+            chunks = zip(query.split(rows_of_logits()), history.split(rows_of_logits()), strict=True)
             others = [
                 checkpoint(_log_sum, rows, table, bias, is_own[mine], use_reentrant=False)
                 for rows, mine in chunks

@@ -25,14 +25,14 @@ from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class ItemKNNConfig:
-    k: PositiveInt = 100  # RecBole
-    shrink: NonNegativeFloat = 0.0  # RecBole; added to the product of the norms
+    k: PositiveInt
+    shrink: NonNegativeFloat  # is added to the product of the norms
     asymmetry: Fraction = 0.5  # a: |R_target|^(2a) |R_source|^(2 - 2a); .5 = cosine
-    values: Values = "binary"
+    values: Values
     use_idf: bool = False  # events weigh log(U / users of the item), in the similarity and in the history
-    prune: Prune = "target"  # k neighbours for each candidate (RecBole), or of each history item
+    prune: Prune  # keeps k neighbours for each candidate, or of each history item
     self_sim: NonNegativeFloat = 0.0  # similarity of an item to itself; 1 suits data with repeats
-    decay: Fraction = 1.0  # lambda: a history item counts lambda^(events after it); 0 = the last item only
+    decay: Fraction  # lambda: a history item counts lambda^(events after it); 0 = the last item only
     distinct: bool = False  # an item counts once per history
     pop_weight: NonNegativeFloat = 0.0  # adds pop_weight * popularity (1 = the most popular) to every score
 

@@ -26,13 +26,13 @@ from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class ItemKNNCBFConfig:
-    k: PositiveInt = 10  # MMRec
-    form: Literal["per-modality", "concatenated"] = "per-modality"
-    image_weight: Fraction = 0.5  # alpha: alpha * image cosine + (1 - alpha) * text cosine
+    k: PositiveInt
+    form: Literal["per-modality", "concatenated"]
+    image_weight: Fraction  # alpha: alpha * image cosine + (1 - alpha) * text cosine
     shrink: NonNegativeFloat = 0.0  # "concatenated": added to the product of the norms
     prune: Prune = "target"
     self_sim: NonNegativeFloat = 0.0
-    decay: Fraction = 1.0  # lambda: a history item counts lambda^(events after it); 0 = the last item only
+    decay: Fraction  # lambda: a history item counts lambda^(events after it); 0 = the last item only
     distinct: bool = False  # an item counts once per history
 
     def __post_init__(self) -> None:

@@ -37,14 +37,14 @@ from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 @dataclass(frozen=True, kw_only=True)
 class LRURecConfig:
     form: Literal["code", "paper"] = "code"
-    hidden_dim: PositiveInt = 64
-    state_dim: PositiveInt = 128  # complex states, 2 d in the official code
-    inner_dim: PositiveInt = 256  # 4 d
-    n_layers: PositiveInt = 2
-    dropout: Probability = 0.2  # embedding and feed-forward net
-    lru_dropout: Probability = 0.2  # output of the recurrence
-    r_min: PositiveFloat = 0.8  # |lambda| at the start lies between these two
-    r_max: PositiveFloat = 0.99
+    hidden_dim: PositiveInt
+    state_dim: PositiveInt  # counts complex numbers
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    dropout: Probability  # applies to the embeddings and the feed-forward net
+    lru_dropout: Probability  # applies to the output of the recurrence
+    r_min: PositiveFloat  # |lambda| at the start lies between these two
+    r_max: PositiveFloat
 
     def __post_init__(self) -> None:
         if not self.r_min < self.r_max < 1:

@@ -46,20 +46,20 @@ PRETRAIN = "pretrain"
 
 @dataclass(frozen=True, kw_only=True)
 class M3SRecConfig:
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256  # of each expert
-    n_heads: PositiveInt = 2
-    n_specific_layers: NonNegativeInt = 1
-    n_cross_layers: NonNegativeInt = 1
-    n_experts: PositiveInt = 4
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt  # is each expert's
+    n_heads: PositiveInt
+    n_specific_layers: NonNegativeInt
+    n_cross_layers: NonNegativeInt
+    n_experts: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
     score: Literal["sum", "attn"] = "sum"  # "attn": fused user and item vectors, one dot product
     training: Literal["joint", "two-stage"] = "joint"
-    contrast_weight: NonNegativeFloat = 0.1  # lambda, of joint training
-    temperature: PositiveFloat = 0.07
+    contrast_weight: NonNegativeFloat  # lambda; joint training reads it
+    temperature: PositiveFloat
     pretrain_epochs: PositiveInt = 30
-    masked_share: Fraction = 0.0  # of the events that lose one modality's vector in pre-training
+    masked_share: Fraction = 0.0  # share of events that lose one modality's vector in pre-training
     use_text: bool = True
     use_image: bool = True
 

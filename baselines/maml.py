@@ -45,21 +45,21 @@ PROJECTED_AT_ONCE = 4096  # items, where the model begins
 
 @dataclass(frozen=True, kw_only=True)
 class MAMLConfig:
-    hidden_dim: PositiveInt = 64  # d
-    inner_dim: PositiveInt = 256  # H, of the feature network
-    n_negatives: PositiveInt = 4  # W
-    margin: PositiveFloat = 1.0
-    dropout: Probability = 0.2  # of the feature network
-    attn_dropout: Probability = 0.05
-    feature_weight: NonNegativeFloat = 1.0  # lambda_f
-    covariance_weight: NonNegativeFloat = 5.0  # lambda_c
-    covariance: Literal["squared", "signed"] = "squared"
-    loss_reduction: Literal["mean", "sum"] = "mean"
-    n_feature_items: NonNegativeInt = 0  # items that a step's feature loss sees; 0 = all
-    train_nets: bool = True  # False: as they begin, without dropout
+    hidden_dim: PositiveInt  # d
+    inner_dim: PositiveInt  # H, the width of the feature network
+    n_negatives: PositiveInt  # W
+    margin: PositiveFloat
+    dropout: Probability  # applies to the feature network
+    attn_dropout: Probability
+    feature_weight: NonNegativeFloat  # lambda_f
+    covariance_weight: NonNegativeFloat  # lambda_c
+    covariance: Literal["squared", "signed"]
+    loss_reduction: Literal["mean", "sum"]
+    n_feature_items: NonNegativeInt  # items that a step's feature loss sees; 0 = all
+    train_nets: bool  # False: as they begin, without dropout
     modalities: tuple[Literal["text", "image"], ...] = ("text", "image")
-    centre: bool = True  # features, over the items that have them
-    feature_norm: FeatureNorm = "scale"  # of each modality
+    centre: bool  # subtracts the mean feature of the items that have one
+    feature_norm: FeatureNorm  # applies to each modality
 
     def __post_init__(self) -> None:
         check_modalities(self.modalities)

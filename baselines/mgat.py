@@ -34,14 +34,14 @@ from mmbench.settings.config import PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class MGATConfig:
-    hidden_dim: PositiveInt = 64  # d
-    image_dim: PositiveInt = 256  # h_m
-    text_dim: PositiveInt = 100
-    n_layers: PositiveInt = 2
-    modalities: tuple[Literal["text", "image"], ...] = ("text", "image")
-    combine: Literal["mean", "concat"] = "mean"
-    feature_norm: Literal["none", "scale"] = "none"  # "scale": mean norm sqrt(F)
-    loss_scale: Literal["mean", "official"] = "mean"
+    hidden_dim: PositiveInt  # d
+    image_dim: PositiveInt  # h_m
+    text_dim: PositiveInt
+    n_layers: PositiveInt
+    modalities: tuple[Literal["text", "image"], ...]
+    combine: Literal["mean", "concat"]
+    feature_norm: Literal["none", "scale"]  # "scale": mean norm sqrt(F)
+    loss_scale: Literal["mean", "official"]
 
     def __post_init__(self) -> None:
         check_modalities(self.modalities)

@@ -51,12 +51,12 @@ N_MAPS = 5  # maps of N numbers that a score holds at once
 
 @dataclass(frozen=True, kw_only=True)
 class MISSRecConfig:
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2  # half of them in the encoder, half in the decoder
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5  # of attention weights too
-    temperature: PositiveFloat = 0.07
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt  # half of them in the encoder, half in the decoder
+    n_heads: PositiveInt
+    dropout: Probability  # applies to attention weights too
+    temperature: PositiveFloat
     modalities: tuple[Literal["text", "image"], ...] = ("text", "image")
     use_ids: bool = True  # transductive; False: inductive
     tokens: Literal["add", "contextual"] = "add"  # one per event, or one per event and modality
@@ -64,18 +64,18 @@ class MISSRecConfig:
         "learned"  # whose is the slope of the weight of text and picture
     )
     clustering: Literal["kmeans", "dpc-knn"] = "kmeans"
-    cluster_ratio: Fraction = 0.5  # interests per item vector
-    cluster_passes: NonNegativeInt = 5  # k-means
-    neighbour_share: Fraction = 0.1  # of all vectors, for the densities of DPC-KNN
-    diversity_weight: NonNegativeFloat = 0.0001  # gamma
+    cluster_ratio: Fraction  # interests per item vector
+    cluster_passes: NonNegativeInt  # counts passes of k-means
+    neighbour_share: Fraction  # share of all vectors that the densities of DPC-KNN look at
+    diversity_weight: NonNegativeFloat  # gamma
     pretrain: Literal["none", "target", "source"] = "none"  # first on the run's data set, or on other ones
-    pretrain_epochs: PositiveInt = 100
-    pretrain_batch_size: PositiveInt = 1024
-    pretrain_cluster_ratio: Fraction = 0.02
+    pretrain_epochs: PositiveInt
+    pretrain_batch_size: PositiveInt
+    pretrain_cluster_ratio: Fraction
     freeze: bool = True  # Transformer and positions, after a pre-training
     item_drop: Literal["last-kept", "first-kept"] = "first-kept"
-    drop_rate: Fraction = 0.2  # of items of an augmented history
-    ss_weight: NonNegativeFloat = 0.001  # of the sequence-sequence contrast
+    drop_rate: Fraction  # share of a history's items that its augmentation loses
+    ss_weight: NonNegativeFloat  # weighs the sequence-sequence contrast
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

@@ -36,11 +36,11 @@ Feature = Literal["category", "text", "image"]
 
 @dataclass(frozen=True, kw_only=True)
 class MLP4RecConfig:
-    features: tuple[Feature, ...] = ("category",)  # the released launcher: class, title words, year
+    features: tuple[Feature, ...]
     loss: Literal["ce", "bpr"] = "ce"
-    hidden_dim: PositiveInt = 64  # property file; launcher 128
-    n_layers: PositiveInt = 4  # launcher; property file 8. Adds depth, no parameters
-    dropout: Probability = 0.5
+    hidden_dim: PositiveInt
+    n_layers: PositiveInt  # adds depth, no parameters
+    dropout: Probability
     mixing: Literal["serial", "parallel"] = "serial"  # parallel: SMLP4Rec, the authors' follow-up
     pad_side: Literal["right", "left"] = "right"  # left: the newest event is always at the last place
 

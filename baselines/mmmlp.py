@@ -39,10 +39,10 @@ CONTENT = ("text", "image")
 @dataclass(frozen=True, kw_only=True)
 class MMMLPConfig:
     loss: Literal["ce", "bpr"] = "ce"
-    hidden_dim: PositiveInt = 64
-    n_layers: PositiveInt = 4  # adds depth, no parameters
-    expansion: PositiveInt = 4  # inner width of the MLPs in units of the outer one
-    dropout: Probability = 0.5
+    hidden_dim: PositiveInt
+    n_layers: PositiveInt  # adds depth, no parameters
+    expansion: PositiveInt  # inner width of the MLPs in units of the outer one
+    dropout: Probability
     content_depth: Literal["stacked", "once"] = "stacked"  # "once": one layer for texts and pictures
     padding_id: Literal["zero", "class"] = (
         "zero"  # "class": a random vector, trained as a class of the softmax

@@ -44,12 +44,12 @@ HIDDEN = -1e9  # a finite number: a row that is padding has no edges, and its so
 
 @dataclass(frozen=True, kw_only=True)
 class MMSRConfig:
-    hidden_dim: PositiveInt = 64
-    n_layers: PositiveInt = 1  # with the same weights
-    n_clusters: PositiveInt = 30  # of each modality
-    n_codes: PositiveInt = 1  # nearest clusters of an item
-    dropout: Probability = 0.4
-    attn_dropout: Probability = 0.2
+    hidden_dim: PositiveInt
+    n_layers: PositiveInt  # all have the same weights
+    n_clusters: PositiveInt  # counts clusters of each modality
+    n_codes: PositiveInt  # counts the nearest clusters of an item
+    dropout: Probability
+    attn_dropout: Probability
     qkv: Literal["separate", "tied"] = "separate"
     inside_first: Literal["paper", "code"] = "paper"
     orders: Literal["both", "across-first", "inside-first"] = "both"

@@ -37,16 +37,14 @@ from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 class NextItNetConfig:
     network: Literal["toolbox", "official"] = "toolbox"
     loss: Literal["ce", "sampled-ce", "bce"] = "ce"  # "bce": SASRec's, for TMMSRec fig. 6
-    hidden_dim: PositiveInt = 64  # RecBole
-    kernel_size: PositiveInt = 3  # RecBole; official demo
-    dilations: tuple[PositiveInt, ...] = (1, 4)  # RecBole; official README
-    n_blocks: PositiveInt = 5  # RecBole: how often the list of dilations is repeated
-    block: BlockKind = "two-convolutions"  # the paper's block (b); "bottleneck" is block (a)
-    dropout: Probability = 0.0  # ours, on the embeddings
-    sampled_share: Probability = 0.2  # official: of the items, for sampled-ce
-    reg_weight: NonNegativeFloat = (
-        1e-5  # RecBole: of plain norms (table, output map, convolutions, LayerNorms)
-    )
+    hidden_dim: PositiveInt
+    kernel_size: PositiveInt
+    dilations: tuple[PositiveInt, ...]
+    n_blocks: PositiveInt  # how often the list of dilations is repeated
+    block: BlockKind  # "bottleneck" is block (a), the other block (b)
+    dropout: Probability = 0.0  # applies to the embeddings
+    sampled_share: Probability = 0.2  # share of the items that sampled-ce draws
+    reg_weight: NonNegativeFloat  # weighs plain norms: table, output map, convolutions, LayerNorms
 
     def __post_init__(self) -> None:
         if not self.dilations:

@@ -34,18 +34,18 @@ EPS = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class NOVAConfig:
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5
-    fusion: Literal["add", "concat", "gate"] = "gate"
-    sides: tuple[Literal["position", "category"], ...] = ("position", "category")
-    pooling: Literal["sum", "mean"] = "sum"  # makes one vector of an item's categories
-    fuse_once: bool = False  # True fuses before the first layer, for all of them
-    ids_in_fusion: bool = True
-    side_norm: bool = False  # True puts a LayerNorm on each kind of side information
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
+    fusion: Literal["add", "concat", "gate"]
+    sides: tuple[Literal["position", "category"], ...]
+    pooling: Literal["sum", "mean"]  # makes one vector of an item's categories
+    fuse_once: bool  # True fuses before the first layer, for all of them
+    ids_in_fusion: bool
+    side_norm: bool  # True puts a LayerNorm on each kind of side information
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

@@ -23,10 +23,8 @@ DAY = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class PopConfig:
-    count: Literal["events", "users"] = "events"  # training events of an item, or its distinct users
-    window: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # newest share of the training time that counts; 1 = all
-    )
+    count: Literal["events", "users"]  # training events of an item, or its distinct users
+    window: Annotated[float, Field(gt=0, le=1)]  # newest share of the training time that counts; 1 = all
     decay_days: NonNegativeFloat = 0.0  # an event counts exp(-age / decay_days); 0 = all alike
 
     def __post_init__(self) -> None:

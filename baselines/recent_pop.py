@@ -32,15 +32,11 @@ NEVER = torch.iinfo(torch.int64).max
 @dataclass(frozen=True, kw_only=True)
 class RecentPopConfig:
     form: Literal["window", "decay", "trend", "category"] = "window"
-    window_days: NonNegativeFloat = 7.0  # 0 = everything up to the moment
+    window_days: NonNegativeFloat  # 0 = everything up to the moment
     decay_days: PositiveFloat = 7.0  # "decay": an event counts exp(-age / decay_days)
-    clock: Literal["user", "global"] = (
-        "user"  # moment: the user's last input event, or the last training event of all
-    )
-    count: Literal["events", "users"] = (
-        "events"  # of an item in the window: its events, or its distinct users
-    )
-    backoff: bool = True  # "window", "category": items that the window lacks are ordered by all their events
+    clock: Literal["user", "global"]  # moment: the user's last input event, or the last training event of all
+    count: Literal["events", "users"]  # of an item in the window: its events, or its distinct users
+    backoff: bool  # "window", "category": items that the window lacks are ordered by all their events
     exclude_own: bool = False  # the user's own events do not count
 
     def __post_init__(self) -> None:

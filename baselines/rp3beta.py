@@ -33,15 +33,15 @@ from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class RP3betaConfig:
-    k: PositiveInt = 200
-    alpha: NonNegativeFloat = 0.3  # power of the user's step 1/d_u, and of the source's 1/n_i
+    k: PositiveInt
+    alpha: NonNegativeFloat  # power of the user's step 1/d_u, and of the source's 1/n_i
     alpha_source: NonNegativeFloat | None = None  # power of the source's step; None = alpha
-    beta: NonNegativeFloat = 0.2  # power of the target's 1/n_j; 0 = P3alpha
-    normalise: bool = False  # the weights of each source sum to 1 after the pruning
+    beta: NonNegativeFloat  # power of the target's 1/n_j; 0 = P3alpha
+    normalise: bool  # the weights of each source sum to 1 after the pruning
     values: Values = "binary"  # "count": the user's step goes to an item in proportion to its events
     prune: Prune = "source"  # k targets of each history item, or k sources of each candidate
     self_sim: NonNegativeFloat = 0.0  # weight from an item to itself; 1 suits data with repeats
-    decay: Fraction = 1.0  # a history item counts decay^(events after it); 0 = the last item only
+    decay: Fraction  # a history item counts decay^(events after it); 0 = the last item only
     distinct: bool = False  # an item counts once per history
     pop_weight: NonNegativeFloat = 0.0  # adds pop_weight * popularity (1 = the most popular) to every score
 

@@ -32,23 +32,23 @@ PRETRAIN = "pretrain"
 
 @dataclass(frozen=True, kw_only=True)
 class S3RecConfig:
-    attributes: Literal["category+brand", "category"] = "category+brand"
-    attribute_min_count: PositiveInt = 5  # items that share an attribute, else it is none
-    pretrain_epochs: NonNegativeInt = 100
-    pretrain_batch_size: PositiveInt = 200  # counts prefixes
-    mask_ratio: Fraction = 0.2
-    aap_weight: NonNegativeFloat = 0.2
-    mip_weight: NonNegativeFloat = 1.0
-    map_weight: NonNegativeFloat = 1.0
-    sp_weight: NonNegativeFloat = 0.5
-    pair_form: Literal["double", "logit"] = "double"  # of MIP and SP, see pair_loss
-    loss: Literal["bce", "bpr", "ce"] = "bce"  # of fine-tuning
-    hidden_dim: PositiveInt = 128
-    inner_dim: PositiveInt = 512
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5
+    attributes: Literal["category+brand", "category"]
+    attribute_min_count: PositiveInt  # attributes that fewer items share are left out
+    pretrain_epochs: NonNegativeInt
+    pretrain_batch_size: PositiveInt  # counts prefixes
+    mask_ratio: Fraction
+    aap_weight: NonNegativeFloat
+    mip_weight: NonNegativeFloat
+    map_weight: NonNegativeFloat
+    sp_weight: NonNegativeFloat
+    pair_form: Literal["double", "logit"]  # is the form of MIP and SP, see pair_loss
+    loss: Literal["bce", "bpr", "ce"]  # is that of fine-tuning
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

@@ -38,13 +38,13 @@ from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 class SASRecConfig:
     network: Literal["bert-style", "official"] = "bert-style"
     loss: Literal["ce", "bce", "bpr"] = "ce"
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5  # the official network has one rate everywhere: `dropout`
-    l2_emb: NonNegativeFloat = 0.0  # official: weight of the squared norms of both tables
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability  # the official network has one rate everywhere: `dropout`
+    l2_emb: NonNegativeFloat = 0.0  # weighs the squared norms of both tables
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

@@ -34,11 +34,11 @@ from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 @dataclass(frozen=True, kw_only=True)
 class SASRecEnsembleConfig(EnsembleConfig):
-    hidden_dim: PositiveInt = 128  # TMMSRec sec. 3.4, of the baselines
-    n_layers: PositiveInt = 2  # SASRec
-    n_heads: PositiveInt = 1  # SASRec
-    dropout: Probability = 0.5  # SASRec, sparse data
-    feature_scale: PositiveFloat = 1.0  # of text and image vectors as inputs; ids: sqrt(hidden_dim)
+    hidden_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    feature_scale: PositiveFloat = 1.0  # scales text and image vectors as inputs; ids have sqrt(hidden_dim)
     init: Literal["xavier-normal", "xavier-uniform"] = "xavier-normal"
 
     def __post_init__(self) -> None:

@@ -37,17 +37,17 @@ LEAST_NOISE = 0.01  # is the least deviation of a gate's logit in training
 
 @dataclass(frozen=True, kw_only=True)
 class TedRecConfig:
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5
-    adaptor_dropout: Probability = 0.2  # drops features, for each expert anew
-    n_experts: PositiveInt = 8  # G
-    temperature: PositiveFloat = 0.07  # tau
-    modalities: tuple[Literal["text", "image"], ...] = ("text",)
-    zero_padding: bool = False
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
+    adaptor_dropout: Probability  # drops features, for each expert anew
+    n_experts: PositiveInt  # G
+    temperature: PositiveFloat  # tau
+    modalities: tuple[Literal["text", "image"], ...]
+    zero_padding: bool
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

@@ -46,25 +46,25 @@ SHORT = 3  # the first three of the operations in `augment` are for short histor
 
 @dataclass(frozen=True, kw_only=True)
 class TiCoSeRecConfig:
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.2
-    crop_rate: Fraction = 0.7
-    reorder_rate: Fraction = 0.2
-    mask_rate: Fraction = 0.5
-    substitute_rate: Fraction = 0.1
-    insert_rate: Fraction = 0.5
-    mask_mode: Literal["random", "maximum", "minimum"] = "random"
-    short_length: NonNegativeInt = 12  # histories up to here are substituted, inserted into or masked only
-    uniform_share: Fraction = 0.15  # users with the most even gaps, whose views are the history itself
-    neighbours: Literal["offline", "hybrid"] = "hybrid"
-    temperature: PositiveFloat = 1.0
-    contrast_weight: NonNegativeFloat = 0.1
-    contrast_warm_up: NonNegativeInt = 40  # epochs without the contrastive term
-    online_warm_up: NonNegativeInt = 80  # epochs before item embeddings may name similar items
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
+    crop_rate: Fraction
+    reorder_rate: Fraction
+    mask_rate: Fraction
+    substitute_rate: Fraction
+    insert_rate: Fraction
+    mask_mode: Literal["random", "maximum", "minimum"]
+    short_length: NonNegativeInt  # histories up to here are substituted, inserted into or masked only
+    uniform_share: Fraction  # users with the most even gaps, whose views are the history itself
+    neighbours: Literal["offline", "hybrid"]
+    temperature: PositiveFloat
+    contrast_weight: NonNegativeFloat
+    contrast_warm_up: NonNegativeInt  # epochs without the contrastive term
+    online_warm_up: NonNegativeInt  # epochs before item embeddings may name similar items
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

@@ -37,16 +37,16 @@ from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveIn
 class TiSASRecConfig:
     network: Literal["bert-style", "official", "paper"] = "bert-style"
     loss: Literal["ce", "bce"] = "ce"
-    time_span: NonNegativeInt = 256  # k, the largest interval code
+    time_span: NonNegativeInt  # k, the largest interval code
     interval_unit: Literal["personal", "second"] = "personal"  # "second": a port that skips the personal unit
     interval_rounding: Literal["floor", "points"] = "floor"
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5  # official and paper: one rate everywhere, `dropout`
-    l2_emb: NonNegativeFloat = 0.0  # weight of the norms of all five tables
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability  # the networks official and paper have one rate everywhere: `dropout`
+    l2_emb: NonNegativeFloat = 0.0  # weighs the norms of all five tables
     l2_norm: Literal["squared", "plain"] = "squared"  # "plain": the PyTorch port's penalty
 
     def __post_init__(self) -> None:

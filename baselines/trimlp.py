@@ -32,11 +32,11 @@ from mmbench.settings.config import PositiveInt, Probability
 
 @dataclass(frozen=True, kw_only=True)
 class TriMLPConfig:
-    hidden_dim: PositiveInt = 128  # code
-    n_sessions: PositiveInt = 2  # code; must divide max_len
-    dropout: Probability = 0.5  # code
-    activation: Activation = "sigmoid"  # code, after both kernels
-    align: Literal["right", "left-pad"] = "right"  # code; "left-pad" ends every history at the last place
+    hidden_dim: PositiveInt
+    n_sessions: PositiveInt  # must divide max_len
+    dropout: Probability
+    activation: Activation  # follows both kernels
+    align: Literal["right", "left-pad"] = "right"  # "left-pad" ends every history at the last place
 
 
 class TriMLP(Recommender[TriMLPConfig]):

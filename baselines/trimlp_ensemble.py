@@ -37,14 +37,14 @@ from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 @dataclass(frozen=True, kw_only=True)
 class TriMLPEnsembleConfig(EnsembleConfig):
-    head: Literal["tied", "linear"] = "tied"
-    loss: Literal["ce", "bce"] = "ce"  # as trimlp; bce: TMMSRec, one negative per target
-    id_std: PositiveFloat = 0.02  # of the first id vectors, tied head; linear: 1, TriMLP's code
-    hidden_dim: PositiveInt = 128  # TMMSRec sec. 3.4; TriMLP's code
-    n_sessions: PositiveInt = 2  # TriMLP's code; must divide max_len
-    dropout: Probability = 0.5  # TriMLP's code
-    activation: Activation = "sigmoid"  # TriMLP's code
-    align: Literal["right", "left-pad"] = "right"  # TriMLP's code
+    head: Literal["tied", "linear"]
+    loss: Literal["ce", "bce"]  # "bce" has one negative per target
+    id_std: PositiveFloat = 0.02  # standard deviation of the id vectors at the start
+    hidden_dim: PositiveInt
+    n_sessions: PositiveInt  # must divide max_len
+    dropout: Probability
+    activation: Activation
+    align: Literal["right", "left-pad"] = "right"
 
 
 class TriMLPMember(nn.Module):

@@ -42,27 +42,27 @@ TINY = 1e-6  # an item vector below this norm is the constant 0
 
 @dataclass(frozen=True, kw_only=True)
 class UniSRecConfig:
-    hidden_dim: PositiveInt = 64
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5
-    n_experts: PositiveInt = 8  # G
-    adaptor_dropout: Probability = 0.2
-    temperature: PositiveFloat = 0.07  # tau, of the cross entropy and of both contrasts
+    hidden_dim: PositiveInt
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
+    n_experts: PositiveInt  # G
+    adaptor_dropout: Probability
+    temperature: PositiveFloat  # tau, the same in the cross entropy and both contrasts
     modalities: tuple[Literal["text", "image"], ...] = ("text",)
     use_ids: bool = True  # transductive; False: inductive
     expert_masks: Literal["own", "shared"] = "own"  # a mask for each expert, or one for all
     noisy_gate: bool = True
     catalogue_noise: Literal["own", "shared"] = "own"  # draws of a slot are its own, or those of its item
     pretrain: Literal["none", "target", "source"] = "none"  # first on the run's data set, or on other ones
-    pretrain_epochs: PositiveInt = 100
-    pretrain_batch_size: PositiveInt = 1024
+    pretrain_epochs: PositiveInt
+    pretrain_batch_size: PositiveInt
     freeze: bool = True  # Transformer and positions, after a pre-training
-    item_drop: Literal["last-kept", "first-kept"] = "last-kept"  # as released, or as meant
-    drop_rate: Fraction = 0.2  # of items of an augmented history
-    ss_weight: NonNegativeFloat = 0.001  # lambda of the sequence-sequence contrast
+    item_drop: Literal["last-kept", "first-kept"]  # "last-kept" is as released, "first-kept" as meant
+    drop_rate: Fraction  # share of a history's items that its augmentation loses
+    ss_weight: NonNegativeFloat  # lambda, weighs the sequence-sequence contrast
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)

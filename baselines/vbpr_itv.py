@@ -27,8 +27,8 @@ from mmbench.nn.features import check_modalities, chosen, rescaled
 
 @dataclass(frozen=True, kw_only=True)
 class VBPRITVConfig(ContentBPRConfig):
-    modalities: tuple[Literal["text", "image"], ...] = ("text", "image")  # () is BPR-MF
-    fusion: Literal["separate", "concat"] = "separate"
+    modalities: tuple[Literal["text", "image"], ...]  # () is BPR-MF
+    fusion: Literal["separate", "concat"]
 
     def __post_init__(self) -> None:
         super().__post_init__()

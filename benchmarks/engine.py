@@ -35,7 +35,6 @@ from mmbench.models.base import Catalog
 from mmbench.nn.layers import dropout
 from mmbench.nn.losses import cross_entropy
 from mmbench.runtime import prepare_process
-from mmbench.settings.config import build
 
 MAX_LEN, ITEMS = 50, 12_101
 
@@ -78,7 +77,7 @@ def step_of(
         train_times=events,
         train_offsets=torch.from_numpy(offsets).clamp(max=1),
     )
-    model = entry.load()(build(entry.config_class(), {}, where="sasrec"), catalog)
+    model = entry.load()(entry.config(), catalog)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     rows = plan_rows(offsets, samples, MAX_LEN)
     steps = plan_steps(rows, batch_size=1024, unit="targets", generator=np.random.default_rng(1))

@@ -74,9 +74,10 @@ from mmbench.cli import (  # noqa: E402
     report,
     reproduce,
     run,
+    show,
 )
 
-for group in (data, datasets, features, run, report, reproduce, audit, registry, doctor):
+for group in (data, datasets, features, run, report, reproduce, audit, registry, show, doctor):
     group.register(app)
 
 

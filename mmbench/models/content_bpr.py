@@ -26,15 +26,15 @@ from mmbench.settings.config import NonNegativeFloat, PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class ContentBPRConfig:
-    hidden_dim: PositiveInt = 128
+    hidden_dim: PositiveInt
     dim_split: Literal["shared", "full"] = "shared"  # hidden_dim of all factors together, or of each
-    n_negatives: PositiveInt = 1
-    use_bias: bool = True  # beta_i and beta^m
-    init: Literal["normal", "xavier"] = "normal"
-    feature_norm: FeatureNorm = "scale"
-    reg: Literal["l2", "mmrec"] = "l2"
-    reg_weight: NonNegativeFloat = 0.0  # lambda, of factors and item biases
-    content_reg_weight: NonNegativeFloat = 0.0  # lambda_E, of E and beta^m; "l2" only
+    n_negatives: PositiveInt
+    use_bias: bool  # adds beta_i and beta^m
+    init: Literal["normal", "xavier"]
+    feature_norm: FeatureNorm
+    reg: Literal["l2", "mmrec"]
+    reg_weight: NonNegativeFloat  # lambda, penalises factors and item biases
+    content_reg_weight: NonNegativeFloat  # lambda_E, penalises E and beta^m; "l2" only
 
     def __post_init__(self) -> None:
         if self.content_reg_weight and self.reg == "mmrec":

@@ -42,24 +42,24 @@ CONTENT = ("text", "image")
 
 @dataclass(frozen=True, kw_only=True)
 class HM4SRConfig:
-    hidden_dim: PositiveInt = 64  # d
-    inner_dim: PositiveInt = 256
-    n_layers: PositiveInt = 2
-    n_heads: PositiveInt = 2
-    dropout: Probability = 0.5
-    attn_dropout: Probability = 0.5
-    n_interactive_experts: PositiveInt = 4  # k1
-    n_temporal_experts: PositiveInt = 4  # k2
-    alpha_id: float = 0.0  # alpha_m of eq. 8 at the start
-    alpha_text: float = 1.0
-    alpha_image: float = 1.0
-    interval_scale: PositiveFloat = 100.0  # mu of eq. 12
-    frequency: PositiveFloat = 10_000.0  # freq of eq. 13
-    temperature: PositiveFloat = 0.2  # tau of eq. 23
-    placeholder_share: Fraction = 0.3  # beta
-    category_weight: NonNegativeFloat = 1.0  # lambda_1
-    idcl_weight: NonNegativeFloat = 1.0  # lambda_2
-    pcl_weight: NonNegativeFloat = 1.0  # lambda_3
+    hidden_dim: PositiveInt  # d
+    inner_dim: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    dropout: Probability
+    attn_dropout: Probability
+    n_interactive_experts: PositiveInt  # k1
+    n_temporal_experts: PositiveInt  # k2
+    alpha_id: float  # alpha_m of eq. 8 at the start
+    alpha_text: float
+    alpha_image: float
+    interval_scale: PositiveFloat  # mu of eq. 12
+    frequency: PositiveFloat  # freq of eq. 13
+    temperature: PositiveFloat  # tau of eq. 23
+    placeholder_share: Fraction  # beta
+    category_weight: NonNegativeFloat  # lambda_1
+    idcl_weight: NonNegativeFloat  # lambda_2
+    pcl_weight: NonNegativeFloat  # lambda_3
     use_interactive_moe: bool = True
     use_temporal_moe: bool = True  # False: PCL goes with it
     use_category: bool = True

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from hashlib import sha256
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from mmbench.atomic import hash_json
 from mmbench.errors import UsageError, suggest
 from mmbench.paths import PACKAGE, baselines_dir
-from mmbench.settings.config import Layer, Origin, TrainConfig, check_keys, defaults_of
+from mmbench.settings.config import Layer, Origin, TrainConfig, build, check_keys, check_value, defaults_of
 from mmbench.settings.recipe import Recipe, Sourced, read_recipe
 
 if TYPE_CHECKING:
@@ -95,6 +95,21 @@ class ModelEntry:
             raise UsageError(f"{self.file}: settings {sorted(both)} have the name of a training setting")
         return own + shared
 
+    def class_of(self, key: str) -> type:
+        """Return the class that has the setting: the model's own or TrainConfig."""
+        return self.config_class() if key in self.own_settings() else TrainConfig
+
+    def values(self, dataset: str) -> dict[str, Any]:
+        """Return the value of each setting on a data set before its protocol and the user's settings."""
+        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *self.layers(dataset)]
+        return {key: value for layer in layers for key, value in layer.values.items()}
+
+    def config(self, dataset: str = "", **settings: Any) -> Any:
+        """Return the model's configuration on a data set, with some of its own settings replaced."""
+        own = self.own_settings()
+        values = {key: value for key, value in self.values(dataset).items() if key in own}
+        return build(self.config_class(), values | settings, where=self.name)
+
     def layers(self, dataset: str) -> list[Layer]:
         """Return the recipe's layers of settings for a data set, from weakest to strongest."""
         recipe = self.recipe
@@ -116,8 +131,7 @@ class ModelEntry:
 
 def _sourced(origin: Origin, table: Mapping[str, Sourced], note: str = "") -> Layer:
     """Return a table of a recipe as a layer whose notes are the recipe's sources."""
-    values = {key: setting.value for key, setting in table.items()}
-    return Layer(origin, values, note, {key: setting.source for key, setting in table.items()})
+    return Layer(origin, _values(table), note, {key: setting.source for key, setting in table.items()})
 
 
 def _import_file(file: Path) -> Any:
@@ -202,21 +216,57 @@ def find(name: str) -> ModelEntry:
 
 
 def check_recipe(entry: ModelEntry) -> None:
-    """Raise UsageError for a key in a recipe that is no setting of its model."""
-    known, recipe = entry.known_settings(), entry.recipe
-    tables: Iterable[tuple[str, Iterable[str], list[str]]] = [
-        ("settings", recipe.settings, known),
-        ("search", recipe.search, known),
-        *((f"dataset.{name}", table, known) for name, table in recipe.dataset.items()),
-        *(
-            (
-                f"variants.{variant.variant}",
-                recipe.variants[variant.variant].settings,
-                variant.known_settings(),
-            )
-            for variant in entry.variants()
-            if variant.variant
-        ),
-    ]
-    for where, keys, allowed in tables:
-        check_keys(keys, allowed, where=f"{entry.file.with_suffix('.toml')} [{where}]")
+    """Raise UsageError for a recipe that does not fit its model.
+
+    That is a key that is no setting, a value that its setting cannot have, a setting whose value stands in the recipe
+    and in the class of the settings, or in neither.
+    """
+    recipe, file = entry.recipe, entry.file.with_suffix(".toml")
+    _check_table(entry, _values(recipe.settings), where=f"{file} [settings]")
+    _check_places(entry, where=f"{file} [settings]")
+    for name, table in recipe.dataset.items():
+        _check_table(entry, _values(table), where=f"{file} [dataset.{name}]")
+    for variant in entry.variants():
+        if variant.variant:
+            settings = recipe.variants[variant.variant].settings
+            _check_table(variant, settings, where=f"{file} [variants.{variant.variant}]")
+    _check_search(entry, where=f"{file} [search]")
+
+
+def _values(table: Mapping[str, Sourced]) -> dict[str, Any]:
+    return {key: setting.value for key, setting in table.items()}
+
+
+def _check_table(entry: ModelEntry, values: Mapping[str, Any], *, where: str) -> None:
+    check_keys(values, entry.known_settings(), where=where)
+    for key, value in values.items():
+        check_value(entry.class_of(key), key, value, where=where)
+
+
+def _check_places(entry: ModelEntry, *, where: str) -> None:
+    """Raise UsageError for a setting of the model's own whose value does not stand in exactly one place."""
+    for variant in entry.variants():
+        cls = variant.config_class()
+        defaults = defaults_of(cls)
+        for key in variant.own_settings():
+            if key in defaults and key in entry.recipe.settings:
+                raise UsageError(f"{where}: {key} stands in {cls.__name__} too; keep the value in one place")
+            if key not in variant.values(""):
+                raise UsageError(
+                    f"{where}: {key} has no value; state it here, or as the default in {cls.__name__}"
+                )
+
+
+def _check_search(entry: ModelEntry, *, where: str) -> None:
+    """Raise UsageError for a search over something else than legal values of a setting, the recipe's own among them."""
+    own = entry.values("")
+    check_keys(entry.recipe.search, entry.known_settings(), where=where)
+    for key, searched in entry.recipe.search.items():
+        ends = [value for value in (searched.low, searched.high, searched.step) if value is not None]
+        for value in searched.points or ends:
+            check_value(entry.class_of(key), key, value, where=where)
+        try:
+            if key in own:
+                searched.including(own[key])
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{where}: {key}: {error}") from None

@@ -42,10 +42,10 @@ class TMMSRecConfig:
     position: Literal["tie", "none", "random", "sinusoidal"] = "tie"  # table 5
     fusion: Literal["two-stage", "add", "linear", "mlp"] = "two-stage"  # table 6
     backbone: Literal["sasrec", "gru4rec", "nextitnet", "mlp4rec"] = "sasrec"  # fig. 6
-    hidden_dim: PositiveInt = 768  # a multiple of 6
-    n_layers: PositiveInt = 2  # blocks of SASRec, layers of the GRU or the MLPs, [1, 4] of NextItNet
-    n_heads: PositiveInt = 1
-    dropout: Probability = 0.5
+    hidden_dim: PositiveInt  # a multiple of 6
+    n_layers: PositiveInt  # blocks of SASRec, layers of the GRU or the MLPs, [1, 4] of NextItNet
+    n_heads: PositiveInt
+    dropout: Probability
     tie_dropout: Probability = 0.0  # on TIE's output
     n_negatives: PositiveInt = 1  # per target, eq. 14
 

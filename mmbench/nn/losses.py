@@ -20,48 +20,83 @@ ALIGN = 16  # rows of logits begin at multiples of so many numbers: 1.2 to 1.8 t
 
 
 def logits_buffer(n_rows: int, n_items: int, like: Tensor) -> Tensor:
-    """Memory for `n_rows` rows of scores, [n_rows, n_items rounded up to ALIGN]; the caller cuts the columns."""
+    """Return memory for `n_rows` rows of scores, [n_rows, n_items rounded up to ALIGN]; the caller cuts the columns."""
     return like.new_empty(n_rows, -(-n_items // ALIGN) * ALIGN)
 
 
 def _ce_with_gradients(
     query: Tensor, table: Tensor, bias: Tensor | None, target: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """query [.., T, D], table [.., N, D], bias [.., N] or None, target [.., T] -> mean loss [..] and the gradients
-    of the SUM over targets by query, table and bias (empty without one).
+    """Return the mean loss [..] and the gradients of the SUM over targets by query, table and bias (empty without one).
 
-    The softmax's share is formed from the probabilities as they are; the target's own -1 is one row of the table
-    and one of the queries.
+    query Q [.., T, D], table E [.., N, D], bias b [.., N] or None, target y [.., T] from 0. Of each model, with Y
+    [T, N] the one-hot rows of the targets:
+
+        Z     = Q E' + b                   logits [T, N]
+        P     = softmax(Z)                 row by row
+        loss  = -mean_t log P[t, y_t]
+              = mean_t (max Z[t] - Z[t, y_t] - log max P[t]), because max P[t] = 1 / sum exp(Z[t] - max Z[t])
+        dL/dZ = P - Y                      L is the sum over targets
+        dL/dQ = (P - Y) E  = P E - E[y]
+        dL/dE = (P - Y)' Q = P' Q less Q[t] in row y_t, for each t
+        dL/db = the column sums of P - Y
+
+    `..` is () for one model and (S,) for the S models of a stack. The terms of P are summed over chunks of rows, which
+    share one buffer for Z and P; those of Y follow for all rows together, as one row of E and one of Q for each target.
     """
-    lead, (n_targets, n_items, dim) = query.shape[:-2], (query.shape[-2], *table.shape[-2:])
+    lead, (n_targets, n_items) = query.shape[:-2], (query.shape[-2], table.shape[-2])
+    n_models, chunk = math.prod(lead), rows_of_logits()
     total, grad_query = query.new_zeros(lead), query.new_empty(query.shape)
     grad_table, grad_bias = table.new_zeros(table.shape), table.new_zeros(0 if bias is None else bias.shape)
-    n_models, chunk = math.prod(lead), _rows_of_logits.get()
     buffer = logits_buffer(n_models * min(chunk, n_targets), n_items, query)
     for start in range(0, n_targets, chunk):
-        rows, classes = query[..., start : start + chunk, :], target[..., start : start + chunk, None]
-        padded = buffer[: n_models * rows.shape[-2]].view(*lead, rows.shape[-2], -1)
-        padded[..., n_items:].fill_(float("-inf"))
-        logits = padded[..., :n_items]
-        if bias is None:
-            torch.matmul(rows, table.mT, out=logits)
-        else:
-            (torch.baddbmm if lead else torch.addmm)(bias[..., None, :], rows, table.mT, out=logits)
-        own, top = logits.gather(-1, classes)[..., 0], logits.amax(-1)
-        torch.softmax(padded, -1, out=padded)
-        # The largest probability is 1 / sum exp(logit - top), which saves a pass for the sum.
-        total += (top - own - logits.amax(-1).log()).sum(-1)
-        grad_query[..., start : start + chunk, :] = logits @ table
-        (grad_table.baddbmm_ if lead else grad_table.addmm_)(logits.mT, rows)
+        part = slice(start, start + chunk)
+        rows = query[..., part, :]
+        memory = buffer[: n_models * rows.shape[-2]].view(*lead, rows.shape[-2], -1)
+        loss, probability = _loss_and_softmax(rows, table, bias, target[..., part], memory)
+        total += loss
+        grad_query[..., part, :] = probability @ table
+        (grad_table.baddbmm_ if lead else grad_table.addmm_)(probability.mT, rows)
         if bias is not None:
-            grad_bias += logits.sum(-2)
-    first = torch.arange(n_models, device=query.device).view(*lead, 1) * n_items
-    row = (target + first).flatten()  # of the tables one below the other
+            grad_bias += probability.sum(-2)
+    _subtract_targets(grad_query, grad_table, None if bias is None else grad_bias, query, table, target)
+    return total / max(n_targets, 1), grad_query, grad_table, grad_bias
+
+
+def _loss_and_softmax(
+    rows: Tensor, table: Tensor, bias: Tensor | None, target: Tensor, memory: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of -log P[t, y_t] [..] and P [.., T, N] of some rows Q [.., T, D]; P lies in `memory`."""
+    n_items = table.shape[-2]
+    memory[..., n_items:].fill_(float("-inf"))
+    logits = memory[..., :n_items]
+    if bias is None:
+        torch.matmul(rows, table.mT, out=logits)
+    else:
+        multiply = torch.baddbmm if rows.dim() > 2 else torch.addmm
+        multiply(bias[..., None, :], rows, table.mT, out=logits)
+    of_target, top = logits.gather(-1, target[..., None])[..., 0], logits.amax(-1)
+    torch.softmax(memory, -1, out=memory)
+    probability = logits  # the same memory
+    return (top - of_target - probability.amax(-1).log()).sum(-1), probability
+
+
+def _subtract_targets(
+    grad_query: Tensor,
+    grad_table: Tensor,
+    grad_bias: Tensor | None,
+    query: Tensor,
+    table: Tensor,
+    target: Tensor,
+) -> None:
+    """Subtract the terms of Y in place: E[y] from dL/dQ, Q[t] and 1 from row y_t of dL/dE and dL/db."""
+    dim, n_models = table.shape[-1], math.prod(query.shape[:-2])
+    first = torch.arange(n_models, device=query.device).view(*query.shape[:-2], 1) * table.shape[-2]
+    row = (target + first).flatten()  # counted through the tables of all models, one below the other
     grad_query -= table.reshape(-1, dim).index_select(0, row).view(query.shape)
     _subtract_at(grad_table.view(-1, dim), row, query.reshape(-1, dim))
-    if bias is not None:
+    if grad_bias is not None:
         _subtract_at(grad_bias.view(-1, 1), row, torch.ones_like(row, dtype=query.dtype)[:, None])
-    return total / max(n_targets, 1), grad_query, grad_table, grad_bias
 
 
 def _subtract_at(sums: Tensor, row: Tensor, values: Tensor) -> None:
@@ -75,9 +110,9 @@ def _subtract_at(sums: Tensor, row: Tensor, values: Tensor) -> None:
 class _CatalogueCrossEntropy(torch.autograd.Function):
     """Mean cross entropy over the whole catalogue that never keeps the [T, N] logits.
 
-    The gradients of query, table and bias are formed chunk by chunk in the forward pass and scaled in the
-    backward pass, so each logit is computed once and the memory is ROWS_OF_LOGITS x N, for each of the models that
-    mmbench.training.stack trains at once.
+    The forward pass forms the gradients of query, table and bias chunk by chunk (`_ce_with_gradients` has the
+    formulas), the backward pass scales them, so each logit is computed once and the memory is `rows_of_logits()` x N,
+    for each of the models that mmbench.training.stack trains at once.
     """
 
     @staticmethod
@@ -93,23 +128,25 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        """Return the saved gradients of the sum times (gradient of the mean) / T."""
         by_query, by_table, by_bias = ctx.saved_tensors
         scale = grads[0] / ctx.n
-        one = scale[..., None, None]
-        return by_query * one, by_table * one, by_bias * scale[..., None] if ctx.has_bias else None, None
+        of_matrix = scale[..., None, None]
+        grad_bias = by_bias * scale[..., None] if ctx.has_bias else None
+        return by_query * of_matrix, by_table * of_matrix, grad_bias, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor | None) -> tuple[Any, Any]:
-        """A batch of models is one more leading axis."""
+        """Take the models of a stack as one more leading axis."""
 
-        def first(one: Tensor | None, dim: int | None) -> Tensor | None:
-            if one is None or dim is None:
-                return None if one is None else one.expand(info.batch_size, *one.shape)
-            return one.movedim(dim, 0)
+        def models_first(value: Tensor | None, dim: int | None) -> Tensor | None:
+            if value is None or dim is None:
+                return None if value is None else value.expand(info.batch_size, *value.shape)
+            return value.movedim(dim, 0)
 
-        stacked = [first(one, dim) for one, dim in zip(inputs, in_dims, strict=True)]
-        found = _CatalogueCrossEntropy.apply(*stacked)
-        return found, (0, 0, 0, None if inputs[2] is None else 0)
+        stacked = [models_first(value, dim) for value, dim in zip(inputs, in_dims, strict=True)]
+        outputs = _CatalogueCrossEntropy.apply(*stacked)
+        return outputs, (0, 0, 0, None if inputs[2] is None else 0)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -118,7 +155,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Mean -log softmax(query @ table.T + bias)[target - 1]; padding is no class.
+    """Return the mean of -log softmax(query @ table.T + bias)[target - 1]; padding is no class.
 
     query [T, D], table [N, D] (row i - 1 = item i), target int64 [T] in 1..N, bias [N] or None -> scalar.
     Half-precision inputs (autocast) are computed in float32: a softmax over a catalogue needs it.
@@ -131,7 +168,7 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
 
 @contextmanager
 def rows_at_once(n_rows: int) -> Iterator[None]:
-    """Hold so many rows of logits at once inside."""
+    """Let losses inside the `with` block hold so many rows of logits at once; others keep theirs."""
     token = _rows_of_logits.set(n_rows)
     try:
         yield

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.atomic import hash_json
+from mmbench.data.protocol import Protocol
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation import metrics
@@ -49,10 +50,9 @@ def resolve_settings(
     entry: registry.ModelEntry, prepared: Prepared, overrides: Sequence[Layer]
 ) -> dict[str, Setting]:
     """Return all settings of a model on a data set, validated, each with the origin of its value."""
-    protocol = {key: getattr(prepared.protocol, key) for key in FROM_PROTOCOL}
     layers = [
         Layer(Origin.default, defaults_of(TrainConfig)),
-        Layer(Origin.protocol, protocol, prepared.protocol.name),
+        protocol_layer(prepared.protocol),
         *entry.layers(prepared.name),
         *overrides,
     ]
@@ -60,6 +60,11 @@ def resolve_settings(
     # As validated, so that dropout = 0 and dropout = 0.0 are one configuration.
     checked = values_of(configs(entry, settings))
     return {key: Setting(checked[key], setting.origin, setting.note) for key, setting in settings.items()}
+
+
+def protocol_layer(protocol: Protocol) -> Layer:
+    """Return the settings that a data set's protocol sets."""
+    return Layer(Origin.protocol, {key: getattr(protocol, key) for key in FROM_PROTOCOL}, protocol.name)
 
 
 def values_of(built: tuple[Any, ...]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -130,15 +130,13 @@ def parse_value(text: str) -> Any:
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
-    """Return the default of each field of a configuration dataclass; TypeError for a field without one."""
+    """Return the defaults of a configuration dataclass, by field. A field without one gets its value elsewhere."""
     defaults = {}
     for parameter in fields(cls):
         if parameter.default is not MISSING:
             defaults[parameter.name] = parameter.default
         elif parameter.default_factory is not MISSING:
             defaults[parameter.name] = parameter.default_factory()
-        else:
-            raise TypeError(f"{cls.__name__}.{parameter.name} has no default")
     return defaults
 
 
@@ -156,17 +154,39 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     Types are strict except int -> float and list -> tuple.
     """
     check_keys(values, (parameter.name for parameter in fields(cls)), where=where)  # type: ignore[arg-type]
-    for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{where}: {key}: must be a finite number (got {value})")
+    built: T = _validated(cls, values, where=where, key="")
+    return built
+
+
+def check_value(cls: type, key: str, value: Any, *, where: str) -> Any:
+    """Return a value as the setting `key` of a configuration dataclass holds it.
+
+    UsageError if the setting cannot have the value; what it must not be together with others only `build` sees.
+    """
+    return _validated(get_type_hints(cls, include_extras=True)[key], value, where=where, key=key)
+
+
+def _validated(kind: Any, value: Any, *, where: str, key: str) -> Any:
+    """Return a value validated as `kind`, the type of setting `key`, or of all settings if that is empty."""
+    for name, part in value.items() if isinstance(value, Mapping) else ((key, value),):
+        if isinstance(part, float) and not math.isfinite(part):
+            raise UsageError(f"{where}: {name}: must be a finite number (got {part})")
+    content = dict(value) if isinstance(value, Mapping) else value
     try:
         # Through JSON: pydantic's strict mode takes a dataclass from keys and values only there.
-        return TypeAdapter(cls).validate_json(json.dumps(dict(values), default=str), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "settings"
-        got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
-        raise UsageError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}") from None
+        raise UsageError(f"{where}: {_first_fault(error, key)}") from None
+
+
+def _first_fault(error: ValidationError, key: str) -> str:
+    """Return the first fault of a validation as "key: what is wrong"."""
+    first = error.errors()[0]
+    name = ".".join(filter(None, [key, *map(str, first["loc"])])) or "settings"
+    if first["type"] == "missing":
+        return f"{name}: has no value; give it a default in its class or state it in the recipe's [settings]"
+    got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+    return f"{name}: {first['msg'].removeprefix('Value error, ')}{got}"
 
 
 def resolve(layers: Iterable[Layer], *, known: Iterable[str], where: str) -> dict[str, Setting]:

@@ -1,10 +1,20 @@
 """A model's recipe: the TOML file beside it, strictly read. Knows no model and imports no torch."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mmbench.errors import UsageError
 
@@ -30,6 +40,104 @@ class Sourced(_Strict):
 
     value: Any
     source: str = Field(min_length=3)
+
+
+Number = StrictInt | StrictFloat
+
+
+class Searched(_Strict):
+    """What a search tries for one setting: a list of values, or a range.
+
+    values  distinct, in the order in which a grid takes them
+    low, high, log, step  a range with both ends; `step` makes it low, low + step, ..., high; `log` draws evenly in
+    the logarithm
+    source  the paper, code or decision that the list or the range comes from
+    """
+
+    values: tuple[Any, ...] | None = None
+    low: Number | None = None
+    high: Number | None = None
+    log: bool = False
+    step: Number | None = None
+    source: str = Field(min_length=3)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_table(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            raise ValueError("must be { values = [...], source = ... } or { low = , high = , source = ... }")
+        return content
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        ranged = {"low", "high", "log", "step"} & self.model_fields_set
+        if (self.values is None) != bool(ranged):
+            raise ValueError("needs either values, or low and high (with log or step)")
+        if self.values is None:
+            self._check_range()
+        elif not self.values:
+            raise ValueError("values is empty")
+        elif twice := [value for i, value in enumerate(self.values) if value in self.values[:i]]:
+            raise ValueError(f"values has {twice[0]!r} twice")
+        return self
+
+    def _check_range(self) -> None:
+        """Raise ValueError for a range without points, or with a step that misses its end."""
+        if self.low is None or self.high is None:
+            raise ValueError("a range needs low and high")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low must be less than high, both finite (got {self.low} and {self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs low > 0 (got {self.low})")
+        if self.step is None:
+            return
+        if self.log:
+            raise ValueError("a range has log or step, not both")
+        if not (math.isfinite(self.step) and self.step > 0):
+            raise ValueError(f"step must be finite and greater than 0 (got {self.step})")
+        steps = (self.high - self.low) / self.step
+        if not math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-9):
+            raise ValueError(f"steps of {self.step} from {self.low} miss {self.high}")
+
+    @property
+    def points(self) -> tuple[Any, ...] | None:
+        """All values of a list or of a range with steps; None for a range of real numbers."""
+        if self.values is not None or self.low is None or self.high is None or self.step is None:
+            return self.values
+        # Rounded to twelve digits, so that .1 + .2 is .3.
+        n_steps = round((self.high - self.low) / self.step)
+        grid = (self.low + i * self.step for i in range(n_steps + 1))
+        return tuple(float(f"{point:.12g}") if isinstance(point, float) else point for point in grid)
+
+    def including(self, value: Any) -> Self:
+        """Return the search with a recipe's own value among what it tries.
+
+        A value that is missing comes last in a list, and widens a range; a range with steps that it misses becomes
+        a list. ValueError for a value that no range with `log` can hold.
+        """
+        points = self.points
+        if points is not None:
+            known = any(_is_same(value, point) for point in points)
+            return self if known else self._replace(values=(*points, value))
+        low, high = min(self.low, value), max(self.high, value)
+        if self.log and low <= 0:
+            raise ValueError(f"a range with log cannot hold the recipe's own value {value}")
+        is_inside = (low, high) == (self.low, self.high)
+        return self if is_inside else self._replace(low=low, high=high, log=self.log)
+
+    def _replace(self, **changed: Any) -> Self:
+        return type(self)(**changed, source=self.source)
+
+    def __str__(self) -> str:
+        if self.values is not None:
+            return ", ".join(map(str, self.values))
+        extra = ", log" if self.log else f", step {self.step}" if self.step is not None else ""
+        return f"{self.low} to {self.high}{extra}"
+
+
+def _is_same(value: Any, point: Any) -> bool:
+    """Return whether a search's point is a value, whose lists may have become tuples."""
+    return (list(value) if isinstance(value, tuple) else value) == point
 
 
 class Paper(_Strict):
@@ -88,7 +196,7 @@ class Recipe(_Strict):
     dataset: dict[str, dict[str, Sourced]] = {}
     variants: dict[str, Variant] = {}
     deviations: tuple[Deviation, ...] = ()
-    search: dict[str, list[Any]] = {}  # the paper's grid: setting -> values
+    search: dict[str, Searched] = {}  # the paper's grid, or this benchmark's where none is known
     reported: dict[str, dict[str, float]] = {}  # data set -> metric -> printed value
     reported_source: str = ""
 
@@ -110,7 +218,8 @@ def read_recipe(file: Path) -> Recipe:
         raise UsageError(f"{file}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"{file}: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None
+        key = ".".join(map(str, first["loc"])) or "recipe"
+        raise UsageError(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
     if recipe.name.replace("-", "_") != file.stem:
         raise UsageError(
             f"{file}: name is {recipe.name!r}, so the file must be {recipe.name.replace('-', '_')}.toml"

@@ -33,7 +33,7 @@ QUIET = {"dropout": 0.0, "attn_dropout": 0.0}
 def core(width: int = 8, bins: tuple[int, int] | None = None, **settings: Any) -> Any:
     """One attention core in float64, with large weights so that nothing is nearly zero."""
     torch.manual_seed(0)
-    config = FEAREC.FEARecConfig(hidden_dim=6, n_heads=2, **(QUIET | settings))
+    config = find("fearec").config(**({"hidden_dim": 6, "n_heads": 2} | QUIET | settings))
     layer = FEAREC.HybridAttention(config, width=width, bins=bins or (0, width // 2 + 1)).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)

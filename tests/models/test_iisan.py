@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmbench.data.samples import plan_rows
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.registry import find
+from mmbench.nn.losses import rows_at_once
 from tests.models.toy import (
     MAX_LEN,
     N_ITEMS,
@@ -290,10 +291,18 @@ def test_chunks_of_targets_and_of_items_change_neither_loss_nor_gradients(
         model, view = shaken(make(toy_catalog(), **settings)), toy_view()
         batch = training_batch(model, view)
         whole, whole_grads = gradients(model, batch)
-        with monkeypatch.context() as patch:
+        sizes: list[int] = []
+        log_sum = module._log_sum
+
+        def measured(rows: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(rows))  # noqa: B023
+            return log_sum(rows, *more)  # noqa: B023
+
+        with monkeypatch.context() as patch, rows_at_once(11):
             patch.setattr(module, "ITEMS_AT_ONCE", 7)
-            patch.setattr(module, "ROWS_OF_LOGITS", 11)
+            patch.setattr(module, "_log_sum", measured)
             parts, grads = gradients(model, batch)
+        assert max(sizes, default=11) == 11, "a run that is short of memory holds fewer rows"
         assert parts == pytest.approx(whole, rel=1e-12)
         for name, grad in grads.items():
             torch.testing.assert_close(grad, whole_grads[name], rtol=1e-9, atol=1e-12)

@@ -320,7 +320,7 @@ def _history_at(batch: Batch, slot: int) -> list[int]:
 
 
 def mixture(n_groups: int, n_experts: int, **settings: Any) -> Any:
-    config = module().M3SRecConfig(**(SMALL | NO_DROPOUT | {"n_experts": n_experts} | settings))
+    config = registry.find("m3srec").config(**(SMALL | NO_DROPOUT | {"n_experts": n_experts} | settings))
     experts = module().MixtureOfExperts(config, n_groups).double()
     fill(experts)
     return experts
@@ -536,7 +536,7 @@ def test_masks_zero_one_modality_of_the_chosen_events_in_pre_training_only() -> 
 
 def test_dropout_acts_on_tokens_weights_inner_layers_and_what_a_layer_adds() -> None:
     """Each place by itself, in a layer whose other parts are silent; nothing is dropped elsewhere."""
-    config = module().M3SRecConfig(
+    config = registry.find("m3srec").config(
         hidden_dim=16, inner_dim=16, n_heads=1, n_experts=1, dropout=0.5, attn_dropout=0.25
     )
     x, mask = torch.full((2, 40, 8, 16), 5.0, dtype=torch.float64), torch.ones(40, 16, 16, dtype=torch.bool)

@@ -460,7 +460,10 @@ def test_codes_are_the_nearest_clusters_of_items_that_have_the_modality() -> Non
     feat = torch.zeros(9, 4)
     feat[1:4, 0], feat[4:6, 1], feat[6:8, 2] = 5.0, 5.0, 5.0
     feat[7] = torch.tensor([0.0, 2.0, 3.2, 0.0])
-    config, present = module().MMSRConfig(hidden_dim=5, n_clusters=3, n_codes=2), torch.arange(9) % 8 > 0
+    config, present = (
+        registry.find("mmsr").config(hidden_dim=5, n_clusters=3, n_codes=2),
+        torch.arange(9) % 8 > 0,
+    )
     codes, centres = module().codes_of(feat, present, config)
     assert codes.shape == (9, 2)
     assert not codes[[0, 8]].any()

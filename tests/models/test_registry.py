@@ -22,7 +22,7 @@ from mmbench.models.base import Recommender
 
 @dataclass(frozen=True, kw_only=True)
 class LineConfig:
-    slope: PositiveFloat = 1.0
+    slope: PositiveFloat
 
 
 class Line(Recommender[LineConfig]):
@@ -137,6 +137,58 @@ BAD = [
         "deviations.0: .*'loss' needs what the paper",
     ),
     (OWN, RECIPE.replace("my-line", "sasrec").replace("Line", "SASRec"), "sasrec"),
+    (OWN, RECIPE.replace("value = 2.0", "value = -2.0"), r"\[settings\]: slope: .*greater than 0 \(got -2"),
+    (OWN, RECIPE.replace("slope = 9.0", "slope = 'steep'"), r"\[variants.steep\]: slope: .*\(got 'steep'\)"),
+    (
+        OWN,
+        RECIPE + "[dataset.toy]\nslope = {value = 0.0, source = 'own'}",
+        r"\[dataset.toy\]: slope: .*got 0",
+    ),
+    (
+        OWN.replace("slope: PositiveFloat", "slope: PositiveFloat = 3.0"),
+        RECIPE,
+        r"\[settings\]: slope stands in LineConfig too",
+    ),
+    (OWN, RECIPE.replace('slope = { value = 2.0, source = "chosen" }', ""), "slope has no value"),
+    (OWN, RECIPE + "[search]\nslope = [1.0, 2.0]", "search.slope: must be { values = "),
+    (OWN, RECIPE + "[search]\nslope = {values = [1.0, 2.0]}", "search.slope.source: "),
+    (OWN, RECIPE + "[search]\nslope = {values = [], source = 'own'}", "search.slope: values is empty"),
+    (
+        OWN,
+        RECIPE + "[search]\nslpe = {values = [1.0], source = 'own'}",
+        r"\[search\]: .*did you mean 'slope'",
+    ),
+    (
+        OWN,
+        RECIPE + "[search]\nslope = {values = [1.0, -1.0], source = 'own'}",
+        r"\[search\]: slope: .*got -1",
+    ),
+    (
+        OWN,
+        RECIPE + "[search]\nslope = {low = 0, high = 2, source = 'own'}",
+        r"\[search\]: slope: .*\(got 0\)",
+    ),
+    (OWN, RECIPE + "[search]\nslope = {low = 2, high = 1, source = 'own'}", "search.slope: low must be less"),
+    (
+        OWN,
+        RECIPE + "[search]\nmax_len = {low = 10, high = 11, step = 0.5, source = 'own'}",
+        r"\[search\]: max_len: .*integer.*\(got 10",
+    ),
+    (
+        OWN,
+        RECIPE + "[search]\nsamples = {values = ['all', 'some'], source = 'own'}",
+        r"\[search\]: samples: .*\(got 'some'\)",
+    ),
+    (
+        OWN,
+        RECIPE + "[search]\nsamples = {low = 1, high = 2, source = 'own'}",
+        r"\[search\]: samples: .*\(got 1\)",
+    ),
+    (
+        OWN,
+        RECIPE + "[search]\nweight_decay = {low = 1e-6, high = 1, log = true, source = 'own'}",
+        r"\[search\]: weight_decay: a range with log cannot hold the recipe's own value 0.0",
+    ),
 ]
 
 

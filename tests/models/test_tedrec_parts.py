@@ -149,5 +149,5 @@ def test_the_encoder_has_the_rates_of_the_settings() -> None:
 @pytest.mark.parametrize("modalities", [(), ("text",), ("image",), ("text", "image")])
 def test_a_run_needs_the_modalities_of_its_settings_only(modalities: tuple[str, ...]) -> None:
     entry = registry.find("tedrec")
-    config = entry.config_class()(modalities=modalities)
+    config = entry.config(modalities=modalities)
     assert [name for name in ("text", "image") if entry.load().reads(config, name)] == list(modalities)

@@ -216,7 +216,7 @@ def test_places_as_released(largest: bool) -> None:
 
 
 def views_of(times: list[list[int]], **settings: Any) -> list[list[int]]:
-    config = TICO.TiCoSeRecConfig(**settings)
+    config = find("ticoserec").config(**settings)
     items, gaps, length = rows_of(times)
     alone = torch.zeros(len(times), dtype=torch.bool)
     alone[0] = True

@@ -18,7 +18,7 @@ from mmbench.errors import UsageError
 from mmbench.models.base import Catalog
 from mmbench.models.needs import Negatives, whole_history
 from mmbench.models.registry import check_recipe, find
-from mmbench.models.tmmsrec import TimeIntervalEncoder, TMMSRec, TMMSRecConfig, make_encoder
+from mmbench.models.tmmsrec import TimeIntervalEncoder, TMMSRec, make_encoder
 from mmbench.settings.config import TrainConfig, build
 from tests.models.toy import (
     DAY,
@@ -404,7 +404,7 @@ def test_features_that_a_variant_is_about_must_exist(name: str, missing: tuple[s
 )
 def test_settings_that_make_no_sense_are_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        build(TMMSRecConfig, settings, where="tmmsrec")
+        find("tmmsrec").config(**settings)
     assert "\n" not in str(caught.value)
 
 

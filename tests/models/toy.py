@@ -16,7 +16,6 @@ ranks_last_items_first, learns_by_heart   whether a model knows their last items
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from mmbench.data.views import TrainView
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Prefixes
 from mmbench.models.registry import find
-from mmbench.settings.config import build
 
 N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES, N_STATES = 30, 20, 8, 5, 13
 START = 1_400_000_000  # unix seconds: float32 could not tell neighbours apart
@@ -126,12 +124,7 @@ def toy_catalog(
 def toy_model(name: str, catalog: Catalog, *, seed: int = 0, **settings: Any) -> Recommender[Any]:
     """`name` may have a variant; settings of training (lr, samples, ...) in the recipe are left out."""
     entry = find(name)
-    cls = entry.config_class()
-    values: dict[str, Any] = {}
-    for layer in entry.layers("toy"):
-        values.update(layer.values)
-    own = {one.name for one in fields(cls)}
-    config = build(cls, {key: v for key, v in values.items() if key in own} | settings, where=name)
+    config = entry.config("toy", **settings)
     torch.manual_seed(seed)
     return entry.load()(config, catalog)
 

@@ -40,6 +40,30 @@ def test_cross_entropy_is_torchs(n: int, with_bias: bool) -> None:
         torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_cross_entropy_of_a_stack_is_each_model_s(with_bias: bool) -> None:
+    """Three models with their own tables and targets, two of which occur twice in a model; several chunks."""
+    problems = [problem(n, n_items=5) for n in (7, 8, 9)]
+    query, table, bias, target = (
+        torch.stack([value[:7] if part in (0, 3) else value for value in column])
+        for part, column in enumerate(zip(*problems, strict=True))
+    )
+    stacked = [value.detach().requires_grad_() for value in (query, table, bias)[: 2 + with_bias]]
+    by_bias = (0,) if with_bias else ()
+    with rows_at_once(3):
+        ours = torch.vmap(cross_entropy, in_dims=(0, 0, 0, *by_bias))(*stacked[:2], target, *stacked[2:])
+        weight = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)  # so that models cannot be mixed up
+        gradients = torch.autograd.grad(ours @ weight, stacked)
+    for model in range(3):
+        inputs = [value[model].detach().requires_grad_() for value in stacked]
+        logits = inputs[0] @ inputs[1].T + (inputs[2] if with_bias else 0)
+        plain = F.cross_entropy(logits, target[model] - 1)
+        torch.testing.assert_close(ours[model], plain, rtol=1e-12, atol=1e-12)
+        expected = torch.autograd.grad(weight[model] * plain, inputs)
+        for own, other in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(own[model], other, rtol=1e-10, atol=1e-12)
+
+
 def test_cross_entropy_gradcheck() -> None:
     query, table, bias, target = problem(5)
     with rows_at_once(3):

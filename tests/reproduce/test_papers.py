@@ -97,7 +97,7 @@ def test_own_sweeps_are_the_recipes_search_grids() -> None:
         content = content_of(name)
         grid = registry.find(content.sweep_model).recipe.search
         for sweep in content.sweeps:
-            assert list(sweep.values) == grid[sweep.setting]
+            assert tuple(sweep.values) == grid[sweep.setting].points
 
 
 def test_statistics_agree_with_the_catalogue() -> None:

@@ -28,7 +28,7 @@ def test_out_of_gpu_memory_goes_on_with_smaller_chunks(tmp_path: Path) -> None:
         """Needs a chunk of 100 rows or fewer."""
 
         def loss(self, batch: Any) -> dict[str, Tensor]:
-            if losses._rows_of_logits.get() > 100:
+            if losses.rows_of_logits() > 100:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
             return super().loss(batch)
 
@@ -45,7 +45,7 @@ def test_out_of_gpu_memory_goes_on_with_smaller_chunks(tmp_path: Path) -> None:
     assert trainer.fit().stopped
     assert said == [f"out of GPU memory; continued with {n} rows of logits at once" for n in (256, 128, 64)]
     assert trainer.progress.notes == said
-    assert losses._rows_of_logits.get() == losses.ROWS_OF_LOGITS, "the next cell starts with all"
+    assert losses.rows_of_logits() == losses.ROWS_OF_LOGITS, "the next cell starts with all"
     again = make(tmp_path, model=Bilinear(n_items=N_ITEMS, n_users=N_USERS))
     assert again.fit().notes == said, "a resumed run remembers them"
 
@@ -101,7 +101,7 @@ def test_out_of_gpu_memory_ends_with_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"^CUDA out of memory; lower batch_size \(now \d+\)$"):
         make(tmp_path, model=Larger(n_items=N_ITEMS, n_users=N_USERS)).fit()
-    assert losses._rows_of_logits.get() == losses.ROWS_OF_LOGITS
+    assert losses.rows_of_logits() == losses.ROWS_OF_LOGITS
 
 
 def test_out_of_gpu_memory_in_a_ranking_ends_with_one_line(tmp_path: Path) -> None:

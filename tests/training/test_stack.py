@@ -300,7 +300,7 @@ def test_out_of_memory_makes_smaller_stacks_and_says_so(
     inner = Stack.step
 
     def step(self: Stack, *given: Any) -> Any:
-        if len(self.trainers) > 1 and (losses._rows_of_logits.get() > 64 or len(self.trainers) > 2):
+        if len(self.trainers) > 1 and (losses.rows_of_logits() > 64 or len(self.trainers) > 2):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return inner(self, *given)
 
@@ -315,7 +315,7 @@ def test_out_of_memory_makes_smaller_stacks_and_says_so(
         "out of GPU memory; continued with 2 seeds at once",
     ]
     assert [one.progress.notes for one in stacked] == [notes.notes] * 3
-    assert losses._rows_of_logits.get() == losses.ROWS_OF_LOGITS
+    assert losses.rows_of_logits() == losses.ROWS_OF_LOGITS
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
 
