@@ -55,6 +55,14 @@ NoPictures = Annotated[bool, typer.Option("--no-pictures", help="Fetch no pictur
 RetryPictures = Annotated[
     bool, typer.Option("--retry-pictures", help="Ask again for pictures that are known to be gone.")
 ]
+PrivateHosts = Annotated[
+    bool,
+    typer.Option(
+        "--private-hosts",
+        envvar="MMBENCH_PRIVATE_HOSTS",
+        help="Let pictures come from hosts of private networks.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -78,6 +86,7 @@ def prepare(
     device: Device = "auto",
     no_pictures: NoPictures = False,
     retry_pictures: RetryPictures = False,
+    private_hosts: PrivateHosts = False,
 ) -> None:
     """Preprocess, fetch pictures, extract: raw files to prepared data with text and image features."""
     state: State = ctx.obj
@@ -85,7 +94,9 @@ def prepare(
         report = _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties, offline=offline)
         prepared = report.prepared
         if not (offline or no_pictures or image == "none"):
-            prepared = fetch_pictures_of(state, report, raw=raw, retry=retry_pictures)
+            prepared = fetch_pictures_of(
+                state, report, raw=raw, retry=retry_pictures, private_hosts=private_hosts
+            )
         _extract(state, prepared, text=text, image=image, device=device)
 
 

@@ -39,10 +39,10 @@ def doctor(
             for one in findings
         ]
         content = {"mmbench": __version__, "usable": usable(findings), "findings": lines}
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(content, indent=1))
     else:
         for one in findings:
-            state.out.print(f"[{STYLES[one.level]}]{one.level:8}[/]", end="")
+            state.out.print(f"{one.level:8}", style=STYLES[one.level], end="")
             state.out.print(f"{one.topic:12} {one.text}", markup=False)
             if one.do:
                 state.out.print(f"{'':21}-> {one.do}", markup=False)

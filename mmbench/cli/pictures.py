@@ -21,13 +21,19 @@ LINE_EVERY_S = 30.0  # of progress where there is no terminal to draw a bar on
 
 
 def fetch_pictures_of(
-    state: State, report: "PrepareReport", *, raw: Path | None = None, retry: bool = False
+    state: State,
+    report: "PrepareReport",
+    *,
+    raw: Path | None = None,
+    retry: bool = False,
+    private_hosts: bool = False,
 ) -> "Prepared":
     """Fetch the pictures that items have an address of and that are not on disk; print what is missing and why.
 
     Does nothing, and opens no connection, when no item has an address, or when the data set's pictures lie in a
     folder or zip of the user's. Returns the prepared data with their manifest naming the pictures.
     """
+    from mmbench.fetch.hosts import Limits
     from mmbench.fetch.pictures import attach, fetch_pictures, wanted_pictures
 
     prepared = report.prepared
@@ -42,7 +48,10 @@ def fetch_pictures_of(
         state.err.print(f"{prepared.name}: waiting for another process that fetches pictures", markup=False)
 
     with _shown(state, prepared.name) as on_progress:
-        done = fetch_pictures(prepared, path, retry=retry, on_progress=on_progress, on_wait=on_wait)
+        done = fetch_pictures(
+            prepared, path, retry=retry, limits=Limits(allows_private=private_hosts), on_progress=on_progress,
+            on_wait=on_wait,
+        )  # fmt: skip
     _print_report(state, prepared.name, done)
     return attach(prepared, path)
 

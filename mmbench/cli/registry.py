@@ -80,7 +80,8 @@ def _show_dataset(ctx: typer.Context, name: str) -> None:
 
 
 def _print_head(state: State, recipe: "Recipe") -> None:
-    state.out.print(f"[bold]{recipe.display}[/bold]  {recipe.summary}")
+    state.out.print(recipe.display, style="bold", end="  ")
+    state.out.print(recipe.summary)
     if recipe.paper:
         paper = recipe.paper
         state.out.print(f"{paper.authors}: {paper.title}. {paper.venue} {paper.year}", markup=False)
@@ -125,7 +126,7 @@ def _print_variants(state: State, recipe: "Recipe") -> None:
 def _print_deviations(state: State, recipe: "Recipe") -> None:
     if not recipe.deviations:
         return
-    state.out.print("\n[italic]differences from the paper and the released code[/italic]")
+    state.out.print("\ndifferences from the paper and the released code", style="italic")
     for number, one in enumerate(recipe.deviations, start=1):
         sides = {"paper": one.paper, "code": one.code, "here": one.here}
         text = "; ".join(f"{side}: {said}" for side, said in sides.items() if said)

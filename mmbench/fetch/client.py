@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from mmbench import __version__
+from mmbench.fetch.errors import FetchError
 
 if TYPE_CHECKING:
     import requests
@@ -24,29 +25,16 @@ UNKNOWN_NAME = "no connection (the server's name is not known here)"
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class FetchError(Exception):
-    """One try that failed. `transient`: the same request may succeed later; `wait_s`: what the server asked for.
+def new_session(n_connections: int = 8, *, allows_private: bool = True) -> "requests.Session":
+    """Return a session that sends no password of ~/.netrc.
 
-    `status`: of the server's answer, None when there was none.
+    allows_private  whether hosts of private networks may be asked: not where addresses come out of data
     """
+    from mmbench.fetch.session import make_session
 
-    def __init__(
-        self, reason: str, *, transient: bool, wait_s: float | None = None, status: int | None = None
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.transient, self.wait_s, self.status = reason, transient, wait_s, status
-
-
-def new_session(n_connections: int = 8) -> "requests.Session":
-    """A session that keeps `n_connections` open per host and tries nothing again by itself."""
-    import requests
-    from requests.adapters import HTTPAdapter
-
-    session = requests.Session()
+    session = make_session(n_connections, allows_private=allows_private)
     session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
     session.max_redirects = MAX_REDIRECTS
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=32, pool_maxsize=n_connections, max_retries=0))
     return session
 
 
