@@ -1,6 +1,6 @@
 """TiCoSeRec: Uniform Sequence Better: Time Interval Aware Data Augmentation for Sequential Recommendation. Dang,
 Yang, Guo, Jiang, Wang, Xu, Sun, Liu, AAAI 2023, arXiv:2212.08262.
-Official code: github.com/KingGugu/TiCoSeRec; its slips are in ticoserec_released.py.
+Official code: github.com/KingGugu/TiCoSeRec@302b295; slips of earlier commits are in ticoserec_released.py.
 
 SASRec with a contrastive term: two views of a user's training history, each changed by one of five operations that look
 at the gaps between its events, shall have similar states. Operations crop, reorder, mask, substitute or insert where
@@ -12,8 +12,8 @@ users with even gaps most_uniform(); similar items SimilarItems(); the network e
 Differences that matter (ticoserec.toml lists all, with their switches):
 (1) users that are not augmented: those with the most even gaps, as the paper says; the code compares row numbers of a
     sorted file with user ids.
-(2) items beside the largest and smallest gaps: substitute, insert and mask act on them (paper); the code uses ranks
-    in the sorted list as places, and so acts on other items (variant as-released).
+(2) items beside the largest and smallest gaps: substitute, insert and mask act on them; the code used ranks in the
+    sorted list as places until 2023-04-02, and so acted on other items (variant as-released).
 (3) warm-ups: epochs; the code counts drawn samples.
 """
 

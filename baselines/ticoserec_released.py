@@ -1,5 +1,7 @@
 """TiCoSeRec with slips of its official code, github.com/KingGugu/TiCoSeRec; the model itself is in ticoserec.py.
 
+The code of August 2022 (41598ed) has both; ranks were used as places until 2023-04-02 (302b295), the last commit.
+
 Each slip has a setting, so that it can be taken back by itself and what it is worth measured.
 
 Axes: as in ticoserec.py.

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "errors", "choices", "locks", "atomic", "paths", "strict", "sealed", "runtime",
+    "errors", "choices", "visible", "console", "locks", "atomic", "paths", "strict", "sealed", "runtime",
     "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
     "tuning", "look", "reporting", "reproduce", "audit", "doctor", "cli", "__main__",
 )  # fmt: skip

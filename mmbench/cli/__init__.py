@@ -14,6 +14,7 @@ import typer
 from mmbench import __version__
 from mmbench.cli.state import State
 from mmbench.errors import MmbenchError
+from mmbench.visible import one_line
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
@@ -107,7 +108,7 @@ def main() -> None:
 
 def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, then the end."""
-    typer.echo(f"error: {' '.join(message.split())}" if code != INTERRUPTED else message, err=True)
+    typer.echo(f"error: {one_line(message)}" if code != INTERRUPTED else message, err=True)
     sys.exit(code)
 
 

@@ -58,6 +58,14 @@ NoPictures = Annotated[bool, typer.Option("--no-pictures", help="Fetch no pictur
 RetryPictures = Annotated[
     bool, typer.Option("--retry-pictures", help="Request pictures again that are known to be gone.")
 ]
+PrivateHosts = Annotated[
+    bool,
+    typer.Option(
+        "--private-hosts",
+        envvar="MMBENCH_PRIVATE_HOSTS",
+        help="Let pictures come from hosts of private networks.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -81,6 +89,7 @@ def prepare(
     device: Device = "auto",
     no_pictures: NoPictures = False,
     retry_pictures: RetryPictures = False,
+    private_hosts: PrivateHosts = False,
 ) -> None:
     """Preprocess, fetch pictures, extract: turn raw files into prepared data with text and image features."""
     state: State = ctx.obj
@@ -88,7 +97,9 @@ def prepare(
         report = _preprocess(state, name, raw=raw, force=force, protocol=protocol, ties=ties, offline=offline)
         prepared = report.prepared
         if not (offline or no_pictures or image == "none"):
-            prepared = fetch_pictures_of(state, report, raw=raw, retry=retry_pictures)
+            prepared = fetch_pictures_of(
+                state, report, raw=raw, retry=retry_pictures, private_hosts=private_hosts
+            )
         _extract(state, prepared, text=text, image=image, device=device)
 
 

@@ -44,10 +44,10 @@ def doctor(
             for finding in findings
         ]
         content = {"mmbench": __version__, "usable": usable(findings), "findings": lines}
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(content, indent=1))
     else:
         for finding in findings:
-            state.out.print(f"[{STYLES[finding.level]}]{finding.level:8}[/]", end="")
+            state.out.print(f"{finding.level:8}", style=STYLES[finding.level], end="")
             state.out.print(f"{finding.topic:12} {finding.text}", markup=False)
             if finding.do:
                 state.out.print(f"{'':21}-> {finding.do}", markup=False)

@@ -21,13 +21,19 @@ LINE_EVERY_S = 30.0  # between two lines of progress if there is no terminal
 
 
 def fetch_pictures_of(
-    state: State, report: "PrepareReport", *, raw: Path | None = None, retry: bool = False
+    state: State,
+    report: "PrepareReport",
+    *,
+    raw: Path | None = None,
+    retry: bool = False,
+    private_hosts: bool = False,
 ) -> "Prepared":
     """Fetch the pictures that have an address and are not on disk; print what is missing and why.
 
     Does nothing, and opens no connection, if no item has an address, or if the data set's pictures are in a folder or
     zip of the user. Returns the prepared data, whose manifest then names the pictures.
     """
+    from mmbench.fetch.hosts import Limits
     from mmbench.fetch.pictures import attach, fetch_pictures, wanted_pictures
 
     prepared = report.prepared
@@ -42,7 +48,10 @@ def fetch_pictures_of(
         state.err.print(f"{prepared.name}: waiting for another process that fetches pictures", markup=False)
 
     with _showing(state, prepared.name) as on_progress:
-        done = fetch_pictures(prepared, path, retry=retry, on_progress=on_progress, on_wait=on_wait)
+        done = fetch_pictures(
+            prepared, path, retry=retry, limits=Limits(allows_private=private_hosts), on_progress=on_progress,
+            on_wait=on_wait,
+        )  # fmt: skip
     _print_report(state, prepared.name, done)
     return attach(prepared, path)
 

@@ -38,7 +38,7 @@ def show(
     dataset, protocol = _protocol_of(state, dataset) if dataset else ("", None)
     page = page_of(entry, dataset=dataset, protocol=protocol)
     if fmt == "json":
-        typer.echo(json.dumps(to_json(page), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(to_json(page), indent=1))
         return
     _print_head(state, page)
     _print_settings(state, page)
@@ -87,11 +87,12 @@ def _print_text(state: State, text: str, *, indent: int = 0, hang: int = 0) -> N
 
 
 def _print_title(state: State, text: str) -> None:
-    state.out.print(f"\n[bold]{text}[/bold]")
+    state.out.print(f"\n{text}", style="bold")
 
 
 def _print_head(state: State, page: "ModelPage") -> None:
-    state.out.print(f"[bold]{page.display}[/bold] ({page.name})")
+    state.out.print(page.display, style="bold", end=" ")
+    state.out.print(f"({page.name})")
     _print_text(state, page.summary)
     rows = [("reads", ", ".join(page.inputs)), ("tags", ", ".join(page.tags))]
     if paper := page.paper:

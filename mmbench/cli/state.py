@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from mmbench.errors import DataError
+from mmbench.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,9 +25,9 @@ class State:
     @cached_property
     def out(self) -> "Console":
         """stdout: tables and other results; never wrapped when it is not a terminal."""
-        from rich.console import Console
+        from mmbench.console import SafeConsole
 
-        console = Console(soft_wrap=True, highlight=False)
+        console = SafeConsole()
         if not console.is_terminal:
             console.width = 1000  # a pipe or a file has no edge to wrap at
         return console
@@ -34,13 +35,13 @@ class State:
     @cached_property
     def err(self) -> "Console":
         """stderr: progress and remarks; silent with --quiet."""
-        from rich.console import Console
+        from mmbench.console import SafeConsole
 
-        return Console(stderr=True, quiet=self.quiet, highlight=False, soft_wrap=True)
+        return SafeConsole(stderr=True, quiet=self.quiet)
 
     def warn(self, text: str) -> None:
         """One line on stderr, with --quiet too: something that was asked for is not in the output."""
-        typer.echo(f"warning: {text}", err=True)
+        typer.echo(f"warning: {visible(text)}", err=True)
 
     def warn_left_out(self, texts: Iterable[str]) -> None:
         """Say which runs are not in a table, and why."""

@@ -188,7 +188,8 @@ def hub(*, online: bool) -> Iterator[Finding]:
 
 
 def _ask_hub() -> Finding:
-    from mmbench.fetch.client import FetchError, get, new_session
+    from mmbench.fetch.client import get, new_session
+    from mmbench.fetch.errors import FetchError
 
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:

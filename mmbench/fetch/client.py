@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from mmbench import __version__
+from mmbench.fetch.errors import FetchError
 
 if TYPE_CHECKING:
     import requests
@@ -23,29 +24,16 @@ UNKNOWN_NAME = "no connection (the server's name is not known here)"
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class FetchError(Exception):
-    """A failed try. `transient`: the same request may succeed later; `wait_s`: the pause that the server requested.
+def new_session(n_connections: int = 8, *, allows_private: bool = True) -> "requests.Session":
+    """Return a session that sends no password of ~/.netrc and does not retry by itself.
 
-    `status`: the status of the server's answer, None without an answer.
+    allows_private  whether it may ask hosts of private networks: not where addresses come from data
     """
+    from mmbench.fetch.session import make_session
 
-    def __init__(
-        self, reason: str, *, transient: bool, wait_s: float | None = None, status: int | None = None
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.transient, self.wait_s, self.status = reason, transient, wait_s, status
-
-
-def new_session(n_connections: int = 8) -> "requests.Session":
-    """Return a session that keeps `n_connections` open per host and does not retry by itself."""
-    import requests
-    from requests.adapters import HTTPAdapter
-
-    session = requests.Session()
+    session = make_session(n_connections, allows_private=allows_private)
     session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
     session.max_redirects = MAX_REDIRECTS
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=32, pool_maxsize=n_connections, max_retries=0))
     return session
 
 

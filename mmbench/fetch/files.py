@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from mmbench.atomic import hash_file
 from mmbench.errors import DataError, MmbenchError
 from mmbench.fetch.check import checks_itself, fault_of
-from mmbench.fetch.client import CONNECT_S, READ_S, FetchError, faults_sorted, get, retrying
+from mmbench.fetch.client import CONNECT_S, READ_S, faults_sorted, get, retrying
+from mmbench.fetch.errors import FetchError
 from mmbench.fetch.part import Origin, Part
 from mmbench.locks import held, lock_file
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mmbench.data.decoding import MAX_BYTES
-from mmbench.fetch.client import CONNECT_S, MAX_WAIT_S, FetchError, faults_sorted, get
+from mmbench.fetch.client import CONNECT_S, MAX_WAIT_S, faults_sorted, get
+from mmbench.fetch.errors import FetchError
 
 if TYPE_CHECKING:
     import requests
@@ -37,6 +38,7 @@ class Limits:
     max_bytes: int = MAX_BYTES
     give_up_after: int = 50  # requests in a row without a proper answer
     grace_s: float = 1.0  # lets running downloads finish when the user stops
+    allows_private: bool = False  # whether hosts of private networks may be asked (mmbench.fetch.session)
 
 
 class StoppedError(Exception):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmbench.data.decoding import decode
-from mmbench.fetch.client import FetchError, new_session, retrying
+from mmbench.fetch.client import new_session, retrying
+from mmbench.fetch.errors import FetchError
 from mmbench.fetch.hosts import (
     REFUSED,
     Body,
@@ -141,7 +142,7 @@ def _work(
 ) -> None:
     """Run jobs in one thread until there are none; None in `results` says that the thread ended."""
     try:
-        with new_session(limits.per_host) as session:
+        with new_session(limits.per_host, allows_private=limits.allows_private) as session:
             while not stop.is_set() and (job := schedule.take()) is not None:
                 try:
                     results.put(_run_job(session, job, hosts, limits, stop))

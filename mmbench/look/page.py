@@ -9,6 +9,7 @@ from mmbench.look.pictures import data_url
 from mmbench.look.plots import Plot, charts, day
 from mmbench.look.sheets import nearest_caption, sheet_caption
 from mmbench.look.style import inline_svg, styled, svg
+from mmbench.visible import visible_if_text
 
 SHEET_PIXELS, SMALL_PIXELS = 128, 80
 _PARTS = {
@@ -23,7 +24,9 @@ def html(look: Look, statistics: list[list[str]]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     source = (files("mmbench.look") / "page.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+    template = Environment(autoescape=True, undefined=StrictUndefined, finalize=visible_if_text).from_string(
+        source
+    )
     manifest = look.prepared.manifest
     plots = {plot.name: plot for plot in charts(look)}
     return template.render(

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmbench.reporting import rounding
 from mmbench.reporting.table import Row, Table
+from mmbench.visible import visible_if_text
 
 _PLACES = {0: "", 1: "best", 2: "second"}
 
@@ -14,7 +15,9 @@ def html(table: Table) -> str:
     from jinja2 import Environment, StrictUndefined
 
     source = (files("mmbench.reporting") / "table.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=visible_if_text).from_string(
+        source
+    )
     synthetic = {info.name: info.synthetic for info in table.datasets}
     datasets = [
         {"name": name, "span": len(list(group)), "synthetic": synthetic[name]}

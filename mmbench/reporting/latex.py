@@ -5,6 +5,7 @@ from itertools import groupby
 
 from mmbench.reporting import rounding
 from mmbench.reporting.table import Cell, Row, Table
+from mmbench.visible import visible
 
 _FITTING = 5  # this many columns fit on a page
 _ESCAPES = {
@@ -18,7 +19,7 @@ _ESCAPES = {
 
 def escape(text: str) -> str:
     """Escape text so that LaTeX prints it unchanged; accented letters need the (default) UTF-8 input."""
-    text = text.replace("\n", " ").replace("<=", "≤").replace(">=", "≥")
+    text = visible(text).replace("\n", " ").replace("<=", "≤").replace(">=", "≥")
     escaped = "".join(_ESCAPES.get(char, char) for char in text.replace("--", "-\0-")).replace("\0", "{}")
     return re.sub(r"^\[", "{[}", escaped)  # after a line break \\ LaTeX would read a bracket as an option
 

@@ -11,6 +11,7 @@ from typing import Any
 from mmbench.evaluation.significance import Outcome, Verdict
 from mmbench.reporting import rounding
 from mmbench.reporting.table import Cell, Comparison, Row, Table
+from mmbench.visible import visible
 
 CSV_FIELDS = (
     "dataset", "model", "row", "config", "metric", "mean", "std", "n", "place", "floor", "leaky", "synthetic",
@@ -73,7 +74,7 @@ def pipes(head: list[str], rows: list[list[str]]) -> str:
 
 def escape(text: str) -> str:
     """Escape what Markdown would read as markup."""
-    return re.sub(r"([\\`*_|<>\[\]~])", r"\\\1", text).replace("\n", " ")
+    return re.sub(r"([\\`*_|<>\[\]~])", r"\\\1", visible(text)).replace("\n", " ")
 
 
 def cell_markdown(cell: Cell) -> str:
@@ -103,8 +104,24 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(rows)
+    writer.writerows([[_inert(value) for value in row] for row in rows])
     return out.getvalue()
+
+
+def _inert(value: object) -> object:
+    """Return a text so that no spreadsheet takes it for a formula; numbers stay numbers."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def exact(value: float | None) -> str:

@@ -27,10 +27,10 @@ def emitter(console: "Console") -> "Callable[[Text | str], None]":
 
 def plain_text(show: "Callable[[Console], None]") -> str:
     """Return what `show` prints, without colour codes and unwrapped."""
-    from rich.console import Console
+    from mmbench.console import SafeConsole
 
     out = io.StringIO()
-    show(Console(file=out, force_terminal=False, soft_wrap=True))
+    show(SafeConsole(file=out, force_terminal=False))
     return out.getvalue()
 
 

@@ -52,6 +52,9 @@ class TrainConfig:
     max_len: PositiveInt = 50
     max_epochs: PositiveInt = 100
     patience: PositiveInt = 10  # evaluations without a better value before training stops
+    # "strict": a larger value is a gain. "recbole": four digits are compared, an equal value is a gain too, and the
+    # training stops one evaluation later.
+    patience_rule: Literal["strict", "recbole"] = "strict"
     eval_every: PositiveInt = 1  # epochs between validations
     selection_metric: str = "NDCG@20"
     validation: Literal["valid", "test-item"] = (

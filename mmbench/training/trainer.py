@@ -278,8 +278,9 @@ class Trainer:
         self._leave_finished_stages()
 
     def _validate(self, line: dict[str, Any]) -> None:
-        """Compare unrounded values; an equal value is no gain, so the earlier epoch stays the best."""
+        """Validate, keep the weights of a gain, and count evaluations without one (`is_gain`)."""
         progress, began = self.progress, time.perf_counter()
+        rule = self.stage.config.patience_rule
         try:
             value = self.validate(self.model)
         except RunError as error:
@@ -287,12 +288,12 @@ class Trainer:
         progress.seconds["valid"] += time.perf_counter() - began
         place = {"stage": progress.stage} if len(self.stages) > 1 else {}
         progress.curve.append({**place, "epoch": progress.epoch, self.config.selection_metric: value})
-        if value > progress.best:
+        if is_gain(value, progress.best, rule):
             progress.best, progress.best_epoch, progress.bad = value, progress.epoch, 0
             self.files.save_weights(CANDIDATE, self.model, self.place)
         else:
             progress.bad += 1
-            if progress.bad >= self.stage.config.patience:
+            if progress.bad >= self.stage.config.patience + (rule == "recbole"):
                 progress.stopped = "patience"
         line.update(
             valid={self.config.selection_metric: value},
@@ -300,6 +301,14 @@ class Trainer:
             best_epoch=progress.best_epoch,
             bad=progress.bad,
         )
+
+
+def is_gain(value: float, best: float, rule: str) -> bool:
+    """Return whether a validation's value counts as better than the best so far, or, by RecBole's rule, as good.
+
+    "strict" compares unrounded values, so the earlier of two equal epochs stays the best.
+    """
+    return round(value, 4) >= round(best, 4) if rule == "recbole" else value > best
 
 
 # -- the loop ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from mmbench.data.picture_store import PictureStore, StoreWriter
 from mmbench.data.prepare import prepare
 from mmbench.data.spec import Images
 from mmbench.data.store import open_prepared
-from mmbench.fetch import jobs, pictures
+from mmbench.fetch import hosts, jobs
 from mmbench.fetch.hosts import Limits
 from tests.data.raw_files import AMAZON_2014, TABLE, grid, write_2014, write_lines, write_toml
 from tests.features.toy import encoded, picture
@@ -38,6 +38,7 @@ N = 24
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("MMBENCH_PRIVATE_HOSTS", "1")
 
 
 @pytest.fixture
@@ -251,7 +252,7 @@ def test_a_store_that_cannot_be_used_is_one_line(shop_of: ShopOf, server: Pictur
 def test_a_transient_failure_is_asked_again_next_time(
     shop_of: ShopOf, server: PictureServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "Limits", partial(Limits, first_wait_s=0.01))
+    monkeypatch.setattr(hosts, "Limits", partial(Limits, first_wait_s=0.01))
     server.pages["/i2.jpg"] = cut(jpeg(2))
     shop = shop_of(server)
     assert "1 the connection was cut i2.jpg" in shop.run("prepare", "mine").stdout

@@ -5,7 +5,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from mmbench.fetch.client import MAX_WAIT_S, FetchError, get, new_session, retrying
+from mmbench.fetch.client import MAX_WAIT_S, get, new_session, retrying
+from mmbench.fetch.errors import FetchError
 from tests.fetch.server import Answer, Server
 
 

@@ -33,6 +33,7 @@ from tests.fetch.picture_server import (
 )
 
 QUICK: dict[str, Any] = {
+    "allows_private": True,
     "first_wait_s": 0.01, "pause_s": 0.05, "timeout": (1.0, 0.3), "total_s": 0.4, "grace_s": 0.2,
 }  # fmt: skip
 LIMITS = Limits(**QUICK)

@@ -56,6 +56,14 @@ def test_a_gain_starts_the_count_anew_and_equal_is_no_gain(tmp_path: Path) -> No
     assert (found.epoch, found.best_epoch, found.best) == (5, 3, 0.30000001)
 
 
+def test_recbole_s_rule_compares_four_digits_takes_equals_and_waits_once_more(tmp_path: Path) -> None:
+    """Counted by hand after RecBole's `early_stopping`: the run ends when the count exceeds the patience."""
+    values = [0.30001, 0.30004, 0.2, 0.29996, 0.2, 0.2, 0.2, 0.9]
+    found, _ = run_scripted(tmp_path, values, max_epochs=50, patience=2, patience_rule="recbole")
+    assert [line["bad"] for line in log_of(tmp_path)] == [0, 0, 1, 0, 1, 2, 3]
+    assert (found.epoch, found.best_epoch, found.best, found.stopped) == (7, 4, 0.29996, "patience")
+
+
 def test_zero_on_validation_is_a_first_best(tmp_path: Path) -> None:
     found, _ = run_scripted(tmp_path, [0.0, 0.0, 0.0], max_epochs=50, patience=2)
     assert (found.epoch, found.best_epoch, found.best) == (3, 1, 0.0)
