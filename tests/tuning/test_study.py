@@ -146,7 +146,7 @@ def test_processes_share_a_grid_and_none_runs_a_point_twice(toy: Prepared, tmp_p
 
 
 def test_many_at_once_are_given_different_trials(toy: Prepared, tmp_path: Path) -> None:
-    ledger = open_study(toy, tmp_path)
+    ledger = open_study(toy, tmp_path, lists={"lr": [k / 1000 for k in range(2, 60)]})
 
     def take(_: int) -> int:
         with ledger.claim(64) as claimed:
