@@ -76,9 +76,10 @@ from mmbench.cli import (  # noqa: E402
     reproduce,
     run,
     show,
+    tune,
 )
 
-for group in (data, datasets, features, run, report, reproduce, audit, registry, show, doctor):
+for group in (data, datasets, features, run, tune, report, reproduce, audit, registry, show, doctor):
     group.register(app)
 
 

@@ -1,6 +1,7 @@
 """`mmbench run`, `train` and `evaluate`."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,6 +157,13 @@ def run(
     dataset: Annotated[list[str] | None, typer.Option(help="Prepared data set; repeatable.")] = None,
     seeds: Annotated[str, typer.Option(help="How many seeds (10 = 1..10) or which (3,5,8).")] = "1",
     set_: SetOption = None,
+    tuned: Annotated[
+        bool,
+        typer.Option("--tuned", help="With the best settings that `mmbench tune` found; --set is stronger."),
+    ] = False,
+    study: Annotated[
+        str | None, typer.Option(metavar="ID", help="Those of this study; implies --tuned.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
@@ -190,6 +198,13 @@ def run(
     n_stacked = stack_size(stack, pick_device(device) if address is None else "cpu")
     names = model_list(models, floors=floors)
     prepared = chosen_datasets(state, dataset)
+    if tuned or study is not None:
+        from mmbench.tuning.tuned import tuned_layers
+
+        layers = tuned_layers(
+            state.results_dir, prepared, names, asked=models, overrides=overrides, study_id=study
+        )
+        overrides = replace(overrides, tuned=layers)
     cells = plan(
         results_dir=state.results_dir, datasets=prepared, models=names, seeds=numbers, overrides=overrides
     )

@@ -36,6 +36,7 @@ class Overrides:
 
     everywhere  the user's settings for all models that have them
     by_model    the user's settings for single models
+    tuned       settings that a search found, by data set and model; the user's are stronger
     declared    settings of a declared experiment; the user's are stronger
     swept       what a declared sweep varies; stronger than the user's
     """
@@ -44,6 +45,7 @@ class Overrides:
     by_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     declared: Mapping[str, Any] = field(default_factory=dict)
     swept: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[tuple[str, str], Layer] = field(default_factory=dict)
 
     def of_user(self, model: str, known: Iterable[str]) -> dict[str, Any]:
         """Return what the user set for a model that has the settings `known`."""
@@ -52,10 +54,11 @@ class Overrides:
         own = {**self.by_model.get(base, {}), **(self.by_model.get(model, {}) if model != base else {})}
         return {**shared, **own}
 
-    def layers(self, model: str, known: Iterable[str]) -> list[Layer]:
-        """Return the layers of settings of a model, from weakest to strongest."""
+    def layers(self, model: str, known: Iterable[str], dataset: str = "") -> list[Layer]:
+        """Return the layers of settings of a model on a data set, from weakest to strongest."""
         layers = (
             Layer(Origin.experiment, self.declared),
+            self.tuned.get((dataset, model), Layer(Origin.tuned, {})),
             Layer(Origin.user, self.of_user(model, known)),
             Layer(Origin.experiment, self.swept),
         )
@@ -99,7 +102,7 @@ def plan(
                 entry = registry.find(model)
                 if number and entry.load().deterministic:
                     continue  # one run is all runs
-                layers = overrides.layers(model, entry.known_settings())
+                layers = overrides.layers(model, entry.known_settings(), prepared.name)
                 cells.append(
                     make_cell(
                         results_dir=results_dir, prepared=prepared, model=model, seed=seed, overrides=layers

@@ -1,0 +1,177 @@
+"""One trial: its settings trained with the tuning seeds and ranked on the validation targets, on nothing else."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
+from mmbench.evaluation.metrics import mean_value
+from mmbench.evaluation.ranking import rank
+from mmbench.models.base import Recommender
+from mmbench.runs.build import LoadedData, build_model, load_data
+from mmbench.runs.plan import Cell, make_cell
+from mmbench.settings.config import Layer, Origin, TrainConfig
+from mmbench.training.progress import EpochReport, Progress
+from mmbench.training.trainer import Trainer
+from mmbench.tuning.ledger import Claimed, Plan, Status, Trial
+
+LAST_SEED = 10**6  # tuning seeds count down from it: no table's seeds are among them
+ETA = 3  # of the trials at a rung, the best third goes on
+RUNGS = tuple(4 * ETA**k for k in range(8))  # epochs at which trials are compared
+
+
+class EndedError(Exception):
+    """The trial ends before its training does: `status` says why."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@dataclass
+class Judge:
+    """Hears of the epochs of a trial's training, and ends it when it is worse than others or the time is over.
+
+    others     the curves of trials that ended: epoch, value
+    is_over    whether the budget of seconds is spent
+    on_epoch   told of every epoch
+    """
+
+    metric: str
+    others: Sequence[Sequence[tuple[int, float]]]
+    prunes: bool
+    is_over: Callable[[], bool]
+    on_epoch: Callable[[EpochReport], None] = lambda report: None
+
+    def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+    def epoch(self, report: EpochReport) -> None:
+        self.on_epoch(report)
+        if self.prunes and report.epoch in RUNGS and is_worse(report.best, self.others, report.epoch):
+            raise EndedError("pruned")
+        if self.is_over():
+            raise EndedError("cut")
+
+
+def is_worse(best: float, others: Sequence[Sequence[tuple[int, float]]], epoch: int) -> bool:
+    """Return whether a value after `epoch` epochs is below the best third of those that came as far.
+
+    A trial that stopped earlier by itself came as far with its best value.
+    """
+    reached = [
+        max(value for at, value in curve if at <= epoch) for curve in others if curve and curve[0][0] <= epoch
+    ]
+    better = sum(value > best for value in reached)
+    return len(reached) >= ETA and better >= math.ceil((len(reached) + 1) / ETA)
+
+
+def trial_seeds(n_seeds: int) -> list[int]:
+    return [LAST_SEED - k for k in range(n_seeds)]
+
+
+def run_trial(
+    plan: Plan,
+    prepared: Prepared,
+    claimed: Claimed,
+    *,
+    others: Sequence[Trial],
+    device: str,
+    is_over: Callable[[], bool] = lambda: False,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+) -> Trial:
+    """Compute a trial, going on where it was interrupted. What fails is a failed trial with its reason."""
+    began = time.perf_counter()
+    base = Trial(number=claimed.number, status="finished", values=claimed.values)
+    # The first trial is the recipe's own: it is what the others are compared with.
+    curves = [curve for trial in others for curve in trial.curves[:1]] if claimed.number else []
+    judge = Judge(plan.metric, curves, plan.prunes and claimed.number > 0, is_over, on_epoch)
+    done: list[tuple[int, Outcome]] = []
+    try:
+        for seed in trial_seeds(plan.n_seeds):
+            cell = trial_cell(plan, prepared, claimed.values, seed, claimed.folder / f"seed_{seed}")
+            done.append((seed, _train(cell, device, judge)))
+            if done[-1][1].ended:
+                break
+            judge.prunes = False  # one seed decides whether the others are worth their time
+    except Exception as error:
+        reason = " ".join(f"{error}".split())[:500] or type(error).__name__
+        seconds = time.perf_counter() - began
+        return replace(base, status="failed", reason=reason, seconds=seconds)
+    outcomes = [outcome for _, outcome in done]
+    values = [outcome.value for outcome in outcomes if outcome.value is not None]
+    return replace(
+        base, status=outcomes[-1].ended or "finished", value=fmean(values) if values else None,
+        seeds=tuple(seed for seed, _ in done), curves=tuple(outcome.curve for outcome in outcomes),
+        n_epochs=sum(outcome.n_epochs for outcome in outcomes), n_parameters=outcomes[0].n_parameters,
+        seconds=time.perf_counter() - began,
+    )  # fmt: skip
+
+
+def trial_cell(plan: Plan, prepared: Prepared, values: dict[str, Any], seed: int, path: Path) -> Cell:
+    """Return the cell of a trial's seed; its folder is the trial's."""
+    layers = [Layer(Origin.user, plan.fixed), Layer(Origin.tuned, values, f"study {plan.study_id}")]
+    cell = make_cell(
+        results_dir=path, prepared=prepared, model=plan.model, seed=seed,
+        overrides=[layer for layer in layers if layer.values],
+    )  # fmt: skip
+    if cell.settings["validation"].value != "valid":
+        raise UsageError(
+            f"{plan.model} is selected on test items (validation = 'test-item'); it cannot be tuned"
+        )
+    return replace(cell, path=path)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one seed's training went; `ended` is empty where it ended by itself."""
+
+    value: float | None
+    curve: tuple[tuple[int, float], ...]
+    n_epochs: int
+    n_parameters: int
+    ended: Status | None = None
+
+
+def _train(cell: Cell, device: str, judge: Judge) -> Outcome:
+    """Train a model and return its best validation value; without a training, the value of what it computed."""
+    cell.path.mkdir(parents=True, exist_ok=True)
+    data = load_data(cell.data_path, prepared_hash(cell))
+    model, config = build_model(cell, data, device)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    validate = partial(validation_value, data, config, device)
+    if not model.trainable:
+        return Outcome(validate(model), (), 0, n_parameters)
+    trainer = Trainer(
+        model, data.train, validate, config, seed=cell.seed, folder=cell.path, device=device, watcher=judge
+    )
+    ended: Status | None = None
+    try:
+        trainer.fit()
+    except EndedError as end:
+        ended = end.status
+    return _outcome(trainer.progress, config.selection_metric, n_parameters, ended)
+
+
+def _outcome(progress: Progress, metric: str, n_parameters: int, ended: Status | None) -> Outcome:
+    curve = tuple((int(point["epoch"]), float(point[metric])) for point in progress.curve)
+    value = progress.best if math.isfinite(progress.best) else None
+    return Outcome(value, curve, progress.earlier + progress.epoch, n_parameters, ended)
+
+
+def validation_value(data: LoadedData, config: TrainConfig, device: str, model: Recommender[Any]) -> float:
+    with torch.no_grad():
+        ranks = rank(model, data.valid, mask_seen=config.mask_seen, device=device)
+    return mean_value(ranks, config.selection_metric)
+
+
+def prepared_hash(cell: Cell) -> str:
+    return str(cell.protocol["data"])

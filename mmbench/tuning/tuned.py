@@ -1,0 +1,97 @@
+"""What studies found, for runs and tables: the settings of a study's best trial, and how a run's came about."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
+from mmbench.models import registry
+from mmbench.runs.plan import make_cell
+from mmbench.runs.schedule import Overrides
+from mmbench.runs.store import RunRecord
+from mmbench.settings.config import CHOSEN, Layer, Origin
+from mmbench.tuning.ledger import Ledger, best_of, chosen_study, studies_of
+
+
+def tuned_layers(
+    results_dir: Path,
+    datasets: Sequence[Prepared],
+    models: Sequence[str],
+    *,
+    asked: Sequence[str],
+    overrides: Overrides,
+    study_id: str | None = None,
+) -> dict[tuple[str, str], Layer]:
+    """Return the best settings of the studies that fit, by data set and model.
+
+    Of several studies of a model the one with the most trials counts. UsageError for a model that was asked for and
+    has none; models that come along by themselves keep their recipe then.
+    """
+    layers = {}
+    for prepared in datasets:
+        for model in models:
+            try:
+                layers[prepared.name, model] = _layer(results_dir, prepared, model, overrides, study_id)
+            except UsageError:
+                if model in asked and (study_id is None or len(asked) == 1):
+                    raise
+    if study_id is not None and not layers:
+        raise UsageError(f"no model of this run has the study {study_id}")
+    return layers
+
+
+def _layer(
+    results_dir: Path, prepared: Prepared, model: str, overrides: Overrides, study_id: str | None
+) -> Layer:
+    known = registry.find(model).known_settings()
+    cell = make_cell(
+        results_dir=results_dir,
+        prepared=prepared,
+        model=model,
+        seed=1,
+        overrides=overrides.layers(model, known),
+    )
+    ledger = chosen_study(
+        results_dir, prepared, model, protocol=cell.protocol,
+        features={name: use.identity for name, use in cell.features.items()}, study_id=study_id,
+    )  # fmt: skip
+    best = best_of(ledger.trials())
+    assert best is not None
+    values = {**ledger.plan.fixed, **best.values}
+    return Layer(Origin.tuned, values, f"study {ledger.plan.study_id}, trial {best.number}")
+
+
+def budget_text(ledger: Ledger) -> str:
+    """Return what a study has cost: "30 trials, 1.9 h"."""
+    trials = ledger.trials()
+    hours = sum(trial.seconds for trial in trials) / 3600
+    return (
+        f"{len(trials)} trials, {hours:.1f} h"
+        if hours >= 0.05
+        else f"{len(trials)} trials, {hours * 60:.1f} min"
+    )
+
+
+def how_settings_came(results_dir: Path, record: RunRecord) -> str:
+    """Return how a run's settings came about: "tuned (30 trials, 1.9 h)", "--set" or "recipe".
+
+    Looked up in the ledgers, because the same settings may have been typed, or be the recipe's own.
+    """
+    values = {key: setting.value for key, setting in record.settings.items()}
+    for ledger in studies_of(results_dir, record.dataset, record.model):
+        best = best_of(ledger.trials())
+        if best is None or ledger.plan.protocol != record.protocol:
+            continue
+        chosen = {**ledger.plan.fixed, **best.values}
+        if _agree(values, chosen) and _others_are_the_recipe_s(record, set(chosen)):
+            return f"tuned ({budget_text(ledger)})"
+    is_chosen = any(setting.origin in CHOSEN for setting in record.settings.values())
+    return "--set" if is_chosen else "recipe"
+
+
+def _agree(values: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    return all(values.get(key) == value for key, value in wanted.items())
+
+
+def _others_are_the_recipe_s(record: RunRecord, keys: set[str]) -> bool:
+    return not any(setting.origin in CHOSEN and key not in keys for key, setting in record.settings.items())
