@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "errors", "choices", "locks", "atomic", "paths", "strict", "sealed", "runtime",
+    "lazy", "errors", "choices", "locks", "atomic", "paths", "strict", "sealed", "runtime",
     "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
-    "look", "reporting", "reproduce", "audit", "doctor", "cli", "__main__",
+    "look", "reporting", "reproduce", "audit", "api", "doctor", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -187,6 +187,11 @@ def mean_value(ranks: RankCounts, name: str) -> float:
     return float(parse_metric(name).values(ranks).mean())
 
 
+DEFAULT_METRICS = (
+    Metric("NDCG", 5), Metric("NDCG", 10), Metric("MRR", 5), Metric("MRR", 10), Metric("HR", 10),
+)  # fmt: skip
+
+
 def parse_metric(text: str) -> Metric:
     """Return the metric of a text such as `ndcg@10`; UsageError for an unknown name or an impossible cutoff."""
     word, at, cutoff = text.strip().partition("@")
