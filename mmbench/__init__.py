@@ -16,37 +16,31 @@ if TYPE_CHECKING:
 
     __all__ = ["__version__", "load", "prepare", "report", "run"]
 else:
-    from importlib import import_module
-
     from mmbench.lazy import attach
 
-    _get, __dir__, _exported = attach(
-        __name__, dict.fromkeys(("load", "prepare", "report", "run"), "mmbench.api")
+    _MOVED = {
+        "again": "mmbench.runs.rerank",
+        "cell": "mmbench.runs.plan",
+        "checkpoint": "mmbench.training.checkpoint",
+        "config": "mmbench.settings.config",
+        "evaluate": "mmbench.evaluation.ranking",
+        "experiment": "mmbench.runs.execute",
+        "memory": "mmbench.training.out_of_memory",
+        "metrics": "mmbench.evaluation.metrics",
+        "optim": "mmbench.training.optim",
+        "parallel": "mmbench.runs.workers",
+        "progress": "mmbench.training.progress",
+        "recipe": "mmbench.settings.recipe",
+        "registry": "mmbench.models.registry",
+        "results": "mmbench.runs.store",
+        "stack": "mmbench.training.stack",
+        "stats": "mmbench.evaluation.significance",
+        "train": "mmbench.training.trainer",
+    }
+    __getattr__, __dir__, _exported = attach(
+        __name__,
+        {"mmbench.api": ("load", "prepare", "report", "run")},
+        packages=("data", "errors", "models", "nn"),
+        moved=_MOVED,
     )
     __all__ = ["__version__", *_exported]
-    # Packages with names for a user's own files: `mmbench.models.Recommender` needs no import of its own.
-    _PACKAGES = ("data", "errors", "models", "nn")
-    _MOVED = {
-        "again": "runs.rerank",
-        "cell": "runs.plan",
-        "checkpoint": "training.checkpoint",
-        "config": "settings.config",
-        "evaluate": "evaluation.ranking",
-        "experiment": "runs.execute",
-        "memory": "training.out_of_memory",
-        "metrics": "evaluation.metrics",
-        "optim": "training.optim",
-        "parallel": "runs.workers",
-        "progress": "training.progress",
-        "recipe": "settings.recipe",
-        "registry": "models.registry",
-        "results": "runs.store",
-        "stack": "training.stack",
-        "stats": "evaluation.significance",
-        "train": "training.trainer",
-    }
-
-    def __getattr__(name):
-        if name in _MOVED:
-            raise ImportError(f"mmbench.{name} is mmbench.{_MOVED[name]} now; import that")
-        return import_module(f"{__name__}.{name}") if name in _PACKAGES else _get(name)

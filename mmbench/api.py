@@ -20,7 +20,7 @@ from mmbench import paths
 from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, SplitName, TestName, Ties
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metric
+from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
 from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
@@ -174,7 +174,7 @@ def report(
     *,
     datasets: Names = (),
     models: Names = (),
-    metrics: str | Metric | Sequence[str | Metric] = DEFAULT_METRICS,
+    metrics: str | Metric | Iterable[str | Metric] = DEFAULT_METRICS,
     compare: str | None = None,
     test: TestName = "t",
     correction: Correction = "holm",
@@ -242,10 +242,6 @@ def _datasets(given: str | Prepared | Sequence[str | Prepared]) -> list[str | Pr
         if not isinstance(dataset, Prepared):
             _check_name(dataset, "data set", example="demo")
     return chosen
-
-
-def _metric(metric: str | Metric) -> Metric:
-    return parse_metric(metric) if isinstance(metric, str) else metric
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

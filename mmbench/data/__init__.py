@@ -26,13 +26,11 @@ if TYPE_CHECKING:
 else:
     from mmbench.lazy import attach
 
-    _NAMES = {
+    _HOMES = {
         "mmbench.data.batch": ("Batch", "TrainBatch"),
         "mmbench.data.catalog": ("add_datasets", "load_catalog"),
         "mmbench.data.protocol": ("Protocol",),
         "mmbench.data.spec": ("DatasetSpec",),
         "mmbench.data.store": ("Prepared", "list_prepared", "open_prepared"),
     }
-    __getattr__, __dir__, __all__ = attach(
-        __name__, {name: home for home, names in _NAMES.items() for name in names}
-    )
+    __getattr__, __dir__, __all__ = attach(__name__, _HOMES)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 else:
     from mmbench.lazy import attach
 
-    _NAMES = {
+    _HOMES = {
         "mmbench.data.batch": ("Batch", "TrainBatch"),
         "mmbench.models.base": ("Catalog", "Recommender", "Stage"),
         "mmbench.models.needs": ("Needs", "Negatives", "Prefixes", "SlotAfter"),
@@ -48,6 +48,4 @@ else:
             "Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Probability",
         ),
     }  # fmt: skip
-    __getattr__, __dir__, __all__ = attach(
-        __name__, {name: home for home, names in _NAMES.items() for name in names}
-    )
+    __getattr__, __dir__, __all__ = attach(__name__, _HOMES)

@@ -33,13 +33,11 @@ if TYPE_CHECKING:
 else:
     from mmbench.lazy import attach
 
-    _NAMES = {
+    _HOMES = {
         "mmbench.nn.features": ("FeatureTable", "LayerFeatures"),
         "mmbench.nn.layers": (
             "Attention", "Dropout", "PostNormEncoder", "PreQueryEncoder", "init_normal", "zero_padding",
         ),
         "mmbench.nn.losses": ("bce", "bpr", "cross_entropy", "info_nce", "nce", "next_item"),
     }  # fmt: skip
-    __getattr__, __dir__, __all__ = attach(
-        __name__, {name: home for home, names in _NAMES.items() for name in names}
-    )
+    __getattr__, __dir__, __all__ = attach(__name__, _HOMES)

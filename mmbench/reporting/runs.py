@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from mmbench.choices import SPLITS, SplitName
 from mmbench.errors import DataError
-from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric
+from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.reporting.rounding import DASH, number
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import DELIBERATE
@@ -55,29 +55,31 @@ class Runs(Sequence[RunRecord]):
 
     def to_frame(
         self,
-        metrics: Sequence[str | Metric] = DEFAULT_METRICS,
+        metrics: str | Metric | Iterable[str | Metric] = DEFAULT_METRICS,
         *,
-        splits: Sequence[SplitName] = SPLITS,
+        splits: SplitName | Sequence[SplitName] = SPLITS,
     ) -> "pd.DataFrame":
         """Return one row per run: FACTS, the settings that somebody chose, and metrics, "test NDCG@10", unrounded.
 
-        A failed run has no metrics (NaN), a run that lacks a setting has None. Raises DataError for stored rankings
+        A failed run has no metrics and a model may lack a setting: NaN. Raises DataError for stored rankings
         that are missing or damaged.
         """
         import pandas as pd
 
+        wanted = as_metrics(metrics)
+        parts: Sequence[SplitName] = [splits] if isinstance(splits, str) else splits
         keys = sorted({key for record in self for key in _chosen(record)})
         rows = [
             _facts(record)
             | {_column(key): _setting(record, key) for key in keys}
             | {
                 f"{split} {name}": value
-                for split in splits
-                for name, value in record.metrics(split, metrics).items()
+                for split in parts
+                for name, value in record.metrics(split, wanted).items()
             }
             for record in self
         ]
-        columns = [*FACTS, *map(_column, keys), *(f"{split} {name}" for split in splits for name in metrics)]
+        columns = [*FACTS, *map(_column, keys), *(f"{split} {name}" for split in parts for name in wanted)]
         return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
     def __repr__(self) -> str:
