@@ -20,7 +20,7 @@ from mmbench import paths
 from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, SplitName, TestName, Ties
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric
+from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
 from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
@@ -195,7 +195,7 @@ def report(
     """
     sets, rows = _names(datasets, "data set", example="demo"), _names(models, "model", example="sasrec")
     request = TableRequest(
-        metrics=tuple(_metric(metric) for metric in ([metrics] if isinstance(metrics, str | Metric) else metrics)),
+        metrics=as_metrics(metrics),
         split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
         datasets=tuple(sets), models=tuple(rows),
     )  # fmt: skip
