@@ -132,7 +132,7 @@ BROKEN = OWN.replace("return", 'raise ValueError("<b>no</b> & never")\n        r
 def test_a_run_that_fails_is_a_row_with_its_reason(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = write_own(tmp_path / "models", code=BROKEN, stem="broken_line")
+    models = write_own(tmp_path / "models", code=BROKEN)
     monkeypatch.setenv("MMBENCH_MODELS", str(models))
     runs = ask(data_dir, tmp_path / "results", models=["my-line", "pop"], settings={}, seeds=1)
     assert [run.status for run in runs] == ["failed", "finished"]

@@ -60,7 +60,7 @@ def test_the_documented_python_works(
     ]  # fmt: skip
     assert {record.settings["lr"].value for record in names["stored"]} == {0.003}
     assert set(names["frame"]["metric"]) == {"HR@10", "MRR"}
-    assert f"print(error)                            # {said[-1]}" in blocks[-1]
+    assert f"print(error)  # {said[-1]}" in blocks[-1]
 
 
 def test_the_readme_s_python_is_that_of_the_page() -> None:
