@@ -15,3 +15,9 @@ TIE_RULES: tuple[Ties, ...] = get_args(Ties)
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 DEFAULT_LISTS = 20  # items of each user's list of best items that a run stores
+
+# Models that come along with every run -> the largest catalogue on which they do; None = any.
+FLOORS: dict[str, int | None] = {
+    "pop": None, "recent-pop": None, "repeat-last": None, "random": None, "itemknn": None, "rp3beta": None,
+    "ease": 15_000,
+}  # fmt: skip

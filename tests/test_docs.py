@@ -1,7 +1,8 @@
-"""The documentation's own code works: the model of docs/adding_a_model.md is cut out and run."""
+"""The documentation's own code works: it is cut out of the pages and run."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,42 @@ def test_the_documented_model_is_found_and_keeps_the_contract(documented_model: 
         contract.test_a_later_item_never_changes_an_earlier_state(name)
         contract.test_all_positions_and_prefixes_have_the_same_loss(name)
     contract.test_thirty_two_users_can_be_learned_by_heart(documented_model)
+
+
+def test_the_documented_python_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every block of docs/python.md, one after another, in an empty folder."""
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len(blocks) == 7
+    monkeypatch.chdir(tmp_path)
+    for variable in ("MMBENCH_DATA", "MMBENCH_RESULTS", "MMBENCH_MODELS", "MMBENCH_DATASETS"):
+        monkeypatch.delenv(variable, raising=False)
+    names: dict[str, Any] = {}
+    exec(blocks[0], names)
+    assert {record.status for record in names["runs"]} == {"finished"}
+    shown = str(names["mmbench"].report(names["runs"]))
+    assert {"HM4SR [max_epochs=2]", "SASRec [max_epochs=2]", "Pop"} <= set(re.split(r"  +|\n", shown))
+    for block in blocks[1:]:
+        exec(block, names)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("1000 499 [")
+    assert [(record.model, record.seed) for record in names["runs"]] == [
+        ("sasrec", 1), ("sasrec:official", 1), ("sasrec", 5), ("sasrec:official", 5),
+    ]  # fmt: skip
+    assert {record.settings["lr"].value for record in names["stored"]} == {0.003}
+    assert set(names["frame"]["metric"]) == {"HR@10", "MRR"}
+    assert f"print(error)  # {said[-1]}" in blocks[-1]
+
+
+def test_the_readme_s_python_is_that_of_the_page() -> None:
+    """But for the number of epochs, which is small on the page that is run."""
+    blocks = [
+        re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), flags=re.S)[0]
+        for name in ("README.md", "docs/python.md")
+    ]
+    assert blocks[0].split() == blocks[1].replace(", epochs=2", "").split()
 
 
 def test_pages_named_in_the_readme_exist() -> None:

@@ -3,15 +3,18 @@
 import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from mmbench import api
+
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "errors", "choices", "visible", "console", "locks", "atomic", "paths", "strict", "sealed", "runtime",
+    "lazy", "errors", "choices", "visible", "console", "locks", "atomic", "paths", "strict", "sealed", "runtime",
     "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
-    "tuning", "look", "reporting", "reproduce", "audit", "doctor", "cli", "__main__",
+    "tuning", "look", "reporting", "reproduce", "audit", "api", "doctor", "cli", "__main__",
 )  # fmt: skip
 
 
@@ -71,3 +74,22 @@ def test_no_two_files_import_each_other() -> None:
 def test_every_folder_and_file_at_the_top_has_a_place_in_the_order() -> None:
     found = {part_of(module_of(path)) for path in sources()} - {"mmbench"}
     assert found == set(ORDER)
+
+
+def test_nothing_has_the_name_of_a_function_of_the_interface() -> None:
+    """Python binds an imported sub-module over the function of that name, and the second call fails."""
+    taken = {path.stem for path in (ROOT / "mmbench").iterdir()}
+    assert not taken & set(api.__all__)
+
+
+@pytest.mark.parametrize("package", ["data", "models", "nn"])
+def test_no_name_of_a_package_is_that_of_a_file_in_it(package: str) -> None:
+    folder = ROOT / "mmbench" / package
+    assert not {path.stem for path in folder.iterdir()} & set(import_module(f"mmbench.{package}").__all__)
+
+
+def test_only_commands_and_the_package_itself_use_the_interface() -> None:
+    users = {
+        part_of(module_of(path)) for path in sources() for _, name in imports(path) if name == "mmbench.api"
+    }
+    assert users == {"mmbench", "cli"}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from mmbench.choices import Correction, Format, MaskRule, SplitName, TestName, Ties
 from mmbench.cli.state import State
-from mmbench.errors import MmbenchError, UsageError, suggest
+from mmbench.errors import MmbenchError, UsageError
 
 if TYPE_CHECKING:
     from mmbench.reporting.table import Table
@@ -108,37 +107,24 @@ def report(
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
     ] = None,
 ) -> None:
-    from mmbench.evaluation.metrics import parse_metric
-    from mmbench.reporting import DEFAULT_METRICS, TableRequest, build_table
-    from mmbench.reporting.protocols import keep_settings
+    from mmbench import api
+    from mmbench.evaluation.metrics import DEFAULT_METRICS, parse_metric
 
     del table  # named in the documentation; there is nothing else to print
     state: State = ctx.obj
-    request = TableRequest(
-        metrics=tuple(map(parse_metric, metric or [])) or DEFAULT_METRICS,
-        split=split,
-        ties=ties,
-        mask_seen=mask_seen,
-        test=test,
-        correction=correction,
-        compare=compare,
-        datasets=tuple(dataset or []),
-        models=tuple(model or []),
-    )
-    wanted = _parse_filters(set_ or [])
-    records = _select(state, dataset or [], model or [])
-    if current_data:
-        records = _on_current_data(state, records)
-    records = keep_settings(records, wanted)
-    _note_outdated_data(state, records)
-    built = build_table(records, request)
+    metrics = list(map(parse_metric, metric or [])) or DEFAULT_METRICS
+    runs = api.load(
+        datasets=dataset or [], models=model or [], settings=_parse_filters(set_ or []), current_data=current_data,
+        data_dir=state.data_dir, results_dir=state.results_dir,
+    )  # fmt: skip
+    state.warn_left_out(runs.left_out)
+    _note_outdated_data(state, runs)
+    built = api.report(
+        runs, datasets=dataset or [], models=model or [], metrics=metrics, compare=compare, test=test,
+        correction=correction, split=split, ties=ties, mask_seen=mask_seen,
+    )  # fmt: skip
     state.warn_left_out(built.left_out)
-    choices = [*(f"{key}={' or '.join(values)}" for key, values in wanted.items())]
-    choices += ["the data as prepared now"] * current_data
-    if choices:  # else nobody could tell from the table that runs were chosen
-        runs = ("Runs", f"Only runs with {', '.join(choices)}.")
-        built = replace(built, caption=(*built.caption, runs))
-    _emit(state, built, fmt, output)
+    _emit(state, built.table, fmt, output)
 
 
 def _note_outdated_data(state: State, records: "Sequence[RunRecord]") -> None:
@@ -152,39 +138,6 @@ def _note_outdated_data(state: State, records: "Sequence[RunRecord]") -> None:
                 note_outdated(state, open_prepared(name, state.data_dir))
 
 
-def _select(state: State, datasets: Sequence[str], models: Sequence[str]) -> "list[RunRecord]":
-    """The records asked for; a name that no result has fails with the nearest one.
-
-    A damaged record matters if it was asked for: then a line says that it is left out. When nothing else is
-    left, it is the error.
-    """
-    from mmbench.runs.store import lies_in, read_all, select
-
-    results_dir = state.results_dir
-    damaged: list[tuple[Path, MmbenchError]] = []
-    records = list(read_all(results_dir, on_error=lambda path, error: damaged.append((path, error))))
-    if not records and not damaged:
-        raise UsageError(
-            f"no results in {results_dir}; make some, for example: mmbench run sasrec pop --seeds 3, "
-            "or name their folder with --results-dir"
-        )
-    for key, asked, known, what in (
-        ("datasets", datasets, {one.dataset for one in records}, "data set"),
-        ("models", models, {one.model for one in records}, "model"),
-    ):
-        for name in asked:
-            if name not in known and not any(lies_in(path, **{key: [name]}) for path, _ in damaged):
-                raise UsageError(f"{suggest(name, known, what=what)} (among the results in {results_dir})")
-    found = select(records, datasets=datasets, models=models)
-    faults = [error for path, error in damaged if lies_in(path, datasets=datasets, models=models)]
-    if not found and faults:
-        raise faults[0]
-    if not found:
-        raise UsageError(f"{', '.join(models)} has no results on {', '.join(datasets)}; run it first")
-    state.warn_left_out(map(str, faults))
-    return found
-
-
 def _parse_filters(given: Sequence[str]) -> dict[str, list[str]]:
     """`--set` texts as key -> values."""
     wanted: dict[str, list[str]] = {}
@@ -194,27 +147,6 @@ def _parse_filters(given: Sequence[str]) -> dict[str, list[str]]:
             raise UsageError(f"--set {text!r}: write it as KEY=VALUE, for example --set mask_seen=none")
         wanted.setdefault(key, []).append(value)
     return wanted
-
-
-def _on_current_data(state: State, records: "Sequence[RunRecord]") -> "list[RunRecord]":
-    """Runs whose data set is still prepared as it was then; a data set that loses all its runs is named."""
-    from mmbench.data.store import open_prepared
-    from mmbench.reporting.protocols import CURRENT, keep_data
-
-    hashes, reasons = {}, {}
-    for name in dict.fromkeys(one.dataset for one in records):
-        reasons[name] = f"no run on {name} was made with the data as it is prepared now; run the models again"
-        try:
-            hashes[name] = open_prepared(name, state.data_dir).hash
-        except MmbenchError as error:
-            reasons[name] = str(error)
-    kept = keep_data(records, hashes)
-    lost = [reason for name, reason in reasons.items() if not any(one.dataset == name for one in kept)]
-    if not kept:
-        raise UsageError(f"{CURRENT}: {lost[0]}")
-    for reason in lost:
-        state.warn(f"left out of the table: {reason}")
-    return kept
 
 
 def _emit(state: State, table: "Table", fmt: Format | None, output: Path | None) -> None:

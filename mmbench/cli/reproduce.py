@@ -194,8 +194,8 @@ def _plan(
 
 def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
     """Each cell with its state and time; then what is left in all, and what is not there."""
-    from mmbench.cli.live import clock
     from mmbench.reproduce.plan import states
+    from mmbench.runs.narrator import clock
 
     known = states(plan.cells)
     for one in known:

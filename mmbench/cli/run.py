@@ -1,30 +1,23 @@
 """`mmbench run`, `train` and `evaluate`."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbench.choices import DEFAULT_LISTS, MaskRule
+from mmbench.choices import DEFAULT_LISTS, FLOORS, MaskRule
 from mmbench.cli.state import State
-from mmbench.errors import DataError, RunError, UsageError, suggest
+from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from mmbench.data.store import Prepared
     from mmbench.evaluation.evidence import Ranking
     from mmbench.evaluation.metrics import Metric
-    from mmbench.runs.plan import Cell
+    from mmbench.reporting.runs import Runs
     from mmbench.runs.schedule import Overrides
     from mmbench.runs.store import RunRecord
     from mmbench.runs.workers import Backend
 
-# Models that come along by themselves -> the largest catalogue on which they do; None = any.
-FLOORS = {
-    "pop": None, "recent-pop": None, "repeat-last": None, "random": None, "itemknn": None, "rp3beta": None,
-    "ease": 15_000,
-}  # fmt: skip
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -56,97 +49,34 @@ def register(app: typer.Typer) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`10` -> 1..10; `3,5,8` -> those. Seeds are positive integers, each once."""
+    """Return the seeds that `--seeds` means: `10` -> 1..10; `3,5,8` -> those."""
+    from mmbench.runs.request import seed_list
+
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"-?[0-9]{1,9}", part) for part in parts):
         raise UsageError(f"--seeds {text!r}: give a number of seeds (10) or a list of seeds (3,5,8)")
     numbers = [int(part) for part in parts]
-    if min(numbers) < 1:
-        raise UsageError(f"--seeds {text!r}: seeds and their number must be 1 or more")
-    if len(set(numbers)) < len(numbers):
-        raise UsageError(f"--seeds {text!r}: a seed stands there twice; it would count as two runs")
-    return list(range(1, numbers[0] + 1)) if len(numbers) == 1 else numbers
+    return seed_list(numbers if len(numbers) > 1 else numbers[0])
 
 
-def parse_sets(given: list[str] | None, *, epochs: int | None = None) -> "Overrides":
-    """`--set key=value` and `--set model.key=value`."""
-    from mmbench.runs.schedule import Overrides
+def read_sets(texts: list[str] | None) -> dict[str, Any]:
+    """Return the settings of `--set key=value` and `--set model.key=value`; of a key given twice, the last value."""
     from mmbench.settings.config import parse_value
 
-    everywhere: dict[str, Any] = {}
-    by_model: dict[str, dict[str, Any]] = {}
-    for text in given or []:
+    settings = {}
+    for text in texts or []:
         key, equals, value = text.partition("=")
         if not equals or not key or not value:
             raise UsageError(f"--set {text!r}: write it as KEY=VALUE or MODEL.KEY=VALUE")
-        model, _, name = key.rpartition(".")
-        (by_model.setdefault(model, {}) if model else everywhere)[name] = parse_value(value)
-    if epochs is not None:
-        everywhere["max_epochs"] = epochs
-    return Overrides(everywhere, by_model)
+        settings[key] = parse_value(value)
+    return settings
 
 
-def chosen_datasets(state: State, names: list[str] | None) -> "list[Prepared]":
-    """Return the named prepared data sets; without a name the one prepared last, with none prepared the demo.
+def parse_sets(texts: list[str] | None, *, epochs: int | None = None) -> "Overrides":
+    """Return the settings of `--set` and `--epochs`."""
+    from mmbench.runs.schedule import Overrides
 
-    Raises DataError for one whose definition or raw files changed since it was prepared.
-    """
-    from mmbench.data.definition import check_current
-
-    chosen = _open_chosen(state, names)
-    for prepared in chosen:
-        check_current(prepared)
-    return chosen
-
-
-def _open_chosen(state: State, names: list[str] | None) -> "list[Prepared]":
-    from mmbench.data.store import list_prepared, open_prepared
-
-    if names:
-        return [open_prepared(name, state.data_dir) for name in dict.fromkeys(names)]
-    faults: list[DataError] = []
-    known = list_prepared(state.data_dir, on_error=faults.append)
-    if faults and not known:
-        raise faults[0]  # somebody prepared data, so the demo is not what is wanted
-    for fault in faults:
-        state.skip_data(fault)
-    if not known:
-        from mmbench.cli.data import prepare_one
-
-        state.err.print("no data set is prepared; preparing the built-in synthetic 'demo'")
-        prepare_one(state, "demo")
-        known = list_prepared(state.data_dir)
-    state.err.print(f"data set: {known[0].name} (the one prepared last; --dataset chooses another)")
-    return known[:1]
-
-
-def model_list(models: list[str], *, floors: bool) -> list[str]:
-    """The models to run, each once; the floors come along unless they are not wanted."""
-    from mmbench.models import registry
-
-    for name in models:
-        registry.find(name)
-    extra = [one for one in FLOORS if one in registry.entries()] if floors else []
-    return list(dict.fromkeys([*models, *extra]))
-
-
-def without_costly_floors(
-    state: State, cells: "list[Cell]", datasets: "list[Prepared]", *, asked: list[str]
-) -> "list[Cell]":
-    """Return the cells without floors that nobody asked for on a catalogue that is too large for them, and say so."""
-    planned = {(cell.dataset, cell.model) for cell in cells}
-    left_out = set()
-    for prepared in datasets:
-        for name, most in FLOORS.items():
-            if most is None or prepared.n_items <= most or name in asked:
-                continue
-            if (prepared.name, name) in planned:
-                left_out.add((prepared.name, name))
-                state.err.print(
-                    f"{name} is left out: {prepared.name} has {prepared.n_items:,} items, and above {most:,} its time "
-                    f"and memory are large; name it to run it (mmbench run {name} ...)", markup=False,
-                )  # fmt: skip
-    return [cell for cell in cells if (cell.dataset, cell.model) not in left_out]
+    return Overrides.of(read_sets(texts), epochs=epochs)
 
 
 def run(
@@ -183,40 +113,18 @@ def run(
 ) -> None:
     """Train and evaluate every missing cell of models x data sets x seeds, then print the table."""
     state: State = ctx.obj
-    from mmbench.reporting.protocols import check_planned
-    from mmbench.runs.schedule import finished, plan
-    from mmbench.runs.workers import KINDS, Backend
-    from mmbench.runtime import pick_device
-    from mmbench.training.devices import stack_size
+    from mmbench import api
+    from mmbench.cli.watching import run_view, watchers
 
-    kind = next((one for one in KINDS if one == backend), None)
-    if kind is None:
-        raise UsageError(suggest(backend, KINDS, what="backend"))
-    place = Backend(kind, address, jobs)
-    overrides, numbers = parse_sets(set_, epochs=epochs), parse_seeds(seeds)
-    # The workers of a cluster have devices of their own: "auto" does not stack there.
-    n_stacked = stack_size(stack, pick_device(device) if address is None else "cpu")
-    names = model_list(models, floors=floors)
-    prepared = chosen_datasets(state, dataset)
-    if tuned or study is not None:
-        from mmbench.tuning.tuned import tuned_layers
-
-        layers = tuned_layers(
-            state.results_dir, prepared, names, asked=models, overrides=overrides, study_id=study
-        )
-        overrides = replace(overrides, tuned=layers)
-    cells = plan(
-        results_dir=state.results_dir, datasets=prepared, models=names, seeds=numbers, overrides=overrides
-    )
-    cells = without_costly_floors(state, cells, prepared, asked=models)
-    check_planned(cells)
-    if dry_run:
-        for cell in cells:
-            found = finished(cell)
-            state.out.print(f"{'finished' if found else 'missing ':8}  {cell.path}", markup=False)
-        return
-    records = compute(state, cells, device=device, backend=place, stack=n_stacked, lists=lists)
-    close_with_table(state, records)
+    with run_view(state).watching() as view:
+        runs = api.run(
+            models, datasets=dataset or [], seeds=parse_seeds(seeds), settings=read_sets(set_), tuned=tuned,
+            study=study, epochs=epochs, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
+            floors=floors, lists=lists, dry_run=dry_run, debug=state.debug, data_dir=state.data_dir,
+            results_dir=state.results_dir, progress=watchers(state, view),
+        )  # fmt: skip
+    if not dry_run:
+        close_with_table(state, runs)
 
 
 def compute(
@@ -228,29 +136,29 @@ def compute(
     stack: int = 1,
     lists: int = DEFAULT_LISTS,
 ) -> "list[RunRecord]":
-    """Run the cells under the live view; what is finished stays, whatever happens."""
-    from mmbench.cli.live import RunView
+    """Run the cells of a `reproduce` under the live view; what is finished stays, whatever happens."""
+    from mmbench.cli.watching import run_view
     from mmbench.runs.schedule import execute
 
-    view = RunView(state.err)
-    with view.watching():
+    with run_view(state).watching() as view:
         return execute(
             cells, watcher=view, device=device, backend=backend, stack=stack, debug=state.debug, lists=lists
         )
 
 
-def close_with_table(state: State, records: "list[RunRecord]") -> None:
-    """Print the table of this run's cells; a run in which nothing worked is an error."""
-    from mmbench.reporting import build_table, render
+def close_with_table(state: State, runs: "Runs") -> None:
+    """Print the table of these runs; a run in which nothing worked is an error."""
+    from mmbench import api
+    from mmbench.reporting import render
 
-    failed = [record for record in records if record.status == "failed"]
-    if len(failed) == len(records):
+    failed = runs.failed
+    if len(failed) == len(runs):
         raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].reason}")
-    table = build_table(records)
-    state.warn_left_out(table.left_out)
-    render(table, "terminal", state.out)
+    report = api.report(runs)
+    state.warn_left_out(report.left_out)
+    render(report.table, "terminal", state.out)
     if failed:
-        raise RunError(f"{len(failed)} of {len(records)} cells failed; the same command tries them again")
+        raise RunError(f"{len(failed)} of {len(runs)} cells failed; the same command tries them again")
 
 
 def train(
@@ -265,17 +173,16 @@ def train(
 ) -> None:
     """Train one model with one seed, rank valid and test, and say where the result lies."""
     state: State = ctx.obj
-    from mmbench.runs.schedule import plan
-    from mmbench.runtime import pick_device
+    from mmbench import api
+    from mmbench.cli.watching import run_view, watchers
 
-    pick_device(device)
-    prepared = chosen_datasets(state, [dataset] if dataset else None)
-    overrides = parse_sets(set_, epochs=epochs)
-    model_list([model], floors=False)
-    cells = plan(
-        results_dir=state.results_dir, datasets=prepared, models=[model], seeds=[seed], overrides=overrides
-    )
-    record = compute(state, cells, device=device, lists=lists)[0]
+    with run_view(state).watching() as view:
+        runs = api.run(
+            model, datasets=[dataset] if dataset else [], seeds=[seed], settings=read_sets(set_), epochs=epochs,
+            device=device, stack="off", floors=False, lists=lists, debug=state.debug, data_dir=state.data_dir,
+            results_dir=state.results_dir, progress=watchers(state, view),
+        )  # fmt: skip
+    record = runs[0]
     if record.status == "failed":
         raise RunError(f"{model} on {record.dataset}: {record.reason}")
     state.out.print(str(record.path), markup=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbench.cli.run import DeviceOption, chosen_datasets
+from mmbench.cli.run import DeviceOption
 from mmbench.cli.state import State
 from mmbench.cli.tables import print_table
 from mmbench.errors import RunError, UsageError
@@ -66,6 +66,8 @@ def tune(
     Test targets are not ranked. The same command goes on after an interruption, or with more trials later.
     """
     state: State = ctx.obj
+    from mmbench.cli.watching import watchers
+    from mmbench.runs.request import choose_datasets
     from mmbench.tuning.ledger import Ledger
     from mmbench.tuning.study import Budget
 
@@ -79,7 +81,7 @@ def tune(
             prepared,
             _plan(state, prepared, model, budget, sampler, space, set_, epochs, seeds_per_trial, prune),
         )
-        for prepared in chosen_datasets(state, dataset)
+        for prepared in choose_datasets(dataset or [], state.data_dir, watchers=watchers(state))
         for model in dict.fromkeys(models)
     ]
     if show:

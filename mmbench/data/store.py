@@ -55,6 +55,11 @@ class Prepared:
     path: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        kind = "synthetic data set" if self.synthetic else "data set"
+        counts = f"{self.n_users:,} users, {self.n_items:,} items, {self.n_events:,} interactions"
+        return f"<{kind} {self.name}: {counts}; {self.path}>"
+
     @property
     def name(self) -> str:
         return self.manifest.name

@@ -26,7 +26,7 @@ and none per user, so no test over users applies to it:
     Coverage   #{i: i stands in some list} / N    N items; grows with the number of users
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -187,6 +187,11 @@ def mean_value(ranks: RankCounts, name: str) -> float:
     return float(parse_metric(name).values(ranks).mean())
 
 
+DEFAULT_METRICS = (
+    Metric("NDCG", 5), Metric("NDCG", 10), Metric("MRR", 5), Metric("MRR", 10), Metric("HR", 10),
+)  # fmt: skip
+
+
 def parse_metric(text: str) -> Metric:
     """Return the metric of a text such as `ndcg@10`; UsageError for an unknown name or an impossible cutoff."""
     word, at, cutoff = text.strip().partition("@")
@@ -205,3 +210,9 @@ def parse_metric(text: str) -> Metric:
     if not cutoff.isascii() or not cutoff.isdigit() or int(cutoff) < 1:
         raise UsageError(f"metric {text!r}: the cutoff must be a whole number >= 1, for example {name}@10")
     return Metric(name, int(cutoff))
+
+
+def as_metrics(metrics: str | Metric | Iterable[str | Metric]) -> tuple[Metric, ...]:
+    """Return one metric or several, as texts or as metrics; UsageError as `parse_metric`."""
+    several = [metrics] if isinstance(metrics, str | Metric) else metrics
+    return tuple(parse_metric(metric) if isinstance(metric, str) else metric for metric in several)

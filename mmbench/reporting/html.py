@@ -1,4 +1,4 @@
-"""The table as an HTML page that loads nothing: light and dark, readable on paper."""
+"""The table as one HTML page that loads nothing: light and dark, readable on paper; and as a part of another page."""
 
 from importlib.resources import files
 from itertools import groupby
@@ -12,13 +12,24 @@ _PLACES = {0: "", 1: "best", 2: "second"}
 
 
 def html(table: Table) -> str:
-    from jinja2 import Environment, StrictUndefined
+    """Return the whole page."""
+    return _rendered("table.html.j2", table)
 
-    source = (files("mmbench.reporting") / "table.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=visible_if_text).from_string(
-        source
-    )
-    synthetic = {info.name: info.synthetic for info in table.datasets}
+
+def fragment(table: Table) -> str:
+    """Return the table for a page of somebody else's, a notebook: its rules touch nothing outside it."""
+    return _rendered("table_fragment.html.j2", table)
+
+
+def _rendered(template: str, table: Table) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    folder = files("mmbench.reporting")
+    loader = FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
+    page = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=visible_if_text
+    ).get_template(template)
+    synthetic = {one.name: one.synthetic for one in table.datasets}
     datasets = [
         {"name": name, "span": len(list(group)), "synthetic": synthetic[name]}
         for name, group in groupby(column.dataset for column in table.columns)
@@ -37,6 +48,7 @@ def html(table: Table) -> str:
         footnotes=[(rounding.footnote_mark(index), text) for index, text in enumerate(table.footnotes)],
         warnings=table.warnings,
         caption=table.caption,
+        left_out=table.left_out,
     )
 
 

@@ -84,18 +84,28 @@ def cell_markdown(cell: Cell) -> str:
     return text + rounding.std_text(cell) + ("\\*" if cell.star else "") + marks
 
 
-def long_csv(table: Table) -> str:
-    """Return a line per row and column, unrounded."""
-    synthetic = {info.name: info.synthetic for info in table.datasets}
-    rows = [
-        [
-            column.dataset, row.model, row.label, row.config, str(column.metric), exact(cell.mean), exact(cell.std),
-            cell.n, cell.place or "", int(row.floor), int(row.leaky), int(synthetic[column.dataset]),
-            "; ".join(table.footnotes[index] for index in cell.footnotes),
-        ]
+def long_rows(table: Table) -> list[tuple[Any, ...]]:
+    """Return one tuple of CSV_FIELDS per row and column, unrounded; place 0 = neither best nor second."""
+    synthetic = {dataset.name: dataset.synthetic for dataset in table.datasets}
+    return [
+        (
+            column.dataset, row.model, row.label, row.config, str(column.metric), cell.mean, cell.std,
+            cell.n, cell.place, row.floor, row.leaky, synthetic[column.dataset],
+            "; ".join(table.footnotes[position] for position in cell.footnotes),
+        )
         for row in table.rows
         for column, cell in zip(table.columns, row.cells, strict=True)
     ]  # fmt: skip
+
+
+def long_csv(table: Table) -> str:
+    """Return one line per row and column, unrounded; flags are 0 and 1."""
+    rows = []
+    for row in long_rows(table):
+        fields = dict(zip(CSV_FIELDS, row, strict=True))
+        fields |= {key: int(fields[key]) for key in ("floor", "leaky", "synthetic")}
+        fields |= {key: exact(fields[key]) for key in ("mean", "std")}
+        rows.append([*(fields | {"place": fields["place"] or ""}).values()])
     return csv_text(CSV_FIELDS, rows)
 
 

@@ -7,9 +7,11 @@ names each field that differs and the option of `mmbench report` that keeps one 
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from mmbench.errors import ProtocolMismatchError, UsageError, suggest
+from mmbench.data.store import open_prepared
+from mmbench.errors import MmbenchError, ProtocolMismatchError, UsageError, suggest
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RunRecord, fingerprint_of
 from mmbench.settings.config import parse_value
@@ -89,9 +91,35 @@ def _has_value(fields: _Facts, key: str, texts: Sequence[str]) -> bool:
     return key in fields and any(_same(fields[key], text) for text in texts)
 
 
+def typed(value: Any) -> list[str]:
+    """Return a value, or each of a list of alternatives, as it would be typed after `--set KEY=`."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [one if isinstance(one, str) else json.dumps(one, default=str) for one in values]
+
+
 def keep_data(records: Sequence[RunRecord], hashes: Mapping[str, str]) -> list[RunRecord]:
     """Keep the runs whose data have the hash that `hashes` gives for their data set; drop other data sets."""
     return [record for record in records if record.data_hash == hashes.get(record.dataset)]
+
+
+def keep_current(records: Sequence[RunRecord], data_dir: Path) -> tuple[list[RunRecord], list[str]]:
+    """Return the runs whose data set is still prepared as it was then, and a line per data set that loses all.
+
+    Raises UsageError when no run is left.
+    """
+    hashes, reasons = {}, {}
+    for name in dict.fromkeys(record.dataset for record in records):
+        reasons[name] = f"no run on {name} was made with the data as it is prepared now; run the models again"
+        try:
+            hashes[name] = open_prepared(name, data_dir).hash
+        except MmbenchError as error:
+            reasons[name] = str(error)
+    kept = keep_data(records, hashes)
+    with_runs = {record.dataset for record in kept}
+    lost = [reason for name, reason in reasons.items() if name not in with_runs]
+    if not kept:
+        raise UsageError(f"{CURRENT}: {lost[0]}")
+    return kept, lost
 
 
 def _facts(record: RunRecord, ignored: Sequence[str] = ()) -> _Facts:

@@ -1,13 +1,14 @@
 """What a table shows: the command line, `reproduce` and Python build the same request."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
-from mmbench.errors import UsageError
-from mmbench.evaluation.metrics import Metric
+from mmbench.errors import UsageError, suggest
+from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric
 
-DEFAULT_METRICS = (
-    Metric("NDCG", 5), Metric("NDCG", 10), Metric("MRR", 5), Metric("MRR", 10), Metric("HR", 10),
+_VOCABULARIES = (
+    ("split", SplitName), ("ties", Ties), ("mask_seen", MaskRule), ("test", TestName), ("correction", Correction),
 )  # fmt: skip
 
 
@@ -32,6 +33,11 @@ class TableRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))
+        for name, words in _VOCABULARIES:
+            value = getattr(self, name)
+            if value is not None and value not in get_args(words):
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option}: {suggest(str(value), get_args(words), what=option)}")
 
     def check_test(self) -> None:
         """Raise UsageError for a metric that the test cannot compare."""

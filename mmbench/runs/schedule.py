@@ -47,6 +47,21 @@ class Overrides:
     swept: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[tuple[str, str], Layer] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *, epochs: int | None = None) -> "Overrides":
+        """Return the user's settings, of which some are of one model only: "lr", "hm4sr.dropout", "hm4sr:-tmoe.lr".
+
+        epochs  the largest number of epochs of all models
+        """
+        everywhere: dict[str, Any] = {}
+        by_model: dict[str, dict[str, Any]] = {}
+        for text, value in settings.items():
+            model, _, name = text.rpartition(".")
+            (by_model.setdefault(model, {}) if model else everywhere)[name] = value
+        if epochs is not None:
+            everywhere["max_epochs"] = epochs
+        return cls(everywhere, by_model)
+
     def of_user(self, model: str, known: Iterable[str]) -> dict[str, Any]:
         """Return what the user set for a model that has the settings `known`."""
         known, base = set(known), model.partition(":")[0]
@@ -134,8 +149,9 @@ def _stored(cell: Cell) -> tuple[RunRecord | None, str]:
 
 
 class RunWatcher(Protocol):
-    """What the command line hears of a run."""
+    """Hears of a run."""
 
+    def planned(self, cell: Cell, record: RunRecord | None) -> None: ...
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
     def damaged(self, cell: Cell, why: str) -> None: ...
     def waiting(self, cell: Cell) -> None: ...

@@ -13,7 +13,7 @@ rounded here and no metric is stored: metrics come from the rankings, when they 
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from mmbench.choices import MaskRule, SplitName
 from mmbench.data.manifest import folder_name
 from mmbench.errors import DamagedError, DataError
 from mmbench.evaluation.evidence import Ranking, Ranks, read_ranking, write_ranking
+from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.use import FeatureUse
 from mmbench.settings.config import Setting
 
@@ -135,6 +136,19 @@ class RunRecord(Stored):
     def ranks(self, split: SplitName, rule: MaskRule | None = None) -> Ranks:
         """Return stored ranks, by default under the run's own mask rule."""
         return self.ranking(split).ranks(rule or self.mask_seen)
+
+    def metrics(
+        self, split: SplitName = "test", metrics: str | Metric | Iterable[str | Metric] = DEFAULT_METRICS
+    ) -> dict[str, float]:
+        """Return metrics of a split by name, unrounded, under the run's own mask rule; none of a failed run."""
+        if self.status == "failed":
+            return {}
+        ranking = self.ranking(split)
+        return {str(metric): metric.value(ranking, self.mask_seen) for metric in as_metrics(metrics)}
+
+    def __repr__(self) -> str:
+        state = self.status if self.status == "finished" else f"failed: {self.reason}"
+        return f"<run of {self.model} on {self.dataset}, seed {self.seed}, {state}; {self.path}>"
 
 
 def fingerprint_of(protocol: Mapping[str, Any]) -> str:

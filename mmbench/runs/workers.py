@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from mmbench.errors import RunError, UsageError
+from mmbench.errors import RunError, UsageError, suggest
 from mmbench.locks import take
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RunRecord
@@ -43,8 +43,18 @@ class Backend:
     jobs: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.jobs, int) or self.jobs < 1:
+            raise UsageError(f"--jobs {self.jobs}: must be a whole number from 1")
         if self.address is not None and self.kind == "local":
             raise UsageError("--address names a cluster; say which kind with --backend dask or --backend ray")
+
+
+def find_backend(name: str, address: str | None, jobs: int) -> Backend:
+    """Return the backend of a name; UsageError for an unknown one, with the nearest."""
+    kind = next((known for known in KINDS if known == name), None)
+    if kind is None:
+        raise UsageError(suggest(str(name), KINDS, what="backend"))
+    return Backend(kind, address, jobs)
 
 
 def side_by_side(

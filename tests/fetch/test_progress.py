@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmbench.cli import fetching
+from mmbench.cli.preparation import PreparationView
 from mmbench.cli.state import State
 from mmbench.data.raw_files import RawFilesMissingError
+from mmbench.features.pipeline import fetch_missing
+from mmbench.fetch import lines
 from tests.fetch.faults import FILE
 from tests.fetch.server import Answer, Server
 from tests.fetch.test_raw import spec_at
@@ -21,13 +23,15 @@ def seen(server: Server, folder: Path, *, terminal: bool, quiet: bool = False) -
     spec = spec_at(server, folder)
     state = State(data_dir=folder, results_dir=folder, quiet=quiet)
     state.err = Console(file=io.StringIO(), force_terminal=terminal, width=100, quiet=quiet, soft_wrap=True)
-    fetching.fetch_missing(state, RawFilesMissingError(spec, spec.raw_files, [folder]))
+    fetch_missing(
+        RawFilesMissingError(spec, spec.raw_files, [folder]), folder, watcher=PreparationView(state)
+    )
     return state.err.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "EVERY_S", 0.05)
+    monkeypatch.setattr(lines, "FILE_EVERY_S", 0.05)
 
 
 def test_lines(server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,286 @@
+"""The Python interface: what the commands `prepare`, `run` and `report` call, for scripts and notebooks.
+
+    runs = mmbench.run(["hm4sr", "sasrec"], datasets=["demo"], seeds=3)
+    mmbench.report(runs)
+
+Arguments are called as the options of the command line, and errors (mmbench.errors) are its single lines; nothing
+ends the process. Nothing is printed unless `progress=True` asks for plain lines on stderr.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbench import paths
+from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, SplitName, TestName, Ties
+from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
+from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
+from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
+from mmbench.reporting import TableRequest, build_table
+from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
+from mmbench.reporting.report import Report
+from mmbench.reporting.runs import Runs
+from mmbench.runs.loading import check_names, load_runs, without_results
+from mmbench.runs.narrator import RunLines
+from mmbench.runs.plan import Cell
+from mmbench.runs.request import Watchers, choose_datasets, choose_models, seed_list, without_costly_floors
+from mmbench.runs.schedule import Overrides, execute, finished, plan
+from mmbench.runs.store import RunRecord, select
+from mmbench.runs.workers import find_backend
+from mmbench.runtime import pick_device
+from mmbench.training.devices import stack_size
+from mmbench.tuning.tuned import tuned_layers
+
+__all__ = ["load", "prepare", "report", "run"]
+
+Folder = str | Path | None
+Names = str | Sequence[str]
+Progress = bool | Watchers  # the command line gives watchers of its own
+
+
+def prepare(
+    dataset: str,
+    *,
+    raw: Folder = None,
+    offline: bool = False,
+    force: bool = False,
+    protocol: str | None = None,
+    ties: str | None = None,
+    text: str | None = None,
+    image: str | None = None,
+    device: str = "auto",
+    pictures: bool = True,
+    retry_pictures: bool = False,
+    private_hosts: bool = False,
+    data_dir: Folder = None,
+    progress: Progress = False,
+) -> Prepared:
+    """Return the data set `NAME[@PROTOCOL][@TIES]`, prepared with pictures and features.
+
+    See `mmbench.features.pipeline.Preparation` for the arguments. Raw files and pictures that are missing are
+    fetched; what is done already is not done again. Raises UsageError for unknown names, DataError for data that are
+    missing or damaged.
+    """
+    how = Preparation(
+        raw=None if raw is None else Path(raw), offline=offline, force=force, protocol=protocol, ties=ties,
+        text=text, image=image, device=device, pictures=pictures, retry_pictures=retry_pictures,
+        private_hosts=private_hosts,
+    )  # fmt: skip
+    _check_name(dataset, "data set", example="demo")
+    return prepare_whole(dataset, _data_dir(data_dir), how, watcher=_watchers(progress).preparation)
+
+
+def run(
+    models: Names,
+    *,
+    datasets: str | Prepared | Sequence[str | Prepared] = (),
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Any] | None = None,
+    tuned: bool = False,
+    study: str | None = None,
+    epochs: int | None = None,
+    jobs: int = 1,
+    backend: str = "local",
+    address: str | None = None,
+    device: str = "auto",
+    stack: str | int = "auto",
+    floors: bool = True,
+    lists: int = DEFAULT_LISTS,
+    dry_run: bool = False,
+    debug: bool = False,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+    progress: Progress = False,
+) -> Runs:
+    """Train and evaluate every missing run of models x data sets x seeds; return all of them, finished and failed.
+
+    datasets  prepared data sets; without one the set that was prepared last. The demo prepares itself.
+    seeds     how many (3 = 1, 2, 3) or which ([3, 5, 8])
+    settings  as `--set`: {"lr": 0.003, "hm4sr.dropout": 0.2}, for all models that have the setting, or for one
+    tuned     with the best settings that `mmbench tune` found, those of `study` if it is named; `settings` are stronger
+    epochs    the largest number of epochs
+    jobs      runs computed at the same time, each in its own process; `backend` and `address`: who computes them
+    stack     seeds of one model that are trained as one: a number, "off", or "auto", which stacks on a GPU only
+    floors    also run the models of mmbench.choices.FLOORS
+    lists     best items of each user that are stored for the test targets
+    dry_run   compute nothing; return the runs that are finished
+    debug     raise the first error of a run, with its traceback, instead of storing it as a failed run
+
+    A run that is stored is not computed again, also when a command did it. Raises UsageError for wrong names and
+    values, DataError for data that are damaged or out of date.
+    """
+    watchers, asked = _watchers(progress), _names(models, "model", example="sasrec")
+    if not asked:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    if not isinstance(lists, int) or lists < 0:
+        raise UsageError(f"--lists {lists}: must be a whole number from 0")
+    where = find_backend(backend, address, jobs)
+    overrides, numbers = Overrides.of(_plain(settings or {}), epochs=epochs), seed_list(seeds)
+    # The workers of a cluster have devices of their own: "auto" does not stack there.
+    n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
+    names = choose_models(asked, floors=floors)
+    prepared = choose_datasets(_datasets(datasets), _data_dir(data_dir), watchers=watchers)
+    if tuned or study is not None:
+        layers = tuned_layers(
+            _results_dir(results_dir), prepared, names, asked=asked, overrides=overrides, study_id=study
+        )
+        overrides = replace(overrides, tuned=layers)
+    cells = plan(
+        results_dir=_results_dir(results_dir),
+        datasets=prepared,
+        models=names,
+        seeds=numbers,
+        overrides=overrides,
+    )
+    cells = without_costly_floors(cells, prepared, asked=asked, say=watchers.say)
+    check_planned(cells)
+    if dry_run:
+        return Runs(_stored(cells, watchers))
+    records = execute(
+        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
+    )
+    return Runs(records)
+
+
+def load(
+    *,
+    datasets: Names = (),
+    models: Names = (),
+    settings: Mapping[str, Any] | None = None,
+    current_data: bool = False,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+) -> Runs:
+    """Return the stored runs, by default all.
+
+    settings      only runs with these settings or fields of the protocol; a list of values: one of them
+    current_data  only runs on the data as they are prepared now
+
+    Runs that cannot be read are named in `left_out`. Raises UsageError for names and values that no run has,
+    DataError when no run that was asked for can be read.
+    """
+    folder = _results_dir(results_dir)
+    records, left_out = load_runs(
+        folder,
+        datasets=_names(datasets, "data set", example="demo"),
+        models=_names(models, "model", example="sasrec"),
+    )
+    if current_data:
+        records, lost = keep_current(records, _data_dir(data_dir))
+        left_out += lost
+    wanted = {key: typed(value) for key, value in _plain(settings or {}).items()}
+    filters = [f"{key}={' or '.join(values)}" for key, values in wanted.items()]
+    filters += ["the data as prepared now"] * current_data
+    return Runs(keep_settings(records, wanted), left_out=left_out, filters=filters)
+
+
+def report(
+    runs: Iterable[RunRecord],
+    *,
+    datasets: Names = (),
+    models: Names = (),
+    metrics: str | Metric | Iterable[str | Metric] = DEFAULT_METRICS,
+    compare: str | None = None,
+    test: TestName = "t",
+    correction: Correction = "holm",
+    split: SplitName = "test",
+    ties: Ties = "expected",
+    mask_seen: MaskRule | None = None,
+) -> Report:
+    """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
+
+    datasets, models  only these, in this order
+    compare           the row that is tested against all others; by default the best of each column
+    test              t, wilcoxon and sign-flip ask about other seeds, users about other users
+    correction        for many comparisons, over the whole table
+    mask_seen         the rule for items that a user already has; by default that of each run's selection
+
+    Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
+    share a table.
+    """
+    sets, rows = _names(datasets, "data set", example="demo"), _names(models, "model", example="sasrec")
+    request = TableRequest(
+        metrics=as_metrics(metrics),
+        split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
+        datasets=tuple(sets), models=tuple(rows),
+    )  # fmt: skip
+    records = list(runs)
+    check_names(records, datasets=sets, models=rows, where="among these runs")
+    chosen = select(records, datasets=sets, models=rows)
+    if records and not chosen:
+        raise without_results(sets, rows)
+    table = build_table(chosen, request)
+    filters = runs.filters if isinstance(runs, Runs) else ()
+    if filters:  # else nobody could tell from the table that runs were chosen
+        caption = ("Runs", f"Only runs with {', '.join(filters)}.")
+        table = replace(table, caption=(*table.caption, caption))
+    return Report(table)
+
+
+# -- arguments --------------------------------------------------------------------------------------------
+
+
+def _data_dir(folder: Folder) -> Path:
+    return paths.data_dir() if folder is None else Path(folder)
+
+
+def _results_dir(folder: Folder) -> Path:
+    return paths.results_dir() if folder is None else Path(folder)
+
+
+def _names(given: Names, what: str, *, example: str) -> list[str]:
+    """Return one name or several as a list; UsageError for what is no text."""
+    names = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    for name in names:
+        _check_name(name, what, example=example)
+    return names
+
+
+def _check_name(name: object, what: str, *, example: str) -> None:
+    if not isinstance(name, str):
+        raise UsageError(f"{what} {name!r} is no name; say for example {example!r}")
+
+
+def _datasets(given: str | Prepared | Sequence[str | Prepared]) -> list[str | Prepared]:
+    chosen = [given] if isinstance(given, str | Prepared) or not isinstance(given, Iterable) else list(given)
+    for dataset in chosen:
+        if not isinstance(dataset, Prepared):
+            _check_name(dataset, "data set", example="demo")
+    return chosen
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with numbers of numpy as Python's; UsageError for a key that is no text."""
+    for key in settings:
+        _check_name(key, "setting", example="lr")
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}
+
+
+def _stored(cells: Sequence[Cell], watchers: Watchers) -> Iterable[RunRecord]:
+    """Yield the records of the finished cells and tell of all."""
+    for cell in cells:
+        record = finished(cell)
+        watchers.run.planned(cell, record)
+        if record is not None:
+            yield record
+
+
+def _watchers(progress: Progress) -> Watchers:
+    if isinstance(progress, Watchers):
+        return progress
+    say: Callable[[str], object] = _print if progress else lambda text: None
+    return Watchers(say=say, warn=_warn, preparation=PrepareWatcher(say), run=RunLines(say))
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)

@@ -1,0 +1,131 @@
+"""A run told in plain lines: one when a run begins, one per epoch, one when it ends."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from mmbench.runs.plan import Cell
+from mmbench.runs.store import RunRecord
+from mmbench.training.progress import EpochReport
+
+
+def clock(seconds: float) -> str:
+    """Return a duration: 81.2 -> "1:21"; hours only when there are any."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def terms_text(terms: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+
+
+class TrainingLines:
+    """What is being trained at present: one run, or several seeds as one, whose numbers are means then."""
+
+    def __init__(self, run: "RunLines", cells: Sequence[Cell], number: int, total: int) -> None:
+        self.run, self.total, first = run, total, cells[0]
+        self.title = first.title if len(cells) == 1 else (
+            f"{first.model} on {first.dataset}, seeds {', '.join(str(cell.seed) for cell in cells)}"
+        )  # fmt: skip
+        self.numbers = str(number) if len(cells) == 1 else f"{number}-{number + len(cells) - 1}"
+        self.began = self.epoch_began = time.monotonic()
+        self.max_epochs = int(first.settings["max_epochs"].value)
+        self.report: EpochReport | None = None
+        self.seconds: list[float] = []
+
+    def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
+        """Hear of a step; lines are per epoch."""
+
+    def epoch(self, report: EpochReport) -> None:
+        now = time.monotonic()
+        self.seconds.append(now - self.epoch_began)
+        self.epoch_began, self.report = now, report
+        self.run.plain(self.epoch_text(report))
+
+    def note(self, text: str) -> None:
+        self.run.say(f"{self.title}: {text}")
+
+    def left(self) -> str:
+        """Return an upper bound of the time that is left: early stopping usually ends a run sooner."""
+        if self.report is None:
+            return ""
+        recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
+        return f"at most {clock(recent * (self.max_epochs - self.report.epoch))} left"
+
+    def valid_text(self) -> list[str]:
+        if self.report is None:
+            return []
+        n, epoch = self.report.n_runs, self.report.best_epoch
+        of_which = f"at epoch {epoch}" if n == 1 else f"mean of {n} seeds"
+        return [
+            f"valid {name} {value:.4f} (best {self.report.best:.4f} {of_which})"
+            for name, value in self.report.valid.items()
+        ]
+
+    def epoch_text(self, report: EpochReport) -> str:
+        parts = [f"[{self.numbers}/{self.total}] {self.title}: epoch {report.epoch}/{self.max_epochs}"]
+        parts += [terms_text(report.loss), *self.valid_text(), f"{report.seconds:.1f} s"]
+        return "  ".join([*parts, self.left()]).rstrip()
+
+
+class RunLines:
+    """All cells of a run (see mmbench.runs.schedule.RunWatcher).
+
+    say  is called with each line
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self.is_elsewhere = False  # computed in other processes, whose notes come with their records
+
+    def say(self, text: str) -> None:
+        """Say a remark, or how a run ended."""
+        self._say(text)
+
+    def plain(self, text: str) -> None:
+        """Say where a training stands."""
+        self._say(text)
+
+    def result(self, text: str) -> None:
+        """Say what was asked for: whether a cell is finished."""
+        self._say(text)
+
+    def planned(self, cell: Cell, record: RunRecord | None) -> None:
+        self.result(f"{'missing ' if record is None else 'finished'}  {cell.path}")
+
+    def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None:
+        remark = " (made by another version of the code)" if other_code else ""
+        self.say(f"already finished: {cell.title}{remark}")
+
+    def damaged(self, cell: Cell, why: str) -> None:
+        self.say(f"computed again: {cell.title}, because {why.partition(';')[0]}")
+
+    def waiting(self, cell: Cell) -> None:
+        self.say(f"another run is computing {cell.title}; waiting for it")
+
+    def queued(self, cells: Sequence[Cell], jobs: int) -> None:
+        """Side by side only the ends are told: lines of several trainings would mix."""
+        self.is_elsewhere = True
+        self._say_notes(cells)
+        count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
+        self.say(f"{count}, {jobs} at a time; train.jsonl in each cell's folder shows its epochs")
+
+    def begins(self, cells: Sequence[Cell], number: int, total: int) -> TrainingLines:
+        self._say_notes(cells)
+        training = TrainingLines(self, cells, number, total)
+        self.plain(f"[{training.numbers}/{training.total}] {training.title}")
+        return training
+
+    def ends(self, cell: Cell, record: RunRecord) -> None:
+        if record.status == "failed":
+            self.say(f"FAILED {cell.title}: {record.reason}")
+            return
+        for note in record.environment.get("notes", []) if self.is_elsewhere else []:
+            self.say(f"{cell.title}: {note}")
+        how = f"{record.n_epochs} epochs, best {record.best_epoch}" if record.n_epochs else record.stopped
+        spent = record.seconds.get("train", 0.0) + record.seconds.get("valid", 0.0)
+        self.say(f"finished {cell.title}: {how}, {clock(spent)}")
+
+    def _say_notes(self, cells: Sequence[Cell]) -> None:
+        for note in dict.fromkeys(note for cell in cells for note in cell.notes):
+            self.say(f"note: {note}")

@@ -1,0 +1,113 @@
+"""What a run is asked for, made definite: which models, data sets and seeds, and who hears of it."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbench.choices import FLOORS
+from mmbench.data.definition import check_current
+from mmbench.data.protocol import PreparedName
+from mmbench.data.store import Prepared, is_prepared, list_prepared, open_prepared
+from mmbench.errors import DataError, UsageError
+from mmbench.features.pipeline import PrepareWatcher, prepare_whole
+from mmbench.models import registry
+from mmbench.runs.plan import Cell
+from mmbench.runs.schedule import RunWatcher
+
+DEMO = "demo"  # generated, so that it can always be prepared
+
+
+@dataclass(frozen=True)
+class Watchers:
+    """Who hears of a run.
+
+    say          is called with remarks
+    warn         is called when something that was asked for is left out
+    preparation  hears of data that are prepared for the run
+    run          hears of the cells
+    """
+
+    say: Callable[[str], object]
+    warn: Callable[[str], object]
+    preparation: PrepareWatcher
+    run: RunWatcher
+
+
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """Return the seeds of a run: 3 -> 1, 2, 3; a list as it is. Seeds are positive integers, each once."""
+    is_list = isinstance(seeds, Sequence) and not isinstance(seeds, str)
+    members: Sequence[int] = seeds if is_list else [seeds]  # type: ignore[assignment,list-item]
+    text = repr(",".join(map(str, members)))
+    try:
+        numbers = [operator.index(seed) for seed in members]
+    except TypeError:
+        numbers = []
+    if not numbers or isinstance(seeds, bool):
+        raise UsageError(f"--seeds {text}: give a number of seeds (10) or a list of seeds (3,5,8)")
+    if min(numbers) < 1:
+        raise UsageError(f"--seeds {text}: seeds and their number must be 1 or more")
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--seeds {text}: a seed stands there twice; it would count as two runs")
+    return numbers if is_list else list(range(1, numbers[0] + 1))
+
+
+def choose_models(models: Sequence[str], *, floors: bool) -> list[str]:
+    """Return the models to run, each once; the floors come along unless they are not wanted."""
+    for name in models:
+        registry.find(name)
+    extra = [name for name in FLOORS if name in registry.entries()] if floors else []
+    return list(dict.fromkeys([*models, *extra]))
+
+
+def choose_datasets(names: Sequence[str | Prepared], data_dir: Path, *, watchers: Watchers) -> list[Prepared]:
+    """Return the named prepared data sets; without a name the one prepared last, with none prepared the demo.
+
+    The demo is prepared when it is not. Raises UsageError for another one that is not prepared, DataError for one
+    whose definition or raw files changed since it was prepared.
+    """
+    chosen = [_open(name, data_dir, watchers) for name in names] or [_last(data_dir, watchers)]
+    for prepared in chosen:
+        check_current(prepared)
+    return list({prepared.path: prepared for prepared in chosen}.values())
+
+
+def _open(dataset: str | Prepared, data_dir: Path, watchers: Watchers) -> Prepared:
+    if isinstance(dataset, Prepared):
+        return dataset
+    if PreparedName.parse(dataset).dataset == DEMO and not is_prepared(dataset, data_dir):
+        return prepare_whole(dataset, data_dir, watcher=watchers.preparation)
+    return open_prepared(dataset, data_dir)
+
+
+def _last(data_dir: Path, watchers: Watchers) -> Prepared:
+    faults: list[DataError] = []
+    known = list_prepared(data_dir, on_error=faults.append)
+    if faults and not known:
+        raise faults[0]  # somebody prepared data, so the demo is not what is wanted
+    for fault in faults:
+        watchers.warn(f"data set skipped: {fault}")
+    if not known:
+        watchers.say("no data set is prepared; preparing the built-in synthetic 'demo'")
+        known = [prepare_whole(DEMO, data_dir, watcher=watchers.preparation)]
+    watchers.say(f"data set: {known[0].name} (the one prepared last; --dataset chooses another)")
+    return known[0]
+
+
+def without_costly_floors(
+    cells: Sequence[Cell], datasets: Sequence[Prepared], *, asked: Sequence[str], say: Callable[[str], object]
+) -> list[Cell]:
+    """Return the cells without floors that nobody asked for on a catalogue that is too large for them, and say so."""
+    planned = {(cell.dataset, cell.model) for cell in cells}
+    left_out = set()
+    for prepared in datasets:
+        for name, most in FLOORS.items():
+            if most is None or prepared.n_items <= most or name in asked:
+                continue
+            if (prepared.name, name) in planned:
+                left_out.add((prepared.name, name))
+                say(
+                    f"{name} is left out: {prepared.name} has {prepared.n_items:,} items, and above {most:,} its time "
+                    f"and memory are large; name it to run it (mmbench run {name} ...)"
+                )
+    return [cell for cell in cells if (cell.dataset, cell.model) not in left_out]
