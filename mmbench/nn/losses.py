@@ -165,17 +165,27 @@ def pairs(batch: TrainBatch) -> Tensor:
     return torch.cat([batch.target[:, None], batch.negatives], 1)
 
 
-def bce(positive: Tensor, negative: Tensor) -> Tensor:
-    """Mean over targets of -log sigma(r+) - sum_k log(1 - sigma(r-)); positive [T], negative [T, K].
+def bce(
+    positive: Tensor, negative: Tensor, is_negative: Tensor | None = None, *, weight: float = 1.0
+) -> Tensor:
+    """Mean over targets of -weight log sigma(r+) - sum_k log(1 - sigma(r-)); positive [T], negative [T, K].
 
     softplus keeps gradient and value where log(sigmoid(x) + 1e-24) saturates.
+    is_negative  bool [T, K], which negatives count; None = all
     """
-    return (F.softplus(-positive) + F.softplus(negative).sum(-1)).mean()
+    return (weight * F.softplus(-positive) + _counted(F.softplus(negative), is_negative).sum(-1)).mean()
 
 
-def bpr(positive: Tensor, negative: Tensor) -> Tensor:
-    """Mean -log sigma(r+ - r-); positive [T], negative [T, K]."""
-    return F.softplus(negative - positive[:, None]).mean()
+def bpr(positive: Tensor, negative: Tensor, is_negative: Tensor | None = None) -> Tensor:
+    """Mean -log sigma(r+ - r-); positive [T], negative [T, K].
+
+    is_negative  bool [T, K], which negatives count, the others as 0; None = all
+    """
+    return _counted(F.softplus(negative - positive[:, None]), is_negative).mean()
+
+
+def _counted(terms: Tensor, is_negative: Tensor | None) -> Tensor:
+    return terms if is_negative is None else torch.where(is_negative, terms, 0.0)
 
 
 def next_item(
