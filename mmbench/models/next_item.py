@@ -19,7 +19,7 @@ of being drawn, differs between items: popular items are then pushed down, unles
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -34,7 +34,15 @@ from mmbench.nn.losses import bce, bpr, cross_entropy, wide
 from mmbench.nn.sampled import bucket_cross_entropy, chosen_scores, gbce_weight, sampled_softmax
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveInt
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 Loss = Literal["ce", "bce", "bpr", "gbce", "ss", "sce"]
+
+
+def is_loss(kind: str) -> "TypeIs[Loss]":
+    """Return whether a model's setting names one of these losses, and not one of its own."""
+    return kind in get_args(Loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +105,18 @@ class NextItem(nn.Module):
         """Return q of items 1..N, float64; among in-batch negatives, how often an item is a target."""
         if self.sampling.negatives != "in-batch":
             q = self.sampling.distribution.of(catalog.train_items.cpu().numpy(), self.n_items)
-            return torch.from_numpy(q)
+            return torch.from_numpy(q).to(catalog.train_items.device)
         is_target = np.ones(len(catalog.train_items), dtype=bool)
         starts = catalog.train_offsets[:-1][catalog.train_offsets.diff() > 0]
         is_target[starts.cpu().numpy()] = False  # nothing comes before a first event
         count = np.bincount(catalog.train_items.cpu().numpy()[is_target], minlength=self.n_items + 1)[1:]
-        return torch.from_numpy(np.maximum(count, 1) / max(count.sum(), 1))
+        q = np.maximum(count, 1) / max(count.sum(), 1)
+        return torch.from_numpy(q).to(catalog.train_items.device)
+
+    @property
+    def has_own_negatives(self) -> bool:
+        """Whether each target is compared with `batch.negatives`, drawn for itself."""
+        return self.kind not in ("ce", "sce") and self.sampling.share == "target"
 
     @property
     def extras(self) -> tuple[Extra, ...]:
@@ -137,11 +151,10 @@ class NextItem(nn.Module):
                 return bucket_cross_entropy(
                     query, table, batch.target, n_bucket_items=self.sampling.n_negatives
                 )
-            return self._sampled(query, table, batch, bias)
+            return self.of_scores(*self.scores(query, table, batch, bias), batch)
 
-    def _sampled(self, query: Tensor, table: Tensor, batch: TrainBatch, bias: Tensor | None) -> Tensor:
-        """Return the loss against negatives."""
-        positive, negative, items = self.scores(query, table, batch, bias)
+    def of_scores(self, positive: Tensor, negative: Tensor, items: Tensor, batch: TrainBatch) -> Tensor:
+        """Return the loss of scores of targets [T] and negatives [T, K], the items [T, K] or [1, K]."""
         is_negative = self._is_negative(batch, items)
         if self.kind == "bpr":
             return bpr(positive, negative, is_negative)
