@@ -188,24 +188,6 @@ def _counted(terms: Tensor, is_negative: Tensor | None) -> Tensor:
     return terms if is_negative is None else torch.where(is_negative, terms, 0.0)
 
 
-def next_item(
-    kind: Literal["ce", "bce", "bpr"],
-    query: Tensor,
-    table: Tensor,
-    batch: TrainBatch,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """Return the loss that a setting `loss` names, for the batch's targets.
-
-    "ce" is the cross entropy over the catalogue; "bce" and "bpr" compare with the batch's negatives.
-    query [T, D], table [N, D] (row i - 1 = item i), bias [N] or None -> scalar.
-    """
-    if kind == "ce":
-        return cross_entropy(query, table, batch.target, bias)
-    scores = item_scores(query, table, pairs(batch), bias)
-    return (bce if kind == "bce" else bpr)(scores[:, 0], scores[:, 1:])
-
-
 def info_nce(
     anchor: Tensor,
     positive: Tensor,

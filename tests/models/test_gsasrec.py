@@ -270,16 +270,16 @@ def test_dropout_has_one_rate_at_its_places(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_sixty_four_sequences_are_learned_by_heart() -> None:
-    """With 256 negatives, of more items than these; it starts slowly, as its authors warn."""
+    """With 256 negatives; for its first 800 steps it stays at popularity, as its authors warn."""
     generator = torch.Generator().manual_seed(0)
-    histories = (torch.randperm(2_000, generator=generator)[:320] + 1).view(64, 5).tolist()
+    histories = (torch.randperm(320, generator=generator) + 1).view(64, 5).tolist()
     view = view_of(histories)
-    catalog = catalog_of(view, n_items=2_000, features=False)
+    catalog = catalog_of(view, n_items=320, features=False)
     model = toy_model("gsasrec:bce", catalog, hidden_dim=32, inner_dim=32, dropout=0.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     last = torch.tensor([history[-1] for history in histories])
     batch = history_batch(model, [history[:-1] for history in histories])
-    for step in range(600):
+    for step in range(1_300):
         optimizer.zero_grad()
         model.loss(training_batch(model, view, samples="last-window", seed=step))["gbce"].backward()
         optimizer.step()
@@ -287,7 +287,7 @@ def test_sixty_four_sequences_are_learned_by_heart() -> None:
             with torch.no_grad():
                 if torch.equal(model.score(batch).argmax(1) + 1, last):
                     return
-    raise AssertionError("not learned in 600 steps")
+    raise AssertionError("not learned in 1,300 steps")
 
 
 def test_the_recipe_has_the_grid_that_shows_what_t_is_worth() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmbench.data.batch import TrainBatch
@@ -30,7 +31,7 @@ FAMILY = ("bce", "gbce", "bpr", "ss")
 
 
 def next_item(
-    loss: Loss, histories: Sequence[Sequence[int]] = HISTORIES, n_items: int = 6, **settings: Any
+    loss: Any, histories: Sequence[Sequence[int]] = HISTORIES, n_items: int = 6, **settings: Any
 ) -> NextItem:
     with in_float64():
         return NextItem(
@@ -311,6 +312,34 @@ def test_a_bias_is_one_more_column() -> None:
             separate = loss(query, table, batch, bias)
             torch.manual_seed(0)
             torch.testing.assert_close(separate, loss(*wide, batch), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_each_loss_is_that_of_the_whole_score_matrix(with_bias: bool) -> None:
+    """With the gradients of query, table and bias, against PyTorch's own functions."""
+    query, table, bias = (
+        x.requires_grad_() for x in (random(6, 5), random(11, 5, seed=1), random(11, seed=2))
+    )
+    target = torch.tensor([1, 11, 4, 4, 7, 2])
+    negatives = torch.tensor([[3, 11, 1], [2, 2, 5], [1, 4, 7], [9, 9, 9], [11, 10, 1], [6, 8, 2]])
+    scores = query @ table.T + (bias if with_bias else 0)
+    own, other = scores.gather(1, target[:, None] - 1), scores.gather(1, negatives - 1)
+    label = torch.tensor([1.0, 0, 0, 0]).double().expand(6, 4)
+    both = F.binary_cross_entropy_with_logits(torch.cat([own, other], 1), label, reduction="none")
+    expected = {
+        "ce": F.cross_entropy(scores, target - 1),
+        "bce": both.sum(1).mean(),
+        "bpr": -F.logsigmoid(own - other).mean(),
+        "ss": F.cross_entropy(torch.cat([own, other - math.log(3 / 11)], 1), torch.zeros(6).long()),
+    }
+    batch = batch_of(target.tolist(), negatives=negatives.tolist())
+    inputs = [query, table, *([bias] if with_bias else [])]
+    for kind, plain in expected.items():
+        loss = next_item(kind, n_items=11, n_negatives=3, exclude="none")
+        ours = loss(query, table, batch, bias if with_bias else None)
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+        grads = [torch.autograd.grad(value, inputs, retain_graph=True) for value in (ours, plain)]
+        torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
 
 
 # -- what the engine draws ---------------------------------------------------------------------------------------
