@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Extra, Needs, Negatives, WholeRows
+from mmbench.models.needs import Extra, Needs, WholeRows
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.layers import Dropout
-from mmbench.nn.losses import cross_entropy, item_scores
+from mmbench.nn.losses import item_scores
 from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 
 Activation = Literal["relu", "tanh", "sigmoid", "identity"]
@@ -39,9 +40,9 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaserConfig:
+class CaserConfig(Sampling):
     network: Literal["toolbox", "official"] = "toolbox"
-    loss: Literal["ce", "bce"] = "ce"
+    loss: Loss = "ce"  # bce: of windows, see _bce()
     hidden_dim: PositiveInt
     window: PositiveInt  # L
     n_targets: PositiveInt = 1  # T, items after the window that it predicts; "bce" reads it
@@ -56,6 +57,9 @@ class CaserConfig:
     reg_weight: NonNegativeFloat  # weighs plain norms: tables, filters, both maps
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss == "bce" and self.share == "step":
+            raise ValueError('loss = "bce" has negatives for each window; set share = "target"')
         if not self.n_vertical and not self.n_horizontal:
             raise ValueError("n_vertical and n_horizontal are both 0: no filter is left")
         if self.loss == "ce" and (self.n_targets > 1 or self.train_windows == "full"):
@@ -120,6 +124,7 @@ class VerticalFilters(nn.Module):
 class Caser(Recommender[CaserConfig]):
     def __init__(self, config: CaserConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim, window = config.hidden_dim, config.window
         self.is_official = config.network == "official"
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
@@ -160,7 +165,7 @@ class Caser(Recommender[CaserConfig]):
     @property
     def needs(self) -> Needs:
         config = self.config
-        extras: tuple[Extra, ...] = (Negatives(k=config.n_negatives),) if config.loss == "bce" else ()
+        extras: tuple[Extra, ...] = self.next_item.extras
         if config.n_targets > 1 or config.train_windows == "full":
             # Targets after the next one are those of a history's later slots, so they must be in the same step.
             return Needs(samples=("last-window",), stackable=False, extras=(*extras, WholeRows()))
@@ -194,10 +199,12 @@ class Caser(Recommender[CaserConfig]):
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         table = self.item_table()
-        if self.config.loss == "ce":
-            terms = {"ce": cross_entropy(self.query(batch), table, batch.target)}
+        kind = self.config.loss
+        terms: dict[str, Tensor] = {}
+        if kind == "bce":
+            terms[kind] = self._bce(batch, table)
         else:
-            terms = {"bce": self._bce(batch, table)}
+            terms[kind] = self.next_item(self.query(batch), table, batch)
         if self.config.reg_weight:
             terms["reg"] = self.config.reg_weight * self._norms()
         return terms

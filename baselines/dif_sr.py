@@ -25,16 +25,18 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.categories import CategorySets, CategoryTable
 from mmbench.nn.layers import Dropout, at, check_heads, hide, init_normal
-from mmbench.nn.losses import cross_entropy, wide
+from mmbench.nn.losses import wide
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 EPS = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class DIFSRConfig:
+class DIFSRConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     attribute_dim: PositiveInt
     inner_dim: PositiveInt
@@ -49,6 +51,7 @@ class DIFSRConfig:
     attributes: Literal["trained", "frozen"]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
         if self.attribute_dim % self.n_heads:
             raise ValueError(f"attribute_dim {self.attribute_dim} is not divisible by n_heads {self.n_heads}")
@@ -190,6 +193,7 @@ def freeze(table: nn.Embedding) -> None:
 class DIFSR(Recommender[DIFSRConfig]):
     def __init__(self, config: DIFSRConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim = config.hidden_dim
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
@@ -210,12 +214,13 @@ class DIFSR(Recommender[DIFSRConfig]):
 
     @property
     def needs(self) -> Needs:
+        extras = self.next_item.extras
         if self.reads_padding:
-            return Needs(layout="fixed", samples=("prefix",), causal=False)
+            return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
         if self.config.fusion == "sum":
-            return Needs(samples=("all", "prefix", "last-window"))
+            return Needs(samples=("all", "prefix", "last-window"), extras=extras)
         # One history a row, so that a row of scores begins at the history's first event.
-        return Needs(layout="padded", samples=("all", "prefix", "last-window"))
+        return Needs(layout="padded", samples=("all", "prefix", "last-window"), extras=extras)
 
     def streams(self, batch: Batch) -> Streams:
         """Return what the first layer sees; positions once for all rows where each has one history."""
@@ -250,7 +255,7 @@ class DIFSR(Recommender[DIFSRConfig]):
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         query = self.query(batch)
-        terms = {"ce": cross_entropy(query, self.item_table(), batch.target)}
+        terms: dict[str, Tensor] = {self.config.loss: self.next_item(query, self.item_table(), batch)}
         if self.config.attribute_weight:
             logits, labels = self.attribute_head(query), self.categories.labels(batch.target)
             attribute = F.binary_cross_entropy_with_logits(logits, labels)

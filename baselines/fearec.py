@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal, take_rows
-from mmbench.nn.losses import cross_entropy, nce
+from mmbench.nn.losses import nce
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 # States that a contrastive term compares: h, its second pass h', the pass h_s of a prefix with the same target.
@@ -42,7 +43,8 @@ PAIRS = {"none": (), "un": ("un",), "su": ("su",), "us": ("un", "su"), "us_x": (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FEARecConfig:
+class FEARecConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -64,6 +66,7 @@ class FEARecConfig:
     zero_padding: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
         if self.freq_weight and self.contrast != "us_x":
             raise ValueError(f"freq_weight belongs to contrast = 'us_x' (got {self.contrast!r})")
@@ -203,6 +206,7 @@ def spectral_gap(a: Tensor, b: Tensor) -> Tensor:
 class FEARec(Recommender[FEARecConfig]):
     def __init__(self, config: FEARecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim, width = config.hidden_dim, catalog.max_len
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(width, dim)
@@ -220,7 +224,7 @@ class FEARec(Recommender[FEARecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(layout="fixed", samples=("prefix",), causal=False)
+        return Needs(layout="fixed", samples=("prefix",), causal=False, extras=self.next_item.extras)
 
     def encode(self, item_seq: Tensor, slot: Tensor | None = None) -> Tensor:
         """item_seq int64 [R, W], right padded -> states [R, W, D], or [T, D] at the places `slot` of the flat [R W]."""
@@ -236,9 +240,8 @@ class FEARec(Recommender[FEARecConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        config, target = self.config, batch.target
-        h = self.query(batch)
-        terms = {"ce": cross_entropy(h, self.item_table(), target)}
+        config, h = self.config, self.query(batch)
+        terms: dict[str, Tensor] = {config.loss: self.next_item(h, self.item_table(), batch)}
         state = {"h": h}
         if config.contrast in ("un", "us", "us_x"):
             state["h'"] = self.query(batch)  # other dropout

@@ -25,18 +25,18 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling, is_loss
 from mmbench.nn.layers import Dropout, zero_padding
-from mmbench.nn.losses import next_item
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 CandidateLoss = Literal["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRU4RecConfig:
+class GRU4RecConfig(Sampling):
     network: Literal["toolbox", "official"] = "toolbox"
-    loss: Literal["ce", "bpr", "sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"] = "ce"
+    loss: Loss | CandidateLoss = "ce"
     emb_dim: PositiveInt  # the constrained network has one width: hidden_dim
     hidden_dim: PositiveInt
     n_layers: PositiveInt
@@ -50,6 +50,7 @@ class GRU4RecConfig:
     use_logq: bool = False  # sampled-ce: subtract the log of the probability of being a candidate
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.network == "official" and self.emb_dim != self.hidden_dim:
             raise ValueError(
                 f"network = 'official' shares its input and output table, so emb_dim {self.emb_dim} "
@@ -106,6 +107,8 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         self.register_buffer("target_prob", counts / counts.sum().clamp(min=1), persistent=False)
         weight = counts**config.sample_alpha * (counts > 0)
         self.register_buffer("sample_prob", weight / weight.sum().clamp(min=1e-12), persistent=False)
+        kind = config.loss
+        self.next_item = NextItem(kind if is_loss(kind) else "ce", config, catalog)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -126,8 +129,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
 
     @property
     def needs(self) -> Needs:
-        extras = (Negatives(),) if self.config.loss == "bpr" else ()
-        return Needs(layout="padded", stackable=False, extras=extras)
+        return Needs(layout="padded", stackable=False, extras=self.next_item.extras)
 
     def encode(self, batch: Batch) -> Tensor:
         """States of all places [R, W, H]; zero on padding.
@@ -162,8 +164,8 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         kind, query, table = self.config.loss, self.query(batch), self.item_table()
-        if kind == "ce" or kind == "bpr":
-            return {kind: next_item(kind, query, table, batch)}
+        if is_loss(kind):
+            return {kind: self.next_item(query, table, batch)}
         return {kind: self._sampled(query, table, batch.target, kind)}
 
     def _sampled(self, query: Tensor, table: Tensor, target: Tensor, kind: CandidateLoss) -> Tensor:

@@ -25,10 +25,11 @@ from torch.utils.checkpoint import checkpoint
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs, WholeRows
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.features import LayerFeatures
 from mmbench.nn.grouped import GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads
-from mmbench.nn.losses import cross_entropy, rows_of_logits
+from mmbench.nn.losses import rows_of_logits
 from mmbench.nn.memo import Memo
 from mmbench.settings.config import PositiveInt, Probability
 
@@ -39,8 +40,8 @@ ITEMS_AT_ONCE = 2048  # whose activations are held, about 170 KB each in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class IISANConfig:
-    loss: Literal["ce", "inbatch"]
+class IISANConfig(Sampling):
+    loss: Loss | Literal["inbatch"]
     positions: Literal["oldest-first", "left-padded"]
     layer_step: PositiveInt  # the embedding output and every so many blocks are read; 1 = all
     bottleneck_dim: PositiveInt
@@ -53,6 +54,7 @@ class IISANConfig:
     attn_dropout: Probability
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
 
 
@@ -164,6 +166,8 @@ class IISAN(Recommender[IISANConfig]):
         )  # fmt: skip
         if config.loss == "inbatch":
             self.register_buffer("log_pop", log_popularity(catalog), persistent=False)
+        kind: Loss = "ce" if config.loss == "inbatch" else config.loss
+        self.next_item = NextItem(kind, config, catalog)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -181,9 +185,10 @@ class IISAN(Recommender[IISANConfig]):
         """Not stackable: what a step computes of its items is computed again for the gradients (encode_items)."""
         if self.config.loss == "inbatch":
             return Needs(samples=("last-window",), stackable=False, extras=(WholeRows(),))
+        extras = self.next_item.extras
         if self.config.positions == "left-padded":
-            return Needs(samples=("prefix", "last-window"), stackable=False)
-        return Needs(samples=("all", "prefix", "last-window"), stackable=False)
+            return Needs(samples=("prefix", "last-window"), stackable=False, extras=extras)
+        return Needs(samples=("all", "prefix", "last-window"), stackable=False, extras=extras)
 
     # -- items --------------------------------------------------------------------------------------------
 
@@ -233,7 +238,8 @@ class IISAN(Recommender[IISANConfig]):
         if self.config.loss == "inbatch":
             return {"inbatch": self.in_batch_loss(batch)}
         table = self.item_table()
-        return {"ce": cross_entropy(self.encode(batch, look_up(table, batch)), table, batch.target)}
+        query = self.encode(batch, look_up(table, batch))
+        return {self.config.loss: self.next_item(query, table, batch)}
 
     def in_batch_loss(self, batch: TrainBatch) -> Tensor:
         """Return the mean cross entropy of each target among all items of the step but those of its own history.

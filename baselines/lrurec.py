@@ -29,13 +29,14 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.layers import Dropout, at
-from mmbench.nn.losses import cross_entropy
 from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class LRURecConfig:
+class LRURecConfig(Sampling):
+    loss: Loss = "ce"
     form: Literal["code", "paper"] = "code"
     hidden_dim: PositiveInt
     state_dim: PositiveInt  # counts complex numbers
@@ -47,6 +48,7 @@ class LRURecConfig:
     r_max: PositiveFloat
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.r_min < self.r_max < 1:
             raise ValueError(f"r_min {self.r_min} < r_max {self.r_max} < 1 must hold")
 
@@ -139,6 +141,7 @@ class LRURec(Recommender[LRURecConfig]):
         self.norm = nn.LayerNorm(config.hidden_dim)
         self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(LRUBlock(config) for _ in range(config.n_layers))
+        self.next_item = NextItem(config.loss, config, catalog)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -153,7 +156,7 @@ class LRURec(Recommender[LRURecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("all", "prefix", "last-window"))
+        return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
         """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
@@ -173,4 +176,4 @@ class LRURec(Recommender[LRURecConfig]):
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         hidden = self.encode(batch, batch.slot)
-        return {"ce": cross_entropy(hidden, self.item_emb.weight[1:], batch.target, self.item_bias)}
+        return {self.config.loss: self.next_item(hidden, self.item_emb.weight[1:], batch, self.item_bias)}

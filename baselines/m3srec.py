@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Attention, Dropout, at_places, check_heads, init_normal, zero_padding
-from mmbench.nn.losses import cross_entropy, info_nce
+from mmbench.nn.losses import info_nce
 from mmbench.settings.config import (
     Fraction,
     NonNegativeFloat,
@@ -45,7 +46,8 @@ PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
-class M3SRecConfig:
+class M3SRecConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt  # is each expert's
     n_heads: PositiveInt
@@ -64,6 +66,7 @@ class M3SRecConfig:
     use_image: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
         if self.n_specific_layers + self.n_cross_layers == 0:
             raise ValueError("n_specific_layers and n_cross_layers are both 0; one layer at least is needed")
@@ -148,6 +151,7 @@ class Fusion(nn.Module):
 class M3SRec(Recommender[M3SRecConfig]):
     def __init__(self, config: M3SRecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim = config.hidden_dim
         read = {name: getattr(catalog, f"{name}_feat") for name in CONTENT if self.reads(config, name)}
         features = {name: feat for name, feat in read.items() if feat is not None}
@@ -178,7 +182,7 @@ class M3SRec(Recommender[M3SRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("all", "prefix", "last-window"))
+        return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -251,7 +255,8 @@ class M3SRec(Recommender[M3SRecConfig]):
         if is_pretraining:
             return self.contrasts(states, tables, batch.target)
         query = self.combine(states.movedim(0, 1), "user_fusion")
-        terms = {"ce": cross_entropy(query, self.combine(tables[1:], "item_fusion"), batch.target)}
+        candidates = self.combine(tables[1:], "item_fusion")
+        terms: dict[str, Tensor] = {self.config.loss: self.next_item(query, candidates, batch)}
         if self.config.training == "joint" and weight:
             terms |= {name: weight * x for name, x in self.contrasts(states, tables, batch.target).items()}
         return terms

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import init_normal, zero_padding
-from mmbench.nn.losses import next_item
 from mmbench.nn.mlp import MLPEncoder, shift
 from mmbench.settings.config import PositiveInt, Probability
 
@@ -35,9 +35,9 @@ Feature = Literal["category", "text", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLP4RecConfig:
+class MLP4RecConfig(Sampling):
     features: tuple[Feature, ...]
-    loss: Literal["ce", "bpr"] = "ce"
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     n_layers: PositiveInt  # adds depth, no parameters
     dropout: Probability
@@ -45,6 +45,7 @@ class MLP4RecConfig:
     pad_side: Literal["right", "left"] = "right"  # left: the newest event is always at the last place
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(set(self.features)) < len(self.features):
             raise ValueError(f"features {list(self.features)} must name each feature once")
 
@@ -80,6 +81,7 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
             dim=config.hidden_dim, max_len=catalog.max_len, n_rows=1 + len(self.features),
             n_layers=config.n_layers, dropout=config.dropout, mixing=config.mixing,
         )  # fmt: skip
+        self.next_item = NextItem(config.loss, config, catalog)
         self._init_weights()
 
     def _add_feature(self, name: str, catalog: Catalog) -> None:
@@ -110,7 +112,7 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
 
     @property
     def needs(self) -> Needs:
-        extras = () if self.config.loss == "ce" else (Negatives(),)
+        extras = self.next_item.extras
         return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
 
     def extra_state(self) -> dict[str, Any]:
@@ -132,5 +134,4 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        kind, query, table = self.config.loss, self.query(batch), self.item_table()
-        return {kind: next_item(kind, query, table, batch)}
+        return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, init_normal, zero_padding
-from mmbench.nn.losses import cross_entropy, next_item
+from mmbench.nn.losses import cross_entropy
 from mmbench.nn.mlp import shift
 from mmbench.settings.config import PositiveInt, Probability
 
@@ -37,8 +38,8 @@ CONTENT = ("text", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMMLPConfig:
-    loss: Literal["ce", "bpr"] = "ce"
+class MMMLPConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     n_layers: PositiveInt  # adds depth, no parameters
     expansion: PositiveInt  # inner width of the MLPs in units of the outer one
@@ -133,6 +134,7 @@ class MMMLP(Recommender[MMMLPConfig]):
         self.sizes = sizes
         self.fusion_norm = nn.LayerNorm((1 + n_content) * dim, eps=1e-12)
         self.fusion = nn.Linear((1 + n_content) * dim, dim)
+        self.next_item = NextItem(config.loss, config, catalog)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -149,7 +151,7 @@ class MMMLP(Recommender[MMMLPConfig]):
 
     @property
     def needs(self) -> Needs:
-        extras = (Negatives(),) if self.config.loss == "bpr" else ()
+        extras = self.next_item.extras
         return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
 
     def extra_state(self) -> dict[str, Any]:
@@ -181,4 +183,4 @@ class MMMLP(Recommender[MMMLPConfig]):
         config, query = self.config, self.query(batch)
         if config.loss == "ce" and config.padding_id == "class":  # row 0 of the table is a class
             return {"ce": cross_entropy(query, self.item_emb.weight, batch.target + 1)}
-        return {config.loss: next_item(config.loss, query, self.item_table(), batch)}
+        return {config.loss: self.next_item(query, self.item_table(), batch)}

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.clusters import k_means, nearest, principal_components
 from mmbench.nn.features import look_up
 from mmbench.nn.layers import Dropout
-from mmbench.nn.losses import cross_entropy
 from mmbench.settings.config import PositiveInt, Probability
 
 CONTENT = ("image", "text")  # in the order of the node types
@@ -43,7 +43,8 @@ HIDDEN = -1e9  # a finite number: a row that is padding has no edges, and its so
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMSRConfig:
+class MMSRConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     n_layers: PositiveInt  # all have the same weights
     n_clusters: PositiveInt  # counts clusters of each modality
@@ -167,6 +168,7 @@ def codes_of(feat: Tensor, present: Tensor, config: MMSRConfig) -> tuple[Tensor,
 class MMSR(Recommender[MMSRConfig]):
     def __init__(self, config: MMSRConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim, n_nodes, centres = config.hidden_dim, catalog.n_items + 1, []
         self.types, self.n_clusters = [0], dict[str, int]()
         for number, name in enumerate(CONTENT, 1):
@@ -222,7 +224,9 @@ class MMSR(Recommender[MMSRConfig]):
     @property
     def needs(self) -> Needs:
         """Not stackable: graphs of like size are computed together, so shapes depend on the histories."""
-        return Needs(layout="padded", samples=("prefix",), causal=False, stackable=False)
+        return Needs(
+            layout="padded", samples=("prefix",), causal=False, stackable=False, extras=self.next_item.extras
+        )
 
     def extra_state(self) -> dict[str, Any]:
         absent = {name: self._codes(name)[1:, 0].eq(0).double().mean().item() for name in self.n_clusters}
@@ -357,7 +361,7 @@ class MMSR(Recommender[MMSRConfig]):
         return fused
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        return {"ce": cross_entropy(self.query(batch), self.item_table(), batch.target)}
+        return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}
 
 
 def _softmax(scores: Tensor, has_edge: Tensor) -> Tensor:

@@ -26,17 +26,18 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.convolution import BlockKind, CausalConvEncoder
 from mmbench.nn.layers import Dropout, at, zero_padding
-from mmbench.nn.losses import item_scores, next_item
+from mmbench.nn.losses import item_scores
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class NextItNetConfig:
+class NextItNetConfig(Sampling):
     network: Literal["toolbox", "official"] = "toolbox"
-    loss: Literal["ce", "sampled-ce", "bce"] = "ce"  # "bce": SASRec's, for TMMSRec fig. 6
+    loss: Loss | Literal["sampled-ce"] = "ce"  # "bce": SASRec's, for TMMSRec fig. 6
     hidden_dim: PositiveInt
     kernel_size: PositiveInt
     dilations: tuple[PositiveInt, ...]
@@ -47,6 +48,7 @@ class NextItNetConfig:
     reg_weight: NonNegativeFloat  # weighs plain norms: table, output map, convolutions, LayerNorms
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.dilations:
             raise ValueError("dilations must list at least one dilation, e.g. [1, 4]")
         if self.block == "bottleneck" and self.hidden_dim % 2:
@@ -69,6 +71,8 @@ class NextItNet(Recommender[NextItNetConfig]):
             self.item_bias = nn.Parameter(torch.empty(catalog.n_items))
         else:
             self.out = nn.Linear(dim, dim)
+        kind: Loss = "ce" if config.loss == "sampled-ce" else config.loss
+        self.next_item = NextItem(kind, config, catalog)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -95,8 +99,7 @@ class NextItNet(Recommender[NextItNetConfig]):
 
     @property
     def needs(self) -> Needs:
-        extras = (Negatives(),) if self.config.loss == "bce" else ()
-        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
+        return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def encode(self, batch: Batch) -> Tensor:
         """States of all places, [R, W, D]."""
@@ -123,7 +126,7 @@ class NextItNet(Recommender[NextItNetConfig]):
         if kind == "sampled-ce":
             terms = {"sampled-ce": self._sampled(query, table, batch.target)}
         else:
-            terms = {kind: next_item(kind, query, table, batch)}
+            terms = {kind: self.next_item(query, table, batch)}
         if self.config.reg_weight:
             terms["reg"] = self.config.reg_weight * self._norms()
         return terms

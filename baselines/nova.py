@@ -24,16 +24,17 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.categories import CategorySets, CategoryTable
 from mmbench.nn.layers import Attention, Dropout, at, check_heads, init_normal, zero_padding
-from mmbench.nn.losses import cross_entropy
 from mmbench.settings.config import PositiveInt, Probability
 
 EPS = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class NOVAConfig:
+class NOVAConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -48,6 +49,7 @@ class NOVAConfig:
     side_norm: bool  # True puts a LayerNorm on each kind of side information
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
         if not self.sides or len(set(self.sides)) < len(self.sides):
             raise ValueError(
@@ -139,6 +141,7 @@ class NonInvasiveBlock(nn.Module):
 class NOVA(Recommender[NOVAConfig]):
     def __init__(self, config: NOVAConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim = config.hidden_dim
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.sides = Sides(config, catalog)
@@ -152,7 +155,7 @@ class NOVA(Recommender[NOVAConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("all", "prefix", "last-window"))
+        return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def fuse(self, layer: int, ids: Tensor, sides: Tensor) -> Tensor:
         """Return what queries and keys of a layer are made of, [R, W, D], of ids [R, W, D], sides [R, W, M - 1, D]."""
@@ -178,4 +181,4 @@ class NOVA(Recommender[NOVAConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        return {"ce": cross_entropy(self.query(batch), self.item_table(), batch.target)}
+        return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}

@@ -22,16 +22,16 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender, Stage
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs, Samples
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
-from mmbench.nn.losses import next_item
 from mmbench.settings.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 
 PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
-class S3RecConfig:
+class S3RecConfig(Sampling):
     attributes: Literal["category+brand", "category"]
     attribute_min_count: PositiveInt  # attributes that fewer items share are left out
     pretrain_epochs: NonNegativeInt
@@ -42,7 +42,7 @@ class S3RecConfig:
     map_weight: NonNegativeFloat
     sp_weight: NonNegativeFloat
     pair_form: Literal["double", "logit"]  # is the form of MIP and SP, see pair_loss
-    loss: Literal["bce", "bpr", "ce"]  # is that of fine-tuning
+    loss: Loss  # of fine-tuning
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -51,6 +51,7 @@ class S3RecConfig:
     attn_dropout: Probability
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
 
 
@@ -191,6 +192,7 @@ class Pretraining(nn.Module):
 class S3Rec(Recommender[S3RecConfig]):
     def __init__(self, config: S3RecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim = config.hidden_dim
         self.item_emb = nn.Embedding(catalog.n_items + 2, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
@@ -206,8 +208,8 @@ class S3Rec(Recommender[S3RecConfig]):
 
     @property
     def needs(self) -> Needs:
-        extras = () if self.config.loss == "ce" else (Negatives(),)
-        return Needs(samples=("last-window", "prefix", "sequence-prefix"), extras=extras)
+        samples: tuple[Samples, ...] = ("last-window", "prefix", "sequence-prefix")
+        return Needs(samples=samples, extras=self.next_item.extras)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -253,8 +255,7 @@ class S3Rec(Recommender[S3RecConfig]):
         if self.is_pretraining:
             config, events = self.config, self.parts_of_pretraining.events
             return self.pretraining_loss(batch, draw_cloze(batch, events, self.n_items, config.mask_ratio))
-        kind = self.config.loss
-        return {kind: next_item(kind, self.query(batch), self.item_table(), batch)}
+        return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}
 
     @property
     def parts_of_pretraining(self) -> Pretraining:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.layers import (
     Dropout,
     PostNormEncoder,
@@ -30,14 +31,13 @@ from mmbench.nn.layers import (
     init_normal,
     zero_padding,
 )
-from mmbench.nn.losses import next_item
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class SASRecConfig:
+class SASRecConfig(Sampling):
     network: Literal["bert-style", "official"] = "bert-style"
-    loss: Literal["ce", "bce", "bpr"] = "ce"
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -47,6 +47,7 @@ class SASRecConfig:
     l2_emb: NonNegativeFloat = 0.0  # weighs the squared norms of both tables
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
 
 
@@ -68,6 +69,7 @@ class SASRec(Recommender[SASRecConfig]):
                 dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
                 dropout=config.dropout, attn_dropout=config.attn_dropout,
             )  # fmt: skip
+        self.next_item = NextItem(config.loss, config, catalog)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -84,8 +86,7 @@ class SASRec(Recommender[SASRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        extras = () if self.config.loss == "ce" else (Negatives(),)
-        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
+        return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
         """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
@@ -102,8 +103,9 @@ class SASRec(Recommender[SASRecConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        kind, query, table = self.config.loss, self.query(batch), self.item_table()
-        terms: dict[str, Tensor] = {kind: next_item(kind, query, table, batch)}
+        terms: dict[str, Tensor] = {
+            self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)
+        }
         if self.config.l2_emb:
             norms = self.item_emb.weight.square().sum() + self.position_emb.weight.square().sum()
             terms["l2"] = self.config.l2_emb * norms

@@ -27,16 +27,18 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.features import available
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, dropout, init_normal
-from mmbench.nn.losses import cross_entropy, wide
+from mmbench.nn.losses import wide
 from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 LEAST_NOISE = 0.01  # is the least deviation of a gate's logit in training
 
 
 @dataclass(frozen=True, kw_only=True)
-class TedRecConfig:
+class TedRecConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -50,6 +52,7 @@ class TedRecConfig:
     zero_padding: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
         if len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities {list(self.modalities)} must name each modality once")
@@ -197,6 +200,7 @@ class Grid(NamedTuple):
 class TedRec(Recommender[TedRecConfig]):
     def __init__(self, config: TedRecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim = config.hidden_dim
         self.modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
@@ -229,7 +233,7 @@ class TedRec(Recommender[TedRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("prefix",), causal=False)
+        return Needs(samples=("prefix",), causal=False, extras=self.next_item.extras)
 
     def fuse(self, batch: Batch) -> Tensor:
         """Return X of every place of the batch, [R, W, D]."""
@@ -258,9 +262,8 @@ class TedRec(Recommender[TedRecConfig]):
         return F.normalize(self.item_emb.weight[1:], dim=-1)
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        return {
-            "ce": cross_entropy(self.query(batch) / self.config.temperature, self.item_table(), batch.target)
-        }
+        query = self.query(batch) / self.config.temperature
+        return {self.config.loss: self.next_item(query, self.item_table(), batch)}
 
     def extra_state(self) -> dict[str, Any]:
         return {"modalities": self.modalities}

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.histories import TrainHistories
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
-from mmbench.nn.losses import nce, next_item
+from mmbench.nn.losses import nce
 from mmbench.settings.config import (
     Fraction,
     NonNegativeFloat,
@@ -45,7 +46,8 @@ SHORT = 3  # the first three of the operations in `augment` are for short histor
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiCoSeRecConfig:
+class TiCoSeRecConfig(Sampling):
+    loss: Loss = "bce"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -67,6 +69,7 @@ class TiCoSeRecConfig:
     online_warm_up: NonNegativeInt  # epochs before item embeddings may name similar items
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
 
 
@@ -316,6 +319,7 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
 
     def __init__(self, config: TiCoSeRecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim = config.hidden_dim
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
@@ -344,7 +348,9 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
     def needs(self) -> Needs:
         # Views are as wide as the longest history of a step, which differs between the seeds of a stack.
         is_stackable = not self.config.contrast_weight
-        return Needs(layout="fixed", samples=("last-window",), stackable=is_stackable, extras=(Negatives(),))
+        return Needs(
+            layout="fixed", samples=("last-window",), stackable=is_stackable, extras=self.next_item.extras
+        )
 
     @torch.no_grad()
     def start_epoch(self, epoch: int) -> None:
@@ -404,4 +410,4 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
             query = own.reshape(-1, config.hidden_dim).index_select(0, slot)
         else:
             query = self.encode(item_seq, slot)
-        return {"bce": next_item("bce", query, self.item_table(), batch), **terms}
+        return {config.loss: self.next_item(query, self.item_table(), batch), **terms}

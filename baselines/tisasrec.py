@@ -27,16 +27,16 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.layers import Dropout, at, check_heads, dropout, init_normal, zero_padding
-from mmbench.nn.losses import next_item
 from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiSASRecConfig:
+class TiSASRecConfig(Sampling):
     network: Literal["bert-style", "official", "paper"] = "bert-style"
-    loss: Literal["ce", "bce"] = "ce"
+    loss: Loss = "ce"
     time_span: NonNegativeInt  # k, the largest interval code
     interval_unit: Literal["personal", "second"] = "personal"  # "second": a port that skips the personal unit
     interval_rounding: Literal["floor", "points"] = "floor"
@@ -50,6 +50,7 @@ class TiSASRecConfig:
     l2_norm: Literal["squared", "plain"] = "squared"  # "plain": the PyTorch port's penalty
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
 
 
@@ -186,6 +187,7 @@ class TiSASRec(Recommender[TiSASRecConfig]):
             self.register_buffer("unit", personal_unit(catalog))
         if config.interval_rounding == "points":
             self.register_buffer("first_time", first_time(catalog))
+        self.next_item = NextItem(config.loss, config, catalog)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -198,8 +200,7 @@ class TiSASRec(Recommender[TiSASRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        extras = () if self.config.loss == "ce" else (Negatives(),)
-        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
+        return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def codes(self, batch: Batch) -> Tensor:
         """R_ij = min(floor(|t_i - t_j| / r_min), k), int64 [R, W, W]; pairs of different histories mean nothing."""
@@ -242,8 +243,9 @@ class TiSASRec(Recommender[TiSASRecConfig]):
         return self.item_emb.weight[1:]
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        kind, query, table = self.config.loss, self.query(batch), self.item_table()
-        terms: dict[str, Tensor] = {kind: next_item(kind, query, table, batch)}
+        terms: dict[str, Tensor] = {
+            self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)
+        }
         if self.config.l2_emb:
             tables = (self.item_emb, self.position_key, self.position_value, self.time_key, self.time_value)
             norms = torch.stack([one.weight.square().sum() for one in tables])

@@ -24,14 +24,15 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.layers import Dropout
-from mmbench.nn.losses import cross_entropy
 from mmbench.nn.mlp import Activation, TriangularMixer
 from mmbench.settings.config import PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class TriMLPConfig:
+class TriMLPConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     n_sessions: PositiveInt  # must divide max_len
     dropout: Probability
@@ -42,6 +43,7 @@ class TriMLPConfig:
 class TriMLP(Recommender[TriMLPConfig]):
     def __init__(self, config: TriMLPConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         # torch's own initialisation everywhere: N(0, 1) for the table, uniform for the output; kernels start even.
         self.item_emb = nn.Embedding(catalog.n_items + 1, config.hidden_dim, padding_idx=0)
         self.drop = Dropout(config.dropout)
@@ -55,9 +57,10 @@ class TriMLP(Recommender[TriMLPConfig]):
 
     @property
     def needs(self) -> Needs:
+        extras = self.next_item.extras
         if self.config.align == "left-pad":  # a state's place, and so its kernel, depends on the row's length
-            return Needs(layout="fixed", samples=("prefix", "last-window"), causal=False)
-        return Needs(layout="padded", samples=("all", "prefix", "last-window"))
+            return Needs(layout="fixed", samples=("prefix", "last-window"), causal=False, extras=extras)
+        return Needs(layout="padded", samples=("all", "prefix", "last-window"), extras=extras)
 
     def encode(self, batch: Batch) -> Tensor:
         """Z, states of all places [R, W, D]."""
@@ -73,4 +76,4 @@ class TriMLP(Recommender[TriMLPConfig]):
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Places are selected before the output layer: most of a padded batch predicts nothing."""
         state = batch.at_slots(self.encode(batch))
-        return {"ce": cross_entropy(state, self.out.weight, batch.target, self.out.bias)}
+        return {self.config.loss: self.next_item(state, self.out.weight, batch, self.out.bias)}

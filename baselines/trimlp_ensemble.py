@@ -27,24 +27,28 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog
 from mmbench.models.ensemble import Ensemble, EnsembleConfig
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import Dropout
-from mmbench.nn.losses import next_item
 from mmbench.nn.mlp import Activation, TriangularMixer
 from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class TriMLPEnsembleConfig(EnsembleConfig):
+class TriMLPEnsembleConfig(Sampling, EnsembleConfig):
     head: Literal["tied", "linear"]
-    loss: Literal["ce", "bce"]  # "bce" has one negative per target
+    loss: Loss  # as trimlp; bce: TMMSRec, one negative per target
     id_std: PositiveFloat = 0.02  # standard deviation of the id vectors at the start
     hidden_dim: PositiveInt
     n_sessions: PositiveInt  # must divide max_len
     dropout: Probability
     activation: Activation
     align: Literal["right", "left-pad"] = "right"
+
+    def __post_init__(self) -> None:
+        Sampling.__post_init__(self)
+        EnsembleConfig.__post_init__(self)
 
 
 class TriMLPMember(nn.Module):
@@ -106,10 +110,11 @@ class TriMLPMember(nn.Module):
 class TriMLPEnsemble(Ensemble[TriMLPEnsembleConfig]):
     def __init__(self, config: TriMLPEnsembleConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog, TriMLPMember)
+        self.next_item = NextItem(config.loss, config, catalog)
 
     @property
     def needs(self) -> Needs:
-        extras = (Negatives(),) if self.config.loss == "bce" else ()
+        extras = self.next_item.extras
         if self.config.align == "left-pad":  # a state's place, and so its kernel, depends on the row's length
             return Needs(layout="fixed", samples=("prefix", "last-window"), causal=False, extras=extras)
         return Needs(layout="padded", samples=("all", "prefix", "last-window"), extras=extras)
@@ -145,5 +150,5 @@ class TriMLPEnsemble(Ensemble[TriMLPEnsembleConfig]):
         else:
             asked = {f"{kind}_{name}": (one(batch), *one.table()) for name, one in self.members.asked()}
         return {
-            term: next_item(kind, state, table, batch, bias) for term, (state, table, bias) in asked.items()
+            term: self.next_item(state, table, batch, bias) for term, (state, table, bias) in asked.items()
         }

@@ -30,10 +30,11 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.features import available
 from mmbench.nn.item_drop import choose_kept, shorten
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
-from mmbench.nn.losses import cross_entropy, info_nce
+from mmbench.nn.losses import info_nce
 from mmbench.nn.whitening import WhiteningExperts
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -41,7 +42,8 @@ TINY = 1e-6  # an item vector below this norm is the constant 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniSRecConfig:
+class UniSRecConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -65,6 +67,7 @@ class UniSRecConfig:
     ss_weight: NonNegativeFloat  # lambda, weighs the sequence-sequence contrast
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError('modalities must name "text", "image" or both, each once')
@@ -73,6 +76,7 @@ class UniSRecConfig:
 class UniSRec(Recommender[UniSRecConfig]):
     def __init__(self, config: UniSRecConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim = config.hidden_dim
         self.modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
         for name in self.modalities:
@@ -103,7 +107,7 @@ class UniSRec(Recommender[UniSRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(samples=("all", "prefix", "last-window"))
+        return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     # -- stages -------------------------------------------------------------------------------------------
 
@@ -131,6 +135,7 @@ class UniSRec(Recommender[UniSRecConfig]):
 
     def use_catalog(self, catalog: Catalog) -> None:
         self.n_items = catalog.n_items
+        self.next_item = NextItem(self.config.loss, self.config, catalog)
         for name in self.modalities:
             new, width = getattr(catalog, f"{name}_feat"), self.features(name).shape[1]
             if new is None or new.shape[1] != width:
@@ -189,12 +194,11 @@ class UniSRec(Recommender[UniSRecConfig]):
         is_shared = self.config.catalogue_noise == "shared"
         history = F.embedding(batch.item_seq, catalogue) if is_shared else self.content(batch.item_seq)
         states = F.normalize(self.states(batch, history), dim=-1)
-        return {
-            "ce": self.next_item_loss(states / self.config.temperature, self.candidates(catalogue), batch)
-        }
+        query = states / self.config.temperature
+        return {self.config.loss: self.next_item_loss(query, self.candidates(catalogue), batch)}
 
     def next_item_loss(self, query: Tensor, candidates: Tensor, batch: TrainBatch) -> Tensor:
-        return cross_entropy(query, candidates[1:], batch.target)
+        return self.next_item(query, candidates[1:], batch)
 
     def pretraining_terms(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Both contrasts over the targets of the step; each slot ends a history of its own."""

@@ -38,7 +38,7 @@ from mmbench.data.samples import plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Negatives, Prefixes
+from mmbench.models.needs import SHARED, Negatives, Prefixes, SharedNegatives
 from tests.fixed import draws_replaced, fill, signed, uniform, words
 from tests.models.toy import DAY, START, catalog_of, history_batch, toy_model, view_of
 
@@ -65,7 +65,7 @@ RANKED = [[4], [1, 2, 3], [9, 8, 7, 6, 5, 4, 3, 13, 2, 20], [20, 16], [5, 5, 5, 
 LONGEST_GAP = 400 * DAY  # longer than any in training
 
 # Widths of the recipes -> narrow ones that keep apart what is not of equal width. Text has 12 dims, images have 8.
-WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 300: 22, 384: 54, 512: 26, 768: 12}
+WIDTHS = {50: 10, 64: 12, 100: 14, 128: 18, 256: 20, 300: 22, 384: 54, 512: 26, 768: 12, 1024: 28}
 WIDTH_SETTINGS = ("hidden_dim", "emb_dim", "inner_dim", "state_dim")
 COUNTS = {"n_samples": 40, "n_blocks": 2}  # with more blocks, NextItNet's last ReLU meets no negative number
 # Where a recipe has a value that hides, on so little data, whether it is used at all: that value, another one.
@@ -118,11 +118,19 @@ def training_step(model: Recommender[Any], samples: str) -> TrainBatch:
     batch = batcher.training(plan_rows(view.offsets, kind, model.max_len), prefixes=needs.has(Prefixes))
     if needs.layout == "packed":
         batch = side_by_side(batch)
-    n_targets, negatives = len(batch.user), needs.get(Negatives)
-    if negatives is None:
-        return batch
-    items = (words("negatives", n_targets * negatives.k) % np.uint64(N_ITEMS)).astype(np.int64) + 1
-    return batch.with_drawn(negatives=torch.from_numpy(items).view(n_targets, negatives.k))
+    shared, negatives = needs.get(SharedNegatives), needs.get(Negatives)
+    if shared is not None:
+        batch = batch.with_drawn(**{SHARED: fixed_items(SHARED, shared.k)})
+    if negatives is not None:
+        n_targets = len(batch.user)
+        items = fixed_items("negatives", n_targets * negatives.k).view(n_targets, negatives.k)
+        batch = batch.with_drawn(negatives=items)
+    return batch
+
+
+def fixed_items(text: str, n: int) -> Tensor:
+    """Return n items of 1..N_ITEMS, int64 [n]."""
+    return torch.from_numpy((words(text, n) % np.uint64(N_ITEMS)).astype(np.int64) + 1)
 
 
 def side_by_side(batch: TrainBatch) -> TrainBatch:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmbench.data.batch import Batch, TrainBatch
     from mmbench.models.base import Catalog, Recommender, Stage
     from mmbench.models.needs import Needs, Negatives, Prefixes, SlotAfter
+    from mmbench.models.next_item import Loss, NextItem, Sampling
     from mmbench.settings.config import (
         Fraction,
         NonNegativeFloat,
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
         "Batch",
         "Catalog",
         "Fraction",
+        "Loss",
         "Needs",
         "Negatives",
+        "NextItem",
         "NonNegativeFloat",
         "NonNegativeInt",
         "PositiveFloat",
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
         "Prefixes",
         "Probability",
         "Recommender",
+        "Sampling",
         "SlotAfter",
         "Stage",
         "TrainBatch",
@@ -44,6 +48,7 @@ else:
         "mmbench.data.batch": ("Batch", "TrainBatch"),
         "mmbench.models.base": ("Catalog", "Recommender", "Stage"),
         "mmbench.models.needs": ("Needs", "Negatives", "Prefixes", "SlotAfter"),
+        "mmbench.models.next_item": ("Loss", "NextItem", "Sampling"),
         "mmbench.settings.config": (
             "Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Probability",
         ),

@@ -31,17 +31,19 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs, Prefixes
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, take_rows, zero_padding
-from mmbench.nn.losses import cross_entropy, info_nce
+from mmbench.nn.losses import info_nce
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 CONTENT = ("text", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HM4SRConfig:
+class HM4SRConfig(Sampling):
+    loss: Loss = "ce"
     hidden_dim: PositiveInt  # d
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -75,6 +77,7 @@ class HM4SRConfig:
     pcl_mask: Literal["exact", "shared"] = "exact"  # a draw for each prefix, or one for each history
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
 
 
@@ -212,6 +215,7 @@ class ModalityEncoder(nn.Module):
 class HM4SR(Recommender[HM4SRConfig]):
     def __init__(self, config: HM4SRConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
+        self.next_item = NextItem(config.loss, config, catalog)
         dim = config.hidden_dim
         features = {name: getattr(catalog, f"{name}_feat") for name in CONTENT if self.reads(config, name)}
         features = {name: feat for name, feat in features.items() if feat is not None}
@@ -265,7 +269,7 @@ class HM4SR(Recommender[HM4SRConfig]):
     @property
     def needs(self) -> Needs:
         extras = (Prefixes(),) if self.use_pcl and self.config.pcl_mask == "exact" else ()
-        return Needs(samples=("all", "prefix", "last-window"), extras=extras)
+        return Needs(samples=("all", "prefix", "last-window"), extras=(*extras, *self.next_item.extras))
 
     # -- score --------------------------------------------------------------------------------------------
 
@@ -308,7 +312,9 @@ class HM4SR(Recommender[HM4SRConfig]):
         mask = batch.attention_mask(causal=True)
         x, time = self.fuse(items, batch)
         states, placeholder_states = self.encode_for_loss(x, time, mask, batch)
-        terms = {"ce": cross_entropy(side_by_side(states), tables[1:].flatten(1), batch.target)}  # eq. 20
+        terms: dict[str, Tensor] = {
+            config.loss: self.next_item(side_by_side(states), tables[1:].flatten(1), batch)  # eq. 20
+        }
         if self.use_category:
             terms["cp"] = config.category_weight * self.category_term(tables, items, mask, batch)
         same = self.no_negatives(batch)

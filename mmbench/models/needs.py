@@ -3,6 +3,7 @@
 A paper that needs something new adds a subclass of `Extra`, no flag.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeVar
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import NEGATIVES
-from mmbench.data.negatives import NegativeSampler
+from mmbench.data.negatives import Distribution, NegativeSampler
 from mmbench.data.packing import Layout
 from mmbench.data.views import TrainView
 from mmbench.settings.config import TrainConfig
 
 Samples = Literal["all", "prefix", "last-window", "sequence", "sequence-prefix", "pairs"]
 Pairs = tuple[np.ndarray, np.ndarray]  # users and items, int64 [n] each
+SHARED = "shared_negatives"
+UNIFORM = Distribution()
 
 
 class Drawer(Protocol):
@@ -27,6 +30,14 @@ class Drawer(Protocol):
     def draw(self, user: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
         """Return [T, ...] for users and targets int64 [T], with no other randomness than the generator's."""
         ...
+
+
+class StepDrawer(ABC):
+    """Draws something once for all targets of a step."""
+
+    @abstractmethod
+    def draw_steps(self, n_steps: int, generator: torch.Generator) -> Tensor:
+        """Return [n_steps, ...], with no other randomness than the generator's."""
 
 
 class Extra:
@@ -46,7 +57,7 @@ class Extra:
         """Return what the settings of a training must be instead; empty when they fit."""
         return ""
 
-    def drawer(self, view: TrainView, n_items: int, device: torch.device | str) -> Drawer | None:
+    def drawer(self, view: TrainView, n_items: int, device: torch.device | str) -> Drawer | StepDrawer | None:
         """Return what draws for the targets of a training on these events; None when nothing is drawn."""
         return None
 
@@ -85,34 +96,83 @@ def whole_history(view: TrainView) -> Pairs:
     return view.users, view.items
 
 
+def nothing(view: TrainView) -> Pairs:
+    """Return no pairs: every user may be given every item."""
+    return view.users[:0], view.items[:0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Negatives(Extra):
-    """`batch.negatives`: k items for each target, uniform over those that are not excluded for its user.
+    """`batch.negatives`: k items for each target, of those that are not excluded for its user.
 
-    exclude  gives, from the training events, the (user, item) pairs that are never drawn
+    exclude      gives, from the training events, the (user, item) pairs that are never drawn
+    beside       the target is never drawn for itself; whatever else a user has may be, so `exclude` must be `nothing`
+    distribution how often each item is drawn
     """
 
     name: ClassVar[str] = NEGATIVES
     k: int = 1
     exclude: Callable[[TrainView], Pairs] = whole_history
+    beside: bool = False
+    distribution: Distribution = UNIFORM
+
+    def __post_init__(self) -> None:
+        if self.beside and self.exclude is not nothing:
+            raise ValueError("negatives beside the target exclude nothing else; set exclude = nothing")
 
     def drawer(self, view: TrainView, n_items: int, device: torch.device | str) -> Drawer:
-        users, items = self.exclude(view)
-        n_users = len(view.offsets) - 1
-        return _Uniform(
-            NegativeSampler(users, items, n_users=n_users, n_items=n_items, device=device), self.k
-        )
+        sampler = sampler_of(view, self.exclude, self.distribution, n_items, device)
+        return _OfTargets(sampler, self.k, self.beside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedNegatives(Extra):
+    """`batch.drawn[SHARED]`: k items for all targets of a step, of which some may be a target or its user's."""
+
+    name: ClassVar[str] = SHARED
+    k: int
+    distribution: Distribution = UNIFORM
+
+    def drawer(self, view: TrainView, n_items: int, device: torch.device | str) -> StepDrawer:
+        return _OfSteps(sampler_of(view, nothing, self.distribution, n_items, device), self.k)
+
+
+def sampler_of(
+    view: TrainView,
+    exclude: Callable[[TrainView], Pairs],
+    distribution: Distribution,
+    n_items: int,
+    device: torch.device | str,
+) -> NegativeSampler:
+    """Return what draws from these training events' items."""
+    users, items = exclude(view)
+    q = distribution.of(view.items, n_items) if distribution.share else None
+    return NegativeSampler(users, items, n_users=len(view.offsets) - 1, n_items=n_items, device=device, q=q)
 
 
 @dataclass(frozen=True)
-class _Uniform:
+class _OfTargets:
     """Draws k items of a sampler for each target."""
 
     sampler: NegativeSampler
     k: int
+    beside: bool
 
     def draw(self, user: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        if self.beside:
+            return self.sampler.draw_others(target, self.k, generator)
         return self.sampler.draw(user, self.k, generator)
+
+
+@dataclass(frozen=True)
+class _OfSteps(StepDrawer):
+    """Draws k items of a sampler for each step."""
+
+    sampler: NegativeSampler
+    k: int
+
+    def draw_steps(self, n_steps: int, generator: torch.Generator) -> Tensor:
+        return self.sampler.draw_any(n_steps, self.k, generator)
 
 
 E = TypeVar("E", bound=Extra)

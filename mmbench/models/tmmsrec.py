@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Needs, Negatives
+from mmbench.models.needs import Needs
+from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.calendar import civil_date
 from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.features import FeatureTable, available, look_up
 from mmbench.nn.layers import Dropout, PreQueryEncoder, at, check_heads, zero_padding
-from mmbench.nn.losses import bce, dots, pairs
+from mmbench.nn.losses import dots, pairs
 from mmbench.nn.mlp import MLPEncoder
 from mmbench.settings.config import PositiveInt, Probability
 
@@ -37,7 +38,8 @@ Modality = Literal["id", "text", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TMMSRecConfig:
+class TMMSRecConfig(Sampling):
+    loss: Loss = "bce"
     modalities: tuple[Modality, ...] = ("id", "text", "image")  # table 4
     position: Literal["tie", "none", "random", "sinusoidal"] = "tie"  # table 5
     fusion: Literal["two-stage", "add", "linear", "mlp"] = "two-stage"  # table 6
@@ -47,9 +49,9 @@ class TMMSRecConfig:
     n_heads: PositiveInt
     dropout: Probability
     tie_dropout: Probability = 0.0  # on TIE's output
-    n_negatives: PositiveInt = 1  # per target, eq. 14
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden_dim % 6:
             low = self.hidden_dim // 6 * 6
             near = " or ".join(str(width) for width in (low, low + 6) if width)
@@ -198,6 +200,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         self.encoders = nn.ModuleDict(
             {name: make_encoder(config, catalog.max_len, n_groups) for name in names}
         )
+        self.next_item = NextItem(config.loss, config, catalog)
         self._init_weights()
 
     def _add_modality(self, modality: str, catalog: Catalog) -> None:
@@ -241,7 +244,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
     @property
     def needs(self) -> Needs:
-        extras = (Negatives(k=self.config.n_negatives),)
+        extras = self.next_item.extras
         if self.config.backbone == "mlp4rec":  # dense along time: a state sees later events and the padding
             return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
         is_recurrent = self.config.backbone == "gru4rec"
@@ -311,9 +314,12 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         return self.candidates(self.vectors(torch.arange(1, self.n_items + 1, device=device)))
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Eq. 14 with K uniform negatives per target (the paper: one)."""
+        """Eq. 14; where few items are compared with each state, no others are looked up."""
+        if not self.next_item.has_own_negatives:
+            return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}
         tables = self._tables()
         inputs, items = zip(*(look_up(table, batch.item_seq, pairs(batch)) for table in tables), strict=True)
         state = self.encode(batch, list(inputs), slot=batch.slot)
         scores = dots(state, self.candidates(list(items)))  # [T, 1 + K]
-        return {"bce": bce(scores[:, 0], scores[:, 1:])}
+        loss = self.next_item.of_scores(scores[:, 0], scores[:, 1:], batch.negatives, batch)
+        return {self.config.loss: loss}

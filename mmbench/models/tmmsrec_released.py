@@ -26,9 +26,7 @@ class TMMSRecAsReleasedConfig(TMMSRecConfig):
     encoder: Literal["shared", "own"] = "shared"  # for each modality, eq. 10; the code has one for all
     tie_layout: Literal["concatenated", "interleaved"] = "concatenated"
     padding_keys: bool = True  # padding takes part in attention (sasrec backbone)
-    negatives: Literal["first", "history"] = (
-        "first"  # what is excluded: the user's first item, or all training items
-    )
+    owned_items: Literal["first", "history"] = "first"  # never drawn: the user's first item, or all of them
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +62,7 @@ class TMMSRecAsReleased(TMMSRec):
     @property
     def needs(self) -> Needs:
         needs = super().needs
-        if self.config.negatives == "first":
+        if self.config.owned_items == "first" and self.next_item.has_own_negatives:
             needs = replace(needs, extras=(Negatives(k=self.config.n_negatives, exclude=first_items),))
         if not self.config.padding_keys:
             return needs

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         init_normal,
         zero_padding,
     )
-    from mmbench.nn.losses import bce, bpr, cross_entropy, info_nce, nce, next_item
+    from mmbench.nn.losses import bce, bpr, cross_entropy, info_nce, nce
 
     __all__ = [
         "Attention",
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         "info_nce",
         "init_normal",
         "nce",
-        "next_item",
         "zero_padding",
     ]
 else:
@@ -38,6 +37,6 @@ else:
         "mmbench.nn.layers": (
             "Attention", "Dropout", "PostNormEncoder", "PreQueryEncoder", "init_normal", "zero_padding",
         ),
-        "mmbench.nn.losses": ("bce", "bpr", "cross_entropy", "info_nce", "nce", "next_item"),
+        "mmbench.nn.losses": ("bce", "bpr", "cross_entropy", "info_nce", "nce"),
     }  # fmt: skip
     __getattr__, __dir__, __all__ = attach(__name__, _HOMES)

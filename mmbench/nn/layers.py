@@ -269,13 +269,16 @@ class PreQueryEncoder(nn.Module):
         dropout: float,
         project_out: bool,
         n_groups: int | None = None,
+        eps: float = 1e-8,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            PreQueryBlock(dim, inner_dim, n_heads, dropout, project_out=project_out, n_groups=n_groups)
+            PreQueryBlock(
+                dim, inner_dim, n_heads, dropout, project_out=project_out, n_groups=n_groups, eps=eps
+            )
             for _ in range(n_layers)
         )
-        self.norm = layer_norm(dim, 1e-8, n_groups)
+        self.norm = layer_norm(dim, eps, n_groups)
 
     def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
         """x [R, W, D], mask bool [R, W, W], real bool [R, W] (True = no padding) -> [R, W, D].

@@ -202,35 +202,27 @@ def pairs(batch: TrainBatch) -> Tensor:
     return torch.cat([batch.target[:, None], batch.negatives], 1)
 
 
-def bce(positive: Tensor, negative: Tensor) -> Tensor:
-    """Mean over targets of -log sigma(r+) - sum_k log(1 - sigma(r-)); positive [T], negative [T, K].
+def bce(
+    positive: Tensor, negative: Tensor, is_negative: Tensor | None = None, *, weight: float = 1.0
+) -> Tensor:
+    """Mean over targets of -weight log sigma(r+) - sum_k log(1 - sigma(r-)); positive [T], negative [T, K].
 
     softplus keeps gradient and value where log(sigmoid(x) + 1e-24) saturates.
+    is_negative  bool [T, K], which negatives count; None = all
     """
-    return (F.softplus(-positive) + F.softplus(negative).sum(-1)).mean()
+    return (weight * F.softplus(-positive) + _counted(F.softplus(negative), is_negative).sum(-1)).mean()
 
 
-def bpr(positive: Tensor, negative: Tensor) -> Tensor:
-    """Mean -log sigma(r+ - r-); positive [T], negative [T, K]."""
-    return F.softplus(negative - positive[:, None]).mean()
+def bpr(positive: Tensor, negative: Tensor, is_negative: Tensor | None = None) -> Tensor:
+    """Mean -log sigma(r+ - r-); positive [T], negative [T, K].
 
-
-def next_item(
-    kind: Literal["ce", "bce", "bpr"],
-    query: Tensor,
-    table: Tensor,
-    batch: TrainBatch,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """Return the loss that a setting `loss` names, for the batch's targets.
-
-    "ce" is the cross entropy over the catalogue; "bce" and "bpr" compare with the batch's negatives.
-    query [T, D], table [N, D] (row i - 1 = item i), bias [N] or None -> scalar.
+    is_negative  bool [T, K], which negatives count, the others as 0; None = all
     """
-    if kind == "ce":
-        return cross_entropy(query, table, batch.target, bias)
-    scores = item_scores(query, table, pairs(batch), bias)
-    return (bce if kind == "bce" else bpr)(scores[:, 0], scores[:, 1:])
+    return _counted(F.softplus(negative - positive[:, None]), is_negative).mean()
+
+
+def _counted(terms: Tensor, is_negative: Tensor | None) -> Tensor:
+    return terms if is_negative is None else torch.where(is_negative, terms, 0.0)
 
 
 def info_nce(

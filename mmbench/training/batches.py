@@ -10,7 +10,7 @@ from torch import Tensor
 from mmbench.data.batch import TrainBatch
 from mmbench.data.batcher import Batcher
 from mmbench.data.samples import Rows
-from mmbench.models.needs import Drawer, Needs, Prefixes
+from mmbench.models.needs import Drawer, Needs, Prefixes, StepDrawer
 
 STEPS_AT_ONCE = 32  # decides what a seed gives, because negatives are drawn for so many steps at once
 
@@ -29,7 +29,7 @@ class Fed(Protocol):
 
     needs: Needs
     batcher: Batcher
-    drawers: dict[str, Drawer]
+    drawers: dict[str, Drawer | StepDrawer]
 
 
 def batches_of_epoch(trainers: Sequence[Fed], plans: Sequence[EpochPlan]) -> Iterator[TrainBatch]:
@@ -75,9 +75,14 @@ def _with_drawn(
 
 
 def _draw(
-    drawer: Drawer, generator: torch.Generator, batches: Sequence[TrainBatch], run: int | None
+    drawer: Drawer | StepDrawer,
+    generator: torch.Generator,
+    batches: Sequence[TrainBatch],
+    run: int | None,
 ) -> Iterable[Tensor]:
     """Return what is drawn for each batch; with several runs for the part of one of them."""
+    if isinstance(drawer, StepDrawer):
+        return drawer.draw_steps(len(batches), generator)
     users = [batch.user if run is None else batch.user[run] for batch in batches]
     targets = [batch.target if run is None else batch.target[run] for batch in batches]
     together = drawer.draw(torch.cat(users), torch.cat(targets), generator)

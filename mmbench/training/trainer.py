@@ -19,7 +19,7 @@ from mmbench.data.samples import Rows, plan_rows, plan_steps
 from mmbench.data.views import TrainView
 from mmbench.errors import RunError
 from mmbench.models.base import Recommender
-from mmbench.models.needs import Drawer
+from mmbench.models.needs import Drawer, StepDrawer
 from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
 from mmbench.training import checkpoint
@@ -77,7 +77,7 @@ class Trainer:
         # Of the current stage:
         self.data, self.view = "target", train
         self.batcher: Batcher
-        self.drawers: dict[str, Drawer]
+        self.drawers: dict[str, Drawer | StepDrawer]
         self.learner: Learner
         self.use_graphs = False
         self.graphs: StepGraphs | None = None

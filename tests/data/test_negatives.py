@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from mmbench.data.negatives import NegativeSampler
+from mmbench.data.negatives import Distribution, NegativeSampler
 from mmbench.errors import DataError
 from tests.models.toy import view_of
 
@@ -44,3 +44,65 @@ def test_negatives_are_never_in_the_history(histories: list[list[int]], seed: in
 def test_a_user_with_every_item_is_an_error() -> None:
     with pytest.raises(DataError, match="user number 1 has all 3 items"):
         NegativeSampler(np.array([1, 1, 1]), np.array([1, 2, 3]), n_users=2, n_items=3, device="cpu")
+
+
+HISTORIES = [[1, 1, 1, 1, 2], [2, 3, 2], [4], [1, 4, 6]]
+Q = Distribution(power=0.5, share=0.6)
+
+
+def weighted_sampler(users: list[int], items: list[int]) -> tuple[NegativeSampler, np.ndarray]:
+    q = Q.of(view_of(HISTORIES).items, 6)
+    return NegativeSampler(
+        np.array(users, np.int64), np.array(items, np.int64), n_users=4, n_items=6, device="cpu", q=q
+    ), q
+
+
+def test_a_distribution_is_the_mixture_of_counts_and_uniform() -> None:
+    counts = [5, 3, 1, 2, 0, 1]
+    weights = [(count + 1) ** 0.5 for count in counts]
+    expected = [0.6 * weight / sum(weights) + 0.4 / 6 for weight in weights]
+    np.testing.assert_allclose(Q.of(view_of(HISTORIES).items, 6), expected, rtol=1e-12)
+    np.testing.assert_allclose(Distribution().of(view_of(HISTORIES).items, 6), np.full(6, 1 / 6))
+
+
+def fits(drawn: torch.Tensor, q: np.ndarray) -> bool:
+    """Whether the items 1..6 have these probabilities, and those of probability 0 never occur."""
+    count = np.bincount(drawn.flatten().numpy(), minlength=7)[1:]
+    some = q > 0
+    expected = q[some] / q.sum() * count.sum()
+    return len(count) == 6 and not count[~some].any() and chisquare(count[some], expected).pvalue > 1e-3
+
+
+def test_weighted_negatives_keep_their_odds_outside_the_excluded_items() -> None:
+    sampler, q = weighted_sampler([0, 0, 2, 2, 2, 2], [1, 4, 2, 3, 6, 2])
+    generator = torch.Generator().manual_seed(0)
+    for user, owned in {0: [1, 4], 1: [], 2: [2, 3, 6], 3: []}.items():
+        rest = q.copy()
+        rest[[item - 1 for item in owned]] = 0
+        assert fits(sampler.draw(torch.full((400,), user), 50, generator), rest)
+        wrong = rest[::-1].copy() if not owned else q
+        assert not fits(sampler.draw(torch.full((400,), user), 50, generator), wrong)
+
+
+def test_negatives_beside_an_item_and_of_all_items() -> None:
+    sampler, q = weighted_sampler([], [])
+    generator = torch.Generator().manual_seed(0)
+    for item in range(1, 7):
+        rest = q.copy()
+        rest[item - 1] = 0
+        assert fits(sampler.draw_others(torch.full((400,), item), 50, generator), rest)
+    assert fits(sampler.draw_any(300, 100, generator), q)
+    assert sampler.draw_any(300, 100, generator).shape == (300, 100)
+    first, again = (sampler.draw_any(3, 5, torch.Generator().manual_seed(9)) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_equal_weights_draw_as_uniform_ones_do() -> None:
+    users, items = np.array([0, 0, 1]), np.array([2, 5, 6])
+    pair = [
+        NegativeSampler(users, items, n_users=2, n_items=6, device="cpu", q=q)
+        for q in (None, np.full(6, 1 / 6))
+    ]
+    user = torch.tensor([0, 1, 0, 1])
+    plain, weighted = (one.draw(user, 200, torch.Generator().manual_seed(1)) for one in pair)
+    assert (plain == weighted).double().mean() > 0.999  # but for a number on an edge

@@ -42,7 +42,7 @@ HISTORIES = [[5, 2, 9, 1], [7, 3], [4, 4, 8, 11, 2, 30, 1]]
 
 # The slips of the released code, taken back.
 INTENDED = {
-    "encoder": "own", "tie_layout": "interleaved", "padding_keys": False, "negatives": "history",
+    "encoder": "own", "tie_layout": "interleaved", "padding_keys": False, "owned_items": "history",
     "tie_dropout": 0.0, "dropout": 0.5,
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ from mmbench.data.batcher import Batcher
 from mmbench.data.samples import Rows, last_rows, plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models.base import Catalog, Recommender
-from mmbench.models.needs import Prefixes
+from mmbench.models.needs import Prefixes, StepDrawer
 from mmbench.models.registry import find
 
 N_ITEMS, N_USERS, MAX_LEN, N_CATEGORIES, N_STATES = 30, 20, 8, 5, 13
@@ -152,9 +152,11 @@ def with_drawn(model: Recommender[Any], view: TrainView, batch: TrainBatch, *, s
     """Return the batch with what the extras of the model's needs draw for its targets."""
     for extra in model.needs.extras:
         drawer = extra.drawer(view, model.n_items, "cpu")
-        if drawer is not None:
-            drawn = drawer.draw(batch.user, batch.target, torch.Generator().manual_seed(seed))
-            batch = batch.with_drawn(**{extra.name: drawn})
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(drawer, StepDrawer):
+            batch = batch.with_drawn(**{extra.name: drawer.draw_steps(1, generator)[0]})
+        elif drawer is not None:
+            batch = batch.with_drawn(**{extra.name: drawer.draw(batch.user, batch.target, generator)})
     return batch
 
 
