@@ -71,6 +71,7 @@ from mmbench.cli import (  # noqa: E402
     datasets,
     doctor,
     features,
+    knockout,
     registry,
     report,
     reproduce,
@@ -79,7 +80,20 @@ from mmbench.cli import (  # noqa: E402
     tune,
 )
 
-for group in (data, datasets, features, run, tune, report, reproduce, audit, registry, show, doctor):
+for group in (
+    data,
+    datasets,
+    features,
+    run,
+    tune,
+    report,
+    knockout,
+    reproduce,
+    audit,
+    registry,
+    show,
+    doctor,
+):
     group.register(app)
 
 
