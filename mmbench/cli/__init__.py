@@ -80,6 +80,7 @@ from mmbench.cli import (  # noqa: E402
     run,
     show,
     tune,
+    why,
 )
 
 for group in (
@@ -92,6 +93,7 @@ for group in (
     knockout,
     recommend,
     power,
+    why,
     reproduce,
     audit,
     registry,

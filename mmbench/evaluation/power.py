@@ -23,7 +23,7 @@ def power_of(effect: float, n: int, *, alpha: float = ALPHA) -> float:
 
     df, shift = n - 1, abs(effect) * math.sqrt(n)
     critical = float(stdtrit(df, 1 - alpha / 2))
-    # Given r = s / sigma the mean decides by a normal law; we integrate over the quantiles of r, because scipy's nctdtr is
+    # Given r = s / sigma the mean decides by a normal law; we integrate over the quantiles of r: nctdtr of scipy is
     # NaN for a large shift.
     nodes, weights = _quadrature()
     r = np.sqrt(2 * gammaincinv(df / 2, nodes) / df)
