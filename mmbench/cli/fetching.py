@@ -66,9 +66,8 @@ class _Watcher:
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total)
             self.bars.update(self.tasks[name], completed=received)
-            self.bars.reset(
-                self.tasks[name], total=total, completed=received
-            )  # the rate is measured from here
+            # The rate is measured from here.
+            self.bars.reset(self.tasks[name], total=total, completed=received)
         self.bars.update(self.tasks[name], completed=received, total=total)
 
     def done(self, name: str, fetched: "Fetched") -> None:
