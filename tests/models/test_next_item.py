@@ -460,6 +460,17 @@ def test_a_model_with_the_setting_learns_by_each_loss(name: str) -> None:
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
+def test_the_probabilities_follow_a_change_of_catalogue() -> None:
+    """A model that pre-trains on other data takes their items, and later its own again."""
+    catalog = toy_catalog()
+    model = toy_model("unisrec", catalog, loss="ss", negatives="popularity", hidden_dim=12, inner_dim=16)
+    before = model.next_item.log_q
+    model.use_catalog(toy_catalog(n_items=40, seed=1))
+    assert model.next_item.log_q.shape == (40,)
+    model.use_catalog(catalog)
+    assert torch.equal(model.next_item.log_q, before)
+
+
 def test_permuting_the_items_permutes_the_gradients() -> None:
     order = torch.tensor([3, 0, 5, 1, 4, 2])  # new place of each item
     place = order.argsort()
