@@ -134,7 +134,7 @@ class NextItem(nn.Module):
             Negatives(
                 k=config.n_negatives,
                 exclude=whole_history if config.exclude == "history" else nothing,
-                beside=config.exclude == "target",
+                excludes_target=config.exclude == "target",
                 distribution=config.distribution,
             ),
         )

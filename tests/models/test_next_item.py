@@ -355,7 +355,7 @@ def test_what_is_asked_of_the_engine() -> None:
         next_item("ss", share="step", n_negatives=7).extras,
     )
     assert isinstance(own, Negatives)
-    assert own.beside
+    assert own.excludes_target
     assert isinstance(step, SharedNegatives)
     assert step.k == 7
 
