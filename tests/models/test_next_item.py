@@ -355,7 +355,7 @@ def test_what_is_asked_of_the_engine() -> None:
         next_item("ss", share="step", n_negatives=7).extras,
     )
     assert isinstance(own, Negatives)
-    assert own.beside
+    assert own.excludes_target
     assert isinstance(step, SharedNegatives)
     assert step.k == 7
 
@@ -458,6 +458,17 @@ def test_a_model_with_the_setting_learns_by_each_loss(name: str) -> None:
         term.backward()
         assert torch.isfinite(term)
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_the_probabilities_follow_a_change_of_catalogue() -> None:
+    """A model that pre-trains on other data takes their items, and later its own again."""
+    catalog = toy_catalog()
+    model = toy_model("unisrec", catalog, loss="ss", negatives="popularity", hidden_dim=12, inner_dim=16)
+    before = model.next_item.log_q
+    model.use_catalog(toy_catalog(n_items=40, seed=1))
+    assert model.next_item.log_q.shape == (40,)
+    model.use_catalog(catalog)
+    assert torch.equal(model.next_item.log_q, before)
 
 
 def test_permuting_the_items_permutes_the_gradients() -> None:
