@@ -192,6 +192,7 @@ def report(
     split: SplitName = "test",
     ties: Ties = "expected",
     mask_seen: MaskRule | None = None,
+    unequal_budgets: bool = False,
 ) -> Report:
     """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
 
@@ -200,6 +201,7 @@ def report(
     test              t, wilcoxon and sign-flip ask about other seeds, users about other users
     correction        for many comparisons, over the whole table
     mask_seen         the rule for items that a user already has; by default that of each run's selection
+    unequal_budgets   give stars also where the rows were tuned with different budgets
 
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
@@ -208,7 +210,7 @@ def report(
     request = TableRequest(
         metrics=as_metrics(metrics),
         split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
-        datasets=tuple(sets), models=tuple(rows),
+        datasets=tuple(sets), models=tuple(rows), unequal_budgets=unequal_budgets,
     )  # fmt: skip
     records = list(runs)
     check_names(records, datasets=sets, models=rows, where="among these runs")
