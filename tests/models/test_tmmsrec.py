@@ -35,7 +35,7 @@ from tests.models.toy import (
 
 TABLE_4 = ["id", "id+tie", "id+text", "id+text+tie", "id+image", "id+image+tie", "id+image+text"]
 BACKBONES = ["gru4rec", "nextitnet", "mlp4rec"]
-VARIANTS = [*TABLE_4, "np", "rp", "vp", "add", "linear", "mlp", *BACKBONES, "as-released", "leaky"]
+VARIANTS = [*TABLE_4, "np", "rp", "vp", "add", "linear", "mlp", *BACKBONES, "as-released", "leaky", "ce"]
 NAMES = ["tmmsrec", *(f"tmmsrec:{one}" for one in VARIANTS)]
 HISTORIES = [[5, 2, 9, 1], [7, 3], [4, 4, 8, 11, 2, 30, 1]]
 
