@@ -78,16 +78,14 @@ def recommend(
 
 
 def _write_table(table: "pd.DataFrame", file: Path) -> None:
-    from mmbench.atomic import write_with
-
-    def write(temporary: Path) -> None:
-        if file.suffix == ".csv":
-            table.to_csv(temporary, index=False)
-        else:
-            table.to_parquet(temporary, index=False)
+    from mmbench.atomic import write_text, write_with
+    from mmbench.reporting.plain import csv_text
 
     try:
-        write_with(file, write)
+        if file.suffix == ".csv":
+            write_text(file, csv_text(list(table.columns), table.itertuples(index=False)))
+        else:
+            write_with(file, lambda temporary: table.to_parquet(temporary, index=False))
     except OSError as error:
         raise DataError(f"cannot write {file}: {error.strerror or error}; choose another --output") from error
 

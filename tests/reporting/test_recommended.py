@@ -77,7 +77,7 @@ def test_all_lists_as_a_table(pop: RunRecord, shop: Prepared, tmp_path: Path, su
         assert rows["is_target"].tolist() == [item == target for item in best]
 
 
-HOSTILE = '<script>alert("x")</script>\x1b[2J, a "title"'
+HOSTILE = '=<script>alert("x")</script>\x1b[2J, a "title"'
 
 
 def test_titles_from_outside_are_safe_in_every_form(tmp_path: Path) -> None:
@@ -96,7 +96,9 @@ def test_titles_from_outside_are_safe_in_every_form(tmp_path: Path) -> None:
         assert "\x1b" not in text
     cli("recommend", record.path, "--all", "-o", tmp_path / "lists.csv", data=tmp_path)
     with (tmp_path / "lists.csv").open(newline="") as file:
-        assert {row["title"] for row in csv.DictReader(file)} == {HOSTILE}
+        assert {row["title"] for row in csv.DictReader(file)} == {"'" + HOSTILE.replace("\x1b", "␛")}
+    cli("recommend", record.path, "--all", "-o", tmp_path / "lists.parquet", data=tmp_path)
+    assert set(pd.read_parquet(tmp_path / "lists.parquet")["title"]) == {HOSTILE}
 
 
 def test_the_page_has_the_pictures(tmp_path: Path) -> None:
