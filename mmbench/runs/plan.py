@@ -97,6 +97,11 @@ def choose_features(
     chosen: dict[str, FeatureSet] = {}
     notes = []
     model, (config, _) = entry.load(), configs(entry, settings)
+    if not prepared.has_times and "time" in entry.recipe.inputs and model.reads(config, "time"):
+        raise UsageError(
+            f"{entry.name} reads times, but the interactions of {prepared.name} only have an order (unit = 'order'); "
+            "choose a model or a variant that reads none, or prepare the data with times"
+        )
     wanted = [name for name in ("text", "image") if name in entry.recipe.inputs and model.reads(config, name)]
     for modality in wanted:
         name = str(settings[f"{modality}_encoder"].value)
