@@ -112,6 +112,13 @@ def choose_features(
             )
         elif encoder != "none":
             chosen[modality] = load_features(prepared, modality, encoder)
+            made = chosen[modality].manifest
+            if name == "auto" and made.is_imported:
+                notes.append(
+                    f"{entry.recipe.display} reads the imported {modality} features {encoder} ({made.n_present:,} of "
+                    f"{made.n_items:,} items), because {prepared.name} has no extracted ones; "
+                    f"--set {modality}_encoder={encoder} asks for them"
+                )
             if chosen[modality].n_layers and not model.reads_layers:
                 raise UsageError(
                     f"{entry.name} reads one vector an item, but {encoder} of {prepared.name} has "

@@ -1,5 +1,6 @@
 """Files that can be read and do not mean what their table says: ids, times, pictures, missing texts."""
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mmbench.data.catalog import load_catalog
 from mmbench.data.matching import FILE_RULES, ID_RULES, match_names
 from mmbench.data.split import make_split
 from mmbench.data.statistics import Statistics
@@ -195,3 +197,25 @@ def test_an_order_has_no_split_by_time(tmp_path: Path, ordered: Prepared, declar
     declare(TABLE + 'protocol = "clean-time"\ncolumns.interactions = { unit = "order" }\n')
     with pytest.raises(MmbenchError, match="'clean-time' splits by time, but unit = 'order' has no times"):
         made(tmp_path)
+
+
+def test_a_byte_order_mark_and_a_colon_in_a_path_of_a_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows editors write the mark; a colon parts paths, unless there is a file of that very name."""
+    files = [tmp_path / "a:b" / "one.toml", tmp_path / "two.toml"]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"[{file.stem}]\n{TABLE}", encoding="utf-8-sig")
+    for order in (files, files[::-1]):
+        monkeypatch.setenv("MMBENCH_DATASETS", os.pathsep.join(map(str, order)))
+        assert {"one", "two"} <= set(load_catalog(tmp_path))
+
+
+def test_nesting_in_a_toml_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "deep.toml"
+    monkeypatch.setenv("MMBENCH_DATASETS", str(file))
+    for content in (f"x = {'[' * 100_000}", f"x = {'9' * 5000}"):
+        file.write_text(content)
+        with pytest.raises(UsageError, match=r"deep\.toml is not valid TOML|outside a table"):
+            load_catalog(tmp_path)

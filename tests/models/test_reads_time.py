@@ -4,6 +4,7 @@ Run: pytest tests/models/test_reads_time.py -k pop
 """
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,24 +14,35 @@ from mmbench.data.views import TrainView
 from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.runs.plan import make_cell
-from tests.models.toy import DAY, START, catalog_of, toy_model, toy_view, training_batch
+from tests.models.toy import (
+    DAY,
+    N_ITEMS,
+    START,
+    catalog_of,
+    history_batch,
+    toy_model,
+    toy_view,
+    training_batch,
+)
 from tests.prepared import random_histories, write_data_set
 
 NAMES = registry.all_names()
 
 
 def numbers_of(name: str, view: TrainView) -> list[float]:
-    """Return the loss terms of a batch and the scores of its slots."""
-    model = toy_model(name, catalog_of(view), seed=5)
-    batch = training_batch(model, view)
+    """Return the loss terms of a batch, and all scores after the histories of a few users."""
+    model = toy_model(name, catalog_of(view, n_items=N_ITEMS), seed=5)
     terms = []
     if model.trainable:
         model.start_stage(model.stages[-1].name)
         model.start_epoch(2)
+        batch = training_batch(model, view)
         torch.manual_seed(0)
         terms = [term.item() for term in model.loss(batch).values()]
+    spans = [slice(*ends) for ends in pairwise(view.offsets.tolist()[:6])]
+    histories, times = ([values[span].tolist() for span in spans] for values in (view.items, view.times))
     with torch.no_grad():
-        return terms + model.eval().score(batch).flatten().tolist()
+        return terms + model.eval().score(history_batch(model, histories, times=times)).flatten().tolist()
 
 
 def stretched(view: TrainView) -> TrainView:
