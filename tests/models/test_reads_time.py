@@ -35,7 +35,7 @@ def numbers_of(name: str, view: TrainView) -> list[float]:
     terms = []
     if model.trainable:
         model.start_stage(model.stages[-1].name)
-        model.start_epoch(2)
+        model.start_epoch(1000)
         batch = training_batch(model, view)
         torch.manual_seed(0)
         terms = [term.item() for term in model.loss(batch).values()]
@@ -48,7 +48,12 @@ def numbers_of(name: str, view: TrainView) -> list[float]:
 def stretched(view: TrainView) -> TrainView:
     """Return the same histories at other times, in the same order, with other proportions of all gaps."""
     age = view.times - START
-    return replace(view, times=START + age + age * age // (40 * DAY))
+    return replace(view, times=START + age * age // DAY)
+
+
+def squeezed(view: TrainView) -> TrainView:
+    """Return the same histories within an hour."""
+    return replace(view, times=START + (view.times - START) // 20_000)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,19 +61,19 @@ def test_times_are_read_exactly_if_they_move_a_number(name: str) -> None:
     view = toy_view()
     entry = registry.find(name)
     is_read = "time" in entry.recipe.inputs and entry.load().reads(entry.config("toy"), "time")
-    assert (numbers_of(name, stretched(view)) != numbers_of(name, view)) == is_read
+    moved = numbers_of(name, stretched(view)) != numbers_of(name, view)
+    if is_read:  # a model that cuts long gaps, or counts a window of days, may not notice longer ones
+        moved = moved or numbers_of(name, squeezed(view)) != numbers_of(name, view)
+    assert moved == is_read
 
 
-@pytest.mark.parametrize("name", ["hm4sr", "tmmsrec:id", "tisasrec", "ticoserec", "recent-pop"])
+@pytest.mark.parametrize("name", ["hm4sr", "tmmsrec", "tisasrec", "ticoserec", "recent-pop"])
 def test_models_that_read_times_want_them(tmp_path: Path, name: str) -> None:
     records = [{"id": f"i{k:02}", "text": "x", "title": "x"} for k in range(60)]
     data = write_data_set(tmp_path, "toy", random_histories(), records, has_times=False)
-    for model, is_refused in ((name, True), ("sasrec", False)):
-        if not is_refused:
-            assert (
-                make_cell(results_dir=tmp_path, prepared=data, model=model, seed=1, overrides=[]).features
-                == {}
-            )
-            continue
-        with pytest.raises(UsageError, match=f"{name.split(':')[0]} reads times, but .* only have an order"):
-            make_cell(results_dir=tmp_path, prepared=data, model=model, seed=1, overrides=[])
+    with pytest.raises(UsageError, match=f"{name} reads times, but .* only have an order"):
+        make_cell(results_dir=tmp_path, prepared=data, model=name, seed=1, overrides=[])
+    for model in ("sasrec", "pop", "tmmsrec:id"):
+        assert (
+            make_cell(results_dir=tmp_path, prepared=data, model=model, seed=1, overrides=[]).features == {}
+        )
