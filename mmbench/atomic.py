@@ -1,5 +1,6 @@
 """Files that are either the old or the new version, never half of one, and their hashes."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -39,7 +40,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = beside(path, what="new")
     try:
-        final = Path(os.path.realpath(path, strict=path.exists()))
+        final = Path(os.path.realpath(path))
+        if final.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         is_special = final.exists() and not final.is_file() and not final.is_dir()
         temporary = beside(Path(tempfile.gettempdir()) / final.name if is_special else final, what="new")
         temporary.parent.mkdir(parents=True, exist_ok=True)

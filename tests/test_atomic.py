@@ -100,11 +100,12 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     for mask, expected in ((0o022, 0o644), (0o077, 0o600)):
         before = os.umask(mask)
         try:
-            write_text(tmp_path / "a.txt", "x")
-            save_tensors(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {})
+            write_text(tmp_path / f"{expected}.txt", "x")
+            save_tensors(tmp_path / f"{expected}.safetensors", {"w": torch.ones(2)}, {})
         finally:
             os.umask(before)
-        assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {expected}
+        made = list(tmp_path.glob(f"{expected}.*"))
+        assert [stat.S_IMODE(file.stat().st_mode) for file in made] == [expected] * 2
 
 
 KILLED_WRITER = """
