@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mmbench.atomic import hash_json
 from mmbench.errors import UsageError, suggest
-from mmbench.paths import PACKAGE, baselines_dir
+from mmbench.paths import PACKAGE, baselines_dir, split_paths
 from mmbench.settings.config import Layer, Origin, TrainConfig, build, check_keys, check_value, defaults_of
 from mmbench.settings.recipe import Recipe, Sourced, read_recipe
 
@@ -162,7 +162,7 @@ def _package_of(folder: Path) -> str:
 
 def model_dirs() -> list[Path]:
     """Return the folders of models: the package's, the baselines, the user's (`--models-dir`, `MMBENCH_MODELS`)."""
-    users = [Path(part) for part in os.environ.get("MMBENCH_MODELS", "").split(os.pathsep) if part]
+    users = split_paths(os.environ.get("MMBENCH_MODELS", ""))
     for folder in users:
         if not folder.is_dir():
             raise UsageError(f"model folder {folder} does not exist")

@@ -97,6 +97,11 @@ def choose_features(
     chosen: dict[str, FeatureSet] = {}
     notes = []
     model, (config, _) = entry.load(), configs(entry, settings)
+    if not prepared.has_times and "time" in entry.recipe.inputs and model.reads(config, "time"):
+        raise UsageError(
+            f"{entry.name} reads times, but the interactions of {prepared.name} only have an order (unit = 'order'); "
+            "choose a model or a variant that reads none, or prepare the data with times"
+        )
     wanted = [name for name in ("text", "image") if name in entry.recipe.inputs and model.reads(config, name)]
     for modality in wanted:
         name = str(settings[f"{modality}_encoder"].value)
@@ -107,6 +112,13 @@ def choose_features(
             )
         elif encoder != "none":
             chosen[modality] = load_features(prepared, modality, encoder)
+            made = chosen[modality].manifest
+            if name == "auto" and made.is_imported:
+                notes.append(
+                    f"{entry.recipe.display} reads the imported {modality} features {encoder} ({made.n_present:,} of "
+                    f"{made.n_items:,} items), because {prepared.name} has no extracted ones; "
+                    f"--set {modality}_encoder={encoder} asks for them"
+                )
             if chosen[modality].n_layers and not model.reads_layers:
                 raise UsageError(
                     f"{entry.name} reads one vector an item, but {encoder} of {prepared.name} has "

@@ -17,6 +17,7 @@ from mmbench.data.definition import check_current
 from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
+from mmbench.paths import split_paths
 from mmbench.runs.execute import TRACEBACK, fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.plan import Cell, make_cell, settings_of_use
 from mmbench.runs.rerank import Evaluated, evaluate_again
@@ -358,7 +359,7 @@ def _run_in_workers(
 
 
 def _absolute(folders: str) -> str:
-    return os.pathsep.join(str(Path(folder).absolute()) for folder in folders.split(os.pathsep) if folder)
+    return os.pathsep.join(str(folder.absolute()) for folder in split_paths(folders))
 
 
 def _ended(cell: Cell) -> RunRecord | None:
