@@ -91,7 +91,7 @@ class EASEText(LateFused[EASETextConfig]):
         try:
             return EASE(ease, catalog)
         except ValueError as error:
-            raise ValueError(str(error).replace("--set ease.", "--set ease-text.")) from error
+            raise ValueError(str(error).replace("ease.", "ease-text.")) from error
 
     @classmethod
     def reads(cls, config: EASETextConfig, modality: str) -> bool:
