@@ -79,7 +79,7 @@ def prepare(
 def run(
     models: Names,
     *,
-    datasets: str | Prepared | Sequence[str | Prepared] = (),
+    datasets: str | Prepared | Sequence[str | Prepared] | None = None,
     seeds: int | Sequence[int] = 1,
     settings: Mapping[str, Any] | None = None,
     tuned: bool = False,
@@ -150,8 +150,8 @@ def run(
 
 def load(
     *,
-    datasets: Names = (),
-    models: Names = (),
+    datasets: Names | None = None,
+    models: Names | None = None,
     settings: Mapping[str, Any] | None = None,
     current_data: bool = False,
     data_dir: Folder = None,
@@ -183,8 +183,8 @@ def load(
 def report(
     runs: Iterable[RunRecord],
     *,
-    datasets: Names = (),
-    models: Names = (),
+    datasets: Names | None = None,
+    models: Names | None = None,
     metrics: str | Metric | Iterable[str | Metric] = DEFAULT_METRICS,
     compare: str | None = None,
     test: TestName = "t",
@@ -192,6 +192,7 @@ def report(
     split: SplitName = "test",
     ties: Ties = "expected",
     mask_seen: MaskRule | None = None,
+    unequal_budgets: bool = False,
 ) -> Report:
     """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
 
@@ -200,6 +201,7 @@ def report(
     test              t, wilcoxon and sign-flip ask about other seeds, users about other users
     correction        for many comparisons, over the whole table
     mask_seen         the rule for items that a user already has; by default that of each run's selection
+    unequal_budgets   give stars also where the rows were tuned with different budgets
 
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
@@ -208,7 +210,7 @@ def report(
     request = TableRequest(
         metrics=as_metrics(metrics),
         split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
-        datasets=tuple(sets), models=tuple(rows),
+        datasets=tuple(sets), models=tuple(rows), unequal_budgets=unequal_budgets,
     )  # fmt: skip
     records = list(runs)
     check_names(records, datasets=sets, models=rows, where="among these runs")
@@ -234,25 +236,33 @@ def _results_dir(folder: Folder) -> Path:
     return paths.results_dir() if folder is None else Path(folder)
 
 
-def _names(given: Names, what: str, *, example: str) -> list[str]:
+def _names(given: Names | None, what: str, *, example: str) -> list[str]:
     """Return one name or several as a list; UsageError for what is no text."""
-    names = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    names = _several(given)
     for name in names:
         _check_name(name, what, example=example)
     return names
 
 
-def _check_name(name: object, what: str, *, example: str) -> None:
-    if not isinstance(name, str):
-        raise UsageError(f"{what} {name!r} is no name; say for example {example!r}")
-
-
-def _datasets(given: str | Prepared | Sequence[str | Prepared]) -> list[str | Prepared]:
-    chosen = [given] if isinstance(given, str | Prepared) or not isinstance(given, Iterable) else list(given)
+def _datasets(given: str | Prepared | Sequence[str | Prepared] | None) -> list[str | Prepared]:
+    """Return names of data sets and opened data sets as a list; UsageError for anything else."""
+    chosen = _several(given)
     for dataset in chosen:
         if not isinstance(dataset, Prepared):
             _check_name(dataset, "data set", example="demo")
     return chosen
+
+
+def _several(given: Any) -> list[Any]:
+    """Return a sequence as a list, a single thing as a list of it, None as an empty one."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+
+
+def _check_name(name: object, what: str, *, example: str) -> None:
+    if not isinstance(name, str):
+        raise UsageError(f"{what} {name!r} is no name; say for example {example!r}")
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,6 +191,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "model": ({"models": "sasrc"}, "unknown model 'sasrc'; did you mean 'sasrec'?"),
     "variant": ({"models": "sasrec:ofcial"}, "did you mean 'sasrec:official'?"),
     "no model": ({"models": []}, "no model is named; say for example 'sasrec'"),
+    "model None": ({"models": None}, "no model is named"),
     "class for a model": ({"models": [int]}, "model <class 'int'> is no name"),
     "data set": ({"datasets": "tyo"}, "data set 'tyo' is not prepared in .* did you mean 'toy'"),
     "data set of another kind": ({"datasets": [3]}, "data set 3 is no name"),

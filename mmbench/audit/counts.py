@@ -93,9 +93,8 @@ def hit_columns(rows: Sequence[Row], users: Mapping[str, int], runs: int) -> lis
 
 def _agreement(counts: Sequence[Count], runs: int, readings: Sequence[Reading]) -> Agreement:
     users, digits = counts[0].users, min(count.rate.digits for count in counts)
-    different = {
-        count.rate.value: count.reading in readings for count in counts
-    }  # equal values are one witness
+    # Equal values are a single witness.
+    different = {count.rate.value: count.reading in readings for count in counts}
     fitting, total = sum(different.values()), len(different)
     p, q = chance(users, digits, readings), mean_chance(users, digits, readings, max(runs, 2))
     return Agreement(

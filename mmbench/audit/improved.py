@@ -83,7 +83,7 @@ def _right_against(scores: Mapping[str, Printed], ours: str, percent: Printed) -
 
 def _other_places(paper: PaperClaims, table: str, percent: Printed) -> list[str]:
     """Return where other tables print exactly the same percentage."""
-    places = [
+    tables = [
         f"{name} under {dataset} {metric}"
         for name, claims in paper.tables.items()
         if name != table and claims.improved is not None
@@ -91,7 +91,7 @@ def _other_places(paper: PaperClaims, table: str, percent: Printed) -> list[str]
         for metric, value in printed.items()
         if value.text == percent.text
     ]
-    return [f"{percent.text} % is also printed in {', '.join(places)}"] if places else []
+    return [f"{percent.text} % is also printed in {', '.join(tables)}"] if tables else []
 
 
 def check_ranges(rows: Sequence[Row], claims: TableClaims) -> Iterator[Finding]:

@@ -102,6 +102,12 @@ def report(
             help="The rule for items that a user already has; stored for every run, nothing is computed.",
         ),
     ] = None,
+    unequal_budgets: Annotated[
+        bool,
+        typer.Option(
+            "--unequal-budgets", help="Give stars also where rows were tuned with different budgets."
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
@@ -122,6 +128,7 @@ def report(
     built = api.report(
         runs, datasets=dataset or [], models=model or [], metrics=metrics, compare=compare, test=test,
         correction=correction, split=split, ties=ties, mask_seen=mask_seen,
+        unequal_budgets=unequal_budgets,
     )  # fmt: skip
     state.warn_left_out(built.left_out)
     _emit(state, built.table, fmt, output)

@@ -139,9 +139,8 @@ def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 50
     if n_items < groups or n_users < 1:
         raise UsageError(f"the demo needs at least {groups} items and 1 user, got {n_items} and {n_users}")
     rng = np.random.default_rng([seed, 0])
-    group = rng.permutation(
-        np.arange(n_items) % groups
-    )  # shuffled, so that an id says nothing about its group
+    # Shuffled, so that an id says nothing about its group.
+    group = rng.permutation(np.arange(n_items) % groups)
     category, style = group // N_STYLES, group % N_STYLES
     brand = rng.integers(len(BRANDS), size=n_items)
     popularity = np.exp(rng.normal(0, POPULARITY_SPREAD, n_items))

@@ -7,9 +7,8 @@ from mmbench.data.protocol import random_seed
 
 def first_of_duplicates(user: np.ndarray, item: np.ndarray, ticks: np.ndarray) -> np.ndarray:
     """Return bool [E], False for an event that equals an earlier one in user, item and time."""
-    order = np.lexsort(
-        (ticks, item, user)
-    )  # a stable sort, so the first of equal events in the file comes first
+    # The sort is stable, so that the first of equal events in the file comes first.
+    order = np.lexsort((ticks, item, user))
     same = np.ones(max(len(order) - 1, 0), dtype=bool)
     for column in (user, item, ticks):
         same &= np.diff(column[order]) == 0

@@ -43,9 +43,7 @@ class Protocol(strict.Strict):
     min_item: _Count  # the fewest events (or users, see item_counts) of an item
     item_counts: Literal["events", "users"]  # says what min_item counts
     iterate: bool  # repeats both filters until nothing changes
-    require: tuple[
-        Literal["text", "image"], ...
-    ]  # items that lack one of these are dropped before the filters
+    require: tuple[Literal["text", "image"], ...]  # items that lack any of these are dropped first
     ties: Annotated[str, AfterValidator(_checked_ties)]  # orders events with equal times
     split: Literal["leave-one-out", "time"]
     valid_share: _Share  # the share of all events, for the time split

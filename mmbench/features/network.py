@@ -191,7 +191,7 @@ def _choose_size(feed: Feed, work: Work, batch_size: int | None) -> None:
         wanted = ("items", batch_size)
     elif not work.sizes.changes:
         wanted = (feed.unit, (TOKENS if feed.unit == "tokens" else PICTURES)[work.device])
-    if wanted is not None and not (work.sizes.changes and work.sizes.at(work.done) == wanted):
+    if wanted is not None and not (work.sizes.changes and work.sizes.size_at(work.done) == wanted):
         work.sizes.change(work.done, *wanted)
         work.save_sizes()
 
@@ -207,12 +207,12 @@ class _Loop:
         self.items_before = np.searchsorted(np.sort(feed.position_of), np.arange(feed.n_inputs + 1))
 
     def run(self) -> None:
-        unit, limit = self.work.sizes.at(self.position)
+        unit, limit = self.work.sizes.size_at(self.position)
         stream = self.feed.stream(self.position, ahead=2 * limit if unit == "items" else 0)
         waiting: list[np.ndarray | str] = []
         flushed = time.perf_counter()
         while self.position < self.feed.n_inputs:
-            n = self.feed.count(self.position, *self.work.sizes.at(self.position))
+            n = self.feed.count(self.position, *self.work.sizes.size_at(self.position))
             waiting += [next(stream) for _ in range(n - len(waiting))]
             if not self._batch(waiting[:n]):
                 continue  # with smaller batches
@@ -265,7 +265,7 @@ class _Loop:
                 "close other programs, or choose another --device or a smaller encoder"
             )
         self.say(f"{name}: out of memory with {n} in a batch; continuing with {n // 2}")
-        unit, _ = self.work.sizes.at(self.position)
+        unit, _ = self.work.sizes.size_at(self.position)
         self.work.sizes.change(self.position, unit, self.feed.limit(self.position, unit, n // 2))
         self.work.save_sizes()
         torch = sys.modules.get("torch")

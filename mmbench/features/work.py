@@ -31,7 +31,8 @@ class Sizes:
 
     changes: list[tuple[int, str, int]] = field(default_factory=list)  # (start, unit, limit)
 
-    def at(self, position: int) -> tuple[str, int]:
+    def size_at(self, position: int) -> tuple[str, int]:
+        """Return unit and limit of the batches from `position` on."""
         return next((unit, limit) for start, unit, limit in reversed(self.changes) if start <= position)
 
     def change(self, position: int, unit: str, limit: int) -> None:

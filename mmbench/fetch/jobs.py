@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 
 # The same path under another host name; public programs replace the first host by the second for old data.
 MIRRORS = {"http://ecx.images-amazon.com/images/I/": "https://m.media-amazon.com/images/I/"}
-BLOCKED = (
-    "not a picture",
-    "the server's certificate",
-    "redirected",
-)  # beginnings of reasons that mean "blocked"
+BLOCKED = ("not a picture", "the server's certificate", "redirected")  # begin the reasons of a block
 CUT = ("truncated", "empty file", "undecodable")  # reasons for a body whose end is missing
 N_DECODERS = 4  # decode at a time: a large picture takes hundreds of megabytes
 TICK_S = 0.2

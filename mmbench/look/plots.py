@@ -236,9 +236,8 @@ def popularity(look: Look) -> "Figure":
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(0.8, 1.25 * len(items.counts))
-    if items.counts.max() < 100 * max(
-        1, items.counts.min()
-    ):  # powers of ten would give only one or two labels
+    # Powers of ten would give only one or two labels.
+    if items.counts.max() < 100 * max(1, items.counts.min()):
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -105,24 +105,24 @@ def nothing(view: TrainView) -> Pairs:
 class Negatives(Extra):
     """`batch.negatives`: k items for each target, of those that are not excluded for its user.
 
-    exclude      gives, from the training events, the (user, item) pairs that are never drawn
-    beside       the target is never drawn for itself; whatever else a user has may be, so `exclude` must be `nothing`
-    distribution how often each item is drawn
+    exclude          gives, from the training events, the (user, item) pairs that are never drawn
+    excludes_target  the target is never drawn for itself, all else may be, so that `exclude` must be `nothing`
+    distribution     how often each item is drawn
     """
 
     name: ClassVar[str] = NEGATIVES
     k: int = 1
     exclude: Callable[[TrainView], Pairs] = whole_history
-    beside: bool = False
+    excludes_target: bool = False
     distribution: Distribution = UNIFORM
 
     def __post_init__(self) -> None:
-        if self.beside and self.exclude is not nothing:
-            raise ValueError("negatives beside the target exclude nothing else; set exclude = nothing")
+        if self.excludes_target and self.exclude is not nothing:
+            raise ValueError("excludes_target excludes nothing else; set exclude = nothing")
 
     def drawer(self, view: TrainView, n_items: int, device: torch.device | str) -> Drawer:
         sampler = sampler_of(view, self.exclude, self.distribution, n_items, device)
-        return _OfTargets(sampler, self.k, self.beside)
+        return _OfTargets(sampler, self.k, self.excludes_target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +156,10 @@ class _OfTargets:
 
     sampler: NegativeSampler
     k: int
-    beside: bool
+    excludes_target: bool
 
     def draw(self, user: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-        if self.beside:
+        if self.excludes_target:
             return self.sampler.draw_others(target, self.k, generator)
         return self.sampler.draw(user, self.k, generator)
 

@@ -92,26 +92,30 @@ class NextItem(nn.Module):
         self.kind, self.sampling, self.n_items = loss, sampling, catalog.n_items
         if loss in ("ce", "sce"):
             return
-        q, pairs = self._probabilities(catalog), catalog.histories
-        owned = (pairs.users * (self.n_items + 1) + catalog.train_items).unique()
-        user, item = owned // (self.n_items + 1), owned % (self.n_items + 1)
-        taken = q.new_zeros(catalog.n_users).index_add_(0, user, q[item - 1])
-        kind = torch.get_default_dtype()
-        self.register_buffer("log_q", q.log().to(kind), persistent=False)
-        self.register_buffer("log_free", torch.log1p(-taken.clamp(max=1 - 1e-9)).to(kind), persistent=False)
-        self.register_buffer("owned", owned, persistent=False)
+        items, offsets = catalog.train_items.cpu().numpy(), catalog.train_offsets.cpu().numpy()
+        q = self._probabilities(items, offsets)
+        users = np.repeat(np.arange(catalog.n_users), np.diff(offsets))
+        owned = np.unique(users * (self.n_items + 1) + items)
+        user, item = np.divmod(owned, self.n_items + 1)
+        taken = np.bincount(user, weights=q[item - 1], minlength=catalog.n_users)
+        kind, device = torch.get_default_dtype(), catalog.train_items.device
+        log_free = np.log1p(-taken.clip(max=1 - 1e-9))
+        self.register_buffer("log_q", torch.from_numpy(np.log(q)).to(device, kind), persistent=False)
+        self.register_buffer("log_free", torch.from_numpy(log_free).to(device, kind), persistent=False)
+        self.register_buffer("owned", torch.from_numpy(owned).to(device), persistent=False)
 
-    def _probabilities(self, catalog: Catalog) -> Tensor:
-        """Return q of items 1..N, float64; among in-batch negatives, how often an item is a target."""
+    def _probabilities(self, items: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Return q of items 1..N, float64; among in-batch negatives, how often an item is a target.
+
+        items, offsets  of the training events, int64 [E] and [U + 1]
+        """
         if self.sampling.negatives != "in-batch":
-            q = self.sampling.distribution.of(catalog.train_items.cpu().numpy(), self.n_items)
-            return torch.from_numpy(q).to(catalog.train_items.device)
-        is_target = np.ones(len(catalog.train_items), dtype=bool)
-        starts = catalog.train_offsets[:-1][catalog.train_offsets.diff() > 0]
-        is_target[starts.cpu().numpy()] = False  # nothing comes before a first event
-        count = np.bincount(catalog.train_items.cpu().numpy()[is_target], minlength=self.n_items + 1)[1:]
-        q = np.maximum(count, 1) / max(count.sum(), 1)
-        return torch.from_numpy(q).to(catalog.train_items.device)
+            return self.sampling.distribution.of(items, self.n_items)
+        is_target = np.ones(len(items), dtype=bool)
+        is_target[offsets[:-1][np.diff(offsets) > 0]] = False  # nothing comes before a first event
+        count = np.bincount(items[is_target], minlength=self.n_items + 1)[1:]
+        q: np.ndarray = np.maximum(count, 1) / max(count.sum(), 1)
+        return q
 
     @property
     def has_own_negatives(self) -> bool:
@@ -130,7 +134,7 @@ class NextItem(nn.Module):
             Negatives(
                 k=config.n_negatives,
                 exclude=whole_history if config.exclude == "history" else nothing,
-                beside=config.exclude == "target",
+                excludes_target=config.exclude == "target",
                 distribution=config.distribution,
             ),
         )
@@ -190,18 +194,17 @@ class NextItem(nn.Module):
 
     def _is_negative(self, batch: TrainBatch, items: Tensor) -> Tensor | None:
         """Return which of the step's negatives [1, K] each target meets, bool [T, K]; None = all of them."""
-        if self.sampling.share == "target":
+        config = self.sampling
+        if config.share == "target":
             return None  # the engine draws none that is excluded
-        own = batch.target[:, None] == items
-        if self.sampling.negatives == "in-batch":  # each target is there once for itself
-            own = own | torch.eye(len(own), dtype=torch.bool, device=own.device)
-        elif self.sampling.exclude == "none":
+        if config.exclude == "none" and config.negatives != "in-batch":
             return None
-        if self.sampling.exclude == "history":
+        is_hidden = batch.target[:, None] == items  # in-batch: each target's own entry, too
+        if config.exclude == "history":
             key = batch.user[:, None] * (self.n_items + 1) + items
             nearest = torch.searchsorted(self.owned, key).clamp(max=len(self.owned) - 1)
-            own = own | (self.owned[nearest] == key)
-        return ~own
+            is_hidden = is_hidden | (self.owned[nearest] == key)
+        return ~is_hidden
 
     def _n_drawn(self, items: Tensor) -> int:
         """Return K; among in-batch negatives the target's own entry is not drawn."""

@@ -12,6 +12,7 @@ import numpy as np
 from mmbench.errors import UsageError, suggest
 from mmbench.reporting import caption
 from mmbench.reporting.compare import ColumnRows, compare_all
+from mmbench.reporting.effort import Efforts, effort_lines, effort_warnings, efforts_of, unequal_datasets
 from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
 from mmbench.reporting.places import mark_places, winners, with_cell
@@ -89,6 +90,7 @@ class _Builder:
             Column(dataset, metric) for dataset in grid.datasets for metric in self.request.metrics
         ]
         self.keys = list(grid.keys)
+        self.efforts: Efforts = {}
         self.rows = mark_places([self._row(key, *names[key]) for key in self.keys], len(self.columns))
 
     def sort(self) -> None:
@@ -129,6 +131,7 @@ class _Builder:
         request = self.request
         columns = self._rows_by_column(compared) if is_tested else []
         comparisons = compare_all(columns, test=request.test, correction=request.correction)
+        self.efforts = efforts_of(self._groups)
         self._mark_stars(comparisons)
         table = Table(
             split=request.split,
@@ -228,8 +231,9 @@ class _Builder:
         return columns
 
     def _mark_stars(self, comparisons: Sequence[Comparison]) -> None:
+        unequal = [] if self.request.unequal_budgets else unequal_datasets(self.efforts)
         for comparison in comparisons:
-            if is_star(comparison):
+            if is_star(comparison) and self.columns[comparison.column].dataset not in unequal:
                 row = self.rows[comparison.compared]
                 cell = replace(row.cells[comparison.column], star=True)
                 self.rows[comparison.compared] = with_cell(row, comparison.column, cell)
@@ -282,6 +286,7 @@ class _Builder:
             *caption.other_rule_lines(self._other_winners()),
             *caption.data_lines([info for info in table.datasets if info.n_users]),
             *caption.feature_lines(groups),
+            *effort_lines(self.efforts),
             *caption.machine_lines(groups),
             *caption.mark_lines(table.rows),
             *caption.test_lines(
@@ -315,13 +320,14 @@ class _Builder:
         return changed
 
     def _warnings(self, comparisons: Sequence[Comparison]) -> list[str]:
-        return caption.warnings(
+        lines = caption.warnings(
             self._groups,
             self._measured,
             comparisons,
             test=self.request.test,
             correction=self.request.correction,
         )
+        return lines + effort_warnings(self.efforts, with_stars=self.request.unequal_budgets)
 
 
 def is_star(comparison: Comparison) -> bool:

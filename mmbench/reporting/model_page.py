@@ -1,7 +1,9 @@
 """What a reader needs about a model, from its recipe and its classes; `mmbench show` prints it."""
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from mmbench.models.registry import ModelEntry
@@ -44,7 +46,10 @@ class SearchRow:
 
 @dataclass(frozen=True)
 class ModelPage:
-    """Everything that is known about a model or a variant. `dataset`: whose settings these are, "" for none."""
+    """Everything that is known about a model or a variant. `dataset`: whose settings these are, "" for none.
+
+    A variant's page lists no variants, and no published results: those are the model's.
+    """
 
     name: str
     display: str
@@ -84,8 +89,8 @@ def page_of(entry: ModelEntry, *, dataset: str = "", protocol: Layer | None = No
         variants=tuple(_variant_rows(entry, dataset)),
         deviations=recipe.deviations,
         search=tuple(_search_rows(entry, dataset)),
-        reported=recipe.reported,
-        reported_source=recipe.reported_source,
+        reported={} if variant else recipe.reported,
+        reported_source="" if variant else recipe.reported_source,
         commands=tuple(_commands(entry, name, dataset or "demo")),
     )
 
@@ -115,8 +120,8 @@ def to_json(page: ModelPage) -> dict[str, Any]:
 
 
 def _file_of(entry: ModelEntry) -> str:
-    """Return the model's file, relative to the project for models that ship with mmbench."""
-    file = entry.file.resolve()
+    """Return the file of the model's class, relative to the project for models that ship with mmbench."""
+    file = Path(inspect.getfile(entry.load())).resolve()
     return str(file.relative_to(PACKAGE.parent)) if file.is_relative_to(PACKAGE.parent) else str(file)
 
 

@@ -32,9 +32,8 @@ def markdown(table: Table) -> str:
         for row in table.rows
     ]
     floors = [row.floor for row in table.rows]
-    if any(floors) and not all(
-        floors
-    ):  # pipe tables cannot have an inner rule; an empty row separates the floors
+    # Pipe tables cannot have an inner rule; an empty row separates the floors.
+    if any(floors) and not all(floors):
         rows.insert(floors.index(True), [""] * (2 + len(heads)))
     below = [[f"*{escape(line.label)}*", "", *map(escape, line.texts)] for line in rounding.summary(table)]
     if below:

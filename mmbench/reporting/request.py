@@ -19,6 +19,7 @@ class TableRequest:
     mask_seen   the mask rule of the numbers; None = the rule under which each run was selected
     compare     the row (label or model) that is tested against all others; None = the best row of each column
     datasets, models  the order; by default, data sets by name and the strongest model first
+    unequal_budgets   give stars also where the rows were tuned with different budgets
     """
 
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
@@ -30,6 +31,7 @@ class TableRequest:
     compare: str | None = None
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    unequal_budgets: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))

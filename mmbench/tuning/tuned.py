@@ -1,7 +1,9 @@
 """What studies found, for runs and tables: the settings of a study's best trial, and how a run's came about."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
@@ -10,7 +12,7 @@ from mmbench.runs.plan import make_cell
 from mmbench.runs.schedule import Overrides
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN, Layer, Origin
-from mmbench.tuning.ledger import Ledger, best_of, chosen_study, studies_of
+from mmbench.tuning.ledger import Plan, Trial, best_of, chosen_study, studies_of
 
 
 def tuned_layers(
@@ -61,37 +63,53 @@ def _layer(
     return Layer(Origin.tuned, values, f"study {ledger.plan.study_id}, trial {best.number}")
 
 
-def budget_text(ledger: Ledger) -> str:
-    """Return what a study has cost: "30 trials, 1.9 h"."""
-    trials = ledger.trials()
-    hours = sum(trial.seconds for trial in trials) / 3600
-    return (
-        f"{len(trials)} trials, {hours:.1f} h"
-        if hours >= 0.05
-        else f"{len(trials)} trials, {hours * 60:.1f} min"
-    )
+@dataclass(frozen=True)
+class SettingsOrigin:
+    """How a run's settings came about.
+
+    budget  what was spent on the search: "30 trials" or "2 h"; "" = nothing was searched
+    cost    what it took: "30 trials, 1.9 h"
+    """
+
+    kind: Literal["recipe", "tuned", "--set"]
+    budget: str = ""
+    cost: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.cost})" if self.cost else self.kind
 
 
-def how_settings_came(results_dir: Path, record: RunRecord) -> str:
-    """Return how a run's settings came about: "tuned (30 trials, 1.9 h)", "--set" or "recipe".
+def settings_origin(record: RunRecord) -> SettingsOrigin:
+    """Return how the settings of a stored run came about.
 
-    Looked up in the ledgers, because the same settings may have been typed, or be the recipe's own.
+    The ledgers beside the run say so, because the same settings may have been typed, or be the recipe's own.
     """
     values = {key: setting.value for key, setting in record.settings.items()}
-    for ledger in studies_of(results_dir, record.dataset, record.model):
-        best = best_of(ledger.trials())
+    found = []
+    for ledger in studies_of(record.path.parents[3], record.dataset, record.model):
+        trials = ledger.trials()
+        best = best_of(trials)
         if best is None or ledger.plan.protocol != record.protocol:
             continue
         chosen = {**ledger.plan.fixed, **best.values}
-        if _agree(values, chosen) and _others_are_the_recipe_s(record, set(chosen)):
-            return f"tuned ({budget_text(ledger)})"
+        if _agree(values, chosen) and _others_are_of_the_recipe(record, set(chosen)):
+            found.append((len(trials), _origin(ledger.plan, trials)))
+    if found:
+        return max(found, key=lambda entry: entry[0])[1]
     is_chosen = any(setting.origin in CHOSEN for setting in record.settings.values())
-    return "--set" if is_chosen else "recipe"
+    return SettingsOrigin("--set" if is_chosen else "recipe")
+
+
+def _origin(plan: Plan, trials: Sequence[Trial]) -> SettingsOrigin:
+    hours = sum(trial.seconds for trial in trials) / 3600
+    time = f"{hours:.1f} h" if hours >= 0.05 else f"{hours * 60:.1f} min"
+    budget = f"{len(trials)} trials" if plan.unit == "trials" else f"{hours:.0f} h"
+    return SettingsOrigin("tuned", budget, f"{len(trials)} trials, {time}")
 
 
 def _agree(values: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
     return all(values.get(key) == value for key, value in wanted.items())
 
 
-def _others_are_the_recipe_s(record: RunRecord, keys: set[str]) -> bool:
+def _others_are_of_the_recipe(record: RunRecord, keys: set[str]) -> bool:
     return not any(setting.origin in CHOSEN and key not in keys for key, setting in record.settings.items())

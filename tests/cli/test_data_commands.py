@@ -40,7 +40,7 @@ def test_second_prepare_does_nothing_and_says_so(shop: Path) -> None:
     done = cli("prepare", "mine", data=shop / "data")
     assert done.returncode == 0
     assert "mine: already prepared, nothing to do" in done.stdout
-    assert "already there" in done.stdout
+    assert "already stored" in done.stdout
 
 
 def test_another_tie_order_lies_beside_the_first(shop: Path) -> None:

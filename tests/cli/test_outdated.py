@@ -204,11 +204,11 @@ def test_nothing_is_said_of_what_nobody_can_know(shop: Shop) -> None:
 def check_stale(shop: Shop, modality: str, encoder: str) -> None:
     inputs = "texts" if modality == "text" else "pictures"
     advice = f"run: mmbench extract mine --{modality} {encoder}"
-    message = rf"{encoder} is stale: it was made from other {inputs} than mine has now; {advice}"
+    message = rf"{encoder} is stale: made from other {inputs} than mine has now; {advice}"
     shop.refuses(message, *HM4SR)
     assert f"stale: made from other {inputs}" in shop.says("extract", "--list", "mine")
-    assert f"is stale: it was made from other {inputs}" in shop.says("datasets", "stats", "mine")
-    assert f"is stale: it was made from other {inputs}" in shop.says("doctor")
+    assert f"is stale: made from other {inputs}" in shop.says("datasets", "stats", "mine")
+    assert f"is stale: made from other {inputs}" in shop.says("doctor")
     shop.run(*POP, "--dry-run")  # reads no features
     done, _ = shop.run("extract", "mine")
     assert done.count("already stored") == 1  # the other modality's

@@ -66,7 +66,7 @@ def test_shapes_stand_below_the_statistics(outcomes: dict[str, Outcome]) -> None
     found = rows(done)
     assert "users 2" in found
     assert "target already in the input 0.0% / 50.0% valid / test" in found
-    assert "commonest pair thing 1 -> thing 2: 2 users, 0 s to 1 day" in found
+    assert "most common pair thing 1 -> thing 2: 2 users, 0 s to 1 day" in found
     assert any(line.startswith("history lengths ██ 3 to 4 events") for line in found)
 
 
@@ -97,7 +97,7 @@ def test_json_is_all_of_the_output(outcomes: dict[str, Outcome]) -> None:
         ("below a file", 1, "cannot write "),
         ("nothing named", 2, "name a prepared data set"),
         ("another order", 1, "turned/features/text/toy was made for another catalogue"),
-        ("another catalogue", 1, "covers 1 of the 4 items of four (25.0%), 3 of its 4 ids are no item"),
+        ("another catalogue", 1, "covers 1 of the 4 items of four (25.0%), 3 of its 4 ids are not items"),
     ],
 )
 def test_failures_are_one_line(outcomes: dict[str, Outcome], case: str, code: int, message: str) -> None:

@@ -97,6 +97,17 @@ def test_negatives_beside_an_item_and_of_all_items() -> None:
     assert torch.equal(first, again)
 
 
+def test_uniform_negatives_beside_an_item_are_all_others() -> None:
+    none = np.zeros(0, np.int64)
+    sampler = NegativeSampler(none, none, n_users=1, n_items=6, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for item in range(1, 7):
+        others = np.ones(6)
+        others[item - 1] = 0
+        assert fits(sampler.draw_others(torch.full((400,), item), 50, generator), others)
+    assert fits(sampler.draw_any(300, 100, generator), np.ones(6))
+
+
 def test_equal_weights_draw_as_uniform_ones_do() -> None:
     users, items = np.array([0, 0, 1]), np.array([2, 5, 6])
     pair = [

@@ -85,7 +85,7 @@ DRAWING = [one for one in TRAINED if _draws(one)]
 # The newest item has the last position, or the rows of a batch are compared: one pass over all positions is then
 # another loss than one per prefix.
 LENGTHS_COUNT = ["iisan:official", "iisan:left-padded", *(one for one in TRAINED if one.startswith("s3rec"))]
-LENGTHS_COUNT += ["gsasrec:official", "gsasrec:as-released", "esasrec:official"]
+LENGTHS_COUNT += ["gsasrec:official", "gsasrec:as-released", "esasrec:official", "esasrec:newest-first"]
 
 
 def test_only_these_models_are_not_causal() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmbench.data.batch import TrainBatch
 from mmbench.models.base import Recommender
 from mmbench.models.needs import Negatives, nothing
+from tests.models.planted_answers import teach
 from tests.models.toy import (
     catalog_of,
     history_batch,
@@ -313,3 +314,10 @@ def test_sixty_four_sequences_are_learned_by_heart(kind: str) -> None:
                 if torch.equal(model.score(batch).argmax(1) + 1, last):
                     return
     raise AssertionError("not learned in 200 steps")
+
+
+def test_ids_tell_the_kind_of_an_item_that_was_shown_and_of_no_other() -> None:
+    """Texts and pictures tell it, too, but are not read: a quarter of the other items is answered right by chance."""
+    shown, hidden = teach("esasrec", "text", hidden_dim=32, inner_dim=32, dropout=0.0)
+    assert shown == 1
+    assert hidden <= 0.5

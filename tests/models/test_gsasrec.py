@@ -16,6 +16,7 @@ from mmbench.models.needs import Negatives, nothing
 from mmbench.models.registry import find
 from mmbench.nn.losses import bce
 from mmbench.nn.sampled import gbce_weight
+from tests.models.planted_answers import teach
 from tests.models.toy import (
     catalog_of,
     history_batch,
@@ -294,3 +295,10 @@ def test_the_recipe_has_the_grid_that_shows_what_t_is_worth() -> None:
     recipe = find("gsasrec").recipe
     assert 0.0 in recipe.search["gbce_t"]
     assert recipe.variants["bce"].settings == {"gbce_t": 0.0}
+
+
+def test_ids_tell_the_kind_of_an_item_that_was_shown_and_of_no_other() -> None:
+    """Texts and pictures tell it, too, but are not read: a quarter of the other items is answered right by chance."""
+    shown, hidden = teach("gsasrec", "text", hidden_dim=32, inner_dim=32, dropout=0.0, loss="ce")
+    assert shown == 1
+    assert hidden <= 0.5

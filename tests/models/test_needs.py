@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmbench.data.views import TrainView
-from mmbench.models.needs import Drawer, Extra, Needs, Negatives, Prefixes, SlotAfter, WholeRows
+from mmbench.models.needs import Drawer, Extra, Needs, Negatives, Prefixes, SlotAfter, WholeRows, nothing
 from mmbench.settings.config import TrainConfig
 from mmbench.training.batches import batches_of_epoch
 from mmbench.training.trainer import Trainer
@@ -36,6 +36,12 @@ def test_an_extra_stands_once() -> None:
         Needs(extras=(Negatives(), OtherNegatives()))
     with pytest.raises(ValueError, match="SlotAfter stands twice"):
         Needs(extras=(SlotAfter(1), SlotAfter(2)))
+
+
+def test_negatives_exclude_the_target_or_what_a_user_has() -> None:
+    assert Negatives(excludes_target=True, exclude=nothing).excludes_target
+    with pytest.raises(ValueError, match="set exclude = nothing"):
+        Negatives(excludes_target=True)
 
 
 @pytest.mark.parametrize(("unit", "fits"), [("rows", True), ("targets", False)])

@@ -4,6 +4,7 @@ The steps run on torch's "meta" device, which computes shapes only: what a captu
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -60,18 +61,14 @@ def refused(model: Recommender[Any], batch: TrainBatch) -> list[str]:
     """What a capture of the model's gradients would refuse."""
     there = TrainBatch.of({name: x.to(META) for name, x in batch.tensors().items()})
     learner = Learner(model.to(META), TrainConfig(), "cpu")
-    with Refused() as mode, patch.object(torch, "tensor", mode.tensor):
+    no_autocast = patch.object(torch, "autocast", lambda *_, **__: nullcontext())  # torch has none for "meta"
+    with Refused() as mode, patch.object(torch, "tensor", mode.tensor), no_autocast:
         try:
             learner.gradients(there)
         except (RuntimeError, NotImplementedError):  # a number that "meta" does not have
             if not mode.found:
                 raise
     return mode.found
-
-
-@pytest.fixture(autouse=True)
-def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # torch has none for "meta"
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -115,3 +112,12 @@ class Toy(Recommender[None]):
 def test_what_is_looked_for(kind: str) -> None:
     batch = training_batch(make("sasrec"), toy_view())
     assert bool(refused(Toy(kind), batch)) == (kind != "nothing")
+
+
+def test_why_steps_are_not_replayed() -> None:
+    model, config = make("sasrec"), TrainConfig()
+    assert why_no_graphs(model, config, "cuda:0") == ""
+    assert why_no_graphs(model, config, "cpu") == "graphs are for GPUs"
+    assert why_no_graphs(model, replace(config, compile=True), "cuda") == "a compiled loss is not captured"
+    assert why_no_graphs(model, replace(config, optimizer="sgd"), "cuda") == "sgd reads its rate on the host"
+    assert "depend on the data" in why_no_graphs(make("gru4rec"), config, "cuda")

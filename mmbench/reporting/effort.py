@@ -1,0 +1,47 @@
+"""How the settings of a table's rows came about. Rows that were tuned with different effort are no fair comparison."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from mmbench.reporting.labels import Group
+from mmbench.reporting.table import Row
+from mmbench.tuning.tuned import SettingsOrigin, settings_origin
+
+Efforts = Mapping[str, Mapping[str, SettingsOrigin]]  # by data set and row label
+
+
+def efforts_of(groups: Sequence[tuple[Group, Row]]) -> Efforts:
+    """Return the origin of the settings of each row that is trained, by data set and label; floors have none."""
+    origins: dict[str, dict[str, SettingsOrigin]] = defaultdict(dict)
+    for group, row in groups:
+        if group.finished and not (row.floor or row.deterministic):
+            origins[group.dataset][row.label] = settings_origin(group.finished[0])
+    return origins
+
+
+def unequal_datasets(efforts: Efforts) -> list[str]:
+    """Return the data sets on which some rows are tuned, and not all with one budget."""
+    return [dataset for dataset, origins in efforts.items() if len({o.budget for o in origins.values()}) > 1]
+
+
+def effort_lines(efforts: Efforts) -> list[tuple[str, str]]:
+    """Return a caption line per data set on which some row is tuned."""
+    lines = []
+    for dataset, origins in efforts.items():
+        if not any(origin.budget for origin in origins.values()):
+            continue
+        rows: dict[str, list[str]] = defaultdict(list)
+        for label, origin in origins.items():
+            rows[str(origin)].append(label)
+        parts = "; ".join(f"{what}: {', '.join(labels)}" for what, labels in rows.items())
+        lines.append(("Settings", f"{dataset}: {parts}."))
+    return lines
+
+
+def effort_warnings(efforts: Efforts, *, with_stars: bool) -> list[str]:
+    """Return what unequal budgets mean for the comparisons of a data set."""
+    stars = "" if with_stars else "; no star is given (--unequal-budgets gives them)"
+    return [
+        f"{dataset}: the rows were tuned with different budgets, so a difference may be one of effort{stars}"
+        for dataset in unequal_datasets(efforts)
+    ]

@@ -1,0 +1,92 @@
+"""Tables say how the settings of their rows came about, and give no star where the effort differs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbench.reporting import TableRequest, build_table
+from mmbench.reporting.table import Table
+from mmbench.runs.store import RunRecord
+from mmbench.tuning.ledger import Ledger, Plan, Trial
+from tests.reporting.conftest import fake_run
+
+
+def records(results: Path, **of_sasrec: Any) -> list[RunRecord]:
+    """Two trained rows, the first far better, and a floor; three seeds."""
+    made = []
+    for model, skill, options in (("sasrec", 1.5, of_sasrec), ("gru4rec", 0.8, {})):
+        made += [fake_run(results, model, seed=seed, skill=skill, **options) for seed in (1, 2, 3)]
+    return [*made, fake_run(results, "pop", skill=0.1, deterministic=True, best_epoch=0)]
+
+
+def study(record: RunRecord, n_trials: int, *, unit: Any = "trials", **values: Any) -> None:
+    """Write a study whose best trial has these values."""
+    plan = Plan(
+        dataset=record.dataset, model=record.model, metric="NDCG@20", sampler="random", unit=unit, n_seeds=1,
+        prunes=True, space={"lr": {"own": 0.001, "searched": {"values": [0.001], "source": "test"}}}, fixed={},
+        protocol=record.protocol, features={},
+    )  # fmt: skip
+    ledger = Ledger.open(record.path.parents[3], plan)
+    for number in range(n_trials):
+        value = 0.5 if number == 0 else 0.1
+        ledger.record(
+            Trial(number=number, status="finished", values=values, value=value, seconds=3600.0 / n_trials)
+        )
+
+
+def caption(table: Table, key: str) -> list[str]:
+    return [text for name, text in table.caption if name == key]
+
+
+def has_star(table: Table) -> bool:
+    return any(cell.star for row in table.rows for cell in row.cells)
+
+
+def test_without_a_study_nothing_is_said(tmp_path: Path) -> None:
+    table = build_table(records(tmp_path))
+    assert caption(table, "Settings") == []
+    assert not any("budgets" in text for text in table.warnings)
+    assert has_star(table)
+
+
+def test_one_tuned_row_beside_an_untuned_one(tmp_path: Path) -> None:
+    runs = records(tmp_path)
+    study(runs[0], 30, lr=0.001)
+    table = build_table(runs)
+    assert caption(table, "Settings") == ["toys: tuned (30 trials, 1.0 h): SASRec; recipe: GRU4Rec."]
+    assert [text for text in table.warnings if "different budgets" in text]
+    assert not has_star(table)
+    free = build_table(runs, TableRequest(unequal_budgets=True))
+    assert has_star(free)
+    assert "no star" not in " ".join(free.warnings)
+
+
+@pytest.mark.parametrize(("trials", "is_equal"), [(30, True), (12, False)])
+def test_budgets_are_compared(trials: int, is_equal: bool, tmp_path: Path) -> None:
+    runs = records(tmp_path)
+    study(runs[0], 30, lr=0.001)
+    study(runs[3], trials, lr=0.001)
+    table = build_table(runs)
+    assert has_star(table) == is_equal
+    assert any("different budgets" in text for text in table.warnings) != is_equal
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ({"lr": 0.003}, {}),  # another value won
+        ({"lr": 0.001}, {"settings": {"dropout": 0.1}, "chosen": ("dropout",)}),  # something else was typed
+    ],
+)
+def test_other_settings_are_not_those_of_the_study(values: Any, options: Any, tmp_path: Path) -> None:
+    runs = records(tmp_path, **options)
+    study(runs[0], 30, **values)
+    assert caption(build_table(runs), "Settings") == []
+
+
+def test_a_study_on_other_data_is_not_that_of_the_run(tmp_path: Path) -> None:
+    runs = records(tmp_path)
+    study(replace(runs[0], protocol={"data": "other"}), 30, lr=0.001)
+    assert caption(build_table(runs), "Settings") == []
