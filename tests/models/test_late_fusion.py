@@ -151,5 +151,8 @@ def test_its_id_member_is_ease_and_without_content_it_is_ease_alone() -> None:
 
 
 def test_too_large_a_catalogue_is_refused_with_settings_of_this_model() -> None:
-    with pytest.raises(ValueError, match=r"--set ease-text\.max_items=18\b.*ease-text\.solver=sparse .* or ease-text\.solver=top"):
+    with pytest.raises(
+        ValueError,
+        match=r"--set ease-text\.max_items=18\b.*ease-text\.solver=sparse .* or ease-text\.solver=top",
+    ):
         toy_model("ease-text", toy_catalog(), max_items=5)
