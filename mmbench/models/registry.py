@@ -249,12 +249,22 @@ def _check_table(entry: ModelEntry, values: Mapping[str, Any], *, where: str) ->
 
 
 def _check_places(entry: ModelEntry, *, where: str) -> None:
-    """Raise UsageError for a setting of the model's own whose value does not stand in exactly one place."""
+    """Raise UsageError for a setting of the model's own whose value does not stand in exactly one place.
+
+    A default that the class inherits from mmbench serves many models (`mmbench.models.next_item.Sampling`), so a recipe
+    may state it with its source.
+    """
     for variant in entry.variants():
         cls = variant.config_class()
         defaults = defaults_of(cls)
+        declared = {
+            key
+            for base in cls.__mro__
+            if base.__module__ == cls.__module__
+            for key in inspect.get_annotations(base)
+        }
         for key in variant.own_settings():
-            if key in defaults and key in entry.recipe.settings:
+            if key in defaults and key in declared and key in entry.recipe.settings:
                 raise UsageError(f"{where}: {key} stands in {cls.__name__} too; keep the value in one place")
             if key not in variant.values(""):
                 raise UsageError(
