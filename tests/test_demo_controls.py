@@ -1,4 +1,4 @@
-"""Controls on the demo, where the style of an item is in its picture only: other features must cost all that pictures gave.
+"""Controls on the demo, whose styles are in the pictures only: other features must cost all that pictures gave.
 
 Nothing is trained. The bounds leave room for the standard error of HR@10 over 1,000 users, below .011.
 """
