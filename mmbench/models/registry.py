@@ -95,6 +95,11 @@ class ModelEntry:
             raise UsageError(f"{self.file}: settings {sorted(both)} have the name of a training setting")
         return own + shared
 
+    def unread_settings(self) -> set[str]:
+        """Return the settings about modalities that the recipe's inputs do not name."""
+        unread = {"text", "image"} - {*self.recipe.inputs}
+        return {f"{modality}_{what}" for modality in unread for what in ("encoder", "features")}
+
     def class_of(self, key: str) -> type:
         """Return the class that has the setting: the model's own or TrainConfig."""
         return self.config_class() if key in self.own_settings() else TrainConfig

@@ -17,6 +17,7 @@ from mmbench.evaluation.evidence import MadeBy, Ranking
 from mmbench.evaluation.interventions import AS_TRAINED, Intervention, part, rank_under
 from mmbench.models import registry
 from mmbench.models.base import Recommender
+from mmbench.models.late_fusion import LateFused
 from mmbench.runs import store
 from mmbench.runs.build import LoadedData, build_model, load_data
 from mmbench.runs.plan import Cell
@@ -114,6 +115,8 @@ def reopen(
         checkpoint.load_weights(model, record.path / BEST)
         for name, value in changed.items():
             model.get_buffer(name).copy_(value)
+    if isinstance(model, LateFused):
+        model.set_shares(record.extra["shares"], record.extra["weights_from"])
     return RunModel(record.title, model, data, chosen)
 
 
