@@ -24,6 +24,7 @@ from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
 from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
+from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
 from mmbench.runs.controls import plan_controls
@@ -38,7 +39,7 @@ from mmbench.runtime import pick_device
 from mmbench.training.devices import stack_size
 from mmbench.tuning.tuned import tuned_layers
 
-__all__ = ["load", "prepare", "report", "run"]
+__all__ = ["load", "prepare", "recommend", "report", "run"]
 
 Folder = str | Path | None
 Names = str | Sequence[str]
@@ -231,6 +232,25 @@ def report(
         caption = ("Runs", f"Only runs with {', '.join(filters)}.")
         table = replace(table, caption=(*table.caption, caption))
     return Report(table)
+
+
+def recommend(
+    run: RunRecord,
+    user: str,
+    k: int = 10,
+    *,
+    mask_seen: MaskRule | None = None,
+    data_dir: Folder = None,
+) -> Recommended:
+    """Return a user's history before the test target and the k best items that a finished run has for it.
+
+    user       the id in the raw data
+    mask_seen  "none" or "input": items that may not be recommended; by default the rule of the run's selection
+
+    Raises UsageError for a user without a test target and where fewer items are stored, RunError for data that changed.
+    """
+    _check_name(user, "user", example="U0001")
+    return recommended(run, user, k=k, data_dir=_data_dir(data_dir), rule=mask_seen)
 
 
 # -- arguments --------------------------------------------------------------------------------------------

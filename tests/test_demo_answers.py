@@ -13,10 +13,15 @@ import pytest
 
 from mmbench.data import demo, prepare
 from mmbench.data.store import Prepared
-from mmbench.evaluation.metrics import mean_value
+from mmbench.evaluation.knockouts import parse_knockouts
+from mmbench.evaluation.metrics import Metric, mean_value
 from mmbench.features.extract import extract_default
+from mmbench.reporting.knock_outs import rows_of_drops
+from mmbench.reporting.labels import group_runs
 from mmbench.runs.execute import run_cell
+from mmbench.runs.knock_out import knock_out
 from mmbench.runs.plan import make_cell
+from mmbench.runs.store import read_all
 from mmbench.settings.config import Layer, Origin
 
 FAST = {"batch_size": 256, "lr": 0.005, "max_epochs": 6, "pcl_mask": "shared"}
@@ -46,12 +51,44 @@ def hit_rate(prepared: Prepared, model: str, results: Path) -> float:
     return mean_value(run_cell(cell, debug=True).ranks("test"), "HR@10")
 
 
+def check_knockouts(data_dir: Path, results: Path) -> None:
+    """Take away what the demo planted: style is in pictures only, brand in texts only, gap and season in times only.
+
+    The calendar repeats after a year, so that a shift by one takes nothing away.
+    """
+    chosen = parse_knockouts(["text=constant", "text=shuffled", "image=shuffled", "time"])
+    records = [record for record in read_all(results) if record.model != "pop"]
+    found = {record.title: knock_out(record, chosen, data_dir=data_dir, device="cpu") for record in records}
+    rows = rows_of_drops(group_runs(records)[0], found, metric=Metric("NDCG", 10))
+    by_model = {row.group.model: {drop.name: drop for drop in row.drops} for row in rows}
+    reader = by_model["hm4sr"]
+    for name in (
+        "text=constant",
+        "text=shuffled:1",
+        "image=shuffled:1",
+        "time=equal",
+        "time=shuffled:1",
+        "time=other-user:1",
+    ):
+        interval = reader[name].interval
+        assert interval is not None
+        assert interval[0] > 0, (name, reader[name])
+    assert abs(reader["time=year"].drop or 0) < 0.1 * reader["time=year"].intact
+    assert all(by_model["hm4sr:-tmoe"][name].drop == 0 for name in reader if name.startswith("time"))
+    assert {name: drop.drop for name, drop in by_model["sasrec"].items()} == {
+        "text": None,
+        "image": None,
+        "time": None,
+    }
+
+
 def test_models_find_what_is_there_and_nothing_else(shops: dict[bool, Prepared], tmp_path: Path) -> None:
     with_time = {
         one: hit_rate(shops[True], one, tmp_path / "with")
         for one in ("pop", "sasrec", "hm4sr", "hm4sr:-tmoe")
     }
     without = {one: hit_rate(shops[False], one, tmp_path / "without") for one in ("hm4sr", "hm4sr:-tmoe")}
+    check_knockouts(shops[True].data_dir, tmp_path / "with")
     assert with_time["sasrec"] > 1.5 * with_time["pop"]
     assert with_time["hm4sr"] > with_time["sasrec"] + 0.05
     gain = with_time["hm4sr"] - with_time["hm4sr:-tmoe"]

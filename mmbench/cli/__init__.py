@@ -71,15 +71,35 @@ from mmbench.cli import (  # noqa: E402
     datasets,
     doctor,
     features,
+    knockout,
+    power,
+    recommend,
     registry,
     report,
     reproduce,
     run,
     show,
     tune,
+    why,
 )
 
-for group in (data, datasets, features, run, tune, report, reproduce, audit, registry, show, doctor):
+for group in (
+    data,
+    datasets,
+    features,
+    run,
+    tune,
+    report,
+    knockout,
+    recommend,
+    power,
+    why,
+    reproduce,
+    audit,
+    registry,
+    show,
+    doctor,
+):
     group.register(app)
 
 

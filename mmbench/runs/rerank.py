@@ -44,6 +44,7 @@ class RunModel:
 
     title    names the run in its rankings
     seconds  what each ranking took, "rank_test" and so on
+    weights  hash of the tensors as they were trained, if an intervention changed some; "" for those of the model
     """
 
     title: str
@@ -51,12 +52,13 @@ class RunModel:
     data: LoadedData
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
+    weights: str = ""
 
     @cached_property
     def made_by(self) -> MadeBy:
         return MadeBy(
             run=self.title, data=self.data.prepared.hash, code=code_version()["source_hash"],
-            weights=checkpoint.hash_tensors(self.model.state_dict()), torch=torch.__version__,
+            weights=self.weights or checkpoint.hash_tensors(self.model.state_dict()), torch=torch.__version__,
             device=torch.device(self.device).type, threads=torch.get_num_threads(),
         )  # fmt: skip
 
@@ -110,30 +112,47 @@ def reopen(
     cell, chosen = cell_of(record, data_dir), pick_device(device)
     data = load_data(cell.data_path, record.data_hash)
     model, _ = build_model(cell, data, chosen, intervention.catalog)
+    if intervention.catalog is None:
+        if model.trainable:
+            checkpoint.load_weights(model, record.path / BEST)
+        _take_shares(model, record)
+        return RunModel(record.title, model, data, chosen)
+    intact, _ = build_model(cell, data, chosen)
     if model.trainable:
-        changed = _changed_buffers(model, cell, data, chosen) if intervention.catalog else {}
-        checkpoint.load_weights(model, record.path / BEST)
+        changed = _changed_buffers(model, intact)
+        for each in (model, intact):
+            checkpoint.load_weights(each, record.path / BEST)
         for name, value in changed.items():
             model.get_buffer(name).copy_(value)
+    for each in (model, intact):
+        _take_shares(each, record)
+    weights = checkpoint.hash_tensors(intact.state_dict())
+    return RunModel(record.title, model, data, chosen, weights=weights)
+
+
+def _take_shares(model: Recommender[Any], record: RunRecord) -> None:
+    """Give a fusion the weights of its members that were chosen after the training."""
     if isinstance(model, LateFused):
         model.set_shares(record.extra["shares"], record.extra["weights_from"])
-    return RunModel(record.title, model, data, chosen)
 
 
-def _changed_buffers(model: Recommender[Any], cell: Cell, data: LoadedData, device: str) -> dict[str, Tensor]:
+def _changed_buffers(model: Recommender[Any], intact: Recommender[Any]) -> dict[str, Tensor]:
     """Return the buffers that differ because the catalogue was changed: a checkpoint must not bring them back."""
-    intact = dict(build_model(cell, data, device)[0].named_buffers())
+    expected = dict(intact.named_buffers())
     return {
         name: value.clone()
         for name, value in model.named_buffers()
-        if name in intact and not torch.equal(value, intact[name])
+        if name in expected and not torch.equal(value, expected[name])
     }
 
 
 def rank_stored(
     record: RunRecord, intervention: Intervention, *, data_dir: Path, device: str = "auto", lists: int = 0
 ) -> list[Ranking]:
-    """Rank a finished run's best weights under an intervention; store both rankings beside the run's own."""
+    """Rank a finished run's best weights under an intervention; store both rankings beside the run's own.
+
+    The caller holds the lock of the run's folder.
+    """
     run = reopen(record, data_dir=data_dir, device=device, intervention=intervention)
     rankings = run.rank(intervention, lists=lists)
     store.write_rankings(record.path, rankings)

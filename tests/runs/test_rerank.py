@@ -9,7 +9,8 @@ import pytest
 from mmbench.data.store import Prepared
 from mmbench.errors import RunError
 from mmbench.evaluation.evidence import RULES
-from mmbench.evaluation.interventions import AS_TRAINED, constant, history
+from mmbench.evaluation.interventions import AS_TRAINED
+from mmbench.evaluation.knockouts import constant, history
 from mmbench.runs.execute import fail_cell, run_cell
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.runs.rerank import rank_stored, reopen

@@ -1,0 +1,110 @@
+"""`mmbench knockout`: stored runs ranked again without one thing that their models read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmbench.choices import SplitName
+from mmbench.cli.run import DeviceOption
+from mmbench.cli.state import State
+from mmbench.errors import RunError
+
+if TYPE_CHECKING:
+    from mmbench.reporting.knock_outs import RowOfDrops
+    from mmbench.runs.store import RunRecord
+
+_EPILOG = """\b
+Examples:
+  mmbench knockout results/demo/hm4sr/*/seed_*
+  mmbench knockout results/demo/hm4sr/*/seed_1 --what image,time
+  mmbench knockout results/demo/hm4sr/*/seed_1 --what text=shuffled:7,history=3"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=_EPILOG)(knockout)
+
+
+def knockout(
+    ctx: typer.Context,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>).")
+    ],
+    what: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND[=HOW],...",
+            help="text, image, time, order, history, or single ones such as text=constant, time=shuffled:3.",
+        ),
+    ] = "text,image,time,order,history",
+    metric: Annotated[str, typer.Option(help="Whose drop is shown.")] = "NDCG@10",
+    split: Annotated[SplitName, typer.Option(help="Whose drop is shown; both are ranked.")] = "test",
+    device: DeviceOption = "auto",
+) -> None:
+    """Rank stored runs again without texts, pictures, times, order or old events: what do their models use?"""
+    state: State = ctx.obj
+    from mmbench.evaluation.knockouts import parse_knockouts
+    from mmbench.evaluation.metrics import parse_metric
+    from mmbench.reporting.knock_outs import rows_of_drops
+    from mmbench.reporting.labels import group_runs
+    from mmbench.runs.knock_out import knock_out
+    from mmbench.runs.store import read_record
+
+    wanted, chosen = parse_metric(metric), parse_knockouts(what.split(","))
+    wanted.check_per_user("--metric")
+    records = [read_record(path) for path in dict.fromkeys(runs)]
+    for record in records:
+        _check(record)
+        wanted.check(record.n_items)
+    results = {
+        record.title: knock_out(record, chosen, data_dir=state.data_dir, device=device, say=state.note)
+        for record in records
+    }
+    groups, _ = group_runs(records)
+    rows = rows_of_drops(groups, results, metric=wanted, split=split)
+    for row in rows:
+        _print(state, row, str(wanted), split)
+    _print_caption(state, rows)
+
+
+def _check(record: "RunRecord") -> None:
+    if record.status != "finished":
+        raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
+
+
+def _print(state: State, row: "RowOfDrops", metric: str, split: SplitName) -> None:
+    from mmbench.cli.tables import print_table
+    from mmbench.reporting.rounding import DASH, number
+
+    runs = row.group.finished
+    seeds = ", ".join(str(record.seed) for record in runs)
+    intact = number(row.drops[0].intact)
+    state.out.print(
+        f"{row.group.model} on {row.group.dataset}, seed {seeds}: {metric} {intact} on {split}, "
+        f"mask rule {runs[0].mask_seen}",
+        markup=False,
+    )
+    lines = []
+    for drop in row.drops:
+        shown = [DASH] * 3 if drop.drop is None else _numbers(drop.drop, drop.intact, drop.interval)
+        lines.append([drop.name, *shown, drop.sentence])
+    print_table(state, ["knock-out", "drop", "%", "interval", "this run"], lines)
+    state.out.print()
+
+
+def _numbers(drop: float, intact: float, interval: tuple[float, float] | None) -> list[str]:
+    from mmbench.reporting.rounding import DASH, number
+
+    percent = f"{100 * drop / intact:.1f}" if intact else DASH
+    return [number(drop), percent, DASH if interval is None else f"[{', '.join(map(number, interval))}]"]
+
+
+def _print_caption(state: State, rows: "Sequence[RowOfDrops]") -> None:
+    n = sum(drop.interval is not None for row in rows for drop in row.drops)
+    state.out.print(
+        "drop: intact minus knocked out, mean over users (several seeds: their mean for each user). Intervals over "
+        f"users hold together with 95 % (Bonferroni, {n} of them). The weights are the stored ones: this asks what "
+        "the trained network leans on, not what content is worth to one that was trained without it.",
+        markup=False,
+    )  # fmt: skip

@@ -1,0 +1,142 @@
+"""What the stored runs of a data set can tell apart: over seeds and over users, for the differences that they have."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmbench.choices import Correction
+from mmbench.errors import UsageError, suggest
+from mmbench.evaluation.metrics import Metric
+from mmbench.evaluation.power import ALPHA, pairs_needed, smallest_effect
+from mmbench.reporting.gather import Measured, check_runs, check_users, measure
+from mmbench.reporting.labels import Group, group_runs
+from mmbench.reporting.request import TableRequest
+from mmbench.runs.store import RunRecord
+
+ASSUMED_DEVIATIONS = (0.01, 0.02, 0.05, 0.10)  # of the differences over seeds, as shares of the mean
+ASSUMED_SEEDS = (3, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What n pairs show: seeds or users.
+
+    deviation  standard deviation of the paired differences; None below 2 pairs
+    smallest   difference that is found with power .8; None where there is no deviation
+    needed     pairs for the difference in question; None where there is none, or too many to say
+    """
+
+    n: int
+    deviation: float | None
+    smallest: float | None
+    needed: int | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A row against another one; `difference` is a minus b, or the one that was asked about."""
+
+    a: Group
+    b: Group
+    difference: float
+    seeds: Resolution
+    users: Resolution
+
+
+@dataclass(frozen=True)
+class Power:
+    """Contrasts of one data set; `alpha` is the level of each of `n_tests` tests."""
+
+    contrasts: tuple[Contrast, ...]
+    alpha: float
+    n_tests: int
+
+
+def power_of_runs(
+    records: Sequence[RunRecord],
+    dataset: str,
+    *,
+    metric: Metric,
+    a: str | None = None,
+    b: str | None = None,
+    difference: float | None = None,
+    correction: Correction = "holm",
+) -> Power | None:
+    """Return what the runs of a data set can tell apart; None where fewer than two rows are stored.
+
+    a, b        MODEL or MODEL/CONFIG: by default the best row against every other one
+    difference  what must be told apart instead of the differences that the rows have
+    correction  with one, each test has the level .05 / (number of tests), the hardest step of Holm and of BH
+    """
+    metric.check_per_user("mmbench power")
+    request = TableRequest(metrics=(metric,))
+    chosen = [record for record in records if record.dataset == dataset]
+    check_runs(chosen, [dataset], request)
+    measured = [(group, row) for group in group_runs(chosen)[0] if (row := measure(group, request)[0])]
+    if len(measured) < 2:
+        return None
+    check_users(measured)
+    pairs = _pairs(measured, a, b, dataset)
+    alpha = ALPHA if correction == "none" else ALPHA / len(pairs)
+    contrasts = [_contrast(first, second, difference, alpha) for first, second in pairs]
+    return Power(tuple(contrasts), alpha, len(pairs))
+
+
+def assumed() -> list[tuple[int, list[float]]]:
+    """Return seeds and the smallest relative differences that they show under ASSUMED_DEVIATIONS, for one test."""
+    effects = [(n, smallest_effect(n)) for n in ASSUMED_SEEDS]
+    return [(n, [effect * share for share in ASSUMED_DEVIATIONS]) for n, effect in effects if effect]
+
+
+_Row = tuple[Group, Measured]
+
+
+def _pairs(rows: Sequence[_Row], a: str | None, b: str | None, dataset: str) -> list[tuple[_Row, _Row]]:
+    best = max(rows, key=lambda row: row[1].values.mean())
+    first = best if a is None else _named(rows, a, dataset)
+    others = [row for row in rows if row is not first] if b is None else [_named(rows, b, dataset)]
+    if others == [first]:
+        raise UsageError(f"--b {b} is the row --a; name another one")
+    return [(first, other) for other in others]
+
+
+def _named(rows: Sequence[_Row], name: str, dataset: str) -> _Row:
+    """Return the row of a model, or of MODEL/CONFIG where it has several; UsageError for none or several."""
+    model, _, config = name.partition("/")
+    found = [row for row in rows if row[0].model == model and row[0].config_id.startswith(config)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{model}/{group.config_id}" for group, _ in found)
+        raise UsageError(f"{name} has {len(found)} configurations on {dataset}; name one: {names}")
+    known = {group.model for group, _ in rows} | {f"{group.model}/{group.config_id}" for group, _ in rows}
+    raise UsageError(f"{suggest(name, known, what='row')} (among the results on {dataset})")
+
+
+def _contrast(first: _Row, second: _Row, difference: float | None, alpha: float) -> Contrast:
+    (a, ours), (b, theirs) = first, second
+    over_seeds, over_users = _over_seeds(ours, theirs), ours.per_user[0] - theirs.per_user[0]
+    asked = float(ours.values.mean() - theirs.values.mean()) if difference is None else difference
+    return Contrast(a, b, asked, _resolution(over_seeds, asked, alpha), _resolution(over_users, asked, alpha))
+
+
+def _over_seeds(a: Measured, b: Measured) -> np.ndarray:
+    """Return the differences of runs with equal seeds; a deterministic row stands for all seeds."""
+    if a.deterministic and b.deterministic:
+        return np.zeros(0)
+    if a.deterministic or b.deterministic:
+        return a.values[:, 0] - b.values[:, 0]
+    common = sorted(set(a.seeds) & set(b.seeds))
+    x, y = (row.values[[row.seeds.index(seed) for seed in common], 0] for row in (a, b))
+    return x - y
+
+
+def _resolution(differences: np.ndarray, asked: float, alpha: float) -> Resolution:
+    n = len(differences)
+    deviation = float(differences.std(ddof=1)) if n > 1 else 0.0
+    effect = smallest_effect(n, alpha=alpha)
+    if not deviation or effect is None:
+        return Resolution(n, deviation or None, None, None)
+    needed = pairs_needed(asked / deviation, alpha=alpha) if asked else None
+    return Resolution(n, deviation, effect * deviation, needed)

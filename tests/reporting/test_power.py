@@ -1,0 +1,111 @@
+"""What stored runs can tell apart, from runs whose ranks are written by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
+from mmbench.evaluation.metrics import Metric
+from mmbench.evaluation.power import pairs_needed, smallest_effect
+from mmbench.reporting.power import power_of_runs
+from mmbench.runs.execute import run_cell
+from mmbench.runs.plan import make_cell
+from mmbench.runs.store import RunRecord, read_all
+from mmbench.settings.config import Layer, Origin
+from tests.prepared import cli, write_toy
+
+NDCG = Metric("NDCG", 10)
+SMALL = {"max_epochs": 2, "hidden_dim": 8, "inner_dim": 8, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of sasrec and gru4rec, pop once."""
+    folder = tmp_path_factory.mktemp("power")
+    prepared: Prepared = write_toy(folder / "data")
+    write_toy(folder / "data", "empty", created=0.5)
+    for model, seeds in (("sasrec", 3), ("gru4rec", 3), ("pop", 1)):
+        known = {} if model == "pop" else SMALL if model == "sasrec" else {"max_epochs": 2, "batch_size": 64}
+        for seed in range(1, seeds + 1):
+            cell = make_cell(
+                results_dir=folder / "results", prepared=prepared, model=model, seed=seed,
+                overrides=[Layer(Origin.user, known)],
+            )  # fmt: skip
+            assert run_cell(cell, device="cpu").status == "finished"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> list[RunRecord]:
+    return list(read_all(folder / "results"))
+
+
+def values(records: list[RunRecord], model: str) -> np.ndarray:
+    """NDCG@10 by seed and user, float64 [S, U]."""
+    runs = sorted((run for run in records if run.model == model), key=lambda run: run.seed)
+    return np.stack([NDCG.values(run.ranking("test").ranks("none")) for run in runs])
+
+
+def test_deviations_are_those_of_paired_differences(records: list[RunRecord]) -> None:
+    found = power_of_runs(records, "toy", metric=NDCG, a="sasrec", b="gru4rec")
+    assert found is not None
+    (contrast,) = found.contrasts
+    d = values(records, "sasrec") - values(records, "gru4rec")
+    over_seeds, over_users = d.mean(1), d.mean(0)
+    assert contrast.difference == pytest.approx(d.mean())
+    for resolution, differences in ((contrast.seeds, over_seeds), (contrast.users, over_users)):
+        deviation = differences.std(ddof=1)
+        effect = smallest_effect(len(differences))
+        assert effect is not None
+        assert (resolution.n, resolution.deviation) == (len(differences), pytest.approx(deviation))
+        assert resolution.smallest == pytest.approx(effect * deviation)
+        assert resolution.needed == pairs_needed(d.mean() / deviation)
+
+
+def test_many_tests_need_more_and_an_asked_difference_counts(records: list[RunRecord]) -> None:
+    every = power_of_runs(records, "toy", metric=NDCG, a="pop")
+    assert every is not None
+    assert (every.n_tests, every.alpha) == (2, 0.025)
+    alone = power_of_runs(records, "toy", metric=NDCG, a="pop", correction="none")
+    assert alone is not None
+    assert every.contrasts[0].seeds.n == 3, "one run of pop stands for all seeds"
+    for strict, plain in zip(every.contrasts, alone.contrasts, strict=True):
+        assert (strict.users.smallest or 0) > (plain.users.smallest or 0) > 0
+    asked = power_of_runs(records, "toy", metric=NDCG, a="pop", difference=0.001)
+    assert asked is not None
+    assert {contrast.difference for contrast in asked.contrasts} == {0.001}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ("sasrc", None, "did you mean 'sasrec'"),
+        ("pop", "pop", "--b pop is the row --a"),
+        ("pop", "gru4rec/x", "unknown row"),
+    ],
+)
+def test_wrong_rows_are_one_line(records: list[RunRecord], a: str, b: str | None, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        power_of_runs(records, "toy", metric=NDCG, a=a, b=b)
+
+
+def test_the_command(folder: Path) -> None:
+    done = cli("power", "--dataset", "toy", data=folder / "data", results=folder / "results")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert {line.split("/")[0] for line in lines[2:4]} <= {"sasrec", "gru4rec", "pop"}
+    assert "level 0.025 (2 tests)" in done.stdout
+    empty = cli("power", "--dataset", "empty", data=folder / "data", results=folder / "results")
+    assert "by assumptions" in empty.stdout
+    three = next(line for line in empty.stdout.splitlines() if line.startswith("3 "))
+    effect = smallest_effect(3)
+    assert effect is not None
+    assert f"{effect:.1f} %" in three  # a deviation of 1 %
+    wrong = cli("power", "--dataset", "tyo", data=folder / "data", results=folder / "results")
+    assert (wrong.returncode, len(wrong.error_lines)) == (2, 1)
+    far = cli(
+        "power", "--dataset", "toy", "--difference", "3", data=folder / "data", results=folder / "results"
+    )
+    assert "--difference 3.0: must be between 0 and 1" in far.stderr
