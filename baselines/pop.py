@@ -56,6 +56,10 @@ class Pop(Recommender[PopConfig]):
     deterministic = True
     weight: Tensor
 
+    @classmethod
+    def reads(cls, config: PopConfig, modality: str) -> bool:
+        return config.window < 1 or config.decay_days > 0
+
     def __init__(self, config: PopConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
         # Integer counts stay integers (a change of precision must not join or part ties).

@@ -344,6 +344,10 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
     def make_similar(self, catalog: Catalog) -> SimilarItems:
         return SimilarItems(catalog)
 
+    @classmethod
+    def reads(cls, config: TiCoSeRecConfig, modality: str) -> bool:
+        return config.contrast_weight > 0
+
     @property
     def needs(self) -> Needs:
         # Views are as wide as the longest history of a step, which differs between the seeds of a stack.

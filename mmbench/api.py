@@ -27,6 +27,7 @@ from mmbench.reporting.protocols import check_planned, keep_current, keep_settin
 from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
+from mmbench.runs.controls import plan_controls
 from mmbench.runs.loading import check_names, load_runs, without_results
 from mmbench.runs.narrator import RunLines
 from mmbench.runs.plan import Cell
@@ -92,6 +93,7 @@ def run(
     device: str = "auto",
     stack: str | int = "auto",
     floors: bool = True,
+    controls: bool = False,
     lists: int = DEFAULT_LISTS,
     dry_run: bool = False,
     debug: bool = False,
@@ -109,6 +111,7 @@ def run(
     jobs      runs computed at the same time, each in its own process; `backend` and `address`: who computes them
     stack     seeds of one model that are trained as one: a number, "off", or "auto", which stacks on a GPU only
     floors    also run the models of mmbench.choices.FLOORS
+    controls  also run what explains away the gain of models that read features (mmbench.runs.controls)
     lists     best items of each user that are stored for the test targets
     dry_run   compute nothing; return the runs that are finished
     debug     raise the first error of a run, with its traceback, instead of storing it as a failed run
@@ -139,6 +142,11 @@ def run(
         seeds=numbers,
         overrides=overrides,
     )
+    if controls:
+        cells = plan_controls(
+            cells, results_dir=_results_dir(results_dir), datasets=prepared, models=asked, seeds=numbers,
+            overrides=overrides,
+        )  # fmt: skip
     cells = without_costly_floors(cells, prepared, asked=asked, say=watchers.say)
     check_planned(cells)
     if dry_run:

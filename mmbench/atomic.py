@@ -1,5 +1,6 @@
 """Files that are either the old or the new version, never half of one, and their hashes."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -7,6 +8,8 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -29,19 +32,31 @@ def beside(path: Path, *, what: str) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on a clean exit it replaces `path` in one step.
+    """Yield a temporary path; on a clean exit it replaces `path` in one step.
 
-    The data are flushed to the disk before the rename, so that a power cut leaves the old or the new file.
-    A full disk or a missing permission becomes one line; the temporary file goes away either way.
+    The data are flushed to the disk before the rename, so that a power cut leaves the old or the new file, which has
+    the old one's mode. A link stays and the file that it leads to is replaced; a device or pipe is written to. A full
+    disk or a missing permission becomes one line; the temporary file goes away either way.
     """
     temporary = beside(path, what="new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        final = Path(os.path.realpath(path))
+        if final.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        is_special = final.exists() and not final.is_file() and not final.is_dir()
+        temporary = beside(Path(tempfile.gettempdir()) / final.name if is_special else final, what="new")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
         yield temporary
+        if is_special:
+            with temporary.open("rb") as content, final.open("wb", buffering=0) as opened:
+                shutil.copyfileobj(content, opened)
+            return
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if final.exists():
+            temporary.chmod(stat.S_IMODE(final.stat().st_mode))
+        os.replace(temporary, final)
     except OSError as error:
         raise MmbenchError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"

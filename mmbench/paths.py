@@ -26,3 +26,15 @@ def data_dir() -> Path:
 def results_dir() -> Path:
     """Folder of results: `--results-dir`, else `MMBENCH_RESULTS`, else `results/`."""
     return Path(os.environ.get("MMBENCH_RESULTS", "results"))
+
+
+def split_paths(text: str) -> list[Path]:
+    """Return the paths of an environment variable; one that exists stays whole even if it holds the separator."""
+    parts = text.split(os.pathsep)
+    paths = []
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        whole = next((n for n in lengths if os.path.exists(os.pathsep.join(parts[:n]))), 1)
+        paths.append(os.pathsep.join(parts[:whole]))
+        parts = parts[whole:]
+    return [Path(path) for path in paths if path]

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NoReturn
 
@@ -99,11 +100,12 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     for mask, expected in ((0o022, 0o644), (0o077, 0o600)):
         before = os.umask(mask)
         try:
-            write_text(tmp_path / "a.txt", "x")
-            save_tensors(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {})
+            write_text(tmp_path / f"{expected}.txt", "x")
+            save_tensors(tmp_path / f"{expected}.safetensors", {"w": torch.ones(2)}, {})
         finally:
             os.umask(before)
-        assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {expected}
+        made = list(tmp_path.glob(f"{expected}.*"))
+        assert [stat.S_IMODE(file.stat().st_mode) for file in made] == [expected] * 2
 
 
 KILLED_WRITER = """
@@ -236,3 +238,42 @@ def test_a_stamp_changes_with_the_content_of_a_file(tmp_path: Path) -> None:
     file.write_bytes(b"two")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a tool does that keeps the dates
     assert file_stamp(file) != first
+
+
+def test_a_link_stays_and_its_file_keeps_its_mode(tmp_path: Path) -> None:
+    file, link = tmp_path / "real" / "table.md", tmp_path / "link.md"
+    file.parent.mkdir()
+    file.write_text("old")
+    file.chmod(0o600)
+    link.symlink_to(file)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o600)
+    dangling = tmp_path / "dangling.md"
+    dangling.symlink_to(tmp_path / "real" / "made.md")
+    write_text(dangling, "made")
+    assert dangling.is_symlink()
+    assert (tmp_path / "real" / "made.md").read_text() == "made"
+    assert sorted(path.name for path in file.parent.iterdir()) == ["made.md", "table.md"]
+
+
+def test_a_link_that_leads_in_a_circle_is_one_line(tmp_path: Path) -> None:
+    link = tmp_path / "a"
+    link.symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(link)
+    with pytest.raises(MmbenchError, match="cannot write"):
+        write_text(link, "x")
+    assert link.is_symlink()
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text()))
+    reader.start()
+    write_text(pipe, "the table")
+    reader.join(timeout=30)
+    assert received == ["the table"]
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]

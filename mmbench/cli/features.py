@@ -40,11 +40,18 @@ def import_command(
     Example: mmbench import-features amazon-beauty --modality text --name bert --array bert.npy --ids ids.txt
     """
     from mmbench.features.imported import import_features
+    from mmbench.features.store import default_encoder
 
     state: State = ctx.obj
     prepared = open_current(state, dataset)
     report = import_features(prepared, modality, name, array, ids, dim=dim, allow_partial=allow_partial)
     state.out.print(report.line(), markup=False)
+    default = default_encoder(prepared, modality)
+    if default != name:
+        state.err.print(
+            f"{dataset}: runs read {modality} {default} by default; --set {modality}_encoder={name} reads these",
+            markup=False,
+        )
 
 
 def register(app: typer.Typer) -> None:

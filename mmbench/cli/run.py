@@ -106,6 +106,13 @@ def run(
     device: DeviceOption = "auto",
     stack: StackOption = "auto",
     floors: Annotated[bool, typer.Option(help=f"Also run {', '.join(FLOORS)}.")] = True,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls",
+            help="Also run the controls of multi-modal models: late fusion, ids alone, shuffled features, ...",
+        ),
+    ] = False,
     lists: ListsOption = DEFAULT_LISTS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
@@ -120,8 +127,8 @@ def run(
         runs = api.run(
             models, datasets=dataset or [], seeds=parse_seeds(seeds), settings=read_sets(set_), tuned=tuned,
             study=study, epochs=epochs, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
-            floors=floors, lists=lists, dry_run=dry_run, debug=state.debug, data_dir=state.data_dir,
-            results_dir=state.results_dir, progress=watchers(state, view),
+            floors=floors, controls=controls, lists=lists, dry_run=dry_run, debug=state.debug,
+            data_dir=state.data_dir, results_dir=state.results_dir, progress=watchers(state, view),
         )  # fmt: skip
     if not dry_run:
         close_with_table(state, runs)

@@ -23,11 +23,11 @@ from mmbench.data.raw import (
     RawItem,
     parse_id,
     parse_rating,
-    parse_ticks,
     read_lines,
 )
 from mmbench.data.records import get, json_object, literal_object, path_of, text_of, url_of
 from mmbench.data.text import is_page_script
+from mmbench.data.timestamps import parse_ticks
 
 Record = dict[str, Any]
 

@@ -16,7 +16,7 @@ from mmbench.atomic import write_text
 from mmbench.data.protocol import PreparedName, Protocol, build_protocol
 from mmbench.data.spec import DatasetSpec, known_keys
 from mmbench.errors import UsageError, suggest
-from mmbench.paths import datasets_file
+from mmbench.paths import datasets_file, split_paths
 
 ADDED = "datasets.toml"  # lies in the data folder and holds the tables that `mmbench datasets add` copied
 
@@ -24,7 +24,7 @@ ADDED = "datasets.toml"  # lies in the data folder and holds the tables that `mm
 def catalog_files(data_dir: Path) -> list[Path]:
     """Return the catalogue files that exist or were named, in reading order."""
     added = data_dir / ADDED
-    named = [Path(path) for path in os.environ.get("MMBENCH_DATASETS", "").split(os.pathsep) if path]
+    named = split_paths(os.environ.get("MMBENCH_DATASETS", ""))
     return [datasets_file(), *([added] if added.is_file() else []), *named]
 
 
@@ -46,12 +46,12 @@ def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
 def read_catalog(file: Path) -> dict[str, DatasetSpec]:
     """Read and check the tables of one file; `raw` becomes absolute and defaults to the folder of a user's file."""
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"{file} cannot be read ({error.strerror}); give the path of a datasets.toml"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise UsageError(f"{file} is not valid TOML: {error}") from error
     return {name: _read_table(file, name, table) for name, table in content.items()}
 

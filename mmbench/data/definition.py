@@ -11,7 +11,7 @@ from mmbench.data.spec import DatasetSpec
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError
 
-CODE = 1  # is raised when the same raw files and protocol give different prepared data
+CODE = 2  # is raised when the same raw files and protocol give different prepared data
 PRESENTATION = ("title", "printed", "slips")  # keys of a table that change no number
 
 

@@ -167,7 +167,7 @@ def _category(spec: DatasetSpec) -> str | None:
 
 
 def _log(spec: DatasetSpec, folder: Path, progress: Progress) -> Log:
-    listing = list_images(spec.images, folder)
+    listing = list_images(spec.pictures, folder)
     data = parse(spec, folder, listing, progress)
     events = data.events
     has = _has(spec, data, listing.members if listing else None)

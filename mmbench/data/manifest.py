@@ -120,6 +120,7 @@ class Facts(strict.Strict):
     source: str | None = None  # the hash of everything that the data are made from
     text_fields: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # say what was skipped while the raw files were read
+    has_times: bool = True  # False: `times` are places in a history, because only an order is known
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -1,15 +1,18 @@
 """Raw files of a data set -> RawData, read by the parser that its table in datasets.toml names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmbench.data import amazon, microlens, yelp
 from mmbench.data.images import ImageListing, member_name
-from mmbench.data.raw import EventBuilder, RawData, RawEvents, RawItem, parse_id, parse_rating, parse_ticks
+from mmbench.data.matching import ID_RULES, match_names
+from mmbench.data.raw import EventBuilder, RawData, RawEvents, RawItem, parse_id, parse_rating
 from mmbench.data.spec import DatasetSpec, ItemColumns
 from mmbench.data.tables import new_faults, read_rows
 from mmbench.data.text import clean
+from mmbench.data.timestamps import parse_ticks, shown
 from mmbench.errors import DataError
 
 Progress = Callable[[str], None]
@@ -32,17 +35,55 @@ def _parse_records(
     progress(f"reading {spec.files.items.name}")
     items, item_notes = _record_items(spec, raw_dir / spec.files.items.name, set(events.item_names))
     notes = notes + item_notes
+    if not items:
+        items |= _any_item(spec, raw_dir / spec.files.items.name)
+    notes += _compare_ids(spec, events.item_names, items)
     for name in events.item_names:
         items.setdefault(name, RawItem(id=name))
     photos = spec.files.photos
-    if photos is not None and spec.images is not None:
+    if photos is not None and spec.pictures is not None:
         if (raw_dir / photos.name).is_file():
             progress(f"reading {photos.name}")
-            notes += yelp.read_photos(raw_dir / photos.name, items, spec.images.member, listing)
+            notes += yelp.read_photos(raw_dir / photos.name, items, spec.pictures.member, listing)
     else:
         for item in items.values():
             item.image = _image_member(spec, item, listing)
     return RawData(events, items, notes)
+
+
+@dataclass
+class _FirstName(Collection[str]):
+    """Stands for the names that are wanted where any will do: it holds the first that is asked for, and no other."""
+
+    name: str | None = None
+
+    def __contains__(self, name: object) -> bool:
+        self.name = self.name if self.name is not None else str(name)
+        return self.name == name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([self.name] if self.name is not None else [])
+
+    def __len__(self) -> int:
+        return int(self.name is not None)
+
+
+def _any_item(spec: DatasetSpec, file: Path) -> dict[str, RawItem]:
+    """Return one item of an item file of which no wanted item was found, to show how it writes its ids."""
+    items, _ = _record_items(spec, file, _FirstName())
+    return items
+
+
+def _compare_ids(spec: DatasetSpec, used: Collection[str], known: Collection[str]) -> list[str]:
+    """Return [] or a note when interactions have items that the item table lacks; DataError when it has no item."""
+    assert spec.files.items is not None
+    match = match_names(used, known, ID_RULES)
+    if match.is_whole:
+        return []
+    words = match.words("item ids", spec.files.interactions.name, spec.files.items.name)
+    if match.n_met:
+        return [f"{words}; items that are not there have no title, text or picture"]
+    raise DataError(f"{spec.name}: {words}; write the ids of both files alike")
 
 
 def _record_events(spec: DatasetSpec, file: Path) -> tuple[RawEvents, list[str]]:
@@ -53,7 +94,9 @@ def _record_events(spec: DatasetSpec, file: Path) -> tuple[RawEvents, list[str]]
     )
 
 
-def _record_items(spec: DatasetSpec, file: Path, wanted: set[str]) -> tuple[dict[str, RawItem], list[str]]:
+def _record_items(
+    spec: DatasetSpec, file: Path, wanted: Collection[str]
+) -> tuple[dict[str, RawItem], list[str]]:
     fields = [field for field in spec.text_fields if field not in _BUILT_IN]
     if spec.parser == "microlens":
         return microlens.read_titles(file, wanted)
@@ -64,9 +107,9 @@ def _record_items(spec: DatasetSpec, file: Path, wanted: set[str]) -> tuple[dict
 
 def _image_member(spec: DatasetSpec, item: RawItem, listing: ImageListing | None) -> str | None:
     """Return the member that holds the item's picture, if the item has a picture's URL or the member exists."""
-    if spec.images is None:
+    if spec.pictures is None:
         return None
-    member = member_name(spec.images.member, lambda _: item.id)
+    member = member_name(spec.pictures.member, lambda _: item.id)
     is_listed = listing is not None and member in listing.members
     return member if item.image_url or is_listed else None
 
@@ -85,8 +128,13 @@ def _parse_tables(
         groups = reader.groups if spec.item_columns.group else None
     progress(f"reading {spec.files.interactions.name}")
     events, event_notes = _read_events(spec, raw_dir / spec.files.interactions.name, groups)
+    if spec.files.items is not None:
+        notes += _compare_ids(spec, events.item_names, items)
     for name in events.item_names:
         items.setdefault(name, RawItem(id=name))
+    if spec.images is None:
+        for item in items.values():
+            item.image = _image_member(spec, item, listing)
     return RawData(events, items, notes + event_notes)
 
 
@@ -99,7 +147,10 @@ def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -
             item_id = parse_id(item, "item id")
             if groups is not None:
                 if item_id not in groups:
-                    raise ValueError(f"item {item_id!r} is not in the item table, so its group is unknown")
+                    raise ValueError(
+                        f"item {shown(item_id)} is not in the item table (which has {shown(next(iter(groups)))}), "
+                        "so its group is unknown"
+                    )
                 item_id = groups[item_id]
             ticks = parse_ticks(timestamp, columns.unit)
             builder.add(parse_id(user, "user id"), item_id, ticks, *map(parse_rating, rating))
@@ -176,8 +227,21 @@ def _table_item(spec: DatasetSpec, key: str, row: dict[str, Any]) -> RawItem:
 
 
 def _raw_cell(row: dict[str, Any], column: str) -> str:
-    value = row[column]
-    return "" if value is None else str(value).strip()
+    return text_of_cell(row[column], column).strip()
+
+
+def text_of_cell(value: Any, column: str) -> str:
+    """Return a cell as text: a missing value (also NaN) is blank, a list is its parts with a blank between them.
+
+    Raises ValueError for a cell that Parquet has and no text can stand for (a structure, bytes).
+    """
+    if value is None or value != value:  # NaN is how pandas stores a missing text
+        return ""
+    if isinstance(value, list):
+        return " ".join(filter(None, (text_of_cell(part, column) for part in value)))
+    if isinstance(value, dict | tuple | bytes):
+        raise ValueError(f"column {column!r} holds {shown(value)}, which is neither text nor a number")
+    return str(value)
 
 
 def _cell(row: dict[str, Any], column: str | None) -> str:
@@ -192,12 +256,14 @@ def _categories(columns: ItemColumns, row: dict[str, Any]) -> list[list[str]]:
         return [[node] for node in (_cell(row, column) for column in columns.categories) if node]
     value = row[columns.categories]
     if not isinstance(value, list):
-        text = "" if value is None else str(value)
+        text = text_of_cell(value, columns.categories)
         value = text.split(columns.category_separator) if columns.category_separator else [text]
     paths = []
     for path in value:
-        nodes = path if isinstance(path, list) else _split_path(str(path), columns.path_separator)
-        paths.append([node for node in (clean(str(node)) for node in nodes) if node])
+        text = text_of_cell(path, columns.categories) if not isinstance(path, list) else ""
+        nodes = path if isinstance(path, list) else _split_path(text, columns.path_separator)
+        cleaned = (clean(text_of_cell(node, columns.categories)) for node in nodes)
+        paths.append([node for node in cleaned if node])
     return [path for path in paths if path]
 
 

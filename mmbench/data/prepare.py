@@ -7,7 +7,7 @@ dates, hash seeds or the machine. Preparing is idempotent and atomic. No torch h
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from mmbench.data.definition import definition_of
 from mmbench.data.filters import event_order, first_of_duplicates, k_core
 from mmbench.data.images import ImageListing, deciding, list_at, list_images, point_at
 from mmbench.data.manifest import FORMAT, Definition, Facts, Printed, RawFileFacts, write_manifest
+from mmbench.data.matching import FILE_RULES, match_names
 from mmbench.data.parsers import parse
-from mmbench.data.protocol import Protocol
+from mmbench.data.protocol import OWN_FILTERS, Protocol
 from mmbench.data.raw import RawData, RawEvents, RawItem
 from mmbench.data.raw_files import RawFilesMissingError, find_raw, raw_facts
 from mmbench.data.raw_hashes import check_recorded
@@ -38,7 +39,8 @@ from mmbench.data.store import (
     write_prepared,
 )
 from mmbench.data.text import category_nodes, join_text
-from mmbench.errors import DataError
+from mmbench.data.timestamps import TICKS
+from mmbench.errors import DataError, UsageError
 from mmbench.locks import held, lock_file
 
 Progress = Callable[[str], None]
@@ -91,6 +93,11 @@ class _Preparation:
         """Return the prepared data, whether they were made now, and notes on what was skipped in the raw files."""
         existing = None if force else self._existing()
         definition = definition_of(self.spec)
+        if self.rules.split == "time" and not self.spec.has_times:
+            raise UsageError(
+                f"{self.name} is split by time, but the interactions of {self.spec.name} have an order and no times "
+                "(unit = 'order'); choose --protocol clean"
+            )
         try:
             raw_dir = find_raw(self.spec, self.data_dir, raw=self.raw, force=force, progress=self.progress)
         except RawFilesMissingError:
@@ -98,7 +105,7 @@ class _Preparation:
                 raise
             note = "its raw files are gone, so only the settings were compared"
             return _update_pictures(existing), False, [note]
-        listing = list_images(self.spec.images, raw_dir)
+        listing = list_images(self.spec.pictures, raw_dir)
         files = raw_facts(self.spec, raw_dir, self.data_dir)
         if self.raw is None:
             check_recorded(self.data_dir, self.spec.name, raw_dir, files)
@@ -108,6 +115,7 @@ class _Preparation:
         data = parse(self.spec, raw_dir, deciding(listing), self.progress)
         self.progress("filtering and sorting")
         content, statistics = _build(self.spec, data, self.rules, listing)
+        notes = [*data.notes, *_picture_notes(content.item_records, listing)]
         facts = Facts(
             name=self.name,
             dataset=self.spec.name,
@@ -122,9 +130,10 @@ class _Preparation:
             definition=definition,
             source=source,
             text_fields=tuple(self.spec.text_fields),
-            notes=tuple(data.notes),
+            notes=tuple(notes),
+            has_times=self.spec.has_times,
         )
-        return write_prepared(self.data_dir, facts, content), True, data.notes
+        return write_prepared(self.data_dir, facts, content), True, notes
 
     def _existing(self) -> Prepared | None:
         """Return what was prepared before and can still be used; damaged or foreign data are prepared anew."""
@@ -182,22 +191,22 @@ def _build(
     events = data.events
     item_records = {name: _record(spec, data.items[name]) for name in events.item_names}
     deciding_listing = deciding(listing)
-    keep, counted = _select(
-        events, item_records, rules, deciding_listing.members if deciding_listing else None
-    )
+    members = deciding_listing.members if deciding_listing else None
+    keep, counted = _select(events, item_records, rules, members)
     if not keep.any():
-        raise DataError(_nothing_left(spec, rules, len(events)))
+        raise DataError(_nothing_left(spec, rules, counted, item_records, listing))
     user, user_ids = _numbered(events.user[keep], events.user_names)
     item, item_ids = _numbered(events.item[keep], events.item_names)
     ticks = events.ticks[keep]
     order = event_order(user, ticks, rules.ties)
     ticks = ticks[order]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(user_ids)))])
     records = [item_records[name] for name in item_ids]
     names, ids, category_offsets = category_vocabulary(records)
     content = Content(
         items=item[order] + 1,
-        times=ticks // events.ticks_per_second,
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(user_ids)))]),
+        times=ticks // TICKS if events.has_times else places(offsets),
+        offsets=offsets,
         item_records=records,
         user_ids=user_ids,
         category_names=names,
@@ -207,17 +216,65 @@ def _build(
     statistics = describe(
         items=content.items, times=content.times, offsets=content.offsets, ticks=ticks, n_items=len(item_ids),
         protocol=rules, raw=counted, coverage=coverage(records, listing.members if listing else None),
+        has_times=events.has_times,
     )  # fmt: skip
     return content, statistics
 
 
-def _nothing_left(spec: DatasetSpec, rules: Protocol, n_events: int) -> str:
-    with_what = f", with {' and '.join(rules.require)}" if rules.require else ""
+def places(offsets: np.ndarray) -> np.ndarray:
+    """Return int64 [E], the place of each event in its user's history, 0 = oldest."""
+    return np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], np.diff(offsets))
+
+
+def _picture_notes(records: Sequence[dict[str, Any]], listing: ImageListing | None) -> list[str]:
+    """Return [] or a note when a folder or zip of the user's lacks pictures that items name."""
+    deciding_listing = deciding(listing)
+    named = [record["image"] for record in records if record["image"]]
+    if deciding_listing is None or not named:
+        return []
+    match = match_names(named, deciding_listing.members, FILE_RULES)
+    return [] if match.is_whole else [match.words("pictures", "the items", str(deciding_listing.path))]
+
+
+def _nothing_left(
+    spec: DatasetSpec,
+    rules: Protocol,
+    counted: RawCounts,
+    records: dict[str, dict[str, Any]],
+    listing: ImageListing | None,
+) -> str:
+    """Return an error that says which filter took which interactions, and what to do about the one that took most."""
+    reasons = []
+    if rules.require:
+        lacking = ", ".join(_lacking(records.values(), need, listing) for need in rules.require)
+        reasons.append(f"{counted.dropped_incomplete:,} are of items that lack what is required ({lacking})")
+    if rules.duplicates == "drop" and counted.duplicates:
+        reasons.append(f"{counted.duplicates:,} are repeated")
+    under_bounds = counted.dropped_by_bounds(rules.duplicates, left=0)
+    if under_bounds:
+        bounds = f"users >= {rules.min_user}, items >= {rules.min_item}"
+        reasons.append(f"{under_bounds:,} are under the bounds ({bounds})")
+    is_fixed = rules.name not in OWN_FILTERS
+    if is_fixed:
+        advice = "choose another --protocol"
+    elif counted.items_dropped_incomplete == counted.items:
+        pictures = _picture_notes(list(records.values()), listing)
+        advice = "; ".join(
+            [*pictures, "mend the item table or the pictures, or take `require` out of its toml"]
+        )
+    else:
+        advice = "set lower bounds under filters in its toml"
     return (
-        f"{spec.name}: no interaction is left of {n_events:,} after the filters of protocol {rules.name!r} "
-        f"(users >= {rules.min_user}, items >= {rules.min_item}{with_what}); "
-        "set lower bounds under filters in its toml, or choose another --protocol"
+        f"{spec.name}: no interaction is left of {counted.interactions:,} under protocol {rules.name!r}: "
+        f"{', '.join(reasons)}; {advice}"
     )
+
+
+def _lacking(records: Collection[dict[str, Any]], need: str, listing: ImageListing | None) -> str:
+    deciding_listing = deciding(listing)
+    members = deciding_listing.members if deciding_listing else None
+    n_lacking = sum(not _complete(record, (need,), members) for record in records)
+    return f"{n_lacking:,} of {len(records):,} items have no {need}"
 
 
 def _select(
@@ -244,6 +301,7 @@ def _select(
         items=len(events.item_names),
         interactions=len(events),
         items_dropped_incomplete=int((~allowed).sum()),
+        dropped_incomplete=int((~allowed[events.item]).sum()),
         duplicates=n_duplicates,
         filter_rounds=n_rounds,
     )

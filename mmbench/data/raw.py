@@ -12,8 +12,6 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
@@ -21,20 +19,20 @@ from typing import IO, Any
 import numpy as np
 
 from mmbench.data.text import is_utf8
+from mmbench.data.timestamps import ORDER, check_period, shown
 from mmbench.errors import DataError
 
-TICKS = {"s": 1, "ms": 1000, "iso": 1_000_000}  # ticks per second of each unit
-LATEST = 100_000_000_000  # unix seconds; later "seconds" (year 5138) are milliseconds
+MAX_LINE = 16 * 2**20  # bytes; no record is longer, but a bomb is
 SHARE, FEW, FEW_SHARE = 0.001, 10, 0.1
 _SHOWN = 5
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class RawEvents:
     """Interactions in file order; user and item are codes into the name lists. All arrays int64 [E].
 
-    `rating` float32 [E] plays no part in preparing; NaN if an event has none, None if no event has one.
+    ticks      microseconds since 1970, or positions where `has_times` is False
+    rating     float32 [E], plays no part in preparing; NaN if an event has none, None if no event has one
     """
 
     user_names: list[str]
@@ -42,7 +40,7 @@ class RawEvents:
     user: np.ndarray
     item: np.ndarray
     ticks: np.ndarray
-    ticks_per_second: int
+    has_times: bool = True
     rating: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -97,17 +95,20 @@ class EventBuilder:
         self._rating.append(rating)
 
     def build(self, *, unit: str, file: Path) -> RawEvents:
+        """Return the interactions; DataError when there are none, or when their times cannot be meant in the unit."""
         if not self._columns[0]:
             raise DataError(f"{file} holds no interaction; check that this is the right file")
         user, item, ticks = (np.frombuffer(column, dtype=np.int64).copy() for column in self._columns)
         rating = np.frombuffer(self._rating, dtype=np.float32).copy()
+        if unit != ORDER:
+            check_period(file, ticks, unit)
         return RawEvents(
             list(self._users),
             list(self._items),
             user,
             item,
             ticks,
-            TICKS[unit],
+            unit != ORDER,
             None if np.isnan(rating).all() else rating,
         )
 
@@ -172,11 +173,23 @@ def open_raw(file: Path) -> Iterator[IO[bytes]]:
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (1-based number, bytes) of each line that is not blank, streaming."""
+    """Yield (1-based number, bytes) of each line that is not blank, streaming; DataError for an endless line."""
     with open_raw(file) as stream:
-        for number, line in enumerate(stream, start=1):
+        number = 0
+        while line := stream.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise too_long(file, number)
             if stripped := line.strip():
                 yield number, stripped
+
+
+def too_long(file: Path, number: int) -> DataError:
+    """Return the error about a line that is longer than MAX_LINE."""
+    return DataError(
+        f"{file}: line {number} is longer than {MAX_LINE // 2**20} MiB, so this is no file of lines; "
+        "check that it is the right one and get it again"
+    )
 
 
 def parse_id(value: Any, what: str) -> str:
@@ -186,13 +199,13 @@ def parse_id(value: Any, what: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise ValueError(f"{what} {value!r} is not text")
+        raise ValueError(f"{what} {shown(value)} is not text")
     if not value.strip():
         raise ValueError(f"{what} is empty")
     if len(value.splitlines()) != 1:
-        raise ValueError(f"{what} {value!r} holds a line break")
+        raise ValueError(f"{what} {shown(value)} holds a line break")
     if not is_utf8(value):
-        raise ValueError(f"{what} {value!r} is not Unicode text")
+        raise ValueError(f"{what} {shown(value)} is not Unicode text")
     return value
 
 
@@ -202,55 +215,6 @@ def parse_rating(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
-
-
-def parse_ticks(value: Any, unit: str) -> int:
-    """Return a timestamp as a whole number of ticks, by integer arithmetic only; ValueError says what is wrong.
-
-    Floating point would merge neighbouring seconds (float32 steps are 128 s at 1.4e9).
-    """
-    if unit == "iso":
-        return _parse_iso(value)
-    ticks = value if type(value) is int else _whole(value)
-    if ticks < 0:
-        raise ValueError(f"timestamp {value!r} is before 1970")
-    if ticks > LATEST * TICKS[unit]:
-        hint = (
-            "; it looks like milliseconds: declare unit = 'ms'"
-            if unit == "s" and ticks < LATEST * 1000
-            else ""
-        )
-        raise ValueError(f"timestamp {value!r} is too large{hint}")
-    return ticks
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, str | float):
-        raise ValueError(f"timestamp {value!r} is not a number")
-    try:
-        number = Decimal(value.strip() if isinstance(value, str) else repr(value))
-        ticks = int(number) if number.adjusted() < 30 else 10**30  # int() of 1e999999999 would never finish
-    except (InvalidOperation, OverflowError, ValueError):
-        raise ValueError(f"timestamp {value!r} is not a number") from None
-    if ticks != number and ticks < 10**30:
-        raise ValueError(
-            f"timestamp {value!r} is not a whole number; declare unit = 'ms' or give whole seconds"
-        )
-    return ticks
-
-
-def _parse_iso(value: Any) -> int:
-    try:
-        moment = datetime.fromisoformat(value.strip())
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(
-            f"timestamp {value!r} is not an ISO date such as 2014-07-23 or 2014-07-23T12:00:00Z"
-        ) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    ticks = (moment - _EPOCH) // timedelta(microseconds=1)
-    if ticks < 0:
-        raise ValueError(f"timestamp {value!r} is before 1970")
-    return ticks
 
 
 def missing_name(name: str, known: list[str], what: str) -> str:

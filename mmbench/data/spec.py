@@ -82,7 +82,7 @@ class InteractionColumns(_Strict):
     user: str = "user"
     item: str = "item"
     timestamp: str = "timestamp"
-    unit: Literal["s", "ms", "iso"] = "s"
+    unit: Literal["s", "ms", "iso", "order"] = "s"  # "order": positions, of which only the order is meant
     rating: str | None = None  # used by `mmbench datasets match` only
 
 
@@ -187,6 +187,8 @@ class DatasetSpec(_Strict):
             self._check_fixed_format()
         elif self.files.items is None and (self.columns.items.group or self.images):
             raise ValueError("columns.items.group and images need files.items")
+        elif not self.has_times and PROTOCOLS[self.protocol].split == "time":
+            raise ValueError(f"protocol {self.protocol!r} splits by time, but unit = 'order' has no times")
         return self
 
     def _check_fixed_format(self) -> None:
@@ -209,6 +211,19 @@ class DatasetSpec(_Strict):
     @property
     def is_table(self) -> bool:
         return self.parser in ("table", "recbole")
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the interactions have times and not only an order."""
+        return self.columns.interactions.unit != "order"
+
+    @property
+    def pictures(self) -> Images | None:
+        """Where the pictures lie: as declared, else where those of items with an address are fetched to."""
+        has_addresses = bool(self.columns.items.image_url) or self.parser.startswith("amazon")
+        if self.images is None and has_addresses and self.files.items is not None:
+            return Images(name="images", member="{id}.jpg")
+        return self.images
 
     @property
     def interaction_columns(self) -> InteractionColumns:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,12 +40,21 @@ class RawCounts(strict.Strict):
     interactions: int
     duplicates: int  # events that equal an earlier one in user, item and time
     items_dropped_incomplete: int = 0  # items that lack what the protocol requires
+    dropped_incomplete: int = 0  # interactions with these items
     filter_rounds: int = 0
+
+    def dropped_by_bounds(self, duplicates: Literal["drop", "keep"], *, left: int) -> int:
+        """Return how many interactions the bounds on users and items removed, if `left` are left after all filters."""
+        removed = self.dropped_incomplete + (self.duplicates if duplicates == "drop" else 0)
+        return self.interactions - removed - left
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics(strict.Strict):
-    """The statistics of a prepared data set. Shares are between 0 and 1, times in unix seconds."""
+    """The statistics of a prepared data set. Shares are between 0 and 1, times in unix seconds.
+
+    What is about times is None where interactions only have an order.
+    """
 
     users: int
     items: int
@@ -54,10 +63,10 @@ class Statistics(strict.Strict):
     actions_per_item: float
     sparsity: float
     tied_neighbours: float  # share of neighbouring events of a user with equal times
-    long_intervals: float  # share of neighbouring events more than LONG_INTERVAL_DAYS apart
+    long_intervals: float | None  # share of neighbouring events more than LONG_INTERVAL_DAYS apart
     history_length: dict[str, float]  # quantile -> events of a user
-    first_time: int
-    last_time: int
+    first_time: int | None
+    last_time: int | None
     valid_users: int
     test_users: int
     valid_repeats: float  # share of targets that the user had before
@@ -76,11 +85,13 @@ def describe(
     raw: RawCounts | None = None,
     n_items: int,
     ticks: np.ndarray | None = None,
+    has_times: bool = True,
 ) -> Statistics:
     """Return the statistics of events in prepared order.
 
     ticks  the times in the raw file's resolution; None: `times`
     raw    None: nothing was filtered out
+    has_times  False: the times are no times but an order
 
     Raises DataError when the split leaves no user to evaluate.
     """
@@ -99,10 +110,10 @@ def describe(
         actions_per_item=n_events / n_items,
         sparsity=1 - len(np.unique(user * np.int64(n_items + 1) + items)) / (n_users * n_items),
         tied_neighbours=_share(np.diff(times if ticks is None else ticks)[neighbours] == 0),
-        long_intervals=_share(gaps > LONG_INTERVAL_DAYS * DAY),
+        long_intervals=_share(gaps > LONG_INTERVAL_DAYS * DAY) if has_times else None,
         history_length=dict(zip(map(str, QUANTILES), np.quantile(lengths, QUANTILES).tolist(), strict=True)),
-        first_time=int(times.min()),
-        last_time=int(times.max()),
+        first_time=int(times.min()) if has_times else None,
+        last_time=int(times.max()) if has_times else None,
         valid_users=int((split.valid_pos >= 0).sum()),
         test_users=int((split.test_pos >= 0).sum()),
         valid_repeats=_share(_values_at(seen, offsets, split.valid_pos)),

@@ -3,7 +3,7 @@
     data/prepared/<name>/
       manifest.json            what this is and how it was made, see mmbench.data.manifest; carries its own hash
       items.npy    int32  [E]  item of each event, 1..n_items, sorted by user, then by the protocol's order
-      times.npy    int64  [E]  unix seconds of each event
+      times.npy    int64  [E]  unix seconds of each event; its place in the history where only an order is known
       offsets.npy  int64  [U+1]  events of user u are offsets[u]:offsets[u+1]; users are 0..U-1
       items.jsonl              one object per item, line i = item i+1: id, title, brand, categories, text, image
       users.txt                raw user ids, one a line, in internal order
@@ -84,6 +84,11 @@ class Prepared:
     @property
     def synthetic(self) -> bool:
         return self.manifest.synthetic
+
+    @property
+    def has_times(self) -> bool:
+        """Whether events have times; if not, they only have an order, and `times` are places in a history."""
+        return self.manifest.has_times
 
     @property
     def n_users(self) -> int:

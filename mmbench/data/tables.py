@@ -1,18 +1,17 @@
 """Rows of plain tables, streaming: TSV, CSV (gzip or plain), Parquet and RecBole's atomic files."""
 
-import csv
 import io
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mmbench.data.lines import RowReader
 from mmbench.data.raw import Faults, missing_name, open_raw
+from mmbench.data.timestamps import iso_text
 from mmbench.errors import DataError
 
 Row = tuple[int, list[Any]]
 KINDS = {".tsv": "\t", ".csv": ",", ".inter": "\t", ".item": "\t", ".parquet": ""}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def kind_of(file: Path) -> str:
@@ -40,47 +39,17 @@ def read_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Ro
 
 def _text_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
     kind = kind_of(file)
-    recbole = kind in (".inter", ".item")
+    is_recbole = kind in (".inter", ".item")
     with open_raw(file) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        reader = (
-            csv.reader(text, delimiter="\t", strict=True, quoting=csv.QUOTE_NONE)
-            if recbole
-            else csv.reader(text, delimiter=KINDS[kind], strict=True)
-        )
-        rows = _parsed(file, reader, faults)
+        rows = RowReader(file, text, KINDS[kind], faults, quoting=not is_recbole).rows()
         first = next(rows, None)
         if first is None:
             raise DataError(f"{file} is empty; get the file again")
-        header = _recbole_header(file, first[1]) if recbole else [name.strip() for name in first[1]]
+        header = _recbole_header(file, first[1]) if is_recbole else [name.strip() for name in first[1]]
         indices = [_column_index(file, header, column) for column in columns]
         for number, row in rows:
-            faults.n_lines += 1
-            if len(row) != len(header):
-                faults.add(number, f"{len(row)} fields instead of {len(header)}")
-            else:
-                yield number, [row[index] for index in indices]
-
-
-def _parsed(file: Path, reader: Any, faults: Faults) -> Iterator[tuple[int, list[str]]]:
-    """Yield rows that are not blank, each with the number of its last line; a row that csv refuses is a fault."""
-    while True:
-        before = reader.line_num
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            spoilt = max(1, reader.line_num - before)
-            faults.n_lines += spoilt
-            faults.add(before + 1, f"bad quoting: {error}", lines=spoilt)
-            continue
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{file} is not UTF-8 near line {before + 1} ({error.reason}); convert it to UTF-8"
-            ) from error
-        if row:
-            yield reader.line_num, row
+            yield number, [row[index] for index in indices]
 
 
 def _recbole_header(file: Path, header: list[str]) -> list[str]:
@@ -133,6 +102,4 @@ def _values(column: Any) -> list[Any]:
     if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
         return list(column.to_pylist())
     micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_pylist()
-    return [
-        None if value is None else (_EPOCH + timedelta(microseconds=value)).isoformat() for value in micros
-    ]
+    return [None if value is None else iso_text(value) for value in micros]

@@ -12,10 +12,10 @@ from mmbench.data.raw import (
     RawItem,
     parse_id,
     parse_rating,
-    parse_ticks,
     read_lines,
 )
 from mmbench.data.records import get, json_object, text_of
+from mmbench.data.timestamps import parse_ticks
 
 
 def read_reviews(file: Path) -> tuple[RawEvents, list[str]]:

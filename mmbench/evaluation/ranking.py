@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmbench.choices import RULES, MaskRule
+from mmbench.data.batch import Batch
 from mmbench.data.batcher import Batcher
 from mmbench.data.samples import Rows, batches, last_rows
 from mmbench.data.views import TargetView
@@ -105,22 +106,29 @@ def _chunks(
     model: Recommender[Any], view: TargetView, device: torch.device, chunk: int | None
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield (index into the view's users, scores [T, N])."""
-    needs, n_items = model.needs, model.n_items
-    batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
-    rows = last_rows(view.offsets, view.user, model.max_len - needs.places_after)
-    size = chunk or chunk_size(model, device.type)
+    n_items, size = model.n_items, chunk or chunk_size(model, device.type)
     table = _item_table(model) if model.is_dot_product else None
     buffer = None if table is None else logits_buffer(min(size, len(view)), n_items, table)
-    for index, part in _in_order_of_length(rows, size):
-        batch = batcher.evaluation(part, places_after=needs.places_after)
+    for index, batch in evaluation_batches(model, view, device, size):
         if table is None or buffer is None:
             scores = model.score(batch)
         else:
             query = model.query(batch)
-            _check_shape(model, "query()", query, (len(part), table.shape[1]))
-            scores = torch.mm(query, table.T, out=buffer[: len(part), :n_items])
-        _check_shape(model, "score()", scores, (len(part), n_items))
+            _check_shape(model, "query()", query, (len(index), table.shape[1]))
+            scores = torch.mm(query, table.T, out=buffer[: len(index), :n_items])
+        _check_shape(model, "score()", scores, (len(index), n_items))
         yield index, scores
+
+
+def evaluation_batches(
+    model: Recommender[Any], view: TargetView, device: torch.device, chunk: int | None = None
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yield (index into the view's users, their histories as the model reads them), so many users at once."""
+    needs = model.needs
+    batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
+    rows = last_rows(view.offsets, view.user, model.max_len - needs.places_after)
+    for index, part in _in_order_of_length(rows, chunk or chunk_size(model, device.type)):
+        yield index, batcher.evaluation(part, places_after=needs.places_after)
 
 
 def _item_table(model: Recommender[Any]) -> Tensor:

@@ -110,7 +110,34 @@ def _read_raw(file: Path, n_rows: int, dim: int | None) -> np.ndarray:
             f"{whole} / 4 / {n_rows:,} (ids in the map) = {numbers / n_rows:.2f} numbers per row, which is not whole; "
             "give the id map that was made with this file"
         )
-    return np.memmap(file, dtype="<f4", mode="r", shape=(n_rows, numbers // n_rows))
+    array = np.memmap(file, dtype="<f4", mode="r", shape=(n_rows, numbers // n_rows))
+    if dim is None and _is_float64(array[:1000]):
+        raise DataError(
+            f"{whole} / {n_rows:,} (ids in the map) = {numbers // n_rows} float32 or {numbers // n_rows // 2} float64 "
+            "numbers per row, and read as float64 they make sense; save them as float32, or give --dim"
+        )
+    return array
+
+
+def _is_float64(array: np.ndarray) -> bool:
+    """Return whether float32 [rows, D] without a header are float64 numbers in fact.
+
+    Halves of float64 numbers are noise, which has huge and tiny numbers in it; the lower halves of numbers that were
+    float32 once end in 28 zero bits.
+    """
+    if array.shape[1] % 2:
+        return False
+    lower = np.ascontiguousarray(array).view("<u4")[:, ::2]
+    was_float32 = bool((lower & (2**28 - 1) == 0).all()) and bool((np.asarray(array)[:, 1::2] != 0).any())
+    doubles = np.ascontiguousarray(array).view("<f8")
+    return _makes_sense(doubles) and (was_float32 or not _makes_sense(array))
+
+
+def _makes_sense(values: np.ndarray) -> bool:
+    """Return whether all numbers are zero or of a size that features have."""
+    size = np.abs(values)
+    with np.errstate(invalid="ignore"):
+        return bool((np.isfinite(values) & ((size == 0) | ((size > 1e-15) & (size < 1e15)))).all())
 
 
 def _read_npy(file: Path) -> np.ndarray:

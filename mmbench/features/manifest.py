@@ -53,11 +53,16 @@ class FeatureManifest(MadeBy):
     n_layers: int
     dtype: Stored
     files: dict[str, Sha256]
-    created: float  # unix seconds
+    created: float  # unix seconds; later than those of features that were stored before
 
     def __post_init__(self) -> None:
         if set(self.files) != {VALUES, PRESENT}:
             raise ValueError(f"files must be {VALUES} and {PRESENT}")
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the features are a ready-made file of others."""
+        return "imported" in self.identity
 
     @property
     def made_from(self) -> str:

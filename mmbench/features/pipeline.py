@@ -183,7 +183,7 @@ def add_pictures(report: PrepareReport, how: Preparation = DEFAULTS, *, watcher:
     """
     prepared = report.prepared
     images = prepared.manifest.images
-    if report.spec.images is None or (images is not None and images.kind != "store"):
+    if report.spec.pictures is None or (images is not None and images.kind != "store"):
         return prepared
     if not wanted_pictures(prepared):
         return prepared
@@ -203,12 +203,12 @@ def add_pictures(report: PrepareReport, how: Preparation = DEFAULTS, *, watcher:
 
 def _store_of(report: PrepareReport, raw: Path | None) -> Path:
     """Return the place of the picture store: beside the raw files, or where they would be if they are gone."""
-    assert report.spec.images is not None  # the caller checks
+    assert report.spec.pictures is not None  # the caller checks
     try:
         folder = find_raw(report.spec, report.prepared.data_dir, raw=raw, progress=lambda message: None)
     except RawFilesMissingError as error:
         folder = error.folder
-    return store_path(report.spec.images, folder)
+    return store_path(report.spec.pictures, folder)
 
 
 def extract_features(

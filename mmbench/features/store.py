@@ -192,7 +192,7 @@ def _list_modality(
 
 
 def default_encoder(prepared: Prepared, modality: str) -> str | None:
-    """Return the encoder that a run reads by default: the one stored last; None without features of the modality.
+    """Return the encoder that a run reads by default (see default_of); None without features of the modality.
 
     States per layer are never the default, since only a few models read them. Raises DataError when features cannot be
     read, because they might be the default.
@@ -201,8 +201,19 @@ def default_encoder(prepared: Prepared, modality: str) -> str | None:
 
 
 def default_of(manifests: Sequence[FeatureManifest]) -> str | None:
-    """Return the encoder that a run reads by default, of one modality's manifests as `list_features` orders them."""
-    return next((manifest.encoder for manifest in manifests if not manifest.n_layers), None)
+    """Return the encoder that a run reads by default, of one modality's manifests as `list_features` orders them.
+
+    It is the one that was extracted last; imported features are the default only where nothing was extracted.
+    """
+    vectors = [manifest for manifest in manifests if not manifest.n_layers]
+    extracted = [manifest for manifest in vectors if not manifest.is_imported]
+    return next((manifest.encoder for manifest in extracted or vectors), None)
+
+
+def _time_of_storing(prepared: Prepared, modality: Modality, encoder: str) -> float:
+    """Return the time, or a moment after the newest other features: the order of storing must not depend on a clock."""
+    others = [stored for stored in _list_modality(prepared, modality, _ignore) if stored.encoder != encoder]
+    return max([time.time(), *(stored.created + 0.001 for stored in others)])
 
 
 def is_of_catalogue(prepared: Prepared, manifest: FeatureManifest) -> bool:
@@ -311,7 +322,7 @@ def write_features(
             n_layers=int(values.shape[1]) if values.ndim == 3 else 0,
             dtype=dtype,
             files={name: hash_file(work / name) for name in (VALUES, PRESENT)},
-            created=time.time(),
+            created=_time_of_storing(prepared, check_modality(modality), encoder),
         )
         write_manifest(work, manifest)
         swap_folder(work, final, option=DATA_DIR)

@@ -50,8 +50,8 @@ class Look:
     """What is shown of a data set. Times are in seconds, shares 0 to 1, items 1..N."""
 
     prepared: Prepared
-    times: TimeBins
-    intervals: Intervals
+    times: TimeBins | None  # None, as the intervals, where interactions only have an order
+    intervals: Intervals | None
     pair: PairIntervals | None
     histories: Lengths
     popularity: Popularity
@@ -148,6 +148,12 @@ class Look:
         return [*self._neighbours[1], *self._thumbnails[1]]
 
     @property
+    def _long_intervals(self) -> list[Share]:
+        share = self.prepared.manifest.statistics.long_intervals
+        label = f"intervals above {LONG_INTERVAL_DAYS} days"
+        return [] if share is None else [Share(label, share, "of all neighbouring events")]
+
+    @property
     def shares(self) -> list[Share]:
         """Ties, repeats and coverage, counted when the data set was prepared, and the coverage of stored features."""
         statistics = self.prepared.manifest.statistics
@@ -156,11 +162,7 @@ class Look:
             Share(
                 "neighbours with equal timestamps", statistics.tied_neighbours, "of all neighbouring events"
             ),
-            Share(
-                f"intervals above {LONG_INTERVAL_DAYS} days",
-                statistics.long_intervals,
-                "of all neighbouring events",
-            ),
+            *self._long_intervals,
             Share("validation target already in the input", statistics.valid_repeats, users),
             Share("test target already in the input", statistics.test_repeats, users),
             Share("items with a title", coverage.title, items),
@@ -187,9 +189,9 @@ def look(prepared: Prepared) -> Look:
     nonempty = words[words > 0]
     return Look(
         prepared=prepared,
-        times=over_time(prepared.times),
-        intervals=intervals(near.gap),
-        pair=most_common_pair(near),
+        times=over_time(prepared.times) if prepared.has_times else None,
+        intervals=intervals(near.gap) if prepared.has_times else None,
+        pair=most_common_pair(near) if prepared.has_times else None,
         histories=lengths(np.diff(prepared.offsets)),
         popularity=popularity(prepared.items, prepared.n_items),
         texts=lengths(nonempty) if len(nonempty) else None,
@@ -199,13 +201,13 @@ def look(prepared: Prepared) -> Look:
 
 def as_json(shown: Look) -> dict[str, Any]:
     """Return the numbers behind the figures as JSON content, without neighbours and pictures."""
-    pair = shown.pair
+    pair, times, gaps = shown.pair, shown.times, shown.intervals
     return {
-        "over_time": {"edges": shown.times.edges.tolist(), "counts": shown.times.counts.tolist()},
-        "intervals": {
-            "counts": shown.intervals.counts.tolist(),
-            "quantiles_seconds": shown.intervals.quantiles,
-            "long_share": shown.intervals.long_share,
+        "over_time": times and {"edges": times.edges.tolist(), "counts": times.counts.tolist()},
+        "intervals": gaps and {
+            "counts": gaps.counts.tolist(),
+            "quantiles_seconds": gaps.quantiles,
+            "long_share": gaps.long_share,
         },
         "pair": pair and {
             "items": [shown.prepared.item_records[item - 1]["id"] for item in (pair.first, pair.second)],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmbench.look.gather import Look
-from mmbench.look.numbers import DAY, HOUR, INTERVAL_LABELS, N_LONG, Lengths
+from mmbench.look.numbers import DAY, HOUR, INTERVAL_LABELS, N_LONG, Intervals, Lengths, TimeBins
 from mmbench.look.style import BLUE, INK, SOFT, VERMILION, new_axes
 
 if TYPE_CHECKING:
@@ -28,20 +28,26 @@ class Plot:
 def charts(look: Look) -> list[Plot]:
     """Return the charts that make sense for the data set, in reading order."""
     plots = [
-        Plot("over-time", _over_time_caption(look), lambda: over_time(look)),
-        Plot("intervals", _intervals_caption(look), lambda: intervals(look)),
-        Plot("pair", _pair_caption(look), lambda: pair(look)),
+        *_time_charts(look),
         Plot("history-length", _history_caption(look), lambda: histories(look)),
         Plot("popularity", _popularity_caption(look), lambda: popularity(look)),
         Plot("shares", SHARES_CAPTION, lambda: shares(look)),
         Plot("text-length", _texts_caption(look), lambda: texts(look)),
     ]
-    is_drawn = {
-        "intervals": look.intervals.n > 0,
-        "pair": look.pair is not None,
-        "text-length": look.texts is not None,
-    }
-    return [plot for plot in plots if is_drawn.get(plot.name, True)]
+    return [plot for plot in plots if plot.name != "text-length" or look.texts is not None]
+
+
+def _time_charts(look: Look) -> list[Plot]:
+    """Return the charts of times; none where interactions only have an order."""
+    times, gaps, common = look.times, look.intervals, look.pair
+    plots = []
+    if times is not None:
+        plots.append(Plot("over-time", _over_time_caption(times), lambda: over_time(look.name, times)))
+    if gaps is not None and gaps.n:
+        plots.append(Plot("intervals", _intervals_caption(gaps), lambda: intervals(look.name, gaps)))
+    if common is not None:
+        plots.append(Plot("pair", _pair_caption(look), lambda: pair(look)))
+    return plots
 
 
 def day(seconds: float) -> str:
@@ -77,8 +83,8 @@ def _count_axis(axes: "Axes", label: str) -> None:
     axes.tick_params(axis="both", length=0)
 
 
-def _over_time_caption(look: Look) -> str:
-    times, n = look.times, f"{int(look.times.counts.sum()):,}"
+def _over_time_caption(times: TimeBins) -> str:
+    n = f"{int(times.counts.sum()):,}"
     first, last = day(times.edges[0]), day(times.edges[-1])
     if len(times.counts) == 1:
         return f"All {n} interactions have the same time, {first} (UTC)."
@@ -88,14 +94,14 @@ def _over_time_caption(look: Look) -> str:
     )
 
 
-def over_time(look: Look) -> "Figure":
+def over_time(name: str, times: TimeBins) -> "Figure":
     """Draw the interactions over time, as in HM4SR, figure 7."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    figure, axes = new_axes(2.6, f"{look.name}: interactions over time")
-    start = look.times.edges[:-1] / DAY if len(look.times.counts) > 1 else look.times.edges[:1] / DAY - 0.5
-    width = look.times.days or 1.0
-    axes.bar(start, look.times.counts, width=0.9 * width, align="edge", color=BLUE)
+    figure, axes = new_axes(2.6, f"{name}: interactions over time")
+    start = times.edges[:-1] / DAY if len(times.counts) > 1 else times.edges[:1] / DAY - 0.5
+    width = times.days or 1.0
+    axes.bar(start, times.counts, width=0.9 * width, align="edge", color=BLUE)
     axes.margins(x=0.01)
     locator = AutoDateLocator(minticks=3, maxticks=9)
     axes.xaxis.set_major_locator(locator)
@@ -105,25 +111,25 @@ def over_time(look: Look) -> "Figure":
     return figure
 
 
-def _intervals_caption(look: Look) -> str:
-    median = look.intervals.quantiles.get("0.5", 0.0)
+def _intervals_caption(gaps: Intervals) -> str:
+    median = gaps.quantiles.get("0.5", 0.0)
     return (
-        f"Time between each two neighbouring events of a user, {look.intervals.n:,} intervals of all users, in classes "
+        f"Time between each two neighbouring events of a user, {gaps.n:,} intervals of all users, in classes "
         f"that grow; the median is {duration(median)}. Orange: more than 100 days, "
-        f"{percent(look.intervals.long_share)} of all. No gap: the same second."
+        f"{percent(gaps.long_share)} of all. No gap: the same second."
     )
 
 
-def intervals(look: Look) -> "Figure":
+def intervals(name: str, gaps: Intervals) -> "Figure":
     """Draw the intervals between neighbouring events, as in TMMSRec, figure 2a."""
-    figure, axes = new_axes(2.8, f"{look.name}: time between neighbouring events")
-    counts = look.intervals.counts
+    figure, axes = new_axes(2.8, f"{name}: time between neighbouring events")
+    counts = gaps.counts
     positions = np.arange(len(counts))
     colours = [VERMILION if position >= len(counts) - N_LONG else BLUE for position in positions]
     axes.bar(positions, counts, width=0.8, color=colours)
     for x, count in zip(positions, counts, strict=True):
         axes.annotate(
-            percent(count / look.intervals.n), (x, count), xytext=(0, 2), textcoords="offset points", ha="center",
+            percent(count / gaps.n), (x, count), xytext=(0, 2), textcoords="offset points", ha="center",
             color=INK, fontsize=8,
         )  # fmt: skip
     axes.set_xticks(positions, INTERVAL_LABELS, fontsize=8)

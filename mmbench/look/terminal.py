@@ -3,7 +3,7 @@
 import numpy as np
 
 from mmbench.look.gather import Look
-from mmbench.look.numbers import INTERVAL_LABELS
+from mmbench.look.numbers import INTERVAL_LABELS, TimeBins
 from mmbench.look.plots import day, duration, percent
 
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"
@@ -19,8 +19,10 @@ def bars(counts: np.ndarray, *, ascii_only: bool = False) -> str:
 def shape_rows(look: Look, *, ascii_only: bool = False) -> list[list[str]]:
     """Return rows [quantity, its shape, how to read it]."""
     times, gaps, histories = look.times, look.intervals, look.histories
-    rows = [["interactions over time", bars(times.counts, ascii_only=ascii_only), times_text(look)]]
-    if gaps.n:
+    rows = []
+    if times is not None:
+        rows.append(["interactions over time", bars(times.counts, ascii_only=ascii_only), times_text(times)])
+    if gaps is not None and gaps.n:
         classes = " / ".join(label.replace("\n", " ") for label in INTERVAL_LABELS)
         rows.append(["time between neighbours", bars(gaps.counts, ascii_only=ascii_only), classes])
     if look.pair is not None:
@@ -39,11 +41,12 @@ def shape_rows(look: Look, *, ascii_only: bool = False) -> list[list[str]]:
     return rows
 
 
-def times_text(look: Look) -> str:
-    edges = look.times.edges
-    if len(look.times.counts) == 1:
+def times_text(times: TimeBins) -> str:
+    """Return the period, the width of a bin and the largest count in words."""
+    edges = times.edges
+    if len(times.counts) == 1:
         return f"all on {day(edges[0])}"
-    width, most = duration(edges[1] - edges[0]), f"{look.times.counts.max():,}"
+    width, most = duration(edges[1] - edges[0]), f"{times.counts.max():,}"
     return f"{day(edges[0])} to {day(edges[-1])}, {width} each, most {most}"
 
 

@@ -107,7 +107,7 @@ class Recommender(nn.Module, Generic[C]):
 
     @classmethod
     def reads(cls, config: C, modality: str) -> bool:
-        """Return whether this configuration reads the "text" or "image" features that the recipe's inputs name."""
+        """Return whether this configuration reads the "text" or "image" features or the "time" that its inputs name."""
         return True
 
     @property

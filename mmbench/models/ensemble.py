@@ -74,40 +74,43 @@ def member_names(modalities: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsembleConfig:
+class MembersConfig:
     # A repeat is one member more.
     modalities: tuple[Literal["id", "text", "image"], ...] = ("id", "text", "image")
-    training: Literal["joint", "separate"] = "joint"  # one loss on the combined score, or members one by one
-    combine: Combine = "sum"  # at ranking
 
     def __post_init__(self) -> None:
         if not self.modalities:
             raise ValueError("modalities must name at least one of id, text, image")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EnsembleConfig(MembersConfig):
+    training: Literal["joint", "separate"] = "joint"  # one loss on the combined score, or members one by one
+    combine: Combine = "sum"  # at ranking
+
+
+M = TypeVar("M", bound=MembersConfig)
 C = TypeVar("C", bound=EnsembleConfig)
 
 
-class Ensemble(Recommender[C]):
-    """One member per modality. A subclass says how its members score and what they are trained with.
+class SeparateEnsemble(Recommender[M]):
+    """One member per modality, trained one after another. A subclass says how they score and what they learn from.
 
     A member has `items` (ids -> vectors) and `restart()`, new draws of its weights: each stage begins with it.
     """
 
-    def __init__(self, config: C, catalog: Catalog, member: Callable[[C, Catalog, str], nn.Module]) -> None:
+    def __init__(self, config: M, catalog: Catalog, member: Callable[[M, Catalog, str], nn.Module]) -> None:
         super().__init__(config, catalog)
         modalities = available(config.modalities, text=catalog.text_feat, image=catalog.image_feat)
         names = zip(member_names(modalities), modalities, strict=True)
         self.members = Members((name, member(config, catalog, modality)) for name, modality in names)
 
     @classmethod
-    def reads(cls, config: C, modality: str) -> bool:
+    def reads(cls, config: M, modality: str) -> bool:
         return modality in config.modalities
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        if self.config.training == "joint":
-            return (Stage(),)
         return tuple(Stage(name=name) for name in self.members)
 
     def start_stage(self, name: str) -> None:
@@ -136,13 +139,21 @@ class Ensemble(Recommender[C]):
         absent = {name: 1 - one.present[1:].double().mean().item() for name, one in tables.items()}
         return {"members": list(self.members), "share_without": absent}
 
-    @property
-    def is_dot_product(self) -> bool:
-        return self.config.combine == "sum"
-
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
         """r of each member, [T, N]; their spread over items says whose opinion decides the sum."""
         raise TypeError(f"{type(self).__name__} does not say how its members score")
+
+
+class Ensemble(SeparateEnsemble[C]):
+    """Members that may be trained together, by a loss of their combined score."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage(),) if self.config.training == "joint" else super().stages
+
+    @property
+    def is_dot_product(self) -> bool:
+        return self.config.combine == "sum"
 
     def score(self, batch: Batch) -> Tensor:
         scores = list(self.member_scores(batch).values())

@@ -264,6 +264,8 @@ class HM4SR(Recommender[HM4SRConfig]):
 
     @classmethod
     def reads(cls, config: HM4SRConfig, modality: str) -> bool:
+        if modality == "time":
+            return config.use_temporal_moe
         return config.use_text if modality == "text" else config.use_image
 
     @property

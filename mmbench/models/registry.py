@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mmbench.atomic import hash_json
 from mmbench.errors import UsageError, suggest
-from mmbench.paths import PACKAGE, baselines_dir
+from mmbench.paths import PACKAGE, baselines_dir, split_paths
 from mmbench.settings.config import Layer, Origin, TrainConfig, build, check_keys, check_value, defaults_of
 from mmbench.settings.recipe import Recipe, Sourced, read_recipe
 
@@ -95,6 +95,11 @@ class ModelEntry:
             raise UsageError(f"{self.file}: settings {sorted(both)} have the name of a training setting")
         return own + shared
 
+    def unread_settings(self) -> set[str]:
+        """Return the settings about modalities that the recipe's inputs do not name."""
+        unread = {"text", "image"} - {*self.recipe.inputs}
+        return {f"{modality}_{what}" for modality in unread for what in ("encoder", "features")}
+
     def class_of(self, key: str) -> type:
         """Return the class that has the setting: the model's own or TrainConfig."""
         return self.config_class() if key in self.own_settings() else TrainConfig
@@ -162,7 +167,7 @@ def _package_of(folder: Path) -> str:
 
 def model_dirs() -> list[Path]:
     """Return the folders of models: the package's, the baselines, the user's (`--models-dir`, `MMBENCH_MODELS`)."""
-    users = [Path(part) for part in os.environ.get("MMBENCH_MODELS", "").split(os.pathsep) if part]
+    users = split_paths(os.environ.get("MMBENCH_MODELS", ""))
     for folder in users:
         if not folder.is_dir():
             raise UsageError(f"model folder {folder} does not exist")

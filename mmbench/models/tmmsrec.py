@@ -240,7 +240,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
     @classmethod
     def reads(cls, config: TMMSRecConfig, modality: str) -> bool:
-        return modality in config.modalities
+        return config.position == "tie" if modality == "time" else modality in config.modalities
 
     @property
     def needs(self) -> Needs:

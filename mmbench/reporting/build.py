@@ -15,6 +15,7 @@ from mmbench.reporting.compare import ColumnRows, compare_all
 from mmbench.reporting.effort import Efforts, effort_lines, effort_warnings, efforts_of, unequal_datasets
 from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
+from mmbench.reporting.missing_controls import missing_control_lines
 from mmbench.reporting.places import mark_places, winners, with_cell
 from mmbench.reporting.request import TableRequest
 from mmbench.reporting.table import ALPHA, Cell, Column, Comparison, DatasetInfo, Row, Table
@@ -287,6 +288,7 @@ class _Builder:
             *caption.data_lines([info for info in table.datasets if info.n_users]),
             *caption.feature_lines(groups),
             *effort_lines(self.efforts),
+            *missing_control_lines(groups),
             *caption.machine_lines(groups),
             *caption.mark_lines(table.rows),
             *caption.test_lines(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mmbench.models.registry import entries
-from mmbench.runs.plan import ENCODERS, RANKING_SETTINGS
+from mmbench.runs.plan import ENCODERS, FEATURE_CHANGES, RANKING_SETTINGS
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN, DELIBERATE, Setting, TrainConfig
 
@@ -115,7 +115,8 @@ def _settings(groups: Sequence[Group]) -> list[dict[str, _Value]]:
     runs = [run for group in groups for run in group.records]
     ignored = set(ENCODERS)
     if any(run.stopped == "closed form" for run in runs):
-        ignored |= {parameter.name for parameter in fields(TrainConfig)} - set(RANKING_SETTINGS)
+        ignored |= {parameter.name for parameter in fields(TrainConfig)}
+        ignored -= {*RANKING_SETTINGS, *FEATURE_CHANGES}
     read = sorted({modality for run in runs for modality in run.features})
     return [_group_settings(group, ignored, read) for group in groups]
 

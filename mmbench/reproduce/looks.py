@@ -40,15 +40,19 @@ class Looked:
         shown = self.experiment.shown
         if isinstance(self.content, OverTime):
             return [
-                [shown(one.name), bars(one.times.counts, ascii_only=ascii_only), times_text(one)]
+                [shown(one.name), bars(one.times.counts, ascii_only=ascii_only), times_text(one.times)]
                 for one in self.looks
+                if one.times is not None
             ]
         classes = " / ".join(label.replace("\n", " ") for label in INTERVAL_LABELS)
         rows = [
             [shown(one.name), bars(one.intervals.counts, ascii_only=ascii_only), classes]
             for one in self.looks
+            if one.intervals is not None
         ]
         for one in self.looks:
+            if one.intervals is None:
+                continue
             printed = self.content.long_share.get(one.name.split("@")[0])
             beside = "" if printed is None else f"; printed {percent_exact(printed)}"
             rows.append(["  above 100 days", "", percent_exact(one.intervals.long_share) + beside])

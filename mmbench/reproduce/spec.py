@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import parse_metric
-from mmbench.paths import PACKAGE
+from mmbench.paths import PACKAGE, split_paths
 
 PRINTED = "printed.csv"
 PRINTED_FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
@@ -190,7 +190,7 @@ class Experiment:
 
 def paper_files() -> list[tuple[Path, Path]]:
     """(paper, its printed numbers): those that ship with mmbench, then those in the folders of MMBENCH_PAPERS."""
-    own = [Path(part) for part in os.environ.get("MMBENCH_PAPERS", "").split(os.pathsep) if part]
+    own = split_paths(os.environ.get("MMBENCH_PAPERS", ""))
     for folder in own:
         if not folder.is_dir():
             raise UsageError(f"MMBENCH_PAPERS: folder {folder} does not exist")

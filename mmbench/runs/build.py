@@ -19,9 +19,11 @@ from mmbench.features.store import FeatureSet, load_features
 from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
+from mmbench.models.feature_change import change_features
 from mmbench.runs.plan import Cell, configs
 from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
+from mmbench.settings.feature_change import FeatureChange
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,15 @@ def _as_it_lies(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values)
 
 
+def _with_change(cell: Cell, catalog: Catalog, modality: str) -> Catalog:
+    """Return the catalogue with the features that the cell's settings put in place of the stored ones."""
+    change = FeatureChange.parse(str(cell.settings[f"{modality}_features"].value))
+    try:
+        return change_features(catalog, modality, change)
+    except ValueError as error:
+        raise UsageError(f"{cell.model} on {cell.dataset}: {error}") from error
+
+
 def build_model(
     cell: Cell,
     data: LoadedData,
@@ -110,6 +121,8 @@ def build_model(
         modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
     }
     catalog = make_catalog(data, features, train_config.max_len)
+    for modality in features:
+        catalog = _with_change(cell, catalog, modality)
     if "category" in entry.recipe.inputs:  # reading all records takes a second, so nobody else pays for it
         catalog = replace(catalog, brand_ids=data.brand_ids)
     if change is not None:

@@ -20,10 +20,12 @@ from mmbench.atomic import write_text
 from mmbench.choices import DEFAULT_LISTS
 from mmbench.data.store import open_path
 from mmbench.errors import MmbenchError
+from mmbench.evaluation.fusion import choose_weights
 from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank
 from mmbench.models import registry
 from mmbench.models.base import Recommender
+from mmbench.models.late_fusion import LateFused
 from mmbench.runs import store
 from mmbench.runs.build import LoadedData, build_model, load_data
 from mmbench.runs.plan import Cell
@@ -236,6 +238,8 @@ def _close(run: Opened, lists: int) -> RunRecord:
     """Rank, store the rankings, and return the record."""
     cell, model, progress = run.cell, run.model, run.progress
     base = _base_record(cell)
+    if isinstance(model, LateFused):
+        choose_weights(model, run.data.valid, mask_seen=run.config.mask_seen, device=run.device)
     ranked = RunModel(base.title, model, run.data, run.device)
     store.write_rankings(cell.path, ranked.rank_as_trained(lists=lists))
     numbers = progress.epoch_seconds

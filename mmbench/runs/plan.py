@@ -1,6 +1,6 @@
 """Cells of an experiment: a model on a data set with a seed, with everything that decides the result resolved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.runs import store
 from mmbench.settings.config import Layer, Origin, Setting, TrainConfig, build, defaults_of, resolve
+from mmbench.settings.feature_change import STORED
 
 METRIC_VERSION = 1  # raised when a metric's definition changes; rows with different versions never mix
 FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")
 RANKING_SETTINGS = ("max_len", "mask_seen", "precision")
 ENCODERS = ("text_encoder", "image_encoder")  # a result is identified by the features read, not by their name
+FEATURE_CHANGES = ("text_features", "image_features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,11 @@ def choose_features(
     chosen: dict[str, FeatureSet] = {}
     notes = []
     model, (config, _) = entry.load(), configs(entry, settings)
+    if not prepared.has_times and "time" in entry.recipe.inputs and model.reads(config, "time"):
+        raise UsageError(
+            f"{entry.name} reads times, but the interactions of {prepared.name} only have an order (unit = 'order'); "
+            "choose a model or a variant that reads none, or prepare the data with times"
+        )
     wanted = [name for name in ("text", "image") if name in entry.recipe.inputs and model.reads(config, name)]
     for modality in wanted:
         name = str(settings[f"{modality}_encoder"].value)
@@ -107,6 +114,13 @@ def choose_features(
             )
         elif encoder != "none":
             chosen[modality] = load_features(prepared, modality, encoder)
+            made = chosen[modality].manifest
+            if name == "auto" and made.is_imported:
+                notes.append(
+                    f"{entry.recipe.display} reads the imported {modality} features {encoder} ({made.n_present:,} of "
+                    f"{made.n_items:,} items), because {prepared.name} has no extracted ones; "
+                    f"--set {modality}_encoder={encoder} asks for them"
+                )
             if chosen[modality].n_layers and not model.reads_layers:
                 raise UsageError(
                     f"{entry.name} reads one vector an item, but {encoder} of {prepared.name} has "
@@ -123,9 +137,21 @@ def choose_features(
 def settings_of_use(entry: registry.ModelEntry) -> set[str]:
     """Return the settings that can change what a model does; without a training, those of training cannot."""
     own = {parameter.name for parameter in fields(entry.config_class())}
-    ranking = own.union(RANKING_SETTINGS, ENCODERS)
+    ranking = own.union(RANKING_SETTINGS, ENCODERS, FEATURE_CHANGES)
     keys = set(entry.known_settings()) if entry.load().trainable else ranking
-    return keys - {f"{name}_encoder" for name in ("text", "image") if name not in entry.recipe.inputs}
+    return keys - entry.unread_settings()
+
+
+def check_changes(entry: registry.ModelEntry, settings: Mapping[str, Setting], read: Collection[str]) -> None:
+    """Raise UsageError for a change of features of a modality that is not among those read."""
+    for modality in ("text", "image"):
+        key = f"{modality}_features"
+        if settings[key].value != STORED and modality not in read:
+            name = f"{entry.name}:{entry.variant}" if entry.variant else entry.name
+            raise UsageError(
+                f"{key} = {settings[key].value}: {name} reads no {modality} features here; leave {key} out, or set it "
+                f"for a model that reads them (--set MODEL.{key}=...)"
+            )
 
 
 def make_cell(
@@ -140,6 +166,7 @@ def make_cell(
     entry = registry.find(model)
     settings = resolve_settings(entry, prepared, overrides)
     features, notes = choose_features(entry, prepared, settings)
+    check_changes(entry, settings, features)
     uses = {modality: stored.use for modality, stored in features.items()}
     protocol = comparable(prepared, settings)
     if entry.load().trainable:

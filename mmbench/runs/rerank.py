@@ -17,6 +17,7 @@ from mmbench.evaluation.evidence import MadeBy, Ranking
 from mmbench.evaluation.interventions import AS_TRAINED, Intervention, part, rank_under
 from mmbench.models import registry
 from mmbench.models.base import Recommender
+from mmbench.models.late_fusion import LateFused
 from mmbench.runs import store
 from mmbench.runs.build import LoadedData, build_model, load_data
 from mmbench.runs.plan import Cell
@@ -114,6 +115,7 @@ def reopen(
     if intervention.catalog is None:
         if model.trainable:
             checkpoint.load_weights(model, record.path / BEST)
+        _take_shares(model, record)
         return RunModel(record.title, model, data, chosen)
     intact, _ = build_model(cell, data, chosen)
     if model.trainable:
@@ -122,8 +124,16 @@ def reopen(
             checkpoint.load_weights(each, record.path / BEST)
         for name, value in changed.items():
             model.get_buffer(name).copy_(value)
+    for each in (model, intact):
+        _take_shares(each, record)
     weights = checkpoint.hash_tensors(intact.state_dict())
     return RunModel(record.title, model, data, chosen, weights=weights)
+
+
+def _take_shares(model: Recommender[Any], record: RunRecord) -> None:
+    """Give a fusion the weights of its members that were chosen after the training."""
+    if isinstance(model, LateFused):
+        model.set_shares(record.extra["shares"], record.extra["weights_from"])
 
 
 def _changed_buffers(model: Recommender[Any], intact: Recommender[Any]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from mmbench.data.definition import check_current
 from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
+from mmbench.paths import split_paths
 from mmbench.runs.execute import TRACEBACK, fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.plan import Cell, make_cell, settings_of_use
 from mmbench.runs.rerank import Evaluated, evaluate_again
@@ -63,8 +64,11 @@ class Overrides:
         return cls(everywhere, by_model)
 
     def of_user(self, model: str, known: Iterable[str]) -> dict[str, Any]:
-        """Return what the user set for a model that has the settings `known`."""
-        known, base = set(known), model.partition(":")[0]
+        """Return what the user set for a model that has the settings `known`.
+
+        Of what is set for all models, a model has nothing about a modality that it does not read.
+        """
+        known, base = set(known) - registry.find(model).unread_settings(), model.partition(":")[0]
         shared = {key: value for key, value in self.everywhere.items() if key in known}
         own = {**self.by_model.get(base, {}), **(self.by_model.get(model, {}) if model != base else {})}
         return {**shared, **own}
@@ -84,7 +88,11 @@ def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
     """Raise UsageError for a user's key that no chosen model has, and for a model that is not chosen."""
     known = {name: registry.find(name).known_settings() for name in models}
     every = sorted({key for keys in known.values() for key in keys})
+    unread = set.intersection(*(registry.find(name).unread_settings() for name in models))
     for key in overrides.everywhere:
+        if key in unread:
+            modality = key.partition("_")[0]
+            raise UsageError(f"--set {key}: no model of this run reads {modality} features; leave it out")
         if key not in every:
             raise UsageError(f"--set {key}: {suggest(key, every, what='setting')}")
     names = {*models, *(name.partition(":")[0] for name in models)}
@@ -358,7 +366,7 @@ def _run_in_workers(
 
 
 def _absolute(folders: str) -> str:
-    return os.pathsep.join(str(Path(folder).absolute()) for folder in folders.split(os.pathsep) if folder)
+    return os.pathsep.join(str(folder.absolute()) for folder in split_paths(folders))
 
 
 def _ended(cell: Cell) -> RunRecord | None:

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from mmbench import strict
 from mmbench.choices import MaskRule
 from mmbench.errors import UsageError, suggest
+from mmbench.settings.feature_change import FeatureText
 
 LARGEST = 2**31 - 1  # numpy and torch overflow beyond it
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
@@ -63,6 +64,10 @@ class TrainConfig:
     mask_seen: MaskRule = "none"  # decides selection and tables, see mmbench.evaluation.evidence
     text_encoder: str = "auto"  # "auto" = the data set's; else an encoder's name; "none" = no text
     image_encoder: str = "auto"
+    text_features: FeatureText = (
+        "stored"  # what is read in place of them, see mmbench.settings.feature_change
+    )
+    image_features: FeatureText = "stored"
     precision: Literal["float32", "float64"] = "float32"  # parameters have it, and so have scores
     # Products in training. "tf32": on GPUs that have it; "bfloat16": autocast, and tf32 for what stays float32.
     matmul: Literal["float32", "tf32", "bfloat16"] = "float32"

@@ -11,6 +11,7 @@ from mmbench.settings.config import TrainConfig, build
 # Settings that selection, ranking and features share, and so the same in all stages.
 OF_THE_RUN = (
     "max_len", "selection_metric", "validation", "mask_seen", "text_encoder", "image_encoder", "precision",
+    "text_features", "image_features",
 )  # fmt: skip
 
 

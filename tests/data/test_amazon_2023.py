@@ -59,7 +59,7 @@ def test_reviews_are_of_the_parent_item(tmp_path: Path) -> None:
     ]
     events, notes = read_reviews(write_lines(tmp_path / "r.jsonl.gz", lines), edition=EDITION)
     assert (events.user_names, events.item_names, notes) == (["a", "b"], ["x", "y"], [])
-    assert events.ticks.tolist() == [LATE, LATE + 1, LATE]
+    assert events.ticks.tolist() == [LATE * 1000, (LATE + 1) * 1000, LATE * 1000]
     assert events.rating is not None
     assert np.array_equal(events.rating, [4.0, np.nan, 1.0], equal_nan=True)
 

@@ -90,10 +90,13 @@ def test_missing_raw_files_say_where_from_and_where_to(tmp_path: Path) -> None:
 def test_nothing_left_after_the_filters(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), grid(4, 4))
     with pytest.raises(
-        DataError, match=r"no interaction is left of 16 after .*'clean' \(users >= 5, items >= 5\)"
+        DataError,
+        match=r"no interaction is left of 16 under .*'clean': 16 are under the bounds \(users >= 5, items >= 5\); set",
     ):
         made(tmp_path)
-    with pytest.raises(DataError, match="with text and image"):
+    with pytest.raises(
+        DataError, match=r"16 are of items that lack .*4 of 4 items have no image\); choose another"
+    ):
         made(tmp_path, protocol="tmmsrec")
     assert not list((tmp_path / "data" / "prepared").glob("mine*"))
 

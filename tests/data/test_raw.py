@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbench.data.raw import LATEST, EventBuilder, Faults, parse_id, parse_ticks, read_lines
+from mmbench.data.raw import EventBuilder, Faults, parse_id, read_lines
+from mmbench.data.timestamps import LATEST, TICKS, parse_ticks
 from mmbench.errors import DataError
 from tests.data.raw_files import write_lines
 
@@ -16,15 +17,33 @@ from tests.data.raw_files import write_lines
 @given(st.integers(0, LATEST - 1))
 def test_peer_bug_float32_timestamps(second: int) -> None:
     """RecBole reads 978302109 as 978302080; here every second stays, as number, text or float."""
-    assert (
-        parse_ticks(second, "s") == parse_ticks(str(second), "s") == parse_ticks(float(second), "s") == second
-    )
-    assert parse_ticks(second * 1000 + 1, "ms") == second * 1000 + 1
+    ways = [parse_ticks(value, "s") for value in (second, str(second), float(second), f"{second}.0")]
+    assert ways == [second * TICKS] * 4
+    assert parse_ticks(second * 1000 + 1, "ms") == second * TICKS + 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "ticks"),
+    [
+        ("1400000000.5", "s", 1_400_000_000_500_000),
+        (1400000000.25, "s", 1_400_000_000_250_000),
+        ("1400000000.1234567", "s", 1_400_000_000_123_456),
+        ("1400000000123.75", "ms", 1_400_000_000_123_750),
+        ("2014-05-13 16:53:20 UTC", "iso", 1_400_000_000_000_000),
+        ("2014-05-13 16:53:20.5 GMT", "iso", 1_400_000_000_500_000),
+        (20140513, "iso", 1_399_939_200_000_000),
+        ("20140513", "iso", 1_399_939_200_000_000),
+        ("7", "order", 7),
+        (7.0, "order", 7),
+    ],
+)
+def test_fractions_zones_and_positions(value: object, unit: str, ticks: int) -> None:
+    assert parse_ticks(value, unit) == ticks
 
 
 @pytest.mark.parametrize(("value", "ticks"), [("1.4e9", 1_400_000_000), (" 7 ", 7), ("7.0", 7), (0, 0)])
 def test_ways_to_write_a_second(value: object, ticks: int) -> None:
-    assert parse_ticks(value, "s") == ticks
+    assert parse_ticks(value, "s") == ticks * TICKS
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1)))
@@ -47,7 +66,11 @@ def test_iso_time_zones() -> None:
         (True, "s", "not a number"),
         (float("nan"), "s", "not a number"),
         ("inf", "s", "not a number"),
-        ("1400000000.5", "s", "not a whole number"),
+        ("1.5", "order", "position '1.5' is not a whole number"),
+        (-1, "order", "position -1 is not a whole number"),
+        ("first", "order", "not a number"),
+        ("9" * 5000, "s", r"timestamp '9{59}\.\.\. is too large"),
+        (1_400_000_000_000_000_000, "ms", "looks like nanoseconds: divide by 1,000,000"),
         (-1, "s", "before 1970"),
         (1_400_000_000_000, "s", "declare unit = 'ms'"),
         ("9" * 40, "ms", "too large"),
@@ -127,3 +150,8 @@ def test_empty_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no interaction"):
         EventBuilder().build(unit="s", file=tmp_path / "x")
     assert list(read_lines(write_lines(tmp_path / "blank", ["", " "]))) == []
+
+
+def test_a_number_of_thousands_of_digits_is_explained() -> None:
+    with pytest.raises(ValueError, match="timestamp of too many digits is too large"):
+        parse_ticks(10**5000, "s")

@@ -1,14 +1,21 @@
 """TSV, CSV, Parquet and RecBole's atomic files."""
 
+import csv
+import gzip
+import io
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmbench.data.images import list_images
+from mmbench.data.lines import RowReader
 from mmbench.data.parsers import parse
-from mmbench.data.raw import RawData
+from mmbench.data.raw import MAX_LINE, Faults, RawData, read_lines
 from mmbench.data.tables import new_faults, read_rows
+from mmbench.data.timestamps import TICKS
 from mmbench.errors import DataError
 from tests.data.raw_files import START, TABLE, spec_of, write_lines
 
@@ -55,14 +62,72 @@ def test_wrong_number_of_fields(tmp_path: Path) -> None:
     assert "line 22: 3 fields instead of 2" in note
 
 
-def test_a_quote_that_is_not_closed_spoils_all_it_swallows(tmp_path: Path) -> None:
-    lines = ["u,i", "a,b", '"open,c', *("a,b" for _ in range(30))]
-    with pytest.raises(DataError, match=r"31 of 32 lines are malformed \(line 3: bad quoting"):
-        rows_of(write_lines(tmp_path / "a.csv", lines), ["u", "i"])
+def test_a_quote_that_is_not_closed_spoils_its_own_line_only(tmp_path: Path) -> None:
+    lines = ["u,i", "a,b", '"open', *("a,b" for _ in range(30))]
+    rows, (note,) = rows_of(write_lines(tmp_path / "a.csv", lines), ["u", "i"])
+    assert rows == [["a", "b"]] * 31
+    assert "1 of 32 lines malformed, skipped (line 3: bad quoting: a quote is not closed)" in note
+
+
+@pytest.mark.parametrize(("separator", "last"), [("\t", 'End"'), ("\t", "End"), (",", "End")])
+def test_a_title_that_begins_with_a_quote_keeps_its_row_and_the_next(
+    tmp_path: Path, separator: str, last: str
+) -> None:
+    """Up to a last title that ends with a quote, the swallowed rows would have the right width."""
+    table = [
+        ("i", "title", "brand"),
+        ("1", '"Best', "b"),
+        ("2", "Good", "c"),
+        ("3", last, "d"),
+        ("4", '"Q" x', "e"),
+    ]
+    name = "a.csv" if separator == "," else "a.tsv"
+    file = write_lines(tmp_path / name, map(separator.join, table))
+    rows, notes = rows_of(file, ["i", "title", "brand"])
+    assert (rows, notes) == ([list(row) for row in table[1:]], [])
+
+
+def cells(signs: str) -> st.SearchStrategy[str]:
+    letters = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]) | st.sampled_from(signs)
+    return st.text(letters, max_size=8)
+
+
+@given(
+    st.tuples(st.just(","), st.lists(st.tuples(*[cells('",\t\n')] * 3), max_size=6))
+    | st.tuples(st.just("\t"), st.lists(st.tuples(*[cells('",\n')] * 3), max_size=6))
+)
+def test_whatever_is_quoted_comes_back(written: tuple[str, list[tuple[str, ...]]]) -> None:
+    """What csv.writer quotes, also over several lines, is read as it was written."""
+    separator, table = written
+    stream = io.StringIO(newline="")
+    csv.writer(stream, delimiter=separator, quoting=csv.QUOTE_ALL).writerows([("a", "b", "c"), *table])
+    faults = Faults(Path("x.csv"))
+    stream.seek(0)
+    rows = [tuple(row) for _, row in RowReader(Path("x.csv"), stream, separator, faults, quoting=True).rows()]
+    assert (rows[1:], faults.count) == (table, 0)
+
+
+def test_a_cell_of_any_length_is_read(tmp_path: Path) -> None:
+    """The csv module refuses cells above 131,072 letters."""
+    long = "word " * 50_000
+    rows, notes = rows_of(write_lines(tmp_path / "a.csv", ["i,t", f"1,{long}", f'2,"{long},"']), ["t"])
+    assert (rows, notes) == ([[long], [f"{long},"]], [])
+
+
+@pytest.mark.parametrize(("file_name", "name"), [("a.csv", "user_id:token"), ("a.inter", "user_id")])
+def test_an_endless_line_is_refused(tmp_path: Path, file_name: str, name: str) -> None:
+    file = tmp_path / file_name
+    with gzip.open(file, "wb") as stream:
+        stream.write(b"user_id:token\n")
+        for _ in range(MAX_LINE // 2**20 + 1):
+            stream.write(b"x" * 2**20)
+    for read in (lambda: rows_of(file, [name]), lambda: list(read_lines(file))):
+        with pytest.raises(DataError, match="line 2 is longer than 16 MiB"):
+            read()
 
 
 def test_a_badly_quoted_line_is_skipped(tmp_path: Path) -> None:
-    lines = ["u,i", *("a,b" for _ in range(20)), '"a"x,b', "c,d"]
+    lines = ["u,i", *("a,b" for _ in range(20)), '"a"x,b,c', "c,d"]
     rows, (note,) = rows_of(write_lines(tmp_path / "a.csv", lines), ["u", "i"])
     assert (len(rows), rows[-1]) == (21, ["c", "d"])
     assert "line 22: bad quoting" in note
@@ -121,7 +186,7 @@ def test_parquet_data_set(tmp_path: Path) -> None:
     )
     data = parsed(tmp_path, TABLE.replace(".tsv", ".parquet"))
     assert (data.events.user_names, data.events.item_names) == (["1", "2"], ["01"])
-    assert data.events.ticks.tolist() == [START, START + 1]
+    assert data.events.ticks.tolist() == [START * TICKS, (START + 1) * TICKS]
     assert data.items["01"].categories == [["Root", "A"], ["B"]]
 
 
@@ -142,23 +207,23 @@ def test_table_data_set(tmp_path: Path) -> None:
     assert data.items["007"].title == "Bond & Co"
     assert data.items["007"].categories == [["A"], ["B"]]
     assert data.items["7"].title == ""
-    assert data.notes == ["items.tsv: 1 rows repeat an item id; the first row of each counts"]
+    assert data.notes[:-1] == ["items.tsv: 1 rows repeat an item id; the first row of each counts"]
+    assert "1 of 2 item ids of events.tsv are in items.tsv: '7' is not there, but '007' is" in data.notes[-1]
 
 
 @pytest.mark.parametrize(
-    ("unit", "texts", "ticks_per_second"),
+    ("unit", "texts"),
     [
-        ("s", ["1400000000", "1400000001"], 1),
-        ("ms", ["1400000000000", "1400000000001"], 1000),
-        ("iso", ["2014-05-13T16:53:20", "2014-05-13T16:53:21Z"], 1_000_000),
+        ("s", ["1400000000", "1400000001"]),
+        ("ms", ["1400000000000", "1400000000001"]),
+        ("iso", ["2014-05-13T16:53:20", "2014-05-13T16:53:21Z"]),
     ],
 )
-def test_units_of_time(tmp_path: Path, unit: str, texts: list[str], ticks_per_second: int) -> None:
+def test_units_of_time(tmp_path: Path, unit: str, texts: list[str]) -> None:
     write_lines(tmp_path / "events.tsv", ["user\titem\ttimestamp", *(f"u\ti\t{one}" for one in texts)])
     write_lines(tmp_path / "items.tsv", ["item\ttitle\tgenres", "i\tI\t"])
     events = parsed(tmp_path, TABLE + f'columns.interactions = {{ unit = "{unit}" }}').events
-    assert events.ticks_per_second == ticks_per_second
-    assert events.ticks[0] == 1_400_000_000 * ticks_per_second
+    assert events.ticks[0] == 1_400_000_000 * TICKS
     assert events.ticks[0] < events.ticks[1]
 
 
@@ -229,7 +294,7 @@ def test_recbole_atomic_files(tmp_path: Path) -> None:
         ["item_id:token\ttitle:token_seq\tcategories:token_seq", 'x\t"open title\tFood Drink', "y\tY\tFood"],
     )
     data = parsed(tmp_path, RECBOLE)
-    assert data.events.ticks.tolist() == [978302109, 978302110]
+    assert data.events.ticks.tolist() == [978302109 * TICKS, 978302110 * TICKS]
     assert data.events.user_names == ["01"]
     assert data.items["x"].title == "open title"
     assert data.items["x"].categories == [["Food"], ["Drink"]]

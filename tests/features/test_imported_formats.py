@@ -8,6 +8,7 @@ import pytest
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError
 from mmbench.features.imported import import_features
+from mmbench.features.imported_files import IdMap, read_array
 from mmbench.features.store import load_features
 from tests.features.test_imported import EXPECTED, IDS, VALUES, save
 from tests.features.toy import items, prepare
@@ -114,3 +115,28 @@ def test_rows_that_several_items_share_are_counted(prepared: Prepared, tmp_path:
     )
     assert report.reasons["duplicate"] == 2
     assert "2 duplicate" in report.line()
+
+
+@pytest.mark.parametrize("single_first", [False, True])
+def test_float64_without_a_header_is_not_read_as_noise(
+    tmp_path: Path, prepared: Prepared, single_first: bool
+) -> None:
+    """Twice the width would be whole, too: the numbers themselves say that they are float64."""
+    values = np.random.default_rng(0).normal(size=(4, 8))
+    if single_first:
+        values = values.astype(np.float32)
+    values.astype("<f8").tofile(tmp_path / "a.feat1CLS")
+    ids = table(tmp_path / "Pantry.item2index")
+    with pytest.raises(DataError, match=r"16 float32 or 8 float64 numbers per row.*save them as float32"):
+        import_features(prepared, "text", "bert", tmp_path / "a.feat1CLS", ids)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.05, 1.0, 3e4])
+def test_float32_is_never_taken_for_float64(tmp_path: Path, scale: float) -> None:
+    values = (np.random.default_rng(1).normal(size=(50, 64)) * scale).astype("<f4")
+    values[::3] = 0.0
+    values[1] = 1.0
+    values.tofile(tmp_path / "a.feat1CLS")
+    pairs = [(str(row), row) for row in range(50)]
+    read = read_array(tmp_path / "a.feat1CLS", IdMap(tmp_path / "ids", pairs, in_row_order=True))
+    assert np.array_equal(read, values)

@@ -308,3 +308,22 @@ def test_removed_features_are_absent(prepared: Prepared) -> None:
     remove_features(prepared, "text", "mine")
     assert [path for path in stored.path.parent.iterdir() if path.is_dir()] == []
     assert default_encoder(prepared, "text") is None
+
+
+def test_the_default_is_what_was_stored_last_whatever_the_clock_says(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, clock in (("ahead", 4e9), ("right", 1.7e9), ("behind", 1.0)):
+        monkeypatch.setattr("time.time", lambda clock=clock: clock)
+        write_features(prepared, "text", name, *arrays(), MADE)
+        assert default_encoder(prepared, "text") == name
+    assert names(prepared, "text") == ["behind", "right", "ahead"]
+
+
+def test_imported_features_are_the_default_only_where_nothing_was_extracted(prepared: Prepared) -> None:
+    imported = MadeBy(identity={"imported": {"array": "0" * 64, "ids": "0" * 64}})
+    write_features(prepared, "text", "theirs", *arrays(), imported)
+    assert default_encoder(prepared, "text") == "theirs"
+    write_features(prepared, "text", "own", *arrays(), MADE)
+    write_features(prepared, "text", "newer", *arrays(), imported)
+    assert default_encoder(prepared, "text") == "own"

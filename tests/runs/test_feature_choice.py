@@ -9,14 +9,18 @@ import pytest
 import torch
 
 from mmbench.data.split import make_split
+from mmbench.data.store import Prepared
 from mmbench.data.views import target_view, training_view
 from mmbench.errors import DamagedError, UsageError
 from mmbench.features.manifest import MadeBy, Stored
 from mmbench.features.store import write_features
 from mmbench.models.registry import find
+from mmbench.reporting.labels import group_runs, row_keys
 from mmbench.runs.build import LoadedData, make_catalog
 from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import Cell, make_cell
+from mmbench.runs.rerank import reopen
+from mmbench.runs.schedule import Overrides, check_overrides, plan
 from mmbench.settings.config import Layer, Origin
 from tests.prepared import MADE, add_features, write_toy
 
@@ -100,3 +104,47 @@ def test_damaged_features_stop_a_run_and_are_not_left_out(tmp_path: Path) -> Non
     (prepared.features_dir / "text" / "toy" / "manifest.json").write_text("{")
     with pytest.raises(DamagedError, match="mmbench extract toy --text toy --force"):
         make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=[])
+
+
+def changed_cell(prepared: Prepared, folder: Path, model: str = "itemknn-cbf", **settings: Any) -> Cell:
+    layer = Layer(Origin.user, settings)
+    return make_cell(results_dir=folder, prepared=prepared, model=model, seed=1, overrides=[layer])
+
+
+def test_changed_features_are_another_configuration_that_is_told_in_its_row(tmp_path: Path) -> None:
+    prepared = write_toy(tmp_path)
+    texts = ("stored", "shuffled:1", "shuffled:2", "random:1", "gauss:1", "constant", "zero")
+    cells = [changed_cell(prepared, tmp_path, text_features=text) for text in texts]
+    assert len({cell.config_id for cell in cells}) == len(texts)
+    assert changed_cell(prepared, tmp_path).config_id == cells[0].config_id
+    record = run_cell(cells[1], device="cpu")
+    _, labels = row_keys(group_runs([record])[0])
+    assert list(labels.values()) == ["text_features=shuffled:1"], "also of a closed form"
+    catalogs = [reopen(run_cell(cell, device="cpu"), data_dir=tmp_path, device="cpu") for cell in cells[:3]]
+    assert len({run.made_by.weights for run in catalogs}) == 3, (
+        "another model, also when it is built once more"
+    )
+
+
+def test_a_change_of_what_a_model_does_not_read_is_refused_in_one_line(tmp_path: Path) -> None:
+    prepared = write_toy(tmp_path, features=False)
+    add_features(prepared, "text", "toy")
+    for model, settings in (("sasrec", {}), ("itemknn-cbf", {}), ("itemknn-cbf", {"image_encoder": "none"})):
+        with pytest.raises(
+            UsageError, match=f"^image_features = constant: {model} reads no image features here; "
+        ):
+            changed_cell(prepared, tmp_path, model, image_features="constant", **settings)
+    with pytest.raises(UsageError, match=r"itemknn-cbf: text_features: must be stored, constant"):
+        changed_cell(prepared, tmp_path, text_features="shufled:1")
+
+
+def test_a_change_for_all_models_is_about_those_that_read_the_modality(tmp_path: Path) -> None:
+    prepared = write_toy(tmp_path)
+    overrides = Overrides.of({"text_features": "zero"})
+    folder, models = tmp_path / "results", ["itemknn-cbf", "pop", "sasrec"]
+    cells = plan(results_dir=folder, datasets=[prepared], models=models, seeds=[1], overrides=overrides)
+    assert [cell.settings["text_features"].value for cell in cells] == ["zero", "stored", "stored"]
+    with pytest.raises(UsageError, match="--set text_features: no model of this run reads text features"):
+        check_overrides(overrides, ["pop", "sasrec"])
+    with pytest.raises(UsageError, match=r"--set sasrec\.text_features: sasrec has no use for this setting"):
+        check_overrides(Overrides.of({"sasrec.text_features": "zero"}), ["sasrec"])

@@ -1,0 +1,119 @@
+"""Catalogues whose features were replaced: what is a model's gain from its texts or pictures worth?
+
+The settings `text_features` and `image_features` change a catalogue before a training and before each ranking of its
+weights: they ask what content is worth, where a knock-out of a trained model asks what that model leans on. Presence
+flags and widths stay; row 0 and the rows of items without the modality stay as they are. Random fixed vectors are not
+useless: through a trained map they are ids of another form, so a model that keeps its accuracy with them gains from
+capacity, not from content.
+
+Axes: N items, P of them have the modality, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbench.models.base import Catalog
+from mmbench.runtime import derive_seed
+from mmbench.settings.feature_change import FeatureChange
+
+AT_ONCE = 4096  # items whose numbers are float64 at the same time
+Rows = Callable[[Tensor, torch.Generator], Tensor]  # stored vectors [P, D] -> [P, D]
+
+
+def change_features(catalog: Catalog, modality: str, change: FeatureChange) -> Catalog:
+    """Return the catalogue with other features of a modality; as it is where no item has the modality.
+
+    Of features with a state per layer, `shuffled` moves an item's states together; the others treat each layer as
+    features of its own. Text and pictures are permuted independently of each other.
+
+    Raises ValueError where fewer than two items have a modality that is to be shuffled.
+    """
+    present: Tensor | None = getattr(catalog, f"has_{modality}")
+    if change.kind == "stored" or present is None or not present.any():
+        return catalog
+    changed: dict[str, Any] = {}
+    features: Tensor | None = getattr(catalog, f"{modality}_feat")
+    if features is not None:
+        changed[f"{modality}_feat"] = _changed(features, present, modality, change)
+    if modality in catalog.layer_feat:
+        layers = _changed(catalog.layer_feat[modality], present, modality, change)
+        changed["layer_feat"] = {**catalog.layer_feat, modality: layers}
+    return replace(catalog, **changed)
+
+
+def _changed(features: Tensor, present: Tensor, modality: str, change: FeatureChange) -> Tensor:
+    """Return features [N + 1, ...], the rows of those present changed, in the same precision."""
+    generator = torch.Generator().manual_seed(derive_seed(change.seed, "features", change.kind, modality))
+    ids = present.nonzero()[:, 0]
+    changed = features.clone()
+    if change.kind == "shuffled":
+        changed[ids] = features[permuted(ids, generator, modality)]
+        return changed
+    rows = ROWS[change.kind]
+    for stored, new in zip(_layers(features), _layers(changed), strict=True):
+        new[ids] = rows(stored[ids], generator).to(features.dtype)
+    return changed
+
+
+def _layers(features: Tensor) -> Sequence[Tensor]:
+    """Return views [N + 1, D] of each layer of [N + 1, layers, D]; [N + 1, D] is one layer."""
+    return [features] if features.dim() == 2 else features.unbind(1)
+
+
+def permuted(ids: Tensor, generator: torch.Generator, modality: str) -> Tensor:
+    """Return whose vector each of the ids [P] gets: a permutation that leaves none in its place.
+
+    It is one cycle through all ids in a random order.
+    """
+    if len(ids) < 2:
+        raise ValueError(
+            f"{modality}_features = shuffled needs two items with {modality}, and there is {len(ids)}"
+        )
+    order = torch.randperm(len(ids), generator=generator)
+    source = torch.empty_like(ids)
+    source[order] = ids[order.roll(1)]
+    return source
+
+
+def random_directions(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Return draws of N(0, 1), float64 [P, D], each scaled to the norm of the row it replaces."""
+    drawn = _normal(rows.shape, generator)
+    return drawn * (_norms(rows) / _norms(drawn).clamp(min=1e-300))[:, None]
+
+
+def gaussian(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Return draws of N(mean, covariance) of the rows, float64 [P, D]; the covariance divides by P.
+
+    With the centred rows X = Q R, the covariance is R^T R / P, so draws z R / sqrt(P) have it, whatever its rank.
+    """
+    wide = rows.double()
+    mean = wide.mean(0)
+    factor = torch.linalg.qr(wide - mean, mode="r").R / len(rows) ** 0.5
+    return mean + _normal((len(rows), len(factor)), generator) @ factor
+
+
+def mean_rows(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the mean row P times, float64 [P, D]."""
+    return rows.mean(0, dtype=torch.float64).expand(rows.shape)
+
+
+def zero_rows(rows: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.zeros_like(rows)
+
+
+ROWS: dict[str, Rows] = {
+    "random": random_directions, "gauss": gaussian, "constant": mean_rows, "zero": zero_rows
+}  # fmt: skip
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """Return the norms of rows [P, D], float64 [P], of a few rows at a time."""
+    return torch.cat([part.double().norm(dim=1) for part in rows.split(AT_ONCE)])
