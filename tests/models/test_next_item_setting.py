@@ -11,7 +11,7 @@ from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.models.needs import SHARED, Negatives, SharedNegatives
 from mmbench.models.next_item import Sampling
-from mmbench.settings.config import TrainConfig, build
+from mmbench.settings.config import TrainConfig
 from mmbench.training.batches import batches_of_epoch
 from mmbench.training.stack import Stack, padding_kept_out
 from mmbench.training.trainer import Trainer
@@ -115,7 +115,7 @@ WITH_SETTING = [
 @pytest.mark.parametrize("name", WITH_SETTING)
 def test_negatives_of_a_step_for_each_target_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match='negatives = "in-batch" are those of a step; set share = "step"'):
-        build(registry.find(name).config_class(), {"negatives": "in-batch"}, where=name)
+        registry.find(name).config(negatives="in-batch", share="target")
 
 
 @pytest.mark.parametrize("name", WITH_SETTING)
