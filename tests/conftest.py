@@ -1,5 +1,7 @@
 """Fixtures of all tests."""
 
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,14 @@ def toy(data_dir: Path) -> Prepared:
     return open_prepared("toy", data_dir)
 
 
-LONG = ("test_demo_answers.py",)  # files whose one test takes longer than most files
+LONG = ("test_demo_answers.py", "test_two_threads.py")  # files with a test that takes longer than most files
+
+
+def pytest_configure() -> None:
+    """A shell starts what it runs in the background with Ctrl-C ignored, and the commands that tests start inherit that."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

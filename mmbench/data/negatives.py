@@ -71,7 +71,8 @@ class NegativeSampler:
             on_device(taken),
         )
         self.n_free = on_device(self.total - (taken[first + count] - taken[first]))
-        self.start, self.weight = on_device(start), on_device(weight)
+        # Where draws are uniform, item i has the one number i - 1.
+        self.start, self.weight = (on_device(x[:0] if self.is_uniform else x) for x in (start, weight))
 
     def draw(self, user: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Draw n items for each user, int64 [T] -> int64 [T, n], each in 1..N and not the user's."""
@@ -82,7 +83,10 @@ class NegativeSampler:
 
     def draw_others(self, item: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Draw n items beside each item, whoever has them, int64 [T] -> int64 [T, n], each in 1..N and not the item."""
-        start, weight = self.start[item - 1][:, None], self.weight[item - 1][:, None]
+        if self.is_uniform:
+            start, weight = item[:, None] - 1, torch.ones_like(item[:, None])
+        else:
+            start, weight = self.start[item - 1][:, None], self.weight[item - 1][:, None]
         number = _numbers(self.total - weight, n, generator)
         return self._item(number + weight * (number >= start))
 

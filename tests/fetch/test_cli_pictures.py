@@ -277,7 +277,7 @@ def test_a_growing_store_decides_nothing_about_items_without_an_address(tmp_path
     ]
     write_lines(folder / "items.tsv", rows)
     lines = [
-        f"{user}\t{item}\t{k}"
+        f"{user}\t{item}\t{1_300_000_000 + k}"
         for user in ("u1", "u2")
         for k, item in enumerate(("a1", "b1", "c1", "a2", "b2"))
     ]
