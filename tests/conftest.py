@@ -27,7 +27,7 @@ LONG = ("test_demo_answers.py", "test_two_threads.py")  # files with a test that
 
 
 def pytest_configure() -> None:
-    """A shell starts what it runs in the background with Ctrl-C ignored, and the commands that tests start inherit that."""
+    """Hear Ctrl-C also in the background, where shells have it ignored: commands that tests start inherit that."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
