@@ -1,6 +1,7 @@
 """`mmbench run`, `train` and `evaluate`."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,13 +64,16 @@ def read_sets(texts: list[str] | None) -> dict[str, Any]:
     """Return the settings of `--set key=value` and `--set model.key=value`; of a key given twice, the last value."""
     from mmbench.settings.config import parse_value
 
-    settings = {}
+    return {key: parse_value(value) for key, value in split_sets(texts, form="KEY=VALUE or MODEL.KEY=VALUE")}
+
+
+def split_sets(texts: list[str] | None, *, form: str) -> Iterator[tuple[str, str]]:
+    """Yield key and value of each `--set` text; UsageError, which names the form, for one that has not both."""
     for text in texts or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key or not value:
-            raise UsageError(f"--set {text!r}: write it as KEY=VALUE or MODEL.KEY=VALUE")
-        settings[key] = parse_value(value)
-    return settings
+        key, _, value = text.partition("=")
+        if not key or key.endswith(".") or not value:
+            raise UsageError(f"--set {text!r}: write it as {form}")
+        yield key, value
 
 
 def parse_sets(texts: list[str] | None, *, epochs: int | None = None) -> "Overrides":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbench.cli.run import DeviceOption
+from mmbench.cli.run import DeviceOption, split_sets
 from mmbench.cli.state import State
 from mmbench.cli.tables import print_table
 from mmbench.errors import RunError, UsageError
@@ -120,11 +120,8 @@ def parse_lists(given: list[str] | None, model: str) -> tuple[dict[str, Any], di
 
     settings: dict[str, Any] = {}
     lists: dict[str, list[Any]] = {}
-    for text in given or []:
-        name, equals, value = text.partition("=")
+    for name, value in split_sets(given, form="KEY=VALUE, KEY=A,B,C or MODEL.KEY=..."):
         owner, _, key = name.rpartition(".")
-        if not equals or not key or not value:
-            raise UsageError(f"--set {text!r}: write it as KEY=VALUE, KEY=A,B,C or MODEL.KEY=...")
         if owner and owner not in (model, model.partition(":")[0]):
             continue
         whole = parse_value(value)

@@ -1,8 +1,9 @@
 """Knock-outs: interventions that take one thing from a trained model, to see whether it uses that thing.
 
     text, image  constant          every item has the mean vector of the items that have the modality
-                 shuffled:SEED     the items that have the modality swap their vectors
+                 shuffled:SEED     the items that have the modality swap their vectors; none keeps its own
                  random:SEED       each vector becomes a random one of the same norm (layer by layer)
+                                   (both as the settings `text_features`, `image_features` change them)
                  absent            no item has the modality: zero vectors, marked as missing
     time         equal             every interval of every history is the view's median interval; the newest time stays
                  shuffled:SEED     the intervals of a history are shuffled; its oldest and newest time stay (shuffled
@@ -29,6 +30,8 @@ from mmbench.data.views import TargetView
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.interventions import Intervention, newest_events
 from mmbench.models.base import Catalog
+from mmbench.models.feature_change import change_features
+from mmbench.settings import feature_change as settings
 
 Modality = Literal["text", "image"]
 # features [N + 1, ...] and presence [N + 1] -> both, changed
@@ -108,13 +111,23 @@ def constant(modality: Modality) -> Intervention:
 
 
 def _of_features(modality: str, word: str, seed: int) -> Intervention:
-    changes: dict[str, FeatureChange] = {
-        "constant": _constant, "absent": _absent,
-        "shuffled": lambda features, present: (_shuffled(features, present, seed), present),
-        "random": lambda features, present: (_random(features, present, seed), present),
-    }  # fmt: skip
-    name = f"{modality}={word}" + (f":{seed}" if word in SEEDED else "")
-    return Intervention(name, catalog=lambda catalog: _with_features(catalog, modality, changes[word]))
+    own: dict[str, FeatureChange] = {"constant": _constant, "absent": _absent}
+    if word in own:
+        return Intervention(
+            f"{modality}={word}", catalog=lambda catalog: _with_features(catalog, modality, own[word])
+        )
+    return Intervention(
+        f"{modality}={word}:{seed}",
+        catalog=lambda catalog: _with_drawn_features(catalog, modality, word, seed),
+    )
+
+
+def _with_drawn_features(catalog: Catalog, modality: str, word: str, seed: int) -> Catalog:
+    """Return the catalogue as the setting `text_features` or `image_features` of this name would make it."""
+    try:
+        return change_features(catalog, modality, settings.FeatureChange.parse(f"{word}:{seed}"))
+    except ValueError as error:
+        raise UsageError(f"{modality}={word}: {error}") from None
 
 
 def _with_features(catalog: Catalog, modality: str, change: FeatureChange) -> Catalog:
@@ -143,23 +156,6 @@ def _constant(features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
 def _absent(features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(features), torch.zeros_like(present)
-
-
-def _shuffled(features: Tensor, present: Tensor, seed: int) -> Tensor:
-    rows = present.nonzero()[:, 0]
-    generator = torch.Generator().manual_seed(seed)
-    changed = features.clone()
-    changed[rows] = features[rows[torch.randperm(len(rows), generator=generator)]]
-    return changed
-
-
-def _random(features: Tensor, present: Tensor, seed: int) -> Tensor:
-    norm = features[present].float().norm(dim=-1, keepdim=True)
-    generator = torch.Generator().manual_seed(seed)
-    direction = torch.randn(features[present].shape, generator=generator)
-    changed = features.clone()
-    changed[present] = (direction / direction.norm(dim=-1, keepdim=True) * norm).to(features.dtype)
-    return changed
 
 
 # -- times ------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import numpy as np
 from mmbench.atomic import write_text
 from mmbench.choices import DEFAULT_LISTS
 from mmbench.data.store import open_path
+from mmbench.data.views import TargetView
 from mmbench.errors import MmbenchError
 from mmbench.evaluation.fusion import choose_weights
 from mmbench.evaluation.metrics import mean_value
@@ -180,13 +181,17 @@ def _trainer(run: Opened, watcher: Watcher | None) -> Trainer:
     judged = run.data.targets("test" if config.validation == "test-item" else "valid")
 
     def validate(current: Recommender[Any]) -> float:
-        ranks = rank(current, judged, mask_seen=config.mask_seen, device=device)
-        return mean_value(ranks, config.selection_metric)
+        return selection_value(current, view=judged, config=config, device=device)
 
     return Trainer(
         run.model, run.data.train, validate, config, seed=run.cell.seed, folder=run.cell.path, device=device,
         watcher=watcher,
     )  # fmt: skip
+
+
+def selection_value(model: Recommender[Any], *, view: TargetView, config: TrainConfig, device: str) -> float:
+    """Return the value that a model is selected by: its settings' metric under their mask rule on these targets."""
+    return mean_value(rank(model, view, mask_seen=config.mask_seen, device=device), config.selection_metric)
 
 
 # -- records ----------------------------------------------------------------------------------------------

@@ -44,6 +44,11 @@ class Cell:
         return store.fingerprint_of(self.protocol)
 
     @property
+    def feature_identities(self) -> dict[str, str]:
+        """Return what made the features that the model reads, by modality."""
+        return identities(self.features)
+
+    @property
     def title(self) -> str:
         return f"{self.model} on {self.dataset}, seed {self.seed}"
 
@@ -180,6 +185,11 @@ def make_cell(
     )  # fmt: skip
 
 
+def identities(features: Mapping[str, FeatureUse]) -> dict[str, str]:
+    """Return what made some features, by modality: a result is identified by it."""
+    return {modality: use.identity for modality, use in features.items()}
+
+
 def configuration_id(
     model: str,
     settings: Mapping[str, Any],
@@ -195,7 +205,7 @@ def configuration_id(
     identity = {
         "model": model,
         "settings": dict(settings),
-        "features": {modality: use.identity for modality, use in features.items()},
+        "features": identities(features),
         "protocol": dict(protocol),
     }
     return hash_json(identity)[:10]

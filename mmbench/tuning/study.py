@@ -20,7 +20,7 @@ from mmbench.training.progress import EpochReport
 from mmbench.tuning.ledger import Ledger, Plan, Trial, space_content
 from mmbench.tuning.sampling import SamplerName
 from mmbench.tuning.space import Dimension, Kind, space_of
-from mmbench.tuning.trial import run_trial, trial_seeds
+from mmbench.tuning.trial import check_sealed, run_trial, trial_seeds
 
 POLL_S = 0.5
 
@@ -81,13 +81,12 @@ def plan_study(
         results_dir=results_dir, prepared=prepared, model=model, seed=trial_seeds(1)[0],
         overrides=[Layer(Origin.user, fixed)] if fixed else [],
     )  # fmt: skip
-    if cell.settings["validation"].value != "valid":
-        raise UsageError(f"{model} is selected on test items (validation = 'test-item'); it cannot be tuned")
+    check_sealed(cell)
     return Plan(
         dataset=prepared.name, model=model, metric=str(cell.settings["selection_metric"].value), sampler=sampler,
         unit="trials" if budget.trials is not None else "seconds", n_seeds=n_seeds, prunes=prunes,
         space=space_content(dict(sorted(space.items()))), fixed={key: cell.settings[key].value for key in fixed},
-        protocol=cell.protocol, features={name: use.identity for name, use in cell.features.items()},
+        protocol=cell.protocol, features=cell.feature_identities,
     )  # fmt: skip
 
 

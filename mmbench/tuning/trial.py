@@ -9,16 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.evaluation.metrics import mean_value
-from mmbench.evaluation.ranking import rank
-from mmbench.models.base import Recommender
-from mmbench.runs.build import LoadedData, build_model, load_data
+from mmbench.runs.build import build_model, load_data
+from mmbench.runs.execute import selection_value
 from mmbench.runs.plan import Cell, make_cell
-from mmbench.settings.config import Layer, Origin, TrainConfig
+from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import EpochReport, Progress
 from mmbench.training.trainer import Trainer
 from mmbench.tuning.ledger import Claimed, Plan, Status, Trial
@@ -123,11 +119,16 @@ def trial_cell(plan: Plan, prepared: Prepared, values: dict[str, Any], seed: int
         results_dir=path, prepared=prepared, model=plan.model, seed=seed,
         overrides=[layer for layer in layers if layer.values],
     )  # fmt: skip
+    check_sealed(cell)
+    return replace(cell, path=path)
+
+
+def check_sealed(cell: Cell) -> None:
+    """Raise UsageError for a cell that is selected on test items, which no trial may look at."""
     if cell.settings["validation"].value != "valid":
         raise UsageError(
-            f"{plan.model} is selected on test items (validation = 'test-item'); it cannot be tuned"
+            f"{cell.model} is selected on test items (validation = 'test-item'); it cannot be tuned"
         )
-    return replace(cell, path=path)
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,10 @@ class Outcome:
 def _train(cell: Cell, device: str, judge: Judge) -> Outcome:
     """Train a model and return its best validation value; without a training, the value of what it computed."""
     cell.path.mkdir(parents=True, exist_ok=True)
-    data = load_data(cell.data_path, prepared_hash(cell))
+    data = load_data(cell.data_path, str(cell.protocol["data"]))
     model, config = build_model(cell, data, device)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    validate = partial(validation_value, data, config, device)
+    validate = partial(selection_value, view=data.valid, config=config, device=device)
     if not model.trainable:
         return Outcome(validate(model), (), 0, n_parameters)
     trainer = Trainer(
@@ -165,13 +166,3 @@ def _outcome(progress: Progress, metric: str, n_parameters: int, ended: Status |
     curve = tuple((int(point["epoch"]), float(point[metric])) for point in progress.curve)
     value = progress.best if math.isfinite(progress.best) else None
     return Outcome(value, curve, progress.earlier + progress.epoch, n_parameters, ended)
-
-
-def validation_value(data: LoadedData, config: TrainConfig, device: str, model: Recommender[Any]) -> float:
-    with torch.no_grad():
-        ranks = rank(model, data.valid, mask_seen=config.mask_seen, device=device)
-    return mean_value(ranks, config.selection_metric)
-
-
-def prepared_hash(cell: Cell) -> str:
-    return str(cell.protocol["data"])

@@ -54,9 +54,13 @@ def _layer(
         overrides=overrides.layers(model, known),
     )
     ledger = chosen_study(
-        results_dir, prepared, model, protocol=cell.protocol,
-        features={name: use.identity for name, use in cell.features.items()}, study_id=study_id,
-    )  # fmt: skip
+        results_dir,
+        prepared,
+        model,
+        protocol=cell.protocol,
+        features=cell.feature_identities,
+        study_id=study_id,
+    )
     best = best_of(ledger.trials())
     assert best is not None
     values = {**ledger.plan.fixed, **best.values}
