@@ -64,6 +64,7 @@ def of_last(batch: Batch, values: Tensor) -> Tensor:
 class RecentPop(Recommender[RecentPopConfig]):
     trainable = False
     deterministic = True
+    time_shift = True
     items: Tensor  # int64 [E], items of the training events, oldest first
     times: Tensor  # int64 [E]
     until: Tensor  # int64 [E], when an event stops counting however long the window is

@@ -315,6 +315,7 @@ def common_users(catalog: Catalog) -> Callable[[int, int], Tensor]:
 
 
 class TiCoSeRec(Recommender[TiCoSeRecConfig]):
+    time_shift = True
     is_uniform: Tensor
 
     def __init__(self, config: TiCoSeRecConfig, catalog: Catalog) -> None:

@@ -168,6 +168,7 @@ class PreNormTimeBlock(nn.Module):
 
 
 class TiSASRec(Recommender[TiSASRecConfig]):
+    time_shift = True
     unit: Tensor
     first_time: Tensor
 

@@ -9,7 +9,7 @@ ends the process. Nothing is printed unless `progress=True` asks for plain lines
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ import numpy as np
 
 from mmbench import paths
 from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, SplitName, TestName, Ties
+from mmbench.contract.every import findings_of
+from mmbench.contract.report import Finding
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
+from mmbench.models import registry
 from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
 from mmbench.reporting.recommended import Recommended, recommended
@@ -39,7 +42,7 @@ from mmbench.runtime import pick_device
 from mmbench.training.devices import stack_size
 from mmbench.tuning.tuned import tuned_layers
 
-__all__ = ["load", "prepare", "recommend", "report", "run"]
+__all__ = ["check", "load", "prepare", "recommend", "report", "run"]
 
 Folder = str | Path | None
 Names = str | Sequence[str]
@@ -251,6 +254,30 @@ def recommend(
     """
     _check_name(user, "user", example="U0001")
     return recommended(run, user, k=k, data_dir=_data_dir(data_dir), rule=mask_seen)
+
+
+def check(
+    models: Names,
+    *,
+    dataset: str | Prepared | None = None,
+    canary: bool = False,
+    data_dir: Folder = None,
+) -> Iterator[Finding]:
+    """Yield what the checks of mmbench.contract say of models, one finding after the other.
+
+    dataset  whose catalogue, features and first users the models get; by default a toy data set
+    canary   train for a few epochs on targets that nobody can predict, instead of the checks
+
+    A finding's `is_fault` says that something is wrong, its `advice` what to do. Raises UsageError for unknown names.
+    """
+    names = _names(models, "model", example="sasrec")
+    if not names:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    for name in names:
+        registry.find(name)
+    folder = _data_dir(data_dir)
+    prepared = None if dataset is None else choose_datasets([dataset], folder, watchers=_watchers(False))[0]
+    return findings_of(names, prepared, canary=canary)
 
 
 # -- arguments --------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def root(
 
 from mmbench.cli import (  # noqa: E402
     audit,
+    check,
     data,
     datasets,
     doctor,
@@ -90,6 +91,7 @@ for group in (
     run,
     tune,
     report,
+    check,
     knockout,
     recommend,
     power,

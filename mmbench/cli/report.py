@@ -27,6 +27,7 @@ Examples:
   mmbench report --compare hm4sr --test users --correction bh
   mmbench report --set mask_seen=none --current-data
   mmbench report --mask-seen input --metric NDCG@10 --metric Coverage@10
+  mmbench report -m hm4sr -m sasrec --slice transition --compare hm4sr
   mmbench report --format latex --output table.tex
   mmbench report --format csv > results.csv"""
 
@@ -68,7 +69,8 @@ def report(
         typer.Option(
             "--metric",
             show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
-            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC, Coverage@K; repeatable.",
+            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC, Coverage@K, Gini@K, Entropy@K; "
+            "repeatable.",
         ),
     ] = None,
     table: Annotated[
@@ -108,6 +110,15 @@ def report(
             "--unequal-budgets", help="Give stars also where rows were tuned with different budgets."
         ),
     ] = False,
+    slice_: Annotated[
+        str | None,
+        typer.Option(
+            "--slice",
+            metavar="FAMILY",
+            help="By slices of the targets instead: history, popularity, count, transition, memgen, cooccur, repeat, "
+            "tied, gap, text, image or near; --compare MODEL asks whether its gain differs between them.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
@@ -125,6 +136,14 @@ def report(
     )  # fmt: skip
     state.warn_left_out(runs.left_out)
     _note_outdated_data(state, runs)
+    if slice_ is not None:
+        from mmbench.cli.slices import print_slices
+
+        print_slices(
+            state, runs, slice_, metrics=metrics if metric else [parse_metric("NDCG@10")], split=split,
+            mask_seen=mask_seen, compare=compare, fmt=fmt, output=output,
+        )  # fmt: skip
+        return
     built = api.report(
         runs, datasets=dataset or [], models=model or [], metrics=metrics, compare=compare, test=test,
         correction=correction, split=split, ties=ties, mask_seen=mask_seen,

@@ -23,7 +23,9 @@ MRR, NDCG and MAP also exist without a cutoff (K = C). Tie rules:
 A metric of lists reads the first K items of every user's list, ties by smaller id. It has one value for the catalogue
 and none per user, so no test over users applies to it:
 
-    Coverage   #{i: i stands in some list} / N    N items; grows with the number of users
+    Coverage   #{i: i stands in some list} / N          N items; grows with the number of users
+    Gini       sum_i (2i - N - 1) n_(i) / (N sum n)     n_i lists with item i, n_(1) <= ... <= n_(N); 0 = even
+    Entropy    -sum_i p_i ln p_i / ln N                 p_i = n_i / sum n; 1 = even
 """
 
 from collections.abc import Callable, Iterable
@@ -70,10 +72,28 @@ _FORMULAS = {
     "MAP": "1/r{cut} (one target: equal to MRR)",
     "AUC": "(C-r)/(C-1), C candidates",
     "Coverage": "share of all items that stand in some user's list of the first {k}",
+    "Gini": "inequality of how many lists of the first {k} an item stands in, 0 = all alike",
+    "Entropy": "entropy of which item stands in the lists of the first {k}, divided by that of all alike",
 }
-# items int [n, K] of all lists (0 = none), N items -> value of the catalogue
-_OF_LISTS: dict[str, Callable[[np.ndarray, int], float]] = {
-    "Coverage": lambda items, n_items: np.count_nonzero(np.bincount(items.ravel())[1:]) / n_items,
+
+
+def _gini(n: np.ndarray) -> float:
+    """Return the Gini index of how often each item is listed, int [N]."""
+    weights = 2 * np.arange(1, len(n) + 1) - len(n) - 1
+    return float((weights * np.sort(n)).sum() / (len(n) * max(n.sum(), 1)))
+
+
+def _entropy(n: np.ndarray) -> float:
+    """Return the entropy of which item is listed, as a share of that of a uniform draw."""
+    p = n[n > 0] / max(n.sum(), 1)
+    return float(-(p * np.log(p)).sum() / np.log(len(n))) if len(n) > 1 else 1.0
+
+
+# how many lists each item stands in, int [N] -> value of the catalogue
+_OF_LISTS: dict[str, Callable[[np.ndarray], float]] = {
+    "Coverage": lambda n: np.count_nonzero(n) / len(n),
+    "Gini": _gini,
+    "Entropy": _entropy,
 }
 _NAMES = (*_GAINS, *_OF_LISTS)
 _WITHOUT_CUTOFF = {"NDCG", "MRR", "MAP", "AUC"}
@@ -113,7 +133,8 @@ class Metric:
             return float(self.values(ranking.ranks(rule), ties).mean())
         self.check(ranking.n_items)
         assert self.k is not None
-        return float(_OF_LISTS[self.name](ranking.top(rule, self.k), ranking.n_items))
+        listed = np.bincount(ranking.top(rule, self.k).ravel(), minlength=ranking.n_items + 1)[1:]
+        return float(_OF_LISTS[self.name](listed))
 
     def formula(self, k: str = "") -> str:
         """Return the value in words, r the 1-based rank of the target; `k` is written for the cutoff."""

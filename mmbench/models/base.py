@@ -95,6 +95,9 @@ class Recommender(nn.Module, Generic[C]):
 
     trainable: ClassVar[bool] = True  # False: no loss; everything is computed in __init__ from the catalogue
     deterministic: ClassVar[bool] = False  # True: the seed changes nothing, one run is all runs
+    time_shift: ClassVar[bool] = (
+        False  # True: only differences of times count, so later times change no score
+    )
     reads_layers: ClassVar[bool] = (
         False  # True: takes features with one state per layer, `catalog.layer_feat`
     )
