@@ -67,6 +67,7 @@ def root(
 
 from mmbench.cli import (  # noqa: E402
     audit,
+    bundles,
     data,
     datasets,
     doctor,
@@ -96,6 +97,7 @@ for group in (
     why,
     reproduce,
     audit,
+    bundles,
     registry,
     show,
     doctor,

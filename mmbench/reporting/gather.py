@@ -124,6 +124,8 @@ def _under_other(
 ) -> float:
     if metric.name == "AUC" and rule != "none":
         return np.nan
+    if rule not in ranking.counts or not metric.is_exact(ranking.limits.get(rule)):
+        return np.nan
     if metric.needs == "lists":
         return _list_metric(metric, record, ranking, rule)
     return metric.value(ranking, rule, request.ties)
