@@ -67,6 +67,7 @@ def root(
 
 from mmbench.cli import (  # noqa: E402
     audit,
+    bundles,
     check,
     data,
     datasets,
@@ -79,6 +80,7 @@ from mmbench.cli import (  # noqa: E402
     report,
     reproduce,
     run,
+    score,
     show,
     tune,
     why,
@@ -98,6 +100,8 @@ for group in (
     why,
     reproduce,
     audit,
+    bundles,
+    score,
     registry,
     show,
     doctor,

@@ -41,7 +41,7 @@ from mmbench.evaluation.evidence import Ranking
 
 
 class RankCounts(Protocol):
-    """What a metric reads: `greater` and `equal` int [n] per user, and the number of candidates."""
+    """What a metric reads: `greater` and `equal` int [n] per user, the number of candidates, the exact cutoffs."""
 
     @property
     def greater(self) -> np.ndarray: ...
@@ -49,6 +49,8 @@ class RankCounts(Protocol):
     def equal(self) -> np.ndarray: ...
     @property
     def n_candidates(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
 
 
 # r float64 [K] = 1..K, cutoff K, candidates C -> q(r) [K]
@@ -146,10 +148,18 @@ class Metric:
         if self.k is not None and not 1 <= self.k <= n_candidates:
             raise UsageError(f"{self}: K must be in 1..{n_candidates}, the number of items ranked")
 
+    def is_exact(self, limit: int | None) -> bool:
+        """Return whether counts that are exact up to a cutoff give this metric; None = up to any."""
+        return limit is None or (self.k is not None and self.k <= limit)
+
     def values(self, ranks: RankCounts, ties: Ties = "expected") -> np.ndarray:
         """Return the per-user values, float64 [n], each in [0, 1]; UsageError when there are none."""
         self.check_per_user(str(self))
         self.check(ranks.n_candidates)
+        if not self.is_exact(ranks.limit):
+            raise UsageError(
+                f"{self}: the lists of another program are too short, they give metrics up to @{ranks.limit}"
+            )
         greater, equal = _counts(ranks)
         gains, prefix = _tables(self.name, self.k, ranks.n_candidates)
         if ties == "optimistic":
