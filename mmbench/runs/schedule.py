@@ -18,10 +18,10 @@ from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
 from mmbench.paths import split_paths
-from mmbench.runs.execute import TRACEBACK, fail_cell, run_cell, run_stack, tidy
+from mmbench.runs.execute import fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.plan import Cell, make_cell, settings_of_use
 from mmbench.runs.rerank import Evaluated, evaluate_again
-from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
+from mmbench.runs.store import RANKINGS, RECORD, TRACEBACK, RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
 from mmbench.settings.config import Layer, Origin
