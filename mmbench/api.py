@@ -22,6 +22,7 @@ from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
+from mmbench.models import registry
 from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.labels import is_floor
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
@@ -120,7 +121,8 @@ def run(
     A run that is stored is not computed again, also when a command did it. Raises UsageError for wrong names and
     values, DataError for data that are damaged or out of date.
     """
-    watchers, asked = _watchers(progress), _names(models, "model", example="sasrec")
+    watchers = _watchers(progress)
+    asked = list(map(registry.canonical, _names(models, "model", example="sasrec")))
     if not asked:
         raise UsageError("no model is named; say for example 'sasrec'")
     if not isinstance(lists, int) or lists < 0:

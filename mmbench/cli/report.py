@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbench.choices import Correction, Format, MaskRule, SplitName, Style, TestName, Ties
+from mmbench.cli import complete
 from mmbench.cli.state import State
 from mmbench.cli.words import words
 from mmbench.errors import MmbenchError, UsageError
@@ -49,12 +50,22 @@ def report(
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            "--dataset", "-d", show_default="all", help="A data set (columns, in this order); repeatable."
+            "--dataset",
+            "-d",
+            show_default="all",
+            help="A data set (columns, in this order); repeatable.",
+            autocompletion=complete.prepared,
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", show_default="all", help="A model (rows, in this order); repeatable."),
+        typer.Option(
+            "--model",
+            "-m",
+            show_default="all",
+            help="A model (rows, in this order); repeatable.",
+            autocompletion=complete.models,
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -74,6 +85,7 @@ def report(
             "--metric",
             show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
             help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC, Coverage@K; repeatable.",
+            autocompletion=complete.metrics,
         ),
     ] = None,
     table: Annotated[

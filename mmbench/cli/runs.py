@@ -1,13 +1,13 @@
 """`mmbench runs`: the stored runs, one of them in full, and their removal."""
 
 import json
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbench.cli import complete
 from mmbench.cli.state import State
 from mmbench.errors import RunError, UsageError, suggest
 
@@ -30,10 +30,15 @@ Examples:
 Names = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN...", help="As mmbench runs shows it (83a48b2/1, or 83a48b2 for all seeds), or a folder."
+        metavar="RUN...",
+        help="As mmbench runs shows it (83a48b2/1, or 83a48b2 for all seeds), or a folder.",
+        autocompletion=complete.runs,
     ),
 ]
-ModelOption = Annotated[list[str] | None, typer.Option("--model", "-m", help="Only this model; repeatable.")]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help="Only this model; repeatable.", autocompletion=complete.models),
+]
 DatasetOption = Annotated[
     list[str] | None, typer.Option("--dataset", "-d", help="Only this data set; repeatable.")
 ]
@@ -235,6 +240,7 @@ def _print_line(state: State, label: str, text: str) -> None:
 
 def _remove(state: State, runs: "list[StoredRun]", *, yes: bool) -> None:
     """Remove runs after a question; what cannot go is named, and the others go all the same."""
+    from mmbench.cli.asking import confirm
     from mmbench.reporting.run_list import size_text
     from mmbench.runs.inventory import folder_bytes
     from mmbench.runs.removal import check_removable, remove_run
@@ -246,7 +252,7 @@ def _remove(state: State, runs: "list[StoredRun]", *, yes: bool) -> None:
     if not yes:
         for run in runs:
             typer.echo(f"{run.name}  {run.model} on {run.dataset}, {run.state}  {run.path}", err=True)
-        _ask(f"Remove {what}?")
+        confirm(f"Remove {what}?")
     faults = []
     for run in runs:
         try:
@@ -256,15 +262,3 @@ def _remove(state: State, runs: "list[StoredRun]", *, yes: bool) -> None:
     if faults:
         raise RunError(f"{len(runs) - len(faults)} of {what} removed; {'; '.join(faults)}")
     state.out.print(f"removed {what}", markup=False)
-
-
-def _ask(question: str) -> None:
-    """Ask on the terminal; UsageError where nobody can answer, Abort for a no."""
-    if not _can_ask():
-        raise UsageError(f"{question} nobody can answer here; --yes removes without a question")
-    if not typer.confirm(question, err=True):
-        raise RunError("nothing was removed")
-
-
-def _can_ask() -> bool:
-    return sys.stdin.isatty()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mmbench.cli import app, runs
+from mmbench.cli import app, asking
 from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.models import registry
 from mmbench.reporting.curves import chart, trained_runs
@@ -295,7 +295,7 @@ def test_removal_asks(fresh: tuple[Path, dict[str, Path]], monkeypatch: pytest.M
     before = everything(root)
     with pytest.raises(UsageError, match="--yes"):
         invoke(root, "runs", "rm", str(paths["failed"]))
-    monkeypatch.setattr(runs, "_can_ask", lambda: True)
+    monkeypatch.setattr(asking, "can_ask", lambda: True)
     command = ["--results-dir", str(root), "runs", "rm", str(paths["failed"])]
     refused = CliRunner().invoke(app, command, input="n\n")
     assert isinstance(refused.exception, RunError)
