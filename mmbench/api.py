@@ -26,6 +26,7 @@ from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
 from mmbench.models import registry
 from mmbench.reporting import TableRequest, build_table
+from mmbench.reporting.labels import is_floor
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
 from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
@@ -122,7 +123,8 @@ def run(
     A run that is stored is not computed again, also when a command did it. Raises UsageError for wrong names and
     values, DataError for data that are damaged or out of date.
     """
-    watchers, asked = _watchers(progress), _names(models, "model", example="sasrec")
+    watchers = _watchers(progress)
+    asked = list(map(registry.canonical, _names(models, "model", example="sasrec")))
     if not asked:
         raise UsageError("no model is named; say for example 'sasrec'")
     if not isinstance(lists, int) or lists < 0:
@@ -205,6 +207,9 @@ def report(
     ties: Ties = "expected",
     mask_seen: MaskRule | None = None,
     unequal_budgets: bool = False,
+    sort: str = "",
+    top: int = 0,
+    floors: bool = True,
 ) -> Report:
     """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
 
@@ -214,6 +219,9 @@ def report(
     correction        for many comparisons, over the whole table
     mask_seen         the rule for items that a user already has; by default that of each run's selection
     unequal_budgets   give stars also where the rows were tuned with different budgets
+    sort              the metric that orders the rows, best first, or "name"
+    top               print so many rows besides the floors; tests and marks are about all
+    floors            with the sanity baselines
 
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
@@ -223,12 +231,14 @@ def report(
         metrics=as_metrics(metrics),
         split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
         datasets=tuple(sets), models=tuple(rows), unequal_budgets=unequal_budgets,
+        sort=sort, top=top,
     )  # fmt: skip
     records = list(runs)
     check_names(records, datasets=sets, models=rows, where="among these runs")
     chosen = select(records, datasets=sets, models=rows)
+    chosen = [record for record in chosen if floors or not is_floor(record.model)]
     if records and not chosen:
-        raise without_results(sets, rows)
+        raise without_results(sets, rows) if floors else UsageError("all of these runs are of floors")
     table = build_table(chosen, request)
     filters = runs.filters if isinstance(runs, Runs) else ()
     if filters:  # else nobody could tell from the table that runs were chosen

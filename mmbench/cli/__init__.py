@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn, Optional
 import typer
 
 from mmbench import __version__
+from mmbench.cli.shape import Root, arrange
 from mmbench.cli.state import State
 from mmbench.errors import MmbenchError
 from mmbench.visible import one_line
@@ -20,6 +21,7 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 app = typer.Typer(
     name="mmbench",
+    cls=Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -46,7 +48,9 @@ def root(
     ),
     models_dir: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder with your own models (NAME.py + NAME.toml); repeatable."),
+        typer.Option(
+            help="Folder with your own models (NAME.py + NAME.toml); repeatable. Global options may stand anywhere."
+        ),
     ] = None,
     datasets: Annotated[
         Optional[list[Path]], typer.Option(help="A further datasets.toml; repeatable.")  # noqa: UP045
@@ -74,12 +78,14 @@ from mmbench.cli import (  # noqa: E402
     doctor,
     features,
     knockout,
+    plot,
     power,
     recommend,
     registry,
     report,
     reproduce,
     run,
+    runs,
     score,
     show,
     tune,
@@ -94,6 +100,8 @@ for group in (
     tune,
     report,
     check,
+    runs,
+    plot,
     knockout,
     recommend,
     power,
@@ -107,6 +115,7 @@ for group in (
     doctor,
 ):
     group.register(app)
+arrange(app)
 
 
 def main() -> None:
@@ -134,8 +143,10 @@ def main() -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Print one line on stderr and exit."""
-    typer.echo(f"error: {one_line(message)}" if code != INTERRUPTED else message, err=True)
+    """Print one line on stderr, on a terminal broken at blanks, and end."""
+    from mmbench.cli.state import at_blanks
+
+    typer.echo(at_blanks(f"error: {one_line(message)}" if code != INTERRUPTED else message), err=True)
     sys.exit(code)
 
 

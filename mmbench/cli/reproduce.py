@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from mmbench.cli import complete
 from mmbench.cli.run import DeviceOption, SetOption, StackOption, compute, parse_seeds, parse_sets
 from mmbench.cli.state import State
 from mmbench.cli.tables import note_outdated
+from mmbench.cli.words import words
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +48,11 @@ def reproduce(
     ctx: typer.Context,
     experiment: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[PAPER/EXPERIMENT]", help="Such as hm4sr/table1; without it all are listed."),
+        typer.Argument(
+            metavar="[PAPER/EXPERIMENT]",
+            help="For example hm4sr/table1; without it all are listed.",
+            autocompletion=complete.experiments,
+        ),
     ] = None,
     seeds: Annotated[
         Optional[str],  # noqa: UP045
@@ -57,7 +63,11 @@ def reproduce(
     dataset: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            show_default="the paper's", help="Only this data set, or any that is prepared; repeatable."
+            "--dataset",
+            "-d",
+            show_default="the paper's",
+            help="Only this data set, or any that is prepared; repeatable.",
+            autocompletion=complete.prepared,
         ),
     ] = None,
     set_: SetOption = None,
@@ -101,7 +111,7 @@ def reproduce(
         return
     found = find_experiment(experiment)
     _check_output(found, output)
-    targets = choose_targets(found, dataset or [], state.data_dir, on_error=state.skip_data)
+    targets = choose_targets(found, words(dataset), state.data_dir, on_error=state.skip_data)
     _say_targets(state, found, targets)
     if not isinstance(found.content, Scores):
         _show_data(state, found, targets, fmt, output)
@@ -236,6 +246,8 @@ def _show(
     """Print the table and draw the figure; failures are said last."""
     from mmbench.reproduce.scores import reproduced
 
+    if not records:
+        raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
     one = reproduced(plan, records)
     state.warn_left_out(one.table.left_out)
     if _is_figure(plan.experiment):
@@ -245,8 +257,6 @@ def _show(
     failed = sum(record.status == "failed" for record in records.values())
     if failed:
         raise RunError(f"{failed} of {len(records)} cells failed; the same command tries them again")
-    if not records:
-        raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
 
 
 def _why(plan: "Plan") -> str:

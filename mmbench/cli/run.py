@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmbench.choices import DEFAULT_LISTS, FLOORS, MaskRule
+from mmbench.cli import complete
 from mmbench.cli.state import State
+from mmbench.cli.words import words
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mmbench.runs.store import RunRecord
     from mmbench.runs.workers import Backend
 
+MOST_SEEDS = 10_000  # of a range; a typo must not fill the memory
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -50,14 +53,19 @@ def register(app: typer.Typer) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds that `--seeds` means: `10` -> 1..10; `3,5,8` -> those."""
+    """Return the seeds that `--seeds` means: `10` -> 1..10; `3,5,8` -> those; `4-6,9` -> 4, 5, 6, 9."""
     from mmbench.runs.request import seed_list
 
     parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"-?[0-9]{1,9}", part) for part in parts):
-        raise UsageError(f"--seeds {text!r}: give a number of seeds (10) or a list of seeds (3,5,8)")
-    numbers = [int(part) for part in parts]
-    return seed_list(numbers if len(numbers) > 1 else numbers[0])
+    if len(parts) == 1 and re.fullmatch(r"-?[0-9]{1,9}", parts[0]):
+        return seed_list(int(parts[0]))
+    matches = [re.fullmatch(r"(-?[0-9]{1,9})(?:-([0-9]{1,9}))?", part) for part in parts]
+    ends = [(int(match[1]), int(match[2] or match[1])) for match in matches if match]
+    if len(ends) < len(parts) or any(not 0 <= last - first < MOST_SEEDS for first, last in ends):
+        raise UsageError(
+            f"--seeds {text!r}: give a number of seeds (10), a list (3,5,8) or a range (4-6, at most {MOST_SEEDS})"
+        )
+    return seed_list([seed for first, last in ends for seed in range(first, last + 1)])
 
 
 def read_sets(texts: list[str] | None) -> dict[str, Any]:
@@ -86,10 +94,22 @@ def parse_sets(texts: list[str] | None, *, epochs: int | None = None) -> "Overri
 def run(
     ctx: typer.Context,
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Model names, with :variant if wanted.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Model names, with :variant if wanted.", autocompletion=complete.models
+        ),
     ],
-    dataset: Annotated[list[str] | None, typer.Option(help="Prepared data set; repeatable.")] = None,
-    seeds: Annotated[str, typer.Option(help="How many seeds (10 = 1..10) or which (3,5,8).")] = "1",
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset",
+            "-d",
+            show_default="the one prepared last",
+            help="Prepared data set; repeatable.",
+            autocompletion=complete.prepared,
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="How many seeds (10 = 1..10) or which (3,5,8 or 4-6).")] = "1",
     set_: SetOption = None,
     tuned: Annotated[
         bool,
@@ -129,7 +149,7 @@ def run(
 
     with run_view(state).watching() as view:
         runs = api.run(
-            models, datasets=dataset or [], seeds=parse_seeds(seeds), settings=read_sets(set_), tuned=tuned,
+            words(models), datasets=words(dataset), seeds=parse_seeds(seeds), settings=read_sets(set_), tuned=tuned,
             study=study, epochs=epochs, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
             floors=floors, controls=controls, lists=lists, dry_run=dry_run, debug=state.debug,
             data_dir=state.data_dir, results_dir=state.results_dir, progress=watchers(state, view),
@@ -174,8 +194,16 @@ def close_with_table(state: State, runs: "Runs") -> None:
 
 def train(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model name, with :variant if wanted.")],
-    dataset: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Model name, with :variant if wanted.", autocompletion=complete.models
+        ),
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Prepared data set.", autocompletion=complete.prepared),
+    ] = None,
     seed: Annotated[int, typer.Option(min=1, help="Seed of the run.")] = 1,
     set_: SetOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")] = None,
@@ -205,7 +233,10 @@ def evaluate(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>).")
     ],
     metric: Annotated[
-        list[str] | None, typer.Option(help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.", autocompletion=complete.metrics
+        ),
     ] = None,
     rescore: Annotated[
         bool,
@@ -226,7 +257,7 @@ def evaluate(
     from mmbench.evaluation.metrics import parse_metric
     from mmbench.runs.store import read_record
 
-    wanted = [parse_metric(name) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
+    wanted = [parse_metric(name) for name in words(metric) or ["HR@10", "NDCG@10", "MRR@10"]]
     records = [read_record(path) for path in runs]
     for name in wanted:
         name.check(min(record.n_items for record in records))
@@ -252,6 +283,8 @@ def _rankings_to_print(
             f"{record.path}: {evaluated.n_changed:,} ranks are others than those stored before; "
             "run.json says what ranked them (environment.ranked_again)", markup=False,
         )  # fmt: skip
+    else:
+        state.err.print(f"{record.path}: ranks identical to the stored ones", markup=False)
     return evaluated.rankings
 
 

@@ -97,7 +97,7 @@ _OF_LISTS: dict[str, Callable[[np.ndarray], float]] = {
     "Gini": _gini,
     "Entropy": _entropy,
 }
-_NAMES = (*_GAINS, *_OF_LISTS)
+NAMES = (*_GAINS, *_OF_LISTS)
 _WITHOUT_CUTOFF = {"NDCG", "MRR", "MAP", "AUC"}
 _ALIASES = {"HIT": "HR", "HITS": "HR", "HITRATE": "HR"}
 
@@ -227,9 +227,9 @@ def parse_metric(text: str) -> Metric:
     """Return the metric of a text such as `ndcg@10`; UsageError for an unknown name or an impossible cutoff."""
     word, at, cutoff = text.strip().partition("@")
     upper = word.upper()
-    canonical = {name.upper(): name for name in _NAMES} | _ALIASES
+    canonical = {name.upper(): name for name in NAMES} | _ALIASES
     if upper not in canonical:
-        near = suggest(word, _NAMES, what="metric") if word not in ("", "@") else "a metric has no name"
+        near = suggest(word, NAMES, what="metric") if word not in ("", "@") else "a metric has no name"
         raise UsageError(f"{near} (write for example NDCG@10)")
     name = canonical[upper]
     if not at:

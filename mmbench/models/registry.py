@@ -84,8 +84,11 @@ class ModelEntry:
         )
 
     def own_settings(self) -> list[str]:
-        """Return the keys of the model's own settings."""
-        return [parameter.name for parameter in fields(self.config_class())]
+        """Return the keys of the model's own settings; those that many models inherit (of losses) come last."""
+        cls = self.config_class()
+        names = [parameter.name for parameter in fields(cls)]
+        own = inspect.get_annotations(cls)
+        return [name for name in names if name in own] + [name for name in names if name not in own]
 
     def known_settings(self) -> list[str]:
         """Return the keys that the model takes: its own and those of training, which must not overlap."""
@@ -218,6 +221,25 @@ def find(name: str) -> ModelEntry:
         names = [f"{model}:{known_variant}" for known_variant in entry.recipe.variants]
         raise UsageError(suggest(name, names, what="variant"))
     return replace(entry, variant=variant)
+
+
+def canonical(name: str) -> str:
+    """Return the registered name of a model that is written in other case or as tables call it: `SASRec` -> `sasrec`.
+
+    UsageError for an unknown name, as `find`.
+    """
+    model, colon, variant = name.partition(":")
+    known = entries()
+    if model not in known:
+        folded = {entry.recipe.display.casefold(): key for key, entry in known.items()}
+        folded |= {key.casefold(): key for key in known}
+        model = folded.get(model.casefold(), model)
+    entry = known.get(model)
+    if entry is not None and variant and variant not in entry.recipe.variants:
+        same = [key for key in entry.recipe.variants if key.casefold() == variant.casefold()]
+        variant = same[0] if len(same) == 1 else variant
+    find(f"{model}{colon}{variant}" if entry is not None else name)
+    return f"{model}{colon}{variant}"
 
 
 def check_recipe(entry: ModelEntry) -> None:

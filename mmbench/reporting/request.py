@@ -20,6 +20,8 @@ class TableRequest:
     compare     the row (label or model) that is tested against all others; None = the best row of each column
     datasets, models  the order; by default, data sets by name and the strongest model first
     unequal_budgets   give stars also where the rows were tuned with different budgets
+    sort        the metric that orders the rows, best first, or "name"; by default the first column
+    top         print so many rows besides the floors; 0 = all
     """
 
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
@@ -32,6 +34,8 @@ class TableRequest:
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     unequal_budgets: bool = False
+    sort: str = ""
+    top: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))

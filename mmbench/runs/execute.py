@@ -31,7 +31,7 @@ from mmbench.runs import store
 from mmbench.runs.build import LoadedData, build_model, load_data
 from mmbench.runs.plan import Cell
 from mmbench.runs.rerank import RunModel
-from mmbench.runs.store import RANKINGS, RunRecord, Selection
+from mmbench.runs.store import RANKINGS, TRACEBACK, RunRecord, Selection
 from mmbench.runtime import environment, pick_device
 from mmbench.settings.config import TrainConfig
 from mmbench.training.devices import peak_memory, reset_peak_memory
@@ -39,8 +39,6 @@ from mmbench.training.files import BEST, CANDIDATE, LOG, PREVIOUS, RESUME
 from mmbench.training.progress import Progress, Watcher
 from mmbench.training.stack import fit_together, why_not
 from mmbench.training.trainer import Trainer
-
-TRACEBACK = "traceback.txt"  # in a cell's folder, of an error that mmbench did not foresee
 
 
 @dataclass

@@ -18,13 +18,14 @@ from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
 from mmbench.paths import split_paths
-from mmbench.runs.execute import TRACEBACK, fail_cell, run_cell, run_stack, tidy
+from mmbench.runs.execute import fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.plan import Cell, make_cell, settings_of_use
 from mmbench.runs.rerank import Evaluated, evaluate_again
-from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
+from mmbench.runs.store import RANKINGS, RECORD, TRACEBACK, RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
 from mmbench.settings.config import Layer, Origin
+from mmbench.settings.words import unknown_setting
 from mmbench.training.files import RESUME
 from mmbench.training.progress import Watcher
 
@@ -94,7 +95,7 @@ def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
             modality = key.partition("_")[0]
             raise UsageError(f"--set {key}: no model of this run reads {modality} features; leave it out")
         if key not in every:
-            raise UsageError(f"--set {key}: {suggest(key, every, what='setting')}")
+            raise UsageError(f"--set {key}: {unknown_setting(key, every)}")
     names = {*models, *(name.partition(":")[0] for name in models)}
     for name, settings in overrides.by_model.items():
         if name not in names:
@@ -103,7 +104,7 @@ def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
         keys = entry.known_settings()
         for key in settings:
             if key not in keys:
-                raise UsageError(f"--set {name}.{key}: {suggest(key, keys, what='setting')}")
+                raise UsageError(f"--set {name}.{key}: {unknown_setting(key, keys)}")
             if key not in settings_of_use(entry):
                 raise UsageError(f"--set {name}.{key}: {name} has no use for this setting")
 

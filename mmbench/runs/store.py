@@ -30,6 +30,7 @@ from mmbench.settings.config import Setting
 
 FORMAT = 2
 RECORD, RANKINGS = "run.json", "rankings"
+TRACEBACK = "traceback.txt"  # of an error that mmbench did not foresee
 
 
 class MisplacedError(DataError):
