@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.choices import Correction, Format, MaskRule, SplitName, TestName, Ties
+from mmbench.choices import Correction, Format, MaskRule, Rows, SplitName, TestName, Ties
 from mmbench.cli.state import State
 from mmbench.errors import MmbenchError, UsageError
 
@@ -108,6 +108,10 @@ def report(
             "--unequal-budgets", help="Give stars also where rows were tuned with different budgets."
         ),
     ] = False,
+    rows: Annotated[
+        Rows,
+        typer.Option(help="Only rows with the recipe's settings, or tuned ones, or both side by side."),
+    ] = "all",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
@@ -128,7 +132,7 @@ def report(
     built = api.report(
         runs, datasets=dataset or [], models=model or [], metrics=metrics, compare=compare, test=test,
         correction=correction, split=split, ties=ties, mask_seen=mask_seen,
-        unequal_budgets=unequal_budgets,
+        unequal_budgets=unequal_budgets, rows=rows,
     )  # fmt: skip
     state.warn_left_out(built.left_out)
     _emit(state, built.table, fmt, output)
