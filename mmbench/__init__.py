@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmbench.api import load, prepare, recommend, report, run, studies, tune
+    from mmbench.api import fuse, load, prepare, recommend, report, run, studies, tune
 
-    __all__ = ["__version__", "load", "prepare", "recommend", "report", "run", "studies", "tune"]
+    __all__ = ["__version__", "fuse", "load", "prepare", "recommend", "report", "run", "studies", "tune"]
 else:
     from mmbench.lazy import attach
 
@@ -39,7 +39,7 @@ else:
     }
     __getattr__, __dir__, _exported = attach(
         __name__,
-        {"mmbench.api": ("load", "prepare", "recommend", "report", "run", "studies", "tune")},
+        {"mmbench.api": ("fuse", "load", "prepare", "recommend", "report", "run", "studies", "tune")},
         packages=("data", "errors", "models", "nn"),
         moved=_MOVED,
     )

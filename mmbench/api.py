@@ -21,14 +21,17 @@ from mmbench.arguments import (
     data_folder,
     datasets_of,
     names_of,
+    one_of,
     plain,
     results_folder,
 )
 from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, Rows, SplitName, TestName, Ties
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
+from mmbench.evaluation.fusion import WEIGHT_KINDS
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
+from mmbench.nn.score_scales import SCALES
 from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
 from mmbench.reporting.recommended import Recommended, recommended
@@ -36,6 +39,7 @@ from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
 from mmbench.reporting.studies import Study, stored_studies
 from mmbench.runs.controls import plan_controls
+from mmbench.runs.fuse import fuse_runs
 from mmbench.runs.loading import check_names, load_runs, without_results
 from mmbench.runs.narrator import RunLines
 from mmbench.runs.plan import Cell
@@ -51,7 +55,7 @@ from mmbench.tuning.request import make_search, plan_studies
 from mmbench.tuning.study import run_study
 from mmbench.tuning.tuned import tuned_layers
 
-__all__ = ["load", "prepare", "recommend", "report", "run", "studies", "tune"]
+__all__ = ["fuse", "load", "prepare", "recommend", "report", "run", "studies", "tune"]
 
 Progress = bool | Watchers  # the command line gives watchers of its own
 
@@ -242,6 +246,30 @@ def studies(
             f"{', '.join(asked)}: no study on {', '.join(names)} is stored; mmbench tune makes them"
         )
     return stored
+
+
+def fuse(
+    runs: Sequence[RunRecord],
+    *,
+    scale: str = "zscore",
+    weights: str = "validation",
+    device: str = "auto",
+    lists: int = DEFAULT_LISTS,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+) -> RunRecord:
+    """Sum the scores of finished runs of one protocol, on one scale; store the fusion as a run and return it.
+
+    scale    "raw", "zscore", "minmax", "prob", "logit" or "rank"
+    weights  "validation" (the best in steps of .1), "equal", "learned" or "gated" (by user); never by test targets
+
+    Raises UsageError for runs that do not share data and protocol, RunError for one that has not finished.
+    """
+    return fuse_runs(
+        list(runs), results_dir=results_folder(results_dir), data_dir=data_folder(data_dir),
+        scale=one_of(scale, SCALES, "scale"), weights=one_of(weights, WEIGHT_KINDS, "weights"), device=device,
+        lists=lists,
+    )  # fmt: skip
 
 
 def load(

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mmbench import paths
 from mmbench.data.store import Prepared
-from mmbench.errors import UsageError
+from mmbench.errors import UsageError, suggest
 
 Folder = str | Path | None
 Names = str | Sequence[str]
+W = TypeVar("W", bound=str)
 
 
 def data_folder(folder: Folder) -> Path:
@@ -59,3 +60,11 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key in settings:
         check_name(key, "setting", example="lr")
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}
+
+
+def one_of(word: str, words: Sequence[W], option: str) -> W:
+    """Return a word of an option's vocabulary; UsageError, with the nearest word, for another one."""
+    for known in words:
+        if known == word:
+            return known
+    raise UsageError(f"--{option}: {suggest(str(word), words, what=option)}")

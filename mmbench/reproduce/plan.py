@@ -173,7 +173,7 @@ def _plan_row(
         )
     except (
         MmbenchError
-    ) as error:  # the settings are right, so it is the data (no features, damaged ones) or no search
+    ) as error:  # the settings are right: it is the data (no features, damaged), or no search fits
         planned.missing[prepared.name] = str(error)
 
 
