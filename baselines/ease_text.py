@@ -81,7 +81,7 @@ class EASEText(LateFused[EASETextConfig]):
             self.members[name] = (
                 self._ease(catalog) if feat is None else ContentMember(feat, present, config.decay)
             )
-        self.init_fusion(len(names))
+        self.init_fusion(len(names), catalog.train_items)
 
     def _ease(self, catalog: Catalog) -> EASE:
         config = self.config

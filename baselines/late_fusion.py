@@ -85,7 +85,7 @@ class LateFusion(LateFused[LateFusionConfig], SeparateEnsemble[LateFusionConfig]
         super().__init__(config, catalog, LateFusionMember)
         for _, member in self.members.asked():
             member.restart()
-        self.init_fusion(len(self.members))
+        self.init_fusion(len(self.members), catalog.train_items)
 
     @property
     def needs(self) -> Needs:

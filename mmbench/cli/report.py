@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.choices import Correction, Format, MaskRule, SplitName, Style, TestName, Ties
+from mmbench.choices import Correction, Format, MaskRule, Rows, SplitName, Style, TestName, Ties
 from mmbench.cli import complete
 from mmbench.cli.state import State
 from mmbench.cli.words import words
@@ -164,6 +164,10 @@ def report(
             "--unequal-budgets", help="Give stars also where rows were tuned with different budgets."
         ),
     ] = False,
+    rows: Annotated[
+        Rows,
+        typer.Option(help="Only rows with the recipe's settings, or tuned ones, or both side by side."),
+    ] = "all",
     slice_: Annotated[
         str | None,
         typer.Option(
@@ -205,7 +209,7 @@ def report(
         return
     built = api.report(
         runs, datasets=datasets, models=models, metrics=metrics, compare=compare, test=test, correction=correction,
-        split=split, ties=ties, mask_seen=mask_seen, unequal_budgets=unequal_budgets, sort=sort, top=top,
+        split=split, ties=ties, mask_seen=mask_seen, unequal_budgets=unequal_budgets, sort=sort, top=top, rows=rows,
         floors=floors and not brief,
     )  # fmt: skip
     state.warn_left_out(built.left_out)

@@ -71,6 +71,10 @@ def reproduce(
         ),
     ] = None,
     set_: SetOption = None,
+    tuned: Annotated[
+        bool,
+        typer.Option("--tuned", help="With the best settings that `mmbench tune` found; --set is stronger."),
+    ] = False,
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
     jobs: Annotated[
         int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
@@ -119,7 +123,7 @@ def reproduce(
     n_stacked = stack_size(stack, pick_device(device))
     if seeds is None and found.content.seeds > 1:
         state.err.print(f"seeds: {found.content.seeds}, as in the paper (--seeds chooses)")
-    plan = _plan(state, found, targets, seeds or str(found.content.seeds), set_, epochs)
+    plan = _plan(state, found, targets, seeds or str(found.content.seeds), set_, epochs, tuned)
     if not stored:
         check_planned(plan.cells)
     if dry_run:
@@ -190,6 +194,7 @@ def _plan(
     seeds: str,
     sets: list[str] | None,
     epochs: int | None,
+    tuned: bool,
 ) -> "Plan":
     from mmbench.reproduce.plan import make_plan
 
@@ -199,6 +204,7 @@ def _plan(
         targets=targets,
         seeds=parse_seeds(seeds),
         overrides=parse_sets(sets, epochs=epochs),
+        tuned=tuned,
     )
 
 

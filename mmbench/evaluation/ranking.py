@@ -4,7 +4,7 @@ For each user: greater = number of other candidates scored above the target, equ
 No candidate is sampled. Scores are float32 or float64; TF32 is off (mmbench.runtime).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,25 @@ def rank_fully(
     return Ranking(
         name=name, user=view.user, target=view.target, counts=collected.counts, n_items=model.n_items,
         lists=collected.top_lists(), spread=collected.spread, made_by=made_by,
+    )  # fmt: skip
+
+
+def rank_scores(
+    chunks: Iterable[tuple[np.ndarray, Tensor]],
+    view: TargetView,
+    n_items: int,
+    *,
+    name: str,
+    lists: int = 0,
+    made_by: MadeBy = UNKNOWN,
+) -> Ranking:
+    """Rank every target by scores that come as (index into the view's users, scores [T, N]), under every mask rule."""
+    collected = _Collected(view, n_items, rules=RULES, lists=min(lists, n_items))
+    for index, scores in chunks:
+        collected.add(index, scores)
+    return Ranking(
+        name=name, user=view.user, target=view.target, counts=collected.counts, n_items=n_items,
+        lists=collected.top_lists(), made_by=made_by,
     )  # fmt: skip
 
 

@@ -28,7 +28,8 @@ def change_features(catalog: Catalog, modality: str, change: FeatureChange) -> C
     """Return the catalogue with other features of a modality; as it is where no item has the modality.
 
     Of features with a state per layer, `shuffled` moves an item's states together; the others treat each layer as
-    features of its own. Text and pictures are permuted independently of each other.
+    features of its own. `shuffled` permutes texts and pictures independently of each other; `shuffled-together`
+    permutes both alike, among the items that have both and among those that have one of them.
 
     Raises ValueError where fewer than two items have a modality that is to be shuffled.
     """
@@ -38,18 +39,22 @@ def change_features(catalog: Catalog, modality: str, change: FeatureChange) -> C
     changed: dict[str, Any] = {}
     features: Tensor | None = getattr(catalog, f"{modality}_feat")
     if features is not None:
-        changed[f"{modality}_feat"] = _changed(features, present, modality, change)
+        changed[f"{modality}_feat"] = _changed(features, catalog, modality, change)
     if modality in catalog.layer_feat:
-        layers = _changed(catalog.layer_feat[modality], present, modality, change)
+        layers = _changed(catalog.layer_feat[modality], catalog, modality, change)
         changed["layer_feat"] = {**catalog.layer_feat, modality: layers}
     return replace(catalog, **changed)
 
 
-def _changed(features: Tensor, present: Tensor, modality: str, change: FeatureChange) -> Tensor:
+def _changed(features: Tensor, catalog: Catalog, modality: str, change: FeatureChange) -> Tensor:
     """Return features [N + 1, ...], the rows of those present changed, in the same precision."""
+    present: Tensor = getattr(catalog, f"has_{modality}")
+    ids, changed = present.nonzero()[:, 0], features.clone()
+    if change.kind == "shuffled-together":
+        source = permuted_together(catalog, change.seed, modality)
+        changed[ids] = features[source[ids]]
+        return changed
     generator = torch.Generator().manual_seed(derive_seed(change.seed, "features", change.kind, modality))
-    ids = present.nonzero()[:, 0]
-    changed = features.clone()
     if change.kind == "shuffled":
         changed[ids] = features[permuted(ids, generator, modality)]
         return changed
@@ -76,6 +81,25 @@ def permuted(ids: Tensor, generator: torch.Generator, modality: str) -> Tensor:
     order = torch.randperm(len(ids), generator=generator)
     source = torch.empty_like(ids)
     source[order] = ids[order.roll(1)]
+    return source
+
+
+def permuted_together(catalog: Catalog, seed: int, modality: str) -> Tensor:
+    """Return whose vectors each item gets, int64 [N + 1], the same for every modality.
+
+    Items that have both modalities are one cycle, and so are those that have only the text or only the picture: no
+    presence changes. The only item of such a kind keeps its vector.
+    """
+    kinds = torch.zeros(catalog.n_items + 1, dtype=torch.int64)
+    for number, present in enumerate((catalog.has_text, catalog.has_image)):
+        if present is not None:
+            kinds += present.long().cpu() << number
+    generator = torch.Generator().manual_seed(derive_seed(seed, "features", "shuffled-together"))
+    source = torch.arange(len(kinds))
+    for kind in (1, 2, 3):
+        ids = (kinds == kind).nonzero()[:, 0]
+        if len(ids) > 1:
+            source[ids] = permuted(ids, generator, modality)
     return source
 
 

@@ -1,7 +1,7 @@
 """Late fusion: scores of members that know nothing of each other, on one scale, summed with weights.
 
-The weights are equal while members are trained. Those of `fusion_weights = "validation"` are chosen once, after the
-training, by the validation ranking (mmbench.evaluation.fusion), and are part of the run.
+The weights are equal while members are trained. Others are chosen once, after the training, on the validation targets
+(mmbench.evaluation.fusion), and are part of the run.
 
 Axes: M members, T targets, N items. `LateFused` builds on the contract of mmbench.models.base.
 """
@@ -15,14 +15,16 @@ from torch import Tensor
 
 from mmbench.data.batch import Batch
 from mmbench.models.base import Recommender
-from mmbench.nn.score_scales import Scale, rescale, weighted_sum
+from mmbench.nn.score_scales import FusionWeights, Scale, equal_weights, rescale
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
     scale: Scale = "zscore"
-    # "validation": of all weights in steps of .1 those of the best NDCG@10, equal ones below FEWEST_USERS users.
-    fusion_weights: Literal["validation", "equal"] = "validation"
+    # "validation": of all weights in steps of .1 those of the best NDCG@10. "learned": those of a conditional logit on
+    # the validation targets. "gated": learned, by the length of a history and the popularity of its last item. All are
+    # equal below FEWEST_USERS users.
+    fusion_weights: Literal["validation", "equal", "learned", "gated"] = "validation"
 
 
 F = TypeVar("F", bound=FusionConfig)
@@ -31,18 +33,35 @@ F = TypeVar("F", bound=FusionConfig)
 class LateFused(Recommender[F]):
     """A model that fuses the scores of its members. A subclass ends its constructor with `init_fusion`."""
 
-    shares: Tensor  # int64 [M], whole numbers in proportion to the weights, so that no precision rounds them
-    weights_from: str
+    shares: Tensor  # int64 [M], see FusionWeights
+    gates: Tensor  # float64 [M, 3], only where weights are gated
+    popularity: Tensor  # float64 [N + 1], log(1 + training events) of each item
+    weights: FusionWeights
 
-    def init_fusion(self, n_members: int) -> None:
-        """Weigh the members alike."""
-        self.weights_from = "equal"
+    def init_fusion(self, n_members: int, train_items: Tensor) -> None:
+        """Weigh the members alike. The popularity of items is that among these events."""
         self.register_buffer("shares", torch.ones(n_members, dtype=torch.int64))
+        counts = torch.bincount(train_items, minlength=self.n_items + 1)
+        self.register_buffer("popularity", counts.double().log1p(), persistent=False)
+        if self.config.fusion_weights == "gated":
+            self.register_buffer("gates", torch.zeros(n_members, 3, dtype=torch.float64))
+        self.weights = equal_weights(n_members)
 
     def set_shares(self, shares: Sequence[int], source: str) -> None:
         """Weigh the members in proportion to whole numbers from here on; `source` says who decided it."""
-        self.shares.copy_(torch.tensor(shares))
-        self.weights_from = source
+        self.set_weights(FusionWeights(tuple(shares), source))
+
+    @property
+    def weights_from(self) -> str:
+        """Who decided the weights."""
+        return self.weights.source
+
+    def set_weights(self, weights: FusionWeights) -> None:
+        """Weigh the members so from here on."""
+        self.weights = weights
+        self.shares.copy_(torch.tensor(weights.shares))
+        if weights.gates:
+            self.gates.copy_(torch.tensor(weights.gates))
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scores [T, N] of each member that is asked, by name."""
@@ -61,6 +80,12 @@ class LateFused(Recommender[F]):
             knows.append(knows_of(batch, present))
         return torch.stack(scaled), torch.stack(knows)
 
+    def traits(self, batch: Batch) -> Tensor:
+        """Return log(1 + length) of each slot's history as it is read, and of its last item's popularity, [T, 2]."""
+        last = batch.item_seq.flatten()[batch.slot]
+        length = batch.position.flatten()[batch.slot] + 1
+        return torch.stack([length.double().log1p(), self.popularity.double()[last]], 1)
+
     def score(self, batch: Batch) -> Tensor:
         """Return [T, N]; a member that is asked alone scores as it does."""
         scores = list(self.member_scores(batch).values()) if self.is_alone() else []
@@ -68,7 +93,7 @@ class LateFused(Recommender[F]):
 
     def _fused(self, batch: Batch) -> Tensor:
         scaled, knows = self.scaled(batch)
-        return weighted_sum(scaled, self.shares, knows)
+        return self.weights.combine(scaled, knows, self.traits(batch))
 
     def is_alone(self) -> bool:
         """Return whether one member is asked, and not the sum."""
@@ -76,8 +101,14 @@ class LateFused(Recommender[F]):
 
     def fusion_state(self) -> dict[str, Any]:
         """Return the weights in the order of the members, and where they come from, for run.json."""
-        weights = (self.shares / self.shares.sum()).tolist()
-        return {"weights": weights, "shares": self.shares.tolist(), "weights_from": self.weights_from}
+        shares = self.weights.shares
+        state = {
+            "weights": [share / sum(shares) for share in shares], "shares": list(shares),
+            "weights_from": self.weights.source,
+        }  # fmt: skip
+        return (
+            {**state, "gates": [list(gate) for gate in self.weights.gates]} if self.weights.gates else state
+        )
 
 
 def knows_of(batch: Batch, present: Tensor | None) -> Tensor:

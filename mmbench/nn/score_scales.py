@@ -4,13 +4,16 @@ Axes: M members, T targets, N items. All candidates of a ranking count, whatever
 both mask rules share one scale. Everything is float64: the mean of a million float32 scores is not exact.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Scale = Literal["raw", "zscore", "minmax", "prob", "logit", "rank"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 RANK_OFFSET = 60
 STEPS = 10  # of a weight in the grid, from 0 to 1
 
@@ -73,6 +76,46 @@ def weighted_sum(scaled: Tensor, shares: Tensor, knows: Tensor | None = None) ->
     left = shares[:, None] * knows
     left = torch.where(left.sum(0) > 0, left, knows.long())
     return torch.einsum("mt,mtn->tn", left.double() / left.sum(0).clamp(min=1), scaled)
+
+
+@dataclass(frozen=True)
+class FusionWeights:
+    """How members are weighted, and who decided it.
+
+    shares  whole numbers in proportion to the weights, so that no precision rounds them
+    gates   of each member three numbers: its weight is exp(g0 + g1 log(1 + length) + g2 log(1 + popularity)), of a
+            user's history and of its last item; () where all users share the weights
+    """
+
+    shares: tuple[int, ...]
+    source: str
+    gates: tuple[tuple[float, ...], ...] = ()
+
+    def combine(self, scaled: Tensor, knows: Tensor, traits: Tensor) -> Tensor:
+        """Return the sum [T, N] of scores [M, T, N] of members that know something of a history, knows [M, T].
+
+        traits  float64 [T, 2], the logarithms of 1 + length and of 1 + popularity
+        """
+        if not self.gates:
+            return weighted_sum(scaled, torch.tensor(self.shares, device=scaled.device), knows)
+        weights = gate_weights(torch.tensor(self.gates, dtype=torch.float64, device=scaled.device), traits)
+        left = weights * knows
+        return torch.einsum("mt,mtn->tn", left / left.sum(0).clamp(min=1e-300), scaled)
+
+
+def gate_weights(gates: Tensor, traits: Tensor) -> Tensor:
+    """Return the weights [M, T] of gates [M, 3] for traits [T, 2]."""
+    constant = torch.ones(len(traits), 1, dtype=traits.dtype, device=traits.device)
+    return (gates @ torch.cat([constant, traits], 1).T).exp()
+
+
+def equal_weights(n_members: int, source: str = "equal") -> FusionWeights:
+    return FusionWeights((1,) * n_members, source)
+
+
+def as_shares(weights: Sequence[float]) -> tuple[int, ...]:
+    """Return weights of which one is above 0 as billionths of their sum."""
+    return tuple(round(1e9 * weight / sum(weights)) for weight in weights)
 
 
 def simplex_grid(n_members: int) -> Tensor:

@@ -13,6 +13,7 @@ from mmbench.errors import UsageError, suggest
 from mmbench.reporting import caption
 from mmbench.reporting.compare import ColumnRows, compare_all
 from mmbench.reporting.effort import Efforts, effort_lines, effort_warnings, efforts_of, unequal_datasets
+from mmbench.reporting.effort_rows import EffortRows, effort_rows
 from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
 from mmbench.reporting.missing_controls import missing_control_lines
@@ -37,9 +38,15 @@ def build_table(records: Sequence[RunRecord], request: TableRequest = DEFAULT_RE
     datasets += sorted(present - set(datasets))
     check_runs(records, datasets, request)
     groups, repeated = group_runs(records)
-    keys, labels = row_keys(groups)
-    grid = Grid(request, datasets, list(dict.fromkeys(keys)))
-    for group, key in zip(groups, keys, strict=True):
+    if request.rows == "all":
+        keys, labels = row_keys(groups)
+        chosen = EffortRows(list(zip(keys, groups, strict=True)), labels)
+    else:
+        chosen = effort_rows(groups, request.rows)
+    labels, repeated = chosen.labels, [*repeated, *chosen.left_out]
+    grid = Grid(request, datasets, list(dict.fromkeys(key for key, _ in chosen.entries)))
+    grid.reasons.update(chosen.missing)
+    for key, group in chosen.entries:
         grid.add(key, group)
     grid.check()
     names = row_names(records)
@@ -95,16 +102,31 @@ class _Builder:
         self.rows = mark_places([self._row(key, *names[key]) for key in self.keys], len(self.columns))
 
     def sort(self) -> None:
-        """Put floors last; sort the rest as requested, else in the order of the models, else strongest first."""
-        by_name, column = self.request.sort == "name", self._sorted_column()
+        """Put floors last; sort the rest as requested, else in the order of the models, else strongest first.
 
-        def order(index: int) -> tuple[bool, int, float, str]:
+        Rows of one model stay together where they are the recipe's and the tuned ones.
+        """
+        by_name, column = self.request.sort == "name", self._sorted_column()
+        together = self.request.rows == "both"
+        firsts = [row.cells[column].mean for row in self.rows]
+        means = [-np.inf if mean is None else mean for mean in firsts]
+        best: dict[str, float] = {}
+        for row, mean in zip(self.rows, means, strict=True):
+            best[row.model] = max(mean, best.get(row.model, -np.inf))
+
+        def order(index: int) -> tuple[bool, int, float, str, str]:
             row = self.rows[index]
             models = () if self.request.sort else self.request.models
             rank = models.index(row.model) if row.model in models else len(models)
-            mean = row.cells[column].mean
-            value = 0.0 if by_name else np.inf if mean is None else -mean
-            return row.floor, rank, value, row.label.casefold() if by_name else row.label
+            mean = best[row.model] if together else means[index]
+            value = row.label.casefold() if by_name else ""
+            return (
+                row.floor,
+                rank,
+                0.0 if by_name else -mean,
+                row.model if together else "",
+                value or row.label,
+            )
 
         order_of_rows = sorted(range(len(self.rows)), key=order)
         self.rows = [self.rows[index] for index in order_of_rows]
