@@ -45,7 +45,7 @@ class DIFSRConfig(Sampling):
     dropout: Probability
     attn_dropout: Probability
     fusion: Literal["sum", "concat", "gate"]
-    fusion_input: Literal["raw", "masked"]  # is what concat and gate read
+    fusion_input: Literal["raw", "masked"]  # selects what concat and gate read
     pooling: Literal["sum", "mean"]  # combines the vectors of an item's categories
     attribute_weight: NonNegativeFloat  # lambda
     attributes: Literal["trained", "frozen"]
@@ -173,7 +173,7 @@ class DecoupledBlock(nn.Module):
 
     def forward(self, streams: Streams, mask: Tensor, slot: Tensor | None = None) -> Tensor:
         """Return the next layer's ids [R, W, D] under mask bool [R, W, W], or [T, D] at `slot` [T] only."""
-        if slot is not None and len(slot) <= len(mask):  # a row has a single slot on average, or fewer
+        if slot is not None and len(slot) <= len(mask):  # then computing the slots only is cheaper
             row, width = slot // mask.shape[2], mask.shape[2]
             asked, read = streams.at_slots(slot), streams.of_rows(row)
             mixed = self.attention(asked, read, mask[row, slot % width][:, None])[:, 0]

@@ -16,8 +16,7 @@ Differences that matter (hm4sr.toml lists all, with their switches):
     prefix, as the code does, or for each history, which is much faster (`pcl_mask = "shared"`).
 (2) category loss (eq. 22): the mean over real items x classes, where an item counts once for each prefix that contains
     it; the paper sums (`category_loss = "sum"`).
-(3) phase of the absolute time (eq. 13): inside the frequency, as in the code; the paper prints it outside
-    (`phase = "outside"`). It is computed in float64, because seconds are about 1e9.
+(3) phase of the absolute time (eq. 13): inside the frequency, as in the code; the paper has it outside (`phase`).
 """
 
 import math
@@ -369,8 +368,7 @@ class HM4SR(Recommender[HM4SRConfig]):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Replace a share beta of each history's content [R, W, M - 1, D] by placeholders that read time alone, eq. 24.
 
-        Return rows, their attention mask and slots. With "exact" a row is the history of a target, with draws of its
-        own.
+        Return rows, their attention mask and slots. With "exact" a row is the history of a target, with separate draws.
         """
         placeholder = self.placeholders(time).unflatten(-1, content.shape[2:])
         share = self.config.placeholder_share
@@ -395,8 +393,7 @@ def side_by_side(states: Tensor) -> Tensor:
 def choose_share(segment: Tensor, share: float) -> Tensor:
     """Draw floor(length * share) positions of every history; segment int64 [R, W] -> bool [R, W]."""
     same = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :]
-    length = same.sum(-1)
     draw = torch.rand(segment.shape, device=segment.device)
     rank = (same & (draw[:, None, :] < draw[:, :, None])).sum(-1)  # of each draw within its history
     # 1e-9: 0.3 * 10 must be 3 although 0.3 has no exact binary form.
-    return (segment > 0) & (rank < (length.double() * share + 1e-9).floor())
+    return (segment > 0) & (rank < (same.sum(-1).double() * share + 1e-9).floor())

@@ -76,8 +76,7 @@ class Attention(nn.Module):
         self.out = linear(dim, dim, n_groups, use_bias=use_bias)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Mix x [..., R, W, D] under mask bool [R, W, W]: [..., R, W, D], or [..., T, D] at `slot` [T], flat in [R
-        W]."""
+        """Mix x [..., R, W, D] under mask bool [R, W, W]: [..., R, W, D], or [..., T, D] at `slot`, flat in [R W]."""
         return self.out(self.mix(self.qkv(x), mask, slot))
 
     def mix(self, qkv: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
@@ -89,7 +88,7 @@ class Attention(nn.Module):
             # A copy here saves a copy in each of the products.
             q, k, v = qkv.unflatten(-1, (3, self.n_heads, -1)).movedim((-3, -2), (0, -3)).contiguous()
             return take_grouped_slots(self.attend(q, k, v, mask), slot)
-        # A row has at most a single slot on average: the slots' rows of the weights are enough.
+        # With no more slots than rows it is cheaper to compute the slots' rows of the weights only.
         query, key_value = qkv.split((qkv.shape[-1] // 3, qkv.shape[-1] * 2 // 3), -1)
         return self.attend_once(take_grouped_slots(query, slot), key_value, mask, slot)
 
