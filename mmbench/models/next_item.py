@@ -118,7 +118,7 @@ class NextItem(nn.Module):
         return q
 
     @property
-    def has_own_negatives(self) -> bool:
+    def has_target_negatives(self) -> bool:
         """Return whether each target is compared with negatives drawn for itself, `batch.negatives`."""
         return self.kind not in ("ce", "sce") and self.sampling.share == "target"
 

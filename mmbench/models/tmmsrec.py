@@ -318,7 +318,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return eq. 14; where each state meets a few items, only these are looked up."""
-        if not self.next_item.has_own_negatives:
+        if not self.next_item.has_target_negatives:
             return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}
         tables = self._tables()
         inputs, items = zip(*(look_up(table, batch.item_seq, pairs(batch)) for table in tables), strict=True)

@@ -62,7 +62,7 @@ class TMMSRecAsReleased(TMMSRec):
     @property
     def needs(self) -> Needs:
         needs = super().needs
-        if self.config.owned_items == "first" and self.next_item.has_own_negatives:
+        if self.config.owned_items == "first" and self.next_item.has_target_negatives:
             needs = replace(needs, extras=(Negatives(k=self.config.n_negatives, exclude=first_items),))
         if not self.config.padding_keys:
             return needs
