@@ -56,6 +56,13 @@ class ItemKNNCBF(Recommender[ItemKNNCBFConfig]):
             self_sim=config.self_sim,
         )
 
+    @classmethod
+    def reads(cls, config: ItemKNNCBFConfig, modality: str) -> bool:
+        if config.form == "concatenated" or modality not in ("text", "image"):
+            return True
+        weight = config.image_weight if modality == "image" else 1 - config.image_weight
+        return weight > 0
+
     def _similarity(self, catalog: Catalog) -> Callable[[Tensor], Tensor]:
         """ids [B] -> similarities [B, N+1]. A data set with one modality gives that one all the weight."""
         text, image = catalog.text_feat, catalog.image_feat

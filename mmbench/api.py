@@ -30,8 +30,10 @@ from mmbench.reporting.protocols import check_planned, keep_current, keep_settin
 from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
+from mmbench.reporting.targets import look_lines, tie_lines
 from mmbench.runs.controls import plan_controls
 from mmbench.runs.loading import check_names, load_runs, without_results
+from mmbench.runs.look_log import note_looks
 from mmbench.runs.narrator import RunLines
 from mmbench.runs.plan import Cell
 from mmbench.runs.request import Watchers, choose_datasets, choose_models, seed_list, without_costly_floors
@@ -205,6 +207,7 @@ def report(
     ties: Ties = "expected",
     mask_seen: MaskRule | None = None,
     unequal_budgets: bool = False,
+    data_dir: Folder = None,
 ) -> Report:
     """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
 
@@ -214,6 +217,7 @@ def report(
     correction        for many comparisons, over the whole table
     mask_seen         the rule for items that a user already has; by default that of each run's selection
     unequal_budgets   give stars also where the rows were tuned with different budgets
+    data_dir          where the prepared data lie: a table of test targets is noted beside them, see docs/trust.md
 
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
@@ -234,6 +238,10 @@ def report(
     if filters:  # else nobody could tell from the table that runs were chosen
         caption = ("Runs", f"Only runs with {', '.join(filters)}.")
         table = replace(table, caption=(*table.caption, caption))
+    if split == "test":
+        folder = _data_dir(data_dir)
+        lines = [*tie_lines(chosen, data_dir=folder), *look_lines(chosen, data_dir=folder)]
+        table = replace(table, caption=(*table.caption, *lines))
     return Report(table)
 
 
@@ -253,7 +261,9 @@ def recommend(
     Raises UsageError for a user without a test target and where fewer items are stored, RunError for data that changed.
     """
     _check_name(user, "user", example="U0001")
-    return recommended(run, user, k=k, data_dir=_data_dir(data_dir), rule=mask_seen)
+    shown = recommended(run, user, k=k, data_dir=_data_dir(data_dir), rule=mask_seen)
+    note_looks([run], data_dir=_data_dir(data_dir))
+    return shown
 
 
 def check(

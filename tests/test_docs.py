@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from mmbench.contract.report import check_model
+from mmbench.contract.subject import of_toy
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -147,7 +147,7 @@ def report(
     built = api.report(
         runs, datasets=dataset or [], models=model or [], metrics=metrics, compare=compare, test=test,
         correction=correction, split=split, ties=ties, mask_seen=mask_seen,
-        unequal_budgets=unequal_budgets,
+        unequal_budgets=unequal_budgets, data_dir=state.data_dir,
     )  # fmt: skip
     state.warn_left_out(built.left_out)
     _emit(state, built.table, fmt, output)
