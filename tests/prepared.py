@@ -29,6 +29,7 @@ from mmbench.contract.data_set import (
     write_toy,
 )
 from mmbench.features.manifest import MadeBy
+from tests.forkserver import needs_own_interpreter, server
 
 __all__ = [
     "MADE", "N_ITEMS", "N_USERS", "PROTOCOL", "ROOT", "SMALL", "START", "Outcome", "add_features", "cells", "cli",
@@ -119,8 +120,12 @@ def cli(
     cwd: Path | None = None,
     timeout: float = 120,
 ) -> Outcome:
-    """Run `python -m mmbench ...` to its end."""
-    return finish(start(*args, data=data, results=results, env=env, cwd=cwd), timeout=timeout)
+    """Run `python -m mmbench ...` to its end, in a forked process where that makes no difference."""
+    texts = [str(arg) for arg in args]
+    if needs_own_interpreter(texts, env or {}):
+        return finish(start(*args, data=data, results=results, env=env, cwd=cwd), timeout=timeout)
+    full = environment(data=data, results=results, env=env)
+    return Outcome(*server(full, ROOT).run(texts, env=full, cwd=cwd or data or ROOT, timeout=timeout))
 
 
 def wait_for(condition: Any, *, seconds: float = 60, every: float = 0.01) -> None:
