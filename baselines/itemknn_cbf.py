@@ -57,6 +57,13 @@ class ItemKNNCBF(Recommender[ItemKNNCBFConfig]):
             self_sim=config.self_sim,
         )
 
+    @classmethod
+    def reads(cls, config: ItemKNNCBFConfig, modality: str) -> bool:
+        if config.form == "concatenated" or modality not in ("text", "image"):
+            return True
+        weight = config.image_weight if modality == "image" else 1 - config.image_weight
+        return weight > 0
+
     def _similarity(self, catalog: Catalog) -> Callable[[Tensor], Tensor]:
         """Return the function ids [B] -> similarities [B, N+1]. An only modality gets all the weight."""
         text, image = catalog.text_feat, catalog.image_feat

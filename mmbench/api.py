@@ -42,9 +42,11 @@ from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
 from mmbench.reporting.studies import Study, stored_studies
+from mmbench.reporting.targets import look_lines, tie_lines
 from mmbench.runs.controls import plan_controls
 from mmbench.runs.fuse import fuse_runs
 from mmbench.runs.loading import check_names, load_runs, without_results
+from mmbench.runs.look_log import note_looks
 from mmbench.runs.narrator import RunLines
 from mmbench.runs.plan import Cell
 from mmbench.runs.request import Watchers, choose_datasets, choose_models, seed_list, without_costly_floors
@@ -326,6 +328,7 @@ def report(
     top: int = 0,
     floors: bool = True,
     rows: Rows = "all",
+    data_dir: Folder = None,
 ) -> Report:
     """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
 
@@ -339,6 +342,7 @@ def report(
     top               print so many rows besides the floors; tests and marks are about all
     floors            with the sanity baselines
     rows              "recipe": only rows with the recipe's settings; "tuned": with tuned ones; "both": side by side
+    data_dir          where the prepared data lie: a table of test targets is noted beside them, see docs/trust.md
 
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
@@ -361,6 +365,10 @@ def report(
     if filters:  # else nobody could tell from the table that runs were chosen
         caption = ("Runs", f"Only runs with {', '.join(filters)}.")
         table = replace(table, caption=(*table.caption, caption))
+    if split == "test":
+        folder = data_folder(data_dir)
+        lines = [*tie_lines(chosen, data_dir=folder), *look_lines(chosen, data_dir=folder)]
+        table = replace(table, caption=(*table.caption, *lines))
     return Report(table)
 
 
@@ -380,7 +388,9 @@ def recommend(
     Raises UsageError for a user without a test target and where fewer items are stored, RunError for data that changed.
     """
     check_name(user, "user", example="U0001")
-    return recommended(run, user, k=k, data_dir=data_folder(data_dir), rule=mask_seen)
+    shown = recommended(run, user, k=k, data_dir=data_folder(data_dir), rule=mask_seen)
+    note_looks([run], data_dir=data_folder(data_dir))
+    return shown
 
 
 def check(

@@ -210,7 +210,7 @@ def report(
     built = api.report(
         runs, datasets=datasets, models=models, metrics=metrics, compare=compare, test=test, correction=correction,
         split=split, ties=ties, mask_seen=mask_seen, unequal_budgets=unequal_budgets, sort=sort, top=top, rows=rows,
-        floors=floors and not brief,
+        floors=floors and not brief, data_dir=state.data_dir,
     )  # fmt: skip
     state.warn_left_out(built.left_out)
     _emit(state, built.table, chosen, output, layout)

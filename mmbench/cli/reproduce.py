@@ -251,10 +251,12 @@ def _show(
 ) -> None:
     """Print the table and draw the figure; failures are said last."""
     from mmbench.reproduce.scores import reproduced
+    from mmbench.runs.look_log import note_looks
 
     if not records:
         raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
     one = reproduced(plan, records)
+    note_looks(records.values(), data_dir=state.data_dir)
     state.warn_left_out(one.table.left_out)
     if _is_figure(plan.experiment):
         _emit_figure(state, one, fmt, output)

@@ -185,7 +185,7 @@ def close_with_table(state: State, runs: "Runs") -> None:
     failed = runs.failed
     if len(failed) == len(runs):
         raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].reason}")
-    report = api.report(runs)
+    report = api.report(runs, data_dir=state.data_dir)
     state.warn_left_out(report.left_out)
     render(report.table, "terminal", state.out)
     if failed:
@@ -255,6 +255,7 @@ def evaluate(
     """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
     state: State = ctx.obj
     from mmbench.evaluation.metrics import parse_metric
+    from mmbench.runs.look_log import note_looks
     from mmbench.runs.store import read_record
 
     wanted = [parse_metric(name) for name in words(metric) or ["HR@10", "NDCG@10", "MRR@10"]]
@@ -267,6 +268,7 @@ def evaluate(
             rule = mask_seen or record.mask_seen
             values = [_value_text(name, ranking, rule, record) for name in wanted]
             typer.echo("\t".join([str(record.path), ranking.name, *values]))
+    note_looks(records, data_dir=state.data_dir)
 
 
 def _rankings_to_print(

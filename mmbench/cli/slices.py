@@ -12,7 +12,7 @@ from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
     from mmbench.evaluation.metrics import Metric
-    from mmbench.reporting.slices import Sliced, SliceTable
+    from mmbench.reporting.slices import Slice, Sliced, SliceTable
     from mmbench.runs.store import RunRecord
 
 _FIELDS = (
@@ -52,6 +52,8 @@ def print_slices(
         return
     for table in tables:
         _print(state, table)
+    if split == "test":
+        _print_looks(state, records, tables)
 
 
 def _write_csv(state: State, tables: "Sequence[SliceTable]", output: Path | None) -> None:
@@ -92,6 +94,14 @@ def _fields(table: "SliceTable", row: "Sliced") -> list[list[object]]:
     return lines
 
 
+def _print_looks(state: State, records: "Sequence[RunRecord]", tables: "Sequence[SliceTable]") -> None:
+    from mmbench.reporting.targets import look_lines
+
+    shown = {table.dataset for table in tables}
+    for label, text in look_lines([r for r in records if r.dataset in shown], data_dir=state.data_dir):
+        state.out.print(f"{label}  {text}", markup=False)
+
+
 def _print(state: State, table: "SliceTable") -> None:
     from mmbench.cli.tables import print_table
 
@@ -100,8 +110,10 @@ def _print(state: State, table: "SliceTable") -> None:
         f"{table.metric} on {table.dataset} by {table.family}, {targets} targets, mask rule {table.rule}",
         markup=False,
     )
-    lines = [_line(row, k) for row in table.rows for k in range(len(row.slices))]
-    print_table(state, ["row", "slice", "n", "value", "95 % interval", "of hits"], lines)
+    for row in table.rows:
+        state.out.print(row.name, markup=False)
+        lines = [_line(piece) for piece in row.slices if piece.n]
+        print_table(state, ["  slice", "n", "value", "95 % interval", "of hits"], lines)
     for row in table.rows:
         if row.gains:
             _print_gains(state, table, row)
@@ -112,10 +124,9 @@ def _print(state: State, table: "SliceTable") -> None:
     )  # fmt: skip
 
 
-def _line(row: "Sliced", k: int) -> list[str]:
-    piece = row.slices[k]
+def _line(piece: "Slice") -> list[str]:
     values = _value(piece.value, piece.interval)
-    return ["" if k else row.name, piece.name, f"{piece.n:,}", *values, f"{piece.of_hits:.0%}"]
+    return [f"  {piece.name}", f"{piece.n:,}", *values, f"{piece.of_hits:.0%}"]
 
 
 def _print_gains(state: State, table: "SliceTable", row: "Sliced") -> None:
@@ -123,18 +134,18 @@ def _print_gains(state: State, table: "SliceTable", row: "Sliced") -> None:
     from mmbench.reporting.rounding import DASH, number, p_value
 
     lines = [
-        [gain.name, *_value(gain.gain, gain.interval, sign=True),
+        [f"  {gain.name}", *_value(gain.gain, gain.interval, sign=True),
          DASH if gain.elsewhere is None else number(gain.elsewhere, sign=True),
          DASH if gain.p is None else p_value(gain.p), DASH if gain.smallest is None else number(gain.smallest)]
-        for gain in row.gains
+        for gain in row.gains if gain.n
     ]  # fmt: skip
     state.out.print(f"\n{table.compared} minus {row.name}", markup=False)
     print_table(
-        state, ["slice", "gain", "95 % interval", "more than elsewhere", "p (Holm)", "HR can show"], lines
+        state, ["  slice", "gain", "95 % interval", "than elsewhere", "p (Holm)", "HR can show"], lines
     )
     p = row.interaction
-    text = "fewer than two slices vary" if p is None else f"p {p_value(p)}"
-    state.out.print(f"Does the gain differ between slices? {text} (Alexander-Govern).\n", markup=False)
+    text = "no test, fewer than two slices vary" if p is None else f"p {p_value(p)} (Alexander-Govern)"
+    state.out.print(f"Does the gain differ between slices? {text}.\n", markup=False)
 
 
 def _value(value: float | None, interval: tuple[float, float] | None, *, sign: bool = False) -> list[str]:

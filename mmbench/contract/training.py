@@ -24,7 +24,7 @@ from mmbench.training.trainer import Trainer, train_epoch
 
 N_HISTORIES, MOST_STEPS = 32, 800
 LEAST_SHARE = 0.25  # chance gives 1 / 160
-STEPS_BETWEEN = 50  # between two looks at what is learned
+STEPS_BETWEEN = 20  # between two looks at what is learned
 
 
 def loss(subject: Subject) -> None:

@@ -117,6 +117,7 @@ def test_all_positions_and_prefixes_have_the_same_loss(name: str) -> None:
     assert not finding.is_fault, finding
     needs = _needs(name)
     draws = any(extra.name for extra in needs.extras) or name.partition(":")[0] in ("tmmsrec", "unisrec")
+    draws = draws or name in ("gru4rec:official", "gru4rec:official-bpr-max", "nextitnet:official")
     assert finding.status == "holds" or draws or not {"all", "prefix"} <= set(needs.samples), finding
 
 
