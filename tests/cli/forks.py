@@ -14,14 +14,37 @@ from pathlib import Path
 from tests.prepared import ROOT, Outcome, environment
 
 SERVER = """
-import json, os, sys, tempfile, traceback
+import ctypes, io, json, os, sys, tempfile, traceback
 import torch, torch._dynamo, mmbench.cli, mmbench.runs.schedule, mmbench.cli.live, mmbench.reporting
+
+def spoil(number, how):
+    # Puts a stream in a situation (see Command) and returns what the interpreter would write to.
+    if how == "closed":
+        os.close(number)
+        return None
+    if how == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+    if how == "unread":
+        ours, theirs = os.pipe()
+        os.dup2(theirs, number)
+        os.close(ours)
+    encoding = how if how not in ("closed", "full", "unread") else "utf-8"
+    raw = io.open(number, "wb", 0, closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, line_buffering=number == 2)
+
+def drop_capabilities():
+    # Lets the modes of files count for root, too.
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    ctypes.CDLL(None).capset(ctypes.byref(header), ctypes.byref(sets))
 
 def child(command, out, err):
     os.dup2(out, 1)
     os.dup2(err, 2)
     sys.argv = ["mmbench", *command["args"]]
     os.environ.update(command["env"])
+    sys.stdout, sys.stderr = spoil(1, command["stdout"]), spoil(2, command["stderr"])
+    if command["is_unprivileged"]:
+        drop_capabilities()
     code = 0
     try:
         mmbench.cli.main()
@@ -30,8 +53,9 @@ def child(command, out, err):
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     os._exit(code)
 
 for command in json.load(sys.stdin):
@@ -44,26 +68,36 @@ for command in json.load(sys.stdin):
         texts = []
         for file in (out, err):
             file.seek(0)
-            texts.append(file.read().decode())
+            texts.append(file.read().decode(errors="replace"))
         print(json.dumps([code, *texts]), flush=True)
 """
 
 
 @dataclass(frozen=True)
 class Command:
-    """Arguments of `mmbench`, with the folders it works in."""
+    """Arguments of `mmbench`, with the folders it works in.
+
+    stdout, stderr   an encoding, "full", "closed", or "unread": a pipe whose reader has left
+    is_unprivileged  root, too, may not write where the modes of files forbid it
+    """
 
     args: Sequence[str | Path]
     data: Path
     results: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    stdout: str = "utf-8"
+    stderr: str = "utf-8"
+    is_unprivileged: bool = False
 
 
 def run_all(commands: Sequence[Command]) -> list[Outcome]:
     """Outcomes of the commands, run one after another."""
     sent = [
         {
-            "args": [str(one) for one in command.args],
+            "args": [str(argument) for argument in command.args],
+            "stdout": command.stdout,
+            "stderr": command.stderr,
+            "is_unprivileged": command.is_unprivileged,
             "env": {
                 "MMBENCH_DATA": str(command.data),
                 "MMBENCH_RESULTS": str(command.results),
