@@ -40,6 +40,10 @@ class ProtocolMismatchError(MmbenchError):
     """Results that were measured under different protocols were asked into one table."""
 
 
+# What code that is not ours (a user's model, a library under it) may raise, and a run survives.
+FAILURES = (Exception, SystemExit)
+
+
 def out_of_memory(reason: str, advice: str) -> RunError:
     """What torch says when a GPU's memory runs out, cut to its first sentence, and what to do about it."""
     return RunError(f"{reason.split('. ')[0]}; {advice}")

@@ -4,6 +4,7 @@ Nothing heavy is imported here or at the top of a command file: `mmbench --help`
 """
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,9 +15,12 @@ import typer
 from mmbench import __version__
 from mmbench.cli.state import State
 from mmbench.cli.streams import guard_streams
-from mmbench.errors import MmbenchError
+from mmbench.errors import FAILURES, MmbenchError
+from mmbench.explain import comes_from, explain
+from mmbench.paths import split_paths
 from mmbench.visible import one_line
 
+LONGEST_WORD = 300  # letters; paths are shorter
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 app = typer.Typer(
@@ -122,8 +126,8 @@ def run_app(*, debug: bool) -> int:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except Exception as error:
-        if debug:
+    except FAILURES as error:
+        if debug or (isinstance(error, SystemExit) and not comes_from(error, users_folders())):
             raise
         return tell(error)
     if code == INTERRUPTED:
@@ -131,10 +135,17 @@ def run_app(*, debug: bool) -> int:
     return code if isinstance(code, int) else 0
 
 
-def tell(error: Exception) -> int:
+def users_folders() -> list[Path]:
+    """Return the folders of the user's own models."""
+    return split_paths(os.environ.get("MMBENCH_MODELS", ""))
+
+
+def tell(error: BaseException) -> int:
     """Say in one line what stopped the command, and return its exit code; raise an error of mmbench's own code."""
     if isinstance(error, MmbenchError):
         return fail(str(error), error.exit_code)
+    if comes_from(error, users_folders()):
+        return fail(f"{explain(error, folders=users_folders())} (--debug shows the traceback)", 1)
     if isinstance(error, OSError):
         return fail(explain_refusal(error), 1)
     if getattr(error, "format_message", None) is None:
@@ -151,8 +162,9 @@ def explain_refusal(error: OSError) -> str:
 
 
 def fail(message: str, code: int) -> int:
-    """Print one line on stderr and return the exit code."""
-    typer.echo(f"error: {one_line(message)}", err=True)
+    """Print one line on stderr, in which a word of hundreds of letters is cut, and return the exit code."""
+    line = re.sub(rf"(\S{{{LONGEST_WORD}}})\S+", r"\1...", one_line(message))
+    typer.echo(f"error: {line}", err=True)
     return code
 
 

@@ -118,7 +118,7 @@ class RunLines:
 
     def ends(self, cell: Cell, record: RunRecord) -> None:
         if record.status == "failed":
-            self.say(f"FAILED {cell.title}: {record.reason}")
+            self.say(f"FAILED {cell.title}: {record.failure}")
             return
         for note in record.environment.get("notes", []) if self.is_elsewhere else []:
             self.say(f"{cell.title}: {note}")

@@ -12,22 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbench.choices import DEFAULT_LISTS, SPLITS
+from mmbench.choices import DEFAULT_LISTS, SPLITS, whole_number
 from mmbench.data.definition import check_current
 from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
 from mmbench.paths import split_paths
-from mmbench.runs.execute import TRACEBACK, fail_cell, run_cell, run_stack, tidy
+from mmbench.runs.execute import fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.plan import Cell, make_cell, settings_of_use
 from mmbench.runs.rerank import Evaluated, evaluate_again
-from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
+from mmbench.runs.store import RANKINGS, RECORD, TRACEBACK, RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
 from mmbench.settings.config import Layer, Origin
 from mmbench.training.files import RESUME
 from mmbench.training.progress import Watcher
 
+MOST_THREADS = 1024  # a larger OMP_NUM_THREADS is a slip
 DIED = "its worker process died twice; it may have run out of memory"
 
 
@@ -317,8 +318,8 @@ def _compute(
 
 def default_threads(jobs: int) -> int:
     """Return the threads per process, so that `jobs` processes do not fight for the cores."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, (os.cpu_count() or 1) // jobs)
+    asked = whole_number(os.environ.get("OMP_NUM_THREADS", "")) or 0
+    return asked if 0 < asked <= MOST_THREADS else max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _work(

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from mmbench.data.store import Prepared
-from mmbench.errors import UsageError
+from mmbench.errors import FAILURES, UsageError
 from mmbench.runs.build import build_model, load_data
-from mmbench.runs.execute import selection_value
+from mmbench.runs.execute import explain_failure, selection_value
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import EpochReport, Progress
@@ -98,8 +98,8 @@ def run_trial(
             if done[-1][1].ended:
                 break
             judge.prunes = False  # one seed decides whether the others are worth their time
-    except Exception as error:
-        reason = " ".join(f"{error}".split())[:500] or type(error).__name__
+    except FAILURES as error:
+        reason = explain_failure(error, plan.model)
         seconds = time.perf_counter() - began
         return replace(base, status="failed", reason=reason, seconds=seconds)
     outcomes = [outcome for _, outcome in done]
