@@ -277,6 +277,8 @@ def _selection(run: Opened) -> Selection | None:
 
 # -- leftovers --------------------------------------------------------------------------------------------
 
+LEFTOVERS = (RESUME, PREVIOUS, CANDIDATE, TRACEBACK)  # files that a finished cell has no use for
+
 
 def remove_temporary(path: Path) -> None:
     """Remove what a killed run left half written; the caller holds the cell."""
@@ -288,5 +290,5 @@ def remove_temporary(path: Path) -> None:
 def tidy(path: Path) -> None:
     """Remove what a finished cell no longer needs; the caller holds the cell."""
     remove_temporary(path)
-    for name in (RESUME, PREVIOUS, CANDIDATE, TRACEBACK):
+    for name in LEFTOVERS:
         (path / name).unlink(missing_ok=True)

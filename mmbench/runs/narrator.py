@@ -104,14 +104,15 @@ class RunLines:
         self.say(f"another run is computing {cell.title}; waiting for it")
 
     def queued(self, cells: Sequence[Cell], jobs: int) -> None:
-        """Side by side only the ends are told: lines of several trainings would mix."""
+        """Say how many runs are computed side by side; each is told of as if it were computed here."""
         self.is_elsewhere = True
         self._say_notes(cells)
         count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
-        self.say(f"{count}, {jobs} at a time; train.jsonl in each cell's folder shows its epochs")
+        self.say(f"{count}, {jobs} at a time")
 
     def begins(self, cells: Sequence[Cell], number: int, total: int) -> TrainingLines:
-        self._say_notes(cells)
+        if not self.is_elsewhere:
+            self._say_notes(cells)
         training = TrainingLines(self, cells, number, total)
         self.plain(f"[{training.numbers}/{training.total}] {training.title}")
         return training
