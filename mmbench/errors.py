@@ -41,6 +41,10 @@ class ProtocolMismatchError(MmbenchError):
     """Results that were measured under different protocols were asked into one table."""
 
 
+# What code that is not ours (a user's model, a library under it) may raise, and a run survives.
+FAILURES = (Exception, SystemExit)
+
+
 def out_of_memory(reason: str, advice: str) -> RunError:
     """Return torch's first sentence about a GPU without free memory, with what to do about it, as an error."""
     return RunError(f"{reason.split('. ')[0]}; {advice}")

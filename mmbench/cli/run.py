@@ -184,7 +184,7 @@ def close_with_table(state: State, runs: "Runs") -> None:
 
     failed = runs.failed
     if len(failed) == len(runs):
-        raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].reason}")
+        raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].failure}")
     report = api.report(runs, data_dir=state.data_dir)
     state.warn_left_out(report.left_out)
     render(report.table, "terminal", state.out)
@@ -223,7 +223,7 @@ def train(
         )  # fmt: skip
     record = runs[0]
     if record.status == "failed":
-        raise RunError(f"{model} on {record.dataset}: {record.reason}")
+        raise RunError(f"{model} on {record.dataset}: {record.failure}")
     state.out.print(str(record.path), markup=False)
 
 

@@ -6,7 +6,6 @@ Files are read in this order: the catalogue that ships with mmbench, `<data-dir>
 
 import json
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmbench.atomic import write_text
 from mmbench.data.protocol import PreparedName, Protocol, build_protocol
 from mmbench.data.spec import DatasetSpec, known_keys
 from mmbench.errors import UsageError, suggest
+from mmbench.explain import read_toml
 from mmbench.paths import datasets_file, split_paths
 
 ADDED = "datasets.toml"  # lies in the data folder and holds the tables that `mmbench datasets add` copied
@@ -45,14 +45,7 @@ def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
 
 def read_catalog(file: Path) -> dict[str, DatasetSpec]:
     """Read and check the tables of one file; `raw` becomes absolute and defaults to the folder of a user's file."""
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(
-            f"{file} cannot be read ({error.strerror}); give the path of a datasets.toml"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UsageError(f"{file} is not valid TOML: {error}") from error
+    content = read_toml(file)
     return {name: _read_table(file, name, table) for name, table in content.items()}
 
 

@@ -35,7 +35,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from mmbench.choices import TIE_RULES, MaskRule, Ties
+from mmbench.choices import TIE_RULES, MaskRule, Ties, whole_number
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.evidence import Ranking
 
@@ -238,9 +238,10 @@ def parse_metric(text: str) -> Metric:
         return Metric(name)
     if name == "AUC":
         raise UsageError(f"metric {text!r}: AUC has no cutoff; write AUC")
-    if not cutoff.isascii() or not cutoff.isdigit() or int(cutoff) < 1:
+    k = whole_number(cutoff)
+    if not k:
         raise UsageError(f"metric {text!r}: the cutoff must be a whole number >= 1, for example {name}@10")
-    return Metric(name, int(cutoff))
+    return Metric(name, k)
 
 
 def as_metrics(metrics: str | Metric | Iterable[str | Metric]) -> tuple[Metric, ...]:

@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 from mmbench.atomic import hash_json
-from mmbench.errors import UsageError, suggest
+from mmbench.errors import FAILURES, UsageError, suggest
+from mmbench.explain import explain
 from mmbench.paths import PACKAGE, baselines_dir, split_paths
 from mmbench.settings.config import Layer, Origin, TrainConfig, build, check_keys, check_value, defaults_of
 from mmbench.settings.recipe import Recipe, Sourced, read_recipe
@@ -55,9 +56,10 @@ class ModelEntry:
         if self.class_name != self.recipe.model_class:
             released = self.file.with_name(f"{self.file.stem}_released.py")
             files = [released, self.file] if released.is_file() else files
-        for module in map(_import_file, files):
+        for file in files:
+            module = _import_file(file)
             if hasattr(module, self.class_name):
-                return getattr(module, self.class_name)
+                return _checked_class(getattr(module, self.class_name), file, self.class_name)
         searched = " or ".join(str(file) for file in files)
         raise UsageError(
             f"{searched}: no class {self.class_name}; write it, or correct `class` in the recipe"
@@ -146,6 +148,20 @@ def _sourced(origin: Origin, table: Mapping[str, Sourced], note: str = "") -> La
     return Layer(origin, _values(table), note, {key: setting.source for key, setting in table.items()})
 
 
+def _checked_class(value: Any, file: Path, name: str) -> "type[Recommender[Any]]":
+    """Return what a model file calls by a class's name, if it is a model; UsageError for anything else."""
+    from mmbench.models.base import Recommender
+
+    if isinstance(value, type) and issubclass(value, Recommender):
+        return value
+    what = (
+        "a class of something else"
+        if isinstance(value, type)
+        else f"of type {type(value).__name__}, not a class"
+    )
+    raise UsageError(f"{file}: {name} is {what}; write class {name}(Recommender[YourConfig])")
+
+
 def _import_file(file: Path) -> Any:
     """Import a model file once, as part of mmbench if it lies there, else as part of a package made of its folder.
 
@@ -159,8 +175,8 @@ def _import_file(file: Path) -> Any:
         )
     try:
         return importlib.import_module(f"{_package_of(file.parent.resolve())}.{file.stem}")
-    except Exception as error:
-        raise UsageError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error
+    except FAILURES as error:
+        raise UsageError(f"{file}: cannot be imported: {explain(error, folders=[file.parent])}") from error
 
 
 def _package_of(folder: Path) -> str:

@@ -131,14 +131,15 @@ class RunLines:
         self.say(f"another run is computing {cell.title}; waiting for it")
 
     def queued(self, cells: Sequence[Cell], jobs: int) -> None:
-        """Report only the ends of runs side by side, since lines of several trainings would mix."""
+        """Say how many runs are computed side by side; each is told of as if it were computed here."""
         self.is_elsewhere = True
         self._say_notes(cells)
         count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
-        self.say(f"{count}, {jobs} at a time; train.jsonl in each cell's folder shows its epochs")
+        self.say(f"{count}, {jobs} at a time")
 
     def begins(self, cells: Sequence[Cell], number: int, total: int) -> TrainingLines:
-        self._say_notes(cells)
+        if not self.is_elsewhere:
+            self._say_notes(cells)
         for cell in cells:
             if n_done := epochs_done(cell.path):
                 self.say(f"resuming {cell.title} at epoch {n_done + 1}")
@@ -148,7 +149,7 @@ class RunLines:
 
     def ends(self, cell: Cell, record: RunRecord) -> None:
         if record.status == "failed":
-            self.say(f"FAILED {cell.title}: {record.reason}")
+            self.say(f"FAILED {cell.title}: {record.failure}")
             return
         for note in record.environment.get("notes", []) if self.is_elsewhere else []:
             self.say(f"{cell.title}: {note}")

@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from mmbench.choices import whole_number
 from mmbench.errors import UsageError
 
 
@@ -17,8 +18,8 @@ def stack_size(wanted: str, device: str) -> int:
         return 16 if device.startswith("cuda") else 1
     if wanted == "off":
         return 1
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
+    if number := whole_number(wanted):
+        return number
     raise UsageError(f"--stack {wanted}: must be auto, off or a number of seeds")
 
 

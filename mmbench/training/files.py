@@ -148,5 +148,5 @@ def _logged_place(line: str) -> Place:
     try:
         content = json.loads(line)
         return content["stage"], content["epoch"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 1 << 30, 0

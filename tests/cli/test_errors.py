@@ -192,7 +192,7 @@ def usage_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         "no such models folder": (w.command("--models-dir", w.fresh(), "run", "sasrec"), "does not exist"),
         "model with a syntax error": (
             w.command("--quiet", "--models-dir", w.models(code="def broken(:"), "run", "my-line"),
-            "my_line.py: cannot be imported: SyntaxError",
+            "my_line.py: cannot be imported: my_line.py:1: SyntaxError",
         ),
         "recipe with an unknown key": (
             w.command("--quiet", "--models-dir", w.models(recipe=RECIPE.replace("tags", "tagz")), "run", "pop"),
