@@ -134,12 +134,9 @@ class ForkServer:
             out.touch()
             err.touch()
             request = {
-                "args": list(args),
-                "env": dict(env),
-                "cwd": str(cwd),
-                "out": str(out),
-                "err": str(err),
-            }
+                "args": list(args), "env": dict(env), "cwd": str(cwd), "out": str(out), "err": str(err),
+                "stdout": stdout, "stderr": stderr, "is_unprivileged": is_unprivileged,
+            }  # fmt: skip
             assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
