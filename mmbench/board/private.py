@@ -5,6 +5,9 @@ import re
 import socket
 from typing import Any
 
+from mmbench import strict
+from mmbench.runs.store import RunRecord, Stored
+
 _PATH = re.compile(
     r"(?<![\w.:/\\~])(?:~/|/(?=[^\s/]+/)|[A-Za-z]:[\\/]|\\\\)"  # where a path from a root begins
     r"(?:[^\s/\\:'\",;()\[\]<>]+[/\\])*([^\s/\\:'\",;()\[\]<>]*)"
@@ -34,6 +37,13 @@ def without_private(value: Any, *, is_free_text: bool = False) -> Any:
     if isinstance(value, list | tuple):
         return [without_private(part, is_free_text=is_free_text) for part in value]
     return value
+
+
+def clean_record(record: RunRecord) -> RunRecord:
+    """Return the record of a run as it may be passed on; its folder is still the run's."""
+    content = strict.dump(record)
+    del content["path"]
+    return RunRecord(path=record.path, **vars(strict.read(Stored, without_private(content))))
 
 
 def _clean(text: str, is_free_text: bool) -> str:

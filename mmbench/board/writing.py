@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from mmbench import __version__, sealed, strict
+from mmbench import __version__, sealed
 from mmbench.atomic import hash_file
 from mmbench.board import manifest as names
 from mmbench.board.archive import write_archive
 from mmbench.board.manifest import FileFacts, Manifest
-from mmbench.board.private import first_path, without_private
+from mmbench.board.private import clean_record, first_path, without_private
 from mmbench.choices import SPLITS
 from mmbench.errors import DataError, RunError, UsageError
 from mmbench.evaluation.evidence import Ranking
 from mmbench.evaluation.metrics import DEFAULT_METRICS
 from mmbench.models import registry
-from mmbench.runs.store import RECORD, RunRecord, Stored, read_record, write_rankings, write_record
+from mmbench.runs.store import RECORD, RunRecord, read_record, write_rankings, write_record
 from mmbench.training.files import BEST
 from mmbench.tuning import ledger
 from mmbench.tuning.stored import studies_of
@@ -106,12 +106,10 @@ class _Stage:
         return ("test",) if record.external else SPLITS
 
     def _clean(self, record: RunRecord) -> RunRecord:
-        content = strict.dump(record)
-        del content["path"]
-        cleaned = without_private(content)
-        if cleaned != json.loads(json.dumps(content)):
+        cleaned = clean_record(record)
+        if cleaned != record:
             self.notes.append(f"seed {record.seed}: paths or names were taken out of its record")
-        return RunRecord(path=record.path, **vars(strict.read(Stored, cleaned)))
+        return cleaned
 
     def _add_weights(self, record: RunRecord, folder: Path) -> None:
         file = record.path / BEST
