@@ -78,6 +78,18 @@ datasets = ["toy"]
 long_share = { toy = 0.25 }
 pair = ["i00000", "i00007"]
 pair_days = [1, 2]
+
+[experiments.fig5]
+kind = "cases"
+title = "One user"
+source = "Tiny, figure 5"
+datasets = ["toy"]
+metrics = ["HR@5"]
+compare = "itemknn"
+rows = [
+  { model = "random", label = "Chance" },
+  { model = "itemknn", label = "ItemKNN (Ours)" },
+]
 """
 PRINTED = """paper,table,dataset,method,metric,value
 tiny,table1,toy,pop,HR@10,0.5
