@@ -47,6 +47,8 @@ def show(
     state.warn_left_out(one.table.left_out)
     if plan.content.kind == "cases":
         _emit_case(state, one, records, fmt, output)
+    elif plan.content.kind == "projection":
+        _emit_projections(state, one, records, fmt, output)
     elif is_figure(plan.experiment):
         _emit_figure(state, one, fmt, output)
     else:
@@ -134,6 +136,29 @@ def _emit_case(
     if output is not None:
         figure = plot(study, one.plan)
         _save(state, [figure], output, figure.name)
+
+
+def _emit_projections(
+    state: State,
+    one: "Reproduced",
+    records: "Mapping[Path, RunRecord]",
+    fmt: FormatOption | None,
+    output: Path | None,
+) -> None:
+    """Print the numbers as a table, and what each projection keeps; with --output, draw the figures."""
+    from mmbench.cli.tables import print_table
+    from mmbench.reproduce.projection import plots, projections
+
+    _emit(state, one, fmt, None)
+    found = projections(one.plan, records, state.data_dir)
+    if _chosen(fmt, None) == "terminal":
+        for projection in found:
+            state.out.print(projection.caption(), markup=False)
+            print_table(
+                state, ["vectors", "method", "width", "variance", "neighbours kept"], projection.rows()
+            )
+    if output is not None and found:
+        _save(state, plots(one.plan, found), output, one.plan.experiment.name.replace("/", "-"))
 
 
 def _save(state: State, plots: "list[Plot]", folder: Path, name: str) -> None:
