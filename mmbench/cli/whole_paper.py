@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmbench.reproduce.whole import Outlook
 
 HOUR = 3600
-HEADER = ["experiment", "cells", "finished", "hours left", "not here"]
+HEADER = ["experiment", "cells", "finished", "time left", "not here"]
 
 
 def print_paper(
@@ -37,7 +37,7 @@ def print_paper(
                     experiment.name,
                     str(seen.n_cells),
                     str(seen.n_finished),
-                    hours_text(seen, jobs),
+                    left_text(seen, jobs),
                     _absent(plan),
                 ]
             )
@@ -50,19 +50,23 @@ def print_paper(
     state.out.print(
         f"{whole.n_cells} different cells ({shared} are shared), {whole.n_finished} finished, {whole.n_missing} missing"
     )
-    state.out.print(f"hours left, {jobs} at a time: {hours_text(whole, jobs) or '0'}")
+    state.out.print(f"time left, {jobs} at a time: {left_text(whole, jobs) or 'none'}")
     if whole.rough or whole.unknown:
         state.out.print(
             "~: median of other models' runs on the same data set; ?: cells that nothing tells about"
         )
 
 
-def hours_text(outlook: "Outlook", jobs: int) -> str:
-    """Return the hours that are left: "1.2 + ~0.4 + 3 ?", "" where nothing is missing."""
-    parts = [f"{outlook.seconds / HOUR / jobs:.1f}"] * bool(outlook.seconds)
-    parts += [f"~{outlook.rough / HOUR / jobs:.1f}"] * bool(outlook.rough)
+def left_text(outlook: "Outlook", jobs: int) -> str:
+    """Return the time that is left: "1.2 h + ~24 min + 3 ?", "" where nothing is missing."""
+    parts = [time_text(outlook.seconds / jobs)] * bool(outlook.seconds)
+    parts += [f"~{time_text(outlook.rough / jobs)}"] * bool(outlook.rough)
     parts += [f"{outlook.unknown} ?"] * bool(outlook.unknown)
     return " + ".join(parts)
+
+
+def time_text(seconds: float) -> str:
+    return f"{seconds / HOUR:.1f} h" if seconds >= HOUR else f"{max(1, round(seconds / 60))} min"
 
 
 def _absent(plan: "Plan") -> str:
