@@ -79,7 +79,7 @@ def _print(state: State, members: "Sequence[RunRecord]", fused: "RunRecord") -> 
     print_table(state, ["test", "weight", *METRICS, "hit by it alone"], rows)
     best = members[facts.best].model
     state.out.print(
-        f"weights: {fused.extra['weights_from']}; {facts.every} targets are hit by all members; some member hits "
+        f"weights: {fused.extra['weights_from']}; hit by all members: {facts.every}; some member hits "
         f"{facts.oracle:.4f}, of which the fusion keeps {facts.kept:.1%}; against {best}: "
         f"McNemar p = {facts.p_mcnemar:.2g}",
         markup=False,

@@ -223,18 +223,21 @@ def _estimated(cell: Cell) -> State:
     same = sorted(cell.path.parent.glob("seed_*/run.json"))
     like = sorted(cell.path.parent.parent.glob("*/seed_*/run.json"))
     for files in (same, like):
-        spent = [one for file in files if (one := _seconds(file.parent)) is not None]
+        spent = [one for file in files if (one := seconds_of(file.parent)) is not None]
         if spent:
             return State(cell, False, float(np.median(spent)), len(spent))
     return State(cell, False)
 
 
-def _seconds(path: Path) -> float | None:
-    """Time that a finished cell took; None for a failed or damaged one."""
+def seconds_of(path: Path, *, is_trained: bool | None = None) -> float | None:
+    """Return the time that a finished cell took; None for a failed or damaged one.
+
+    is_trained  only of a cell whose model was trained, or only of one whose was not
+    """
     try:
         record = read_record(path)
     except DataError:
         return None
-    if record.status != "finished":
+    if record.status != "finished" or is_trained not in (None, record.n_epochs > 0):
         return None
     return sum(value for key, value in record.seconds.items() if key != "epoch")

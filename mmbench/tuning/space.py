@@ -1,5 +1,6 @@
 """Which settings of a model a search tries, and which values."""
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,8 +56,10 @@ def space_of(entry: ModelEntry, kind: Kind = "shared", *, dataset: str = "") -> 
         known = entry.known_settings()
         searched |= {key: shared for key, shared in SHARED.items() if key in known}
     values = entry.values(dataset)
-    own = {key: check_value(entry.class_of(key), key, values[key], where=entry.name) for key in searched}
-    return {key: Dimension(key, own[key], tried.including(own[key])) for key, tried in searched.items()}
+    return {
+        key: checked_dimension(entry, key, tried, values[key], where=entry.name)
+        for key, tried in searched.items()
+    }
 
 
 # -- what the user lists ----------------------------------------------------------------------------------
@@ -80,10 +83,13 @@ def as_searched(key: str, content: Any, *, where: str) -> Searched:
 
 
 def checked_dimension(entry: ModelEntry, key: str, searched: Searched, own: Any, *, where: str) -> Dimension:
-    """Return a dimension of values that the setting can have; UsageError for one that it cannot have."""
+    """Return a dimension of values that the setting can have, as JSON holds them; UsageError for others.
+
+    A real setting has 0.0 also where 0 is written, so that a recipe's own value is one of those listed.
+    """
 
     def checked(value: Any) -> Any:
-        return check_value(entry.class_of(key), key, value, where=where)
+        return json.loads(json.dumps(check_value(entry.class_of(key), key, value, where=where)))
 
     try:
         if searched.values is not None:

@@ -1,5 +1,6 @@
 """The search space of a model: the recipe's, the part that all trained models share, the recipe's own values."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ def test_the_recipe_s_own_value_is_in_every_space() -> None:
                 tried = dimension.searched
                 assert dimension.own == entry.values("")[dimension.key] or isinstance(dimension.own, tuple)
                 assert tried.including(dimension.own) == tried, (name, dimension.key)
+                if tried.points is not None:  # written alike too, or the estimator would not know it again
+                    assert json.dumps(dimension.own) in [json.dumps(point) for point in tried.points], name
     assert values(space_of(registry.find("lrurec"), "recipe"), "lru_dropout") == {0.2, 0.4, 0.5, 0.6, 0.8}
     assert values(space_of(registry.find("tisasrec"), "recipe"), "hidden_dim") == {10, 20, 30, 40, 50, 64}
 
