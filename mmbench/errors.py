@@ -65,9 +65,11 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     A third of the letters may be wrong, missing, too many or in exchanged order.
     """
     options, wanted = sorted(known), name.casefold()
-    distances = {option: _distance(wanted, option.casefold()) for option in options}
+    distances = {
+        option: (_distance(wanted, option.casefold()), _distance(name, option)) for option in options
+    }
     closest = min(distances, key=lambda option: distances[option], default="")
-    if closest and distances[closest] <= max(1, len(wanted) // 3):
+    if closest and distances[closest][0] <= max(1, len(wanted) // 3):
         return [closest]
     return [option for option in options if len(wanted) > 1 and option.casefold().startswith(wanted)]
 
