@@ -52,7 +52,9 @@ def test_the_readme_is_short_and_its_pictures_load_nothing() -> None:
 
 def test_every_page_is_listed() -> None:
     """In the README or in the list at the end of docs/architecture.md."""
-    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md"))
+    text = "".join(
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md")
+    )
     listed = set(re.findall(r"\]\((?:docs/)?([\w-]+\.md)\)", text))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"style.md"} <= listed
 

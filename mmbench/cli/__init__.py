@@ -115,7 +115,7 @@ arrange(app)
 
 
 def main() -> None:
-    """Entry point: known errors become one line on stderr and their exit code."""
+    """Run the command line; known errors become one line on stderr and their exit code."""
     debug = "--debug" in sys.argv[1:]
     # A scheduler's SIGTERM ends a run as Ctrl-C does: its worker processes with it, and with the same line.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Print one line on stderr, on a terminal broken at blanks, and end."""
+    """Print one line on stderr, on a terminal broken at blanks, and exit."""
     from mmbench.cli.state import at_blanks
 
     typer.echo(at_blanks(f"error: {one_line(message)}" if code != INTERRUPTED else message), err=True)
