@@ -10,6 +10,7 @@ import argparse
 import io
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -28,6 +29,10 @@ WIDTH = 88
 SHOWN_EPOCH = 4  # the live view is taken in the middle of this epoch
 
 
+class TakenError(BaseException):
+    """Ends the training as Ctrl-C does; an Exception would be stored as a failed run."""
+
+
 class Snapshot(RunView):
     """A live view that keeps what it shows in the middle of an epoch."""
 
@@ -40,6 +45,7 @@ class Snapshot(RunView):
             epoch, step, n_steps = self.current.position
             if epoch == SHOWN_EPOCH and step == max(1, n_steps // 2):
                 self.picture = self.current.render()
+                raise TakenError
 
 
 def recorder() -> SafeConsole:
@@ -57,11 +63,15 @@ def write(console: SafeConsole, name: str, title: str) -> None:
 def live_view(data_dir: Path) -> None:
     view = Snapshot()
     watchers = Watchers(print, print, PrepareWatcher(print), view)
-    with tempfile.TemporaryDirectory() as results:
+    with tempfile.TemporaryDirectory() as results, suppress(TakenError):
         api.run(
-            ["sasrec", "gru4rec"], datasets="demo", seeds=2, epochs=SHOWN_EPOCH, floors=False, data_dir=data_dir,
-            results_dir=results, progress=watchers,
-        )  # fmt: skip
+            ["sasrec", "gru4rec"],
+            datasets="demo",
+            seeds=2,
+            data_dir=data_dir,
+            results_dir=results,
+            progress=watchers,
+        )
     console = recorder()
     console.print(view.picture)
     write(console, "live", "mmbench run sasrec gru4rec --seeds 2")
