@@ -98,7 +98,7 @@ def run(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="Model names, with :variant if wanted; or one experiment file (exp.toml).",
             autocompletion=complete.models,
         ),
@@ -291,9 +291,7 @@ def train(
 
 def evaluate(
     ctx: typer.Context,
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>).")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -316,6 +314,7 @@ def evaluate(
 ) -> None:
     """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
     state: State = ctx.obj
+    from mmbench.cli.tables import print_table
     from mmbench.evaluation.metrics import parse_metric
     from mmbench.runs.store import read_record
 
@@ -323,12 +322,17 @@ def evaluate(
     records = [read_record(path) for path in runs]
     for name in wanted:
         name.check(min(record.n_items for record in records))
-    typer.echo("\t".join(["run", "split", *map(str, wanted)]))  # not rich, which turns tabs into spaces
+    head, rows = ["run", "split", *map(str, wanted)], []
     for record in records:
         for ranking in _rankings_to_print(state, record, rescore, device, lists):
             rule = mask_seen or record.mask_seen
             values = [_value_text(name, ranking, rule, record) for name in wanted]
-            typer.echo("\t".join([str(record.path), ranking.name, *values]))
+            rows.append([str(record.path), ranking.name, *values])
+    if state.out.is_terminal:
+        print_table(state, head, rows)
+        return
+    for row in (head, *rows):
+        typer.echo("\t".join(row))  # not rich, which turns tabs into spaces
 
 
 def _rankings_to_print(

@@ -125,7 +125,7 @@ def usage_cases(w: World) -> dict[str, tuple[Command, int, str]]:
 
     cases = {
         "unknown command": (w.command("rnu"), "No such command 'rnu'. Did you mean 'run'"),
-        "no model": (w.command("run"), "Missing argument 'MODEL...'"),
+        "no model": (w.command("run"), "Missing argument 'MODEL'"),
         "unknown option": (w.command("run", "sasrec", "--sedes", "3"), "No such option: --sedes.*--seeds"),
         "option without value": (w.command("run", "sasrec", "--seeds"), "requires an argument"),
         "unknown model": (bad("sasrce"), "unknown model 'sasrce'; did you mean 'sasrec'"),
