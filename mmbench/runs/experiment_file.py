@@ -88,7 +88,7 @@ class ExperimentFile(strict.Strict):
         for key, value in self.settings.items():
             inner = value if isinstance(value, dict) else None
             flat |= (
-                {f"{key}.{name}": one for name, one in inner.items()} if inner is not None else {key: value}
+                {f"{key}.{name}": part for name, part in inner.items()} if inner is not None else {key: value}
             )
         return flat
 
@@ -184,5 +184,5 @@ def _value(key: str, value: Any) -> str:
     if value is None:
         raise UsageError(f"{key} = none cannot stand in an experiment's file")
     if isinstance(value, list):
-        return f"[{', '.join(_value(key, one) for one in value)}]"
+        return f"[{', '.join(_value(key, part) for part in value)}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
