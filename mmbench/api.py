@@ -140,15 +140,43 @@ def run(
     values, DataError for data that are damaged or out of date.
     """
     watchers = _watchers(progress)
-    asked = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
-    if not asked:
-        raise UsageError("no model is named; say for example 'sasrec'")
     if not isinstance(lists, int) or lists < 0:
         raise UsageError(f"--lists {lists}: must be a whole number from 0")
     where = find_backend(backend, address, jobs)
-    overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
     # The workers of a cluster have devices of their own: "auto" does not stack there.
     n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
+    cells = plan_cells(
+        models, datasets=datasets, seeds=seeds, settings=settings, tuned=tuned, study=study, epochs=epochs,
+        floors=floors, controls=controls, data_dir=data_dir, results_dir=results_dir, watchers=watchers,
+    )  # fmt: skip
+    if dry_run:
+        return Runs(_stored(cells, watchers))
+    records = execute(
+        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
+    )
+    return Runs(records)
+
+
+def plan_cells(
+    models: Names,
+    *,
+    datasets: str | Prepared | Sequence[str | Prepared] | None = None,
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Any] | None = None,
+    tuned: bool = False,
+    study: str | None = None,
+    epochs: int | None = None,
+    floors: bool = True,
+    controls: bool = False,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+    watchers: Watchers,
+) -> list[Cell]:
+    """Return the cells that `run` computes for these arguments; UsageError and DataError as there."""
+    asked = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
+    if not asked:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
     names = choose_models(asked, floors=floors)
     prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
     if tuned or study is not None:
@@ -170,12 +198,7 @@ def run(
         )  # fmt: skip
     cells = without_costly_floors(cells, prepared, asked=asked, say=watchers.say)
     check_planned(cells)
-    if dry_run:
-        return Runs(_stored(cells, watchers))
-    records = execute(
-        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
-    )
-    return Runs(records)
+    return cells
 
 
 def tune(

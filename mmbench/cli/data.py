@@ -12,12 +12,12 @@ from mmbench.errors import UsageError
 
 Names = Annotated[
     list[str],
-    typer.Argument(metavar="DATASET...", help=r"NAME\[@PROTOCOL]\[@TIES].", autocompletion=complete.datasets),
+    typer.Argument(metavar="DATASET", help=r"NAME\[@PROTOCOL]\[@TIES].", autocompletion=complete.datasets),
 ]
 SomeNames = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(
-        metavar="DATASET...",
+        metavar="DATASET",
         help="Prepared data sets; none with --list.",
         show_default=False,
         autocompletion=complete.prepared,

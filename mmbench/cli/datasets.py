@@ -16,7 +16,7 @@ from mmbench.errors import UsageError, suggest
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
 
-ROOM_FOR_TITLES = 130  # columns of a terminal
+ROOM_FOR = {"title": 130, "features": 100}  # columns of a terminal below which a column is left out
 
 datasets_app = typer.Typer(
     cls=NameOrCommand,
@@ -75,12 +75,12 @@ def _print_list(state: State) -> None:
 
 
 def _print_columns(state: State, header: list[str], rows: list[list[str]]) -> None:
-    """Print the columns that have a content; titles only where there is room for them."""
-    is_narrow = state.out.is_terminal and state.out.width < ROOM_FOR_TITLES
+    """Print the columns that have a content and for which there is room."""
+    width = state.out.width if state.out.is_terminal else 10_000
     kept = [
         index
         for index, name in enumerate(header)
-        if any(row[index] for row in rows) and not (is_narrow and name == "title")
+        if any(row[index] for row in rows) and width >= ROOM_FOR.get(name, 0)
     ]
     print_table(state, [header[index] for index in kept], [[row[index] for index in kept] for row in rows])
 

@@ -62,16 +62,16 @@ def _print_chart(state: State, trained: "list[TrainedRun]", what: What) -> None:
     from mmbench.reporting.curves import chart, quantity
 
     title = quantity(trained, what)
-    shown = [one for one in trained if one.points(what)]
+    shown = [member for member in trained if member.points(what)]
     height = min(max(8, state.out.height - len(shown) - 3), 30) if state.out.is_terminal else HEIGHT
     width = min(state.out.width, 120)
     state.out.print(title, markup=False)
     for line in chart(shown, what, width=width, height=height):
         state.out.print(line, markup=False)
-    for one in shown:
-        best = one.curves.best if what == "valid" else None
+    for member in shown:
+        best = member.curves.best if what == "valid" else None
         text = f"  best at epoch {best[0]}" if best else ""
-        state.out.print(f"{one.letter}  {one.label}{text}", markup=False)
+        state.out.print(f"{member.letter}  {member.label}{text}", markup=False)
 
 
 def _write(trained: "list[TrainedRun]", file: Path) -> None:

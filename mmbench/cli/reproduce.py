@@ -232,13 +232,16 @@ def _plan(
 def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
     """Each cell with its state and time; then what is left in all, and what is not there."""
     from mmbench.reproduce.plan import states
-    from mmbench.runs.narrator import clock
+    from mmbench.runs.narrator import clock, declared_settings, interruption
 
     known = states(plan.cells)
     for one in known:
         time = "" if one.is_finished else "unknown" if one.seconds is None else f"~{clock(one.seconds)}"
         word = "finished" if one.is_finished else "missing"
-        state.out.print(f"{word:8}  {time:>8}  {one.cell.path}", markup=False)
+        details = [] if one.is_finished else [interruption(one.cell)]
+        details = [text for text in (*declared_settings(one.cell), *details) if text]
+        told = f"  {', '.join(details)}" if details else ""
+        state.out.print(f"{word:8}  {time:>8}  {one.cell.path}{told}", markup=False)
     missing = [one for one in known if not one.is_finished]
     seconds = [one.seconds for one in missing if one.seconds is not None]
     state.out.print(f"{len(known)} cells, {len(known) - len(missing)} finished, {len(missing)} missing")

@@ -30,7 +30,7 @@ Examples:
 Names = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN...",
+        metavar="RUN",
         help="As mmbench runs shows it (83a48b2/1, or 83a48b2 for all seeds), or a folder.",
         autocompletion=complete.runs,
     ),

@@ -75,7 +75,7 @@ def arrange(app: typer.Typer) -> None:
 def _name_values(app: typer.Typer) -> None:
     """Name the value of every option that names none; a flag has none."""
     called = [app.registered_callback, *app.registered_commands]
-    for callback in filter(None, (one.callback for one in called if one is not None)):
+    for callback in filter(None, (entry.callback for entry in called if entry is not None)):
         for hint in get_type_hints(callback, include_extras=True).values():
             kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
             for option in extras:

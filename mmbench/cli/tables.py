@@ -7,7 +7,7 @@ from mmbench.cli.state import State
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
 
-_WHOLE_WORD = 34  # letters; a longer word, such as a path, may be broken
+_WHOLE_WORD = 40  # letters; a longer word, such as a path, may be broken
 
 
 def open_named(state: State, name: str) -> "Prepared":

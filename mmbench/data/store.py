@@ -287,7 +287,7 @@ def open_prepared(name: str, data_dir: Path) -> Prepared:
     known = [prepared.name for prepared in list_prepared(data_dir, on_error=lambda error: None)]
     near = nearest(name, known)
     advice = f"did you mean {near[0]!r}?" if len(near) == 1 else f"run: mmbench prepare {name}"
-    raise UsageError(f"data set {name!r} is not prepared yet in {data_dir}; {advice}")
+    raise UsageError(f"data set {name!r} is not prepared in {data_dir}; {advice}")
 
 
 # -- writing ----------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def quantity(trained: Sequence[TrainedRun], shown: Shown) -> str:
     """Return what the values are; UsageError for runs whose validations have different metrics."""
     if shown == "loss":
         return "training loss"
-    metrics = sorted({one.curves.metric for one in trained} - {""})
+    metrics = sorted({member.curves.metric for member in trained} - {""})
     if not metrics:
         raise UsageError("none of these runs was validated during its training; --what loss plots the losses")
     if len(metrics) > 1:
@@ -69,16 +69,16 @@ def quantity(trained: Sequence[TrainedRun], shown: Shown) -> str:
 
 def chart(trained: Sequence[TrainedRun], shown: Shown, *, width: int, height: int) -> list[str]:
     """Return the lines of a chart: values to the left, epochs below, a letter per run."""
-    points = [point for one in trained for point in one.points(shown)]
+    points = [point for member in trained for point in member.points(shown)]
     low, high = min(value for _, value in points), max(value for _, value in points)
     first, last = min(epoch for epoch, _ in points), max(epoch for epoch, _ in points)
     columns, rows = max(10, width - AXIS - 2), max(3, height - 2)
     grid = [[" "] * columns for _ in range(rows)]
-    for one in trained:
-        for epoch, value in one.points(shown):
+    for member in trained:
+        for epoch, value in member.points(shown):
             column = _position(epoch, first, last, columns)
             row = rows - 1 - _position(value, low, high, rows)
-            grid[row][column] = one.letter if grid[row][column] in (" ", one.letter) else SHARED
+            grid[row][column] = member.letter if grid[row][column] in (" ", member.letter) else SHARED
     values = {0: high, rows // 2: low + (high - low) * (1 - (rows // 2) / (rows - 1)), rows - 1: low}
     lines = [
         f"{number(values[index]) if index in values else '':>{AXIS}} |{''.join(letters)}".rstrip()
@@ -95,29 +95,31 @@ def _position(value: float, low: float, high: float, n: int) -> int:
 
 
 def figure(trained: Sequence[TrainedRun]) -> "Figure":
-    """Return validation values and losses over the epochs, one above the other; call it inside `styled`."""
+    """Return validation values and losses over the epochs, member above the other; call it inside `styled`."""
     from mmbench.look.style import new_figure, set_title
 
-    panels: list[Shown] = [shown for shown in ("valid", "loss") if any(one.points(shown) for one in trained)]
+    panels: list[Shown] = [
+        shown for shown in ("valid", "loss") if any(member.points(shown) for member in trained)
+    ]
     drawn = new_figure(2.6 * len(panels) + 0.25 * len(trained))
     set_title(drawn, "Training curves")
     axes: list[Axes] = list(drawn.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
     for panel, shown in zip(axes, panels, strict=True):
         panel.set_ylabel(quantity(trained, shown))
         panel.grid(axis="y")
-        for index, one in enumerate(trained):
-            _draw(panel, one, shown, index)
+        for index, member in enumerate(trained):
+            _draw(panel, member, shown, index)
     axes[-1].set_xlabel("epoch")
     handles, labels = axes[0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower left", frameon=False)
     return drawn
 
 
-def _draw(panel: "Axes", one: TrainedRun, shown: Shown, index: int) -> None:
-    points = one.points(shown)
+def _draw(panel: "Axes", member: TrainedRun, shown: Shown, index: int) -> None:
+    points = member.points(shown)
     colour, dash = COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS)]
     epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
-    panel.plot(epochs, values, dash, color=colour, label=one.label, linewidth=1.3)
-    best = one.curves.best
+    panel.plot(epochs, values, dash, color=colour, label=member.label, linewidth=1.3)
+    best = member.curves.best
     if shown == "valid" and best is not None:
         panel.plot([best[0]], [best[1]], "o", color=colour, markersize=4)

@@ -89,7 +89,7 @@ def to_json(run: StoredRun, metrics: Sequence[Metric]) -> dict[str, Any]:
         "run": run.name, "path": str(run.path), "dataset": run.dataset, "model": run.model, "seed": run.seed,
         "config_id": run.config_id, "state": run.state, "reason": run.reason, "epochs": run.n_epochs,
         "scores": {split: _values(record, split, metrics) for split in ("valid", "test")} if finished else {},
-        "changed_settings": [vars(one) for one in changed_settings(record)] if record else [],
+        "changed_settings": [vars(setting) for setting in changed_settings(record)] if record else [],
         "curves": {"metric": curves.metric, "valid": list(curves.valid), "loss": list(curves.loss)},
         "seconds": dict(record.seconds) if record else {}, "notes": list(record.notes) if record else [],
         "environment": dict(record.environment) if record else {},
@@ -126,8 +126,9 @@ def _setting_lines(record: RunRecord) -> Lines:
     if not changed:
         return [("settings", "all as in the recipe")]
     texts = [
-        f"{one.key} = {value_text(one.value)}" + (f" (recipe {one.usual})" if one.usual else "")
-        for one in changed
+        f"{setting.key} = {value_text(setting.value)}"
+        + (f" (recipe {setting.usual})" if setting.usual else "")
+        for setting in changed
     ]
     return [("settings" if index == 0 else "", text) for index, text in enumerate(texts)]
 

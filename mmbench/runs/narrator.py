@@ -8,6 +8,8 @@ from mmbench.choices import SPLITS
 from mmbench.errors import DataError
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RECORD, RunRecord
+from mmbench.settings.config import Origin
+from mmbench.settings.describe import value_text
 from mmbench.training.names import LOG, RESUME
 from mmbench.training.progress import EpochReport
 
@@ -27,6 +29,21 @@ def epochs_done(path: Path) -> int:
     if (path / RECORD).is_file() or not (path / RESUME).is_file() or not log.is_file():
         return 0
     return log.read_bytes().count(b"\n")
+
+
+def interruption(cell: Cell) -> str:
+    """Return where an unfinished cell was interrupted, "" for one that is not begun."""
+    n_done = epochs_done(cell.path)
+    return f"interrupted at epoch {n_done} of {cell.settings['max_epochs'].value}" if n_done else ""
+
+
+def declared_settings(cell: Cell) -> list[str]:
+    """Return the settings that a declared table or sweep gives a cell: "n_experts=8"."""
+    return [
+        f"{key}={value_text(setting.value)}"
+        for key, setting in sorted(cell.settings.items())
+        if setting.origin is Origin.experiment
+    ]
 
 
 def _scores(record: RunRecord) -> str:
@@ -116,9 +133,8 @@ class RunLines:
 
     def planned(self, cell: Cell, record: RunRecord | None) -> None:
         state = "finished" if record is not None else "missing"
-        n_done = epochs_done(cell.path) if record is None else 0
-        at = f"  interrupted at epoch {n_done} of {cell.settings['max_epochs'].value}" if n_done else ""
-        self.result(f"{state:8}  {cell.path}{at}")
+        interrupted = "" if record is not None else interruption(cell)
+        self.result(f"{state:8}  {cell.path}  {interrupted}".rstrip())
 
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None:
         remark = " (made by another version of the code)" if other_code else ""

@@ -1,6 +1,5 @@
 """How much a device takes at once, and how much of it a run has used."""
 
-import resource
 import sys
 
 import torch
@@ -31,8 +30,17 @@ def reset_peak_memory(device: str) -> None:
 
 def peak_memory(device: str) -> dict[str, int]:
     """Return bytes: this process's largest resident set, and the GPU allocator's peak since the cell began."""
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
+    peaks = _host_peak()
     if device.startswith("cuda"):
-        peak["device"] = torch.cuda.max_memory_allocated(device)
-    return peak
+        peaks["device"] = torch.cuda.max_memory_allocated(device)
+    return peaks
+
+
+def _host_peak() -> dict[str, int]:
+    """Return the largest resident set of this process; nothing on Windows, whose Python does not know it."""
+    if sys.platform == "win32":
+        return {}
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}

@@ -167,7 +167,7 @@ def test_names_of_runs(stored: tuple[Path, dict[str, Path]], tmp_path: Path) -> 
     run = look_at(paths["finished"])
 
     def paths_of(*names: str) -> list[Path]:
-        return [found.path for found in find_runs(root, names)]
+        return [run.path for run in find_runs(root, names)]
 
     assert paths_of(run.name) == paths_of(run.config_id) == paths_of(str(run.path)) == [run.path]
     assert paths_of(f"toys/sasrec/{run.config_id}/seed_1", run.name) == [run.path]
@@ -201,7 +201,7 @@ def test_the_page_shows_what_differs_from_the_recipe(stored: tuple[Path, dict[st
     assert "9.0000 to 7.0000" in text  # both terms of the loss together
     assert "1:05" in text
     (page,) = json.loads(invoke(root, "runs", "show", run.name, "--json", "--metric", "HR@5"))
-    assert [one["key"] for one in page["changed_settings"]] == ["lr"]
+    assert [row["key"] for row in page["changed_settings"]] == ["lr"]
     assert page["curves"]["valid"] == [[1, 0.1], [2, 0.3], [3, 0.2]]
     assert set(page["scores"]["test"]) == {"HR@5"}
 

@@ -17,8 +17,9 @@ from mmbench.data.store import is_prepared
 from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.models import registry
 from mmbench.reporting.grid import Line, Lines, draw
-from mmbench.runs.narrator import RunLines, epochs_done
+from mmbench.runs.narrator import RunLines, declared_settings, epochs_done
 from mmbench.runs.plan import Cell
+from mmbench.runs.schedule import Overrides, plan
 from tests.prepared import write_toy
 from tests.reporting.conftest import fake_run
 
@@ -158,8 +159,6 @@ def test_an_added_table_is_removed_and_the_others_stay(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_says_where_it_is(toy: Any, tmp_path: Path) -> None:
-    from mmbench.runs.schedule import Overrides, plan
-
     cell: Cell = plan(
         results_dir=tmp_path,
         datasets=[toy],
@@ -180,6 +179,12 @@ def test_an_interrupted_run_says_where_it_is(toy: Any, tmp_path: Path) -> None:
     assert [line.split()[-5:] for line in lines[:2]] == [["missing", str(cell.path)]] * 2
     assert lines[2].endswith("interrupted at epoch 2 of 9")
     assert lines[3] == "resuming sasrec on toy, seed 1 at epoch 3"
+
+
+def test_a_sweep_s_cells_say_what_they_sweep(toy: Any, tmp_path: Path) -> None:
+    swept = Overrides(swept={"n_layers": 3}, declared={"dropout": 0.1})
+    (cell,) = plan(results_dir=tmp_path, datasets=[toy], models=["sasrec"], seeds=[1], overrides=swept)
+    assert declared_settings(cell) == ["dropout=0.1", "n_layers=3"]
 
 
 def test_models_in_any_case_and_lists_with_commas_reach_a_run(data_dir: Path, tmp_path: Path) -> None:

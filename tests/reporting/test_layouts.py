@@ -90,7 +90,7 @@ def test_the_style_of_papers(table: Table) -> None:
     table = replace(table, rows=(with_cell(table.rows[0], 0, starred), *table.rows[1:]))
     shown = laid_out(table, Layout(style="paper"))
     (line,) = rounding.summary(shown)
-    assert line == next(one for one in rounding.summary(table) if one.label == "Improved")
+    assert line == next(entry for entry in rounding.summary(table) if entry.label == "Improved")
     assert [row.cells for row in shown.rows] == [row.cells for row in table.rows]
     text = to_text(table, "latex", Layout(style="paper"))
     assert "Warning" not in text
@@ -121,10 +121,10 @@ def test_a_transposed_table_has_every_number_at_its_place(table: Table) -> None:
     head, body = cells_of(lines[0]), list(map(cells_of, lines[2:]))
     assert head[2 : 2 + len(table.rows)] == [row.label for row in table.rows]
     for index, column in enumerate(table.columns):
-        line = next(one for one in body if one[:2] == [column.dataset, str(column.metric)])
-        for place, row in enumerate(table.rows):
-            assert rounding.mean_text(row.cells[index]) in line[2 + place]
-        improved = next(one for one in rounding.summary(table) if one.label == "Improved")
+        line = next(cells for cells in body if cells[:2] == [column.dataset, str(column.metric)])
+        for number, row in enumerate(table.rows):
+            assert rounding.mean_text(row.cells[index]) in line[2 + number]
+        improved = next(entry for entry in rounding.summary(table) if entry.label == "Improved")
         assert line[head.index("*Improved*")] == improved.texts[index]
     assert body[-1][1] == "*n*"
     assert body[-1][2] == rounding.runs_text(table.rows[0], table)
