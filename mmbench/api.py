@@ -9,7 +9,7 @@ ends the process. Nothing is printed unless `progress=True` asks for plain lines
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,27 @@ from mmbench.arguments import (
     results_folder,
 )
 from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, Rows, SplitName, TestName, Ties
+from mmbench.contract.every import findings_of
+from mmbench.contract.report import Finding
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.fusion import WEIGHT_KINDS
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
+from mmbench.models import registry
 from mmbench.nn.score_scales import SCALES
 from mmbench.reporting import TableRequest, build_table
+from mmbench.reporting.labels import is_floor
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
 from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
 from mmbench.reporting.studies import Study, stored_studies
+from mmbench.reporting.targets import look_lines, tie_lines
 from mmbench.runs.controls import plan_controls
 from mmbench.runs.fuse import fuse_runs
 from mmbench.runs.loading import check_names, load_runs, without_results
+from mmbench.runs.look_log import note_looks
 from mmbench.runs.narrator import RunLines
 from mmbench.runs.plan import Cell
 from mmbench.runs.request import Watchers, choose_datasets, choose_models, seed_list, without_costly_floors
@@ -55,7 +61,7 @@ from mmbench.tuning.request import make_search, plan_studies
 from mmbench.tuning.study import run_study
 from mmbench.tuning.tuned import tuned_layers
 
-__all__ = ["fuse", "load", "prepare", "recommend", "report", "run", "studies", "tune"]
+__all__ = ["check", "fuse", "load", "prepare", "recommend", "report", "run", "studies", "tune"]
 
 Progress = bool | Watchers  # the command line gives watchers of its own
 
@@ -133,15 +139,44 @@ def run(
     A run that is stored is not computed again, also when a command did it. Raises UsageError for wrong names and
     values, DataError for data that are damaged or out of date.
     """
-    watchers, asked = _watchers(progress), names_of(models, "model", example="sasrec")
-    if not asked:
-        raise UsageError("no model is named; say for example 'sasrec'")
+    watchers = _watchers(progress)
     if not isinstance(lists, int) or lists < 0:
         raise UsageError(f"--lists {lists}: must be a whole number from 0")
     where = find_backend(backend, address, jobs)
-    overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
     # The workers of a cluster have devices of their own: "auto" does not stack there.
     n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
+    cells = plan_cells(
+        models, datasets=datasets, seeds=seeds, settings=settings, tuned=tuned, study=study, epochs=epochs,
+        floors=floors, controls=controls, data_dir=data_dir, results_dir=results_dir, watchers=watchers,
+    )  # fmt: skip
+    if dry_run:
+        return Runs(_stored(cells, watchers))
+    records = execute(
+        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
+    )
+    return Runs(records)
+
+
+def plan_cells(
+    models: Names,
+    *,
+    datasets: str | Prepared | Sequence[str | Prepared] | None = None,
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Any] | None = None,
+    tuned: bool = False,
+    study: str | None = None,
+    epochs: int | None = None,
+    floors: bool = True,
+    controls: bool = False,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+    watchers: Watchers,
+) -> list[Cell]:
+    """Return the cells that `run` computes for these arguments; UsageError and DataError as there."""
+    asked = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
+    if not asked:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
     names = choose_models(asked, floors=floors)
     prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
     if tuned or study is not None:
@@ -163,12 +198,7 @@ def run(
         )  # fmt: skip
     cells = without_costly_floors(cells, prepared, asked=asked, say=watchers.say)
     check_planned(cells)
-    if dry_run:
-        return Runs(_stored(cells, watchers))
-    records = execute(
-        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
-    )
-    return Runs(records)
+    return cells
 
 
 def tune(
@@ -317,7 +347,11 @@ def report(
     ties: Ties = "expected",
     mask_seen: MaskRule | None = None,
     unequal_budgets: bool = False,
+    sort: str = "",
+    top: int = 0,
+    floors: bool = True,
     rows: Rows = "all",
+    data_dir: Folder = None,
 ) -> Report:
     """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
 
@@ -327,7 +361,11 @@ def report(
     correction        for many comparisons, over the whole table
     mask_seen         the rule for items that a user already has; by default that of each run's selection
     unequal_budgets   give stars also where the rows were tuned with different budgets
+    sort              the metric that orders the rows, best first, or "name"
+    top               print so many rows besides the floors; tests and marks are about all
+    floors            with the sanity baselines
     rows              "recipe": only rows with the recipe's settings; "tuned": with tuned ones; "both": side by side
+    data_dir          where the prepared data lie: a table of test targets is noted beside them, see docs/trust.md
 
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
@@ -337,17 +375,23 @@ def report(
         metrics=as_metrics(metrics),
         split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
         datasets=tuple(sets), models=tuple(names), unequal_budgets=unequal_budgets, rows=rows,
+        sort=sort, top=top,
     )  # fmt: skip
     records = list(runs)
     check_names(records, datasets=sets, models=names, where="among these runs")
     chosen = select(records, datasets=sets, models=names)
+    chosen = [record for record in chosen if floors or not is_floor(record.model)]
     if records and not chosen:
-        raise without_results(sets, names)
+        raise without_results(sets, names) if floors else UsageError("all of these runs are of floors")
     table = build_table(chosen, request)
     filters = runs.filters if isinstance(runs, Runs) else ()
     if filters:  # else nobody could tell from the table that runs were chosen
         caption = ("Runs", f"Only runs with {', '.join(filters)}.")
         table = replace(table, caption=(*table.caption, caption))
+    if split == "test":
+        folder = data_folder(data_dir)
+        lines = [*tie_lines(chosen, data_dir=folder), *look_lines(chosen, data_dir=folder)]
+        table = replace(table, caption=(*table.caption, *lines))
     return Report(table)
 
 
@@ -367,7 +411,33 @@ def recommend(
     Raises UsageError for a user without a test target and where fewer items are stored, RunError for data that changed.
     """
     check_name(user, "user", example="U0001")
-    return recommended(run, user, k=k, data_dir=data_folder(data_dir), rule=mask_seen)
+    shown = recommended(run, user, k=k, data_dir=data_folder(data_dir), rule=mask_seen)
+    note_looks([run], data_dir=data_folder(data_dir))
+    return shown
+
+
+def check(
+    models: Names,
+    *,
+    dataset: str | Prepared | None = None,
+    canary: bool = False,
+    data_dir: Folder = None,
+) -> Iterator[Finding]:
+    """Yield what the checks of mmbench.contract say of models, one finding after the other.
+
+    dataset  whose catalogue, features and first users the models get; by default a toy data set
+    canary   train for a few epochs on targets that nobody can predict, instead of the checks
+
+    A finding's `is_fault` says that something is wrong, its `advice` what to do. Raises UsageError for unknown names.
+    """
+    names = names_of(models, "model", example="sasrec")
+    if not names:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    for name in names:
+        registry.find(name)
+    folder = data_folder(data_dir)
+    prepared = None if dataset is None else choose_datasets([dataset], folder, watchers=_watchers(False))[0]
+    return findings_of(names, prepared, canary=canary)
 
 
 # -- who hears of it ---------------------------------------------------------------------------------------

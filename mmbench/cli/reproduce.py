@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from mmbench.cli import complete
 from mmbench.cli.reproduced import FormatOption, is_figure, show, show_data
 from mmbench.cli.run import DeviceOption, SetOption, StackOption, compute, parse_seeds, parse_sets
 from mmbench.cli.state import State
 from mmbench.cli.tables import note_outdated
+from mmbench.cli.words import words
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def reproduce(
         typer.Argument(
             metavar="[PAPER/EXPERIMENT]",
             help="Such as hm4sr/table1, or PAPER with --all; without it all are listed.",
+            autocompletion=complete.experiments,
         ),
     ] = None,
     seeds: Annotated[
@@ -46,7 +49,11 @@ def reproduce(
     dataset: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            show_default="the paper's", help="Only this data set, or any that is prepared; repeatable."
+            "--dataset",
+            "-d",
+            show_default="the paper's",
+            help="Only this data set, or any that is prepared; repeatable.",
+            autocompletion=complete.prepared,
         ),
     ] = None,
     set_: SetOption = None,
@@ -102,7 +109,7 @@ def reproduce(
         return
     found = find_experiment(experiment)
     _check_output(found, output)
-    targets = choose_targets(found, dataset or [], state.data_dir, on_error=state.skip_data)
+    targets = choose_targets(found, words(dataset), state.data_dir, on_error=state.skip_data)
     _say_targets(state, found, targets)
     if not isinstance(found.content, Scores):
         show_data(state, found, targets, fmt, output)
@@ -225,13 +232,16 @@ def _plan(
 def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
     """Each cell with its state and time; then what is left in all, and what is not there."""
     from mmbench.reproduce.plan import states
-    from mmbench.runs.narrator import clock
+    from mmbench.runs.narrator import clock, declared_settings, interruption
 
     known = states(plan.cells)
     for one in known:
         time = "" if one.is_finished else "unknown" if one.seconds is None else f"~{clock(one.seconds)}"
         word = "finished" if one.is_finished else "missing"
-        state.out.print(f"{word:8}  {time:>8}  {one.cell.path}", markup=False)
+        details = [] if one.is_finished else [interruption(one.cell)]
+        details = [text for text in (*declared_settings(one.cell), *details) if text]
+        told = f"  {', '.join(details)}" if details else ""
+        state.out.print(f"{word:8}  {time:>8}  {one.cell.path}{told}", markup=False)
     missing = [one for one in known if not one.is_finished]
     seconds = [one.seconds for one in missing if one.seconds is not None]
     state.out.print(f"{len(known)} cells, {len(known) - len(missing)} finished, {len(missing)} missing")

@@ -42,8 +42,12 @@ def show(
 ) -> None:
     """Print the table and draw the figure; tell of failures last."""
     from mmbench.reproduce.scores import reproduced
+    from mmbench.runs.look_log import note_looks
 
+    if not records:
+        raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
     one = reproduced(plan, records)
+    note_looks(records.values(), data_dir=state.data_dir)
     state.warn_left_out(one.table.left_out)
     if plan.content.kind == "cases":
         _emit_case(state, one, records, fmt, output)
@@ -56,8 +60,6 @@ def show(
     failed = sum(record.status == "failed" for record in records.values())
     if failed:
         raise RunError(f"{failed} of {len(records)} cells failed; the same command tries them again")
-    if not records:
-        raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
 
 
 def _why(plan: "Plan") -> str:

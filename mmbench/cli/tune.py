@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def tune(
     ctx: typer.Context,
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models, with :variant if wanted.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models, with :variant if wanted.")],
     dataset: Annotated[list[str] | None, typer.Option(help="Prepared data set; repeatable.")] = None,
     trials: Annotated[
         int | None,

@@ -145,9 +145,9 @@ def evaluation_batches(
     """Yield (index into the view's users, their histories as the model reads them), so many users at once."""
     needs = model.needs
     batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
-    rows = last_rows(view.offsets, view.user, model.max_len - needs.places_after)
+    rows = last_rows(view.offsets, view.user, model.max_len - needs.slots_after)
     for index, part in _in_order_of_length(rows, chunk or chunk_size(model, device.type)):
-        yield index, batcher.evaluation(part, places_after=needs.places_after)
+        yield index, batcher.evaluation(part, slots_after=needs.slots_after)
 
 
 def _item_table(model: Recommender[Any]) -> Tensor:

@@ -1,10 +1,10 @@
-"""Catalogues whose features were replaced: what is a model's gain from its texts or pictures worth?
+"""Catalogues whose features were replaced: how much of a model's accuracy comes from its texts or pictures?
 
 The settings `text_features` and `image_features` change a catalogue before a training and before each ranking of its
-weights: they ask what content is worth, where a knock-out of a trained model asks what that model leans on. Presence
-flags and widths stay; row 0 and the rows of items without the modality stay as they are. Random fixed vectors are not
-useless: through a trained map they are ids of another form, so a model that keeps its accuracy with them gains from
-capacity, not from content.
+weights. They measure what content is worth; a knock-out of a trained model measures what that model relies on.
+Presence flags, widths, row 0 and the rows of items without the modality stay as they are. Random fixed vectors are not
+useless: a trained map makes ids of them, so a model that keeps its accuracy with them gains from capacity, not from
+content.
 
 Axes: N items, P of them have the modality, D width.
 """
@@ -20,15 +20,15 @@ from mmbench.models.base import Catalog
 from mmbench.runtime import derive_seed
 from mmbench.settings.feature_change import FeatureChange
 
-AT_ONCE = 4096  # items whose numbers are float64 at the same time
+BLOCK = 4096  # rows that are converted to float64 together
 Rows = Callable[[Tensor, torch.Generator], Tensor]  # stored vectors [P, D] -> [P, D]
 
 
 def change_features(catalog: Catalog, modality: str, change: FeatureChange) -> Catalog:
-    """Return the catalogue with other features of a modality; as it is where no item has the modality.
+    """Return the catalogue with changed features of a modality; unchanged where no item has the modality.
 
-    Of features with a state per layer, `shuffled` moves an item's states together; the others treat each layer as
-    features of its own. `shuffled` permutes texts and pictures independently of each other; `shuffled-together`
+    Of features with a state per layer, `shuffled` moves an item's states together; the others treat each layer
+    separately. `shuffled` permutes texts and pictures independently of each other; `shuffled-together`
     permutes both alike, among the items that have both and among those that have one of them.
 
     Raises ValueError where fewer than two items have a modality that is to be shuffled.
@@ -47,7 +47,7 @@ def change_features(catalog: Catalog, modality: str, change: FeatureChange) -> C
 
 
 def _changed(features: Tensor, catalog: Catalog, modality: str, change: FeatureChange) -> Tensor:
-    """Return features [N + 1, ...], the rows of those present changed, in the same precision."""
+    """Return features [N + 1, ...], in the same precision, with changed rows of the items that have them."""
     present: Tensor = getattr(catalog, f"has_{modality}")
     ids, changed = present.nonzero()[:, 0], features.clone()
     if change.kind == "shuffled-together":
@@ -65,18 +65,18 @@ def _changed(features: Tensor, catalog: Catalog, modality: str, change: FeatureC
 
 
 def _layers(features: Tensor) -> Sequence[Tensor]:
-    """Return views [N + 1, D] of each layer of [N + 1, layers, D]; [N + 1, D] is one layer."""
+    """Return views [N + 1, D] of each layer of [N + 1, layers, D]; [N + 1, D] is a single layer."""
     return [features] if features.dim() == 2 else features.unbind(1)
 
 
 def permuted(ids: Tensor, generator: torch.Generator, modality: str) -> Tensor:
-    """Return whose vector each of the ids [P] gets: a permutation that leaves none in its place.
+    """Return whose vector each of the ids [P] gets: a permutation that moves every id.
 
-    It is one cycle through all ids in a random order.
+    It is a single cycle through all ids in a random order.
     """
     if len(ids) < 2:
         raise ValueError(
-            f"{modality}_features = shuffled needs two items with {modality}, and there is {len(ids)}"
+            f"{modality}_features = shuffled needs two items with {modality}; the data set has {len(ids)}"
         )
     order = torch.randperm(len(ids), generator=generator)
     source = torch.empty_like(ids)
@@ -139,5 +139,5 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _norms(rows: Tensor) -> Tensor:
-    """Return the norms of rows [P, D], float64 [P], of a few rows at a time."""
-    return torch.cat([part.double().norm(dim=1) for part in rows.split(AT_ONCE)])
+    """Return the norms of rows [P, D], float64 [P], converting a block of rows at a time."""
+    return torch.cat([part.double().norm(dim=1) for part in rows.split(BLOCK)])

@@ -1,7 +1,7 @@
-"""Late fusion: scores of members that know nothing of each other, on one scale, summed with weights.
+"""Late fusion: scores of independent members, brought to a common scale and summed with weights.
 
-The weights are equal while members are trained. Others are chosen once, after the training, on the validation targets
-(mmbench.evaluation.fusion), and are part of the run.
+The weights are equal during training. The setting `fusion_weights` chooses others once, after the training, on the
+validation targets (mmbench.evaluation.fusion); they are part of the run.
 
 Axes: M members, T targets, N items. `LateFused` builds on the contract of mmbench.models.base.
 """
@@ -21,9 +21,9 @@ from mmbench.nn.score_scales import FusionWeights, Scale, equal_weights, rescale
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
     scale: Scale = "zscore"
-    # "validation": of all weights in steps of .1 those of the best NDCG@10. "learned": those of a conditional logit on
-    # the validation targets. "gated": learned, by the length of a history and the popularity of its last item. All are
-    # equal below FEWEST_USERS users.
+    # "validation": the weights, in steps of .1, with the best NDCG@10. "learned": those of a conditional logit on the
+    # validation targets. "gated": learned, by the length of a history and the popularity of its last item. Below
+    # FEWEST_USERS users all of them are equal weights.
     fusion_weights: Literal["validation", "equal", "learned", "gated"] = "validation"
 
 
@@ -31,7 +31,7 @@ F = TypeVar("F", bound=FusionConfig)
 
 
 class LateFused(Recommender[F]):
-    """A model that fuses the scores of its members. A subclass ends its constructor with `init_fusion`."""
+    """A model that fuses the scores of its members. A subclass calls `init_fusion` at the end of its constructor."""
 
     shares: Tensor  # int64 [M], see FusionWeights
     gates: Tensor  # float64 [M, 3], only where weights are gated
@@ -48,36 +48,36 @@ class LateFused(Recommender[F]):
         self.weights = equal_weights(n_members)
 
     def set_shares(self, shares: Sequence[int], source: str) -> None:
-        """Weigh the members in proportion to whole numbers from here on; `source` says who decided it."""
+        """Weigh the members in proportion to whole numbers from now on; `source` names what decided them."""
         self.set_weights(FusionWeights(tuple(shares), source))
 
     @property
     def weights_from(self) -> str:
-        """Who decided the weights."""
+        """What decided the weights."""
         return self.weights.source
 
     def set_weights(self, weights: FusionWeights) -> None:
-        """Weigh the members so from here on."""
+        """Weigh the members with these weights from now on."""
         self.weights = weights
         self.shares.copy_(torch.tensor(weights.shares))
         if weights.gates:
             self.gates.copy_(torch.tensor(weights.gates))
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scores [T, N] of each member that is asked, by name."""
+        """Return the scores [T, N] of each active member, by name."""
         raise TypeError(f"{type(self).__name__} does not say how its members score")
 
     def presence(self) -> Mapping[str, Tensor | None]:
-        """Return which items each member knows, bool [N + 1]; None = all."""
+        """Return by member which items it has a vector for, bool [N + 1]; None = all."""
         raise TypeError(f"{type(self).__name__} does not say what its members know")
 
     def scaled(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return scores on one scale, float64 [M, T, N], and whether a member knows an item of a history, [M, T]."""
+        """Return rescaled scores, float64 [M, T, N], and whether a member knows an item of the history, bool [M, T]."""
         presence, scaled, knows = self.presence(), [], []
         for name, scores in self.member_scores(batch).items():
             present = presence[name]
             scaled.append(rescale(scores, self.config.scale, None if present is None else present[1:]))
-            knows.append(knows_of(batch, present))
+            knows.append(has_present_item(batch, present))
         return torch.stack(scaled), torch.stack(knows)
 
     def traits(self, batch: Batch) -> Tensor:
@@ -87,7 +87,7 @@ class LateFused(Recommender[F]):
         return torch.stack([length.double().log1p(), self.popularity.double()[last]], 1)
 
     def score(self, batch: Batch) -> Tensor:
-        """Return [T, N]; a member that is asked alone scores as it does."""
+        """Return the fused scores [T, N], or those of the only active member."""
         scores = list(self.member_scores(batch).values()) if self.is_alone() else []
         return scores[0] if scores else self._fused(batch)
 
@@ -96,11 +96,11 @@ class LateFused(Recommender[F]):
         return self.weights.combine(scaled, knows, self.traits(batch))
 
     def is_alone(self) -> bool:
-        """Return whether one member is asked, and not the sum."""
-        raise TypeError(f"{type(self).__name__} does not say which members are asked")
+        """Return whether a single member scores, not the sum."""
+        raise TypeError(f"{type(self).__name__} does not say which members are active")
 
     def fusion_state(self) -> dict[str, Any]:
-        """Return the weights in the order of the members, and where they come from, for run.json."""
+        """Return the weights in the order of the members, and what decided them, for run.json."""
         shares = self.weights.shares
         state = {
             "weights": [share / sum(shares) for share in shares], "shares": list(shares),
@@ -111,8 +111,8 @@ class LateFused(Recommender[F]):
         )
 
 
-def knows_of(batch: Batch, present: Tensor | None) -> Tensor:
-    """Return whether some item of each slot's history is present, bool [T]; present bool [N + 1], None = all are."""
+def has_present_item(batch: Batch, present: Tensor | None) -> Tensor:
+    """Return whether any item of each slot's history is present, bool [T]; present bool [N + 1], None = all are."""
     if present is None:
         return torch.ones(len(batch.slot), dtype=torch.bool, device=batch.slot.device)
     seen = batch.attention_mask(causal=True) & present[batch.item_seq][:, None, :] & batch.mask[:, None, :]

@@ -1,7 +1,7 @@
-"""Scores of several members on one scale, and the weights of their sum.
+"""Scores of several members on a common scale, and the weights of their sum.
 
-Axes: M members, T targets, N items. All candidates of a ranking count, whatever a mask rule takes away later, so that
-both mask rules share one scale. Everything is float64: the mean of a million float32 scores is not exact.
+Axes: M members, T targets, N items. All candidates of a ranking count, even those that a mask rule removes later, so
+that all mask rules share a scale. Everything is float64: the mean of a million float32 scores is not exact.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from torch import Tensor
 Scale = Literal["raw", "zscore", "minmax", "prob", "logit", "rank"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 RANK_OFFSET = 60
-STEPS = 10  # of a weight in the grid, from 0 to 1
+STEPS = 10  # divide a weight in the grid, from 0 to 1
 
 
 def rescale(scores: Tensor, scale: Scale, present: Tensor | None = None) -> Tensor:
-    """Return scores [T, N] of one member on a scale, float64.
+    """Return scores [T, N] of a member on a scale, float64.
 
-    raw     as they are
+    raw     unchanged
     zscore  (r - mean) / deviation, which divides by N; a row of equal scores is 0
     minmax  (r - min) / (max - min); a row of equal scores is 0
     prob    softmax
     logit   log softmax
     rank    1 / (60 + rank), rank = 1 + the number of items with a higher score, so equal scores stay equal
-    present bool [N]: the items that the member knows; the others get the mean of its scores, and are in no formula
+    present bool [N]: the items that the member knows; the formulas skip the others, which get the mean of its scores
     """
     wide = scores.double()
     if present is None or bool(present.all()):
@@ -69,8 +69,8 @@ def _ranks(scores: Tensor) -> Tensor:
 def weighted_sum(scaled: Tensor, shares: Tensor, knows: Tensor | None = None) -> Tensor:
     """Return the sum [T, N] of members' scores [M, T, N], weighted by shares int64 [M] of their total.
 
-    knows  bool [M, T]: whether a member has anything of a target's history; one that has not is left out, and the
-           weights of the others sum to 1. Where only members of weight 0 are left, these count alike.
+    knows  bool [M, T]: whether a member knows an item of a target's history; if not, it is left out, and the weights
+           of the others sum to 1. Where only members of weight 0 remain, they count equally.
     """
     knows = scaled.new_ones(scaled.shape[:2], dtype=torch.bool) if knows is None else knows
     left = shares[:, None] * knows
@@ -119,9 +119,9 @@ def as_shares(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def simplex_grid(n_members: int) -> Tensor:
-    """Return all weights in steps of .1 as tenths, int64 [G, M], with those nearest to equal weights first.
+    """Return all weights in steps of .1 as tenths, int64 [G, M], those nearest to equal weights first.
 
-    Of equally near ones those with a larger weight of an earlier member come first.
+    Ties go to the larger weight of an earlier member.
     """
     parts = (part for part in product(range(STEPS + 1), repeat=n_members) if sum(part) == STEPS)
 

@@ -21,6 +21,8 @@ class TableRequest:
     compare     the row (label or model) that is tested against all others; None = the best row of each column
     datasets, models  the order; by default, data sets by name and the strongest model first
     unequal_budgets   give stars also where the rows were tuned with different budgets
+    sort        the metric that orders the rows, best first, or "name"; by default the first column
+    top         print so many rows besides the floors; 0 = all
     rows        all rows, or those with the recipe's settings, with tuned ones, or both side by side
     """
 
@@ -34,6 +36,8 @@ class TableRequest:
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     unequal_budgets: bool = False
+    sort: str = ""
+    top: int = 0
     rows: Rows = "all"
 
     def __post_init__(self) -> None:

@@ -63,7 +63,7 @@ class Fusion:
         models = [member.model.eval() for member in self.members]
         rows, batchers = [], []
         for model in models:
-            rows.append(last_rows(view.offsets, view.user, model.max_len - model.needs.places_after))
+            rows.append(last_rows(view.offsets, view.user, model.max_len - model.needs.slots_after))
             batchers.append(
                 Batcher(
                     view.items,
@@ -80,7 +80,7 @@ class Fusion:
             index = order[first : first + size]
             with torch.no_grad():
                 scores = [
-                    model.score(batcher.evaluation(part[index], places_after=model.needs.places_after))
+                    model.score(batcher.evaluation(part[index], slots_after=model.needs.slots_after))
                     for model, batcher, part in zip(models, batchers, rows, strict=True)
                 ]
                 scaled = torch.stack([rescale(member, self.scale) for member in scores])

@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from mmbench.data.store import Prepared
-from mmbench.errors import DataError, RunError, UsageError
+from mmbench.errors import FAILURES, DataError, RunError, UsageError
 from mmbench.runs.build import build_model, load_data
-from mmbench.runs.execute import selection_value
+from mmbench.runs.execute import explain_failure, selection_value
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import EpochReport, Progress
@@ -102,9 +102,9 @@ def run_trial(
             if done[-1][1].ended:
                 break
             judge.prunes = False  # one seed decides whether the others are worth their time
-    except Exception as error:
+    except FAILURES as error:
         _raise_fault_of_machine(error, claimed.number)
-        reason = " ".join(f"{error}".split())[:500] or type(error).__name__
+        reason = explain_failure(error, plan.model)
         return replace(base, status="failed", reason=reason, seconds=elapsed())
     outcomes = [outcome for _, outcome in done]
     values = [outcome.value for outcome in outcomes if outcome.value is not None]
@@ -116,7 +116,7 @@ def run_trial(
     )  # fmt: skip
 
 
-def _raise_fault_of_machine(error: Exception, number: int) -> None:
+def _raise_fault_of_machine(error: BaseException, number: int) -> None:
     """Raise an error again that other settings would meet too: of files, of the disk, of the data."""
     if isinstance(error, DataError):
         raise error

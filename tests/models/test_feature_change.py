@@ -134,7 +134,7 @@ def test_constant_is_the_mean_of_the_items_that_have_the_modality_layer_by_layer
 def test_one_item_cannot_be_shuffled() -> None:
     catalog = replace(toy_catalog(), has_text=torch.arange(31) == 2)
     with pytest.raises(
-        ValueError, match="text_features = shuffled needs two items with text, and there is 1"
+        ValueError, match="text_features = shuffled needs two items with text; the data set has 1"
     ):
         changed("shuffled:1", catalog)
 
