@@ -22,7 +22,7 @@ class Terms(NamedTuple):
 
 
 def check_terms(terms: Any, model: Recommender[Any]) -> None:
-    """Raise RunError for a loss that is not a dictionary of scalar tensors, at least one of which can be trained."""
+    """Raise RunError for a loss that is not a dictionary of scalar tensors."""
     name = f"{type(model).__name__}.loss()"
     if not isinstance(terms, dict) or not terms:
         what = "an empty dictionary" if terms == {} else f"a {type(terms).__name__}"
@@ -34,8 +34,6 @@ def check_terms(terms: Any, model: Recommender[Any]) -> None:
             raise RunError(
                 f"{name}: the term {key!r} must be a scalar tensor, not one of shape {list(value.shape)}; take its mean"
             )
-    if not any(value.requires_grad for value in terms.values()):
-        raise RunError(f"{name}: no term depends on a parameter, so there is nothing to train")
 
 
 class Learner:
@@ -59,6 +57,9 @@ class Learner:
             terms = self.loss(batch)
         check_terms(terms, self.model)
         values = torch.stack(list(terms.values()))
+        if not values.requires_grad:
+            name = type(self.model).__name__
+            raise RunError(f"{name}.loss(): no term depends on a parameter, so there is nothing to train")
         self.optimizer.zero_grad(set_to_none=True)
         values.sum().backward()
         return Terms(tuple(terms), values.detach())
