@@ -10,6 +10,8 @@ SplitName = Literal["valid", "test"]
 Ties = Literal["expected", "optimistic", "pessimistic"]  # see mmbench.evaluation.metrics
 TestName = Literal["t", "wilcoxon", "sign-flip", "users"]  # see mmbench.reporting.compare
 Correction = Literal["holm", "bh", "none"]
+Style = Literal["full", "paper"]  # see mmbench.reporting.layout
+Rows = Literal["all", "recipe", "tuned", "both"]  # see mmbench.reporting.effort_rows
 Format = Literal["terminal", "markdown", "latex", "html", "csv", "json"]
 
 RULES: tuple[MaskRule, ...] = get_args(MaskRule)

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     "lazy", "errors", "choices", "visible", "explain", "console", "locks", "atomic", "paths", "strict", "sealed",
     "runtime", "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
-    "tuning", "look", "reporting", "reproduce", "audit", "api", "doctor", "cli", "__main__",
+    "contract", "tuning", "look", "reporting", "reproduce", "audit", "board", "arguments", "api",
+    "doctor", "cli", "__main__",
 )  # fmt: skip
 
 

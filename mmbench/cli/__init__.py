@@ -13,6 +13,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from mmbench import __version__
+from mmbench.cli.shape import Root, arrange
 from mmbench.cli.state import State
 from mmbench.cli.streams import guard_streams
 from mmbench.errors import FAILURES, MmbenchError
@@ -25,6 +26,7 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 app = typer.Typer(
     name="mmbench",
+    cls=Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -51,7 +53,9 @@ def root(
     ),
     models_dir: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder with your own models (NAME.py + NAME.toml); repeatable."),
+        typer.Option(
+            help="Folder with your own models (NAME.py + NAME.toml); repeatable. Global options may stand anywhere."
+        ),
     ] = None,
     datasets: Annotated[
         Optional[list[Path]], typer.Option(help="A further datasets.toml; repeatable.")  # noqa: UP045
@@ -72,17 +76,25 @@ def root(
 
 from mmbench.cli import (  # noqa: E402
     audit,
+    bundles,
+    check,
     data,
     datasets,
     doctor,
+    estimate,
     features,
+    fuse,
     knockout,
+    leaderboard,
+    plot,
     power,
     recommend,
     registry,
     report,
     reproduce,
     run,
+    runs,
+    score,
     show,
     tune,
     why,
@@ -94,18 +106,27 @@ for group in (
     features,
     run,
     tune,
+    fuse,
+    estimate,
     report,
+    check,
+    runs,
+    plot,
     knockout,
     recommend,
     power,
     why,
     reproduce,
     audit,
+    bundles,
+    score,
+    leaderboard,
     registry,
     show,
     doctor,
 ):
     group.register(app)
+arrange(app)
 
 
 def main() -> None:
@@ -162,9 +183,14 @@ def explain_refusal(error: OSError) -> str:
 
 
 def fail(message: str, code: int) -> int:
-    """Print one line on stderr, in which a word of hundreds of letters is cut, and return the exit code."""
+    """Print one line on stderr, on a terminal broken at blanks, and return the exit code.
+
+    A word of hundreds of letters is cut.
+    """
+    from mmbench.cli.state import at_blanks
+
     line = re.sub(rf"(\S{{{LONGEST_WORD}}})\S+", r"\1...", one_line(message))
-    typer.echo(f"error: {line}", err=True)
+    typer.echo(at_blanks(f"error: {line}"), err=True)
     return code
 
 

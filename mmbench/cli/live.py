@@ -38,7 +38,7 @@ class Panel(TrainingLines):
         epoch, step, n_steps = self.position
         table = Table.grid(padding=(0, 2))
         table.add_row(
-            Text(f"cell {self.numbers} of {self.total}", style="bold"),
+            Text(f"run {self.numbers} of {self.total}", style="bold"),
             Text(self.title, style="bold cyan"),
         )
         table.add_row("epoch", f"{epoch} of at most {self.max_epochs}   step {step} of {n_steps}")
@@ -46,7 +46,10 @@ class Panel(TrainingLines):
         table.add_row("loss", terms_text(self.terms))
         for text in self.valid_text():
             table.add_row("", text)
-        table.add_row("time", f"{clock(time.monotonic() - self.began)}   {self.left()}")
+        now = time.monotonic()
+        table.add_row("time", f"{clock(now - self.began)}   {self.left()}")
+        if self.total > 1:
+            table.add_row("", f"{clock(now - self.view.began)} since the first run began")
         return table
 
     def row(self) -> tuple[Text, ...]:
@@ -75,6 +78,7 @@ class RunView(RunLines):
         self.console, self.out = console, out
         self.live: Live | None = None
         self.current: Panel | None = None
+        self.began = time.monotonic()
         self.elsewhere: dict[Path, Panel] = {}  # runs that other processes compute at present
 
     @contextmanager

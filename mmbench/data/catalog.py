@@ -119,9 +119,22 @@ def add_datasets(file: Path, data_dir: Path) -> list[str]:
         if name in shipped:
             raise UsageError(f"{file}: data set {name!r} ships with mmbench; choose another name")
     target = data_dir / ADDED
-    tables = (read_catalog(target) if target.is_file() else {}) | new
+    tables = added_datasets(data_dir) | new
     write_text(target, "\n".join(_dump_table(spec) for _, spec in sorted(tables.items())))
     return list(new)
+
+
+def added_datasets(data_dir: Path) -> dict[str, DatasetSpec]:
+    """Return the data sets that `mmbench datasets add` copied."""
+    file = data_dir / ADDED
+    return read_catalog(file) if file.is_file() else {}
+
+
+def forget_dataset(name: str, data_dir: Path) -> None:
+    """Remove the table of an added data set; KeyError for one that was not added."""
+    tables = added_datasets(data_dir)
+    del tables[name]
+    write_text(data_dir / ADDED, "\n".join(_dump_table(spec) for _, spec in sorted(tables.items())))
 
 
 def _dump_table(spec: DatasetSpec) -> str:

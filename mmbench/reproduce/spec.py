@@ -76,7 +76,7 @@ class _Experiment(_Strict):
 class Scores(_Experiment):
     """Models or sweep points x data sets x metrics."""
 
-    kind: Literal["table", "bars", "lines"]
+    kind: Literal["table", "bars", "lines", "cases", "projection"]
     metrics: tuple[str, ...] = Field(min_length=1)
     rows: tuple[Row, ...] = ()
     sweep_model: str = ""
@@ -97,6 +97,10 @@ class Scores(_Experiment):
             raise ValueError(f"metrics: {error}") from None
         if bool(self.sweeps) != bool(self.sweep_model) or bool(self.sweeps) == bool(self.rows):
             raise ValueError("an experiment has either rows, or sweeps with their sweep_model")
+        if self.kind == "cases" and (len(self.rows) != 2 or len(self.datasets) != 1):
+            raise ValueError("a case study has two rows and one data set")
+        if self.kind == "projection" and len(self.rows) != 1:
+            raise ValueError("a projection has one row, whose vectors it shows")
         if self.compare and self.compare not in [row.model for row in self.rows]:
             raise ValueError(f"compare = {self.compare!r} is no model of the rows")
         for line in (self.improved, self.p):

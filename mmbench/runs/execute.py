@@ -99,7 +99,7 @@ def run_stack(
 
 def _train_one(cell: Cell, device: str, watcher: Watcher | None) -> Result:
     try:
-        run = _open(cell, pick_device(device), watcher)
+        run = open_run(cell, pick_device(device), watcher)
         if run.trainer is not None:
             run.trainer.fit()
     except FAILURES as error:
@@ -130,7 +130,7 @@ def _train_all(cells: Sequence[Cell], device: str, watcher: Watcher | None) -> I
 
 def _try_to_open(cell: Cell, device: str) -> Result:
     try:
-        return cell, _open(cell, pick_device(device))
+        return cell, open_run(cell, pick_device(device))
     except FAILURES as error:
         return cell, error
 
@@ -157,7 +157,7 @@ def _fit(results: list[Result], watcher: Watcher | None) -> Iterator[Result]:
         yield from ((cell, error) for cell, _ in left.values())
 
 
-def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> Opened:
+def open_run(cell: Cell, device: str, watcher: Watcher | None = None) -> Opened:
     """Load a cell's data and make its model and trainer."""
     cell.path.mkdir(parents=True, exist_ok=True)
     remove_temporary(cell.path)

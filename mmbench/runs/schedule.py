@@ -26,6 +26,7 @@ from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
 from mmbench.settings.config import Layer, Origin
+from mmbench.settings.words import unknown_setting
 from mmbench.training.progress import Watcher
 
 MOST_THREADS = 1024  # a larger OMP_NUM_THREADS is a slip
@@ -85,28 +86,31 @@ class Overrides:
         return [layer for layer in layers if layer.values]
 
 
-def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
-    """Raise UsageError for a user's key that no chosen model has, and for a model that is not chosen."""
+def check_overrides(overrides: Overrides, models: Sequence[str], *, option: str = "--set") -> None:
+    """Raise UsageError for a user's key that no chosen model has, and for a model that is not chosen.
+
+    option  where the user wrote the key, for the message
+    """
     known = {name: registry.find(name).known_settings() for name in models}
     every = sorted({key for keys in known.values() for key in keys})
     unread = set.intersection(*(registry.find(name).unread_settings() for name in models))
     for key in overrides.everywhere:
         if key in unread:
             modality = key.partition("_")[0]
-            raise UsageError(f"--set {key}: no model of this run reads {modality} features; leave it out")
+            raise UsageError(f"{option} {key}: no model of this run reads {modality} features; leave it out")
         if key not in every:
-            raise UsageError(f"--set {key}: {suggest(key, every, what='setting')}")
+            raise UsageError(f"{option} {key}: {unknown_setting(key, every)}")
     names = {*models, *(name.partition(":")[0] for name in models)}
     for name, settings in overrides.by_model.items():
         if name not in names:
-            raise UsageError(f"--set {name}.…: {suggest(name, names, what='model of this run')}")
+            raise UsageError(f"{option} {name}.…: {suggest(name, names, what='model of this run')}")
         entry = registry.find(name)
         keys = entry.known_settings()
         for key in settings:
             if key not in keys:
-                raise UsageError(f"--set {name}.{key}: {suggest(key, keys, what='setting')}")
+                raise UsageError(f"{option} {name}.{key}: {unknown_setting(key, keys)}")
             if key not in settings_of_use(entry):
-                raise UsageError(f"--set {name}.{key}: {name} has no use for this setting")
+                raise UsageError(f"{option} {name}.{key}: {name} has no use for this setting")
 
 
 def plan(
@@ -350,8 +354,7 @@ def _run_in_workers(
     groups: Sequence[Group], *, watcher: RunWatcher, device: str, backend: Backend, lists: int
 ) -> Iterator[RunRecord]:
     """Compute groups in other processes, each with its share of the cores; records come as they end."""
-    # Absolute paths: a worker may have been started in another folder.
-    environment = {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
+    environment = shipped_environment()
     here = {cell.path.absolute(): cell for group in groups for cell in group}
     shipped = [
         tuple(replace(cell, path=cell.path.absolute(), data_path=cell.data_path.absolute()) for cell in group)
@@ -367,6 +370,11 @@ def _run_in_workers(
             follower.end(cell)
             watcher.ends(cell, record)
             yield record
+
+
+def shipped_environment() -> dict[str, str]:
+    """Return our variables with absolute paths, because a worker may have been started in another folder."""
+    return {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
 
 
 def _absolute(folders: str) -> str:

@@ -30,7 +30,8 @@ from mmbench.features.use import FeatureUse
 from mmbench.settings.config import Setting
 
 FORMAT = 2
-RECORD, RANKINGS, TRACEBACK = "run.json", "rankings", "traceback.txt"
+RECORD, RANKINGS = "run.json", "rankings"
+TRACEBACK = "traceback.txt"  # of an error that mmbench did not foresee
 
 
 class MisplacedError(DataError):
@@ -81,6 +82,7 @@ class Stored(strict.Strict):
     )  # "train", "valid", "rank_test", "epoch" (median), ...
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, "host" and "device"
     environment: dict[str, Any] = field(default_factory=dict)  # code, versions, device, threads, when, notes
+    external: bool = False  # lists of another program, see mmbench.board.external
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # printed under every table: "no image features", ...
 

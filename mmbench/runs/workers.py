@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -89,6 +90,27 @@ def side_by_side(
                     ) from error
 
 
+def together(work: Callable[[], None], backend: Backend, n: int) -> bool:
+    """Do the same work in n processes at once, at most `backend.jobs`; return whether no process died of it.
+
+    Raises what the work raises, and RunError when the workers cannot be had.
+    """
+    with _opened(backend, partial(_do, work), lambda cell: None) as pool:
+        try:
+            for _ in pool([()] * n, n):
+                pass
+        except Exception as error:
+            if not _worker_died(error):
+                raise
+            return False
+    return True
+
+
+def _do(work: Callable[[], None], group: Group) -> list[tuple[Cell, RunRecord]]:
+    work()
+    return []
+
+
 def nothing_came(cell: Cell, kind: Kind) -> RunError:
     return RunError(
         f"the {kind} workers computed {cell.title}, but nothing came to {cell.path}; "
@@ -97,7 +119,7 @@ def nothing_came(cell: Cell, kind: Kind) -> RunError:
 
 
 def _worker_died(error: BaseException) -> bool:
-    """Known by name for Dask and Ray, which need not be installed."""
+    """Return whether a worker died; errors of Dask and Ray are known by name, since neither need be installed."""
     names = {one.__name__ for one in type(error).__mro__}
     return isinstance(error, BrokenExecutor) or bool(
         names & {"KilledWorker", "RayActorError", "WorkerCrashedError"}
@@ -106,7 +128,7 @@ def _worker_died(error: BaseException) -> bool:
 
 @contextmanager
 def marked(cell: Cell) -> Iterator[bool]:
-    """In the worker: mark the cell as begun until it is given back. Yields False when two workers died of it."""
+    """Mark the cell as begun (in the worker) until it is given back; yield False when two workers died of it."""
     mark = cell.path / BEGUN
     with mark.open("a+") as file:
         file.write("x")
@@ -218,7 +240,9 @@ def _ray(backend: Backend, work: Work, ended: Callable[[Cell], RunRecord | None]
     from joblib import Parallel, delayed, parallel_config
     from ray.util.joblib import register_ray
 
-    options: dict[str, Any] = {"address": backend.address} if backend.address else {"num_cpus": backend.jobs}
+    options: dict[str, Any] = (
+        {"address": backend.address} if backend.address else {"num_cpus": max(backend.jobs, 2)}
+    )
     try:
         ray.init(**options, include_dashboard=False if not backend.address else None,
                  log_to_driver=False, logging_level="error", ignore_reinit_error=True)  # fmt: skip
@@ -244,7 +268,7 @@ def _ray(backend: Backend, work: Work, ended: Callable[[Cell], RunRecord | None]
 def _watched(
     compute: Callable[[], None], cells: Sequence[Cell], ended: Callable[[Cell], RunRecord | None]
 ) -> Iterator[tuple[Cell, RunRecord]]:
-    """joblib's Ray back end returns everything at the end; the store says earlier which cells are done."""
+    """Yield each cell when its record is stored; joblib's Ray back end itself returns everything at the end."""
     raised: list[BaseException] = []
 
     def target() -> None:
@@ -296,7 +320,7 @@ def _import(name: str, backend: Backend) -> Any:
 
 @contextmanager
 def dealt_device(wanted: str) -> Iterator[str]:
-    """In a worker: one of this machine's GPUs, a free one while there is one; other devices as they are.
+    """Choose a GPU of this machine in a worker, a free one if there is any; other devices stay as they are.
 
     Which GPUs are taken is told by locks in the system's temporary folder, which end with their process.
     """

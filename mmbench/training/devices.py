@@ -1,6 +1,5 @@
 """How much a device takes at once, and how much of it a run has used."""
 
-import resource
 import sys
 
 import torch
@@ -10,7 +9,10 @@ from mmbench.errors import UsageError
 
 
 def stack_size(wanted: str, device: str) -> int:
-    """`--stack`: "auto" = 16 on a GPU, which small models leave idle, and 1 on a CPU, where stacking gains nothing."""
+    """Return the number of seeds that `--stack` asks for.
+
+    "auto" means 16 on a GPU, which small models leave idle, and 1 on a CPU, where stacking gains nothing.
+    """
     if wanted == "auto":
         return 16 if device.startswith("cuda") else 1
     if wanted == "off":
@@ -21,15 +23,24 @@ def stack_size(wanted: str, device: str) -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """From here on a GPU's peak is that of the cell that begins."""
+    """Start measuring a GPU's peak memory anew, for the cell that begins."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: str) -> dict[str, int]:
-    """Bytes: largest resident set of this process so far, and of the GPU's allocator since the cell began."""
-    scale = 1 if sys.platform == "darwin" else 1024
-    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
+    """Return bytes: this process's largest resident set, and the GPU allocator's peak since the cell began."""
+    peaks = _host_peak()
     if device.startswith("cuda"):
-        found["device"] = torch.cuda.max_memory_allocated(device)
-    return found
+        peaks["device"] = torch.cuda.max_memory_allocated(device)
+    return peaks
+
+
+def _host_peak() -> dict[str, int]:
+    """Return the largest resident set of this process; nothing on Windows, whose Python does not know it."""
+    if sys.platform == "win32":
+        return {}
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}

@@ -36,6 +36,14 @@ def check_terms(terms: Any, model: Recommender[Any]) -> None:
             )
 
 
+def check_depends(values: Tensor, model: Recommender[Any]) -> None:
+    """Raise RunError for loss terms that depend on no parameter. (Inside vmap no tensor says whether it does.)"""
+    if not values.requires_grad:
+        raise RunError(
+            f"{type(model).__name__}.loss(): no term depends on a parameter, so there is nothing to train"
+        )
+
+
 class Learner:
     """A model and its optimiser. `config` has the settings of one stage."""
 
@@ -57,9 +65,7 @@ class Learner:
             terms = self.loss(batch)
         check_terms(terms, self.model)
         values = torch.stack(list(terms.values()))
-        if not values.requires_grad:
-            name = type(self.model).__name__
-            raise RunError(f"{name}.loss(): no term depends on a parameter, so there is nothing to train")
+        check_depends(values, self.model)
         self.optimizer.zero_grad(set_to_none=True)
         values.sum().backward()
         return Terms(tuple(terms), values.detach())
