@@ -80,7 +80,7 @@ def test_show(shop: Path) -> None:
         (("extract", "demo"), 2, "is not prepared"),
         (("datasets", "stats", "demo"), 2, "is not prepared"),
         (("datasets", "show", "dmeo"), 2, "did you mean 'demo'"),
-        (("datasets", "add", "nowhere.toml"), 2, "nowhere.toml cannot be read"),
+        (("datasets", "add", "nowhere.toml"), 2, "nowhere.toml: cannot be read"),
         (("prepare",), 2, "Missing argument"),
     ],
 )

@@ -100,6 +100,11 @@ def invoke(data: Path, results: Path, *args: str) -> str:
     return done.stdout
 
 
+def without_looks(table: str) -> list[str]:
+    """Return the lines of a table but that which counts how often the test targets were looked at."""
+    return [line for line in table.splitlines() if "looked at" not in line]
+
+
 def test_every_run_leaves_a_file_that_makes_its_table_again(data_dir: Path, tmp_path: Path) -> None:
     first = invoke(
         data_dir, tmp_path, "run", "pop", "random", "-d", "toy", "--seeds", "2-3", "--no-floors",
@@ -108,7 +113,8 @@ def test_every_run_leaves_a_file_that_makes_its_table_again(data_dir: Path, tmp_
     (file,) = tmp_path.glob("experiments/*/experiment.toml")
     before = {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells(tmp_path)}
     assert len(before) == 3
-    assert invoke(data_dir, tmp_path, "run", str(file)) == first
+    again = invoke(data_dir, tmp_path, "run", str(file))
+    assert without_looks(again) == without_looks(first)
     assert {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells(tmp_path)} == before
     assert list(tmp_path.glob("experiments/*/*")) == [file]  # the same experiment is one file
     invoke(data_dir, tmp_path / "other", "run", str(file))  # and on another machine
