@@ -96,30 +96,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Readable JSON in a stable key order; NaN is refused because other readers choke on it."""
+    """Write readable JSON in a stable key order; refuse NaN, which other readers cannot parse."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def canonical(value: Any) -> bytes:
-    """The one byte string of a JSON value that its hash is taken of."""
+    """Return the canonical bytes of a JSON value, from which its hash is computed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def hash_json(value: Any) -> str:
-    """sha256 of a JSON value, hexadecimal; independent of key order and white space."""
+    """Return the sha256 of a JSON value in hexadecimal; key order and white space do not matter."""
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
+    """Return the sha256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_stamp(path: Path) -> str:
     """Return size and times of a file: while they are equal, its content is the same on this machine."""
-    found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 # -- folders ----------------------------------------------------------------------------------------------

@@ -41,12 +41,12 @@ class ProtocolMismatchError(MmbenchError):
 
 
 def out_of_memory(reason: str, advice: str) -> RunError:
-    """What torch says when a GPU's memory runs out, cut to its first sentence, and what to do about it."""
+    """Return torch's first sentence about a GPU without free memory, with what to do about it, as an error."""
     return RunError(f"{reason.split('. ')[0]}; {advice}")
 
 
 def suggest(name: str, known: Iterable[str], *, what: str) -> str:
-    """Text for an unknown `name`: the nearest of `known`, or all of them when none is near."""
+    """Return the hint for an unknown `name`: the nearest of `known`, or all of them when none is near."""
     options = sorted(known)
     folded = {option.casefold(): option for option in options}
     near = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)

@@ -7,24 +7,24 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def baselines_dir() -> Path:
-    """The folder of baseline models: inside the package in a wheel, beside it in a source tree."""
+    """Return the folder of baseline models: inside the package in a wheel, beside it in a source tree."""
     inside = PACKAGE / "_baselines"
     return inside if inside.is_dir() else PACKAGE.parent / "baselines"
 
 
 def datasets_file() -> Path:
-    """The catalogue of data sets: inside the package in a wheel, beside it in a source tree."""
+    """Return the catalogue of data sets: inside the package in a wheel, beside it in a source tree."""
     inside = PACKAGE / "_datasets.toml"
     return inside if inside.is_file() else PACKAGE.parent / "datasets.toml"
 
 
 def data_dir() -> Path:
-    """Folder of raw and prepared data: `--data-dir`, else `MMBENCH_DATA`, else `data/`."""
+    """Return the folder of raw and prepared data: `--data-dir`, else `MMBENCH_DATA`, else `data/`."""
     return Path(os.environ.get("MMBENCH_DATA", "data"))
 
 
 def results_dir() -> Path:
-    """Folder of results: `--results-dir`, else `MMBENCH_RESULTS`, else `results/`."""
+    """Return the folder of results: `--results-dir`, else `MMBENCH_RESULTS`, else `results/`."""
     return Path(os.environ.get("MMBENCH_RESULTS", "results"))
 
 

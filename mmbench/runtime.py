@@ -19,7 +19,7 @@ from mmbench.paths import PACKAGE, baselines_dir
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
-    """An independent 63-bit seed for each purpose of a run ("init", "order" and epoch, ...).
+    """Return an independent 63-bit seed for each purpose of a run ("init", "order" and epoch, ...).
 
     What an epoch draws depends only on the run's seed and the epoch's number, so a resumed run draws what an
     uninterrupted one would have drawn, and two purposes never share a stream.
@@ -29,7 +29,7 @@ def derive_seed(seed: int, *purpose: object) -> int:
 
 
 def pick_device(name: str) -> str:
-    """`auto` -> cuda when there is one; an impossible wish fails at once."""
+    """Resolve `auto` to cuda where there is a GPU; raise at once for a device that is not available."""
     import torch
 
     if name == "auto":
@@ -69,7 +69,7 @@ def prepare_process(n_threads: int | None = None) -> None:
 
 @cache
 def code_version() -> dict[str, str]:
-    """mmbench's version, the git commit of a source tree, and a hash of the code that computes results."""
+    """Return mmbench's version, the git commit of a source tree, and a hash of the code that computes results."""
     files = sorted([*PACKAGE.rglob("*.py"), *baselines_dir().glob("*.py")])
     parts = {
         str(file.relative_to(file.parents[1])): hashlib.sha256(file.read_bytes()).hexdigest()
@@ -82,17 +82,17 @@ def _commit(folder: Path) -> str:
     if not (folder / ".git").exists():
         return ""
     try:
-        found = subprocess.run(
+        finished = subprocess.run(
             ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
-        return found.stdout.strip()
+        return finished.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
 def environment(device: str, own_code: str = "") -> dict[str, Any]:
-    """What made a result: code, library versions, machine, device, threads, time. No host or user names.
+    """Return what made a result: code, libraries, machine, device, threads, time; no host or user names.
 
     own_code  `ModelEntry.own_code` of the model.
     """

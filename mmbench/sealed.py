@@ -64,10 +64,10 @@ def read_json(path: Path, *, advice: str, version: int | None = None) -> dict[st
 
 def _check_version(path: Path, content: Mapping[str, Any], version: int, advice: str) -> None:
     """Raise OtherVersionError when a file says that it is of another format."""
-    found = content.get(FORMAT)
-    if type(found) is int and found != version:
+    stored = content.get(FORMAT)
+    if type(stored) is int and stored != version:
         raise OtherVersionError(
-            f"{path} was written by another version of mmbench (format {found}, this one reads {version}); {advice}"
+            f"{path} was written by another version of mmbench (format {stored}, this one reads {version}); {advice}"
         )
 
 

@@ -24,6 +24,7 @@ from mmbench.data.statistics import coverage, describe
 from mmbench.data.store import Content, Prepared, write_prepared
 from mmbench.features.manifest import MadeBy
 from mmbench.features.store import write_features
+from tests.forkserver import needs_own_interpreter, server
 
 ROOT = Path(__file__).resolve().parents[1]
 N_USERS, N_ITEMS = 120, 60
@@ -212,8 +213,12 @@ def cli(
     cwd: Path | None = None,
     timeout: float = 120,
 ) -> Outcome:
-    """Run `python -m mmbench ...` to its end."""
-    return finish(start(*args, data=data, results=results, env=env, cwd=cwd), timeout=timeout)
+    """Run `python -m mmbench ...` to its end, in a forked process where that makes no difference."""
+    texts = [str(arg) for arg in args]
+    if needs_own_interpreter(texts, env or {}):
+        return finish(start(*args, data=data, results=results, env=env, cwd=cwd), timeout=timeout)
+    full = environment(data=data, results=results, env=env)
+    return Outcome(*server(full, ROOT).run(texts, env=full, cwd=cwd or data or ROOT, timeout=timeout))
 
 
 def wait_for(condition: Any, *, seconds: float = 60, every: float = 0.01) -> None:

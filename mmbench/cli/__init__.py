@@ -110,7 +110,7 @@ for group in (
 
 
 def main() -> None:
-    """Entry point: known errors become one line on stderr and their exit code."""
+    """Run the command line; known errors become one line on stderr and their exit code."""
     debug = "--debug" in sys.argv[1:]
     # A scheduler's SIGTERM ends a run as Ctrl-C does: its worker processes with it, and with the same line.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -134,7 +134,7 @@ def main() -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """One line on stderr, then the end."""
+    """Print one line on stderr and exit."""
     typer.echo(f"error: {one_line(message)}" if code != INTERRUPTED else message, err=True)
     sys.exit(code)
 

@@ -57,7 +57,7 @@ Outcome = Verdict | NoVerdict
 
 
 def mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n - 1); None instead of a deviation of one value."""
+    """Return the mean and the sample standard deviation (n - 1), None in place of a deviation of one value."""
     array = _vector(values, "values")
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
@@ -67,12 +67,12 @@ def direction_of(difference: float) -> Direction:
 
 
 def paired_t(a: np.ndarray, b: np.ndarray) -> Outcome:
-    """t = mean(d) sqrt(n) / s_d with n - 1 degrees of freedom; valid for roughly normal d or large n."""
+    """Test with t = mean(d) sqrt(n) / s_d and n - 1 degrees of freedom, valid for roughly normal d or large n."""
     return _t_of_differences(_differences(a, b), test="paired t", scale=_scale(a, b))
 
 
 def one_sample_t(values: np.ndarray, constant: float) -> Outcome:
-    """Runs of a seeded method against a deterministic one, whose value has no seed variance."""
+    """Test runs of a seeded method against a deterministic one, whose value has no seed variance."""
     values = _vector(values, "values")
     return _t_of_differences(values - constant, test="one-sample t", scale=_scale(values))
 
@@ -96,7 +96,7 @@ def _t_of_differences(d: np.ndarray, *, test: str, scale: float) -> Outcome:
 
 
 def welch_t(a: np.ndarray, b: np.ndarray) -> Outcome:
-    """t of two samples that share nothing (no common seeds), with Welch-Satterthwaite degrees of freedom."""
+    """Test two samples without common seeds by Welch's t, with Welch-Satterthwaite degrees of freedom."""
     a, b = _vector(a, "a"), _vector(b, "b")
     difference, n = float(a.mean() - b.mean()), min(len(a), len(b))
     if n < 2:
@@ -120,7 +120,7 @@ def welch_t(a: np.ndarray, b: np.ndarray) -> Outcome:
 
 
 def wilcoxon(a: np.ndarray, b: np.ndarray, *, zero_method: ZeroMethod = "wilcox") -> Outcome:
-    """Wilcoxon signed rank test of d.
+    """Run Wilcoxon's signed rank test of d.
 
     It tests the location of symmetric differences, NOT the mean: with skewed d it can point the other way
     (`direction` is the mean's). Zeros: "wilcox" drops them, "pratt" ranks, then drops them, "zsplit" splits.
@@ -148,7 +148,7 @@ def wilcoxon(a: np.ndarray, b: np.ndarray, *, zero_method: ZeroMethod = "wilcox"
 
 
 def sign_flip(a: np.ndarray, b: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> Outcome:
-    """Paired randomisation of the mean: under H0 the sign of every d_k is a coin toss.
+    """Run the paired randomisation test of the mean: under H0 the sign of every d_k is a coin toss.
 
     Exact up to n = 16 (all 2^n patterns, smallest p 2 / 2^n), else p = (1 + hits) / (1 + draws) from a
     seeded generator.
@@ -158,7 +158,7 @@ def sign_flip(a: np.ndarray, b: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 
 
 def randomisation(d: np.ndarray, *, scale: float = 1.0, draws: int = DRAWS, seed: int = 0) -> list[Outcome]:
-    """`sign_flip` for several columns of differences [n, H] at once; one set of random signs serves all.
+    """Run `sign_flip` for several columns of differences [n, H] at once, with one set of random signs.
 
     `scale` is the size of the numbers that were subtracted, to tell rounding noise from a difference.
     """
@@ -213,7 +213,7 @@ def _flips_as_large(d: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> Outcome:
-    """Exact McNemar test of two hit vectors (0 or 1 per user): binomial on users that one method hits."""
+    """Run the exact McNemar test of two hit vectors (0 or 1 per user): binomial on users hit by one method only."""
     from scipy.special import bdtr
 
     d = _differences(a, b)
@@ -236,13 +236,13 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Outcome:
 
 
 def is_binary(values: np.ndarray) -> bool:
-    """Whether every value is 0 or 1."""
+    """Return whether every value is 0 or 1."""
     array = np.asarray(values)
     return bool(np.isin(array, (0.0, 1.0)).all())
 
 
 def t_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
-    """Confidence interval of a mean, None below 2 values. (A percentile bootstrap under-covers at n = 10.)"""
+    """Return the confidence interval of a mean, None below 2 values. (A bootstrap under-covers at n = 10.)"""
     array = _vector(values, "values")
     if len(array) < 2:
         return None
@@ -251,7 +251,7 @@ def t_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float
 
 
 def ratio_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
-    """Fieller's interval of mean(a) / mean(b), paired: all ratios r that a t test of a - r b keeps.
+    """Return Fieller's interval of mean(a) / mean(b), paired: all ratios r that a t test of a - r b keeps.
 
     None when it is unbounded (b is not clearly different from 0) or n < 2.
     """
@@ -273,7 +273,7 @@ def ratio_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tupl
 
 
 def effect_dz(d: np.ndarray) -> float | None:
-    """Standardised difference mean(d) / s_d times Hedges' factor J = 1 - 3 / (4 (n - 1) - 1).
+    """Return mean(d) / s_d, the standardised difference, times Hedges' factor J = 1 - 3 / (4 (n - 1) - 1).
 
     None when there are fewer than 3 differences (J is 0 at n = 2) or they do not vary. Never quote it without
     its unit: across seeds it is huge, across users tiny.
@@ -285,7 +285,7 @@ def effect_dz(d: np.ndarray) -> float | None:
 
 
 def rank_biserial(d: np.ndarray) -> float | None:
-    """Matched-pairs rank-biserial correlation (W+ - W-) / (W+ + W-), zeros dropped; None if all are zero."""
+    """Return the matched-pairs rank-biserial correlation (W+ - W-) / (W+ + W-), without zeros; None if all are."""
     d = _vector(d, "differences")
     d = d[d != 0]
     if len(d) == 0:
@@ -296,7 +296,7 @@ def rank_biserial(d: np.ndarray) -> float | None:
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's adjusted p: max over j <= i of min(1, (m - j + 1) p_(j)).
+    """Return Holm's adjusted p: max over j <= i of min(1, (m - j + 1) p_(j)).
 
     Controls the chance of any false claim under any dependence.
     """
@@ -310,7 +310,7 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg adjusted p: min over j >= i of min(1, m p_(j) / j).
+    """Return Benjamini-Hochberg adjusted p: min over j >= i of min(1, m p_(j) / j).
 
     Controls the expected share of false claims under independence or positive dependence.
     """
@@ -324,7 +324,7 @@ def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def smallest_sign_p(n: int) -> float:
-    """Smallest two-sided p that sign flips or Wilcoxon can give with n pairs: 2 / 2^n (at most 1)."""
+    """Return the smallest two-sided p that sign flips or Wilcoxon can give with n pairs: 2 / 2^n (at most 1)."""
     return min(1.0, 2.0 ** (1 - n))
 
 
@@ -363,7 +363,7 @@ def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _has_no_spread(d: np.ndarray, scale: float) -> bool:
-    """Whether d is constant up to the rounding noise of float64 numbers as large as `scale`."""
+    """Return whether d is constant up to the rounding noise of float64 numbers as large as `scale`."""
     return float(np.ptp(d)) <= 1e-13 * scale
 
 
@@ -378,7 +378,7 @@ def _no_verdict(test: str, n: int, difference: float, words: str, reason: str) -
 
 
 def _degenerate(d: np.ndarray, test: str, scale: float) -> NoVerdict | None:
-    """Why these differences have no p, or None when they have one.
+    """Return why these differences have no p, or None when they have one.
 
     A constant difference has none either: runs that never vary are copies, not evidence.
     """

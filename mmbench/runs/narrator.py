@@ -104,7 +104,7 @@ class RunLines:
         self.say(f"another run is computing {cell.title}; waiting for it")
 
     def queued(self, cells: Sequence[Cell], jobs: int) -> None:
-        """Side by side only the ends are told: lines of several trainings would mix."""
+        """Report only the ends of runs side by side, since lines of several trainings would mix."""
         self.is_elsewhere = True
         self._say_notes(cells)
         count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"

@@ -97,7 +97,7 @@ def nothing_came(cell: Cell, kind: Kind) -> RunError:
 
 
 def _worker_died(error: BaseException) -> bool:
-    """Known by name for Dask and Ray, which need not be installed."""
+    """Return whether a worker died; errors of Dask and Ray are known by name, since neither need be installed."""
     names = {one.__name__ for one in type(error).__mro__}
     return isinstance(error, BrokenExecutor) or bool(
         names & {"KilledWorker", "RayActorError", "WorkerCrashedError"}
@@ -106,7 +106,7 @@ def _worker_died(error: BaseException) -> bool:
 
 @contextmanager
 def marked(cell: Cell) -> Iterator[bool]:
-    """In the worker: mark the cell as begun until it is given back. Yields False when two workers died of it."""
+    """Mark the cell as begun (in the worker) until it is given back; yield False when two workers died of it."""
     mark = cell.path / BEGUN
     with mark.open("a+") as file:
         file.write("x")
@@ -244,7 +244,7 @@ def _ray(backend: Backend, work: Work, ended: Callable[[Cell], RunRecord | None]
 def _watched(
     compute: Callable[[], None], cells: Sequence[Cell], ended: Callable[[Cell], RunRecord | None]
 ) -> Iterator[tuple[Cell, RunRecord]]:
-    """joblib's Ray back end returns everything at the end; the store says earlier which cells are done."""
+    """Yield each cell when its record is stored; joblib's Ray back end itself returns everything at the end."""
     raised: list[BaseException] = []
 
     def target() -> None:
@@ -296,7 +296,7 @@ def _import(name: str, backend: Backend) -> Any:
 
 @contextmanager
 def dealt_device(wanted: str) -> Iterator[str]:
-    """In a worker: one of this machine's GPUs, a free one while there is one; other devices as they are.
+    """Choose a GPU of this machine in a worker, a free one if there is any; other devices stay as they are.
 
     Which GPUs are taken is told by locks in the system's temporary folder, which end with their process.
     """

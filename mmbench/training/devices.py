@@ -9,7 +9,10 @@ from mmbench.errors import UsageError
 
 
 def stack_size(wanted: str, device: str) -> int:
-    """`--stack`: "auto" = 16 on a GPU, which small models leave idle, and 1 on a CPU, where stacking gains nothing."""
+    """Return the number of seeds that `--stack` asks for.
+
+    "auto" means 16 on a GPU, which small models leave idle, and 1 on a CPU, where stacking gains nothing.
+    """
     if wanted == "auto":
         return 16 if device.startswith("cuda") else 1
     if wanted == "off":
@@ -20,15 +23,15 @@ def stack_size(wanted: str, device: str) -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """From here on a GPU's peak is that of the cell that begins."""
+    """Start measuring a GPU's peak memory anew, for the cell that begins."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: str) -> dict[str, int]:
-    """Bytes: largest resident set of this process so far, and of the GPU's allocator since the cell began."""
+    """Return bytes: this process's largest resident set, and the GPU allocator's peak since the cell began."""
     scale = 1 if sys.platform == "darwin" else 1024
-    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
     if device.startswith("cuda"):
-        found["device"] = torch.cuda.max_memory_allocated(device)
-    return found
+        peak["device"] = torch.cuda.max_memory_allocated(device)
+    return peak

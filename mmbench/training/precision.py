@@ -14,33 +14,33 @@ T = TypeVar("T")
 
 @contextmanager
 def tf32(matmul: str) -> Iterator[None]:
-    """Inside, a GPU may round the inputs of float32 products to 10 bits, unless `matmul` is "float32"."""
+    """Let a GPU round the inputs of float32 products to 10 bits inside, unless `matmul` is "float32"."""
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [one.allow_tf32 for one in backends]
-    for one in backends:
-        one.allow_tf32 = matmul != "float32"
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = matmul != "float32"
     try:
         yield
     finally:
-        for one, value in zip(backends, before, strict=True):
-            one.allow_tf32 = value
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def autocast(matmul: str, device: str) -> AbstractContextManager[Any]:
-    """Products in bfloat16 inside, if `matmul` says so."""
+    """Compute products in bfloat16 inside, if `matmul` asks for it."""
     wanted = matmul == "bfloat16"
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=wanted)
 
 
 def compiled(loss: Callable[..., T]) -> Callable[..., T]:
-    """`loss` through torch.compile, for batches of any size; what the compiler says of its failure is a RunError."""
+    """Return `loss` compiled for batches of any size; a call raises RunError where compiling fails."""
     from torch._dynamo.exc import TorchDynamoException
 
     inner = torch.compile(loss, dynamic=True)
 
-    def call(*given: Any) -> T:
+    def call(*arguments: Any) -> T:
         try:
-            return inner(*given)
+            return inner(*arguments)
         except TorchDynamoException as error:
             first = " ".join(" ".join(str(error).split("\n")[:2]).split())
             raise RunError(f"compile = true: {first}; run it with compile = false") from error
@@ -50,7 +50,7 @@ def compiled(loss: Callable[..., T]) -> Callable[..., T]:
 
 @contextmanager
 def on_own_stream(device: str) -> Iterator[None]:
-    """Run what is inside on a stream of its own, which a CUDA graph can be captured on."""
+    """Run the block on a separate stream, on which a CUDA graph can be captured."""
     if not device.startswith("cuda"):
         yield
         return
@@ -63,5 +63,5 @@ def on_own_stream(device: str) -> Iterator[None]:
 
 @cache
 def _stream(device: str) -> torch.cuda.Stream:
-    """Return the stream of all trainings: memory that one of them frees is found again by the next."""
+    """Return the stream that all trainings share, so that each can reuse the memory that the one before freed."""
     return torch.cuda.Stream(device)

@@ -35,7 +35,7 @@ from mmbench.training.trainer import Outcome, Trainer, train_epoch
 
 
 def why_not(trainer: Trainer) -> str:
-    """Why a run cannot be trained in a stack; empty when it can."""
+    """Return why a run cannot be trained in a stack; empty when it can."""
     if not trainer.needs.stackable:
         return "its loss is not computed for several models at once"
     for stage in trainer.stages:
@@ -128,13 +128,13 @@ class _Together:
         return faults
 
     def _leave(self, number: int, fault: Exception | None) -> Iterator[tuple[int, Exception | None]]:
-        """Take a run out that failed or is through."""
+        """Remove a run that failed or is finished."""
         if fault is not None or not self.left[number].is_running:
             del self.left[number]
             yield number, fault
 
     def _take_less(self, group: Sequence[int]) -> None:
-        """After the GPU's memory ran out for a group of several: fewer rows of logits first, then fewer seeds."""
+        """Use less memory after a group ran out of it: fewer rows of logits at first, then fewer seeds at once."""
         trainers = [self.left[number] for number in group]
         self.stack = None
         fewer = losses.fewer_rows(_rows_of_logits(trainers))
@@ -148,7 +148,7 @@ class _Together:
         self._tell(continues_with(less), trainers)
 
     def _tell(self, text: str, trainers: Iterable[Trainer]) -> None:
-        """Say something once that the results of several runs depend on, and keep it for their records."""
+        """Note in the records of several runs what their results depend on, and show it once."""
         for trainer in trainers:
             trainer.progress.note(text)
         if self.watcher is not None:
@@ -168,9 +168,9 @@ def return_to_common_epoch(trainers: Sequence[Trainer]) -> None:
             trainer.files.go_back()
 
 
-def _attempt(work: Callable[..., None], *given: Any) -> Exception | None:
+def _attempt(work: Callable[..., None], *arguments: Any) -> Exception | None:
     try:
-        work(*given)
+        work(*arguments)
     except Exception as error:
         return error
     return None
@@ -186,32 +186,38 @@ def _rows_of_logits(trainers: Sequence[Trainer]) -> int:
 
 @contextmanager
 def padding_kept_out(model: nn.Module) -> Iterator[None]:
-    """Inside, embeddings keep the gradient from their padding rows by a rule that holds for every run.
+    """Block the gradient of embeddings' padding rows in every run while the block runs.
 
-    torch's own, under vmap, keeps it from the first run's padding row only (torch 2.13).
+    Under vmap, torch itself blocks it in the first run only (torch 2.13).
     """
-    tables = [one for one in model.modules() if isinstance(one, nn.Embedding) and one.padding_idx is not None]
-    rows = [one.padding_idx for one in tables]
+    tables = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None
+    ]
+    rows = [table.padding_idx for table in tables]
 
     def rule(padding: int) -> Any:
-        return lambda module, given, out: torch.where((given[0] == padding)[..., None], out.detach(), out)
+        return lambda module, inputs, out: torch.where((inputs[0] == padding)[..., None], out.detach(), out)
 
     hooks = [
-        one.register_forward_hook(rule(row)) for one, row in zip(tables, rows, strict=True) if row is not None
+        table.register_forward_hook(rule(row))
+        for table, row in zip(tables, rows, strict=True)
+        if row is not None
     ]
-    for one in tables:
-        one.padding_idx = None
+    for table in tables:
+        table.padding_idx = None
     try:
         yield
     finally:
-        for one, row in zip(tables, rows, strict=True):
-            one.padding_idx = row
+        for table, row in zip(tables, rows, strict=True):
+            table.padding_idx = row
         for hook in hooks:
             hook.remove()
 
 
 class _Loss(nn.Module):
-    """`functional_call` calls forward(); this one is the loss."""
+    """A module whose forward() is the model's loss, since `functional_call` calls forward()."""
 
     def __init__(self, model: Recommender[Any]) -> None:
         super().__init__()
@@ -245,7 +251,7 @@ class Stack:
     def buffers(self) -> dict[str, Tensor]:
         """The buffers in which the models differ, along S; taken at the first step, when `start_epoch` has set them.
 
-        Those that are the same in all models (features, masks) stay one.
+        Buffers that all models share (features, masks) are not stacked.
         """
         lead, *others = self.models
         return {
@@ -325,13 +331,13 @@ class Stack:
 
     @torch.no_grad()
     def give_back(self) -> None:
-        """Put the slices into the runs' own models and optimisers, and say who was there."""
+        """Copy each run's slice into its model and optimiser, and record the seeds that trained together."""
         seeds = {trainer.seed for trainer in self.trainers}
         for k, trainer in enumerate(self.trainers):
             for name, parameter in trainer.model.named_parameters():
                 parameter.copy_(self.parameters[name][k])
-            own = parameters_of(trainer.learner.optimizer)
-            for alone, together in zip(own, parameters_of(self.optimizer), strict=True):
+            single = parameters_of(trainer.learner.optimizer)
+            for alone, together in zip(single, parameters_of(self.optimizer), strict=True):
                 for key, value in self.optimizer.state.get(together, {}).items():
                     trainer.learner.optimizer.state[alone][key] = (
                         value if key == "step" else value[k]

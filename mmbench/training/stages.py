@@ -44,11 +44,11 @@ def _plan(model: Recommender[Any], stage: Stage, config: TrainConfig) -> StagePl
         if key == "samples":
             raise UsageError(f"{where}: write Stage(samples=...), not settings={{'samples': ...}}")
     values = {parameter.name: getattr(config, parameter.name) for parameter in fields(config)}
-    own = build(TrainConfig, {**values, **stage.settings}, where=where) if stage.settings else config
+    merged = build(TrainConfig, {**values, **stage.settings}, where=where) if stage.settings else config
     for extra in model.needs.extras:
-        if reason := extra.misfit(own):
+        if reason := extra.misfit(merged):
             raise UsageError(f"{name} with these settings needs {reason}")
-    return StagePlan(stage.name, stage.epochs, _samples(name, model.needs, stage, own), stage.data, own)
+    return StagePlan(stage.name, stage.epochs, _samples(name, model.needs, stage, merged), stage.data, merged)
 
 
 def _samples(name: str, needs: Needs, stage: Stage, config: TrainConfig) -> str:

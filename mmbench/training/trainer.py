@@ -102,7 +102,7 @@ class Trainer:
         return self.files.folder
 
     def tell(self, text: str) -> None:
-        """Say something that the result depends on, and keep it for the record."""
+        """Note in the record what the result depends on, and show it."""
         self.progress.note(text)
         if self.watcher is not None:
             self.watcher.note(text)
@@ -111,7 +111,7 @@ class Trainer:
 
     @property
     def changes_between_epochs(self) -> bool:
-        """Whether the model may do something else in the next epoch, so that no recorded step can be kept."""
+        """Return whether the model may change its computation between epochs, so that no recorded step can be kept."""
         return type(self.model).start_epoch is not Recommender.start_epoch
 
     def set_rate(self, rate: float) -> None:
@@ -148,7 +148,7 @@ class Trainer:
         self._leave_finished_stages()
 
     def start_stage(self) -> None:
-        """Ready the data, the model and the optimiser of the stage that begins or continues."""
+        """Prepare the data, the model and the optimiser of the stage that begins or continues."""
         # What a stage initialises anew must not depend on whether the stage before ran in this process.
         torch.manual_seed(derive_seed(self.seed, "stage", self.progress.stage))
         stage = self.stage
@@ -168,7 +168,7 @@ class Trainer:
         self.drawers = {name: drawer for name, drawer in drawers.items() if drawer is not None}
 
     def _take_data(self, data: str) -> None:
-        """Train on the "target" or the "source" data from here on; the model hears of a change."""
+        """Train on the "target" or the "source" data from here on, and tell the model when they change."""
         if data != self.data and self.sources is not None:
             self.data = data
             self.view, catalog = self.sources[data]
@@ -211,7 +211,7 @@ class Trainer:
             self.files.save_weights(BEST, self.model, self.place)
         progress.stage += 1
         if self.is_running:
-            # A new stage counts its own epochs and looks for its own best; times and the curve continue.
+            # A new stage counts epochs anew and looks for a new best; times and the curve continue.
             fresh = Progress()
             progress.earlier += progress.epoch
             for name in ("epoch", "step", "best", "best_epoch", "bad", "stopped"):
@@ -231,7 +231,7 @@ class Trainer:
     # -- epochs -------------------------------------------------------------------------------------------
 
     def plan_epoch(self) -> EpochPlan:
-        """Plan the coming epoch: its steps in their order, and the generators of what is drawn. Ready the model."""
+        """Plan the coming epoch (its steps in order, a generator for each thing drawn) and prepare the model for it."""
         number, epoch, stage = self.progress.stage, self.progress.epoch + 1, self.stage
         if self._rows is None or self._rows[0] != number:
             rows = plan_rows(self.view.offsets, stage.samples, self.config.max_len)
@@ -317,7 +317,7 @@ def is_gain(value: float, best: float, rule: str) -> bool:
 def train_epoch(
     trainers: Sequence[Trainer], stepper: Stepper, watcher: Watcher | None = None
 ) -> list[Outcome]:
-    """Train one epoch of a run, or of several at the same place as one; return the outcome of each."""
+    """Train one epoch of a run, or of several at the same epoch together; return the outcome of each."""
     lead, plans = trainers[0], [trainer.plan_epoch() for trainer in trainers]
     epoch, n_steps = plans[0].epoch, len(plans[0].steps)
     torch.manual_seed(_noise_seed(trainers, epoch))

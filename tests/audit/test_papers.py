@@ -6,8 +6,6 @@ Run: python -m pytest tests/audit/test_papers.py
 import csv
 import io
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,8 +17,7 @@ from mmbench.audit.sources import FIELDS, SCORES, read_claims, read_scores
 from mmbench.data.catalog import read_catalog
 from mmbench.errors import DataError, UsageError
 from mmbench.paths import datasets_file
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.prepared import cli
 
 
 def checks(name: str) -> Counter[tuple[str, str]]:
@@ -130,36 +127,25 @@ def test_an_unknown_table_names_the_nearest() -> None:
         audit("hm4sr/tabel1")
 
 
-def mmbench(*args: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "mmbench", *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=ROOT,
-    )
-
-
 def test_the_command_lists_tables_and_prints_one() -> None:
-    listed = mmbench("audit")
+    listed = cli("audit")
     assert listed.returncode == 0, listed.stderr
     lines = [line.split() for line in listed.stdout.splitlines()]
     assert lines[0][:5] == ["table", "numbers", "impossible", "contradictions", "remarks"]
     assert ["hm4sr/table1", "240", "3", "2"] in [line[:4] for line in lines]
-    shown = mmbench("audit", "tmmsrec/table3")
+    shown = cli("audit", "tmmsrec/table3")
     assert "11 of 12 different values are k/273" in shown.stdout
     assert next(line for line in shown.stdout.splitlines() if line.startswith("vbpr-itv")).split()[1:3] == [
         "50",
         "(cut)",
     ]
-    wrong = mmbench("audit", "hm4sr/table9")
+    wrong = cli("audit", "hm4sr/table9")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert len(wrong.stderr.strip().splitlines()) == 1
 
 
 def test_three_other_formats() -> None:
-    content = json.loads(mmbench("audit", "tmmsrec/table3", "--format", "json").stdout)[0]
+    content = json.loads(cli("audit", "tmmsrec/table3", "--format", "json").stdout)[0]
     assert content["name"] == "tmmsrec/table3"
     assert content["columns"][0]["counts"][0] == {
         "method": "sasrec", "printed": "0.3553", "hits": 97, "reading": "rounded",

@@ -1,52 +1,10 @@
-"""Many `mmbench` commands, each in a process of its own, for the price of one start.
+"""Many `mmbench` commands, each in a process of its own, as plain values that tests can put into a table."""
 
-A fresh interpreter imports torch and then forks once per command: every command has its own process, arguments,
-environment, stdout, stderr and exit code, but none pays the second and a half of the import.
-"""
-
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.prepared import ROOT, Outcome, environment
-
-SERVER = """
-import json, os, sys, tempfile, traceback
-import torch, torch._dynamo, mmbench.cli, mmbench.runs.schedule, mmbench.cli.live, mmbench.reporting
-
-def child(command, out, err):
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    sys.argv = ["mmbench", *command["args"]]
-    os.environ.update(command["env"])
-    code = 0
-    try:
-        mmbench.cli.main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-for command in json.load(sys.stdin):
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            child(command, out.fileno(), err.fileno())
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
-        print(json.dumps([code, *texts]), flush=True)
-"""
+from tests.prepared import ROOT, Outcome, cli
 
 
 @dataclass(frozen=True)
@@ -60,22 +18,8 @@ class Command:
 
 
 def run_all(commands: Sequence[Command]) -> list[Outcome]:
-    """Outcomes of the commands, run one after another."""
-    sent = [
-        {
-            "args": [str(one) for one in command.args],
-            "env": {
-                "MMBENCH_DATA": str(command.data),
-                "MMBENCH_RESULTS": str(command.results),
-                **command.env,
-            },
-        }
+    """Return the outcomes of the commands, run one after another in the project's folder."""
+    return [
+        cli(*command.args, data=command.data, results=command.results, env=command.env, cwd=ROOT)
         for command in commands
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", SERVER], input=json.dumps(sent), env=environment(), cwd=ROOT,
-        capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
-    outcomes = [Outcome(*json.loads(line)) for line in done.stdout.splitlines()]
-    assert len(outcomes) == len(commands), done.stderr
-    return outcomes

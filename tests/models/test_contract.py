@@ -247,7 +247,7 @@ def test_all_positions_and_prefixes_have_the_same_loss(name: str) -> None:
 
 @pytest.mark.parametrize("name", BASES)
 def test_thirty_two_users_can_be_learned_by_heart(name: str) -> None:
-    """Each user has items of its own, so that every next item is determined by what came before."""
+    """Each user has different items, so every next item is determined by what came before."""
     histories = np.random.default_rng(0).permutation(32 * 5).reshape(32, 5) + 1
     times = np.tile(START + 86_400 * 10 * np.arange(5), (32, 1)) + np.arange(32)[:, None] * 86_400
     view = TrainView(items=histories.ravel(), times=times.ravel(), offsets=np.arange(33) * 5)
@@ -255,23 +255,31 @@ def test_thirty_two_users_can_be_learned_by_heart(name: str) -> None:
     settings = small(name, dropout=False) | ({"hidden_dim": 24} if "hidden_dim" in small(name) else {})
     model = toy_model(name, catalog, **settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005 if model.needs.has(Negatives) else 0.02)
-    n_steps = 800 if name in SLOWEST else 400 if name in DRAWING + SLOW else 150
-    for step in range(n_steps):  # sampled negatives and masks teach slowly
+    most_steps = 800 if name in SLOWEST else 400 if name in DRAWING + SLOW else 150
+    for step in range(most_steps):  # sampled negatives and masks teach slowly
         optimizer.zero_grad(set_to_none=True)
         sum(model.loss(training_batch(model, view, seed=step)).values()).backward()
         optimizer.step()
         with torch.no_grad():
             model.constrain(dict(model.named_parameters()))
+        if step % 20 == 19 and knows_by_heart(model, histories, times):
+            return
+    assert knows_by_heart(model, histories, times)
+
+
+def knows_by_heart(model: Recommender[Any], histories: np.ndarray, times: np.ndarray) -> bool:
+    """Return whether (nearly) all users' last items stand first; for a model of pairs, their five items."""
     model.eval()
     with torch.no_grad():
-        found = model.score(history_batch(model, histories[:, :4].tolist(), times=times[:, :4].tolist()))
-    own = found.gather(1, torch.from_numpy(histories[:, 4:] - 1))
-    if model.needs.samples == ("pairs",):  # knows the user, not the order: its five items before all others
-        best = found.topk(5).indices.sort(1).values
-        assert torch.equal(best, torch.from_numpy(np.sort(histories, 1) - 1))
-    else:
-        # Sampled negatives leave one or two of the 32 behind, which ones depends on the draw.
-        assert ((found > own).sum(1) == 0).double().mean() >= (0.9 if model.needs.has(Negatives) else 0.95)
+        scored = model.score(history_batch(model, histories[:, :4].tolist(), times=times[:, :4].tolist()))
+    model.train()
+    if model.needs.samples == ("pairs",):  # such a model knows the user, not the order
+        best = scored.topk(5).indices.sort(1).values
+        return torch.equal(best, torch.from_numpy(np.sort(histories, 1) - 1))
+    target = scored.gather(1, torch.from_numpy(histories[:, 4:] - 1))
+    # With sampled negatives a user or two of the 32 is not learned; which ones depends on the draw.
+    share = ((scored > target).sum(1) == 0).double().mean()
+    return bool(share >= (0.9 if model.needs.has(Negatives) else 0.95))
 
 
 @pytest.mark.parametrize("name", [one for one in NAMES if ":" not in one])

@@ -6,26 +6,17 @@ Run: python -m pytest tests/reporting/test_cli_report.py
 import csv
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.prepared import write_toy
+from tests.prepared import Outcome, cli, write_toy
 from tests.reporting.conftest import fake_run, paper_like
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def mmbench(*args: str, results: Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "mmbench", "--results-dir", str(results), *args],
-        capture_output=True, text=True, timeout=60, check=False, cwd=results.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "60", "PYTHONIOENCODING": "utf-8", **env},
-    )  # fmt: skip
+def mmbench(*args: str, results: Path, **env: str) -> Outcome:
+    return cli(*args, results=results, env={"COLUMNS": "60", **env}, cwd=results.parent)
 
 
 @pytest.fixture(scope="module")
