@@ -12,9 +12,20 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmbench.api import load, prepare, recommend, report, run
+    from mmbench.api import check, fuse, load, prepare, recommend, report, run, studies, tune
 
-    __all__ = ["__version__", "load", "prepare", "recommend", "report", "run"]
+    __all__ = [
+        "__version__",
+        "check",
+        "fuse",
+        "load",
+        "prepare",
+        "recommend",
+        "report",
+        "run",
+        "studies",
+        "tune",
+    ]
 else:
     from mmbench.lazy import attach
 
@@ -39,7 +50,19 @@ else:
     }
     __getattr__, __dir__, _exported = attach(
         __name__,
-        {"mmbench.api": ("load", "prepare", "recommend", "report", "run")},
+        {
+            "mmbench.api": (
+                "check",
+                "fuse",
+                "load",
+                "prepare",
+                "recommend",
+                "report",
+                "run",
+                "studies",
+                "tune",
+            )
+        },
         packages=("data", "errors", "models", "nn"),
         moved=_MOVED,
     )

@@ -11,127 +11,34 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmbench import sealed
-from mmbench.data.manifest import Facts
-from mmbench.data.protocol import Protocol
-from mmbench.data.statistics import coverage, describe
-from mmbench.data.store import Content, Prepared, write_prepared
+from mmbench.contract.data_set import (
+    N_ITEMS,
+    N_USERS,
+    PROTOCOL,
+    START,
+    add_features,
+    random_histories,
+    write_data_set,
+    write_toy,
+)
 from mmbench.features.manifest import MadeBy
-from mmbench.features.store import write_features
 from tests.forkserver import needs_own_interpreter, server
 
+__all__ = [
+    "MADE", "N_ITEMS", "N_USERS", "PROTOCOL", "ROOT", "SMALL", "START", "Outcome", "add_features", "cells", "cli",
+    "environment", "finish", "kill_group", "random_histories", "rankings_of", "same_counts", "same_ranks",
+    "same_weights", "start", "wait_for", "write_data_set", "write_toy",
+]  # fmt: skip
+
 ROOT = Path(__file__).resolve().parents[1]
-N_USERS, N_ITEMS = 120, 60
-START = 1_400_000_000
-PROTOCOL = Protocol(
-    name="toy", duplicates="keep", min_user=3, min_item=1, item_counts="events", iterate=False, require=(),
-    ties="file", split="leave-one-out", valid_share=0.0, test_share=0.0, max_len=10, mask_seen="none",
-    selection_metric="NDCG@10", patience=3,
-)  # fmt: skip
-
-
-def random_histories(
-    *, n_users: int = N_USERS, n_items: int = N_ITEMS, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """items 1..n_items, times and offsets of users with 3 to 14 events."""
-    rng = np.random.default_rng(seed)
-    lengths = 3 + np.arange(n_users) % 12
-    items, times = [], []
-    for length in lengths:
-        item, now = int(rng.integers(n_items)), START + int(rng.integers(0, 10_000_000))
-        for _ in range(length):
-            items.append(item + 1)
-            times.append(now)
-            item = (item + 7) % n_items if rng.random() < 0.8 else int(rng.integers(n_items))
-            now += int(rng.integers(1, 500_000)) * int(rng.random() > 1 / 6)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return np.array(items), np.array(times), offsets
-
-
-def write_data_set(
-    data_dir: Path,
-    name: str,
-    histories: tuple[np.ndarray, np.ndarray, np.ndarray],
-    records: Sequence[dict[str, Any]],
-    *,
-    protocol: Protocol = PROTOCOL,
-    owned: Sequence[Sequence[int]] | None = None,
-    n_categories: int = 0,
-    user_ids: Sequence[str] | None = None,
-    **facts: Any,
-) -> Prepared:
-    """Write a data set with the statistics that `prepare` would have counted.
-
-    owned  categories of each item, numbers below n_categories
-    facts  further fields of the manifest
-    """
-    items, times, offsets = histories
-    owned = [[] for _ in records] if owned is None else owned
-    full = [{"title": "", "brand": "", "categories": [], "text": "", "image": None, **one} for one in records]
-    members = frozenset(str(one["image"]) for one in full if one["image"])
-    statistics = describe(
-        items=items, times=times, offsets=offsets, n_items=len(records), protocol=protocol,
-        coverage=coverage(full, members),
-    )  # fmt: skip
-    known = {"dataset": name.split("@")[0], "title": name.title(), "synthetic": True, "created": 1.0, **facts}
-    content = Content(
-        items=items,
-        times=times,
-        offsets=offsets,
-        item_records=full,
-        user_ids=[f"u{u:05}" for u in range(len(offsets) - 1)] if user_ids is None else user_ids,
-        category_names=[f"category {c}" for c in range(n_categories)],
-        category_ids=np.array([c for one in owned for c in one]),
-        category_offsets=np.concatenate([[0], np.cumsum([len(one) for one in owned])]),
-    )
-    return write_prepared(
-        data_dir, Facts(name=name, protocol=protocol, statistics=statistics, **known), content
-    )
-
-
-def write_toy(
-    data_dir: Path,
-    name: str = "toy",
-    *,
-    features: bool = True,
-    n_items: int = N_ITEMS,
-    histories: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
-    created: float = 1.0,
-    seed: int = 0,
-    **protocol: Any,
-) -> Prepared:
-    """Write the data set `name`; keywords change its protocol."""
-    prepared = write_data_set(
-        data_dir,
-        name,
-        histories or random_histories(n_items=n_items, seed=seed),
-        [{"id": f"i{i:05}", "title": f"thing {i}", "text": f"thing {i}"} for i in range(n_items)],
-        protocol=replace(PROTOCOL, **protocol),
-        owned=[[] if i % 10 == 3 else sorted({i % 6, (i * i) % 6}) for i in range(n_items)],
-        n_categories=6,
-        created=created,
-    )
-    if features:
-        for modality, dim in (("text", 12), ("image", 8)):
-            add_features(prepared, modality, "toy", dim=dim)
-    return prepared
-
-
 MADE = MadeBy(identity={"name": "test"})  # of nothing that the data set holds, as imported features are
-
-
-def add_features(prepared: Prepared, modality: str, encoder: str, *, dim: int = 8, seed: int = 0) -> None:
-    """Store random features of which one in ten is absent."""
-    rng = np.random.default_rng(seed + dim)
-    values = rng.normal(size=(prepared.n_items + 1, dim)).astype(np.float32)
-    present = rng.random(prepared.n_items + 1) > 0.1
-    write_features(prepared, modality, encoder, values, present, MadeBy(identity={"dim": dim, "seed": seed}))
 
 
 @dataclass(frozen=True)

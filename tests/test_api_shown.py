@@ -4,6 +4,7 @@ Run: python -m pytest tests/test_api_shown.py
 """
 
 import io
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -43,6 +44,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def shown_alike(first: str, second: str) -> bool:
+    """Whether two texts are the same but for how often the test targets had been looked at."""
+    texts = [
+        re.sub(r"looked at [0-9,]+ times? for", "looked at N times for", text) for text in (first, second)
+    ]
+    return texts[0] == texts[1]
+
+
 # -- load and report ----------------------------------------------------------------------------------------
 
 
@@ -63,10 +72,10 @@ def test_the_table_is_the_one_that_the_command_prints(made: Path, tmp_path: Path
         ),
     ):  # fmt: skip
         report = mmbench.report(mmbench.load(results_dir=made), **arguments)  # type: ignore[arg-type]
-        assert str(report) == cli("report", *options, results=made).stdout
+        assert shown_alike(str(report), cli("report", *options, results=made).stdout)
         for fmt in ("markdown", "latex", "html", "csv", "json"):
             printed = cli("report", *options, "--format", fmt, results=made).stdout
-            assert getattr(report, f"to_{fmt}")() == printed, fmt
+            assert shown_alike(getattr(report, f"to_{fmt}")(), printed), fmt
 
 
 def test_runs_are_chosen_as_with_the_command(made: Path) -> None:
@@ -78,7 +87,7 @@ def test_runs_are_chosen_as_with_the_command(made: Path) -> None:
         "report", "--set", "max_epochs=100", "--set", "mask_seen=none", "--set", "mask_seen=none", results=made
     ).stdout  # fmt: skip
     asked = mmbench.load(settings={"max_epochs": 100, "mask_seen": ["none", "none"]}, results_dir=made)
-    assert str(mmbench.report(asked)) == printed
+    assert shown_alike(str(mmbench.report(asked)), printed)
     assert "Only runs with max_epochs=100, mask_seen=none or none." in printed
     assert "Only runs" in str(mmbench.report(asked[:4]))
 
@@ -114,7 +123,7 @@ def test_rankings_that_cannot_be_read_are_told_with_the_table(tmp_path: Path) ->
     report = mmbench.report(runs)
     told = cli("report", results=tmp_path)
     assert len(report.left_out) == 1
-    assert str(report) == told.stdout + told.stderr
+    assert shown_alike(str(report), told.stdout + told.stderr)
     assert "left out of the table: " in report._repr_html_()
     assert "unreadable" in repr(runs)
     with pytest.raises(DataError, match="damaged"):

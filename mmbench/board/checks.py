@@ -15,7 +15,8 @@ from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metric
 from mmbench.models import registry
 from mmbench.runs.plan import ENCODERS, configuration_id, settings_of_use
 from mmbench.runs.store import RunRecord
-from mmbench.tuning.ledger import best_of, studies_of
+from mmbench.tuning.ledger import best_of
+from mmbench.tuning.stored import studies_of
 
 Status = Literal["ok", "fault", "not checked", "note"]
 SAME = 1e-9  # relative difference of two computations of one mean

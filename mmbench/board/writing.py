@@ -23,6 +23,7 @@ from mmbench.models import registry
 from mmbench.runs.store import RECORD, RunRecord, read_record, write_rankings, write_record
 from mmbench.training.files import BEST
 from mmbench.tuning import ledger
+from mmbench.tuning.stored import studies_of
 
 DISTRIBUTION = "mmbench"
 
@@ -140,7 +141,7 @@ class _Stage:
     def add_tuning(self) -> None:
         """Add the ledgers of the searches under the runs' protocol, as they are: their lines carry hashes."""
         results = self.first.path.parents[3]
-        for study in ledger.studies_of(results, self.first.dataset, self.first.model):
+        for study in studies_of(results, self.first.dataset, self.first.model):
             if study.plan.protocol != self.first.protocol or not study.trials():
                 continue
             texts = {

@@ -55,6 +55,7 @@ def recommend(
     if every == (user is not None):
         raise UsageError("give either --user ID or --all")
     from mmbench import api
+    from mmbench.runs.look_log import note_looks
     from mmbench.runs.store import read_record
 
     record = read_record(run)
@@ -66,6 +67,7 @@ def recommend(
         stored = record.ranking("test").list_length or DEFAULT_LISTS
         _write_table(all_lists(record, k=k or stored, data_dir=state.data_dir, rule=mask_seen), output)
         state.err.print(f"wrote {output}", markup=False)
+        note_looks([record], data_dir=state.data_dir)
         return
     assert user is not None
     shown = api.recommend(record, user, k=k or 10, mask_seen=mask_seen, data_dir=state.data_dir)

@@ -105,6 +105,20 @@ def _with_change(cell: Cell, catalog: Catalog, modality: str) -> Catalog:
         raise UsageError(f"{cell.model} on {cell.dataset}: {error}") from error
 
 
+def cell_catalog(cell: Cell, data: LoadedData) -> Catalog:
+    """Return what the model of a cell may know: the training events, and features as its settings want them."""
+    entry = registry.find(cell.model)
+    features = {
+        modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
+    }
+    catalog = make_catalog(data, features, int(cell.settings["max_len"].value))
+    for modality in features:
+        catalog = _with_change(cell, catalog, modality)
+    if "category" in entry.recipe.inputs:  # reading all records takes a second, so nobody else pays for it
+        catalog = replace(catalog, brand_ids=data.brand_ids)
+    return catalog
+
+
 def build_model(
     cell: Cell,
     data: LoadedData,
@@ -117,14 +131,7 @@ def build_model(
     """
     entry = registry.find(cell.model)
     model_config, train_config = configs(entry, cell.settings)
-    features = {
-        modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
-    }
-    catalog = make_catalog(data, features, train_config.max_len)
-    for modality in features:
-        catalog = _with_change(cell, catalog, modality)
-    if "category" in entry.recipe.inputs:  # reading all records takes a second, so nobody else pays for it
-        catalog = replace(catalog, brand_ids=data.brand_ids)
+    catalog = cell_catalog(cell, data)
     if change is not None:
         catalog = change(catalog)
     torch.manual_seed(derive_seed(cell.seed, "init"))

@@ -156,7 +156,7 @@ def test_parse_and_write() -> None:
         ("AUC@5", "AUC has no cutoff"),
         ("@10", "no name"),
         ("", "no name"),
-        ("quality@5", "known: AUC, Coverage, F1, HR"),
+        ("quality@5", "known: AUC, Coverage, Entropy, F1, Gini, HR"),
     ],
 )
 def test_what_is_no_metric_is_refused(text: str, said: str) -> None:
@@ -265,3 +265,27 @@ def test_a_metric_of_the_catalogue_has_no_value_per_user() -> None:
         coverage(np.ones((2, 8)), 9, 8)
     with pytest.raises(UsageError, match="metric Coverage needs a cutoff"):
         parse_metric("coverage")
+
+
+def _listed(lists: list[list[int]], n_items: int) -> Ranking:
+    items = np.array(lists, dtype=np.int32)
+    zeros = np.zeros(len(items), dtype=np.int64)
+    return Ranking(
+        name="test", user=np.arange(len(items)), target=zeros + 1, n_items=n_items,
+        counts=dict.fromkeys(RULES, (zeros, zeros)), lists={"none": TopLists(items, items.astype(np.float16))},
+    )  # fmt: skip
+
+
+def test_gini_and_entropy_of_lists_by_closed_forms() -> None:
+    """Constant lists: 1 - K/N and ln K / ln N; round robin: 0 and 1; the numbers of a worked example."""
+    gini, entropy, coverage = (parse_metric(f"{name}@3") for name in ("gini", "entropy", "coverage"))
+    constant = _listed([[2, 5, 7]] * 11, 12)
+    assert gini.value(constant, "none") == pytest.approx(1 - 3 / 12, abs=1e-12)
+    assert entropy.value(constant, "none") == pytest.approx(np.log(3) / np.log(12), abs=1e-12)
+    around = _listed([[3 * u % 12 + k for k in (1, 2, 3)] for u in range(8)], 12)
+    assert gini.value(around, "none") == pytest.approx(0, abs=1e-12)
+    assert entropy.value(around, "none") == pytest.approx(1, abs=1e-12)
+    example = _listed([[1, 2, 3], [1, 4, 2], [5, 1, 6]], 8)
+    assert coverage.value(example, "none") == 0.75
+    assert gini.value(example, "none") == pytest.approx(0.4305555556, abs=1e-10)
+    assert entropy.value(example, "none") == pytest.approx(0.8064606485, abs=1e-10)

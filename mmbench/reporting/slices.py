@@ -1,0 +1,257 @@
+"""Where a number comes from: a metric in each slice of the targets, and whether a gain differs between slices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from mmbench.choices import MaskRule, SplitName
+from mmbench.data.views import TargetView
+from mmbench.errors import UsageError
+from mmbench.evaluation.intervals import interval_of
+from mmbench.evaluation.metrics import Metric
+from mmbench.evaluation.significance import Verdict, holm, t_interval, welch_t
+from mmbench.evaluation.slices import Labels, Targets, label
+from mmbench.features.store import default_encoder, load_features
+from mmbench.reporting.gather import Measured, check_runs, check_users, measure
+from mmbench.reporting.labels import Group, group_runs, row_keys, row_names
+from mmbench.reporting.request import TableRequest
+from mmbench.runs.build import LoadedData, load_data
+from mmbench.runs.rerank import cell_of
+from mmbench.runs.store import RunRecord
+
+LEAST_USERS, LEAST_HITS = 30, 10  # a slice with fewer users, or hits of all its rows, has no number
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A row's metric in a slice.
+
+    value      None where too few users or hits are in it
+    of_hits    share of the row's users with a value above 0 that are in the slice
+    """
+
+    name: str
+    n: int
+    value: float | None
+    interval: tuple[float, float] | None
+    of_hits: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The gain of the compared row over another one in a slice, mean over users.
+
+    elsewhere  the gain inside the slice minus that outside; None where one of them cannot be had
+    p          of `elsewhere` by Welch's t, Holm over the slices of the table
+    smallest   the difference in hits that the slice's users can show with power .8, 2.8 sqrt(d / n), d the share of
+               users whom one row hits and the other does not
+    """
+
+    name: str
+    n: int
+    gain: float | None
+    interval: tuple[float, float] | None
+    elsewhere: float | None
+    p: float | None
+    smallest: float | None
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """A row of runs, its slices, and its gains where a row is compared with it.
+
+    interaction  p of "the gain is equal in all slices" (Alexander and Govern's test of unequal variances); None where
+                 nothing is compared or fewer than two slices vary
+    """
+
+    name: str
+    slices: tuple[Slice, ...]
+    gains: tuple[Gain, ...] = ()
+    interaction: float | None = None
+
+
+@dataclass(frozen=True)
+class SliceTable:
+    """The rows of one data set in the slices of one family."""
+
+    dataset: str
+    family: str
+    metric: Metric
+    rule: MaskRule
+    split: SplitName
+    compared: str
+    rows: tuple[Sliced, ...]
+
+
+def slice_tables(
+    records: Sequence[RunRecord],
+    family: str,
+    *,
+    metric: Metric,
+    data_dir: Path,
+    split: SplitName = "test",
+    mask_seen: MaskRule | None = None,
+    compare: str | None = None,
+) -> list[SliceTable]:
+    """Return a table for each data set of the runs.
+
+    compare  MODEL or the label of a row that is compared with every other row
+
+    Raises UsageError where a row is not there or labels cannot be made, RunError where the data changed since.
+    """
+    if metric.per == "catalogue":
+        raise UsageError(f"--slice: {metric} has one value for the catalogue and none per user; take NDCG@10")
+    finished = [record for record in records if record.status == "finished"]
+    if not finished:
+        raise UsageError("no finished run is among these; run for example: mmbench run sasrec pop")
+    request = TableRequest(metrics=(metric,), split=split, mask_seen=mask_seen)
+    datasets = sorted({record.dataset for record in finished})
+    check_runs(finished, datasets, request)
+    return [
+        _table(
+            [record for record in finished if record.dataset == dataset], family, request, data_dir, compare
+        )
+        for dataset in datasets
+    ]
+
+
+def _table(
+    records: list[RunRecord], family: str, request: TableRequest, data_dir: Path, compare: str | None
+) -> SliceTable:
+    groups, _ = group_runs(records)
+    measured = [(group, row) for group in groups if (row := measure(group, request)[0]) is not None]
+    if not measured:
+        raise UsageError(
+            f"no ranking of {records[0].dataset} can be read; run: mmbench evaluate {records[0].path}"
+        )
+    check_users(measured)
+    labels = labels_of(records[0], family, request.split, data_dir)
+    names = _names([group for group, _ in measured])
+    values = {name: row.per_user[0] for name, (_, row) in zip(names, measured, strict=True)}
+    chosen = None if compare is None else _find(compare, measured, names)
+    order = sorted(names, key=lambda name: (name != chosen, -values[name].mean()))
+    hits = [
+        sum(((row > 0) & (labels.index == k)).sum() for row in values.values())
+        for k in range(len(labels.names))
+    ]
+    rows = [
+        _with_gains(Sliced(name, _slices(values[name], labels, hits)), values, chosen, labels)
+        for name in order
+    ]
+    rule = request.mask_seen or records[0].mask_seen
+    return SliceTable(
+        records[0].dataset, family, request.metrics[0], rule, request.split, chosen or "", tuple(rows)
+    )
+
+
+def _names(groups: Sequence[Group]) -> list[str]:
+    """Return the name of each row as tables have it, with its settings."""
+    keys, labels = row_keys(groups)
+    names = row_names([record for group in groups for record in group.records])
+    return [f"{names[key.model]} [{labels[key]}]" if labels[key] else names[key.model] for key in keys]
+
+
+def _find(wanted: str, measured: Sequence[tuple[Group, Measured]], names: Sequence[str]) -> str:
+    matching = [
+        name for (group, _), name in zip(measured, names, strict=True) if wanted in (group.model, name)
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    known = ", ".join(names)
+    reason = f"matches {len(matching)} rows" if matching else "is no row"
+    raise UsageError(f"--compare {wanted} {reason} of {measured[0][0].dataset}; name one of: {known}")
+
+
+# -- labels -----------------------------------------------------------------------------------------------
+
+
+def labels_of(record: RunRecord, family: str, split: SplitName, data_dir: Path) -> Labels:
+    """Return the labels of a run's targets, by rising user."""
+    cell = cell_of(record, data_dir)
+    return _labels(cell.data_path, record.data_hash, family, split)
+
+
+@lru_cache(maxsize=32)
+def _labels(path: Path, content: str, family: str, split: SplitName) -> Labels:
+    data = load_data(path, content)
+    return label(targets_of(data, split), family)
+
+
+def targets_of(data: LoadedData, split: SplitName) -> Targets:
+    """Return what labels are made from; features are the data set's default ones."""
+    prepared, view = data.prepared, data.targets(split)
+    events = np.asarray(prepared.offsets[:-1])[view.user] + np.diff(view.offsets)
+    features = {}
+    for modality in ("text", "image"):
+        encoder = default_encoder(prepared, modality)
+        if encoder is not None:
+            features[modality] = load_features(prepared, modality, encoder)
+    return Targets(
+        view=view, train=data.train, n_items=prepared.n_items,
+        target_times=np.asarray(prepared.times)[events] if prepared.has_times else None,
+        present={modality: np.asarray(stored.present) for modality, stored in features.items()},
+        text=np.asarray(features["text"].values, dtype=np.float32) if "text" in features else None,
+    )  # fmt: skip
+
+
+def tied_share(view: TargetView, target_times: np.ndarray) -> float:
+    """Return the share of targets with the time of the newest input event."""
+    return float((target_times == view.times[view.offsets[1:] - 1]).mean())
+
+
+# -- numbers ----------------------------------------------------------------------------------------------
+
+
+def _slices(values: np.ndarray, labels: Labels, hits: Sequence[int]) -> tuple[Slice, ...]:
+    total = max(int((values > 0).sum()), 1)
+    slices = []
+    for k, name in enumerate(labels.names):
+        part = values[labels.index == k]
+        is_shown = len(part) >= LEAST_USERS and hits[k] >= LEAST_HITS
+        slices.append(
+            Slice(
+                name, len(part), float(part.mean()) if is_shown else None,
+                interval_of(part) if is_shown else None, float((part > 0).sum()) / total,
+            )
+        )  # fmt: skip
+    return tuple(slices)
+
+
+def _with_gains(row: Sliced, values: dict[str, np.ndarray], compared: str | None, labels: Labels) -> Sliced:
+    """Return the row with the gains of the compared row over it."""
+    if compared is None or row.name == compared:
+        return row
+    ours, theirs = values[compared], values[row.name]
+    delta, gains, verdicts = ours - theirs, [], []
+    for k, piece in enumerate(row.slices):
+        inside = labels.index == k
+        part, is_shown = delta[inside], piece.value is not None
+        outcome = welch_t(part, delta[~inside]) if is_shown and (~inside).sum() > 1 else None
+        verdicts.append(outcome if isinstance(outcome, Verdict) else None)
+        discordant = float(((ours > 0) != (theirs > 0))[inside].mean()) if is_shown else 0.0
+        gains.append(
+            Gain(
+                piece.name, piece.n, float(part.mean()) if is_shown else None, t_interval(part) if is_shown else None,
+                None if outcome is None else outcome.difference, None,
+                2.8 * float(np.sqrt(discordant / piece.n)) if is_shown else None,
+            )
+        )  # fmt: skip
+    adjusted = iter(holm([verdict.p for verdict in verdicts if verdict is not None]))
+    with_p = [
+        Gain(gain.name, gain.n, gain.gain, gain.interval, gain.elsewhere,
+             None if verdict is None else float(next(adjusted)), gain.smallest)
+        for gain, verdict in zip(gains, verdicts, strict=True)
+    ]  # fmt: skip
+    shown = [delta[labels.index == k] for k, piece in enumerate(row.slices) if piece.value is not None]
+    return Sliced(row.name, row.slices, tuple(with_p), interaction_p(shown))
+
+
+def interaction_p(samples: Sequence[np.ndarray]) -> float | None:
+    """Return the p of equal means in all slices, whose variances may differ; None where fewer than two vary."""
+    from scipy.stats import alexandergovern
+
+    varying = [sample for sample in samples if len(sample) > 1 and np.ptp(sample) > 0]
+    return float(alexandergovern(*varying).pvalue) if len(varying) > 1 else None

@@ -1,0 +1,115 @@
+"""The count of looks at test targets: append-only, beside the data or with the results, and honest about what is lost.
+
+Run: python -m pytest tests/runs/test_look_log.py
+"""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import mmbench
+from mmbench.data.store import Prepared
+from mmbench.reporting.targets import tied_share
+from mmbench.runs.look_log import looks_at, note_looks
+from mmbench.runs.store import RunRecord
+from tests.prepared import cli, write_toy
+from tests.reporting.conftest import fake_run
+from tests.runs.test_rerank import finished
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return write_toy(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def pop(shop: Prepared, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    return finished(shop, tmp_path_factory.mktemp("results"), "pop")
+
+
+@pytest.fixture
+def forgotten(shop: Prepared) -> Prepared:
+    """The data set, at whose test targets nobody has looked."""
+    for file in shop.data_dir.glob("prepared/*.jsonl"):
+        file.unlink()
+    return shop
+
+
+def counted(record: RunRecord, data_dir: Path) -> tuple[int, int]:
+    looks = looks_at([record], data_dir=data_dir)
+    return looks.times, len(looks.configurations)
+
+
+def test_every_command_that_shows_test_numbers_counts_once_and_validation_does_not(
+    forgotten: Prepared, pop: RunRecord
+) -> None:
+    data, results = forgotten.data_dir, pop.path.parents[3]
+    shows = [
+        ("report",), ("report", "--slice", "repeat"), ("evaluate", pop.path, "--no-rescore"),
+        ("recommend", pop.path, "--user", "u00007"),
+    ]  # fmt: skip
+    for number, command in enumerate(shows, start=1):
+        shown = cli(*command, data=data, results=results)
+        assert shown.returncode == 0, shown.stderr
+        assert counted(pop, data) == (number, 1), command
+    assert cli("report", "--split", "valid", data=data, results=results).returncode == 0
+    assert counted(pop, data) == (len(shows), 1)
+    text = str(mmbench.report(mmbench.load(results_dir=results), data_dir=data))
+    assert f"test targets of toy: looked at {len(shows) + 1} times for 1 configuration." in text
+
+
+def test_a_look_names_configuration_data_and_date(forgotten: Prepared, pop: RunRecord) -> None:
+    assert note_looks([pop], data_dir=forgotten.data_dir)
+    (line,) = (forgotten.data_dir / "prepared" / "toy.looks.jsonl").read_text().splitlines()
+    look = json.loads(line)
+    assert look["shown"] == [f"pop/{pop.config_id}"]
+    assert look["data"] == forgotten.hash
+    assert look["date"].startswith("20")
+
+
+def test_looks_at_the_same_time_are_all_counted(forgotten: Prepared, pop: RunRecord) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        noted = list(threads.map(lambda _: note_looks([pop], data_dir=forgotten.data_dir), range(200)))
+    assert all(noted)
+    assert counted(pop, forgotten.data_dir) == (200, 1)
+
+
+def test_without_prepared_data_the_results_folder_keeps_the_count(tmp_path: Path) -> None:
+    first, second = (fake_run(tmp_path / "results", model) for model in ("sasrec", "pop"))
+    failed = fake_run(tmp_path / "results", "hm4sr", reason="no memory")
+    for shown in ([first], [first, second], [failed]):
+        assert note_looks(shown, data_dir=tmp_path / "nowhere")
+    assert counted(first, tmp_path / "nowhere") == (2, 2)
+    assert (tmp_path / "results" / "toys" / "looks.jsonl").is_file()
+    assert len(mmbench.load(results_dir=tmp_path / "results")) == 3
+
+
+def test_a_damaged_line_counts_as_a_look(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, "sasrec")
+    note_looks([run], data_dir=tmp_path / "nowhere")
+    with (tmp_path / "toys" / "looks.jsonl").open("a") as file:
+        file.write('{"shown": ["pop/\n')
+    assert counted(run, tmp_path / "nowhere") == (2, 1)
+
+
+def test_a_look_that_cannot_be_noted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fake_run(tmp_path, "sasrec")
+
+    def refuse(*args: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert not note_looks([run], data_dir=tmp_path / "nowhere")
+    text = str(mmbench.report([run], data_dir=tmp_path / "nowhere"))
+    assert "this time could not be noted" in text
+
+
+def test_the_share_of_tied_targets_is_counted(shop: Prepared, pop: RunRecord) -> None:
+    tied = [shop.times[end - 1] == shop.times[end - 2] for end in shop.offsets[1:].tolist()]
+    assert tied_share(pop, shop.data_dir) == pytest.approx(sum(tied) / len(tied), abs=1e-12)
+    assert 0 < sum(tied) < len(tied)
+    text = str(mmbench.report([pop], data_dir=shop.data_dir))
+    assert f"{100 * sum(tied) / len(tied):.1f} % of test targets share their time" in text
