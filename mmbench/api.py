@@ -36,7 +36,14 @@ from mmbench.runs.loading import check_names, load_runs, without_results
 from mmbench.runs.look_log import note_looks
 from mmbench.runs.narrator import RunLines
 from mmbench.runs.plan import Cell
-from mmbench.runs.request import Watchers, choose_datasets, choose_models, seed_list, without_costly_floors
+from mmbench.runs.request import (
+    Watchers,
+    choose_datasets,
+    choose_models,
+    in_tie_orders,
+    seed_list,
+    without_costly_floors,
+)
 from mmbench.runs.schedule import Overrides, execute, finished, plan
 from mmbench.runs.store import RunRecord, select
 from mmbench.runs.workers import find_backend
@@ -100,6 +107,7 @@ def run(
     floors: bool = True,
     controls: bool = False,
     lists: int = DEFAULT_LISTS,
+    tie_orders: Sequence[str] = (),
     dry_run: bool = False,
     debug: bool = False,
     data_dir: Folder = None,
@@ -118,6 +126,7 @@ def run(
     floors    also run the models of mmbench.choices.FLOORS
     controls  also run what explains away the gain of models that read features (mmbench.runs.controls)
     lists     best items of each user that are stored for the test targets
+    tie_orders  orders of equal times, ["file", "random:1"], under each of which the data sets are prepared and run
     dry_run   compute nothing; return the runs that are finished
     debug     raise the first error of a run, with its traceback, instead of storing it as a failed run
 
@@ -135,6 +144,8 @@ def run(
     n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
     names = choose_models(asked, floors=floors)
     prepared = choose_datasets(_datasets(datasets), _data_dir(data_dir), watchers=watchers)
+    if tie_orders:
+        prepared = in_tie_orders(prepared, tie_orders, _data_dir(data_dir), watchers=watchers)
     if tuned or study is not None:
         layers = tuned_layers(
             _results_dir(results_dir), prepared, names, asked=asked, overrides=overrides, study_id=study

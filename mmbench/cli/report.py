@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbench.choices import Correction, Format, MaskRule, SplitName, TestName, Ties
+from mmbench.cli.bands import BandName
 from mmbench.cli.state import State
 from mmbench.errors import MmbenchError, UsageError
 
@@ -119,6 +120,12 @@ def report(
             "tied, gap, text, image or near; --compare MODEL asks whether its gain differs between them.",
         ),
     ] = None,
+    band: Annotated[
+        BandName | None,
+        typer.Option(
+            help="Mean and range of each row over the orders of equal times that it was run under instead.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
@@ -143,6 +150,12 @@ def report(
             state, runs, slice_, metrics=metrics if metric else [parse_metric("NDCG@10")], split=split,
             mask_seen=mask_seen, compare=compare, fmt=fmt, output=output,
         )  # fmt: skip
+        return
+    if band is not None:
+        from mmbench.cli.bands import print_bands
+
+        wanted = metrics if metric else [parse_metric("NDCG@10")]
+        print_bands(state, runs, metrics=wanted, split=split, mask_seen=mask_seen)
         return
     built = api.report(
         runs, datasets=dataset or [], models=model or [], metrics=metrics, compare=compare, test=test,

@@ -118,6 +118,13 @@ def run(
         ),
     ] = False,
     lists: ListsOption = DEFAULT_LISTS,
+    tie_orders: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORDER,...",
+            help="Prepare and run under each of these orders of equal times: file, reverse, random:1, ...",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
     ] = False,
@@ -131,8 +138,9 @@ def run(
         runs = api.run(
             models, datasets=dataset or [], seeds=parse_seeds(seeds), settings=read_sets(set_), tuned=tuned,
             study=study, epochs=epochs, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
-            floors=floors, controls=controls, lists=lists, dry_run=dry_run, debug=state.debug,
-            data_dir=state.data_dir, results_dir=state.results_dir, progress=watchers(state, view),
+            floors=floors, controls=controls, lists=lists,
+            tie_orders=[order.strip() for order in (tie_orders or "").split(",") if order.strip()],
+            dry_run=dry_run, debug=state.debug, data_dir=state.data_dir, results_dir=state.results_dir, progress=watchers(state, view),
         )  # fmt: skip
     if not dry_run:
         close_with_table(state, runs)
