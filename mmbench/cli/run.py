@@ -140,7 +140,8 @@ def run(
             study=study, epochs=epochs, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
             floors=floors, controls=controls, lists=lists,
             tie_orders=[order.strip() for order in (tie_orders or "").split(",") if order.strip()],
-            dry_run=dry_run, debug=state.debug, data_dir=state.data_dir, results_dir=state.results_dir, progress=watchers(state, view),
+            dry_run=dry_run, debug=state.debug, data_dir=state.data_dir, results_dir=state.results_dir,
+            progress=watchers(state, view),
         )  # fmt: skip
     if not dry_run:
         close_with_table(state, runs)
