@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmbench.api import check, load, prepare, recommend, report, run
+    from mmbench.api import check, knockout, load, power, prepare, recommend, report, run, why
 
-    __all__ = ["__version__", "check", "load", "prepare", "recommend", "report", "run"]
+    __all__ = [
+        "__version__", "check", "knockout", "load", "power", "prepare", "recommend", "report", "run", "why",
+    ]  # fmt: skip
 else:
     from mmbench.lazy import attach
 
@@ -39,7 +41,19 @@ else:
     }
     __getattr__, __dir__, _exported = attach(
         __name__,
-        {"mmbench.api": ("check", "load", "prepare", "recommend", "report", "run")},
+        {
+            "mmbench.api": (
+                "check",
+                "knockout",
+                "load",
+                "power",
+                "prepare",
+                "recommend",
+                "report",
+                "run",
+                "why",
+            )
+        },
         packages=("data", "errors", "models", "nn"),
         moved=_MOVED,
     )

@@ -14,24 +14,39 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mmbench import paths
+from mmbench.arguments import (
+    Folder,
+    Names,
+    as_datasets,
+    as_names,
+    check_name,
+    data_folder,
+    plain_settings,
+    results_folder,
+)  # fmt: skip
 from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, SplitName, TestName, Ties
 from mmbench.contract.every import findings_of
 from mmbench.contract.report import Finding
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
+from mmbench.evaluation.knockouts import KNOCKOUTS, parse_knockouts
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
 from mmbench.models import registry
 from mmbench.reporting import TableRequest, build_table
+from mmbench.reporting.knock_outs import RowOfDrops, rows_of_drops
+from mmbench.reporting.labels import group_runs
+from mmbench.reporting.power import Power, power_of_runs
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
 from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
 from mmbench.reporting.targets import look_lines, tie_lines
+from mmbench.reporting.why import Why
+from mmbench.reporting.why import why as explain
+from mmbench.reproduce.why_printed import WhyPrinted, why_printed
 from mmbench.runs.controls import plan_controls
+from mmbench.runs.knock_out import knock_out
 from mmbench.runs.loading import check_names, load_runs, without_results
 from mmbench.runs.look_log import note_looks
 from mmbench.runs.narrator import RunLines
@@ -43,7 +58,7 @@ from mmbench.runs.request import (
     in_tie_orders,
     seed_list,
     without_costly_floors,
-)
+)  # fmt: skip
 from mmbench.runs.schedule import Overrides, execute, finished, plan
 from mmbench.runs.store import RunRecord, select
 from mmbench.runs.workers import find_backend
@@ -51,10 +66,8 @@ from mmbench.runtime import pick_device
 from mmbench.training.devices import stack_size
 from mmbench.tuning.tuned import tuned_layers
 
-__all__ = ["check", "load", "prepare", "recommend", "report", "run"]
+__all__ = ["check", "knockout", "load", "power", "prepare", "recommend", "report", "run", "why"]
 
-Folder = str | Path | None
-Names = str | Sequence[str]
 Progress = bool | Watchers  # the command line gives watchers of its own
 
 
@@ -86,8 +99,8 @@ def prepare(
         text=text, image=image, device=device, pictures=pictures, retry_pictures=retry_pictures,
         private_hosts=private_hosts,
     )  # fmt: skip
-    _check_name(dataset, "data set", example="demo")
-    return prepare_whole(dataset, _data_dir(data_dir), how, watcher=_watchers(progress).preparation)
+    check_name(dataset, "data set", example="demo")
+    return prepare_whole(dataset, data_folder(data_dir), how, watcher=_watchers(progress).preparation)
 
 
 def run(
@@ -133,26 +146,26 @@ def run(
     A run that is stored is not computed again, also when a command did it. Raises UsageError for wrong names and
     values, DataError for data that are damaged or out of date.
     """
-    watchers, asked = _watchers(progress), _names(models, "model", example="sasrec")
+    watchers, asked = _watchers(progress), as_names(models, "model", example="sasrec")
     if not asked:
         raise UsageError("no model is named; say for example 'sasrec'")
     if not isinstance(lists, int) or lists < 0:
         raise UsageError(f"--lists {lists}: must be a whole number from 0")
     where = find_backend(backend, address, jobs)
-    overrides, numbers = Overrides.of(_plain(settings or {}), epochs=epochs), seed_list(seeds)
+    overrides, numbers = Overrides.of(plain_settings(settings or {}), epochs=epochs), seed_list(seeds)
     # The workers of a cluster have devices of their own: "auto" does not stack there.
     n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
     names = choose_models(asked, floors=floors)
-    prepared = choose_datasets(_datasets(datasets), _data_dir(data_dir), watchers=watchers)
+    prepared = choose_datasets(as_datasets(datasets), data_folder(data_dir), watchers=watchers)
     if tie_orders:
-        prepared = in_tie_orders(prepared, tie_orders, _data_dir(data_dir), watchers=watchers)
+        prepared = in_tie_orders(prepared, tie_orders, data_folder(data_dir), watchers=watchers)
     if tuned or study is not None:
         layers = tuned_layers(
-            _results_dir(results_dir), prepared, names, asked=asked, overrides=overrides, study_id=study
+            results_folder(results_dir), prepared, names, asked=asked, overrides=overrides, study_id=study
         )
         overrides = replace(overrides, tuned=layers)
     cells = plan(
-        results_dir=_results_dir(results_dir),
+        results_dir=results_folder(results_dir),
         datasets=prepared,
         models=names,
         seeds=numbers,
@@ -160,7 +173,7 @@ def run(
     )
     if controls:
         cells = plan_controls(
-            cells, results_dir=_results_dir(results_dir), datasets=prepared, models=asked, seeds=numbers,
+            cells, results_dir=results_folder(results_dir), datasets=prepared, models=asked, seeds=numbers,
             overrides=overrides,
         )  # fmt: skip
     cells = without_costly_floors(cells, prepared, asked=asked, say=watchers.say)
@@ -190,16 +203,16 @@ def load(
     Runs that cannot be read are named in `left_out`. Raises UsageError for names and values that no run has,
     DataError when no run that was asked for can be read.
     """
-    folder = _results_dir(results_dir)
+    folder = results_folder(results_dir)
     records, left_out = load_runs(
         folder,
-        datasets=_names(datasets, "data set", example="demo"),
-        models=_names(models, "model", example="sasrec"),
+        datasets=as_names(datasets, "data set", example="demo"),
+        models=as_names(models, "model", example="sasrec"),
     )
     if current_data:
-        records, lost = keep_current(records, _data_dir(data_dir))
+        records, lost = keep_current(records, data_folder(data_dir))
         left_out += lost
-    wanted = {key: typed(value) for key, value in _plain(settings or {}).items()}
+    wanted = {key: typed(value) for key, value in plain_settings(settings or {}).items()}
     filters = [f"{key}={' or '.join(values)}" for key, values in wanted.items()]
     filters += ["the data as prepared now"] * current_data
     return Runs(keep_settings(records, wanted), left_out=left_out, filters=filters)
@@ -233,7 +246,7 @@ def report(
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
     """
-    sets, rows = _names(datasets, "data set", example="demo"), _names(models, "model", example="sasrec")
+    sets, rows = as_names(datasets, "data set", example="demo"), as_names(models, "model", example="sasrec")
     request = TableRequest(
         metrics=as_metrics(metrics),
         split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
@@ -250,7 +263,7 @@ def report(
         caption = ("Runs", f"Only runs with {', '.join(filters)}.")
         table = replace(table, caption=(*table.caption, caption))
     if split == "test":
-        folder = _data_dir(data_dir)
+        folder = data_folder(data_dir)
         lines = [*tie_lines(chosen, data_dir=folder), *look_lines(chosen, data_dir=folder)]
         table = replace(table, caption=(*table.caption, *lines))
     return Report(table)
@@ -271,10 +284,66 @@ def recommend(
 
     Raises UsageError for a user without a test target and where fewer items are stored, RunError for data that changed.
     """
-    _check_name(user, "user", example="U0001")
-    shown = recommended(run, user, k=k, data_dir=_data_dir(data_dir), rule=mask_seen)
-    note_looks([run], data_dir=_data_dir(data_dir))
+    check_name(user, "user", example="U0001")
+    shown = recommended(run, user, k=k, data_dir=data_folder(data_dir), rule=mask_seen)
+    note_looks([run], data_dir=data_folder(data_dir))
     return shown
+
+
+def knockout(
+    runs: RunRecord | Iterable[RunRecord],
+    what: str | Sequence[str] = tuple(KNOCKOUTS),
+    *,
+    metric: str | Metric = "NDCG@10",
+    split: SplitName = "test",
+    device: str = "auto",
+    data_dir: Folder = None,
+) -> list[RowOfDrops]:
+    """Rank finished runs again without one thing that they read; return the drops of each configuration's runs.
+
+    what  "text", "image", "time", "order", "history", or single ones such as "image=shuffled:3"
+
+    Raises UsageError for a knock-out that is none, RunError for a run that cannot be ranked again.
+    """
+    wanted, chosen = as_metrics(metric)[0], parse_knockouts(as_names(what, "knock-out", example="text"))
+    records = [runs] if isinstance(runs, RunRecord) else list(runs)
+    folder = data_folder(data_dir)
+    results = {record.title: knock_out(record, chosen, data_dir=folder, device=device) for record in records}
+    return rows_of_drops(group_runs(records)[0], results, metric=wanted, split=split)
+
+
+def power(
+    runs: Iterable[RunRecord],
+    dataset: str,
+    *,
+    metric: str | Metric = "NDCG@10",
+    a: str | None = None,
+    b: str | None = None,
+    difference: float | None = None,
+    correction: Correction = "holm",
+) -> Power | None:
+    """Return which differences the runs of a data set can show; see `power_of_runs`. None below two rows."""
+    wanted = as_metrics(metric)[0]
+    return power_of_runs(
+        list(runs), dataset, metric=wanted, a=a, b=b, difference=difference, correction=correction
+    )
+
+
+def why(
+    a: RunRecord,
+    b: RunRecord | str,
+    *,
+    metric: str | Metric = "NDCG@10",
+    results_dir: Folder = None,
+) -> Why | WhyPrinted:
+    """Return in which fields two runs differ and what each difference is worth by the stored runs.
+
+    b  another run, or a printed table such as "hm4sr/table1": then the stored run that is nearest to its number
+    """
+    chosen, stored = as_metrics(metric)[0], load_runs(results_folder(results_dir), datasets=[], models=[])[0]
+    if isinstance(b, str):
+        return why_printed(a, b, stored, metric=chosen)
+    return explain(a, b, stored, metric=chosen)
 
 
 def check(
@@ -291,61 +360,17 @@ def check(
 
     A finding's `is_fault` says that something is wrong, its `advice` what to do. Raises UsageError for unknown names.
     """
-    names = _names(models, "model", example="sasrec")
+    names = as_names(models, "model", example="sasrec")
     if not names:
         raise UsageError("no model is named; say for example 'sasrec'")
     for name in names:
         registry.find(name)
-    folder = _data_dir(data_dir)
+    folder = data_folder(data_dir)
     prepared = None if dataset is None else choose_datasets([dataset], folder, watchers=_watchers(False))[0]
     return findings_of(names, prepared, canary=canary)
 
 
-# -- arguments --------------------------------------------------------------------------------------------
-
-
-def _data_dir(folder: Folder) -> Path:
-    return paths.data_dir() if folder is None else Path(folder)
-
-
-def _results_dir(folder: Folder) -> Path:
-    return paths.results_dir() if folder is None else Path(folder)
-
-
-def _names(given: Names | None, what: str, *, example: str) -> list[str]:
-    """Return one name or several as a list; UsageError for what is no text."""
-    names = _several(given)
-    for name in names:
-        _check_name(name, what, example=example)
-    return names
-
-
-def _datasets(given: str | Prepared | Sequence[str | Prepared] | None) -> list[str | Prepared]:
-    """Return names of data sets and opened data sets as a list; UsageError for anything else."""
-    chosen = _several(given)
-    for dataset in chosen:
-        if not isinstance(dataset, Prepared):
-            _check_name(dataset, "data set", example="demo")
-    return chosen
-
-
-def _several(given: Any) -> list[Any]:
-    """Return a sequence as a list, a single thing as a list of it, None as an empty one."""
-    if given is None:
-        return []
-    return [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
-
-
-def _check_name(name: object, what: str, *, example: str) -> None:
-    if not isinstance(name, str):
-        raise UsageError(f"{what} {name!r} is no name; say for example {example!r}")
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with numbers of numpy as Python's; UsageError for a key that is no text."""
-    for key in settings:
-        _check_name(key, "setting", example="lr")
-    return {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}
+# -- watchers --------------------------------------------------------------------------------------------
 
 
 def _stored(cells: Sequence[Cell], watchers: Watchers) -> Iterable[RunRecord]:

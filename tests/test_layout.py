@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     "lazy", "errors", "choices", "visible", "console", "locks", "atomic", "paths", "strict", "sealed", "runtime",
     "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
-    "contract", "tuning", "look", "reporting", "reproduce", "audit", "api", "doctor", "cli", "__main__",
+    "contract", "tuning", "look", "reporting", "reproduce", "audit", "arguments", "api", "doctor", "cli", "__main__",
 )  # fmt: skip
 
 
