@@ -282,3 +282,26 @@ def test_runs_are_a_sequence(made: Path) -> None:
     assert list(runs[2:5]) == [runs[2], runs[3], runs[4]]
     assert runs[-1] in runs
     assert repr(runs[0]) == f"<run of {runs[0].model} on aa, seed {runs[0].seed}, finished; {runs[0].path}>"
+
+
+# -- questions about runs -----------------------------------------------------------------------------------
+
+
+def test_knockout_power_and_why_answer_as_the_commands_do(results: Path, data_dir: Path) -> None:
+    runs = mmbench.load(results_dir=results)
+    sasrec = [run for run in runs if run.model == "sasrec"]
+    (row,) = mmbench.knockout(sasrec, "history=1", data_dir=data_dir, device="cpu")
+    values = [parse_metric("NDCG@10").values(run.ranks("test")) for run in sasrec]
+    assert row.drops[0].intact == pytest.approx(np.mean(values), abs=1e-12)
+    folders: dict[str, Any] = {"data": data_dir, "results": results}
+    shown = cli("knockout", *(run.path for run in sasrec), "--what", "history=1", **folders).stdout
+    assert f"{row.drops[0].drop:.4f}".replace("0.", ".") in shown
+    resolved = mmbench.power(runs, "toy", metric="HR@10", a="sasrec")
+    assert resolved is not None
+    assert [contrast.b.model for contrast in resolved.contrasts] == ["pop"]
+    shown = cli("power", "--dataset", "toy", "--metric", "HR@10", "--a", "sasrec", **folders).stdout
+    assert f"{resolved.contrasts[0].users.smallest:.4f}".replace("0.", ".") in shown
+    reasons = mmbench.why(*sasrec, results_dir=results)
+    assert [field.name for field in reasons.fields] == ["seed"]
+    with pytest.raises(UsageError, match="did you mean"):
+        mmbench.knockout(sasrec, "imagee", data_dir=data_dir)
