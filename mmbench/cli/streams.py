@@ -18,7 +18,8 @@ class Outlet(io.RawIOBase):
         super().__init__()
         self.stream = stream  # kept, because a stream that nobody holds closes its target
         # Unbuffered: what cannot be written must not be tried again.
-        self.target: Any = getattr(stream.buffer, "raw", stream.buffer)
+        binary = getattr(stream, "buffer", None)
+        self.target: Any = getattr(binary, "raw", binary)
         self.fault: OSError | None = None
 
     def writable(self) -> bool:
@@ -71,6 +72,8 @@ def _guarded(stream: TextIO | None) -> tuple[TextIO, Outlet]:
         stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     stream.flush()
     outlet = Outlet(stream)
+    if outlet.target is None:  # text in memory, which takes everything
+        return stream, outlet
     text = io.TextIOWrapper(
         io.BufferedWriter(outlet), encoding=stream.encoding, errors="replace",
         line_buffering=bool(getattr(stream, "line_buffering", True)),

@@ -35,6 +35,7 @@ from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, take_rows, zero_padding
 from mmbench.nn.losses import info_nce
+from mmbench.nn.recompute import both_states, states_at
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 CONTENT = ("text", "image")
@@ -206,8 +207,8 @@ class ModalityEncoder(nn.Module):
             dropout=config.dropout, attn_dropout=config.attn_dropout, n_groups=n_modalities,
         )  # fmt: skip
 
-    def forward(self, x: Tensor, mask: Tensor, slot: Tensor) -> Tensor:
-        """Return H^m at the slots [T] of the flattened [R W], [M, T, D]; x [R, W, M, D], mask bool [R, W, W]."""
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None) -> Tensor:
+        """Return H^m of x [R, W, M, D], mask bool [R, W, W]: [M, T, D] at `slot` [T] of [R W], else [M, R, W, D]."""
         return self.transformer(self.drop(self.norm(x.movedim(2, 0))), mask, slot)
 
 
@@ -356,12 +357,9 @@ class HM4SR(Recommender[HM4SRConfig]):
         if not self.use_pcl or time is None:
             return self.encode(x, mask, batch.slot), None
         x_id, content = x.split(self.group_sizes, 2)
-        augmented, augmented_mask, augmented_slot = self.with_placeholders(content, time, mask, batch)
-        # A single pass of the content's encoder reads the original and the augmented rows.
-        slot = torch.cat([batch.slot, augmented_slot + batch.item_seq.numel()])
-        rows, masks = torch.cat([content, augmented]), torch.cat([mask, augmented_mask])
-        original, placeholder_states = self.encoders[1](rows, masks, slot).chunk(2, 1)
-        return torch.cat([self.encoders[0](x_id, mask, batch.slot), original]), placeholder_states
+        augmented = self.with_placeholders(content, time, mask, batch)
+        original, placeholder_states = both_states(self.encoders[1], (content, mask, batch.slot), augmented)
+        return torch.cat([states_at(self.encoders[0], x_id, mask, batch.slot), original]), placeholder_states
 
     def with_placeholders(
         self, content: Tensor, time: Tensor, mask: Tensor, batch: TrainBatch

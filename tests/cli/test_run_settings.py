@@ -118,7 +118,12 @@ def test_failed_cells_are_rows_and_the_others_go_on(data_dir: Path, tmp_path: Pa
     assert done.returncode == 1
     diverged, faulty = (line for line in done.stderr.splitlines() if line.startswith("FAILED "))
     assert re.match(r"FAILED sasrec on toy, seed 1: epoch [12], .*lower", diverged)
-    assert faulty == "FAILED my-line on toy, seed 1: NameError: name 'nothing' is not defined"
+    what, _, traceback = faulty.partition("; full traceback: ")
+    assert (
+        what
+        == "FAILED my-line on toy, seed 1: my_line.py:21 in score(): NameError: name 'nothing' is not defined"
+    )
+    assert "in score" in Path(traceback).read_text()
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "error: 2 of 3 cells failed; the same command tries them again"
     assert all(name in done.stdout for name in ("SASRec", "Line", "Pop"))
