@@ -2,17 +2,17 @@
 CIKM 2019, doi 10.1145/3357384.3357895.  Official code: github.com/FeiSun/BERT4Rec (TensorFlow 1).
 Replication study: Petrov and Macdonald, RecSys 2022, doi 10.1145/3523227.3548487.
 
-A bidirectional Transformer learns to fill in masked items of a history; to recommend, a [MASK] is put after the last
-item.
+A bidirectional Transformer learns to fill in masked items of a history; to recommend, it fills in a [MASK] after the
+last item.
 
-Axes: R rows, W width, D hidden, P masked places of a step, T histories, N items; the mask token is id N + 1.
+Axes: R rows, W width, D hidden, P masked positions of a step, T histories, N items; the mask token is id N + 1.
 Follows: paper sec. 3.3-3.4 (layers, embeddings) encode(), sec. 3.5 (output layer) head(), sec. 3.6 (cloze task)
 draw_mask() and loss().
-Differences: (1) masks are drawn anew in every step, not ten copies made before training. (2) The training sequence ends
-with the last training item; the official code puts the validation item back. (3) One row per user, its newest max_len
-items; the official code adds sliding windows over longer histories. (4) No token-type embedding, which is one constant
-vector. (5) A history is kept whole at inference when it fits: the mask takes the place after its last item. (6) Softmax
-over items only, without the special tokens. (7) No linear decay of the learning rate; Adam's bias correction is on.
+Differences: (1) Every step draws new masks, where the official code makes ten copies before training. (2) The training
+sequence ends with the last training item; the official code puts the validation item back. (3) A row per user, its
+newest max_len items; the official code adds sliding windows over longer histories. (4) No token-type embedding, which
+is a constant vector. (5) Inference keeps a history whole when it fits: the mask follows its last item. (6) The softmax
+is over items only, without the special tokens. (7) No linear decay of the learning rate; Adam's bias correction is on.
 """
 
 from dataclasses import dataclass
@@ -38,30 +38,32 @@ class BERT4RecConfig:
     dropout: Probability
     attn_dropout: Probability
     mask_ratio: Fraction  # rho
-    last_only: Fraction  # share of histories of which only the last item is masked
+    last_only: Fraction  # share of histories with only the last item masked
 
     def __post_init__(self) -> None:
         check_heads(self.hidden_dim, self.n_heads)
 
 
 def draw_mask(batch: Batch, *, mask_ratio: float, last_only: float) -> Tensor:
-    """bool [R, W], True = replaced by [MASK]; at least one per history, padding never.
+    """Draw which items become [MASK], bool [R, W]: at least one per history, never padding.
 
-    With probability `last_only` a history has just its last item masked. Else a place is masked when its uniform
-    draw is below `mask_ratio`; the smallest draw of a history is masked in any case, so a short history that would
-    have got none loses one item, chosen uniformly.
+    With probability `last_only` only the last item of a history is masked. Else an item is masked if its uniform draw
+    is below `mask_ratio`; the smallest draw of a history always masks, so a short history that would have no mask
+    loses an item, chosen uniformly.
     """
-    place = batch.mask.flatten().nonzero()[:, 0]  # real places in order; a history's places are neighbours
-    is_first = batch.position.flatten()[place] == 0
+    index = batch.mask.flatten().nonzero()[
+        :, 0
+    ]  # of the real items in order; those of a history are adjacent
+    is_first = batch.position.flatten()[index] == 0
     history = is_first.cumsum(0) - 1
-    is_last = torch.cat([is_first[1:], is_first.new_ones(1)])[: len(place)]
+    is_last = torch.cat([is_first[1:], is_first.new_ones(1)])[: len(index)]
     n_histories = int(is_first.sum())
-    draw = torch.rand(len(place), device=place.device)
+    draw = torch.rand(len(index), device=index.device)
     smallest = draw.new_full((n_histories,), 1.0).scatter_reduce(0, history, draw, "amin")
     chosen = (draw < mask_ratio) | (draw == smallest[history])
-    only_last = torch.rand(n_histories, device=place.device) < last_only
+    only_last = torch.rand(n_histories, device=index.device) < last_only
     chosen = torch.where(only_last[history], is_last, chosen)
-    return torch.zeros_like(batch.mask).flatten().index_put((place,), chosen).view_as(batch.mask)
+    return torch.zeros_like(batch.mask).flatten().index_put((index,), chosen).view_as(batch.mask)
 
 
 class BERT4Rec(Recommender[BERT4RecConfig]):
@@ -96,17 +98,17 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
         return Needs(samples=("sequence",), causal=False, stackable=False, extras=(SlotAfter(1),))
 
     def encode(self, batch: Batch, masked: Tensor, slot: Tensor | None = None) -> Tensor:
-        """States with the items at `masked` (bool [R, W]) hidden: of all places [R, W, D], or of `slot` only [T, D]."""
+        """Return the states [R, W, D], or [T, D] at `slot` only, with the items `masked` bool [R, W] hidden."""
         items = batch.item_seq.masked_fill(masked, self.n_items + 1)
         x = self.drop(self.norm(self.item_emb(items) + self.position_emb(batch.position)))
         return self.encoder(x, batch.attention_mask(causal=False), slot)
 
     def head(self, hidden: Tensor) -> Tensor:
-        """hidden [.., D] -> [.., D], what is compared with the item embeddings."""
+        """Return the vectors [.., D] that meet the item embeddings, from hidden [.., D]."""
         return self.head_norm(F.gelu(self.head_map(hidden)))
 
     def query(self, batch: Batch) -> Tensor:
-        # At evaluation the engine leaves one empty place after each history: a history's only place without an item.
+        # In evaluation the engine leaves an empty slot after each history, its only slot without an item.
         hidden = self.encode(batch, batch.mask & (batch.item_seq == 0), batch.slot)
         return F.pad(self.head(hidden), (0, 1), value=1.0)
 

@@ -1,14 +1,13 @@
 """BPR-MF: Bayesian Personalized Ranking from Implicit Feedback. Rendle et al., UAI 2009, arXiv:1205.2618.
 No official code; MyMediaLite is by the authors' group.
 
-A user vector and an item vector; a training item of the user shall score above an item that is none. The order of
-events is not used.
+A vector per user and per item; a user's training items should score above other items. The order of events is ignored.
 
 Axes: T triples (user u, training item i, negative j), K negatives, D width, N items, U users.
-Follows: paper sec. 4.3.1 query()/item_table(), Eq. of sec. 4.1 (BPR-Opt) loss().
+Follows: paper sec. 4.3.1 query()/item_table(), sec. 4.1 (BPR-Opt) loss().
 Differences: (1) an epoch visits every training event once, shuffled; the paper draws triples with replacement.
 (2) Adam instead of plain stochastic gradient descent (`optimizer = "sgd"`). (3) Fresh uniform negatives per visit;
-they exclude the user's training items only, so a validation or test item may be drawn - excluding it would leak.
+they exclude the user's training items only, so a validation or test item may be drawn: excluding it would leak.
 """
 
 from dataclasses import dataclass
@@ -93,14 +92,14 @@ class BPRMF(Recommender[BPRMFConfig]):
         return terms if penalty is None else terms | {"reg": penalty}
 
     def _penalty(self, user: Tensor, items: Tensor, bias: Tensor | None) -> Tensor | None:
-        """user [T, D], items [T, 1 + K, D] and bias [T, 1 + K] of the step's targets and negatives."""
+        """Return the penalty of user [T, D], and of items [T, 1 + K, D] and bias [T, 1 + K], targets first."""
         config, n = self.config, max(len(user), 1)
-        if config.reg == "mmrec":  # unsquared norms: the gradient's length does not depend on the vectors
+        if config.reg == "mmrec":  # plain norms, whose gradient has a constant length
             if not config.reg_weight:
                 return None
             return config.reg_weight * (user.norm() + items[:, 0].norm() + items[:, 1:].norm()) / n
-        own = (config.user_reg, config.positive_reg, config.negative_reg)
-        weights = own if config.reg == "paper" else (config.reg_weight,) * 3
+        separate = (config.user_reg, config.positive_reg, config.negative_reg)
+        weights = separate if config.reg == "paper" else (config.reg_weight,) * 3
         if not any(weights):
             return None
         squares = items.square().sum(-1)  # [T, 1 + K]

@@ -1,20 +1,20 @@
 """Caser: Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding. Tang and Wang, WSDM 2018,
 doi 10.1145/3159652.3159656.  Official code: github.com/graytowne/caser_pytorch.
 
-The embeddings of the newest L items are an image of L rows. Horizontal filters (k rows high, full width) look for
-patterns of k successive items, vertical filters (one column wide, L high) weigh the items by age; both and the
-user's vector give the state. Two output layers go by this name: "toolbox" (default; RecBole's: a linear map, then the
-input table) and "official" (a separate item table of twice the width, with a bias).
+The embeddings of the newest L items form an image of L rows. Horizontal filters (k rows high, full width) look for
+patterns of k successive items, vertical filters (a column wide, L high) weigh the items by age; both and the user's
+vector give the state. Two output layers go by this name: "toolbox" (default; RecBole's: a linear map, then the input
+table) and "official" (a separate item table of twice the width, with a bias).
 
 Axes: R rows, W width, T slots, L window, D width, H filters per height, V vertical filters, K negatives, N items.
 Follows: the paper's embedding look-up windows(), horizontal layer HorizontalFilters, vertical layer VerticalFilters,
 fully connected layers state(), network training loss().
 Differences: (1) toolbox: no ReLU after the last map, which would keep states from being negative (`final_relu`).
 (2) The window is padded on the left, so the newest item always lies in row L; RecBole pads on the right. Padding is
-the zero vector, no target and no class of the softmax. (3) One window per slot of a history: the same samples as
+the zero vector, neither a target nor a class of the softmax. (3) A window per slot of a history: the same samples as
 RecBole's prefixes. (4) official: windows of a user come from the newest max_len items; a user with fewer than
-L + n_targets events gives one window with as many targets as there are, never padding. (5) log sigma is a softplus.
-(6) Users without a training target have the zero vector, not an untrained random one.
+L + n_targets events gives a single window with the targets that it has, never padding. (5) log sigma is a softplus.
+(6) Users without a training target have the zero vector, not an untrained random vector.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 @dataclass(frozen=True, kw_only=True)
 class CaserConfig(Sampling):
     network: Literal["toolbox", "official"] = "toolbox"
-    loss: Loss = "ce"  # bce: of windows, see _bce()
+    loss: Loss = "ce"  # bce compares windows, see _bce()
     hidden_dim: PositiveInt
     window: PositiveInt  # L
     n_targets: PositiveInt = 1  # T, items after the window that it predicts; "bce" reads it
@@ -69,9 +69,9 @@ class CaserConfig(Sampling):
 
 
 class HorizontalFilters(nn.Module):
-    """Heights 1..L, H filters each: responses at every start, their maximum, bias and activation.
+    """H filters of each height 1..L: responses at every start, their maximum, bias and activation.
 
-    All heights are one product with a matrix that holds every filter at every start: [L D] x [sum_k (L-k+1) H].
+    A single product covers all heights: its matrix holds every filter at every start, [L D] x [sum_k (L-k+1) H].
     The activations are monotone, so the maximum comes first.
     """
 
@@ -89,9 +89,9 @@ class HorizontalFilters(nn.Module):
             nn.init.uniform_(self.bias.data[height - 1], -bound, bound)
 
     def _placed(self, weight: Tensor) -> Tensor:
-        """Filters [H, k D] -> [H (L-k+1), L D]: each at every start, zero elsewhere.
+        """Return filters [H, k D] at every start, [H (L-k+1), L D], zero elsewhere.
 
-        Copies of a row that is D longer than L D, cut into rows of L D, move on by D from row to row.
+        Copies of a row that is D longer than L D, cut into rows of L D, shift by D from row to row.
         """
         total = self.window * self.dim
         n_starts = self.window - weight.shape[1] // self.dim + 1
@@ -100,10 +100,10 @@ class HorizontalFilters(nn.Module):
         return copies[:, : n_starts * total].reshape(-1, total)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [T, L, D] -> [T, L H], heights in ascending order."""
+        """Return the responses to x [T, L, D], [T, L H], heights in ascending order."""
         placed = [self._placed(weight) for weight in self.weight]
-        responses = F.linear(x.flatten(1), torch.cat(placed)).split([len(one) for one in placed], dim=1)
-        best = torch.stack([one.view(len(x), self.n_filters, -1).amax(2) for one in responses], dim=1)
+        responses = F.linear(x.flatten(1), torch.cat(placed)).split(list(map(len, placed)), dim=1)
+        best = torch.stack([part.view(len(x), self.n_filters, -1).amax(2) for part in responses], dim=1)
         return self.activation(best + self.bias).flatten(1)
 
 
@@ -117,7 +117,7 @@ class VerticalFilters(nn.Module):
         self.bias = nn.Parameter(torch.empty(n_filters).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [T, L, D] -> [T, V D]."""
+        """Return the weighted sums of x [T, L, D], [T, V D]."""
         return (self.weight @ x + self.bias[:, None]).flatten(1)
 
 
@@ -149,7 +149,8 @@ class Caser(Recommender[CaserConfig]):
         self._init_weights(catalog)
 
     def _init_weights(self, catalog: Catalog) -> None:
-        """Both codes: N(0, 1/D^2) tables. toolbox: xavier-normal maps; official: torch's own, N(0, 1/(2D)^2) output."""
+        """Draw tables from N(0, 1/D^2), as both codes do. toolbox: xavier-normal maps; official: torch's default maps
+        and an output table from N(0, 1/(2D)^2)."""
         for table in (self.item_emb, self.user_emb):
             nn.init.normal_(table.weight, std=1 / self.config.hidden_dim)
         if self.is_official:
@@ -167,19 +168,19 @@ class Caser(Recommender[CaserConfig]):
         config = self.config
         extras: tuple[Extra, ...] = self.next_item.extras
         if config.n_targets > 1 or config.train_windows == "full":
-            # Targets after the next one are those of a history's later slots, so they must be in the same step.
+            # Further targets are those of a history's later slots, so these must be in the same step.
             return Needs(samples=("last-window",), stackable=False, extras=(*extras, WholeRows()))
         return Needs(samples=("all", "prefix", "last-window"), extras=extras)
 
     def windows(self, batch: Batch) -> Tensor:
-        """Items up to each slot, newest last, 0 before a history's first: int64 [T, L]."""
+        """Return the L newest items up to each slot, newest last, 0 before a history's first: int64 [T, L]."""
         back = torch.arange(self.config.window - 1, -1, -1, device=batch.slot.device)
-        place = batch.slot[:, None] - back
-        is_own = batch.position.flatten()[batch.slot][:, None] >= back
-        return torch.where(is_own, batch.item_seq.flatten()[place.clamp(min=0)], 0)
+        index = batch.slot[:, None] - back
+        is_same_history = batch.position.flatten()[batch.slot][:, None] >= back
+        return torch.where(is_same_history, batch.item_seq.flatten()[index.clamp(min=0)], 0)
 
     def state(self, window: Tensor, user: Tensor) -> Tensor:
-        """window [T, L], user [T] -> [T, D], official [T, 2 D + 1]."""
+        """Return the states [T, D] (official: [T, 2 D + 1]) of windows [T, L] and users [T]."""
         x = self.item_emb(window)
         parts = [part(x) for part in (self.vertical, self.horizontal) if part is not None]
         z = ACTIVATIONS[self.config.fc_activation](self.fc(self.drop(torch.cat(parts, 1))))
@@ -210,27 +211,27 @@ class Caser(Recommender[CaserConfig]):
         return terms
 
     def targets(self, batch: TrainBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Windows to train on and what they predict: slot number [U], items [U, n_targets], bool [U, n_targets].
+        """Return the windows to train on and what they predict: slot index [U], items and bool [U, n_targets].
 
         The j-th target of a slot is the target of the j-th slot after it, in the same history.
         """
-        config, place = self.config, batch.position.flatten()[batch.slot]
-        goes_on = (batch.slot.diff() == 1) & (place.diff() == 1)
-        history = F.pad((~goes_on).cumsum(0), (1, 0))[: len(place)]
-        number = torch.arange(len(place), device=place.device)
-        count = torch.zeros_like(place).scatter_add(0, history, torch.ones_like(place))
+        config, position = self.config, batch.position.flatten()[batch.slot]
+        continues = (batch.slot.diff() == 1) & (position.diff() == 1)
+        history = F.pad((~continues).cumsum(0), (1, 0))[: len(position)]
+        number = torch.arange(len(position), device=position.device)
+        count = torch.zeros_like(position).scatter_add(0, history, torch.ones_like(position))
         left = count.cumsum(0)[history] - number  # targets from this slot on
         if config.train_windows == "full":
-            is_full = (left >= config.n_targets) & (place >= config.window - 1)
-            is_short = place + left < config.window - 1 + config.n_targets
+            is_full = (left >= config.n_targets) & (position >= config.window - 1)
+            is_short = position + left < config.window - 1 + config.n_targets
             is_used = is_full | (is_short & (left == count[history].clamp(max=config.n_targets)))
             number = number[is_used]
-        ahead = torch.arange(config.n_targets, device=place.device)
-        following = (number[:, None] + ahead).clamp(max=len(place) - 1)
+        ahead = torch.arange(config.n_targets, device=position.device)
+        following = (number[:, None] + ahead).clamp(max=len(position) - 1)
         return number, batch.target[following], ahead < left[number][:, None]
 
     def _bce(self, batch: TrainBatch, table: Tensor) -> Tensor:
-        """Targets and negatives of the used windows, each averaged over its own number."""
+        """Return the mean loss of the targets of the used windows plus that of their negatives."""
         used, targets, is_target = self.targets(batch)
         state = self.state(self.windows(batch)[used], batch.user[used])
         scores = item_scores(state, table, torch.cat([targets, batch.negatives[used]], 1))
@@ -238,11 +239,11 @@ class Caser(Recommender[CaserConfig]):
         return (F.softplus(-positive) * is_target).sum() / is_target.sum() + F.softplus(negative).mean()
 
     def _norms(self) -> Tensor:
-        """Sum of the Frobenius norms (not squared) of the tables, the filters and the maps."""
+        """Return the sum of the Frobenius norms (not squared) of the tables, the filters and the maps."""
         weights = [self.user_emb.weight, self.item_emb.weight, self.fc.weight]
         weights.append(self.out_table if self.is_official else self.out.weight)
         if self.vertical is not None:
             weights.append(self.vertical.weight)
         if self.horizontal is not None:
             weights += list(self.horizontal.weight)
-        return torch.stack([one.norm() for one in weights]).sum()
+        return torch.stack([weight.norm() for weight in weights]).sum()

@@ -1,18 +1,18 @@
 """DIF-SR: Decoupled Side Information Fusion for Sequential Recommendation. Xie, Zhou, Kim, SIGIR 2022,
 arXiv:2204.11046.  Official code: github.com/AIM-SE/DIF-SR @ b600052 (class SASRecD in a RecBole fork).
 
-Ids, categories and positions each have attention scores of their own; a fusion makes one score of the three. Values
-come from the ids alone. A second loss predicts the categories of the next item.
+Ids, categories and positions each have attention scores of their own, which a fusion combines. Values come from the ids
+alone. A second loss predicts the categories of the next item.
 
-Axes: R rows, W width, H heads, Q asking places, D hidden, A width of an attribute, C categories, T targets, N items.
-Follows: paper sec. 3.3: Streams what attention sees of an event, DecoupledAttention the scores of each stream,
-SumFusion, ConcatFusion and GateFusion their fusion; sec. 3.4: query()/item_table() the score, loss() cross entropy and
+Axes: R rows, W width, H heads, Q queries, D hidden, A width of an attribute, C categories, T targets, N items.
+Follows: paper sec. 3.3: Streams the inputs of attention, DecoupledAttention the scores of each stream, SumFusion,
+ConcatFusion and GateFusion their fusion; sec. 3.4: query()/item_table() the score, loss() cross entropy and
 the attribute loss.
 Three differences matter, the recipe lists all: (1) The released code never trains the categories' vectors, N(0, 1) at
 the start; here they are trained (`attributes`). (2) Concat and gate read whole rows of scores, later events and padding
-too, as in the code, so they are trained on one row per prefix; `fusion_input = "masked"` hides those scores, and then
-all positions of a history train in one pass, as with sum. (3) The attribute loss is a mean over categories, as in the
-code; the paper's is a sum.
+too, as in the code, so they are trained on a row per prefix; `fusion_input = "masked"` hides those scores, and then
+a single pass trains all positions of a history, as with sum. (3) The attribute loss is a mean over categories, as in
+the code; the paper's is a sum.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.categories import CategorySets, CategoryTable
-from mmbench.nn.layers import Dropout, at, check_heads, hide, init_normal
+from mmbench.nn.layers import Dropout, check_heads, hide, init_normal, take_slots
 from mmbench.nn.losses import wide
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
@@ -45,8 +45,8 @@ class DIFSRConfig(Sampling):
     dropout: Probability
     attn_dropout: Probability
     fusion: Literal["sum", "concat", "gate"]
-    fusion_input: Literal["raw", "masked"]  # is what concat and gate read
-    pooling: Literal["sum", "mean"]  # makes one vector of an item's categories
+    fusion_input: Literal["raw", "masked"]  # selects what concat and gate read
+    pooling: Literal["sum", "mean"]  # combines the vectors of an item's categories
     attribute_weight: NonNegativeFloat  # lambda
     attributes: Literal["trained", "frozen"]
 
@@ -58,16 +58,16 @@ class DIFSRConfig(Sampling):
 
 
 class Streams(NamedTuple):
-    """What attention sees of events, in the order of the paper's stack. B is R, or 1: the same for all rows."""
+    """The inputs of attention, in the order of the paper's stack. B is R, or 1 if all rows share them."""
 
     attribute: Tensor  # [R, W, A]
     item: Tensor  # [R, W, D]
     position: Tensor  # [B, W, D]
 
-    def asking(self, slot: Tensor) -> "Streams":
-        """Return the events at the places `slot` [T] of the flat [R W], each in a row of its own: [T, 1, ..]."""
+    def at_slots(self, slot: Tensor) -> "Streams":
+        """Return the events at `slot` [T] (flat in [R W]) as separate rows, [T, 1, ..]."""
         width = self.item.shape[1]
-        rows = [F.embedding(slot % width, x[0]) if len(x) == 1 else at(x, slot) for x in self]
+        rows = [F.embedding(slot % width, x[0]) if len(x) == 1 else take_slots(x, slot) for x in self]
         return Streams(*(x[:, None] for x in rows))
 
     def of_rows(self, row: Tensor) -> "Streams":
@@ -76,7 +76,7 @@ class Streams(NamedTuple):
 
 
 class SumFusion(nn.Module):
-    """S_attribute + S_item + S_position, as one product of queries and keys that lie side by side."""
+    """S_attribute + S_item + S_position, as a single product of concatenated queries and keys."""
 
     def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
         """Return the scores [R, H, Q, W] of each stream's queries [B, H, Q, ..] and keys [B, H, W, ..]."""
@@ -89,17 +89,17 @@ class SumFusion(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """A linear map of the rows of scores of all streams, one after the other."""
+    """A linear map of the concatenated rows of scores of all streams."""
 
-    def __init__(self, n_places: int) -> None:
+    def __init__(self, n_positions: int) -> None:
         super().__init__()
-        self.concat = nn.Linear(3 * n_places, n_places)
+        self.concat = nn.Linear(3 * n_positions, n_positions)
 
     def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
-        """Return scores like SumFusion; `seen` [R, 1, Q, W] is 1 where a place may look, or None. W <= `n_places`."""
+        """Return scores as SumFusion does; `seen` [R, 1, Q, W] is 1 for visible keys, or None. W <= `n_positions`."""
         scores = scores_of(queries, keys, seen)
-        width, n_places = scores[0].shape[-1], self.concat.out_features
-        maps = self.concat.weight[:width].split(n_places, 1)
+        width, n_positions = scores[0].shape[-1], self.concat.out_features
+        maps = self.concat.weight[:width].split(n_positions, 1)
         mapped = [F.linear(s, weight[:, :width]) for s, weight in zip(scores, maps, strict=True)]
         return mapped[0] + mapped[1] + mapped[2] + self.concat.bias[:width]
 
@@ -107,9 +107,9 @@ class ConcatFusion(nn.Module):
 class GateFusion(nn.Module):
     """A weighted mean of the streams' scores; the weights are a softmax of w2 relu(W1 row + b1) + b2."""
 
-    def __init__(self, n_places: int) -> None:
+    def __init__(self, n_positions: int) -> None:
         super().__init__()
-        self.inner, self.energy = nn.Linear(n_places, n_places), nn.Linear(n_places, 1)
+        self.inner, self.energy = nn.Linear(n_positions, n_positions), nn.Linear(n_positions, 1)
 
     def forward(self, queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) -> Tensor:
         """Return scores as ConcatFusion does."""
@@ -130,7 +130,7 @@ def scores_of(queries: list[Tensor], keys: list[Tensor], seen: Tensor | None) ->
 class DecoupledAttention(nn.Module):
     """softmax(Fuse(scores of attributes, ids, positions) / sqrt(D / H)) over the values of the ids."""
 
-    def __init__(self, config: DIFSRConfig, n_places: int) -> None:
+    def __init__(self, config: DIFSRConfig, n_positions: int) -> None:
         super().__init__()
         dim, self.n_heads, self.drop = config.hidden_dim, config.n_heads, Dropout(config.attn_dropout)
         widths = (config.attribute_dim, dim, dim)
@@ -139,18 +139,18 @@ class DecoupledAttention(nn.Module):
         self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.is_masked = config.fusion_input == "masked"
         fusions = {"concat": ConcatFusion, "gate": GateFusion}
-        self.fusion = fusions[config.fusion](n_places) if config.fusion in fusions else SumFusion()
+        self.fusion = fusions[config.fusion](n_positions) if config.fusion in fusions else SumFusion()
 
     def heads(self, x: Tensor) -> Tensor:
         """Split x [.., Q, D] into heads, [.., H, Q, D / H]."""
         return x.unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)
 
-    def forward(self, asking: Streams, read: Streams, mask: Tensor) -> Tensor:
-        """Return what asking [R, Q, ..] finds in read [R, W, ..] under mask bool [R, Q, W], [R, Q, D]."""
-        queries = [self.heads(project(x)) for project, x in zip(self.query, asking, strict=True)]
+    def forward(self, asked: Streams, read: Streams, mask: Tensor) -> Tensor:
+        """Return what queries [R, Q, ..] read from keys [R, W, ..] under mask bool [R, Q, W], [R, Q, D]."""
+        queries = [self.heads(project(x)) for project, x in zip(self.query, asked, strict=True)]
         keys = [self.heads(project(x)) for project, x in zip(self.key, read, strict=True)]
         value = self.heads(self.value(read.item))
-        # Not in half precision: unscaled scores are large, and their gates steep.
+        # Half precision would not do: unscaled scores are large and their gates steep.
         with torch.autocast(value.device.type, enabled=False):
             seen = mask[:, None].to(queries[0].dtype) if self.is_masked else None
             scores = self.fusion([wide(q) for q in queries], [wide(k) for k in keys], seen)
@@ -161,30 +161,30 @@ class DecoupledAttention(nn.Module):
 
 
 class DecoupledBlock(nn.Module):
-    """x = LN(x + drop(attention)); x = LN(x + drop(ffn)), x being the stream of ids."""
+    """x = LN(x + drop(attention)); x = LN(x + drop(ffn)), where x is the stream of ids."""
 
-    def __init__(self, config: DIFSRConfig, n_places: int) -> None:
+    def __init__(self, config: DIFSRConfig, n_positions: int) -> None:
         super().__init__()
         dim = config.hidden_dim
-        self.attention = DecoupledAttention(config, n_places)
+        self.attention = DecoupledAttention(config, n_positions)
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=EPS), nn.LayerNorm(dim, eps=EPS)
         self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
         self.drop = Dropout(config.dropout)
 
     def forward(self, streams: Streams, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Return the next layer's ids [R, W, D] under mask bool [R, W, W], or [T, D] at the places `slot` [T] only."""
-        if slot is not None and len(slot) <= len(mask):  # at most one place a row asks
+        """Return the next layer's ids [R, W, D] under mask bool [R, W, W], or [T, D] at `slot` [T] only."""
+        if slot is not None and len(slot) <= len(mask):  # then computing the slots only is cheaper
             row, width = slot // mask.shape[2], mask.shape[2]
-            asking, read = streams.asking(slot), streams.of_rows(row)
-            mixed = self.attention(asking, read, mask[row, slot % width][:, None])[:, 0]
+            asked, read = streams.at_slots(slot), streams.of_rows(row)
+            mixed = self.attention(asked, read, mask[row, slot % width][:, None])[:, 0]
         else:
-            mixed = at(self.attention(streams, streams, mask), slot)
-        x = self.norm1(at(streams.item, slot) + self.drop(mixed))
+            mixed = take_slots(self.attention(streams, streams, mask), slot)
+        x = self.norm1(take_slots(streams.item, slot) + self.drop(mixed))
         return self.norm2(x + self.drop(self.down(F.gelu(self.up(x)))))
 
 
 def freeze(table: nn.Embedding) -> None:
-    """Make a table one of numbers N(0, 1) that are stored and never trained."""
+    """Replace a table's weights by stored draws from N(0, 1) that are never trained."""
     vectors = torch.randn(table.weight.shape)
     del table.weight
     table.register_buffer("weight", vectors)
@@ -209,7 +209,7 @@ class DIFSR(Recommender[DIFSRConfig]):
 
     @property
     def reads_padding(self) -> bool:
-        """Whether the fusion sees scores of later events and padding, so that states depend on all W places."""
+        """Return whether the fusion reads scores of later events and padding: states then depend on whole rows."""
         return self.config.fusion != "sum" and self.config.fusion_input == "raw"
 
     @property
@@ -219,28 +219,28 @@ class DIFSR(Recommender[DIFSRConfig]):
             return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)
         if self.config.fusion == "sum":
             return Needs(samples=("all", "prefix", "last-window"), extras=extras)
-        # One history a row, so that a row of scores begins at the history's first event.
+        # A row holds a single history, so that a row of scores begins at the history's first event.
         return Needs(layout="padded", samples=("all", "prefix", "last-window"), extras=extras)
 
     def streams(self, batch: Batch) -> Streams:
-        """Return what the first layer sees; positions once for all rows where each has one history."""
-        place = batch.position
+        """Return the inputs of the first layer; rows with a single history share their positions."""
+        position = batch.position
         if self.config.fusion != "sum":
-            place = torch.arange(place.shape[1], device=place.device)[None]
+            position = torch.arange(position.shape[1], device=position.device)[None]
         x = self.drop(self.norm(self.item_emb(batch.item_seq)))
-        return Streams(self.attribute_table(batch.item_seq), x, self.position_emb(place))
+        return Streams(self.attribute_table(batch.item_seq), x, self.position_emb(position))
 
     def attention_mask(self, batch: Batch) -> Tensor:
-        """Return bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2)."""
+        """Return bool [R, W, W], True = query i (axis 1) may look at key j (axis 2)."""
         if not self.reads_padding:
             return batch.attention_mask(causal=True)
-        # Padding looks at the history before it, because the next layer's fusion reads the scores of padding.
+        # Padding looks at the history before it, because the fusion of the next layer reads the scores of padding.
         width = batch.mask.shape[1]
         causal = torch.ones(width, width, dtype=torch.bool, device=batch.mask.device).tril()
         return batch.mask[:, None] & causal
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
-        """Return the states of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
+        """Return the states of all positions [R, W, D], or only those at `slot` (flat in [R W]), [T, D]."""
         streams, mask = self.streams(batch), self.attention_mask(batch)
         for block in self.blocks[:-1]:
             streams = streams._replace(item=block(streams, mask))

@@ -1,17 +1,17 @@
 """EASE: Embarrassingly Shallow Autoencoders for Sparse Data. Steck, WWW 2019, doi 10.1145/3308558.3313710.
 No official code; read: RecBole @ 7b02be5, RecTools @ 41a5a63, Elliot @ fc27efe, recpack @ d429977,
-github.com/MaurizioFD/RecSys2019_DeepLearning_Evaluation @ f5618c6.  Dual form: own derivation (Woodbury's identity).
+github.com/MaurizioFD/RecSys2019_DeepLearning_Evaluation @ f5618c6.  Dual form: derived here (Woodbury's identity).
 
 A linear autoencoder without a hidden layer: B minimises |X - X B|^2 + lambda |B|^2 subject to diag(B) = 0. It has a
 closed form: with P = (X^T X + lambda I)^-1, B_ij = -P_ij / P_jj off the diagonal. A history scores h B.
 
 Axes: U users, N items, M fitted items, T histories, W width, E events. X [U, N+1] holds the training events.
-Follows: the paper's closed form is Dense; the same scores from a [U, U] inverse are Dual; neighbourhoods()
-solves a small system per item; score() adds what does not belong to the paper.
+Follows: Dense is the paper's closed form, Dual computes the same scores from a [U, U] inverse, neighbourhoods() solves
+a small system per item; score() adds what the paper does not have.
 Differences that matter, all others in the recipe:
  1. An event of the history counts decay^(events after it); the paper's set of items is the variant `set`.
  2. The history is the evaluation input, so at test time it holds the validation event, as for sequential models.
- 3. Each column is divided by its own P_jj, as in the paper; RecTools divides rows, which is another model.
+ 3. Column j is divided by P_jj, as in the paper; RecTools divides rows, which gives another model.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, P
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-BLOCK = 1024  # rows of a matrix that are worked on at once
+BLOCK = 1024  # rows of a matrix that are processed together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def invert(matrix: np.ndarray) -> None:
     from scipy.linalg import get_lapack_funcs
 
     factorise, invert_factor = get_lapack_funcs(("potrf", "potri"), (matrix,))
-    # LAPACK stores by column: the lower triangle of the transposed view is the upper one of `matrix`.
+    # LAPACK stores by column: the lower triangle of the transposed view is the upper triangle of `matrix`.
     factor, fault = factorise(matrix.T, lower=1, overwrite_a=1, clean=0)
     if not fault:
         _, fault = invert_factor(factor, lower=1, overwrite_c=1)
@@ -85,7 +85,7 @@ class Dense(nn.Module):
     """B itself, over the fitted items."""
 
     items: Tensor  # int64 [M], the fitted items
-    place: Tensor  # int64 [N+1], where an item stands among them; -1 = it is none of them
+    place: Tensor  # int64 [N+1], index of each item among them; -1 = not fitted
     weights: Tensor  # [M, M], B
 
     def __init__(self, matrix: "csr_array", items: np.ndarray, config: EASEConfig) -> None:
@@ -93,13 +93,13 @@ class Dense(nn.Module):
         weights = gram(matrix[:, items].T.tocsr(), config.solve_precision)
         weights[np.diag_indices(len(items))] += config.reg_weight
         invert(weights)
-        weights *= -1 / weights.diagonal()  # column j by its own P_jj
+        weights *= -1 / weights.diagonal()  # divides column j by P_jj
         np.fill_diagonal(weights, 0.0)
         self.n_items = matrix.shape[1] - 1
-        place = torch.full((self.n_items + 1,), -1)
-        place[torch.from_numpy(items)] = torch.arange(len(items))
+        index = torch.full((self.n_items + 1,), -1)
+        index[torch.from_numpy(items)] = torch.arange(len(items))
         self.register_buffer("items", torch.from_numpy(items))
-        self.register_buffer("place", place)
+        self.register_buffer("place", index)
         self.register_buffer("weights", torch.from_numpy(weights))
 
     def score(self, item_seq: Tensor, weight: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Dual(nn.Module):
     """The same scores from an inverse over users, by Woodbury's identity; B is never formed.
 
     With D = 1 / lambda and K = (I + X D X^T)^-1: P = D - D X^T K X D, so (h B)_j = h_j - (h P)_j / P_jj.
-    Users with one item only add to the diagonal of X^T X: they raise that item's own lambda instead.
+    Users with a single item affect only the diagonal of X^T X: they raise the lambda of that item instead.
     """
 
     kernel: Tensor  # [U, U], K
@@ -159,12 +159,12 @@ class Dual(nn.Module):
 
 
 def history_matrix(item_seq: Tensor, weight: Tensor, *, n_items: int) -> Tensor:
-    """Return h, the sums of the weights [T, W] of each item of a history, [T, N]."""
+    """Return h [T, N]: the weights [T, W] of each history, summed by item."""
     return weight.new_zeros(len(item_seq), n_items + 1).scatter_add_(1, item_seq, weight)[:, 1:]
 
 
 def neighbourhoods(matrix: "csr_array", config: EASEConfig) -> Neighbours:
-    """Return B with the entries of each item and the k items of the largest |Pearson correlation| only.
+    """Return B restricted to each item and the k items with the largest |Pearson correlation|.
 
     Column j is that of the closed form for these k + 1 items.
     """
@@ -227,7 +227,7 @@ class EASE(Recommender[EASEConfig]):
             order = np.argsort(-self.count.numpy()[self.items], kind="stable")
             self.items = np.sort(self.items[order[: config.max_items]])
         self.solution = self._solve(matrix)
-        # The diagonal of X^T X; an item that nobody took scores 0 whatever its factor is.
+        # The diagonal of X^T X; items that nobody took score 0 with any factor.
         diagonal = torch.from_numpy(matrix.power(2).sum(0)).clamp(min=1.0)
         self.register_buffer("factor", diagonal**-config.alpha)
         self.factor: Tensor
@@ -241,7 +241,7 @@ class EASE(Recommender[EASEConfig]):
             raise ValueError(
                 f"{n_items:,} items and {n_users:,} users with two items or more need a matrix of {size:,} x "
                 f"{size:,} ({needed:.1f} GB), and max_items is {config.max_items:,}; raise it "
-                f"(--set ease.max_items={size}) where there is memory for it, or approximate: "
+                f"(--set ease.max_items={size}) if memory allows, or approximate: "
                 "--set ease.solver=sparse (k partners of each item) or ease.solver=top (the most popular items)"
             )
 
@@ -257,7 +257,7 @@ class EASE(Recommender[EASEConfig]):
         return Needs(layout="padded", samples=(), causal=False)
 
     def score(self, batch: Batch) -> Tensor:
-        """Return [T, N]; items that were taken with nothing of the history tie at 0 (or at their popularity)."""
+        """Return [T, N]; items without a common user with the history tie at 0 (or at their popularity)."""
         config, count = self.config, self.count.double()
         weight = recency_weight(batch.item_seq, batch.mask, decay=config.decay, distinct=config.distinct)
         scores = self.solution.score(batch.item_seq, weight)
@@ -270,7 +270,7 @@ class EASE(Recommender[EASEConfig]):
         return scores
 
     def extra_state(self) -> dict[str, Any]:
-        """Return which solver it was, and the share of training events whose item it fitted."""
+        """Return the solver, and the share of training events whose item it fitted."""
         fitted = self.count[torch.from_numpy(self.items)].sum() / self.count.sum().clamp(min=1)
         return {
             "solver": self.solver,

@@ -1,12 +1,12 @@
 """EASE and content neighbours in late fusion, without any training: the control that a trained multi-modal model must
-beat. Its id member is EASE (Steck, WWW 2019); a content member sums the cosines of an item's text, or picture, to those
-of the history. No paper: the fusion is that of late-fusion.
+beat. Its id member is EASE (Steck, WWW 2019); a content member sums the cosines between an item's text, or picture, and
+those of the history. No paper: the fusion is that of late-fusion.
 
 Axes: T targets, W width, N items, F width of the features.
 Follows: ContentMember.score() = sum_h decay^(events after h) cos(h, i), without the terms h = i;
 mmbench.nn.score_scales holds the scales, mmbench.evaluation.fusion the choice of the weights.
 Differences from late-fusion: (1) An item's cosine to itself, 1, is left out: it would put the history first.
-(2) All members read the history with one `decay`. (3) Members are computed, so all are there at once.
+(2) All members share `decay`. (3) Members are computed, not trained in stages.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,8 +34,8 @@ class EASETextConfig(FusionConfig):
     modalities: tuple[Literal["id", "text", "image"], ...] = ("id", "text")
     decay: Fraction  # a history item counts decay^(events after it)
     reg_weight: PositiveFloat  # lambda of EASE
-    solver: Literal["auto", "dense", "dual", "top", "sparse"] = "auto"  # as ease
-    max_items: PositiveInt = 30_000  # as ease
+    solver: Literal["auto", "dense", "dual", "top", "sparse"] = "auto"  # see ease
+    max_items: PositiveInt = 30_000  # see ease
 
     def __post_init__(self) -> None:
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
@@ -53,16 +53,16 @@ class ContentMember(nn.Module):
         self.decay = decay
         # Not in checkpoints: the data set has them, and a run names their hash.
         self.register_buffer("unit", F.normalize(feat, dim=1), persistent=False)
-        has = feat.ne(0).any(1) if present is None else present
-        self.register_buffer("present", has, persistent=False)
+        present = feat.ne(0).any(1) if present is None else present
+        self.register_buffer("present", present, persistent=False)
 
     def score(self, batch: Batch) -> Tensor:
-        """Return float64 [T, N]."""
+        """Return the sums of decayed cosines, float64 [T, N]."""
         weight = recency_weight(batch.item_seq, batch.mask, decay=self.decay, distinct=False)
         unit = self.unit.double()
         similar = torch.einsum("tw,twf->tf", weight, unit[batch.item_seq]) @ unit.T
-        own = weight * unit.square().sum(1)[batch.item_seq]
-        return similar.scatter_add(1, batch.item_seq, -own)[:, 1:]
+        of_itself = weight * unit.square().sum(1)[batch.item_seq]
+        return similar.scatter_add(1, batch.item_seq, -of_itself)[:, 1:]
 
 
 class EASEText(LateFused[EASETextConfig]):
@@ -71,7 +71,7 @@ class EASEText(LateFused[EASETextConfig]):
 
     def __init__(self, config: EASETextConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
-        self.asked: str | None = None
+        self.active: str | None = None
         feats = {"text": catalog.text_feat, "image": catalog.image_feat}
         names = available(config.modalities, text=feats["text"], image=feats["image"])
         self.members = nn.ModuleDict()
@@ -81,7 +81,7 @@ class EASEText(LateFused[EASETextConfig]):
             self.members[name] = (
                 self._ease(catalog) if feat is None else ContentMember(feat, present, config.decay)
             )
-        self.init_fusion(len(names))
+        self.init_fusion(len(names), catalog.train_items)
 
     def _ease(self, catalog: Catalog) -> EASE:
         config = self.config
@@ -110,17 +110,17 @@ class EASEText(LateFused[EASETextConfig]):
 
     @contextmanager
     def alone(self, part: str) -> Iterator[None]:
-        before, self.asked = self.asked, part
+        before, self.active = self.active, part
         try:
             yield
         finally:
-            self.asked = before
+            self.active = before
 
     def is_alone(self) -> bool:
-        return self.asked is not None or len(self.members) == 1
+        return self.active is not None or len(self.members) == 1
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
-        names = self.members if self.asked is None else [self.asked]
+        names = self.members if self.active is None else [self.active]
         return {name: self.members[name].score(batch).double() for name in names}  # type: ignore[operator]
 
     def presence(self) -> Mapping[str, Tensor | None]:

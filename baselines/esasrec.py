@@ -5,12 +5,12 @@ Official code: github.com/blondered/transformer_benchmark @2b03992, on github.co
 SASRec's shifted sequence, gated LiGR layers, and a sampled softmax with 256 uniform negatives for each target.
 
 Axes: R rows, W width, D hidden, F inner width, T targets, N items, K negatives.
-Follows: the code, as the paper prints no equations of its layers. x = Drop(E'[s] + P) encode(), a LiGR layer
-LiGRBlock.forward(), its SwiGLU SwiGLU.forward(), E' table(), the score query()/item_table(), the sampled softmax loss()
-by mmbench.models.next_item.
+Follows: the code, because the paper prints no equations of its layers: encode() x = Drop(E'[s] + P),
+LiGRBlock.forward() a LiGR layer, SwiGLU.forward() its SwiGLU, table() E', query()/item_table() the score, loss() the
+sampled softmax of mmbench.models.next_item.
 Differences: (1) the oldest kept item has position 0. The code counts from the newest, so that each new event moves all
 others and no pass over a history gives the states of its prefixes (`positions = "newest-first"`, exact with
-`samples` last-window and prefix only). (2) Negatives of the mixed variants are drawn by popularity in place of the
+`samples` last-window and prefix only). (2) Negatives of the mixed variants are drawn by popularity instead of from the
 distinct items of the batch, and logq is corrected with the probability of being drawn. (3) Steps count targets.
 """
 
@@ -25,7 +25,7 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs, Samples
 from mmbench.models.next_item import Loss, NextItem, Sampling
-from mmbench.nn.layers import Attention, Dropout, at, check_heads, dropout, zero_padding
+from mmbench.nn.layers import Attention, Dropout, check_heads, dropout, take_slots, zero_padding
 from mmbench.nn.positions import events_after
 from mmbench.settings.config import PositiveInt, Probability
 
@@ -34,12 +34,12 @@ from mmbench.settings.config import PositiveInt, Probability
 class ESASRecConfig(Sampling):
     loss: Loss
     positions: Literal["oldest-first", "newest-first"] = "oldest-first"
-    use_dropped_table: bool = True  # entries of the item table are dropped, the same for inputs and scores
+    use_dropped_table: bool = True  # dropout hides entries of the item table, the same in inputs and scores
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
     n_heads: PositiveInt
-    dropout: Probability  # one rate everywhere
+    dropout: Probability  # is the rate everywhere
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +62,7 @@ class SwiGLU(nn.Module):
 
 
 class LiGRBlock(nn.Module):
-    """Pre-norm attention and SwiGLU, each behind a gate that reads the stream before it, not normalised.
+    """Pre-norm attention and SwiGLU, each behind a gate that reads its input without normalisation.
 
     x = x + sigma(x W_g1 + b_g1) * drop(attention(LN(x)));  x = x + sigma(x W_g2 + b_g2) * drop(SwiGLU(LN(x)))
     """
@@ -77,9 +77,9 @@ class LiGRBlock(nn.Module):
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] -> the same, or [T, D] at the places `slot` [T] only."""
+        """Return the next layer's x [R, W, D] under mask bool [R, W, W], or [T, D] at `slot` [T] only."""
         mixed = self.drop(self.attention(self.norm1(x), mask, slot))
-        x = at(x, slot)
+        x = take_slots(x, slot)
         x = x + torch.sigmoid(self.gate1(x)) * mixed
         return x + torch.sigmoid(self.gate2(x)) * self.drop(self.feed_forward(self.norm2(x)))
 
@@ -95,7 +95,7 @@ class ESASRec(Recommender[ESASRecConfig]):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Xavier-normal for every matrix of the code, where W_1 and W_3 are two; biases as torch makes them."""
+        """Draw Xavier-normal matrices as the code does, W_1 and W_3 separately; biases are torch's."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 for matrix in parameter.data.chunk(2 if name.endswith("up.weight") else 1):
@@ -107,7 +107,7 @@ class ESASRec(Recommender[ESASRecConfig]):
     @property
     def needs(self) -> Needs:
         samples: tuple[Samples, ...] = ("last-window", "all", "prefix")
-        if self.config.positions == "newest-first":  # a state is not that of its prefix
+        if self.config.positions == "newest-first":  # a state differs from that of its prefix
             samples = ("last-window", "prefix")
         return Needs(samples=samples, extras=self.next_item.extras)
 
@@ -117,9 +117,9 @@ class ESASRec(Recommender[ESASRecConfig]):
         return dropout(self.item_emb.weight, rate, self.training)
 
     def encode(self, batch: Batch, table: Tensor, slot: Tensor | None = None) -> Tensor:
-        """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
-        place = batch.position if self.config.positions == "oldest-first" else events_after(batch)
-        x = self.drop(F.embedding(batch.item_seq, table) + self.position_emb(place))
+        """Return the states of all positions [R, W, D], or only those at `slot` (flat in [R W]), [T, D]."""
+        position = batch.position if self.config.positions == "oldest-first" else events_after(batch)
+        x = self.drop(F.embedding(batch.item_seq, table) + self.position_emb(position))
         mask = batch.attention_mask(causal=True)
         for block in self.blocks[:-1]:
             x = block(x, mask)

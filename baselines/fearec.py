@@ -2,9 +2,9 @@
 Sheng, SIGIR 2023, arXiv:2304.09184.  Official code: github.com/sudaada/FEARec (a RecBole fork).
 
 SASRec's network with another attention core. Its first branch finds, by the circular auto-correlation of queries and
-keys, the few lags at which a history resembles itself, and adds up the values moved by these lags; its second branch is
-ordinary causal attention. Each layer sees a band of frequencies, the first layer the highest. The state of a prefix is
-pulled to the state of another prefix with the same target. Not causal: lags wrap around, so a place sees later ones.
+keys, the few lags at which a history resembles itself, and sums the values shifted by these lags; its second branch is
+ordinary causal attention. Each layer reads a band of frequencies, the first layer the highest. The state of a prefix is
+pulled to the state of another prefix with the same target. Not causal: lags wrap around, so events read later events.
 
 Axes: R rows, W width (= max_len), M = W // 2 + 1 frequency bins, D hidden, T targets, N items.
 Follows: ramp() the frequency ramp; HybridAttention the two branches and their mix; loss() cross entropy, contrastive
@@ -12,14 +12,15 @@ terms and the frequency regulariser.
 Differences from the paper (P) and the official code (C):
 (1) The regulariser is part of P, off in C's script and here: `freq_weight = 0.1` (variant `regularised`).
 (2) P mixes by gamma; as in C, `spatial_ratio` multiplies the TIME branch.
-(3) Lags in training are those with the largest mean over the batch, in evaluation each history's own (C).
+(3) Training takes the lags with the largest mean over the batch, evaluation those of each history (C).
 (4) Padding takes part in the frequency branch with its position vectors and a random row of the table (C), so states
     depend on max_len; `zero_padding` keeps it out (variant `zero-padding`).
-(5) The padding id is no class of the softmax, so that row is never trained; in C it is, as a class only.
-(6) Two different prefixes are drawn for each target and the first that is not the prefix itself is used: uniform over
-    the others, as C's list, without one. A window of the same user with equal items and times is the same prefix.
+(5) The padding id is not a class of the softmax, so that row is never trained; in C it is, as a class only.
+(6) Two different prefixes are drawn for each target, and the first that is not the prefix itself is used: uniform over
+    the others, like C's list, but without a list. A window of the same user with equal items and times is the same
+    prefix.
 (7) RecBole's default settings leave out the time branch, the ramp and the contrastive term: variant `recbole`.
-(8) With one layer, or odd max_len, C fails; here one layer sees all frequencies.
+(8) C fails with a single layer or an odd max_len; here a single layer reads all frequencies.
 """
 
 import math
@@ -33,7 +34,15 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
-from mmbench.nn.layers import Attention, Dropout, PostNormEncoder, at, check_heads, init_normal, take_rows
+from mmbench.nn.layers import (
+    Attention,
+    Dropout,
+    PostNormEncoder,
+    check_heads,
+    init_normal,
+    take_rows,
+    take_slots,
+)
 from mmbench.nn.losses import nce
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -51,10 +60,10 @@ class FEARecConfig(Sampling):
     n_heads: PositiveInt
     dropout: Probability
     attn_dropout: Probability
-    global_ratio: Fraction  # alpha: share of the frequencies that a layer sees
+    global_ratio: Fraction  # alpha: share of the frequencies that a layer reads
     topk_factor: PositiveInt  # int(topk_factor ln W) lags are kept
     dual_domain: bool  # False: frequency branch only
-    filter_time: bool  # the code's `std`: the time branch sees the layer's band too
+    filter_time: bool  # the code's `std`: the time branch reads the layer's band too
     spatial_ratio: Fraction  # weight of the time branch
     contrast: Literal["none", "un", "su", "us", "us_x"]  # pairs: (h, h'), (h, h_s), both, (h', h_s)
     similarity: Literal["dot", "cos"]
@@ -73,7 +82,7 @@ class FEARecConfig(Sampling):
 
 
 def ramp(n_layers: int, n_bins: int, ratio: float) -> list[tuple[int, int]]:
-    """[left, right) of each layer's frequency bins; layer 0 takes the highest, the last layer the lowest."""
+    """Return [left, right) of each layer's frequency bins; layer 0 has the highest, the last layer the lowest."""
     if ratio > 1 / n_layers:
         share, step = ratio, float(math.floor(n_bins * (1 - ratio) / (n_layers - 1)))
     else:
@@ -82,7 +91,7 @@ def ramp(n_layers: int, n_bins: int, ratio: float) -> list[tuple[int, int]]:
 
 
 class HybridAttention(Attention):
-    """Auto-correlation (frequency branch) and attention (time branch) over one band of frequencies."""
+    """Auto-correlation (frequency branch) and attention (time branch) over a band of frequencies."""
 
     band: Tensor
     lag: Tensor
@@ -94,18 +103,18 @@ class HybridAttention(Attention):
         self.n_lags = min(max(int(config.topk_factor * math.log(width)), 1), width)
         band = torch.zeros(width // 2 + 1)
         band[slice(*bins)] = 1.0
-        place = torch.arange(width)
+        time = torch.arange(width)
         self.register_buffer("band", band, persistent=False)  # [M]
-        # Entry (t, s) is the lag tau with t + tau = s around the circle; entry (tau, t) the flat place of (t + tau, t).
-        self.register_buffer("lag", ((place - place[:, None]) % width).flatten(), persistent=False)
-        pair = (place + place[:, None]) % width * width + place
+        # lag[t, s] is the tau with t + tau = s around the circle; pair[tau, t] the flat index of (t + tau, t).
+        self.register_buffer("lag", ((time - time[:, None]) % width).flatten(), persistent=False)
+        pair = (time + time[:, None]) % width * width + time
         self.register_buffer("pair", pair.flatten(), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] -> [R, W, D], or [T, D] at the places `slot` [T] of the flat [R W]."""
+        """Mix x [R, W, D] under mask bool [R, W, W]: [R, W, D], or [T, D] at `slot` [T] (flat in [R W])."""
         config, dim = self.config, x.shape[2]
         qkv = self.qkv(x)
-        if config.zero_padding:  # a real place sees itself, padding does not
+        if config.zero_padding:  # real items see themselves, padding does not
             qkv = qkv * mask.diagonal(dim1=1, dim2=2)[..., None]
         query, key, value = qkv.split(dim, dim=2)
         project = self.projection()
@@ -116,45 +125,45 @@ class HybridAttention(Attention):
         return self.out(mixed)
 
     def projection(self) -> Tensor:
-        """The layer's band of a signal, irfft(band * rfft(signal)), as a symmetric [W, W]: project @ signal."""
+        """Return the symmetric [W, W] that maps a signal to the layer's band, irfft(band * rfft(signal))."""
         width = math.isqrt(len(self.lag))
         unit = torch.eye(width, dtype=self.band.dtype, device=self.band.device)
         return torch.fft.irfft(self.band[:, None] * torch.fft.rfft(unit, dim=0), n=width, dim=0)
 
     def correlation(self, query: Tensor, key: Tensor) -> Tensor:
-        """query, key [R, W, D] -> r [R, W]: mean over channels of sum_t query[t + tau] key[t], around the circle.
+        """Return r [R, W] of query, key [R, W, D]: the channel mean of sum_t query[t + tau] key[t], around the circle.
 
-        Equal to irfft(mean(rfft(query) * conj(rfft(key)))), without the complex arrays. The band of it is the
-        correlation of the bands.
+        It equals irfft(mean(rfft(query) * conj(rfft(key)))), without the complex arrays. Its band is the correlation of
+        the bands.
         """
         n_rows, width, dim = query.shape
         products = query @ key.transpose(1, 2)  # [R, W, W]
         return products.flatten(1).index_select(1, self.pair).view(n_rows, width, width).sum(2) / dim
 
     def by_time(self, qkv: Tensor, mask: Tensor, slot: Tensor | None, project: Tensor | None) -> Tensor:
-        """Ordinary attention among places, of the band of queries, keys and values where there is a `project`."""
+        """Return ordinary attention; `project`, if given, first maps queries, keys and values to the layer's band."""
         if project is None:
             return self.mix(qkv, mask, slot)
         if slot is None or len(slot) > len(qkv):
             return self.mix(project @ qkv, mask, slot)
         width, dim = qkv.shape[1], qkv.shape[2] // 3
         query, key_value = qkv.split((dim, 2 * dim), dim=2)
-        asking = project[slot % width][:, None] @ query.index_select(0, slot // width)  # [T, 1, D]
-        return self.attend_once(asking.squeeze(1), key_value, mask, slot, project)
+        at_slots = project[slot % width][:, None] @ query.index_select(0, slot // width)  # [T, 1, D]
+        return self.attend_once(at_slots.squeeze(1), key_value, mask, slot, project)
 
     def by_lag(self, r: Tensor, value: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Sum over the chosen lags of softmax(r) * value moved left by the lag, at all places or at `slot` only.
+        """Return the sum over the chosen lags of softmax(r) * value shifted left by the lag.
 
-        r [R, W], value [R, W, D] -> [R, W, D], or [T, D].
+        r [R, W], value [R, W, D] -> [R, W, D], or [T, D] at `slot` only.
         """
         ranked = r.mean(0, keepdim=True) if self.training else r
         chosen = ranked.topk(self.n_lags, dim=1).indices.expand(len(r), -1)
         weight = torch.zeros_like(r).scatter(1, chosen, r.gather(1, chosen).softmax(1))  # [R, W], by lag
         n_rows, width = r.shape
         if slot is None or len(slot) > n_rows:
-            return at(weight.index_select(1, self.lag).view(-1, width, width) @ value, slot)
-        row, place = slot // width, slot % width
-        lag = self.lag.view(width, width)[place]  # [T, W]
+            return take_slots(weight.index_select(1, self.lag).view(-1, width, width) @ value, slot)
+        row, column = slot // width, slot % width
+        lag = self.lag.view(width, width)[column]  # [T, W]
         return (take_rows(weight, row).gather(1, lag)[:, None] @ value.index_select(0, row)).squeeze(1)
 
 
@@ -174,32 +183,35 @@ class SameTarget(nn.Module):
         self.register_buffer("offsets", torch.cat([count.new_zeros(1), count.cumsum(0)]), persistent=False)
 
     def window(self, event: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the prefixes before events [T]: items and times [T, W], right padded by 0, and the last place [T]."""
+        """Return the prefixes before events [T]: items and times [T, W], right padded by 0, and the last column [T]."""
         index, real = self.histories.before(event, width)
         items, times = self.histories.items[index], self.histories.times[index]
         return torch.where(real, items, 0), torch.where(real, times, 0), real.sum(1) - 1
 
     def draw(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """Items int64 [T, W] and last place [T] of a prefix for each slot; its own where there is no other."""
+        """Draw a prefix for each slot: items int64 [T, W] and last column [T]; the slot's prefix if no other exists."""
         width = batch.item_seq.shape[1]
         row, last = batch.slot // width, batch.slot % width
         start = self.offsets[batch.target]
         count = self.offsets[batch.target + 1] - start
         uniform = torch.rand(2, len(count), dtype=torch.float64, device=count.device)
-        one = (uniform[0] * count).long()
-        other = (one + 1 + (uniform[1] * (count - 1)).long()) % count.clamp(min=1)
-        many = count > 1
-        event = torch.where(many, self.pool[torch.where(many, start + one, 0)], self.pool[0])
+        first = (uniform[0] * count).long()
+        second = (first + 1 + (uniform[1] * (count - 1)).long()) % count.clamp(min=1)
+        has_other = count > 1
+        event = torch.where(has_other, self.pool[torch.where(has_other, start + first, 0)], self.pool[0])
         items, times, _ = self.window(event, width)
         same = (items == batch.item_seq[row]) & (times == batch.time_seq[row])
-        is_own = (self.histories.users[event] == batch.user) & same.all(1)
-        event = torch.where(is_own & many, self.pool[torch.where(many, start + other, 0)], event)
-        items, _, place = self.window(event, width)
-        return torch.where(many[:, None], items, batch.item_seq[row]), torch.where(many, place, last)
+        is_itself = (self.histories.users[event] == batch.user) & same.all(1)
+        event = torch.where(
+            is_itself & has_other, self.pool[torch.where(has_other, start + second, 0)], event
+        )
+        items, _, drawn_last = self.window(event, width)
+        items = torch.where(has_other[:, None], items, batch.item_seq[row])
+        return items, torch.where(has_other, drawn_last, last)
 
 
 def spectral_gap(a: Tensor, b: Tensor) -> Tensor:
-    """Mean modulus of the difference of the spectra over FEATURES, a and b [T, D] -> scalar."""
+    """Return the mean modulus of the difference of the spectra over FEATURES of a and b [T, D], a scalar."""
     return torch.fft.rfft(a - b, dim=1, norm="ortho").abs().mean()
 
 
@@ -220,14 +232,14 @@ class FEARec(Recommender[FEARecConfig]):
             block.attention = HybridAttention(config, width=width, bins=bins)
         if config.contrast in ("su", "us", "us_x"):
             self.same_target = SameTarget(catalog)
-        init_normal(self, std=0.02)  # row 0 too: padding is random and, as no loss reaches it, stays as it is
+        init_normal(self, std=0.02)  # row 0 too: padding is random and never trained
 
     @property
     def needs(self) -> Needs:
         return Needs(layout="fixed", samples=("prefix",), causal=False, extras=self.next_item.extras)
 
     def encode(self, item_seq: Tensor, slot: Tensor | None = None) -> Tensor:
-        """item_seq int64 [R, W], right padded -> states [R, W, D], or [T, D] at the places `slot` of the flat [R W]."""
+        """Return states [R, W, D], or [T, D] at `slot` (flat in [R W]), of right-padded item_seq int64 [R, W]."""
         real = item_seq > 0
         causal = torch.ones(self.max_len, self.max_len, dtype=torch.bool, device=real.device).tril()
         x = self.item_emb(item_seq) + self.position_emb.weight

@@ -1,15 +1,15 @@
 """FREEDOM: A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation. Zhou and Shen,
 ACM MM 2023, arXiv:2211.06924.  Official code: github.com/enoche/FREEDOM @ 6f896e2.
 
-A frozen graph of items that look or read alike (built once from features), and the user-item graph of training events,
-of which each epoch keeps few edges, rather those between rare users and items. LightGCN on the second, one average over
-neighbours on the first; their sum meets the user. The order of events is not used.
+Two graphs: a frozen graph of items that look or read alike, built once from features, and the user-item graph of
+training events, of which each epoch keeps few edges, preferably those between rare users and items. LightGCN runs on
+the second, an average over neighbours on the first; their sum meets the user. The order of events is ignored.
 
 Axes: T triples (user u, training item i, negative j), U users, N items, P distinct training pairs, E edges, D width,
 F width of features, k neighbours.
 Follows: sec. 3.1 ItemGraph, 3.2 Adjacency, _prune(), 3.3 nodes() with light_gcn(), 3.4 loss(), 3.5 query() and
 item_table().
-Differences: (1) The features that the auxiliary loss maps are frozen, as the graph; the code trains a copy of them
+Differences: (1) The features that the auxiliary loss maps are frozen, like the graph; the code trains a copy of them
 (`train_features`). (2) An item without a modality has no neighbours there; in the code its zero row makes it a
 neighbour of every item. (3) Every training event is a sample; the code collapses repeats. The recipe has all
 differences.
@@ -68,8 +68,8 @@ class Adjacency(Graph):
         scale = (self.degree.double() + TINY).rsqrt()
         return scale[self.target] * scale[self.source]
 
-    def take(self, user: Tensor, item: Tensor) -> None:
-        """Take other pairs, as many as before, with degrees of their own."""
+    def replace_pairs(self, user: Tensor, item: Tensor) -> None:
+        """Replace the pairs by as many others, and recompute the degrees."""
         self.replace(*both_ways(user, item, self.n_users))
         self.weight.copy_(self._weights())
 
@@ -78,7 +78,7 @@ class Adjacency(Graph):
 
 
 def light_gcn(graph: Adjacency, x: Tensor, n_layers: int) -> Tensor:
-    """Return the mean of x [U + N, D] and of what 1 to n_layers steps over the graph make of it."""
+    """Return the mean of x [U + N, D] and of the results of 1 to n_layers steps over the graph."""
     layers = [x]
     for _ in range(n_layers):
         layers.append(graph(layers[-1]))
@@ -91,15 +91,14 @@ class ItemGraph(Graph):
     weight: Tensor  # float [E]
 
     def __init__(self, shares: dict[str, float], catalog: Catalog, k: int) -> None:
-        """Take the weight of each modality; an item without one of them has the other's row, without any itself."""
+        """Take the weight of each modality; an item that lacks one has the other's row, and without both itself."""
         n = catalog.n_items
         feats = {name: getattr(catalog, f"{name}_feat") for name in shares}
         has = {name: getattr(catalog, f"has_{name}") for name in shares}
         share = torch.stack([has[name].double() * shares[name] for name in shares])  # [M, N + 1]
         alone = torch.stack([has[name].double() for name in shares])
-        share = torch.where(
-            share.sum(0) > 0, share, alone
-        )  # its only modality has share 0: the row is that one's
+        # An item whose only modality has share 0 takes the row of that modality all the same.
+        share = torch.where(share.sum(0) > 0, share, alone)
         share = share / share.sum(0).clamp(min=TINY)
         bare = (share.sum(0)[1:] == 0).nonzero()[:, 0]
         sources, targets, weights = [bare], [bare], [torch.ones(len(bare), dtype=torch.float64)]
@@ -130,12 +129,11 @@ class FREEDOM(Recommender[FREEDOMConfig]):
         self._add_user_graphs(catalog)
         if config.use_item_graph:
             shares = {"image": config.image_share, "text": 1 - config.image_share}
-            own = {name: shares[name] if len(self.modalities) > 1 else 1.0 for name in self.modalities}
-            self.item_graph = ItemGraph(own, catalog, config.n_neighbours)
+            used = {name: shares[name] if len(self.modalities) > 1 else 1.0 for name in self.modalities}
+            self.item_graph = ItemGraph(used, catalog, config.n_neighbours)
         self.user_emb = nn.Embedding(catalog.n_users, config.hidden_dim)
-        self.item_emb = nn.Embedding(
-            catalog.n_items, config.hidden_dim
-        )  # row i - 1 = item i: padding is no node
+        # Row i - 1 is item i: padding is not a node.
+        self.item_emb = nn.Embedding(catalog.n_items, config.hidden_dim)
         if config.auxiliary_weight:
             self._add_auxiliary(feats)
         nn.init.xavier_uniform_(self.user_emb.weight)
@@ -157,7 +155,7 @@ class FREEDOM(Recommender[FREEDOMConfig]):
             self.pruned = Adjacency(user[kept], item[kept], **sizes)
 
     def _add_auxiliary(self, feats: dict[str, Tensor]) -> None:
-        """T_m of each modality. Their biases would cancel in every comparison."""
+        """Add T_m of each modality, without biases: these would cancel in every comparison."""
         self.maps = nn.ModuleDict()
         for name, feat in feats.items():
             self.maps[name] = nn.Linear(feat.shape[1], self.config.hidden_dim, bias=False)
@@ -177,7 +175,7 @@ class FREEDOM(Recommender[FREEDOMConfig]):
     # -- graphs -------------------------------------------------------------------------------------------
 
     def _prune(self) -> Tensor:
-        """Draw int(P (1 - rho)) distinct pairs, rather those of small degrees; -> their numbers, ascending.
+        """Draw int(P (1 - rho)) distinct pairs, preferably of small degrees; return their indices, ascending.
 
         The largest of log p + Gumbel noise are a draw without replacement with probabilities p.
         """
@@ -189,7 +187,7 @@ class FREEDOM(Recommender[FREEDOMConfig]):
     def start_epoch(self, epoch: int) -> None:
         if self.config.edge_dropout:
             kept = self._prune()
-            self.pruned.take(self.user[kept], self.item[kept])
+            self.pruned.replace_pairs(self.user[kept], self.item[kept])
 
     def nodes(self, graph: Adjacency) -> tuple[Tensor, Tensor]:
         """Return z of all users [U, D] and of all items [N, D]."""

@@ -3,16 +3,16 @@ losses of Hidasi and Karatzoglou, CIKM 2018, doi 10.1145/3269206.3271761; prefix
 Official code: github.com/hidasib/GRU4Rec_PyTorch_Official.
 
 A GRU reads the item ids of a history; its last state is compared with item vectors. Two networks go by this name,
-and the setting `network` says which one a result is of: "toolbox" (default; RecBole's, what the HM4SR table calls
-GRU4Rec) and "official" (the authors' constrained network: gates with biases, output table = input table, output bias).
+which the setting `network` tells apart: "toolbox" (default; RecBole's, which the HM4SR table calls GRU4Rec) and
+"official" (the authors' constrained network: gates with biases, output table = input table, output bias).
 
 Axes: R rows, W width, D embedding width, H hidden width, T targets, N items, M sampled items, C = T + M candidates.
 Follows: toolbox = RecBole GRU4Rec; official losses = CIKM 2018, `candidate_loss`.
-Differences: (1) trained on all positions of a history in one pass instead of one sample per prefix; equal in loss and
-gradient with dropout off (`samples = "prefix"` is the literal procedure). (2) Padding is no class of the softmax.
-(3) bpr is a softplus instead of -log(1e-10 + sigmoid): the same below its saturation. (4) official: histories are read
-from their first item with back-propagation through all of them; the authors' session-parallel batches cut it after one
-step and order sessions by time. (5) official: Adam, as Adagrad is no optimiser of this toolkit.
+Differences: (1) trained on all positions of a history in a single pass instead of a sample per prefix; equal in loss
+and gradient with dropout off (`samples = "prefix"` is the literal procedure). (2) Padding is not a class of the
+softmax. (3) bpr is a softplus instead of -log(1e-10 + sigmoid): the same below its saturation. (4) official:
+histories are read from their first item with back-propagation through all of them; the authors' session-parallel
+batches cut it after a single step and order sessions by time. (5) official: Adam, because this toolkit has no Adagrad.
 """
 
 from dataclasses import dataclass
@@ -37,13 +37,13 @@ CandidateLoss = Literal["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"]
 class GRU4RecConfig(Sampling):
     network: Literal["toolbox", "official"] = "toolbox"
     loss: Loss | CandidateLoss = "ce"
-    emb_dim: PositiveInt  # the constrained network has one width: hidden_dim
+    emb_dim: PositiveInt  # must equal hidden_dim in the official network
     hidden_dim: PositiveInt
     n_layers: PositiveInt
     dropout: Probability  # applies to the embeddings
     hidden_dropout: Probability = 0.0  # applies after each GRU layer
     # The rest belongs to the losses over sampled candidates (sampled-ce, top1, top1-max, bpr-mean, bpr-max).
-    n_samples: PositiveInt = 2048  # items drawn per step beside the batch's own targets
+    n_samples: PositiveInt = 2048  # items drawn per step beside the targets of the batch
     sample_alpha: NonNegativeFloat = 0.5  # an item is drawn with probability ~ count^alpha
     score_reg: NonNegativeFloat = 1.0  # bpr-max: weight of the softmax-weighted squared negative scores
     elu_param: NonNegativeFloat = 0.0  # bpr-max: ELU(alpha) of the scores first, 0 = linear
@@ -61,25 +61,25 @@ class GRU4RecConfig(Sampling):
 def candidate_loss(
     scores: Tensor, *, kind: CandidateLoss, score_reg: float = 0.0, elu_param: float = 0.0
 ) -> Tensor:
-    """Mean loss over rows of scores [T, C]; the target of row i is column i, all other columns are negatives.
+    """Return the mean loss over rows of scores [T, C]; the target of row i is column i, other columns are negatives.
 
-    A candidate that happens to be the row's own target item stays a negative, as in the official code.
+    A candidate that happens to be the row's target item stays a negative, as in the official code.
     """
     if kind == "sampled-ce":
         return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
     if kind == "bpr-max" and elu_param:
         scores = F.elu(scores, elu_param)
-    own = scores.diagonal()[:, None]  # r_i [T, 1]
+    positive = scores.diagonal()[:, None]  # r_i [T, 1]
     negative = ~torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
     if kind in ("top1-max", "bpr-max"):  # softmax over the negatives only
         weight = scores.masked_fill(~negative, float("-inf")).softmax(1)
     else:
         weight = negative / negative.sum(1, keepdim=True).clamp(min=1)
     if kind in ("top1", "top1-max"):
-        return (weight * (torch.sigmoid(scores - own) + torch.sigmoid(scores.square()))).sum(1).mean()
+        return (weight * (torch.sigmoid(scores - positive) + torch.sigmoid(scores.square()))).sum(1).mean()
     if kind == "bpr-mean":
-        return (weight * F.softplus(scores - own)).sum(1).mean()
-    likely = (weight * torch.sigmoid(own - scores)).sum(1)
+        return (weight * F.softplus(scores - positive)).sum(1).mean()
+    likely = (weight * torch.sigmoid(positive - scores)).sum(1)
     return (-torch.log(likely + 1e-24) + score_reg * (weight * scores.square()).sum(1)).mean()
 
 
@@ -103,7 +103,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         else:
             self.out = nn.Linear(config.hidden_dim, config.emb_dim)
         counts = torch.bincount(catalog.train_items, minlength=catalog.n_items + 1)[1:].double()
-        # Sampling only: these buffers move no score, so they are no part of a checkpoint.
+        # Only sampling reads these buffers, so they are not in checkpoints.
         self.register_buffer("target_prob", counts / counts.sum().clamp(min=1), persistent=False)
         weight = counts**config.sample_alpha * (counts > 0)
         self.register_buffer("sample_prob", weight / weight.sum().clamp(min=1e-12), persistent=False)
@@ -132,9 +132,9 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         return Needs(layout="padded", stackable=False, extras=self.next_item.extras)
 
     def encode(self, batch: Batch) -> Tensor:
-        """States of all places [R, W, H]; zero on padding.
+        """Return the states of all positions [R, W, H]; zero on padding.
 
-        A packed sequence computes real places only, whatever the mix of lengths.
+        A packed sequence skips padding, whatever the mix of lengths.
         """
         x = self.emb_drop(self.item_emb(batch.item_seq))
         length = batch.mask.sum(1).cpu()
@@ -150,7 +150,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         return pad_packed_sequence(packed, batch_first=True, total_length=batch.item_seq.shape[1])[0]
 
     def state(self, batch: Batch) -> Tensor:
-        """States at the slots, [T, D]."""
+        """Return the states at the slots, [T, D]."""
         hidden = batch.at_slots(self.encode(batch))
         return hidden if self.config.network == "official" else self.out(hidden)
 
@@ -169,7 +169,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         return {kind: self._sampled(query, table, batch.target, kind)}
 
     def _sampled(self, query: Tensor, table: Tensor, target: Tensor, kind: CandidateLoss) -> Tensor:
-        """Candidates of a step: its targets, then items drawn by popularity (shared by all rows)."""
+        """Return the loss over the step's targets and items drawn by popularity, which are candidates of all rows."""
         drawn = torch.multinomial(self.sample_prob, self.config.n_samples, replacement=True)  # type: ignore[arg-type]
         candidates = torch.cat([target - 1, drawn])
         scores = query @ F.embedding(candidates, table).T  # [T, C]
@@ -182,6 +182,6 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
 
 
 def _glorot(weight: Tensor) -> None:
-    """Uniform in +-sqrt(6 / (rows + columns)), in place."""
+    """Draw a matrix uniformly within +-sqrt(6 / (rows + columns)), in place."""
     bound = (6 / sum(weight.shape)) ** 0.5
     nn.init.uniform_(weight, -bound, bound)

@@ -2,14 +2,14 @@
 RecSys 2023, arXiv 2308.07192.  Official code: github.com/asash/gSASRec-pytorch @7e35028 (PyTorch),
 github.com/asash/gsasrec @9dd47e8 (TensorFlow).
 
-SASRec with two changes: item vectors that are read and item vectors that are scored are two tables, and the loss is
-gBCE, a binary cross entropy with many negatives whose positive term has a weight beta <= 1.
+SASRec with two changes: inputs and scores have separate item tables, and the loss is gBCE, a binary cross entropy with
+many negatives whose positive term has a weight beta <= 1.
 
 Axes: R rows, W width, D hidden, T targets, N items, K negatives.
 Follows: paper sec. 3 (SASRec) encode(), query()/item_table(); sec. 5 (gBCE) loss() by mmbench.models.next_item,
 beta by gbce_weight of mmbench.nn.sampled.
-Differences: (1) gBCE is formed with softplus. The codes transform the positive score in float64 between clamps, beyond
-which it has no gradient; GSASRecReleased, the variant as-released, does so too. (2) The sum over negatives is not
+Differences: (1) gBCE uses softplus. The codes transform the positive score in float64 between clamps, beyond which it
+has no gradient; so does GSASRecReleased, the variant as-released. (2) The sum over negatives is not
 divided by K + 1, as in all losses here. (3) The oldest kept item has position 0; the codes pad on the left, so that the
 newest has the last position (`positions = "left-padded"`).
 """
@@ -31,13 +31,13 @@ from mmbench.settings.config import PositiveInt, Probability
 @dataclass(frozen=True, kw_only=True)
 class GSASRecConfig(Sampling):
     loss: Loss
-    reuse_item_embeddings: bool = False  # True: one table is read and scored
+    reuse_item_embeddings: bool = False  # True: inputs and scores share a table
     positions: Literal["oldest-first", "left-padded"] = "oldest-first"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
     n_heads: PositiveInt
-    dropout: Probability  # one rate everywhere
+    dropout: Probability  # is the rate everywhere
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,16 +64,16 @@ class GSASRec(Recommender[GSASRecConfig]):
     @property
     def needs(self) -> Needs:
         samples: tuple[Samples, ...] = ("last-window", "all", "prefix")
-        if self.config.positions == "left-padded":  # a state is not that of its prefix
+        if self.config.positions == "left-padded":  # a state differs from that of its prefix
             samples = ("last-window", "prefix")
         return Needs(samples=samples, extras=self.next_item.extras)
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
-        """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
-        place = batch.position
+        """Return the states of all positions [R, W, D], or only those at `slot` (flat in [R W]), [T, D]."""
+        position = batch.position
         if self.config.positions == "left-padded":
-            place = self.max_len - 1 - events_after(batch)
-        x = self.drop(self.item_emb(batch.item_seq) + self.position_emb(place))
+            position = self.max_len - 1 - events_after(batch)
+        x = self.drop(self.item_emb(batch.item_seq) + self.position_emb(position))
         return self.encoder(x, batch.attention_mask(causal=True), batch.mask, slot)
 
     def query(self, batch: Batch) -> Tensor:

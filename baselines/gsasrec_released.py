@@ -1,6 +1,6 @@
-"""gSASRec with the loss as the authors' code computes it, github.com/asash/gSASRec-pytorch @7e35028, train_gsasrec.py.
+"""gSASRec with the loss of the authors' code, github.com/asash/gSASRec-pytorch @7e35028, train_gsasrec.py.
 
-Follows: the transform of positive scores transformed(), binary cross entropy of all K + 1 scores loss().
+Follows: transformed() the transform of positive scores, loss() binary cross entropy of all K + 1 scores.
 Differences from gsasrec.py: (1) a positive below -23.03 or above 23.03 + log beta has no gradient, because the
 transform lies between clamps. (2) The mean is over K + 1 terms of each target.
 """

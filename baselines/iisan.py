@@ -2,8 +2,8 @@
 SIGIR 2024, arXiv 2404.02059.  Official code: github.com/GAIR-Lab/IISAN @ 67f5c1f (Code_Cached).
 
 BERT and ViT stay frozen; a small network beside them reads the state of their first token after every second block. It
-has three towers of adapters: one for texts, one for pictures, one between both. An item has no id vector. A causal
-Transformer reads the item vectors of a history.
+has three towers of adapters: for texts, for pictures, and between both. An item has no id vector. A causal Transformer
+reads the item vectors of a history.
 
 Axes: G = 3 towers (image, text, inter), n items, K layers that are read, F width of a state, R rows, W width,
 T targets, D hidden, N items, M different items of a step.
@@ -34,18 +34,20 @@ from mmbench.nn.memo import Memo
 from mmbench.settings.config import PositiveInt, Probability
 
 TOWERS = ("image", "text", "inter")
-TEMPERATURE = 0.1  # of the gates
-MASKED = -1e4  # a logit of a candidate that is none
-ITEMS_AT_ONCE = 2048  # whose activations are held, about 170 KB each in float32 with states of 768 dims
+TEMPERATURE = 0.1  # divides the gates' logits
+MASKED = -1e4  # is the logit of an item that is no candidate
+ITEM_BLOCK = (
+    2048  # items whose activations are in memory together, each about 170 KB in float32 with 768 dims
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IISANConfig(Sampling):
     loss: Loss | Literal["inbatch"]
     positions: Literal["oldest-first", "left-padded"]
-    layer_step: PositiveInt  # the embedding output and every so many blocks are read; 1 = all
+    layer_step: PositiveInt  # reads the embedding output and every layer_step-th block; 1 = all
     bottleneck_dim: PositiveInt
-    activation: Literal["relu", "gelu"]  # is the adapters'
+    activation: Literal["relu", "gelu"]  # belongs to the adapters
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -85,7 +87,8 @@ class SideNetwork(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """The official code's: adapters N(0, 0.01^2); the image tower's last map Xavier; else as PyTorch does."""
+        """Draw weights as the official code does: adapters N(0, 0.01^2), the image tower's last map Xavier-normal, the
+        others by PyTorch's defaults."""
         for part in self.adapters.modules():
             if isinstance(part, GroupedLinear) and part.bias is not None:
                 nn.init.normal_(part.weight, std=0.01)
@@ -104,9 +107,10 @@ class SideNetwork(nn.Module):
         return joined
 
     def mix(self, k: int, text: Tensor, image: Tensor, states: Tensor) -> Tensor:
-        """Return what the adapters of layer k read: the layer's states, each [n, F], and the towers' own [G, n, F].
+        """Return the inputs of the adapters of layer k [G, n, F]: mixes of the layer's text and image states [n, F]
+        with the towers' states [G, n, F].
 
-        The tower between both adds the gated sum of image and text to its state; the others gate their own.
+        The tower between both adds the gated sum of image and text to its state; the others gate their modality.
         """
         gate = (self.gate[k] / TEMPERATURE).sigmoid()
         return torch.stack(
@@ -119,10 +123,10 @@ class SideNetwork(nn.Module):
 
 
 def layer_table(catalog: Catalog, modality: str, step: int) -> LayerFeatures:
-    """Return the states of every `step`-th layer; ValueError when the data set has none per layer."""
+    """Return the states of every `step`-th layer; raise ValueError when the data set has no states per layer."""
     if modality not in catalog.layer_feat:
         raise ValueError(
-            f"there are no {modality} features per layer; make them with `mmbench extract DATASET --text "
+            f"the data set has no {modality} features per layer; make them with `mmbench extract DATASET --text "
             "bert-base-uncased+layers --image vit-base-patch16-224+layers`, and name them in text_encoder and "
             "image_encoder"
         )
@@ -130,7 +134,7 @@ def layer_table(catalog: Catalog, modality: str, step: int) -> LayerFeatures:
 
 
 def log_popularity(catalog: Catalog) -> Tensor:
-    """Return the logarithm of each item's share of the events in the rows, [N + 1]; 0 where it has none.
+    """Return the logarithm of each item's share of the events in the rows, [N + 1]; 0 for items without events.
 
     A row holds the newest max_len + 1 training events of a user.
     """
@@ -154,8 +158,8 @@ class IISAN(Recommender[IISANConfig]):
         shape, other = self.text.bits.shape[1:], self.image.bits.shape[1:]
         if shape != other:
             raise ValueError(
-                "text and image features must have as many layers of one width: "
-                f"read are {shape[0]} of {shape[1]} and {other[0]} of {other[1]}"
+                "text and image features must have the same number of layers and the same width, but have "
+                f"{shape[0]} layers {shape[1]} wide and {other[0]} layers {other[1]} wide; extract both anew"
             )
         self.side = SideNetwork(config, *shape)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
@@ -176,13 +180,13 @@ class IISAN(Recommender[IISANConfig]):
         for module in self.encoder.modules():
             if isinstance(module, nn.Linear):
                 for part in module.weight.split(self.config.hidden_dim if module.bias is None else 2**31):
-                    nn.init.xavier_normal_(part)  # query, key and value are one tensor
+                    nn.init.xavier_normal_(part)  # query, key and value share a tensor
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
     @property
     def needs(self) -> Needs:
-        """Not stackable: what a step computes of its items is computed again for the gradients (encode_items)."""
+        """Return the needs; not stackable, because the backward pass encodes the step's items again."""
         if self.config.loss == "inbatch":
             return Needs(samples=("last-window",), stackable=False, extras=(WholeRows(),))
         extras = self.next_item.extras
@@ -195,11 +199,11 @@ class IISAN(Recommender[IISANConfig]):
     def encode_items(self, ids: Tensor) -> Tensor:
         """Return the vectors of items [n], [n, D].
 
-        Activations of a part of the items are held at a time: the others' are computed again when gradients are.
+        Only a block of items has its activations in memory; the backward pass computes them again.
         """
         parts = [
             checkpoint(self._encode_part, part, use_reentrant=False, preserve_rng_state=False)
-            for part in ids.split(ITEMS_AT_ONCE)
+            for part in ids.split(ITEM_BLOCK)
         ]
         return torch.cat(parts)
 
@@ -209,9 +213,7 @@ class IISAN(Recommender[IISANConfig]):
 
     def item_table(self) -> Tensor:
         ids = torch.arange(1, self.n_items + 1, device=self.position_emb.weight.device)
-        return self.memo(
-            self, lambda: self.encode_items(ids)
-        )  # once for a ranking, not for each of its chunks
+        return self.memo(self, lambda: self.encode_items(ids))  # all chunks of a ranking share the table
 
     def train(self, mode: bool = True) -> "IISAN":
         self.memo.forget()
@@ -222,11 +224,11 @@ class IISAN(Recommender[IISANConfig]):
 
     def encode(self, batch: Batch, vectors: Tensor) -> Tensor:
         """Return the states at the batch's slots [T, D]; vectors [R, W, D] of its items."""
-        place = batch.position
+        position = batch.position
         if self.config.positions == "left-padded":
             lengths = batch.attention_mask(causal=False).sum(-1)
-            place = (self.max_len - lengths + place).clamp(min=0)  # padding may have any
-        x = self.drop(self.norm(vectors + self.position_emb(place)))
+            position = (self.max_len - lengths + position).clamp(min=0)  # any position will do for padding
+        x = self.drop(self.norm(vectors + self.position_emb(position)))
         return self.encoder(x, batch.attention_mask(causal=True), batch.slot)
 
     def query(self, batch: Batch) -> Tensor:
@@ -242,38 +244,40 @@ class IISAN(Recommender[IISANConfig]):
         return {self.config.loss: self.next_item(query, table, batch)}
 
     def in_batch_loss(self, batch: TrainBatch) -> Tensor:
-        """Return the mean cross entropy of each target among all items of the step but those of its own history.
+        """Return the mean cross entropy of each target among the step's items outside its history.
 
-        Every occurrence of an item counts, as if it had a column of its own; its logit is less its log popularity.
+        Every occurrence of an item counts as a separate candidate; its log popularity is subtracted from its logit.
         """
         is_first = batch.at_slots(batch.position) == 0
         history = is_first.cumsum(0) - 1  # [T]
         first = batch.at_slots(batch.item_seq)[is_first]
         ids, index, count = torch.cat([first, batch.target]).unique(return_inverse=True, return_counts=True)
         of_first, of_target = index.split((len(first), len(batch.target)))
-        is_own = torch.zeros(len(first), len(ids), dtype=torch.bool, device=ids.device)
-        is_own[torch.arange(len(first), device=ids.device), of_first] = True
-        is_own[history, of_target] = True
+        in_history = torch.zeros(len(first), len(ids), dtype=torch.bool, device=ids.device)
+        in_history[torch.arange(len(first), device=ids.device), of_first] = True
+        in_history[history, of_target] = True
         table = self.encode_items(ids)
-        padded = torch.searchsorted(ids, batch.item_seq).clamp(max=len(ids) - 1)  # padding may be any item
+        padded = torch.searchsorted(ids, batch.item_seq).clamp(
+            max=len(ids) - 1
+        )  # any item will do for padding
         query = self.encode(batch, F.embedding(padded, table))
         with torch.autocast(query.device.type, enabled=False):
             query, table = query.to(self.log_pop.dtype), table.to(self.log_pop.dtype)
-            own = (query * F.embedding(of_target, table)).sum(-1) - self.log_pop[batch.target]
+            positive = (query * F.embedding(of_target, table)).sum(-1) - self.log_pop[batch.target]
             bias = count.to(table.dtype).log() - self.log_pop[ids]
             chunks = zip(query.split(rows_of_logits()), history.split(rows_of_logits()), strict=True)
             others = [
-                checkpoint(_log_sum, rows, table, bias, is_own[mine], use_reentrant=False)
-                for rows, mine in chunks
+                checkpoint(_log_sum, rows, table, bias, in_history[number], use_reentrant=False)
+                for rows, number in chunks
             ]
-            return (torch.logaddexp(own, torch.cat(others)) - own).mean()
+            return (torch.logaddexp(positive, torch.cat(others)) - positive).mean()
 
 
 def look_up(table: Tensor, batch: Batch) -> Tensor:
-    """Return the rows of a table [N, D] for the batch's items, [R, W, D]; zero where there is padding."""
+    """Return the rows of a table [N, D] for the batch's items, [R, W, D]; zero for padding."""
     return F.embedding(batch.item_seq, F.pad(table, (0, 0, 1, 0)))
 
 
-def _log_sum(query: Tensor, table: Tensor, bias: Tensor, is_own: Tensor) -> Tensor:
-    """Return log sum exp over the items [M] that are not the history's own, [T]."""
-    return torch.addmm(bias, query, table.T).masked_fill(is_own, MASKED).logsumexp(-1)
+def _log_sum(query: Tensor, table: Tensor, bias: Tensor, in_history: Tensor) -> Tensor:
+    """Return log sum exp over the items [M] outside each history, [T]."""
+    return torch.addmm(bias, query, table.T).masked_fill(in_history, MASKED).logsumexp(-1)

@@ -1,12 +1,12 @@
 """ItemKNN: item-based collaborative filtering. Sarwar et al., WWW 2001, doi 10.1145/371920.372071; form of
 F. Aiolli, RecSys 2013, doi 10.1145/2507157.2507189, as in RecBole.
 
-Items are alike when the same users took them; an item's score is the sum of its similarities to the history's items.
+Items are similar if the same users took them; an item's score is the sum of its similarities to the history's items.
 
 Axes: U users, N items, B items of a block, T histories, W width. R [U, N+1] holds the training events.
 Differences from RecBole: (1) R is binary (`values = "count"` keeps repeats). (2) The history is the evaluation input,
 so at test time it holds the validation event, as for sequential models; RecBole reads training events only.
-(3) Neighbours of equal similarity at the k-th place: the smaller id, not an arbitrary one.
+(3) Ties at rank k go to the smaller id, not to an arbitrary neighbour.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         )
 
     def _idf(self, catalog: Catalog) -> Tensor:
-        """log(U / number of users of the item), float64 [N+1]; 1 with use_idf off, 0 for items nobody took."""
+        """Return log(U / users of the item), float64 [N+1]; 1 with use_idf off, 0 for items that nobody took."""
         size = catalog.n_items + 1
         if not self.config.use_idf:
             return torch.ones(size, dtype=torch.float64)
@@ -67,7 +67,7 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         return torch.where(n_users > 0, (catalog.n_users / n_users.clamp(min=1)).log(), 0.0)
 
     def _similarity(self, catalog: Catalog) -> Callable[[Tensor], Tensor]:
-        """ids [B] -> similarities [B, N+1]: co-occurrence / (norms + shrink + 1e-6)."""
+        """Return the function ids [B] -> similarities [B, N+1]: co-occurrence / (norms + shrink + 1e-6)."""
         config = self.config
         matrix = user_item_matrix(
             catalog.histories.users, catalog.train_items,
@@ -78,11 +78,11 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         norm = torch.from_numpy(matrix.power(2).sum(0)).sqrt()
         # The block's items are the targets, or the sources when pruning per source.
         power = 2 * config.asymmetry if config.prune == "target" else 2 - 2 * config.asymmetry
-        own, other = norm**power, norm ** (2 - power)
+        row_norm, column_norm = norm**power, norm ** (2 - power)
 
         def rows(ids: Tensor) -> Tensor:
             together = torch.from_numpy((by_item[ids.numpy()] @ matrix).toarray())
-            return together / (own[ids][:, None] * other + config.shrink + 1e-6)
+            return together / (row_norm[ids][:, None] * column_norm + config.shrink + 1e-6)
 
         return rows
 
@@ -91,7 +91,7 @@ class ItemKNN(Recommender[ItemKNNConfig]):
         return Needs(layout="padded", samples=(), causal=False)
 
     def score(self, batch: Batch) -> Tensor:
-        """float64 [T, N]; items that share no user with the history tie at 0 (or at their popularity)."""
+        """Return float64 [T, N]; items that share no user with the history tie at 0 (or at their popularity)."""
         config, count = self.config, self.count.double()
         weight = recency_weight(batch.item_seq, batch.mask, decay=config.decay, distinct=config.distinct)
         scores = self.neighbours.score(batch.item_seq, weight * self.idf[batch.item_seq].double())

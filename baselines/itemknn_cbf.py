@@ -1,13 +1,14 @@
 """ItemKNN-CBF: content-based item neighbourhoods. Form of MMRec's ItemKNNCBF, which is after
 Ferrari Dacrema et al., RecSys 2019, doi 10.1145/3298689.3347058.
 
-Items are alike when their text and pictures are; an item's score is the sum of its similarities to the history's items.
+Items are similar if their texts and pictures are; an item's score is the sum of its similarities to the history's
+items.
 
 Axes: N items, B items of a block, D feature width, T histories, W width.
-Differences from MMRec: (1) a cosine per modality, weighted, instead of one over concatenated raw features, in which the
-modality with the larger numbers decides (`form = "concatenated"`). (2) An item is not its own neighbour (`self_sim`).
-(3) Items without a modality have similarity 0 in it. (4) The history is the evaluation input, weighted by recency when
-decay < 1. (5) Neighbours are pruned per candidate (`prune = "source"` for MMRec's rows).
+Differences from MMRec: (1) a weighted cosine per modality instead of a cosine of concatenated raw features, in which
+the modality with the larger numbers decides (`form = "concatenated"`). (2) An item is not its own neighbour
+(`self_sim`). (3) Items without a modality have similarity 0 in it. (4) The history is the evaluation input, weighted
+by recency when decay < 1. (5) Neighbours are pruned per candidate (`prune = "source"` for MMRec's rows).
 """
 
 from collections.abc import Callable
@@ -64,17 +65,17 @@ class ItemKNNCBF(Recommender[ItemKNNCBFConfig]):
         return weight > 0
 
     def _similarity(self, catalog: Catalog) -> Callable[[Tensor], Tensor]:
-        """ids [B] -> similarities [B, N+1]. A data set with one modality gives that one all the weight."""
+        """Return the function ids [B] -> similarities [B, N+1]. An only modality gets all the weight."""
         text, image = catalog.text_feat, catalog.image_feat
-        given = [one for one in (text, image) if one is not None]
-        if not given:
+        feats = [feat for feat in (text, image) if feat is not None]
+        if not feats:
             raise ValueError("content neighbours need text or image features; run mmbench extract")
         if self.config.form == "concatenated":
-            parts = [(1.0, torch.cat(given, 1))]
+            parts = [(1.0, torch.cat(feats, 1))]
         elif text is not None and image is not None:
             parts = [(1 - self.config.image_weight, text), (self.config.image_weight, image)]
         else:
-            parts = [(1.0, given[0])]
+            parts = [(1.0, feats[0])]
         weighted = [(weight, feat, feat.norm(dim=1)) for weight, feat in parts if weight]
 
         def rows(ids: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class ItemKNNCBF(Recommender[ItemKNNCBFConfig]):
         return Needs(layout="padded", samples=(), causal=False)
 
     def score(self, batch: Batch) -> Tensor:
-        """float64 [T, N]; items that are no neighbour of the history tie at 0."""
+        """Return float64 [T, N]; items without a neighbour in the history tie at 0."""
         weight = recency_weight(
             batch.item_seq, batch.mask, decay=self.config.decay, distinct=self.config.distinct
         )

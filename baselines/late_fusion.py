@@ -1,10 +1,10 @@
-"""Late fusion of independently trained members: SASRecs over ids, texts and pictures, whose scores are put on one scale
-and summed with weights from validation. A control of multi-modal models: their fusion has earned what they gain
-over it. After Collins et al., arXiv 2512.17820 (EnsRec, which sums cosines with equal weights); no official code read.
+"""Late fusion of independently trained members: SASRecs over ids, texts and pictures, whose scores are rescaled and
+summed with weights from validation. A control of multi-modal models: their own fusion is worth what they gain over it.
+After Collins et al., arXiv 2512.17820 (EnsRec, which sums cosines with equal weights); no official code read.
 
-A member over texts or pictures has no id anywhere: its inputs and its outputs are features through one trained linear
-map. Its own settings make the other controls: `modalities = ["id"]` is the backbone, `["text"]` content alone, `["id",
-"id", "id"]` an ensemble without content.
+A member over texts or pictures has no ids: its inputs and outputs are features through a trained linear map. Its
+settings give the other controls: `modalities = ["id"]` is the backbone, `["text"]` content alone, `["id", "id", "id"]`
+an ensemble without content.
 
 Axes: R rows, W width, D hidden, T targets, N items.
 Follows: LateFusionMember = the network of sasrec ("bert-style") with a choice of items; loss() = its cross entropy;
@@ -46,7 +46,7 @@ class LateFusionConfig(MembersConfig, FusionConfig):
 
 
 class LateFusionMember(nn.Module):
-    """One SASRec over one modality's item vectors, with parameters of its own."""
+    """A SASRec over the item vectors of a modality."""
 
     def __init__(self, config: LateFusionConfig, catalog: Catalog, modality: str) -> None:
         super().__init__()
@@ -83,9 +83,9 @@ class LateFusionMember(nn.Module):
 class LateFusion(LateFused[LateFusionConfig], SeparateEnsemble[LateFusionConfig]):
     def __init__(self, config: LateFusionConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog, LateFusionMember)
-        for _, member in self.members.asked():
+        for _, member in self.members.active():
             member.restart()
-        self.init_fusion(len(self.members))
+        self.init_fusion(len(self.members), catalog.train_items)
 
     @property
     def needs(self) -> Needs:
@@ -96,10 +96,10 @@ class LateFusion(LateFused[LateFusionConfig], SeparateEnsemble[LateFusionConfig]
         return self.is_alone()
 
     def query(self, batch: Batch) -> Tensor:
-        return torch.cat([member(batch) for _, member in self.members.asked()], dim=-1)
+        return torch.cat([member(batch) for _, member in self.members.active()], dim=-1)
 
     def item_table(self) -> Tensor:
-        return torch.cat([member.table() for _, member in self.members.asked()], dim=-1)
+        return torch.cat([member.table() for _, member in self.members.active()], dim=-1)
 
     def score_cost(self, n_items: int) -> int:
         return (2 * len(self.members) + 2) * n_items  # float64 scores of all members, and their sum
@@ -108,16 +108,16 @@ class LateFusion(LateFused[LateFusionConfig], SeparateEnsemble[LateFusionConfig]
         return self.members.alone is not None or len(self.members) == 1
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: member(batch) @ member.table().T for name, member in self.members.asked()}
+        return {name: member(batch) @ member.table().T for name, member in self.members.active()}
 
     def presence(self) -> Mapping[str, Tensor | None]:
-        return {name: getattr(member.items, "present", None) for name, member in self.members.asked()}
+        return {name: getattr(member.items, "present", None) for name, member in self.members.active()}
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Return the cross entropy of each member that is trained."""
+        """Return the cross entropy of each active member."""
         return {
             f"ce_{name}": cross_entropy(member(batch), member.table(), batch.target)
-            for name, member in self.members.asked()
+            for name, member in self.members.active()
         }
 
     def extra_state(self) -> dict[str, object]:

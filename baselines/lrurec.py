@@ -1,19 +1,19 @@
 """LRURec: Linear Recurrent Units for Sequential Recommendation. Yue et al., WSDM 2024, doi 10.1145/3616855.3635760.
 Official code: github.com/yueqirex/LRURec. Unit: Orvieto et al., ICML 2023, arXiv:2303.06349.
 
-A history is read by linear recurrences with one complex decay per state, h_t = lambda h_{t-1} + gamma (B x_t + b),
+A history is read by linear recurrences with a complex decay per state, h_t = lambda h_{t-1} + gamma (B x_t + b),
 each followed by LayerNorm and a feed-forward net; the last state is compared with the item embeddings. No positions:
-order enters through the recurrence. Being linear, it is computed for all places at once in log2(W) steps
+order enters through the recurrence. Because it is linear, log2(W) steps compute all positions together
 (`LinearScan`).
 
 Axes: R rows, W width, D hidden, S complex states, T targets, N items.
 Follows: the official code; `form = "paper"` has the printed equations where they differ: h_1 = B x_1 without gamma, no
 complex biases, a second GELU at the end of the feed-forward net, no dropout between embedding and LayerNorm.
-Differences: (1) a history's first place starts from h = 0, wherever it lies in its row; the code pads on the left, up
-to a power of two, and masks. (2) The code also trains the padding place before a history to predict its first item;
-here the first item is input only. (3) Padding is no class of the softmax. (4) Every target is trained once, with the
+Differences: (1) a history starts from h = 0, wherever it lies in its row; the code pads on the left, up to a power of
+two, and masks. (2) The code also trains the padding before a history to predict its first item; here the first item is
+input only. (3) Padding is not a class of the softmax. (4) Every target is trained once, with the
 newest items before it; the code cuts sequences of two windows or more into windows that do not overlap. (5) Complex
-maps are real ones over (real, imaginary) pairs; the imaginary part of the output map's bias never reaches a score and
+maps are real maps of (real, imaginary) pairs; the imaginary part of the output map's bias never reaches a score and
 is left out. (6) Powers of lambda are computed as exponentials, not by repeated products. (7) Sampled negatives
 (XLong) are not offered.
 """
@@ -30,7 +30,7 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
-from mmbench.nn.layers import Dropout, at
+from mmbench.nn.layers import Dropout, take_slots
 from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 
@@ -54,9 +54,9 @@ class LRURecConfig(Sampling):
 
 
 def _doubling(h: Tensor, log_lambda: Tensor, position: Tensor, *, backward: bool) -> Tensor:
-    """Adds to each place what is carried to it; after the step of shift s a place holds its 2 s nearest terms.
+    """Add to each event the decayed terms of those before it; after the step of shift s it holds its 2 s nearest terms.
 
-    A place `position` p has p places of its own history before it, so what lies s places back counts if p >= s.
+    An event at `position` p has p events of its history before it, so the event s steps back counts if p >= s.
     """
     h, shift = h.clone(), 1
     while shift < h.shape[1]:
@@ -69,7 +69,7 @@ def _doubling(h: Tensor, log_lambda: Tensor, position: Tensor, *, backward: bool
 
 
 class LinearScan(torch.autograd.Function):
-    """u complex [R, W, S], log_lambda complex [S], position int64 [R, W] -> h [R, W, S], for every place t
+    """h [R, W, S] of u complex [R, W, S], log_lambda complex [S], position int64 [R, W], for every column t
 
         h_t = lambda h_{t-1} [position_t > 0] + u_t.
 
@@ -97,7 +97,7 @@ class LinearScan(torch.autograd.Function):
 
 
 def ring(n: int, r_min: float, r_max: float) -> Tensor:
-    """log of nu, theta, gamma [3, n]: |lambda|^2 uniform in r_min^2..r_max^2, any angle, gamma^2 + |lambda|^2 = 1."""
+    """Draw log nu, theta, gamma [3, n]: |lambda|^2 uniform in r_min^2..r_max^2, any angle, gamma^2 + |lambda|^2 = 1."""
     square = torch.rand(n) * (r_max**2 - r_min**2) + r_min**2  # |lambda|^2
     angle = 2 * math.pi * (1 - torch.rand(n))  # never 0, which has no logarithm
     return torch.stack([(-0.5 * square.log()).log(), angle.log(), 0.5 * (1 - square).log()])
@@ -109,7 +109,7 @@ class LRUBlock(nn.Module):
     def __init__(self, config: LRURecConfig) -> None:
         super().__init__()
         dim, n_states, self.is_paper = config.hidden_dim, config.state_dim, config.form == "paper"
-        # One matrix, so that weight decay reaches it when one-dimensional parameters are left out, as in the code.
+        # A matrix, so that weight decay reaches it even where vectors are exempt, as in the code.
         self.ring_log = nn.Parameter(torch.empty(3, n_states))
         self.state_in = nn.Linear(dim, 2 * n_states, bias=not self.is_paper)  # B, (real, imaginary) per state
         self.state_out = nn.Linear(2 * n_states, dim, bias=not self.is_paper)  # Re(C h): Re C and -Im C
@@ -118,7 +118,7 @@ class LRUBlock(nn.Module):
         self.drop, self.lru_drop = Dropout(config.dropout), Dropout(config.lru_dropout)
 
     def states(self, x: Tensor, position: Tensor) -> Tensor:
-        """h, complex [R, W, S], of inputs x [R, W, D]."""
+        """Return h, complex [R, W, S], of inputs x [R, W, D]."""
         nu, theta, gamma = self.ring_log.exp()
         scale = torch.where(position[..., None] > 0, gamma, 1.0) if self.is_paper else gamma
         u = torch.view_as_complex(self.state_in(x).unflatten(-1, (-1, 2))) * scale
@@ -126,9 +126,9 @@ class LRUBlock(nn.Module):
         return h
 
     def forward(self, x: Tensor, position: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
-        h = at(self.states(x, position), slot)
-        y = self.norm1(self.lru_drop(self.state_out(torch.view_as_real(h).flatten(-2))) + at(x, slot))
+        """Return the next layer's x [R, W, D], or [T, D] at `slot` [T] only."""
+        h = take_slots(self.states(x, position), slot)
+        y = self.norm1(self.lru_drop(self.state_out(torch.view_as_real(h).flatten(-2))) + take_slots(x, slot))
         z = self.down(self.drop(F.gelu(self.up(y))))
         return self.norm2(self.drop(F.gelu(z) if self.is_paper else z) + y)
 
@@ -145,7 +145,7 @@ class LRURec(Recommender[LRURecConfig]):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Truncated normal for everything, biases included, but LayerNorms and rings."""
+        """Draw everything from a truncated normal, biases too, except LayerNorms and rings."""
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("ring_log"):
@@ -159,7 +159,7 @@ class LRURec(Recommender[LRURecConfig]):
         return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
-        """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
+        """Return the states of all positions [R, W, D], or only those at `slot` (flat in [R W]), [T, D]."""
         x = self.item_emb(batch.item_seq)
         x = self.norm(x if self.config.form == "paper" else self.drop(x))
         for block in self.blocks[:-1]:
@@ -168,7 +168,7 @@ class LRURec(Recommender[LRURecConfig]):
         return hidden
 
     def query(self, batch: Batch) -> Tensor:
-        """[T, D + 1]; the last column meets the items' biases."""
+        """Return [T, D + 1]; the last column meets the items' biases."""
         return F.pad(self.encode(batch, batch.slot), (0, 1), value=1.0)
 
     def item_table(self) -> Tensor:

@@ -2,18 +2,19 @@
 Wang, Wen, CIKM 2023, doi 10.1145/3583780.3614978.  A RE-IMPLEMENTATION: the official repository
 (github.com/RUCAIBox/M3SRec @ 7d1170f) is a README that promises code, and only the paper's abstract was open to us.
 
-Id, text and picture of an item are three tokens. All tokens of a history pass through one self-attention; experts
-that belong to a modality follow ("specific" layers), then experts that all modalities share ("cross" layers). The
-score is the sum of one dot product per modality. In-batch contrasts tie each content state to the target's contents.
+Id, text and picture of an item are three tokens. All tokens of a history pass through the same self-attention; experts
+that belong to a modality follow ("specific" layers), then experts that all modalities share ("cross" layers). The score
+sums a dot product per modality. In-batch contrasts tie each content state to the target's contents.
 
 Axes: R rows, W width, M modalities in use (id first), D hidden, E experts, I their inner width, T targets, N items.
 Follows: no printed equation. tables() makes the item vectors, tokens() the input, MixtureOfExperts, JointAttention and
-Layer are a layer, states() all of them, query()/item_table() and Fusion the scores, contrasts() the pre-training tasks.
-The three differences that matter: (1) Certain are the two kinds of experts inside a Transformer and pre-training that
-relates the history's modalities to the target; all else is a reconstruction, partly after an independent
-re-implementation for click prediction. (2) Tokens see all tokens of their own and of earlier events (that
-re-implementation is bidirectional), so that all positions of a history are trained in one pass. (3) The pre-training
-tasks are terms of one loss by default; `training = "two-stage"` trains on them first.
+Layer a layer, states() runs all layers, query()/item_table() and Fusion make the scores, contrasts() the pre-training
+tasks.
+The three differences that matter: (1) The paper is certain about two kinds of experts inside a Transformer and about a
+pre-training that relates the history's modalities to the target; all else is a reconstruction, partly after an
+independent re-implementation for click prediction. (2) Tokens see all tokens of the same and of earlier events (that
+re-implementation is bidirectional), so that a single pass trains all positions of a history. (3) The pre-training
+tasks are terms of the loss by default; `training = "two-stage"` trains on them first.
 """
 
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
-from mmbench.nn.layers import Attention, Dropout, at_places, check_heads, init_normal, zero_padding
+from mmbench.nn.layers import Attention, Dropout, check_heads, init_normal, take_grouped_slots, zero_padding
 from mmbench.nn.losses import info_nce
 from mmbench.settings.config import (
     Fraction,
@@ -49,19 +50,19 @@ PRETRAIN = "pretrain"
 class M3SRecConfig(Sampling):
     loss: Loss = "ce"
     hidden_dim: PositiveInt
-    inner_dim: PositiveInt  # is each expert's
+    inner_dim: PositiveInt  # belongs to each expert
     n_heads: PositiveInt
     n_specific_layers: NonNegativeInt
     n_cross_layers: NonNegativeInt
     n_experts: PositiveInt
     dropout: Probability
     attn_dropout: Probability
-    score: Literal["sum", "attn"] = "sum"  # "attn": fused user and item vectors, one dot product
+    score: Literal["sum", "attn"] = "sum"  # "attn": a dot product of fused vectors
     training: Literal["joint", "two-stage"] = "joint"
     contrast_weight: NonNegativeFloat  # lambda; joint training reads it
     temperature: PositiveFloat
     pretrain_epochs: PositiveInt = 30
-    masked_share: Fraction = 0.0  # share of events that lose one modality's vector in pre-training
+    masked_share: Fraction = 0.0  # share of events that lose a modality's vector in pre-training
     use_text: bool = True
     use_image: bool = True
 
@@ -69,14 +70,14 @@ class M3SRecConfig(Sampling):
         super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
         if self.n_specific_layers + self.n_cross_layers == 0:
-            raise ValueError("n_specific_layers and n_cross_layers are both 0; one layer at least is needed")
+            raise ValueError("n_specific_layers and n_cross_layers are both 0; set one of them to 1 or more")
 
 
 class MixtureOfExperts(nn.Module):
-    """MoE(y) = sum_e p_e (W'_e gelu(W_e y + b_e) + b'_e), p = softmax(router(y)), for each group with its own weights.
+    """MoE(y) = sum_e p_e (W'_e gelu(W_e y + b_e) + b'_e), p = softmax(router(y)), with weights for each group.
 
-    All experts answer (no top-k), so they are two products: the probabilities scale the inner layers. One expert by
-    itself is an ordinary feed-forward layer and has no router.
+    All experts run (no top-k), so they are two products: the probabilities scale the inner layers. A single expert is
+    an ordinary feed-forward layer without a router.
     """
 
     def __init__(self, config: M3SRecConfig, n_groups: int) -> None:
@@ -101,22 +102,22 @@ class MixtureOfExperts(nn.Module):
 
 
 class JointAttention(Attention):
-    """Self-attention of all modalities' tokens in a row to each other, with one set of weights."""
+    """Self-attention among the tokens of all modalities in a row, with shared weights."""
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [M, R, W, D], mask bool [R, M W, M W] -> the same, or [M, T, D] at places `slot` [T] of the flat [R W]."""
+        """Mix x [M, R, W, D] under mask bool [R, M W, M W]: [M, R, W, D], or [M, T, D] at `slot`, flat in [R W]."""
         n_modalities, _, width, _ = x.shape
         heads = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))  # [M, R, W, 3, H, D/H]
         q, k, v = heads.permute(3, 1, 4, 0, 2, 5).contiguous().flatten(3, 4)  # each [R, H, M W, D/H]
         mixed = self.attend(q, k, v, mask).unflatten(1, (n_modalities, width)).transpose(0, 1)
-        out: Tensor = self.out(at_places(mixed, slot))
+        out: Tensor = self.out(take_grouped_slots(mixed, slot))
         return out
 
 
 class Layer(nn.Module):
     """Y = LN(X + drop(attention(X))); X = LN(Y + drop(MoE(Y))).
 
-    Experts and second norm belong to one modality each (n_groups = M, "specific") or to all (n_groups = 1, "cross").
+    Experts and second norm belong to a modality (n_groups = M, "specific") or to all (n_groups = 1, "cross").
     """
 
     def __init__(self, config: M3SRecConfig, n_groups: int) -> None:
@@ -129,8 +130,8 @@ class Layer(nn.Module):
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [M, R, W, D], mask bool [R, M W, M W] -> the same, or [M, T, D] at the places `slot` [T] only."""
-        y = self.norm1(at_places(x, slot) + self.drop(self.attention(x, mask, slot)))
+        """Return the next layer's x [M, R, W, D] under mask bool [R, M W, M W], or [M, T, D] at `slot` [T] only."""
+        y = self.norm1(take_grouped_slots(x, slot) + self.drop(self.attention(x, mask, slot)))
         grouped = y.reshape(self.n_groups, -1, y.shape[-1])
         out: Tensor = self.norm2(grouped + self.drop(self.experts(grouped))).view(y.shape)
         return out
@@ -161,7 +162,7 @@ class M3SRec(Recommender[M3SRecConfig]):
         self.ranked, self.stage = self.modalities, ""
         if config.training == "two-stage" and not features:
             raise ValueError(
-                "pre-training relates texts and pictures to targets, and none are read; set training = joint, "
+                "pre-training relates texts and pictures to targets, and the model reads none; set training = joint, "
                 "or make features with `mmbench extract DATASET`"
             )
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
@@ -198,7 +199,7 @@ class M3SRec(Recommender[M3SRecConfig]):
     def tables(self, ids: Tensor | None = None) -> Tensor:
         """Return q_m of the items `ids` [...], [..., M, D], or of the whole catalogue, [N + 1, M, D].
 
-        An item without a modality has the bias of its projection there.
+        A missing modality's vector is the bias of its projection.
         """
         sources = [self.item_emb.weight, *(getattr(self, f"{name}_feat") for name in self.modalities[1:])]
         vectors = sources if ids is None else [F.embedding(ids, source) for source in sources]
@@ -212,7 +213,7 @@ class M3SRec(Recommender[M3SRecConfig]):
         return dropped
 
     def states(self, items: Tensor, batch: Batch) -> Tensor:
-        """Return u_m at the slots, [M, T, D]; a token sees those of its own and of earlier events of its history."""
+        """Return u_m at the slots, [M, T, D]; a token sees those of its event and of earlier events of its history."""
         x, n_modalities = self.tokens(items, batch), len(self.modalities)
         mask = batch.attention_mask(causal=True).repeat(1, n_modalities, n_modalities)
         for layer in self.layers[:-1]:
@@ -221,7 +222,7 @@ class M3SRec(Recommender[M3SRecConfig]):
         return last
 
     def combine(self, vectors: Tensor, fusion: str) -> Tensor:
-        """Return the side of the score product that vectors [..., M, D] make: all of them side by side, or fused."""
+        """Return a factor of the score product, from vectors [..., M, D]: side by side, or fused."""
         if self.config.score == "attn":
             fused: Tensor = self.get_submodule(fusion)(vectors)
             return fused
@@ -235,7 +236,7 @@ class M3SRec(Recommender[M3SRecConfig]):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The modalities whose dot products are summed."""
+        """Return the modalities whose dot products are summed."""
         return self.modalities if self.config.score == "sum" and len(self.modalities) > 1 else ()
 
     @contextmanager
@@ -269,8 +270,8 @@ class M3SRec(Recommender[M3SRecConfig]):
         Other targets that are the same item are no negatives.
         """
         n_content = len(self.modalities) - 1
-        own = F.embedding(target, tables.flatten(1)).unflatten(-1, tables.shape[1:]).movedim(1, 0)[1:]
-        pairings = {"same": own, "cross": own.flip(0)}  # each [M - 1, T, D]
+        contents = F.embedding(target, tables.flatten(1)).unflatten(-1, tables.shape[1:]).movedim(1, 0)[1:]
+        pairings = {"same": contents, "cross": contents.flip(0)}  # each [M - 1, T, D]
         settings: dict[str, Any] = {
             "temperature": self.config.temperature, "same": target[:, None] == target[None, :]
         }  # fmt: skip
@@ -280,7 +281,7 @@ class M3SRec(Recommender[M3SRecConfig]):
         }
 
     def without_some(self, items: Tensor) -> Tensor:
-        """Zero the vector of one modality, drawn at random, in a random share of the events; items [R, W, M, D]."""
+        """Zero the vector of a random modality in a random share of the events; items [R, W, M, D]."""
         if not self.config.masked_share:
             return items
         event, n_modalities = items.shape[:2], items.shape[2]

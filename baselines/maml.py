@@ -2,15 +2,15 @@
 Kankanhalli, ACM MM 2019, arXiv:1908.07738 (not the meta-learning of that name).  Official code:
 github.com/liufancs/MAML @ a547be2.
 
-Users and items are points of one unit ball; near is liked. An attention vector for each pair of a user and an item
-weighs the dimensions of their distance; it reads both and what a network makes of the item's text and picture. The
-order of events is not used.
+Users and items are points in a unit ball; users like the items that are near. An attention vector for each pair of a
+user and an item weighs the dimensions of their distance; it reads both vectors and the output of a network for the
+item's text and picture. The order of events is ignored.
 
     D(u, i) = sum_k w_k(u, i)^2 (P_uk - Q_ik)^2,    score = -D
 
 Axes: T targets, K negatives, U users, N items, F width of both features, D width, B items of a block.
-Follows (equations of the official code, the paper's text was not at hand): FeatureNet f_i, PairAttention w and D,
-loss() with impostors() the ranked hinge, covariance(), constrain() the unit ball.
+Follows (the equations of the official code, because the paper's text was not available): FeatureNet f_i,
+PairAttention w and D, loss() with impostors() the ranked hinge, covariance(), constrain() the unit ball.
 Differences: (1) Both networks are trained, as the paper presents them; the code's optimiser gets P and Q only
 (`train_nets = false`). (2) Loss terms are means over targets and items; the code's are sums (`loss_reduction`). (3) The
 covariance term is the sum of squared entries off the diagonal; the code's signed sum is no penalty (`covariance`). The
@@ -36,11 +36,11 @@ from mmbench.nn.losses import pairs
 from mmbench.nn.memo import Memo
 from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
-EPS = 1e-6  # smallest norm that a vector is divided by, as in the code
-# Numbers of the attention's hidden layer that a ranking holds at once, and of items; on a CPU they fit its cache.
-HIDDEN_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
-ITEMS_AT_ONCE = {"cpu": 128, "cuda": 1024}
-PROJECTED_AT_ONCE = 4096  # items, where the model begins
+EPS = 1e-6  # is the smallest divisor of a vector, as in the code
+# Numbers of the attention's hidden layer, and items, that a ranking holds together; a CPU's cache fits them.
+MOST_HIDDEN = {"cpu": 2**18, "cuda": 2**26}
+ITEM_BLOCK = {"cpu": 128, "cuda": 1024}
+PROJECTED_BLOCK = 4096  # items that are projected together when the model is built
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +55,22 @@ class MAMLConfig:
     covariance_weight: NonNegativeFloat  # lambda_c
     covariance: Literal["squared", "signed"]
     loss_reduction: Literal["mean", "sum"]
-    n_feature_items: NonNegativeInt  # items that a step's feature loss sees; 0 = all
-    train_nets: bool  # False: as they begin, without dropout
+    n_feature_items: NonNegativeInt  # items that a step's feature loss reads; 0 = all
+    train_nets: bool  # False: the networks keep their initial weights, without dropout
     modalities: tuple[Literal["text", "image"], ...] = ("text", "image")
-    centre: bool  # subtracts the mean feature of the items that have one
+    centre: bool  # subtracts the mean feature of the items that have features
     feature_norm: FeatureNorm  # applies to each modality
 
     def __post_init__(self) -> None:
         check_modalities(self.modalities)
         if self.inner_dim < 2:
-            raise ValueError(f"inner_dim {self.inner_dim} cannot be halved, as two layers need it")
+            raise ValueError(
+                f"inner_dim {self.inner_dim} cannot be halved for two of the layers; use 2 or more"
+            )
 
 
 def dense(d_in: int, d_out: int) -> nn.Linear:
-    """Return a map that starts as TensorFlow's: Glorot-uniform, without bias."""
+    """Return a map with TensorFlow's initial weights: Glorot-uniform, biases 0."""
     linear = nn.Linear(d_in, d_out)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -94,12 +96,12 @@ class FeatureNet(nn.Module):
 
 
 def into_ball(x: Tensor) -> Tensor:
-    """Return rows of norm at most 1: longer ones are shortened."""
+    """Return x with longer rows shortened to norm 1."""
     return x / x.norm(dim=-1, keepdim=True).clamp(min=1.0)
 
 
 class Side(NamedTuple):
-    """What one side of a pair brings: its vector, its share of the attention's first layer, and its squared norm."""
+    """A user or an item in a pair: its vector, its share of the attention's first layer, and its squared norm."""
 
     vector: Tensor  # [.., D]
     mapped: Tensor  # [.., 5D]
@@ -109,7 +111,7 @@ class Side(NamedTuple):
 class PairAttention(nn.Module):
     """w = D softmax(relu(A2 l2norm(tanh(A1 l2norm([P_u; Q_i; f_i]))))), and the distance that it weighs.
 
-    The first layer is a sum of a user's and an item's share, over the norm of the three: pairs need no product of it.
+    The first layer is a user's plus an item's share over the norm of the three: pairs need no product for it.
     """
 
     def __init__(self, config: MAMLConfig) -> None:
@@ -119,12 +121,12 @@ class PairAttention(nn.Module):
         self.drop = Dropout(config.attn_dropout)
 
     def user_side(self, user: Tensor) -> Side:
-        """Take P [.., D]."""
+        """Return the side of users P [.., D]."""
         of_user, _, _ = self.first.weight.chunk(3, 1)
         return Side(user, user @ of_user.mT, user.square().sum(-1, keepdim=True))
 
     def item_side(self, item: Tensor, feature: Tensor) -> Side:
-        """Take Q and f, [.., D] each."""
+        """Return the side of items Q and f, [.., D] each."""
         _, of_item, of_feature = self.first.weight.chunk(3, 1)
         square = item.square().sum(-1, keepdim=True) + feature.square().sum(-1, keepdim=True)
         return Side(item, item @ of_item.mT + feature @ of_feature.mT, square)
@@ -142,7 +144,7 @@ class PairAttention(nn.Module):
 
 
 def impostors(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """Return which share of the negatives [T, K] is nearer than the positive [T], or less than the margin behind it."""
+    """Return the share of the negatives [T, K] whose distance is below that of the positive [T] plus the margin."""
     return (positive[:, None] - negative + margin > 0).to(positive.dtype).mean(1)
 
 
@@ -170,7 +172,7 @@ class MAML(Recommender[MAMLConfig]):
         with torch.no_grad():
             self.item_emb.weight.copy_(self._project())
             self.item_emb.weight[0] = 0.0
-            # Users without a training event are never trained: the centre of the ball.
+            # Users without a training event are never trained; they stay at the centre of the ball.
             self.user_emb.weight[catalog.histories.n_events == 0] = 0.0
         if not config.train_nets:
             self.freeze_nets()
@@ -178,14 +180,14 @@ class MAML(Recommender[MAMLConfig]):
 
     @torch.no_grad()
     def _project(self) -> Tensor:
-        """Return f of all items [N + 1, D] without dropout, with the digits that every machine finds."""
+        """Return f of all items [N + 1, D] without dropout, with the same digits on every machine."""
         net = copy.deepcopy(self.feature_net).double().eval()
-        blocks = [net(block.double()) for block in self.feat.split(PROJECTED_AT_ONCE)]
+        blocks = [net(block.double()) for block in self.feat.split(PROJECTED_BLOCK)]
         return torch.cat(blocks).to(torch.get_default_dtype())
 
     @torch.no_grad()
     def freeze_nets(self) -> None:
-        """Make the networks' weights constants, and so f, which is computed once."""
+        """Make the weights of the networks constants; f is then constant too and computed once."""
         for module in (*self.feature_net.modules(), *self.attention.modules()):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 delattr(module, name)
@@ -210,7 +212,7 @@ class MAML(Recommender[MAMLConfig]):
     # -- training -----------------------------------------------------------------------------------------
 
     def features(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f of the ids [T, 1 + K], [T, 1 + K, D], and Q and f [n, D] of the items that the feature loss sees."""
+        """Return f of the ids [T, 1 + K], [T, 1 + K, D], and Q and f [n, D] of the items in the feature loss."""
         n, every = self.config.n_feature_items, self.item_emb.weight[1:]
         if not self.config.train_nets:
             fixed: Tensor = self.get_buffer("fixed_features")
@@ -220,17 +222,16 @@ class MAML(Recommender[MAMLConfig]):
             return F.embedding(ids - 1, of_all), every, of_all
         drawn = (torch.rand(n, device=ids.device) * self.n_items).long() + 1
         together = self.feature_net(F.embedding(torch.cat([ids.flatten(), drawn]), self.feat))
-        own, seen = together.split([ids.numel(), n])
-        return own.unflatten(0, ids.shape), self.item_emb(drawn), seen
+        of_ids, of_drawn = together.split([ids.numel(), n])
+        return of_ids.unflatten(0, ids.shape), self.item_emb(drawn), of_drawn
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return the hinge of the nearest negative times log(rank + 1), the feature loss and the covariances."""
         config, ids = self.config, pairs(batch)  # [T, 1 + K]
-        own, items, features = self.features(ids)
+        feature_of_ids, items, features = self.features(ids)
         user = self.attention.user_side(self.user_emb(batch.user)[:, None])
-        distance = self.attention.distance(
-            user, self.attention.item_side(self.item_emb(ids), own)
-        )  # [T, 1 + K]
+        item = self.attention.item_side(self.item_emb(ids), feature_of_ids)
+        distance = self.attention.distance(user, item)  # [T, 1 + K]
         positive, negative = distance[:, 0], distance[:, 1:]
         hinge = (positive - negative.amin(1) + config.margin).relu()
         rank = self.n_items * impostors(positive.detach(), negative.detach(), config.margin)
@@ -247,7 +248,7 @@ class MAML(Recommender[MAMLConfig]):
     # -- scores -------------------------------------------------------------------------------------------
 
     def items_side(self) -> Side:
-        """Return what all items bring to their pairs, which a ranking computes once."""
+        """Return the side of all items, which a ranking computes once."""
 
         def work() -> Side:
             f = (
@@ -262,8 +263,8 @@ class MAML(Recommender[MAMLConfig]):
     def score(self, batch: Batch) -> Tensor:
         """Return -D(u, i), block after block of users and items: no [T, N, 5D] is formed."""
         users, items = self.attention.user_side(self.user_emb(batch.user)), self.items_side()
-        n_items = min(self.n_items, ITEMS_AT_ONCE[batch.user.device.type])
-        n_users = max(1, HIDDEN_AT_ONCE[batch.user.device.type] // (n_items * items.mapped.shape[1]))
+        n_items = min(self.n_items, ITEM_BLOCK[batch.user.device.type])
+        n_users = max(1, MOST_HIDDEN[batch.user.device.type] // (n_items * items.mapped.shape[1]))
         scores = users.vector.new_empty(len(batch.user), self.n_items)
         for low in range(0, len(scores), n_users):
             user = Side(*(part[low : low + n_users, None] for part in users))
@@ -279,7 +280,7 @@ class MAML(Recommender[MAMLConfig]):
 
 
 def joined_features(config: MAMLConfig, catalog: Catalog) -> Tensor:
-    """Return l2norm([text | image]) of each item, float [N + 1, F]; what an item lacks is zero."""
+    """Return l2norm([text | image]) of each item, float [N + 1, F]; a missing modality is zero."""
     parts = []
     for name, feat in chosen(config.modalities, text=catalog.text_feat, image=catalog.image_feat).items():
         present: Tensor = getattr(catalog, f"has_{name}")

@@ -1,17 +1,17 @@
 """MGAT: Multimodal Graph Attention Network for Recommendation. Tao, Wei, Wang, He, Huang, Chua, Information Processing
 and Management 57(5), 2020, doi 10.1016/j.ipm.2020.102277.  Official code: github.com/zltao/MGAT @ 5f85961.
 
-Each modality has a user-item graph of its own, in which users have a free vector and items their mapped features. Gated
-attention decides how much a node takes of each neighbour; id vectors, shared by all modalities and layers, are added. A
-node's vector is the mean over the modalities. The order of events is not used.
+Each modality has a user-item graph, in which users have a free vector and items their mapped features. Gated attention
+decides how much a node takes from each neighbour; id vectors, shared by all modalities and layers, are added. A node's
+vector is the mean over the modalities. The order of events is ignored.
 
 Axes: T triples (user u, training item i, negative j), U users, N items, n = U + N nodes, E directed edges, M
 modalities, H latent width of a modality, D width of a layer, L layers.
-Follows: the official code (the paper's text was not at hand): Tower.start() latent features, GatedAttention messages
-and aggregation, Layer combination, nodes() fusion of modalities, loss() BPR.
+Follows: the official code, because the paper's text was not available: Tower.start() latent features, GatedAttention
+messages and aggregation, Layer combination, nodes() fusion of modalities, loss() BPR.
 Differences: (1) Two layers, whose outputs stand side by side; in the code a `return` stands before the second
 (`n_layers = 1`). (2) The loss is a mean in nats, not a sum in bits (`loss_scale`). (3) Every training event is a sample
-and its pair one edge; the code keeps repeats as parallel edges. The recipe has all differences.
+and its pair a single edge; the code keeps repeats as parallel edges. The recipe lists all differences.
 """
 
 import math
@@ -61,10 +61,10 @@ class UserItemGraph(Graph):
 
 
 class GatedAttention(nn.Module):
-    """What each node takes of its neighbours: x [n, D_in] -> [n, D_in], rows of norm 1.
+    """Messages from the neighbours of each node, x [n, D_in] -> [n, D_in], rows of norm 1.
 
-    A neighbour s of t has the logit a * sigmoid(a / sqrt(deg s)), a = z_t . leaky(z_s), z = x W; the node itself is not
-    among its neighbours. A node without any has the normalised bias.
+    A neighbour s of t has the logit a * sigmoid(a / sqrt(deg s)), a = z_t . leaky(z_s), z = x W; a node is not among
+    its neighbours. A node without neighbours gets the normalised bias.
     """
 
     def __init__(self, dim: int) -> None:
@@ -82,22 +82,20 @@ class GatedAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """leaky(G leaky(h) + leaky(L x) + id), h what attention takes of the neighbours: x [n, D_in] -> [n, D]."""
+    """leaky(G leaky(h) + leaky(L x) + id), where h are the neighbours' messages, x [n, D_in] -> [n, D]."""
 
     def __init__(self, d_in: int, dim: int) -> None:
         super().__init__()
         self.attention = GatedAttention(d_in)
-        self.local, self.gathered = (
-            nn.Linear(d_in, dim),
-            nn.Linear(d_in, dim),
-        )  # the code's linear_layer, g_layer
+        # The code's linear_layer and g_layer.
+        self.local, self.gathered = nn.Linear(d_in, dim), nn.Linear(d_in, dim)
         for linear in (self.local, self.gathered):
             nn.init.xavier_normal_(linear.weight)
 
     def forward(self, x: Tensor, ids: Tensor, graph: UserItemGraph, nodes: Tensor | None = None) -> Tensor:
-        """Return all nodes, or those asked for, int64 [K] -> [K, D]; ids [n, D] are the nodes' id vectors."""
-        taken, x, ids = (rows(part, nodes) for part in (self.attention(x, graph), x, ids))
-        return F.leaky_relu(self.gathered(F.leaky_relu(taken)) + F.leaky_relu(self.local(x)) + ids)
+        """Return the outputs of all nodes [n, D], or of `nodes` int64 [K], [K, D]; ids [n, D] are their id vectors."""
+        messages, x, ids = (rows(part, nodes) for part in (self.attention(x, graph), x, ids))
+        return F.leaky_relu(self.gathered(F.leaky_relu(messages)) + F.leaky_relu(self.local(x)) + ids)
 
 
 def rows(x: Tensor, nodes: Tensor | None) -> Tensor:
@@ -105,7 +103,7 @@ def rows(x: Tensor, nodes: Tensor | None) -> Tensor:
 
 
 class Tower(nn.Module):
-    """One modality: its nodes' first vectors, and its layers."""
+    """The initial node vectors and the layers of a modality."""
 
     feat: Tensor
 
@@ -122,9 +120,9 @@ class Tower(nn.Module):
         return F.normalize(torch.cat([self.user_emb.weight, self.map(self.feat).tanh()]), dim=1)
 
     def forward(self, ids: Tensor, graph: UserItemGraph, nodes: Tensor | None = None) -> Tensor:
-        """Return the outputs of all layers side by side for all nodes [n, L D], or those asked for [K, L D].
+        """Return the outputs of all layers side by side for all nodes [n, L D], or for `nodes` [K], [K, L D].
 
-        Only the last layer's attention needs all nodes; its maps are of those asked for.
+        The last layer's attention needs all nodes; its maps need only `nodes`.
         """
         x, outputs = self.start(), []
         for layer in self.layers[:-1]:
@@ -154,7 +152,7 @@ class MGAT(Recommender[MGATConfig]):
 
     @torch.no_grad()
     def _silence_absent_users(self, catalog: Catalog) -> None:
-        """Users without a training event are never trained: zero vectors, so that all of them are ranked alike."""
+        """Zero the vectors of users without a training event: they are never trained, and so are all ranked alike."""
         absent = catalog.histories.n_events == 0
         self.node_emb.weight[: catalog.n_users][absent] = 0.0
         for tower in self.towers.values():
@@ -168,9 +166,9 @@ class MGAT(Recommender[MGATConfig]):
     def needs(self) -> Needs:
         return Needs(layout="padded", samples=("pairs",), causal=False, extras=(Negatives(),))
 
-    def nodes(self, asked: Tensor | None = None) -> Tensor:
-        """Return the vectors of all nodes [n, L D], or of those asked for, int64 [K] -> [K, L D]."""
-        vectors = [tower(self.node_emb.weight, self.graph, asked) for tower in self.towers.values()]
+    def nodes(self, some: Tensor | None = None) -> Tensor:
+        """Return the vectors of all nodes [n, L D], or only of `some` of them, int64 [K], [K, L D]."""
+        vectors = [tower(self.node_emb.weight, self.graph, some) for tower in self.towers.values()]
         if self.config.combine == "concat":
             return torch.cat(vectors, 1)
         return torch.stack(vectors).mean(0)

@@ -3,8 +3,8 @@ Zeng, Wang, Wang, Lu, Li, Yuan, Zhang, Zheng, Xia, ACM MM 2023, arXiv:2308.11175
 Official code: github.com/gimpong/MM23-MISSRec @ c3167c5; its slips are in missrec_released.py.
 
 The texts and pictures of all items are clustered at the start of every epoch; a cluster is an interest. An encoder
-reads the set of a history's interests, a decoder reads its items and asks the encoder. The score weighs the cosines of
-text and picture for each user and item by themselves, and adds that of the id.
+reads the set of a history's interests, a decoder reads its items and attends to the encoder. The score weighs the
+cosines of text and picture for each pair of user and item, and adds that of the id.
 
 Axes: R rows, W width, M modalities, D hidden, T targets, N items, K interests.
 Follows: modality adaptors adapted(); interest discovery discover(); interest-aware encoder memory(), EncoderLayer();
@@ -15,7 +15,7 @@ Differences that matter (missrec.toml lists all, with their switches):
     clusters empty (variant as-released).
 (2) regulariser: the mean over histories of the squared mean of their interests; the code sums over the batch, padding
     too (variant as-released).
-(3) pre-training is off; `pretrain = "target"` trains on the run's own data set first, "source" on other ones, with the
+(3) pre-training is off; `pretrain = "target"` trains on the run's data set first, "source" on other data sets, with the
     item drop as the only augmentation.
 """
 
@@ -30,9 +30,9 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Needs
+from mmbench.nn.clusters import count_by, density_peaks, effective_number, lloyd
 from mmbench.nn.encoder_decoder import EPS, DecoderLayer, EncoderLayer
 from mmbench.nn.features import available
-from mmbench.nn.interest_clusters import count_by, density_peaks, effective_number, lloyd
 from mmbench.nn.item_drop import choose_kept, shorten
 from mmbench.nn.late_fusion import fused_cross_entropy, fused_scores
 from mmbench.nn.layers import Attention, Dropout, check_heads, init_normal, zero_padding
@@ -46,7 +46,7 @@ from mmbench.settings.config import (
     Probability,
 )
 
-N_MAPS = 5  # maps of N numbers that a score holds at once
+N_MAPS = 5  # maps of N numbers that a score holds together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +59,15 @@ class MISSRecConfig:
     temperature: PositiveFloat
     modalities: tuple[Literal["text", "image"], ...] = ("text", "image")
     use_ids: bool = True  # transductive; False: inductive
-    tokens: Literal["add", "contextual"] = "add"  # one per event, or one per event and modality
-    fusion: Literal["learned", "per-item", "mean"] = (
-        "learned"  # whose is the slope of the weight of text and picture
-    )
+    tokens: Literal["add", "contextual"] = "add"  # a token per event, or per event and modality
+    # The slope of the weights of text and picture is shared, or each item's, or 0.
+    fusion: Literal["learned", "per-item", "mean"] = "learned"
     clustering: Literal["kmeans", "dpc-knn"] = "kmeans"
     cluster_ratio: Fraction  # interests per item vector
     cluster_passes: NonNegativeInt  # counts passes of k-means
     neighbour_share: Fraction  # share of all vectors that the densities of DPC-KNN look at
     diversity_weight: NonNegativeFloat  # gamma
-    pretrain: Literal["none", "target", "source"] = "none"  # first on the run's data set, or on other ones
+    pretrain: Literal["none", "target", "source"] = "none"  # on the run's data set first, or on others
     pretrain_epochs: PositiveInt
     pretrain_batch_size: PositiveInt
     pretrain_cluster_ratio: Fraction
@@ -87,19 +86,19 @@ class MISSRecConfig:
             raise ValueError('modalities must name "text", "image" or both, each once')
         if self.fusion == "per-item" and self.pretrain != "none":
             raise ValueError(
-                'fusion = "per-item" has a slope for each item of one data set; pre-train with "learned"'
+                'fusion = "per-item" ties a slope to each item of a data set; pre-train with "learned"'
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Histories:
-    """What the network reads of a batch, whole or augmented."""
+    """The histories of a batch as the network reads them, whole or augmented."""
 
     item_seq: Tensor  # int64 [R, W]
     position: Tensor  # int64 [R, W]
     segment: Tensor  # int64 [R, W]
     kept: Tensor  # bool [R, W], False = dropped
-    slot: Tensor  # int64 [T], in the flat [R W]
+    slot: Tensor  # int64 [T], flat in [R W]
 
 
 class MISSRec(Recommender[MISSRecConfig]):
@@ -120,7 +119,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         self.decoder = nn.ModuleList(DecoderLayer(*sizes) for _ in range(half))
         self.decoder_norm = nn.LayerNorm(dim, eps=EPS)
         self._init_weights()
-        # The released code initialises what exists at this line; the adaptors keep PyTorch's own.
+        # The released code initialises the modules above; the adaptors keep PyTorch's defaults.
         self.adaptors = nn.ModuleDict(
             {name: nn.Linear(self.features(name).shape[1], dim) for name in self.modalities}
         )
@@ -158,7 +157,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         return (first, Stage(name="finetune"))
 
     def start_stage(self, name: str) -> None:
-        """Pre-training has no ids; fine-tuning leaves the Transformer and the positions as they are."""
+        """Start a stage: pre-training ignores ids; fine-tuning may freeze the Transformer and the positions."""
         self.is_pretraining = name == "pretrain"
         self._begin_interests()
         if name == "finetune" and self.config.freeze:
@@ -170,7 +169,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         self._take_features(catalog)
 
     def _take_features(self, catalog: Catalog) -> None:
-        """Read the features of a catalogue, which must be as wide as those before."""
+        """Read the features of a catalogue, which must have the same widths as before."""
         for name in self.modalities:
             feat, present = getattr(catalog, f"{name}_feat"), getattr(catalog, f"has_{name}")
             width = self.adaptors[name].in_features if hasattr(self, "adaptors") else None
@@ -181,8 +180,8 @@ class MISSRec(Recommender[MISSRecConfig]):
                     "extract those of all data sets with the same encoder"
                 )
             self.register_buffer(f"{name}_feat", feat, persistent=False)
-            is_there = feat.ne(0).any(1) if present is None else present
-            self.register_buffer(f"has_{name}", is_there, persistent=False)
+            present = feat.ne(0).any(1) if present is None else present
+            self.register_buffer(f"has_{name}", present, persistent=False)
 
     # -- interests ----------------------------------------------------------------------------------------
 
@@ -191,15 +190,15 @@ class MISSRec(Recommender[MISSRecConfig]):
         return self.get_buffer(f"{modality}_feat")
 
     def adapted(self) -> list[Tensor]:
-        """Return the vectors of all items and padding by modality, [N + 1, D] each; a missing one is the bias."""
+        """Return the vectors of all items and padding by modality, [N + 1, D] each; a missing vector is the bias."""
         return [self.adaptors[name](self.features(name)) for name in self.modalities]
 
     def _rows_to_cluster(self) -> Tensor:
-        """Return Z, the vectors of all modalities one below the other, [M N, D]."""
+        """Return Z, the stacked vectors of all modalities, [M N, D]."""
         return torch.cat([table[1:] for table in self.adapted()])
 
     def _begin_interests(self) -> None:
-        """Have interests before the first discovery: drawn vectors, shared out in turns."""
+        """Draw interests for use before the first discovery, and assign items to them in turn."""
         ratio = self.config.pretrain_cluster_ratio if self.is_pretraining else self.config.cluster_ratio
         n_rows, like = len(self.modalities) * self.n_items, self.position_emb.weight
         n_interests = max(1, -int(-ratio * n_rows // 1))
@@ -207,20 +206,20 @@ class MISSRec(Recommender[MISSRecConfig]):
         self._set_interests(centroids, torch.arange(n_rows, device=like.device) % n_interests)
 
     def _set_interests(self, centroids: Tensor, label: Tensor) -> None:
-        """Keep centroids [K, D] and the cluster of each row of Z, int64 [M N] from 0."""
+        """Store centroids [K, D] and the cluster of each row of Z, int64 [M N] from 0."""
         by_item = label.view(len(self.modalities), -1).T + 1
         self.register_buffer("centroids", F.pad(centroids, (0, 0, 1, 0)))
         self.register_buffer("lookup", F.pad(by_item, (0, 0, 1, 0)))
 
     @torch.no_grad()
     def discover(self) -> None:
-        """Cluster the vectors that the adaptors give now; the first centroids are drawn."""
+        """Cluster the current vectors of the adaptors; the first centroids are drawn."""
         rows = self._rows_to_cluster()
         first = self.draw_first(len(rows), len(self.centroids) - 1).to(rows.device)
         self._set_interests(*self.clusters(rows, first))
 
     def draw_first(self, n_rows: int, n_interests: int) -> Tensor:
-        """Draw the rows with which k-means begins, different ones, int64 [K]."""
+        """Draw K different rows with which k-means begins, int64 [K]."""
         return torch.randperm(n_rows)[:n_interests]
 
     def clusters(self, rows: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,7 +235,7 @@ class MISSRec(Recommender[MISSRecConfig]):
     # -- network ------------------------------------------------------------------------------------------
 
     def memory(self, histories: Histories) -> tuple[Tensor, Tensor]:
-        """Return the encoded interests of the rows [R, M W, D], and bool [R, W, M W]: those of a place's own history.
+        """Return the encoded interests of the rows [R, M W, D], and those of each event's history, bool [R, W, M W].
 
         An interest that a history has several times is read once.
         """
@@ -246,8 +245,8 @@ class MISSRec(Recommender[MISSRecConfig]):
         is_real = ((histories.segment > 0) & histories.kept).repeat(1, n_modalities)
         same_history = segment[:, :, None] == segment[:, None, :]
         same = same_history & (interest[:, :, None] == interest[:, None, :]) & is_real[:, None, :]
-        place = torch.arange(interest.shape[1], device=interest.device)
-        is_repeated = (same & (place[None, :] < place[:, None])).any(2)
+        column = torch.arange(interest.shape[1], device=interest.device)
+        is_repeated = (same & (column[None, :] < column[:, None])).any(2)
         is_read = (is_real & ~is_repeated)[:, None, :]
         x, mask = F.embedding(interest, self.centroids), self.encoder_mask(same_history, is_read)
         for layer in self.encoder:
@@ -269,10 +268,10 @@ class MISSRec(Recommender[MISSRecConfig]):
         return F.normalize(self.decoder_norm(x), dim=-1), self.diversity(memory, looks, histories)
 
     def tokens(self, histories: Histories, tables: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the decoder reads: vectors [R, V, D], their mask bool [R, V, V], slots in the flat [R V].
+        """Return the decoder's tokens [R, V, D], their mask bool [R, V, V], and slots (flat in [R V]).
 
-        "add": a token is the sum of an event's modalities, V = W. "contextual": one for each, all texts before all
-        pictures, V = M W; one whose modality is missing is a key of none, and the text's state at the slot is read.
+        "add": a token is the sum of an event's modalities, V = W. "contextual": a token for each modality, all texts
+        before all pictures, V = M W; attention ignores tokens of missing modalities, and slots are text tokens.
         """
         added = self.position_emb(histories.position)
         if self.item_emb is not None and not self.is_pretraining:
@@ -288,7 +287,7 @@ class MISSRec(Recommender[MISSRecConfig]):
             width = histories.item_seq.shape[1]
             slot = slot + torch.div(slot, width, rounding_mode="floor") * (x.shape[1] - width)
         mask = (segment[:, :, None] == segment[:, None, :]) & kept[:, None, :]
-        # A token without any key, where all modalities of a history are missing, sees itself.
+        # A token without any key, in a history without modalities, sees itself.
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
         return self.drop(self.norm(x)), mask | (itself & ~mask.any(2, keepdim=True)), slot
 
@@ -306,7 +305,7 @@ class MISSRec(Recommender[MISSRecConfig]):
     def catalogue(self, tables: list[Tensor], first: int = 1) -> tuple[list[Tensor], Tensor | None]:
         """Return unit vectors of the items from `first` on: by modality, [N, D] each, and of ids, [N, D] or None.
 
-        With one modality its vectors and the ids are one table.
+        A single modality and the ids share a table.
         """
         content, ids = [table[first:] for table in tables], None
         if self.item_emb is not None and not self.is_pretraining:
@@ -318,7 +317,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         )
 
     def slopes(self) -> Tensor:
-        """Return a, [1] or [N]; 0 weighs both modalities alike."""
+        """Return a, [1] or [N]; 0 weighs both modalities equally."""
         return self.centroids.new_zeros(1) if self.slope is None else self.slope
 
     @property
@@ -329,7 +328,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         return self.states(whole(batch), self.adapted())[0]
 
     def item_table(self) -> Tensor:
-        """[N, D], where there is one modality."""
+        """Return the item vectors of a single modality, [N, D]."""
         return self.catalogue(self.adapted())[0][0]
 
     def score(self, batch: Batch) -> Tensor:
@@ -366,16 +365,16 @@ class MISSRec(Recommender[MISSRecConfig]):
         return fused_cross_entropy(u, content[0], content[1], ids, slope, target, tau)
 
     def pretraining_terms(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Histories against the items and against the augmented histories of the step, without ids."""
+        """Return contrasts of histories with the step's items and with its augmented histories, without ids."""
         config, tables = self.config, self.adapted()
         short = shorten(batch, choose_kept(batch, config.drop_rate, config.item_drop))
         shorter = replace(whole(batch), position=short.position, kept=short.kept, slot=short.slot)
         u, diversity = self.states(whole(batch), tables)
         augmented, diversity_augmented = self.states(shorter, tables)
         content = [F.normalize(F.embedding(batch.target, table), dim=-1) for table in tables]
-        slope, own = self.slopes(), torch.arange(len(u), device=u.device)
+        slope, target = self.slopes(), torch.arange(len(u), device=u.device)
         return {
-            "si": self.classify(u, content, None, slope, own),
+            "si": self.classify(u, content, None, slope, target),
             "ss": config.ss_weight * info_nce(u, augmented, temperature=config.temperature),
             "diversity": config.diversity_weight * (diversity + diversity_augmented),
         }
@@ -393,7 +392,7 @@ class MISSRec(Recommender[MISSRecConfig]):
 
 
 def whole(batch: Batch) -> Histories:
-    """Return the batch's histories, none of whose items is dropped."""
+    """Return the batch's histories without dropped items."""
     return Histories(
         item_seq=batch.item_seq, position=batch.position, segment=batch.segment,
         kept=torch.ones_like(batch.mask), slot=batch.slot,

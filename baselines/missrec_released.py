@@ -1,10 +1,10 @@
 """MISSRec with the slips of its released code, github.com/gimpong/MM23-MISSRec @ c3167c5; the model is in missrec.py.
 
-Each slip has a setting, so that it can be taken back by itself.
+Each slip has a setting, so that it can be undone.
 
 Axes: as in missrec.py; V interests of a row.
-Follows: one pass that takes absolute values one_pass(), the regulariser over batch and padding diversity(), padding as
-a class of the softmax next_item_loss().
+Follows: one_pass() a single pass that takes absolute values, diversity() the regulariser over batch and padding,
+next_item_loss() padding as a class of the softmax.
 """
 
 from dataclasses import dataclass, replace
@@ -15,31 +15,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmbench.models.needs import Needs
-from mmbench.nn.interest_clusters import count_by, nearest, sum_by
+from mmbench.nn.clusters import count_by, nearest, sum_by
 
 from .missrec import Histories, MISSRec, MISSRecConfig
 
-BATCH = 2048  # vectors that the pass reads at once, unless there are as many clusters
+BATCH = 2048  # vectors that the pass reads together, with fewer clusters than that
 
 
 @dataclass(frozen=True, kw_only=True)
 class MISSRecAsReleasedConfig(MISSRecConfig):
-    clusters: Literal["one-pass", "intended"] = "one-pass"  # intended: what clustering says
+    clusters: Literal["one-pass", "intended"] = "one-pass"  # intended: as clustering says
     regulariser: Literal["batch-sum", "intended"] = "batch-sum"
-    padding: Literal["class", "no class"] = "class"  # of the softmax
+    padding: Literal["class", "no class"] = "class"  # in the softmax
 
 
 def batch_size(n_clusters: int) -> int:
-    """Return how many vectors the pass reads at once."""
+    """Return how many vectors the pass reads together."""
     return int(1.1 * n_clusters) if n_clusters >= BATCH else BATCH
 
 
 def one_pass(rows: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Return centroids [K, D] and the nearest one of each row [n, D], int64 [n], as the released k-means has them.
+    """Return the released k-means: centroids [K, D] and the nearest of each row [n, D], int64 [n].
 
-    One pass over batches. After a batch has its labels, its rows and the centroids are replaced by their absolute
-    values (an in-place square and root in the distances); a centroid moves by the mean of its rows over its count so
-    far, and towards 0 where it has none. `first` [K] are rows of the first batch.
+    It makes a single pass over batches. Once a batch has labels, absolute values replace its rows and the centroids
+    (the distances square and root in place); a centroid moves by the mean of its rows over its count so far, and
+    towards 0 where it has no rows. `first` [K] are rows of the first batch.
     """
     n_clusters = len(first)
     batches = list(rows.split(batch_size(n_clusters)))
@@ -50,9 +50,8 @@ def one_pass(rows: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         label = nearest(batch, centroids)
         members = count_by(label, n_clusters)[:, None].to(rows.dtype)
         mean = sum_by(batch.abs(), label, n_clusters) / members.clamp(min=1)
-        centroids = (
-            1 - 1 / count
-        ) * centroids + mean / count  # after the first batch no centroid is negative
+        # After the first batch no centroid is negative.
+        centroids = (1 - 1 / count) * centroids + mean / count
         count = count + members
     return centroids, nearest(rows, centroids)
 
@@ -62,12 +61,12 @@ class MISSRecAsReleased(MISSRec):
 
     @property
     def needs(self) -> Needs:
-        # The regulariser counts the padding of rows that hold one history.
+        # The regulariser counts the padding of rows with a single history.
         is_padded = self.config.regulariser == "batch-sum"
         return replace(super().needs, layout="padded" if is_padded else "packed")
 
     def draw_first(self, n_rows: int, n_interests: int) -> Tensor:
-        """Draw from the first batch only."""
+        """Draw rows of the first batch only."""
         is_one_pass = self.config.clusters == "one-pass"
         return super().draw_first(
             min(n_rows, batch_size(n_interests)) if is_one_pass else n_rows, n_interests
@@ -79,13 +78,13 @@ class MISSRecAsReleased(MISSRec):
         return one_pass(rows, first)
 
     def encoder_mask(self, same_history: Tensor, is_read: Tensor) -> Tensor:
-        """Padding, which nothing looks at, looks at the history of its row."""
+        """Return a mask in which padding, though hidden itself, looks at the history of its row."""
         if self.config.regulariser == "intended":
             return super().encoder_mask(same_history, is_read)
         return is_read.expand_as(same_history)
 
     def states(self, histories: Histories, tables: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """With a place of padding at the end of each row."""
+        """Return the states of rows that end with a column of padding."""
         if self.config.regulariser == "intended":
             return super().states(histories, tables)
         row = torch.div(histories.slot, histories.item_seq.shape[1], rounding_mode="floor")
@@ -97,10 +96,10 @@ class MISSRecAsReleased(MISSRec):
         return super().states(wider, tables)
 
     def diversity(self, memory: Tensor, looks: Tensor, histories: Histories) -> Tensor:
-        """Return the sum over the batch of |rho * sum over all slots, padding too|^2 / D, rho the share of real ones.
+        """Return the batch's sum of |rho * sum over all slots, padding too|^2 / D, rho the share of real slots.
 
-        There are as many slots as the history with most different ids has; the padding's id counts where a history is
-        shorter than max_len. All slots of padding have one draw of dropout; in the code each has its own.
+        The history with most different ids decides the number of slots; the padding id counts in histories shorter than
+        max_len. Slots of padding share a draw of dropout; in the code each has a draw of its own.
         """
         if self.config.regulariser == "intended":
             return super().diversity(memory, looks, histories)

@@ -1,18 +1,18 @@
 """MLP4Rec: A Pure MLP Architecture for Sequential Recommendations. Li, Zhao, Lyu, Zhao, Wu, Guo, IJCAI 2022,
-arXiv:2204.11510.  Official code: github.com/Li-Muyang/MLP4Rec (RecBole 1.0.1 with one model more).
+arXiv:2204.11510.  Official code: github.com/Li-Muyang/MLP4Rec (RecBole 1.0.1 with another model).
 
-Each event of a history is a row of its item's id vector and a row for each of its features. Three residual MLPs mix
-along time, along channels and across the rows of an event, the same three in every layer; the id row of the last
-event is compared with the id embeddings, so features act through the row mixer only.
+An event of a history has a row for its item's id and a row for each feature. Three residual MLPs mix along time, along
+channels and across the rows of an event, the same three in every layer; the id row of the last event is compared with
+the id embeddings, so features act through the row mixer only.
 
-Axes: R histories, L places, K rows of an item (id, then features), D hidden, T targets, N items.
+Axes: R histories, L positions, K rows of an item (id, then features), D hidden, T targets, N items.
 Follows: the official code; rows() builds the stack, MLPEncoder (mmbench/nn/mlp.py) is the mixer and final LayerNorm.
-Differences: (1) The padding id has the zero vector and is no class of the softmax; RecBole's initialisation gives it a
-random one, trained as a class only. (2) A mean over no values is 0; the official code adds 1e-8 to the divisor.
-(3) Text and image rows (`features`, not in the paper) pass one trained linear map each, and are zero for items
-without. (4) Without features there is one row and no row mixer. (5) The last layer is computed at the predicting place
-only after its time mixing: the other places are read by nobody.
-The time mixer is dense: states see later items and the padding, so training uses one row per prefix, padded to L.
+Differences: (1) The padding id has the zero vector and is not a class of the softmax; RecBole initialises it at random
+and trains it as a class only. (2) A mean over no values is 0; the official code adds 1e-8 to the divisor.
+(3) Text and image rows (`features`, not in the paper) pass a trained linear map each, and are zero for items without
+them. (4) Without features there is a single row and no row mixer. (5) After its time mixing the last layer computes the
+slots only, because nothing reads the other positions.
+The time mixer is dense: states see later items and the padding, so training uses a row per prefix, padded to L.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class MLP4RecConfig(Sampling):
     n_layers: PositiveInt  # adds depth, no parameters
     dropout: Probability
     mixing: Literal["serial", "parallel"] = "serial"  # parallel: SMLP4Rec, the authors' follow-up
-    pad_side: Literal["right", "left"] = "right"  # left: the newest event is always at the last place
+    pad_side: Literal["right", "left"] = "right"  # left: the newest event is always last
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +51,7 @@ class MLP4RecConfig(Sampling):
 
 
 class CategoryTable(nn.Module):
-    """ids [...] -> mean embedding of the item's categories [..., D], zero for an item without one."""
+    """Mean embeddings of items' categories, ids [...] -> [..., D]; zero for items without categories."""
 
     ids: Tensor
     offsets: Tensor
@@ -85,7 +85,7 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
         self._init_weights()
 
     def _add_feature(self, name: str, catalog: Catalog) -> None:
-        """A row for a feature, if the data set has it."""
+        """Add a row for a feature if the data set has it."""
         if name == "category":
             if catalog.n_categories:
                 self.features[name] = CategoryTable(catalog, self.config.hidden_dim)
@@ -97,8 +97,8 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
             )
 
     def _init_weights(self) -> None:
-        """N(0, 0.02^2) but for the mixers along time and rows: convolutions in the official code, whose
-        initialisation is torch's."""
+        """Draw from N(0, 0.02^2), except the mixers along time and rows: they are convolutions in the official code and
+        keep torch's initialisation."""
         init_normal(self.item_emb, std=0.02)
         init_normal(self.features, std=0.02)
         for name, mlp in self.encoder.mlps.items():
@@ -119,11 +119,13 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
         return {"rows": ["id", *self.features]}
 
     def rows(self, items: Tensor) -> Tensor:
-        """The stack M: vectors of items [R, L] -> [R, L, K, D], row 0 the id."""
-        return torch.stack([self.item_emb(items), *(one(items) for one in self.features.values())], dim=-2)
+        """Return the stack M of items [R, L], [R, L, K, D], row 0 = id."""
+        return torch.stack(
+            [self.item_emb(items), *(table(items) for table in self.features.values())], dim=-2
+        )
 
     def query(self, batch: Batch) -> Tensor:
-        """u = LN(M_0) at the last event of each history, [T, D]."""
+        """Return u = LN(M_0) at the last event of each history, [T, D]."""
         items, slot = batch.item_seq, batch.slot
         if self.config.pad_side == "left":
             items = shift(items, (~batch.mask).sum(1))

@@ -1,19 +1,19 @@
 """MMMLP: Multi-modal Multilayer Perceptron for Sequential Recommendations. Liang, Zhao, Li, Zhang, Wang, Liu, Liu,
-WWW 2023, doi 10.1145/3543507.3583378.  Official code: github.com/Applied-Machine-Learning-Lab/MMMLP @ 5f4deaa (one
+WWW 2023, doi 10.1145/3543507.3583378.  Official code: github.com/Applied-Machine-Learning-Lab/MMMLP @ 5f4deaa (a
 RecBole model file, which does not run as released).
 
-Id, text and picture of a history are a stream each. In every stream residual MLPs mix along time and along channels,
-the same two in all layers; the streams meet at the last event only, where one linear map makes the user's vector of
-them. Candidates are id embeddings, so texts and pictures act through the history.
+Ids, texts and pictures of a history are separate streams. In every stream residual MLPs mix along time and along
+channels, the same two in all layers; the streams meet at the last event only, where a linear map joins them into the
+user's vector. Candidates are id embeddings, so texts and pictures act through the history.
 
-Axes: R rows, L places (max_len), M streams in use (id first), D hidden, T targets, N items.
-Follows: the official code's network, as the paper's text was not open to us; streams() is the input of the Feature
+Axes: R rows, L positions (max_len), M streams in use (id first), D hidden, T targets, N items.
+Follows: the official code's network, because we had no access to the paper; streams() is the input of the Feature
 Mixer Layer, Mixer its mixers, query() the Fusion Mixer Layer, loss() and item_table() the Prediction Layer.
 The three differences that matter: (1) The mixers of texts and pictures are stacked like those of ids; the released
 loop starts each pass from its input, so that its depth is 1 (`content_depth`). (2) The padding id is the zero vector
-and no class; RecBole's initialisation makes it a random one, trained as a class only (`padding_id`). (3) Texts and
-pictures are the data set's features through one trained map each; the code looks up 128-d vectors of unknown origin.
-Mixing along time is dense: states see later events and the padding, so training uses one row per prefix, padded to L.
+and not a class; RecBole initialises it at random and trains it as a class only (`padding_id`). (3) Texts and pictures
+are the data set's features through a trained map each; the code looks up 128-d vectors of unknown origin.
+Mixing along time is dense: states see later events and the padding, so training uses a row per prefix, padded to L.
 """
 
 from dataclasses import dataclass
@@ -42,19 +42,17 @@ class MMMLPConfig(Sampling):
     loss: Loss = "ce"
     hidden_dim: PositiveInt
     n_layers: PositiveInt  # adds depth, no parameters
-    expansion: PositiveInt  # inner width of the MLPs in units of the outer one
+    expansion: PositiveInt  # inner width of the MLPs divided by the outer width
     dropout: Probability
-    content_depth: Literal["stacked", "once"] = "stacked"  # "once": one layer for texts and pictures
-    padding_id: Literal["zero", "class"] = (
-        "zero"  # "class": a random vector, trained as a class of the softmax
-    )
-    pad_side: Literal["right", "left"] = "right"  # "left": the newest event is always at the last place
+    content_depth: Literal["stacked", "once"] = "stacked"  # "once": a single layer for texts and pictures
+    padding_id: Literal["zero", "class"] = "zero"  # "class": a random vector, trained as a class
+    pad_side: Literal["right", "left"] = "right"  # "left": the newest event is always last
     use_text: bool = True
     use_image: bool = True
 
 
 class GroupedMLP(nn.Module):
-    """x [G, ..., A] -> the same: A -> ratio A, GELU, dropout, -> A, dropout, for each group with its own maps."""
+    """G MLPs over x [G, ..., A]: A -> ratio A, GELU, dropout, -> A, dropout."""
 
     def __init__(self, n_groups: int, size: int, ratio: int, dropout: float) -> None:
         super().__init__()
@@ -70,12 +68,11 @@ class GroupedMLP(nn.Module):
         dropped: Tensor = self.drop(self.down(self.inner(x)))
         return dropped
 
-    def at(self, x: Tensor, place: Tensor) -> Tensor:
-        """Return entry place[t] of what x [G, T, D, A] becomes, [G, T, D]; the other entries are not computed."""
+    def entry(self, x: Tensor, position: Tensor) -> Tensor:
+        """Compute entry position[t] of the output for x [G, T, D, A] and no other entry, [G, T, D]."""
         n_groups, size, width = self.down.weight.shape
-        row = (
-            torch.arange(n_groups, device=place.device)[:, None] * size + place
-        )  # [G, T], of the maps one by one
+        # Rows [G, T] of the stacked maps of all groups.
+        row = torch.arange(n_groups, device=position.device)[:, None] * size + position
         weight = F.embedding(row, self.down.weight.view(-1, width))  # [G, T, ratio A]
         assert self.down.bias is not None
         bias = F.embedding(row, self.down.bias[:, None])  # [G, T, 1]
@@ -84,9 +81,9 @@ class GroupedMLP(nn.Module):
 
 
 class Mixer(nn.Module):
-    """x <- x + MLP(LN(x)) along time, then the same along channels, `depth` times with the same weights; G streams.
+    """x <- x + MLP(LN(x)) along time, then along channels, `depth` times with the same weights; G streams.
 
-    Only the state at one place of each row is asked for, so the last layer computes that one alone.
+    A row needs the state at a single position, so the last layer computes only that.
     """
 
     def __init__(self, config: MMMLPConfig, n_streams: int, max_len: int, depth: int) -> None:
@@ -97,14 +94,14 @@ class Mixer(nn.Module):
         self.channel_norm = GroupedLayerNorm(n_streams, dim, eps=1e-5)
         self.channel = GroupedMLP(n_streams, dim, config.expansion, config.dropout)
 
-    def forward(self, x: Tensor, place: Tensor) -> Tensor:
-        """x [G, T, L, D], place int64 [T] -> the states at these places [G, T, D]."""
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """Return the states of x [G, T, L, D] at position int64 [T], [G, T, D]."""
         for _ in range(self.depth - 1):
             x = x + self.time(self.time_norm(x).transpose(-1, -2)).transpose(-1, -2)
             x = x + self.channel(self.channel_norm(x))
-        mixed = self.time.at(self.time_norm(x).transpose(-1, -2), place)
-        own = x.flatten(1, 2).index_select(1, torch.arange(len(place), device=x.device) * x.shape[2] + place)
-        state = own + mixed
+        mixed = self.time.entry(self.time_norm(x).transpose(-1, -2), position)
+        index = torch.arange(len(position), device=x.device) * x.shape[2] + position
+        state = x.flatten(1, 2).index_select(1, index) + mixed
         last: Tensor = state + self.channel(self.channel_norm(state))
         return last
 
@@ -121,10 +118,10 @@ class MMMLP(Recommender[MMMLPConfig]):
                 present = getattr(catalog, f"has_{name}")
                 self.features[name] = FeatureTable(feat, present, dim, keep_width=True, unit_norm=False)
         n_content, is_stacked = len(self.features), config.content_depth == "stacked"
-        self.norm = nn.LayerNorm(dim, eps=1e-12)  # of the id stream, and of the user vector
+        self.norm = nn.LayerNorm(dim, eps=1e-12)  # serves the id stream and the user vector
         if n_content:
             self.content_norm = GroupedLayerNorm(n_content, dim, eps=1e-12)
-        # Streams of one depth are mixed together.
+        # Streams of the same depth are mixed together.
         sizes = [1 + n_content] if is_stacked or not n_content else [1, n_content]
         depths = [config.n_layers, config.n_layers if is_stacked else 1]
         self.mixers = nn.ModuleList(
@@ -138,7 +135,7 @@ class MMMLP(Recommender[MMMLPConfig]):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """N(0, 0.02^2) but for the maps along time: convolutions in the official code, whose start is torch's."""
+        """Draw from N(0, 0.02^2), except the maps along time: torch's convolutions in the official code."""
         channels = [mixer.get_submodule("channel") for mixer in self.mixers]
         for part in (self.item_emb, self.features, self.fusion, *channels):
             init_normal(part, std=0.02)
@@ -167,12 +164,15 @@ class MMMLP(Recommender[MMMLPConfig]):
 
     def query(self, batch: Batch) -> Tensor:
         """Return u = LN_0(W LN([id, text, image] at the last event) + b), [T, D]."""
-        row, place = batch.slot // self.max_len, batch.slot % self.max_len
-        items = batch.item_seq.index_select(0, row)  # one row for each slot
+        row, position = batch.slot // self.max_len, batch.slot % self.max_len
+        items = batch.item_seq.index_select(0, row)  # a row for each slot
         if self.config.pad_side == "left":
-            items, place = shift(items, self.max_len - 1 - place), torch.full_like(place, self.max_len - 1)
+            items, position = (
+                shift(items, self.max_len - 1 - position),
+                torch.full_like(position, self.max_len - 1),
+            )
         parts = self.streams(items).split(self.sizes)
-        states = [mixer(part, place) for mixer, part in zip(self.mixers, parts, strict=True)]
+        states = [mixer(part, position) for mixer, part in zip(self.mixers, parts, strict=True)]
         user: Tensor = self.norm(self.fusion(self.fusion_norm(torch.cat(states).movedim(0, 1).flatten(1))))
         return user
 

@@ -2,20 +2,20 @@
 10.1145/3583780.3614775, arXiv:2308.15980.  Official code: github.com/HoldenHu/MMSR @ 320d2dc (class VLGraph).
 
 A history is a graph: its items, and the codes of their pictures and texts (the nearest cluster centres of the
-features), with edges along the sequence inside a type and edges between the three of an event. Two attentions run in
-both orders - across types first, or inside types first - and a gate on each node chooses between them. The state of
-the last item meets the items' own rows.
+features), with edges along the sequence inside a type and edges between the three types of an event. Two attentions run
+in both orders - across types first, or inside types first - and a gate on each node weighs the orders. The state of the
+last item meets the item embeddings.
 
 Axes: B histories, L events, K codes per item and modality, n nodes of a graph (n_m of type m: items, picture codes,
 text codes), D hidden, T targets, N items.
-Follows: the official code, and the paper where both are known to differ; Graphs and its functions are the paper's
+Follows: the official code, and the paper where they are known to differ; Graphs and its functions are the paper's
 MSGraph, inputs() the nodes' inputs, inside() and het() the attentions, both_orders() the asynchronous fusion,
 query()/item_table() the scores.
-The three differences that matter: (1) Keys and values have maps of their own; the code overwrites both with the
-queries (`qkv = "tied"`). (2) Inside-first order reads the updated nodes; in the code its second attention ignores
-what the first one did (`inside_first = "code"`). (3) Codes are clusters of principal components of the data set's
-features, fitted without draws; the code clusters what an autoencoder made of them.
-A node's place is the mean over the whole history, so each prefix is a graph of its own.
+The three differences that matter: (1) Keys and values have separate maps; the code overwrites both with the
+queries (`qkv = "tied"`). (2) Inside-first order reads the updated nodes; in the code its second attention ignores the
+first (`inside_first = "code"`). (3) Codes are clusters of principal components of the data set's features, fitted
+without draws; the code clusters the output of an autoencoder.
+A node's position vector is a mean over the whole history, so each prefix is a separate graph.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,23 +30,23 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
-from mmbench.nn.clusters import k_means, nearest, principal_components
+from mmbench.nn.clusters import k_means, nearest_few, principal_components
 from mmbench.nn.features import look_up
 from mmbench.nn.layers import Dropout
 from mmbench.settings.config import PositiveInt, Probability
 
 CONTENT = ("image", "text")  # in the order of the node types
-SLOPE = 0.1  # of both LeakyReLUs
+SLOPE = 0.1  # belongs to both LeakyReLUs
 N_CHAINS = 4  # relations inside a type: self, next, previous, both
-MOST_ROWS, MOST_CELLS = 128, 2_000_000  # graphs, and pairs of nodes, that are computed at once
-HIDDEN = -1e9  # a finite number: a row that is padding has no edges, and its softmax must not be NaN
+MOST_ROWS, MOST_CELLS = 128, 2_000_000  # graphs, and pairs of nodes, that are computed together
+HIDDEN = -1e9  # is finite: a padding row has no edges, and its softmax must not be NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class MMSRConfig(Sampling):
     loss: Loss = "ce"
     hidden_dim: PositiveInt
-    n_layers: PositiveInt  # all have the same weights
+    n_layers: PositiveInt  # share their weights
     n_clusters: PositiveInt  # counts clusters of each modality
     n_codes: PositiveInt  # counts the nearest clusters of an item
     dropout: Probability
@@ -55,7 +55,7 @@ class MMSRConfig(Sampling):
     inside_first: Literal["paper", "code"] = "paper"
     orders: Literal["both", "across-first", "inside-first"] = "both"
     code_edges: Literal["all", "released"] = "all"  # "released": none for some steps between items
-    nodes: Literal["unique", "positions"] = "unique"  # "positions": one node for each event and code
+    nodes: Literal["unique", "positions"] = "unique"  # "positions": a node for each event and code
     candidates: Literal["items", "contents"] = "items"  # "contents": scores read the codes of both sides too
     use_text: bool = True
     use_image: bool = True
@@ -65,10 +65,10 @@ class MMSRConfig(Sampling):
 
 
 class Nodes(NamedTuple):
-    """The nodes of one type in B histories."""
+    """The nodes of a type in B histories."""
 
     ids: Tensor  # int64 [B, n_m], rows of the node table; 0 = no node
-    number: Tensor  # int64 [B, L, K], which node an event's code is; -1 = none
+    number: Tensor  # int64 [B, L, K], the node of an event's code; -1 = none
     n_used: Tensor  # int64 [B], columns of `ids` that are in use
 
 
@@ -78,13 +78,13 @@ class Graphs(NamedTuple):
     row: Tensor  # int64 [B], which histories these are
     ids: Tensor  # int64 [B, n], rows of the node table; 0 = no node
     sizes: list[int]  # n_m
-    events: list[Tensor]  # of each type [B, L, n_m], 1.0 where the event has the node
+    events: list[Tensor]  # by type [B, L, n_m], 1.0 where the event has the node
     relation: Tensor  # int64 [B, n, n], row = receiving node, see `relations`; 0 = no edge
     last: Tensor  # int64 [B], the node of the last item
 
 
 def number_nodes(codes: Tensor, *, is_unique: bool) -> Nodes:
-    """Give each code of a history its node; codes int64 [B, L, K], 0 = none. Unique ones are sorted by their id."""
+    """Number the nodes of histories' codes, int64 [B, L, K], 0 = none; unique nodes are sorted by their id."""
     flat = codes.flatten(1)
     if not is_unique:
         number = torch.arange(flat.shape[1], device=flat.device).where(flat > 0, -1)
@@ -112,15 +112,15 @@ def relations(
     has_step = (items[:, 1:] > 0).to(events[0])
     code_step = has_step * _keeps_codes(items).to(has_step) if code_edges == "released" else has_step
     rows = []
-    for a, own in zip(types, events, strict=True):
+    for a, of_row in zip(types, events, strict=True):
         row = []
-        for b, other in zip(types, events, strict=True):
+        for b, of_column in zip(types, events, strict=True):
             if a == b:
                 step = has_step if a == 0 else code_step
-                row.append(_chain((own[:, :-1] * step[..., None]).mT @ own[:, 1:] > 0))
+                row.append(_chain((of_row[:, :-1] * step[..., None]).mT @ of_row[:, 1:] > 0))
             else:
                 code = 3 + 2 * (a + b) + int(a > b)
-                row.append((own.mT @ other > 0) * code)
+                row.append((of_row.mT @ of_column > 0) * code)
         rows.append(torch.cat(row, 2))
     together = torch.cat(rows, 1)
     is_self = torch.eye(together.shape[1], dtype=torch.bool, device=ids.device) & (ids > 0)[:, None]
@@ -128,14 +128,14 @@ def relations(
 
 
 def _chain(is_next: Tensor) -> Tensor:
-    """Return relations of one type from bool [B, n, n], True = the column's node comes right after the row's."""
+    """Return the relations inside a type from bool [B, n, n], True = the column's node directly follows the row's."""
     return 2 * is_next + 3 * is_next.mT - (is_next & is_next.mT).long()
 
 
 def _keeps_codes(items: Tensor) -> Tensor:
-    """Return which steps give their codes edges as released, bool [B, L - 1].
+    """Return the steps between which the released code adds edges of codes, bool [B, L - 1].
 
-    Not those between equal items, nor those between items that had followed each other both ways before.
+    It skips steps between equal items, and between items that followed each other both ways before.
     """
     first, second = items[:, :-1], items[:, 1:]
     n_steps = first.shape[1]
@@ -151,12 +151,12 @@ def _keeps_codes(items: Tensor) -> Tensor:
 def codes_of(feat: Tensor, present: Tensor, config: MMSRConfig) -> tuple[Tensor, Tensor]:
     """Return the nearest clusters of each item and all centres, for features [N + 1, F] of the items `present`.
 
-    -> int64 [N + 1, K], from 1, 0 = none; [C, D] scaled to -1 / sqrt(D) .. 1 / sqrt(D) by one minimum and maximum.
+    -> int64 [N + 1, K], from 1, 0 = none; [C, D] scaled as a whole to -1 / sqrt(D) .. 1 / sqrt(D).
     """
     x = principal_components(feat[present], config.hidden_dim)
     centres = k_means(x, config.n_clusters)
     codes = torch.zeros(len(feat), min(config.n_codes, len(centres)), dtype=torch.int64)
-    codes[present] = nearest(x, centres, codes.shape[1]) + 1
+    codes[present] = nearest_few(x, centres, codes.shape[1]) + 1
     low, high = centres.min(), centres.max()
     scaled = 2 * (centres - low) / (high - low).clamp(min=1e-12) - 1
     return codes, scaled.to(feat.dtype) * config.hidden_dim**-0.5
@@ -177,18 +177,16 @@ class MMSR(Recommender[MMSRConfig]):
             present = feat.ne(0).any(1) if feat is not None and present is None else present
             if feat is None or present is None or not present.any():
                 continue
-            codes, own = codes_of(feat, present, config)
+            codes, scaled = codes_of(feat, present, config)
             self.register_buffer(f"{name}_codes", torch.where(codes > 0, codes + n_nodes - 1, 0))
             self.types.append(number)
-            self.n_clusters[name] = len(own)
-            centres.append(own)
-            n_nodes += len(own)
+            self.n_clusters[name] = len(scaled)
+            centres.append(scaled)
+            n_nodes += len(scaled)
         self.node_emb = nn.Embedding(n_nodes, dim, padding_idx=0)
         self.type_emb = nn.Embedding(len(self.types), dim)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
-        self.input_map = nn.Parameter(
-            torch.empty(3 * dim, dim)
-        )  # of node, type and place, one below the other
+        self.input_map = nn.Parameter(torch.empty(3 * dim, dim))  # stacks the maps of node, type and position
         self.maps = nn.ParameterDict(
             {name: torch.empty(len(self.types), dim, dim) for name in self._map_names()}
         )
@@ -201,7 +199,7 @@ class MMSR(Recommender[MMSRConfig]):
         self._init_weights(centres)
 
     def _map_names(self) -> tuple[str, ...]:
-        """Return which maps are read; those of tied values, and keys that no second attention takes, are not."""
+        """Return the maps that are read: not those of tied values, nor of keys without a second attention."""
         config = self.config
         if config.qkv == "separate":
             return ("query", "key", "value")
@@ -210,7 +208,7 @@ class MMSR(Recommender[MMSRConfig]):
 
     @torch.no_grad()
     def _init_weights(self, centres: Sequence[Tensor]) -> None:
-        """All weights and biases uniform within 1 / sqrt(D), then the rows of codes their centres."""
+        """Draw weights and biases uniformly within 1 / sqrt(D), then set the rows of codes to their centres."""
         bound = self.config.hidden_dim**-0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -223,7 +221,7 @@ class MMSR(Recommender[MMSRConfig]):
 
     @property
     def needs(self) -> Needs:
-        """Not stackable: graphs of like size are computed together, so shapes depend on the histories."""
+        """Return the needs; not stackable, because graphs of similar size run together: shapes depend on histories."""
         return Needs(
             layout="padded", samples=("prefix",), causal=False, stackable=False, extras=self.next_item.extras
         )
@@ -238,12 +236,12 @@ class MMSR(Recommender[MMSRConfig]):
     # -- graphs ------------------------------------------------------------------------------------------------
 
     def graphs(self, items: Tensor) -> Iterator[Graphs]:
-        """Yield histories int64 [T, L], 0 = padding, as graphs, those of like size together, the largest first."""
+        """Yield histories int64 [T, L], 0 = padding, as graphs, similar sizes together, the largest first."""
         is_unique = self.config.nodes == "unique"
         codes = [items[..., None], *(F.embedding(items, self._codes(name)) for name in self.n_clusters)]
         nodes = [number_nodes(part, is_unique=is_unique) for part in codes]
         length = (items > 0).sum(1)
-        sizes = torch.stack([length, *(part.n_used for part in nodes)]).cpu()  # the host waits here, once
+        sizes = torch.stack([length, *(part.n_used for part in nodes)]).cpu()  # the host waits once
         order, first = sizes[1:].sum(0).argsort(descending=True, stable=True), 0
         while first < len(order):
             n_nodes = int(sizes[1:, order[first]].sum())
@@ -266,18 +264,19 @@ class MMSR(Recommender[MMSRConfig]):
         return Graphs(row, ids, sizes, events, relation, last)
 
     def inputs(self, node: Tensor, graphs: Graphs) -> Tensor:
-        """Return h = [E[node]; type; mean of the places] W, [B, n, D], from E[node] [B, n, D]."""
-        of_node, of_type, of_place = self.input_map.chunk(3)
-        places = torch.cat(graphs.events, 2)  # [B, L, n]
-        places = places / places.sum(1, keepdim=True).clamp(min=1)
+        """Return h = [E[node]; type; mean of the positions] W, [B, n, D], from E[node] [B, n, D]."""
+        of_node, of_type, of_position = self.input_map.chunk(3)
+        events = torch.cat(graphs.events, 2)  # [B, L, n]
+        shares = events / events.sum(1, keepdim=True).clamp(min=1)
         kind = torch.repeat_interleave(torch.tensor(graphs.sizes)).to(node.device)
         types = F.embedding(kind, self.type_emb.weight @ of_type)
-        return node @ of_node + types + places.mT @ (self.position_emb.weight[: places.shape[1]] @ of_place)
+        positions = self.position_emb.weight[: shares.shape[1]] @ of_position
+        return node @ of_node + types + shares.mT @ positions
 
     # -- attention ---------------------------------------------------------------------------------------------
 
     def typed(self, x: Tensor, graphs: Graphs, *names: str) -> tuple[Tensor, ...]:
-        """Return x [B, n, D] through maps of each node's type, one result for each of the names."""
+        """Return x [B, n, D] through each of the named maps of its nodes' types."""
         weights = torch.cat([self.maps[name] for name in names], -1)
         parts = [part @ weight for part, weight in zip(x.split(graphs.sizes, 1), weights, strict=True)]
         return torch.cat(parts, 1).chunk(len(names), -1)
@@ -288,14 +287,14 @@ class MMSR(Recommender[MMSRConfig]):
         return _softmax(query @ key.mT, has_edge)
 
     def inside(self, x: Tensor, values: Tensor, graphs: Graphs) -> Tensor:
-        """Return A_hom(x) values, [B, n, D]: what nodes take from their own type along the sequence.
+        """Return A_hom(x) values, [B, n, D]: the messages inside a type, along the sequence.
 
         A_hom(x) = drop(softmax_j LeakyReLU(sum_c a_r[c] x_i[c] x_j[c])), r = relation of i and j in 1..4.
         """
         mixed, first = [], 0
         for part, value in zip(x.split(graphs.sizes, 1), values.split(graphs.sizes, 1), strict=True):
-            own = slice(first, first := first + part.shape[1])
-            relation = graphs.relation[:, own, own]
+            of_type = slice(first, first := first + part.shape[1])
+            relation = graphs.relation[:, of_type, of_type]
             scaled = part[:, None] * self.chain_weights[:, None]  # [B, r, n_m, D]
             of_all = (scaled.flatten(1, 2) @ part.mT).unflatten(1, (N_CHAINS, -1))
             scores = of_all.gather(1, (relation - 1).clamp(min=0)[:, None])[:, 0]
@@ -303,7 +302,7 @@ class MMSR(Recommender[MMSRConfig]):
         return torch.cat(mixed, 1)
 
     def both_orders(self, h: Tensor, graphs: Graphs) -> Tensor:
-        """Return the gated sum of across-first (BA) and inside-first (AB) attention; values stay the first ones."""
+        """Return the gated sum of across-first (BA) and inside-first (AB) attention; both mix the initial values."""
         config, answers = self.config, []
         if config.qkv == "tied":
             query = key = value = self.typed(h, graphs, "query")[0]
@@ -327,7 +326,7 @@ class MMSR(Recommender[MMSRConfig]):
     # -- user and items ----------------------------------------------------------------------------------------
 
     def user_states(self, node: Tensor, graphs: Graphs) -> Tensor:
-        """Return the state of the last item, [B, D], or what the contents' map makes of it and the codes' means."""
+        """Return the state of the last item, [B, D], or its fusion with the mean states of the codes."""
         h = self.inputs(node, graphs)
         for _ in range(self.config.n_layers):
             h = self.drop(self.both_orders(h, graphs))
@@ -345,8 +344,8 @@ class MMSR(Recommender[MMSRConfig]):
         return fused
 
     def query(self, batch: Batch) -> Tensor:
-        row, place = batch.slot // batch.item_seq.shape[1], batch.slot % batch.item_seq.shape[1]
-        seen = torch.arange(batch.item_seq.shape[1], device=place.device) <= place[:, None]
+        row, last = batch.slot // batch.item_seq.shape[1], batch.slot % batch.item_seq.shape[1]
+        seen = torch.arange(batch.item_seq.shape[1], device=last.device) <= last[:, None]
         graphs = list(self.graphs(batch.item_seq.index_select(0, row) * seen))
         nodes = look_up(self.node_emb, *(part.ids for part in graphs))
         users = torch.cat([self.user_states(node, part) for node, part in zip(nodes, graphs, strict=True)])

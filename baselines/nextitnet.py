@@ -1,20 +1,20 @@
 """NextItNet: A Simple Convolutional Generative Network for Next Item Recommendation. Yuan et al., WSDM 2019,
 doi 10.1145/3289600.3290975.  Official code: github.com/fajieyuan/WSDM2019-nextitnet (TensorFlow 1).
 
-A stack of dilated causal convolutions with residuals reads the item ids of a history; there is no position
-embedding. Two output layers go by this name: "toolbox" (default; RecBole's: a linear map, then the input table)
+A stack of dilated causal convolutions with residuals reads the item ids of a history, without position
+embeddings. Two output layers go by this name: "toolbox" (default; RecBole's: a linear map, then the input table)
 and "official" (a separate output table with a bias).
 
 Axes: R rows, W width, D channels, T targets, N items, S sampled items.
 Follows: the paper's dilated layers and residual blocks `mmbench.nn.convolution`, its output layer query() and
 item_table(), its training loss().
-Differences: (1) states are read at the last real item; RecBole pads on the right and reads place L - 1, which is
-padding for most histories. (2) Padding is no class of the softmax and nothing that a convolution reads; the
-official code takes the zeros on the left for tokens and targets. (3) toolbox: trained on all positions of a history in
-one pass, as the official code is; equal in loss and gradient to RecBole's prefixes (`samples = "prefix"`).
+Differences: (1) states are read at the last real item; RecBole pads on the right and reads position L - 1, which is
+padding for most histories. (2) Padding is not a class of the softmax, and convolutions never read it; the official
+code treats the zeros on the left as tokens and targets. (3) toolbox: trained on all positions of a history in a single
+pass, like the official code; equal in loss and gradient to RecBole's prefixes (`samples = "prefix"`).
 (4) sampled-ce draws items uniformly and without replacement; the official code leaves this to TensorFlow, whose
 default is log-uniform over ids and so supposes ids sorted by popularity. (5) No copies of sequences shifted to the
-right: all prefixes are trained on anyway. (6) The rate `dropout` (on the embeddings) is ours; 0 as published.
+right: all prefixes are trained on anyway. (6) The rate `dropout` (on the embeddings) is added here; 0 as published.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.convolution import BlockKind, CausalConvEncoder
-from mmbench.nn.layers import Dropout, at, zero_padding
+from mmbench.nn.layers import Dropout, take_slots, zero_padding
 from mmbench.nn.losses import item_scores
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
@@ -76,16 +76,16 @@ class NextItNet(Recommender[NextItNetConfig]):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """toolbox: torch's own for convolutions. official: normal within two deviations of 0.02."""
+        """Draw weights; toolbox: torch's default for convolutions, official: normal within two deviations of 0.02."""
         if self.is_official:
             truncated = [self.item_emb.weight]
-            for linear in (one for one in self.encoder.modules() if isinstance(one, nn.Linear)):
+            for linear in (module for module in self.encoder.modules() if isinstance(module, nn.Linear)):
                 truncated.append(linear.weight)
                 nn.init.zeros_(linear.bias)
             if self.config.loss == "sampled-ce":
                 nn.init.normal_(self.out_table, std=0.01)
                 nn.init.constant_(self.item_bias, 0.1)
-            else:  # the full softmax is one more convolution of the official code
+            else:  # the full softmax is another convolution in the official code
                 truncated.append(self.out_table)
                 nn.init.zeros_(self.item_bias)
             for weight in truncated:
@@ -102,12 +102,12 @@ class NextItNet(Recommender[NextItNetConfig]):
         return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def encode(self, batch: Batch) -> Tensor:
-        """States of all places, [R, W, D]."""
+        """Return the states of all positions, [R, W, D]."""
         return self.encoder(self.drop(self.item_emb(batch.item_seq)), batch.position)
 
     def state(self, batch: Batch) -> Tensor:
-        """What is compared with item vectors at the slots, [T, D]."""
-        hidden = at(self.encode(batch), batch.slot)
+        """Return the states at the slots that item vectors meet, [T, D]."""
+        hidden = take_slots(self.encode(batch), batch.slot)
         if not self.is_official:
             return self.out(hidden)
         return hidden if self.config.loss == "sampled-ce" else F.relu(hidden)
@@ -132,18 +132,20 @@ class NextItNet(Recommender[NextItNetConfig]):
         return terms
 
     def _sampled(self, query: Tensor, table: Tensor, target: Tensor) -> Tensor:
-        """Cross entropy of each target against S items drawn once for the step; a row's own target is no negative."""
+        """Return the cross entropy against S items that the step's targets share; a target is not its own negative."""
         n_sampled = max(int(self.config.sampled_share * self.n_items), 1)
         drawn = torch.randperm(self.n_items, device=query.device)[:n_sampled]
-        own = item_scores(query, table, target[:, None])  # [T, 1]
+        positive = item_scores(query, table, target[:, None])  # [T, 1]
         others = (query @ F.embedding(drawn, table).T).masked_fill(
             drawn == target[:, None] - 1, float("-inf")
         )
-        return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).mean()
+        return (torch.cat([positive, others], 1).logsumexp(1) - positive[:, 0]).mean()
 
     def _norms(self) -> Tensor:
-        """Sum of the Frobenius norms (not squared) of the tables, the output map, convolutions and LayerNorms."""
+        """Return the sum of the plain Frobenius norms of tables, output map, convolutions and LayerNorms."""
         outputs = [self.out_table] if self.is_official else [self.out.weight]
         weights = [self.item_emb.weight, *outputs]
-        weights += [p for name, p in self.encoder.named_parameters() if name.endswith("weight")]
-        return torch.stack([one.norm() for one in weights]).sum()
+        weights += [
+            parameter for name, parameter in self.encoder.named_parameters() if name.endswith("weight")
+        ]
+        return torch.stack([weight.norm() for weight in weights]).sum()

@@ -1,17 +1,17 @@
 """NOVA: Non-invasive Self-attention for Side Information Fusion in Sequential Recommendation. Liu, Li, Cai, Dong, Zhu,
 Shang, AAAI 2021, arXiv:2103.03578.  No official code.
 
-Side information (position, categories) decides where attention looks, and never enters what is read there: queries
-and keys come from a fusion of ids and side information, values and residuals from the ids alone.
+Side information (position, categories) decides where attention looks, but never enters the values: queries and keys
+come from a fusion of ids and side information, values and residuals from the ids alone.
 
 Axes: R rows, W width, M streams of a fusion (ids first), D hidden, T targets, N items.
-Follows: paper sec. 3.3-3.6: Sides what is known beside the id, Fusion the three fusers (add, concat, gate),
+Follows: paper sec. 3.3-3.6: Sides the side information, Fusion the three fusers (add, concat, gate),
 NonInvasiveAttention queries and keys from the fusion and values from the ids, encode() the stack of layers,
 query()/item_table() the score.
 Three differences matter, the recipe lists all: (1) the paper fills in masked items (BERT4Rec's task); here a causal
 network predicts the next item, as in the table that this model is compared in. (2) The paper does not say whether each
-layer fuses anew; here each does, with parameters of its own (`fuse_once`). (3) Ids come from a LayerNorm and side
-information does not: 50 times smaller at the start; `side_norm` brings it to the same size.
+layer fuses anew; here each does, with separate parameters (`fuse_once`). (3) Ids come from a LayerNorm and side
+information does not, so it is 50 times smaller at first; `side_norm` brings it to the same size.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.categories import CategorySets, CategoryTable
-from mmbench.nn.layers import Attention, Dropout, at, check_heads, init_normal, zero_padding
+from mmbench.nn.layers import Attention, Dropout, check_heads, init_normal, take_slots, zero_padding
 from mmbench.settings.config import PositiveInt, Probability
 
 EPS = 1e-12
@@ -43,7 +43,7 @@ class NOVAConfig(Sampling):
     attn_dropout: Probability
     fusion: Literal["add", "concat", "gate"]
     sides: tuple[Literal["position", "category"], ...]
-    pooling: Literal["sum", "mean"]  # makes one vector of an item's categories
+    pooling: Literal["sum", "mean"]  # combines the vectors of an item's categories
     fuse_once: bool  # True fuses before the first layer, for all of them
     ids_in_fusion: bool
     side_norm: bool  # True puts a LayerNorm on each kind of side information
@@ -52,26 +52,22 @@ class NOVAConfig(Sampling):
         super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
         if not self.sides or len(set(self.sides)) < len(self.sides):
-            raise ValueError(
-                f"sides {list(self.sides)} must name one kind of side information or more, each once"
-            )
+            raise ValueError(f"sides {list(self.sides)} must name position, category, or both, each once")
 
 
 class Sides(nn.Module):
-    """What is known beside the id of an event: a vector for its position, the sum of its item's category vectors."""
+    """The side information of an event: a vector for its position, the pooled vectors of its item's categories."""
 
     def __init__(self, config: NOVAConfig, catalog: Catalog) -> None:
         super().__init__()
-        dim, self.names = (
-            config.hidden_dim,
-            [name for name in ("position", "category") if name in config.sides],
-        )
+        dim = config.hidden_dim
+        self.names = [name for name in ("position", "category") if name in config.sides]
         if "position" in self.names:
             self.position = nn.Embedding(catalog.max_len, dim)
         if "category" in self.names:
             if not catalog.n_categories:
                 raise ValueError(
-                    'items have no categories here; set sides = ["position"] to run without them'
+                    'the data set has no categories; set sides = ["position"] to run without them'
                 )
             sets = CategorySets(catalog.category_ids, catalog.category_offsets, catalog.n_categories)
             self.category = CategoryTable(sets, dim, config.pooling)
@@ -79,7 +75,7 @@ class Sides(nn.Module):
         self.norms = nn.ModuleList(norms if config.side_norm else ())
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return [R, W, M - 1, D]."""
+        """Return the vectors of each kind of side information, [R, W, M - 1, D]."""
         ids = {"position": batch.position, "category": batch.item_seq}
         vectors = [getattr(self, name)(ids[name]) for name in self.names]
         if self.norms:
@@ -88,7 +84,7 @@ class Sides(nn.Module):
 
 
 class Fusion(nn.Module):
-    """F of sec. 3.5: streams [..., M, D] -> one, [..., D]."""
+    """F of sec. 3.5: streams [..., M, D] -> [..., D]."""
 
     def __init__(self, kind: Literal["add", "concat", "gate"], n_streams: int, dim: int) -> None:
         super().__init__()
@@ -122,7 +118,7 @@ class NonInvasiveAttention(Attention):
 
 
 class NonInvasiveBlock(nn.Module):
-    """x = LN(x + drop(attention)); x = LN(x + drop(ffn)), x being the stream of ids."""
+    """x = LN(x + drop(attention)); x = LN(x + drop(ffn)), where x is the stream of ids."""
 
     def __init__(self, config: NOVAConfig) -> None:
         super().__init__()
@@ -133,8 +129,8 @@ class NonInvasiveBlock(nn.Module):
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, fused: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Return the next layer's ids [R, W, D] of x and fused [R, W, D], or [T, D] at the places `slot` [T] only."""
-        x = self.norm1(at(x, slot) + self.drop(self.attention.read(x, fused, mask, slot)))
+        """Return the next layer's ids [R, W, D] from x and fused [R, W, D], or [T, D] at `slot` [T] only."""
+        x = self.norm1(take_slots(x, slot) + self.drop(self.attention.read(x, fused, mask, slot)))
         return self.norm2(x + self.drop(self.down(F.gelu(self.up(x)))))
 
 
@@ -158,13 +154,13 @@ class NOVA(Recommender[NOVAConfig]):
         return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def fuse(self, layer: int, ids: Tensor, sides: Tensor) -> Tensor:
-        """Return what queries and keys of a layer are made of, [R, W, D], of ids [R, W, D], sides [R, W, M - 1, D]."""
+        """Fuse ids [R, W, D] with sides [R, W, M - 1, D] into the input of a layer's queries and keys, [R, W, D]."""
         streams = torch.cat([ids[..., None, :], sides], -2) if self.config.ids_in_fusion else sides
         fused: Tensor = self.fusions[layer](streams)
         return fused
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
-        """Return the states of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
+        """Return the states of all positions [R, W, D], or only those at `slot` (flat in [R W]), [T, D]."""
         x, mask, sides = self.item_emb(batch.item_seq), batch.attention_mask(causal=True), self.sides(batch)
         x = self.drop(self.norm(x))
         fused = self.fuse(0, x, sides)

@@ -1,7 +1,7 @@
-"""Pop: items by how often they were taken in training, the same for every user. No paper.
+"""Pop: ranks items by how often they were taken in training, the same for every user. No paper.
 
-What beating it shows: some personalisation or content is used. Its variant `recent` counts the newest events only,
-so what beats that has learned more than the drift of taste.
+A model that beats it uses some personalisation or content. Its variant `recent` counts the newest events only; a model
+that beats that has learned more than the drift of taste.
 
 Axes: T histories, N items.
 """
@@ -25,7 +25,7 @@ DAY = 86_400.0
 class PopConfig:
     count: Literal["events", "users"]  # training events of an item, or its distinct users
     window: Annotated[float, Field(gt=0, le=1)]  # newest share of the training time that counts; 1 = all
-    decay_days: NonNegativeFloat = 0.0  # an event counts exp(-age / decay_days); 0 = all alike
+    decay_days: NonNegativeFloat = 0.0  # an event counts exp(-age / decay_days); 0 = all count equally
 
     def __post_init__(self) -> None:
         if self.decay_days and self.count == "users":
@@ -33,7 +33,7 @@ class PopConfig:
 
 
 def popularity(catalog: Catalog, config: PopConfig) -> Tensor:
-    """Weight of every item, [N]: int64 counts, or float64 with decay_days."""
+    """Return the weight of every item, [N]: int64 counts, or float64 with decay_days."""
     events = catalog.histories
     users, items, times = events.users, events.items, events.times
     if len(times) and config.window < 1:
@@ -45,7 +45,7 @@ def popularity(catalog: Catalog, config: PopConfig) -> Tensor:
         items = torch.unique(users * size + items) % size
     if not config.decay_days or not len(times):
         return torch.bincount(items, minlength=size)[1:]
-    # Added oldest first, so that the sums do not depend on the order in which users are stored.
+    # Oldest events are added first, so that the sums do not depend on the order of users.
     order = times.argsort()
     age = (times.max() - times[order]).double() / DAY
     return torch.bincount(items[order], weights=torch.exp(-age / config.decay_days), minlength=size)[1:]
@@ -62,7 +62,7 @@ class Pop(Recommender[PopConfig]):
 
     def __init__(self, config: PopConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
-        # Integer counts stay integers (a change of precision must not join or part ties).
+        # Integer counts stay integers: a change of precision must not create or break ties.
         self.register_buffer("weight", popularity(catalog, config))
 
     @property
@@ -70,6 +70,6 @@ class Pop(Recommender[PopConfig]):
         return Needs(layout="padded", samples=(), causal=False)
 
     def score(self, batch: Batch) -> Tensor:
-        """float64 [T, N], one row repeated without a copy; the most popular item has 1."""
+        """Return float64 [T, N], a row repeated without a copy; the most popular item has 1."""
         weight = self.weight.double()
         return (weight / weight.max().clamp(min=1e-300)).expand(len(batch.user), -1)

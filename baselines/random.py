@@ -1,7 +1,7 @@
 """Random: a fixed pseudo-random score for each seed, user and item. No paper.
 
 Expectation over seeds: HR@K = K / N, NDCG@K = (1 / N) sum of 1 / log2(r + 1) over r = 1..K, MRR@K = H_K / N.
-A report in which it is off has a wrongly wired evaluation.
+If a report shows other values, its evaluation is wired wrongly.
 
 Axes: T histories, N items.
 """
@@ -18,7 +18,7 @@ from mmbench.models.needs import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig:
-    """There is nothing to set."""
+    """A configuration without settings."""
 
 
 # Constants of the splitmix64 generator, as signed 64-bit integers (torch has no unsigned arithmetic).
@@ -28,7 +28,7 @@ FACTOR_2 = 0x94D049BB133111EB - 2**64
 
 
 def mix_(x: Tensor) -> Tensor:
-    """The output function of splitmix64, in place on int64; a bijection, overflow wraps around."""
+    """Apply the output function of splitmix64 to int64, in place; it is a bijection, overflow wraps around."""
     for shift, factor in ((30, FACTOR_1), (27, FACTOR_2), (31, 1)):
         low = (x >> shift).bitwise_and_(2 ** (64 - shift) - 1)  # a logical shift: no copies of the sign
         x.bitwise_xor_(low)
@@ -43,7 +43,7 @@ class Random(Recommender[RandomConfig]):
 
     def __init__(self, config: RandomConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog)
-        # The only draw: torch's generator was seeded with the run's seed.
+        # This is the only draw; torch's generator was seeded with the run's seed.
         self.register_buffer("key", torch.empty(1, dtype=torch.int64).random_(-(2**63), None))
 
     @property
@@ -51,7 +51,7 @@ class Random(Recommender[RandomConfig]):
         return Needs(layout="padded", samples=(), causal=False)
 
     def score(self, batch: Batch) -> Tensor:
-        """float64 [T, N] in [0, 1), multiples of 2^-53; depends on the key, the user's number and the item only."""
+        """Return float64 [T, N] in [0, 1), multiples of 2^-53 that depend only on the key, the user and the item."""
         user = mix_(self.key + STEP * (batch.user + 1))
         item = mix_(STEP * torch.arange(1, self.n_items + 1, device=self.key.device))
         mixed = mix_(user[:, None] + item)

@@ -1,12 +1,12 @@
-"""Recent-pop: items by how often they were taken just before the moment of the request. No paper.
+"""Recent-pop: ranks items by how often they were taken just before the moment of the request. No paper.
 Common form: RecTools PopularModel(period=) @ 41a5a63; "Popular-7-days" of the eSASRec benchmark.
 
-What beating it shows: more than the calendar was learned. The moment of the request is the time of the user's own last
-input event, so the score reads no event of the future, although the other models of a leave-one-out table may.
+A model that beats it has learned more than the calendar. The moment of the request is the time of the user's last input
+event, so the score reads no event of the future, although the other models of a leave-one-out table may.
 
 Axes: T histories, R different moments, N items, E training events.
-Follows: counts() is the window, decayed() and trend() are two other weightings of the past, with_back_off() orders
-what the window does not hold, with_category() puts items like the last one first.
+Follows: counts() is the window, decayed() and trend() weigh the past in other ways, with_back_off() orders items
+outside the window, with_category() ranks items of the last item's categories first.
 Differences from RecTools that matter, all others in the recipe:
  1. The clock is the user's; RecTools' is the newest training event of all (`clock = "global"`).
  2. A window of 7 days holds 7 dates; RecTools includes both ends, so it holds 8.
@@ -37,11 +37,13 @@ class RecentPopConfig:
     clock: Literal["user", "global"]  # moment: the user's last input event, or the last training event of all
     count: Literal["events", "users"]  # of an item in the window: its events, or its distinct users
     backoff: bool  # "window", "category": items that the window lacks are ordered by all their events
-    exclude_own: bool = False  # the user's own events do not count
+    exclude_own: bool = False  # ignores the user's own events
 
     def __post_init__(self) -> None:
         if self.form == "trend" and not self.window_days:
-            raise ValueError("form = 'trend' compares a window with one four times as long; give window_days")
+            raise ValueError(
+                "form = 'trend' compares a window with a window four times as long; set window_days"
+            )
         if self.form == "decay" and (self.count == "users" or self.exclude_own):
             raise ValueError(
                 "form = 'decay' weighs single events of everybody: count = 'events', exclude_own = false"
@@ -49,14 +51,14 @@ class RecentPopConfig:
 
 
 def next_of_pair(pair: Tensor, times: Tensor) -> Tensor:
-    """Return for each event the time of the next one of the same (user, item) pair, or NEVER; int64 [E], by time."""
+    """Return for each event the time of the next event of its (user, item) pair, or NEVER; int64 [E], by time."""
     order = pair.argsort(stable=True)
     following = torch.where(pair[order].diff() == 0, times[order][1:], NEVER)
     return torch.full_like(times, NEVER).index_copy_(0, order[:-1], following)
 
 
 def of_last(batch: Batch, values: Tensor) -> Tensor:
-    """Return values [T, W] at the last event of each history, [T]; those of padding for an empty one."""
+    """Return values [T, W] at the last event of each history, [T]; those of padding for empty histories."""
     last = (batch.mask.sum(1, keepdim=True) - 1).clamp(min=0)
     return values.gather(1, last)[:, 0]
 
@@ -67,7 +69,7 @@ class RecentPop(Recommender[RecentPopConfig]):
     time_shift = True
     items: Tensor  # int64 [E], items of the training events, oldest first
     times: Tensor  # int64 [E]
-    until: Tensor  # int64 [E], when an event stops counting however long the window is
+    until: Tensor  # int64 [E], when an event stops counting, however long the window is
     user_offsets: Tensor  # int64 [U+1], user u has the events user_events[user_offsets[u]:user_offsets[u+1]]
     user_events: Tensor  # int64 [E]
     category_offsets: Tensor  # int64 [N+2], item i has the categories category_ids[offsets[i]:offsets[i+1]]
@@ -104,32 +106,32 @@ class RecentPop(Recommender[RecentPopConfig]):
         return Needs(layout="padded", samples=(), causal=False)
 
     def moments(self, batch: Batch) -> Tensor:
-        """Return the moment of each request in unix seconds, int64 [T]; the target's own time is never read."""
-        newest = self.times[-1:].sum()  # 0 if there are no events
+        """Return the moment of each request in unix seconds, int64 [T], without reading the target's time."""
+        newest = self.times[-1:].sum()  # 0 without events
         if self.config.clock == "global":
             return newest.expand(len(batch.user))
         return torch.where(batch.mask.any(1), of_last(batch, batch.time_seq), newest)
 
     def counts(self, now: Tensor, window: int, users: Tensor | None = None) -> Tensor:
-        """Return events of each item with now - window < time <= now, float64 [R, N+1].
+        """Count the events of each item with now - window < time <= now, float64 [R, N+1].
 
         now     int64 [R], sorted
         window  seconds; 0 = any time up to now
-        users   int64 [R], whose own events do not count, or None
+        users   int64 [R], users whose own events are left out, or None
         """
         ends = self.ends(window)
         enters, leaves = torch.searchsorted(now, self.times), torch.searchsorted(now, ends)
         change = torch.zeros(len(now) + 1, self.n_items + 1, dtype=torch.float64, device=now.device)
-        one = change.new_ones(()).expand(len(self.items))
-        change.view(-1).index_add_(0, enters * change.shape[1] + self.items, one)
-        change.view(-1).index_add_(0, leaves * change.shape[1] + self.items, one, alpha=-1)
+        unit = change.new_ones(()).expand(len(self.items))
+        change.view(-1).index_add_(0, enters * change.shape[1] + self.items, unit)
+        change.view(-1).index_add_(0, leaves * change.shape[1] + self.items, unit, alpha=-1)
         inside = change.cumsum_(0)[:-1]
         if users is not None:
             row, number = members(self.user_offsets, users)
             event = self.user_events[number]
             counted = (self.times[event] <= now[row]) & (now[row] < ends[event])
-            place = row * change.shape[1] + self.items[event]
-            inside.view(-1).index_add_(0, place, counted.double(), alpha=-1)
+            index = row * change.shape[1] + self.items[event]
+            inside.view(-1).index_add_(0, index, counted.double(), alpha=-1)
         return inside
 
     def ends(self, window: int) -> Tensor:
@@ -151,9 +153,9 @@ class RecentPop(Recommender[RecentPopConfig]):
         return total
 
     def trend(self, now: Tensor, users: Tensor | None) -> Tensor:
-        """Return events per day in the window less those in one four times as long, float64 [R, N+1].
+        """Return events per day in the window minus those in a window four times as long, float64 [R, N+1].
 
-        A millionth of all events up to now orders what neither window holds.
+        A millionth of all events up to now orders the items outside both windows.
         """
         days = self.config.window_days
         rates = [self.counts(now, m * self.window, users) / (m * days) for m in (1, 4)]
@@ -167,7 +169,7 @@ class RecentPop(Recommender[RecentPopConfig]):
         return counts + every / (every.amax(1, keepdim=True) + 1)
 
     def with_category(self, counts: Tensor, scores: Tensor, batch: Batch) -> Tensor:
-        """Put items of the window that share a category with the last input item first, all [T, N+1]."""
+        """Rank items of the window that share a category with the last input item first; all [T, N+1]."""
         row, entry = members(self.category_offsets, of_last(batch, batch.item_seq))
         wanted = counts.new_zeros(self.n_categories + 1, len(counts))
         wanted[self.category_ids[entry], row] = 1.0
@@ -177,7 +179,7 @@ class RecentPop(Recommender[RecentPopConfig]):
         return torch.where(first, scores + counts.amax(1, keepdim=True) + 1, scores)
 
     def score(self, batch: Batch) -> Tensor:
-        """Return float64 [T, N]."""
+        """Return the scores, float64 [T, N]."""
         moments = self.moments(batch)
         if self.config.exclude_own:  # a row for each user
             now, row = moments.sort()
@@ -196,7 +198,7 @@ class RecentPop(Recommender[RecentPopConfig]):
         return scores[back][:, 1:]
 
     def extra_state(self) -> dict[str, Any]:
-        """Return how many events the window before an event holds: 1, itself, says that it is too short."""
+        """Return the median number of events in the window before an event; 1 means that the window is too short."""
         if not self.window or not len(self.times):
             return {}
         first = torch.searchsorted(self.times, self.times - self.window, right=True)

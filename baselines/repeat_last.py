@@ -1,6 +1,6 @@
-"""Repeat-last: the user's own items, the most recent first, then the popular ones. No paper.
+"""Repeat-last: ranks the user's own items first, the most recent on top, then popular items. No paper.
 
-What beating it shows: more than re-consumption was learned. With seen items masked it is Pop.
+A model that beats it has learned more than re-consumption. With seen items masked it equals Pop.
 
 Axes: T histories, N items.
 Differences: (1) the history is the newest max_len events, as every sequential model reads it.
@@ -15,9 +15,9 @@ from mmbench.models.own_items import OwnItemsFirst
 
 class RepeatLast(OwnItemsFirst):
     def score(self, batch: Batch) -> Tensor:
-        """float64 [T, N]: 1 + 1 / (1 + events since its last occurrence) in the history, popularity elsewhere.
+        """Return float64 [T, N]: 1 + 1 / (1 + events since the item's last occurrence) in the history, else popularity.
 
-        Counting events instead of distinct items since then leaves the order the same.
+        Counting events since then, not distinct items, leaves the order the same.
         """
         age = batch.mask.sum(1, keepdim=True) - 1 - batch.position
         recency = torch.where(batch.mask, 1 + 1 / (1 + age.double()), 0)

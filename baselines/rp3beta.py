@@ -3,17 +3,17 @@ Christoffel, Paudel, Newell, Bernstein, RecSys 2015, doi 10.1145/2792838.2800180
 with beta = 0 P3alpha: Cooper, Lee, Radzik, Siantos, WWW 2014 Companion.  No official code; read:
 github.com/MaurizioFD/RecSys2019_DeepLearning_Evaluation @ f5618c6, Elliot @ fc27efe, WarpRec @ e00f8cc.
 
-A walk goes from an item of the history to a user who took it and on to another item of that user. The probability of
-where it ends, with each step raised to a power and popular ends pushed down, is the score: a closed form.
+A walk goes from an item of the history to a user who took it, and on to another item of that user. The score is the
+probability that it ends in an item, with each step raised to a power and popular ends pushed down: a closed form.
 
 Axes: U users, N items, B items of a block, T histories, W width. X [U, N+1] holds the training events, d_u = items of
 user u, n_i = users of item i.
 Follows: walk() is P3alpha's transition matrix, W_ij = n_i^-alpha * sum of d_u^-alpha over users u with both i and j,
 and RP3beta's re-ranking W_ij * n_j^-beta; score() sums the rows of W over the history.
 Differences that matter, all others in the recipe:
- 1. W is pruned once, to k targets of each source; the RecSys 2019 code and Elliot prune by column after that, too.
+ 1. W is pruned once, to k targets of each source; the RecSys 2019 code and Elliot then prune by column too.
  2. The history is the evaluation input, so at test time it holds the validation event, as for sequential models.
- 3. alpha = .3 and beta = .2; the usual 1 and .6 are 40% worse on Amazon data (5-core).
+ 3. alpha = .3 and beta = .2; the usual 1 and .6 are 40 % worse on Amazon data (5-core).
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class RP3betaConfig:
 
 
 def power(counts: np.ndarray, exponent: float) -> np.ndarray:
-    """Return counts^-exponent, and 0 where the count is 0: nothing leads from or to there."""
+    """Return counts^-exponent, and 0 where the count is 0: no walk passes there."""
     return np.where(counts > 0, np.maximum(counts, 1.0) ** -exponent, 0.0)
 
 
@@ -62,7 +62,7 @@ class RP3beta(Recommender[RP3betaConfig]):
         self.register_buffer("count", count)
         walk = self.walk(catalog)
         self.neighbours = Neighbours.build(
-            # As float32 before the pruning: weights that are equal but for the order of a sum are equal numbers.
+            # Rounding to float32 before the pruning makes weights equal that differ only in the order of a sum.
             lambda ids: walk(ids).float(),
             n_items=catalog.n_items,
             k=config.k,
@@ -74,7 +74,7 @@ class RP3beta(Recommender[RP3betaConfig]):
     def walk(self, catalog: Catalog) -> Callable[[Tensor], Tensor]:
         """Return the function ids [B] -> unpruned W, float64 [B, N+1].
 
-        The ids are sources and the columns targets, or the other way round when pruning by target.
+        The ids are sources and the columns targets, or the reverse when pruning by target.
         """
         config = self.config
         counts = user_item_matrix(
@@ -84,19 +84,19 @@ class RP3beta(Recommender[RP3betaConfig]):
         taken, step = counts.copy(), counts.copy()
         taken.data[:] = 1.0
         n_users = taken.sum(0)
-        # Powers of the stored entries: not of the matrix, and not of the result.
+        # The power applies to the stored entries, not to the matrix or the result.
         of_user = np.repeat(counts.sum(1), np.diff(counts.indptr))
         step.data = (counts.data / of_user) ** config.alpha
         alpha_source = config.alpha if config.alpha_source is None else config.alpha_source
         source, target = power(n_users, alpha_source), power(n_users, config.beta)
         if config.prune == "source":
-            first, second, here, there = taken.T.tocsr(), step, source, target
+            first, second, of_row, of_column = taken.T.tocsr(), step, source, target
         else:
-            first, second, here, there = step.T.tocsr(), taken, target, source
+            first, second, of_row, of_column = step.T.tocsr(), taken, target, source
 
         def rows(ids: Tensor) -> Tensor:
             together = (first[ids.numpy()] @ second).toarray()
-            return torch.from_numpy(here[ids.numpy()][:, None] * together * there)
+            return torch.from_numpy(of_row[ids.numpy()][:, None] * together * of_column)
 
         return rows
 

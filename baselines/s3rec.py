@@ -1,13 +1,13 @@
 """S3-Rec: Self-Supervised Learning for Sequential Recommendation with Mutual Information Maximization. Zhou et al.,
 CIKM 2020, arXiv 2008.07873.  Official code: github.com/RUCAIBox/CIKM2020-S3Rec @ 2a81540.
 
-A Transformer over item ids is first trained to tell attributes, masked items and masked segments of histories, looking
-at both sides; then it is fine-tuned, causally, on the next item. Attributes teach and are no input.
+A Transformer over item ids is first trained, bidirectionally, to predict attributes, masked items and masked segments
+of histories; then it is fine-tuned, causally, on the next item. Attributes are labels, never inputs.
 
 Axes: R rows, W width, D hidden, A attributes, T targets, N items, E training events; [MASK] is id N + 1.
 Follows the official code and the paper's four terms, pretraining_loss(): attributes of visible items (AAP), masked
-items (MIP), attributes of masked items (MAP; both attribute_terms()), segments (SP). What they hide: draw_cloze().
-Encoder: encode(). Fine-tuning: loss().
+items (MIP), attributes of masked items (MAP; both attribute_terms()), segments (SP). draw_cloze() hides items and
+segments, encode() is the encoder, loss() the fine-tuning.
 Differences: (1) attributes are scored from the state of an item in its history, all of them at once, as the code does;
 the paper scores the item's embedding, against sampled attributes. (2) Validation and test events are neither cut into
 segments nor kept from being negatives; the code does both. (3) [MASK] is never a negative item; in the code it can be.
@@ -42,7 +42,7 @@ class S3RecConfig(Sampling):
     map_weight: NonNegativeFloat
     sp_weight: NonNegativeFloat
     pair_form: Literal["double", "logit"]  # is the form of MIP and SP, see pair_loss
-    loss: Loss  # of fine-tuning
+    loss: Loss  # is that of fine-tuning
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
@@ -56,7 +56,7 @@ class S3RecConfig(Sampling):
 
 
 class Labels(nn.Module):
-    """Classes that items have, any number each, as lists: a table of all classes would be large for many brands.
+    """The classes of items, any number each, as lists: a table of all classes would be large with many brands.
 
     item, label  pairs, int64 [n] each. Classes of fewer than `min_count` items are left out.
     """
@@ -70,9 +70,9 @@ class Labels(nn.Module):
         is_kept = torch.bincount(pairs[:, 1], minlength=1) >= min_count
         items, labels = pairs[is_kept[pairs[:, 1]]].unbind(1)
         counts = torch.bincount(items, minlength=n_items + 2)
-        place = torch.arange(len(items)) - (counts.cumsum(0) - counts)[items]
+        column = torch.arange(len(items)) - (counts.cumsum(0) - counts)[items]
         ids = torch.zeros(n_items + 2, int(counts.max()), dtype=torch.int64)
-        ids[items, place] = (is_kept.cumsum(0) - 1)[labels]
+        ids[items, column] = (is_kept.cumsum(0) - 1)[labels]
         self.n_classes = int(is_kept.sum())
         # Not in checkpoints: the data set has them.
         self.register_buffer("ids", ids, persistent=False)
@@ -80,17 +80,17 @@ class Labels(nn.Module):
 
     @property
     def n_labelled(self) -> int:
-        """How many items have a class."""
+        """Return how many items have a class."""
         return int(self.is_real.any(1).sum())
 
     def bce(self, logits: Tensor, items: Tensor) -> Tensor:
         """Return the binary cross entropy of logits [..., A] with the classes of items [...], summed over A, [...]."""
-        own = logits.gather(-1, self.ids[items])
-        return F.softplus(logits).sum(-1) - torch.where(self.is_real[items], own, 0.0).sum(-1)
+        of_classes = logits.gather(-1, self.ids[items])
+        return F.softplus(logits).sum(-1) - torch.where(self.is_real[items], of_classes, 0.0).sum(-1)
 
 
 def attribute_labels(config: S3RecConfig, catalog: Catalog) -> Labels:
-    """Return the attributes of the items; ValueError when the data set has none."""
+    """Return the attributes of the items; raise ValueError when the data set has none."""
     item, label = torch.zeros(2, 0, dtype=torch.int64)
     if catalog.category_ids is not None and catalog.category_offsets is not None:
         item = torch.repeat_interleave(torch.arange(catalog.n_items + 1), catalog.category_offsets.diff())
@@ -109,30 +109,30 @@ def attribute_labels(config: S3RecConfig, catalog: Catalog) -> Labels:
 
 
 class Cloze(NamedTuple):
-    """What pre-training hides of histories; all [R, W]."""
+    """The versions of histories that pre-training compares; all [R, W]."""
 
-    items: Tensor  # with [MASK] in place of masked items
+    items: Tensor  # the history with [MASK] for masked items
     is_masked: Tensor
-    negatives: Tensor  # an item for each place that its history does not have
+    negatives: Tensor  # for each event an item that its history does not have
     context: Tensor  # the history without a segment
     positive: Tensor  # the segment alone
-    negative: Tensor  # other events in its place
+    negative: Tensor  # other events instead of the segment
 
 
 def history_lengths(batch: Batch) -> Tensor:
-    """Return how many places the history of each place has, int64 [R, W]; any number where there is padding."""
+    """Return the length of each event's history, int64 [R, W]; any number for padding."""
     return batch.attention_mask(causal=False).sum(-1)
 
 
 def items_elsewhere(batch: Batch, n_items: int) -> Tensor:
-    """Draw an item for each place, uniform over those that its history does not have, int64 [R, W].
+    """Draw an item for each event, uniformly from those that its history does not have, int64 [R, W].
 
     With the different items of a history sorted, h_1 < .. < h_m, h_k - k others are below h_k: the x-th of the
     others is x + #{k: h_k - k < x}, as in mmbench.data.negatives.
     """
     items, same = batch.item_seq, batch.attention_mask(causal=False)
     is_equal = same & (items[:, :, None] == items[:, None, :])
-    is_first = batch.mask & ~is_equal.tril(-1).any(-1)  # of several places with one item
+    is_first = batch.mask & ~is_equal.tril(-1).any(-1)  # occurrence of an item in its history
     others = same & is_first[:, None, :]
     rank = (others & (items[:, None, :] <= items[:, :, None])).sum(-1)
     draw = torch.rand(items.shape, dtype=torch.float64, device=items.device)
@@ -141,17 +141,17 @@ def items_elsewhere(batch: Batch, n_items: int) -> Tensor:
 
 
 def draw_cloze(batch: Batch, events: Tensor, n_items: int, mask_ratio: float) -> Cloze:
-    """Draw what is hidden of each history; `events` are the items of all training events [E], user after user.
+    """Draw the items and the segment to hide of each history; `events` [E] are the items of all training events.
 
-    The last item is always masked. A segment has 1 to half of the history's items; a history of one item has none,
-    and is context and segment as it is.
+    The last item is always masked. A segment has 1 to half of the history's items; a history with a single item has no
+    segment and is both context and segment.
     """
     items, position, mask_id = batch.item_seq, batch.position, n_items + 1
     length = history_lengths(batch)
     draw = torch.rand(4, *items.shape, dtype=torch.float64, device=items.device)
     is_masked = batch.mask & ((draw[0] < mask_ratio) | (position == length - 1))
     first = torch.arange(items.shape[1], device=items.device) - position
-    of_history = draw[1:].gather(2, first.expand(3, -1, -1))  # draws of its first place serve all of them
+    of_history = draw[1:].gather(2, first.expand(3, -1, -1))  # the draws of its first event
     size = 1 + (of_history[0] * (length // 2)).long()
     begin = (of_history[1] * (length - size + 1)).long()
     cut = (of_history[2] * (len(events) - size + 1)).long()
@@ -176,7 +176,7 @@ def pair_loss(positive: Tensor, negative: Tensor, form: Literal["double", "logit
 
 
 class Pretraining(nn.Module):
-    """What only pre-training needs besides the encoder."""
+    """The modules that only pre-training needs."""
 
     events: Tensor
 
@@ -233,13 +233,14 @@ class S3Rec(Recommender[S3RecConfig]):
     # -- states -------------------------------------------------------------------------------------------
 
     def encode(self, items: Tensor, batch: Batch, *, causal: bool, slot: Tensor | None = None) -> Tensor:
-        """Return states of the items [C R, W], C versions of the batch's, [C R, W, D], or [T, D] at `slot`.
+        """Return the states of items [C R, W], C versions of the batch's, [C R, W, D], or [T, D] at `slot`.
 
         The newest item of a history has the last position.
         """
         n_versions = len(items) // len(batch.item_seq)
-        place = (self.max_len - history_lengths(batch) + batch.position).clamp(min=0)  # padding may have any
-        x = self.item_emb(items) + self.position_emb(place).repeat(n_versions, 1, 1)
+        # Any position will do for padding.
+        position = (self.max_len - history_lengths(batch) + batch.position).clamp(min=0)
+        x = self.item_emb(items) + self.position_emb(position).repeat(n_versions, 1, 1)
         mask = batch.attention_mask(causal=causal).repeat(n_versions, 1, 1)
         return self.encoder(self.drop(self.norm(x)), mask, slot)
 
@@ -260,11 +261,11 @@ class S3Rec(Recommender[S3RecConfig]):
     @property
     def parts_of_pretraining(self) -> Pretraining:
         if self.pretraining is None:
-            raise TypeError("pretrain_epochs is 0, so nothing of pre-training was made")
+            raise TypeError("pretrain_epochs is 0, so the modules of pre-training do not exist")
         return self.pretraining
 
     def pretraining_loss(self, batch: Batch, cloze: Cloze) -> dict[str, Tensor]:
-        """Return the four weighted terms, each a sum over the places, or the histories, that it is about."""
+        """Return the four weighted terms, each a sum over the events, or the histories, that it concerns."""
         config, parts = self.config, self.parts_of_pretraining
         versions = torch.cat([cloze.items, cloze.context, cloze.positive, cloze.negative])
         states, context, positive, negative = self.encode(versions, batch, causal=False).chunk(4)
@@ -286,7 +287,7 @@ class S3Rec(Recommender[S3RecConfig]):
     def attribute_terms(
         self, states: Tensor, items: Tensor, is_visible: Tensor, is_masked: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the sums of AAP and MAP. No place has both, so each has the logits [A] of one of their maps."""
+        """Return the sums of AAP and MAP. No event has both terms, so a single set of logits [A] serves both."""
         parts = self.parts_of_pretraining
         query = torch.where(is_masked[..., None], parts.map(states), parts.aap(states))
         losses = parts.labels.bce(query @ parts.attribute_emb.weight.T, items)

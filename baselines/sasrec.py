@@ -1,17 +1,17 @@
 """SASRec: Self-Attentive Sequential Recommendation. Kang and McAuley, ICDM 2018, doi 10.1109/ICDM.2018.00035.
 Official code: github.com/kang205/SASRec (TensorFlow 1).
 
-A causal Transformer reads the item ids of a history; its last state is compared with the item embeddings.
-Two different networks go by this name, and the setting `network` says which one a result is of:
-"bert-style" (default, what toolboxes and the HM4SR table call SASRec) and "official" (the authors' code).
+A causal Transformer reads the item ids of a history; its last state is compared with the item embeddings. Two networks
+go by this name, which the setting `network` tells apart: "bert-style" (default; what toolboxes and the HM4SR table call
+SASRec) and "official" (the authors' code).
 
 Axes: R rows, W width, D hidden, T targets, N items.
 Follows: paper sec. III-A to C encode(), III-D query()/item_table(), III-E loss().
-Differences: (1) trained on all positions of a history in one pass instead of one sample per prefix; equal in
-loss and gradient with dropout off (`samples = "prefix"` is the literal procedure). (2) The padding id is no
-class of the softmax. (3) official: users are shuffled each epoch, not drawn with replacement; histories lie on
-the left, so the oldest kept item has position 0 (the authors pad on the left: the newest has the last position).
-(4) official: attention rows of padding are not needed, because padding has no place inside a history.
+Differences: (1) trained on all positions of a history in a single pass instead of a sample per prefix; equal in loss
+and gradient with dropout off (`samples = "prefix"` is the literal procedure). (2) The padding id is not a class of the
+softmax. (3) official: users are shuffled each epoch, not drawn with replacement; histories lie on the left, so the
+oldest kept item has position 0 (the authors pad on the left: the newest has the last position). (4) official: attention
+rows of padding are not computed, because padding never lies inside a history.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class SASRecConfig(Sampling):
     n_layers: PositiveInt
     n_heads: PositiveInt
     dropout: Probability
-    attn_dropout: Probability  # the official network has one rate everywhere: `dropout`
+    attn_dropout: Probability  # the official network uses `dropout` everywhere
     l2_emb: NonNegativeFloat = 0.0  # weighs the squared norms of both tables
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class SASRec(Recommender[SASRecConfig]):
         return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
-        """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
+        """Return the states of all positions [R, W, D], or only those at `slot` (flat in [R W]), [T, D]."""
         x, mask = self.item_emb(batch.item_seq), batch.attention_mask(causal=True)
         if self.config.network == "official":
             x = self.drop(x * self.config.hidden_dim**0.5 + self.position_emb(batch.position))

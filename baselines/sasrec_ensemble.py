@@ -2,18 +2,18 @@
 al., 2026, manuscript, sec. 3.7.4 and fig. 5), without equations or code; its members are Kang and McAuley's SASRec,
 ICDM 2018, doi 10.1109/ICDM.2018.00035, in the form of their code, github.com/kang205/SASRec.
 
-It asks how much of TMMSRec is only the sum of three models. Setting `training` has two readings of that sum: one loss
-on it ("joint", as TMMSRec's eq. 14), or members that are trained one after another, each with its own loss and early
-stopping ("separate"). modalities = ["id", "id", "id"] is an ensemble without more information.
+It asks how much of TMMSRec is only the sum of three models. The setting `training` reads that sum in two ways: a loss
+of the summed score ("joint", as TMMSRec's eq. 14), or members that are trained in turn, each with a loss and early
+stopping of its own ("separate"). modalities = ["id", "id", "id"] is an ensemble without additional information.
 
 Axes: R rows, W width, D hidden, M members, T targets, K negatives, N items.
-Follows: SASRecMember = SASRec variant B; query()/item_table() = the sum of scores as one product of concatenations;
+Follows: SASRecMember = SASRec variant B; query()/item_table() = the sum of scores as a product of concatenations;
 loss() = TMMSRec eq. 14 (joint) or SASRec's loss of each member (separate).
 Differences: (1) Features are divided by their mean norm, pass a linear map unless they are D wide, and are not scaled
 by sqrt(D) as ids are (`feature_scale`): nothing is printed. (2) An item without a modality has the zero vector and
-score 0 there. (3) Histories lie on the left: the oldest kept item has position 0. (4) Users are shuffled, not drawn
+score 0 in it. (3) Histories lie on the left: the oldest kept item has position 0. (4) Users are shuffled, not drawn
 with replacement. (5) Matrices start xavier-normal, as in TMMSRec's code; SASRec's are xavier-uniform (`init`).
-(6) The members run one after another, not stacked into one.
+(6) The members run in turn, not stacked.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class SASRecEnsembleConfig(EnsembleConfig):
 
 
 class SASRecMember(nn.Module):
-    """One SASRec over one modality's item vectors, with parameters of its own."""
+    """A SASRec over the item vectors of a modality."""
 
     def __init__(self, config: SASRecEnsembleConfig, catalog: Catalog, modality: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class SASRecMember(nn.Module):
         )  # fmt: skip
 
     def restart(self) -> None:
-        """New draws of all weights."""
+        """Draw all weights anew."""
         draw = nn.init.xavier_normal_ if self.init == "xavier-normal" else nn.init.xavier_uniform_
         for parameter in self.parameters():
             if parameter.dim() == 2:
@@ -78,7 +78,7 @@ class SASRecMember(nn.Module):
             zero_padding(self.items)
 
     def forward(self, batch: Batch, vectors: Tensor) -> Tensor:
-        """Item vectors of the batch [R, W, D] -> states f at its slots [T, D]."""
+        """Return the states f at the slots of the batch, [T, D], from its item vectors [R, W, D]."""
         x = self.drop(vectors * self.scale + self.position_emb(batch.position))
         return self.encoder(x, batch.attention_mask(causal=True), batch.mask, batch.slot)
 
@@ -86,7 +86,7 @@ class SASRecMember(nn.Module):
 class SASRecEnsemble(Ensemble[SASRecEnsembleConfig]):
     def __init__(self, config: SASRecEnsembleConfig, catalog: Catalog) -> None:
         super().__init__(config, catalog, SASRecMember)
-        for _, member in self.members.asked():
+        for _, member in self.members.active():
             member.restart()
 
     @property
@@ -97,23 +97,23 @@ class SASRecEnsemble(Ensemble[SASRecEnsembleConfig]):
         every = torch.arange(1, self.n_items + 1, device=batch.item_seq.device)
         return {
             name: member(batch, member.items(batch.item_seq)) @ member.items(every).T
-            for name, member in self.members.asked()
+            for name, member in self.members.active()
         }
 
     def query(self, batch: Batch) -> Tensor:
-        states = [one(batch, one.items(batch.item_seq)) for _, one in self.members.asked()]
+        states = [member(batch, member.items(batch.item_seq)) for _, member in self.members.active()]
         return torch.cat(states, dim=-1)
 
     def item_table(self) -> Tensor:
         every = torch.arange(1, self.n_items + 1, device=next(self.parameters()).device)
-        return torch.cat([one.items(every) for _, one in self.members.asked()], dim=-1)
+        return torch.cat([member.items(every) for _, member in self.members.active()], dim=-1)
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """-log sigma(r+) - log(1 - sigma(r-)) of the summed scores, or of each member's own."""
+        """Return -log sigma(r+) - log(1 - sigma(r-)) of the summed scores, or of each member's."""
         ids, scores = pairs(batch), {}
-        for name, member in self.members.asked():
+        for name, member in self.members.active():
             inputs, items = look_up(member.items, batch.item_seq, ids)
             scores[f"bce_{name}"] = dots(member(batch, inputs), items)  # [T, 1 + K]
         if self.config.training == "joint":
             scores = {"bce": torch.stack(list(scores.values())).sum(0)}
-        return {term: bce(one[:, 0], one[:, 1:]) for term, one in scores.items()}
+        return {term: bce(score[:, 0], score[:, 1:]) for term, score in scores.items()}

@@ -2,19 +2,19 @@
 Chen, Zhao, CIKM 2024, arXiv:2402.18166.  Official code: github.com/RUCAIBox/TedRec @ e6b3cb9 (on RecBole).
 
 The texts of a history's items and their ids are fused as whole sequences: experts map texts to the width of ids, then
-both are multiplied frequency by frequency, which mixes every event's text with every other event's id. A causal
-Transformer reads the result; its last state is compared with the id vectors by cosine.
+texts and ids are multiplied frequency by frequency, which mixes every event's text with every other event's id. A
+causal Transformer reads the result; its last state is compared with the id vectors by cosine.
 
-Axes: R rows, W width, T histories (one for each target), L = max_len places, K = L // 2 + 1 frequencies, G experts,
+Axes: R rows, W width, T histories (of each target), L = max_len positions, K = L // 2 + 1 frequencies, G experts,
 F width of features, D hidden, N items.
-Follows: paper sec. 3.2: Adaptor the distinguishable textual representations (experts with an offset for each place);
+Follows: paper sec. 3.2: Adaptor the distinguishable textual representations (experts with an offset for each position);
 sec. 3.3: FrequencyFusion the contextual convolution and its two gates; sec. 3.4: encode() the Transformer,
 query()/item_table() and loss() cosines and cross entropy.
 Three differences matter, the recipe lists all: (1) Padding takes part in the frequencies, as in the code: the random
-vector of its id, and the experts' offsets; `zero_padding` keeps it out. (2) The padding id is no class of the softmax,
-so that this vector stays as it was drawn. (3) Experts and Transformer run over packed histories, the frequencies over
-histories padded to L; the same numbers, without 768-wide work for padding.
-Not causal: frequencies mix later events into earlier ones, so each target is trained with its own prefix.
+vector of its id, and the experts' offsets; `zero_padding` keeps it out. (2) The padding id is not a class of the
+softmax, so this vector stays as it was drawn. (3) Experts and Transformer run over packed histories, the frequencies
+over histories padded to L; the same numbers, without 768-wide work for padding.
+Not causal: frequencies mix later events into earlier events, so each target is trained with the prefix before it.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class TedRecConfig(Sampling):
     n_heads: PositiveInt
     dropout: Probability
     attn_dropout: Probability
-    adaptor_dropout: Probability  # drops features, for each expert anew
+    adaptor_dropout: Probability  # drops features, with a mask for each expert
     n_experts: PositiveInt  # G
     temperature: PositiveFloat  # tau
     modalities: tuple[Literal["text", "image"], ...]
@@ -59,34 +59,34 @@ class TedRecConfig(Sampling):
 
 
 class Adaptor(nn.Module):
-    """Frozen features -> D: G experts W_g (dropout_g(x) - b_g[place]), mixed by a gate that is noisy in training."""
+    """Vectors of frozen features: G experts W_g (dropout_g(x) - b_g[position]) and a gate, noisy in training."""
 
     feat: Tensor
 
-    def __init__(self, feat: Tensor, config: TedRecConfig, n_places: int) -> None:
+    def __init__(self, feat: Tensor, config: TedRecConfig, n_positions: int) -> None:
         super().__init__()
         width, self.n_experts, self.p = feat.shape[1], config.n_experts, config.adaptor_dropout
-        self.register_buffer("feat", feat, persistent=False)  # the data set has it
+        self.register_buffer("feat", feat, persistent=False)  # not in checkpoints: the data set has it
         self.experts = nn.Linear(width, self.n_experts * config.hidden_dim, bias=False)
-        self.offsets = nn.Parameter(torch.zeros(self.n_experts, n_places, width))
+        self.offsets = nn.Parameter(torch.zeros(self.n_experts, n_positions, width))
         self.gate = nn.Linear(width, self.n_experts, bias=False)
         self.noise = nn.Linear(width, self.n_experts, bias=False)
 
     @torch.no_grad()
     def reset_gates(self) -> None:
-        """Make all experts weigh the same at first."""
+        """Zero the gates, so that all experts weigh the same at first."""
         self.gate.weight.zero_()
         self.noise.weight.zero_()
 
-    def forward(self, items: Tensor, place: Tensor) -> Tensor:
-        """Return the vectors of items [R, W] at their places [R, W] in their histories, [R, W, D]."""
+    def forward(self, items: Tensor, position: Tensor) -> Tensor:
+        """Return the vectors of items [R, W] at their positions [R, W], [R, W, D]."""
         x = F.embedding(items, self.feat)
-        offsets = F.embedding(place, self.mapped_offsets().flatten(1)).unflatten(-1, (self.n_experts, -1))
+        offsets = F.embedding(position, self.mapped_offsets().flatten(1)).unflatten(-1, (self.n_experts, -1))
         shares = self.shares(self.gate(x), self.noise(x))
         return torch.einsum("rwg,rwgd->rwd", shares, self.mapped(x) - offsets)
 
     def padding(self, like: Tensor) -> Tensor:
-        """Return what padding has beside T histories, whose features are zero: [T, L, D], or [L, D] in evaluation."""
+        """Return the vectors of padding, whose features are zero, for T histories: [T, L, D]; [L, D] in evaluation."""
         offsets = self.mapped_offsets()  # [L, G, D]
         if not self.training:
             return -offsets.mean(1)
@@ -94,7 +94,7 @@ class Adaptor(nn.Module):
         return -torch.einsum("tlg,lgd->tld", self.shares(zero, zero), offsets)
 
     def shares(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """Return the experts' weights [..., G], whose noise is drawn for each place and expert in training."""
+        """Return the experts' weights [..., G]; training draws noise for each position and expert."""
         if self.training:
             drawn = torch.randn(logits.shape, dtype=logits.dtype, device=logits.device)
             logits = logits + drawn * (F.softplus(noise) + LEAST_NOISE)
@@ -105,12 +105,12 @@ class Adaptor(nn.Module):
         if not self.training or not self.p:
             mapped: Tensor = self.experts(x)
             return mapped.unflatten(-1, (self.n_experts, -1))
-        # One expert after the other: their copies of x do not fit into a processor's cache together.
+        # Expert after expert: their copies of x do not fit into a processor's cache together.
         by_expert = [dropout(x, self.p, self.training) @ weight.T for weight in self.weights()]
         return torch.stack(by_expert, -2)
 
     def mapped_offsets(self) -> Tensor:
-        """Return W_g b_g[place], [L, G, D]."""
+        """Return W_g b_g[position], [L, G, D]."""
         return (self.offsets @ self.weights().mT).transpose(0, 1)
 
     def weights(self) -> Tensor:
@@ -119,19 +119,19 @@ class Adaptor(nn.Module):
 
 
 class FrequencyFusion(nn.Module):
-    """X = 2 (a_1 c_1 + a_2 c_2): ids under a learned filter, and ids under the filter that texts are.
+    """X = 2 (a_1 c_1 + a_2 c_2): ids under a learned filter, and ids under texts as the filter.
 
-    c = irfft(rfft(ids) * filter) along the places; a = sigmoid(w . c + b), one number a place. With several modalities
-    each is a filter of its own with a gate of its own. A filter, and a spectrum, has 2 K rows: real, then imaginary.
+    c = irfft(rfft(ids) * filter) along the positions; a = sigmoid(w . c + b), a number per position. Each further
+    modality adds a filter and a gate. Filters and spectra have 2 K rows: real parts, then imaginary parts.
     """
 
-    def __init__(self, n_places: int, dim: int, n_contents: int) -> None:
+    def __init__(self, n_positions: int, dim: int, n_contents: int) -> None:
         super().__init__()
-        self.filter = nn.Parameter(torch.empty(2 * (n_places // 2 + 1), dim))
+        self.filter = nn.Parameter(torch.empty(2 * (n_positions // 2 + 1), dim))
         self.gates = nn.ModuleList(nn.Linear(dim, 1) for _ in range(1 + n_contents))
 
     def reset(self) -> None:
-        """Draw the filter and the gates' biases, which are not zero at first."""
+        """Draw the filter and the biases of the gates, which are not zero at first."""
         nn.init.normal_(self.filter, std=0.02)
         for gate in self.gates:
             assert isinstance(gate, nn.Linear)
@@ -150,17 +150,17 @@ class FrequencyFusion(nn.Module):
 
 
 def fourier(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rfft and irfft (both "ortho") along the L places of x [T, L, D] as matrices [2 K, L] and [L, 2 K].
+    """Return rfft and irfft (both "ortho") along the L positions of x [T, L, D] as matrices [2 K, L] and [L, 2 K].
 
-    On a CPU products with them take less time than the transforms; torch can vectorise and compile them everywhere.
+    On a CPU products with them are faster than the transforms; torch can vectorise and compile them everywhere.
     """
-    n_places = x.shape[1]
-    unit = torch.eye(n_places, dtype=x.dtype, device=x.device)
+    n_positions = x.shape[1]
+    unit = torch.eye(n_positions, dtype=x.dtype, device=x.device)
     spectrum = torch.fft.rfft(unit, dim=0, norm="ortho")
     transform = torch.cat([spectrum.real, spectrum.imag])
     frequency = torch.arange(len(spectrum), device=x.device)
-    # Each stands for two frequencies, except 0 and, if L is even, the highest.
-    times = torch.where((frequency == 0) | (2 * frequency == n_places), 1.0, 2.0).to(x.dtype)
+    # Each counts twice, except frequency 0 and, if L is even, the highest.
+    times = torch.where((frequency == 0) | (2 * frequency == n_positions), 1.0, 2.0).to(x.dtype)
     return transform, (transform * times.repeat(2)[:, None]).T
 
 
@@ -172,28 +172,28 @@ def complex_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Grid(NamedTuple):
-    """The histories of T targets, one in a row of L places, and where their events lie in the batch's flat [R W]."""
+    """The histories of T targets as rows of L positions, and the indices of their events in the batch's flat [R W]."""
 
-    source: Tensor  # int64 [T, L], place in the batch; 0 where there is padding
+    source: Tensor  # int64 [T, L], index in the flat batch; 0 for padding
     real: Tensor  # bool [T, L], False = padding
 
     @staticmethod
-    def of(batch: Batch, n_places: int) -> "Grid":
-        """Return the grid of the batch's slots, each of which is the last event of a history of its own."""
+    def of(batch: Batch, n_positions: int) -> "Grid":
+        """Return the grid of the batch's slots, each the last event of a separate history."""
         last = batch.position.flatten()[batch.slot][:, None]
-        place = torch.arange(n_places, device=last.device)
-        real = place <= last
-        return Grid(torch.where(real, batch.slot[:, None] - last + place, 0), real)
+        position = torch.arange(n_positions, device=last.device)
+        real = position <= last
+        return Grid(torch.where(real, batch.slot[:, None] - last + position, 0), real)
 
     def take(self, flat: Tensor) -> Tensor:
-        """Spread the batch's flat [R W, D] over the grid, [T, L, D]; padding gets anything."""
+        """Spread the batch's flat [R W, D] over the grid, [T, L, D]; the values of padding are arbitrary."""
         return F.embedding(self.source, flat)
 
-    def put_back(self, x: Tensor, n_places: int) -> Tensor:
-        """Gather x [T, L, D] into the batch's flat [R W, D] with R W = `n_places`; its padding gets anything."""
+    def put_back(self, x: Tensor, n_flat: int) -> Tensor:
+        """Gather x [T, L, D] into the batch's flat [R W, D], R W = `n_flat`; the values of padding are arbitrary."""
         cell = torch.arange(self.source.numel(), device=x.device)
-        place = torch.where(self.real, self.source, n_places).flatten()
-        source = place.new_zeros(n_places + 1).scatter(0, place, cell)[:-1]
+        index = torch.where(self.real, self.source, n_flat).flatten()
+        source = index.new_zeros(n_flat + 1).scatter(0, index, cell)[:-1]
         return F.embedding(source, x.flatten(0, 1))
 
 
@@ -236,7 +236,7 @@ class TedRec(Recommender[TedRecConfig]):
         return Needs(samples=("prefix",), causal=False, extras=self.next_item.extras)
 
     def fuse(self, batch: Batch) -> Tensor:
-        """Return X of every place of the batch, [R, W, D]."""
+        """Return X of every event of the batch, [R, W, D]."""
         grid, items = Grid.of(batch, self.max_len), batch.item_seq.flatten()
         ids = self.item_emb(torch.where(grid.real, items[grid.source], 0))
         contents = []

@@ -2,18 +2,19 @@
 Yang, Guo, Jiang, Wang, Xu, Sun, Liu, AAAI 2023, arXiv:2212.08262.
 Official code: github.com/KingGugu/TiCoSeRec@302b295; slips of earlier commits are in ticoserec_released.py.
 
-SASRec with a contrastive term: two views of a user's training history, each changed by one of five operations that look
-at the gaps between its events, shall have similar states. Operations crop, reorder, mask, substitute or insert where
-that makes the gaps more even. Times act on the views only; encoder and score read item ids.
+SASRec with a contrastive term: two views of a user's training history, each changed by one of five operations, should
+have similar states. Operations crop, reorder, mask, substitute or insert where that makes the gaps between events more
+even. Times act on the views only; encoder and score read item ids.
 
-Axes: R rows (one user each), W width of the histories, L max_len, D hidden, T targets, N items, U users.
-Follows: the five operations crop(), reorder(), mask(), substitute() and insert(), one of them drawn in augment();
-users with even gaps most_uniform(); similar items SimilarItems(); the network encode(), its two terms loss().
+Axes: R rows (a user each), W width of the histories, L max_len, D hidden, T targets, N items, U users.
+Follows: crop(), reorder(), mask(), substitute() and insert() the five operations (mmbench.nn.augmentation), augment()
+the draw of one of them; most_uniform() users with even gaps; SimilarItems() similar items; encode() the network, loss()
+its two terms.
 Differences that matter (ticoserec.toml lists all, with their switches):
 (1) users that are not augmented: those with the most even gaps, as the paper says; the code compares row numbers of a
     sorted file with user ids.
-(2) items beside the largest and smallest gaps: substitute, insert and mask act on them; the code used ranks in the
-    sorted list as places until 2023-04-02, and so acted on other items (variant as-released).
+(2) items beside the largest and smallest gaps: substitute, insert and mask act on them; until 2023-04-02 the code used
+    ranks in the sorted list as positions, and so acted on other items (variant as-released).
 (3) warm-ups: epochs; the code counts drawn samples.
 """
 
@@ -29,6 +30,16 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.nn.augmentation import (
+    Choose,
+    choose_positions,
+    crop,
+    insert,
+    left_pad,
+    mask,
+    reorder,
+    substitute,
+)
 from mmbench.nn.histories import TrainHistories
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
 from mmbench.nn.losses import nce
@@ -41,8 +52,8 @@ from mmbench.settings.config import (
     Probability,
 )
 
-BLOCK = 1024  # items whose similarities to all others are held at once
-SHORT = 3  # the first three of the operations in `augment` are for short histories too
+BLOCK = 1024  # items whose similarities to all others are in memory together
+SHORT = 3  # the first three operations in `augment` apply to short histories too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +71,8 @@ class TiCoSeRecConfig(Sampling):
     substitute_rate: Fraction
     insert_rate: Fraction
     mask_mode: Literal["random", "maximum", "minimum"]
-    short_length: NonNegativeInt  # histories up to here are substituted, inserted into or masked only
-    uniform_share: Fraction  # users with the most even gaps, whose views are the history itself
+    short_length: NonNegativeInt  # shorter histories are only substituted, inserted into or masked
+    uniform_share: Fraction  # users with the most even gaps, whose views are unchanged
     neighbours: Literal["offline", "hybrid"]
     temperature: PositiveFloat
     contrast_weight: NonNegativeFloat
@@ -73,129 +84,17 @@ class TiCoSeRecConfig(Sampling):
         check_heads(self.hidden_dim, self.n_heads)
 
 
-# -- operations: items int64 [R, W] (oldest first, right padded by 0), length int64 [R], gaps int64 [R, W] -----------
-
-
-def share(rate: float, length: Tensor) -> Tensor:
-    """Return int(rate * length), int64 [R]."""
-    return (rate * length.double()).long()
-
-
-def sorted_places(values: Tensor, length: Tensor, *, largest: bool) -> Tensor:
-    """Return the places of each history in the order of their values, real ones first, of equal ones the older; [R, W].
-
-    values [R, W], the largest (smallest) first.
-    """
-    place = torch.arange(values.shape[1], device=values.device)
-    keys = -values.double() if largest else values.double()
-    return keys.masked_fill(place >= length[:, None], float("inf")).argsort(dim=1, stable=True)
-
-
-def chosen_places(values: Tensor, length: Tensor, count: Tensor, *, largest: bool) -> Tensor:
-    """Return bool [R, W]: the `count` [R] real places with the largest (smallest) values; of equal ones the older."""
-    order = sorted_places(values, length, largest=largest)
-    rank = torch.arange(values.shape[1], device=values.device).expand_as(order)
-    return torch.zeros_like(order).scatter(1, order, rank) < count[:, None]
-
-
-Choose = Callable[..., Tensor]  # `chosen_places`, or what released code has in its place
-
-
-def best_window(gaps: Tensor, length: Tensor, width: Tensor) -> Tensor:
-    """Return the start [R] of the window of `width` [R] items with the smallest variance of gaps, the latest of equals.
-
-    The gaps are those between the window's timestamps WITHOUT its last; fewer than two have variance 0. Sums of
-    integers are exact, so equal variances are equal numbers (for histories that span less than 96 years).
-    """
-    n = (width - 2).clamp(min=1)[:, None]
-    starts = torch.arange(gaps.shape[1], device=gaps.device).expand_as(gaps)
-    end = (starts + n).clamp(max=gaps.shape[1])
-
-    def window_sum(values: Tensor) -> Tensor:
-        total = F.pad(values.cumsum(1), (1, 0))
-        return total.gather(1, end) - total[:, :-1]
-
-    first, second = window_sum(gaps), window_sum(gaps.square())
-    square = first.square()
-    variance = (second - square // n).double() - (square % n).double() / n  # times n
-    variance = variance.masked_fill((width < 4)[:, None], 0.0)
-    variance = variance.masked_fill(starts > (length - width)[:, None], float("inf"))
-    return torch.where(variance == variance.amin(1, keepdim=True), starts, -1).amax(1)
-
-
-def crop(items: Tensor, gaps: Tensor, length: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """Ti-Crop: the window of int(rate * length) items with the most even gaps; one random item if that is 2 or less."""
-    width = share(rate, length)
-    is_short = width <= 2
-    anywhere = (torch.rand(len(length), dtype=torch.float64, device=items.device) * length).long()
-    start = torch.where(is_short, anywhere, best_window(gaps, length, width))
-    width = torch.where(is_short, 1, width)
-    place = torch.arange(items.shape[1], device=items.device)
-    index = (start[:, None] + place).clamp(max=items.shape[1] - 1)
-    return items.gather(1, index).masked_fill(place >= width[:, None], 0), width
-
-
-def reorder(items: Tensor, gaps: Tensor, length: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """Ti-Reorder: the window of int(rate * length) items with the most even gaps, shuffled in place."""
-    width = share(rate, length)
-    start = best_window(gaps, length, width)
-    place = torch.arange(items.shape[1], device=items.device).expand_as(items)
-    inside = (place >= start[:, None]) & (place < (start + width)[:, None])
-    noise = torch.rand(items.shape, dtype=torch.float64, device=items.device)
-    keys = torch.where(inside, start[:, None] + noise, place)
-    return items.gather(1, keys.argsort(dim=1, stable=True)), length
-
-
-def mask(
-    items: Tensor, gaps: Tensor, length: Tensor, rate: float, mode: str, choose: Choose = chosen_places
-) -> tuple[Tensor, Tensor]:
-    """Ti-Mask: int(rate * length) items become padding: any, or those with the largest or smallest gap after them."""
-    count = share(rate, length)
-    if mode == "random":
-        hidden = chosen_places(torch.rand(items.shape, device=items.device), length, count, largest=False)
-    else:
-        hidden = choose(gaps, length, count, largest=mode == "maximum")
-    return items.masked_fill(hidden, 0), length
-
-
-def substitute(
-    items: Tensor, gaps: Tensor, length: Tensor, rate: float, similar: Tensor, choose: Choose = chosen_places
-) -> tuple[Tensor, Tensor]:
-    """Ti-Substitute: the items with the smallest gaps after them become `similar` [R, W]; a single item stays."""
-    count = share(rate, length).clamp(min=1).masked_fill(length < 2, 0)
-    return torch.where(choose(gaps, length, count, largest=False), similar, items), length
-
-
-def insert(
-    items: Tensor, gaps: Tensor, length: Tensor, rate: float, similar: Tensor, choose: Choose = chosen_places
-) -> tuple[Tensor, Tensor]:
-    """Ti-Insert: after each of the items with the largest gaps, one `similar` [R, W] item -> items [R, 2W]."""
-    count = share(rate, length).clamp(min=1).minimum(length)
-    after = choose(gaps, length, count, largest=True)
-    width = items.shape[1]
-    place = torch.arange(width, device=items.device) + after.cumsum(1) - after.long()  # where each item goes
-    out = items.new_zeros(len(items), 2 * width + 1).scatter(1, place, items)
-    out.scatter_(1, torch.where(after, place + 1, 2 * width), torch.where(after, similar, 0))
-    return out[:, :-1], length + count
-
-
-def left_pad(items: Tensor, length: Tensor, max_len: int) -> Tensor:
-    """Return the newest `max_len` items of each history at the right end of [R, max_len]."""
-    index = torch.arange(max_len, device=items.device) - max_len + length[:, None]
-    return items.gather(1, index.clamp(0, items.shape[1] - 1)).masked_fill(index < 0, 0)
-
-
 def augment(
     items: Tensor,
     gaps: Tensor,
     length: Tensor,
     *,
     similar: Tensor,
-    alone: Tensor,
+    unchanged: Tensor,
     config: TiCoSeRecConfig,
-    choose: Choose = chosen_places,
+    choose: Choose = choose_positions,
 ) -> tuple[Tensor, Tensor]:
-    """Return one view: each history changed by one operation, drawn for it; `alone` bool [R] stay as they are."""
+    """Return a view: each history changed by a random operation, except those that are `unchanged`, bool [R]."""
     history = (items, gaps, length)
     results = [
         substitute(*history, config.substitute_rate, similar, choose),
@@ -207,7 +106,7 @@ def augment(
     ]
     n_choices = torch.where(length <= config.short_length, SHORT, len(results) - 1)
     drawn = (torch.rand(len(items), dtype=torch.float64, device=items.device) * n_choices).long()
-    drawn = torch.where(alone, len(results) - 1, drawn)
+    drawn = torch.where(unchanged, len(results) - 1, drawn)
     views = torch.stack([F.pad(view, (0, 2 * items.shape[1] - view.shape[1])) for view, _ in results])
     row = torch.arange(len(items), device=items.device)
     return views[drawn, row], torch.stack([lengths for _, lengths in results])[drawn, row]
@@ -217,9 +116,9 @@ def augment(
 
 
 def most_uniform(histories: TrainHistories, uniform_share: float) -> Tensor:
-    """Return bool [U]: the share of users (of those with two events or more) whose gaps have the smallest variance.
+    """Return the share of users whose gaps have the smallest variance, bool [U], of those with two events or more.
 
-    Events at the same time count as one, so gaps of 0 are left out; fewer than two gaps have variance 0.
+    Simultaneous events count once, so gaps of 0 are left out; fewer than two gaps have variance 0.
     """
     n_events, is_gap = histories.n_events, histories.gaps > 0
     users, gaps = histories.users[is_gap], histories.gaps[is_gap].double()
@@ -252,9 +151,9 @@ def most_similar(rows: Callable[[int, int], Tensor], n_items: int) -> tuple[Tens
 
 
 class SimilarItems(nn.Module):
-    """The most similar item of each item: by common users (offline) and, once asked, by item embeddings (online).
+    """The most similar item of each item: by common users (offline) and, once updated, by item embeddings (online).
 
-    Where both name one, the larger of the two min-max normalised similarities decides.
+    Where both name an item, the larger of the two min-max normalised similarities decides.
     """
 
     offline: Tensor
@@ -270,13 +169,13 @@ class SimilarItems(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def score_offline(self, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Return similarities [N+1], the smallest and largest of which are known, on a scale from 0 to 1."""
+        """Return similarities [N+1] rescaled from low..high to 0..1."""
         return (value - low) / (high - low).clamp(min=1e-12)
 
     def score_online(self, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return self.score_offline(value, low, high)
 
-    def ask(self, table: Tensor) -> None:
+    def update(self, table: Tensor) -> None:
         """Take the online neighbour, by dot products of `table` [N+1, D], where its score is higher."""
         item, value, low = most_similar(lambda start, stop: table[start:stop] @ table.T, self.n_items)
         score = self.score_online(value, low, value.max())
@@ -284,7 +183,7 @@ class SimilarItems(nn.Module):
         self.current = torch.where(keep, self.offline, item)
 
     def forward(self, items: Tensor) -> Tensor:
-        """items int64 [...] -> a similar one of each, uniform over the catalogue where none is known."""
+        """Return a similar item for each of items int64 [...], a uniform draw where none is known."""
         known = self.current[items]
         return torch.where(known > 0, known, torch.randint_like(known, 1, self.n_items + 1))
 
@@ -339,8 +238,8 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
 
     @property
     def choose(self) -> Choose:
-        """How the items beside the largest or smallest gaps are found."""
-        return chosen_places
+        """Return the function that finds the items beside the largest or smallest gaps."""
+        return choose_positions
 
     def make_similar(self, catalog: Catalog) -> SimilarItems:
         return SimilarItems(catalog)
@@ -361,19 +260,19 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
     def start_epoch(self, epoch: int) -> None:
         self.epoch = epoch
         if self.config.neighbours != "offline" and epoch > self.config.online_warm_up:
-            self.similar.ask(self.item_emb.weight)
+            self.similar.update(self.item_emb.weight)
 
     def encode(self, item_seq: Tensor, slot: Tensor | None = None) -> Tensor:
-        """item_seq int64 [R, L], LEFT padded -> states [R, L, D], or [T, D] at the places `slot` of the flat [R L]."""
+        """Return states [R, L, D], or [T, D] at `slot` (flat in [R L]), of LEFT-padded item_seq int64 [R, L]."""
         causal = torch.ones(self.max_len, self.max_len, dtype=torch.bool, device=item_seq.device).tril()
         visible = (item_seq > 0)[:, None, :] & causal
-        # One finite number added to all scores of a row changes nothing: without a visible key all are visible.
+        # Hiding all keys would add the same finite number to all scores, so a row without visible keys sees them all.
         visible = visible | ~visible.any(2, keepdim=True)
         x = self.item_emb(item_seq) + self.position_emb.weight
         return self.encoder(self.drop(self.norm(x)), visible, slot)
 
     def aligned(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the batch's histories left padded [R, L], and where its slots lie in them [T]."""
+        """Return the batch's histories left padded [R, L], and its slots in them [T]."""
         length = batch.mask.sum(1)
         shift = self.max_len - length[batch.slot // self.max_len]
         return left_pad(batch.item_seq, length, self.max_len), batch.slot + shift
@@ -393,7 +292,7 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         history, views = self.history(user), []
         for _ in range(2):
             view = augment(
-                *history, similar=self.similar(history[0]), alone=self.is_uniform[user], config=self.config,
+                *history, similar=self.similar(history[0]), unchanged=self.is_uniform[user], config=self.config,
                 choose=self.choose,
             )  # fmt: skip
             views.append(left_pad(*view, self.max_len))
@@ -410,9 +309,9 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         item_seq, slot = self.aligned(batch)
         if self.epoch > config.contrast_warm_up and config.contrast_weight:
             hidden = self.encode(torch.cat([item_seq, self.views(batch)]))
-            own, a, b = hidden.flatten(1).chunk(3)  # each [R, L D]
+            history, a, b = hidden.flatten(1).chunk(3)  # each [R, L D]
             terms["nce"] = config.contrast_weight * nce(a, b, temperature=config.temperature)
-            query = own.reshape(-1, config.hidden_dim).index_select(0, slot)
+            query = history.reshape(-1, config.hidden_dim).index_select(0, slot)
         else:
             query = self.encode(item_seq, slot)
         return {config.loss: self.next_item(query, self.item_table(), batch), **terms}

@@ -1,11 +1,11 @@
 """TiCoSeRec with slips of its official code, github.com/KingGugu/TiCoSeRec; the model itself is in ticoserec.py.
 
-The code of August 2022 (41598ed) has both; ranks were used as places until 2023-04-02 (302b295), the last commit.
+The code of August 2022 (41598ed) has both; the last commit, of 2023-04-02 (302b295), corrected the use of ranks.
 
-Each slip has a setting, so that it can be taken back by itself and what it is worth measured.
+Each slip has a setting, so that it can be undone and its effect measured.
 
 Axes: as in ticoserec.py.
-Follows: ranks used as places released_places(), similarities on wrong scales ReleasedSimilarItems().
+Follows: released_positions() ranks used as positions, ReleasedSimilarItems() similarities on wrong scales.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mmbench.models.base import Catalog
+from mmbench.nn.augmentation import Choose, choose_positions, sort_positions
 
-from .ticoserec import Choose, SimilarItems, TiCoSeRec, TiCoSeRecConfig, chosen_places, sorted_places
+from .ticoserec import SimilarItems, TiCoSeRec, TiCoSeRecConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,14 @@ class TiCoSeRecAsReleasedConfig(TiCoSeRecConfig):
     similarity_scale: Literal["as-released", "min-max"] = "as-released"  # neighbours = "hybrid" only
 
 
-def released_places(values: Tensor, length: Tensor, count: Tensor, *, largest: bool) -> Tensor:
-    """Return the places whose entry in the sorted list of places is below `count`, bool [R, W]."""
+def released_positions(values: Tensor, length: Tensor, count: Tensor, *, largest: bool) -> Tensor:
+    """Return the positions whose entry in the sorted list of positions is below `count`, bool [R, W]."""
     is_real = torch.arange(values.shape[1], device=values.device) < length[:, None]
-    return (sorted_places(values, length, largest=largest) < count[:, None]) & is_real
+    return (sort_positions(values, length, largest=largest) < count[:, None]) & is_real
 
 
 class ReleasedSimilarItems(SimilarItems):
-    """The offline similarity is turned around, the online one scaled by limits that stay at -1 and 100."""
+    """Similar items by the released code: offline similarities are reversed, online ones rescaled from -1..100."""
 
     def score_offline(self, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return (high - value) / (high - low).clamp(min=1e-12)
@@ -46,7 +47,7 @@ class TiCoSeRecAsReleased(TiCoSeRec):
 
     @property
     def choose(self) -> Choose:
-        return released_places if self.config.gap_choice == "as-released" else chosen_places
+        return released_positions if self.config.gap_choice == "as-released" else choose_positions
 
     def make_similar(self, catalog: Catalog) -> SimilarItems:
         is_released = self.config.similarity_scale == "as-released"

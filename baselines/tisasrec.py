@@ -2,19 +2,19 @@
 doi 10.1145/3336191.3371786.  Official code: github.com/JiachengLi1995/TiSASRec (TensorFlow 1).
 
 Causal self-attention over item ids in which every pair of events also has an interval code: their distance in time in
-units of the user's own shortest gap, cut at k. Codes and positions have vectors that are added to keys and values.
-`network` says which model a result is of: "bert-style" (default: toolbox ports), "official" (the authors' code) or
+units of the user's shortest gap, cut at k. Codes and positions have vectors that are added to keys and values.
+`network` selects the model: "bert-style" (default: toolbox ports), "official" (the authors' code) or
 "paper" (the authors' network with the residuals as printed).
 
 Axes: R rows, W width, H heads, D hidden, K = k + 1 interval codes, T targets, N items.
 Follows: paper sec. 3.3 codes(), 3.4 relations(), 3.5 attend() and blocks, 3.6 query()/item_table(), 3.7 loss().
 Differences: (1) the vectors of all pairs, [R, W, W, D], are never formed: queries meet the K rows of the table and
-the codes pick from the products; weights are summed by code before they meet the value table. The same numbers; but
-where the code drops entries of each pair's vector, here entries of a row's copy of the table are dropped. (2) A
+the codes pick from the products; weights are summed by code before they meet the value table. The numbers are the
+same, but dropout acts on a row's copy of the table, where the code drops entries of each pair's vector. (2) A
 user's unit is the shortest gap of all its training events; the code also looks at validation and test events. (3)
 Distances are divided and rounded down; the code rounds points in time (`interval_rounding`). (4) Trained on all
-positions in one pass instead of one sample per prefix; equal in loss and gradient with dropout off (`samples =
-"prefix"`). (5) Padding is no class, no key and has no vectors of its own: position 0 and code 0 are trained. (6)
+positions in a single pass instead of a sample per prefix; equal in loss and gradient with dropout off (`samples =
+"prefix"`). (5) Padding is neither a class nor a key and has no vectors: position 0 and code 0 are trained. (6)
 official: users are shuffled, not drawn; the oldest kept item has position 0 (the authors pad on the left).
 """
 
@@ -29,7 +29,7 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
-from mmbench.nn.layers import Dropout, at, check_heads, dropout, init_normal, zero_padding
+from mmbench.nn.layers import Dropout, check_heads, dropout, init_normal, take_slots, zero_padding
 from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 
 
@@ -38,14 +38,14 @@ class TiSASRecConfig(Sampling):
     network: Literal["bert-style", "official", "paper"] = "bert-style"
     loss: Loss = "ce"
     time_span: NonNegativeInt  # k, the largest interval code
-    interval_unit: Literal["personal", "second"] = "personal"  # "second": a port that skips the personal unit
+    interval_unit: Literal["personal", "second"] = "personal"  # "second": of a port without the personal unit
     interval_rounding: Literal["floor", "points"] = "floor"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt
     n_heads: PositiveInt
     dropout: Probability
-    attn_dropout: Probability  # the networks official and paper have one rate everywhere: `dropout`
+    attn_dropout: Probability  # networks official and paper use `dropout` everywhere
     l2_emb: NonNegativeFloat = 0.0  # weighs the norms of all five tables
     l2_norm: Literal["squared", "plain"] = "squared"  # "plain": the PyTorch port's penalty
 
@@ -55,7 +55,7 @@ class TiSASRecConfig(Sampling):
 
 
 def personal_unit(catalog: Catalog) -> Tensor:
-    """Return r_min: the shortest gap above 0 between training events of each user, int64 seconds [U]; else 1."""
+    """Return r_min, the shortest positive gap between training events of each user, int64 seconds [U], or 1."""
     events, none = catalog.histories, torch.iinfo(torch.int64).max
     counts = events.gaps > 0
     unit = torch.full((catalog.n_users,), none)
@@ -69,8 +69,8 @@ def first_time(catalog: Catalog) -> Tensor:
     return times.scatter_reduce_(0, catalog.histories.users, catalog.train_times, "amin")
 
 
-def user_of_place(batch: Batch) -> Tensor:
-    """int64 [R, W], the user of each place's history, known from the history's slots; 0 where there is padding."""
+def users_of_events(batch: Batch) -> Tensor:
+    """Return the user of each event, int64 [R, W], as its history's slots tell it; 0 for padding."""
     n_rows, width = batch.segment.shape
     row = torch.arange(n_rows, device=batch.segment.device)[:, None]
     history = row * (width + 1) + batch.segment
@@ -80,7 +80,7 @@ def user_of_place(batch: Batch) -> Tensor:
 
 
 class Relations(NamedTuple):
-    """What a pair of places adds to the attention; the same for all layers, split over the heads by channels."""
+    """The terms that a pair of events adds to the attention; layers share them, heads split their channels."""
 
     mask: Tensor  # bool [R, W, W], True = may look
     codes: Tensor  # int64 [R, W, W], 0..k
@@ -93,7 +93,7 @@ class Relations(NamedTuple):
 def attend(
     query: Tensor, key: Tensor, value: Tensor, relations: Relations, *, n_heads: int, drop: Dropout
 ) -> Tensor:
-    """softmax_j(q_i . (k_j + P_K[j] + T_K[R_ij]) / sqrt(D/H)) (v_j + P_V[j] + T_V[R_ij]), all [R, W, D]."""
+    """Return softmax_j(q_i . (k_j + P_K[j] + T_K[R_ij]) / sqrt(D/H)) (v_j + P_V[j] + T_V[R_ij]), all [R, W, D]."""
     n_rows, width, dim = query.shape
 
     def heads(x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def attend(
 
 
 class TimeAttention(nn.Module):
-    """`mmbench.nn.layers.Attention` with relations; same parameters."""
+    """`mmbench.nn.layers.Attention` with relations; the parameters are the same."""
 
     def __init__(self, config: TiSASRecConfig) -> None:
         super().__init__()
@@ -121,7 +121,9 @@ class TimeAttention(nn.Module):
 
     def forward(self, x: Tensor, relations: Relations, slot: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
-        mixed: Tensor = self.out(at(attend(q, k, v, relations, n_heads=self.n_heads, drop=self.drop), slot))
+        mixed: Tensor = self.out(
+            take_slots(attend(q, k, v, relations, n_heads=self.n_heads, drop=self.drop), slot)
+        )
         return mixed
 
 
@@ -136,8 +138,8 @@ class PostNormTimeBlock(nn.Module):
         self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
 
     def forward(self, x: Tensor, relations: Relations, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
-        x = self.norm1(at(x, slot) + self.drop(self.attention(x, relations, slot)))
+        """Return the next layer's x [R, W, D], or [T, D] at `slot` [T] only."""
+        x = self.norm1(take_slots(x, slot) + self.drop(self.attention(x, relations, slot)))
         return self.norm2(x + self.drop(self.down(F.gelu(self.up(x)))))
 
 
@@ -157,12 +159,12 @@ class PreNormTimeBlock(nn.Module):
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, relations: Relations, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D] -> [R, W, D], or [T, D] at the places `slot` [T] only."""
+        """Return the next layer's x [R, W, D], or [T, D] at `slot` [T] only."""
         normed = self.norm1(x)
         read, base = (normed, x) if self.is_paper else (x, normed)
         q, k, v = self.query(normed), self.key(read), self.value(read)
-        mixed = at(attend(q, k, v, relations, n_heads=self.n_heads, drop=self.drop), slot)
-        y = at(base, slot) + (self.drop(mixed) if self.is_paper else mixed)
+        mixed = take_slots(attend(q, k, v, relations, n_heads=self.n_heads, drop=self.drop), slot)
+        y = take_slots(base, slot) + (self.drop(mixed) if self.is_paper else mixed)
         z = self.norm2(y)
         return (y if self.is_paper else z) + self.drop(self.down(self.drop(F.relu(self.up(z)))))
 
@@ -179,9 +181,8 @@ class TiSASRec(Recommender[TiSASRecConfig]):
         self.position_key, self.position_value = (nn.Embedding(catalog.max_len, dim) for _ in range(2))
         self.time_key, self.time_value = (nn.Embedding(config.time_span + 1, dim) for _ in range(2))
         self.drop = Dropout(config.dropout)
-        self.norm = nn.LayerNorm(
-            dim, eps=1e-12 if self.is_bert_style else 1e-8
-        )  # of the input, or the output
+        # Normalises the input in the bert style, else the output.
+        self.norm = nn.LayerNorm(dim, eps=1e-12 if self.is_bert_style else 1e-8)
         block = PostNormTimeBlock if self.is_bert_style else PreNormTimeBlock
         self.blocks = nn.ModuleList(block(config) for _ in range(config.n_layers))
         if config.interval_unit == "personal":
@@ -204,8 +205,8 @@ class TiSASRec(Recommender[TiSASRecConfig]):
         return Needs(samples=("all", "prefix", "last-window"), extras=self.next_item.extras)
 
     def codes(self, batch: Batch) -> Tensor:
-        """R_ij = min(floor(|t_i - t_j| / r_min), k), int64 [R, W, W]; pairs of different histories mean nothing."""
-        config, times, user = self.config, batch.time_seq, user_of_place(batch)
+        """Return R_ij = min(floor(|t_i - t_j| / r_min), k), int64 [R, W, W]; arbitrary between different histories."""
+        config, times, user = self.config, batch.time_seq, users_of_events(batch)
         unit = self.unit[user] if config.interval_unit == "personal" else torch.ones_like(times)
         if config.interval_rounding == "points":  # float64 holds seconds exactly
             times = ((times - self.first_time[user]).double() / unit).round().long()
@@ -215,7 +216,7 @@ class TiSASRec(Recommender[TiSASRecConfig]):
 
     def relations(self, batch: Batch) -> Relations:
         def row_tables(table: nn.Embedding) -> Tensor:
-            """Dropped entries differ between the rows of a batch."""
+            """Return a copy of the table for each row of the batch, with separate dropout, [R or 1, K, D]."""
             n_copies = len(batch.item_seq) if self.training and self.config.dropout else 1
             return dropout(table.weight.expand(n_copies, -1, -1), self.config.dropout, self.training)
 
@@ -229,7 +230,7 @@ class TiSASRec(Recommender[TiSASRecConfig]):
         )
 
     def encode(self, batch: Batch, slot: Tensor | None = None) -> Tensor:
-        """States of all places [R, W, D], or of the places `slot` (of the flat [R W]) only, [T, D]."""
+        """Return the states of all positions [R, W, D], or only those at `slot` (flat in [R W]), [T, D]."""
         x, relations = self.item_emb(batch.item_seq), self.relations(batch)
         x = self.drop(self.norm(x) if self.is_bert_style else x * self.config.hidden_dim**0.5)
         for block in self.blocks[:-1]:
@@ -249,7 +250,7 @@ class TiSASRec(Recommender[TiSASRecConfig]):
         }
         if self.config.l2_emb:
             tables = (self.item_emb, self.position_key, self.position_value, self.time_key, self.time_value)
-            norms = torch.stack([one.weight.square().sum() for one in tables])
+            norms = torch.stack([table.weight.square().sum() for table in tables])
             penalty = (norms if self.config.l2_norm == "squared" else norms.sqrt()).sum()
             terms["l2"] = self.config.l2_emb * penalty
         return terms

@@ -2,19 +2,19 @@
 al., 2026, manuscript, sec. 3.7.4 and fig. 5), without equations or code; its members are the TriMLP of Jiang et al.,
 ACM TOIS 42(6), 2024, doi 10.1145/3670995, github.com/jiangyiheng1/TriMLP@999e23d.
 
-TriMLP reads ids and scores with an output layer of its own, so two things must be found for features: an input, which
-is a linear map of them, and a score (`head`). "tied" compares the centred state, turned by a square matrix, with the
+TriMLP reads ids and scores with a separate output layer, so features need two additions: an input, which is a linear
+map of them, and a score (`head`). "tied" compares the centred state, turned by a square matrix, with the
 modality's item vectors, as TMMSRec does; "linear" is three literal TriMLPs, whose features enter at the input only.
 `training` and the three-ids control are those of sasrec-ensemble.
 
 Axes: R rows, W width, D hidden, M members, T targets, N items.
-Follows: TriMLPMember = trimlp with a choice of input and head; query()/item_table() = the sum of scores as one product
+Follows: TriMLPMember = trimlp with a choice of input and head; query()/item_table() = the sum of scores as a product
 of concatenations; loss() = TriMLP's cross entropy, or TMMSRec's eq. 14, of the sum (joint) or of each member
 (separate).
 Differences, beside those of trimlp: (1) Features are divided by their mean norm and pass a linear map unless they are
-D wide; an item without a modality has the zero vector. (2) Tied: ids start N(0, `id_std`^2), by default as small as
-other tied tables do, and the matrix as the identity. (3) The state is centred by the activation of 0 (sigmoid: 1/2).
-(4) One learning rate for maps of features and all else.
+D wide; an item without a modality has the zero vector. (2) Tied: ids start from N(0, `id_std`^2), by default as small
+as in other tied tables, and the matrix from the identity. (3) The state is centred by the activation of 0 (sigmoid:
+1/2). (4) Maps of features share the learning rate.
 """
 
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 @dataclass(frozen=True, kw_only=True)
 class TriMLPEnsembleConfig(Sampling, EnsembleConfig):
     head: Literal["tied", "linear"]
-    loss: Loss  # as trimlp; bce: TMMSRec, one negative per target
-    id_std: PositiveFloat = 0.02  # standard deviation of the id vectors at the start
+    loss: Loss  # "ce" as trimlp, "bce" as TMMSRec with a negative per target
+    id_std: PositiveFloat = 0.02  # initial standard deviation of the id vectors
     hidden_dim: PositiveInt
     n_sessions: PositiveInt  # must divide max_len
     dropout: Probability
@@ -52,7 +52,7 @@ class TriMLPEnsembleConfig(Sampling, EnsembleConfig):
 
 
 class TriMLPMember(nn.Module):
-    """One TriMLP over one modality's item vectors, with kernels and a head of its own."""
+    """A TriMLP over the item vectors of a modality."""
 
     def __init__(self, config: TriMLPEnsembleConfig, catalog: Catalog, modality: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TriMLPMember(nn.Module):
         self._adjust()
 
     def _adjust(self) -> None:
-        """From torch's own initialisation to that of a tied head."""
+        """Replace torch's initialisation by that of a tied head, if the head is tied."""
         if not self.is_tied:
             return
         with torch.no_grad():
@@ -84,14 +84,14 @@ class TriMLPMember(nn.Module):
                 self.items.weight.mul_(self.id_std)
 
     def restart(self) -> None:
-        """New draws for everything that is drawn."""
+        """Draw everything anew that is drawn."""
         for module in self.modules():
             if isinstance(module, nn.Embedding | nn.Linear):
                 module.reset_parameters()
         self._adjust()
 
     def forward(self, batch: Batch) -> Tensor:
-        """What is compared with `table`: states at the slots of the batch, [T, D]."""
+        """Return the states at the slots of the batch that meet `table`, [T, D]."""
         mixed = self.mixer(self.drop(self.items(batch.item_seq)), batch.mask)
         state = batch.at_slots(mixed)
         if not self.is_tied:
@@ -99,7 +99,7 @@ class TriMLPMember(nn.Module):
         return self.head(state - self.mixer.activate(torch.zeros_like(state[:1, :1])))
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """Vectors [N, D] and biases [N] of items 1..N."""
+        """Return vectors [N, D] and biases [N] of items 1..N."""
         weight = self.head.weight
         if not self.is_tied:
             return weight, self.head.bias
@@ -115,27 +115,27 @@ class TriMLPEnsemble(Ensemble[TriMLPEnsembleConfig]):
     @property
     def needs(self) -> Needs:
         extras = self.next_item.extras
-        if self.config.align == "left-pad":  # a state's place, and so its kernel, depends on the row's length
+        if self.config.align == "left-pad":  # positions, and so kernels, depend on the row's length
             return Needs(layout="fixed", samples=("prefix", "last-window"), causal=False, extras=extras)
         return Needs(layout="padded", samples=("all", "prefix", "last-window"), extras=extras)
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
-        found = {}
-        for name, member in self.members.asked():
+        scores = {}
+        for name, member in self.members.active():
             table, bias = member.table()
-            found[name] = member(batch) @ table.T + bias
-        return found
+            scores[name] = member(batch) @ table.T + bias
+        return scores
 
     def _joined(self) -> tuple[Tensor, Tensor]:
-        """Concatenated item vectors [N, M D] and summed biases [N]."""
-        tables, biases = zip(*(member.table() for _, member in self.members.asked()), strict=True)
+        """Return concatenated item vectors [N, M D] and summed biases [N]."""
+        tables, biases = zip(*(member.table() for _, member in self.members.active()), strict=True)
         return torch.cat(tables, dim=-1), torch.stack(biases).sum(0)
 
     def _states(self, batch: Batch) -> Tensor:
-        return torch.cat([member(batch) for _, member in self.members.asked()], dim=-1)
+        return torch.cat([member(batch) for _, member in self.members.active()], dim=-1)
 
     def query(self, batch: Batch) -> Tensor:
-        """[T, M D + 1], the last column of ones for the bias."""
+        """Return [T, M D + 1], the last column of ones for the bias."""
         return F.pad(self._states(batch), (0, 1), value=1.0)
 
     def item_table(self) -> Tensor:
@@ -143,12 +143,13 @@ class TriMLPEnsemble(Ensemble[TriMLPEnsembleConfig]):
         return torch.cat([table, bias[:, None]], 1)
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """The loss of the summed scores, or of each member's own."""
+        """Return the loss of the summed scores, or of each member's."""
         kind = self.config.loss
         if self.config.training == "joint":
-            asked: dict[str, tuple[Tensor, ...]] = {kind: (self._states(batch), *self._joined())}
+            factors: dict[str, tuple[Tensor, ...]] = {kind: (self._states(batch), *self._joined())}
         else:
-            asked = {f"{kind}_{name}": (one(batch), *one.table()) for name, one in self.members.asked()}
+            active = self.members.active()
+            factors = {f"{kind}_{name}": (member(batch), *member.table()) for name, member in active}
         return {
-            term: self.next_item(state, table, batch, bias) for term, (state, table, bias) in asked.items()
+            term: self.next_item(state, table, batch, bias) for term, (state, table, bias) in factors.items()
         }

@@ -2,21 +2,21 @@
 KDD 2022, arXiv:2206.05941.
 Official code: github.com/RUCAIBox/UniSRec @ 05aa5cb (on RecBole); its slips are in unisrec_released.py.
 
-An item is its frozen text vector behind a mixture of whitening experts; a causal Transformer reads the history; the
-score is the cosine of state and item vector. "Transductive" (the default) adds an id embedding to an item on both
-sides, "inductive" has no parameter that belongs to an item, so the model can be trained on other data sets first.
+A mixture of whitening experts maps the frozen text vectors of items; a causal Transformer reads the history; the score
+is the cosine of state and item vector. "Transductive" (the default) adds an id embedding to items in inputs and scores,
+"inductive" has no parameter that belongs to an item, so the model can be trained on other data sets first.
 
 Axes: R rows, W width, D hidden, T targets, N items.
 Follows: paper sec. 2.1.1-2.1.2, the adaptor, WhiteningExperts() and content(); sec. 2.1.3 encode(); sec. 2.2.1 the
 sequence-item and 2.2.2 the sequence-sequence contrast, pretraining_terms(); sec. 2.3 fine-tuning, loss() and
 start_stage().
 Differences that matter (unisrec.toml lists all, with their switches):
-(1) pre-training is off; `pretrain = "target"` trains on the run's own data set first, "source" on other ones. Its
+(1) pre-training is off; `pretrain = "target"` trains on the run's data set first, "source" on other data sets. Its
     augmentation is the item drop only: the word drop needs a second encoding of every text.
-(2) padding is no class of the softmax, and an item whose vector is zero is the constant 0: a cosine has no gradient
-    there (1e12 in the code).
-(3) targets that a pre-training step holds twice are no negatives of each other; the code sets their logits to 0, which
-    stay in the sum.
+(2) padding is not a class of the softmax, and an item whose vector is zero is the constant 0, where a cosine has no
+    gradient (1e12 in the code).
+(3) equal targets of a pre-training step are not negatives of each other; the code sets their logits to 0, which stay
+    in the sum.
 """
 
 from dataclasses import dataclass
@@ -55,14 +55,14 @@ class UniSRecConfig(Sampling):
     temperature: PositiveFloat  # tau, the same in the cross entropy and both contrasts
     modalities: tuple[Literal["text", "image"], ...] = ("text",)
     use_ids: bool = True  # transductive; False: inductive
-    expert_masks: Literal["own", "shared"] = "own"  # a mask for each expert, or one for all
+    expert_masks: Literal["own", "shared"] = "own"  # dropout masks per expert, or for all
     noisy_gate: bool = True
-    catalogue_noise: Literal["own", "shared"] = "own"  # draws of a slot are its own, or those of its item
-    pretrain: Literal["none", "target", "source"] = "none"  # first on the run's data set, or on other ones
+    catalogue_noise: Literal["own", "shared"] = "own"  # noise per occurrence in a history, or per item
+    pretrain: Literal["none", "target", "source"] = "none"  # on the run's data set first, or on others
     pretrain_epochs: PositiveInt
     pretrain_batch_size: PositiveInt
     freeze: bool = True  # Transformer and positions, after a pre-training
-    item_drop: Literal["last-kept", "first-kept"]  # "last-kept" is as released, "first-kept" as meant
+    item_drop: Literal["last-kept", "first-kept"]  # "last-kept" as released, "first-kept" as intended
     drop_rate: Fraction  # share of a history's items that its augmentation loses
     ss_weight: NonNegativeFloat  # lambda, weighs the sequence-sequence contrast
 
@@ -98,7 +98,7 @@ class UniSRec(Recommender[UniSRecConfig]):
         config = self.config
         return WhiteningExperts(
             self.features(modality).shape[1], config.hidden_dim, config.n_experts, config.adaptor_dropout,
-            own_dropout=config.expert_masks == "own", is_noisy=config.noisy_gate,
+            mask_per_expert=config.expert_masks == "own", is_noisy=config.noisy_gate,
         )  # fmt: skip
 
     @classmethod
@@ -127,7 +127,7 @@ class UniSRec(Recommender[UniSRecConfig]):
         return (first, Stage(name="finetune"))
 
     def start_stage(self, name: str) -> None:
-        """Pre-training has no ids; fine-tuning leaves the Transformer and the positions as they are."""
+        """Start a stage: pre-training ignores ids; fine-tuning may freeze the Transformer and the positions."""
         self.is_pretraining = name == "pretrain"
         if name == "finetune" and self.config.freeze:
             self.encoder.requires_grad_(False)
@@ -139,9 +139,9 @@ class UniSRec(Recommender[UniSRecConfig]):
         for name in self.modalities:
             new, width = getattr(catalog, f"{name}_feat"), self.features(name).shape[1]
             if new is None or new.shape[1] != width:
-                given = "has none" if new is None else f"has {new.shape[1]}"
+                has = "has none" if new is None else f"has {new.shape[1]}"
                 raise UsageError(
-                    f"UniSRec reads {name} features {width} wide, and a data set to train on {given}; "
+                    f"UniSRec reads {name} features {width} wide, and a data set to train on {has}; "
                     "extract those of all data sets with the same encoder"
                 )
             setattr(self, f"{name}_feat", new)
@@ -155,7 +155,7 @@ class UniSRec(Recommender[UniSRecConfig]):
     def content(self, ids: Tensor | None = None) -> Tensor:
         """Return v of the items `ids` [...] -> [..., D], or of the whole catalogue and padding, [N + 1, D].
 
-        In training each entry has draws of its own, so that two of the same item differ.
+        In training each entry has separate draws, so that two occurrences of an item differ.
         """
         if ids is not None and not self.training and ids.numel() > self.n_items:
             return F.embedding(ids, self.content())  # without draws an item is computed once
@@ -175,7 +175,7 @@ class UniSRec(Recommender[UniSRecConfig]):
         return self.encode(x, batch.position, batch.attention_mask(causal=True), batch.slot)
 
     def candidates(self, content: Tensor) -> Tensor:
-        """Return unit vectors of the items whose content [N + 1, D] it is given, padding first."""
+        """Return unit vectors of the items with content [N + 1, D], padding first."""
         c = content if self.item_emb is None else content + self.item_emb.weight
         return F.normalize(without_tiny(c), dim=-1)
 
@@ -201,11 +201,11 @@ class UniSRec(Recommender[UniSRecConfig]):
         return self.next_item(query, candidates[1:], batch)
 
     def pretraining_terms(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Both contrasts over the targets of the step; each slot ends a history of its own."""
+        """Return both contrasts over the targets of the step; each slot ends a separate history."""
         config = self.config
         short = shorten(batch, choose_kept(batch, config.drop_rate, config.item_drop))
         mask = batch.attention_mask(causal=True)
-        # The histories and the augmented ones go through the network in one pass, each with its own draws.
+        # A single pass of the network reads the histories and the augmented histories, with separate draws.
         states, augmented = self.encode(
             self.content(torch.cat([batch.item_seq, batch.item_seq])),
             torch.cat([batch.position, short.position]),
@@ -227,6 +227,6 @@ class UniSRec(Recommender[UniSRecConfig]):
 
 
 def without_tiny(vectors: Tensor) -> Tensor:
-    """Return vectors [..., D], those shorter than TINY as the constant 0."""
+    """Return vectors [..., D] with those shorter than TINY replaced by the constant 0."""
     is_tiny = vectors.detach().norm(dim=-1, keepdim=True) < TINY
     return vectors.masked_fill(is_tiny, 0.0)

@@ -1,10 +1,10 @@
 """UniSRec with the slips of its released code, github.com/RUCAIBox/UniSRec @ 05aa5cb; the model is in unisrec.py.
 
-Each slip has a setting, so that it can be taken back by itself.
+Each slip has a setting, so that it can be undone.
 
 Axes: as in unisrec.py.
-Follows: padding as a class of the softmax next_item_loss(), targets of a step that stay in the denominator contrast(),
-zero vectors with a gradient of 1e12 candidates().
+Follows: next_item_loss() padding as a class of the softmax, contrast() equal targets that stay in the denominator,
+candidates() zero vectors with a gradient of 1e12.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .unisrec import UniSRec, UniSRecConfig
 
 @dataclass(frozen=True, kw_only=True)
 class UniSRecAsReleasedConfig(UniSRecConfig):
-    padding: Literal["class", "no class"] = "class"  # of the softmax
+    padding: Literal["class", "no class"] = "class"  # in the softmax
     same_target: Literal["zero-logit", "removed"] = "zero-logit"
     zero_vectors: Literal["steep", "constant"] = "steep"  # gradient 1e12 of a cosine at 0, or none
 

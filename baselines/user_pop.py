@@ -1,6 +1,6 @@
-"""User-pop: the user's own items by how often he took them, then the popular ones. No paper.
+"""User-pop: ranks the user's own items by how often they were taken, then popular items. No paper.
 
-What beating it shows: more than re-consumption was learned. With seen items masked it is Pop.
+A model that beats it has learned more than re-consumption. With seen items masked it equals Pop.
 
 Axes: T histories, N items.
 Differences: (1) the history is the newest max_len events, as every sequential model reads it.
@@ -14,5 +14,5 @@ from mmbench.models.own_items import OwnItemsFirst
 
 class UserPop(OwnItemsFirst):
     def score(self, batch: Batch) -> Tensor:
-        """float64 [T, N]: own count + count / (largest count + 1)."""
+        """Return float64 [T, N]: the user's count + count / (largest count + 1)."""
         return self.popular(batch).scatter_add_(1, batch.item_seq, batch.mask.double())[:, 1:]

@@ -2,15 +2,15 @@
 that text is added "by the same fusion method as the image". VBPR is He and McAuley's, AAAI 2016, arXiv:1510.01784.
 No code; the nearest is MMRec's VBPR, github.com/enoche/MMRec @ e775373, which concatenates text and image features.
 
-Texts get what VBPR gives pictures: user factors, a map and a bias of their own (`fusion = "separate"`), or text and
-image features side by side are one table (`fusion = "concat"`, MMRec's). The order of events is not used.
+Texts get what VBPR gives pictures: separate user factors, a map and a bias (`fusion = "separate"`), or text and image
+features side by side form a single table (`fusion = "concat"`, MMRec's). The order of events is ignored.
 
     x(u, i) = beta_i + gamma_u . gamma_i + sum_m (theta_u^m . (E_m f_i^m) + beta^m . f_i^m)
 
 Axes: T triples (user u, training item i, negatives j), F width of a feature table, N items.
-Follows: x above query()/item_table(), VBPR's BPR-Opt loss(), all of ContentBPR; which tables there are tables_of().
-Differences: the paper prints no equation, so the whole form is a reading: (1) one pair of factors per modality;
-(2) half of `hidden_dim` is shared by the modalities; (3) each modality is divided by its own mean norm. The recipe has
+Follows: x above query()/item_table(), VBPR's BPR-Opt loss(), all of ContentBPR; tables_of() names the tables.
+Differences: the paper prints no equation, so the whole form is a reading: (1) a pair of factors per modality;
+(2) the modalities share half of `hidden_dim`; (3) each modality is divided by its mean norm. The recipe has
 all differences.
 """
 

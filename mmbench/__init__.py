@@ -12,11 +12,36 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmbench.api import check, knockout, load, power, prepare, recommend, report, run, why
+    from mmbench.api import (
+        check,
+        fuse,
+        knockout,
+        load,
+        power,
+        prepare,
+        recommend,
+        report,
+        run,
+        studies,
+        tune,
+        why,
+    )  # fmt: skip
 
     __all__ = [
-        "__version__", "check", "knockout", "load", "power", "prepare", "recommend", "report", "run", "why",
-    ]  # fmt: skip
+        "__version__",
+        "check",
+        "fuse",
+        "knockout",
+        "load",
+        "power",
+        "prepare",
+        "recommend",
+        "report",
+        "run",
+        "studies",
+        "tune",
+        "why",
+    ]
 else:
     from mmbench.lazy import attach
 
@@ -44,6 +69,7 @@ else:
         {
             "mmbench.api": (
                 "check",
+                "fuse",
                 "knockout",
                 "load",
                 "power",
@@ -51,6 +77,8 @@ else:
                 "recommend",
                 "report",
                 "run",
+                "studies",
+                "tune",
                 "why",
             )
         },

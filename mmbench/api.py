@@ -1,4 +1,4 @@
-"""The Python interface: what the commands `prepare`, `run` and `report` call, for scripts and notebooks.
+"""The Python interface: what the commands `prepare`, `run`, `tune` and `report` call, for scripts and notebooks.
 
     runs = mmbench.run(["hm4sr", "sasrec"], datasets=["demo"], seeds=3)
     mmbench.report(runs)
@@ -17,36 +17,35 @@ from typing import Any
 from mmbench.arguments import (
     Folder,
     Names,
-    as_datasets,
-    as_names,
     check_name,
     data_folder,
-    plain_settings,
+    datasets_of,
+    names_of,
+    one_of,
+    plain,
     results_folder,
-)  # fmt: skip
-from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, SplitName, TestName, Ties
+)
+from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, Rows, SplitName, TestName, Ties
 from mmbench.contract.every import findings_of
 from mmbench.contract.report import Finding
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.evaluation.knockouts import KNOCKOUTS, parse_knockouts
+from mmbench.evaluation.fusion import WEIGHT_KINDS
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.features.pipeline import Preparation, PrepareWatcher, prepare_whole
 from mmbench.models import registry
+from mmbench.nn.score_scales import SCALES
+from mmbench.questions import knockout, power, why
 from mmbench.reporting import TableRequest, build_table
-from mmbench.reporting.knock_outs import RowOfDrops, rows_of_drops
-from mmbench.reporting.labels import group_runs
-from mmbench.reporting.power import Power, power_of_runs
+from mmbench.reporting.labels import is_floor
 from mmbench.reporting.protocols import check_planned, keep_current, keep_settings, typed
 from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
+from mmbench.reporting.studies import Study, stored_studies
 from mmbench.reporting.targets import look_lines, tie_lines
-from mmbench.reporting.why import Why
-from mmbench.reporting.why import why as explain
-from mmbench.reproduce.why_printed import WhyPrinted, why_printed
 from mmbench.runs.controls import plan_controls
-from mmbench.runs.knock_out import knock_out
+from mmbench.runs.fuse import fuse_runs
 from mmbench.runs.loading import check_names, load_runs, without_results
 from mmbench.runs.look_log import note_looks
 from mmbench.runs.narrator import RunLines
@@ -64,9 +63,15 @@ from mmbench.runs.store import RunRecord, select
 from mmbench.runs.workers import find_backend
 from mmbench.runtime import pick_device
 from mmbench.training.devices import stack_size
+from mmbench.tuning.ledger import Ledger
+from mmbench.tuning.lines import StudyLines
+from mmbench.tuning.request import make_search, plan_studies
+from mmbench.tuning.study import run_study
 from mmbench.tuning.tuned import tuned_layers
 
-__all__ = ["check", "knockout", "load", "power", "prepare", "recommend", "report", "run", "why"]
+__all__ = [
+    "check", "fuse", "knockout", "load", "power", "prepare", "recommend", "report", "run", "studies", "tune", "why",
+]  # fmt: skip
 
 Progress = bool | Watchers  # the command line gives watchers of its own
 
@@ -146,17 +151,48 @@ def run(
     A run that is stored is not computed again, also when a command did it. Raises UsageError for wrong names and
     values, DataError for data that are damaged or out of date.
     """
-    watchers, asked = _watchers(progress), as_names(models, "model", example="sasrec")
-    if not asked:
-        raise UsageError("no model is named; say for example 'sasrec'")
+    watchers = _watchers(progress)
     if not isinstance(lists, int) or lists < 0:
         raise UsageError(f"--lists {lists}: must be a whole number from 0")
     where = find_backend(backend, address, jobs)
-    overrides, numbers = Overrides.of(plain_settings(settings or {}), epochs=epochs), seed_list(seeds)
     # The workers of a cluster have devices of their own: "auto" does not stack there.
     n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
+    cells = plan_cells(
+        models, datasets=datasets, seeds=seeds, settings=settings, tuned=tuned, study=study, epochs=epochs,
+        floors=floors, controls=controls, tie_orders=tie_orders, data_dir=data_dir, results_dir=results_dir,
+        watchers=watchers,
+    )  # fmt: skip
+    if dry_run:
+        return Runs(_stored(cells, watchers))
+    records = execute(
+        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
+    )
+    return Runs(records)
+
+
+def plan_cells(
+    models: Names,
+    *,
+    datasets: str | Prepared | Sequence[str | Prepared] | None = None,
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Any] | None = None,
+    tuned: bool = False,
+    study: str | None = None,
+    epochs: int | None = None,
+    floors: bool = True,
+    controls: bool = False,
+    tie_orders: Sequence[str] = (),
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+    watchers: Watchers,
+) -> list[Cell]:
+    """Return the cells that `run` computes for these arguments; UsageError and DataError as there."""
+    asked = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
+    if not asked:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
     names = choose_models(asked, floors=floors)
-    prepared = choose_datasets(as_datasets(datasets), data_folder(data_dir), watchers=watchers)
+    prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
     if tie_orders:
         prepared = in_tie_orders(prepared, tie_orders, data_folder(data_dir), watchers=watchers)
     if tuned or study is not None:
@@ -178,12 +214,108 @@ def run(
         )  # fmt: skip
     cells = without_costly_floors(cells, prepared, asked=asked, say=watchers.say)
     check_planned(cells)
-    if dry_run:
-        return Runs(_stored(cells, watchers))
-    records = execute(
-        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
-    )
-    return Runs(records)
+    return cells
+
+
+def tune(
+    models: Names,
+    *,
+    datasets: str | Prepared | Sequence[str | Prepared] | None = None,
+    trials: int | None = None,
+    hours: float | None = None,
+    sampler: str = "tpe",
+    space: str | Path = "shared",
+    settings: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    seeds_per_trial: int = 1,
+    prune: bool = True,
+    jobs: int = 1,
+    backend: str = "local",
+    address: str | None = None,
+    device: str = "auto",
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+    progress: Progress = False,
+    ended: Callable[[Study], object] = lambda study: None,
+) -> list[Study]:
+    """Search settings on the validation targets, with one budget for every model; return a study for each.
+
+    trials, hours  the budget of each model: a number of trials (30 without either), or the time of all its trials
+    sampler   "tpe" (needs optuna), "random" or "grid"
+    space     "shared", "recipe", or a TOML file with a table [search]
+    settings  given to all trials, as in `run`
+    search    lists of values by setting, or tables as in a recipe's [search]: {"lr": [0.001, 0.003]}
+    ended     is called with each study when its budget is spent
+
+    A study that is stored is continued; no test target is opened. `run(..., tuned=True)` uses the best settings.
+    Raises UsageError for wrong names and values, DataError for data and studies that are damaged.
+    """
+    watchers, asked = _watchers(progress), names_of(models, "model", example="sasrec")
+    if not asked:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    where = find_backend(backend, address, jobs)
+    wanted = make_search(
+        asked, trials=trials, hours=hours, sampler=sampler, space=space, settings=plain(settings or {}),
+        listed=plain(search or {}), epochs=epochs, seeds_per_trial=seeds_per_trial, prune=prune,
+    )  # fmt: skip
+    prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
+    studies = []
+    for data, planned in plan_studies(wanted, prepared, asked, results_dir=results_folder(results_dir)):
+        ledger = Ledger.open(results_folder(results_dir), planned)
+        run_study(
+            ledger, data, wanted.budget, device=device, backend=where, watching=StudyLines(watchers.say)
+        )
+        studies.append(Study.of(ledger))
+        ended(studies[-1])
+    return studies
+
+
+def studies(
+    models: Names,
+    *,
+    datasets: str | Prepared | Sequence[str | Prepared] | None = None,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+) -> list[Study]:
+    """Return the stored studies of models on data sets, whatever was searched and how; nothing is computed.
+
+    Raises UsageError where there is none, DataError for a study that is damaged.
+    """
+    asked = names_of(models, "model", example="sasrec")
+    choose_models(asked, floors=False)  # names that are none
+    prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=_watchers(False))
+    names = [data.name for data in prepared]
+    stored = stored_studies(results_folder(results_dir), names, asked)
+    if not stored:
+        raise UsageError(
+            f"{', '.join(asked)}: no study on {', '.join(names)} is stored; mmbench tune makes them"
+        )
+    return stored
+
+
+def fuse(
+    runs: Sequence[RunRecord],
+    *,
+    scale: str = "zscore",
+    weights: str = "validation",
+    device: str = "auto",
+    lists: int = DEFAULT_LISTS,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+) -> RunRecord:
+    """Sum the scores of finished runs of one protocol, on one scale; store the fusion as a run and return it.
+
+    scale    "raw", "zscore", "minmax", "prob", "logit" or "rank"
+    weights  "validation" (the best in steps of .1), "equal", "learned" or "gated" (by user); never by test targets
+
+    Raises UsageError for runs that do not share data and protocol, RunError for one that has not finished.
+    """
+    return fuse_runs(
+        list(runs), results_dir=results_folder(results_dir), data_dir=data_folder(data_dir),
+        scale=one_of(scale, SCALES, "scale"), weights=one_of(weights, WEIGHT_KINDS, "weights"), device=device,
+        lists=lists,
+    )  # fmt: skip
 
 
 def load(
@@ -206,13 +338,13 @@ def load(
     folder = results_folder(results_dir)
     records, left_out = load_runs(
         folder,
-        datasets=as_names(datasets, "data set", example="demo"),
-        models=as_names(models, "model", example="sasrec"),
+        datasets=names_of(datasets, "data set", example="demo"),
+        models=names_of(models, "model", example="sasrec"),
     )
     if current_data:
         records, lost = keep_current(records, data_folder(data_dir))
         left_out += lost
-    wanted = {key: typed(value) for key, value in plain_settings(settings or {}).items()}
+    wanted = {key: typed(value) for key, value in plain(settings or {}).items()}
     filters = [f"{key}={' or '.join(values)}" for key, values in wanted.items()]
     filters += ["the data as prepared now"] * current_data
     return Runs(keep_settings(records, wanted), left_out=left_out, filters=filters)
@@ -231,6 +363,10 @@ def report(
     ties: Ties = "expected",
     mask_seen: MaskRule | None = None,
     unequal_budgets: bool = False,
+    sort: str = "",
+    top: int = 0,
+    floors: bool = True,
+    rows: Rows = "all",
     data_dir: Folder = None,
 ) -> Report:
     """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
@@ -241,22 +377,28 @@ def report(
     correction        for many comparisons, over the whole table
     mask_seen         the rule for items that a user already has; by default that of each run's selection
     unequal_budgets   give stars also where the rows were tuned with different budgets
+    sort              the metric that orders the rows, best first, or "name"
+    top               print so many rows besides the floors; tests and marks are about all
+    floors            with the sanity baselines
+    rows              "recipe": only rows with the recipe's settings; "tuned": with tuned ones; "both": side by side
     data_dir          where the prepared data lie: a table of test targets is noted beside them, see docs/trust.md
 
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
     """
-    sets, rows = as_names(datasets, "data set", example="demo"), as_names(models, "model", example="sasrec")
+    sets, names = names_of(datasets, "data set", example="demo"), names_of(models, "model", example="sasrec")
     request = TableRequest(
         metrics=as_metrics(metrics),
         split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
-        datasets=tuple(sets), models=tuple(rows), unequal_budgets=unequal_budgets,
+        datasets=tuple(sets), models=tuple(names), unequal_budgets=unequal_budgets, rows=rows,
+        sort=sort, top=top,
     )  # fmt: skip
     records = list(runs)
-    check_names(records, datasets=sets, models=rows, where="among these runs")
-    chosen = select(records, datasets=sets, models=rows)
+    check_names(records, datasets=sets, models=names, where="among these runs")
+    chosen = select(records, datasets=sets, models=names)
+    chosen = [record for record in chosen if floors or not is_floor(record.model)]
     if records and not chosen:
-        raise without_results(sets, rows)
+        raise without_results(sets, names) if floors else UsageError("all of these runs are of floors")
     table = build_table(chosen, request)
     filters = runs.filters if isinstance(runs, Runs) else ()
     if filters:  # else nobody could tell from the table that runs were chosen
@@ -290,62 +432,6 @@ def recommend(
     return shown
 
 
-def knockout(
-    runs: RunRecord | Iterable[RunRecord],
-    what: str | Sequence[str] = tuple(KNOCKOUTS),
-    *,
-    metric: str | Metric = "NDCG@10",
-    split: SplitName = "test",
-    device: str = "auto",
-    data_dir: Folder = None,
-) -> list[RowOfDrops]:
-    """Rank finished runs again without one thing that they read; return the drops of each configuration's runs.
-
-    what  "text", "image", "time", "order", "history", or single ones such as "image=shuffled:3"
-
-    Raises UsageError for a knock-out that is none, RunError for a run that cannot be ranked again.
-    """
-    wanted, chosen = as_metrics(metric)[0], parse_knockouts(as_names(what, "knock-out", example="text"))
-    records = [runs] if isinstance(runs, RunRecord) else list(runs)
-    folder = data_folder(data_dir)
-    results = {record.title: knock_out(record, chosen, data_dir=folder, device=device) for record in records}
-    return rows_of_drops(group_runs(records)[0], results, metric=wanted, split=split)
-
-
-def power(
-    runs: Iterable[RunRecord],
-    dataset: str,
-    *,
-    metric: str | Metric = "NDCG@10",
-    a: str | None = None,
-    b: str | None = None,
-    difference: float | None = None,
-    correction: Correction = "holm",
-) -> Power | None:
-    """Return which differences the runs of a data set can show; see `power_of_runs`. None below two rows."""
-    wanted = as_metrics(metric)[0]
-    return power_of_runs(
-        list(runs), dataset, metric=wanted, a=a, b=b, difference=difference, correction=correction
-    )
-
-
-def why(
-    a: RunRecord,
-    b: RunRecord | str,
-    *,
-    metric: str | Metric = "NDCG@10",
-    results_dir: Folder = None,
-) -> Why | WhyPrinted:
-    """Return in which fields two runs differ and what each difference is worth by the stored runs.
-
-    b  another run, or a printed table such as "hm4sr/table1": then the stored run that is nearest to its number
-    """
-    chosen, stored = as_metrics(metric)[0], load_runs(results_folder(results_dir), datasets=[], models=[])[0]
-    if isinstance(b, str):
-        return why_printed(a, b, stored, metric=chosen)
-    return explain(a, b, stored, metric=chosen)
-
-
 def check(
     models: Names,
     *,
@@ -360,7 +446,7 @@ def check(
 
     A finding's `is_fault` says that something is wrong, its `advice` what to do. Raises UsageError for unknown names.
     """
-    names = as_names(models, "model", example="sasrec")
+    names = names_of(models, "model", example="sasrec")
     if not names:
         raise UsageError("no model is named; say for example 'sasrec'")
     for name in names:
@@ -370,7 +456,7 @@ def check(
     return findings_of(names, prepared, canary=canary)
 
 
-# -- watchers --------------------------------------------------------------------------------------------
+# -- who hears of it ---------------------------------------------------------------------------------------
 
 
 def _stored(cells: Sequence[Cell], watchers: Watchers) -> Iterable[RunRecord]:

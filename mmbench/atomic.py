@@ -40,10 +40,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = beside(path, what="new")
     try:
-        final = Path(os.path.realpath(path))
-        if final.is_symlink():
+        # Asked of the path itself: what /dev/stdout leads to has no name when it is a pipe.
+        is_special = path.exists() and not path.is_file() and not path.is_dir()
+        final = path if is_special else Path(os.path.realpath(path))
+        if final.is_symlink() and not is_special:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        is_special = final.exists() and not final.is_file() and not final.is_dir()
         temporary = beside(Path(tempfile.gettempdir()) / final.name if is_special else final, what="new")
         temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)

@@ -5,7 +5,8 @@ exits with `exit_code`; anything else that escapes is a bug in mmbench and shows
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+MOST_SHOWN = 8  # names that a suggestion lists
 
 
 class MmbenchError(Exception):
@@ -40,6 +41,10 @@ class ProtocolMismatchError(MmbenchError):
     """Results that were measured under different protocols were asked into one table."""
 
 
+# What code that is not ours (a user's model, a library under it) may raise, and a run survives.
+FAILURES = (Exception, SystemExit)
+
+
 def out_of_memory(reason: str, advice: str) -> RunError:
     """Return torch's first sentence about a GPU without free memory, with what to do about it, as an error."""
     return RunError(f"{reason.split('. ')[0]}; {advice}")
@@ -48,9 +53,40 @@ def out_of_memory(reason: str, advice: str) -> RunError:
 def suggest(name: str, known: Iterable[str], *, what: str) -> str:
     """Return the hint for an unknown `name`: the nearest of `known`, or all of them when none is near."""
     options = sorted(known)
-    folded = {option.casefold(): option for option in options}
-    near = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    near = nearest(name, options)
+    if len(near) == 1:
+        return f"unknown {what} {name!r}; did you mean {near[0]!r}?"
     if near:
-        return f"unknown {what} {name!r}; did you mean {folded[near[0]]!r}?"
+        more = ", ..." if len(near) > MOST_SHOWN else ""
+        return f"unknown {what} {name!r}; some begin so: {', '.join(near[:MOST_SHOWN])}{more}"
     listing = ", ".join(options) if options else "none"
     return f"unknown {what} {name!r}; known: {listing}"
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return the name that was probably meant, or all that begin with what was typed; [] when none is near.
+
+    A third of the letters may be wrong, missing, too many or in exchanged order.
+    """
+    options, wanted = sorted(known), name.casefold()
+    distances = {
+        option: (_distance(wanted, option.casefold()), _distance(name, option)) for option in options
+    }
+    closest = min(distances, key=lambda option: distances[option], default="")
+    if closest and distances[closest][0] <= max(1, len(wanted) // 3):
+        return [closest]
+    return [option for option in options if len(wanted) > 1 and option.casefold().startswith(wanted)]
+
+
+def _distance(a: str, b: str) -> int:
+    """Return how many letters to change, add, remove or exchange with their neighbour make b of a."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        last, before, row = before, row, [i]
+        for j, other in enumerate(b, start=1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]

@@ -1,7 +1,8 @@
 """Advisory locks between processes. The system drops a lock when its process dies, however it dies."""
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,19 @@ def held(
     assert lock is not None
     with lock:
         yield waited
+
+
+def held_where_writable(
+    file: Path,
+    *,
+    error: type[MmbenchError],
+    option: str,
+    on_wait: Callable[[], None] | None = None,
+) -> AbstractContextManager[bool]:
+    """Hold the lock `file` as `held` does, or nothing in a folder that may only be read, where nobody can write.
+
+    For work that is often done already. What is not done fails when it writes.
+    """
+    if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
+        return nullcontext(False)
+    return held(file, error=error, option=option, on_wait=on_wait)

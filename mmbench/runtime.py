@@ -14,6 +14,7 @@ from typing import Any
 
 from mmbench import __version__
 from mmbench.atomic import hash_json
+from mmbench.choices import whole_number
 from mmbench.errors import UsageError
 from mmbench.paths import PACKAGE, baselines_dir
 
@@ -35,7 +36,7 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, colon, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not number.isdecimal()):
+    if kind not in ("cpu", "cuda") or (colon and whole_number(number) is None):
         raise UsageError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:1, ...")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(

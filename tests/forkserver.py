@@ -22,10 +22,30 @@ READ_AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "LD_", "LC_", "LANG", "TORCH"
 WORKERS = ("--jobs", "-j", "--backend")  # their workers import the main module by its name
 
 SERVER = """
-import json, os, signal, sys, traceback
+import ctypes, io, json, os, signal, sys, traceback
 import torch, torch._dynamo, pandas, scipy.stats, tabulate
 import mmbench.__main__, mmbench.cli, mmbench.cli.live, mmbench.runs.schedule, mmbench.runs.execute
 import mmbench.reporting.build, mmbench.data.prepare, mmbench.features.extract
+
+def spoil(number, how):
+    # Puts a stream in a situation (see ForkServer.run) and returns what the interpreter would write to.
+    if how == "closed":
+        os.close(number)
+        return None
+    if how == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+    if how == "unread":
+        ours, theirs = os.pipe()
+        os.dup2(theirs, number)
+        os.close(ours)
+    encoding = how if how not in ("closed", "full", "unread") else "utf-8"
+    raw = io.open(number, "wb", 0, closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, line_buffering=number == 2)
+
+def drop_capabilities():
+    # Lets the modes of files count for root, too.
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    ctypes.CDLL(None).capset(ctypes.byref(header), ctypes.byref(sets))
 
 def child(command):
     os.setsid()
@@ -39,6 +59,9 @@ def child(command):
     os.environ.clear()
     os.environ.update(command["env"])
     sys.argv = ["mmbench", *command["args"]]
+    sys.stdout, sys.stderr = spoil(1, command["stdout"]), spoil(2, command["stderr"])
+    if command["is_unprivileged"]:
+        drop_capabilities()
     code = 0
     try:
         mmbench.cli.main()
@@ -48,8 +71,9 @@ def child(command):
         traceback.print_exc()
         code = 1
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
     finally:
         os._exit(code)
 
@@ -90,20 +114,29 @@ class ForkServer:
         atexit.register(self.process.kill)
 
     def run(
-        self, args: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout: float
+        self,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        timeout: float,
+        stdout: str = "utf-8",
+        stderr: str = "utf-8",
+        is_unprivileged: bool = False,
     ) -> tuple[int, str, str]:
-        """Return exit code, stdout and stderr of a command; AssertionError when it takes longer than `timeout` s."""
+        """Return exit code, stdout and stderr of a command; AssertionError when it takes longer than `timeout` s.
+
+        stdout, stderr   an encoding, "full", "closed", or "unread": a pipe whose reader has left
+        is_unprivileged  root, too, may not write where the modes of files forbid it
+        """
         with tempfile.TemporaryDirectory(prefix="mmbench-fork-") as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             out.touch()
             err.touch()
             request = {
-                "args": list(args),
-                "env": dict(env),
-                "cwd": str(cwd),
-                "out": str(out),
-                "err": str(err),
-            }
+                "args": list(args), "env": dict(env), "cwd": str(cwd), "out": str(out), "err": str(err),
+                "stdout": stdout, "stderr": stderr, "is_unprivileged": is_unprivileged,
+            }  # fmt: skip
             assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
@@ -115,7 +148,7 @@ class ForkServer:
                 self._reply(60)
                 texts = f"{out.read_text()}\n{err.read_text()}"
                 raise AssertionError(f"still running after {timeout} s\n{texts}") from None
-            return code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+            return code, *(file.read_text(encoding="utf-8", errors="replace") for file in (out, err))
 
     def _reply(self, timeout: float) -> dict[str, int]:
         assert self.process.stdout is not None

@@ -277,3 +277,13 @@ def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     assert received == ["the table"]
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_standard_output_by_its_path_is_written_to_whatever_it_leads_to(tmp_path: Path) -> None:
+    """A pipe's path under /proc leads to a name that no folder has."""
+    code = "from pathlib import Path; from mmbench.atomic import write_text; write_text(Path('/dev/stdout'), 'text')"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, env=environment(), check=True).stdout == b"text"
+    with (tmp_path / "file").open("wb") as file:
+        subprocess.run(command, stdout=file, env=environment(), check=True)
+    assert (tmp_path / "file").read_bytes() == b"text"

@@ -12,9 +12,10 @@ from mmbench import api
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "lazy", "errors", "choices", "visible", "console", "locks", "atomic", "paths", "strict", "sealed", "runtime",
-    "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
-    "contract", "tuning", "look", "reporting", "reproduce", "audit", "arguments", "api", "doctor", "cli", "__main__",
+    "lazy", "errors", "choices", "visible", "explain", "console", "locks", "atomic", "paths", "strict", "sealed",
+    "runtime", "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
+    "contract", "tuning", "look", "reporting", "reproduce", "audit", "board", "arguments", "questions", "api",
+    "doctor", "cli", "__main__",
 )  # fmt: skip
 
 

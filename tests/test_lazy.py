@@ -84,8 +84,19 @@ def test_an_unknown_name_is_an_attribute_error(package: str) -> None:
 
 def test_the_package_has_the_interface_and_no_more() -> None:
     assert set(api.__all__) == {
-        "check", "knockout", "load", "power", "prepare", "recommend", "report", "run", "why",
-    }  # fmt: skip
+        "check",
+        "fuse",
+        "knockout",
+        "load",
+        "power",
+        "prepare",
+        "recommend",
+        "report",
+        "run",
+        "studies",
+        "tune",
+        "why",
+    }
     public = {name for name in dir(mmbench) if not name.startswith("_")}
     assert public == {*api.__all__, "data", "errors", "models", "nn"}
 

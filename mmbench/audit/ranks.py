@@ -31,6 +31,7 @@ class _Ranks:
     greater: np.ndarray
     equal: np.ndarray
     n_candidates: int
+    limit: int | None = None
 
 
 @lru_cache(maxsize=256)

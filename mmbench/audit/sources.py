@@ -1,18 +1,18 @@
 """The papers' printed numbers, read strictly: `papers/printed.csv` (scores) and `papers/claims.toml` (the rest)."""
 
 import csv
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from mmbench.audit.number import Printed
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.metrics import Metric, parse_metric
+from mmbench.explain import read_toml, reading
 from mmbench.paths import PACKAGE
 
 SCORES = PACKAGE / "papers" / "printed.csv"
@@ -162,11 +162,9 @@ def read_scores(file: Path) -> tuple[Row, ...]:
 
 def read_claims(file: Path) -> dict[str, PaperClaims]:
     """Read the claims of each paper; DataError for an unknown key or text that is not a number."""
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    content = read_toml(file, DataError)
+    with reading(file, DataError):
         return {paper: PaperClaims.model_validate(table) for paper, table in content.items()}
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise DataError(f"{file}: {error}") from error
 
 
 @lru_cache(maxsize=1)

@@ -4,22 +4,29 @@ Nothing heavy is imported here or at the top of a command file: `mmbench --help`
 """
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from mmbench import __version__
+from mmbench.cli.shape import Root, arrange
 from mmbench.cli.state import State
-from mmbench.errors import MmbenchError
+from mmbench.cli.streams import guard_streams
+from mmbench.errors import FAILURES, MmbenchError
+from mmbench.explain import comes_from, explain
+from mmbench.paths import split_paths
 from mmbench.visible import one_line
 
+LONGEST_WORD = 300  # letters; paths are shorter
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 app = typer.Typer(
     name="mmbench",
+    cls=Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -46,7 +53,9 @@ def root(
     ),
     models_dir: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder with your own models (NAME.py + NAME.toml); repeatable."),
+        typer.Option(
+            help="Folder with your own models (NAME.py + NAME.toml); repeatable. Global options may stand anywhere."
+        ),
     ] = None,
     datasets: Annotated[
         Optional[list[Path]], typer.Option(help="A further datasets.toml; repeatable.")  # noqa: UP045
@@ -67,18 +76,25 @@ def root(
 
 from mmbench.cli import (  # noqa: E402
     audit,
+    bundles,
     check,
     data,
     datasets,
     doctor,
+    estimate,
     features,
+    fuse,
     knockout,
+    leaderboard,
+    plot,
     power,
     recommend,
     registry,
     report,
     reproduce,
     run,
+    runs,
+    score,
     show,
     tune,
     why,
@@ -90,61 +106,103 @@ for group in (
     features,
     run,
     tune,
+    fuse,
+    estimate,
     report,
     check,
+    runs,
+    plot,
     knockout,
     recommend,
     power,
     why,
     reproduce,
     audit,
+    bundles,
+    score,
+    leaderboard,
     registry,
     show,
     doctor,
 ):
     group.register(app)
+arrange(app)
 
 
 def main() -> None:
-    """Run the command line; known errors become one line on stderr and their exit code."""
-    debug = "--debug" in sys.argv[1:]
+    """Run the command; known errors become one line on stderr and their exit code."""
     # A scheduler's SIGTERM ends a run as Ctrl-C does: its worker processes with it, and with the same line.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = app(standalone_mode=False)
-    except MmbenchError as error:
-        if debug:
-            raise
-        fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has seen enough: mmbench report | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        wrong_usage(error)
-        raise
-    if code == INTERRUPTED:
-        fail("stopped; the same command resumes from here", INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Print one line on stderr and exit."""
-    typer.echo(f"error: {one_line(message)}" if code != INTERRUPTED else message, err=True)
+    outlet = guard_streams()
+    code = run_app(debug="--debug" in sys.argv[1:])
+    sys.stdout.flush()
+    if outlet.fault is not None and code == 0:
+        code = fail(outlet.reason, 1) if outlet.reason else 1
     sys.exit(code)
 
 
-def wrong_usage(error: Exception) -> None:
-    """End with one line when the command line itself was wrong (an unknown option, a missing argument).
+def run_app(*, debug: bool) -> int:
+    """Run the command line; return its exit code after an error was told as one line. With `debug`, raise it."""
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except FAILURES as error:
+        if debug or (isinstance(error, SystemExit) and not comes_from(error, users_folders())):
+            raise
+        return tell(error)
+    if code == INTERRUPTED:
+        typer.echo("stopped; the same command resumes from here", err=True)
+    return code if isinstance(code, int) else 0
 
-    Known by its methods: typer carries its own copy of click since 0.20, so the class has no stable home.
+
+def users_folders() -> list[Path]:
+    """Return the folders of the user's own models."""
+    return split_paths(os.environ.get("MMBENCH_MODELS", ""))
+
+
+def tell(error: BaseException) -> int:
+    """Say in one line what stopped the command, and return its exit code; raise an error of mmbench's own code."""
+    if isinstance(error, MmbenchError):
+        return fail(str(error), error.exit_code)
+    if comes_from(error, users_folders()):
+        return fail(f"{explain(error, folders=users_folders())} (--debug shows the traceback)", 1)
+    if isinstance(error, OSError):
+        return fail(explain_refusal(error), 1)
+    if getattr(error, "format_message", None) is None:
+        raise error
+    return tell_usage(error)
+
+
+def explain_refusal(error: OSError) -> str:
+    """Return what the system refused to do with a file of the user's that no other message names."""
+    path = error.filename if isinstance(error.filename, str | bytes) else ""
+    what = f"cannot use {os.fsdecode(path)}: " if path else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{what}{reason}; check the name, its permissions and the free space (--debug shows more)"
+
+
+def fail(message: str, code: int) -> int:
+    """Print one line on stderr, on a terminal broken at blanks, and return the exit code.
+
+    A word of hundreds of letters is cut.
     """
-    context, text = getattr(error, "ctx", None), getattr(error, "format_message", None)
-    if text is None:
-        return
+    from mmbench.cli.state import at_blanks
+
+    line = re.sub(rf"(\S{{{LONGEST_WORD}}})\S+", r"\1...", one_line(message))
+    typer.echo(at_blanks(f"error: {line}"), err=True)
+    return code
+
+
+def tell_usage(error: Any) -> int:
+    """Say in one line that the command line itself was wrong (an unknown option, a missing argument).
+
+    Such errors are known by their methods: typer carries its own copy of click since 0.20, so that the class has no
+    stable home.
+    """
+    context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(context.get_help() if context else text())
-        sys.exit(2)
+        typer.echo(context.get_help() if context else error.format_message())
+        return 2
     where = f" (see: {context.command_path} --help)" if context else ""
-    fail(f"{text().rstrip('.')}{where}", 2)
+    return fail(f"{error.format_message().rstrip('.')}{where}", 2)

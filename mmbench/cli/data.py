@@ -5,14 +5,23 @@ from typing import Annotated, Optional
 
 import typer
 
+from mmbench.cli import complete
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_current
 from mmbench.errors import UsageError
 
-Names = Annotated[list[str], typer.Argument(metavar="DATASET...", help=r"NAME\[@PROTOCOL]\[@TIES].")]
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="DATASET", help=r"NAME\[@PROTOCOL]\[@TIES].", autocompletion=complete.datasets),
+]
 SomeNames = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Argument(metavar="DATASET...", help="Prepared data sets; none with --list.", show_default=False),
+    typer.Argument(
+        metavar="DATASET",
+        help="Prepared data sets; none with --list.",
+        show_default=False,
+        autocompletion=complete.prepared,
+    ),
 ]
 Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  # noqa: UP045
 Force = Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")]
@@ -28,8 +37,16 @@ Ties = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Order of equal timestamps: file, reverse or random:SEED."),
 ]
-Text = Annotated[Optional[str], typer.Option(metavar="ENCODER", help="Text encoder; none = no text.")]  # noqa: UP045
-Image = Annotated[Optional[str], typer.Option(metavar="ENCODER", help="Image encoder; none = no images.")]  # noqa: UP045
+Text = Annotated[
+    str | None,
+    typer.Option(metavar="ENCODER", help="Text encoder; none = no text.", autocompletion=complete.encoders),
+]
+Image = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENCODER", help="Image encoder; none = no images.", autocompletion=complete.encoders
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device of pretrained encoders: auto, cpu, cuda, cuda:1, ...")]
 BatchSize = Annotated[
     Optional[int],  # noqa: UP045
@@ -84,7 +101,7 @@ def prepare(
     retry_pictures: RetryPictures = False,
     private_hosts: PrivateHosts = False,
 ) -> None:
-    """Preprocess, fetch pictures, extract: raw files to prepared data with text and image features."""
+    """Make a data set ready for runs: preprocess, fetch pictures, extract features."""
     from mmbench import api
     from mmbench.cli.watching import watchers
 
@@ -106,7 +123,7 @@ def preprocess(
     protocol: ProtocolOption = None,
     ties: Ties = None,
 ) -> None:
-    """Raw files to interactions, catalogue and manifest; prints statistics beside printed counts."""
+    """Filter, sort and split raw files; compare the counts with the paper's."""
     from mmbench.cli.preparation import PreparationView
     from mmbench.features import pipeline
 
@@ -128,7 +145,7 @@ def extract(
     force: Again = False,
     list_: ListOption = False,
 ) -> None:
-    """Turn texts and pictures of prepared data into feature arrays; report what is missing.
+    """Encode the texts and pictures of items as features; report what is missing.
 
     An encoder is a registered name, a folder of a saved transformers model, or owner/name on the hub; :cls or
     :mean after it choose the pooling, +layers gives one state per layer. A killed extraction resumes.

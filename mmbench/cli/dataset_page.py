@@ -17,12 +17,14 @@ def page(spec: "DatasetSpec", canonical: str, rules: "Protocol", data_dir: Path,
 
     rows = [["name", canonical], ["title", spec.title], ["parser", spec.parser]]
     rows += [["synthetic", "yes: generated, not real users"]] if spec.synthetic else []
-    rows += _raw_rows(spec, data_dir, ask=ask)
+    rows += [["", ""], ["FILES", ""], *_raw_rows(spec, data_dir, ask=ask)]
     rows += [["pictures", f"{spec.pictures.name}, one {spec.pictures.member} each"]] if spec.pictures else []
     rows += [["terms", spec.terms]] if spec.terms else []
-    rows += [["protocol", SUMMARIES[rules.name]]]
-    rows += [[f"  {key}", _plain(value)] for key, value in rules.to_json().items() if key != "name"]
+    rows += [["", ""], ["PROTOCOL", SUMMARIES[rules.name]]]
+    rows += [[key, _plain(value)] for key, value in rules.to_json().items() if key != "name"]
     rows += [["text", ", ".join(spec.text_fields)]]
+    if spec.printed or spec.slips:
+        rows += [["", ""], ["PAPER", ""]]
     if spec.printed:
         printed = spec.printed
         rows.append(

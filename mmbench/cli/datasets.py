@@ -1,16 +1,22 @@
 """`mmbench datasets`: what the catalogue knows and will fetch, what is prepared, statistics."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.cli import exchange
+from mmbench.cli import complete, exchange
 from mmbench.cli.groups import NameOrCommand
 from mmbench.cli.looks import stats
 from mmbench.cli.pictures import list_pictures
 from mmbench.cli.state import State
 from mmbench.cli.tables import note_outdated, print_table
+from mmbench.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from mmbench.data.store import Prepared
+
+ROOM_FOR = {"title": 130, "features": 100}  # columns of a terminal below which a column is left out
 
 datasets_app = typer.Typer(
     cls=NameOrCommand,
@@ -33,20 +39,28 @@ datasets_app.command("pictures", epilog="Example: mmbench datasets pictures amaz
 @datasets_app.callback()
 def list_datasets(ctx: typer.Context) -> None:
     """List the data sets: which are prepared, with which features."""
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        _print_list(ctx.obj)
+
+
+@datasets_app.command("list", epilog="Example: mmbench datasets list")
+def list_command(ctx: typer.Context) -> None:
+    """List the data sets, those that are prepared first; the same as mmbench datasets."""
+    _print_list(ctx.obj)
+
+
+def _print_list(state: State) -> None:
     from mmbench.data.catalog import load_catalog
     from mmbench.data.store import list_prepared
     from mmbench.features.store import list_features
 
-    state: State = ctx.obj
     rows = []
     prepared = {data.name: data for data in list_prepared(state.data_dir, on_error=state.skip_data)}
     known = load_catalog(state.data_dir)
-    for name in [*known, *(name for name in prepared if name not in known)]:
+    for name in [*prepared, *(name for name in known if name not in prepared)]:
         title = known[name].title if name in known else prepared[name].manifest.title
         if name not in prepared:
-            rows.append([name, title, "not prepared", "", "", "", ""])
+            rows.append([name, "not prepared", "", "", "", "", title])
             continue
         data = prepared[name]
         counts = [f"{count:,}" for count in (data.n_users, data.n_items, data.n_events)]
@@ -55,8 +69,54 @@ def list_datasets(ctx: typer.Context) -> None:
             f"{manifest.modality} {manifest.encoder}" for group in stored for manifest in group
         )
         is_outdated = note_outdated(state, data)
-        rows.append([name, title, "outdated" if is_outdated else "prepared", *counts, features or "none"])
-    print_table(state, ["data set", "title", "state", "users", "items", "interactions", "features"], rows)
+        state_text = "outdated" if is_outdated else "prepared"
+        rows.append([name, state_text, *counts, features or "none", title])
+    _print_columns(state, ["data set", "state", "users", "items", "interactions", "features", "title"], rows)
+
+
+def _print_columns(state: State, header: list[str], rows: list[list[str]]) -> None:
+    """Print the columns that have a content and for which there is room."""
+    width = state.out.width if state.out.is_terminal else 10_000
+    kept = [
+        index
+        for index, name in enumerate(header)
+        if any(row[index] for row in rows) and width >= ROOM_FOR.get(name, 0)
+    ]
+    print_table(state, [header[index] for index in kept], [[row[index] for index in kept] for row in rows])
+
+
+@datasets_app.command(epilog="Example: mmbench datasets remove my-shop")
+def remove(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="DATASET", autocompletion=complete.datasets)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without a question.")] = False,
+) -> None:
+    """Remove a data set's prepared data and features, and its table if it was added; raw files and runs stay."""
+    from mmbench.cli.asking import confirm
+    from mmbench.data.catalog import added_datasets, forget_dataset
+    from mmbench.data.removal import prepared_bytes, remove_prepared
+    from mmbench.reporting.run_list import size_text
+
+    state: State = ctx.obj
+    is_added, n_bytes = name in added_datasets(state.data_dir), prepared_bytes(name, state.data_dir)
+    if not is_added and n_bytes is None:
+        known = [*added_datasets(state.data_dir), *(one.name for one in _prepared(state))]
+        raise UsageError(f"{suggest(name, known, what='prepared or added data set')}; nothing was removed")
+    parts = [] if n_bytes is None else [f"the prepared data of {name} ({size_text(n_bytes)})"]
+    parts += [f"the table of {name}"] if is_added else []
+    if not yes:
+        confirm(f"Remove {' and '.join(parts)}?")
+    if n_bytes is not None:
+        remove_prepared(name, state.data_dir)
+    if is_added:
+        forget_dataset(name, state.data_dir)
+    state.out.print(f"removed {' and '.join(parts)}", markup=False)
+
+
+def _prepared(state: State) -> "list[Prepared]":
+    from mmbench.data.store import list_prepared
+
+    return list_prepared(state.data_dir, on_error=lambda error: None)
 
 
 @datasets_app.command(epilog="Example: mmbench datasets add my-shop.toml && mmbench prepare my-shop")

@@ -31,9 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def knockout(
     ctx: typer.Context,
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>).")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
     what: Annotated[
         str,
         typer.Option(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from mmbench.runs.narrator import RunLines, TrainingLines, clock, terms_text
 from mmbench.runs.plan import Cell
+from mmbench.runs.store import RunRecord
 from mmbench.training.progress import EpochReport
 
 
@@ -36,7 +38,7 @@ class Panel(TrainingLines):
         epoch, step, n_steps = self.position
         table = Table.grid(padding=(0, 2))
         table.add_row(
-            Text(f"cell {self.numbers} of {self.total}", style="bold"),
+            Text(f"run {self.numbers} of {self.total}", style="bold"),
             Text(self.title, style="bold cyan"),
         )
         table.add_row("epoch", f"{epoch} of at most {self.max_epochs}   step {step} of {n_steps}")
@@ -44,8 +46,24 @@ class Panel(TrainingLines):
         table.add_row("loss", terms_text(self.terms))
         for text in self.valid_text():
             table.add_row("", text)
-        table.add_row("time", f"{clock(time.monotonic() - self.began)}   {self.left()}")
+        now = time.monotonic()
+        table.add_row("time", f"{clock(now - self.began)}   {self.left()}")
+        if self.total > 1:
+            table.add_row("", f"{clock(now - self.view.began)} since the first run began")
         return table
+
+    def row(self) -> tuple[Text, ...]:
+        """Return the run as one line among others: what fits 80 columns says which run, which epoch, which value."""
+        report = self.report
+        epoch = f"epoch {report.epoch}/{self.max_epochs}" if report else "starting"
+        valid = next(iter(report.valid.items()), None) if report else None
+        return (
+            Text(f"{self.numbers}/{self.total}", style="bold"),
+            Text(self.title, style="bold cyan", no_wrap=True, overflow="ellipsis"),
+            Text(epoch, no_wrap=True),
+            Text(f"{valid[0]} {valid[1]:.4f}" if valid else "", no_wrap=True),
+            Text(clock(time.monotonic() - self.began), no_wrap=True),
+        )
 
 
 class RunView(RunLines):
@@ -60,6 +78,8 @@ class RunView(RunLines):
         self.console, self.out = console, out
         self.live: Live | None = None
         self.current: Panel | None = None
+        self.began = time.monotonic()
+        self.elsewhere: dict[Path, Panel] = {}  # runs that other processes compute at present
 
     @contextmanager
     def watching(self) -> Iterator["RunView"]:
@@ -78,11 +98,20 @@ class RunView(RunLines):
         if self.live is None and self.console.is_terminal and not self.console.quiet:
             self.live = Live(console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
-        self._say_notes(cells)
-        panel = self.current = Panel(self, cells, number, total)
+        panel = Panel(self, cells, number, total)
+        if self.is_elsewhere:
+            self.elsewhere[cells[0].path] = panel
+        else:
+            self._say_notes(cells)
+            self.current = panel
         self.plain(f"[{panel.numbers}/{panel.total}] {panel.title}")
         self.refresh()
         return panel
+
+    def ends(self, cell: Cell, record: RunRecord) -> None:
+        self.elsewhere.pop(cell.path, None)
+        super().ends(cell, record)
+        self.refresh()
 
     def plain(self, text: str) -> None:
         """Print a line for those who have no live panel."""
@@ -90,5 +119,12 @@ class RunView(RunLines):
             super().plain(text)
 
     def refresh(self) -> None:
-        if self.live is not None and self.current is not None:
+        if self.live is None:
+            return
+        if self.is_elsewhere:
+            table = Table.grid(padding=(0, 2))
+            for panel in list(self.elsewhere.values()):
+                table.add_row(*panel.row())
+            self.live.update(table)
+        elif self.current is not None:
             self.live.update(Group(self.current.render()))

@@ -17,25 +17,31 @@ EXAMPLES = 3  # of the pictures that are missing for one reason
 
 
 class PreparationView(PrepareWatcher):
-    """Hears of a preparation for the command line."""
+    """Hears of a preparation for the command line.
 
-    def __init__(self, state: State) -> None:
+    brief  a line in place of the statistics and of the features' counts: the data are prepared on the way to a run
+    """
+
+    def __init__(self, state: State, *, brief: bool = False) -> None:
         super().__init__(lambda text: state.err.print(text, markup=False))
-        self.state = state
+        self.state, self.brief = state, brief
 
     @property
     def has_bars(self) -> bool:
         return self.state.err.is_terminal and not self.state.err.quiet
 
     def result(self, dataset: str, text: str) -> None:
-        self.state.out.print(f"{dataset}: {text}", markup=False)
+        (self.state.err if self.brief else self.state.out).print(f"{dataset}: {text}", markup=False)
 
     def missing(self, error: RawFilesMissingError) -> None:
         """Print what to fetch, from where, and where to put it: the long form of the error's one line."""
         self.say("These raw files are needed:")
         for file in error.files:
-            for source in file.urls or ["no public address: from the owner of the data"]:
-                self.say(f"  {file.name}\n    from {source}\n    to   {error.folder / file.name}")
+            sources = file.urls or ["no public download: request it from the owner of the data"]
+            self.say(f"  {file.name}")
+            for index, source in enumerate(sources):
+                self.say(f"    {'from' if index == 0 else 'or  '} {source}")
+            self.say(f"    to   {error.folder / file.name}")
         if error.spec.notes:
             self.say(error.spec.notes)
 
@@ -50,7 +56,13 @@ class PreparationView(PrepareWatcher):
 
     def prepared(self, report: PrepareReport) -> None:
         super().prepared(report)
-        if report.fresh:
+        if report.fresh and self.brief:
+            data = report.prepared
+            self.say(
+                f"{data.name}: {data.n_users:,} users, {data.n_items:,} items, {data.n_events:,} interactions; "
+                f"mmbench datasets stats {data.name} shows more"
+            )
+        elif report.fresh:
             print_statistics(self.state, report.prepared)
 
     @contextmanager

@@ -2,23 +2,28 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.choices import Correction, Format, MaskRule, SplitName, TestName, Ties
+from mmbench.choices import Correction, Format, MaskRule, Rows, SplitName, Style, TestName, Ties
+from mmbench.cli import complete
 from mmbench.cli.bands import BandName
 from mmbench.cli.state import State
+from mmbench.cli.words import words
 from mmbench.errors import MmbenchError, UsageError
 
 if TYPE_CHECKING:
+    from mmbench.reporting.layout import Layout
     from mmbench.reporting.table import Table
     from mmbench.runs.store import RunRecord
 
 
 _BY_SUFFIX: dict[str, Format] = {
-    ".md": "markdown", ".tex": "latex", ".html": "html", ".htm": "html", ".csv": "csv", ".json": "json",
+    ".txt": "terminal", ".md": "markdown", ".tex": "latex", ".html": "html", ".htm": "html", ".csv": "csv",
+    ".json": "json",
 }  # fmt: skip
 
 _EPILOG = """\b
@@ -29,7 +34,8 @@ Examples:
   mmbench report --set mask_seen=none --current-data
   mmbench report --mask-seen input --metric NDCG@10 --metric Coverage@10
   mmbench report -m hm4sr -m sasrec --slice transition --compare hm4sr
-  mmbench report --format latex --output table.tex
+  mmbench report --style paper --output table.tex
+  mmbench report --brief --sort HR@10 --top 5
   mmbench report --format csv > results.csv"""
 
 
@@ -46,12 +52,22 @@ def report(
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            "--dataset", "-d", show_default="all", help="A data set (columns, in this order); repeatable."
+            "--dataset",
+            "-d",
+            show_default="all",
+            help="A data set (columns, in this order); repeatable.",
+            autocompletion=complete.prepared,
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", show_default="all", help="A model (rows, in this order); repeatable."),
+        typer.Option(
+            "--model",
+            "-m",
+            show_default="all",
+            help="A model (rows, in this order); repeatable.",
+            autocompletion=complete.models,
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -72,15 +88,22 @@ def report(
             show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
             help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC, Coverage@K, Gini@K, Entropy@K; "
             "repeatable.",
+            autocompletion=complete.metrics,
         ),
     ] = None,
     table: Annotated[
-        bool, typer.Option("--table", show_default=False, help="Print the table; the default.")
+        bool,
+        typer.Option(
+            "--table", show_default=False, help="Print the table, as report does without this option."
+        ),
     ] = True,
     fmt: Annotated[
         Format | None,
         typer.Option(
-            "--format", "-f", show_default="terminal, or by the suffix of --output", help="Of the output."
+            "--format",
+            "-f",
+            show_default="terminal, or by the suffix of --output",
+            help="How the table is written.",
         ),
     ] = None,
     compare: Annotated[
@@ -105,12 +128,47 @@ def report(
             help="The rule for items that a user already has; stored for every run, nothing is computed.",
         ),
     ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="METRIC|name", show_default="the first column", help="What orders the rows, best first."
+        ),
+    ] = "",
+    top: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", show_default="all", help="Print the first N rows only, and floors."),
+    ] = 0,
+    floors: Annotated[bool, typer.Option(help="With the sanity baselines (Pop, Random, ...).")] = True,
+    tests: Annotated[bool, typer.Option(help="With the comparisons below the rows, and stars.")] = True,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Means only: no deviations, floors, tests, notes.")
+    ] = False,
+    style: Annotated[
+        Style,
+        typer.Option(
+            help="paper: as a paper prints it, with stars and the gain, without tests and warnings."
+        ),
+    ] = "full",
+    transpose: Annotated[
+        bool, typer.Option("--transpose", help="A line per metric and a column per model.")
+    ] = False,
+    notes: Annotated[
+        bool | None,
+        typer.Option(
+            show_default="not on a terminal",
+            help="With warnings in full, and what data, metrics and tests are.",
+        ),
+    ] = None,
     unequal_budgets: Annotated[
         bool,
         typer.Option(
             "--unequal-budgets", help="Give stars also where rows were tuned with different budgets."
         ),
     ] = False,
+    rows: Annotated[
+        Rows,
+        typer.Option(help="Only rows with the recipe's settings, or tuned ones, or both side by side."),
+    ] = "all",
     slice_: Annotated[
         str | None,
         typer.Option(
@@ -133,12 +191,17 @@ def report(
 ) -> None:
     from mmbench import api
     from mmbench.evaluation.metrics import DEFAULT_METRICS, parse_metric
+    from mmbench.reporting.layout import BRIEF, Layout
 
     del table  # named in the documentation; there is nothing else to print
     state: State = ctx.obj
-    metrics = list(map(parse_metric, metric or [])) or DEFAULT_METRICS
+    chosen, datasets, models = _format_of(fmt, output), words(dataset), words(model)
+    metrics = list(map(parse_metric, words(metric))) or DEFAULT_METRICS
+    layout = Layout(style=style, notes=notes, tests=tests, transposed=transpose)
+    if brief:
+        layout = replace(BRIEF, transposed=transpose)
     runs = api.load(
-        datasets=dataset or [], models=model or [], settings=_parse_filters(set_ or []), current_data=current_data,
+        datasets=datasets, models=models, settings=_parse_filters(set_ or []), current_data=current_data,
         data_dir=state.data_dir, results_dir=state.results_dir,
     )  # fmt: skip
     state.warn_left_out(runs.left_out)
@@ -158,12 +221,24 @@ def report(
         print_bands(state, runs, metrics=wanted, split=split, mask_seen=mask_seen)
         return
     built = api.report(
-        runs, datasets=dataset or [], models=model or [], metrics=metrics, compare=compare, test=test,
-        correction=correction, split=split, ties=ties, mask_seen=mask_seen,
-        unequal_budgets=unequal_budgets, data_dir=state.data_dir,
+        runs, datasets=datasets, models=models, metrics=metrics, compare=compare, test=test, correction=correction,
+        split=split, ties=ties, mask_seen=mask_seen, unequal_budgets=unequal_budgets, sort=sort, top=top, rows=rows,
+        floors=floors and not brief, data_dir=state.data_dir,
     )  # fmt: skip
     state.warn_left_out(built.left_out)
-    _emit(state, built.table, fmt, output)
+    _emit(state, built.table, chosen, output, layout)
+
+
+def _format_of(fmt: Format | None, output: Path | None) -> Format:
+    """Return the format that is asked for, by its name or by the suffix of the file."""
+    suffix = "" if output is None else output.suffix.lower()
+    if fmt is not None or not suffix:
+        return fmt or "terminal"
+    if suffix not in _BY_SUFFIX:
+        raise UsageError(
+            f"--output {output}: no format has the suffix {suffix}; use {', '.join(_BY_SUFFIX)}, or add --format"
+        )
+    return _BY_SUFFIX[suffix]
 
 
 def _note_outdated_data(state: State, records: "Sequence[RunRecord]") -> None:
@@ -177,10 +252,10 @@ def _note_outdated_data(state: State, records: "Sequence[RunRecord]") -> None:
                 note_outdated(state, open_prepared(name, state.data_dir))
 
 
-def _parse_filters(given: Sequence[str]) -> dict[str, list[str]]:
-    """`--set` texts as key -> values."""
+def _parse_filters(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return `--set` texts as key -> values."""
     wanted: dict[str, list[str]] = {}
-    for text in given:
+    for text in texts:
         key, _, value = text.partition("=")
         if not key or not value:
             raise UsageError(f"--set {text!r}: write it as KEY=VALUE, for example --set mask_seen=none")
@@ -188,14 +263,12 @@ def _parse_filters(given: Sequence[str]) -> dict[str, list[str]]:
     return wanted
 
 
-def _emit(state: State, table: "Table", fmt: Format | None, output: Path | None) -> None:
+def _emit(state: State, table: "Table", fmt: Format, output: Path | None, layout: "Layout") -> None:
     from mmbench.atomic import write_text
     from mmbench.reporting import render, to_text
 
-    suffix: Format = _BY_SUFFIX.get(output.suffix.lower(), "terminal") if output else "terminal"
-    chosen = fmt or suffix
     if output is None:
-        render(table, chosen, state.out)
+        render(table, fmt, state.out, layout)
         return
-    write_text(output, to_text(table, chosen))
+    write_text(output, to_text(table, fmt, layout))
     state.err.print(f"wrote {output}", markup=False)

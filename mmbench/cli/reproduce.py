@@ -1,35 +1,23 @@
 """`mmbench reproduce`: the printed tables and figures of the papers, run again."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from mmbench.cli import complete
+from mmbench.cli.reproduced import FormatOption, is_figure, show, show_data
 from mmbench.cli.run import DeviceOption, SetOption, StackOption, compute, parse_seeds, parse_sets
 from mmbench.cli.state import State
 from mmbench.cli.tables import note_outdated
-from mmbench.errors import RunError, UsageError
+from mmbench.cli.words import words
+from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mmbench.look.plots import Plot
-    from mmbench.reproduce.looks import Looked
     from mmbench.reproduce.plan import Plan, Target
-    from mmbench.reproduce.scores import Reproduced
     from mmbench.reproduce.spec import Experiment
-    from mmbench.runs.store import RunRecord
 
 
-class FormatOption(StrEnum):
-    terminal = "terminal"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
-
-
-_BY_SUFFIX = {".md": "markdown", ".csv": "csv", ".json": "json"}
 _EPILOG = """\b
 Examples:
   mmbench reproduce
@@ -46,7 +34,11 @@ def reproduce(
     ctx: typer.Context,
     experiment: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[PAPER/EXPERIMENT]", help="Such as hm4sr/table1; without it all are listed."),
+        typer.Argument(
+            metavar="[PAPER/EXPERIMENT]",
+            help="Such as hm4sr/table1, or PAPER with --all; without it all are listed.",
+            autocompletion=complete.experiments,
+        ),
     ] = None,
     seeds: Annotated[
         Optional[str],  # noqa: UP045
@@ -57,10 +49,18 @@ def reproduce(
     dataset: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            show_default="the paper's", help="Only this data set, or any that is prepared; repeatable."
+            "--dataset",
+            "-d",
+            show_default="the paper's",
+            help="Only this data set, or any that is prepared; repeatable.",
+            autocompletion=complete.prepared,
         ),
     ] = None,
     set_: SetOption = None,
+    tuned: Annotated[
+        bool,
+        typer.Option("--tuned", help="With the best settings that `mmbench tune` found; --set is stronger."),
+    ] = False,
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
     jobs: Annotated[
         int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
@@ -83,6 +83,10 @@ def reproduce(
         bool,
         typer.Option("--dry-run", help="Show the cells, which exist, and the time left; compute nothing."),
     ] = False,
+    whole: Annotated[
+        bool,
+        typer.Option("--all", help="With PAPER and --dry-run: what a whole paper needs, and the hours left."),
+    ] = False,
     stored: Annotated[
         bool, typer.Option("--stored", help="Print what earlier runs have left; compute nothing.")
     ] = False,
@@ -96,20 +100,24 @@ def reproduce(
     from mmbench.runtime import pick_device
     from mmbench.training.devices import stack_size
 
+    if whole:
+        _check_whole(experiment, dry_run)
+        _whole(state, experiment or "", seeds, dataset, set_, epochs, tuned, jobs)
+        return
     if experiment is None:
         _list(state)
         return
     found = find_experiment(experiment)
     _check_output(found, output)
-    targets = choose_targets(found, dataset or [], state.data_dir, on_error=state.skip_data)
+    targets = choose_targets(found, words(dataset), state.data_dir, on_error=state.skip_data)
     _say_targets(state, found, targets)
     if not isinstance(found.content, Scores):
-        _show_data(state, found, targets, fmt, output)
+        show_data(state, found, targets, fmt, output)
         return
     n_stacked = stack_size(stack, pick_device(device))
     if seeds is None and found.content.seeds > 1:
         state.err.print(f"seeds: {found.content.seeds}, as in the paper (--seeds chooses)")
-    plan = _plan(state, found, targets, seeds or str(found.content.seeds), set_, epochs)
+    plan = _plan(state, found, targets, seeds or str(found.content.seeds), set_, epochs, tuned)
     if not stored:
         check_planned(plan.cells)
     if dry_run:
@@ -123,24 +131,51 @@ def reproduce(
             compute(state, plan.cells, device=device, backend=place, stack=n_stacked) if plan.cells else []
         )
         records = {one.path: one for one in found_now}
-    _show(state, plan, records, fmt, output)
+    show(state, plan, records, fmt, output)
+
+
+def _check_whole(paper: str | None, dry_run: bool) -> None:
+    if not dry_run:
+        raise UsageError("--all plans a whole paper: add --dry-run, or name an experiment to run")
+    if paper is None:
+        raise UsageError("--all needs a paper, such as hm4sr")
+
+
+def _whole(
+    state: State,
+    paper: str,
+    seeds: str | None,
+    dataset: list[str] | None,
+    sets: list[str] | None,
+    epochs: int | None,
+    tuned: bool,
+    jobs: int,
+) -> None:
+    from mmbench.cli.whole_paper import print_paper
+    from mmbench.data.store import list_prepared
+    from mmbench.reproduce.plan import choose_targets
+    from mmbench.reproduce.spec import Scores
+
+    def make(one: "Experiment") -> "Plan":
+        assert isinstance(one.content, Scores)
+        targets = choose_targets(one, dataset or [], state.data_dir, on_error=lambda fault: None)
+        return _plan(state, one, targets, seeds or str(one.content.seeds), sets, epochs, tuned)
+
+    there = [prepared.name for prepared in list_prepared(state.data_dir, on_error=state.skip_data)]
+    print_paper(state, paper, make, data_sets=there, jobs=jobs)
 
 
 def _check_output(experiment: "Experiment", output: Path | None) -> None:
     """A table goes into a file, a figure into a folder; said before anything is computed."""
     if output is None:
         return
-    if _is_figure(experiment):
+    if is_figure(experiment):
         if output.suffix or output.is_file():
             raise UsageError(
                 f"--output {output}: {experiment.name} is a figure; name a folder for PNG and SVG"
             )
     elif output.is_dir():
         raise UsageError(f"--output {output} is a folder; name a file in it, e.g. {output / 'table.md'}")
-
-
-def _is_figure(experiment: "Experiment") -> bool:
-    return experiment.content.kind not in ("table", "statistics")
 
 
 def _say_targets(state: State, experiment: "Experiment", targets: "list[Target]") -> None:
@@ -180,6 +215,7 @@ def _plan(
     seeds: str,
     sets: list[str] | None,
     epochs: int | None,
+    tuned: bool,
 ) -> "Plan":
     from mmbench.reproduce.plan import make_plan
 
@@ -189,19 +225,23 @@ def _plan(
         targets=targets,
         seeds=parse_seeds(seeds),
         overrides=parse_sets(sets, epochs=epochs),
+        tuned=tuned,
     )
 
 
 def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
     """Each cell with its state and time; then what is left in all, and what is not there."""
     from mmbench.reproduce.plan import states
-    from mmbench.runs.narrator import clock
+    from mmbench.runs.narrator import clock, declared_settings, interruption
 
     known = states(plan.cells)
     for one in known:
         time = "" if one.is_finished else "unknown" if one.seconds is None else f"~{clock(one.seconds)}"
         word = "finished" if one.is_finished else "missing"
-        state.out.print(f"{word:8}  {time:>8}  {one.cell.path}", markup=False)
+        details = [] if one.is_finished else [interruption(one.cell)]
+        details = [text for text in (*declared_settings(one.cell), *details) if text]
+        told = f"  {', '.join(details)}" if details else ""
+        state.out.print(f"{word:8}  {time:>8}  {one.cell.path}{told}", markup=False)
     missing = [one for one in known if not one.is_finished]
     seconds = [one.seconds for one in missing if one.seconds is not None]
     state.out.print(f"{len(known)} cells, {len(known) - len(missing)} finished, {len(missing)} missing")
@@ -224,147 +264,3 @@ def _say_missing(state: State, plan: "Plan") -> None:
         state.out.print(f"not prepared: {names} (run: mmbench prepare {names})", markup=False)
     for reason, rows in plan.refused.items():
         state.out.print(f"cannot run: {', '.join(rows)}: {reason}", markup=False)
-
-
-def _show(
-    state: State,
-    plan: "Plan",
-    records: "Mapping[Path, RunRecord]",
-    fmt: FormatOption | None,
-    output: Path | None,
-) -> None:
-    """Print the table and draw the figure; failures are said last."""
-    from mmbench.reproduce.scores import reproduced
-    from mmbench.runs.look_log import note_looks
-
-    one = reproduced(plan, records)
-    note_looks(records.values(), data_dir=state.data_dir)
-    state.warn_left_out(one.table.left_out)
-    if _is_figure(plan.experiment):
-        _emit_figure(state, one, fmt, output)
-    else:
-        _emit(state, one, fmt, output)
-    failed = sum(record.status == "failed" for record in records.values())
-    if failed:
-        raise RunError(f"{failed} of {len(records)} cells failed; the same command tries them again")
-    if not records:
-        raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
-
-
-def _why(plan: "Plan") -> str:
-    if plan.refused:
-        return next(iter(plan.refused))
-    if len(plan.not_prepared) == len(plan.targets):
-        return f"no data set is prepared; run: mmbench prepare {plan.not_prepared[0]}"
-    return "none of its models is here yet"
-
-
-def _emit(state: State, one: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:
-    from mmbench.reproduce.formats import print_terminal, to_text
-
-    chosen = _chosen(fmt, output)
-    if output is None and chosen == "terminal":
-        print_terminal(one, state.out)
-    else:
-        _write(state, to_text(one, chosen.value), output)
-
-
-def _chosen(fmt: FormatOption | None, output: Path | None) -> FormatOption:
-    return fmt or FormatOption(_BY_SUFFIX.get(output.suffix.lower(), "terminal") if output else "terminal")
-
-
-def _write(state: State, text: str, output: Path | None) -> None:
-    """To stdout as it is, or into a file in one step."""
-    from mmbench.atomic import write_text
-
-    if output is None:
-        state.out.out(text, end="", highlight=False)
-        return
-    write_text(output, text)
-    state.err.print(f"wrote {output}", markup=False)
-
-
-def _emit_figure(state: State, one: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:
-    """The numbers as a table, the plot for the terminal, and with --output the figure with its numbers."""
-    from mmbench.look.plots import Plot
-    from mmbench.reproduce.figures import caption, draw, terminal_plot
-    from mmbench.reproduce.formats import to_text
-
-    _emit(state, one, fmt, None)
-    if _chosen(fmt, None) == "terminal":
-        for line in terminal_plot(one, ascii_only="utf" not in state.out.encoding.lower()):
-            state.out.print(line, markup=False)
-    if output is None:
-        return
-    name = one.plan.experiment.name.replace("/", "-")
-    _write(state, to_text(one, "csv"), output / f"{name}.csv")
-    if one.is_measured:
-        _save(state, [Plot(name, caption(one), lambda: draw(one))], output, name)
-    else:
-        state.err.print("no figure: nothing is measured")
-
-
-def _save(state: State, plots: "list[Plot]", folder: Path, name: str) -> None:
-    from mmbench.look.save import save_figures
-
-    for file in save_figures(plots, folder, captions_file=f"{name}-captions.txt"):
-        state.err.print(f"wrote {file}", markup=False)
-
-
-def _show_data(
-    state: State,
-    experiment: "Experiment",
-    targets: "list[Target]",
-    fmt: FormatOption | None,
-    output: Path | None,
-) -> None:
-    """Tables and figures of the data itself: nothing is trained."""
-    from mmbench.reproduce.spec import Statistics
-
-    if isinstance(experiment.content, Statistics):
-        _show_statistics(state, experiment, targets, fmt, output)
-        return
-    from mmbench.reproduce.looks import looked
-
-    found = looked(experiment, targets)
-    if not found.looks:
-        raise RunError(
-            f"no data set of {experiment.name} is prepared; run: mmbench prepare {targets[0].name}"
-        )
-    _print_look(state, found, fmt)
-    if output is not None:
-        _save(state, found.plots, output, experiment.name.replace("/", "-"))
-
-
-def _show_statistics(
-    state: State,
-    experiment: "Experiment",
-    targets: "list[Target]",
-    fmt: FormatOption | None,
-    output: Path | None,
-) -> None:
-    from mmbench.data.catalog import load_catalog
-    from mmbench.reproduce.statistics import counted, print_terminal, to_text
-
-    catalog = load_catalog(state.data_dir)
-    slips = {name: spec.slips for name, spec in catalog.items()}
-    one, chosen = counted(experiment, targets, slips), _chosen(fmt, output)
-    if output is None and chosen == "terminal":
-        print_terminal(one, state.out)
-    else:
-        _write(state, to_text(one, chosen.value), output)
-
-
-def _print_look(state: State, found: "Looked", fmt: FormatOption | None) -> None:
-    import json
-
-    from mmbench.cli.tables import print_table
-
-    if _chosen(fmt, None) == "json":
-        _write(state, json.dumps(found.json(), indent=1) + "\n", None)
-        return
-    if fmt in (FormatOption.markdown, FormatOption.csv):
-        raise UsageError(f"--format {fmt}: {found.experiment.name} is printed as terminal or json")
-    state.out.print(f"{found.experiment.name}: {found.content.title} ({found.content.source})", markup=False)
-    rows = found.rows(ascii_only="utf" not in state.out.encoding.lower())
-    print_table(state, ["data set", "shape", "from left to right"], rows)

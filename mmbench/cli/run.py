@@ -2,23 +2,28 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmbench.choices import DEFAULT_LISTS, FLOORS, MaskRule
+from mmbench.cli import complete
 from mmbench.cli.state import State
-from mmbench.errors import RunError, UsageError
+from mmbench.cli.words import words
+from mmbench.errors import MmbenchError, RunError, UsageError
 
 if TYPE_CHECKING:
     from mmbench.evaluation.evidence import Ranking
     from mmbench.evaluation.metrics import Metric
     from mmbench.reporting.runs import Runs
+    from mmbench.runs.experiment_file import ExperimentFile, ReportOptions
     from mmbench.runs.schedule import Overrides
     from mmbench.runs.store import RunRecord
     from mmbench.runs.workers import Backend
 
+MOST_SEEDS = 10_000  # of a range; a typo must not fill the memory
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -50,14 +55,19 @@ def register(app: typer.Typer) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds that `--seeds` means: `10` -> 1..10; `3,5,8` -> those."""
+    """Return the seeds that `--seeds` means: `10` -> 1..10; `3,5,8` -> those; `4-6,9` -> 4, 5, 6, 9."""
     from mmbench.runs.request import seed_list
 
     parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"-?[0-9]{1,9}", part) for part in parts):
-        raise UsageError(f"--seeds {text!r}: give a number of seeds (10) or a list of seeds (3,5,8)")
-    numbers = [int(part) for part in parts]
-    return seed_list(numbers if len(numbers) > 1 else numbers[0])
+    if len(parts) == 1 and re.fullmatch(r"-?[0-9]{1,9}", parts[0]):
+        return seed_list(int(parts[0]))
+    matches = [re.fullmatch(r"(-?[0-9]{1,9})(?:-([0-9]{1,9}))?", part) for part in parts]
+    ends = [(int(match[1]), int(match[2] or match[1])) for match in matches if match]
+    if len(ends) < len(parts) or any(not 0 <= last - first < MOST_SEEDS for first, last in ends):
+        raise UsageError(
+            f"--seeds {text!r}: give a number of seeds (10), a list (3,5,8) or a range (4-6, at most {MOST_SEEDS})"
+        )
+    return seed_list([seed for first, last in ends for seed in range(first, last + 1)])
 
 
 def read_sets(texts: list[str] | None) -> dict[str, Any]:
@@ -86,10 +96,24 @@ def parse_sets(texts: list[str] | None, *, epochs: int | None = None) -> "Overri
 def run(
     ctx: typer.Context,
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Model names, with :variant if wanted.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="Model names, with :variant if wanted; or one experiment file (exp.toml).",
+            autocompletion=complete.models,
+        ),
     ],
-    dataset: Annotated[list[str] | None, typer.Option(help="Prepared data set; repeatable.")] = None,
-    seeds: Annotated[str, typer.Option(help="How many seeds (10 = 1..10) or which (3,5,8).")] = "1",
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset",
+            "-d",
+            show_default="the one prepared last",
+            help="Prepared data set; repeatable.",
+            autocompletion=complete.prepared,
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="How many seeds (10 = 1..10) or which (3,5,8 or 4-6).")] = "1",
     set_: SetOption = None,
     tuned: Annotated[
         bool,
@@ -133,18 +157,65 @@ def run(
     state: State = ctx.obj
     from mmbench import api
     from mmbench.cli.watching import run_view, watchers
+    from mmbench.runs.experiment_file import ExperimentFile, Tuning, is_experiment_file, read_experiment_file
 
+    if any(map(is_experiment_file, models)):
+        _check_alone(ctx, models)
+        experiment = read_experiment_file(Path(models[0]))
+    else:
+        experiment = ExperimentFile(
+            models=tuple(words(models)), datasets=tuple(words(dataset)), seeds=tuple(parse_seeds(seeds)),
+            epochs=epochs or 0, floors=floors, controls=controls, lists=lists, settings=_by_model(read_sets(set_)),
+            tuning=Tuning(tuned=tuned, study=study or ""),
+        )  # fmt: skip
     with run_view(state).watching() as view:
         runs = api.run(
-            models, datasets=dataset or [], seeds=parse_seeds(seeds), settings=read_sets(set_), tuned=tuned,
-            study=study, epochs=epochs, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
-            floors=floors, controls=controls, lists=lists,
-            tie_orders=[order.strip() for order in (tie_orders or "").split(",") if order.strip()],
-            dry_run=dry_run, debug=state.debug, data_dir=state.data_dir, results_dir=state.results_dir,
-            progress=watchers(state, view),
+            **experiment.run_options, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
+            tie_orders=words([tie_orders] if tie_orders else None), lists=experiment.lists, dry_run=dry_run,
+            debug=state.debug, data_dir=state.data_dir, results_dir=state.results_dir, progress=watchers(state, view),
         )  # fmt: skip
     if not dry_run:
-        close_with_table(state, runs)
+        _keep(state, experiment, runs)
+        close_with_table(state, runs, experiment.report)
+
+
+IN_FILES = ("dataset", "seeds", "set_", "tuned", "study", "epochs", "floors", "controls", "lists")
+
+
+def _check_alone(ctx: typer.Context, models: list[str]) -> None:
+    """Raise UsageError for what stands beside an experiment's file and is said in it."""
+    if len(models) > 1:
+        raise UsageError(f"{', '.join(models)}: name either models or one experiment file")
+    for name in IN_FILES:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.rstrip("_").replace("_", "-")
+            raise UsageError(f"--{option}: {models[0]} says what is run; write it there")
+
+
+def _by_model(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as an experiment's file has them: those of single models in a table of each."""
+    tables: dict[str, Any] = {}
+    for name, value in settings.items():
+        model, _, key = name.rpartition(".")
+        if model:
+            tables.setdefault(model, {})[key] = value
+        else:
+            tables[name] = value
+    return tables
+
+
+def _keep(state: State, experiment: "ExperimentFile", runs: "Runs") -> None:
+    """Write the experiment beside its results, with the data sets that were read, and say where."""
+    from mmbench.runs.experiment_file import write_experiment_file
+
+    datasets = tuple(dict.fromkeys(record.dataset for record in runs))
+    try:
+        file = write_experiment_file(state.results_dir, replace(experiment, datasets=datasets))
+    except MmbenchError as error:  # the results are there
+        state.warn(f"no experiment file: {error}")
+        return
+    state.err.print(f"the same again, and its table: mmbench run {file}", markup=False)
 
 
 def compute(
@@ -166,25 +237,43 @@ def compute(
         )
 
 
-def close_with_table(state: State, runs: "Runs") -> None:
+def close_with_table(state: State, runs: "Runs", options: "ReportOptions") -> None:
     """Print the table of these runs; a run in which nothing worked is an error."""
     from mmbench import api
+    from mmbench.evaluation.metrics import DEFAULT_METRICS
     from mmbench.reporting import render
+    from mmbench.reporting.layout import Layout
 
     failed = runs.failed
     if len(failed) == len(runs):
-        raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].reason}")
-    report = api.report(runs, data_dir=state.data_dir)
+        raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].failure}")
+    report = api.report(
+        runs, metrics=options.metrics or DEFAULT_METRICS, compare=options.compare or None, test=options.test,
+        correction=options.correction, split=options.split, ties=options.ties, mask_seen=options.mask_seen,
+        unequal_budgets=options.unequal_budgets, sort=options.sort, top=options.top, floors=options.floors,
+        data_dir=state.data_dir,
+    )  # fmt: skip
     state.warn_left_out(report.left_out)
-    render(report.table, "terminal", state.out)
+    layout = Layout(
+        style=options.style, notes=options.notes, tests=options.tests, transposed=options.transpose
+    )
+    render(report.table, "terminal", state.out, layout)
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} cells failed; the same command tries them again")
 
 
 def train(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model name, with :variant if wanted.")],
-    dataset: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Model name, with :variant if wanted.", autocompletion=complete.models
+        ),
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Prepared data set.", autocompletion=complete.prepared),
+    ] = None,
     seed: Annotated[int, typer.Option(min=1, help="Seed of the run.")] = 1,
     set_: SetOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")] = None,
@@ -204,17 +293,18 @@ def train(
         )  # fmt: skip
     record = runs[0]
     if record.status == "failed":
-        raise RunError(f"{model} on {record.dataset}: {record.reason}")
+        raise RunError(f"{model} on {record.dataset}: {record.failure}")
     state.out.print(str(record.path), markup=False)
 
 
 def evaluate(
     ctx: typer.Context,
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>).")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
     metric: Annotated[
-        list[str] | None, typer.Option(help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.", autocompletion=complete.metrics
+        ),
     ] = None,
     rescore: Annotated[
         bool,
@@ -232,21 +322,27 @@ def evaluate(
 ) -> None:
     """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
     state: State = ctx.obj
+    from mmbench.cli.tables import print_table
     from mmbench.evaluation.metrics import parse_metric
     from mmbench.runs.look_log import note_looks
     from mmbench.runs.store import read_record
 
-    wanted = [parse_metric(name) for name in metric or ["HR@10", "NDCG@10", "MRR@10"]]
+    wanted = [parse_metric(name) for name in words(metric) or ["HR@10", "NDCG@10", "MRR@10"]]
     records = [read_record(path) for path in runs]
     for name in wanted:
         name.check(min(record.n_items for record in records))
-    typer.echo("\t".join(["run", "split", *map(str, wanted)]))  # not rich, which turns tabs into spaces
+    head, rows = ["run", "split", *map(str, wanted)], []
     for record in records:
         for ranking in _rankings_to_print(state, record, rescore, device, lists):
             rule = mask_seen or record.mask_seen
             values = [_value_text(name, ranking, rule, record) for name in wanted]
-            typer.echo("\t".join([str(record.path), ranking.name, *values]))
+            rows.append([str(record.path), ranking.name, *values])
     note_looks(records, data_dir=state.data_dir)
+    if state.out.is_terminal:
+        print_table(state, head, rows)
+        return
+    for row in (head, *rows):
+        typer.echo("\t".join(row))  # not rich, which turns tabs into spaces
 
 
 def _rankings_to_print(
@@ -263,6 +359,8 @@ def _rankings_to_print(
             f"{record.path}: {evaluated.n_changed:,} ranks are others than those stored before; "
             "run.json says what ranked them (environment.ranked_again)", markup=False,
         )  # fmt: skip
+    else:
+        state.err.print(f"{record.path}: ranks identical to the stored ones", markup=False)
     return evaluated.rankings
 
 

@@ -2,10 +2,11 @@
 
 import json
 import textwrap
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mmbench.cli import complete
 from mmbench.cli.state import State
 from mmbench.errors import UsageError, suggest
 
@@ -22,26 +23,45 @@ def register(app: typer.Typer) -> None:
 
 def show(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model (with :variant), or a data set.")],
-    dataset: Annotated[Optional[str], typer.Option(help="Show the settings on this data set.")] = None,  # noqa: UP045
-    fmt: Annotated[ShowFormat, typer.Option("--format", "-f", help="Of a model's page.")] = "terminal",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A model (with :variant), or a data set.", autocompletion=complete.pages
+        ),
+    ],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", help="Show the settings on this data set.")
+    ] = None,
+    every: Annotated[
+        bool | None,
+        typer.Option(
+            "--all/--chosen",
+            show_default="all, but not on a terminal",
+            help="All settings, or those that the recipe, the variant, the data set or its protocol chose.",
+        ),
+    ] = None,
+    fmt: Annotated[
+        ShowFormat, typer.Option("--format", "-f", help="How a model's page is written.")
+    ] = "terminal",
 ) -> None:
     """Show a model: paper, every setting with its source, variants, differences from paper and code, search space."""
     from mmbench.models import registry
     from mmbench.reporting.model_page import page_of, to_json
 
     state: State = ctx.obj
-    if name.partition(":")[0] not in registry.entries():
+    known = registry.entries()
+    shown = {text.casefold() for key, entry in known.items() for text in (key, entry.recipe.display)}
+    if name.partition(":")[0].casefold() not in shown:
         _show_dataset(ctx, name)
         return
-    entry = registry.find(name)
+    entry = registry.find(registry.canonical(name))
     dataset, protocol = _protocol_of(state, dataset) if dataset else ("", None)
     page = page_of(entry, dataset=dataset, protocol=protocol)
     if fmt == "json":
         typer.echo(json.dumps(to_json(page), indent=1))
         return
     _print_head(state, page)
-    _print_settings(state, page)
+    _print_settings(state, page, every=not state.out.is_terminal if every is None else every)
     _print_variants(state, page)
     _print_deviations(state, page)
     _print_search(state, page)
@@ -104,8 +124,8 @@ def _print_head(state: State, page: "ModelPage") -> None:
             _print_text(state, f"{label:8}{text}", hang=8)
 
 
-def _print_settings(state: State, page: "ModelPage") -> None:
-    """Print a table of the model's own settings and one of those of training."""
+def _print_settings(state: State, page: "ModelPage", *, every: bool) -> None:
+    """Print a table of the model's own settings and one of those of training; without `every`, no defaults."""
     from mmbench.cli.tables import print_table
     from mmbench.settings.describe import value_text
 
@@ -114,11 +134,14 @@ def _print_settings(state: State, page: "ModelPage") -> None:
         rows = [
             [row.key, value_text(row.setting.value), row.may_be, _source(row)]
             for row in page.settings
-            if row.is_own == is_own
+            if row.is_own == is_own and (every or row.setting.origin != "default")
         ]
         if rows:
             _print_title(state, title + place)
             print_table(state, ["setting", "value", "may be", "source"], rows)
+    n_defaults = sum(row.setting.origin == "default" for row in page.settings)
+    if n_defaults and not every:
+        _print_text(state, f"{n_defaults} more settings have their defaults: mmbench show {page.name} --all")
 
 
 def _source(row: "SettingRow") -> str:

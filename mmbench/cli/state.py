@@ -1,5 +1,8 @@
 """What the global options say, and the two consoles: results go to stdout, everything else to stderr."""
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +16,14 @@ from mmbench.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def at_blanks(text: str) -> str:
+    """Return a line for stderr: on a terminal broken at blanks, so that no name is cut in two; elsewhere as it is."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass
@@ -41,7 +52,7 @@ class State:
 
     def warn(self, text: str) -> None:
         """One line on stderr, with --quiet too: something that was asked for is not in the output."""
-        typer.echo(f"warning: {visible(text)}", err=True)
+        typer.echo(at_blanks(f"warning: {visible(text)}"), err=True)
 
     def warn_left_out(self, texts: Iterable[str]) -> None:
         """Say which runs are not in a table, and why."""

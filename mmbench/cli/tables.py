@@ -7,6 +7,8 @@ from mmbench.cli.state import State
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
 
+_WHOLE_WORD = 40  # letters; a longer word, such as a path, may be broken
+
 
 def open_named(state: State, name: str) -> "Prepared":
     """Open a prepared data set by any of its names; one whose table is gone from the catalogue still opens."""
@@ -66,8 +68,9 @@ def print_table(state: State, header: list[str], rows: list[list[str]]) -> None:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in header:
-            table.add_column(name, overflow="fold")
+        for name, column in zip(header, zip(*rows, strict=True), strict=True):
+            longest = max(len(word) for text in (name, *column) for word in (text.split() or [""]))
+            table.add_column(name, overflow="fold", min_width=min(longest, _WHOLE_WORD))
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         state.out.print(table, soft_wrap=False)

@@ -1,7 +1,6 @@
 """`mmbench tune`: settings searched under a budget that is the same for every model."""
 
-import time
-from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,21 +11,22 @@ from mmbench.cli.tables import print_table
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from mmbench.training.progress import EpochReport
-    from mmbench.tuning.ledger import Ledger, Plan, Trial
-    from mmbench.tuning.study import Budget
+    from mmbench.reporting.studies import Study
 
-BEST_SHOWN = 5
-LINE_EVERY_S = 30.0  # of a trial under way
+_EPILOG = """\b
+Examples:
+  mmbench tune hm4sr sasrec --dataset amazon-beauty --trials 30
+  mmbench tune sasrec --space recipe --set lr=0.001,0.003 --hours 2
+  mmbench tune sasrec --show --html sasrec.html"""
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: mmbench tune hm4sr sasrec --dataset amazon-beauty --trials 30")(tune)
+    app.command(epilog=_EPILOG)(tune)
 
 
 def tune(
     ctx: typer.Context,
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models, with :variant if wanted.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models, with :variant if wanted.")],
     dataset: Annotated[list[str] | None, typer.Option(help="Prepared data set; repeatable.")] = None,
     trials: Annotated[
         int | None,
@@ -39,7 +39,8 @@ def tune(
     space: Annotated[
         str,
         typer.Option(
-            metavar="shared|recipe", help="shared: equal lists of lr, dropout, weight_decay for all models."
+            metavar="shared|recipe|FILE",
+            help="shared: equal lists of lr, dropout, weight_decay for all models; FILE: TOML with a table [search].",
         ),
     ] = "shared",
     set_: Annotated[
@@ -56,184 +57,95 @@ def tune(
         bool, typer.Option(help="Stop trials early that are worse than two thirds of the others.")
     ] = True,
     jobs: Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process.")] = 1,
+    backend: Annotated[str, typer.Option(help="Who computes the trials: local, dask or ray.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Dask scheduler or Ray cluster; without it one is started here."),
+    ] = None,
     device: DeviceOption = "auto",
     show: Annotated[
-        bool, typer.Option("--show", help="Print what the studies found; compute nothing.")
+        bool, typer.Option("--show", help="Print what the stored studies found; compute nothing.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the studies as one HTML page.")
+    ] = None,
 ) -> None:
     """Search settings on the validation targets, with one budget for every model; `run --tuned` uses the best.
 
     Test targets are not ranked. The same command goes on after an interruption, or with more trials later.
     """
     state: State = ctx.obj
+    from mmbench import api
     from mmbench.cli.watching import watchers
-    from mmbench.runs.request import choose_datasets
-    from mmbench.tuning.ledger import Ledger
-    from mmbench.tuning.study import Budget
 
-    if trials is not None and hours is not None:
-        raise UsageError("give --trials or --hours: one unit is the same for all models")
-    if hours == 0:
-        raise UsageError("--hours 0: give a time above 0")
-    budget = Budget(seconds=hours * 3600) if hours is not None else Budget(trials=trials or 30)
-    plans = [
-        (
-            prepared,
-            _plan(state, prepared, model, budget, sampler, space, set_, epochs, seeds_per_trial, prune),
-        )
-        for prepared in choose_datasets(dataset or [], state.data_dir, watchers=watchers(state))
-        for model in dict.fromkeys(models)
-    ]
+    if html is not None and html.is_dir():
+        raise UsageError(f"--html {html} is a folder; name a file in it, e.g. {html / 'tuning.html'}")
     if show:
-        for _, plan in plans:
-            _show_stored(state, plan)
-        return
-    for prepared, plan in plans:
-        _run(state, Ledger.open(state.results_dir, plan), prepared, budget, device=device, jobs=jobs)
+        studies = api.studies(
+            models, datasets=dataset or [], data_dir=state.data_dir, results_dir=state.results_dir
+        )
+        for study in studies:
+            print_study(state, study)
+    else:
+        settings, search = parse_lists(set_)
+        studies = api.tune(
+            models, datasets=dataset or [], trials=trials, hours=hours, sampler=sampler, space=space, settings=settings,
+            search=search, epochs=epochs, seeds_per_trial=seeds_per_trial, prune=prune, jobs=jobs, backend=backend,
+            address=address, device=device, data_dir=state.data_dir, results_dir=state.results_dir,
+            progress=watchers(state), ended=lambda study: _close(state, study),
+        )  # fmt: skip
+    if html is not None:
+        _write_page(state, studies, html)
+    _check_finished(studies)
 
 
-def _plan(
-    state: State, prepared: Any, model: str, budget: "Budget", sampler: str, space: str, given: list[str] | None,
-    epochs: int | None, n_seeds: int, prunes: bool,
-) -> "Plan":  # fmt: skip
-    from mmbench.tuning.sampling import SAMPLERS, import_optuna
-    from mmbench.tuning.study import plan_study
-
-    if sampler not in SAMPLERS:
-        raise UsageError(f"--sampler {sampler!r}: write {', '.join(SAMPLERS[:-1])} or {SAMPLERS[-1]}")
-    if space not in ("shared", "recipe"):
-        raise UsageError(f"--space {space!r}: write shared or recipe")
-    if sampler == "tpe":
-        import_optuna()
-    settings, lists = parse_lists(given, model)
-    if epochs is not None:
-        settings["max_epochs"] = epochs
-    return plan_study(
-        prepared, model, results_dir=state.results_dir, budget=budget, sampler=sampler, kind=space,  # type: ignore[arg-type]
-        settings=settings, lists=lists, n_seeds=n_seeds, prunes=prunes,
-    )  # fmt: skip
-
-
-def parse_lists(given: list[str] | None, model: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Return what `--set` gives a model: settings with one value, and lists of values to search."""
+def parse_lists(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return what `--set` says: settings with one value, and lists of values to search; the last of a key counts."""
     from mmbench.settings.config import parse_value
 
     settings: dict[str, Any] = {}
     lists: dict[str, list[Any]] = {}
-    for name, value in split_sets(given, form="KEY=VALUE, KEY=A,B,C or MODEL.KEY=..."):
-        owner, _, key = name.rpartition(".")
-        if owner and owner not in (model, model.partition(":")[0]):
-            continue
-        whole = parse_value(value)
-        if isinstance(whole, str) and "," in whole:
-            lists[key] = [parse_value(part.strip()) for part in value.split(",")]
+    for key, text in split_sets(texts, form="KEY=VALUE, KEY=A,B,C or MODEL.KEY=..."):
+        settings.pop(key, None)
+        lists.pop(key, None)
+        value = parse_value(text)
+        if isinstance(value, str) and "," in value:
+            lists[key] = [parse_value(part.strip()) for part in text.split(",")]
         else:
-            settings[key] = whole
+            settings[key] = value
     return settings, lists
 
 
-class _Lines:
-    """Tells of a study on stderr, a line for each trial that ended."""
-
-    def __init__(self, state: State, plan: "Plan", budget: "Budget", ended: Sequence["Trial"]) -> None:
-        self.state, self.plan, self.budget = state, plan, budget
-        self.ended_trials = list(ended)
-        self.told = time.monotonic()
-
-    def began(self, number: int, values: Mapping[str, Any]) -> None:
-        self.told = time.monotonic()
-
-    def epoch(self, number: int, report: "EpochReport") -> None:
-        if time.monotonic() - self.told > LINE_EVERY_S:
-            self.told = time.monotonic()
-            self.state.err.print(f"  trial {number}: epoch {report.epoch}, best {report.best:.4f}")
-
-    def ended(self, trial: "Trial") -> None:
-        from mmbench.tuning.ledger import best_of
-
-        self.ended_trials.append(trial)
-        best = best_of(self.ended_trials)
-        value = "–" if trial.value is None else f"{trial.value:.4f}"
-        record = f" (best {best.value:.4f}, trial {best.number})" if best else ""
-        why = (
-            f", {trial.status}{': ' + trial.reason if trial.reason else ''}"
-            if trial.status != "finished"
-            else ""
-        )
-        self.state.err.print(
-            f"{len(self.ended_trials)} of {self.budget.text}: trial {trial.number} {value}{record}, "
-            f"{trial.seconds:.0f} s{why}  {settings_text(trial.values)}"
-        )
-
-
-def settings_text(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in values.items())
-
-
-def _run(state: State, ledger: "Ledger", prepared: Any, budget: "Budget", *, device: str, jobs: int) -> None:
-    from mmbench.tuning.sampling import size_of
-    from mmbench.tuning.study import run_study
-
-    plan, ended = ledger.plan, ledger.trials()
-    size = size_of(plan.dimensions)
-    combinations = f"{size:,} combinations of" if size is not None else "ranges of"
-    state.err.print(
-        f"{plan.model} on {plan.dataset}: {budget.text}, {plan.sampler} over {combinations} {', '.join(plan.space)}; "
-        f"{len(ended)} trials are done; study {plan.study_id}"
-    )
-    lines = _Lines(state, plan, budget, ended)
-    trials = run_study(ledger, prepared, budget, device=device, jobs=jobs, watching=lines)  # type: ignore[arg-type]
-    print_study(state, plan, trials)
-    state.out.print(f"next: mmbench run {plan.model} --dataset {plan.dataset} --tuned")
-    failed = [trial for trial in trials if trial.status == "failed"]
-    if len(failed) == len(trials):
-        raise RunError(f"{plan.model}: every trial failed; the first: {failed[0].reason}")
-
-
-def _show_stored(state: State, plan: "Plan") -> None:
-    """Print every study of the model on the data set, whatever was searched and how."""
-    from mmbench.tuning.ledger import studies_of
-
-    studies = studies_of(state.results_dir, plan.dataset, plan.model)
-    if not studies:
-        raise UsageError(f"{plan.model} has no study on {plan.dataset}; leave out --show to begin one")
-    for ledger in studies:
-        print_study(state, ledger.plan, ledger.trials())
-
-
-def print_study(state: State, plan: "Plan", trials: Sequence["Trial"]) -> None:
+def print_study(state: State, study: "Study") -> None:
     """Print the best trials, the recipe's own, and what each setting matters."""
-    from mmbench.tuning.sampling import Tried, importance
+    from mmbench.reporting.studies import HEADER
 
-    seconds = sum(trial.seconds for trial in trials)
-    state.out.print(
-        f"{plan.model} on {plan.dataset}: study {plan.study_id}, {len(trials)} trials, {seconds / 3600:.2f} h, "
-        f"{plan.sampler}, validation {plan.metric}, {plan.n_seeds} seed{'s' if plan.n_seeds > 1 else ''} a trial"
-    )
-    ranked = sorted((trial for trial in trials if trial.value is not None), key=lambda trial: trial.order)
-    shown = ranked[:BEST_SHOWN] + [trial for trial in ranked[BEST_SHOWN:] if trial.number == 0]
-    rows = [
-        [str(trial.number) + (" (recipe)" if trial.number == 0 else ""), f"{trial.value:.4f}", trial.status,
-         f"{trial.seconds:.0f}", *(str(trial.values[key]) for key in plan.space)]
-        for trial in shown
-    ]  # fmt: skip
-    print_table(state, ["trial", plan.metric, "", "s", *plan.space], rows)
-    shares = importance(plan.dimensions, [Tried(trial.values, trial.value) for trial in trials])
-    if shares:
-        state.out.print("importance: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
-    state.out.print(_verdict(ranked))
+    state.out.print(study.title(), markup=False)
+    header = [study.plan.metric if name == "value" else name for name in HEADER]
+    print_table(state, header, study.rows())
+    for line in study.remarks():
+        state.out.print(line, markup=False)
 
 
-def _verdict(ranked: Sequence["Trial"]) -> str:
-    own = next((trial for trial in ranked if trial.number == 0), None)
-    if own is None or own.value is None:
-        return "the recipe's own settings have no value yet"
-    best = ranked[0]
-    assert best.value is not None
-    if best.number == 0:
-        return "no trial was better than the recipe's own settings"
-    gain = best.value - own.value
-    return (
-        f"trial {best.number} is {gain:.4f} ({gain / max(abs(own.value), 1e-12):.1%}) above the recipe's own settings "
-        f"on the validation targets; the best of many is partly luck, so compare on seeds of their own: run --tuned"
-    )
+def _close(state: State, study: "Study") -> None:
+    print_study(state, study)
+    if study.best is not None:
+        state.out.print(
+            f"next: mmbench run {study.plan.model} --dataset {study.plan.dataset} --tuned", markup=False
+        )
+
+
+def _write_page(state: State, studies: "list[Study]", file: Path) -> None:
+    from mmbench.atomic import write_text
+    from mmbench.reporting.study_page import html
+
+    write_text(file, html(studies))
+    state.err.print(f"wrote {file}", markup=False)
+
+
+def _check_finished(studies: "list[Study]") -> None:
+    """Raise RunError when every trial of a study failed."""
+    for study in studies:
+        failed = [trial for trial in study.trials if trial.status == "failed"]
+        if failed and len(failed) == len(study.trials):
+            raise RunError(f"{study.plan.model}: every trial failed; the first: {failed[0].reason}")

@@ -11,7 +11,7 @@ def watchers(state: State, run: RunView | None = None) -> Watchers:
     return Watchers(
         say=lambda text: state.err.print(text, markup=False),
         warn=state.warn,
-        preparation=PreparationView(state),
+        preparation=PreparationView(state, brief=run is not None),
         run=run or run_view(state),
     )
 

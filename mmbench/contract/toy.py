@@ -152,6 +152,6 @@ def history_batch(
     """Return a ranking's batch of these histories; `users` defaults to 0, 1, 2, ..."""
     view = view_of(histories, times)
     user = np.asarray(range(len(histories)) if users is None else users, dtype=np.int64)
-    after = model.needs.places_after
+    after = model.needs.slots_after
     rows = last_rows(view.offsets, user, model.max_len - after)
-    return toy_batcher(model, view).evaluation(rows, places_after=after)
+    return toy_batcher(model, view).evaluation(rows, slots_after=after)

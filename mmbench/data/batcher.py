@@ -152,12 +152,12 @@ class Batcher:
             )  # fmt: skip
         return made
 
-    def evaluation(self, rows: Rows, *, places_after: int = 0) -> Batch:
+    def evaluation(self, rows: Rows, *, slots_after: int = 0) -> Batch:
         """Return a batch with one slot per history: its last event, or the last of the empty places after it.
 
         Histories of similar length keep the padding small.
         """
-        total = rows.length + places_after
+        total = rows.length + slots_after
         grid = arrange_alike(total, layout=self.layout, max_len=self.max_len)
         flat = self._fill(grid, np.zeros_like(total), rows.start, total, rows.length)
         slot, user = self._send(grid.start + total - 1, rows.user)

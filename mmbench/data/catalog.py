@@ -6,7 +6,6 @@ Files are read in this order: the catalogue that ships with mmbench, `<data-dir>
 
 import json
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmbench.atomic import write_text
 from mmbench.data.protocol import PreparedName, Protocol, build_protocol
 from mmbench.data.spec import DatasetSpec, known_keys
 from mmbench.errors import UsageError, suggest
+from mmbench.explain import read_toml
 from mmbench.paths import datasets_file, split_paths
 
 ADDED = "datasets.toml"  # lies in the data folder and holds the tables that `mmbench datasets add` copied
@@ -45,14 +45,7 @@ def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
 
 def read_catalog(file: Path) -> dict[str, DatasetSpec]:
     """Read and check the tables of one file; `raw` becomes absolute and defaults to the folder of a user's file."""
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(
-            f"{file} cannot be read ({error.strerror}); give the path of a datasets.toml"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UsageError(f"{file} is not valid TOML: {error}") from error
+    content = read_toml(file)
     return {name: _read_table(file, name, table) for name, table in content.items()}
 
 
@@ -126,9 +119,22 @@ def add_datasets(file: Path, data_dir: Path) -> list[str]:
         if name in shipped:
             raise UsageError(f"{file}: data set {name!r} ships with mmbench; choose another name")
     target = data_dir / ADDED
-    tables = (read_catalog(target) if target.is_file() else {}) | new
+    tables = added_datasets(data_dir) | new
     write_text(target, "\n".join(_dump_table(spec) for _, spec in sorted(tables.items())))
     return list(new)
+
+
+def added_datasets(data_dir: Path) -> dict[str, DatasetSpec]:
+    """Return the data sets that `mmbench datasets add` copied."""
+    file = data_dir / ADDED
+    return read_catalog(file) if file.is_file() else {}
+
+
+def forget_dataset(name: str, data_dir: Path) -> None:
+    """Remove the table of an added data set; KeyError for one that was not added."""
+    tables = added_datasets(data_dir)
+    del tables[name]
+    write_text(data_dir / ADDED, "\n".join(_dump_table(spec) for _, spec in sorted(tables.items())))
 
 
 def _dump_table(spec: DatasetSpec) -> str:

@@ -81,10 +81,14 @@ def deciding(listing: ImageListing | None) -> ImageListing | None:
 def point_at(prepared: Prepared, listing: ImageListing | None) -> Prepared:
     """Write these pictures into the manifest, with the number of items that have one and their hash; the data stay.
 
-    The caller holds the lock of the prepared data.
+    The caller holds the lock of the prepared data. In data that may only be read, pictures that were only touched (by
+    the `chmod` that made them so, for instance) keep their old stamp.
     """
-    facts = listing.facts if listing else None
-    if prepared.manifest.images == facts:
+    facts, stored = listing.facts if listing else None, prepared.manifest.images
+    if stored == facts:
+        return prepared
+    is_touched = facts is not None and stored is not None and replace(stored, stamp=facts.stamp) == facts
+    if is_touched and not os.access(prepared.path, os.W_OK):
         return prepared
     counted = coverage(prepared.item_records, listing.members if listing else None)
     changed = replace(

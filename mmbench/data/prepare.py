@@ -6,6 +6,7 @@ The result depends on the content of the raw files, the data set's table and the
 dates, hash seeds or the machine. Preparing is idempotent and atomic. No torch here.
 """
 
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ from mmbench.data.store import (
 from mmbench.data.text import category_nodes, join_text
 from mmbench.data.timestamps import TICKS
 from mmbench.errors import DataError, UsageError
-from mmbench.locks import held, lock_file
+from mmbench.locks import held_where_writable, lock_file
 
 Progress = Callable[[str], None]
 
@@ -71,7 +72,7 @@ def prepare(
     started = time.monotonic()
     spec, name, rules = resolve_name(text, data_dir, protocol=protocol, ties=ties)
     path = prepared_path(name, data_dir)
-    with held(lock_file(path), error=DataError, option=DATA_DIR):
+    with held_where_writable(lock_file(path), error=DataError, option=DATA_DIR):
         remove_leftovers(path)
         work = _Preparation(spec, name, rules, data_dir, raw, progress)
         prepared, is_fresh, notes = work.run(force=force)
@@ -177,9 +178,12 @@ def _update_pictures(existing: Prepared) -> Prepared:
 def _update_manifest(
     existing: Prepared, files: tuple[RawFileFacts, ...], listing: ImageListing | None
 ) -> Prepared:
-    """Return the same data, with a manifest that describes the present pictures and raw files."""
+    """Return the same data, with a manifest that describes the present pictures and raw files.
+
+    Data that may only be read keep the stamps of raw files whose content is known to be the same.
+    """
     prepared = point_at(existing, listing)
-    if prepared.manifest.raw == files:
+    if prepared.manifest.raw == files or not os.access(prepared.path, os.W_OK):
         return prepared
     write_manifest(prepared.path, replace(prepared.manifest, raw=files))
     return open_path(prepared.path)

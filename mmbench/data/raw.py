@@ -121,13 +121,13 @@ class Faults:
         self.unit = unit
         self.n_lines = 0
         self.count = 0
-        self._shown: list[str] = []
+        self.shown: list[str] = []
 
     def add(self, line: int, reason: str, *, lines: int = 1) -> None:
         """Add one fault, which spoils `lines` lines (an unclosed quote swallows several)."""
         self.count += lines
-        if len(self._shown) < _SHOWN:
-            self._shown.append(f"{self.unit} {line}: {reason}")
+        if len(self.shown) < _SHOWN:
+            self.shown.append(f"{self.unit} {line}: {reason}")
 
     def finish(self) -> list[str]:
         """Return [] or one note; DataError when the file has no line or too many malformed ones."""
@@ -136,7 +136,7 @@ class Faults:
             raise DataError(f"{self.file} is empty; get the file again")
         if self.count == 0:
             return []
-        text = "; ".join(self._shown) + ("; ..." if self.count > len(self._shown) else "")
+        text = "; ".join(self.shown) + ("; ..." if self.count > len(self.shown) else "")
         few = self.count <= FEW and self.count <= FEW_SHARE * n_lines
         if not few and self.count > SHARE * n_lines:
             raise DataError(

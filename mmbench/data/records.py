@@ -7,6 +7,7 @@ from typing import Any
 
 from mmbench.data.raw import missing_name
 from mmbench.data.text import clean, is_utf8
+from mmbench.explain import explain
 
 # The alternatives: plain strings with what separates them, as many as follow; another string; a name; a stray quote.
 # No alternative is tried twice at the same position, so a hostile line costs no more than a long one.
@@ -27,7 +28,7 @@ def json_object(line: bytes) -> dict[str, Any]:
         except ValueError:
             record = json.loads(line)  # is slower, but reads byte order marks and says where a line is wrong
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
+        raise ValueError(f"not JSON: {explain(error)}") from None
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
     return record

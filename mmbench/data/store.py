@@ -41,7 +41,7 @@ from mmbench.data.manifest import (
     write_manifest,
 )
 from mmbench.data.protocol import Protocol
-from mmbench.errors import DamagedError, DataError, UsageError, suggest
+from mmbench.errors import DamagedError, DataError, UsageError, nearest
 from mmbench.sealed import damaged
 
 FEATURES = "features"  # this sub-folder stays when a data set is prepared again
@@ -285,8 +285,9 @@ def open_prepared(name: str, data_dir: Path) -> Prepared:
     if is_prepared(name, data_dir):
         return _open(prepared_path(name, data_dir))
     known = [prepared.name for prepared in list_prepared(data_dir, on_error=lambda error: None)]
-    near = f" ({suggest(name, known, what='prepared data set')})" if known else ""
-    raise UsageError(f"data set {name!r} is not prepared in {data_dir}{near}; run: mmbench prepare {name}")
+    near = nearest(name, known)
+    advice = f"did you mean {near[0]!r}?" if len(near) == 1 else f"run: mmbench prepare {name}"
+    raise UsageError(f"data set {name!r} is not prepared in {data_dir}; {advice}")
 
 
 # -- writing ----------------------------------------------------------------------------------------------

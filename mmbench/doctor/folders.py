@@ -172,7 +172,7 @@ def runs(results_dir: Path) -> Iterator[Finding]:
 def _status(record: Path) -> str:
     try:
         return str(json.loads(record.read_text(encoding="utf-8"))["status"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "unreadable"
 
 

@@ -36,12 +36,15 @@ class Ranks:
 
     The 1-based rank is uniform over greater+1 .. greater+equal+1 (see mmbench.evaluation.metrics). All int64 [n];
     ValueError when they are not equally long.
+
+    limit  the largest cutoff for which the counts are exact, where lists end before the last candidate; None = any
     """
 
     user: np.ndarray
     greater: np.ndarray
     equal: np.ndarray
     n_candidates: int
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         shapes = {name: list(getattr(self, name).shape) for name in ("user", "greater", "equal")}
@@ -85,9 +88,10 @@ UNKNOWN = MadeBy()
 class Ranking:
     """A named ranking of one split: one target for each of n users among `n_items` items.
 
-    user, target  int64 [n]
-    counts        by mask rule: (greater, equal), int64 [n] each
+    user, target  int64 [n]; targets are 0 where they were left out of what is passed on
+    counts        by mask rule: (greater, equal), int64 [n] each; a rule is missing where another program did not tell
     lists         by mask rule, "none" and "input"; empty when none were made
+    limits        by mask rule: the largest cutoff for which the counts are exact; without an entry, any
     spread        mean over users of the scores' standard deviation over items; None when it was not asked for
     """
 
@@ -97,6 +101,7 @@ class Ranking:
     counts: Mapping[MaskRule, tuple[np.ndarray, np.ndarray]]
     n_items: int
     lists: Mapping[MaskRule, TopLists] = field(default_factory=dict)
+    limits: Mapping[MaskRule, int] = field(default_factory=dict)
     spread: float | None = None
     made_by: MadeBy = UNKNOWN
 
@@ -113,10 +118,19 @@ class Ranking:
     def list_length(self) -> int:
         return next((lists.items.shape[1] for lists in self.lists.values()), 0)
 
+    @property
+    def has_targets(self) -> bool:
+        return bool(self.target.any())
+
     def ranks(self, rule: MaskRule) -> Ranks:
-        """Return the ranks under a mask rule."""
+        """Return the ranks under a mask rule; UsageError for one that is not stored."""
+        if rule not in self.counts:
+            rules = " and ".join(self.counts)
+            raise UsageError(
+                f"{self.made_by.run or self.name} has ranks under mask rule {rules} only, not under {rule}"
+            )
         greater, equal = self.counts[rule]
-        return Ranks(self.user, greater, equal, self.n_items)
+        return Ranks(self.user, greater, equal, self.n_items, self.limits.get(rule))
 
     def top(self, rule: MaskRule, k: int) -> np.ndarray:
         """Return the first `k` items of each user's list, int32 [n, k].
@@ -138,7 +152,9 @@ class Ranking:
         same = np.array_equal(self.user, other.user) and np.array_equal(self.target, other.target)
         if not same or self.n_items != other.n_items:
             return None
-        parts = [np.stack(self.counts[rule]) != np.stack(other.counts[rule]) for rule in RULES]
+        if self.counts.keys() != other.counts.keys():
+            return None
+        parts = [np.stack(counts) != np.stack(other.counts[rule]) for rule, counts in self.counts.items()]
         return int(np.concatenate(parts).any(0).sum())
 
 
@@ -153,8 +169,8 @@ def file_name(name: str) -> str:
 def write_ranking(folder: Path, ranking: Ranking) -> None:
     """Store a ranking in a folder of rankings, in one step."""
     arrays: dict[str, np.ndarray] = {"user": ranking.user, "target": ranking.target}
-    for rule in RULES:
-        arrays[f"greater_{rule}"], arrays[f"equal_{rule}"] = ranking.counts[rule]
+    for rule, counts in ranking.counts.items():
+        arrays[f"greater_{rule}"], arrays[f"equal_{rule}"] = counts
     arrays = {name: values.astype(np.int32) for name, values in arrays.items()}
     for rule, lists in ranking.lists.items():
         arrays |= {f"items_{rule}": lists.items, f"scores_{rule}": lists.scores}
@@ -162,6 +178,8 @@ def write_ranking(folder: Path, ranking: Ranking) -> None:
         "format": FORMAT, "name": ranking.name, "n_items": ranking.n_items, "spread": ranking.spread,
         "made_by": asdict(ranking.made_by),
     }  # fmt: skip
+    if ranking.limits or len(ranking.counts) < len(RULES):
+        facts |= {"rules": list(ranking.counts), "limits": dict(ranking.limits)}
     # Lists hardly shrink: on Amazon Beauty compression saves a third of 6 MB and takes as long as the ranking.
     sealed.write_arrays(folder / file_name(ranking.name), arrays, facts, is_compressed=False)
 
@@ -179,7 +197,7 @@ def read_ranking(folder: Path, name: str, *, advice: str) -> Ranking:
         raise DamagedError(f"{path} is damaged (it holds the ranking {facts['name']}); {advice}")
     try:
         return _ranking(arrays, facts)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise sealed.damaged(path, error, advice) from error
 
 
@@ -190,8 +208,9 @@ def _ranking(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Rank
         user=arrays["user"].astype(np.int64), target=arrays["target"].astype(np.int64),
         counts={
             rule: (arrays[f"greater_{rule}"].astype(np.int64), arrays[f"equal_{rule}"].astype(np.int64))
-            for rule in RULES
+            for rule in facts.get("rules", RULES)
         },
+        limits=facts.get("limits", {}),
         lists={
             rule: TopLists(arrays[f"items_{rule}"], arrays[f"scores_{rule}"])
             for rule in LIST_RULES if f"items_{rule}" in arrays
@@ -206,9 +225,14 @@ def _check(ranking: Ranking) -> None:
     n, n_items = len(ranking.user), ranking.n_items
     if len(np.unique(ranking.user)) < n:
         raise ValueError("a user stands there twice")
-    if ranking.target.shape != (n,) or not _within(ranking.target, 1, n_items):
+    least = 0 if not (ranking.has_targets or ranking.lists) else 1
+    if ranking.target.shape != (n,) or not _within(ranking.target, least, n_items):
         raise ValueError(f"a target is no item of 1..{n_items}")
-    for rule in RULES:
+    if not ranking.counts:
+        raise ValueError("there are no counts")
+    if not all(rule in ranking.counts and type(k) is int and k >= 1 for rule, k in ranking.limits.items()):
+        raise ValueError("a limit is no cutoff of stored counts")
+    for rule in ranking.counts:
         ranks = ranking.ranks(rule)
         if not (_within(ranks.greater, 0, n_items - 1) and _within(ranks.equal, 0, n_items - 1)):
             raise ValueError(f"a count under {rule} is outside 0..{n_items - 1}")

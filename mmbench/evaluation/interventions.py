@@ -81,7 +81,7 @@ def _shown(intervention: Intervention, model: Recommender[Any], view: TargetView
     """
     if intervention.histories is None:
         return None
-    return intervention.histories(newest_events(view, model.max_len - model.needs.places_after))
+    return intervention.histories(newest_events(view, model.max_len - model.needs.slots_after))
 
 
 def newest_events(view: TargetView, n: int) -> TargetView:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmbench.choices import whole_number
 from mmbench.data.views import TargetView
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.interventions import Intervention, newest_events
@@ -69,16 +70,17 @@ def knockout(name: str) -> Intervention:
     """Return the knock-out called "text=constant", "time=shuffled:3" or "history=5"; UsageError for another name."""
     kind, _, how = name.partition("=")
     if kind == "history":
-        if not (how.isascii() and how.isdigit()):
+        if (number := whole_number(how)) is None:
             raise UsageError(f"{name}: a history has a number of events; write for example history=5")
-        return history(int(how))
-    word, colon, number = how.partition(":")
+        return history(number)
+    word, colon, text = how.partition(":")
+    seed = whole_number(text) if colon else SEED
     if word not in KNOCKOUTS.get(kind, ()):
         raise UsageError(f"{name}: {suggest(word, KNOCKOUTS.get(kind, ()), what=f'knock-out of {kind}')}")
-    if colon and (word not in SEEDED or not (number.isascii() and number.isdigit())):
+    if colon and (word not in SEEDED or seed is None):
         wanted = "has no seed" if word not in SEEDED else "needs a whole number as its seed"
         raise UsageError(f"{name}: {kind}={word} {wanted}")
-    return _build(kind, word, int(number) if colon else SEED)
+    return _build(kind, word, SEED if seed is None else seed)
 
 
 def _build(kind: str, word: str, seed: int) -> Intervention:

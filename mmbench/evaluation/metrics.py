@@ -35,13 +35,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from mmbench.choices import TIE_RULES, MaskRule, Ties
+from mmbench.choices import TIE_RULES, MaskRule, Ties, whole_number
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.evidence import Ranking
 
 
 class RankCounts(Protocol):
-    """What a metric reads: `greater` and `equal` int [n] per user, and the number of candidates."""
+    """What a metric reads: `greater` and `equal` int [n] per user, the number of candidates, the exact cutoffs."""
 
     @property
     def greater(self) -> np.ndarray: ...
@@ -49,6 +49,8 @@ class RankCounts(Protocol):
     def equal(self) -> np.ndarray: ...
     @property
     def n_candidates(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
 
 
 # r float64 [K] = 1..K, cutoff K, candidates C -> q(r) [K]
@@ -95,7 +97,7 @@ _OF_LISTS: dict[str, Callable[[np.ndarray], float]] = {
     "Gini": _gini,
     "Entropy": _entropy,
 }
-_NAMES = (*_GAINS, *_OF_LISTS)
+NAMES = (*_GAINS, *_OF_LISTS)
 _WITHOUT_CUTOFF = {"NDCG", "MRR", "MAP", "AUC"}
 _ALIASES = {"HIT": "HR", "HITS": "HR", "HITRATE": "HR"}
 
@@ -146,10 +148,18 @@ class Metric:
         if self.k is not None and not 1 <= self.k <= n_candidates:
             raise UsageError(f"{self}: K must be in 1..{n_candidates}, the number of items ranked")
 
+    def is_exact(self, limit: int | None) -> bool:
+        """Return whether counts that are exact up to a cutoff give this metric; None = up to any."""
+        return limit is None or (self.k is not None and self.k <= limit)
+
     def values(self, ranks: RankCounts, ties: Ties = "expected") -> np.ndarray:
         """Return the per-user values, float64 [n], each in [0, 1]; UsageError when there are none."""
         self.check_per_user(str(self))
         self.check(ranks.n_candidates)
+        if not self.is_exact(ranks.limit):
+            raise UsageError(
+                f"{self}: the lists of another program are too short, they give metrics up to @{ranks.limit}"
+            )
         greater, equal = _counts(ranks)
         gains, prefix = _tables(self.name, self.k, ranks.n_candidates)
         if ties == "optimistic":
@@ -217,9 +227,9 @@ def parse_metric(text: str) -> Metric:
     """Return the metric of a text such as `ndcg@10`; UsageError for an unknown name or an impossible cutoff."""
     word, at, cutoff = text.strip().partition("@")
     upper = word.upper()
-    canonical = {name.upper(): name for name in _NAMES} | _ALIASES
+    canonical = {name.upper(): name for name in NAMES} | _ALIASES
     if upper not in canonical:
-        near = suggest(word, _NAMES, what="metric") if word not in ("", "@") else "a metric has no name"
+        near = suggest(word, NAMES, what="metric") if word not in ("", "@") else "a metric has no name"
         raise UsageError(f"{near} (write for example NDCG@10)")
     name = canonical[upper]
     if not at:
@@ -228,9 +238,10 @@ def parse_metric(text: str) -> Metric:
         return Metric(name)
     if name == "AUC":
         raise UsageError(f"metric {text!r}: AUC has no cutoff; write AUC")
-    if not cutoff.isascii() or not cutoff.isdigit() or int(cutoff) < 1:
+    k = whole_number(cutoff)
+    if not k:
         raise UsageError(f"metric {text!r}: the cutoff must be a whole number >= 1, for example {name}@10")
-    return Metric(name, int(cutoff))
+    return Metric(name, k)
 
 
 def as_metrics(metrics: str | Metric | Iterable[str | Metric]) -> tuple[Metric, ...]:

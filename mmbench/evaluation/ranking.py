@@ -4,7 +4,7 @@ For each user: greater = number of other candidates scored above the target, equ
 No candidate is sampled. Scores are float32 or float64; TF32 is off (mmbench.runtime).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,25 @@ def rank_fully(
     )  # fmt: skip
 
 
+def rank_scores(
+    chunks: Iterable[tuple[np.ndarray, Tensor]],
+    view: TargetView,
+    n_items: int,
+    *,
+    name: str,
+    lists: int = 0,
+    made_by: MadeBy = UNKNOWN,
+) -> Ranking:
+    """Rank every target by scores that come as (index into the view's users, scores [T, N]), under every mask rule."""
+    collected = _Collected(view, n_items, rules=RULES, lists=min(lists, n_items))
+    for index, scores in chunks:
+        collected.add(index, scores)
+    return Ranking(
+        name=name, user=view.user, target=view.target, counts=collected.counts, n_items=n_items,
+        lists=collected.top_lists(), made_by=made_by,
+    )  # fmt: skip
+
+
 def _score_all(
     model: Recommender[Any],
     view: TargetView,
@@ -126,9 +145,9 @@ def evaluation_batches(
     """Yield (index into the view's users, their histories as the model reads them), so many users at once."""
     needs = model.needs
     batcher = Batcher(view.items, view.times, layout=needs.layout, max_len=model.max_len, device=device)
-    rows = last_rows(view.offsets, view.user, model.max_len - needs.places_after)
+    rows = last_rows(view.offsets, view.user, model.max_len - needs.slots_after)
     for index, part in _in_order_of_length(rows, chunk or chunk_size(model, device.type)):
-        yield index, batcher.evaluation(part, places_after=needs.places_after)
+        yield index, batcher.evaluation(part, slots_after=needs.slots_after)
 
 
 def _item_table(model: Recommender[Any]) -> Tensor:

@@ -29,7 +29,7 @@ from mmbench.features.store import (
     write_features,
 )
 from mmbench.features.work import Say, Work
-from mmbench.locks import held, lock_file
+from mmbench.locks import held_where_writable, lock_file
 
 Progress = Callable[
     [str, int, int], None
@@ -200,7 +200,7 @@ class _Extraction:
                 f"{self.modality} {self.name}: another process is extracting it; waiting for it to finish"
             )
 
-        return held(lock_file(final), error=DataError, option=DATA_DIR, on_wait=on_wait)
+        return held_where_writable(lock_file(final), error=DataError, option=DATA_DIR, on_wait=on_wait)
 
     def _work_folder(self, made: MadeBy) -> Path:
         """Return the folder of unfinished work on these features; remove unfinished work on others of the same name."""

@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from mmbench.choices import whole_number
 from mmbench.errors import DataError, UsageError
+from mmbench.explain import explain
 
 ARRAY_ENDINGS = ".npy, .npz, .pt, .feat1CLS"
 ID_ENDINGS = ".txt, .json, .csv, .tsv, .item2index"
@@ -205,8 +207,10 @@ def _ids_of_json(file: Path, text: str) -> Pairs:
     try:
         # Pairs instead of a dictionary, which would silently keep the last of two equal keys.
         loaded = json.loads(text, object_pairs_hook=lambda pairs: {"pairs": pairs})
-    except ValueError as error:
-        raise DataError(f"{file}: not JSON ({error}); write a list of ids or an object id -> row") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{file}: not JSON ({explain(error)}); write a list of ids or an object id -> row"
+        ) from error
     if isinstance(loaded, list):
         for row, item in enumerate(loaded):
             if isinstance(item, bool) or not isinstance(item, str | int):
@@ -235,8 +239,8 @@ def _ids_of_table(file: Path, text: str) -> Pairs:
         if len(cells) != 2:
             raise DataError(f"{file}:{number}: {len(cells)} columns; there must be two, id and row")
         item, row = (cell.strip() for cell in cells)
-        if row.isdecimal() and row.isascii():
-            pairs.append((item, int(row)))
+        if (place := whole_number(row)) is not None:
+            pairs.append((item, place))
         elif number > 1:
             raise DataError(f"{file}:{number}: row {row!r} of id {item!r} is not a whole number from 0")
     return pairs, False

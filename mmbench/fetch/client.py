@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from mmbench import __version__
+from mmbench.choices import whole_number
 from mmbench.fetch.errors import FetchError
 
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ def _retry_after(value: str | None) -> float | None:
     """Return the seconds that a Retry-After header (seconds or a date) requests, None if it is not usable."""
     if value is None:
         return None
-    if value.strip().isdecimal():
-        return float(value)
+    if (seconds := whole_number(value.strip())) is not None:
+        return float(seconds)
     try:
         moment = parsedate_to_datetime(value)
     except ValueError:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mmbench.atomic import hash_file
+from mmbench.choices import whole_number
 from mmbench.errors import DataError, MmbenchError
 from mmbench.fetch.check import checks_itself, fault_of
 from mmbench.fetch.client import CONNECT_S, READ_S, faults_sorted, get, retrying
@@ -245,7 +246,7 @@ class _Download:
         if not received or start is None or int(start) != received:
             self.part.discard()
             raise FetchError(f"requested bytes {received}-, the answer says {text!r}", transient=received > 0)
-        version = _origin(response, url, int(total) if total and total.isdecimal() else None)
+        version = _origin(response, url, whole_number(total or ""))
         if origin is not None and origin.contradicts(version):
             self.part.discard()
             raise FetchError("the file on the server changed in between", transient=True)
@@ -344,9 +345,9 @@ def _origin(response: "requests.Response", url: str, total: int | None) -> Origi
 
 
 def _content_length(response: "requests.Response") -> int | None:
-    value = response.headers.get("Content-Length", "")
+    value = whole_number(response.headers.get("Content-Length", ""))
     chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-    return int(value) if value.isdecimal() and not chunked else None
+    return None if chunked else value
 
 
 def _refuse_encoding(response: "requests.Response", name: str) -> None:
@@ -366,7 +367,7 @@ def ask_size(
     for url in urls:
         with suppress(FetchError), faults_sorted():
             response = session.head(url, allow_redirects=True, timeout=timeout)
-            length = response.headers.get("Content-Length", "")
-            if response.status_code == 200 and length.isdecimal():
-                return int(length)
+            length = whole_number(response.headers.get("Content-Length", ""))
+            if response.status_code == 200 and length is not None:
+                return length
     return None

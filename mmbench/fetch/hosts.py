@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from mmbench.choices import whole_number
 from mmbench.data.decoding import MAX_BYTES
 from mmbench.fetch.client import CONNECT_S, MAX_WAIT_S, faults_sorted, get
 from mmbench.fetch.errors import FetchError
@@ -141,9 +142,9 @@ def download(session: "requests.Session", url: str, limits: Limits, stop: thread
     started = time.monotonic()
     response = _get(session, url, limits)
     try:
-        length = response.headers.get("Content-Length", "")
+        length = whole_number(response.headers.get("Content-Length", ""))
         chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-        if length.isdecimal() and int(length) > limits.max_bytes:
+        if length is not None and length > limits.max_bytes:
             raise FetchError("too large", transient=False, status=response.status_code)
         parts, size = [], 0
         while chunk := _read(response):
@@ -155,7 +156,7 @@ def download(session: "requests.Session", url: str, limits: Limits, stop: thread
                 raise FetchError("too large", transient=False, status=response.status_code)
             if time.monotonic() - started > limits.total_s:
                 raise FetchError("the server sends too slowly", transient=True)
-        return Body(b"".join(parts), complete=chunked or length.isdecimal())
+        return Body(b"".join(parts), complete=chunked or length is not None)
     finally:
         response.close()
 

@@ -23,7 +23,7 @@ from mmbench.data.store import DATA_DIR, Prepared, open_path
 from mmbench.errors import DataError
 from mmbench.fetch.hosts import Hosts, Limits
 from mmbench.fetch.jobs import Job, Outcome, outcomes
-from mmbench.locks import held, lock_file
+from mmbench.locks import held_where_writable, lock_file
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _store(writer: StoreWriter, outcome: Outcome) -> None:
 def _lock(path: Path, on_wait: Callable[[], None]) -> AbstractContextManager[bool]:
     """Hold the lock for writing into the store at `path`."""
     option = "folder for the raw files, or use --no-pictures"
-    return held(lock_file(path), error=DataError, option=option, on_wait=on_wait)
+    return held_where_writable(lock_file(path), error=DataError, option=option, on_wait=on_wait)
 
 
 @contextmanager
@@ -222,7 +222,7 @@ def _is_stored(known: Mapping[str, Entry], name: str) -> bool:
 
 def attach(prepared: Prepared, path: Path) -> Prepared:
     """Write the store at `path` into the manifest of `prepared`, with the number of pictures in it."""
-    with held(lock_file(prepared.path), error=DataError, option=DATA_DIR):
+    with held_where_writable(lock_file(prepared.path), error=DataError, option=DATA_DIR):
         return point_at(open_path(prepared.path), list_store(path) if path.is_file() else None)
 
 

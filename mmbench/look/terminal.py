@@ -3,10 +3,9 @@
 import numpy as np
 
 from mmbench.look.gather import Look
+from mmbench.look.letters import ASCII, BLOCKS
 from mmbench.look.numbers import INTERVAL_LABELS, TimeBins
 from mmbench.look.plots import day, duration, percent
-
-BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 
 
 def bars(counts: np.ndarray, *, ascii_only: bool = False) -> str:

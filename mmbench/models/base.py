@@ -1,11 +1,11 @@
-"""What a model is to mmbench: the only base class, and the data it is given.
+"""The contract between a model and mmbench: the only base class, and the data that a model receives.
 
 Axes: R rows of a batch (bins of packed histories, or one history each), W width, T targets of the step,
 N items, D width of the score product, E training events.
 
-A model gets its configuration and a `Catalog` (tensors, no files) and answers `loss(batch)` while it is
-trained and `query(batch)`/`item_table()` - or `score(batch)` when its score is no dot product - when it is
-ranked. It never opens a file, names a device, logs, or draws from a generator other than torch's default.
+A model gets its configuration and a `Catalog` (tensors, no files). Training calls `loss(batch)`; ranking calls
+`query(batch)` and `item_table()`, or `score(batch)` when the score is not a dot product. A model never opens a file,
+names a device, logs, or draws from a generator other than torch's default.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """Everything a model may know before it sees a batch. Only training events are in it.
+    """Everything that a model may know before it sees a batch. It holds training events only.
 
     Row i of a feature table belongs to item i; row 0 is padding and all zeros. An item without the modality
     has a zero row and False in `has_text`/`has_image`. `None` = the data set has no such features.
@@ -42,18 +42,16 @@ class Catalog:
     # mmbench.nn.features.LayerFeatures
     layer_feat: Mapping[str, Tensor] = field(default_factory=dict)
     category_ids: Tensor | None = None  # int64 [nnz], 0-based categories, CSR by item
-    category_offsets: Tensor | None = (
-        None  # int64 [N+2]: item i owns offsets[i]:offsets[i+1]; item 0 owns none
-    )
+    category_offsets: Tensor | None = None  # int64 [N+2], item i has offsets[i]:offsets[i+1], item 0 none
     n_categories: int = 0
-    brand_ids: Tensor | None = None  # int64 [N+1], a number of each item's brand from 1; 0 = it has none
+    brand_ids: Tensor | None = None  # int64 [N+1], each item's brand, numbered from 1; 0 = no brand
     train_items: Tensor  # int64 [E], items of the training events, user after user, oldest first
     train_times: Tensor  # int64 [E], their unix seconds
-    train_offsets: Tensor  # int64 [U+1], user u owns events offsets[u]:offsets[u+1]
+    train_offsets: Tensor  # int64 [U+1], user u has events offsets[u]:offsets[u+1]
 
     @property
     def histories(self) -> TrainHistories:
-        """The training events by user, as a new module: a model that registers it takes it to its device."""
+        """Return the training events by user as a new module, which moves with the model that registers it."""
         return TrainHistories(self.train_items, self.train_times, self.train_offsets)
 
     def category_matrix(self) -> Tensor:
@@ -68,13 +66,13 @@ class Catalog:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One phase of training.
+    """A phase of training.
 
     epochs    None = up to max_epochs with early stopping; a number = exactly that many, without validation.
     samples   what this stage is trained on; None = the run's setting.
-    settings  settings of training (fields of TrainConfig) that have another value in this stage: lr, batch_size, ...
-    data      "target" = the run's data set; "source" = the data sets that the run pre-trains on, all as one
-              (mmbench.training.sources). The model hears of the change through `use_catalog`.
+    settings  training settings (fields of TrainConfig) that this stage overrides: lr, batch_size, ...
+    data      "target" = the run's data set; "source" = the data sets that the run pre-trains on, joined by
+              mmbench.training.sources. The engine announces the change through `use_catalog`.
     """
 
     name: str = "train"
@@ -85,22 +83,16 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.data == "source" and self.epochs is None:
-            raise ValueError(
-                f"stage {self.name!r}: there is no validation on source data; give a number of epochs"
-            )
+            raise ValueError(f"stage {self.name!r}: source data has no validation; set a number of epochs")
 
 
 class Recommender(nn.Module, Generic[C]):
     """Base of every model. Subclasses end `__init__` with their weight initialisation, after all layers exist."""
 
-    trainable: ClassVar[bool] = True  # False: no loss; everything is computed in __init__ from the catalogue
-    deterministic: ClassVar[bool] = False  # True: the seed changes nothing, one run is all runs
-    time_shift: ClassVar[bool] = (
-        False  # True: only differences of times count, so later times change no score
-    )
-    reads_layers: ClassVar[bool] = (
-        False  # True: takes features with one state per layer, `catalog.layer_feat`
-    )
+    trainable: ClassVar[bool] = True  # False: no loss; __init__ computes everything from the catalogue
+    deterministic: ClassVar[bool] = False  # True: the seed changes nothing
+    time_shift: ClassVar[bool] = False  # True: only differences between times change a score
+    reads_layers: ClassVar[bool] = False  # True: reads `catalog.layer_feat`, which has a state per layer
 
     def __init__(self, config: C, catalog: Catalog) -> None:
         super().__init__()
@@ -115,46 +107,46 @@ class Recommender(nn.Module, Generic[C]):
 
     @property
     def needs(self) -> Needs:
-        """How the engine must feed the model."""
+        """Return how the engine must feed the model."""
         return Needs()
 
     # -- training -----------------------------------------------------------------------------------------
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The phases of a training, in their order."""
+        """Return the phases of training, in order."""
         return (Stage(),)
 
     def use_catalog(self, catalog: Catalog) -> None:
-        """Take the items of `catalog` from here on: those of the source data, and later the run's own again.
+        """Switch to the items of `catalog`: to those of the source data, and later back to the run's data set.
 
-        Called before `start_stage` where the data change. A model with a stage on source data overrides it: it
-        replaces what belongs to items (features, `n_items`) and keeps what it has learned.
+        The engine calls it before `start_stage` where the data change. A model with a stage on source data overrides
+        it: it replaces what belongs to items (features, `n_items`) and keeps what it has learned.
         """
         raise TypeError(f"{type(self).__name__} has no use_catalog(), so it cannot change its data set")
 
     def start_stage(self, name: str) -> None:
-        """Freeze, unfreeze, re-initialise; called before a stage's optimiser is made."""
+        """Freeze, unfreeze or re-initialise parameters; called before the stage's optimiser is built."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Ready what changes from epoch to epoch (counted from 1 in each stage); called before each of them."""
+        """Prepare what changes from epoch to epoch (counted from 1 in each stage); called before each epoch."""
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return named scalar terms whose SUM is minimised (weights already applied)."""
         raise TypeError(f"{type(self).__name__} is not trained")
 
     def constrain(self, parameters: Mapping[str, Tensor]) -> None:
-        """Bring parameters back to where they must lie, in place; called after each step of the optimiser.
+        """Project parameters back into their set, in place; called after each step of the optimiser.
 
-        parameters  by name; those of several models trained as one have a leading axis, so that only operations on
-                    trailing axes serve both
+        parameters  by name; when several seeds train together they have a leading axis, so use operations on
+                    trailing axes only
         """
 
     # -- scores -------------------------------------------------------------------------------------------
 
     @property
     def is_dot_product(self) -> bool:
-        """Whether the score is `query(batch) @ item_table().T`, so that a ranking can form the table once."""
+        """Return whether the score is `query(batch) @ item_table().T`, so that a ranking forms the table once."""
         return type(self).score is Recommender.score
 
     def query(self, batch: Batch) -> Tensor:
@@ -166,7 +158,7 @@ class Recommender(nn.Module, Generic[C]):
         raise TypeError(f"{type(self).__name__} has no dot-product score")
 
     def score(self, batch: Batch) -> Tensor:
-        """Return scores of all items, [T, N]; column i - 1 belongs to item i. Override when it is no dot product."""
+        """Return scores of all items, [T, N]; column i - 1 belongs to item i.Override it if it is no dot product."""
         return self.query(batch) @ self.item_table().T
 
     def score_cost(self, n_items: int) -> int:
@@ -178,7 +170,7 @@ class Recommender(nn.Module, Generic[C]):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the sub-models whose scores this model combines; run.json has the metrics of each on its own."""
+        """Return the names of the sub-models whose scores this model combines; run.json reports each of them alone."""
         return ()
 
     def alone(self, part: str) -> AbstractContextManager[None]:
@@ -186,5 +178,5 @@ class Recommender(nn.Module, Generic[C]):
         raise TypeError(f"{type(self).__name__} has no parts")
 
     def extra_state(self) -> dict[str, Any]:
-        """Return JSON-able facts for run.json, e.g. sizes that came from the data."""
+        """Return JSON-able facts for run.json, such as sizes that depend on the data."""
         return {}

@@ -19,31 +19,33 @@ Combine = Literal["sum", "zscore", "prob"]
 
 
 def combine_scores(scores: list[Tensor], how: Combine) -> Tensor:
-    """Scores [T, N] of each member -> [T, N].
+    """Return the combined scores [T, N] of members' scores, [T, N] each.
 
-    "sum" as they are; "zscore" standardised over the items of each target first; "prob" softmax probabilities.
+    "sum" adds them as they are, "zscore" standardises them over the items of each target first, "prob" adds softmax
+    probabilities.
     """
     if how == "zscore":
-        spread = [one.std(1, keepdim=True, correction=0).clamp(min=1e-12) for one in scores]
-        scores = [(one - one.mean(1, keepdim=True)) / s for one, s in zip(scores, spread, strict=True)]
+        spreads = [member.std(1, keepdim=True, correction=0).clamp(min=1e-12) for member in scores]
+        centred = [member - member.mean(1, keepdim=True) for member in scores]
+        scores = [member / spread for member, spread in zip(centred, spreads, strict=True)]
     elif how == "prob":
-        scores = [one.softmax(1) for one in scores]
+        scores = [member.softmax(1) for member in scores]
     return torch.stack(scores).sum(0)
 
 
 class Members(nn.ModuleDict):
-    """The members of an ensemble by name. A loss or a score is about those `asked`: all, unless one is trained.
+    """The members of an ensemble by name. Losses and scores cover the `active` members: all, unless a stage trains.
 
-    Members that are trained one after another are stages of the run, each with its own early stopping, so while a
-    stage trains, its member alone is ranked. A stage ends by loading its best weights, after which all are asked
-    again: the last stage leaves the whole ensemble behind.
+    Members that are trained in turn are stages of the run, each with early stopping of its own, so while a stage
+    trains, its member is ranked alone. A stage ends by loading its best weights, which activates all members: the
+    last stage leaves the whole ensemble.
     """
 
     def __init__(self, members: Iterable[tuple[str, nn.Module]]) -> None:
         super().__init__(dict(members))
         self.trained: str | None = None
         self.alone: str | None = None
-        self.register_load_state_dict_post_hook(_ask_all)
+        self.register_load_state_dict_post_hook(_activate_all)
 
     def start(self, name: str) -> nn.Module:
         """Train this member only; all others are frozen."""
@@ -53,29 +55,30 @@ class Members(nn.ModuleDict):
         return self[name]
 
     def start_epoch(self) -> None:
-        """A run that goes on from a checkpoint has just loaded weights in the middle of its stage."""
+        """Rank the trained member alone: a run that resumes has just loaded weights in the middle of its stage."""
         self.alone = self.trained
 
-    def asked(self) -> Iterator[tuple[str, Any]]:
+    def active(self) -> Iterator[tuple[str, Any]]:
+        """Return the names and members that scores and losses cover."""
         return ((name, member) for name, member in self.items() if self.alone in (None, name))
 
 
-def _ask_all(module: nn.Module, keys: Any) -> None:
+def _activate_all(module: nn.Module, keys: Any) -> None:
     cast(Members, module).alone = None
 
 
 def member_names(modalities: Iterable[str]) -> list[str]:
-    """("id", "text", "id") -> ["id", "text", "id_2"]."""
+    """Return names without repeats: ("id", "text", "id") -> ["id", "text", "id_2"]."""
     names: list[str] = []
     for modality in modalities:
-        count = sum(one.partition("_")[0] == modality for one in names)
+        count = sum(name.partition("_")[0] == modality for name in names)
         names.append(modality if count == 0 else f"{modality}_{count + 1}")
     return names
 
 
 @dataclass(frozen=True, kw_only=True)
 class MembersConfig:
-    # A repeat is one member more.
+    # A repeated modality adds a member.
     modalities: tuple[Literal["id", "text", "image"], ...] = ("id", "text", "image")
 
     def __post_init__(self) -> None:
@@ -85,8 +88,8 @@ class MembersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleConfig(MembersConfig):
-    training: Literal["joint", "separate"] = "joint"  # one loss on the combined score, or members one by one
-    combine: Combine = "sum"  # at ranking
+    training: Literal["joint", "separate"] = "joint"  # a loss of the combined score, or members in turn
+    combine: Combine = "sum"  # is how a ranking combines scores
 
 
 M = TypeVar("M", bound=MembersConfig)
@@ -94,9 +97,9 @@ C = TypeVar("C", bound=EnsembleConfig)
 
 
 class SeparateEnsemble(Recommender[M]):
-    """One member per modality, trained one after another. A subclass says how they score and what they learn from.
+    """A member per modality, trained in turn. A subclass says how they score and what they learn from.
 
-    A member has `items` (ids -> vectors) and `restart()`, new draws of its weights: each stage begins with it.
+    A member has `items` (ids -> vectors) and `restart()`, which draws its weights anew when its stage begins.
     """
 
     def __init__(self, config: M, catalog: Catalog, member: Callable[[M, Catalog, str], nn.Module]) -> None:
@@ -114,7 +117,7 @@ class SeparateEnsemble(Recommender[M]):
         return tuple(Stage(name=name) for name in self.members)
 
     def start_stage(self, name: str) -> None:
-        """A member starts from draws of its stage, which do not depend on what the other members are."""
+        """Start the stage's member from fresh draws, which do not depend on the other members."""
         if name in self.members:
             cast(Any, self.members.start(name)).restart()
 
@@ -134,18 +137,19 @@ class SeparateEnsemble(Recommender[M]):
             self.members.alone = before
 
     def extra_state(self) -> dict[str, Any]:
-        """The members, and the share of items that have no vector in a member."""
-        tables = {name: one.items for name, one in self.members.asked() if hasattr(one.items, "present")}
-        absent = {name: 1 - one.present[1:].double().mean().item() for name, one in tables.items()}
+        """Return the members, and the share of items that have no vector in each."""
+        tables = {name: member.items for name, member in self.members.active()}
+        flags = {name: table.present for name, table in tables.items() if hasattr(table, "present")}
+        absent = {name: 1 - present[1:].double().mean().item() for name, present in flags.items()}
         return {"members": list(self.members), "share_without": absent}
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
-        """r of each member, [T, N]; their spread over items says whose opinion decides the sum."""
+        """Return r of each member, [T, N]; the member whose scores spread most decides the sum."""
         raise TypeError(f"{type(self).__name__} does not say how its members score")
 
 
 class Ensemble(SeparateEnsemble[C]):
-    """Members that may be trained together, by a loss of their combined score."""
+    """Members that may be trained together, on a loss of their combined score."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:

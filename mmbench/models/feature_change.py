@@ -1,10 +1,10 @@
-"""Catalogues whose features were replaced: what is a model's gain from its texts or pictures worth?
+"""Catalogues whose features were replaced: how much of a model's accuracy comes from its texts or pictures?
 
 The settings `text_features` and `image_features` change a catalogue before a training and before each ranking of its
-weights: they ask what content is worth, where a knock-out of a trained model asks what that model leans on. Presence
-flags and widths stay; row 0 and the rows of items without the modality stay as they are. Random fixed vectors are not
-useless: through a trained map they are ids of another form, so a model that keeps its accuracy with them gains from
-capacity, not from content.
+weights. They measure what content is worth; a knock-out of a trained model measures what that model relies on.
+Presence flags, widths, row 0 and the rows of items without the modality stay as they are. Random fixed vectors are not
+useless: a trained map makes ids of them, so a model that keeps its accuracy with them gains from capacity, not from
+content.
 
 Axes: N items, P of them have the modality, D width.
 """
@@ -20,15 +20,16 @@ from mmbench.models.base import Catalog
 from mmbench.runtime import derive_seed
 from mmbench.settings.feature_change import FeatureChange
 
-AT_ONCE = 4096  # items whose numbers are float64 at the same time
+BLOCK = 4096  # rows that are converted to float64 together
 Rows = Callable[[Tensor, torch.Generator], Tensor]  # stored vectors [P, D] -> [P, D]
 
 
 def change_features(catalog: Catalog, modality: str, change: FeatureChange) -> Catalog:
-    """Return the catalogue with other features of a modality; as it is where no item has the modality.
+    """Return the catalogue with changed features of a modality; unchanged where no item has the modality.
 
-    Of features with a state per layer, `shuffled` moves an item's states together; the others treat each layer as
-    features of its own. Text and pictures are permuted independently of each other.
+    Of features with a state per layer, `shuffled` moves an item's states together; the others treat each layer
+    separately. `shuffled` permutes texts and pictures independently of each other; `shuffled-together`
+    permutes both alike, among the items that have both and among those that have one of them.
 
     Raises ValueError where fewer than two items have a modality that is to be shuffled.
     """
@@ -38,18 +39,22 @@ def change_features(catalog: Catalog, modality: str, change: FeatureChange) -> C
     changed: dict[str, Any] = {}
     features: Tensor | None = getattr(catalog, f"{modality}_feat")
     if features is not None:
-        changed[f"{modality}_feat"] = _changed(features, present, modality, change)
+        changed[f"{modality}_feat"] = _changed(features, catalog, modality, change)
     if modality in catalog.layer_feat:
-        layers = _changed(catalog.layer_feat[modality], present, modality, change)
+        layers = _changed(catalog.layer_feat[modality], catalog, modality, change)
         changed["layer_feat"] = {**catalog.layer_feat, modality: layers}
     return replace(catalog, **changed)
 
 
-def _changed(features: Tensor, present: Tensor, modality: str, change: FeatureChange) -> Tensor:
-    """Return features [N + 1, ...], the rows of those present changed, in the same precision."""
+def _changed(features: Tensor, catalog: Catalog, modality: str, change: FeatureChange) -> Tensor:
+    """Return features [N + 1, ...], in the same precision, with changed rows of the items that have them."""
+    present: Tensor = getattr(catalog, f"has_{modality}")
+    ids, changed = present.nonzero()[:, 0], features.clone()
+    if change.kind == "shuffled-together":
+        source = permuted_together(catalog, change.seed, modality)
+        changed[ids] = features[source[ids]]
+        return changed
     generator = torch.Generator().manual_seed(derive_seed(change.seed, "features", change.kind, modality))
-    ids = present.nonzero()[:, 0]
-    changed = features.clone()
     if change.kind == "shuffled":
         changed[ids] = features[permuted(ids, generator, modality)]
         return changed
@@ -60,22 +65,41 @@ def _changed(features: Tensor, present: Tensor, modality: str, change: FeatureCh
 
 
 def _layers(features: Tensor) -> Sequence[Tensor]:
-    """Return views [N + 1, D] of each layer of [N + 1, layers, D]; [N + 1, D] is one layer."""
+    """Return views [N + 1, D] of each layer of [N + 1, layers, D]; [N + 1, D] is a single layer."""
     return [features] if features.dim() == 2 else features.unbind(1)
 
 
 def permuted(ids: Tensor, generator: torch.Generator, modality: str) -> Tensor:
-    """Return whose vector each of the ids [P] gets: a permutation that leaves none in its place.
+    """Return whose vector each of the ids [P] gets: a permutation that moves every id.
 
-    It is one cycle through all ids in a random order.
+    It is a single cycle through all ids in a random order.
     """
     if len(ids) < 2:
         raise ValueError(
-            f"{modality}_features = shuffled needs two items with {modality}, and there is {len(ids)}"
+            f"{modality}_features = shuffled needs two items with {modality}; the data set has {len(ids)}"
         )
     order = torch.randperm(len(ids), generator=generator)
     source = torch.empty_like(ids)
     source[order] = ids[order.roll(1)]
+    return source
+
+
+def permuted_together(catalog: Catalog, seed: int, modality: str) -> Tensor:
+    """Return whose vectors each item gets, int64 [N + 1], the same for every modality.
+
+    Items that have both modalities are one cycle, and so are those that have only the text or only the picture: no
+    presence changes. The only item of such a kind keeps its vector.
+    """
+    kinds = torch.zeros(catalog.n_items + 1, dtype=torch.int64)
+    for number, present in enumerate((catalog.has_text, catalog.has_image)):
+        if present is not None:
+            kinds += present.long().cpu() << number
+    generator = torch.Generator().manual_seed(derive_seed(seed, "features", "shuffled-together"))
+    source = torch.arange(len(kinds))
+    for kind in (1, 2, 3):
+        ids = (kinds == kind).nonzero()[:, 0]
+        if len(ids) > 1:
+            source[ids] = permuted(ids, generator, modality)
     return source
 
 
@@ -115,5 +139,5 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _norms(rows: Tensor) -> Tensor:
-    """Return the norms of rows [P, D], float64 [P], of a few rows at a time."""
-    return torch.cat([part.double().norm(dim=1) for part in rows.split(AT_ONCE)])
+    """Return the norms of rows [P, D], float64 [P], converting a block of rows at a time."""
+    return torch.cat([part.double().norm(dim=1) for part in rows.split(BLOCK)])

@@ -2,22 +2,21 @@
 Zhang, Chen, Shen, Wang, Xiong, WWW 2025, doi 10.1145/3696410.3714676.
 Official code: github.com/SStarCCat/HM4SR @ f1c0a15 (a RecBole fork); its slips are in hm4sr_released.py.
 
-Three views of each item (id, text, image) are mixed by experts that see all three (Interactive MoE), scaled by
-experts that a gate on time chooses (Temporal MoE), and read by one Transformer each. The score is the sum of
-three dot products. Three auxiliary losses predict categories (CP), pull user and target ids together (IDCL) and
-teach the encoders what time alone says (PCL).
+Three views of each item (id, text, image) are mixed by experts that see all three (Interactive MoE), scaled by experts
+that a gate on time weighs (Temporal MoE), and read by a Transformer each. The score is the sum of three dot products.
+Three auxiliary losses predict categories (CP), pull user and target ids together (IDCL), and teach the encoders what
+time alone tells (PCL).
 
 Axes: R rows, W width, M modalities in use (id first), D hidden, E experts, T targets, N items, C categories.
 Follows: eq. 2-3 are the frozen features, 4-5 tables(), 6 fuse(), 7-10 InteractiveMoE(), 11-13 TimeEncoding(),
 14-16 TemporalMoE(), 17-18 ModalityEncoder() and encode(), 19 query() and item_table(), 20-27 loss(): 21-22
-category_term(), 23 contrast(), 24 with_placeholders(), 25-26 contrast() again.
+category_term(), 23 and 25-26 contrast(), 24 with_placeholders().
 Differences that matter (hm4sr.toml lists all, with their switches):
-(1) samples: all positions of a history are trained in one pass, equal to one sample per prefix; PCL draws a mask for
-    each prefix, as the code does, or one for each history, which is much faster (`pcl_mask = "shared"`).
-(2) category loss (eq. 22): the mean over real items x classes, an item counting once for each prefix that it stands
-    in; the paper sums (`category_loss = "sum"`).
-(3) phase of the absolute time (eq. 13): inside the frequency, as in the code; the paper prints it outside
-    (`phase = "outside"`). It is computed in float64, because seconds are about 1e9.
+(1) samples: a single pass trains all positions of a history, equal to a sample per prefix; PCL draws a mask for each
+    prefix, as the code does, or for each history, which is much faster (`pcl_mask = "shared"`).
+(2) category loss (eq. 22): the mean over real items x classes, where an item counts once for each prefix that contains
+    it; the paper sums (`category_loss = "sum"`).
+(3) phase of the absolute time (eq. 13): inside the frequency, as in the code; the paper has it outside (`phase`).
 """
 
 import math
@@ -36,6 +35,7 @@ from mmbench.nn.calendar import DAY, day_of_year
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, take_rows, zero_padding
 from mmbench.nn.losses import info_nce
+from mmbench.nn.recompute import both_states, states_at
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 CONTENT = ("text", "image")
@@ -52,7 +52,7 @@ class HM4SRConfig(Sampling):
     attn_dropout: Probability
     n_interactive_experts: PositiveInt  # k1
     n_temporal_experts: PositiveInt  # k2
-    alpha_id: float  # alpha_m of eq. 8 at the start
+    alpha_id: float  # initial alpha_m of eq. 8
     alpha_text: float
     alpha_image: float
     interval_scale: PositiveFloat  # mu of eq. 12
@@ -63,7 +63,7 @@ class HM4SRConfig(Sampling):
     idcl_weight: NonNegativeFloat  # lambda_2
     pcl_weight: NonNegativeFloat  # lambda_3
     use_interactive_moe: bool = True
-    use_temporal_moe: bool = True  # False: PCL goes with it
+    use_temporal_moe: bool = True  # False switches PCL off too
     use_category: bool = True
     use_idcl: bool = True
     use_pcl: bool = True
@@ -73,8 +73,8 @@ class HM4SRConfig(Sampling):
     interval_log: Literal["log2", "ln"] = "log2"
     phase: Literal["inside", "outside"] = "inside"  # z_i of eq. 13: inside or outside the frequency
     category_loss: Literal["mean", "sum"] = "mean"  # over items and classes
-    same_user: Literal["negatives", "removed"] = "negatives"  # targets of one user in a step, in IDCL and PCL
-    pcl_mask: Literal["exact", "shared"] = "exact"  # a draw for each prefix, or one for each history
+    same_user: Literal["negatives", "removed"] = "negatives"  # how IDCL and PCL treat a user's other targets
+    pcl_mask: Literal["exact", "shared"] = "exact"  # draws for each prefix, or for each history
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,19 +82,19 @@ class HM4SRConfig(Sampling):
 
 
 class InteractiveMoE(nn.Module):
-    """Eq. 7-10. Every expert reads all modalities; each modality has its own gate."""
+    """Eq. 7-10. Every expert reads all modalities; each modality has a gate of its own."""
 
     def __init__(self, dim: int, n_experts: int, alphas: list[float]) -> None:
         super().__init__()
         n_modalities = len(alphas)
         self.n_experts, self.shape = n_experts, (n_modalities, dim)
-        # One map holds all experts: k1 x (M D -> M D); its M slices are eq. 8's W_{i,m}.
+        # A single map holds all experts: k1 x (M D -> M D); its M slices are eq. 8's W_{i,m}.
         self.experts = nn.Linear(n_modalities * dim, n_experts * n_modalities * dim)
         self.gates = GroupedLinear(n_modalities, dim, n_experts)
         self.alpha = nn.Parameter(torch.tensor(alphas))
 
     def forward(self, e: Tensor) -> Tensor:
-        """e [R, W, M, D] -> e' [R, W, M, D]."""
+        """Map e [R, W, M, D] to e' [R, W, M, D]."""
         out = self.experts(e.flatten(-2)).unflatten(-1, (self.n_experts, *self.shape))  # [R, W, E, M, D]
         gate = self.gates(e.movedim(-2, 0)).softmax(-1).movedim(0, -2)  # eq. 9  [R, W, M, E]
         mixed = torch.einsum("rwme,rwemd->rwmd", gate, out)
@@ -120,17 +120,17 @@ class Angle(nn.Module):
         nn.init.zeros_(self.bias)
 
     def phase(self, seconds: Tensor) -> Tensor:
-        """seconds int64 [...] -> [..., D]."""
+        """Return the cosine at seconds int64 [...], [..., D]."""
         return self.linear(seconds, torch.float64).remainder(2 * math.pi)
 
     def linear(self, seconds: Tensor, precision: torch.dtype) -> Tensor:
-        """Return the argument of the cosine, computed in this precision; seconds int64 [...] -> [..., D]."""
+        """Return the argument of the cosine at seconds int64 [...], computed in a precision, [..., D]."""
         slope, shift, rates = (part.to(precision) for part in (self.weight, self.bias, self.rates))
         angle = slope * seconds[..., None].to(precision)
         return (angle + shift) * rates if self.inside else angle * rates + shift
 
     def forward(self, seconds: Tensor) -> Tensor:
-        """seconds int64 [...] -> [..., D]."""
+        """Return the cosine at seconds int64 [...], [..., D]."""
         return self.phase(seconds).to(self.weight.dtype).cos()
 
 
@@ -196,7 +196,7 @@ class TemporalMoE(nn.Module):
 
 
 class ModalityEncoder(nn.Module):
-    """Eq. 17-18 for some modalities at once: a norm, dropout and a Transformer for each."""
+    """Eq. 17-18 for several modalities together: each has a norm, dropout and a Transformer."""
 
     def __init__(self, config: HM4SRConfig, n_modalities: int) -> None:
         super().__init__()
@@ -207,8 +207,8 @@ class ModalityEncoder(nn.Module):
             dropout=config.dropout, attn_dropout=config.attn_dropout, n_groups=n_modalities,
         )  # fmt: skip
 
-    def forward(self, x: Tensor, mask: Tensor, slot: Tensor) -> Tensor:
-        """x [R, W, M, D], mask bool [R, W, W] -> H^m at the places `slot` [T] of the flat [R W], [M, T, D]."""
+    def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None) -> Tensor:
+        """Return H^m of x [R, W, M, D], mask bool [R, W, W]: [M, T, D] at `slot` [T] of [R W], else [M, R, W, D]."""
         return self.transformer(self.drop(self.norm(x.movedim(2, 0))), mask, slot)
 
 
@@ -230,14 +230,14 @@ class HM4SR(Recommender[HM4SRConfig]):
             {name: nn.Linear(feat.shape[1], dim) for name, feat in features.items()}
         )
         self.use_pcl = config.use_pcl and config.use_temporal_moe and n_modalities > 1
-        # All modalities are encoded at once; with PCL the id by itself, because content is encoded a second time.
-        self.together = [1, n_modalities - 1] if self.use_pcl else [n_modalities]
-        self.encoders = nn.ModuleList(ModalityEncoder(config, n) for n in self.together)
+        # All modalities are encoded together; with PCL the id is apart, because content is encoded a second time.
+        self.group_sizes = [1, n_modalities - 1] if self.use_pcl else [n_modalities]
+        self.encoders = nn.ModuleList(ModalityEncoder(config, n) for n in self.group_sizes)
         if config.use_temporal_moe:
             self.time = self.make_time(catalog)
             self.temporal = self.make_temporal(n_modalities * dim)
         self._init_weights()
-        # The released code initialises what exists at this line; the modules below keep PyTorch's own.
+        # The released code initialises the modules above; those below keep PyTorch's defaults.
         if config.use_interactive_moe:
             alphas = [getattr(config, f"alpha_{name}") for name in self.modalities]
             self.interactive = InteractiveMoE(dim, config.n_interactive_experts, alphas)
@@ -276,14 +276,14 @@ class HM4SR(Recommender[HM4SRConfig]):
     # -- score --------------------------------------------------------------------------------------------
 
     def tables(self, ids: Tensor | None = None) -> Tensor:
-        """Eq. 4-5: x_m of the items `ids` [...] -> [..., M, D], or of the whole catalogue, [N + 1, M, D]."""
+        """Return x_m (eq. 4-5) of the items `ids` [...], [..., M, D], or of the whole catalogue, [N + 1, M, D]."""
         x = [self.item_emb.weight, *(getattr(self, f"{name}_feat") for name in self.modalities[1:])]
         x = x if ids is None else [F.embedding(ids, table) for table in x]
         content = zip(self.modalities[1:], x[1:], strict=True)
         return torch.stack([x[0], *(self.projections[name](feat) for name, feat in content)], -2)
 
     def fuse(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Eq. 6-16: x [R, W, M, D] -> x^temp [R, W, M, D], and [r_1; r_2] [R, W, width] or None."""
+        """Return x^temp [R, W, M, D] (eq. 6-16) of x [R, W, M, D], and [r_1; r_2] [R, W, width] or None."""
         e = x + self.position_emb(batch.position)[:, :, None]  # eq. 6
         if self.config.use_interactive_moe:
             e = self.interactive(e)
@@ -293,12 +293,12 @@ class HM4SR(Recommender[HM4SRConfig]):
         return self.temporal(e, time), time
 
     def encode(self, x: Tensor, mask: Tensor, slot: Tensor) -> Tensor:
-        """Eq. 17-18: x^temp [R, W, M, D] -> H^m at the slots, [M, T, D]."""
-        parts = zip(self.encoders, x.split(self.together, 2), strict=True)
+        """Return H^m at the slots (eq. 17-18), [M, T, D], of x^temp [R, W, M, D]."""
+        parts = zip(self.encoders, x.split(self.group_sizes, 2), strict=True)
         return torch.cat([encoder(part, mask, slot) for encoder, part in parts])
 
     def query(self, batch: Batch) -> Tensor:
-        """Eq. 19: H^m of all modalities side by side, [T, M D], so that one product is the sum of all."""
+        """Return H^m of all modalities side by side, [T, M D]: a single product then sums the modalities (eq. 19)."""
         x, _ = self.fuse(self.tables(batch.item_seq), batch)
         return side_by_side(self.encode(x, batch.attention_mask(causal=True), batch.slot))
 
@@ -308,7 +308,7 @@ class HM4SR(Recommender[HM4SRConfig]):
     # -- losses -------------------------------------------------------------------------------------------
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Eq. 27."""
+        """Return the weighted terms of eq. 27."""
         config, tables = self.config, self.tables()
         items = F.embedding(batch.item_seq, tables.flatten(1)).unflatten(-1, tables.shape[1:])
         mask = batch.attention_mask(causal=True)
@@ -319,7 +319,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         }
         if self.use_category:
             terms["cp"] = config.category_weight * self.category_term(tables, items, mask, batch)
-        same = self.no_negatives(batch)
+        same = self.same_targets(batch)
         if config.use_idcl:  # eq. 23
             ids = self.item_emb(batch.target)
             terms["idcl"] = config.idcl_weight * self.contrast(states[0], ids, same, config.temperature)
@@ -328,46 +328,45 @@ class HM4SR(Recommender[HM4SRConfig]):
         return terms
 
     def category_term(self, tables: Tensor, items: Tensor, mask: Tensor, batch: TrainBatch) -> Tensor:
-        """Eq. 21-22 over every item of every prefix, `items` [R, W, M, D]; it counts once per prefix it stands in."""
+        """Return eq. 21-22 over the items of every prefix, `items` [R, W, M, D]; an item counts once per prefix."""
         slots = torch.zeros_like(batch.item_seq, dtype=tables.dtype).flatten().scatter(0, batch.slot, 1.0)
         weight = (slots.view_as(batch.item_seq)[:, None] @ mask.to(tables.dtype))[:, 0] * batch.mask  # [R, W]
         logits = self.category_head(items.flatten(-2))  # eq. 21
-        each = F.binary_cross_entropy_with_logits(logits, self.categories[batch.item_seq], reduction="none")
+        entropy = F.binary_cross_entropy_with_logits(
+            logits, self.categories[batch.item_seq], reduction="none"
+        )
         if self.config.category_loss == "sum":
-            return (each.sum(-1) * weight).sum() / len(batch.slot)
-        return (each.mean(-1) * weight).sum() / weight.sum()
+            return (entropy.sum(-1) * weight).sum() / len(batch.slot)
+        return (entropy.mean(-1) * weight).sum() / weight.sum()
 
-    def no_negatives(self, batch: TrainBatch) -> Tensor:
-        """Return bool [T, T], True = j is no negative of i, because both have one target (or one user)."""
+    def same_targets(self, batch: TrainBatch) -> Tensor:
+        """Return which pairs of targets are no negatives of each other: equal ones, or those of a user; bool [T, T]."""
         same = batch.target[:, None] == batch.target[None, :]
         if self.config.same_user == "removed":
             same |= batch.user[:, None] == batch.user[None, :]
         return same
 
     def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor, temperature: float) -> Tensor:
-        """Eq. 23 and 25, the latter for each content modality and averaged (eq. 26)."""
+        """Return the contrast of eq. 23, or that of eq. 25 averaged over the content modalities (eq. 26)."""
         return info_nce(anchor, positive, temperature=temperature, same=same)
 
     def encode_for_loss(
         self, x: Tensor, time: Tensor | None, mask: Tensor, batch: TrainBatch
     ) -> tuple[Tensor, Tensor | None]:
-        """Return H^m [M, T, D], and the content's H^{m,1} with placeholders [M - 1, T, D], None without PCL."""
+        """Return H^m [M, T, D], and the content's H^{m,1} with placeholders, [M - 1, T, D], or None without PCL."""
         if not self.use_pcl or time is None:
             return self.encode(x, mask, batch.slot), None
-        x_id, content = x.split(self.together, 2)
-        augmented, augmented_mask, augmented_slot = self.with_placeholders(content, time, mask, batch)
-        # The original and the augmented rows go through the content's encoder in one pass.
-        slot = torch.cat([batch.slot, augmented_slot + batch.item_seq.numel()])
-        rows, masks = torch.cat([content, augmented]), torch.cat([mask, augmented_mask])
-        original, placeholder_states = self.encoders[1](rows, masks, slot).chunk(2, 1)
-        return torch.cat([self.encoders[0](x_id, mask, batch.slot), original]), placeholder_states
+        x_id, content = x.split(self.group_sizes, 2)
+        augmented = self.with_placeholders(content, time, mask, batch)
+        original, placeholder_states = both_states(self.encoders[1], (content, mask, batch.slot), augmented)
+        return torch.cat([states_at(self.encoders[0], x_id, mask, batch.slot), original]), placeholder_states
 
     def with_placeholders(
         self, content: Tensor, time: Tensor, mask: Tensor, batch: TrainBatch
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Eq. 24: replace a share beta of each history's content [R, W, M - 1, D] by what time alone says.
+        """Replace a share beta of each history's content [R, W, M - 1, D] by placeholders that read time alone, eq. 24.
 
-        -> rows, their attention mask and slots; "exact": the history of each target, each with its own draw.
+        Return rows, their attention mask and slots. With "exact" a row is the history of a target, with separate draws.
         """
         placeholder = self.placeholders(time).unflatten(-1, content.shape[2:])
         share = self.config.placeholder_share
@@ -375,7 +374,7 @@ class HM4SR(Recommender[HM4SRConfig]):
             is_replaced = choose_share(batch.segment, share)[..., None, None]
             return torch.where(is_replaced, placeholder, content), mask, batch.slot
         prefixes = batch.prefixes
-        # A place reads its content in the first half, its placeholder in the second.
+        # The first half holds the contents, the second the placeholders of the same positions.
         both = torch.cat([content.flatten(0, 1), placeholder.flatten(0, 1)])  # [2 R W, M - 1, D]
         source = prefixes.source + choose_share(prefixes.segment, share) * batch.item_seq.numel()
         return take_rows(both, source), prefixes.attention_mask(), prefixes.slot
@@ -385,15 +384,14 @@ class HM4SR(Recommender[HM4SRConfig]):
 
 
 def side_by_side(states: Tensor) -> Tensor:
-    """[M, T, D] -> [T, M D]."""
+    """Return [T, M D] of states [M, T, D]."""
     return states.movedim(0, 1).flatten(1)
 
 
 def choose_share(segment: Tensor, share: float) -> Tensor:
-    """Choose floor(len * share) places of every history at random; segment int64 [R, W] -> bool [R, W]."""
+    """Draw floor(length * share) positions of every history; segment int64 [R, W] -> bool [R, W]."""
     same = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :]
-    length = same.sum(-1)
     draw = torch.rand(segment.shape, device=segment.device)
-    before = (same & (draw[:, None, :] < draw[:, :, None])).sum(-1)  # rank of each place in its own history
+    rank = (same & (draw[:, None, :] < draw[:, :, None])).sum(-1)  # of each draw within its history
     # 1e-9: 0.3 * 10 must be 3 although 0.3 has no exact binary form.
-    return (segment > 0) & (before < (length.double() * share + 1e-9).floor())
+    return (segment > 0) & (rank < (same.sum(-1).double() * share + 1e-9).floor())

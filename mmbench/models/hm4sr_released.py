@@ -1,10 +1,10 @@
 """HM4SR with the slips of its released code, github.com/SStarCCat/HM4SR @ f1c0a15; the model itself is in hm4sr.py.
 
-Each slip has a setting, so that it can be taken back by itself and what it is worth measured.
+Each slip has a setting, so that it can be undone and its effect measured.
 
 Axes: as in hm4sr.py; B samples, L = max_len.
-Follows: frozen experts FrozenTemporalMoE(), the phase in float32 Float32Angle(), category scores of wrong entries
-category_term(), same targets that stay in the denominator contrast().
+Follows: FrozenTemporalMoE() frozen experts, Float32Angle() the phase in float32, category_term() category scores of
+wrong entries, contrast() equal targets that stay in the denominator.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from mmbench.nn.losses import info_nce
 @dataclass(frozen=True, kw_only=True)
 class HM4SRAsReleasedConfig(HM4SRConfig):
     temporal_experts: Literal["frozen", "trained"] = "frozen"
-    absolute_time: Literal["float32", "float64"] = "float32"  # precision of the phase of eq. 13
-    category_entries: Literal["as-released", "intended"] = "as-released"  # intended: what category_loss says
+    absolute_time: Literal["float32", "float64"] = "float32"  # precision of eq. 13's phase
+    category_entries: Literal["as-released", "intended"] = "as-released"  # intended: as category_loss says
     same_target: Literal["zero-logit", "removed"] = "zero-logit"
 
 
 class FrozenTemporalMoE(TemporalMoE):
-    """The released experts stand in a plain list: they are never registered, trained or saved.
+    """Temporal-MoE whose experts are a plain list in the released code: never registered, trained or saved.
 
-    Here they are saved, because a checkpoint without them scores differently each time it is loaded.
+    They are saved here, because a checkpoint without them scores differently each time it is loaded.
     """
 
     def __init__(self, width: int, dim: int, n_experts: int) -> None:
@@ -42,7 +42,7 @@ class FrozenTemporalMoE(TemporalMoE):
 
 
 class Float32Angle(Angle):
-    """The released phase is rounded in float32, where seconds alone have steps of 128."""
+    """Angle with the phase of the released code, in float32, where successive seconds are 128 apart."""
 
     def phase(self, seconds: Tensor) -> Tensor:
         return self.linear(seconds, torch.float32)
@@ -60,24 +60,24 @@ class HM4SRAsReleased(HM4SR):
         return kind(self.time.width, width, self.config.n_temporal_experts)
 
     def category_term(self, tables: Tensor, items: Tensor, mask: Tensor, batch: TrainBatch) -> Tensor:
-        """Eq. 22 over entries (sample number, position number) of the flattened [B L, C] scores.
+        """Return eq. 22 over entries (sample number, position number) of the flattened scores [B L, C].
 
-        The code means items and all their classes, but for sample b and position l it reads row b, class l.
+        The code means to read items and all their classes, but reads row b, class l for sample b and position l.
         """
         if self.config.category_entries == "intended":
             return super().category_term(tables, items, mask, batch)
         n_samples, last = len(batch.slot), batch.position.view(-1)[batch.slot]
         row = torch.arange(n_samples, device=last.device)
-        sample, place = row // self.max_len, row % self.max_len
-        flat = batch.slot[sample] - last[sample] + place
-        is_inside = place <= last[sample]
+        sample, position = row // self.max_len, row % self.max_len
+        flat = batch.slot[sample] - last[sample] + position
+        is_inside = position <= last[sample]
         item = torch.where(is_inside, batch.item_seq.view(-1)[torch.where(is_inside, flat, 0)], 0)
         logits = self.category_head(F.embedding(item, tables.flatten(1)))  # [B, C]
-        each = F.binary_cross_entropy_with_logits(logits, self.categories[item], reduction="none")
-        is_read = torch.arange(each.shape[1], device=last.device)[None] <= last[:, None]
-        return (each * is_read).sum() / is_read.sum()
+        entropy = F.binary_cross_entropy_with_logits(logits, self.categories[item], reduction="none")
+        is_read = torch.arange(entropy.shape[1], device=last.device)[None] <= last[:, None]
+        return (entropy * is_read).sum() / is_read.sum()
 
     def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor, temperature: float) -> Tensor:
-        """Eq. 23 and 25 with exp(0) in the denominator for each sample that has the same target."""
+        """Return eq. 23 or 25 with exp(0) in the denominator for each sample that has the same target."""
         logit = 0.0 if self.config.same_target == "zero-logit" else None
         return info_nce(anchor, positive, temperature=temperature, same=same, same_logit=logit)

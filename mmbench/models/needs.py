@@ -1,6 +1,6 @@
-"""What a model needs of the engine: how histories reach it, and what besides histories and their targets.
+"""What a model needs of the engine: the layout of histories, and anything besides histories and their targets.
 
-A paper that needs something new adds a subclass of `Extra`, no flag.
+A paper that needs something new adds a subclass of `Extra`, not a flag.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ class Drawer(Protocol):
     """Draws something for the targets of a step."""
 
     def draw(self, user: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-        """Return [T, ...] for users and targets int64 [T], with no other randomness than the generator's."""
+        """Return [T, ...] for users and targets int64 [T]; only `generator` supplies randomness."""
         ...
 
 
@@ -37,47 +37,47 @@ class StepDrawer(ABC):
 
     @abstractmethod
     def draw_steps(self, n_steps: int, generator: torch.Generator) -> Tensor:
-        """Return [n_steps, ...], with no other randomness than the generator's."""
+        """Return [n_steps, ...]; only `generator` supplies randomness."""
 
 
 class Extra:
     """Something that a model needs besides histories and their targets.
 
-    The engine asks every extra of a model the same questions; a subclass answers those that concern it.
+    The engine calls the same methods of every extra of a model; a subclass overrides those that concern it.
     """
 
-    name: ClassVar[str] = ""  # under which what is drawn stands in `TrainBatch.drawn`
+    name: ClassVar[str] = ""  # is the key of its draws in `TrainBatch.drawn`
 
     @property
-    def places_after(self) -> int:
-        """Empty places that a ranking leaves after each history; max_len counts them."""
+    def slots_after(self) -> int:
+        """Return how many empty slots a ranking leaves after each history; max_len counts them."""
         return 0
 
     def misfit(self, config: TrainConfig) -> str:
-        """Return what the settings of a training must be instead; empty when they fit."""
+        """Return what is wrong with the training settings and how to mend it; empty when they fit."""
         return ""
 
     def drawer(self, view: TrainView, n_items: int, device: torch.device | str) -> Drawer | StepDrawer | None:
-        """Return what draws for the targets of a training on these events; None when nothing is drawn."""
+        """Return the drawer for the targets of a training on these events; None when nothing is drawn."""
         return None
 
 
 @dataclass(frozen=True)
 class SlotAfter(Extra):
-    """n empty places after each history in a ranking, the last of which predicts: room for a [MASK]."""
+    """n empty slots after each history in a ranking, the last of which predicts: room for a [MASK]."""
 
     n: int = 1
 
     @property
-    def places_after(self) -> int:
+    def slots_after(self) -> int:
         return self.n
 
 
 @dataclass(frozen=True)
 class WholeRows(Extra):
-    """All targets of a history in one step, because a loss looks from one of them to another.
+    """All targets of a history in the same step, because a loss compares them.
 
-    Steps that count targets cut a history where they are full.
+    Without it, steps that count targets cut a history where they are full.
     """
 
     def misfit(self, config: TrainConfig) -> str:
@@ -88,7 +88,7 @@ class WholeRows(Extra):
 
 @dataclass(frozen=True)
 class Prefixes(Extra):
-    """`batch.prefixes`: the history of each target as a row of its own, beside the rows of the batch."""
+    """`batch.prefixes`: the history of each target as a separate row, beside the rows of the batch."""
 
 
 def whole_history(view: TrainView) -> Pairs:
@@ -97,17 +97,17 @@ def whole_history(view: TrainView) -> Pairs:
 
 
 def nothing(view: TrainView) -> Pairs:
-    """Return no pairs: every user may be given every item."""
+    """Return no pairs: every item may be a negative of every user."""
     return view.users[:0], view.items[:0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Negatives(Extra):
-    """`batch.negatives`: k items for each target, of those that are not excluded for its user.
+    """`batch.negatives`: k items for each target, none of them excluded for its user.
 
-    exclude          gives, from the training events, the (user, item) pairs that are never drawn
-    excludes_target  the target is never drawn for itself, all else may be, so that `exclude` must be `nothing`
-    distribution     how often each item is drawn
+    exclude          returns, from the training events, the (user, item) pairs that are never drawn
+    excludes_target  excludes the target itself and nothing else, so `exclude` must be `nothing`
+    distribution     decides how often each item is drawn
     """
 
     name: ClassVar[str] = NEGATIVES
@@ -121,37 +121,37 @@ class Negatives(Extra):
             raise ValueError("excludes_target excludes nothing else; set exclude = nothing")
 
     def drawer(self, view: TrainView, n_items: int, device: torch.device | str) -> Drawer:
-        sampler = sampler_of(view, self.exclude, self.distribution, n_items, device)
-        return _OfTargets(sampler, self.k, self.excludes_target)
+        sampler = make_sampler(view, self.exclude, self.distribution, n_items, device)
+        return _TargetDrawer(sampler, self.k, self.excludes_target)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedNegatives(Extra):
-    """`batch.drawn[SHARED]`: k items for all targets of a step, of which some may be a target or its user's."""
+    """`batch.drawn[SHARED]`: k items for all targets of a step; a target, or an item of its user, may be among them."""
 
     name: ClassVar[str] = SHARED
     k: int
     distribution: Distribution = UNIFORM
 
     def drawer(self, view: TrainView, n_items: int, device: torch.device | str) -> StepDrawer:
-        return _OfSteps(sampler_of(view, nothing, self.distribution, n_items, device), self.k)
+        return _StepDrawer(make_sampler(view, nothing, self.distribution, n_items, device), self.k)
 
 
-def sampler_of(
+def make_sampler(
     view: TrainView,
     exclude: Callable[[TrainView], Pairs],
     distribution: Distribution,
     n_items: int,
     device: torch.device | str,
 ) -> NegativeSampler:
-    """Return what draws from these training events' items."""
+    """Return a sampler of items that excludes the pairs that `exclude` finds in the training events."""
     users, items = exclude(view)
     q = distribution.of(view.items, n_items) if distribution.share else None
     return NegativeSampler(users, items, n_users=len(view.offsets) - 1, n_items=n_items, device=device, q=q)
 
 
 @dataclass(frozen=True)
-class _OfTargets:
+class _TargetDrawer:
     """Draws k items of a sampler for each target."""
 
     sampler: NegativeSampler
@@ -165,7 +165,7 @@ class _OfTargets:
 
 
 @dataclass(frozen=True)
-class _OfSteps(StepDrawer):
+class _StepDrawer(StepDrawer):
     """Draws k items of a sampler for each step."""
 
     sampler: NegativeSampler
@@ -183,13 +183,13 @@ class Needs:
     """How the engine must feed a model.
 
     layout     "packed": several histories side by side in one row, told apart by `batch.segment`;
-               "padded": one history a row, right padded to the longest of the batch;
-               "fixed":  one history a row, right padded to max_len.
-    samples    what may be trained on, first = default; see mmbench.data.samples.
-    causal     a later item never changes an earlier state (needed for samples = "all" and "last-window").
-    stackable  loss() runs under torch.func.vmap, so that several seeds can be trained as one
-               (mmbench.training.stack); not so where shapes depend on values, nor with torch's recurrent layers.
-    extras     what else the model needs, each kind at most once.
+               "padded": a history per row, right padded to the longest of the batch;
+               "fixed":  a history per row, right padded to max_len.
+    samples    kinds of training samples that fit, the default first; see mmbench.data.samples.
+    causal     True if a later item never changes an earlier state (samples = "all" and "last-window" need it).
+    stackable  True if loss() runs under torch.func.vmap, so that several seeds can train together
+               (mmbench.training.stack); False where shapes depend on values, and with torch's recurrent layers.
+    extras     lists what else the model needs, each kind at most once.
     """
 
     layout: Layout = "packed"
@@ -202,7 +202,7 @@ class Needs:
         kinds = [extra.name or type(extra).__name__ for extra in self.extras]
         for kind in kinds:
             if kinds.count(kind) > 1:
-                raise ValueError(f"{kind} stands twice among the extras of a model's needs")
+                raise ValueError(f"{kind} occurs twice among the extras of a model's needs; keep one of them")
 
     def get(self, kind: type[E]) -> E | None:
         """Return the extra of this kind; None when the model does not need it."""
@@ -212,6 +212,6 @@ class Needs:
         return self.get(kind) is not None
 
     @property
-    def places_after(self) -> int:
-        """Empty places that a ranking leaves after each history."""
-        return sum(extra.places_after for extra in self.extras)
+    def slots_after(self) -> int:
+        """Return how many empty slots a ranking leaves after each history."""
+        return sum(extra.slots_after for extra in self.extras)

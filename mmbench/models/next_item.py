@@ -4,7 +4,7 @@ A model's configuration inherits `Sampling` and names its `loss`; its constructo
 it adds to its needs and which it calls in `loss()`. Every key is part of a result's identity.
 
 Axes: T targets of the step, N items, D width, K negatives.  s+ is the score of the target, s_j that of a negative,
-both with the item's bias where there is one.  Means are over the targets:
+both with the item's bias if it has one.  Means are over the targets:
 
     ce    log sum_i e^s_i - s+, over all items
     bce   softplus(-s+) + sum_j softplus(s_j)
@@ -41,22 +41,22 @@ Loss = Literal["ce", "bce", "bpr", "gbce", "ss", "sce"]
 
 
 def is_loss(kind: str) -> "TypeIs[Loss]":
-    """Return whether a model's setting names one of these losses, and not one of its own."""
+    """Return whether a model's setting names a loss of this module, not one that only the model has."""
     return kind in get_args(Loss)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Which negatives a loss meets; the losses over the whole catalogue (ce) read none of it.
+    """Settings of negative sampling; the loss over the whole catalogue (ce) reads none of them.
 
-    n_negatives  K of each target, or of a step; of the items of a bucket (sce)
-    negatives    "popularity": ~ (count + 1)^pop_power; "mixed": so with probability `mix`, else uniform;
+    n_negatives  K of each target, or of a step; with sce the number of items in a bucket
+    negatives    "popularity": ~ (count + 1)^pop_power; "mixed": by popularity with probability `mix`, else uniform;
                  "in-batch": the other targets of the step, all of them, whatever n_negatives is
-    share        "target": each target has negatives of its own; "step": all targets of a step have the same
-    exclude      what is no negative: all training items of the user, the target only, or none. Negatives of a step
-                 are drawn of all items, and hidden from the targets that exclude them
-    logq         the correction of ss. "negatives": s_j - log(K q_j), where q_j is the probability among the items that
-                 are not excluded; "all": log q_j is subtracted from the scores of negatives and target (biased)
+    share        "target": each target has negatives of its own; "step": all targets of a step share them
+    exclude      items that are never negatives: all training items of the user, the target only, or none. The
+                 negatives of a step are drawn from all items, then hidden from the targets that exclude them
+    logq         corrects ss. "negatives": s_j - log(K q_j), where q_j is the probability among the items that are
+                 not excluded; "all": log q_j is subtracted from the scores of negatives and target (biased)
     gbce_t       t of gbce, 0 = bce
     """
 
@@ -71,11 +71,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.negatives == "in-batch" and self.share == "target":
-            raise ValueError('negatives = "in-batch" are those of a step; set share = "step"')
+            raise ValueError('negatives = "in-batch" are shared by a step; set share = "step"')
 
     @property
     def distribution(self) -> Distribution:
-        """How often each item is drawn."""
+        """Return how often each item is drawn."""
         share = {"popularity": 1.0, "mixed": self.mix}.get(self.negatives, 0.0)
         return Distribution(self.pop_power, share) if share else UNIFORM
 
@@ -84,8 +84,8 @@ class NextItem(nn.Module):
     """The loss that a model's settings name."""
 
     log_q: Tensor  # [N], log q of items 1..N
-    log_free: Tensor  # [U], log of the probability of all items that a user does not have
-    owned: Tensor  # int64, user * (N + 1) + item of all training pairs, sorted
+    log_free: Tensor  # [U], log of the total probability of the items that a user does not have
+    user_items: Tensor  # int64, user * (N + 1) + item of all training pairs, sorted
 
     def __init__(self, loss: Loss, sampling: Sampling, catalog: Catalog) -> None:
         super().__init__()
@@ -95,36 +95,36 @@ class NextItem(nn.Module):
         items, offsets = catalog.train_items.cpu().numpy(), catalog.train_offsets.cpu().numpy()
         q = self._probabilities(items, offsets)
         users = np.repeat(np.arange(catalog.n_users), np.diff(offsets))
-        owned = np.unique(users * (self.n_items + 1) + items)
-        user, item = np.divmod(owned, self.n_items + 1)
+        user_items = np.unique(users * (self.n_items + 1) + items)
+        user, item = np.divmod(user_items, self.n_items + 1)
         taken = np.bincount(user, weights=q[item - 1], minlength=catalog.n_users)
-        kind, device = torch.get_default_dtype(), catalog.train_items.device
+        dtype, device = torch.get_default_dtype(), catalog.train_items.device
         log_free = np.log1p(-taken.clip(max=1 - 1e-9))
-        self.register_buffer("log_q", torch.from_numpy(np.log(q)).to(device, kind), persistent=False)
-        self.register_buffer("log_free", torch.from_numpy(log_free).to(device, kind), persistent=False)
-        self.register_buffer("owned", torch.from_numpy(owned).to(device), persistent=False)
+        self.register_buffer("log_q", torch.from_numpy(np.log(q)).to(device, dtype), persistent=False)
+        self.register_buffer("log_free", torch.from_numpy(log_free).to(device, dtype), persistent=False)
+        self.register_buffer("user_items", torch.from_numpy(user_items).to(device), persistent=False)
 
     def _probabilities(self, items: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Return q of items 1..N, float64; among in-batch negatives, how often an item is a target.
+        """Return q of items 1..N, float64; for in-batch negatives, how often an item is a target.
 
-        items, offsets  of the training events, int64 [E] and [U + 1]
+        items int64 [E], offsets int64 [U + 1]: the training events, user after user
         """
         if self.sampling.negatives != "in-batch":
             return self.sampling.distribution.of(items, self.n_items)
         is_target = np.ones(len(items), dtype=bool)
-        is_target[offsets[:-1][np.diff(offsets) > 0]] = False  # nothing comes before a first event
+        is_target[offsets[:-1][np.diff(offsets) > 0]] = False  # a first event has no history
         count = np.bincount(items[is_target], minlength=self.n_items + 1)[1:]
         q: np.ndarray = np.maximum(count, 1) / max(count.sum(), 1)
         return q
 
     @property
-    def has_own_negatives(self) -> bool:
-        """Whether each target is compared with `batch.negatives`, drawn for itself."""
+    def has_target_negatives(self) -> bool:
+        """Return whether each target is compared with negatives drawn for itself, `batch.negatives`."""
         return self.kind not in ("ce", "sce") and self.sampling.share == "target"
 
     @property
     def extras(self) -> tuple[Extra, ...]:
-        """What the engine must draw for the loss."""
+        """Return what the engine must draw for the loss."""
         config = self.sampling
         if self.kind in ("ce", "sce") or config.negatives == "in-batch":
             return ()
@@ -149,16 +149,16 @@ class NextItem(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             query, table, bias = wide(query), wide(table), None if bias is None else wide(bias)
             if self.kind == "sce":
-                if bias is not None:  # one more column
+                if bias is not None:  # becomes a column of the table
                     query = torch.cat([query, query.new_ones(len(query), 1)], 1)
                     table = torch.cat([table, bias[:, None]], 1)
                 return bucket_cross_entropy(
                     query, table, batch.target, n_bucket_items=self.sampling.n_negatives
                 )
-            return self.of_scores(*self.scores(query, table, batch, bias), batch)
+            return self.from_scores(*self.scores(query, table, batch, bias), batch)
 
-    def of_scores(self, positive: Tensor, negative: Tensor, items: Tensor, batch: TrainBatch) -> Tensor:
-        """Return the loss of scores of targets [T] and negatives [T, K], the items [T, K] or [1, K]."""
+    def from_scores(self, positive: Tensor, negative: Tensor, items: Tensor, batch: TrainBatch) -> Tensor:
+        """Return the loss of the scores of targets [T] and negatives [T, K], which are items [T, K] or [1, K]."""
         is_negative = self._is_negative(batch, items)
         if self.kind == "bpr":
             return bpr(positive, negative, is_negative)
@@ -177,15 +177,14 @@ class NextItem(nn.Module):
         self, query: Tensor, table: Tensor, batch: TrainBatch, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scores of targets [T] and negatives [T, K], and the negatives, int64 [T, K] or [1, K]."""
-        own = batch.target[:, None]
+        target = batch.target[:, None]
         if self.sampling.share == "target":
             items = batch.negatives
-            together = torch.cat([own, items], 1)
-            scores = chosen_scores(query, table, together)
+            scores = chosen_scores(query, table, torch.cat([target, items], 1))
             positive, negative = scores[:, 0], scores[:, 1:]
         else:
             items = (batch.target if self.sampling.negatives == "in-batch" else batch.drawn[SHARED])[None]
-            positive = chosen_scores(query, table, own)[:, 0]
+            positive = chosen_scores(query, table, target)[:, 0]
             negative = query @ nn.functional.embedding(items[0] - 1, table).T
         if bias is not None:
             positive = positive + take_rows(bias, batch.target - 1)
@@ -196,18 +195,18 @@ class NextItem(nn.Module):
         """Return which of the step's negatives [1, K] each target meets, bool [T, K]; None = all of them."""
         config = self.sampling
         if config.share == "target":
-            return None  # the engine draws none that is excluded
+            return None  # the engine never draws an excluded item
         if config.exclude == "none" and config.negatives != "in-batch":
             return None
-        is_hidden = batch.target[:, None] == items  # in-batch: each target's own entry, too
+        is_hidden = batch.target[:, None] == items  # in-batch: also each target's own entry
         if config.exclude == "history":
             key = batch.user[:, None] * (self.n_items + 1) + items
-            nearest = torch.searchsorted(self.owned, key).clamp(max=len(self.owned) - 1)
-            is_hidden = is_hidden | (self.owned[nearest] == key)
+            nearest = torch.searchsorted(self.user_items, key).clamp(max=len(self.user_items) - 1)
+            is_hidden = is_hidden | (self.user_items[nearest] == key)
         return ~is_hidden
 
     def _n_drawn(self, items: Tensor) -> int:
-        """Return K; among in-batch negatives the target's own entry is not drawn."""
+        """Return K; in-batch, the target's own entry does not count."""
         if self.sampling.negatives == "in-batch":
             return max(items.shape[-1] - 1, 1)
         return items.shape[-1]
@@ -215,8 +214,8 @@ class NextItem(nn.Module):
     def _correction(self, batch: TrainBatch, items: Tensor) -> Tensor:
         """Return c_j of each negative, [T, K] or [1, K].
 
-        Draws that are hidden count in K, so that the sum over the others stays unbiased; those that were never
-        drawn make the others more probable.
+        Hidden draws count in K, so that the sum over the others stays unbiased; items that are never drawn make the
+        others more probable.
         """
         log_q = self.log_q[items - 1]
         if self.sampling.logq == "all":

@@ -1,7 +1,7 @@
-"""Sanity floors that rank the items of the history first, the popular ones behind them. No paper.
+"""Sanity floors that rank the items of the history first and popular items behind them. No paper.
 
 Axes: T histories, W width, N items. `OwnItemsFirst` builds on the contract of mmbench.models.base; its subclasses are
-model files and say how the items of a history are ordered.
+model files and order the items of a history.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from mmbench.models.needs import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class OwnItemsConfig:
-    """There is nothing to set."""
+    """A configuration without settings."""
 
 
 class OwnItemsFirst(Recommender[OwnItemsConfig]):
@@ -33,6 +33,6 @@ class OwnItemsFirst(Recommender[OwnItemsConfig]):
         return Needs(layout="padded", samples=(), causal=False)
 
     def popular(self, batch: Batch) -> Tensor:
-        """float64 [T, N + 1]: count / (largest count + 1), below 1, the same for every history."""
+        """Return popularity, float64 [T, N + 1]: count / (largest count + 1), below 1, the same for every history."""
         count = self.count.double()
         return (count / (count.max() + 1)).repeat(len(batch.user), 1)

@@ -1,19 +1,19 @@
 """TMMSRec: Time-interval-aware Multi-Modal Sequential Recommender. Wang, Xu, Jiang, Xu, Zhuang, 2026, manuscript.
 Official code: github.com/wangpp0602/TMMSRec @ 7e65e82; its slips are in tmmsrec_released.py.
 
-Each item has an id, a text and an image vector. The time interval encoder (TIE) rotates every vector by the
-year, month and day of its event; vector + rotated vector enter one causal encoder per modality (first
-fusion), and the dot products of the modalities' states and item vectors are added up (second fusion).
+Each item has an id, a text and an image vector. The time interval encoder (TIE) rotates every vector by the year, month
+and day of its event; vector + rotated vector enter a causal encoder per modality (first fusion), and the dot products
+of the modalities' states and item vectors are added up (second fusion).
 
 Axes: R rows, W width, D hidden, J = D/6 blocks of the rotation, M modalities (id, text, image), T targets,
 K negatives, N items.
 Follows: eq. 2-4 and 6 vectors(), 5 and 7-9 TimeIntervalEncoder(), 10-11 encode(), 12-13 query() and item_table(),
 14 loss(); table 5 PositionTable(), table 6 fuse_early(), fig. 6 make_encoder().
 Differences that matter (tmmsrec.toml lists all, with their switches):
-(1) encoders: own parameters for each modality, as eq. 10 says; the code has one encoder for all.
-(2) padding in attention: not seen; in the code all places of left padding take part in the softmax.
-(3) items without text or image: the zero vector there, even after a linear map with a bias, so that they neither gain
-    nor lose score; the paper drops such items from the data.
+(1) encoders: separate parameters for each modality, as in eq. 10; the code shares an encoder.
+(2) padding in attention: hidden; in the code all positions of left padding take part in the softmax.
+(3) items without text or image: the zero vector, even after a linear map with a bias, so that they neither gain nor
+    lose score; the paper drops such items from the data.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.calendar import civil_date
 from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.features import FeatureTable, available, look_up
-from mmbench.nn.layers import Dropout, PreQueryEncoder, at, check_heads, zero_padding
+from mmbench.nn.layers import Dropout, PreQueryEncoder, check_heads, take_slots, zero_padding
 from mmbench.nn.losses import dots, pairs
 from mmbench.nn.mlp import MLPEncoder
 from mmbench.settings.config import PositiveInt, Probability
@@ -48,7 +48,7 @@ class TMMSRecConfig(Sampling):
     n_layers: PositiveInt  # blocks of SASRec, layers of the GRU or the MLPs, [1, 4] of NextItNet
     n_heads: PositiveInt
     dropout: Probability
-    tie_dropout: Probability = 0.0  # on TIE's output
+    tie_dropout: Probability = 0.0  # applies to TIE's output
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,9 +67,9 @@ class TMMSRecConfig(Sampling):
 
 
 class TimeIntervalEncoder(nn.Module):
-    """TIE, eq. 7-9: block j of six dims is turned by (year, month, day) * theta_j, two dims each.
+    """TIE, eq. 7-9: turns block j of six dims by (year, month, day) * theta_j, two dims each.
 
-    Eq. 7 multiplies a row vector from the left, which turns by minus the angle of eq. 9.
+    Eq. 7 multiplies a row vector from the left, which turns it by minus the angle of eq. 9.
     """
 
     def __init__(self, *, dim: int, dropout: float) -> None:
@@ -89,18 +89,18 @@ class TimeIntervalEncoder(nn.Module):
         return torch.stack([angle.cos(), angle.sin()])
 
     def turn(self, x: Tensor, prepared: Tensor) -> Tensor:
-        """x [..., R, W, D] -> e P of eq. 7 by block, [..., R, W, J, 6]."""
+        """Return e P of eq. 7 by block, [..., R, W, J, 6], of x [..., R, W, D]."""
         cos, sin = prepared.to(x.dtype)
         even, odd = x.unflatten(-1, (*cos.shape[-2:], 2)).unbind(-1)  # each [..., R, W, J, 3]
         return torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1).flatten(-2)
 
     def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
-        """x [..., R, W, D] -> e P, the same shape."""
+        """Return e P of x [..., R, W, D], in the same shape."""
         return self.drop(self.turn(x, prepared).flatten(-2))
 
 
 class PositionTable(nn.Module):
-    """Table 5's TMMSRec-RP and -VP: a fixed vector per place, counted from the oldest kept item."""
+    """Table 5's TMMSRec-RP and -VP: a fixed vector per position, counted from the oldest kept item."""
 
     table: Tensor
 
@@ -115,7 +115,7 @@ class PositionTable(nn.Module):
         self.register_buffer("table", table)
 
     def prepare(self, batch: Batch) -> Tensor:
-        """Return the vector of each place, [R, W, D]."""
+        """Return the vector of each position, [R, W, D]."""
         return self.table[batch.position]
 
     def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class PositionTable(nn.Module):
 
 
 class GRUEncoder(nn.Module):
-    """GRU4Rec as a backbone: GRU without biases, then one linear map (`baselines/gru4rec`, variant A)."""
+    """GRU4Rec as a backbone: a GRU without biases, then a linear map (`baselines/gru4rec`, variant A)."""
 
     def __init__(self, *, dim: int, n_layers: int) -> None:
         super().__init__()
@@ -131,12 +131,12 @@ class GRUEncoder(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
-        """One history a row, right padded: x [R, W, D] -> [R, W, D] or, at `slot` only, [T, D]; padding comes last."""
-        return self.out(at(self.gru(x)[0], slot))
+        """Return states [R, W, D], or [T, D] at `slot` only, of x [R, W, D], a right-padded history per row."""
+        return self.out(take_slots(self.gru(x)[0], slot))
 
 
 class NextItNetEncoder(nn.Module):
-    """NextItNet as a backbone: residual blocks of dilations 1, 4, then one linear map (`baselines/nextitnet`)."""
+    """NextItNet as a backbone: residual blocks of dilations 1, 4, then a linear map (`baselines/nextitnet`)."""
 
     def __init__(self, *, dim: int, n_layers: int) -> None:
         super().__init__()
@@ -144,26 +144,29 @@ class NextItNetEncoder(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Packed or padded rows: a convolution reaches as far back as attention may look, `mask` [R, W, W]."""
-        return self.out(at(self.stack(x, mask.sum(-1) - 1), slot))
+        """Return states [R, W, D], or [T, D] at `slot` only, of packed or padded rows x [R, W, D].
+
+        A convolution reaches as far back as the attention mask [R, W, W] allows.
+        """
+        return self.out(take_slots(self.stack(x, mask.sum(-1) - 1), slot))
 
 
 class MLPBackbone(nn.Module):
-    """MLP4Rec as a backbone: its MLPs along time and channels, with one row an event and so no row mixer."""
+    """MLP4Rec as a backbone: its MLPs along time and channels; an event is a single row, so there is no row mixer."""
 
     def __init__(self, *, dim: int, max_len: int, n_layers: int, dropout: float) -> None:
         super().__init__()
         self.mixer = MLPEncoder(dim=dim, max_len=max_len, n_rows=1, n_layers=n_layers, dropout=dropout)
 
     def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, max_len, D] -> [R, max_len, D], or [T, D] at `slot`; padding is the zero vector, and is mixed in."""
+        """Return states [R, max_len, D], or [T, D] at `slot`, of x [R, max_len, D]; zeros of padding are mixed in."""
         return self.mixer((x * real[..., None].to(x.dtype))[:, :, None], slot)
 
 
 def make_encoder(config: TMMSRecConfig, max_len: int, n_groups: int | None = None) -> nn.Module:
-    """Return the user encoder of eq. 10; every backbone is called with (x, attention mask, real places, slots).
+    """Return the user encoder of eq. 10; every backbone is called with (x, attention mask, is real, slots).
 
-    SASRec's takes all modalities in one call, x [M, R, W, D], with weights for each if there are `n_groups`.
+    SASRec's takes all modalities in a single call, x [M, R, W, D], and has weights for each of the `n_groups`, if any.
     """
     dim, n_layers = config.hidden_dim, config.n_layers
     if config.backbone == "gru4rec":
@@ -204,7 +207,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         self._init_weights()
 
     def _add_modality(self, modality: str, catalog: Catalog) -> None:
-        """Eq. 2-4: a trained table of ids, or frozen features, mapped where their width is not D."""
+        """Add a trained table of ids, or frozen features, mapped where their width is not D (eq. 2-4)."""
         dim = self.config.hidden_dim
         if modality == "id":
             self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
@@ -214,18 +217,18 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
     @property
     def shares_encoder(self) -> bool:
-        """Whether one encoder serves all modalities."""
+        """Return whether all modalities share an encoder."""
         return False
 
     def make_time(self, catalog: Catalog) -> TimeIntervalEncoder | PositionTable | None:
-        """Return what tells the encoder when or where an event is; None = nothing does."""
+        """Return the encoder of an event's date or position; None = events have neither."""
         dim, kind = self.config.hidden_dim, self.config.position
         if kind == "tie":
             return TimeIntervalEncoder(dim=dim, dropout=self.config.tie_dropout)
         return None if kind == "none" else PositionTable(dim=dim, max_len=catalog.max_len, kind=kind)
 
     def _init_weights(self) -> None:
-        """Xavier-normal matrices, as the code. torch's attention stacks query, key and value in one matrix of
+        """Draw Xavier-normal matrices, as the code does. torch's attention stacks query, key and value into a matrix of
         3D rows, which makes their values smaller by sqrt(2), and starts with zero biases."""
         for name, parameter in self.named_parameters():
             part = name.split(".")[-2] if "." in name else ""
@@ -259,22 +262,22 @@ class TMMSRec(Recommender[TMMSRecConfig]):
     # -- score --------------------------------------------------------------------------------------------
 
     def vectors(self, ids: Tensor) -> list[Tensor]:
-        """Eq. 2-4, 6: vectors of the items `ids` [...], one [..., D] per modality, zero where an item lacks it."""
+        """Return the vectors of items `ids` [...] by modality (eq. 2-4, 6), [..., D] each; a missing one is zero."""
         return [table(ids) for table in self._tables()]
 
     def _tables(self) -> list[nn.Module]:
         return [self.item_emb if name == "id" else self.features[name] for name in self.modalities]
 
     def attention_mask(self, batch: Batch) -> Tensor:
-        """Return which places a place may look at, bool [R, W, W]."""
+        """Return which positions (axis 2) each position (axis 1) may look at, bool [R, W, W]."""
         return batch.attention_mask(causal=True)
 
     def encode(
         self, batch: Batch, vectors: list[Tensor] | None = None, *, slot: Tensor | None = None
     ) -> Tensor:
-        """Eq. 10-11: states of all places [R, W, M*D] (early fusion: [R, W, D]), or of `slot` only [T, M*D].
+        """Return the states of all positions (eq. 10-11), [R, W, M*D] (early fusion: [R, W, D]), or [T, M*D] at `slot`.
 
-        `vectors` of item_seq, if they are known already.
+        vectors  those of item_seq, if the caller has them already
         """
         vectors = self.vectors(batch.item_seq) if vectors is None else vectors
         x = self.drop(torch.stack(vectors))  # [M, R, W, D]
@@ -292,9 +295,9 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         return states.movedim(0, -2).flatten(-2)  # eq. 10
 
     def fuse_early(self, x: Tensor, batch: Batch) -> Tensor:
-        """Fuse the modalities x [M, R, W, D] and, as a further one, time, into [R, W, D] (sec. 3.7.2).
+        """Fuse the modalities x [M, R, W, D] with time, as if it were another modality, into [R, W, D] (sec. 3.7.2).
 
-        The paper has no equations: time is TIE of the sum of the modalities.
+        The paper has no equations; here time is TIE of the sum of the modalities.
         """
         if self.time is not None:
             x = torch.cat([x, self.time(x.sum(0), self.time.prepare(batch))[None]])
@@ -303,7 +306,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         return self.fuse(x.movedim(0, -2).flatten(-2))
 
     def candidates(self, vectors: list[Tensor]) -> Tensor:
-        """Return what a state is multiplied with, so that one dot product is the sum over modalities of eq. 13."""
+        """Return the vectors that a state is multiplied by, such that a dot product sums the modalities (eq. 13)."""
         return torch.stack(vectors).sum(0) if self.is_early else torch.cat(vectors, dim=-1)
 
     def query(self, batch: Batch) -> Tensor:
@@ -314,12 +317,12 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         return self.candidates(self.vectors(torch.arange(1, self.n_items + 1, device=device)))
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Eq. 14; where few items are compared with each state, no others are looked up."""
-        if not self.next_item.has_own_negatives:
+        """Return eq. 14; where each state meets a few items, only these are looked up."""
+        if not self.next_item.has_target_negatives:
             return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}
         tables = self._tables()
         inputs, items = zip(*(look_up(table, batch.item_seq, pairs(batch)) for table in tables), strict=True)
         state = self.encode(batch, list(inputs), slot=batch.slot)
         scores = dots(state, self.candidates(list(items)))  # [T, 1 + K]
-        loss = self.next_item.of_scores(scores[:, 0], scores[:, 1:], batch.negatives, batch)
+        loss = self.next_item.from_scores(scores[:, 0], scores[:, 1:], batch.negatives, batch)
         return {self.config.loss: loss}

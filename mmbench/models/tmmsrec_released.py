@@ -1,11 +1,11 @@
 """TMMSRec with the slips of its released code, github.com/wangpp0602/TMMSRec @ 7e65e82; the model is in tmmsrec.py.
 
-Each slip has a setting, so that it can be taken back by itself and what it is worth measured. Its validation on test
-items is a setting of training (variant leaky).
+Each slip has a setting, so that it can be undone and its effect measured. The validation on test items is a training
+setting (variant leaky).
 
 Axes: as in tmmsrec.py.
-Follows: strided parts one after another ConcatenatedTIE(), padding in attention attention_mask(), negatives
-first_items().
+Follows: ConcatenatedTIE() strided parts that are concatenated, attention_mask() padding in attention, first_items()
+negatives.
 """
 
 from dataclasses import dataclass, replace
@@ -23,10 +23,10 @@ from mmbench.models.tmmsrec import PositionTable, TimeIntervalEncoder, TMMSRec, 
 
 @dataclass(frozen=True, kw_only=True)
 class TMMSRecAsReleasedConfig(TMMSRecConfig):
-    encoder: Literal["shared", "own"] = "shared"  # for each modality, eq. 10; the code has one for all
+    encoder: Literal["shared", "own"] = "shared"  # "own": for each modality, eq. 10
     tie_layout: Literal["concatenated", "interleaved"] = "concatenated"
     padding_keys: bool = True  # padding takes part in attention (sasrec backbone)
-    owned_items: Literal["first", "history"] = "first"  # never drawn: the user's first item, or all of them
+    owned_items: Literal["first", "history"] = "first"  # items of a user that are never drawn
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,14 +35,14 @@ class TMMSRecAsReleasedConfig(TMMSRecConfig):
 
 
 class ConcatenatedTIE(TimeIntervalEncoder):
-    """The six strided parts of a turned vector stand one after another, so the sum of eq. 11 adds different dims."""
+    """TIE that concatenates the six strided parts of a turned vector, so that eq. 11 adds different dims."""
 
     def turn(self, x: Tensor, prepared: Tensor) -> Tensor:
         return super().turn(x, prepared).transpose(-1, -2)
 
 
 def first_items(view: TrainView) -> Pairs:
-    """Return the first training item of each user, which is all that the released sampler excludes."""
+    """Return the first training item of each user, the only item that the released sampler excludes."""
     first = view.offsets[:-1][np.diff(view.offsets) > 0]
     return view.users[first], view.items[first]
 
@@ -62,14 +62,14 @@ class TMMSRecAsReleased(TMMSRec):
     @property
     def needs(self) -> Needs:
         needs = super().needs
-        if self.config.owned_items == "first" and self.next_item.has_own_negatives:
+        if self.config.owned_items == "first" and self.next_item.has_target_negatives:
             needs = replace(needs, extras=(Negatives(k=self.config.n_negatives, exclude=first_items),))
         if not self.config.padding_keys:
             return needs
-        # How many empty places a state sees depends on the length of the whole row, so it is not causal.
+        # A state sees the padding of its row, whose size depends on later events: it is not causal.
         return replace(needs, layout="fixed", samples=("last-window", "prefix"), causal=False)
 
     def attention_mask(self, batch: Batch) -> Tensor:
-        """Return which places a place may look at, bool [R, W, W]: padding too, whose keys and values are biases."""
+        """Return the attention mask, bool [R, W, W], in which padding is visible; its keys and values are biases."""
         mask = super().attention_mask(batch)
         return mask | ~batch.mask[:, None, :] if self.config.padding_keys else mask

@@ -1,4 +1,4 @@
-"""Layers and losses that three or more models share; those that a user's own model needs first are here by name."""
+"""Layers and losses that several models share; what a new model needs first can be imported from here."""
 
 from typing import TYPE_CHECKING
 

@@ -10,7 +10,7 @@ DAY = 86_400  # seconds
 
 
 def _since_march(day: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Days since 1970-01-01 -> era, year of the era and day of that year, 0 = 1 March; all int64."""
+    """Split days since 1970-01-01 into era, year of the era and day of that year (0 = 1 March); all int64."""
     days = day + 719_468  # since 0000-03-01
     era = days.div(146_097, rounding_mode="floor")
     rest = days - era * 146_097
@@ -19,7 +19,7 @@ def _since_march(day: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def civil_date(seconds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Year, month 1-12 and day 1-31 of int64 unix seconds [...], each int64 [...]."""
+    """Return year, month 1-12 and day 1-31 of int64 unix seconds [...], each int64 [...]."""
     era, year, day_of_year = _since_march(seconds.div(DAY, rounding_mode="floor"))
     month = (5 * day_of_year + 2) // 153  # 0 = March
     day = day_of_year - (153 * month + 2) // 5 + 1
@@ -28,7 +28,7 @@ def civil_date(seconds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def day_of_year(day: Tensor) -> Tensor:
-    """Days since 1970-01-01, int64 [...] -> day of the calendar year, 0..365."""
+    """Return the day of the calendar year, 0..365, of days since 1970-01-01, int64 [...]."""
     _, year, since_march = _since_march(day)
     civil = year + (since_march >= 306).long()  # January and February belong to the next year
     leap = (civil % 4 == 0) & ((civil % 100 != 0) | (civil % 400 == 0))

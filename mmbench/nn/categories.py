@@ -1,7 +1,7 @@
-"""What the categories of items give: vectors and labels. Axes: N items, C categories, S sets of them, D hidden width.
+"""Vectors and labels of items from their categories. Axes: N items, C categories, S sets of them, D hidden width.
 
-Many items have the same set of categories (that of their path in the shop), so vectors are summed for the S
-different sets, by one product, and looked up for the items.
+Many items have the same set of categories (that of their path in the shop), so a single product sums the vectors of the
+S different sets, and items look up the sums.
 """
 
 from itertools import pairwise
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class CategorySets(nn.Module):
     """The different sets of categories that items have.
 
-    ids, offsets  the catalogue's `category_ids` and `category_offsets`. ValueError when there are no categories.
+    ids, offsets  the catalogue's `category_ids` and `category_offsets`; raises ValueError without categories
     """
 
     set_of: Tensor  # int64 [N + 1], number of each item's set; padding has the empty set
@@ -25,7 +25,7 @@ class CategorySets(nn.Module):
         super().__init__()
         if ids is None or offsets is None or not n_categories:
             raise ValueError(
-                "the model reads categories of items and the data set has none; choose another one"
+                "the model reads categories of items and the data set has none; choose another data set"
             )
         categories, ends = ids.tolist(), offsets.tolist()
         sets = [tuple(sorted(set(categories[a:b]))) for a, b in pairwise(ends)]
@@ -43,7 +43,7 @@ class CategorySets(nn.Module):
 
 
 class CategoryTable(nn.Module):
-    """Vectors of items: the sum or mean of their categories' vectors; zero for padding and for items without."""
+    """Vectors of items: the sum or mean of their categories' vectors; zero for padding and items without categories."""
 
     def __init__(self, sets: CategorySets, dim: int, pooling: Literal["sum", "mean"]) -> None:
         super().__init__()

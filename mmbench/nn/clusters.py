@@ -1,7 +1,7 @@
-"""Clusters of feature vectors that rest on the data alone: principal components, k-means, nearest centres.
+"""Clusters of vectors: principal components, k-means, Lloyd's passes from chosen centroids, density peaks.
 
-Nothing is drawn, so all seeds of a model have the same clusters. Sums are in float64 and over blocks of rows.
-Axes: n rows, F features, D components, C clusters.
+Nothing is drawn. Distances are formed for a block of rows at a time, sums in a fixed order.
+Axes: n rows, F features, D width, K clusters.
 """
 
 from collections.abc import Iterator
@@ -9,20 +9,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BLOCK = 4096  # rows whose distances to all centres are held at once
-MOST_ROUNDS = 50
-GOLDEN = 0.6180339887498949  # its multiples, without the whole part, fill [0, 1) evenly
-
-
-def _blocks(x: Tensor) -> Iterator[Tensor]:
-    """Yield the rows of x in float64, a block at a time."""
-    return (block.double() for block in x.split(BLOCK))
+BLOCK = 1024  # rows whose distances to all others, or to all centroids, are in memory together
+MOST_PASSES = 50
+GOLDEN = 0.6180339887498949  # its multiples, without the integer part, fill [0, 1) evenly
 
 
 def principal_components(x: Tensor, dim: int) -> Tensor:
     """Return the coordinates of rows x [n, F] along their `dim` directions of largest variance, float64 [n, dim].
 
-    The largest weight of each direction is positive. There are zeros where F is smaller than dim.
+    The largest weight of each direction is positive. Columns beyond F are zero.
     """
     mean = torch.stack([block.sum(0) for block in _blocks(x)]).sum(0) / max(len(x), 1)
     covariance = torch.stack([(block - mean).T @ (block - mean) for block in _blocks(x)]).sum(0)
@@ -33,30 +28,41 @@ def principal_components(x: Tensor, dim: int) -> Tensor:
     return torch.nn.functional.pad(coordinates, (0, dim - coordinates.shape[1]))
 
 
+def _blocks(x: Tensor) -> Iterator[Tensor]:
+    """Yield the rows of x in float64, a block at a time."""
+    return (block.double() for block in x.split(BLOCK))
+
+
+# -- k-means -----------------------------------------------------------------------------------------------------
+
+
+def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
+    """Return the centroid [K, D] nearest to each row [n, D], int64 [n]; ties go to the first."""
+    return torch.cat([gaps.argmin(1) for gaps in _gaps(rows, centroids)])
+
+
+def nearest_few(rows: Tensor, centroids: Tensor, k: int) -> Tensor:
+    """Return the k centroids [K, D] nearest to each row [n, D], int64 [n, k], nearest first; k <= K."""
+    return torch.cat([gaps.topk(k, largest=False).indices for gaps in _gaps(rows, centroids)])
+
+
+def _gaps(rows: Tensor, centroids: Tensor) -> Iterator[Tensor]:
+    """Yield numbers [b, K] for each block of rows that order the centroids by distance from a row."""
+    half_squares = centroids.square().sum(1) / 2
+    return (torch.addmm(half_squares, block, centroids.T, alpha=-1) for block in rows.split(BLOCK))
+
+
 def k_means(x: Tensor, n_clusters: int) -> Tensor:
-    """Return centres of rows x [n, D], float64 [C, D]; C is below n_clusters only where fewer rows differ.
+    """Return centres of rows x [n, D], float64 [K, D]; K is below n_clusters only where fewer rows differ.
 
-    Begins like k-means++ with evenly spread numbers in place of random ones: a row is a centre with a probability
-    proportional to its squared distance from the centres before. Then Lloyd's rounds, until no row moves.
+    The start is that of k-means++ with evenly spread numbers instead of random ones: a row becomes a centre with a
+    probability proportional to its squared distance from the previous centres. Lloyd's passes follow.
     """
-    centres, label = _first_centres(x, n_clusters), None
-    for _ in range(MOST_ROUNDS):
-        before, label = label, nearest(x, centres, 1)[:, 0]
-        if before is not None and torch.equal(before, label):
-            break
-        centres = _means(x, label, centres)
-    return centres
-
-
-def nearest(x: Tensor, centres: Tensor, k: int) -> Tensor:
-    """Return the k centres [C, D] nearest to each row of x [n, D], int64 [n, k], nearest first; k <= C."""
-    half_squares = centres.square().sum(1) / 2
-    found = [(half_squares - block @ centres.T).topk(k, largest=False).indices for block in _blocks(x)]
-    return torch.cat(found) if found else torch.zeros(0, k, dtype=torch.int64)
-
-
-def _first_centres(x: Tensor, n_clusters: int) -> Tensor:
     rows = x.double()
+    return lloyd(rows, _first_centres(rows, n_clusters), MOST_PASSES)[0]
+
+
+def _first_centres(rows: Tensor, n_clusters: int) -> Tensor:
     distance = (rows - rows.mean(0)).square().sum(1)
     chosen = [int(distance.argmin())]
     distance = (rows - rows[chosen[0]]).square().sum(1)
@@ -69,8 +75,70 @@ def _first_centres(x: Tensor, n_clusters: int) -> Tensor:
     return rows[chosen]
 
 
-def _means(x: Tensor, label: Tensor, centres: Tensor) -> Tensor:
-    """Return the mean of each cluster's rows; a centre that has none stays."""
-    sums = torch.zeros_like(centres).index_add_(0, label, x.double())
-    count = torch.bincount(label, minlength=len(centres))[:, None]
-    return torch.where(count > 0, sums / count.clamp(min=1), centres)
+def lloyd(rows: Tensor, centroids: Tensor, n_passes: int) -> tuple[Tensor, Tensor]:
+    """Return centroids [K, D] after k-means passes from `centroids`, and the nearest of each row, int64 [n].
+
+    A pass moves each centroid to the mean of its rows; a centroid without rows stays. Passes end when no label changes.
+    """
+    label = nearest(rows, centroids)
+    for _ in range(n_passes):
+        count = count_by(label, len(centroids))[:, None]
+        means = sum_by(rows, label, len(centroids)) / count.clamp(min=1)
+        centroids, before = torch.where(count > 0, means, centroids), label
+        label = nearest(rows, centroids)
+        if torch.equal(label, before):
+            break
+    return centroids, label
+
+
+# -- density peaks -----------------------------------------------------------------------------------------------
+
+
+def density_peaks(rows: Tensor, n_clusters: int, neighbour_share: float) -> tuple[Tensor, Tensor]:
+    """Return centroids [K, D] and the cluster of each row, int64 [n], by DPC-KNN.
+
+    Distances are divided by sqrt(D). A row's density is exp(-mean of its squared distances to the nearest
+    `neighbour_share` of all rows, itself included). The K rows with the largest density x distance to the nearest
+    denser row are centres; the others join the nearest centre.
+    """
+    k = -int(-len(rows) * neighbour_share // 1)
+    near = [distances.square().topk(k, largest=False).values.mean(1) for distances in _distances(rows, rows)]
+    density = torch.cat(near).neg().exp()
+    farthest = torch.stack([distances.max() for distances in _distances(rows, rows)]).max()
+    gaps = []
+    for distances, density_of_rows in zip(_distances(rows, rows), density.split(BLOCK), strict=True):
+        to_denser = distances.masked_fill(density <= density_of_rows[:, None], float("inf")).amin(1)
+        gaps.append(torch.where(to_denser.isinf(), farthest, to_denser))
+    centres = (density * torch.cat(gaps)).topk(n_clusters).indices
+    label = nearest(rows, rows[centres])
+    label[centres] = torch.arange(n_clusters, device=rows.device)
+    count = count_by(label, n_clusters)[:, None]
+    return sum_by(rows, label, n_clusters) / (count + 1e-4), label
+
+
+def _distances(rows: Tensor, others: Tensor) -> Iterator[Tensor]:
+    """Yield the distances of each block of rows to all others, divided by sqrt(D)."""
+    return (torch.cdist(block, others) / rows.shape[1] ** 0.5 for block in rows.split(BLOCK))
+
+
+# -- sums over labels --------------------------------------------------------------------------------------------
+
+
+def sum_by(rows: Tensor, label: Tensor, n_clusters: int) -> Tensor:
+    """Return the sum of the rows [n, D] of each label [n], [K, D]; in a fixed order on a GPU too."""
+    if rows.is_cuda:  # the threads of index_add_ add in whatever order they arrive
+        return torch.ops.aten.embedding_dense_backward(rows, label, n_clusters, -1, False)
+    return rows.new_zeros(n_clusters, rows.shape[1]).index_add_(0, label, rows)
+
+
+def count_by(label: Tensor, n_clusters: int) -> Tensor:
+    """Return how often each label occurs, int64 [K]."""
+    return torch.zeros(n_clusters, dtype=torch.int64, device=label.device).scatter_add_(
+        0, label, torch.ones_like(label)
+    )
+
+
+def effective_number(label: Tensor, n_clusters: int) -> float:
+    """Return exp(entropy) of how the labels [n] spread over the clusters: 1 .. K."""
+    share = count_by(label, n_clusters).double() / len(label)
+    return float(torch.special.entr(share).sum().exp())

@@ -1,7 +1,7 @@
 """Causal dilated convolutions over packed histories, and NextItNet's residual blocks.
 
-Axes: R rows, W width, D channels, K taps. A place reads earlier places of its own history only: `position`
-(int64 [R, W], place inside the own history) says how far back it may look, so histories can stand side by side.
+Axes: R rows, W width, D channels, K taps. An event reads earlier events of its history only: its `position` in the
+history, int64 [R, W], says how far back it may look, so histories can lie side by side.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,20 @@ BlockKind = Literal["two-convolutions", "bottleneck"]
 
 
 class CausalConv(nn.Module):
-    """y_t = b + sum_j W_j x_{t - (K-1-j) delta}, j = 0..K-1; before a history's first place there are zeros.
+    """y_t = b + sum_j W_j x_{t - (K-1-j) delta}, j = 0..K-1; zeros precede a history.
 
-    One product of the K places side by side with [W_0 .. W_{K-1}], `map.weight` [D, K D]. Its initial weights are
+    A single product maps the K taps side by side by [W_0 .. W_{K-1}], `map.weight` [D, K D]. Its initial weights are
     those of torch's convolution, which counts the same K D inputs.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, kernel_size: int, dilation: int) -> None:
         super().__init__()
-        self.steps = [
-            j * dilation for j in range(kernel_size - 1, -1, -1)
-        ]  # back from each place, oldest first
+        # How far back each tap reads, oldest first.
+        self.steps = [j * dilation for j in range(kernel_size - 1, -1, -1)]
         self.map = nn.Linear(kernel_size * in_dim, out_dim)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """x [R, W, D], position [R, W] -> [R, W, D']."""
+        """Map x [R, W, D], position [R, W] to [R, W, D']."""
         width = x.shape[1]
         taps = [
             F.pad(x, (0, 0, step, 0))[:, :width] * (position >= step)[..., None] if step else x
@@ -71,7 +70,7 @@ class Bottleneck(nn.Module):
 
 
 class CausalConvEncoder(nn.Module):
-    """The list of dilations `n_blocks` times over, one residual block for each of its entries."""
+    """A residual block for each dilation in the list, and the whole list `n_blocks` times."""
 
     def __init__(
         self,
@@ -89,12 +88,12 @@ class CausalConvEncoder(nn.Module):
             for _ in range(n_blocks)
             for dilation in dilations
         )
-        #: Places that a state may read, its own included.
+        #: How many events a state may read, itself included.
         span = 3 if kind == "two-convolutions" else 1
         self.reach = 1 + n_blocks * (kernel_size - 1) * span * sum(dilations)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """x [R, W, D], position int64 [R, W] -> [R, W, D]."""
+        """Map x [R, W, D], position int64 [R, W] to [R, W, D]."""
         for block in self.blocks:
             x = block(x, position)
         return x

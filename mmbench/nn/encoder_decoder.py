@@ -1,7 +1,7 @@
 """The layers of torch's nn.Transformer (post-norm, GELU) over packed rows: an encoder, a decoder that reads its output.
 
-Unlike the blocks of mmbench.nn.layers they drop out inside the feed-forward map too.
-Axes: R rows, W width, V width of the memory, H heads, D hidden width, T places that predict.
+Unlike the blocks of mmbench.nn.layers they apply dropout inside the feed-forward map too.
+Axes: R rows, W width, V width of the memory, H heads, D hidden width, T slots.
 """
 
 from typing import cast
@@ -9,13 +9,13 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.nn.layers import Attention, Dropout, at_places
+from mmbench.nn.layers import Attention, Dropout, take_grouped_slots
 
-EPS = 1e-12  # of the LayerNorms
+EPS = 1e-12  # is added to the variance in LayerNorms
 
 
 class FeedForward(nn.Module):
-    """D -> inner -> D with GELU, and dropout between the maps."""
+    """Two maps, D -> inner -> D, with GELU and dropout between them."""
 
     def __init__(self, dim: int, inner_dim: int, dropout: float) -> None:
         super().__init__()
@@ -27,10 +27,10 @@ class FeedForward(nn.Module):
 
 
 class CrossAttention(Attention):
-    """Attention of a row's places to another row of vectors, its memory."""
+    """Attention from the positions of a row to another row of vectors, its memory."""
 
     def across(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """x [R, W, D], memory [R, V, D], mask bool [R, W, V] -> [R, W, D]."""
+        """Return what x [R, W, D] reads in memory [R, V, D] under mask bool [R, W, V], [R, W, D]."""
         dim = x.shape[-1]
         weight, bias = cast(Tensor, self.qkv.weight), cast(Tensor, self.qkv.bias)
         q = F.linear(x, weight[:dim], bias[:dim]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
@@ -49,7 +49,7 @@ class EncoderLayer(nn.Module):
         self.feed_forward, self.drop = FeedForward(dim, inner_dim, dropout), Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [R, V, D], mask bool [R, V, V] -> [R, V, D]."""
+        """Map x [R, V, D], mask bool [R, V, V] to [R, V, D]."""
         x = self.norm1(x + self.drop(self.attention(x, mask)))
         return self.norm2(x + self.drop(self.feed_forward(x)))
 
@@ -65,8 +65,9 @@ class DecoderLayer(nn.Module):
         self.feed_forward, self.drop = FeedForward(dim, inner_dim, dropout), Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, memory: Tensor, looks: Tensor, slot: Tensor | None) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W], memory [R, V, D], looks bool [R, W, V] -> [R, W, D], or [T, D] at slots."""
+        """Return the next layer's x [R, W, D], or [T, D] at `slot`; mask bool [R, W, W], memory [R, V, D], looks bool
+        [R, W, V]."""
         x = self.norm1(x + self.drop(self.attention(x, mask)))
         x = self.norm2(x + self.drop(self.memory_attention.across(x, memory, looks)))
-        x = at_places(x, slot)
+        x = take_grouped_slots(x, slot)
         return self.norm3(x + self.drop(self.feed_forward(x)))

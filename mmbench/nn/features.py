@@ -13,11 +13,11 @@ FeatureNorm = Literal["scale", "l2", "none"]
 
 
 def rescaled(feat: Tensor, present: Tensor | None, kind: FeatureNorm, *, mean_norm: float = 1.0) -> Tensor:
-    """Return features [N + 1, F] as their consumer wants them long; rows of zeros stay zero.
+    """Return features [N + 1, F] rescaled; rows of zeros stay zero.
 
-    kind     "scale": divided by one number, after which those that items have are `mean_norm` long on average;
-             "l2": each by its own norm; "none": as they are
-    present  bool [N + 1], which items have them; None = those whose row is not zero
+    kind     "scale" divides all by the same number, such that the norms of items that have features are `mean_norm` on
+             average; "l2" divides each by its norm; "none" returns them unchanged
+    present  bool [N + 1], which items have features; None = those whose row is not zero
     """
     if kind == "none":
         return feat
@@ -32,10 +32,10 @@ def rescaled(feat: Tensor, present: Tensor | None, kind: FeatureNorm, *, mean_no
 def feature_margins(
     state: Tensor, matrix: Tensor, feat: Tensor, ids: Tensor, *, bias: Tensor | None = None
 ) -> Tensor:
-    """Return how far the first of the ids [T, 1 + K] is above each other one, [T, K], where an id scores
+    """Return by how much the first of the ids [T, 1 + K] outscores each of the others, [T, K], where the score is
     state . (feat[id] @ matrix) + feat[id] . bias; state [T, D], matrix [F, D], feat [N + 1, F], bias [F].
 
-    The features are subtracted before they are mapped, which saves one of two products.
+    Subtracting features before they are mapped halves the products.
     """
     rows = F.embedding(ids, feat)
     apart = rows[:, :1] - rows[:, 1:]
@@ -44,7 +44,7 @@ def feature_margins(
 
 
 def check_modalities(modalities: Sequence[str], *, may_be_empty: bool = False) -> None:
-    """Raise ValueError when a modality is named twice, or none is."""
+    """Raise ValueError when a modality is named twice, or no modality is named."""
     if len(set(modalities)) < len(modalities) or not (modalities or may_be_empty):
         how_many = "at most once each" if may_be_empty else "or both, each once"
         raise ValueError(f"modalities {list(modalities)} must name text, image, {how_many}")
@@ -53,25 +53,25 @@ def check_modalities(modalities: Sequence[str], *, may_be_empty: bool = False) -
 def chosen(
     modalities: Sequence[str], *, text: Tensor | None, image: Tensor | None, otherwise: str = ""
 ) -> dict[str, Tensor]:
-    """Return those features of the named modalities that there are, text first.
+    """Return the features of the named modalities that the data set has, text first.
 
-    ValueError when some are named and there are none of them; `otherwise` says what else may be done.
+    Raises ValueError when it has none of those named; `otherwise` ends the message with an alternative.
     """
     feats = {"text": text, "image": image}
     named = {name: feat for name, feat in feats.items() if name in modalities and feat is not None}
     if modalities and not named:
         raise ValueError(
-            f"the model reads {' and '.join(modalities)} features, but there are none; "
+            f"the model reads {' and '.join(modalities)} features, and the data set has none; "
             f"make them with `mmbench extract DATASET`{otherwise}"
         )
     return named
 
 
 class FeatureTable(nn.Module):
-    """ids [...] -> vectors [..., D]: frozen features through one trained linear map; zero where an item has none.
+    """Item vectors, ids [...] -> [..., D]: frozen features through a trained linear map; zero where an item has none.
 
-    `keep_width`: features that are D wide already are used as they are, without a map.
-    `unit_norm`: features are divided by the mean norm of the items that have them.
+    keep_width  uses features that are D wide already without a map
+    unit_norm   divides features by the mean norm of the items that have them
     """
 
     feat: Tensor
@@ -99,17 +99,15 @@ class FeatureTable(nn.Module):
 
 
 class LayerFeatures(nn.Module):
-    """ids [...] -> states [..., L, D]: frozen features with one state per layer, in the model's precision.
+    """Frozen features with a state per layer, ids [...] -> [..., L, D], in the model's precision.
 
-    They stay as they are stored, float16 as a rule and in a memory-mapped file on a CPU; only what is looked up is
+    They stay as they are stored, usually float16, and on a CPU in a memory-mapped file; only looked-up rows are
     converted. Two modalities of 60,000 items with 13 layers of 768 dims are 2.4 GB of file, and 4.8 GB as float32.
 
-    layers  which of the layers are read; a slice, so that the others are skipped without a copy
+    layers  selects the layers to read; a slice skips the others without a copy
     """
 
-    bits: (
-        Tensor  # [N+1, L, D], the numbers as integers of their size, which a change of precision leaves alone
-    )
+    bits: Tensor  # [N+1, L, D], the floats' bits as integers, which a change of precision leaves alone
     like: Tensor  # [0], has the precision of the model
 
     def __init__(self, feat: Tensor, layers: slice = slice(None)) -> None:
@@ -125,22 +123,23 @@ class LayerFeatures(nn.Module):
 
 
 def look_up(table: Callable[[Tensor], Tensor], *ids: Tensor) -> list[Tensor]:
-    """Vectors of several tensors of ids by one call of `table`: each [...] -> [..., D]."""
-    vectors = table(torch.cat([one.flatten() for one in ids])).split([one.numel() for one in ids])
-    return [part.unflatten(0, one.shape) for part, one in zip(vectors, ids, strict=True)]
+    """Look up several tensors of ids by a single call of `table`, each [...] -> [..., D]."""
+    vectors = table(torch.cat([tensor.flatten() for tensor in ids]))
+    parts = vectors.split([tensor.numel() for tensor in ids])
+    return [part.unflatten(0, tensor.shape) for part, tensor in zip(parts, ids, strict=True)]
 
 
 def available(wanted: Iterable[str], *, text: Tensor | None, image: Tensor | None) -> list[str]:
-    """The wanted modalities that there are features for, in the project's order; repeats stay.
+    """Return the wanted modalities that the data set has, in the project's order; repeats stay.
 
-    ValueError when features are wanted and there are none at all: the model would be another one.
+    Raises ValueError when features are wanted and the data set has none of them: it would be a different model.
     """
-    found = {"id": True, "text": text is not None, "image": image is not None}
-    wanted = sorted(wanted, key=list(found).index)
-    content = [one for one in wanted if one != "id"]
-    if content and not any(found[one] for one in content):
+    has = {"id": True, "text": text is not None, "image": image is not None}
+    wanted = sorted(wanted, key=list(has).index)
+    content = [modality for modality in wanted if modality != "id"]
+    if content and not any(has[modality] for modality in content):
         raise ValueError(
-            f"modalities {', '.join(dict.fromkeys(content))} are wanted, but there are no such features; "
+            f"the model reads {' and '.join(dict.fromkeys(content))} features, and the data set has none; "
             'make them with `mmbench extract DATASET`, or set modalities = ["id"]'
         )
-    return [one for one in wanted if found[one]]
+    return [modality for modality in wanted if has[modality]]

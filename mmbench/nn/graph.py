@@ -1,4 +1,4 @@
-"""Sums over the edges of a graph, with gradients that add in a fixed order and keep nothing of the size [E, D].
+"""Sums over the edges of a graph, whose gradients add in a fixed order and store nothing of the size [E, D].
 
 Axes: n targets, m sources, E edges, D width, S models of a stack.
 
@@ -6,7 +6,7 @@ Axes: n targets, m sources, E edges, D width, S models of a stack.
     graph.products(a, b)     p_st = a_t . b_s for each edge                     [n, D], [m, D] -> [E]
 
 Each is the other's gradient. `Graph.mix` reads the edges target after target, and its backward pass source after
-source, so that every sum has one owner: no atomic additions, and the same digits each time.
+source, so that a single thread forms each sum: no atomic additions, and the same digits each time.
 """
 
 import warnings
@@ -21,7 +21,7 @@ N_STRUCTURE = 5  # tensors of a graph that its operations take: see Graph.struct
 
 
 def bag(source: Tensor, offsets: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    """Return of each target t the sum over its edges offsets[t]:offsets[t + 1] of weight * x[source], [n, D]."""
+    """Return for each target t the sum over its edges offsets[t]:offsets[t + 1] of weight * x[source], [n, D]."""
     if not len(source):
         return x.new_zeros(len(offsets) - 1, x.shape[1])
     return F.embedding_bag(
@@ -63,10 +63,10 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
-        """Models with one weighted graph are one product with wider vectors; others follow one after another."""
+        """Mix wider vectors once if all models share the weighted graph, else mix model after model."""
         x, dim = inputs[1], in_dims[1]
         if dim is None or any(other is not None for other in (in_dims[0], *in_dims[2:])):
-            return _one_by_one(_Mix.apply, info, in_dims, inputs)
+            return _model_by_model(_Mix.apply, info, in_dims, inputs)
         wide = x.movedim(dim, 1).flatten(1)  # [m, S D]
         mixed: Tensor = _Mix.apply(inputs[0], wide, *inputs[2:])
         return mixed.unflatten(1, (info.batch_size, -1)), 1
@@ -96,36 +96,36 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
-        return _one_by_one(_Products.apply, info, in_dims, inputs)
+        return _model_by_model(_Products.apply, info, in_dims, inputs)
 
 
-def _one_by_one(
+def _model_by_model(
     work: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, int]:
-    """Return the results of all models of a stack, one computed after another, [S, ...], and their axis."""
+    """Compute the models of a stack in turn; return their results [S, ...] and the axis of the models."""
     results = []
     for k in range(info.batch_size):
-        own = [
+        inputs_of_model = [
             x if dim is None else x.select(dim, k).contiguous()
             for x, dim in zip(inputs, in_dims, strict=True)
         ]
-        results.append(work(*own))
+        results.append(work(*inputs_of_model))
     return torch.stack(results), 0
 
 
 class Graph(nn.Module):
-    """Edges source -> target, sorted by target, and sorted by source for the way back. In no checkpoint."""
+    """Edges source -> target, sorted by target, and sorted by source for the backward pass. Not in checkpoints."""
 
-    source: Tensor  # int64 [E], of each edge, in the order of the targets
+    source: Tensor  # int64 [E], each edge's source, in the order of the targets
     target: Tensor  # int64 [E]
     offsets: Tensor  # int64 [n + 1], target t has edges offsets[t]:offsets[t + 1]
     edge: Tensor  # int64 [E], numbers of the edges in the order of the sources
     back_target: Tensor  # int64 [E], their targets
     back_offsets: Tensor  # int64 [m + 1], source s has those back_offsets[s]:back_offsets[s + 1]
-    order: Tensor  # int64 [E], numbers that the edges had when they were given
+    order: Tensor  # int64 [E], each edge's index in the constructor's arguments
 
     def __init__(self, source: Tensor, target: Tensor, *, n_sources: int, n_targets: int) -> None:
-        """Take edges int64 [E] in any order; several between the same two nodes add up."""
+        """Take edges int64 [E] in any order; parallel edges add up."""
         super().__init__()
         self.n_sources, self.n_targets = n_sources, n_targets
         for name, tensor in self._sorted(source, target).items():
@@ -141,13 +141,13 @@ class Graph(nn.Module):
         }  # fmt: skip
 
     def replace(self, source: Tensor, target: Tensor) -> None:
-        """Take other edges, as many as before, into the same memory."""
+        """Replace the edges by as many others, in the same memory."""
         for name, tensor in self._sorted(source, target).items():
             self.get_buffer(name).copy_(tensor)
 
     @property
     def degree(self) -> Tensor:
-        """int64 [n], how many edges lead to each target."""
+        """Return how many edges lead to each target, int64 [n]."""
         return self.offsets.diff()
 
     @property
@@ -155,21 +155,23 @@ class Graph(nn.Module):
         return self.source, self.offsets, self.back_target, self.back_offsets, self.edge
 
     def mix(self, weight: Tensor, x: Tensor) -> Tensor:
-        """weight [E] of the edges in their order here, x [m, D] -> [n, D]; half precision is computed in float32."""
+        """Return sums over edges with weight [E] in the graph's order, of x [m, D], [n, D]; in float32 at least."""
         with torch.autocast(x.device.type, enabled=False):
             mixed: Tensor = _Mix.apply(*(_wide(part).contiguous() for part in (weight, x)), *self.structure)
             return mixed
 
     def products(self, a: Tensor, b: Tensor) -> Tensor:
-        """a [n, D], b [m, D] -> [E]; half precision is computed in float32."""
+        """Return a[target] . b[source] of each edge, [E]; a [n, D], b [m, D]; in float32 at least."""
         with torch.autocast(a.device.type, enabled=False):
-            found: Tensor = _Products.apply(*(_wide(part).contiguous() for part in (a, b)), *self.structure)
-            return found
+            products: Tensor = _Products.apply(
+                *(_wide(part).contiguous() for part in (a, b)), *self.structure
+            )
+            return products
 
     def softmax_mix(self, logits: Tensor, x: Tensor) -> Tensor:
-        """Mix with weights that are the softmax of logits [E] over each target's edges; zero without edges.
+        """Mix with the softmax of logits [E] over each target's edges as weights; zero for targets without edges.
 
-        The sum of the weights is mixed along and divided by afterwards, which saves a pass over the edges.
+        Mixing a column of ones gives the sum of the weights, by which the result is divided: no second softmax pass.
         """
         with torch.autocast(x.device.type, enabled=False):
             logits, x = _wide(logits), _wide(x)

@@ -1,7 +1,7 @@
-"""Layers of G independent groups (modalities) in one call: one batched product instead of G products.
+"""Layers of G independent groups (modalities) in a single call: a batched product instead of G products.
 
-Weights are [G, ...]. What is a vector in each group (biases, norms) is stored flat, [G * D], so that a parameter
-with one dimension is a bias or a norm here as everywhere; optimisers tell them apart by that.
+Weights are [G, ...]. Vectors of each group (biases, norms) are stored flat, [G * D]: optimisers take a parameter with a
+single dimension for a bias or a norm.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class GroupedLinear(nn.Module):
-    """x [G, ..., D_in] -> [G, ..., D_out], each group with its own map; starts like G `nn.Linear`s."""
+    """G linear maps, x [G, ..., D_in] -> [G, ..., D_out], initialised like G `nn.Linear`s."""
 
     def __init__(self, n_groups: int, d_in: int, d_out: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1, -2)
-        n_parts = parts_of(flat.shape[1]) if x.is_cuda else 1
+        n_parts = choose_n_parts(flat.shape[1]) if x.is_cuda else 1
         weight: Tensor = self.weight
         if n_parts > 1:
             flat = flat.reshape(self.n_groups * n_parts, -1, flat.shape[-1])
@@ -42,7 +42,7 @@ class GroupedLinear(nn.Module):
 
 
 class GroupedLayerNorm(nn.Module):
-    """x [G, ..., D] -> the same, normalised over D, each group with its own scale and shift."""
+    """G LayerNorms over D of x [G, ..., D], each with a scale and a shift."""
 
     def __init__(self, n_groups: int, dim: int, eps: float) -> None:
         super().__init__()
@@ -59,8 +59,8 @@ class GroupedLayerNorm(nn.Module):
         return f"{self.n_groups} x {self.dim}, eps={self.eps}"
 
 
-def parts_of(n_rows: int) -> int:
-    """Return into how many products a GPU had better split one whose gradient sums over so many rows.
+def choose_n_parts(n_rows: int) -> int:
+    """Return into how many parts a GPU should split a product whose gradient sums over `n_rows`.
 
     The gradient of a small weight is a product with a long inner axis, for which cuBLAS starts only a few blocks.
     """
@@ -71,17 +71,17 @@ def parts_of(n_rows: int) -> int:
 
 
 def _repeated(x: Tensor, n: int) -> Tensor:
-    """x [G, ...] -> [G * n, ...], each group n times; its gradient is the sum over them."""
+    """Return x [G, ...] with each group n times, [G * n, ...]; the gradient sums over the copies."""
     return x[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
 
 
 def linear(d_in: int, d_out: int, n_groups: int | None = None, *, use_bias: bool = True) -> nn.Module:
-    """Return one map, or one for each group of a leading axis."""
+    """Return a linear map, or with `n_groups` one for each group of a leading axis."""
     if n_groups is None:
         return nn.Linear(d_in, d_out, bias=use_bias)
     return GroupedLinear(n_groups, d_in, d_out, bias=use_bias)
 
 
 def layer_norm(dim: int, eps: float, n_groups: int | None = None) -> nn.Module:
-    """One norm, or one for each group of a leading axis."""
+    """Return a LayerNorm, or with `n_groups` one for each group of a leading axis."""
     return nn.LayerNorm(dim, eps=eps) if n_groups is None else GroupedLayerNorm(n_groups, dim, eps)

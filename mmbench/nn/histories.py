@@ -1,6 +1,6 @@
-"""The training events of every user as tensors, for models that look up other histories than those of the batch.
+"""The training events of every user as tensors, for models that look up histories outside the batch.
 
-Axes: U users, E events, T asked users or events, W width.
+Axes: U users, E events, T users or events to look up, W width.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class TrainHistories(nn.Module):
-    """Training events by user, oldest first. A model that registers it takes it along to its device.
+    """Training events by user, oldest first. It moves with the model that registers it.
 
-    The buffers are in no checkpoint: the data set has them.
+    The buffers are not in checkpoints, because the data set has them.
     """
 
     items: Tensor  # int64 [E]
     times: Tensor  # int64 [E], unix seconds
-    offsets: Tensor  # int64 [U + 1], user u owns events offsets[u]:offsets[u + 1]
+    offsets: Tensor  # int64 [U + 1], user u has events offsets[u]:offsets[u + 1]
     users: Tensor  # int64 [E], user of each event
     gaps: Tensor  # int64 [E], seconds to the user's next event, never negative; 0 after the last one
 
@@ -33,36 +33,36 @@ class TrainHistories(nn.Module):
 
     @property
     def n_events(self) -> Tensor:
-        """int64 [U], training events of each user."""
+        """Return how many training events each user has, int64 [U]."""
         return self.offsets.diff()
 
     @property
     def longest_gap(self) -> Tensor:
-        """int64 scalar, the longest time between two successive events of a user, in seconds; 0 without any."""
+        """Return the longest gap between successive events of a user in seconds, an int64 scalar; 0 without gaps."""
         return self.gaps.max() if len(self.gaps) else self.gaps.new_zeros(())
 
     @property
     def has_next(self) -> Tensor:
-        """bool [E], False for each user's last event, which is a target only."""
+        """Return which events have a next event of their user, bool [E]; a last event is a target only."""
         return torch.arange(len(self.items), device=self.items.device) + 1 < self.offsets[self.users + 1]
 
     @property
     def has_previous(self) -> Tensor:
-        """bool [E], False for each user's first event, which no history leads to."""
+        """Return which events have a previous event of their user, bool [E]; a first event has no history."""
         return torch.arange(len(self.items), device=self.items.device) > self.offsets[self.users]
 
     def before(self, event: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Return the newest `width` events before each event [T] in the history of its user.
 
-        -> numbers of events [T, width], oldest first, right padded (any number there), and bool, True = no padding.
+        They are indices of events, int64 [T, width], oldest first, right padded by any index, and bool, True = real.
         """
         length = (event - self.offsets[self.users[event]]).clamp(max=width)
         return _windows(event - length, length, width)
 
     def inputs(self, user: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all events but the last, a target only, of users [T] that have two events or more.
+        """Return all events of users [T] but the last, which is a target only; users need at least two events.
 
-        -> numbers of events [T, W], oldest first, right padded (any number there), and bool, True = no padding.
+        They are indices of events, int64 [T, W], oldest first, right padded by any index, and bool, True = real.
         """
         first = self.offsets[user]
         length = self.offsets[user + 1] - first - 1
@@ -70,7 +70,7 @@ class TrainHistories(nn.Module):
 
 
 def _windows(first: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return first, first + 1, .. of each row, at most length - 1 further, int64 [T, W], and which places are real."""
-    place = torch.arange(width, device=first.device)
+    """Return first, first + 1, .. of each row, clamped to first + length - 1, int64 [T, W], and bool, True = real."""
+    step = torch.arange(width, device=first.device)
     last = (length[:, None] - 1).clamp(min=0)
-    return first[:, None] + torch.minimum(place, last), place < length[:, None]
+    return first[:, None] + torch.minimum(step, last), step < length[:, None]

@@ -1,4 +1,4 @@
-"""Scores of two modalities that each user weighs by itself, and their cross entropy over a catalogue.
+"""Scores of two modalities, weighed for each user and item, and their cross entropy over a catalogue.
 
 Axes: T targets, N items, D width.
 """
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mmbench.nn.losses import rows_of_logits
 
-ID_SHARE = 1 / 3  # of the score, where ids have a part
-MAPS = 4  # a row has several maps of N numbers at once, so a chunk has fewer rows than with one
+ID_SHARE = 1 / 3  # weighs the ids in a score that has them
+MAPS = 4  # a row needs several maps of N numbers at a time, so a chunk has fewer rows of logits
 
 
 def fuse(first: Tensor, second: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,7 +33,7 @@ def fused_scores(query: Tensor, first: Tensor, second: Tensor, ids: Tensor | Non
 class _FusedCrossEntropy(torch.autograd.Function):
     """Mean cross entropy of `fused_scores` / temperature that keeps no [T, N] matrix.
 
-    Gradients are formed chunk by chunk in the forward pass, as in mmbench.nn.losses; `ids` without elements means none.
+    The forward pass forms the gradients chunk by chunk, as in mmbench.nn.losses; empty `ids` mean none.
     """
 
     generate_vmap_rule = True
@@ -57,8 +57,8 @@ class _FusedCrossEntropy(torch.autograd.Function):
             scores = content_share * content + ID_SHARE * (rows @ ids.T) if has_ids else content
             log_p = (scores / temperature).log_softmax(-1)
             total = total - log_p.gather(1, classes[:, None]).sum()
-            minus_one = torch.full_like(log_p[:, :1], -1.0)
-            by_score = log_p.exp().scatter_add(1, classes[:, None], minus_one) / temperature
+            is_target = torch.full_like(log_p[:, :1], -1.0)
+            by_score = log_p.exp().scatter_add(1, classes[:, None], is_target) / temperature
             by_content = content_share * by_score
             steep = difference * weight * (1 - weight)
             by_first = by_content * (weight + slope * steep)
@@ -69,7 +69,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
                 parts.append(ID_SHARE * (by_score.T @ rows))
                 rows_gradient = rows_gradient + ID_SHARE * (by_score @ ids)
             by_query.append(rows_gradient)
-            sums = parts if not sums else [one + other for one, other in zip(sums, parts, strict=True)]
+            sums = parts if not sums else [total + part for total, part in zip(sums, parts, strict=True)]
         by_ids = sums[3] if has_ids else torch.zeros_like(ids)
         by_slope = sums[2] if slope.numel() > 1 else sums[2].sum(0, keepdim=True)
         return total / len(target), torch.cat(by_query), sums[0], sums[1], by_ids, by_slope

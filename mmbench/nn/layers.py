@@ -1,7 +1,7 @@
 """Transformer encoders over packed histories, dropout, and weight initialisation.
 
-Axes: R rows, W width, H heads, D hidden width, T places that predict, G groups.
-With `n_groups` an encoder is G encoders of equal shape in one call: x has a leading axis G, the mask is shared.
+Axes: R rows, W width, H heads, D hidden width, T slots (positions that predict), G groups.
+With `n_groups` an encoder is G encoders of equal shape in a single call: x has a leading axis G, the mask is shared.
 """
 
 from typing import Literal
@@ -14,10 +14,10 @@ from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, layer_norm, line
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Inverted dropout with 8 random bits per element: the rate is rounded to a 256th, the scale fits it exactly.
+    """Apply inverted dropout with 8 random bits per element; the rate is rounded to a 256th, the scale fits it exactly.
 
-    On a CPU one 64-bit draw serves eight elements, which is about twice as fast as torch's own; on a GPU torch's own
-    is one kernel.
+    On a CPU a 64-bit draw serves eight elements, which is about twice as fast as torch's dropout; on a GPU torch's is a
+    single kernel.
     """
     cut = min(round(p * 256), 255)
     if not training or cut == 0:
@@ -29,7 +29,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 def keep_bytes(x: Tensor, cut: int) -> Tensor:
     """Draw 1 (kept) or, with probability `cut` / 256, 0 for each element of `x`; uint8, 0 < cut < 256."""
-    # 0 below `cut`, else 1, without a comparison: those that make booleans are not vectorised on CPUs.
+    # 0 below `cut`, else 1, without a comparison: comparisons are not vectorised on CPUs.
     return _random_bytes(x).clamp(cut - 1, cut).sub_(cut - 1)
 
 
@@ -58,7 +58,7 @@ class Dropout(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of a row's places to each other; `mask` True = may look."""
+    """Multi-head attention among the positions of a row; `mask` True = may look."""
 
     def __init__(
         self,
@@ -76,38 +76,38 @@ class Attention(nn.Module):
         self.out = linear(dim, dim, n_groups, use_bias=use_bias)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [..., R, W, D], mask bool [R, W, W] -> the same, or [..., T, D] at places `slot` [T] of the flat [R W]."""
+        """Mix x [..., R, W, D] under mask bool [R, W, W]: [..., R, W, D], or [..., T, D] at `slot`, flat in [R W]."""
         return self.out(self.mix(self.qkv(x), mask, slot))
 
     def mix(self, qkv: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Values mixed by the attention weights, before the output map.
+        """Return the values mixed by the attention weights, before the output map.
 
-        qkv [..., R, W, 3D] -> [..., R, W, D], or [..., T, D] at the places `slot` [T] of the flat [R W].
+        qkv [..., R, W, 3D] -> [..., R, W, D], or [..., T, D] at `slot` [T].
         """
         if slot is None or len(slot) > len(mask):
-            # One copy here saves the products one of each.
+            # A copy here saves a copy in each of the products.
             q, k, v = qkv.unflatten(-1, (3, self.n_heads, -1)).movedim((-3, -2), (0, -3)).contiguous()
-            return at_places(self.attend(q, k, v, mask), slot)
-        # At most one place a row asks: its row of the weights is enough.
+            return take_grouped_slots(self.attend(q, k, v, mask), slot)
+        # With no more slots than rows it is cheaper to compute the slots' rows of the weights only.
         query, key_value = qkv.split((qkv.shape[-1] // 3, qkv.shape[-1] * 2 // 3), -1)
-        return self.attend_once(at_places(query, slot), key_value, mask, slot)
+        return self.attend_once(take_grouped_slots(query, slot), key_value, mask, slot)
 
     def attend_once(
         self, query: Tensor, key_value: Tensor, mask: Tensor, slot: Tensor, band: Tensor | None = None
     ) -> Tensor:
-        """query [..., T, D] of the places `slot` [T], key_value [..., R, W, 2D], mask bool [R, W, W] -> [..., T, D].
+        """Attend from query [..., T, D] at `slot` [T] to key_value [..., R, W, 2D], mask bool [R, W, W]: [..., T, D].
 
-        With `band`, a symmetric [W, W], keys and values are mixed by it over the width: it acts on the weights here.
+        `band`, a symmetric [W, W], mixes keys and values over the width; it is applied to the weights instead.
         """
         width = mask.shape[2]
-        row, place = slot // width, slot % width
+        row, column = slot // width, slot % width
         q = query.unflatten(-1, (self.n_heads, 1, -1))  # [..., T, H, 1, D/H]
         of_row = key_value.index_select(-3, row).unflatten(-1, (2, self.n_heads, -1))
         k, v = of_row.movedim((-3, -2), (0, -3)).contiguous()  # each [..., T, H, W, D/H]
-        return self.attend(q, k, v, mask[row, place][:, None], band).squeeze(-2)
+        return self.attend(q, k, v, mask[row, column][:, None], band).squeeze(-2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, band: Tensor | None = None) -> Tensor:
-        """q [..., R, H, Q, D/H], k and v [..., R, H, W, D/H], mask bool [R, Q, W] -> [..., R, Q, D]."""
+        """Attend from q [..., R, H, Q, D/H] to k, v [..., R, H, W, D/H] under mask bool [R, Q, W]: [..., R, Q, D]."""
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         logits = hide(logits if band is None else logits @ band, mask)
         weights = dropout(logits.softmax(-1), self.attn_dropout, self.training)
@@ -115,31 +115,31 @@ class Attention(nn.Module):
 
 
 def hide(logits: Tensor, mask: Tensor) -> Tensor:
-    """Logits [..., R, H, Q, W], overwritten, with a very small number added where mask bool [R, Q, W] is False.
+    """Add a large negative number to logits [..., R, H, Q, W], in place, where mask bool [R, Q, W] is False.
 
-    A finite number: a row without any key gives a uniform softmax, not NaN. Adding, unlike filling, needs no
-    backward pass: the softmax's own gradient is zero there.
+    The number is finite: a row without any key gives a uniform softmax, not NaN. Adding, unlike filling, needs no
+    backward pass, because the gradient of the softmax is zero there.
     """
     return logits.add_(torch.where(mask, 0.0, -1e9)[:, None])
 
 
 def take_rows(table: Tensor, index: Tensor) -> Tensor:
-    """Return `table[index]`, the gradient of which adds to each row in a fixed order.
+    """Return `table[index]`, with a gradient that adds to each row in a fixed order.
 
-    table [P, ...], index int64 of any shape -> [*index.shape, ...]. Autograd's own gradient of `table[index]` adds with
-    several threads at once, in whatever order they come, so that the same step has two results.
+    table [P, ...], index int64 of any shape -> [*index.shape, ...]. Several threads add autograd's gradient of
+    `table[index]`, in whatever order they arrive, so that the same step can have different results.
     """
     rows = F.embedding(index, table[..., None].flatten(1))
     return rows.view(*index.shape, *table.shape[1:])
 
 
-def at(x: Tensor, slot: Tensor | None) -> Tensor:
-    """x [R, W, ...] -> [T, ...] at places `slot` of the flattened [R W]; x itself when there are none named."""
+def take_slots(x: Tensor, slot: Tensor | None) -> Tensor:
+    """Return x [R, W, ...] at `slot` [T], indices of the flattened [R W], [T, ...]; without `slot` x itself."""
     return x if slot is None else x.flatten(0, 1).index_select(0, slot)
 
 
-def at_places(x: Tensor, slot: Tensor | None) -> Tensor:
-    """`at` behind any leading axes: x [..., R, W, D] -> [..., T, D]."""
+def take_grouped_slots(x: Tensor, slot: Tensor | None) -> Tensor:
+    """Return x [..., R, W, D] at `slot` [T], [..., T, D]; any leading axes are groups."""
     return x if slot is None else x.flatten(-3, -2).index_select(-2, slot)
 
 
@@ -169,8 +169,8 @@ class PostNormBlock(nn.Module):
         self.activation = F.gelu if activation == "gelu" else F.relu
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [..., R, W, D], mask bool [R, W, W] -> the same, or [..., T, D] at the places `slot` [T] only."""
-        x = self.norm1(at_places(x, slot) + self.drop(self.attention(x, mask, slot)))
+        """Return the output for x [..., R, W, D] under mask bool [R, W, W], or [..., T, D] at `slot` [T] only."""
+        x = self.norm1(take_grouped_slots(x, slot) + self.drop(self.attention(x, mask, slot)))
         return self.norm2(x + self.drop(self.down(self.activation(self.up(x)))))
 
 
@@ -200,10 +200,10 @@ class PostNormEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W] (True = may look) -> [R, W, D], or [T, D] at the places `slot` [T] only.
+        """Encode x [R, W, D] under mask bool [R, W, W] (True = may look): [R, W, D], or [T, D] at `slot` [T] only.
 
-        Where only some places predict, the last block need not finish the others: they are keys and values there.
-        With groups x is [G, R, W, D] and the answer [G, R, W, D] or [G, T, D].
+        With `slot` the last block computes the slots only; the other positions serve as keys and values.
+        With groups x is [G, R, W, D] and the result [G, R, W, D] or [G, T, D].
         """
         for block in self.blocks[:-1]:
             x = block(x, mask)
@@ -211,7 +211,7 @@ class PostNormEncoder(nn.Module):
 
 
 class PreQueryBlock(nn.Module):
-    """Block of the SASRec authors' code: only the query is normalised, and the residual adds the normalised input.
+    """A block of the SASRec authors' code: only the query is normalised, and the residual adds the normalised input.
 
         q = LN(x);  x = q + attention(q, x, x);  y = LN(x);  x = y + drop(W2 drop(relu(W1 y)))
 
@@ -242,7 +242,7 @@ class PreQueryBlock(nn.Module):
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [..., R, W, D], mask bool [R, W, W] -> the same, or [..., T, D] at the places `slot` [T] only."""
+        """Return the output for x [..., R, W, D] under mask bool [R, W, W], or [..., T, D] at `slot` [T] only."""
         normed = self.norm1(x)
 
         def heads(y: Tensor) -> Tensor:
@@ -252,12 +252,12 @@ class PreQueryBlock(nn.Module):
         logits = hide((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), mask)
         weights = self.drop(logits.softmax(-1))
         mixed = (weights @ v).transpose(-2, -3).flatten(-2)
-        y = self.norm2(at_places(normed, slot) + self.out(at_places(mixed, slot)))
+        y = self.norm2(take_grouped_slots(normed, slot) + self.out(take_grouped_slots(mixed, slot)))
         return y + self.drop(self.down(self.drop(F.relu(self.up(y)))))
 
 
 class PreQueryEncoder(nn.Module):
-    """A stack of `PreQueryBlock`s and the final LayerNorm; padding is zeroed after each block."""
+    """A stack of `PreQueryBlock`s and a final LayerNorm; padding is zeroed after each block."""
 
     def __init__(
         self,
@@ -281,31 +281,32 @@ class PreQueryEncoder(nn.Module):
         self.norm = layer_norm(dim, eps, n_groups)
 
     def forward(self, x: Tensor, mask: Tensor, real: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, W, D], mask bool [R, W, W], real bool [R, W] (True = no padding) -> [R, W, D].
+        """Encode x [R, W, D] under mask bool [R, W, W], real bool [R, W] (False = padding): [R, W, D].
 
-        With `slot` int64 [T] the last block finishes those places of the flattened [R W] only -> [T, D].
-        With groups x is [G, R, W, D] and the answer [G, R, W, D] or [G, T, D].
+        With `slot` int64 [T] the last block computes only the slots of the flattened [R W]: [T, D].
+        With groups x is [G, R, W, D] and the result [G, R, W, D] or [G, T, D].
         """
         keep = real[..., None].to(x.dtype)
         for block in self.blocks[:-1]:
             x = block(x * keep, mask)
-        return self.norm(self.blocks[-1](x * keep, mask, slot) * at_places(keep, slot))
+        return self.norm(self.blocks[-1](x * keep, mask, slot) * take_grouped_slots(keep, slot))
 
 
 def check_heads(dim: int, n_heads: int) -> None:
-    """ValueError when the heads of an attention cannot share its width alike."""
+    """Raise ValueError when the heads of an attention cannot share its width equally."""
     if dim % n_heads:
-        raise ValueError(f"hidden_dim {dim} is not divisible by n_heads {n_heads}")
+        raise ValueError(f"hidden_dim {dim} is not divisible by n_heads {n_heads}; change one of them")
 
 
 @torch.no_grad()
 def zero_padding(table: nn.Embedding) -> None:
-    """Row 0, which an initialisation of all weights has filled, becomes the zero vector again."""
+    """Set row 0 to the zero vector, which an initialisation of all weights has overwritten."""
     table.weight[0].zero_()
 
 
 def init_normal(module: nn.Module, std: float = 0.02) -> None:
-    """Linear and Embedding weights N(0, std^2), biases 0, LayerNorm 1/0, grouped or not, everywhere below `module`."""
+    """Draw Linear and Embedding weights from N(0, std^2), set biases to 0 and LayerNorms to 1 and 0, grouped or not, in
+    `module` and below."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding | GroupedLinear):
             nn.init.normal_(part.weight, std=std)

@@ -13,23 +13,23 @@ from torch import Tensor
 from mmbench.data.batch import TrainBatch
 from mmbench.nn.layers import take_rows
 
-ROWS_OF_LOGITS = 512  # held at once; below 128 the matrix products get slower
+ROWS_OF_LOGITS = 512  # are held in memory together; below 128 the matrix products get slower
 FEWEST_ROWS = 64
 _rows_of_logits = ContextVar("rows of logits", default=ROWS_OF_LOGITS)
-ALIGN = 16  # rows of logits begin at multiples of so many numbers: 1.2 to 1.8 times faster products on CPUs
+ALIGN = 16  # rows of logits begin at multiples of it, which makes products on CPUs 1.2 to 1.8 times faster
 
 
 def logits_buffer(n_rows: int, n_items: int, like: Tensor) -> Tensor:
-    """Return memory for `n_rows` rows of scores, [n_rows, n_items rounded up to ALIGN]; the caller cuts the columns."""
+    """Return memory for `n_rows` rows of scores, [n_rows, n_items rounded up to ALIGN]; callers cut the columns."""
     return like.new_empty(n_rows, -(-n_items // ALIGN) * ALIGN)
 
 
 def _ce_with_gradients(
     query: Tensor, table: Tensor, bias: Tensor | None, target: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the mean loss [..] and the gradients of the SUM over targets by query, table and bias (empty without one).
+    """Return the mean loss [..] and the gradients of the SUM over targets by query, table and bias (empty if None).
 
-    query Q [.., T, D], table E [.., N, D], bias b [.., N] or None, target y [.., T] from 0. Of each model, with Y
+    query Q [.., T, D], table E [.., N, D], bias b [.., N] or None, target y [.., T] from 0. For each model, with Y
     [T, N] the one-hot rows of the targets:
 
         Z     = Q E' + b                   logits [T, N]
@@ -42,7 +42,7 @@ def _ce_with_gradients(
         dL/db = the column sums of P - Y
 
     `..` is () for one model and (S,) for the S models of a stack. The terms of P are summed over chunks of rows, which
-    share one buffer for Z and P; those of Y follow for all rows together, as one row of E and one of Q for each target.
+    share a buffer for Z and P; those of Y follow for all rows together, as a row of E and a row of Q for each target.
     """
     lead, (n_targets, n_items) = query.shape[:-2], (query.shape[-2], table.shape[-2])
     n_models, chunk = math.prod(lead), rows_of_logits()
@@ -92,16 +92,16 @@ def _subtract_targets(
     """Subtract the terms of Y in place: E[y] from dL/dQ, Q[t] and 1 from row y_t of dL/dE and dL/db."""
     dim, n_models = table.shape[-1], math.prod(query.shape[:-2])
     first = torch.arange(n_models, device=query.device).view(*query.shape[:-2], 1) * table.shape[-2]
-    row = (target + first).flatten()  # counted through the tables of all models, one below the other
+    row = (target + first).flatten()  # counts through the tables of all models, stacked
     grad_query -= table.reshape(-1, dim).index_select(0, row).view(query.shape)
-    _subtract_at(grad_table.view(-1, dim), row, query.reshape(-1, dim))
+    _subtract_rows(grad_table.view(-1, dim), row, query.reshape(-1, dim))
     if grad_bias is not None:
-        _subtract_at(grad_bias.view(-1, 1), row, torch.ones_like(row, dtype=query.dtype)[:, None])
+        _subtract_rows(grad_bias.view(-1, 1), row, torch.ones_like(row, dtype=query.dtype)[:, None])
 
 
-def _subtract_at(sums: Tensor, row: Tensor, values: Tensor) -> None:
-    """Subtract values [T, D] from the rows `row` [T] of sums [N, D], several from one row in a fixed order."""
-    if sums.is_cuda:  # index_add_ adds in whatever order its threads come there
+def _subtract_rows(sums: Tensor, row: Tensor, values: Tensor) -> None:
+    """Subtract values [T, D] from the rows `row` [T] of sums [N, D], in a fixed order where rows repeat."""
+    if sums.is_cuda:  # the threads of index_add_ add in whatever order they arrive
         sums -= torch.ops.aten.embedding_dense_backward(values, row, len(sums), -1, False)
     else:
         sums.index_add_(0, row, values, alpha=-1)
@@ -111,8 +111,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     """Mean cross entropy over the whole catalogue that never keeps the [T, N] logits.
 
     The forward pass forms the gradients of query, table and bias chunk by chunk (`_ce_with_gradients` has the
-    formulas), the backward pass scales them, so each logit is computed once and the memory is `rows_of_logits()` x N,
-    for each of the models that mmbench.training.stack trains at once.
+    formulas), the backward pass scales them. So each logit is computed once, and the memory is `rows_of_logits()` x N
+    for each of the models that mmbench.training.stack trains together.
     """
 
     @staticmethod
@@ -137,7 +137,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor | None) -> tuple[Any, Any]:
-        """Take the models of a stack as one more leading axis."""
+        """Treat the models of a stack as another leading axis."""
 
         def models_first(value: Tensor | None, dim: int | None) -> Tensor | None:
             if value is None or dim is None:
@@ -168,7 +168,7 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
 
 @contextmanager
 def rows_at_once(n_rows: int) -> Iterator[None]:
-    """Let losses inside the `with` block hold so many rows of logits at once; others keep theirs."""
+    """Let losses inside the `with` block hold `n_rows` rows of logits in memory; others keep their limit."""
     token = _rows_of_logits.set(n_rows)
     try:
         yield
@@ -177,35 +177,35 @@ def rows_at_once(n_rows: int) -> Iterator[None]:
 
 
 def rows_of_logits() -> int:
-    """Return how many rows of logits may be held at once."""
+    """Return how many rows of logits a loss may hold in memory."""
     return _rows_of_logits.get()
 
 
 def fewer_rows(n_rows: int) -> int:
-    """Return half as many rows of logits; 0 when they are few already."""
+    """Return half as many rows of logits, or 0 when fewer would not help."""
     return n_rows // 2 if n_rows > FEWEST_ROWS else 0
 
 
 def dots(query: Tensor, vectors: Tensor) -> Tensor:
-    """query [T, D], vectors [T, K, D] -> [T, K]; 1.2 to 2 times as fast as a product of T small matrices."""
+    """Return query [T, D] . vectors [T, K, D], [T, K]; 1.2 to 2 times as fast as a product of T small matrices."""
     return (query[:, None] * vectors).sum(-1)
 
 
 def item_scores(query: Tensor, table: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scores of a few items of each query: table [N, D] (row i - 1 = item i), items int64 [T, K] in 1..N -> [T, K]."""
+    """Return the scores of a few items per query, [T, K]; table [N, D] (row i - 1 = item i), items int64 [T, K]."""
     scores = dots(query, F.embedding(items - 1, table))
     return scores if bias is None else scores + take_rows(bias, items - 1)
 
 
 def pairs(batch: TrainBatch) -> Tensor:
-    """Return what a loss against sampled negatives compares: each target and its K negatives, int64 [T, 1 + K]."""
+    """Return each target followed by its K negatives, int64 [T, 1 + K]."""
     return torch.cat([batch.target[:, None], batch.negatives], 1)
 
 
 def bce(
     positive: Tensor, negative: Tensor, is_negative: Tensor | None = None, *, weight: float = 1.0
 ) -> Tensor:
-    """Mean over targets of -weight log sigma(r+) - sum_k log(1 - sigma(r-)); positive [T], negative [T, K].
+    """Return the mean over targets of -weight log sigma(r+) - sum_k log(1 - sigma(r-)); positive [T], negative [T, K].
 
     softplus keeps gradient and value where log(sigmoid(x) + 1e-24) saturates.
     is_negative  bool [T, K], which negatives count; None = all
@@ -214,9 +214,9 @@ def bce(
 
 
 def bpr(positive: Tensor, negative: Tensor, is_negative: Tensor | None = None) -> Tensor:
-    """Mean -log sigma(r+ - r-); positive [T], negative [T, K].
+    """Return the mean of -log sigma(r+ - r-); positive [T], negative [T, K].
 
-    is_negative  bool [T, K], which negatives count, the others as 0; None = all
+    is_negative  bool [T, K], False = the term is 0; None = all count
     """
     return _counted(F.softplus(negative - positive[:, None]), is_negative).mean()
 
@@ -233,17 +233,17 @@ def info_nce(
     same: Tensor | None = None,
     same_logit: float | None = None,
 ) -> Tensor:
-    """In-batch InfoNCE with cosine similarity; row i of `positive` belongs to row i of `anchor`, both [..., T, D].
+    """Return in-batch InfoNCE with cosine similarity; row i of `positive` belongs to row i of `anchor`, [..., T, D].
 
-    Leading axes are further batches, averaged with the same weight.
-    same  bool [T, T], True = i and j share their target, so j is no negative of i; removed from the
-    denominator, or its logit set to `same_logit` (released codes use 0, which leaves exp(0) in the sum).
+    Leading axes are further batches, averaged with equal weights.
+    same  bool [T, T], True = i and j share their target, so j is no negative of i: it leaves the denominator, or its
+          logit becomes `same_logit` (released codes use 0, which leaves exp(0) in the sum)
     """
     n = anchor.shape[-2]
     logits = (F.normalize(anchor, dim=-1) / temperature) @ F.normalize(positive, dim=-1).transpose(-1, -2)
     if same is not None:
         others = same & ~torch.eye(n, dtype=torch.bool, device=anchor.device)
-        if same_logit is None:  # adding needs no backward pass: the softmax's own gradient is zero there
+        if same_logit is None:  # adding needs no backward pass: the gradient of the softmax is zero there
             logits += torch.where(others, float("-inf"), 0.0)
         else:
             logits = logits.masked_fill(others, same_logit)
@@ -252,7 +252,7 @@ def info_nce(
 
 
 class _Gram(torch.autograd.Function):
-    """z [T, D] -> z @ z.T, with one matrix product in the backward pass where autograd takes two."""
+    """z @ z.T of z [T, D], with a single matrix product in the backward pass where autograd needs two."""
 
     generate_vmap_rule = True
 
@@ -272,15 +272,15 @@ class _Gram(torch.autograd.Function):
 
 
 def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", "cos"] = "dot") -> Tensor:
-    """a, b [T, D]: each of the 2T vectors finds its partner among the 2T - 1 others -> mean cross entropy.
+    """Return the mean cross entropy with which each of the 2T vectors a, b [T, D] picks its partner among the others.
 
-    Unlike `info_nce`, vectors of the own side are negatives too. Half-precision inputs (autocast) are computed in
+    Unlike in `info_nce`, vectors of the same side are negatives too. Half-precision inputs (autocast) are computed in
     float32: dot products of whole histories reach thousands, where bfloat16 counts in steps of 16.
     """
     with torch.autocast(a.device.type, enabled=False):
         z = wide(torch.cat([a, b]))
         if similarity == "cos":
             z = F.normalize(z, dim=-1)
-        own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-        logits = (_Gram.apply(z) / temperature).masked_fill(own, float("-inf"))
+        is_self = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        logits = (_Gram.apply(z) / temperature).masked_fill(is_self, float("-inf"))
         return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))

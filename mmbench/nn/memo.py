@@ -1,4 +1,4 @@
-"""What a ranking needs of a whole model - propagated nodes, projected items - computed once, not for every chunk."""
+"""Keep what all chunks of a ranking share - propagated nodes, projected items - so that it is computed once."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -11,10 +11,10 @@ Versions = tuple[tuple[int, int], ...]
 
 
 class Memo(Generic[T]):
-    """Keeps what a function of a model gave last, until one of the model's tensors is written to.
+    """The last result of a function of a model, kept until a tensor of the model is written to.
 
     Nothing is kept while gradients are recorded. Fused optimisers and replayed CUDA graphs write parameters without
-    torch's counting it, so a model must also call `forget` in its `train()`, with which every ranking begins.
+    raising torch's version counters, so a model must also call `forget` in its `train()`, which begins every ranking.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Memo(Generic[T]):
         self._versions = self._result = None
 
     def __call__(self, model: nn.Module, work: Callable[[], T]) -> T:
-        """Return work(), or what it returned last."""
+        """Return work(), or its last result."""
         if torch.is_grad_enabled():
             return work()
         versions = tuple((x.data_ptr(), x._version) for x in (*model.parameters(), *model.buffers()))

@@ -1,6 +1,6 @@
 """Mixers without attention: MLPs along one axis of a history, and triangular kernels along time.
 
-Axes: R rows (one history each), W width, K rows of an item (its id and its features), D hidden width, L = max_len.
+Axes: R rows (a history each), W width, K rows of an item (its id and its features), D hidden width, L = max_len.
 """
 
 from typing import Literal
@@ -9,24 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.nn.layers import Dropout, at, take_rows
+from mmbench.nn.layers import Dropout, take_rows, take_slots
 
 Activation = Literal["sigmoid", "gelu", "relu", "identity"]
 
 
 def shift(x: Tensor, steps: Tensor) -> Tensor:
-    """x [R, W, ...], row r turned to the right by steps[r] places; what falls off the end comes in at the front.
+    """Rotate row r of x [R, W, ...] by steps[r] to the right; entries that leave at the end enter at the front.
 
-    With the number of empty places, right padding becomes left padding; with its negative, back again.
+    Steps equal to the padding of each row turn right padding into left padding; their negatives undo it.
     """
-    place = torch.arange(x.shape[1], device=x.device)
-    source = (place - steps[:, None]) % x.shape[1]
+    column = torch.arange(x.shape[1], device=x.device)
+    source = (column - steps[:, None]) % x.shape[1]
     first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
     return take_rows(x.flatten(0, 1), first + source)
 
 
 class AxisMLP(nn.Module):
-    """Linear a -> ratio * a, GELU, dropout, Linear back, dropout, along one axis (counted from the end)."""
+    """Linear a -> ratio * a, GELU, dropout, Linear back, dropout, along an axis (counted from the end)."""
 
     def __init__(self, size: int, *, axis: int, ratio: int, dropout: float, bias: bool) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class AxisMLP(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """MLPs over places, channels and item rows, the same three in every layer; not causal, sees the padding.
+    """MLPs over positions, channels and item rows, the same three in every layer; not causal, reads the padding.
 
-    "serial":   x = x + MLP(LN(x)) along places, then channels, then rows; inner width 4 a, with biases.
-    "parallel": x = the sum of the three of one LN(x), without a residual; inner width 3 a, without biases.
-    An item with one row only has nothing to mix there, and no MLP for it.
+    "serial":   x = x + MLP(LN(x)) along positions, then channels, then rows; inner width 4 a, with biases.
+    "parallel": x = the sum of all three of the same LN(x), without a residual; inner width 3 a, without biases.
+    With a single row per item there is no MLP over rows.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class MLPEncoder(nn.Module):
         self.out_norm = nn.LayerNorm(dim, eps=1e-12)
 
     def forward(self, x: Tensor, slot: Tensor | None = None) -> Tensor:
-        """x [R, L, K, D] -> states of row 0, [R, L, D], or [T, D] at the places `slot` of the flattened [R L].
+        """Return the states of row 0 of x [R, L, K, D], [R, L, D], or [T, D] at `slot`, indices of the flattened [R L].
 
-        Where only some places are read, the last layer mixes channels and rows there only.
+        With `slot` the last layer mixes channels and rows at the slots only.
         """
         layer = self._serial if self.is_serial else self._parallel
         for number in range(1, self.n_layers + 1):
@@ -86,24 +86,24 @@ class MLPEncoder(nn.Module):
         return self.out_norm(x[..., 0, :])
 
     def _serial(self, x: Tensor, slot: Tensor | None) -> Tensor:
-        x = at(x + self.mlps["place"](self.norms["place"](x)), slot)
+        x = take_slots(x + self.mlps["place"](self.norms["place"](x)), slot)
         for name in list(self.mlps)[1:]:
             x = x + self.mlps[name](self.norms[name](x))
         return x
 
     def _parallel(self, x: Tensor, slot: Tensor | None) -> Tensor:
         normed = self.norms["all"](x)
-        total = at(self.mlps["place"](normed), slot)
-        normed = at(normed, slot)
+        total = take_slots(self.mlps["place"](normed), slot)
+        normed = take_slots(normed, slot)
         for name in list(self.mlps)[1:]:
             total = total + self.mlps[name](normed)
         return total
 
 
 class TriangularKernel(nn.Module):
-    """Mixes places inside sessions of equal length, y_t = sum_j w[j, t] x_j over the j <= t of t's session.
+    """A mixer of positions inside sessions of equal length, y_t = sum_j w[j, t] x_j over the j <= t of t's session.
 
-    The weights of each SOURCE j over the later places t of its session are a softmax, so rows of w sum to 1 and
+    The weights of each SOURCE j over the later positions t of its session are a softmax, so rows of w sum to 1 and
     columns do not. Only entries that are not fixed at 0 are parameters.
     """
 
@@ -116,26 +116,26 @@ class TriangularKernel(nn.Module):
         session = torch.arange(max_len) // (max_len // n_sessions)
         allowed = (session[:, None] == session).triu()
         self.entries = nn.Parameter(torch.ones(int(allowed.sum())))  # row by row
-        number = allowed.flatten().cumsum(0).view_as(allowed) - 1  # of each entry
+        number = allowed.flatten().cumsum(0).view_as(allowed) - 1  # index of each entry among the parameters
         self.register_buffer("index", number.masked_fill(~allowed, len(self.entries)), persistent=False)
 
     def weights(self) -> Tensor:
-        """w [L, L], row = source."""
+        """Return w [L, L], row = source."""
         logits = F.pad(self.entries, (0, 1), value=float("-inf")).index_select(0, self.index.flatten())
         return logits.view(self.index.shape).softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [R, W, D], W <= L, place t of the row is place t of the kernel -> [R, W, D]."""
+        """Mix x [R, W, D], W <= L, whose column t is position t of the kernel."""
         width = x.shape[1]
         return self.weights()[:width, :width].T @ x
 
 
 class TriangularMixer(nn.Module):
-    """A kernel over the whole history, then one inside sessions, an activation after each; no channel mixing.
+    """A kernel over the whole history, then a kernel inside sessions, each with an activation; no channel mixing.
 
-    align "right": histories begin at place 0, padding comes later and is not seen; causal.
-          "left-pad": histories end at place L - 1; padding is zeroed before each kernel, because act(0) need not
-          be 0. A state then depends on the length of its whole row.
+    align  "right": histories begin at position 0 and padding follows unseen; causal
+           "left-pad": histories end at position L - 1; padding is zeroed before each kernel, because act(0) need not
+           be 0. A state then depends on the length of its whole row
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class TriangularMixer(nn.Module):
         return F.relu(x) if self.activation == "relu" else x
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """x [R, W, D] right padded (W = L when aligned left-pad), real bool [R, W] -> [R, W, D], right padded."""
+        """Mix x [R, W, D], right padded (W = L with "left-pad"), real bool [R, W]; the result is right padded too."""
         if not self.is_left_padded:
             return self.activate(self.local(self.activate(self.whole(x))))
         n_empty = (~real).sum(1)

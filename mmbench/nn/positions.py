@@ -1,4 +1,4 @@
-"""Where an event stands in its history."""
+"""Positions of events in their histories."""
 
 from torch import Tensor
 
@@ -6,10 +6,10 @@ from mmbench.data.batch import Batch
 
 
 def events_after(batch: Batch) -> Tensor:
-    """Return how many events of its own history come after each place, int64 [R, W]; 0 for padding.
+    """Return how many events of its history follow each event, int64 [R, W]; 0 for padding.
 
     `batch.position` counts from the oldest kept event; codes that pad on the left count from the newest. Such a
-    position changes with each event that is added, so that a state is not that of its prefix.
+    position changes with each event that is added, so a state differs from that of its prefix.
     """
     length = batch.attention_mask(causal=False).sum(-1)
     return (length - 1 - batch.position) * batch.mask

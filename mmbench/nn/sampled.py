@@ -1,4 +1,4 @@
-"""Losses over some items in place of the whole catalogue.
+"""Losses over a sample of items instead of the whole catalogue.
 
 Axes: T targets, N items, D width, K negatives, B buckets, X states and Y items of a bucket.
 """
@@ -12,29 +12,29 @@ from torch import Tensor
 from mmbench.nn.layers import take_rows
 from mmbench.nn.losses import dots, rows_of_logits
 
-FLOATS_AT_ONCE = 2**21  # of item vectors that are gathered for some targets
+MOST_FLOATS = 2**21  # of item vectors that are gathered together
 DENSE = 100  # on a CPU, scores of all N <= DENSE * K items cost less than K gathered vectors
 
 
 def chosen_scores(query: Tensor, table: Tensor, items: Tensor) -> Tensor:
     """Return query[t] . table[items[t, k] - 1], [T, K], for query [T, D], table [N, D], items int64 [T, K] in 1..N.
 
-    The K vectors of all targets are never held at once.
+    The K vectors of all targets are never in memory together.
     """
-    if items.numel() * query.shape[-1] <= FLOATS_AT_ONCE:
+    if items.numel() * query.shape[-1] <= MOST_FLOATS:
         return dots(query, F.embedding(items - 1, table))
     scores: Tensor = _ChosenScores.apply(query, table, items - 1)
     return scores
 
 
 class _ChosenScores(torch.autograd.Function):
-    """Scores of K items for each target, some targets at a time, forwards and backwards."""
+    """Scores of K items for each target, computed for some targets at a time in both passes."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
-        is_dense, size = _way(query, table, index)
+        is_dense, size = _plan(query, table, index)
         parts = zip(query.split(size), index.split(size), strict=True)
         if is_dense:
             return torch.cat([(rows @ table.T).gather(1, chosen) for rows, chosen in parts])
@@ -47,7 +47,7 @@ class _ChosenScores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         query, table, index = ctx.saved_tensors
-        is_dense, size = _way(query, table, index)
+        is_dense, size = _plan(query, table, index)
         by_query, by_table = [], torch.zeros_like(table)
         for rows, chosen, grad in zip(*(x.split(size) for x in (query, index, grads[0])), strict=True):
             if is_dense:
@@ -63,12 +63,12 @@ class _ChosenScores(torch.autograd.Function):
         return torch.cat(by_query), by_table, None
 
 
-def _way(query: Tensor, table: Tensor, index: Tensor) -> tuple[bool, int]:
-    """Return whether to form the scores of all items, and of how many targets at once."""
+def _plan(query: Tensor, table: Tensor, index: Tensor) -> tuple[bool, int]:
+    """Return whether to form the scores of all items, and for how many targets at a time."""
     n_chosen = index.shape[1]
     if not query.is_cuda and len(table) <= DENSE * n_chosen:
         return True, rows_of_logits()
-    return False, max(FLOATS_AT_ONCE // (n_chosen * query.shape[1]), 1)
+    return False, max(MOST_FLOATS // (n_chosen * query.shape[1]), 1)
 
 
 # -- formulas -----------------------------------------------------------------------------------------------------
@@ -77,13 +77,13 @@ def _way(query: Tensor, table: Tensor, index: Tensor) -> tuple[bool, int]:
 def gbce_weight(n_negatives: int, n_items: int, t: float) -> float:
     """Return beta of gBCE, 1 - t (1 - alpha), where alpha = K / (N - 1) is the rate at which items are drawn.
 
-    Petrov and Macdonald, RecSys 2023: the positive term of `bce` has this weight. t 0 = BCE, 1 = calibrated.
+    Petrov and Macdonald, RecSys 2023: it weighs the positive term of `bce`. t 0 = BCE, 1 = calibrated.
     """
     return 1 - t * (1 - min(n_negatives / max(n_items - 1, 1), 1.0))
 
 
 def sampled_softmax(positive: Tensor, negative: Tensor, is_negative: Tensor | None = None) -> Tensor:
-    """Mean over targets of -log( e^r+ / (e^r+ + sum_k e^r-) ); positive [T], negative [T, K].
+    """Return the mean over targets of -log( e^r+ / (e^r+ + sum_k e^r-) ); positive [T], negative [T, K].
 
     is_negative  bool [T, K], which negatives count; None = all
     """
@@ -93,27 +93,27 @@ def sampled_softmax(positive: Tensor, negative: Tensor, is_negative: Tensor | No
 
 
 def bucket_cross_entropy(query: Tensor, table: Tensor, target: Tensor, *, n_bucket_items: int) -> Tensor:
-    """Scalable cross entropy (SCE) of query [T, D] with table [N, D]; target int64 [T] in 1..N -> scalar.
+    """Return the scalable cross entropy (SCE) of query [T, D] with table [N, D]; target int64 [T] in 1..N.
 
     Mezentsev et al., RecSys 2024. Each of B random directions has a bucket: the X states and the Y items that lie
     farthest along it, B = X = int(2 sqrt(T)). Inside a bucket a state's softmax is over its target and the bucket's
-    items; a state in several buckets has the largest of its losses, and those in none have no loss.
+    items; a state in several buckets keeps the largest of its losses, a state in none has no loss.
     """
     n_buckets = max(min(int(2 * len(query) ** 0.5), len(query)), 1)
     states, items = _buckets(query.detach(), table.detach(), n_buckets, min(n_bucket_items, len(table)))
-    own = dots(query, F.embedding(target - 1, table)[:, None])[:, 0]  # [T]
-    own_in = take_rows(own, states)  # [B, X]
+    positive = dots(query, F.embedding(target - 1, table)[:, None])[:, 0]  # [T]
+    positive_in = take_rows(positive, states)  # [B, X]
     logits = F.embedding(states, query) @ F.embedding(items, table).mT  # [B, X, Y]
-    is_own = items[:, None] == (target - 1)[states][..., None]
-    logits = logits + torch.where(is_own, float("-inf"), 0.0)
-    each = torch.cat([own_in[..., None], logits], -1).logsumexp(-1) - own_in
-    worst = torch.full_like(own, -1.0).scatter_reduce(0, states.flatten(), each.flatten(), "amax")
+    is_target = items[:, None] == (target - 1)[states][..., None]
+    logits = logits + torch.where(is_target, float("-inf"), 0.0)
+    losses = torch.cat([positive_in[..., None], logits], -1).logsumexp(-1) - positive_in
+    worst = torch.full_like(positive, -1.0).scatter_reduce(0, states.flatten(), losses.flatten(), "amax")
     has_loss = worst >= 0
     return torch.where(has_loss, worst, 0.0).sum() / has_loss.sum()
 
 
 def _buckets(query: Tensor, table: Tensor, n_buckets: int, n_bucket_items: int) -> tuple[Tensor, Tensor]:
-    """Return the states int64 [B, X], X = B, and the items int64 [B, Y], from 0, of each bucket."""
+    """Draw buckets; return the states int64 [B, X], X = B, and the items int64 [B, Y], from 0, of each."""
     directions = torch.randn(n_buckets, query.shape[1], dtype=query.dtype, device=query.device)
     states = (directions @ query.T).topk(n_buckets, 1).indices
     return states, (directions @ table.T).topk(n_bucket_items, 1).indices

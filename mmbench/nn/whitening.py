@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from mmbench.nn.layers import dropout, keep_bytes
 
-BLOCK = 2048  # rows of which G copies are held at once on a GPU
-OF_CACHE = 32  # a CPU takes so many times fewer, which its caches hold: about twice as fast
-NOISE_FLOOR = 0.01  # least deviation of a gate's noise
+BLOCK = 2048  # rows of which a GPU holds G copies in memory together
+CPU_DIVISOR = 32  # makes blocks smaller on a CPU, so that its caches hold them: about twice as fast
+NOISE_FLOOR = 0.01  # is the least deviation of a gate's noise
 
 
 def _block(x: Tensor) -> int:
-    """Return how many rows are copied at once."""
-    return BLOCK if x.is_cuda else max(BLOCK // OF_CACHE, 1)
+    """Return how many rows are copied at a time."""
+    return BLOCK if x.is_cuda else max(BLOCK // CPU_DIVISOR, 1)
 
 
 class _DroppedProducts(torch.autograd.Function):
-    """x [n, F] with a mask for each group, keep uint8 [G, n, F], times weight [G, D, F] -> [G, n, D].
+    """Products [G, n, D] of x [n, F], masked for each group by keep uint8 [G, n, F], with weight [G, D, F].
 
     The G dropped copies of x exist a block of rows at a time, in both passes; only the masks are kept. No gradient
     reaches x.
@@ -53,19 +53,19 @@ class _DroppedProducts(torch.autograd.Function):
 
 
 class WhiteningExperts(nn.Module):
-    """features [..., F] -> v [..., D] = sum_g gate_g(x) W_g (drop(x) - b_g); the gate is a softmax over all experts.
+    """v [..., D] = sum_g gate_g(x) W_g (drop(x) - b_g) of features x [..., F]; the gate is a softmax over all experts.
 
-    The gate sees x without dropout. In training its logits get normal noise of the learned deviation
+    The gate reads x without dropout. In training its logits get normal noise of the learned deviation
     softplus(x W_noise) + 0.01, unless `is_noisy` is False.
 
-    own_dropout  a mask for each expert; False: one for all, which is one product
+    mask_per_expert  draws a mask for each expert; False: all share a mask, and their maps are a single product
     """
 
     def __init__(
-        self, width: int, dim: int, n_experts: int, rate: float, *, own_dropout: bool, is_noisy: bool
+        self, width: int, dim: int, n_experts: int, rate: float, *, mask_per_expert: bool, is_noisy: bool
     ) -> None:
         super().__init__()
-        self.rate, self.own_dropout, self.is_noisy = rate, own_dropout, is_noisy
+        self.rate, self.mask_per_expert, self.is_noisy = rate, mask_per_expert, is_noisy
         self.weight = nn.Parameter(torch.empty(n_experts, dim, width))  # W_g
         self.offset = nn.Parameter(torch.empty(n_experts * width))  # b_g of all experts
         self.gate = nn.Linear(width, n_experts, bias=False)
@@ -73,7 +73,7 @@ class WhiteningExperts(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Draw the maps anew; offsets and gates are 0, so that all experts have the same weight in evaluation."""
+        """Draw the maps anew and zero offsets and gates, so that all experts weigh the same in evaluation."""
         nn.init.normal_(self.weight, std=0.02)
         for parameter in (self.offset, self.gate.weight, self.noise.weight):
             nn.init.zeros_(parameter)
@@ -84,18 +84,18 @@ class WhiteningExperts(nn.Module):
         return v.unflatten(0, x.shape[:-1])
 
     def experts(self, x: Tensor) -> Tensor:
-        """Return e_g(x) of all experts; x [n, F] -> [G, n, D]."""
+        """Return e_g(x) of all experts, [G, n, D], of x [n, F]."""
         n_experts, _, width = self.weight.shape
         shift = (self.weight @ self.offset.view(n_experts, width, 1)).mT  # W_g b_g, [G, 1, D]
         cut = min(round(self.rate * 256), 255)
-        if self.training and cut and self.own_dropout:
+        if self.training and cut and self.mask_per_expert:
             keep = keep_bytes(self.weight.new_empty(n_experts, *x.shape), cut)
             return _DroppedProducts.apply(x, keep, self.weight) * (256.0 / (256 - cut)) - shift
         together = F.linear(dropout(x, self.rate, self.training), self.weight.flatten(0, 1))
         return together.unflatten(-1, (n_experts, -1)).movedim(-2, 0) - shift
 
     def gates(self, x: Tensor) -> Tensor:
-        """Return the weights of the experts, a softmax; x [n, F] -> [n, G]."""
+        """Return the softmax weights of the experts, [n, G], of x [n, F]."""
         logits = self.gate(x)
         if self.training and self.is_noisy:
             noise = torch.randn(logits.shape, dtype=logits.dtype, device=logits.device)

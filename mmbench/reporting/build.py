@@ -13,11 +13,12 @@ from mmbench.errors import UsageError, suggest
 from mmbench.reporting import caption
 from mmbench.reporting.compare import ColumnRows, compare_all
 from mmbench.reporting.effort import Efforts, effort_lines, effort_warnings, efforts_of, unequal_datasets
+from mmbench.reporting.effort_rows import EffortRows, effort_rows
 from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
 from mmbench.reporting.missing_controls import missing_control_lines
 from mmbench.reporting.places import mark_places, winners, with_cell
-from mmbench.reporting.power import seeds_needed
+from mmbench.reporting.power_lines import power_lines
 from mmbench.reporting.request import TableRequest
 from mmbench.reporting.table import ALPHA, Cell, Column, Comparison, DatasetInfo, Row, Table
 from mmbench.runs.store import RunRecord
@@ -38,9 +39,15 @@ def build_table(records: Sequence[RunRecord], request: TableRequest = DEFAULT_RE
     datasets += sorted(present - set(datasets))
     check_runs(records, datasets, request)
     groups, repeated = group_runs(records)
-    keys, labels = row_keys(groups)
-    grid = Grid(request, datasets, list(dict.fromkeys(keys)))
-    for group, key in zip(groups, keys, strict=True):
+    if request.rows == "all":
+        keys, labels = row_keys(groups)
+        chosen = EffortRows(list(zip(keys, groups, strict=True)), labels)
+    else:
+        chosen = effort_rows(groups, request.rows)
+    labels, repeated = chosen.labels, [*repeated, *chosen.left_out]
+    grid = Grid(request, datasets, list(dict.fromkeys(key for key, _ in chosen.entries)))
+    grid.reasons.update(chosen.missing)
+    for key, group in chosen.entries:
         grid.add(key, group)
     grid.check()
     names = row_names(records)
@@ -96,18 +103,45 @@ class _Builder:
         self.rows = mark_places([self._row(key, *names[key]) for key in self.keys], len(self.columns))
 
     def sort(self) -> None:
-        """Put floors last; sort the rest in the requested order, else strongest first by the first column."""
+        """Put floors last; sort the rest as requested, else in the order of the models, else strongest first.
 
-        def order(index: int) -> tuple[bool, int, float, str]:
+        Rows of one model stay together where they are the recipe's and the tuned ones.
+        """
+        by_name, column = self.request.sort == "name", self._sorted_column()
+        together = self.request.rows == "both"
+        firsts = [row.cells[column].mean for row in self.rows]
+        means = [-np.inf if mean is None else mean for mean in firsts]
+        best: dict[str, float] = {}
+        for row, mean in zip(self.rows, means, strict=True):
+            best[row.model] = max(mean, best.get(row.model, -np.inf))
+
+        def order(index: int) -> tuple[bool, int, float, str, str]:
             row = self.rows[index]
-            models = self.request.models
+            models = () if self.request.sort else self.request.models
             rank = models.index(row.model) if row.model in models else len(models)
-            mean = row.cells[0].mean
-            return row.floor, rank, np.inf if mean is None else -mean, row.label
+            mean = best[row.model] if together else means[index]
+            value = row.label.casefold() if by_name else ""
+            return (
+                row.floor,
+                rank,
+                0.0 if by_name else -mean,
+                row.model if together else "",
+                value or row.label,
+            )
 
         order_of_rows = sorted(range(len(self.rows)), key=order)
         self.rows = [self.rows[index] for index in order_of_rows]
         self.keys = [self.keys[index] for index in order_of_rows]
+
+    def _sorted_column(self) -> int:
+        """Return the column that orders the rows: that of the metric on the first data set."""
+        wanted, metrics = self.request.sort, [str(metric) for metric in self.request.metrics]
+        if wanted in ("", "name"):
+            return 0
+        names = {metric.casefold(): index for index, metric in enumerate(metrics)}
+        if wanted.casefold() not in names:
+            raise UsageError(f"--sort: {suggest(wanted, ['name', *metrics], what='column')}")
+        return names[wanted.casefold()]
 
     def find(self, name: str) -> int:
         """Return the index of the row that `--compare` names by its label, display name or model."""
@@ -147,6 +181,7 @@ class _Builder:
             compare="" if compared is None else self.rows[compared].label,
             comparisons=tuple(comparisons),
             family=sum(comparison.p is not None for comparison in comparisons),
+            top=request.top,
             left_out=(
                 *self.repeated,
                 *(fault.reason for faults in self.grid.faults.values() for fault in faults),
@@ -292,6 +327,8 @@ class _Builder:
             *missing_control_lines(groups),
             *caption.machine_lines(groups),
             *caption.mark_lines(table.rows),
+            *caption.hidden_lines(table),
+            *caption.tie_lines(self._measured),
             *caption.test_lines(
                 table.comparisons,
                 test=table.test,
@@ -299,27 +336,9 @@ class _Builder:
                 compare=table.compare,
                 n_columns=len({comparison.column for comparison in table.comparisons}),
             ),
-            *self._power_lines(table),
+            *power_lines(table, self._measured),
             *caption.note_lines(groups),
         ]
-
-    def _power_lines(self, table: Table) -> list[tuple[str, str]]:
-        """Return, for each data set, whether its first column needs more seeds than it has."""
-        lines: list[tuple[str, str]] = []
-        level = ALPHA if table.correction == "none" else ALPHA / max(table.family, 1)
-        first = {column.dataset: number for number, column in reversed(list(enumerate(table.columns)))}
-        for number in first.values():
-            column, comparison = table.columns[number], table.headlines()[number]
-            if comparison is None or column.metric.per == "catalogue" or table.test == "users":
-                continue
-            ours, theirs = (
-                self.grid.measured[column.dataset, self.keys[row]]
-                for row in (comparison.compared, comparison.rival)
-            )
-            resolution = seeds_needed(ours, theirs, self.request.metrics.index(column.metric), alpha=level)
-            names = self.rows[comparison.compared].label, self.rows[comparison.rival].label
-            lines += caption.power_lines(column, names, resolution)
-        return lines
 
     def _other_winners(self) -> list[caption.OtherWinner]:
         """Return the columns with other best rows under the other mask rule."""

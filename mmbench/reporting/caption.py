@@ -11,10 +11,10 @@ from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Verdict, smallest_sign_p
 from mmbench.reporting.gather import Measured
 from mmbench.reporting.labels import Group
-from mmbench.reporting.power import Resolution
-from mmbench.reporting.table import ALPHA, Column, Comparison, DatasetInfo, Row
+from mmbench.reporting.table import ALPHA, Column, Comparison, DatasetInfo, Row, Table
 from mmbench.runs.store import RunRecord
 
+TIE_SHARE = 0.01  # of the users; a larger share with tied targets is told
 _TIES: dict[Ties, str] = {
     "expected": "tied scores count by their expectation over random tie breaking",
     "optimistic": "tied scores rank the target first (optimistic: constant scores would be perfect)",
@@ -208,6 +208,31 @@ def mark_lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return [("†", "selected on the test item, as released code does; not marked best or second.")]
 
 
+def hidden_lines(table: Table) -> list[tuple[str, str]]:
+    """Return how many rows are not printed."""
+    n_hidden = len(table.rows) - len(table.shown_rows)
+    if not n_hidden:
+        return []
+    return [
+        (
+            "Rows",
+            f"the first {table.top}; {n_hidden} more are not printed. Marks and tests are about all rows.",
+        )
+    ]
+
+
+def tie_lines(measured: Sequence[tuple[str, Row, Measured]]) -> list[tuple[str, str]]:
+    """Return how many users have a tied target under the floors, whose scores are often equal by their nature."""
+    shares: dict[str, list[str]] = defaultdict(list)
+    for dataset, row, runs in measured:
+        if row.floor and runs.tie_share > TIE_SHARE:
+            shares[dataset].append(f"{row.label} {100 * runs.tie_share:.1f} %")
+    return [
+        ("Ties", f"{dataset}: users with a tied target: {', '.join(texts)}.")
+        for dataset, texts in shares.items()
+    ]
+
+
 def test_lines(
     comparisons: Sequence[Comparison], *, test: TestName, correction: Correction, compare: str, n_columns: int
 ) -> list[tuple[str, str]]:
@@ -235,23 +260,6 @@ def test_lines(
     if reasons:
         lines.append(("No p", "; ".join(f"{words}: {reason}" for words, reason in reasons.items()) + "."))
     return lines
-
-
-def power_lines(
-    column: Column, rows: tuple[str, str], resolution: Resolution | None
-) -> list[tuple[str, str]]:
-    """Return what a column's difference needs where it has fewer seeds than that."""
-    if resolution is None or resolution.smallest is None:
-        return []
-    needed = resolution.needed
-    if needed is not None and resolution.n >= needed:
-        return []
-    seeds = "more seeds than can be run" if needed is None else f"about {needed:,}"
-    text = (
-        f"{column.metric} on {column.dataset}, {rows[0]} against {rows[1]}: {resolution.n} seeds show a difference of "
-        f"{_short(resolution.smallest)} with power .8; this one needs {seeds} (mmbench power)."
-    )
-    return [("Power", text)]
 
 
 def _describe(tested: Sequence[Comparison], test: TestName) -> str:
@@ -318,7 +326,7 @@ def warnings(
                 f"{len(late)} of {len(group.finished)} runs; possibly under-trained, raise --epochs"
             )
     for dataset, row, runs in measured:
-        if runs.tie_share > 0.01:
+        if runs.tie_share > TIE_SHARE and not row.floor:
             lines.append(
                 f"{row.label} on {dataset}: {100 * runs.tie_share:.1f} % of users have a tied target"
             )

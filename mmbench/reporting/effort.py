@@ -14,7 +14,7 @@ def efforts_of(groups: Sequence[tuple[Group, Row]]) -> Efforts:
     """Return the origin of the settings of each row that is trained, by data set and label; floors have none."""
     origins: dict[str, dict[str, SettingsOrigin]] = defaultdict(dict)
     for group, row in groups:
-        if group.finished and not (row.floor or row.deterministic):
+        if group.finished and not (row.floor or row.deterministic or group.finished[0].external):
             origins[group.dataset][row.label] = settings_origin(group.finished[0])
     return origins
 

@@ -71,10 +71,28 @@ def measure(group: Group, request: TableRequest) -> tuple[Measured | None, list[
         except DataError as error:
             faults.append(Fault(record, str(error)))
         else:
-            runs.append(_measure_run(record, ranking, request))
+            reason = _why_not(record, ranking, request)
+            if reason:
+                faults.append(Fault(record, reason))
+            else:
+                runs.append(_measure_run(record, ranking, request))
     for run in runs[1:]:
         _check_same_users(runs[0], run)
     return (_measured(runs, deterministic) if runs else None), faults
+
+
+def _why_not(record: RunRecord, ranking: Ranking, request: TableRequest) -> str:
+    """Return why another program's lists do not give the metrics of a request; "" where they do."""
+    rule = request.mask_seen or record.mask_seen
+    if rule not in ranking.counts:
+        return (
+            f"{record.path} has ranks under mask rule {' and '.join(ranking.counts)} only, not under {rule}"
+        )
+    limit = ranking.limits.get(rule)
+    missing = [str(metric) for metric in request.metrics if not metric.is_exact(limit)]
+    return (
+        f"{record.path}: its lists give metrics up to @{limit}, so no {', '.join(missing)}" if missing else ""
+    )
 
 
 def _measured(runs: Sequence[_Run], deterministic: bool) -> Measured:
@@ -123,6 +141,8 @@ def _under_other(
     metric: Metric, record: RunRecord, ranking: Ranking, rule: MaskRule, request: TableRequest
 ) -> float:
     if metric.name == "AUC" and rule != "none":
+        return np.nan
+    if rule not in ranking.counts or not metric.is_exact(ranking.limits.get(rule)):
         return np.nan
     if metric.needs == "lists":
         return _list_metric(metric, record, ranking, rule)

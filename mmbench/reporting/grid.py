@@ -58,7 +58,12 @@ def _blocks(lines: Lines, widths: Sequence[int], room: int | None) -> list[list[
         return [list(range(len(lines.heads)))]
 
     def needed(columns: Sequence[int]) -> int:
-        return sum(widths[index] + len(_GAP) for index in columns)
+        """Return the width of some columns; the name of a data set may need more than its columns."""
+        spans = _by_dataset(lines, columns)
+        return sum(
+            max(len(name), _span(members, dict(enumerate(widths)))) + len(_GAP)
+            for name, members in spans.items()
+        )
 
     blocks: list[list[int]] = []
     for columns in by_dataset.values():

@@ -36,7 +36,7 @@ def _rendered(template: str, table: Table) -> str:
     ]
     parts = [
         {"name": "floors" if floor else "models", "rows": [_row(row, table) for row in rows]}
-        for floor, rows in groupby(table.rows, key=lambda row: row.floor)
+        for floor, rows in groupby(table.shown_rows, key=lambda row: row.floor)
     ]
     names = ", ".join(info.name for info in table.datasets)
     return page.render(

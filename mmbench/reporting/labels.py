@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -113,12 +113,16 @@ def _settings(groups: Sequence[Group]) -> list[dict[str, _Value]]:
     if its features are read, under the name "text encoder".
     """
     runs = [run for group in groups for run in group.records]
-    ignored = set(ENCODERS)
-    if any(run.stopped == "closed form" for run in runs):
-        ignored |= {parameter.name for parameter in fields(TrainConfig)}
-        ignored -= {*RANKING_SETTINGS, *FEATURE_CHANGES}
+    ignored = {*ENCODERS, *ignored_settings(runs)}
     read = sorted({modality for run in runs for modality in run.features})
     return [_group_settings(group, ignored, read) for group in groups]
+
+
+def ignored_settings(runs: Iterable[RunRecord]) -> set[str]:
+    """Return the settings of training that a model which is not trained ignores, although its runs store them."""
+    if not any(run.stopped == "closed form" for run in runs):
+        return set()
+    return {parameter.name for parameter in fields(TrainConfig)} - {*RANKING_SETTINGS, *FEATURE_CHANGES}
 
 
 def _group_settings(group: Group, ignored: Collection[str], read: Sequence[str]) -> dict[str, _Value]:

@@ -1,13 +1,16 @@
 """The table as LaTeX; it needs the package booktabs, and graphicx to shrink a wide table to the page."""
 
 import re
+from collections.abc import Sequence
 from itertools import groupby
 
 from mmbench.reporting import rounding
 from mmbench.reporting.table import Cell, Row, Table
+from mmbench.reporting.turned import turn
 from mmbench.visible import visible
 
 _FITTING = 5  # this many columns fit on a page
+_MOST = 10  # more columns in one tabular would be too small to read
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -25,32 +28,81 @@ def escape(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a `table*` environment: two header levels, floors under a rule, notes below the table."""
-    columns = len(table.columns)
-    wide = columns > _FITTING
+    """Return a `table*` environment: two header levels, floors under a rule, notes below the table.
+
+    Many columns become several tabulars, one below the other, each of whole data sets.
+    """
+    parts = [line for block in _blocks(table) for line in [*_tabular(table, block), r"\par\medskip"]][:-1]
+    return _environment(table, parts, wide=len(table.columns) > _FITTING)
+
+
+def latex_turned(table: Table) -> str:
+    """Return the same with a line per metric and a column per model."""
+    turned, lines = turn(table), []
+    columns = len(turned.models) + len(turned.comparisons)
+    heads = [escape(text) for text in (*(row.label for row in turned.models), *turned.comparisons)]
+    for index, line in enumerate(turned.lines):
+        is_first = index == 0 or turned.lines[index - 1].dataset != line.dataset
+        lines += [r"\midrule"] * (is_first and index > 0)
+        cells = [*map(_cell, line.cells), *map(escape, line.compared)]
+        dataset = escape(line.dataset) if is_first else ""
+        lines.append(rf"{dataset} & {escape(line.metric)} & {' & '.join(cells)} \\")
+    counts = [*map(escape, turned.runs), *("" for _ in turned.comparisons)]
+    body = [
+        rf"\begin{{tabular}}{{ll{'l' * columns}}}", r"\toprule", rf"Data set & Metric & {' & '.join(heads)} \\",
+        r"\midrule", *lines, r"\midrule", rf" & $n$ & {' & '.join(counts)} \\", r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+    return _environment(table, _shrunk(body, columns), wide=columns > _FITTING)
+
+
+def _environment(table: Table, body: list[str], *, wide: bool) -> str:
+    label = "-".join(re.sub(r"[^a-z0-9]+", "-", info.name) for info in table.datasets)
     lines = [
         rf"% needs \usepackage{{booktabs{',graphicx' if wide else ''}}}",
         r"\begin{table*}[t]",
         r"\centering",
         r"\small",
         rf"\caption{{{escape(_title(table))}}}",
-        rf"\label{{tab:{'-'.join(re.sub(r'[^a-z0-9]+', '-', info.name) for info in table.datasets)}}}",
-        *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
-        rf"\begin{{tabular}}{{lr{'l' * columns}}}",
-        r"\toprule",
-        *_head(table),
-        r"\midrule",
+        rf"\label{{tab:{label}}}",
+        *body,
+        *_notes(table),
+        r"\end{table*}",
     ]
-    for index, row in enumerate(table.rows):
-        if row.floor and index and not table.rows[index - 1].floor:
-            lines.append(r"\midrule")
-        lines.append(_row(row, table))
-    below = rounding.summary(table)
-    if below:
-        lines.append(r"\midrule")
-        lines += [rf"{escape(line.label)} & & {' & '.join(map(escape, line.texts))} \\" for line in below]
-    lines += [r"\bottomrule", r"\end{tabular}" + "}" * wide, *_notes(table), r"\end{table*}"]
     return "\n".join(lines) + "\n"
+
+
+def _shrunk(tabular: list[str], columns: int) -> list[str]:
+    """Return a tabular that is shrunk to the page if it is too wide for it."""
+    if columns <= _FITTING:
+        return tabular
+    return [r"\resizebox{\linewidth}{!}{%", *tabular[:-1], tabular[-1] + "}"]
+
+
+def _blocks(table: Table) -> list[list[int]]:
+    """Return the columns of each tabular: whole data sets, and more than _MOST columns only within one of them."""
+    blocks: list[list[int]] = []
+    for _, group in groupby(range(len(table.columns)), key=lambda index: table.columns[index].dataset):
+        columns = list(group)
+        if blocks and len(blocks[-1]) + len(columns) <= _MOST:
+            blocks[-1] += columns
+        else:
+            blocks.append(columns)
+    return blocks
+
+
+def _tabular(table: Table, block: Sequence[int]) -> list[str]:
+    """Return the tabular of some columns."""
+    rows, below = table.shown_rows, rounding.summary(table)
+    lines = [rf"\begin{{tabular}}{{lr{'l' * len(block)}}}", r"\toprule", *_head(table, block), r"\midrule"]
+    for index, row in enumerate(rows):
+        if row.floor and index and not rows[index - 1].floor:
+            lines.append(r"\midrule")
+        lines.append(_row(row, table, block))
+    lines += [r"\midrule"] * bool(below)
+    for line in below:
+        texts = " & ".join(escape(line.texts[index]) for index in block)
+        lines.append(rf"{escape(line.label)} & & {texts} \\")
+    return _shrunk([*lines, r"\bottomrule", r"\end{tabular}"], len(block))
 
 
 def _title(table: Table) -> str:
@@ -61,15 +113,16 @@ def _title(table: Table) -> str:
     )
 
 
-def _head(table: Table) -> list[str]:
+def _head(table: Table, block: Sequence[int]) -> list[str]:
     """Return data sets over their metrics, with a rule under each; one level if there is one data set."""
-    metrics = " & ".join(escape(str(column.metric)) for column in table.columns)
+    columns = [table.columns[index] for index in block]
+    metrics = " & ".join(escape(str(column.metric)) for column in columns)
     lowest = rf"Model & $n$ & {metrics} \\"
     if len(table.datasets) == 1:
         return [lowest]
     names = {info.name: info.name + (" (synthetic)" if info.synthetic else "") for info in table.datasets}
     spans, rules, start = [], [], 3
-    for dataset, group in groupby(table.columns, key=lambda column: column.dataset):
+    for dataset, group in groupby(columns, key=lambda column: column.dataset):
         size = len(list(group))
         spans.append(rf"\multicolumn{{{size}}}{{c}}{{{escape(names[dataset])}}}")
         rules.append(rf"\cmidrule(lr){{{start}-{start + size - 1}}}")
@@ -77,8 +130,8 @@ def _head(table: Table) -> list[str]:
     return [rf" & & {' & '.join(spans)} \\", " ".join(rules), lowest]
 
 
-def _row(row: Row, table: Table) -> str:
-    cells = " & ".join(_cell(cell) for cell in row.cells)
+def _row(row: Row, table: Table, block: Sequence[int]) -> str:
+    cells = " & ".join(_cell(row.cells[index]) for index in block)
     return rf"{escape(row.label)} & {escape(rounding.runs_text(row, table))} & {cells} \\"
 
 
@@ -98,4 +151,6 @@ def _notes(table: Table) -> list[str]:
     ]
     notes += [rf"\textbf{{Warning:}} {escape(warning)}." for warning in table.warnings]
     notes += [rf"\textit{{{escape(key)}:}} {escape(text)}" for key, text in table.caption]
+    if not notes:
+        return []
     return [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"]

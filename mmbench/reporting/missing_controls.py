@@ -38,6 +38,4 @@ def _is_late_fusion(group: Group) -> bool:
 
 def _is_changed(group: Group) -> bool:
     settings = group.finished[0].settings
-    return any(
-        key in settings and str(settings[key].value).startswith("shuffled:") for key in FEATURE_CHANGES
-    )
+    return any(key in settings and str(settings[key].value).startswith("shuffled") for key in FEATURE_CHANGES)

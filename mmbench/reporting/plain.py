@@ -11,6 +11,7 @@ from typing import Any
 from mmbench.evaluation.significance import Outcome, Verdict
 from mmbench.reporting import rounding
 from mmbench.reporting.table import Cell, Comparison, Row, Table
+from mmbench.reporting.turned import turn
 from mmbench.visible import visible
 
 CSV_FIELDS = (
@@ -29,9 +30,9 @@ def markdown(table: Table) -> str:
     ]
     rows = [
         [escape(row.label), rounding.runs_text(row, table), *map(cell_markdown, row.cells)]
-        for row in table.rows
+        for row in table.shown_rows
     ]
-    floors = [row.floor for row in table.rows]
+    floors = [row.floor for row in table.shown_rows]
     # Pipe tables cannot have an inner rule; an empty row separates the floors.
     if any(floors) and not all(floors):
         rows.insert(floors.index(True), [""] * (2 + len(heads)))
@@ -40,6 +41,19 @@ def markdown(table: Table) -> str:
         below.insert(0, [""] * (2 + len(heads)))
     title = "" if several else f"**{escape(names[table.datasets[0].name])}**\n\n"
     return title + pipes(["Model", "n", *heads], [*rows, *below]) + "\n\n" + notes(table)
+
+
+def markdown_turned(table: Table) -> str:
+    """Return a pipe table with a line per metric and a column per model."""
+    turned = turn(table)
+    head = ["Data set", "Metric", *(escape(row.label) for row in turned.models)]
+    head += [f"*{escape(label)}*" for label in turned.comparisons]
+    rows = [
+        [escape(line.dataset), line.metric, *map(cell_markdown, line.cells), *map(escape, line.compared)]
+        for line in turned.lines
+    ]
+    rows.append(["", "*n*", *turned.runs, *("" for _ in turned.comparisons)])
+    return pipes(head, rows) + "\n\n" + notes(table)
 
 
 def notes(table: Table) -> str:

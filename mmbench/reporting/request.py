@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
+from mmbench.choices import Correction, MaskRule, Rows, SplitName, TestName, Ties
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric
 
 _VOCABULARIES = (
     ("split", SplitName), ("ties", Ties), ("mask_seen", MaskRule), ("test", TestName), ("correction", Correction),
+    ("rows", Rows),
 )  # fmt: skip
 
 
@@ -20,6 +21,9 @@ class TableRequest:
     compare     the row (label or model) that is tested against all others; None = the best row of each column
     datasets, models  the order; by default, data sets by name and the strongest model first
     unequal_budgets   give stars also where the rows were tuned with different budgets
+    sort        the metric that orders the rows, best first, or "name"; by default the first column
+    top         print so many rows besides the floors; 0 = all
+    rows        all rows, or those with the recipe's settings, with tuned ones, or both side by side
     """
 
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
@@ -32,6 +36,9 @@ class TableRequest:
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     unequal_budgets: bool = False
+    sort: str = ""
+    top: int = 0
+    rows: Rows = "all"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))

@@ -69,18 +69,20 @@ def runs_text(row: Row, table: Table) -> str:
 def summary(table: Table) -> list[Line]:
     """Return the lines that compare: which row against which, by how much, and how certain it is."""
     shown = table.headlines()
-    if not any(shown):
+    if not any(shown) or table.lines == "none":
         return []
     rows = table.rows
 
     def line(label: str, text: Callable[[Comparison], str]) -> Line:
         return Line(label, tuple(DASH if comparison is None else text(comparison) for comparison in shown))
 
+    if table.lines == "improved":
+        return [line(improved_label(table), _percent)]
     names = {"t": "t", "wilcoxon": "Wilcoxon", "sign-flip": "sign-flip", "users": "users"}
     lines = [
         line("Compared", lambda c: rows[c.compared].label),
         line("Against", lambda c: rows[c.rival].label),
-        line("Improved", _percent),
+        line(improved_label(table), _percent),
         line("Difference", lambda c: number(c.difference, sign=True)),
     ]
     if any(c is not None and c.interval for c in shown):
@@ -98,6 +100,12 @@ def summary(table: Table) -> list[Line]:
     if any(c is not None and c.won is not None for c in shown):
         lines.append(line("Users won/lost", lambda c: DASH if c.won is None else f"{c.won}/{c.lost}"))
     return lines
+
+
+def improved_label(table: Table) -> str:
+    """Return "Improved", or "Change" where the row that was asked for is below the strongest other one."""
+    is_lower = any(c is not None and c.difference < 0 for c in table.headlines())
+    return "Change" if table.compare and is_lower else "Improved"
 
 
 def _percent(comparison: Comparison) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
 from mmbench.evaluation.metrics import Metric
@@ -113,6 +113,15 @@ class Table:
     caption: tuple[tuple[str, str], ...] = ()  # (keyword, sentence)
     warnings: tuple[str, ...] = field(default=())
     left_out: tuple[str, ...] = ()  # a line about each run that could not be read or was given more than once
+    lines: Literal["all", "improved", "none"] = "all"  # which comparisons are printed below the rows
+    top: int = 0  # so many rows are printed, and the floors; 0 = all
+
+    @property
+    def shown_rows(self) -> tuple[Row, ...]:
+        """Return the rows that are printed; tests and marks are about all."""
+        models = [row for row in self.rows if not row.floor]
+        kept = models[: self.top or None]
+        return (*kept, *(row for row in self.rows if row.floor))
 
     @property
     def unit(self) -> str:

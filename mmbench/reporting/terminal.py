@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from mmbench.reporting import rounding
 from mmbench.reporting.grid import Line, Lines, draw
+from mmbench.reporting.layout import FULL, Layout, laid_out
 from mmbench.reporting.table import Cell, Row, Table
+from mmbench.reporting.turned import turn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,28 +36,86 @@ def plain_text(show: "Callable[[Console], None]") -> str:
     return out.getvalue()
 
 
-def print_terminal(table: Table, console: "Console") -> None:
-    """Print to a rich console; if it is not a terminal, nothing is wrapped or split."""
+def print_terminal(table: Table, console: "Console", layout: Layout = FULL) -> None:
+    """Print to a rich console; if it is not a terminal, nothing is wrapped or split.
+
+    On a terminal the table comes last, so that it is what stands on the screen: warnings before it, a line each, and
+    notes only if the layout asks for them.
+    """
     width = console.width if console.is_terminal else None
     colour = console.is_terminal and not console.no_color
-    emit = emitter(console)
+    emit, short = emitter(console), layout.notes is None and console.is_terminal
+    table = laid_out(table, layout)
+    for text in table.warnings if short else ():
+        emit(_one_line(f"warning: {text}", console.width))
+    for line in draw(
+        _turned_lines(table, colour) if layout.transposed else _lines(table, colour, width), width
+    ):
+        emit(line)
+    if short:
+        for line in _footnotes(table, width):
+            emit(line)
+        pointer = f"{_marks(colour)}; data, metrics, tests: mmbench report --notes"
+        for text in textwrap.wrap(pointer, console.width):
+            emit(text)
+        return
+    emit("")
+    for line in notes(table, colour, width):
+        emit(line)
+
+
+def _one_line(text: str, width: int) -> "Text":
+    """Return a text cut to a line of the terminal."""
+    from rich.text import Text
+
+    return Text(text if len(text) <= width else f"{text[: width - 3]}...", "yellow")
+
+
+def _marks(colour: bool) -> str:
+    return "bold best, underlined second" if colour else "¹ best, ² second"
+
+
+def _footnotes(table: Table, width: int | None) -> list["Text"]:
+    return [
+        line
+        for index, text in enumerate(table.footnotes)
+        for line in paragraph(rounding.footnote_mark(index), text, "yellow", width)
+    ]
+
+
+def _turned_lines(table: Table, colour: bool) -> Lines:
+    """Return a line per metric under a column per model."""
+    from rich.text import Text
+
+    turned, several = turn(table), len(table.datasets) > 1
+    heads = [row.label for row in turned.models] + list(turned.comparisons)
+    rows = [
+        Line(
+            f"{line.dataset} {line.metric}" if several else line.metric, "",
+            (*(cell_text(cell, colour) for cell in line.cells), *(Text(text) for text in line.compared)),
+        )
+        for line in turned.lines
+    ]  # fmt: skip
+    counts = (*(Text(n, "dim") for n in turned.runs), *(Text("") for _ in turned.comparisons))
+    title = "Models" if several else turned.lines[0].dataset
+    return Lines(tuple((title, head) for head in heads), tuple(rows), (Line("n", "", counts),), "Metric", "")
+
+
+def _lines(table: Table, colour: bool, width: int | None) -> Lines:
+    """Return a line per row under a column per metric."""
+    rows = table.shown_rows
     names = {info.name: info.name + (" (synthetic)" if info.synthetic else "") for info in table.datasets}
-    lines = Lines(
+    return Lines(
         heads=tuple((names[column.dataset], str(column.metric)) for column in table.columns),
         rows=tuple(
             line
-            for index, row in enumerate(table.rows)
+            for index, row in enumerate(rows)
             for line in _row(
-                row, table, colour, width, rule=bool(row.floor and index and not table.rows[index - 1].floor)
+                row, table, colour, width, rule=bool(row.floor and index and not rows[index - 1].floor)
             )
         ),
         below=tuple(summary_line(line) for line in _short_names(rounding.summary(table))),
     )
-    for line in draw(lines, width):
-        emit(line)
-    emit("")
-    for line in notes(table, colour, width):
-        emit(line)
 
 
 def _short_names(lines: Sequence[rounding.Line]) -> list[rounding.Line]:
@@ -114,22 +174,18 @@ def cell_text(cell: Cell, colour: bool) -> "Text":
 
 
 def _summary_style(label: str, text: str) -> str:
-    if label in ("Improved", "Difference"):
+    if label in ("Improved", "Change", "Difference"):
         return "red" if text.startswith("-") else "green" if text.startswith("+") else "dim"
     return "red" if text.endswith("worse") else ""
 
 
 def notes(table: Table, colour: bool, width: int | None) -> list["Text"]:
     """Return footnotes, warnings and caption, wrapped on a terminal only."""
-    best = "bold: best, underlined: second" if colour else "¹ best, ² second"
-    entries = [("Marks", f"{best} of a column, on unrounded means; ties share a mark.", "")]
-    entries += [(rounding.footnote_mark(index), text, "yellow") for index, text in enumerate(table.footnotes)]
-    entries += [("Warning", text, "bold yellow") for text in table.warnings]
+    entries = [("Marks", f"{_marks(colour)} of a column, on unrounded means; ties share a mark.", "")]
+    lines = [line for entry in entries for line in paragraph(*entry, width)] + _footnotes(table, width)
+    entries = [("Warning", text, "bold yellow") for text in table.warnings]
     entries += [(key, text, "") for key, text in table.caption]
-    lines = []
-    for key, text, style in entries:
-        lines += paragraph(key, text, style, width)
-    return lines
+    return lines + [line for entry in entries for line in paragraph(*entry, width)]
 
 
 def paragraph(key: str, text: str, style: str, width: int | None) -> list["Text"]:

@@ -66,7 +66,12 @@ def summary(one: Reproduced) -> list[tuple[str, list[str]]]:
         return []
     found = [("Against", texts["Against"])] if texts else []
     blank = [DASH] * len(one.table.columns)
-    found.append((content.improved.label if content.improved else "Improved", texts.get("Improved", blank)))
+    found.append(
+        (
+            content.improved.label if content.improved else "Improved",
+            texts.get(rounding.improved_label(one.table), blank),
+        )
+    )
     if content.improved:
         found.append((PRINTED, one.place(content.improved.printed)))
     found.append((content.p.label if content.p else "p (paired t)", texts.get("p (t)", blank)))

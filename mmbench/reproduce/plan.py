@@ -13,6 +13,7 @@ from mmbench.reproduce.spec import Experiment, Row, Scores
 from mmbench.runs.plan import Cell, resolve_settings
 from mmbench.runs.schedule import Overrides, check_overrides, finished, plan
 from mmbench.runs.store import RunRecord, read_record
+from mmbench.tuning.tuned import row_layer
 
 NOT_YET = "not yet"  # the model or variant is not in the registry
 NOT_PREPARED = "not prepared"
@@ -52,6 +53,7 @@ class Plan:
     seeds: tuple[int, ...]
     targets: tuple[Target, ...]
     rows: tuple[PlannedRow, ...]
+    is_tuned: bool = False
 
     @property
     def cells(self) -> list[Cell]:
@@ -121,8 +123,12 @@ def make_plan(
     targets: Sequence[Target],
     seeds: Sequence[int],
     overrides: Overrides,
+    tuned: bool = False,
 ) -> Plan:
-    """All cells. A wrong --set fails here; a row that cannot run on a data set keeps the reason."""
+    """Return all cells. A wrong --set fails here; a row that cannot run on a data set keeps the reason.
+
+    tuned  with the best settings that a search found for each row; a row without a search cannot run
+    """
     content = experiment.content
     assert isinstance(content, Scores)
     live = [model for model in content.models if is_live(model)]
@@ -138,8 +144,8 @@ def make_plan(
             elif target.prepared is None:
                 planned.missing[target.name] = NOT_PREPARED
             else:
-                _plan_row(planned, content, target.prepared, results_dir, seeds, overrides)
-    return Plan(experiment, content, tuple(seeds), tuple(targets), tuple(rows))
+                _plan_row(planned, content, target.prepared, results_dir, seeds, overrides, tuned)
+    return Plan(experiment, content, tuple(seeds), tuple(targets), tuple(rows), tuned)
 
 
 def _plan_row(
@@ -149,11 +155,15 @@ def _plan_row(
     results_dir: Path,
     seeds: Sequence[int],
     overrides: Overrides,
+    tuned: bool,
 ) -> None:
     entry = registry.find(planned.row.model)
     own = row_overrides(planned.row, content, overrides)
     resolve_settings(entry, prepared, own.layers(planned.row.model, entry.known_settings()))
     try:
+        layer = row_layer(results_dir, prepared, planned.row.model, own) if tuned else None
+        if layer is not None:
+            own = replace(own, tuned={(prepared.name, planned.row.model): layer})
         planned.cells[prepared.name] = plan(
             results_dir=results_dir,
             datasets=[prepared],
@@ -161,7 +171,9 @@ def _plan_row(
             seeds=seeds,
             overrides=own,
         )
-    except MmbenchError as error:  # the settings are right, so it is the data: no features, damaged ones
+    except (
+        MmbenchError
+    ) as error:  # the settings are right: it is the data (no features, damaged), or no search fits
         planned.missing[prepared.name] = str(error)
 
 
@@ -211,18 +223,21 @@ def _estimated(cell: Cell) -> State:
     same = sorted(cell.path.parent.glob("seed_*/run.json"))
     like = sorted(cell.path.parent.parent.glob("*/seed_*/run.json"))
     for files in (same, like):
-        spent = [one for file in files if (one := _seconds(file.parent)) is not None]
+        spent = [one for file in files if (one := seconds_of(file.parent)) is not None]
         if spent:
             return State(cell, False, float(np.median(spent)), len(spent))
     return State(cell, False)
 
 
-def _seconds(path: Path) -> float | None:
-    """Time that a finished cell took; None for a failed or damaged one."""
+def seconds_of(path: Path, *, is_trained: bool | None = None) -> float | None:
+    """Return the time that a finished cell took; None for a failed or damaged one.
+
+    is_trained  only of a cell whose model was trained, or only of one whose was not
+    """
     try:
         record = read_record(path)
     except DataError:
         return None
-    if record.status != "finished":
+    if record.status != "finished" or is_trained not in (None, record.n_epochs > 0):
         return None
     return sum(value for key, value in record.seconds.items() if key != "epoch")

@@ -130,6 +130,8 @@ def _caption(one: Reproduced) -> list[tuple[str, str]]:
                 "printed run may lie outside although nothing differs.",
             )
         )
+    if plan.is_tuned:
+        lines.append(("Budget", "the printed rows' budget of tuning is not stated."))
     if content.shared and any(row.is_live for row in plan.rows):
         settings = ", ".join(f"{key} = {value}" for key, value in content.shared.settings.items())
         lines.append(("Settings", f"baselines that have them: {settings} ({content.shared.source})."))

@@ -6,7 +6,6 @@ A user's own folders, each with such files and a printed.csv, are named by `MMBE
 
 import csv
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import parse_metric
+from mmbench.explain import read_toml, reading
 from mmbench.paths import PACKAGE, split_paths
 
 PRINTED = "printed.csv"
@@ -76,7 +76,7 @@ class _Experiment(_Strict):
 class Scores(_Experiment):
     """Models or sweep points x data sets x metrics."""
 
-    kind: Literal["table", "bars", "lines"]
+    kind: Literal["table", "bars", "lines", "cases", "projection"]
     metrics: tuple[str, ...] = Field(min_length=1)
     rows: tuple[Row, ...] = ()
     sweep_model: str = ""
@@ -97,6 +97,10 @@ class Scores(_Experiment):
             raise ValueError(f"metrics: {error}") from None
         if bool(self.sweeps) != bool(self.sweep_model) or bool(self.sweeps) == bool(self.rows):
             raise ValueError("an experiment has either rows, or sweeps with their sweep_model")
+        if self.kind == "cases" and (len(self.rows) != 2 or len(self.datasets) != 1):
+            raise ValueError("a case study has two rows and one data set")
+        if self.kind == "projection" and len(self.rows) != 1:
+            raise ValueError("a projection has one row, whose vectors it shows")
         if self.compare and self.compare not in [row.model for row in self.rows]:
             raise ValueError(f"compare = {self.compare!r} is no model of the rows")
         for line in (self.improved, self.p):
@@ -201,10 +205,9 @@ def paper_files() -> list[tuple[Path, Path]]:
 
 def read_paper(file: Path) -> Paper:
     """Every fault is one line with the file and the key."""
+    content = read_toml(file)
     try:
-        return TypeAdapter(Paper).validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from error
+        return TypeAdapter(Paper).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -214,16 +217,16 @@ def read_paper(file: Path) -> Paper:
 def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str], float]]:
     """(paper, table) -> (data set, method, metric) -> printed value."""
     found: dict[tuple[str, str], dict[tuple[str, str, str], float]] = {}
-    try:
-        with file.open(encoding="utf-8", newline="") as opened:
-            reader = csv.DictReader(opened)
-            if tuple(reader.fieldnames or ()) != PRINTED_FIELDS:
-                raise ValueError(f"its columns are not {', '.join(PRINTED_FIELDS)}")
-            for line in reader:
-                table = found.setdefault((line["paper"], line["table"]), {})
+    with reading(file), file.open(encoding="utf-8-sig", newline="") as opened:
+        reader = csv.DictReader(opened)
+        if tuple(reader.fieldnames or ()) != PRINTED_FIELDS:
+            raise ValueError(f"its columns are not {', '.join(PRINTED_FIELDS)}")
+        for line in reader:
+            if None in line.values():
+                raise ValueError(f"line {reader.line_num} has too few columns")
+            table = found.setdefault((line["paper"], line["table"]), {})
+            with reading(file, advice=f"mend line {reader.line_num}"):
                 table[line["dataset"], line["method"], line["metric"]] = float(line["value"])
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
     return found
 
 

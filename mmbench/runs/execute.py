@@ -7,7 +7,6 @@ is the only place that does. The test targets are opened only after the training
 """
 
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,18 +19,20 @@ from mmbench.atomic import write_text
 from mmbench.choices import DEFAULT_LISTS
 from mmbench.data.store import open_path
 from mmbench.data.views import TargetView
-from mmbench.errors import MmbenchError
+from mmbench.errors import FAILURES, MmbenchError
 from mmbench.evaluation.fusion import choose_weights
 from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank
+from mmbench.explain import explain, full_traceback, without_folders
 from mmbench.models import registry
 from mmbench.models.base import Recommender
 from mmbench.models.late_fusion import LateFused
+from mmbench.paths import PACKAGE
 from mmbench.runs import store
 from mmbench.runs.build import LoadedData, build_model, load_data
 from mmbench.runs.plan import Cell
 from mmbench.runs.rerank import RunModel
-from mmbench.runs.store import RANKINGS, RunRecord, Selection
+from mmbench.runs.store import RANKINGS, TRACEBACK, RunRecord, Selection
 from mmbench.runtime import environment, pick_device
 from mmbench.settings.config import TrainConfig
 from mmbench.training.devices import peak_memory, reset_peak_memory
@@ -39,8 +40,7 @@ from mmbench.training.files import BEST, CANDIDATE, LOG, PREVIOUS, RESUME
 from mmbench.training.progress import Progress, Watcher
 from mmbench.training.stack import fit_together, why_not
 from mmbench.training.trainer import Trainer
-
-TRACEBACK = "traceback.txt"  # in a cell's folder, of an error that mmbench did not foresee
+from mmbench.visible import one_line
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Opened:
         return self.trainer.progress if self.trainer is not None else self.closed_form
 
 
-Result = tuple[Cell, Opened | Exception]  # a trained model, or what stopped it
+Result = tuple[Cell, Opened | BaseException]  # a trained model, or what stopped it
 
 
 def run_cell(
@@ -99,10 +99,10 @@ def run_stack(
 
 def _train_one(cell: Cell, device: str, watcher: Watcher | None) -> Result:
     try:
-        run = _open(cell, pick_device(device), watcher)
+        run = open_run(cell, pick_device(device), watcher)
         if run.trainer is not None:
             run.trainer.fit()
-    except Exception as error:
+    except FAILURES as error:
         return cell, error
     return cell, run
 
@@ -130,8 +130,8 @@ def _train_all(cells: Sequence[Cell], device: str, watcher: Watcher | None) -> I
 
 def _try_to_open(cell: Cell, device: str) -> Result:
     try:
-        return cell, _open(cell, pick_device(device))
-    except Exception as error:
+        return cell, open_run(cell, pick_device(device))
+    except FAILURES as error:
         return cell, error
 
 
@@ -153,11 +153,11 @@ def _fit(results: list[Result], watcher: Watcher | None) -> Iterator[Result]:
         for number, error in fit_together(trainers, size=len(trainers), watcher=watcher):
             cell, run = left.pop(numbers[number])
             yield cell, error or run
-    except Exception as error:
+    except FAILURES as error:
         yield from ((cell, error) for cell, _ in left.values())
 
 
-def _open(cell: Cell, device: str, watcher: Watcher | None = None) -> Opened:
+def open_run(cell: Cell, device: str, watcher: Watcher | None = None) -> Opened:
     """Load a cell's data and make its model and trainer."""
     cell.path.mkdir(parents=True, exist_ok=True)
     remove_temporary(cell.path)
@@ -201,25 +201,30 @@ def _settle(result: Result, *, lists: int, debug: bool) -> RunRecord:
     """Rank and store a trained cell, or store why there is no result."""
     cell, run = result
     try:
-        if isinstance(run, Exception):
+        if isinstance(run, BaseException):
             raise run
         record = _close(run, lists)
         store.write_record(record)
         tidy(cell.path)
         return record
-    except Exception as error:
+    except FAILURES as error:
         if debug:
             raise
-        if not isinstance(error, (MmbenchError, OSError)):
-            write_text(cell.path / TRACEBACK, "".join(traceback.format_exception(error)))
-        return fail_cell(
-            cell, str(error) if isinstance(error, MmbenchError) else f"{type(error).__name__}: {error}"
-        )
+        if isinstance(error, MmbenchError | OSError):
+            (cell.path / TRACEBACK).unlink(missing_ok=True)  # of an earlier try
+        else:
+            write_text(cell.path / TRACEBACK, full_traceback(error))
+        return fail_cell(cell, explain_failure(error, cell.model))
+
+
+def explain_failure(error: BaseException, model: str) -> str:
+    """Return in one line why a model's training or ranking failed: a line of its own file if one is at fault."""
+    return explain(error, folders=[registry.find(model).file.parent, PACKAGE])
 
 
 def fail_cell(cell: Cell, reason: str) -> RunRecord:
     """Store a failed record with its reason. Checkpoints stay, so the next attempt resumes."""
-    record = replace(_base_record(cell), status="failed", reason=" ".join(reason.split())[:500])
+    record = replace(_base_record(cell), status="failed", reason=one_line(without_folders(reason))[:500])
     store.write_record(record)
     return record
 
@@ -272,6 +277,8 @@ def _selection(run: Opened) -> Selection | None:
 
 # -- leftovers --------------------------------------------------------------------------------------------
 
+LEFTOVERS = (RESUME, PREVIOUS, CANDIDATE, TRACEBACK)  # files that a finished cell has no use for
+
 
 def remove_temporary(path: Path) -> None:
     """Remove what a killed run left half written; the caller holds the cell."""
@@ -283,5 +290,5 @@ def remove_temporary(path: Path) -> None:
 def tidy(path: Path) -> None:
     """Remove what a finished cell no longer needs; the caller holds the cell."""
     remove_temporary(path)
-    for name in (RESUME, PREVIOUS, CANDIDATE, TRACEBACK):
+    for name in LEFTOVERS:
         (path / name).unlink(missing_ok=True)

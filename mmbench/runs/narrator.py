@@ -2,10 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from mmbench.choices import SPLITS
+from mmbench.errors import DataError
 from mmbench.runs.plan import Cell
-from mmbench.runs.store import RunRecord
+from mmbench.runs.store import RECORD, RunRecord
+from mmbench.settings.config import Origin
+from mmbench.settings.describe import value_text
+from mmbench.training.names import LOG, RESUME
 from mmbench.training.progress import EpochReport
+
+SHOWN = "NDCG@10"  # is told when a run ends
 
 
 def clock(seconds: float) -> str:
@@ -13,6 +21,38 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def epochs_done(path: Path) -> int:
+    """Return after how many epochs an unfinished cell resumes; 0 for a cell that is not begun."""
+    log = path / LOG
+    if (path / RECORD).is_file() or not (path / RESUME).is_file() or not log.is_file():
+        return 0
+    return log.read_bytes().count(b"\n")
+
+
+def interruption(cell: Cell) -> str:
+    """Return where an unfinished cell was interrupted, "" for one that is not begun."""
+    n_done = epochs_done(cell.path)
+    return f"interrupted at epoch {n_done} of {cell.settings['max_epochs'].value}" if n_done else ""
+
+
+def declared_settings(cell: Cell) -> list[str]:
+    """Return the settings that a declared table or sweep gives a cell: "n_experts=8"."""
+    return [
+        f"{key}={value_text(setting.value)}"
+        for key, setting in sorted(cell.settings.items())
+        if setting.origin is Origin.experiment
+    ]
+
+
+def _scores(record: RunRecord) -> str:
+    """Return the values of SHOWN, or nothing where they cannot be read."""
+    try:
+        values = [record.metrics(split, SHOWN)[SHOWN] for split in SPLITS]
+    except DataError:
+        return ""
+    return "".join(f", {split} {SHOWN} {value:.4f}" for split, value in zip(SPLITS, values, strict=True))
 
 
 def terms_text(terms: dict[str, float]) -> str:
@@ -38,7 +78,8 @@ class TrainingLines:
 
     def epoch(self, report: EpochReport) -> None:
         now = time.monotonic()
-        self.seconds.append(now - self.epoch_began)
+        # The first epoch's time on the clock counts the start of everything, too.
+        self.seconds.append(now - self.epoch_began if self.report else report.seconds)
         self.epoch_began, self.report = now, report
         self.run.plain(self.epoch_text(report))
 
@@ -91,7 +132,9 @@ class RunLines:
         self._say(text)
 
     def planned(self, cell: Cell, record: RunRecord | None) -> None:
-        self.result(f"{'missing ' if record is None else 'finished'}  {cell.path}")
+        state = "finished" if record is not None else "missing"
+        interrupted = "" if record is not None else interruption(cell)
+        self.result(f"{state:8}  {cell.path}  {interrupted}".rstrip())
 
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None:
         remark = " (made by another version of the code)" if other_code else ""
@@ -104,27 +147,35 @@ class RunLines:
         self.say(f"another run is computing {cell.title}; waiting for it")
 
     def queued(self, cells: Sequence[Cell], jobs: int) -> None:
-        """Report only the ends of runs side by side, since lines of several trainings would mix."""
+        """Say how many runs are computed side by side; each is told of as if it were computed here."""
         self.is_elsewhere = True
         self._say_notes(cells)
         count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
-        self.say(f"{count}, {jobs} at a time; train.jsonl in each cell's folder shows its epochs")
+        self.say(f"{count}, {jobs} at a time")
 
     def begins(self, cells: Sequence[Cell], number: int, total: int) -> TrainingLines:
-        self._say_notes(cells)
+        if not self.is_elsewhere:
+            self._say_notes(cells)
+        for cell in cells:
+            if n_done := epochs_done(cell.path):
+                self.say(f"resuming {cell.title} at epoch {n_done + 1}")
         training = TrainingLines(self, cells, number, total)
         self.plain(f"[{training.numbers}/{training.total}] {training.title}")
         return training
 
     def ends(self, cell: Cell, record: RunRecord) -> None:
         if record.status == "failed":
-            self.say(f"FAILED {cell.title}: {record.reason}")
+            self.say(f"FAILED {cell.title}: {record.failure}")
             return
         for note in record.environment.get("notes", []) if self.is_elsewhere else []:
             self.say(f"{cell.title}: {note}")
-        how = f"{record.n_epochs} epochs, best {record.best_epoch}" if record.n_epochs else record.stopped
+        how = (
+            f"{record.n_epochs} epoch{'s' * (record.n_epochs != 1)}, best {record.best_epoch}"
+            if record.n_epochs
+            else record.stopped
+        )
         spent = record.seconds.get("train", 0.0) + record.seconds.get("valid", 0.0)
-        self.say(f"finished {cell.title}: {how}, {clock(spent)}")
+        self.say(f"finished {cell.title}: {how}, {clock(spent)}{_scores(record)}")
 
     def _say_notes(self, cells: Sequence[Cell]) -> None:
         for note in dict.fromkeys(note for cell in cells for note in cell.notes):

@@ -53,9 +53,8 @@ def seed_list(seeds: int | Sequence[int]) -> list[int]:
 
 
 def choose_models(models: Sequence[str], *, floors: bool) -> list[str]:
-    """Return the models to run, each once; the floors come along unless they are not wanted."""
-    for name in models:
-        registry.find(name)
+    """Return the registered names of the models to run, each once; floors come along unless they are not wanted."""
+    models = [registry.canonical(name) for name in models]
     extra = [name for name in FLOORS if name in registry.entries()] if floors else []
     return list(dict.fromkeys([*models, *extra]))
 
@@ -113,7 +112,9 @@ def _last(data_dir: Path, watchers: Watchers) -> Prepared:
     if not known:
         watchers.say("no data set is prepared; preparing the built-in synthetic 'demo'")
         known = [prepare_whole(DEMO, data_dir, watcher=watchers.preparation)]
-    watchers.say(f"data set: {known[0].name} (the one prepared last; --dataset chooses another)")
+    others = [prepared.name for prepared in known[1:]]
+    also = f"; also prepared: {', '.join(others)}" if others else ""
+    watchers.say(f"using data set {known[0].name} (the one prepared last{also}); --dataset chooses another")
     return known[0]
 
 

@@ -18,6 +18,7 @@ from mmbench.evaluation.interventions import AS_TRAINED, Intervention, part, ran
 from mmbench.models import registry
 from mmbench.models.base import Recommender
 from mmbench.models.late_fusion import LateFused
+from mmbench.nn.score_scales import FusionWeights
 from mmbench.runs import store
 from mmbench.runs.build import LoadedData, build_model, load_data
 from mmbench.runs.plan import Cell
@@ -25,6 +26,8 @@ from mmbench.runs.store import RunRecord
 from mmbench.runtime import code_version, environment, pick_device
 from mmbench.training import checkpoint
 from mmbench.training.files import BEST
+
+MEMBERS = "fused_runs"  # of a record that `mmbench fuse` made: the titles of its members
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,10 @@ def reopen(
     """
     if record.status != "finished":
         raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
+    if MEMBERS in record.extra:
+        raise RunError(
+            f"{record.path} has no weights of its own: it is a fusion; rank its members, then mmbench fuse them"
+        )
     cell, chosen = cell_of(record, data_dir), pick_device(device)
     data = load_data(cell.data_path, record.data_hash)
     model, _ = build_model(cell, data, chosen, intervention.catalog)
@@ -133,7 +140,9 @@ def reopen(
 def _take_shares(model: Recommender[Any], record: RunRecord) -> None:
     """Give a fusion the weights of its members that were chosen after the training."""
     if isinstance(model, LateFused):
-        model.set_shares(record.extra["shares"], record.extra["weights_from"])
+        gates = tuple(tuple(gate) for gate in record.extra.get("gates", []))
+        shares = tuple(record.extra["shares"])
+        model.set_weights(FusionWeights(shares, record.extra["weights_from"], gates))
 
 
 def _changed_buffers(model: Recommender[Any], intact: Recommender[Any]) -> dict[str, Tensor]:

@@ -12,22 +12,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbench.choices import DEFAULT_LISTS, SPLITS
+from mmbench.choices import DEFAULT_LISTS, SPLITS, whole_number
 from mmbench.data.definition import check_current
 from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
 from mmbench.models import registry
 from mmbench.paths import split_paths
-from mmbench.runs.execute import TRACEBACK, fail_cell, run_cell, run_stack, tidy
+from mmbench.runs.execute import LEFTOVERS, fail_cell, run_cell, run_stack, tidy
+from mmbench.runs.following import following
 from mmbench.runs.plan import Cell, make_cell, settings_of_use
 from mmbench.runs.rerank import Evaluated, evaluate_again
 from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
 from mmbench.settings.config import Layer, Origin
-from mmbench.training.files import RESUME
+from mmbench.settings.words import unknown_setting
 from mmbench.training.progress import Watcher
 
+MOST_THREADS = 1024  # a larger OMP_NUM_THREADS is a slip
 DIED = "its worker process died twice; it may have run out of memory"
 
 
@@ -84,28 +86,31 @@ class Overrides:
         return [layer for layer in layers if layer.values]
 
 
-def check_overrides(overrides: Overrides, models: Sequence[str]) -> None:
-    """Raise UsageError for a user's key that no chosen model has, and for a model that is not chosen."""
+def check_overrides(overrides: Overrides, models: Sequence[str], *, option: str = "--set") -> None:
+    """Raise UsageError for a user's key that no chosen model has, and for a model that is not chosen.
+
+    option  where the user wrote the key, for the message
+    """
     known = {name: registry.find(name).known_settings() for name in models}
     every = sorted({key for keys in known.values() for key in keys})
     unread = set.intersection(*(registry.find(name).unread_settings() for name in models))
     for key in overrides.everywhere:
         if key in unread:
             modality = key.partition("_")[0]
-            raise UsageError(f"--set {key}: no model of this run reads {modality} features; leave it out")
+            raise UsageError(f"{option} {key}: no model of this run reads {modality} features; leave it out")
         if key not in every:
-            raise UsageError(f"--set {key}: {suggest(key, every, what='setting')}")
+            raise UsageError(f"{option} {key}: {unknown_setting(key, every)}")
     names = {*models, *(name.partition(":")[0] for name in models)}
     for name, settings in overrides.by_model.items():
         if name not in names:
-            raise UsageError(f"--set {name}.…: {suggest(name, names, what='model of this run')}")
+            raise UsageError(f"{option} {name}.…: {suggest(name, names, what='model of this run')}")
         entry = registry.find(name)
         keys = entry.known_settings()
         for key in settings:
             if key not in keys:
-                raise UsageError(f"--set {name}.{key}: {suggest(key, keys, what='setting')}")
+                raise UsageError(f"{option} {name}.{key}: {unknown_setting(key, keys)}")
             if key not in settings_of_use(entry):
-                raise UsageError(f"--set {name}.{key}: {name} has no use for this setting")
+                raise UsageError(f"{option} {name}.{key}: {name} has no use for this setting")
 
 
 def plan(
@@ -202,7 +207,7 @@ def execute(
     groups = stacks_of(missing, stack)
     if not groups:  # no cluster is asked for nothing
         return [done[cell.path] for cell in cells]
-    if backend is None or (backend.kind == "local" and backend.jobs == 1):
+    if backend is None or (backend.kind == "local" and min(backend.jobs, len(groups)) == 1):
         records = _run_serially(groups, watcher=watcher, device=device, debug=debug, lists=lists)
     else:
         records = _run_in_workers(groups, watcher=watcher, device=device, backend=backend, lists=lists)
@@ -213,7 +218,7 @@ def execute(
 
 def _tidy_up(cell: Cell) -> None:
     """Remove what a run left in a finished cell that was killed before it tidied up, where nobody is at work."""
-    leftovers = [cell.path / name for name in (BEGUN, RESUME, TRACEBACK) if (cell.path / name).exists()]
+    leftovers = [cell.path / name for name in (BEGUN, *LEFTOVERS) if (cell.path / name).exists()]
     leftovers += [*cell.path.glob(".*.tmp"), *(cell.path / RANKINGS).glob(".*.tmp")]
     if not leftovers:
         return
@@ -317,8 +322,8 @@ def _compute(
 
 def default_threads(jobs: int) -> int:
     """Return the threads per process, so that `jobs` processes do not fight for the cores."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, (os.cpu_count() or 1) // jobs)
+    asked = whole_number(os.environ.get("OMP_NUM_THREADS", "")) or 0
+    return asked if 0 < asked <= MOST_THREADS else max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _work(
@@ -349,20 +354,27 @@ def _run_in_workers(
     groups: Sequence[Group], *, watcher: RunWatcher, device: str, backend: Backend, lists: int
 ) -> Iterator[RunRecord]:
     """Compute groups in other processes, each with its share of the cores; records come as they end."""
-    # Absolute paths: a worker may have been started in another folder.
-    environment = {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
+    environment = shipped_environment()
     here = {cell.path.absolute(): cell for group in groups for cell in group}
     shipped = [
         tuple(replace(cell, path=cell.path.absolute(), data_path=cell.data_path.absolute()) for cell in group)
         for group in groups
     ]
+    backend = replace(backend, jobs=min(backend.jobs, len(groups)))
     watcher.queued(list(here.values()), backend.jobs)
     work = partial(_work, device=device, jobs=backend.jobs, environment=environment, lists=lists)
-    for record in side_by_side(shipped, work, backend, ended=_ended):
-        cell = here[record.path]
-        record = replace(record, path=cell.path)
-        watcher.ends(cell, record)
-        yield record
+    with following(list(here.values()), watcher) as follower:
+        for record in side_by_side(shipped, work, backend, ended=_ended):
+            cell = here[record.path]
+            record = replace(record, path=cell.path)
+            follower.end(cell)
+            watcher.ends(cell, record)
+            yield record
+
+
+def shipped_environment() -> dict[str, str]:
+    """Return our variables with absolute paths, because a worker may have been started in another folder."""
+    return {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
 
 
 def _absolute(folders: str) -> str:

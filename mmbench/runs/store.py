@@ -5,6 +5,7 @@
       rankings/<name>.npz  counts, lists and targets of a ranking (mmbench.evaluation.evidence): valid, test, ...
       train.jsonl       one line per epoch
       best.safetensors  the weights of the best validation epoch
+      traceback.txt     the whole traceback of a run that failed for a reason that mmbench did not foresee
       and, while the cell is computed, the files of mmbench.training.files
 
 Every file that a number comes from carries the hash of its content, and a record names its own folder. Nothing is
@@ -30,6 +31,7 @@ from mmbench.settings.config import Setting
 
 FORMAT = 2
 RECORD, RANKINGS = "run.json", "rankings"
+TRACEBACK = "traceback.txt"  # of an error that mmbench did not foresee
 
 
 class MisplacedError(DataError):
@@ -80,6 +82,7 @@ class Stored(strict.Strict):
     )  # "train", "valid", "rank_test", "epoch" (median), ...
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, "host" and "device"
     environment: dict[str, Any] = field(default_factory=dict)  # code, versions, device, threads, when, notes
+    external: bool = False  # lists of another program, see mmbench.board.external
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # printed under every table: "no image features", ...
 
@@ -115,6 +118,12 @@ class RunRecord(Stored):
     def title(self) -> str:
         """Return the run's own folder, from the data set on."""
         return run_title(self.dataset, self.model, self.config_id, self.seed)
+
+    @property
+    def failure(self) -> str:
+        """Return why the run failed, and the file that holds the whole traceback where there is one."""
+        file = self.path / TRACEBACK
+        return f"{self.reason}; full traceback: {file}" if file.is_file() else self.reason
 
     def ranking(self, name: str) -> Ranking:
         """Return a stored ranking; DataError when it is missing, damaged or of another run."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -87,6 +88,27 @@ def side_by_side(
                     raise RunError(
                         f"the {backend.kind} workers died before they took a cell: {error}"
                     ) from error
+
+
+def together(work: Callable[[], None], backend: Backend, n: int) -> bool:
+    """Do the same work in n processes at once, at most `backend.jobs`; return whether no process died of it.
+
+    Raises what the work raises, and RunError when the workers cannot be had.
+    """
+    with _opened(backend, partial(_do, work), lambda cell: None) as pool:
+        try:
+            for _ in pool([()] * n, n):
+                pass
+        except Exception as error:
+            if not _worker_died(error):
+                raise
+            return False
+    return True
+
+
+def _do(work: Callable[[], None], group: Group) -> list[tuple[Cell, RunRecord]]:
+    work()
+    return []
 
 
 def nothing_came(cell: Cell, kind: Kind) -> RunError:
@@ -218,7 +240,9 @@ def _ray(backend: Backend, work: Work, ended: Callable[[Cell], RunRecord | None]
     from joblib import Parallel, delayed, parallel_config
     from ray.util.joblib import register_ray
 
-    options: dict[str, Any] = {"address": backend.address} if backend.address else {"num_cpus": backend.jobs}
+    options: dict[str, Any] = (
+        {"address": backend.address} if backend.address else {"num_cpus": max(backend.jobs, 2)}
+    )
     try:
         ray.init(**options, include_dashboard=False if not backend.address else None,
                  log_to_driver=False, logging_level="error", ignore_reinit_error=True)  # fmt: skip

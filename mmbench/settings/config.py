@@ -12,13 +12,15 @@ from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PydanticUserError, TypeAdapter, ValidationError
 
 from mmbench import strict
 from mmbench.choices import MaskRule
 from mmbench.errors import UsageError, suggest
+from mmbench.explain import explain
 from mmbench.settings.feature_change import FeatureText
 
+SHOWN = 80  # characters of a wrong value that a message repeats
 LARGEST = 2**31 - 1  # numpy and torch overflow beyond it
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -130,11 +132,17 @@ class Layer:
 
 
 def parse_value(text: str) -> Any:
-    """Return the value that a `--set` text means: a TOML scalar or array, else the text itself (`prefix`)."""
+    """Return the value that a `--set` text means: a TOML scalar or array, else the text itself (`prefix`).
+
+    UsageError for a value that no setting can have: one of thousands of digits or brackets.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        content = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--set {_cut(text)}: {explain(error)}") from error
+    return content["value"] if len(content) == 1 else text
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
@@ -183,6 +191,12 @@ def _validated(kind: Any, value: Any, *, where: str, key: str) -> Any:
     try:
         # Through JSON: pydantic's strict mode takes a dataclass from keys and values only there.
         return TypeAdapter(kind).validate_json(json.dumps(content, default=str), strict=True)
+    except PydanticUserError as error:
+        name = getattr(kind, "__name__", kind)
+        raise UsageError(
+            f"{where}: a setting of {name} has a type that no value of a recipe can have ({_cut(str(error))}); "
+            "use int, float, bool, str, a Literal, or a tuple of these"
+        ) from None
     except ValidationError as error:
         raise UsageError(f"{where}: {_first_fault(error, key)}") from None
 
@@ -193,8 +207,12 @@ def _first_fault(error: ValidationError, key: str) -> str:
     name = ".".join(filter(None, [key, *map(str, first["loc"])])) or "settings"
     if first["type"] == "missing":
         return f"{name}: has no value; give it a default in its class or state it in the recipe's [settings]"
-    got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+    got = "" if first["type"] == "value_error" else f" (got {_cut(repr(first['input']))})"
     return f"{name}: {first['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def resolve(layers: Iterable[Layer], *, known: Iterable[str], where: str) -> dict[str, Setting]:

@@ -2,6 +2,7 @@
 
     stored         the features as they are
     shuffled:SEED  the vectors permuted among the items that have the modality
+    shuffled-together:SEED  the same permutation for both modalities, so that pairs of a text and a picture stay
     random:SEED    random directions, each as long as the vector it replaces
     gauss:SEED     draws from a normal distribution with the mean and the covariance of the stored vectors
     constant       the mean vector
@@ -16,8 +17,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator
 
-SeededKind = Literal["shuffled", "random", "gauss"]
-Kind = Literal["stored", "constant", "zero", "shuffled", "random", "gauss"]
+SeededKind = Literal["shuffled", "shuffled-together", "random", "gauss"]
+Kind = Literal["stored", "constant", "zero", "shuffled", "shuffled-together", "random", "gauss"]
 SEEDED: tuple[SeededKind, ...] = get_args(SeededKind)
 STORED = "stored"
 
@@ -39,7 +40,8 @@ class FeatureChange:
             if name == kind and re.fullmatch(r"0|[1-9][0-9]{0,8}", seed):
                 return cls(kind, int(seed))
         raise ValueError(
-            f"must be stored, constant, zero, or with a seed shuffled:1, random:1, gauss:1 (got {text!r})"
+            "must be stored, constant, zero, or with a seed shuffled:1, shuffled-together:1, random:1, gauss:1 "
+            f"(got {text!r})"
         )
 
 

@@ -1,7 +1,6 @@
 """A model's recipe: the TOML file beside it, strictly read. Knows no model and imports no torch."""
 
 import math
-import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,6 +16,7 @@ from pydantic import (
 )
 
 from mmbench.errors import UsageError
+from mmbench.explain import read_toml
 
 Tag = Literal[
     "sequential",  # reads the order of a history
@@ -211,11 +211,9 @@ class Recipe(_Strict):
 
 def read_recipe(file: Path) -> Recipe:
     """Read and check a recipe; every fault is one line with the file and the key."""
+    content = read_toml(file)
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
         recipe = Recipe.model_validate(content)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "recipe"

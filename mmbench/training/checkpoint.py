@@ -8,12 +8,13 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from mmbench.atomic import write_with
 from mmbench.errors import RunError
+from mmbench.explain import explain
 
 SEAL = "sha256"  # the key of the header that holds the hash of tensors and facts
 
@@ -38,10 +39,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if hash_tensors(tensors, text) != sha256:
             raise ValueError("its content does not have the hash that it carries")
         return tensors, json.loads(text)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = shorten(str(error) or type(error).__name__, 160)
+    except Exception as error:  # of safetensors, json, torch and the system
         raise RunError(
-            f"{path} is no checkpoint of mmbench ({reason}); remove {path.parent} and run the cell again"
+            f"{path} is no checkpoint of mmbench ({explain(error)}); remove {path.parent} and run the cell again"
         ) from error
 
 

@@ -1,10 +1,10 @@
 """How much a device takes at once, and how much of it a run has used."""
 
-import resource
 import sys
 
 import torch
 
+from mmbench.choices import whole_number
 from mmbench.errors import UsageError
 
 
@@ -17,8 +17,8 @@ def stack_size(wanted: str, device: str) -> int:
         return 16 if device.startswith("cuda") else 1
     if wanted == "off":
         return 1
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
+    if number := whole_number(wanted):
+        return number
     raise UsageError(f"--stack {wanted}: must be auto, off or a number of seeds")
 
 
@@ -30,8 +30,17 @@ def reset_peak_memory(device: str) -> None:
 
 def peak_memory(device: str) -> dict[str, int]:
     """Return bytes: this process's largest resident set, and the GPU allocator's peak since the cell began."""
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
+    peaks = _host_peak()
     if device.startswith("cuda"):
-        peak["device"] = torch.cuda.max_memory_allocated(device)
-    return peak
+        peaks["device"] = torch.cuda.max_memory_allocated(device)
+    return peaks
+
+
+def _host_peak() -> dict[str, int]:
+    """Return the largest resident set of this process; nothing on Windows, whose Python does not know it."""
+    if sys.platform == "win32":
+        return {}
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}

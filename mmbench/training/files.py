@@ -22,10 +22,9 @@ from mmbench.atomic import write_text
 from mmbench.errors import RunError
 from mmbench.models.base import Recommender
 from mmbench.training import checkpoint
+from mmbench.training.names import BEST, CANDIDATE, LOG, PREVIOUS, RESUME
 from mmbench.training.progress import Progress
 
-BEST, RESUME, LOG = "best.safetensors", "resume.safetensors", "train.jsonl"
-PREVIOUS, CANDIDATE = "previous.safetensors", "candidate.safetensors"
 START = {"stage": 0, "epoch": 0, "start": True}  # the facts of a state before the first epoch
 Place = tuple[int, int]  # stage, finished epochs of it
 
@@ -149,5 +148,5 @@ def _logged_place(line: str) -> Place:
     try:
         content = json.loads(line)
         return content["stage"], content["epoch"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 1 << 30, 0

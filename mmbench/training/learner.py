@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import TrainBatch
+from mmbench.errors import RunError
 from mmbench.models.base import Recommender
 from mmbench.settings.config import TrainConfig
 from mmbench.training.optim import make_optimizer, set_rate
@@ -18,6 +19,29 @@ class Terms(NamedTuple):
 
     names: tuple[str, ...]
     values: Tensor  # [n_terms], or [n_terms, S] of S models trained as one
+
+
+def check_terms(terms: Any, model: Recommender[Any]) -> None:
+    """Raise RunError for a loss that is not a dictionary of scalar tensors."""
+    name = f"{type(model).__name__}.loss()"
+    if not isinstance(terms, dict) or not terms:
+        what = "an empty dictionary" if terms == {} else f"a {type(terms).__name__}"
+        raise RunError(f"{name} must return scalar tensors by name, such as {{'ce': ...}}, not {what}")
+    for key, value in terms.items():
+        if not isinstance(value, Tensor):
+            raise RunError(f"{name}: the term {key!r} must be a scalar tensor, not a {type(value).__name__}")
+        if value.ndim:
+            raise RunError(
+                f"{name}: the term {key!r} must be a scalar tensor, not one of shape {list(value.shape)}; take its mean"
+            )
+
+
+def check_depends(values: Tensor, model: Recommender[Any]) -> None:
+    """Raise RunError for loss terms that depend on no parameter. (Inside vmap no tensor says whether it does.)"""
+    if not values.requires_grad:
+        raise RunError(
+            f"{type(model).__name__}.loss(): no term depends on a parameter, so there is nothing to train"
+        )
 
 
 class Learner:
@@ -39,7 +63,9 @@ class Learner:
         """Return the step's loss terms; leave the gradients of their sum in the parameters."""
         with autocast(self.config.matmul, self.device):
             terms = self.loss(batch)
+        check_terms(terms, self.model)
         values = torch.stack(list(terms.values()))
+        check_depends(values, self.model)
         self.optimizer.zero_grad(set_to_none=True)
         values.sum().backward()
         return Terms(tuple(terms), values.detach())

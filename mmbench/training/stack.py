@@ -26,7 +26,7 @@ from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.training.files import PREVIOUS, RESUME
 from mmbench.training.graphs import StepGraphs
-from mmbench.training.learner import Terms
+from mmbench.training.learner import Terms, check_depends, check_terms
 from mmbench.training.optim import clip_each, make_optimizer, parameters_of, set_rate, trained
 from mmbench.training.out_of_memory import continues_with
 from mmbench.training.precision import autocast
@@ -289,6 +289,7 @@ class Stack:
     ) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in (parameters | buffers).items()}
         terms: dict[str, Tensor] = functional_call(self.loss, tensors, (TrainBatch.of(batch),))
+        check_terms(terms, self.models[0])
         return terms
 
     # -- steps --------------------------------------------------------------------------------------------
@@ -308,6 +309,7 @@ class Stack:
         with autocast(self.config.matmul, self.device):
             terms = self.pass_all(self.parameters, self.buffers, batch.tensors())
         values = torch.stack(list(terms.values()))
+        check_depends(values, self.models[0])
         self.optimizer.zero_grad(set_to_none=True)
         values.sum().backward()
         if self.config.grad_clip:

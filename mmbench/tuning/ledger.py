@@ -4,10 +4,11 @@
       study.json    what is searched, how, on what: everything that the id is a hash of
       trials.jsonl  one line for each trial that ended, in the order of the ends
       best.toml     the best settings so far, with where they come from
-      trials/<n>/   of a trial that is under way: its settings, its lock, the files of its training
+      trials/<n>/   of a trial that is under way: its settings, its seconds, the files of its training
 
 The ledger is the record. A kill loses the unfinished epochs of the trials under way; the next process takes them up
-again by their numbers.
+again by their numbers. A worker marks its trial as begun until it gives the trial back, so that a trial that kills
+its workers is known.
 """
 
 import itertools
@@ -22,8 +23,7 @@ from typing import Any, Literal
 
 from mmbench import sealed, strict
 from mmbench.atomic import hash_json, write_text
-from mmbench.data.store import Prepared
-from mmbench.errors import DamagedError, DataError, RunError, UsageError
+from mmbench.errors import DamagedError, DataError, RunError
 from mmbench.locks import held, take
 from mmbench.runs.store import slug
 from mmbench.settings.recipe import Searched
@@ -33,7 +33,7 @@ from mmbench.tuning.space import Dimension
 FORMAT = 1
 STUDY, TRIALS, BEST = "study.json", "trials.jsonl", "best.toml"
 TUNING = "tuning"  # the folder of a model's studies
-RUNNING, VALUES = "trials", "values.json"
+RUNNING, VALUES, SECONDS, BEGUN = "trials", "values.json", "seconds", "begun"
 OPTION = "--results-dir"
 Status = Literal["finished", "pruned", "cut", "failed"]
 CHOOSABLE = ("finished", "cut")  # a pruned trial was stopped because it was worse than others
@@ -106,11 +106,17 @@ class Trial(strict.Strict):
 
 @dataclass(frozen=True)
 class Claimed:
-    """A trial that this process computes."""
+    """A trial that this process computes.
+
+    earlier  seconds that were spent on it before an interruption
+    n_begun  how many workers took it and did not give it back, this one among them; 0 outside of workers
+    """
 
     number: int
     values: Values
     folder: Path
+    earlier: float = 0.0
+    n_begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,10 @@ class Ledger:
 
     @classmethod
     def open(cls, results_dir: Path, plan: Plan) -> "Ledger":
-        """Open the study's folder, and write there what it searches."""
+        """Open the study's folder, and write there what it searches.
+
+        DataError when what stands there already is damaged or of another version.
+        """
         ledger = cls(plan, folder_of(results_dir, plan.dataset, plan.model) / plan.study_id)
         try:
             ledger.path.mkdir(parents=True, exist_ok=True)
@@ -132,14 +141,16 @@ class Ledger:
             raise RunError(
                 f"cannot write {ledger.path}: {error.strerror or error}; choose another {OPTION}"
             ) from error
-        return ledger
+        return cls.read(ledger.path)
 
     @classmethod
     def read(cls, path: Path) -> "Ledger":
         """Open a study that exists; DataError when it is damaged or lies in a folder that is not its own."""
-        advice = f"remove {path} and tune again: mmbench tune"
         file = path / STUDY
+        advice = f"remove {file} and give the same mmbench tune command again, which keeps the trials"
         try:
+            sealed.read_json(file, advice=advice)
+            advice = f"remove {path} and tune again: mmbench tune"
             plan = Plan.from_json(sealed.read_json(file, advice=advice, version=FORMAT))
         except FileNotFoundError as error:
             raise DataError(f"{path} is no study: it has no {STUDY}") from error
@@ -160,12 +171,8 @@ class Ledger:
             return []
         except (OSError, ValueError) as error:
             raise sealed.damaged(file, error, self._advice) from error
-        found = []
-        for number, line in enumerate(lines, start=1):
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            found.append(self._parse(line, number))
-        return found
+        whole = lines[:-1] if lines and not lines[-1].endswith("\n") else lines
+        return [self._parse(line, number) for number, line in enumerate(whole, start=1)]
 
     def _parse(self, line: str, number: int) -> Trial:
         file = self.path / TRIALS
@@ -177,7 +184,10 @@ class Ledger:
                 raise ValueError(f"line {number} does not have the hash that it carries")
             return Trial.from_json(content)
         except (ValueError, RecursionError) as error:
-            raise sealed.damaged(file, error, self._advice) from error
+            advice = (
+                f"remove line {number} and give the same mmbench tune command again, which repeats its trial"
+            )
+            raise sealed.damaged(file, error, advice) from error
 
     @property
     def _advice(self) -> str:
@@ -194,26 +204,76 @@ class Ledger:
     # -- trials under way ---------------------------------------------------------------------------------
 
     @contextmanager
-    def claim(self, limit: int | None) -> Iterator[Claimed | None]:
+    def claim(
+        self, limit: int | None, *, is_worker: bool = False, only_begun: bool = False
+    ) -> Iterator[Claimed | None]:
         """Hold the next trial that nobody computes: one that was interrupted, else a new one.
 
-        limit  how many trials there may be; None = any number
+        limit       how many trials there may be; None = any number
+        is_worker   mark the trial as begun while it is held
+        only_begun  take only trials that a worker did not give back
 
         Yield None when there are enough trials, or every combination was tried.
         """
         claimed, lock = None, None
         with self._alone():
             done = {trial.number for trial in self.trials()}
-            for number in (n for n in itertools.count() if n not in done):
+            numbers = self.begun() if only_begun else itertools.count()
+            for number in (n for n in numbers if n not in done):
                 values = self._values(number, done) if limit is None or number < limit else None
                 if values is None:
                     break
                 lock = take(self.path / RUNNING / f"{number}.lock", wait=False, error=RunError, option=OPTION)
                 if lock is not None:
-                    claimed = Claimed(number, values, self._folder(number))
+                    folder = self._folder(number)
+                    n_begun = _mark(folder) if is_worker else 0
+                    claimed = Claimed(number, values, folder, self._seconds(number), n_begun)
                     break
         with lock or nullcontext():
-            yield claimed
+            try:
+                yield claimed
+            finally:  # not reached when the process dies
+                if claimed is not None and is_worker:
+                    (claimed.folder / BEGUN).unlink(missing_ok=True)
+
+    def begun(self) -> list[int]:
+        """Return the trials that workers took and did not give back, or still compute."""
+        done = {trial.number for trial in self.trials()}
+        marked = {int(mark.parent.name) for mark in self.path.glob(f"{RUNNING}/*/{BEGUN}")}
+        return sorted(marked - done)
+
+    def tidy(self) -> None:
+        """Remove what a process left of trials that it ended, and then died before it had removed it."""
+        for trial in self.trials():
+            shutil.rmtree(self._folder(trial.number), ignore_errors=True)
+
+    def forget_marks(self) -> None:
+        """Remove the marks of workers that were stopped with their command."""
+        for number in self.begun():
+            lock = take(self.path / RUNNING / f"{number}.lock", wait=False, error=RunError, option=OPTION)
+            if lock is not None:
+                with lock:
+                    (self._folder(number) / BEGUN).unlink(missing_ok=True)
+
+    def spent(self, *, without: int | None = None) -> float:
+        """Return the seconds of all trials, ended and under way, but those of the trial `without`."""
+        trials = self.trials()
+        ended = {trial.number for trial in trials} | {without}
+        files = self.path.glob(f"{RUNNING}/*/{SECONDS}")
+        running = {int(file.parent.name) for file in files} - ended
+        return sum(trial.seconds for trial in trials if trial.number != without) + sum(
+            map(self._seconds, running)
+        )
+
+    def note_seconds(self, number: int, seconds: float) -> None:
+        """Remember how long a trial under way has taken, for the budget of others and after an interruption."""
+        write_text(self._folder(number) / SECONDS, repr(seconds))
+
+    def _seconds(self, number: int) -> float:
+        try:
+            return float((self._folder(number) / SECONDS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0.0
 
     def _values(self, number: int, done: set[int]) -> Values | None:
         """Return the settings of a trial under way, or of a new one, which is begun by writing them down."""
@@ -245,6 +305,13 @@ class Ledger:
 
     def _alone(self) -> AbstractContextManager[bool]:
         return held(self.path / ".study.lock", error=RunError, option=OPTION)
+
+
+def _mark(folder: Path) -> int:
+    """Mark a trial as begun; return how often it was begun and not given back."""
+    with (folder / BEGUN).open("a+") as file:
+        file.write("x")
+        return file.tell()
 
 
 def _line(trial: Trial) -> str:
@@ -283,44 +350,5 @@ def best_toml(plan: Plan, trials: list[Trial]) -> str:
     return head + "[settings]\n" + "\n".join(rows) + "\n"
 
 
-# -- finding studies --------------------------------------------------------------------------------------
-
-
 def folder_of(results_dir: Path, dataset: str, model: str) -> Path:
     return results_dir / slug(dataset) / slug(model) / TUNING
-
-
-def studies_of(results_dir: Path, dataset: str, model: str) -> list[Ledger]:
-    """Return the studies of a model on a data set; DataError for one that is damaged."""
-    folder = folder_of(results_dir, dataset, model)
-    found = [Ledger.read(file.parent) for file in sorted(folder.glob(f"*/{STUDY}"))]
-    return [ledger for ledger in found if (ledger.plan.dataset, ledger.plan.model) == (dataset, model)]
-
-
-def chosen_study(
-    results_dir: Path,
-    prepared: Prepared,
-    model: str,
-    *,
-    protocol: dict[str, Any],
-    features: dict[str, Any],
-    study_id: str | None = None,
-) -> Ledger:
-    """Return the study of a model that fits the data, the protocol and the features, with the most trials.
-
-    UsageError when there is none, with the command that makes one, or when `study_id` names none that fits.
-    """
-    fitting = [
-        ledger
-        for ledger in studies_of(results_dir, prepared.name, model)
-        if (ledger.plan.protocol, ledger.plan.features) == (protocol, features) and best_of(ledger.trials())
-    ]
-    if study_id is not None:
-        fitting = [ledger for ledger in fitting if ledger.plan.study_id == study_id]
-    if not fitting:
-        what = f"study {study_id}" if study_id else "study"
-        raise UsageError(
-            f"no {what} of {model} fits {prepared.name} as it is now; "
-            f"run: mmbench tune {model} --dataset {prepared.name}"
-        )
-    return max(fitting, key=lambda ledger: (len(ledger.trials()), ledger.plan.study_id))

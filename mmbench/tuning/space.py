@@ -1,8 +1,15 @@
 """Which settings of a model a search tries, and which values."""
 
+import json
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from mmbench.errors import UsageError
 from mmbench.models.registry import ModelEntry
 from mmbench.settings.config import check_value
 from mmbench.settings.recipe import Searched
@@ -14,7 +21,8 @@ SHARED = {
     "dropout": Searched(values=(0.1, 0.3, 0.5), source=_SOURCE),
     "weight_decay": Searched(values=(0.0, 1e-6, 1e-4), source=_SOURCE),
 }
-Kind = Literal["shared", "recipe"]
+USERS_SOURCE = "decision: the user's"
+Kind = Literal["shared", "recipe", "listed"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,85 @@ class Dimension:
 def space_of(entry: ModelEntry, kind: Kind = "shared", *, dataset: str = "") -> dict[str, Dimension]:
     """Return the search space of a model or variant on a data set, by setting.
 
-    "recipe" is the recipe's [search] alone. In "shared" the part for all trained models replaces the recipe's lists
-    of its keys; a model that has no setting of such a name, or that is not trained, goes without.
+    "recipe" is the recipe's [search] alone, "listed" is empty: the user lists what is searched. In "shared" the part
+    for all trained models replaces the recipe's lists of its keys; a model that has no setting of such a name, or that
+    is not trained, goes without.
     Each dimension holds the recipe's own value on the data set, that of [dataset.<name>] and of the variant included.
     """
-    searched = dict(entry.recipe.search)
+    searched = {} if kind == "listed" else dict(entry.recipe.search)
     if kind == "shared" and entry.load().trainable:
         known = entry.known_settings()
         searched |= {key: shared for key, shared in SHARED.items() if key in known}
     values = entry.values(dataset)
-    own = {key: check_value(entry.class_of(key), key, values[key], where=entry.name) for key in searched}
-    return {key: Dimension(key, own[key], tried.including(own[key])) for key, tried in searched.items()}
+    return {
+        key: checked_dimension(entry, key, tried, values[key], where=entry.name)
+        for key, tried in searched.items()
+    }
+
+
+# -- what the user lists ----------------------------------------------------------------------------------
+
+
+def as_searched(key: str, content: Any, *, where: str) -> Searched:
+    """Return a list of values, or a table as in a recipe's [search], as what a search tries; its source may be absent.
+
+    UsageError for what is neither, and for a list without values or with a value twice.
+    """
+    if isinstance(content, Searched):
+        return content
+    table = {"values": list(content)} if isinstance(content, list | tuple) else content
+    try:
+        return Searched.model_validate(
+            {"source": USERS_SOURCE, **table} if isinstance(table, Mapping) else table
+        )
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {key}: {reason}") from None
+
+
+def checked_dimension(entry: ModelEntry, key: str, searched: Searched, own: Any, *, where: str) -> Dimension:
+    """Return a dimension of values that the setting can have, as JSON holds them; UsageError for others.
+
+    A real setting has 0.0 also where 0 is written, so that a recipe's own value is one of those listed.
+    """
+
+    def checked(value: Any) -> Any:
+        return json.loads(json.dumps(check_value(entry.class_of(key), key, value, where=where)))
+
+    try:
+        if searched.values is not None:
+            searched = Searched(values=tuple(map(checked, searched.values)), source=searched.source)
+        for end in (searched.low, searched.high, searched.step):
+            if end is not None:
+                checked(end)
+        own = checked(own)
+        return Dimension(key, own, searched.including(own))
+    except (ValidationError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UsageError(f"{where}: {key}: {reason.removeprefix('Value error, ')}") from None
+
+
+def read_space_file(file: Path) -> dict[str, Searched]:
+    """Return what a file searches, by "KEY" for every model that has the setting and "MODEL.KEY" for one model.
+
+    The file is TOML: a table [search], and a table [model.NAME] for what is searched for one model or variant.
+    UsageError for a file that cannot be read, another table, and a search that is none.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--space {file}: {reason}") from error
+    where, models = f"--space {file}", content.pop("model", {})
+    tables = {"": content.pop("search", {}), **(models if isinstance(models, dict) else {"": models})}
+    if content or not all(isinstance(table, dict) for table in tables.values()):
+        names = ", ".join(content) or "search or model"
+        raise UsageError(f"{where}: {names}: a space has the tables [search] and [model.NAME] only")
+    searches = {
+        f"{model}.{key}" if model else key: as_searched(key, tried, where=where)
+        for model, table in tables.items()
+        for key, tried in table.items()
+    }
+    if not searches:
+        raise UsageError(f"{where} searches nothing; list settings in [search], such as lr = [0.001, 0.003]")
+    return searches

@@ -1,25 +1,28 @@
 """A study: trials of one model on one data set until the budget is spent, by one process or several."""
 
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmbench.data.store import Prepared, open_path
-from mmbench.errors import UsageError
+from mmbench.errors import RunError, UsageError
 from mmbench.models import registry
 from mmbench.runs.plan import make_cell
-from mmbench.runs.schedule import default_threads
+from mmbench.runs.schedule import DIED, default_threads, shipped_environment
+from mmbench.runs.workers import MAX_TRIES, Backend, dealt_device, together
 from mmbench.runtime import pick_device, prepare_process
-from mmbench.settings.config import Layer, Origin, check_keys, check_value
-from mmbench.settings.recipe import Searched
+from mmbench.settings.config import Layer, Origin, check_keys
 from mmbench.training.progress import EpochReport
-from mmbench.tuning.ledger import Ledger, Plan, Trial, space_content
+from mmbench.tuning.ledger import Claimed, Ledger, Plan, Trial, space_content
 from mmbench.tuning.sampling import SamplerName
-from mmbench.tuning.space import Dimension, Kind, space_of
+from mmbench.tuning.space import Dimension, Kind, as_searched, checked_dimension, space_of
 from mmbench.tuning.trial import check_sealed, run_trial, trial_seeds
 
 POLL_S = 0.5
@@ -35,6 +38,10 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.trials is None) == (self.seconds is None):
             raise UsageError("a budget is a number of trials or a time; give --trials or --hours")
+        if self.trials is not None and (not isinstance(self.trials, int) or self.trials < 1):
+            raise UsageError(f"--trials {self.trials}: must be a whole number from 1")
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise UsageError(f"--hours {self.seconds / 3600:g}: give a finite time above 0")
 
     @property
     def text(self) -> str:
@@ -50,32 +57,27 @@ def plan_study(
     sampler: SamplerName = "tpe",
     kind: Kind = "shared",
     settings: Mapping[str, Any] | None = None,
-    lists: Mapping[str, list[Any]] | None = None,
+    lists: Mapping[str, Any] | None = None,
     n_seeds: int = 1,
     prunes: bool = True,
 ) -> Plan:
     """Resolve what a study searches.
 
     settings  given to all trials; a searched key among them is searched no more
-    lists     values that replace what the recipe tries, or add a setting to the search
+    lists     what replaces the recipe's search of a setting, or adds one: a list of values, or a table as in [search]
 
-    UsageError for unknown settings and values, a model that has nothing to search, and one selected on test items.
+    UsageError for unknown settings and values, a recipe that does not fit its model, a model that has nothing to
+    search, and one selected on test items.
     """
     entry = registry.find(model)
-    fixed, own_lists = dict(settings or {}), dict(lists or {})
-    check_keys([*fixed, *own_lists], entry.known_settings(), where=model)
-    values = entry.values(prepared.name)
-    space = {
-        key: one for key, one in space_of(entry, kind, dataset=prepared.name).items() if key not in fixed
-    }
-    for key, tried in own_lists.items():
-        own = check_value(entry.class_of(key), key, values[key], where=model)
-        checked = [check_value(entry.class_of(key), key, value, where=f"{model} (--set)") for value in tried]
-        searched = Searched(values=tuple(checked), source="decision: given with --set")
-        space[key] = Dimension(key, own, searched.including(own))
+    registry.check_recipe(registry.find(entry.name))
+    fixed, listed = dict(settings or {}), dict(lists or {})
+    check_keys([*fixed, *listed], entry.known_settings(), where=model)
+    space = _space(entry, prepared, kind, fixed, listed)
     if not space:
         raise UsageError(
-            f"{model} has nothing to search: its recipe has no [search]; give values with --set KEY=a,b,c"
+            f"{model} has nothing to search: its recipe or --space lists no setting that is not given to all trials; "
+            "give values with --set KEY=a,b,c"
         )
     cell = make_cell(
         results_dir=results_dir, prepared=prepared, model=model, seed=trial_seeds(1)[0],
@@ -90,9 +92,25 @@ def plan_study(
     )  # fmt: skip
 
 
+def _space(
+    entry: registry.ModelEntry,
+    prepared: Prepared,
+    kind: Kind,
+    fixed: Mapping[str, Any],
+    listed: Mapping[str, Any],
+) -> dict[str, Dimension]:
+    space, values = space_of(entry, kind, dataset=prepared.name), entry.values(prepared.name)
+    where = f"{entry.name} (what is searched)"
+    for key, content in listed.items():
+        searched = as_searched(key, content, where=where)
+        space[key] = checked_dimension(entry, key, searched, values[key], where=where)
+    return {key: dimension for key, dimension in space.items() if key not in fixed}
+
+
 class Watching:
     """What a live view hears of a study."""
 
+    def opened(self, ledger: Ledger, budget: Budget, jobs: int) -> None: ...
     def began(self, number: int, values: Mapping[str, Any]) -> None: ...
     def epoch(self, number: int, report: EpochReport) -> None: ...
     def ended(self, trial: Trial) -> None: ...
@@ -104,83 +122,145 @@ def run_study(
     budget: Budget,
     *,
     device: str = "auto",
-    jobs: int = 1,
+    backend: Backend | None = None,
     watching: Watching | None = None,
 ) -> list[Trial]:
     """Compute trials until the budget is spent; return all of the study, in the order of their numbers."""
-    if jobs == 1:
+    backend, watching = backend or Backend(), watching or Watching()
+    watching.opened(ledger, budget, backend.jobs)
+    if backend.kind == "local" and backend.jobs == 1:
         prepare_process(default_threads(1))
-        work(ledger, prepared, budget, device=pick_device(device), watching=watching or Watching())
-    else:
-        _work_in_processes(
-            ledger, prepared, budget, device=device, jobs=jobs, watching=watching or Watching()
-        )
+        work(ledger, prepared, budget, device=pick_device(device), watching=watching)
+    elif _is_left(ledger, budget):  # no cluster is asked for nothing
+        _work_in_processes(ledger, prepared, budget, device, backend, watching)
     return sorted(ledger.trials(), key=lambda trial: trial.number)
 
 
-def work(ledger: Ledger, prepared: Prepared, budget: Budget, *, device: str, watching: Watching) -> None:
-    """Compute one trial after another until there are enough."""
-    while True:
-        trials = ledger.trials()
-        spent = sum(trial.seconds for trial in trials)
-        if budget.seconds is not None and spent >= budget.seconds:
-            return
-        with ledger.claim(budget.trials) as claimed:
+def _is_left(ledger: Ledger, budget: Budget) -> bool:
+    if budget.trials is not None:
+        return len(ledger.trials()) < budget.trials
+    return ledger.spent() < (budget.seconds or 0)
+
+
+def work(
+    ledger: Ledger,
+    prepared: Prepared,
+    budget: Budget,
+    *,
+    device: str,
+    watching: Watching,
+    is_worker: bool = False,
+    only_begun: bool = False,
+) -> None:
+    """Compute one trial after another until the budget is spent, or only those that workers did not give back."""
+    while budget.seconds is None or ledger.spent() < budget.seconds:
+        with ledger.claim(budget.trials, is_worker=is_worker, only_begun=only_begun) as claimed:
             if claimed is None:
                 return
             watching.began(claimed.number, claimed.values)
-            trial = run_trial(
-                ledger.plan, prepared, claimed, others=trials, device=device, is_over=_over(budget, spent),
-                on_epoch=lambda report, number=claimed.number: watching.epoch(number, report),  # type: ignore[misc]
-            )  # fmt: skip
+            trial = _compute(ledger, prepared, claimed, budget, device, watching)
             ledger.record(trial)
         watching.ended(trial)
 
 
-def _over(budget: Budget, spent: float) -> Callable[[], bool]:
+def _compute(
+    ledger: Ledger, prepared: Prepared, claimed: Claimed, budget: Budget, device: str, watching: Watching
+) -> Trial:
+    if claimed.n_begun > MAX_TRIES:
+        return Trial(number=claimed.number, status="failed", values=claimed.values, reason=DIED)
     began = time.perf_counter()
-    limit = budget.seconds
-    return lambda: limit is not None and spent + time.perf_counter() - began >= limit
+
+    def elapsed() -> float:
+        return claimed.earlier + time.perf_counter() - began
+
+    def on_epoch(report: EpochReport) -> None:
+        watching.epoch(claimed.number, report)
+        ledger.note_seconds(claimed.number, elapsed())
+
+    def is_over() -> bool:
+        return (
+            budget.seconds is not None and ledger.spent(without=claimed.number) + elapsed() >= budget.seconds
+        )
+
+    return run_trial(
+        ledger.plan, prepared, claimed, others=ledger.trials(), device=device, elapsed=elapsed, is_over=is_over,
+        on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+# -- several processes ------------------------------------------------------------------------------------
 
 
 def _work_in_processes(
-    ledger: Ledger, prepared: Prepared, budget: Budget, *, device: str, jobs: int, watching: Watching
+    ledger: Ledger, prepared: Prepared, budget: Budget, device: str, backend: Backend, watching: Watching
 ) -> None:
-    """Let several processes share a study's trials, and tell of those that end."""
-    from joblib import Parallel, delayed
+    """Let several processes share a study's trials, and tell of those that end.
 
-    environment = {key: value for key, value in os.environ.items() if key.startswith("MMBENCH_")}
+    When a worker dies, the trials that were begun are computed by one worker at a time, so that the trial that kills
+    its workers takes no other one with it again; it fails when two workers died of it.
+    """
+    ledger.forget_marks()
+    begin = partial(
+        _worker,
+        ledger.path.absolute(),
+        prepared.path.absolute(),
+        budget,
+        device,
+        environment=shipped_environment(),
+    )
+    with _told(ledger, watching):
+        n_ended = -1
+        while not together(partial(begin, jobs=backend.jobs), backend, backend.jobs):
+            if len(ledger.trials()) == n_ended:
+                raise RunError(
+                    f"the {backend.kind} workers died, and no trial ended; the same command resumes them"
+                )
+            n_ended = len(ledger.trials())
+            for _ in range((MAX_TRIES + 1) * len(ledger.begun())):
+                together(partial(begin, jobs=1, only_begun=True), backend, 1)
+    ledger.tidy()
+
+
+@contextmanager
+def _told(ledger: Ledger, watching: Watching) -> Iterator[None]:
+    """Tell of the trials that other processes end."""
     known = {trial.number for trial in ledger.trials()}
     is_done = threading.Event()
 
     def tell() -> None:
-        while not is_done.wait(POLL_S):
-            tell_new()
-
-    def tell_new() -> None:
         for trial in ledger.trials():
             if trial.number not in known:
                 known.add(trial.number)
                 watching.ended(trial)
 
-    teller = threading.Thread(target=tell, daemon=True)
+    def watch() -> None:
+        while not is_done.wait(POLL_S):
+            tell()
+
+    teller = threading.Thread(target=watch, daemon=True)
     teller.start()
     try:
-        Parallel(n_jobs=jobs, backend="loky")(
-            delayed(_worker)(
-                ledger.path.absolute(), prepared.path.absolute(), budget, device, jobs, environment
-            )
-            for _ in range(jobs)
-        )
+        yield
     finally:
         is_done.set()
         teller.join()
-        tell_new()
+        tell()
 
 
 def _worker(
-    study: Path, data: Path, budget: Budget, device: str, jobs: int, environment: dict[str, str]
+    study: Path,
+    data: Path,
+    budget: Budget,
+    device: str,
+    *,
+    environment: dict[str, str],
+    jobs: int,
+    only_begun: bool = False,
 ) -> None:
     os.environ.update(environment)
     prepare_process(default_threads(jobs))
-    work(Ledger.read(study), open_path(data), budget, device=pick_device(device), watching=Watching())
+    with dealt_device(device) as chosen:
+        work(
+            Ledger.read(study), open_path(data), budget, device=pick_device(chosen), watching=Watching(),
+            is_worker=True, only_begun=only_begun,
+        )  # fmt: skip

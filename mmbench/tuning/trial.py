@@ -1,7 +1,6 @@
 """One trial: its settings trained with the tuning seeds and ranked on the validation targets, on nothing else."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from mmbench.data.store import Prepared
-from mmbench.errors import UsageError
+from mmbench.errors import FAILURES, DataError, RunError, UsageError
 from mmbench.runs.build import build_model, load_data
-from mmbench.runs.execute import selection_value
+from mmbench.runs.execute import explain_failure, selection_value
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import EpochReport, Progress
@@ -81,11 +80,16 @@ def run_trial(
     *,
     others: Sequence[Trial],
     device: str,
+    elapsed: Callable[[], float] = lambda: 0.0,
     is_over: Callable[[], bool] = lambda: False,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
 ) -> Trial:
-    """Compute a trial, going on where it was interrupted. What fails is a failed trial with its reason."""
-    began = time.perf_counter()
+    """Compute a trial and resume it where it was interrupted. One whose settings or model fail keeps the reason.
+
+    elapsed  the seconds that were spent on the trial so far
+
+    What is no fault of the settings, such as a full disk or damaged data, raises: the trial is resumed later.
+    """
     base = Trial(number=claimed.number, status="finished", values=claimed.values)
     # The first trial is the recipe's own: it is what the others are compared with.
     curves = [curve for trial in others for curve in trial.curves[:1]] if claimed.number else []
@@ -98,18 +102,33 @@ def run_trial(
             if done[-1][1].ended:
                 break
             judge.prunes = False  # one seed decides whether the others are worth their time
-    except Exception as error:
-        reason = " ".join(f"{error}".split())[:500] or type(error).__name__
-        seconds = time.perf_counter() - began
-        return replace(base, status="failed", reason=reason, seconds=seconds)
+    except FAILURES as error:
+        _raise_fault_of_machine(error, claimed.number)
+        reason = explain_failure(error, plan.model)
+        return replace(base, status="failed", reason=reason, seconds=elapsed())
     outcomes = [outcome for _, outcome in done]
     values = [outcome.value for outcome in outcomes if outcome.value is not None]
     return replace(
         base, status=outcomes[-1].ended or "finished", value=fmean(values) if values else None,
         seeds=tuple(seed for seed, _ in done), curves=tuple(outcome.curve for outcome in outcomes),
         n_epochs=sum(outcome.n_epochs for outcome in outcomes), n_parameters=outcomes[0].n_parameters,
-        seconds=time.perf_counter() - began,
+        seconds=elapsed(),
     )  # fmt: skip
+
+
+def _raise_fault_of_machine(error: BaseException, number: int) -> None:
+    """Raise an error again that other settings would meet too: of files, of the disk, of the data."""
+    if isinstance(error, DataError):
+        raise error
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            reason = error if cause is not error else f"{cause.strerror or cause} ({cause.filename})"
+            text = " ".join(str(reason).split())
+            raise RunError(
+                f"trial {number} stopped: {text}; the same command resumes it, and no trial is lost"
+            ) from error
+        cause = cause.__cause__
 
 
 def trial_cell(plan: Plan, prepared: Prepared, values: dict[str, Any], seed: int, path: Path) -> Cell:

@@ -12,7 +12,9 @@ from mmbench.runs.plan import make_cell
 from mmbench.runs.schedule import Overrides
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN, Layer, Origin
-from mmbench.tuning.ledger import Plan, Trial, best_of, chosen_study, studies_of
+from mmbench.tuning.ledger import Plan, Trial, best_of
+from mmbench.tuning.space import space_of
+from mmbench.tuning.stored import chosen_study, studies_of
 
 
 def tuned_layers(
@@ -42,6 +44,16 @@ def tuned_layers(
     return layers
 
 
+def row_layer(results_dir: Path, prepared: Prepared, model: str, overrides: Overrides) -> Layer | None:
+    """Return the best settings for a row of a declared table; None for a model that has nothing to search.
+
+    Only a study counts whose trials had the declared settings, or searched them. UsageError where there is none.
+    """
+    if not space_of(registry.find(model), dataset=prepared.name):
+        return None
+    return _layer(results_dir, prepared, model, overrides, None)
+
+
 def _layer(
     results_dir: Path, prepared: Prepared, model: str, overrides: Overrides, study_id: str | None
 ) -> Layer:
@@ -59,6 +71,7 @@ def _layer(
         model,
         protocol=cell.protocol,
         features=cell.feature_identities,
+        declared={key: value for key, value in overrides.declared.items() if key in known},
         study_id=study_id,
     )
     best = best_of(ledger.trials())
@@ -71,13 +84,17 @@ def _layer(
 class SettingsOrigin:
     """How a run's settings came about.
 
-    budget  what was spent on the search: "30 trials" or "2 h"; "" = nothing was searched
-    cost    what it took: "30 trials, 1.9 h"
+    budget     what was spent on the search: "30 trials" or "2 h"; "" = nothing was searched
+    cost       what it took: "30 trials, 1.9 h"
+    n_trials   of the search
+    is_recipe  whether the settings are the recipe's; a search may end with them
     """
 
     kind: Literal["recipe", "tuned", "--set"]
     budget: str = ""
     cost: str = ""
+    n_trials: int = 0
+    is_recipe: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} ({self.cost})" if self.cost else self.kind
@@ -89,7 +106,7 @@ def settings_origin(record: RunRecord) -> SettingsOrigin:
     The ledgers beside the run say so, because the same settings may have been typed, or be the recipe's own.
     """
     values = {key: setting.value for key, setting in record.settings.items()}
-    found = []
+    origins = []
     for ledger in studies_of(record.path.parents[3], record.dataset, record.model):
         trials = ledger.trials()
         best = best_of(trials)
@@ -97,18 +114,20 @@ def settings_origin(record: RunRecord) -> SettingsOrigin:
             continue
         chosen = {**ledger.plan.fixed, **best.values}
         if _agree(values, chosen) and _others_are_of_the_recipe(record, set(chosen)):
-            found.append((len(trials), _origin(ledger.plan, trials)))
-    if found:
-        return max(found, key=lambda entry: entry[0])[1]
+            own = {key: dimension["own"] for key, dimension in ledger.plan.space.items()}
+            is_recipe = best.values == own and not ledger.plan.fixed
+            origins.append(_origin(ledger.plan, trials, is_recipe))
+    if origins:
+        return max(origins, key=lambda origin: origin.n_trials)
     is_chosen = any(setting.origin in CHOSEN for setting in record.settings.values())
-    return SettingsOrigin("--set" if is_chosen else "recipe")
+    return SettingsOrigin("--set" if is_chosen else "recipe", is_recipe=not is_chosen)
 
 
-def _origin(plan: Plan, trials: Sequence[Trial]) -> SettingsOrigin:
+def _origin(plan: Plan, trials: Sequence[Trial], is_recipe: bool) -> SettingsOrigin:
     hours = sum(trial.seconds for trial in trials) / 3600
     time = f"{hours:.1f} h" if hours >= 0.05 else f"{hours * 60:.1f} min"
     budget = f"{len(trials)} trials" if plan.unit == "trials" else f"{hours:.0f} h"
-    return SettingsOrigin("tuned", budget, f"{len(trials)} trials, {time}")
+    return SettingsOrigin("tuned", budget, f"{len(trials)} trials, {time}", len(trials), is_recipe)
 
 
 def _agree(values: Mapping[str, object], wanted: Mapping[str, object]) -> bool:

@@ -16,7 +16,7 @@ class Ranks:
     def __init__(self, ranks: Sequence[int]) -> None:
         self.greater = np.asarray(ranks, dtype=np.int64) - 1
         self.equal = np.zeros_like(self.greater)
-        self.n_candidates = 1000
+        self.n_candidates, self.limit = 1000, None
 
 
 def mean(metric: Metric, runs: Sequence[Sequence[int]]) -> float:

@@ -3,6 +3,7 @@
 Every test also kills a worker, as the system does it to a process that wants too much memory.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ def test_a_worker_is_killed_once_and_everything_is_computed(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (models / "died").exists()
+    for seed in (1, 2):  # a run elsewhere is told of as one here, in its order
+        of_run = [line for line in done.error_lines if f"sasrec on toy, seed {seed}" in line]
+        assert [re.sub(r"\[./5\] ", "", line).partition("  ")[0] for line in of_run[:-1]] == [
+            f"sasrec on toy, seed {seed}", *(f"sasrec on toy, seed {seed}: epoch {n}/2" for n in (1, 2))
+        ]  # fmt: skip
+        assert of_run[-1].startswith("finished ")
     records = [read_record(cell) for cell in cells(tmp_path / "out")]
     assert [one.model for one in records] == ["my-line", "random", "random", "sasrec", "sasrec"]
     assert {one.status for one in records} == {"finished"}

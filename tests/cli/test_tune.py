@@ -20,13 +20,17 @@ def test_tune_then_run_with_what_was_found(data_dir: Path, tmp_path: Path) -> No
     done = cli(*tune, data=data_dir, results=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "3 of 3 trials: trial 2" in done.stderr
-    assert "0 (recipe)" in done.stdout
+    assert "(recipe)" in done.stdout
     assert "next: mmbench run sasrec --dataset toy --tuned" in done.stdout
     again = cli(*tune, data=data_dir, results=tmp_path)
     assert "3 trials are done" in again.stderr
     assert again.stdout == done.stdout
-    shown = cli(*tune, "--show", data=data_dir, results=tmp_path)
+    page = tmp_path / "page.html"
+    shown = cli(
+        "tune", "sasrec", "--dataset", "toy", "--show", "--html", page, data=data_dir, results=tmp_path
+    )
     assert shown.stdout == done.stdout.rpartition("next:")[0]
+    assert page.read_text().count("<svg") == 2
 
     run = ("run", "sasrec", "--no-floors", "--dataset", "toy", "--seeds", "1")
     done = cli(*run, "--tuned", data=data_dir, results=tmp_path)
@@ -58,10 +62,23 @@ def test_tune_then_run_with_what_was_found(data_dir: Path, tmp_path: Path) -> No
     [
         (("tune", "random", "--dataset", "toy", "--sampler", "random"), "random has nothing to search"),
         (("tune", "sasrec", "--dataset", "toy", "--sampler", "best"), "write tpe, random or grid"),
-        (("tune", "sasrec", "--dataset", "toy", "--space", "all"), "write shared or recipe"),
+        (("tune", "sasrec", "--dataset", "toy", "--space", "all"), "write shared, recipe or a TOML file"),
         (("tune", "sasrec", "--dataset", "toy", "--trials", "3", "--hours", "1"), "--trials or --hours"),
         (("tune", "sasrec", "--dataset", "toy", "--set", "lr="), "write it as KEY=VALUE"),
-        (("tune", "sasrec", "--dataset", "toy", "--show"), "has no study on toy"),
+        (("tune", "sasrec", "--dataset", "toy", "--show"), "sasrec: no study on toy is stored"),
+        (("tune", "sasrec", "--dataset", "toy", "--show", "--html", "."), "--html . is a folder"),
+        (
+            ("tune", "sasrec", "--dataset", "toy", "--set", "lrr=1,2", "--sampler", "random"),
+            "did you mean 'lr'?",
+        ),
+        (
+            ("tune", "sasrec", "--dataset", "toy", "--set", "hm4sr.lr=1", "--sampler", "random"),
+            "model of this run",
+        ),
+        (("tune", "sasrec", "--dataset", "toy", "--set", "lr=1,fast", "--sampler", "random"), "got 'fast'"),
+        (("tune", "sasrec", "--dataset", "toy", "--hours", "0"), "--hours 0: give a finite time above 0"),
+        (("tune", "sasrec", "--dataset", "toy", "--backend", "dusk"), "did you mean 'dask'?"),
+        (("tune", "sasrec", "--dataset", "toy", "--address", "tcp://x:1"), "--backend dask or --backend ray"),
         (("run", "sasrec", "--dataset", "toy", "--tuned"), "run: mmbench tune sasrec --dataset toy"),
         (("run", "sasrec", "--dataset", "toy", "--study", "abc"), "no study abc of sasrec fits toy"),
     ],

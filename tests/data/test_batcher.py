@@ -44,7 +44,7 @@ def test_evaluation_slot_is_the_last_event_or_the_last_extra_place() -> None:
     assert batch.item_seq.flatten()[batch.slot].tolist() == [C, D]
     assert batch.user.tolist() == [4, 7]
     assert not isinstance(batch, TrainBatch)
-    extra = batcher.evaluation(rows, places_after=1)
+    extra = batcher.evaluation(rows, slots_after=1)
     assert extra.item_seq.tolist() == [[A, B, C, 0], [D, 0, 0, 0]]
     assert extra.segment.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert extra.position.flatten()[extra.slot].tolist() == [3, 1]
@@ -53,7 +53,7 @@ def test_evaluation_slot_is_the_last_event_or_the_last_extra_place() -> None:
 def test_empty_history_is_laid_out() -> None:
     view = view_of([[], [A]])
     batcher = Batcher(view.items, view.times, layout="packed", max_len=4)
-    batch = batcher.evaluation(last_rows(view.offsets, np.arange(2), 3), places_after=1)
+    batch = batcher.evaluation(last_rows(view.offsets, np.arange(2), 3), slots_after=1)
     assert batch.item_seq.flatten()[batch.slot].tolist() == [0, 0]
     assert batch.position.flatten()[batch.slot].tolist() == [0, 1]
 

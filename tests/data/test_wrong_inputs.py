@@ -2,6 +2,7 @@
 
 import os
 import re
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mmbench.data.catalog import load_catalog
 from mmbench.data.matching import FILE_RULES, ID_RULES, match_names
+from mmbench.data.pictures import _read_member
 from mmbench.data.split import make_split
 from mmbench.data.statistics import Statistics
 from mmbench.data.store import Prepared
@@ -217,5 +219,44 @@ def test_nesting_in_a_toml_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MMBENCH_DATASETS", str(file))
     for content in (f"x = {'[' * 100_000}", f"x = {'9' * 5000}"):
         file.write_text(content)
-        with pytest.raises(UsageError, match=r"deep\.toml is not valid TOML|outside a table"):
+        with pytest.raises(
+            UsageError,
+            match=r"deep\.toml: (it is nested too deeply|a number has more)",
+        ):
             load_catalog(tmp_path)
+
+
+def test_a_member_that_says_to_be_small_is_not_unpacked_beyond_that(tmp_path: Path) -> None:
+    """Its 200 MB are never in memory; the sizes of the directory are what a hostile archive sets."""
+    file = tmp_path / "images.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(200 * 2**20))
+        archive.writestr("b.png", b"picture", compress_type=zipfile.ZIP_BZIP2)
+        archive.writestr("c.png", b"picture")
+    with zipfile.ZipFile(file) as archive:
+        archive.getinfo("a.png").file_size = 100
+        tracemalloc.start()
+        assert _read_member(archive, "a.png") == "unreadable"  # its CRC is that of all bytes
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**20
+        assert _read_member(archive, "b.png") == "unreadable"
+        assert _read_member(archive, "c.png") == b"picture"
+
+
+@pytest.mark.parametrize("kind", ["timestamp[s]", "timestamp[us]", "date64", "int64"])
+def test_times_that_no_calendar_has_are_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    raw = tmp_path / "data" / "raw" / "mine"
+    raw.mkdir(parents=True)
+    types = {"timestamp[s]": pa.timestamp("s"), "timestamp[us]": pa.timestamp("us"), "date64": pa.date64()}
+    per_second = {"timestamp[s]": 1, "timestamp[us]": 10**6, "date64": 1000, "int64": 1}[kind]
+    stamps = pa.array([900_000_000_000 // 86_400 * 86_400 * per_second] * 36, pa.int64())
+    users, items, _ = zip(*grid(), strict=True)
+    times = stamps.cast(types[kind]) if kind in types else stamps
+    pq.write_table(pa.table({"user": users, "item": items, "timestamp": times}), raw / "events.parquet")
+    (tmp_path / "data" / "datasets.toml").write_text(
+        '[mine]\ntitle = "Mine"\nparser = "table"\nfiles.interactions = { name = "events.parquet" }\n'
+        f'columns.interactions = {{ unit = "{"s" if kind == "int64" else "iso"}" }}\n'
+    )
+    with pytest.raises(DataError, match=r"malformed \(row 1: timestamp .* (is not an ISO date|is too large)"):
+        made(tmp_path)

@@ -11,11 +11,11 @@ from torch import Tensor
 from mmbench.choices import RULES, MaskRule
 from mmbench.data.batch import Batch
 from mmbench.data.views import TargetView
-from mmbench.evaluation.fusion import FEWEST_USERS, best_shares, choose_weights
+from mmbench.evaluation.fusion import FEWEST_USERS, best_shares, choose_weights, some_users
 from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank
 from mmbench.models.late_fusion import FusionConfig, LateFused
-from mmbench.nn.score_scales import simplex_grid
+from mmbench.nn.score_scales import gate_weights, simplex_grid
 from tests.scorers import empty_catalog, random_view
 
 N_ITEMS = 40
@@ -30,10 +30,15 @@ class Written(LateFused[FusionConfig]):
         n_users, n_items = tables[0].shape
         super().__init__(config or FusionConfig(), empty_catalog(n_items=n_items, n_users=n_users))
         self.tables = tables
-        self.init_fusion(len(tables))
+        self.init_fusion(len(tables), torch.arange(1, n_items + 1).repeat_interleave(3))
 
     def member_scores(self, batch: Batch) -> dict[str, Tensor]:
         return {str(k): table[batch.user] for k, table in enumerate(self.tables)}
+
+    def traits(self, batch: Batch) -> Tensor:
+        """Only the user is known: even users have long histories that end with a rare item."""
+        even = (batch.user % 2 == 0).double()
+        return torch.stack([2 * even, 1 - even], 1)
 
     def presence(self) -> Mapping[str, Tensor | None]:
         return dict.fromkeys(map(str, range(len(self.tables))))
@@ -132,3 +137,93 @@ def test_weights_stay_equal_where_they_are_wanted_so_and_where_users_are_few() -
     choose_weights(model, few, mask_seen="none")
     assert model.shares.tolist() == [1, 1]
     assert model.weights_from == "equal: 1,999 validation users are fewer than 2,000"
+
+
+def test_learned_weights_go_to_the_member_that_knows() -> None:
+    view, first, _ = planted(FEWEST_USERS)
+    both = first.clone()
+    both[view.user, view.target - 1] += 4
+    noise = torch.from_numpy(np.random.default_rng(9).normal(size=tuple(first.shape)))
+    model = Written(noise, both, config=FusionConfig(fusion_weights="learned"))
+    choose_weights(model, view, mask_seen="none")
+    assert model.weights_from == "learned on 2,000 validation users"
+    assert int(model.shares[1]) / int(model.shares.sum()) > 0.95
+    assert model.fusion_state()["weights"][1] > 0.95
+
+
+def likelihood(view: TargetView, tables: list[Tensor], weights: np.ndarray, rule: MaskRule) -> float:
+    """The mean log probability of the targets, a user at a time: raw scores, weights [M] or [users, M]."""
+    total = 0.0
+    for k, (user, target) in enumerate(zip(view.user, view.target, strict=True)):
+        of_user = weights[k] if weights.ndim == 2 else weights
+        scores = sum(w * table[user].numpy() for w, table in zip(of_user, tables, strict=True))
+        history = view.items[view.offsets[k] : view.offsets[k + 1]]
+        n_seen = {"none": 0, "train": int(view.train_len[k]), "input": len(history)}[rule]
+        seen = set(history[:n_seen].tolist())
+        left = [item for item in range(1, N_ITEMS + 1) if item not in seen or item == target]
+        kept = scores[np.array(left) - 1]
+        total += scores[target - 1] - np.log(np.exp(kept).sum())
+    return total / len(view)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_learned_weights_are_those_of_the_likelihood_s_maximum(
+    rule: MaskRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ratio of weights that is a little larger or smaller makes the targets less likely, each at its best scale."""
+    from scipy.optimize import minimize_scalar
+
+    monkeypatch.setattr("mmbench.evaluation.fusion.FEWEST_USERS", 1)
+    view, first, second = planted(150)
+    tables = [first / 2, second / 3]
+    model = Written(*tables, config=FusionConfig(fusion_weights="learned", scale="raw"))
+    choose_weights(model, view, mask_seen=rule)
+    share = float(model.shares[0] / model.shares.sum())
+
+    def best(part: float) -> float:
+        found = minimize_scalar(
+            lambda size: -likelihood(view, tables, size * np.array([part, 1 - part]), rule),
+            bounds=(0.1, 20.0),
+            method="bounded",
+        )
+        return -float(found.fun)
+
+    assert best(share) > max(best(share - 0.02), best(share + 0.02))
+
+
+def test_gated_weights_follow_the_user_where_one_weight_for_all_cannot() -> None:
+    view, first, second = planted(FEWEST_USERS)
+    gated = Written(first, second, config=FusionConfig(fusion_weights="gated"))
+    learned = Written(first, second, config=FusionConfig(fusion_weights="learned"))
+    for model in (gated, learned):
+        choose_weights(model, view, mask_seen="none")
+    gates = torch.tensor(gated.fusion_state()["gates"], dtype=torch.float64)
+    even, odd = (
+        gate_weights(gates, torch.tensor([trait], dtype=torch.float64))[:, 0]
+        for trait in ((2.0, 0.0), (0.0, 1.0))
+    )
+    assert even[0] > 5 * even[1]
+    assert odd[1] > 5 * odd[0]
+    assert ndcg(gated, view) > ndcg(learned, view) + 0.05
+
+
+def test_a_sample_of_users_is_evenly_spaced_and_keeps_their_histories() -> None:
+    view = random_view(n_users=50)
+    few = some_users(view, 7)
+    assert len(few) == 7
+    places = [int(np.flatnonzero(view.user == user)[0]) for user in few.user]
+    assert (places[0], places[-1]) == (0, 49)
+    for k, place in enumerate(places):
+        one = few.items[few.offsets[k] : few.offsets[k + 1]]
+        assert one.tolist() == view.items[view.offsets[place] : view.offsets[place + 1]].tolist()
+        assert few.target[k] == view.target[place]
+    assert some_users(view, 50) is view
+
+
+def test_of_more_users_than_fit_some_are_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, first, second = planted(FEWEST_USERS)
+    monkeypatch.setattr("mmbench.evaluation.fusion.MOST_HELD", 2 * N_ITEMS * 500)
+    model = Written(first, second, config=FusionConfig(fusion_weights="learned"))
+    choose_weights(model, view, mask_seen="none")
+    assert model.weights_from == "learned on 500 of 2,000 validation users"
+    assert 0.3 < float(model.shares[0] / model.shares.sum()) < 0.7

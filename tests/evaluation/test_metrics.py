@@ -176,7 +176,10 @@ def test_a_cutoff_beyond_the_items_is_refused() -> None:
         (Ranks(np.arange(1), np.array([100]), np.array([0]), 100), "outside 1..100"),
         (Ranks(np.arange(1), np.array([60]), np.array([40]), 100), "outside 1..100"),
         (Ranks(np.arange(1), np.array([-1]), np.array([0]), 100), "outside 1..100"),
-        (SimpleNamespace(greater=np.array([1, 2]), equal=np.array([0]), n_candidates=100), "shapes"),
+        (
+            SimpleNamespace(greater=np.array([1, 2]), equal=np.array([0]), n_candidates=100, limit=None),
+            "shapes",
+        ),
         (Ranks(np.arange(1), np.array([1.5]), np.array([0]), 100), "type float64"),
         (Ranks(np.arange(0), np.array([], dtype=int), np.array([], dtype=int), 100), "no user"),
     ],

@@ -66,7 +66,7 @@ def test_padding_and_neighbours_do_not_matter() -> None:
     view = view_of(histories)
     rows = last_rows(view.offsets, torch.arange(4).numpy(), 7)
     for layout in ("padded", "fixed"):
-        batch = Batcher(view.items, view.times, layout=layout, max_len=8).evaluation(rows, places_after=1)
+        batch = Batcher(view.items, view.times, layout=layout, max_len=8).evaluation(rows, slots_after=1)
         torch.testing.assert_close(model.query(batch), alone, rtol=0, atol=1e-12)
 
 

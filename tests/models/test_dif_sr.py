@@ -22,9 +22,8 @@ from tests.models.toy import (
     training_batch,
     view_of,
 )
-from tests.models.waves import bias_wave, put, put_map, put_norm, wave
+from tests.models.waves import TOY_HISTORIES, bias_wave, name_of, put, put_map, put_norm, queries, wave
 
-HISTORIES = [[4, 9, 2, 7], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
 NO_DROPOUT = {"dropout": 0.0, "attn_dropout": 0.0}
 FUSIONS: list[dict[str, Any]] = [
     {"fusion": "sum"},
@@ -33,10 +32,6 @@ FUSIONS: list[dict[str, Any]] = [
     {"fusion": "concat", "fusion_input": "masked"},
     {"fusion": "gate", "fusion_input": "masked"},
 ]
-
-
-def name_of(settings: dict[str, Any]) -> str:
-    return "-".join(map(str, settings.values())) or "default"
 
 
 EACH_FUSION = pytest.mark.parametrize("settings", FUSIONS, ids=name_of)
@@ -51,11 +46,6 @@ def lively(**settings: Any) -> Recommender[Any]:
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
     return model.double().eval()
-
-
-def queries(model: Recommender[Any], histories: list[list[int]] = HISTORIES) -> Tensor:
-    with torch.no_grad():
-        return model.query(history_batch(model, histories))
 
 
 # -- numbers of the released code --------------------------------------------------------------------------------
@@ -219,7 +209,7 @@ def test_side_information_moves_nothing_but_attention(settings: dict[str, Any]) 
         model.attribute_table.emb.weight.mul_(-3.0)
         model.position_emb.weight.add_(torch.randn_like(model.position_emb.weight))
         moved = (queries(model) - before).abs().amax(1)
-    alone = HISTORIES.index([1])
+    alone = TOY_HISTORIES.index([1])
     assert moved[alone] == 0
     assert (moved[torch.arange(4) != alone] > 1e-4).all()
 
@@ -231,7 +221,7 @@ def test_only_raw_scores_let_padding_take_part(settings: dict[str, Any]) -> None
     with torch.no_grad():
         model.item_emb.weight[0] += torch.randn(8, dtype=torch.float64)
     moved = (queries(model) - before).abs().amax(1)
-    full = [len(history) == 8 for history in HISTORIES]
+    full = [len(history) == 8 for history in TOY_HISTORIES]
     assert moved[full].max() == 0
     if settings["fusion"] == "sum" or settings.get("fusion_input") == "masked":
         assert moved.max() == 0

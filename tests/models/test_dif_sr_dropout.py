@@ -38,7 +38,7 @@ def block(**rates: float) -> Any:
 
 def streams(model_block: Any, item: Tensor) -> Any:
     """Return side information without any effect beside ids `item`."""
-    kind = model_block.attention.forward.__annotations__["asking"]
+    kind = model_block.attention.forward.__annotations__["asked"]
     return kind(torch.zeros_like(item), item, torch.zeros_like(item[:1]))
 
 

@@ -14,7 +14,7 @@ from mmbench.models.feature_change import change_features, gaussian
 from mmbench.settings.feature_change import FeatureChange, FeatureText
 from tests.models.toy import toy_catalog
 
-ALL = ("shuffled:1", "random:1", "gauss:1", "constant", "zero")
+ALL = ("shuffled:1", "shuffled-together:1", "random:1", "gauss:1", "constant", "zero")
 
 
 def changed(text: str, catalog: Catalog | None = None, modality: str = "text") -> Catalog:
@@ -134,7 +134,7 @@ def test_constant_is_the_mean_of_the_items_that_have_the_modality_layer_by_layer
 def test_one_item_cannot_be_shuffled() -> None:
     catalog = replace(toy_catalog(), has_text=torch.arange(31) == 2)
     with pytest.raises(
-        ValueError, match="text_features = shuffled needs two items with text, and there is 1"
+        ValueError, match="text_features = shuffled needs two items with text; the data set has 1"
     ):
         changed("shuffled:1", catalog)
 
@@ -145,3 +145,20 @@ def test_one_item_cannot_be_shuffled() -> None:
 def test_another_text_is_refused(text: Any) -> None:
     with pytest.raises(ValidationError, match="must be stored, constant, zero, or with a seed shuffled:1"):
         TypeAdapter(FeatureText).validate_python(text)
+
+
+def test_shuffled_together_moves_an_item_s_text_and_picture_to_the_same_item() -> None:
+    before = toy_catalog()
+    texts = change_features(before, "text", FeatureChange.parse("shuffled-together:3"))
+    both = change_features(texts, "image", FeatureChange.parse("shuffled-together:3"))
+    has_both = before.has_text & before.has_image  # type: ignore[operator]
+    moved = 0
+    for item in has_both.nonzero()[:, 0].tolist():
+        (of_text,) = (before.text_feat == both.text_feat[item]).all(1).nonzero()[:, 0].tolist()  # type: ignore[index,union-attr]
+        (of_image,) = (before.image_feat == both.image_feat[item]).all(1).nonzero()[:, 0].tolist()  # type: ignore[index,union-attr]
+        assert of_text == of_image != item
+        assert has_both[of_text]
+        moved += 1
+    assert moved > 10
+    alone = change_features(before, "text", FeatureChange.parse("shuffled:3"))
+    assert not torch.equal(rows(alone), rows(texts))

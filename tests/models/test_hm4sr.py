@@ -20,7 +20,16 @@ from mmbench.models import hm4sr
 from mmbench.models.hm4sr import HM4SR, Angle, choose_share
 from mmbench.models.hm4sr_released import Float32Angle
 from mmbench.nn.calendar import day_of_year
-from tests.models.toy import MAX_LEN, START, history_batch, toy_catalog, toy_model, toy_view, training_batch
+from tests.models.toy import (
+    MAX_LEN,
+    START,
+    history_batch,
+    n_parameters,
+    toy_catalog,
+    toy_model,
+    toy_view,
+    training_batch,
+)
 
 DAY = 86_400
 
@@ -30,10 +39,6 @@ def make(name: str = "hm4sr", **changed: Any) -> HM4SR:
     model = toy_model(name, toy_catalog(), **(small | changed))
     assert isinstance(model, HM4SR)
     return model
-
-
-def n_parameters(model: HM4SR) -> int:
-    return sum(one.numel() for one in model.parameters())
 
 
 @pytest.mark.parametrize("variant", ["-imoe", "-tmoe", "-cp", "-pcl", "-text", "-image"])

@@ -13,9 +13,9 @@ from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender
 from tests.models.planted import finds_taste, planted_shop, trained
 from tests.models.toy import (
+    all_scores,
     catalog_of,
     gradients,
-    history_batch,
     in_float64,
     set_weights,
     sines,
@@ -39,11 +39,6 @@ def exact_model(catalog: Catalog, **settings: Any) -> Recommender[Any]:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     return model
-
-
-def all_scores(model: Recommender[Any], n_users: int) -> Tensor:
-    with torch.no_grad():
-        return model.eval().score(history_batch(model, [[1]] * n_users))
 
 
 def all_nodes(model: Recommender[Any]) -> Tensor:
@@ -350,7 +345,7 @@ def test_nothing_is_dropped() -> None:
 def test_settings_and_data_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="must name text, image, or both"):
         toy_model("mgat", toy_catalog(), modalities=["text", "text"])
-    with pytest.raises(ValueError, match="reads text and image features, but there are none"):
+    with pytest.raises(ValueError, match="reads text and image features, and the data set has none"):
         toy_model("mgat", toy_catalog(features=False))
     assert list(toy_model("mgat", replace(toy_catalog(), image_feat=None)).towers) == ["text"]
 

@@ -13,7 +13,7 @@ from mmbench.data.batch import TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from mmbench.models.registry import find
-from mmbench.nn.interest_clusters import density_peaks, nearest
+from mmbench.nn.clusters import density_peaks, nearest
 from mmbench.settings.config import TrainConfig
 from mmbench.training.sources import Pretraining, Source
 from mmbench.training.stack import fit_together

@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from mmbench.nn.mlp import shift
 from tests.models.toy import (
     history_batch,
+    last_state,
     loss_by_hand,
+    n_parameters,
     toy_catalog,
     toy_model,
     toy_view,
@@ -35,15 +37,6 @@ def make(name: str = "mlp4rec", **settings: Any) -> Recommender[Any]:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
         model.item_emb.weight[0] = 0
     return model
-
-
-def state(model: Recommender[Any], history: list[int]) -> Tensor:
-    with torch.no_grad():
-        return model.query(history_batch(model, [history]))[0]
-
-
-def n_parameters(module: nn.Module) -> int:
-    return sum(one.numel() for one in module.parameters())
 
 
 def by_hand(model: Recommender[Any], history: list[int]) -> Tensor:
@@ -87,7 +80,7 @@ def test_equals_a_loop_over_rows(name: str, n_layers: int) -> None:
         for k, history in enumerate(HISTORIES):
             expected = by_hand(model, history)
             torch.testing.assert_close(together[k], expected, rtol=0, atol=1e-10)
-            torch.testing.assert_close(state(model, history), expected, rtol=0, atol=1e-10)
+            torch.testing.assert_close(last_state(model, history), expected, rtol=0, atol=1e-10)
 
 
 @NAMES
@@ -131,14 +124,14 @@ def test_silent_mlps_leave_the_last_id() -> None:
 def test_features_act_through_the_row_mixer_only(n_layers: int) -> None:
     model = make("mlp4rec:mm", n_layers=n_layers)
     history = [4, 9, 2, 20]
-    base = state(model, history)
+    base = last_state(model, history)
 
     def moved(place: int) -> Tensor:
         """The state when the text of one item of the history is another one."""
         feat = model.features["text"].feat
         kept = feat[history[place]].clone()
         feat[history[place]] += 1.0
-        found = state(model, history)
+        found = last_state(model, history)
         feat[history[place]] = kept
         return found
 
@@ -148,7 +141,7 @@ def test_features_act_through_the_row_mixer_only(n_layers: int) -> None:
         row = model.encoder.mlps["row"]
         row.down.weight.zero_()
         row.down.bias.zero_()
-    base = state(model, history)
+    base = last_state(model, history)
     for place in range(4):
         assert torch.equal(moved(place), base)
 
@@ -156,7 +149,7 @@ def test_features_act_through_the_row_mixer_only(n_layers: int) -> None:
 @NAMES
 def test_order_matters_without_positions(name: str) -> None:
     model = make(name)
-    assert (state(model, [4, 9, 2, 7]) - state(model, [9, 4, 2, 7])).abs().max() > 1e-6
+    assert (last_state(model, [4, 9, 2, 7]) - last_state(model, [9, 4, 2, 7])).abs().max() > 1e-6
 
 
 def test_the_mixer_is_not_causal_and_sees_the_padding() -> None:
@@ -170,9 +163,9 @@ def test_the_mixer_is_not_causal_and_sees_the_padding() -> None:
     )
     assert (first[0, 1] - second[0, 1]).abs().max() > 1e-6
     right, left = make(), make("mlp4rec:left")
-    assert (state(right, [4, 9]) - state(left, [4, 9])).abs().max() > 1e-6
+    assert (last_state(right, [4, 9]) - last_state(left, [4, 9])).abs().max() > 1e-6
     full = [3, 1, 8, 20, 30, 7, 9, 2]
-    assert torch.equal(state(right, full), state(left, full))
+    assert torch.equal(last_state(right, full), last_state(left, full))
 
 
 def test_category_rows_are_means() -> None:

@@ -25,16 +25,16 @@ def test_extras_are_found_by_their_kind() -> None:
     assert negatives.k == 3
     assert needs.get(WholeRows) is None
     assert (needs.has(Prefixes), needs.has(WholeRows)) == (True, False)
-    assert (needs.places_after, Needs().places_after) == (2, 0)
+    assert (needs.slots_after, Needs().slots_after) == (2, 0)
 
 
-def test_an_extra_stands_once() -> None:
+def test_an_extra_occurs_once() -> None:
     class OtherNegatives(Negatives):
         """Draws under the same name."""
 
-    with pytest.raises(ValueError, match="negatives stands twice"):
+    with pytest.raises(ValueError, match="negatives occurs twice"):
         Needs(extras=(Negatives(), OtherNegatives()))
-    with pytest.raises(ValueError, match="SlotAfter stands twice"):
+    with pytest.raises(ValueError, match="SlotAfter occurs twice"):
         Needs(extras=(SlotAfter(1), SlotAfter(2)))
 
 

@@ -114,7 +114,7 @@ WITH_SETTING = [
 
 @pytest.mark.parametrize("name", WITH_SETTING)
 def test_negatives_of_a_step_for_each_target_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match='negatives = "in-batch" are those of a step; set share = "step"'):
+    with pytest.raises(UsageError, match='negatives = "in-batch" are shared by a step; set share = "step"'):
         registry.find(name).config(negatives="in-batch", share="target")
 
 

@@ -31,9 +31,8 @@ from tests.models.test_reference import (
     step_of,
 )
 from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch
-from tests.models.waves import put, put_map, put_norm, wave
+from tests.models.waves import TOY_HISTORIES, name_of, put, put_map, put_norm, queries, wave
 
-HISTORIES = [[4, 9, 2, 7], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
 NO_DROPOUT = {"dropout": 0.0, "attn_dropout": 0.0}
 SWITCHES: list[dict[str, Any]] = [
     {},
@@ -58,11 +57,6 @@ def lively(**settings: Any) -> Recommender[Any]:
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
         model.item_emb.weight[0] = 0
     return model.double().eval()
-
-
-def queries(model: Recommender[Any], histories: list[list[int]] = HISTORIES) -> Tensor:
-    with torch.no_grad():
-        return model.query(history_batch(model, histories))
 
 
 # -- numbers of a plain reference --------------------------------------------------------------------------------
@@ -129,10 +123,6 @@ def built(**settings: Any) -> tuple[Recommender[Any], World]:
     ids, ends = known.category_ids.tolist(), known.category_offsets.tolist()
     categories = [ids[ends[i] : ends[i + 1]] for i in range(known.n_items + 1)]
     return model, World(categories=categories, n_layers=2, n_heads=2, **settings)
-
-
-def name_of(settings: dict[str, Any]) -> str:
-    return "-".join(map(str, settings.values())) or "default"
 
 
 @pytest.mark.parametrize("settings", SWITCHES, ids=name_of)
@@ -202,7 +192,7 @@ def test_order_reaches_one_layer_through_queries_and_keys_only() -> None:
 
 def test_gates_are_one_number_for_each_stream() -> None:
     model = lively()
-    batch = history_batch(model, HISTORIES)
+    batch = history_batch(model, TOY_HISTORIES)
     streams = torch.cat([model.item_emb(batch.item_seq)[..., None, :], model.sides(batch)], -2)
     assert streams.shape[-2:] == (3, 8)
     gates: list[Tensor] = []
@@ -292,13 +282,13 @@ def test_what_a_layer_adds_is_dropped_and_the_residual_is_not(layer: str) -> Non
 
 @pytest.mark.parametrize("sides", [[], ["position", "position"]])
 def test_sides_must_name_each_kind_once(sides: list[str]) -> None:
-    with pytest.raises(UsageError, match="one kind of side information or more, each once"):
+    with pytest.raises(UsageError, match="must name position, category, or both, each once"):
         toy_model("nova", toy_catalog(), sides=sides)
 
 
 def test_a_data_set_without_categories() -> None:
     bare = toy_catalog(features=False)
-    with pytest.raises(ValueError, match='no categories here; set sides = \\["position"\\]'):
+    with pytest.raises(ValueError, match='the data set has no categories; set sides = \\["position"\\]'):
         toy_model("nova", bare)
     model = toy_model("nova:-category", bare)
     assert queries(model.eval()).shape == (4, 64)

@@ -268,7 +268,7 @@ def test_items_like_the_last_one_come_first_among_the_recent() -> None:
 
 def test_settings_that_mean_nothing_together_are_refused() -> None:
     catalog = printed_catalog()
-    with pytest.raises(UsageError, match="give window_days"):
+    with pytest.raises(UsageError, match="set window_days"):
         toy_model("recent-pop:trend", catalog, window_days=0.0)
     for setting in ({"count": "users"}, {"exclude_own": True}):
         with pytest.raises(UsageError, match="weighs single events"):

@@ -111,18 +111,18 @@ def test_a_model_that_extends_another_has_its_settings(
 
 
 BAD = [
-    (OWN.replace("class Line(", "class Lime("), RECIPE, "there is no class Line"),
+    (OWN.replace("class Line(", "class Lime("), RECIPE, "no class Line"),
     (OWN.replace("(Recommender[LineConfig])", "(Recommender)"), RECIPE, r"write class Line\(Recommender\["),
     (OWN.replace("(Recommender[LineConfig])", ""), RECIPE, r"write class Line\(Recommender\["),
     (OWN.replace("[LineConfig]", "[int]"), RECIPE, "with a dataclass"),
     (
         OWN.replace("slope: PositiveFloat", "lr: PositiveFloat"),
         RECIPE,
-        r"\['lr'\] have the name of a training",
+        r"\['lr'\] are training settings too",
     ),
-    ("def broken(:", RECIPE, "cannot be imported: SyntaxError"),
+    ("def broken(:", RECIPE, r"cannot be imported: \w+\.py:1: SyntaxError"),
     ("import surely_not_there", RECIPE, "ModuleNotFoundError"),
-    ("raise KeyError('x')", RECIPE, "cannot be imported: KeyError"),
+    ("raise KeyError('x')", RECIPE, r"cannot be imported: \w+\.py:1: KeyError"),
     (OWN, RECIPE.replace("slope = {", "slop = {"), "did you mean 'slope'"),
     (OWN, RECIPE.replace("slope = 9.0", "sloep = 9.0"), "did you mean 'slope'"),
     (OWN, RECIPE.replace('name = "my-line"', 'name = "other"'), "the file must be other.toml"),
@@ -147,7 +147,7 @@ BAD = [
     (
         OWN.replace("slope: PositiveFloat", "slope: PositiveFloat = 3.0"),
         RECIPE,
-        r"\[settings\]: slope stands in LineConfig too",
+        r"\[settings\]: slope has a value in LineConfig too",
     ),
     (OWN, RECIPE.replace('slope = { value = 2.0, source = "chosen" }', ""), "slope has no value"),
     (OWN, RECIPE + "[search]\nslope = [1.0, 2.0]", "search.slope: must be { values = "),

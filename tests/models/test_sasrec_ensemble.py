@@ -224,7 +224,7 @@ def test_a_stage_trains_and_ranks_its_member_alone(name: str, tmp_path: Path) ->
     inner: Callable[[Recommender[Any]], float] = run.validate
 
     def validate(current: Recommender[Any]) -> float:
-        asked = [one for one, _ in current.members.asked()]
+        asked = [one for one, _ in current.members.active()]
         trained = {key.split(".")[1] for key, one in current.named_parameters() if one.requires_grad}
         seen.append((asked, sorted(trained)))
         return inner(current)
@@ -236,7 +236,7 @@ def test_a_stage_trains_and_ranks_its_member_alone(name: str, tmp_path: Path) ->
     assert order == sorted(order, key=["id", "text", "image"].index)
     assert all(asked == trained for asked, trained in seen)
     assert progress.stage == 3
-    assert [one for one, _ in model.members.asked()] == ["id", "text", "image"]  # and together in the end
+    assert [one for one, _ in model.members.active()] == ["id", "text", "image"]  # and together in the end
 
 
 @BOTH
@@ -281,7 +281,7 @@ def test_joint_training_is_one_stage() -> None:
     model.start_stage("train")
     model.start_epoch(1)
     assert all(one.requires_grad for one in model.parameters())
-    assert len(list(model.members.asked())) == 3
+    assert len(list(model.members.active())) == 3
 
 
 # Features
@@ -333,7 +333,9 @@ def test_missing_features(name: str) -> None:
     without = replace(toy_catalog(), image_feat=None, has_image=None)
     assert list(make(name, without).members) == ["id", "text"]
     assert list(make(f"{name}:three-ids", toy_catalog(features=False)).members) == ["id", "id_2", "id_3"]
-    with pytest.raises(ValueError, match=r"modalities text, image are wanted.*mmbench extract"):
+    with pytest.raises(
+        ValueError, match=r"reads text and image features, and the data set has none.*mmbench extract"
+    ):
         make(name, toy_catalog(features=False))
     cls, config = type(make(name)), make(f"{name}:three-ids").config
     assert not cls.reads(config, "text")

@@ -28,9 +28,8 @@ from tests.models.toy import (
     training_batch,
     view_of,
 )
-from tests.models.waves import put, wave, with_targets
+from tests.models.waves import TOY_HISTORIES, name_of, put, queries, wave, with_targets
 
-HISTORIES = [[4, 9, 2, 7], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]
 NO_DROPOUT = {"dropout": 0.0, "attn_dropout": 0.0, "adaptor_dropout": 0.0}
 SWITCHES: list[dict[str, Any]] = [
     {},
@@ -39,10 +38,6 @@ SWITCHES: list[dict[str, Any]] = [
     {"modalities": ["text", "image"]},
     {"modalities": []},
 ]
-
-
-def name_of(settings: dict[str, Any]) -> str:
-    return "-".join(map(str, settings.values())) or "default"
 
 
 def lively(**settings: Any) -> Recommender[Any]:
@@ -54,11 +49,6 @@ def lively(**settings: Any) -> Recommender[Any]:
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
     return model.double().eval()
-
-
-def queries(model: Recommender[Any], histories: list[list[int]] = HISTORIES) -> Tensor:
-    with torch.no_grad():
-        return model.query(history_batch(model, histories))
 
 
 def grid_of(model: Recommender[Any], batch: Batch) -> tuple[Tensor, Tensor]:
@@ -261,7 +251,7 @@ def test_padding_takes_part_unless_it_is_zeroed(zero_padding: bool) -> None:
         # Only the third history has an event at the last place.
         model.adaptors["text"].offsets[:, 7] += 1.0
         moved_by_offset = (queries(model) - before).abs().amax(1)
-    is_full = torch.tensor([len(history) == 8 for history in HISTORIES])
+    is_full = torch.tensor([len(history) == 8 for history in TOY_HISTORIES])
     assert moved[is_full].max() == 0
     assert moved_by_offset[is_full].min() > 1e-4
     assert bool(moved[~is_full].max() == 0) is zero_padding
@@ -324,11 +314,11 @@ def test_weights_start_as_released() -> None:
 def test_scores_are_cosines() -> None:
     model = lively()
     with torch.no_grad():
-        before = model.score(history_batch(model, HISTORIES))
+        before = model.score(history_batch(model, TOY_HISTORIES))
         assert before.abs().max() <= 1
         model.encoder.blocks[-1].norm2.weight.mul_(3)
         model.encoder.blocks[-1].norm2.bias.mul_(3)
-        torch.testing.assert_close(model.score(history_batch(model, HISTORIES)), before)
+        torch.testing.assert_close(model.score(history_batch(model, TOY_HISTORIES)), before)
 
 
 def test_frequencies_are_in_single_precision_under_autocast() -> None:
@@ -345,7 +335,7 @@ def test_frequencies_are_in_single_precision_under_autocast() -> None:
 def test_bad_modalities() -> None:
     with pytest.raises(UsageError, match="must name each modality once"):
         toy_model("tedrec", toy_catalog(), modalities=["text", "text"])
-    with pytest.raises(ValueError, match="modalities text are wanted, but there are no such features"):
+    with pytest.raises(ValueError, match="reads text features, and the data set has none"):
         toy_model("tedrec", toy_catalog(features=False))
     model = toy_model("tedrec:text-image", replace(toy_catalog(), image_feat=None))
     assert model.extra_state() == {"modalities": ["text"]}

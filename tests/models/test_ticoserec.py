@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.models.registry import find
+from mmbench.nn import augmentation
 from tests.models.toy import (
     DAY,
     START,
@@ -42,7 +43,7 @@ def test_histories_are_whole_beyond_max_len() -> None:
     catalog = catalog_of(view, n_items=19, features=False)  # max_len 8
     model = toy_model("ticoserec", catalog, crop_rate=0.5, short_length=0, uniform_share=0.0)
     batch = training_batch(model, view)
-    crops, _ = TICO.crop(*model.history(torch.tensor([0])), 0.5)
+    crops, _ = augmentation.crop(*model.history(torch.tensor([0])), 0.5)
     window = [item for item in crops[0].tolist() if item]
     assert window == list(range(window[0], window[0] + 8))
     assert window[0] < 9  # the batch's own row begins with item 10
@@ -106,7 +107,7 @@ def test_hybrid_takes_the_higher_score() -> None:
     online.fill_diagonal_(float("-inf"))
     for kind in (TICO.SimilarItems, RELEASED.ReleasedSimilarItems):
         similar = kind(catalog)
-        similar.ask(table)
+        similar.update(table)
         for item in range(1, 10):
             one, two = offline[item - 1].max().item(), online[item - 1].max().item()
             if kind is TICO.SimilarItems:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmbench.models.registry import find
+from mmbench.nn import augmentation
 from tests.models.toy import (
     DAY,
     START,
@@ -69,11 +70,11 @@ def real(items: Tensor, length: Tensor) -> list[list[int]]:
 def test_the_window_of_the_specification() -> None:
     items, gaps, length = rows_of([HAND])
     assert [window_variance(HAND, start, 4) for start in (0, 1, 2)] == [0, 0, 529]
-    assert TICO.best_window(gaps, length, torch.tensor([4])).tolist() == [1]
-    assert real(*TICO.crop(items, gaps, length, 0.7)) == [[2, 3, 4, 5]]
+    assert augmentation.best_window(gaps, length, torch.tensor([4])).tolist() == [1]
+    assert real(*augmentation.crop(items, gaps, length, 0.7)) == [[2, 3, 4, 5]]
     similar = items + 100
-    assert real(*TICO.insert(items, gaps, length, 0.1, similar)) == [[1, 2, 3, 4, 104, 5, 6]]
-    found, _ = TICO.substitute(items, gaps, length, 0.1, similar)
+    assert real(*augmentation.insert(items, gaps, length, 0.1, similar)) == [[1, 2, 3, 4, 104, 5, 6]]
+    found, _ = augmentation.substitute(items, gaps, length, 0.1, similar)
     assert found.tolist() == [[101, 2, 3, 4, 5, 6]]
 
 
@@ -81,7 +82,7 @@ def test_the_window_of_the_specification() -> None:
 def test_crop_takes_the_most_even_window(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    for one, found in zip(times, real(*TICO.crop(items, gaps, length, rate)), strict=True):
+    for one, found in zip(times, real(*augmentation.crop(items, gaps, length, rate)), strict=True):
         width = int(rate * (len(one) - 1))
         if width <= 2:
             assert len(found) == 1
@@ -96,7 +97,7 @@ def test_crop_takes_the_most_even_window(rate: float) -> None:
 def test_a_crop_of_one_item_takes_any() -> None:
     items, gaps, length = rows_of([HAND[:4]] * 300)
     torch.manual_seed(0)
-    found, size = TICO.crop(items, gaps, length, 0.5)
+    found, size = augmentation.crop(items, gaps, length, 0.5)
     assert size.eq(1).all()
     assert torch.bincount(found[:, 0]).tolist()[1:] == pytest.approx([100] * 3, abs=35)
 
@@ -106,7 +107,9 @@ def test_equal_variances_are_equal_whatever_stands_before_them() -> None:
     days = [0, 7300, 7301, 7303, 7304, 7306, 7307, 7309, 7310]
     times = [[START + DAY * day for day in days]]
     _, gaps, length = rows_of(times)
-    assert TICO.best_window(gaps, length, torch.tensor([4])).tolist() == [most_even(times[0], 4)] == [4]
+    assert (
+        augmentation.best_window(gaps, length, torch.tensor([4])).tolist() == [most_even(times[0], 4)] == [4]
+    )
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -115,7 +118,7 @@ def test_reorder_shuffles_the_most_even_window_only(rate: float) -> None:
     items, gaps, length = rows_of(times)
     torch.manual_seed(0)
     moved = 0
-    for one, found in zip(times, real(*TICO.reorder(items, gaps, length, rate)), strict=True):
+    for one, found in zip(times, real(*augmentation.reorder(items, gaps, length, rate)), strict=True):
         width, given = int(rate * (len(one) - 1)), list(range(1, len(one)))
         start = most_even(one, width) if width > 1 else 0
         if width < 2:
@@ -130,7 +133,7 @@ def test_reorder_shuffles_the_most_even_window_only(rate: float) -> None:
 def test_every_order_of_the_window_is_as_likely() -> None:
     items, gaps, length = rows_of([[0, 1, 2, 3]] * 1200)
     torch.manual_seed(0)
-    found, _ = TICO.reorder(items, gaps, length, 1.0)
+    found, _ = augmentation.reorder(items, gaps, length, 1.0)
     counts = torch.unique(found, dim=0, return_counts=True)[1]
     assert counts.tolist() == pytest.approx([200] * 6, abs=60)
 
@@ -141,7 +144,7 @@ def test_mask_hides_its_share(rate: float, mode: str) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
     torch.manual_seed(0)
-    found, size = TICO.mask(items, gaps, length, rate, mode)
+    found, size = augmentation.mask(items, gaps, length, rate, mode)
     assert torch.equal(size, length)
     for one, row in zip(times, found.tolist(), strict=True):
         n = len(one) - 1
@@ -155,7 +158,7 @@ def test_mask_hides_its_share(rate: float, mode: str) -> None:
 def test_random_mask_is_uniform() -> None:
     items, gaps, length = rows_of([HAND] * 1000)
     torch.manual_seed(0)
-    found, _ = TICO.mask(items, gaps, length, 0.5, "random", RELEASED.released_places)
+    found, _ = augmentation.mask(items, gaps, length, 0.5, "random", RELEASED.released_positions)
     assert (found == 0).sum(0).tolist() == pytest.approx([500] * 6, abs=75)
 
 
@@ -163,7 +166,7 @@ def test_random_mask_is_uniform() -> None:
 def test_substitute_changes_the_items_with_the_smallest_gaps(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    found = real(*TICO.substitute(items, gaps, length, rate, items + 100))
+    found = real(*augmentation.substitute(items, gaps, length, rate, items + 100))
     for one, row in zip(times, found, strict=True):
         n = len(one) - 1
         changed = {place for place in range(n) if row[place] == place + 101}
@@ -175,7 +178,7 @@ def test_substitute_changes_the_items_with_the_smallest_gaps(rate: float) -> Non
 def test_insert_follows_the_items_with_the_largest_gaps(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    found, size = TICO.insert(items, gaps, length, rate, items + 100)
+    found, size = augmentation.insert(items, gaps, length, rate, items + 100)
     for one, row in zip(times, real(found, size), strict=True):
         n = len(one) - 1
         after = set(by_gap(one, largest=True)[: max(1, int(rate * n))])
@@ -187,7 +190,7 @@ def test_no_other_places_of_insertion_make_gaps_more_even() -> None:
     """With each inserted item in the middle of its gap."""
     times = random_times(seed=1, n=20)
     items, gaps, length = rows_of(times)
-    found, size = TICO.insert(items, gaps, length, 0.3, items + 100)
+    found, size = augmentation.insert(items, gaps, length, 0.3, items + 100)
     for one, row in zip(times, real(found, size), strict=True):
         between = np.diff(one).astype(float)
         chosen = tuple(item - 101 for item in row if item > 100)
@@ -206,8 +209,8 @@ def test_places_as_released(largest: bool) -> None:
     times = random_times(seed=2)
     _, gaps, length = rows_of(times)
     count = torch.tensor([max(1, (len(one) - 1) // 3) for one in times])
-    found = RELEASED.released_places(gaps, length, count, largest=largest)
-    ranked = TICO.chosen_places(gaps, length, count, largest=largest)
+    found = RELEASED.released_positions(gaps, length, count, largest=largest)
+    ranked = augmentation.choose_positions(gaps, length, count, largest=largest)
     for one, row, n in zip(times, found, count.tolist(), strict=True):
         order = by_gap(one, largest=largest)
         assert set(row.nonzero()[:, 0].tolist()) == {order.index(i) for i in range(n)}
@@ -220,7 +223,7 @@ def views_of(times: list[list[int]], **settings: Any) -> list[list[int]]:
     items, gaps, length = rows_of(times)
     alone = torch.zeros(len(times), dtype=torch.bool)
     alone[0] = True
-    return real(*TICO.augment(items, gaps, length, similar=items + 100, alone=alone, config=config))
+    return real(*TICO.augment(items, gaps, length, similar=items + 100, unchanged=alone, config=config))
 
 
 def test_short_histories_are_not_cropped_or_reordered() -> None:
@@ -254,8 +257,8 @@ def test_long_histories_get_all_five() -> None:
 
 def test_left_padding_keeps_the_newest() -> None:
     items = torch.tensor([[1, 2, 3, 4, 5], [6, 0, 7, 0, 0]])
-    assert TICO.left_pad(items, torch.tensor([5, 3]), 4).tolist() == [[2, 3, 4, 5], [0, 6, 0, 7]]
-    assert TICO.left_pad(items, torch.tensor([5, 3]), 7).tolist() == [
+    assert augmentation.left_pad(items, torch.tensor([5, 3]), 4).tolist() == [[2, 3, 4, 5], [0, 6, 0, 7]]
+    assert augmentation.left_pad(items, torch.tensor([5, 3]), 7).tolist() == [
         [0, 0, 1, 2, 3, 4, 5],
         [0, 0, 0, 0, 6, 0, 7],
     ]

@@ -291,7 +291,7 @@ def test_every_place_knows_its_user() -> None:
     view = toy_view()  # several histories a row, some in two windows
     model = toy_model("tisasrec", catalog_of(view, n_items=30))
     batch = training_batch(model, view)
-    user = module().user_of_place(batch)
+    user = module().users_of_events(batch)
     assert (batch.segment.amax(1) > 1).any()
     start = torch.from_numpy(view.offsets[:-1])
     rows, columns = batch.mask.nonzero(as_tuple=True)

@@ -5,21 +5,14 @@ Run: python -m pytest tests/models/test_tmmsrec.py
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.data.batcher import Batcher
-from mmbench.data.samples import last_rows
-from mmbench.errors import UsageError
 from mmbench.models.base import Catalog
-from mmbench.models.needs import Negatives, whole_history
-from mmbench.models.registry import check_recipe, find
 from mmbench.models.tmmsrec import TimeIntervalEncoder, TMMSRec, make_encoder
-from mmbench.settings.config import TrainConfig, build
+from tests.models.make_tmmsrec import HISTORIES, INTENDED, VARIANTS, batch_of, make, shaken
 from tests.models.toy import (
     DAY,
     START,
@@ -27,37 +20,11 @@ from tests.models.toy import (
     loss_by_hand,
     take_group,
     toy_catalog,
-    toy_model,
     toy_view,
     training_batch,
-    view_of,
 )
 
-TABLE_4 = ["id", "id+tie", "id+text", "id+text+tie", "id+image", "id+image+tie", "id+image+text"]
-BACKBONES = ["gru4rec", "nextitnet", "mlp4rec"]
-VARIANTS = [*TABLE_4, "np", "rp", "vp", "add", "linear", "mlp", *BACKBONES, "as-released", "leaky", "ce"]
 NAMES = ["tmmsrec", *(f"tmmsrec:{one}" for one in VARIANTS)]
-HISTORIES = [[5, 2, 9, 1], [7, 3], [4, 4, 8, 11, 2, 30, 1]]
-
-
-# The slips of the released code, taken back.
-INTENDED = {
-    "encoder": "own", "tie_layout": "interleaved", "padding_keys": False, "owned_items": "history",
-    "tie_dropout": 0.0, "dropout": 0.5,
-}  # fmt: skip
-
-
-def make(name: str = "tmmsrec", catalog: Catalog | None = None, *, seed: int = 0, **settings: Any) -> TMMSRec:
-    """In evaluation mode (no dropout) and float64, D = 24 unless given."""
-    model = toy_model(name, catalog or toy_catalog(), seed=seed, **{"hidden_dim": 24, **settings})
-    assert isinstance(model, TMMSRec)
-    return model.double().eval()
-
-
-def batch_of(layout: Any, histories: list[list[int]], times: list[list[int]] | None = None) -> Batch:
-    view = view_of(histories, times)
-    batcher = Batcher(view.items, view.times, layout=layout, max_len=8)
-    return batcher.evaluation(last_rows(view.offsets, np.arange(len(histories)), 8))
 
 
 # Encoders
@@ -88,17 +55,6 @@ def reference(model: TMMSRec, modality: str, x: Tensor, n_padding: int) -> Tenso
         inner = F.conv1d(x.T[None], block.up.weight[..., None], block.up.bias).relu()
         x = (x + F.conv1d(inner, block.down.weight[..., None], block.down.bias)[0].T) * keep
     return F.layer_norm(x, (dim,), encoder.norm.weight, encoder.norm.bias, eps=1e-8)[-1]
-
-
-def shaken(model: TMMSRec) -> TMMSRec:
-    """Non-zero biases and norms everywhere, so that a forgotten one shows."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-        if "id" in model.modalities:
-            model.item_emb.weight[0] = 0
-    return model
 
 
 @pytest.mark.parametrize("padding_keys", [False, True])
@@ -293,122 +249,3 @@ def test_initial_weights_are_xavier_normal() -> None:
     assert all((one.bias == 0).all() for one in (block.query, block.key, block.value, block.out))
     assert (model.item_emb.weight[0] == 0).all()
     assert float(model.item_emb.weight[1:].detach().std()) == pytest.approx((2 / (31 + 192)) ** 0.5, rel=0.05)
-
-
-# Variants
-
-
-def n_parameters(module: nn.Module) -> int:
-    return sum(one.numel() for one in module.parameters())
-
-
-def test_recipe_lists_the_variants_and_every_setting_exists() -> None:
-    entry = find("tmmsrec")
-    check_recipe(entry)
-    assert list(entry.recipe.variants) == VARIANTS
-    for variant in VARIANTS:
-        values: dict[str, Any] = {}
-        varied = find(f"tmmsrec:{variant}")
-        own = varied.own_settings()
-        for layer in varied.layers("demo"):
-            values.update(layer.values)
-        build(varied.config_class(), {k: v for k, v in values.items() if k in own}, where=variant)
-        train = build(TrainConfig, {k: v for k, v in values.items() if k not in own}, where=variant)
-        assert train.validation == ("test-item" if variant == "leaky" else "valid")
-        assert train.batch_unit == "rows"
-
-
-def test_table_4_variants_have_one_encoder_per_modality() -> None:
-    encoder = n_parameters(make("tmmsrec:id").encoders)
-    table, text, image = 31 * 24, 12 * 24 + 24, 8 * 24 + 24
-    sizes = {name: n_parameters(make(f"tmmsrec:{name}")) for name in TABLE_4}
-    expected = {
-        "id": table + encoder,
-        "id+text": table + text + 2 * encoder,
-        "id+image": table + image + 2 * encoder,
-    }
-    for name, size in expected.items():
-        assert sizes[name] == sizes[f"{name}+tie"] == size
-    assert sizes["id+image+text"] == n_parameters(make()) == table + text + image + 3 * encoder
-    for name in TABLE_4:
-        assert (make(f"tmmsrec:{name}").time is not None) is name.endswith("tie")
-
-
-def test_tables_5_and_6_and_the_shared_encoder_have_their_parameters() -> None:
-    full, encoder = n_parameters(make()), n_parameters(make("tmmsrec:id").encoders)
-    assert all(n_parameters(make(f"tmmsrec:{one}")) == full for one in ("np", "rp", "vp"))
-    shared = n_parameters(make("tmmsrec:as-released", **INTENDED | {"encoder": "shared"}))
-    assert (
-        shared
-        == n_parameters(make("tmmsrec:add"))
-        == n_parameters(make("tmmsrec:as-released"))
-        == full - 2 * encoder
-    )
-    linear = 4 * 24 * 24 + 24
-    assert n_parameters(make("tmmsrec:linear")) == shared + linear
-    assert n_parameters(make("tmmsrec:mlp")) == shared + linear + 24 * 24 + 24
-
-
-def test_released_choices_reach_the_engine() -> None:
-    assert make("tmmsrec").needs.get(Negatives).exclude is whole_history
-    needs = make("tmmsrec:as-released").needs
-    assert (needs.layout, needs.causal) == ("fixed", False)
-    users, items = needs.get(Negatives).exclude(view_of([[4, 5, 6], [], [7, 4]]))
-    assert (users.tolist(), items.tolist()) == ([0, 2], [4, 7])
-    assert make("tmmsrec").needs.samples[0] == "last-window"
-
-
-def test_frozen_features_are_no_weights() -> None:
-    model = make()
-    assert not [key for key in model.state_dict() if key.endswith((".feat", ".present"))]
-    assert model.extra_state() == {"modalities": ["id", "text", "image"]}
-
-
-# Refusals
-
-
-def catalog_without(*modalities: str) -> Catalog:
-    values = dict(vars(toy_catalog()))
-    for one in modalities:
-        values[f"{one}_feat"] = values[f"has_{one}"] = None
-    return Catalog(**values)
-
-
-def test_a_missing_modality_is_left_out() -> None:
-    model = make(catalog=catalog_without("image"))
-    assert model.modalities == ["id", "text"]
-    assert model.item_table().shape == (30, 48)
-    assert make("tmmsrec:id+tie", catalog_without("text", "image")).modalities == ["id"]
-
-
-@pytest.mark.parametrize(
-    ("name", "missing"),
-    [("tmmsrec", ("text", "image")), ("tmmsrec:id+text", ("text",)), ("tmmsrec:id+image+tie", ("image",))],
-)
-def test_features_that_a_variant_is_about_must_exist(name: str, missing: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"{missing[0]}.*are wanted.*mmbench extract"):
-        make(name, catalog_without(*missing))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"hidden_dim": 128}, r"hidden_dim 128 is not divisible by 6 .*use 126 or 132$"),
-        ({"hidden_dim": 4}, r"not divisible by 6 .*use 6$"),
-        ({"hidden_dim": 24, "n_heads": 5}, r"hidden_dim 24 is not divisible by n_heads 5"),
-        ({"modalities": []}, r"modalities \[\] must name at least one"),
-        ({"modalities": ["id", "id"]}, r"each once"),
-        ({"modalities": ["id", "audio"]}, r"modalities"),
-        ({"backbone": "lstm"}, r"backbone"),
-        ({"tie_dropout": 1.0}, r"tie_dropout"),
-    ],
-)
-def test_settings_that_make_no_sense_are_one_line(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
-        find("tmmsrec").config(**settings)
-    assert "\n" not in str(caught.value)
-
-
-def test_padding_in_attention_needs_attention() -> None:
-    with pytest.raises(UsageError, match=r"padding_keys is about attention.*'gru4rec'"):
-        make("tmmsrec:as-released", backbone="gru4rec")

@@ -12,6 +12,7 @@ from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender
 from tests.models.planted import finds_taste, planted_shop, trained
 from tests.models.toy import (
+    all_scores,
     catalog_of,
     gradients,
     history_batch,
@@ -26,12 +27,6 @@ from tests.models.toy import (
 
 GAMMA_U, GAMMA_I, BETA_I = "user_emb.weight", "item_emb.weight", "item_bias.weight"
 THETA, MAP, BETA = (f"content.image.{name}" for name in ("user_emb.weight", "map", "bias"))
-
-
-def all_scores(model: Recommender[Any], n_users: int) -> Tensor:
-    """Return the scores of all items for users 0, 1, .., [U, N]."""
-    with torch.no_grad():
-        return model.eval().score(history_batch(model, [[1]] * n_users))
 
 
 def random_weights(model: Recommender[Any], *, seed: int = 0, std: float = 0.5) -> Recommender[Any]:
@@ -303,5 +298,5 @@ def test_settings_and_data_that_do_not_fit() -> None:
         toy_model("vbpr", toy_catalog(), reg="mmrec", content_reg_weight=0.1)
     with pytest.raises(ValueError, match="leaves no width for 1 feature tables"):
         toy_model("vbpr", toy_catalog(), hidden_dim=1)
-    with pytest.raises(ValueError, match="reads image features, but there are none; make them with"):
+    with pytest.raises(ValueError, match="reads image features, and the data set has none; make them with"):
         toy_model("vbpr", replace(toy_catalog(), image_feat=None))

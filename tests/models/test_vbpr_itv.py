@@ -232,6 +232,6 @@ def test_modalities_that_there_are_not() -> None:
     assert list(toy_model("vbpr-itv", without).content) == ["image"]
     assert list(toy_model("vbpr-itv", without, fusion="concat").content) == ["image"]
     with pytest.raises(
-        ValueError, match=r"reads text features, but there are none.*or set modalities = \[\]"
+        ValueError, match=r"reads text features, and the data set has none.*or set modalities = \[\]"
     ):
         toy_model("vbpr-itv", without, modalities=["text"])

@@ -161,3 +161,29 @@ def in_float64() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+# -- what a model says -------------------------------------------------------------------------------------------
+
+
+def all_scores(model: Recommender[Any], n_users: int) -> Tensor:
+    """Return the scores of users 0 .. n_users - 1 by a model that reads the user only, [n_users, N]."""
+    with torch.no_grad():
+        return model.eval().score(history_batch(model, [[1]] * n_users))
+
+
+def last_state(model: Recommender[Any], history: list[int]) -> Tensor:
+    """Return the state that follows a history, [D]."""
+    with torch.no_grad():
+        return model.query(history_batch(model, [history]))[0]
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Return how many numbers the parameters of a module hold."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def close(actual: Tensor, *expected: float) -> None:
+    """Check the numbers of a tensor against printed ones with ten digits."""
+    values = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(actual.detach().flatten(), values, rtol=0, atol=6e-11)

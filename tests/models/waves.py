@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
-from mmbench.models.base import Catalog
-from tests.models.toy import catalog_of, view_of
+from mmbench.models.base import Catalog, Recommender
+from tests.models.toy import catalog_of, history_batch, view_of
 
 N_ITEMS, MAX_LEN = 6, 4
 CATEGORIES = [[], [0, 1], [1], [2, 3], [0], [3, 1], [2]]  # of padding and items 1 .. 6, counted from 0
 HISTORIES, TARGETS = [[1, 2, 3], [4], [5, 6, 1, 2]], [4, 5, 3]
+TOY_HISTORIES = [[4, 9, 2, 7], [1], [3, 3, 8, 20, 30, 7, 7, 2], [11, 12]]  # of items of the toy data set
 
 
 def wave(k: int, *shape: int) -> Tensor:
@@ -66,3 +67,14 @@ def catalog_with(categories: Sequence[Sequence[int]], **changes: Any) -> Catalog
 def with_targets(batch: Batch, targets: Tensor) -> TrainBatch:
     """Return the batch with a target [T] for each slot."""
     return TrainBatch.of(batch.tensors() | {"target": targets})
+
+
+def name_of(settings: dict[str, Any]) -> str:
+    """Return the name of a case of a test by its settings."""
+    return "-".join(map(str, settings.values())) or "default"
+
+
+def queries(model: Recommender[Any], histories: Sequence[Sequence[int]] = TOY_HISTORIES) -> Tensor:
+    """Return the states that follow histories, [T, D]."""
+    with torch.no_grad():
+        return model.query(history_batch(model, histories))

@@ -7,7 +7,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from mmbench.nn import clusters
-from mmbench.nn.clusters import k_means, nearest, principal_components
+from mmbench.nn.clusters import k_means, lloyd, nearest_few, principal_components
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -49,7 +49,7 @@ def test_components_of_fewer_features_are_filled_with_zeros() -> None:
 def test_planted_clusters_are_found(n_clusters: int) -> None:
     """Also where one of them is ten times as large as the others."""
     x, label = planted(n_clusters)
-    found = nearest(x, k_means(x, n_clusters), 1)[:, 0]
+    found = nearest_few(x, k_means(x, n_clusters), 1)[:, 0]
     for own in range(n_clusters):
         assert len(found[label == own].unique()) == 1
     assert len(found.unique()) == n_clusters
@@ -63,7 +63,7 @@ def test_rounds_are_those_of_scipy(block: int, monkeypatch: pytest.MonkeyPatch) 
     first, centres = clusters._first_centres(x, 8), k_means(x, 8)
     expected, label = kmeans2(x.numpy(), first.numpy(), iter=100, minit="matrix")
     torch.testing.assert_close(centres, torch.from_numpy(expected), rtol=0, atol=1e-12)
-    assert nearest(x, centres, 1)[:, 0].tolist() == label.tolist()
+    assert nearest_few(x, centres, 1)[:, 0].tolist() == label.tolist()
     for number in range(8):
         torch.testing.assert_close(centres[number], x[torch.from_numpy(label) == number].mean(0))
 
@@ -93,8 +93,8 @@ def test_equal_rows_are_one_cluster() -> None:
 
 
 def test_a_centre_without_rows_stays() -> None:
-    x, label = torch.tensor([[0.0], [2.0]], dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
-    assert clusters._means(x, label, torch.tensor([[9.0], [7.0]]).double()).tolist() == [[1.0], [7.0]]
+    x = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    assert lloyd(x, torch.tensor([[0.5], [70.0]]).double(), 1)[0].tolist() == [[1.0], [70.0]]
 
 
 @pytest.mark.parametrize("block", [7, 4096])
@@ -104,5 +104,5 @@ def test_nearest_centres_come_in_the_order_of_their_distances(
     monkeypatch.setattr(clusters, "BLOCK", block)
     x, centres = noise(40, 3), noise(9, 3, seed=5) + 2
     expected = torch.cdist(x, centres).argsort(1)[:, :4]
-    assert torch.equal(nearest(x, centres, 4), expected)
-    assert nearest(x[:0], centres, 2).shape == (0, 2)
+    assert torch.equal(nearest_few(x, centres, 4), expected)
+    assert nearest_few(x[:0], centres, 2).shape == (0, 2)

@@ -33,7 +33,7 @@ def test_scores_of_chosen_items_some_targets_at_a_time(
         return (torch.einsum("td,tkd->tk", query, table[items - 1]).sin() * weight).sum()
 
     expected = torch.func.grad_and_value(plain, (0, 1))(query, table)
-    monkeypatch.setattr(sampled, "FLOATS_AT_ONCE", 24)  # two targets
+    monkeypatch.setattr(sampled, "MOST_FLOATS", 24)  # two targets
     monkeypatch.setattr(sampled, "DENSE", dense)
     monkeypatch.setattr(sampled, "rows_of_logits", lambda: 3)
     compute = torch.func.grad_and_value(total, (0, 1))
@@ -56,7 +56,7 @@ def test_no_more_vectors_than_a_part_of_the_targets_need_are_held(monkeypatch: p
         largest = max(largest, index.numel() * table.shape[1])
         return embedding(index, table)
 
-    monkeypatch.setattr(sampled, "FLOATS_AT_ONCE", 100)
+    monkeypatch.setattr(sampled, "MOST_FLOATS", 100)
     monkeypatch.setattr(sampled, "DENSE", 0)
     monkeypatch.setattr(torch.nn.functional, "embedding", watch)
     query = drawn(50, 3).requires_grad_()

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from mmbench.errors import UsageError
 from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.table import Table
 from mmbench.runs.store import RunRecord
+from mmbench.settings.config import Origin
 from mmbench.tuning.ledger import Ledger, Plan, Trial
 from tests.reporting.conftest import fake_run
 
@@ -90,3 +92,70 @@ def test_a_study_on_other_data_is_not_that_of_the_run(tmp_path: Path) -> None:
     runs = records(tmp_path)
     study(replace(runs[0], protocol={"data": "other"}), 30, lr=0.001)
     assert caption(build_table(runs), "Settings") == []
+
+
+def both(results: Path) -> list[RunRecord]:
+    """Runs of two models with the recipe's settings, with tuned ones and with typed ones, and a floor."""
+    runs = records(results)
+    for model, skill in (("sasrec", 1.8), ("gru4rec", 0.9)):
+        tuned = [
+            fake_run(
+                results,
+                model,
+                seed=seed,
+                skill=skill,
+                settings={"lr": 0.003},
+                chosen=("lr",),
+                origin=Origin.tuned,
+            )
+            for seed in (1, 2, 3)
+        ]
+        study(tuned[0], 30, lr=0.003)
+        runs += tuned
+    return [*runs, fake_run(results, "sasrec", seed=1, skill=3.0, settings={"lr": 0.5}, chosen=("lr",))]
+
+
+def test_both_kinds_of_rows_stand_side_by_side(tmp_path: Path) -> None:
+    table = build_table(both(tmp_path), TableRequest(rows="both"))
+    assert [row.label for row in table.rows] == [
+        "SASRec [recipe]", "SASRec [tuned, 30 trials]", "GRU4Rec [recipe]", "GRU4Rec [tuned, 30 trials]", "Pop",
+    ]  # fmt: skip
+    assert [len(row.cells[0].values) for row in table.rows] == [3, 3, 3, 3, 1]
+    assert len(table.left_out) == 1
+    assert "origin of its settings is --set" in table.left_out[0]
+
+
+@pytest.mark.parametrize(("rows", "config"), [("recipe", "recipe"), ("tuned", "tuned, 30 trials")])
+def test_one_kind_of_rows(rows: Any, config: str, tmp_path: Path) -> None:
+    table = build_table(both(tmp_path), TableRequest(rows=rows))
+    assert [(row.name, row.config) for row in table.rows] == [
+        ("SASRec", config), ("GRU4Rec", config), ("Pop", ""),
+    ]  # fmt: skip
+
+
+def test_a_search_that_ends_with_the_recipe_is_one_row(tmp_path: Path) -> None:
+    runs = records(tmp_path)
+    study(runs[0], 12, lr=0.001)
+    table = build_table(runs, TableRequest(rows="both"))
+    labels = [row.label for row in table.rows]
+    assert labels == ["SASRec [tuned, 12 trials: the recipe's]", "GRU4Rec [recipe]", "Pop"]
+    assert build_table(runs, TableRequest(rows="recipe")).rows[0].label == "SASRec [recipe]"
+
+
+def test_on_another_data_set_the_recipe_s_row_refers_to_the_tuned_one(tmp_path: Path) -> None:
+    runs = [
+        *both(tmp_path),
+        *(fake_run(tmp_path, seed=seed, dataset="games", skill=1.5) for seed in (1, 2, 3)),
+    ]
+    study(runs[-1], 30, lr=0.001)
+    table = build_table(runs, TableRequest(rows="both"))
+    by_label = {row.label: row for row in table.rows}
+    cell = by_label["SASRec [recipe]"].cells[0]  # games
+    assert cell.mean is None
+    assert "ended with the recipe's settings" in table.footnotes[cell.footnotes[0]]
+    assert by_label["SASRec [tuned]"].cells[0].mean is not None
+
+
+def test_without_tuned_runs_there_is_nothing_to_show(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--rows tuned: no stored run"):
+        build_table(records(tmp_path), TableRequest(rows="tuned"))

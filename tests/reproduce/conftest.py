@@ -78,6 +78,26 @@ datasets = ["toy"]
 long_share = { toy = 0.25 }
 pair = ["i00000", "i00007"]
 pair_days = [1, 2]
+
+[experiments.fig6]
+kind = "projection"
+title = "Items"
+source = "Tiny, figure 6"
+datasets = ["toy"]
+metrics = ["HR@5"]
+rows = [ { model = "tmmsrec", label = "Ours", settings = { hidden_dim = 12, max_epochs = 1, n_layers = 1 } } ]
+
+[experiments.fig5]
+kind = "cases"
+title = "One user"
+source = "Tiny, figure 5"
+datasets = ["toy"]
+metrics = ["HR@5"]
+compare = "itemknn"
+rows = [
+  { model = "random", label = "Chance" },
+  { model = "itemknn", label = "ItemKNN (Ours)" },
+]
 """
 PRINTED = """paper,table,dataset,method,metric,value
 tiny,table1,toy,pop,HR@10,0.5

@@ -8,7 +8,8 @@ import pytest
 import mmbench
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.runs.controls import plan_controls
+from mmbench.runs.build import build_model, load_data
+from mmbench.runs.controls import n_trained, plan_controls
 from mmbench.runs.plan import Cell
 from mmbench.runs.schedule import Overrides, plan
 from tests.prepared import add_features, write_toy
@@ -43,13 +44,15 @@ def test_a_model_of_text_and_pictures_has_every_control_once(tmp_path: Path) -> 
     ]
     assert others == [
         ("late-fusion:id", ("id",)), ("late-fusion:text", ("text",)), ("late-fusion:image", ("image",)),
+        ("late-fusion:id", ("id",)),  # the wide one
         ("late-fusion", ("id", "id", "id")), ("late-fusion", ("id", "text", "image")),
     ]  # fmt: skip
     assert {"ease-text", "itemknn-cbf:text", "itemknn-cbf:image"} < {cell.model for cell in cells}
     own = [changes(cell) for cell in cells if cell.model == "hm4sr"]
     pairs = [(text, text) for text in ("stored", "random:1", "random:2", "random:3")]
     pairs += [(text, text) for text in ("shuffled:1", "shuffled:2", "shuffled:3", "constant")]
-    assert own == [*pairs, ("shuffled:1", "stored"), ("stored", "shuffled:1")]
+    together = ("shuffled-together:1", "shuffled-together:1")
+    assert own == [*pairs, ("shuffled:1", "stored"), ("stored", "shuffled:1"), together]
 
 
 def test_a_data_set_without_pictures_has_no_control_of_them(tmp_path: Path) -> None:
@@ -71,9 +74,9 @@ def test_controls_have_the_seeds_and_the_settings_of_the_run_and_fixed_models_on
         by_model.setdefault(cell.model, []).append(cell.seed)
         assert cell.settings["max_epochs"].value == 7
         assert (cell.settings["lr"].value == 0.5) == (cell.model == "hm4sr")
-    assert by_model["late-fusion:id"] == [3, 4]
+    assert by_model["late-fusion:id"] == [3, 3, 4, 4]
     assert by_model["ease-text"] == [3]
-    assert sorted(by_model["hm4sr"]) == [3] * 10 + [4] * 10
+    assert sorted(by_model["hm4sr"]) == [3] * 11 + [4] * 11
 
 
 def test_models_that_read_no_features_have_none_and_a_run_of_only_these_says_so(tmp_path: Path) -> None:
@@ -107,3 +110,15 @@ def test_a_table_says_which_model_lacks_its_controls_until_it_has_them(tmp_path:
     assert caption(mmbench.report([*fused, *run("tmmsrec:id+text", text_features="shuffled:1")])) == []
     ids = [*bare, *run("late-fusion:id"), *run("tmmsrec:id+text", text_features="shuffled:1")]
     assert len(caption(mmbench.report(ids))) == 1, "ids alone are no late fusion"
+
+
+@pytest.mark.parametrize("model", ["hm4sr", "tmmsrec"])
+def test_the_wide_backbone_has_the_model_s_parameters(model: str, tmp_path: Path) -> None:
+    prepared = write_toy(tmp_path)
+    settings: dict[str, Any] = {} if model == "hm4sr" else {"tmmsrec.hidden_dim": 48}
+    cells = planned(prepared, tmp_path, model, **settings)
+    data = load_data(prepared.path, prepared.hash)
+    wide = [cell for cell in cells if cell.model == "late-fusion:id"][1]
+    counts = [n_trained(build_model(cell, data, "cpu")[0]) for cell in (cells[0], wide)]
+    assert abs(counts[1] / counts[0] - 1) < 0.02
+    assert wide.settings["inner_dim"].value >= 4 * wide.settings["hidden_dim"].value

@@ -1,8 +1,9 @@
 """Who computes which cell, and who waits for whom."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
@@ -10,6 +11,7 @@ from filelock import FileLock, Timeout
 from mmbench.data.store import Prepared
 from mmbench.errors import OtherVersionError
 from mmbench.models import registry
+from mmbench.runs import schedule
 from mmbench.runs.execute import fail_cell
 from mmbench.runs.plan import Cell
 from mmbench.runs.schedule import Overrides, execute, finished, plan
@@ -125,6 +127,10 @@ def test_what_a_kill_left_in_a_finished_cell_goes_when_it_is_met_again(toy: Prep
     execute([pop, random], watcher=Listener(), device="cpu")
     left = ["resume.safetensors", "previous.safetensors", "candidate.safetensors", "traceback.txt", BEGUN]
     left += [".run.json.new-1-ab.tmp", "rankings/.test.npz.new-1-ab.tmp"]
+    for name in left:  # each alone: a kill may fall between the removals
+        (pop.path / name).write_text("left")
+        execute([pop], watcher=Listener(), device="cpu")
+        assert not (pop.path / name).exists(), name
     for cell in (pop, random):
         for name in left:
             (cell.path / name).write_text("left")
@@ -215,3 +221,28 @@ def test_a_floor_is_never_leaky(toy: Prepared, tmp_path: Path) -> None:
     assert pop.path == cells_of(toy, tmp_path, "pop")[0].path
     assert not execute([pop], watcher=Listener(), device="cpu")[0].leaky
     assert fail_cell(sasrec, "a test").leaky
+
+
+@pytest.mark.parametrize(("jobs", "n_cells", "workers"), [(24, 3, 3), (2, 3, 2), (24, 1, None)])
+def test_no_more_workers_are_started_than_there_are_cells(
+    jobs: int,
+    n_cells: int,
+    workers: int | None,
+    toy: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A single cell needs no worker at all. The threads of the workers share the cores of the machine."""
+    asked: list[int] = []
+
+    def side_by_side(groups: Any, work: Any, backend: Backend, **_: Any) -> Iterator[RunRecord]:
+        asked.append(backend.jobs)
+        assert work.keywords["jobs"] == backend.jobs
+        for group in groups:
+            yield from (record for _, record in work(group))
+
+    monkeypatch.setattr(schedule, "side_by_side", side_by_side)
+    cells = cells_of(toy, tmp_path, "random", seeds=range(1, n_cells + 1))
+    records = execute(cells, watcher=Listener(), device="cpu", backend=Backend(jobs=jobs))
+    assert [record.status for record in records] == ["finished"] * n_cells
+    assert asked == ([workers] if workers else [])

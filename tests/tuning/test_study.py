@@ -10,14 +10,16 @@ import pytest
 
 from mmbench import sealed
 from mmbench.data.store import Prepared
-from mmbench.errors import DamagedError, UsageError
+from mmbench.errors import DamagedError, MmbenchError, OtherVersionError, RunError, UsageError
 from mmbench.evaluation.metrics import mean_value
 from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import make_cell
+from mmbench.runs.workers import Backend
 from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import EpochReport
 from mmbench.tuning import trial as trial_module
-from mmbench.tuning.ledger import TRIALS, Ledger, Trial, best_of, chosen_study
+from mmbench.tuning.ledger import TRIALS, Ledger, Trial, best_of
+from mmbench.tuning.stored import chosen_study
 from mmbench.tuning.study import Budget, Watching, plan_study, run_study
 from mmbench.tuning.trial import EndedError, is_worse, trial_cell
 from tests.prepared import add_features, write_toy
@@ -139,7 +141,7 @@ def test_processes_share_a_grid_and_none_runs_a_point_twice(toy: Prepared, tmp_p
     ledger = open_study(
         toy, tmp_path, sampler="grid", settings=FIXED | {"attn_dropout": 0.0, "max_epochs": 1}
     )
-    trials = run_study(ledger, toy, Budget(trials=50), jobs=2)
+    trials = run_study(ledger, toy, Budget(trials=50), backend=Backend(jobs=2))
     assert len(trials) == 9  # three values each, the recipe's own among them
     assert len({json.dumps(trial.values, sort_keys=True) for trial in trials}) == 9
     assert [trial.number for trial in trials] == list(range(9))
@@ -175,21 +177,115 @@ def test_a_corner_that_cannot_be_is_a_failed_trial_and_the_others_go_on(
     assert "n_heads" in failed[0].reason
 
 
+class Second(Watching):
+    """A clock on which every epoch takes a second and nothing else takes time."""
+
+    now = 0.0
+
+    def epoch(self, number: int, report: EpochReport) -> None:
+        self.now += 1.0
+
+
 def test_seconds_are_over_within_an_epoch(
     toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(10**6))
+    """Two trials of three epochs, and one and a half seconds for the third; then an interruption changes nothing."""
     from mmbench.tuning import study
 
-    monkeypatch.setattr(study.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(trial_module.time, "perf_counter", lambda: float(next(clock)))
-    ledger = open_study(
-        toy, tmp_path, budget=Budget(seconds=5.0), settings=FIXED | {"max_epochs": 50, "patience": 50}
-    )
-    trials = run_study(ledger, toy, Budget(seconds=5.0))
-    assert trials[-1].status == "cut"
-    assert trials[-1].n_epochs < 50
-    assert best_of(trials) is not None
+    for kills in (0, 3):
+        clock = Second()
+        monkeypatch.setattr(study.time, "perf_counter", lambda clock=clock: clock.now)
+        ledger = open_study(toy, tmp_path / str(kills), budget=Budget(seconds=7.5))
+        for _ in range(kills):
+            with pytest.raises(Killed):
+                run_study(ledger, toy, Budget(seconds=7.5), watching=KillAt(2))
+        trials = run_study(ledger, toy, Budget(seconds=7.5), watching=clock)
+        if not kills:
+            assert [(trial.status, trial.n_epochs) for trial in trials] == [
+                ("finished", 3), ("finished", 3), ("cut", 2),
+            ]  # fmt: skip
+            assert sum(trial.seconds for trial in trials) == 8.0
+        assert trials[-1].status == "cut"
+        assert run_study(ledger, toy, Budget(seconds=7.5)) == trials  # nothing is left to spend
+
+
+def test_other_processes_time_counts(toy: Prepared, tmp_path: Path) -> None:
+    """A trial that another process has under way spends the budget before it ends."""
+    ledger = open_study(toy, tmp_path, budget=Budget(seconds=10.0))
+    with ledger.claim(None) as claimed:
+        assert claimed is not None
+        ledger.note_seconds(claimed.number, 10.0)
+        assert ledger.spent() == 10.0
+        assert ledger.spent(without=claimed.number) == 0.0
+        assert run_study(ledger, toy, Budget(seconds=10.0)) == []
+    with ledger.claim(None) as claimed:  # resumed: its time is not forgotten
+        assert claimed is not None
+        assert claimed.earlier == 10.0
+
+
+def test_a_full_disk_stops_the_study_and_loses_no_trial(
+    whole: list[Trial], toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmbench.training import files
+
+    real, calls = files.checkpoint.save_tensors, []
+
+    def full(path: Path, *rest: Any) -> None:
+        calls.append(path)
+        if len(calls) == 12:
+            raise MmbenchError(f"cannot write {path}") from OSError(28, "No space left on device", str(path))
+        real(path, *rest)
+
+    monkeypatch.setattr(files.checkpoint, "save_tensors", full)
+    ledger = open_study(toy, tmp_path)
+    with pytest.raises(RunError, match=r"trial \d stopped: cannot write .*no trial is lost") as caught:
+        run_study(ledger, toy, Budget(trials=4))
+    assert "\n" not in str(caught.value)
+    assert facts(run_study(ledger, toy, Budget(trials=4))) == facts(whole)
+
+
+def test_a_trial_that_workers_did_not_give_back_fails_after_the_second_time(
+    toy: Prepared, tmp_path: Path
+) -> None:
+    ledger = open_study(toy, tmp_path)
+    for number in (0, 1, 2):
+        with ledger.claim(None, is_worker=True) as claimed:
+            assert claimed is not None
+            assert (claimed.number, claimed.n_begun) == (0, number + 1)
+            (claimed.folder / "kept").write_bytes((claimed.folder / "begun").read_bytes())
+        (claimed.folder / "kept").rename(claimed.folder / "begun")  # as if the process had died
+    assert ledger.begun() == [0]
+    ledger.forget_marks()
+    assert ledger.begun() == []
+    with ledger.claim(None, is_worker=True) as claimed:
+        assert claimed is not None
+        ledger.record(Trial(number=0, status="finished", values=claimed.values, value=0.1))
+        claimed.folder.mkdir()  # as if the process had died while it removed the folder
+        (claimed.folder / "begun").write_text("x")
+        assert ledger.begun() == []
+        ledger.tidy()
+        assert not claimed.folder.exists()
+
+
+def test_damage_says_how_to_keep_the_trials(toy: Prepared, tmp_path: Path) -> None:
+    ledger = open_study(toy, tmp_path)
+    trials = run_study(ledger, toy, Budget(trials=3))
+    file, study = ledger.path / TRIALS, ledger.path / "study.json"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(lines[0] + lines[1].replace("finished", "finishes") + lines[2])
+    with pytest.raises(DamagedError, match="remove line 2 and give the same mmbench tune command again"):
+        ledger.trials()
+    file.write_text(lines[0] + lines[2])
+    assert facts(run_study(ledger, toy, Budget(trials=3))) == facts(trials)
+    content = study.read_text()
+    study.write_text(content[:-20])
+    with pytest.raises(DamagedError, match=r"remove .*study.json and give the same mmbench tune command"):
+        open_study(toy, tmp_path)
+    study.unlink()
+    assert facts(run_study(open_study(toy, tmp_path), toy, Budget(trials=3))) == facts(trials)
+    sealed.write_json(study, ledger.plan.to_json(), version=99)
+    with pytest.raises(OtherVersionError, match=r"another version of mmbench .*and tune again"):
+        open_study(toy, tmp_path)
 
 
 def test_a_trial_is_pruned_when_two_thirds_are_better() -> None:
@@ -296,6 +392,16 @@ def test_half_a_line_is_left_out_and_a_changed_one_is_named(toy: Prepared, tmp_p
         ({"settings": {"hiden_dim": 3}}, "hidden_dim"),
         ({"lists": {"lr": ["fast"]}}, "lr"),
         ({"lists": {"nothing": [1]}}, "nothing"),
+        ({"lists": {"lr": [0.1, 0.1]}}, "lr: values has 0.1 twice"),
+        ({"lists": {"dropout": [0.5, 1.5]}}, "dropout"),
+        ({"lists": {"lr": []}}, "lr: values is empty"),
+        ({"lists": {"lr": {"low": 0.1, "high": 0.01}}}, "low must be less than high"),
+        ({"lists": {"lr": 3}}, "lr: must be"),
+        (
+            {"lists": {"weight_decay": {"low": 1e-6, "high": 0.1, "log": True}}},
+            "cannot hold the recipe's own value 0",
+        ),
+        ({"lists": {"lr": [0.1]}, "settings": {"lr": 0.1}, "kind": "listed"}, "nothing to search"),
     ],
 )
 def test_wrong_wishes_are_one_line(options: Any, message: str, toy: Prepared, tmp_path: Path) -> None:

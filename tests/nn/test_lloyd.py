@@ -10,8 +10,8 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from mmbench.models.registry import find
-from mmbench.nn import interest_clusters
-from mmbench.nn.interest_clusters import count_by, density_peaks, effective_number, lloyd, nearest, sum_by
+from mmbench.nn import clusters
+from mmbench.nn.clusters import count_by, density_peaks, effective_number, lloyd, nearest, sum_by
 
 RELEASED = sys.modules[find("missrec:as-released").load().__module__]
 BLOCKS = pytest.mark.parametrize("block", [5, 1024])
@@ -88,7 +88,7 @@ def test_batches_of_the_released_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 @BLOCKS
 @pytest.mark.parametrize("n_passes", [1, 2, 5])
 def test_passes_are_those_of_scipy(block: int, n_passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interest_clusters, "BLOCK", block)
+    monkeypatch.setattr(clusters, "BLOCK", block)
     z = rows_of(60)
     centroids, label = lloyd(z, z[:7], n_passes)
     expected, _ = kmeans2(z.numpy(), z[:7].numpy(), iter=n_passes, minit="matrix")
@@ -136,7 +136,7 @@ def peaks_by_hand(z: list[list[float]], n_clusters: int, share: float) -> tuple[
 def test_density_peaks_are_what_their_formula_says(
     block: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interest_clusters, "BLOCK", block)
+    monkeypatch.setattr(clusters, "BLOCK", block)
     z = rows_of(34)
     centroids, label = density_peaks(z, 6, share)
     expected, labels = peaks_by_hand(z.tolist(), 6, share)
@@ -152,7 +152,7 @@ def test_equal_centres_are_their_own_members() -> None:
 
 @BLOCKS
 def test_nearest_counts_and_sums(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interest_clusters, "BLOCK", block)
+    monkeypatch.setattr(clusters, "BLOCK", block)
     z, centroids = rows_of(31), rows_of(6, seed=1)
     label = nearest(z, centroids)
     assert label.tolist() == torch.cdist(z, centroids).argmin(1).tolist()

@@ -1,0 +1,119 @@
+"""`mmbench bundle` and `mmbench verify`: results that others can check."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmbench.cli.run import DeviceOption
+from mmbench.cli.state import State
+from mmbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbench.board.checks import Check
+
+_VERIFY = """\b
+Examples:
+  mmbench verify hm4sr-demo.mmb.zip
+  mmbench verify hm4sr-demo.mmb.zip --rescore
+  mmbench verify hm4sr-demo.mmb.zip --retrain 2 --date 2026-03-01"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: mmbench bundle results/demo/hm4sr/96b31b6212 -o hm4sr-demo.mmb.zip")(bundle)
+    app.command(epilog=_VERIFY)(verify)
+
+
+def bundle(
+    ctx: typer.Context,
+    result: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RESULT", help="Folder of one configuration, results/<data set>/<model>/<id>."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE.mmb.zip", help="The bundle; one that exists is replaced."
+        ),
+    ],
+    no_lists: Annotated[
+        bool, typer.Option("--no-lists", help="Leave out lists and targets: the data may not be passed on.")
+    ] = False,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Put in the weights, for verify --rescore.")
+    ] = False,
+) -> None:
+    """Pack all seeds of one configuration into a file that others can check: ranks, lists, settings, curves."""
+    state: State = ctx.obj
+    from mmbench.board.manifest import SUFFIX
+    from mmbench.board.writing import write_bundle
+
+    if not output.name.endswith(SUFFIX):
+        raise UsageError(f"-o {output}: the name must end in {SUFFIX}")
+    written = write_bundle(result, output, with_lists=not no_lists, with_weights=weights)
+    for note in written.notes:
+        state.note(note)
+    manifest = written.manifest
+    state.out.print(
+        f"{output}: {manifest.model} on {manifest.dataset}, {_seeds(len(manifest.seeds))}, "
+        f"{written.n_bytes / 1e6:.1f} MB",
+        markup=False,
+    )
+    for seed, reason in manifest.failed.items():
+        state.out.print(f"seed {seed} failed, which the bundle says: {reason}", markup=False)
+
+
+def _seeds(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def verify(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="FILE.mmb.zip", help="A bundle.")],
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Rank its weights again (needs the data): the same ranks?")
+    ] = False,
+    retrain: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, metavar="K", help="Train K drawn seeds (needs the data): inside its interval?"
+        ),
+    ] = 0,
+    date: Annotated[
+        str | None,
+        typer.Option(metavar="YYYY-MM-DD", show_default="today", help="Draws the seeds of --retrain."),
+    ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run the code of a model that the bundle brings.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Check a bundle without trusting it: one line per check, exit code 1 after a fault.
+
+    Nothing of the bundle is run, and nothing is unpacked before its sizes and names are checked. After --rescore or
+    --retrain the verdict is stored beside the bundle, where `mmbench leaderboard` reads it.
+    """
+    state: State = ctx.obj
+    from mmbench.board.verification import Work, check_date, today, write_verdict
+    from mmbench.board.verification import verify as check_bundle
+
+    work = Work(
+        data_dir=state.data_dir, rescore=rescore, retrain=retrain, device=device, trusts_code=trust_code,
+        date=today() if date is None else check_date(date),
+    )  # fmt: skip
+    verdict = check_bundle(path, work, on_check=lambda check: _print(state, check), say=state.note)
+    state.out.print(f"level: {verdict.level}", markup=False)
+    if work.needs_data:
+        state.note(f"wrote {write_verdict(path, verdict)}")
+    if any(status == "fault" for _, status, _ in verdict.checks):
+        raise typer.Exit(1)
+
+
+def _print(state: State, check: "Check") -> None:
+    from mmbench.visible import one_line
+
+    state.out.print(
+        f"{check.status:<11}  {check.name}: {one_line(check.text)}", markup=False, highlight=False
+    )

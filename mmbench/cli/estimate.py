@@ -1,0 +1,56 @@
+"""`mmbench estimate`: what the runs of an experiment's file would cost."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbench.cli.run import DeviceOption
+from mmbench.cli.state import State
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: mmbench estimate exp.toml")(estimate)
+
+
+def estimate(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="An experiment, see docs/runs.md.")],
+    device: DeviceOption = "auto",
+) -> None:
+    """Time some steps of each model, and print the time, memory and disk that the missing runs need at most."""
+    state: State = ctx.obj
+    from mmbench import api
+    from mmbench.cli.tables import print_table
+    from mmbench.cli.watching import run_view, watchers
+    from mmbench.reporting.run_list import size_text
+    from mmbench.runs.estimate import estimate as costs_of
+    from mmbench.runs.experiment_file import read_experiment_file
+    from mmbench.runs.narrator import clock
+
+    experiment = read_experiment_file(file)
+    cells = api.plan_cells(
+        **experiment.run_options, data_dir=state.data_dir, results_dir=state.results_dir,
+        watchers=watchers(state, run_view(state)),
+    )  # fmt: skip
+    costs = list(costs_of(cells, device=device, say=lambda text: state.err.print(text, markup=False)))
+    rows = [
+        [
+            cost.model, cost.dataset, f"{cost.n_runs} of {cost.n_runs + cost.n_finished}",
+            f"{cost.epoch:.2f} s" if cost.epoch else "", str(cost.epochs or ""),
+            clock(cost.seconds) if cost.epoch else "", f"{cost.n_parameters:,}" if cost.n_parameters else "",
+        ]
+        for cost in costs
+    ]  # fmt: skip
+    print_table(state, ["model", "data set", "missing", "epoch", "epochs", "at most", "parameters"], rows)
+    total = clock(sum(cost.seconds for cost in costs))
+    peaks = {name: max(cost.memory.get(name, 0) for cost in costs) for cost in costs for name in cost.memory}
+    memory = (
+        ", ".join(f"{name} {size_text(n_bytes)}" for name, n_bytes in sorted(peaks.items())) or "not measured"
+    )
+    disk = size_text(sum(cost.disk for cost in costs))
+    at_work = size_text(max((cost.disk_at_work for cost in costs), default=0))
+    state.out.print(
+        f"in all at most {total}, one run after another on this machine; early stopping usually ends a run sooner"
+    )
+    state.out.print(f"memory: {memory}; disk: {disk} of weights, and {at_work} more while a run is computed")

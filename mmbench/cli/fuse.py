@@ -1,0 +1,86 @@
+"""`mmbench fuse`: the scores of finished runs, summed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmbench.choices import DEFAULT_LISTS
+from mmbench.cli.run import DeviceOption, ListsOption
+from mmbench.cli.state import State
+
+if TYPE_CHECKING:
+    from mmbench.runs.store import RunRecord
+
+_EPILOG = """\b
+Examples:
+  mmbench fuse results/demo/sasrec/*/seed_1 results/demo/hm4sr/*/seed_1
+  mmbench fuse results/demo/sasrec/*/seed_{1,2,3} --weights equal
+  mmbench fuse results/demo/sasrec/*/seed_1 results/demo/itemknn/*/seed_1 --scale rank --weights gated"""
+METRICS = ("NDCG@10", "HR@10")
+HITS_AT = 10
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=_EPILOG)(fuse)
+
+
+def fuse(
+    ctx: typer.Context,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>) of one protocol."),
+    ],
+    scale: Annotated[
+        str,
+        typer.Option(
+            metavar="raw|zscore|minmax|prob|logit|rank", help="Common scale of the scores, per user."
+        ),
+    ] = "zscore",
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="validation|equal|learned|gated",
+            help="Best in steps of .1 on the validation targets; equal; a conditional logit; one by user.",
+        ),
+    ] = "validation",
+    lists: ListsOption = DEFAULT_LISTS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Sum the scores of finished runs and store the result as a run; the weights never see a test target."""
+    state: State = ctx.obj
+    from mmbench import api
+    from mmbench.runs.store import read_record
+
+    members = [read_record(path) for path in runs]
+    fused = api.fuse(
+        members, scale=scale, weights=weights, device=device, lists=lists, data_dir=state.data_dir,
+        results_dir=state.results_dir,
+    )  # fmt: skip
+    _print(state, members, fused)
+    state.out.print(str(fused.path), markup=False)
+
+
+def _print(state: State, members: "Sequence[RunRecord]", fused: "RunRecord") -> None:
+    """Print the test metrics of the members and of their fusion, and what each member alone hits."""
+    from mmbench.cli.tables import print_table
+    from mmbench.evaluation.complementarity import complementarity
+    from mmbench.reporting.rounding import number
+
+    facts = complementarity([record.ranks("test") for record in members], fused.ranks("test"), HITS_AT)
+    rows = []
+    for record, weight, only in zip(members, fused.extra["weights"], facts.only, strict=True):
+        values = record.metrics("test", METRICS)
+        rows.append(
+            [f"{record.model}, seed {record.seed}", f"{weight:.3f}", *map(number, values.values()), str(only)]
+        )
+    rows.append([fused.display, "", *map(number, fused.metrics("test", METRICS).values()), ""])
+    print_table(state, ["test", "weight", *METRICS, "hit by it alone"], rows)
+    best = members[facts.best].model
+    state.out.print(
+        f"weights: {fused.extra['weights_from']}; hit by all members: {facts.every}; some member hits "
+        f"{facts.oracle:.4f}, of which the fusion keeps {facts.kept:.1%}; against {best}: "
+        f"McNemar p = {facts.p_mcnemar:.2g}",
+        markup=False,
+    )

@@ -1,0 +1,229 @@
+"""What `mmbench reproduce` prints and draws of what is measured."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmbench.cli.state import State
+from mmbench.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmbench.look.plots import Plot
+    from mmbench.reproduce.looks import Looked
+    from mmbench.reproduce.plan import Plan, Target
+    from mmbench.reproduce.scores import Reproduced
+    from mmbench.reproduce.spec import Experiment
+    from mmbench.runs.store import RunRecord
+
+
+class FormatOption(StrEnum):
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+_BY_SUFFIX = {".md": "markdown", ".csv": "csv", ".json": "json"}
+
+
+def is_figure(experiment: "Experiment") -> bool:
+    """Return whether an experiment is drawn into a folder, and not printed into a file."""
+    return experiment.content.kind not in ("table", "statistics")
+
+
+def show(
+    state: State,
+    plan: "Plan",
+    records: "Mapping[Path, RunRecord]",
+    fmt: FormatOption | None,
+    output: Path | None,
+) -> None:
+    """Print the table and draw the figure; tell of failures last."""
+    from mmbench.reproduce.scores import reproduced
+    from mmbench.runs.look_log import note_looks
+
+    if not records:
+        raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
+    one = reproduced(plan, records)
+    note_looks(records.values(), data_dir=state.data_dir)
+    state.warn_left_out(one.table.left_out)
+    if plan.content.kind == "cases":
+        _emit_case(state, one, records, fmt, output)
+    elif plan.content.kind == "projection":
+        _emit_projections(state, one, records, fmt, output)
+    elif is_figure(plan.experiment):
+        _emit_figure(state, one, fmt, output)
+    else:
+        _emit(state, one, fmt, output)
+    failed = sum(record.status == "failed" for record in records.values())
+    if failed:
+        raise RunError(f"{failed} of {len(records)} cells failed; the same command tries them again")
+
+
+def _why(plan: "Plan") -> str:
+    if plan.refused:
+        return next(iter(plan.refused))
+    if len(plan.not_prepared) == len(plan.targets):
+        return f"no data set is prepared; run: mmbench prepare {plan.not_prepared[0]}"
+    return "none of its models is here yet"
+
+
+def _emit(state: State, one: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:
+    from mmbench.reproduce.formats import print_terminal, to_text
+
+    chosen = _chosen(fmt, output)
+    if output is None and chosen == "terminal":
+        print_terminal(one, state.out)
+    else:
+        _write(state, to_text(one, chosen.value), output)
+
+
+def _chosen(fmt: FormatOption | None, output: Path | None) -> FormatOption:
+    return fmt or FormatOption(_BY_SUFFIX.get(output.suffix.lower(), "terminal") if output else "terminal")
+
+
+def _write(state: State, text: str, output: Path | None) -> None:
+    """Write to stdout as it is, or into a file in one step."""
+    from mmbench.atomic import write_text
+
+    if output is None:
+        state.out.out(text, end="", highlight=False)
+        return
+    write_text(output, text)
+    state.err.print(f"wrote {output}", markup=False)
+
+
+def _emit_figure(state: State, one: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:
+    """Print the numbers as a table and the plot for the terminal; with --output, draw the figure with its numbers."""
+    from mmbench.look.plots import Plot
+    from mmbench.reproduce.figures import caption, draw, terminal_plot
+    from mmbench.reproduce.formats import to_text
+
+    _emit(state, one, fmt, None)
+    if _chosen(fmt, None) == "terminal":
+        for line in terminal_plot(one, ascii_only="utf" not in state.out.encoding.lower()):
+            state.out.print(line, markup=False)
+    if output is None:
+        return
+    name = one.plan.experiment.name.replace("/", "-")
+    _write(state, to_text(one, "csv"), output / f"{name}.csv")
+    if one.is_measured:
+        _save(state, [Plot(name, caption(one), lambda: draw(one))], output, name)
+    else:
+        state.err.print("no figure: nothing is measured")
+
+
+def _emit_case(
+    state: State,
+    one: "Reproduced",
+    records: "Mapping[Path, RunRecord]",
+    fmt: FormatOption | None,
+    output: Path | None,
+) -> None:
+    """Print the numbers as a table, the chosen user's history and lists; with --output, draw the figure."""
+    from mmbench.cli.tables import print_table
+    from mmbench.reproduce.cases import case_study, plot
+
+    _emit(state, one, fmt, None)
+    if not one.is_measured:
+        return
+    study = case_study(one.plan, records, state.data_dir)
+    if _chosen(fmt, None) == "terminal":
+        for line in study.sentences():
+            state.out.print(line, markup=False)
+        print_table(state, ["", "history, newest first", *study.labels], study.rows())
+        state.out.print("*: taken next", markup=False)
+    if output is not None:
+        figure = plot(study, one.plan)
+        _save(state, [figure], output, figure.name)
+
+
+def _emit_projections(
+    state: State,
+    one: "Reproduced",
+    records: "Mapping[Path, RunRecord]",
+    fmt: FormatOption | None,
+    output: Path | None,
+) -> None:
+    """Print the numbers as a table, and what each projection keeps; with --output, draw the figures."""
+    from mmbench.cli.tables import print_table
+    from mmbench.reproduce.projection import plots, projections
+
+    _emit(state, one, fmt, None)
+    found = projections(one.plan, records, state.data_dir)
+    if _chosen(fmt, None) == "terminal":
+        for projection in found:
+            state.out.print(projection.caption(), markup=False)
+            print_table(
+                state, ["vectors", "method", "width", "variance", "neighbours kept"], projection.rows()
+            )
+    if output is not None and found:
+        _save(state, plots(one.plan, found), output, one.plan.experiment.name.replace("/", "-"))
+
+
+def _save(state: State, plots: "list[Plot]", folder: Path, name: str) -> None:
+    from mmbench.look.save import save_figures
+
+    for file in save_figures(plots, folder, captions_file=f"{name}-captions.txt"):
+        state.err.print(f"wrote {file}", markup=False)
+
+
+def show_data(
+    state: State,
+    experiment: "Experiment",
+    targets: "list[Target]",
+    fmt: FormatOption | None,
+    output: Path | None,
+) -> None:
+    """Print and draw what is about the data itself: nothing is trained."""
+    from mmbench.reproduce.spec import Statistics
+
+    if isinstance(experiment.content, Statistics):
+        _show_statistics(state, experiment, targets, fmt, output)
+        return
+    from mmbench.reproduce.looks import looked
+
+    found = looked(experiment, targets)
+    if not found.looks:
+        raise RunError(
+            f"no data set of {experiment.name} is prepared; run: mmbench prepare {targets[0].name}"
+        )
+    _print_look(state, found, fmt)
+    if output is not None:
+        _save(state, found.plots, output, experiment.name.replace("/", "-"))
+
+
+def _show_statistics(
+    state: State,
+    experiment: "Experiment",
+    targets: "list[Target]",
+    fmt: FormatOption | None,
+    output: Path | None,
+) -> None:
+    from mmbench.data.catalog import load_catalog
+    from mmbench.reproduce.statistics import counted, print_terminal, to_text
+
+    catalog = load_catalog(state.data_dir)
+    slips = {name: spec.slips for name, spec in catalog.items()}
+    one, chosen = counted(experiment, targets, slips), _chosen(fmt, output)
+    if output is None and chosen == "terminal":
+        print_terminal(one, state.out)
+    else:
+        _write(state, to_text(one, chosen.value), output)
+
+
+def _print_look(state: State, found: "Looked", fmt: FormatOption | None) -> None:
+    import json
+
+    from mmbench.cli.tables import print_table
+
+    if _chosen(fmt, None) == "json":
+        _write(state, json.dumps(found.json(), indent=1) + "\n", None)
+        return
+    if fmt in (FormatOption.markdown, FormatOption.csv):
+        raise UsageError(f"--format {fmt}: {found.experiment.name} is printed as terminal or json")
+    state.out.print(f"{found.experiment.name}: {found.content.title} ({found.content.source})", markup=False)
+    rows = found.rows(ascii_only="utf" not in state.out.encoding.lower())
+    print_table(state, ["data set", "shape", "from left to right"], rows)

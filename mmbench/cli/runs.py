@@ -1,0 +1,264 @@
+"""`mmbench runs`: the stored runs, one of them in full, and their removal."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmbench.cli import complete
+from mmbench.cli.state import State
+from mmbench.errors import RunError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from mmbench.evaluation.metrics import Metric
+    from mmbench.runs.inventory import StoredRun
+
+SHOWN_METRICS = ("NDCG@10", "MRR@10", "HR@10")
+
+runs_app = typer.Typer(
+    invoke_without_command=True,
+    help="Stored runs: list them, show one in full, remove some.",
+    epilog="""\b
+Examples:
+  mmbench runs --model hm4sr --state finished --columns run,lr,HR@20,age
+  mmbench runs show 83a48b2/1
+  mmbench runs prune --failed --older 30""",
+)
+
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN",
+        help="As mmbench runs shows it (83a48b2/1, or 83a48b2 for all seeds), or a folder.",
+        autocompletion=complete.runs,
+    ),
+]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help="Only this model; repeatable.", autocompletion=complete.models),
+]
+DatasetOption = Annotated[
+    list[str] | None, typer.Option("--dataset", "-d", help="Only this data set; repeatable.")
+]
+OlderOption = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="DAYS", help="Only runs that ended so many days ago or earlier."),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Remove without a question.")]
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option("--metric", show_default=" ".join(SHOWN_METRICS), help="A metric to show; repeatable."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(runs_app, name="runs")
+
+
+@runs_app.callback()
+def list_runs(
+    ctx: typer.Context,
+    model: ModelOption = None,
+    dataset: DatasetOption = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Only runs with this setting; repeatable."),
+    ] = None,
+    state_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="Only runs that are finished, failed, running, interrupted or unreadable; repeatable.",
+        ),
+    ] = None,
+    older: OlderOption = None,
+    newer: Annotated[
+        float | None, typer.Option(min=0, metavar="DAYS", help="Only runs that ended in the last days.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            show_default="run,data set,model,state,time,NDCG@10,age,set",
+            help="What to show: also seed, epochs, best, reason, parameters, device, code, size, path, any setting, "
+            "any metric (HR@20, valid HR@20).",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the stored runs, the one that changed last at the end."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from mmbench.cli.tables import print_table
+    from mmbench.reporting import run_list
+
+    state: State = ctx.obj
+    runs = _choose(state, model, dataset, older)
+    runs = run_list.with_settings(_in_states(runs, state_ or []), _filters(set_ or []))
+    runs = [run for run in runs if newer is None or run.days_old() <= newer]
+    if as_json:
+        typer.echo(json.dumps(run_list.to_json(runs, _metrics(None)), indent=1))
+        return
+    names = [name.strip() for name in columns.split(",")] if columns else list(run_list.DEFAULT_COLUMNS)
+    rows = run_list.table_of(runs, names)
+    if not runs:
+        state.note(f"no such run in {state.results_dir}")
+    if not columns and not any(row[-1] for row in rows):
+        names, rows = names[:-1], [row[:-1] for row in rows]  # nobody chose a setting
+    if rows:
+        print_table(state, names, rows)
+
+
+@runs_app.command(epilog="Example: mmbench runs show 83a48b2/1")
+def show(
+    ctx: typer.Context,
+    names: Names,
+    metric: MetricOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show runs in full: scores, settings that differ from the recipe, training curve, time, notes."""
+    from mmbench.reporting import run_page
+    from mmbench.runs.inventory import find_runs
+
+    state: State = ctx.obj
+    runs, metrics = find_runs(state.results_dir, names), _metrics(metric)
+    if as_json:
+        typer.echo(json.dumps([run_page.to_json(run, metrics) for run in runs], indent=1))
+        return
+    ascii_only = "utf" not in state.out.encoding.lower()
+    for index, run in enumerate(runs):
+        if index:
+            state.out.print()
+        for label, text in run_page.page_lines(run, metrics, ascii_only=ascii_only):
+            _print_line(state, label, text)
+
+
+@runs_app.command(epilog="Example: mmbench runs rm 83a48b2/1 results/demo/sasrec/*/seed_3")
+def rm(ctx: typer.Context, names: Names, yes: YesOption = False) -> None:
+    """Remove runs with all their files. One that is being computed is refused."""
+    from mmbench.runs.inventory import find_runs
+
+    state: State = ctx.obj
+    _remove(state, find_runs(state.results_dir, names), yes=yes)
+
+
+@runs_app.command(epilog="Example: mmbench runs prune --failed --older 30")
+def prune(
+    ctx: typer.Context,
+    failed: Annotated[bool, typer.Option("--failed", help="Runs that failed.")] = False,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke", help="Runs that tried something out: all of fewer --epochs than the recipe has."
+        ),
+    ] = False,
+    interrupted: Annotated[
+        bool, typer.Option("--interrupted", help="Runs that were never finished.")
+    ] = False,
+    older: OlderOption = None,
+    model: ModelOption = None,
+    dataset: DatasetOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Remove all runs of a kind: of any kind that is named, and of these only those that --older, -m and -d keep."""
+    from mmbench.runs.inventory import is_smoke
+
+    state: State = ctx.obj
+    if not (failed or smoke or interrupted or older is not None):
+        raise UsageError("say what to remove: --failed, --smoke, --interrupted or --older DAYS")
+    kinds = {kind for kind, asked in (("failed", failed), ("interrupted", interrupted)) if asked}
+    every = not (kinds or smoke)
+    chosen = [
+        run
+        for run in _choose(state, model, dataset, older)
+        if run.state != "running" and (every or run.state in kinds or (smoke and is_smoke(run)))
+    ]
+    if not chosen:
+        state.note("nothing to remove")
+        return
+    _remove(state, chosen, yes=yes)
+
+
+def _choose(
+    state: State, models: list[str] | None, datasets: list[str] | None, older: float | None
+) -> "list[StoredRun]":
+    """Return the runs of these models and data sets of this age; UsageError for names that no run has."""
+    from mmbench.runs.inventory import list_runs as stored_runs
+
+    runs = stored_runs(state.results_dir)
+    for asked, known, what in (
+        (models, {run.model for run in runs}, "model"),
+        (datasets, {run.dataset for run in runs}, "data set"),
+    ):
+        for name in asked or []:
+            if name not in known:
+                raise UsageError(f"{suggest(name, known, what=what)} (among the runs in {state.results_dir})")
+    return [
+        run
+        for run in runs
+        if (not models or run.model in models)
+        and (not datasets or run.dataset in datasets)
+        and (older is None or run.days_old() >= older)
+    ]
+
+
+def _in_states(runs: "list[StoredRun]", asked: Sequence[str]) -> "list[StoredRun]":
+    from mmbench.runs.inventory import RUN_STATES
+
+    for name in asked:
+        if name not in RUN_STATES:
+            raise UsageError(f"--state: {suggest(name, RUN_STATES, what='state')}")
+    return [run for run in runs if not asked or run.state in asked]
+
+
+def _filters(texts: list[str]) -> dict[str, list[str]]:
+    from mmbench.cli.run import split_sets
+
+    wanted: dict[str, list[str]] = {}
+    for key, value in split_sets(texts, form="KEY=VALUE"):
+        wanted.setdefault(key, []).append(value)
+    return wanted
+
+
+def _metrics(names: list[str] | None) -> "list[Metric]":
+    from mmbench.evaluation.metrics import parse_metric
+
+    return [parse_metric(name) for name in names or SHOWN_METRICS]
+
+
+def _print_line(state: State, label: str, text: str) -> None:
+    """Print a line of a page inside the terminal's width; one that cannot be broken at blanks stays whole."""
+    indent = 15
+    width = max(40, state.out.width) - indent if state.out.is_terminal else 10_000
+    parts = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    for index, part in enumerate(parts):
+        state.out.print(f"{label if index == 0 else '':{indent}}{part}", markup=False)
+
+
+def _remove(state: State, runs: "list[StoredRun]", *, yes: bool) -> None:
+    """Remove runs after a question; what cannot go is named, and the others go all the same."""
+    from mmbench.cli.asking import confirm
+    from mmbench.reporting.run_list import size_text
+    from mmbench.runs.inventory import folder_bytes
+    from mmbench.runs.removal import check_removable, remove_run
+
+    for run in runs:
+        check_removable(run.path, state.results_dir)
+    total = size_text(sum(folder_bytes(run.path) for run in runs))
+    what = f"{len(runs)} run{'s' * (len(runs) > 1)}, {total}"
+    if not yes:
+        for run in runs:
+            typer.echo(f"{run.name}  {run.model} on {run.dataset}, {run.state}  {run.path}", err=True)
+        confirm(f"Remove {what}?")
+    faults = []
+    for run in runs:
+        try:
+            remove_run(run.path, state.results_dir)
+        except RunError as error:
+            faults.append(str(error))
+    if faults:
+        raise RunError(f"{len(runs) - len(faults)} of {what} removed; {'; '.join(faults)}")
+    state.out.print(f"removed {what}", markup=False)

@@ -1,0 +1,3 @@
+"""The letters of shapes in a line of text, from lowest to highest."""
+
+BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"

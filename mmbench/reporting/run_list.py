@@ -1,0 +1,153 @@
+"""Stored runs as a list: the columns that a user chooses, and the same as JSON."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mmbench.errors import DataError, UsageError, suggest
+from mmbench.evaluation.metrics import Metric, parse_metric
+from mmbench.reporting.labels import ignored_settings
+from mmbench.reporting.protocols import keep_settings, typed
+from mmbench.reporting.rounding import DASH, number
+from mmbench.runs.inventory import StoredRun, folder_bytes
+from mmbench.runs.narrator import clock
+from mmbench.runs.store import RunRecord
+from mmbench.settings.config import DELIBERATE
+from mmbench.settings.describe import value_text
+
+DEFAULT_COLUMNS = ("run", "data set", "model", "state", "time", "NDCG@10", "age", "set")
+
+
+def age_text(days: float) -> str:
+    """Return an age in its largest unit: "12 min", "5 h", "3 d"."""
+    minutes = max(days, 0.0) * 24 * 60
+    if minutes < 60:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.0f} h" if minutes < 48 * 60 else f"{days:.0f} d"
+
+
+def size_text(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
+
+
+def spent(record: RunRecord) -> float:
+    """Return the seconds of training and validation."""
+    return record.seconds.get("train", 0.0) + record.seconds.get("valid", 0.0)
+
+
+def chosen_settings(record: RunRecord | None) -> dict[str, Any]:
+    """Return the settings that a user, a search or a declared experiment chose."""
+    if record is None:
+        return {}
+    ignored = ignored_settings([record])
+    return {
+        key: setting.value
+        for key, setting in sorted(record.settings.items())
+        if setting.origin in DELIBERATE and key not in ignored
+    }
+
+
+def _chosen_text(run: StoredRun) -> str:
+    return ", ".join(f"{key}={value_text(value)}" for key, value in chosen_settings(run.record).items())
+
+
+def _of_record(text: Callable[[RunRecord], str]) -> Callable[[StoredRun], str]:
+    return lambda run: text(run.record) if run.record else ""
+
+
+FACTS: dict[str, Callable[[StoredRun], str]] = {
+    "run": lambda run: run.name,
+    "data set": lambda run: run.dataset,
+    "model": lambda run: run.model,
+    "seed": lambda run: str(run.seed),
+    "state": lambda run: run.state,
+    "reason": lambda run: run.reason,
+    "set": _chosen_text,
+    "epochs": lambda run: str(run.n_epochs or ""),
+    "best": _of_record(lambda record: str(record.best_epoch or "")),
+    "time": _of_record(lambda record: clock(spent(record))),
+    "parameters": _of_record(lambda record: f"{record.n_parameters:,}"),
+    "device": _of_record(lambda record: str(record.environment.get("device", ""))),
+    "code": _of_record(lambda record: str(record.environment.get("code", {}).get("commit", ""))),
+    "age": lambda run: age_text(run.days_old()),
+    "size": lambda run: size_text(folder_bytes(run.path)),
+    "path": lambda run: str(run.path),
+}
+
+
+def table_of(runs: Sequence[StoredRun], columns: Sequence[str]) -> list[list[str]]:
+    """Return a row per run. A column is one of FACTS, a metric ("HR@20", "valid HR@20"), or a setting.
+
+    Raises UsageError for a column that is none of these.
+    """
+    known = {key for run in runs if run.record for key in run.record.settings}
+    texts = [_column(name, known) for name in columns]
+    return [[text(run) for text in texts] for run in runs]
+
+
+def _column(name: str, settings: set[str]) -> Callable[[StoredRun], str]:
+    if name in FACTS:
+        return FACTS[name]
+    if name in settings:
+        return _of_record(lambda record: _setting_text(record, name))
+    split, _, metric = name.rpartition(" ")
+    try:
+        wanted = parse_metric(metric)
+    except UsageError:
+        known = [*FACTS, *sorted(settings), "NDCG@10", "HR@10", "MRR@10"]
+        raise UsageError(f"--columns: {suggest(name, known, what='column')}") from None
+    if split not in ("", "test", "valid"):
+        raise UsageError(f"--columns {name!r}: write {metric}, or valid {metric}")
+    return lambda run: metric_text(run, wanted, split or "test")
+
+
+def _setting_text(record: RunRecord, key: str) -> str:
+    return value_text(record.settings[key].value) if key in record.settings else ""
+
+
+def metric_of(run: StoredRun, metric: Metric, split: str) -> float | None:
+    """Return a stored value, None for a run without one; DataError where its file is damaged or lacks lists."""
+    if run.record is None or run.record.status == "failed":
+        return None
+    return run.record.metrics("valid" if split == "valid" else "test", [metric])[str(metric)]
+
+
+def metric_text(run: StoredRun, metric: Metric, split: str) -> str:
+    try:
+        value = metric_of(run, metric, split)
+    except DataError:
+        return "unreadable"
+    return DASH if value is None else number(value)
+
+
+def with_settings(runs: Sequence[StoredRun], wanted: dict[str, Any]) -> list[StoredRun]:
+    """Return the runs whose record has these settings or fields of the protocol; UsageError as `keep_settings`."""
+    if not wanted:
+        return list(runs)
+    values = {key: typed(value) for key, value in wanted.items()}
+    records = [run.record for run in runs if run.record]
+    kept = {record.path for record in keep_settings(records, values)}
+    return [run for run in runs if run.path in kept]
+
+
+def to_json(runs: Sequence[StoredRun], metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Return everything that the list knows of each run; numbers unrounded, absent ones None."""
+    return [
+        {
+            "run": run.name, "path": str(run.path), "dataset": run.dataset, "model": run.model,
+            "config_id": run.config_id, "seed": run.seed, "state": run.state, "reason": run.reason,
+            "epochs": run.n_epochs, "best_epoch": run.record.best_epoch if run.record else None,
+            "changed": datetime.fromtimestamp(run.changed, UTC).isoformat(timespec="seconds"),
+            "bytes": folder_bytes(run.path), "settings": chosen_settings(run.record),
+            "seconds": dict(run.record.seconds) if run.record else {},
+            "test": {str(metric): _readable(run, metric) for metric in metrics},
+        }
+        for run in runs
+    ]  # fmt: skip
+
+
+def _readable(run: StoredRun, metric: Metric) -> float | None:
+    try:
+        return metric_of(run, metric, "test")
+    except DataError:
+        return None

@@ -1,0 +1,108 @@
+"""What a run would cost: a few steps of each model are timed, and nothing is stored."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmbench.models import registry
+from mmbench.runs.execute import Opened, open_run
+from mmbench.runs.plan import Cell
+from mmbench.runs.schedule import finished
+from mmbench.runtime import pick_device
+from mmbench.training.batches import batches_of_epoch
+from mmbench.training.devices import peak_memory
+from mmbench.training.trainer import Trainer
+
+MOST_STEPS, MOST_SECONDS = 12, 5.0  # of training, for each model on each data set
+BYTES = 4  # of a parameter
+STATES = 4  # weights, two moments of Adam and the best weights lie on disk while a run is computed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the missing runs of a model on a data set cost.
+
+    n_runs    runs that are not finished; their costs are alike
+    epoch     seconds of an epoch with its share of the validation; 0 for a model without training
+    epochs    the maximum number of epochs
+    memory    peak bytes so far, "host" and "device"
+    """
+
+    dataset: str
+    model: str
+    n_runs: int
+    n_finished: int
+    epoch: float
+    epochs: int
+    n_parameters: int
+    memory: dict[str, int]
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of all missing runs if none stops early."""
+        return self.n_runs * self.epoch * self.epochs
+
+    @property
+    def disk(self) -> int:
+        """Return the bytes of the weights that the missing runs keep."""
+        return self.n_runs * self.n_parameters * BYTES
+
+    @property
+    def disk_at_work(self) -> int:
+        """Return the bytes of a run's states while it is computed."""
+        return self.n_parameters * BYTES * STATES
+
+
+def estimate(
+    cells: Sequence[Cell], *, device: str = "auto", say: Callable[[str], object] = lambda text: None
+) -> Iterator[Cost]:
+    """Yield the cost of each model on each data set; `say` hears what is being timed."""
+    chosen, groups = pick_device(device), dict[tuple[str, str], list[Cell]]()
+    for cell in cells:
+        groups.setdefault((cell.dataset, cell.model), []).append(cell)
+    for (dataset, model), alike in groups.items():
+        missing = [cell for cell in alike if finished(cell) is None]
+        if missing and registry.find(model).load().trainable:
+            say(f"timing {model} on {dataset}")
+            yield _timed(missing[0], len(missing), len(alike) - len(missing), chosen)
+            continue
+        yield Cost(
+            dataset=dataset, model=model, n_runs=len(missing), n_finished=len(alike) - len(missing), epoch=0.0,
+            epochs=0, n_parameters=0, memory={},
+        )  # fmt: skip
+
+
+def _timed(cell: Cell, n_runs: int, n_finished: int, device: str) -> Cost:
+    with tempfile.TemporaryDirectory() as folder:
+        run = open_run(replace(cell, path=Path(folder) / "seed_1"), device)
+        assert run.trainer is not None
+        epoch = _epoch_seconds(run, run.trainer)
+        return Cost(
+            dataset=cell.dataset, model=cell.model, n_runs=n_runs, n_finished=n_finished, epoch=epoch,
+            epochs=sum(stage.last_epoch for stage in run.trainer.stages),
+            n_parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+            memory=peak_memory(device),
+        )  # fmt: skip
+
+
+def _epoch_seconds(run: Opened, trainer: Trainer) -> float:
+    """Return the seconds of an epoch of the first stage: the median step times the steps, and a validation's share."""
+    trainer.begin()
+    plan = trainer.plan_epoch()
+    seconds: list[float] = []
+    began = time.perf_counter()
+    for batch in batches_of_epoch([trainer], [plan]):
+        start = time.perf_counter()
+        terms = trainer.step(batch)
+        terms.values.sum().item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+        if len(seconds) >= MOST_STEPS or time.perf_counter() - began > MOST_SECONDS:
+            break
+    start = time.perf_counter()
+    trainer.validate(run.model)
+    validation = (time.perf_counter() - start) / run.config.eval_every
+    usual = statistics.median(seconds[1:] or seconds)  # the first step warms up
+    return usual * len(plan.steps) + validation

@@ -1,0 +1,403 @@
+"""`mmbench runs` and `mmbench plot` on made-up results folders, in this process."""
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mmbench.cli import app, asking
+from mmbench.errors import MmbenchError, RunError, UsageError
+from mmbench.models import registry
+from mmbench.reporting.curves import chart, trained_runs
+from mmbench.reporting.run_page import spark
+from mmbench.runs.curves import read_curves
+from mmbench.runs.inventory import StoredRun, find_runs, is_smoke, list_runs, look_at
+from mmbench.runs.workers import claim
+from tests.reporting.conftest import fake_run
+
+N_ITEMS = 200
+
+
+def invoke(results: Path, *args: str) -> str:
+    """Return what `mmbench ARGS` prints on stdout; its errors are raised."""
+    done = CliRunner().invoke(app, ["--results-dir", str(results), *args], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def write_log(path: Path, values: list[float], *, metric: str = "NDCG@20") -> None:
+    """Write the log of a training whose epochs have these validation values and the losses 9, 8, ..."""
+    path.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"stage": 0, "epoch": n, "seconds": 1.0, "loss": {"ce": 9.5 - n, "aux": 0.5}, "valid": {metric: v}})
+        for n, v in enumerate(values, start=1)
+    ]  # fmt: skip
+    (path / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def fill(root: Path) -> dict[str, Path]:
+    """Write one run of each state; return their folders."""
+    finished = fake_run(
+        root, "sasrec", seed=1, settings={"lr": 0.01, "dropout": 0.5}, chosen=("lr",), max_epochs=100,
+        seconds={"train": 60.0, "valid": 5.0}, environment={"finished": "2026-01-02T03:04:05+00:00"},
+    )  # fmt: skip
+    write_log(finished.path, [0.1, 0.3, 0.2])
+    failed = fake_run(root, "hm4sr", seed=2, reason="RuntimeError: no shape")
+    smoke = fake_run(
+        root, "gru4rec", dataset="beauty", seed=1, max_epochs=2, chosen=("max_epochs",), stopped="max_epochs"
+    )
+    interrupted = root / "toys" / "hm4sr--tmoe" / "aaaabbbb00" / "seed_3"
+    write_log(interrupted, [0.1, 0.2])
+    unreadable = fake_run(root, "pop", seed=1).path
+    (unreadable / "run.json").write_text("{", encoding="utf-8")
+    return {
+        "finished": finished.path, "failed": failed.path, "smoke": smoke.path, "interrupted": interrupted,
+        "unreadable": unreadable,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    """A results folder in which tests change nothing."""
+    root = tmp_path_factory.mktemp("runs") / "results"
+    return root, fill(root)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> tuple[Path, dict[str, Path]]:
+    root = tmp_path / "results"
+    return root, fill(root)
+
+
+def listed(root: Path, *args: str) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = json.loads(invoke(root, "runs", "--json", *args))
+    return content
+
+
+# -- list -------------------------------------------------------------------------------------------------
+
+
+def test_every_run_has_its_state(stored: tuple[Path, dict[str, Path]]) -> None:
+    root, paths = stored
+    states = {row["path"]: row["state"] for row in listed(root)}
+    expected = {str(path): name if name != "smoke" else "finished" for name, path in paths.items()}
+    assert states == expected
+    by_path = {row["path"]: row for row in listed(root)}
+    interrupted = by_path[str(paths["interrupted"])]
+    assert (interrupted["model"], interrupted["epochs"], interrupted["seed"]) == ("hm4sr:-tmoe", 2, 3)
+    assert by_path[str(paths["failed"])]["reason"] == "RuntimeError: no shape"
+    finished = by_path[str(paths["finished"])]
+    assert finished["settings"] == {"lr": 0.01}
+    assert finished["changed"] == "2026-01-02T03:04:05+00:00"
+    record = look_at(paths["finished"]).record
+    assert record is not None
+    assert finished["test"]["NDCG@10"] == record.metrics("test", "NDCG@10")["NDCG@10"]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--model", "sasrec"), {"finished"}),
+        (("-m", "sasrec", "-m", "hm4sr"), {"finished", "failed"}),
+        (("-d", "beauty"), {"smoke"}),
+        (("--state", "failed", "--state", "interrupted"), {"failed", "interrupted"}),
+        (("--set", "lr=1e-2"), {"finished"}),
+        (("--older", "1"), {"finished"}),
+        (("--newer", "1"), {"failed", "smoke", "interrupted", "unreadable"}),
+        (("--state", "running"), set()),
+    ],
+)
+def test_filters(stored: tuple[Path, dict[str, Path]], options: tuple[str, ...], names: set[str]) -> None:
+    root, paths = stored
+    rows = listed(root, *options)
+    if "--newer" in options or "--older" in options:  # only one record says when it ended; it is long ago
+        assert look_at(paths["finished"]).days_old() > 1
+    assert {row["path"] for row in rows} == {str(paths[name]) for name in names}
+
+
+def test_columns_are_facts_settings_and_metrics(stored: tuple[Path, dict[str, Path]]) -> None:
+    root, paths = stored
+    text = invoke(root, "runs", "-m", "sasrec", "--columns", "model,seed,lr,valid HR@20,HR@20,time,best")
+    head, row = text.splitlines()
+    assert head.split() == ["model", "seed", "lr", "valid", "HR@20", "HR@20", "time", "best"]
+    record = look_at(paths["finished"]).record
+    assert record is not None
+    value = f"{record.metrics('test', 'HR@20')['HR@20']:.4f}".lstrip("0")
+    assert row.split() == ["sasrec", "1", "0.01", value, value, "1:05", "30"]
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("--columns", "modle"), "did you mean 'model'"),
+        (("--columns", "best HR@20"), "write HR@20, or valid HR@20"),
+        (("--model", "sasrek"), "did you mean 'sasrec'"),
+        (("--state", "finishd"), "did you mean 'finished'"),
+        (("--set", "lr"), "write it as KEY=VALUE"),
+        (("--set", "lr=7"), "no run has this value"),
+    ],
+)
+def test_wrong_choices_are_one_line(
+    stored: tuple[Path, dict[str, Path]], args: tuple[str, ...], text: str
+) -> None:
+    with pytest.raises(UsageError, match=text):
+        invoke(stored[0], "runs", *args)
+
+
+def test_a_held_lock_is_a_running_run(fresh: tuple[Path, dict[str, Path]]) -> None:
+    _, paths = fresh
+    for name in ("interrupted", "failed"):
+        lock = claim(paths[name], wait=False)
+        assert lock is not None
+        with lock:
+            assert look_at(paths[name]).state == "running"
+        assert look_at(paths[name]).state == name
+
+
+# -- names ------------------------------------------------------------------------------------------------
+
+
+def test_names_of_runs(stored: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    root, paths = stored
+    run = look_at(paths["finished"])
+
+    def paths_of(*names: str) -> list[Path]:
+        return [run.path for run in find_runs(root, names)]
+
+    assert paths_of(run.name) == paths_of(run.config_id) == paths_of(str(run.path)) == [run.path]
+    assert paths_of(f"toys/sasrec/{run.config_id}/seed_1", run.name) == [run.path]
+    assert set(paths_of(str(root))) == set(paths.values())
+    assert paths_of("beauty") == [paths["smoke"]]
+    for name in (f"{run.config_id}/9", "ffff", "nothing", str(tmp_path)):
+        with pytest.raises(UsageError, match="mmbench runs lists them"):
+            find_runs(root, [name])
+
+
+def test_the_beginning_of_two_configurations_is_refused(tmp_path: Path) -> None:
+    for config in ("abcd111111", "abcd222222"):
+        fake_run(tmp_path, config_id=config)
+    with pytest.raises(UsageError, match="abcd111111, abcd222222"):
+        find_runs(tmp_path, ["abcd"])
+    assert len(find_runs(tmp_path, ["abcd1"])) == 1
+
+
+# -- show -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_what_differs_from_the_recipe(stored: tuple[Path, dict[str, Path]]) -> None:
+    root, paths = stored
+    run = look_at(paths["finished"])
+    text = invoke(root, "runs", "show", run.name)
+    usual = registry.find("sasrec").values("toys")["lr"]
+    assert f"lr = 0.01 (recipe {usual})" in text
+    assert "dropout" not in text  # of the recipe
+    assert "best at epoch 2" in text
+    assert ".1000 to .3000" in text
+    assert "9.0000 to 7.0000" in text  # both terms of the loss together
+    assert "1:05" in text
+    (page,) = json.loads(invoke(root, "runs", "show", run.name, "--json", "--metric", "HR@5"))
+    assert [row["key"] for row in page["changed_settings"]] == ["lr"]
+    assert page["curves"]["valid"] == [[1, 0.1], [2, 0.3], [3, 0.2]]
+    assert set(page["scores"]["test"]) == {"HR@5"}
+
+
+def test_pages_of_runs_without_a_result(stored: tuple[Path, dict[str, Path]]) -> None:
+    root, paths = stored
+    assert "failed: RuntimeError: no shape" in invoke(root, "runs", "show", str(paths["failed"]))
+    assert "interrupted, 2 epochs done" in invoke(root, "runs", "show", str(paths["interrupted"]))
+    assert "unreadable: " in invoke(root, "runs", "show", str(paths["unreadable"]))
+
+
+def test_a_sparkline_is_as_high_as_its_values() -> None:
+    heights = spark([(n, float(n)) for n in range(8)])
+    assert heights == "▁▂▃▄▅▆▇█"
+    assert spark([(1, 5.0), (2, 5.0)]) == "▁▁"
+    assert spark([]) == ""
+    long = spark([(n, float(n)) for n in range(600)])
+    assert len(long) == 60
+    assert list(long) == sorted(long)
+
+
+# -- rm and prune -----------------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_rm_removes_the_run_and_folders_that_are_empty(fresh: tuple[Path, dict[str, Path]]) -> None:
+    root, paths = fresh
+    study = root / "toys" / "sasrec" / "tuning"
+    study.mkdir()
+    assert "removed 2 runs" in invoke(
+        root, "runs", "rm", "--yes", str(paths["finished"]), str(paths["smoke"])
+    )
+    assert not (root / "beauty").exists()
+    assert [path.name for path in (root / "toys" / "sasrec").iterdir()] == ["tuning"]
+    assert {run.path for run in list_runs(root)} == {
+        paths[name] for name in ("failed", "interrupted", "unreadable")
+    }
+
+
+def test_a_run_that_is_computed_stays_and_the_others_go(fresh: tuple[Path, dict[str, Path]]) -> None:
+    root, paths = fresh
+    lock = claim(paths["interrupted"], wait=False)
+    assert lock is not None
+    with lock, pytest.raises(RunError, match=r"1 of 2 runs.*seed_3 is being computed"):
+        invoke(root, "runs", "rm", "--yes", str(paths["interrupted"]), str(paths["failed"]))
+    assert (paths["interrupted"] / "train.jsonl").is_file()
+    assert not paths["failed"].exists()
+
+
+@pytest.mark.parametrize("name", ["outside", "link", "inner link", "linked data set"])
+def test_nothing_outside_the_results_folder_can_go(
+    fresh: tuple[Path, dict[str, Path]], tmp_path: Path, name: str
+) -> None:
+    root, paths = fresh
+    other = fake_run(tmp_path / "other", "sasrec", seed=1).path
+    target = {
+        "outside": other,
+        "link": root / "toys" / "sasrec" / "0123456789" / "seed_1",
+        "inner link": root / "toys" / "sasrec" / "0123456789" / "seed_2",
+        "linked data set": root / "linked" / Path(*other.parts[-3:]),
+    }[name]
+    if name == "linked data set":
+        (root / "linked").symlink_to(other.parents[2])
+    elif name != "outside":
+        target.parent.mkdir(parents=True)
+        target.symlink_to(other if name == "link" else paths["finished"])
+    before = everything(tmp_path)
+    with pytest.raises(MmbenchError):
+        invoke(root, "runs", "rm", "--yes", str(target))
+    assert everything(tmp_path) == before
+
+
+def test_a_link_inside_a_run_goes_and_its_target_stays(
+    fresh: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    root, paths = fresh
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    (paths["failed"] / "notes").symlink_to(kept)
+    invoke(root, "runs", "rm", "--yes", str(paths["failed"]))
+    assert (kept / "file").read_text() == "x"
+    assert not paths["failed"].exists()
+
+
+def test_removal_asks(fresh: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, paths = fresh
+    before = everything(root)
+    with pytest.raises(UsageError, match="--yes"):
+        invoke(root, "runs", "rm", str(paths["failed"]))
+    monkeypatch.setattr(asking, "can_ask", lambda: True)
+    command = ["--results-dir", str(root), "runs", "rm", str(paths["failed"])]
+    refused = CliRunner().invoke(app, command, input="n\n")
+    assert isinstance(refused.exception, RunError)
+    assert everything(root) == before
+    agreed = CliRunner().invoke(app, command, input="y\n")
+    assert "Remove 1 run" in agreed.output
+    assert not paths["failed"].exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [
+        (("--failed",), {"failed"}),
+        (("--smoke",), {"smoke"}),
+        (("--interrupted", "--failed"), {"interrupted", "failed"}),
+        (("--older", "1"), {"finished"}),
+        (("--failed", "--older", "1"), set()),
+        (("--older", "0", "-d", "beauty"), {"smoke"}),
+    ],
+)
+def test_prune_removes_what_is_named(
+    fresh: tuple[Path, dict[str, Path]], options: tuple[str, ...], gone: set[str]
+) -> None:
+    root, paths = fresh
+    invoke(root, "runs", "prune", "--yes", *options)
+    assert {name for name, path in paths.items() if not path.exists()} == gone
+
+
+def test_prune_needs_a_kind(stored: tuple[Path, dict[str, Path]]) -> None:
+    with pytest.raises(UsageError, match="--failed, --smoke"):
+        invoke(stored[0], "runs", "prune", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("fields", "smoke"),
+    [
+        ({"max_epochs": 2, "chosen": ("max_epochs",), "stopped": "max_epochs"}, True),
+        ({"max_epochs": 2, "chosen": ("max_epochs",), "stopped": "patience"}, False),
+        ({"max_epochs": 2, "stopped": "max_epochs"}, False),  # of the recipe
+        ({"max_epochs": 5000, "chosen": ("max_epochs",), "stopped": "max_epochs"}, False),
+    ],
+)
+def test_smoke_runs(tmp_path: Path, fields: dict[str, Any], smoke: bool) -> None:
+    assert is_smoke(look_at(fake_run(tmp_path, **fields).path)) is smoke
+
+
+# -- plot -------------------------------------------------------------------------------------------------
+
+
+def trained(root: Path, **curves: list[float]) -> list[StoredRun]:
+    for name, values in curves.items():
+        write_log(root / "toys" / name / "aaaabbbb00" / "seed_1", values)
+    return [look_at(root / "toys" / name / "aaaabbbb00" / "seed_1") for name in curves]
+
+
+def test_a_chart_puts_each_value_where_it_belongs(tmp_path: Path) -> None:
+    rising, falling = [n / 10 for n in range(11)], [1 - n / 10 for n in range(11)]
+    runs_, _ = trained_runs(trained(tmp_path, sasrec=rising, gru4rec=falling))
+    lines = chart(runs_, "valid", width=10 + 11, height=11 + 2)
+    grid = [line.partition("|")[2].ljust(11) for line in lines[:11]]
+    for row, letters in enumerate(grid):
+        for column, letter in enumerate(letters):
+            on_a, on_b = row == 10 - column, row == column
+            assert letter == ("*" if on_a and on_b else "A" if on_a else "B" if on_b else " ")
+    assert [lines[row].split("|")[0].strip() for row in (0, 5, 10)] == ["1.0000", ".5000", ".0000"]
+    assert lines[-1].split() == ["epoch", "1", "11"]
+
+
+def test_a_log_that_a_kill_cut_short_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    write_log(tmp_path, [0.1, 0.2, float("nan")])
+    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"stage": 0, "epo')
+    curves = read_curves(tmp_path)
+    assert curves.valid == ((1, 0.1), (2, 0.2))
+    assert curves.loss == ((1, 9.0), (2, 8.0), (3, 7.0))
+    assert curves.best == (2, 0.2)
+
+
+def test_plots_in_the_terminal_and_in_files(stored: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    root, paths = stored
+    names = [look_at(paths[name]).name for name in ("finished", "interrupted")]
+    text = invoke(root, "plot", *names)
+    assert text.startswith("validation NDCG@20\n")
+    assert f"A  sasrec on toys, seed 1 ({names[0]})  best at epoch 2" in text
+    for name in ("curves.png", "curves.svg"):
+        invoke(root, "plot", *names, "-o", str(tmp_path / name))
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    drawing = ElementTree.parse(tmp_path / "curves.svg").getroot()
+    texts = " ".join(drawing.itertext())
+    for part in ("validation NDCG@20", "training loss", *names):
+        assert part in texts
+
+
+def test_plots_that_cannot_be(stored: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    root, paths = stored
+    with pytest.raises(UsageError, match="no epoch of it is finished"):
+        invoke(root, "plot", str(paths["failed"]))
+    with pytest.raises(UsageError, match=r"\.png or \.svg"):
+        invoke(root, "plot", str(paths["finished"]), "-o", "curves.pdf")
+    shutil.copytree(paths["finished"], tmp_path / "other" / "toys" / "sasrec" / "cccc111111" / "seed_1")
+    other = tmp_path / "other" / "toys" / "sasrec" / "cccc111111" / "seed_1"
+    write_log(other, [0.5], metric="HR@10")
+    os.remove(other / "run.json")
+    with pytest.raises(UsageError, match="HR@10 and NDCG@20"):
+        invoke(root, "plot", str(paths["finished"]), str(other))

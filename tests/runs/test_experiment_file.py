@@ -1,0 +1,157 @@
+"""Experiment files: read strictly, written so that they mean the same, run with the table that they ask for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from mmbench.cli import app
+from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
+from mmbench.runs.estimate import estimate
+from mmbench.runs.experiment_file import (
+    ExperimentFile,
+    ReportOptions,
+    Tuning,
+    as_toml,
+    read_experiment_file,
+    write_experiment_file,
+)
+from mmbench.runs.narrator import RunLines
+from mmbench.runs.plan import Cell
+from mmbench.runs.schedule import Overrides, execute, plan
+from tests.prepared import cells
+
+KEYS = st.text("abcdefgh_", min_size=1, max_size=8)
+VALUES = st.one_of(st.integers(-9, 10**6), st.floats(1e-6, 1.0), st.booleans(), st.text(max_size=12))
+NAMES = st.sampled_from(["sasrec", "hm4sr:-tmoe", "tmmsrec:np", "a.b c"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    models=st.lists(NAMES, min_size=1, max_size=3),
+    seeds=st.one_of(st.integers(1, 20), st.lists(st.integers(1, 99), min_size=1, max_size=4).map(tuple)),
+    shared=st.dictionaries(KEYS, st.one_of(VALUES, st.lists(VALUES, max_size=3)), max_size=3),
+    single=st.dictionaries(NAMES, st.dictionaries(KEYS, VALUES, min_size=1, max_size=2), max_size=2),
+    top=st.integers(0, 3),
+)
+def test_what_is_written_is_read_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory,
+    models: list[str],
+    seeds: Any,
+    shared: dict[str, Any],
+    single: dict[str, Any],
+    top: int,
+) -> None:
+    experiment = ExperimentFile(
+        models=tuple(models), datasets=("demo",), seeds=seeds, settings={**shared, **single},
+        tuning=Tuning(study="abc" * top), report=ReportOptions(top=top, metrics=("HR@5",) * top, notes=top > 1),
+    )  # fmt: skip
+    file = write_experiment_file(tmp_path_factory.mktemp("x"), experiment)
+    assert file.name == "experiment.toml"
+    assert read_experiment_file(file) == experiment
+    flat = {f"{model}.{key}": value for model, table in single.items() for key, value in table.items()}
+    assert experiment.flat_settings == {**shared, **flat}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modles = ['sasrec']", "did you mean 'models'"),
+        ("models = ['sasrec']\n[report]\nmetrisc = ['HR@5']", r"did you mean 'metrics'\? in \[report\]"),
+        ("models = ['sasrec']\n[tuning]\ntuend = true", r"did you mean 'tuned'\? in \[tuning\]"),
+        ("models = 'sasrec'", "models: "),
+        ("models = []", "names no model"),
+        ("seeds = 3", "models is missing"),
+        ("models = ['sasrec']\nseeds = '3'", "seeds"),
+        ("models = ['sasrec']\nepochs = true", "epochs"),
+        ("models = ['sasrec']\n[report]\ntest = 'wilcox'", "test"),
+        ("models = ['sasrec']\n[settings]\nlr = 1979-05-27", "."),
+        ("models = [", "is not valid TOML"),
+    ],
+)
+def test_faults_are_one_line_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "exp.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=message) as caught:
+        read_experiment_file(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_experiment_file(tmp_path / "exp.toml")
+
+
+def test_a_value_that_toml_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="lr = none"):
+        as_toml(ExperimentFile(models=("sasrec",), settings={"lr": None}))
+
+
+def invoke(data: Path, results: Path, *args: str) -> str:
+    done = CliRunner().invoke(
+        app, ["--data-dir", str(data), "--results-dir", str(results), *args], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_every_run_leaves_a_file_that_makes_its_table_again(data_dir: Path, tmp_path: Path) -> None:
+    first = invoke(
+        data_dir, tmp_path, "run", "pop", "random", "-d", "toy", "--seeds", "2-3", "--no-floors",
+        "--set", "random.max_len=7",
+    )  # fmt: skip
+    (file,) = tmp_path.glob("experiments/*/experiment.toml")
+    before = {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells(tmp_path)}
+    assert len(before) == 3
+    assert invoke(data_dir, tmp_path, "run", str(file)) == first
+    assert {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells(tmp_path)} == before
+    assert list(tmp_path.glob("experiments/*/*")) == [file]  # the same experiment is one file
+    invoke(data_dir, tmp_path / "other", "run", str(file))  # and on another machine
+    assert {cell.relative_to(tmp_path / "other") for cell in cells(tmp_path / "other")} == {
+        cell.relative_to(tmp_path) for cell in before
+    }
+
+
+def test_the_table_is_that_of_the_file(data_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "exp.toml"
+    file.write_text(
+        "models = ['pop', 'itemknn']\ndatasets = ['toy']\nfloors = false\n"
+        "[report]\nmetrics = ['HR@7']\ntests = false\nsort = 'name'\n",
+        encoding="utf-8",
+    )
+    text = invoke(data_dir, tmp_path / "results", "run", str(file))
+    assert "HR@7" in text
+    assert "NDCG@10" not in text
+    assert "Compared" not in text
+    assert text.index("ItemKNN") < text.index("Pop")
+
+
+@pytest.mark.parametrize("option", [("--seeds", "2"), ("--no-floors",), ("--set", "lr=1"), ("-d", "toy")])
+def test_a_file_and_options_do_not_contradict_each_other(tmp_path: Path, option: tuple[str, ...]) -> None:
+    (tmp_path / "exp.toml").write_text("models = ['pop']", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"exp\.toml says what is run"):
+        invoke(tmp_path, tmp_path, "run", str(tmp_path / "exp.toml"), *option)
+    with pytest.raises(UsageError, match="either models or one experiment file"):
+        invoke(tmp_path, tmp_path, "run", str(tmp_path / "exp.toml"), "sasrec")
+
+
+def test_an_estimate_counts_what_is_missing_and_stores_nothing(toy: Prepared, tmp_path: Path) -> None:
+    overrides = Overrides.of({"hidden_dim": 16, "inner_dim": 16}, epochs=3)
+    planned: list[Cell] = plan(
+        results_dir=tmp_path, datasets=[toy], models=["sasrec", "pop"], seeds=[1, 2], overrides=overrides
+    )
+    trained, floor = estimate(planned)
+    assert list(tmp_path.iterdir()) == []
+    assert (trained.model, trained.n_runs, trained.epochs, floor.epochs) == ("sasrec", 2, 3, 0)
+    assert trained.epoch > 0
+    assert trained.seconds == 2 * 3 * trained.epoch
+    assert trained.disk == 2 * 4 * trained.n_parameters
+    records = execute(planned[:1], watcher=RunLines(lambda text: None))
+    assert records[0].n_parameters == trained.n_parameters
+    again = next(iter(estimate(planned)))
+    assert (again.n_runs, again.n_finished) == (1, 1)

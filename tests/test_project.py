@@ -1,0 +1,98 @@
+"""What stands around the code: one owner, one version, and files for those who come to the repository."""
+
+import re
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+import mmbench
+from mmbench.models import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OWNED = ("README.md", "CITATION.cff", ".github/CONTRIBUTING.md")
+
+
+def test_the_owner_is_the_same_everywhere() -> None:
+    """Whoever publishes the project changes the owner in pyproject.toml; this test finds the other places."""
+    url = PROJECT["urls"]["Repository"]
+    for name in OWNED:
+        named = set(
+            re.findall(r"https://github\.com/[\w-]+/mmbench", (ROOT / name).read_text(encoding="utf-8"))
+        )
+        assert named == {url}, name
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert PROJECT["version"] == mmbench.__version__
+    assert re.findall(r"^version: (.*)$", citation, flags=re.M) == [mmbench.__version__]
+    assert re.findall(r"^## (\S+)", changelog, flags=re.M)[0] == mmbench.__version__
+
+
+def test_the_readme_names_every_model() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, entry in registry.entries().items():
+        assert re.search(rf"\b{re.escape(entry.recipe.display.partition(' (')[0])}\b", text), name
+
+
+def test_the_readme_is_short_and_its_pictures_load_nothing() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert 60 <= len(text.splitlines()) <= 90
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) == 2
+    for name in pictures:
+        drawing = (ROOT / name).read_text(encoding="utf-8")
+        ElementTree.fromstring(drawing)
+        assert not re.search(r"(?:href|src|url)\s*[=(]\s*[\"']?https?:", drawing)
+
+
+def test_every_page_is_listed() -> None:
+    """In the README or in the list at the end of docs/architecture.md."""
+    text = "".join(
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md")
+    )
+    listed = set(re.findall(r"\]\((?:docs/)?([\w-]+\.md)\)", text))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"style.md"} <= listed
+
+
+def test_types_are_shipped() -> None:
+    assert (ROOT / "mmbench" / "py.typed").is_file()
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+
+
+def test_the_workflow_covers_what_the_project_declares() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    declared = {
+        line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", line)
+    }
+    for line in re.findall(r"python: \[(.*)\]", workflow):
+        assert set(re.findall(r"3\.\d+", line)) == declared
+    assert min(declared, key=lambda text: int(text.partition(".")[2])) == PROJECT["requires-python"].lstrip(
+        ">="
+    )
+    for system in ("ubuntu", "macos", "windows"):
+        assert f"{system}-latest" in workflow
+
+
+@pytest.mark.parametrize(
+    "page", [".github/CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_pages_that_a_page_names_exist(page: str) -> None:
+    file = ROOT / page
+    for target in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", file.read_text(encoding="utf-8")):
+        assert (file.parent / target).exists(), target
+
+
+def test_the_top_of_the_repository_holds_what_it_is_meant_to_hold() -> None:
+    allowed = {
+        "mmbench", "baselines", "datasets.toml", "results", "tests", "pyproject.toml", "README.md", "docs",
+        "benchmarks",
+        "CHANGELOG.md", "LICENSE", "CITATION.cff",
+    }  # fmt: skip
+    made_here = {"data", "dist", "build"}  # ignored by git
+    present = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert present - made_here <= allowed
