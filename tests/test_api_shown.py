@@ -4,7 +4,6 @@ Run: python -m pytest tests/test_api_shown.py
 """
 
 import io
-import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +18,7 @@ from mmbench.errors import DataError, ProtocolMismatchError, UsageError
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import FACTS, Runs
-from tests.prepared import cells, cli
+from tests.prepared import cells, cli, shown_alike
 from tests.reporting.conftest import fake_run, paper_like
 
 
@@ -42,14 +41,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paper_like(folder, seeds=3, datasets=("aa", "bb"))
     fake_run(folder, "hm4sr", dataset="aa", seed=9, skill=1.2, reason="100% of <memory> & more used")
     return folder
-
-
-def shown_alike(first: str, second: str) -> bool:
-    """Whether two texts are the same but for how often the test targets had been looked at."""
-    texts = [
-        re.sub(r"looked at [0-9,]+ times? for", "looked at N times for", text) for text in (first, second)
-    ]
-    return texts[0] == texts[1]
 
 
 # -- load and report ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
 from mmbench.reporting.missing_controls import missing_control_lines
 from mmbench.reporting.places import mark_places, winners, with_cell
-from mmbench.reporting.power import seeds_needed
+from mmbench.reporting.power_lines import power_lines
 from mmbench.reporting.request import TableRequest
 from mmbench.reporting.table import ALPHA, Cell, Column, Comparison, DatasetInfo, Row, Table
 from mmbench.runs.store import RunRecord
@@ -336,27 +336,9 @@ class _Builder:
                 compare=table.compare,
                 n_columns=len({comparison.column for comparison in table.comparisons}),
             ),
-            *self._power_lines(table),
+            *power_lines(table, self._measured),
             *caption.note_lines(groups),
         ]
-
-    def _power_lines(self, table: Table) -> list[tuple[str, str]]:
-        """Return, for each data set, whether its first column needs more seeds than it has."""
-        lines: list[tuple[str, str]] = []
-        level = ALPHA if table.correction == "none" else ALPHA / max(table.family, 1)
-        first = {column.dataset: number for number, column in reversed(list(enumerate(table.columns)))}
-        for number in first.values():
-            column, comparison = table.columns[number], table.headlines()[number]
-            if comparison is None or column.metric.per == "catalogue" or table.test == "users":
-                continue
-            ours, theirs = (
-                self.grid.measured[column.dataset, self.keys[row]]
-                for row in (comparison.compared, comparison.rival)
-            )
-            resolution = seeds_needed(ours, theirs, self.request.metrics.index(column.metric), alpha=level)
-            names = self.rows[comparison.compared].label, self.rows[comparison.rival].label
-            lines += caption.power_lines(column, names, resolution)
-        return lines
 
     def _other_winners(self) -> list[caption.OtherWinner]:
         """Return the columns with other best rows under the other mask rule."""

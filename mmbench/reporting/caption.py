@@ -11,7 +11,6 @@ from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Verdict, smallest_sign_p
 from mmbench.reporting.gather import Measured
 from mmbench.reporting.labels import Group
-from mmbench.reporting.power import Resolution
 from mmbench.reporting.table import ALPHA, Column, Comparison, DatasetInfo, Row, Table
 from mmbench.runs.store import RunRecord
 
@@ -261,23 +260,6 @@ def test_lines(
     if reasons:
         lines.append(("No p", "; ".join(f"{words}: {reason}" for words, reason in reasons.items()) + "."))
     return lines
-
-
-def power_lines(
-    column: Column, rows: tuple[str, str], resolution: Resolution | None
-) -> list[tuple[str, str]]:
-    """Return what a column's difference needs where it has fewer seeds than that."""
-    if resolution is None or resolution.smallest is None:
-        return []
-    needed = resolution.needed
-    if needed is not None and resolution.n >= needed:
-        return []
-    seeds = "more seeds than can be run" if needed is None else f"about {needed:,}"
-    text = (
-        f"{column.metric} on {column.dataset}, {rows[0]} against {rows[1]}: {resolution.n} seeds show a difference of "
-        f"{_short(resolution.smallest)} with power .8; this one needs {seeds} (mmbench power)."
-    )
-    return [("Power", text)]
 
 
 def _describe(tested: Sequence[Comparison], test: TestName) -> str:
