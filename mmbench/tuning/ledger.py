@@ -238,7 +238,14 @@ class Ledger:
 
     def begun(self) -> list[int]:
         """Return the trials that workers took and did not give back, or still compute."""
-        return sorted(int(mark.parent.name) for mark in self.path.glob(f"{RUNNING}/*/{BEGUN}"))
+        done = {trial.number for trial in self.trials()}
+        marked = {int(mark.parent.name) for mark in self.path.glob(f"{RUNNING}/*/{BEGUN}")}
+        return sorted(marked - done)
+
+    def tidy(self) -> None:
+        """Remove what a process left of trials that it ended, and then died before it had removed it."""
+        for trial in self.trials():
+            shutil.rmtree(self._folder(trial.number), ignore_errors=True)
 
     def forget_marks(self) -> None:
         """Remove the marks of workers that were stopped with their command."""

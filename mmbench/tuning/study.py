@@ -218,6 +218,7 @@ def _work_in_processes(
             n_ended = len(ledger.trials())
             for _ in range((MAX_TRIES + 1) * len(ledger.begun())):
                 together(partial(begin, jobs=1, only_begun=True), backend, 1)
+    ledger.tidy()
 
 
 @contextmanager

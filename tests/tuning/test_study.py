@@ -257,6 +257,14 @@ def test_a_trial_that_workers_did_not_give_back_fails_after_the_second_time(
     assert ledger.begun() == [0]
     ledger.forget_marks()
     assert ledger.begun() == []
+    with ledger.claim(None, is_worker=True) as claimed:
+        assert claimed is not None
+        ledger.record(Trial(number=0, status="finished", values=claimed.values, value=0.1))
+        claimed.folder.mkdir()  # as if the process had died while it removed the folder
+        (claimed.folder / "begun").write_text("x")
+        assert ledger.begun() == []
+        ledger.tidy()
+        assert not claimed.folder.exists()
 
 
 def test_damage_says_how_to_keep_the_trials(toy: Prepared, tmp_path: Path) -> None:
