@@ -35,7 +35,7 @@ def reproduce(
     experiment: Annotated[
         Optional[str],  # noqa: UP045
         typer.Argument(
-            metavar="[PAPER/EXPERIMENT]",
+            metavar="PAPER/EXPERIMENT",
             help="Such as hm4sr/table1, or PAPER with --all; without it all are listed.",
             autocompletion=complete.experiments,
         ),

@@ -51,7 +51,10 @@ def test_every_command_has_a_panel_and_help_names_no_types_of_python() -> None:
     assert panels == list(PANELS)
     for command in ("run", "report", "runs", "plot", "reproduce"):
         shown = CliRunner().invoke(app, [command, "--help"]).output
-        options = [line for line in shown.splitlines() if "--" in line and "--help" not in line]
+        options = [
+            line for line in shown.splitlines() if re.match(r"│ +\*? *--", line) and "--help" not in line
+        ]
+        assert options
         assert not [line for line in options if re.search(r"<(bool|str|int|Path|path|list)", line)]
 
 
