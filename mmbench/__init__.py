@@ -12,19 +12,35 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmbench.api import check, fuse, load, prepare, recommend, report, run, studies, tune
+    from mmbench.api import (
+        check,
+        fuse,
+        knockout,
+        load,
+        power,
+        prepare,
+        recommend,
+        report,
+        run,
+        studies,
+        tune,
+        why,
+    )
 
     __all__ = [
         "__version__",
         "check",
         "fuse",
+        "knockout",
         "load",
+        "power",
         "prepare",
         "recommend",
         "report",
         "run",
         "studies",
         "tune",
+        "why",
     ]
 else:
     from mmbench.lazy import attach
@@ -54,13 +70,16 @@ else:
             "mmbench.api": (
                 "check",
                 "fuse",
+                "knockout",
                 "load",
+                "power",
                 "prepare",
                 "recommend",
                 "report",
                 "run",
                 "studies",
                 "tune",
+                "why",
             )
         },
         packages=("data", "errors", "models", "nn"),

@@ -4,7 +4,6 @@ Run: python -m pytest tests/test_api_shown.py
 """
 
 import io
-import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +18,7 @@ from mmbench.errors import DataError, ProtocolMismatchError, UsageError
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import FACTS, Runs
-from tests.prepared import cells, cli
+from tests.prepared import cells, cli, shown_alike
 from tests.reporting.conftest import fake_run, paper_like
 
 
@@ -42,14 +41,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paper_like(folder, seeds=3, datasets=("aa", "bb"))
     fake_run(folder, "hm4sr", dataset="aa", seed=9, skill=1.2, reason="100% of <memory> & more used")
     return folder
-
-
-def shown_alike(first: str, second: str) -> bool:
-    """Whether two texts are the same but for how often the test targets had been looked at."""
-    texts = [
-        re.sub(r"looked at [0-9,]+ times? for", "looked at N times for", text) for text in (first, second)
-    ]
-    return texts[0] == texts[1]
 
 
 # -- load and report ----------------------------------------------------------------------------------------
@@ -282,3 +273,26 @@ def test_runs_are_a_sequence(made: Path) -> None:
     assert list(runs[2:5]) == [runs[2], runs[3], runs[4]]
     assert runs[-1] in runs
     assert repr(runs[0]) == f"<run of {runs[0].model} on aa, seed {runs[0].seed}, finished; {runs[0].path}>"
+
+
+# -- questions about runs -----------------------------------------------------------------------------------
+
+
+def test_knockout_power_and_why_answer_as_the_commands_do(results: Path, data_dir: Path) -> None:
+    runs = mmbench.load(results_dir=results)
+    sasrec = [run for run in runs if run.model == "sasrec"]
+    (row,) = mmbench.knockout(sasrec, "history=1", data_dir=data_dir, device="cpu")
+    values = [parse_metric("NDCG@10").values(run.ranks("test")) for run in sasrec]
+    assert row.drops[0].intact == pytest.approx(np.mean(values), abs=1e-12)
+    folders: dict[str, Any] = {"data": data_dir, "results": results}
+    shown = cli("knockout", *(run.path for run in sasrec), "--what", "history=1", **folders).stdout
+    assert f"{row.drops[0].drop:.4f}".replace("0.", ".") in shown
+    resolved = mmbench.power(runs, "toy", metric="HR@10", a="sasrec")
+    assert resolved is not None
+    assert [contrast.b.model for contrast in resolved.contrasts] == ["pop"]
+    shown = cli("power", "--dataset", "toy", "--metric", "HR@10", "--a", "sasrec", **folders).stdout
+    assert f"{resolved.contrasts[0].users.smallest:.4f}".replace("0.", ".") in shown
+    reasons = mmbench.why(*sasrec, results_dir=results)
+    assert [field.name for field in reasons.fields] == ["seed"]
+    with pytest.raises(UsageError, match="did you mean"):
+        mmbench.knockout(sasrec, "imagee", data_dir=data_dir)

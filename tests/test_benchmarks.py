@@ -37,6 +37,12 @@ def test_peers_run_without_a_peer(tmp_path: Path) -> None:
     assert all(one > 0 for name in ("epoch", "predictions", "ranking") for one in own[name])
 
 
+def test_the_board_is_measured(tmp_path: Path) -> None:
+    numbers = run("board", tmp_path)
+    assert numbers["bare_mb"] < numbers["bundle_mb"]
+    assert numbers["board_kb"] > 0
+
+
 @pytest.mark.skipif(
     not os.environ.get("MMBENCH_RECBOLE"), reason="MMBENCH_RECBOLE names no python with RecBole"
 )

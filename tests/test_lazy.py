@@ -86,13 +86,16 @@ def test_the_package_has_the_interface_and_no_more() -> None:
     assert set(api.__all__) == {
         "check",
         "fuse",
+        "knockout",
         "load",
+        "power",
         "prepare",
         "recommend",
         "report",
         "run",
         "studies",
         "tune",
+        "why",
     }
     public = {name for name in dir(mmbench) if not name.startswith("_")}
     assert public == {*api.__all__, "data", "errors", "models", "nn"}

@@ -22,14 +22,13 @@ from mmbench.data.store import Prepared, open_prepared
 from mmbench.data.views import TargetView, ranges
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.evidence import LIST_RULES, MadeBy, Ranking, TopLists
+from mmbench.models.registry import EXTERNAL
 from mmbench.runs import store
 from mmbench.runs.build import load_data
 from mmbench.runs.plan import comparable
 from mmbench.runs.store import RECORD, RunRecord, cell_path, read_record
 from mmbench.runtime import code_version, environment
 from mmbench.settings.config import Origin, Setting
-
-PREFIX = "external-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class Entry:
         slug = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")[:60]
         if not slug or not self.name.isprintable():
             raise UsageError(f"--name {self.name!r}: needs letters or digits, without control characters")
-        return f"{PREFIX}{slug}"
+        return f"{EXTERNAL}{slug}"
 
 
 def score_lists(

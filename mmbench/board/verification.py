@@ -10,13 +10,17 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from mmbench import __version__, sealed, strict
 from mmbench.atomic import hash_file
 from mmbench.board import retraining
 from mmbench.board.archive import BundleError
 from mmbench.board.checks import Check, has_fault, offline_checks
 from mmbench.board.opened import Bundle, opened
-from mmbench.errors import DataError, UsageError
+from mmbench.data.store import is_prepared, open_prepared
+from mmbench.errors import DataError, MmbenchError, UsageError
+from mmbench.runs.build import load_data
 
 Level = Literal["claimed", "re-scored", "re-trained"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -72,6 +76,8 @@ def verify(
         with opened(path) as bundle:
             for check in offline_checks(bundle):
                 report(check)
+            if not has_fault(checks):
+                report(check_targets(bundle, work.data_dir))
             retrained = None
             if work.needs_data and not has_fault(checks):
                 retrained = _with_data(bundle, path, work, report, say)
@@ -82,6 +88,30 @@ def verify(
         return Verdict(
             bundle=sha256, level="claimed", date=today(), mmbench=__version__, checks=_texts(checks)
         )
+
+
+def check_targets(bundle: Bundle, data_dir: Path) -> Check:
+    """Check users and targets against the prepared data, where this machine has the bundle's data set."""
+    record, name = bundle.records[0], "targets"
+    if not is_prepared(record.dataset, data_dir):
+        return Check(name, "not checked", f"{record.dataset} is not prepared here (mmbench prepare)")
+    try:
+        prepared = open_prepared(record.dataset, data_dir)
+        if prepared.hash != record.data_hash:
+            return Check(
+                name, "not checked", f"{record.dataset} is prepared here from other data or otherwise"
+            )
+        data = load_data(prepared.path, prepared.hash)
+    except MmbenchError as error:
+        return Check(name, "not checked", str(error))
+    for split in bundle.splits:
+        view, ranking = data.targets("test" if split == "test" else "valid"), bundle.ranking(record, split)
+        if not np.array_equal(ranking.user, view.user):
+            return Check(name, "fault", f"the {split} users are not those of the data")
+        if ranking.has_targets and not np.array_equal(ranking.target, view.target):
+            return Check(name, "fault", f"the {split} targets are not those of the data")
+    what = "users and targets" if bundle.manifest.has_lists else "users"
+    return Check(name, "ok", f"{what} are those of the data prepared here")
 
 
 def _with_data(

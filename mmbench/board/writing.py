@@ -1,13 +1,11 @@
 """The runs of a configuration -> a bundle, without names of machines, people and folders."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -141,18 +139,20 @@ class _Stage:
         self._write(name, text)
 
     def add_tuning(self) -> None:
-        """Add the ledgers of the searches under the runs' protocol."""
+        """Add the ledgers of the searches under the runs' protocol, as they are: their lines carry hashes."""
         results = self.first.path.parents[3]
         for study in studies_of(results, self.first.dataset, self.first.model):
-            if study.plan.protocol != self.first.protocol:
+            if study.plan.protocol != self.first.protocol or not study.trials():
                 continue
-            text = (study.path / ledger.STUDY).read_text("utf-8")
-            if path := first_path(text):  # its id is a hash of the text
+            texts = {
+                name: (study.path / name).read_text(encoding="utf-8")
+                for name in (ledger.STUDY, ledger.TRIALS)
+            }
+            if path := first_path("\n".join(texts.values())):
                 self.notes.append(f"study {study.plan.study_id} is left out: it holds the path {path}")
                 continue
-            folder = f"{names.TUNING}/{study.plan.study_id}"
-            self._write(f"{folder}/{ledger.STUDY}", text)
-            self._write(f"{folder}/{ledger.TRIALS}", "".join(map(_trial_line, study.trials())))
+            for name, text in texts.items():
+                self._write(f"{names.TUNING}/{study.plan.study_id}/{name}", text)
 
     def add_libraries(self) -> None:
         """Add the versions of mmbench's dependencies, if those that the runs recorded are the installed ones."""
@@ -201,12 +201,6 @@ class _Stage:
 def without_lists(ranking: Ranking) -> Ranking:
     """Return the ranking without what names items: only counts are left."""
     return replace(ranking, target=np.zeros_like(ranking.target), lists={})
-
-
-def _trial_line(trial: ledger.Trial) -> str:
-    """Return a trial as a line of a ledger, without paths in the reason of a failure."""
-    content: dict[str, Any] = without_private(trial.to_json())
-    return json.dumps({**content, sealed.SEAL: sealed.hash_content(content)}, ensure_ascii=False) + "\n"
 
 
 def libraries() -> dict[str, str]:

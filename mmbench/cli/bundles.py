@@ -92,8 +92,7 @@ def verify(
 ) -> None:
     """Check a bundle without trusting it: one line per check, exit code 1 after a fault.
 
-    Nothing of the bundle is run, and nothing is unpacked before its sizes and names are checked. After --rescore or
-    --retrain the verdict is stored beside the bundle, where `mmbench leaderboard` reads it.
+    Nothing of it is run. The verdict of --rescore and --retrain is stored beside it.
     """
     state: State = ctx.obj
     from mmbench.board.verification import Work, check_date, today, write_verdict

@@ -13,13 +13,16 @@ from mmbench.errors import RunError
 
 if TYPE_CHECKING:
     from mmbench.reporting.knock_outs import RowOfDrops
+    from mmbench.runs.knock_out import KnockedOut
     from mmbench.runs.store import RunRecord
 
+RANKED, RETRAINED = "text,image,time,order,history", "text,image"
 _EPILOG = """\b
 Examples:
   mmbench knockout results/demo/hm4sr/*/seed_*
   mmbench knockout results/demo/hm4sr/*/seed_1 --what image,time
-  mmbench knockout results/demo/hm4sr/*/seed_1 --what text=shuffled:7,history=3"""
+  mmbench knockout results/demo/hm4sr/*/seed_1 --what text=shuffled:7,history=3
+  mmbench knockout results/demo/hm4sr/*/seed_* --retrain --what image"""
 
 
 def register(app: typer.Typer) -> None:
@@ -33,37 +36,68 @@ def knockout(
         str,
         typer.Option(
             metavar="KIND[=HOW],...",
+            show_default="text,image,time,order,history; with --retrain text,image",
             help="text, image, time, order, history, or single ones such as text=constant, time=shuffled:3.",
         ),
-    ] = "text,image,time,order,history",
+    ] = "",
     metric: Annotated[str, typer.Option(help="Whose drop is shown.")] = "NDCG@10",
     split: Annotated[SplitName, typer.Option(help="Whose drop is shown; both are ranked.")] = "test",
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain", help="Train with the knocked-out texts or pictures instead, as a run of its own."
+        ),
+    ] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Rank stored runs again without texts, pictures, times, order or old events: what do their models use?"""
     state: State = ctx.obj
-    from mmbench.evaluation.knockouts import parse_knockouts
     from mmbench.evaluation.metrics import parse_metric
-    from mmbench.reporting.knock_outs import rows_of_drops
+    from mmbench.reporting.knock_outs import as_retrained, rows_of_drops
     from mmbench.reporting.labels import group_runs
-    from mmbench.runs.knock_out import knock_out
     from mmbench.runs.store import read_record
 
-    wanted, chosen = parse_metric(metric), parse_knockouts(what.split(","))
+    wanted = parse_metric(metric)
     wanted.check_per_user("--metric")
     records = [read_record(path) for path in dict.fromkeys(runs)]
     for record in records:
         _check(record)
         wanted.check(record.n_items)
-    results = {
-        record.title: knock_out(record, chosen, data_dir=state.data_dir, device=device, say=state.note)
-        for record in records
-    }
+    chosen = (what or (RETRAINED if retrain else RANKED)).split(",")
+    results = (_retrained if retrain else _ranked)(state, records, chosen, device)
     groups, _ = group_runs(records)
     rows = rows_of_drops(groups, results, metric=wanted, split=split)
     for row in rows:
-        _print(state, row, str(wanted), split)
-    _print_caption(state, rows)
+        _print(state, as_retrained(row) if retrain else row, str(wanted), split)
+    _print_caption(state, rows, retrain=retrain)
+
+
+def _ranked(
+    state: State, records: "Sequence[RunRecord]", what: list[str], device: str
+) -> "dict[str, list[KnockedOut]]":
+    """Rank the stored weights of each run again; return what came of it by the run's title."""
+    from mmbench.evaluation.knockouts import parse_knockouts
+    from mmbench.runs.knock_out import knock_out
+
+    chosen = parse_knockouts(what)
+    return {
+        record.title: knock_out(record, chosen, data_dir=state.data_dir, device=device, say=state.note)
+        for record in records
+    }
+
+
+def _retrained(
+    state: State, records: "Sequence[RunRecord]", what: list[str], device: str
+) -> "dict[str, list[KnockedOut]]":
+    """Train what is not trained yet; return what came of it by the title of the intact run."""
+    from mmbench.cli.run import compute
+    from mmbench.runs.retrain import as_knocked_out, plan_retraining
+
+    plans = {record.title: plan_retraining(record, what, data_dir=state.data_dir) for record in records}
+    cells = [plan.cell for planned in plans.values() for plan in planned if plan.cell is not None]
+    if cells:
+        compute(state, list({cell.path: cell for cell in cells}.values()), device=device)
+    return {title: [as_knocked_out(plan) for plan in planned] for title, planned in plans.items()}
 
 
 def _check(record: "RunRecord") -> None:
@@ -98,11 +132,17 @@ def _numbers(drop: float, intact: float, interval: tuple[float, float] | None) -
     return [number(drop), percent, DASH if interval is None else f"[{', '.join(map(number, interval))}]"]
 
 
-def _print_caption(state: State, rows: "Sequence[RowOfDrops]") -> None:
+def _print_caption(state: State, rows: "Sequence[RowOfDrops]", *, retrain: bool) -> None:
     n = sum(drop.interval is not None for row in rows for drop in row.drops)
+    asks = (
+        "Each knock-out is a run of its own, trained with it: this asks what the content is worth. Intervals are about "
+        "other users, not about other trainings; give several seeds."
+        if retrain
+        else "The weights are the stored ones: this asks what the trained network leans on, not what content is worth "
+        "to one that was trained without it (--retrain)."
+    )
     state.out.print(
         "drop: intact minus knocked out, mean over users (several seeds: their mean for each user). Intervals over "
-        f"users hold together with 95 % (Bonferroni, {n} of them). The weights are the stored ones: this asks what "
-        "the trained network leans on, not what content is worth to one that was trained without it.",
+        f"users hold together with 95 % (Bonferroni, {n} of them). {asks}",
         markup=False,
-    )  # fmt: skip
+    )

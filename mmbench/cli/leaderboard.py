@@ -32,8 +32,7 @@ def leaderboard(
 ) -> None:
     """Write a leaderboard as plain pages: open SITE/index.html, or serve the folder anywhere.
 
-    Bundles are checked first; those with a fault are left out and named. Building into the same folder again adds a
-    version to its log.
+    Bundles with a fault are left out and named. Building again adds to the log.
     """
     state: State = ctx.obj
     from mmbench.board import entries as made

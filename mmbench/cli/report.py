@@ -10,6 +10,7 @@ import typer
 
 from mmbench.choices import Correction, Format, MaskRule, Rows, SplitName, Style, TestName, Ties
 from mmbench.cli import complete
+from mmbench.cli.bands import BandName
 from mmbench.cli.state import State
 from mmbench.cli.words import words
 from mmbench.errors import MmbenchError, UsageError
@@ -177,6 +178,12 @@ def report(
             "tied, gap, text, image or near; --compare MODEL asks whether its gain differs between them.",
         ),
     ] = None,
+    band: Annotated[
+        BandName | None,
+        typer.Option(
+            help="Mean and range of each row over the orders of equal times that it was run under instead.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
@@ -206,6 +213,12 @@ def report(
             state, runs, slice_, metrics=metrics if metric else [parse_metric("NDCG@10")], split=split,
             mask_seen=mask_seen, compare=compare, fmt=fmt, output=output,
         )  # fmt: skip
+        return
+    if band is not None:
+        from mmbench.cli.bands import print_bands
+
+        wanted = metrics if metric else [parse_metric("NDCG@10")]
+        print_bands(state, runs, metrics=wanted, split=split, mask_seen=mask_seen)
         return
     built = api.report(
         runs, datasets=datasets, models=models, metrics=metrics, compare=compare, test=test, correction=correction,

@@ -107,17 +107,17 @@ def reproduce(
     if experiment is None:
         _list(state)
         return
-    found = find_experiment(experiment)
-    _check_output(found, output)
-    targets = choose_targets(found, words(dataset), state.data_dir, on_error=state.skip_data)
-    _say_targets(state, found, targets)
-    if not isinstance(found.content, Scores):
-        show_data(state, found, targets, fmt, output)
+    chosen = find_experiment(experiment)
+    _check_output(chosen, output)
+    targets = choose_targets(chosen, words(dataset), state.data_dir, on_error=state.skip_data)
+    _say_targets(state, chosen, targets)
+    if not isinstance(chosen.content, Scores):
+        show_data(state, chosen, targets, fmt, output)
         return
     n_stacked = stack_size(stack, pick_device(device))
-    if seeds is None and found.content.seeds > 1:
-        state.err.print(f"seeds: {found.content.seeds}, as in the paper (--seeds chooses)")
-    plan = _plan(state, found, targets, seeds or str(found.content.seeds), set_, epochs, tuned)
+    if seeds is None and chosen.content.seeds > 1:
+        state.err.print(f"seeds: {chosen.content.seeds}, as in the paper (--seeds chooses)")
+    plan = _plan(state, chosen, targets, seeds or str(chosen.content.seeds), set_, epochs, tuned)
     if not stored:
         check_planned(plan.cells)
     if dry_run:
@@ -127,10 +127,10 @@ def reproduce(
         plan, records = stored_only(plan)
     else:
         place = Backend("local", None, jobs)
-        found_now = (
+        records_now = (
             compute(state, plan.cells, device=device, backend=place, stack=n_stacked) if plan.cells else []
         )
-        records = {one.path: one for one in found_now}
+        records = {record.path: record for record in records_now}
     show(state, plan, records, fmt, output)
 
 
@@ -156,17 +156,17 @@ def _whole(
     from mmbench.reproduce.plan import choose_targets
     from mmbench.reproduce.spec import Scores
 
-    def make(one: "Experiment") -> "Plan":
-        assert isinstance(one.content, Scores)
-        targets = choose_targets(one, dataset or [], state.data_dir, on_error=lambda fault: None)
-        return _plan(state, one, targets, seeds or str(one.content.seeds), sets, epochs, tuned)
+    def make(experiment: "Experiment") -> "Plan":
+        assert isinstance(experiment.content, Scores)
+        targets = choose_targets(experiment, dataset or [], state.data_dir, on_error=lambda fault: None)
+        return _plan(state, experiment, targets, seeds or str(experiment.content.seeds), sets, epochs, tuned)
 
     there = [prepared.name for prepared in list_prepared(state.data_dir, on_error=state.skip_data)]
     print_paper(state, paper, make, data_sets=there, jobs=jobs)
 
 
 def _check_output(experiment: "Experiment", output: Path | None) -> None:
-    """A table goes into a file, a figure into a folder; said before anything is computed."""
+    """Raise UsageError, before anything is computed, unless a table goes into a file and a figure into a folder."""
     if output is None:
         return
     if is_figure(experiment):
@@ -191,20 +191,21 @@ def _say_targets(state: State, experiment: "Experiment", targets: "list[Target]"
 
 
 def _list(state: State) -> None:
-    """Every experiment in a line: what it is, how many of its rows and data sets are there."""
+    """Print every experiment in a line: what it is, how many of its rows and data sets exist."""
     from mmbench.cli.tables import print_table
     from mmbench.data.store import list_prepared
     from mmbench.reproduce.plan import is_live
     from mmbench.reproduce.spec import Scores, experiments
 
-    prepared = {one.name for one in list_prepared(state.data_dir, on_error=state.skip_data)}
+    prepared = {prepared.name for prepared in list_prepared(state.data_dir, on_error=state.skip_data)}
     rows = []
-    for name, one in experiments().items():
-        models = [row.model for row in one.content.all_rows] if isinstance(one.content, Scores) else []
+    for name, experiment in experiments().items():
+        content = experiment.content
+        models = [row.model for row in content.all_rows] if isinstance(content, Scores) else []
         live = f"{sum(map(is_live, models))} of {len(models)}" if models else ""
-        names = one.content.datasets
+        names = experiment.content.datasets
         there = f"{sum(name in prepared for name in names)} of {len(names)}"
-        rows.append([name, one.content.title, live, there])
+        rows.append([name, experiment.content.title, live, there])
     print_table(state, ["experiment", "what", "rows here", "data sets prepared"], rows)
 
 
@@ -230,20 +231,22 @@ def _plan(
 
 
 def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
-    """Each cell with its state and time; then what is left in all, and what is not there."""
+    """Print each cell with its state and time; then what is left in all, and what is missing."""
     from mmbench.reproduce.plan import states
     from mmbench.runs.narrator import clock, declared_settings, interruption
 
     known = states(plan.cells)
-    for one in known:
-        time = "" if one.is_finished else "unknown" if one.seconds is None else f"~{clock(one.seconds)}"
-        word = "finished" if one.is_finished else "missing"
-        details = [] if one.is_finished else [interruption(one.cell)]
-        details = [text for text in (*declared_settings(one.cell), *details) if text]
+    for status in known:
+        time = (
+            "" if status.is_finished else "unknown" if status.seconds is None else f"~{clock(status.seconds)}"
+        )
+        word = "finished" if status.is_finished else "missing"
+        details = [] if status.is_finished else [interruption(status.cell)]
+        details = [text for text in (*declared_settings(status.cell), *details) if text]
         told = f"  {', '.join(details)}" if details else ""
-        state.out.print(f"{word:8}  {time:>8}  {one.cell.path}{told}", markup=False)
-    missing = [one for one in known if not one.is_finished]
-    seconds = [one.seconds for one in missing if one.seconds is not None]
+        state.out.print(f"{word:8}  {time:>8}  {status.cell.path}{told}", markup=False)
+    missing = [status for status in known if not status.is_finished]
+    seconds = [status.seconds for status in missing if status.seconds is not None]
     state.out.print(f"{len(known)} cells, {len(known) - len(missing)} finished, {len(missing)} missing")
     if seconds:
         unknown = f"; {len(missing) - len(seconds)} more unknown" if len(seconds) < len(missing) else ""

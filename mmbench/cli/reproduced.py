@@ -46,17 +46,17 @@ def show(
 
     if not records:
         raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
-    one = reproduced(plan, records)
+    result = reproduced(plan, records)
     note_looks(records.values(), data_dir=state.data_dir)
-    state.warn_left_out(one.table.left_out)
+    state.warn_left_out(result.table.left_out)
     if plan.content.kind == "cases":
-        _emit_case(state, one, records, fmt, output)
+        _emit_case(state, result, records, fmt, output)
     elif plan.content.kind == "projection":
-        _emit_projections(state, one, records, fmt, output)
+        _emit_projections(state, result, records, fmt, output)
     elif is_figure(plan.experiment):
-        _emit_figure(state, one, fmt, output)
+        _emit_figure(state, result, fmt, output)
     else:
-        _emit(state, one, fmt, output)
+        _emit(state, result, fmt, output)
     failed = sum(record.status == "failed" for record in records.values())
     if failed:
         raise RunError(f"{failed} of {len(records)} cells failed; the same command tries them again")
@@ -70,14 +70,14 @@ def _why(plan: "Plan") -> str:
     return "none of its models is here yet"
 
 
-def _emit(state: State, one: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:
+def _emit(state: State, result: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:
     from mmbench.reproduce.formats import print_terminal, to_text
 
     chosen = _chosen(fmt, output)
     if output is None and chosen == "terminal":
-        print_terminal(one, state.out)
+        print_terminal(result, state.out)
     else:
-        _write(state, to_text(one, chosen.value), output)
+        _write(state, to_text(result, chosen.value), output)
 
 
 def _chosen(fmt: FormatOption | None, output: Path | None) -> FormatOption:
@@ -95,29 +95,29 @@ def _write(state: State, text: str, output: Path | None) -> None:
     state.err.print(f"wrote {output}", markup=False)
 
 
-def _emit_figure(state: State, one: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:
+def _emit_figure(state: State, result: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:
     """Print the numbers as a table and the plot for the terminal; with --output, draw the figure with its numbers."""
     from mmbench.look.plots import Plot
     from mmbench.reproduce.figures import caption, draw, terminal_plot
     from mmbench.reproduce.formats import to_text
 
-    _emit(state, one, fmt, None)
+    _emit(state, result, fmt, None)
     if _chosen(fmt, None) == "terminal":
-        for line in terminal_plot(one, ascii_only="utf" not in state.out.encoding.lower()):
+        for line in terminal_plot(result, ascii_only="utf" not in state.out.encoding.lower()):
             state.out.print(line, markup=False)
     if output is None:
         return
-    name = one.plan.experiment.name.replace("/", "-")
-    _write(state, to_text(one, "csv"), output / f"{name}.csv")
-    if one.is_measured:
-        _save(state, [Plot(name, caption(one), lambda: draw(one))], output, name)
+    name = result.plan.experiment.name.replace("/", "-")
+    _write(state, to_text(result, "csv"), output / f"{name}.csv")
+    if result.is_measured:
+        _save(state, [Plot(name, caption(result), lambda: draw(result))], output, name)
     else:
         state.err.print("no figure: nothing is measured")
 
 
 def _emit_case(
     state: State,
-    one: "Reproduced",
+    result: "Reproduced",
     records: "Mapping[Path, RunRecord]",
     fmt: FormatOption | None,
     output: Path | None,
@@ -126,23 +126,23 @@ def _emit_case(
     from mmbench.cli.tables import print_table
     from mmbench.reproduce.cases import case_study, plot
 
-    _emit(state, one, fmt, None)
-    if not one.is_measured:
+    _emit(state, result, fmt, None)
+    if not result.is_measured:
         return
-    study = case_study(one.plan, records, state.data_dir)
+    study = case_study(result.plan, records, state.data_dir)
     if _chosen(fmt, None) == "terminal":
         for line in study.sentences():
             state.out.print(line, markup=False)
         print_table(state, ["", "history, newest first", *study.labels], study.rows())
         state.out.print("*: taken next", markup=False)
     if output is not None:
-        figure = plot(study, one.plan)
+        figure = plot(study, result.plan)
         _save(state, [figure], output, figure.name)
 
 
 def _emit_projections(
     state: State,
-    one: "Reproduced",
+    result: "Reproduced",
     records: "Mapping[Path, RunRecord]",
     fmt: FormatOption | None,
     output: Path | None,
@@ -151,16 +151,16 @@ def _emit_projections(
     from mmbench.cli.tables import print_table
     from mmbench.reproduce.projection import plots, projections
 
-    _emit(state, one, fmt, None)
-    found = projections(one.plan, records, state.data_dir)
+    _emit(state, result, fmt, None)
+    looks = projections(result.plan, records, state.data_dir)
     if _chosen(fmt, None) == "terminal":
-        for projection in found:
+        for projection in looks:
             state.out.print(projection.caption(), markup=False)
             print_table(
                 state, ["vectors", "method", "width", "variance", "neighbours kept"], projection.rows()
             )
-    if output is not None and found:
-        _save(state, plots(one.plan, found), output, one.plan.experiment.name.replace("/", "-"))
+    if output is not None and looks:
+        _save(state, plots(result.plan, looks), output, result.plan.experiment.name.replace("/", "-"))
 
 
 def _save(state: State, plots: "list[Plot]", folder: Path, name: str) -> None:
@@ -185,14 +185,14 @@ def show_data(
         return
     from mmbench.reproduce.looks import looked
 
-    found = looked(experiment, targets)
-    if not found.looks:
+    looks = looked(experiment, targets)
+    if not looks.looks:
         raise RunError(
             f"no data set of {experiment.name} is prepared; run: mmbench prepare {targets[0].name}"
         )
-    _print_look(state, found, fmt)
+    _print_look(state, looks, fmt)
     if output is not None:
-        _save(state, found.plots, output, experiment.name.replace("/", "-"))
+        _save(state, looks.plots, output, experiment.name.replace("/", "-"))
 
 
 def _show_statistics(
@@ -207,23 +207,23 @@ def _show_statistics(
 
     catalog = load_catalog(state.data_dir)
     slips = {name: spec.slips for name, spec in catalog.items()}
-    one, chosen = counted(experiment, targets, slips), _chosen(fmt, output)
+    result, chosen = counted(experiment, targets, slips), _chosen(fmt, output)
     if output is None and chosen == "terminal":
-        print_terminal(one, state.out)
+        print_terminal(result, state.out)
     else:
-        _write(state, to_text(one, chosen.value), output)
+        _write(state, to_text(result, chosen.value), output)
 
 
-def _print_look(state: State, found: "Looked", fmt: FormatOption | None) -> None:
+def _print_look(state: State, looks: "Looked", fmt: FormatOption | None) -> None:
     import json
 
     from mmbench.cli.tables import print_table
 
     if _chosen(fmt, None) == "json":
-        _write(state, json.dumps(found.json(), indent=1) + "\n", None)
+        _write(state, json.dumps(looks.json(), indent=1) + "\n", None)
         return
     if fmt in (FormatOption.markdown, FormatOption.csv):
-        raise UsageError(f"--format {fmt}: {found.experiment.name} is printed as terminal or json")
-    state.out.print(f"{found.experiment.name}: {found.content.title} ({found.content.source})", markup=False)
-    rows = found.rows(ascii_only="utf" not in state.out.encoding.lower())
+        raise UsageError(f"--format {fmt}: {looks.experiment.name} is printed as terminal or json")
+    state.out.print(f"{looks.experiment.name}: {looks.content.title} ({looks.content.source})", markup=False)
+    rows = looks.rows(ascii_only="utf" not in state.out.encoding.lower())
     print_table(state, ["data set", "shape", "from left to right"], rows)

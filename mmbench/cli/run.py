@@ -142,6 +142,13 @@ def run(
         ),
     ] = False,
     lists: ListsOption = DEFAULT_LISTS,
+    tie_orders: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORDER,...",
+            help="Prepare and run under each of these orders of equal times: file, reverse, random:1, ...",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
     ] = False,
@@ -164,8 +171,9 @@ def run(
     with run_view(state).watching() as view:
         runs = api.run(
             **experiment.run_options, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
-            lists=experiment.lists, dry_run=dry_run, debug=state.debug, data_dir=state.data_dir,
-            results_dir=state.results_dir, progress=watchers(state, view),
+            tie_orders=words([tie_orders] if tie_orders else None), lists=experiment.lists, dry_run=dry_run,
+            debug=state.debug, data_dir=state.data_dir, results_dir=state.results_dir,
+            progress=watchers(state, view),
         )  # fmt: skip
     if not dry_run:
         _keep(state, experiment, runs)

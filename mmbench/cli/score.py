@@ -44,8 +44,7 @@ def score(
 ) -> None:
     """Rank the test targets by another program's lists, and store that as a run that tables treat like others.
 
-    Users and items are named as in the raw data; every user with a test target needs a list. Lists that end early give
-    metrics up to their length.
+    Ids are those of the raw data. Every user with a test target needs a list.
     """
     state: State = ctx.obj
     from mmbench.board.external import Entry, score_lists

@@ -140,9 +140,7 @@ def _print_gains(state: State, table: "SliceTable", row: "Sliced") -> None:
         for gain in row.gains if gain.n
     ]  # fmt: skip
     state.out.print(f"\n{table.compared} minus {row.name}", markup=False)
-    print_table(
-        state, ["  slice", "gain", "95 % interval", "than elsewhere", "p (Holm)", "HR can show"], lines
-    )
+    print_table(state, ["  slice", "gain", "95 % interval", "vs elsewhere", "p (Holm)", "HR can show"], lines)
     p = row.interaction
     text = "no test, fewer than two slices vary" if p is None else f"p {p_value(p)} (Alexander-Govern)"
     state.out.print(f"Does the gain differ between slices? {text}.\n", markup=False)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mmbench.models.base import Recommender
 
 
+EXTERNAL = "external-"  # begins the names of other programs, whose lists `mmbench score` stored
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """A registered model, or a variant of it: its recipe and the file beside it."""
@@ -232,6 +235,11 @@ def find(name: str) -> ModelEntry:
     """
     model, colon, variant = name.partition(":")
     known = entries()
+    if model not in known and model.startswith(EXTERNAL):
+        raise UsageError(
+            f"{name} is another program's lists (mmbench score): they can be reported, bundled and compared, but not "
+            "ranked or trained again"
+        )
     if model not in known:
         raise UsageError(suggest(name, all_names() if variant else known, what="model"))
     entry = known[model]

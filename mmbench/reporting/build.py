@@ -18,6 +18,7 @@ from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
 from mmbench.reporting.missing_controls import missing_control_lines
 from mmbench.reporting.places import mark_places, winners, with_cell
+from mmbench.reporting.power_lines import power_lines
 from mmbench.reporting.request import TableRequest
 from mmbench.reporting.table import ALPHA, Cell, Column, Comparison, DatasetInfo, Row, Table
 from mmbench.runs.store import RunRecord
@@ -335,6 +336,7 @@ class _Builder:
                 compare=table.compare,
                 n_columns=len({comparison.column for comparison in table.comparisons}),
             ),
+            *power_lines(table, self._measured),
             *caption.note_lines(groups),
         ]
 

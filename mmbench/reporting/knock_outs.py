@@ -1,7 +1,7 @@
 """What knock-outs cost: the drop of a metric with its interval, and a sentence about each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -124,6 +124,22 @@ def _drop(part: _Differences, level: float) -> Drop:
         return Drop(part.name, part.intact, 0.0, None, f"no rank changes: {_not_used(part.name)}")
     interval = t_interval(part.values, level=level)
     return Drop(part.name, part.intact, float(part.values.mean()), interval, _sentence(part.name, interval))
+
+
+def as_retrained(row: RowOfDrops) -> RowOfDrops:
+    """Return drops of runs that were trained with the knock-out, with sentences about that."""
+    return replace(row, drops=tuple(replace(drop, sentence=_worth(drop)) for drop in row.drops))
+
+
+def _worth(drop: Drop) -> str:
+    """Return what a drop under retraining says: not what a network leans on, but what the content is worth to it."""
+    if drop.drop is None or drop.interval is None:
+        return drop.sentence
+    low, high = drop.interval
+    what = _USES[drop.name.partition("=")[0]]
+    if low > 0:
+        return f"{what} are worth this much"
+    return "better without" if high < 0 else f"within noise: no worth of {what} is shown"
 
 
 def _sentence(name: str, interval: tuple[float, float] | None) -> str:

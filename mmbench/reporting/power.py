@@ -121,15 +121,25 @@ def _contrast(first: _Row, second: _Row, difference: float | None, alpha: float)
     return Contrast(a, b, asked, _resolution(over_seeds, asked, alpha), _resolution(over_users, asked, alpha))
 
 
-def _over_seeds(a: Measured, b: Measured) -> np.ndarray:
+def _over_seeds(a: Measured, b: Measured, metric_index: int = 0) -> np.ndarray:
     """Return the differences of runs with equal seeds; a deterministic row stands for all seeds."""
     if a.deterministic and b.deterministic:
         return np.zeros(0)
     if a.deterministic or b.deterministic:
-        return a.values[:, 0] - b.values[:, 0]
+        return a.values[:, metric_index] - b.values[:, metric_index]
     common = sorted(set(a.seeds) & set(b.seeds))
-    x, y = (row.values[[row.seeds.index(seed) for seed in common], 0] for row in (a, b))
+    x, y = (row.values[[row.seeds.index(seed) for seed in common], metric_index] for row in (a, b))
     return x - y
+
+
+def seeds_needed(a: Measured, b: Measured, metric_index: int, *, alpha: float) -> Resolution | None:
+    """Return what the seeds of two rows show of their difference in a metric; None where they have no deviation."""
+    if a.deterministic and b.deterministic:
+        return None
+    differences = _over_seeds(a, b, metric_index)
+    asked = float(a.values[:, metric_index].mean() - b.values[:, metric_index].mean())
+    resolution = _resolution(differences, asked, alpha)
+    return None if resolution.deviation is None else resolution
 
 
 def _resolution(differences: np.ndarray, asked: float, alpha: float) -> Resolution:

@@ -70,8 +70,8 @@ class CaseStudy:
             f"{event.time.date().isoformat()}  {event.item.title}" for event in self.shown[0].history[::-1]
         ]
         lists = [
-            [("* " if place.is_target else "") + place.item.title for place in one.places]
-            for one in self.shown
+            [("* " if place.is_target else "") + place.item.title for place in shown_lists.places]
+            for shown_lists in self.shown
         ]
         columns = [history[: self.k], *lists]
         return [
@@ -106,7 +106,7 @@ def case_study(plan: Plan, records: Mapping[Path, RunRecord], data_dir: Path) ->
     """Return the case study of the first finished seed that both rows have; RunError where there is none."""
     k = parse_metric(plan.content.metrics[0]).k or N_SHOWN
     rows = sorted(plan.rows, key=lambda row: row.row.model != plan.content.compare)
-    found = [
+    by_row = [
         {
             cell.seed: records[cell.path]
             for cells in row.cells.values()
@@ -115,7 +115,7 @@ def case_study(plan: Plan, records: Mapping[Path, RunRecord], data_dir: Path) ->
         }
         for row in rows
     ]
-    finished = [{seed: run for seed, run in runs.items() if run.status == "finished"} for runs in found]
+    finished = [{seed: run for seed, run in runs.items() if run.status == "finished"} for runs in by_row]
     seeds = sorted(set(finished[0]) & set(finished[1]))
     if not seeds:
         raise RunError(f"{plan.experiment.name} needs a finished run of both rows with the same seed")
@@ -149,8 +149,10 @@ def draw(study: CaseStudy, plan: Plan) -> "Figure":
     rows: list[tuple[str, list[tuple[Item, str, bool]]]] = [
         ("history", [(event.item, event.time.date().isoformat(), False) for event in events])
     ]
-    for label, one in zip(study.labels, study.shown, strict=True):
-        rows.append((label, [(place.item, f"{place.rank}.", place.is_target) for place in one.places]))
+    for label, shown_lists in zip(study.labels, study.shown, strict=True):
+        rows.append(
+            (label, [(place.item, f"{place.rank}.", place.is_target) for place in shown_lists.places])
+        )
     items = {item.number for _, cells in rows for item, _, _ in cells}
     pictures = thumbnails(_prepared(plan), items, size=PIXELS)
     across = max(len(cells) for _, cells in rows)

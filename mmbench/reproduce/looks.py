@@ -29,71 +29,79 @@ class Looked:
         """The paper's charts of each data set, named by it."""
         wanted = _CHARTS[self.content.kind]
         return [
-            Plot(f"{one.name.replace(':', '-')}-{plot.name}", f"{one.name}. {plot.caption}", plot.draw)
-            for one in self.looks
-            for plot in charts(one)
+            Plot(
+                f"{profile.name.replace(':', '-')}-{plot.name}", f"{profile.name}. {plot.caption}", plot.draw
+            )
+            for profile in self.looks
+            for plot in charts(profile)
             if plot.name in wanted
         ]
 
     def rows(self, *, ascii_only: bool = False) -> list[list[str]]:
-        """[data set, shape, how to read it] for a terminal."""
+        """Return [data set, shape, how to read it] for a terminal."""
         shown = self.experiment.shown
         if isinstance(self.content, OverTime):
             return [
-                [shown(one.name), bars(one.times.counts, ascii_only=ascii_only), times_text(one.times)]
-                for one in self.looks
-                if one.times is not None
+                [
+                    shown(profile.name),
+                    bars(profile.times.counts, ascii_only=ascii_only),
+                    times_text(profile.times),
+                ]
+                for profile in self.looks
+                if profile.times is not None
             ]
         classes = " / ".join(label.replace("\n", " ") for label in INTERVAL_LABELS)
         rows = [
-            [shown(one.name), bars(one.intervals.counts, ascii_only=ascii_only), classes]
-            for one in self.looks
-            if one.intervals is not None
+            [shown(profile.name), bars(profile.intervals.counts, ascii_only=ascii_only), classes]
+            for profile in self.looks
+            if profile.intervals is not None
         ]
-        for one in self.looks:
-            if one.intervals is None:
+        for profile in self.looks:
+            if profile.intervals is None:
                 continue
-            printed = self.content.long_share.get(one.name.split("@")[0])
+            printed = self.content.long_share.get(profile.name.split("@")[0])
             beside = "" if printed is None else f"; printed {percent_exact(printed)}"
-            rows.append(["  above 100 days", "", percent_exact(one.intervals.long_share) + beside])
-            rows += [["  printed pair", "", text] for text in _pair_texts(one, self.content)]
+            rows.append(["  above 100 days", "", percent_exact(profile.intervals.long_share) + beside])
+            rows += [["  printed pair", "", text] for text in _pair_texts(profile, self.content)]
         return rows
 
     def json(self) -> dict[str, Any]:
-        """The numbers behind the charts."""
+        """Return the numbers behind the charts."""
         keys = ("over_time",) if isinstance(self.content, OverTime) else ("intervals", "pair")
-        found: dict[str, Any] = {}
-        for one in self.looks:
-            content = as_json(one)
-            found[one.name] = {key: content[key] for key in keys}
+        by_name: dict[str, Any] = {}
+        for profile in self.looks:
+            content = as_json(profile)
+            by_name[profile.name] = {key: content[key] for key in keys}
             if isinstance(self.content, Intervals):
-                found[one.name]["printed_long_share"] = self.content.long_share.get(one.name.split("@")[0])
-        return {"experiment": self.experiment.name, "source": self.content.source, "data": found}
+                by_name[profile.name]["printed_long_share"] = self.content.long_share.get(
+                    profile.name.split("@")[0]
+                )
+        return {"experiment": self.experiment.name, "source": self.content.source, "data": by_name}
 
 
 def looked(experiment: Experiment, targets: Sequence[Target]) -> Looked:
     content = experiment.content
     assert isinstance(content, OverTime | Intervals)
-    return Looked(experiment, content, tuple(look(one.prepared) for one in targets if one.prepared))
+    return Looked(experiment, content, tuple(look(target.prepared) for target in targets if target.prepared))
 
 
 def percent_exact(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
-def pair_days(one: Look, ids: tuple[str, str]) -> np.ndarray:
-    """Days between two items (raw ids) wherever they are neighbours in a history, in either order; ascending."""
-    number = {str(record["id"]): at for at, record in enumerate(one.prepared.item_records, start=1)}
+def pair_days(profile: Look, ids: tuple[str, str]) -> np.ndarray:
+    """Return the days between two items (raw ids) wherever they are neighbours, in either order; ascending."""
+    number = {str(record["id"]): at for at, record in enumerate(profile.prepared.item_records, start=1)}
     a, b = (number.get(raw, 0) for raw in ids)  # 0 = not among the items, no event has it
-    near = neighbours(one.prepared.items, one.prepared.times, one.prepared.offsets)
+    near = neighbours(profile.prepared.items, profile.prepared.times, profile.prepared.offsets)
     both = ((near.first == a) & (near.second == b)) | ((near.first == b) & (near.second == a))
     return np.sort(near.gap[both]) / DAY
 
 
-def _pair_texts(one: Look, content: Intervals) -> list[str]:
+def _pair_texts(profile: Look, content: Intervals) -> list[str]:
     if content.pair is None:
         return []
-    days = pair_days(one, content.pair)
+    days = pair_days(profile, content.pair)
     measured = (
         f"{len(days)} times neighbours, {days[0]:.3g} to {days[-1]:.3g} days"
         if len(days)

@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def not_yet(self) -> list[str]:
-        return [one.row.label for one in self.rows if not one.is_live]
+        return [planned.row.label for planned in self.rows if not planned.is_live]
 
     @property
     def not_prepared(self) -> list[str]:
@@ -73,16 +73,16 @@ class Plan:
     @property
     def refused(self) -> dict[str, list[str]]:
         """Reason -> "row on data set" of those that cannot run on prepared data."""
-        found: dict[str, list[str]] = {}
-        for one in self.rows:
-            for dataset, reason in one.missing.items():
+        by_reason: dict[str, list[str]] = {}
+        for planned in self.rows:
+            for dataset, reason in planned.missing.items():
                 if reason not in (NOT_YET, NOT_PREPARED):
-                    found.setdefault(reason, []).append(f"{one.row.label} on {dataset}")
-        return found
+                    by_reason.setdefault(reason, []).append(f"{planned.row.label} on {dataset}")
+        return by_reason
 
 
 def is_live(model: str) -> bool:
-    """Whether the model and its variant are registered."""
+    """Return whether the model and its variant are registered."""
     base, _, variant = model.partition(":")
     entry = registry.entries().get(base)
     return entry is not None and (not variant or variant in entry.recipe.variants)
@@ -95,18 +95,18 @@ def choose_targets(
     *,
     on_error: Callable[[DataError], object] | None = None,
 ) -> list[Target]:
-    """The experiment's data sets, or those asked for: any of it in any tie order, or any that is prepared.
+    """Return the experiment's data sets, or those named: any of them in any tie order, or any that is prepared.
 
     A data set that cannot be opened raises DataError if it was asked for by name. Else `on_error` is called with the
     error, and it counts as not prepared; without `on_error` it raises too.
     """
     known = experiment.content.datasets
     if not asked:
-        there = {one.name: one for one in list_prepared(data_dir, on_error=on_error)}
-        return [Target(name, there.get(name)) for name in known]
+        by_name = {prepared.name: prepared for prepared in list_prepared(data_dir, on_error=on_error)}
+        return [Target(name, by_name.get(name)) for name in known]
     for name in asked:
         if name.split("@")[0] not in known and not is_prepared(name, data_dir):
-            names = {one.name for one in list_prepared(data_dir, on_error=lambda _: None)}
+            names = {prepared.name for prepared in list_prepared(data_dir, on_error=lambda _: None)}
             raise UsageError(
                 f"--dataset: {suggest(name, {*known, *names}, what=f'data set of {experiment.name}')}"
             )
@@ -178,14 +178,14 @@ def _plan_row(
 
 
 def stored_only(plan: Plan) -> tuple[Plan, dict[Path, RunRecord]]:
-    """The plan with the finished cells alone, and their records."""
+    """Return the plan with the finished cells alone, and their records."""
     records = {cell.path: record for cell in plan.cells if (record := finished(cell))}
     rows = []
     for row in plan.rows:
-        found = {name: [cell for cell in cells if cell.path in records] for name, cells in row.cells.items()}
-        absent = {name: NOT_RUN for name, cells in found.items() if not cells}
-        there = {name: cells for name, cells in found.items() if cells}
-        rows.append(replace(row, cells=there, missing=row.missing | absent))
+        stored = {name: [cell for cell in cells if cell.path in records] for name, cells in row.cells.items()}
+        absent = {name: NOT_RUN for name, cells in stored.items() if not cells}
+        present = {name: cells for name, cells in stored.items() if cells}
+        rows.append(replace(row, cells=present, missing=row.missing | absent))
     return replace(plan, rows=tuple(rows)), records
 
 
@@ -215,7 +215,7 @@ class State:
 
 
 def states(cells: Sequence[Cell]) -> list[State]:
-    """Each cell with an estimate from finished runs of its configuration, else of its model on its data set."""
+    """Return each cell with a time estimated from finished runs of its configuration, else of its model."""
     return [State(cell, True) if finished(cell) else _estimated(cell) for cell in cells]
 
 
@@ -223,7 +223,7 @@ def _estimated(cell: Cell) -> State:
     same = sorted(cell.path.parent.glob("seed_*/run.json"))
     like = sorted(cell.path.parent.parent.glob("*/seed_*/run.json"))
     for files in (same, like):
-        spent = [one for file in files if (one := seconds_of(file.parent)) is not None]
+        spent = [seconds for file in files if (seconds := seconds_of(file.parent)) is not None]
         if spent:
             return State(cell, False, float(np.median(spent)), len(spent))
     return State(cell, False)

@@ -65,9 +65,9 @@ class Projection:
     def rows(self) -> list[list[str]]:
         """Return source, method, width, variance and kept neighbours, as texts."""
         return [
-            [one.source, one.method, str(one.width), "" if one.variance is None else f"{one.variance:.1%}",
-             f"{one.kept:.3f}"]
-            for one in self.projected
+            [part.source, part.method, str(part.width), "" if part.variance is None else f"{part.variance:.1%}",
+             f"{part.kept:.3f}"]
+            for part in self.projected
         ]  # fmt: skip
 
 
@@ -138,34 +138,34 @@ def _projected(source: str, vectors: np.ndarray, method: Method) -> Projected:
 def projections(plan: Plan, records: Mapping[Path, RunRecord], data_dir: Path) -> list[Projection]:
     """Return the projections of the first finished run on each data set."""
     (row,) = plan.rows
-    found = []
+    projections = []
     for cells in row.cells.values():
         runs = [records[cell.path] for cell in cells if cell.path in records]
         finished = [run for run in runs if run.status == "finished"]
         if finished:
-            found.append(projection(finished[0], data_dir))
-    return found
+            projections.append(projection(finished[0], data_dir))
+    return projections
 
 
-def plots(plan: Plan, found: Sequence[Projection]) -> list[Plot]:
+def plots(plan: Plan, projections: Sequence[Projection]) -> list[Plot]:
     """Return a figure for each data set: a column for each source, a row for each method."""
     name = plan.experiment.name.replace("/", "-")
     return [
         Plot(
-            f"{name}-{one.record.dataset.replace(':', '-')}",
-            f"{plan.content.source}: {plan.content.title}. {one.caption()}",
-            lambda one=one: draw(one),  # type: ignore[misc]
+            f"{name}-{projection.record.dataset.replace(':', '-')}",
+            f"{plan.content.source}: {plan.content.title}. {projection.caption()}",
+            lambda projection=projection: draw(projection),  # type: ignore[misc]
         )
-        for one in found
+        for projection in projections
     ]
 
 
-def draw(one: Projection) -> "Figure":
+def draw(projection: Projection) -> "Figure":
     """Draw the points."""
-    across = len(one.projected) // len(METHODS)
+    across = len(projection.projected) // len(METHODS)
     figure = new_figure(0.5 + 2.2 * len(METHODS))
-    set_title(figure, f"{one.record.dataset}: items in two dimensions")
-    for index, part in enumerate(one.projected):
+    set_title(figure, f"{projection.record.dataset}: items in two dimensions")
+    for index, part in enumerate(projection.projected):
         column, line = divmod(index, len(METHODS))
         axes = figure.add_subplot(len(METHODS), across, line * across + column + 1)
         axes.scatter(part.points[:, 0], part.points[:, 1], s=3, color=BLUE, alpha=0.5, linewidths=0)

@@ -39,7 +39,7 @@ class Reproduced:
     @property
     def heads(self) -> list[str]:
         """The data set of each column as shown: the paper's name, ours, and what is special."""
-        marks = {one.name: " (synthetic)" for one in self.table.datasets if one.synthetic}
+        marks = {dataset.name: " (synthetic)" for dataset in self.table.datasets if dataset.synthetic}
         marks |= dict.fromkeys(self.plan.not_prepared, ", not prepared")
         shown = self.plan.experiment.shown
         return [shown(column.dataset) + marks.get(column.dataset, "") for column in self.table.columns]
@@ -49,16 +49,18 @@ class Reproduced:
         return any(cell.mean is not None for row in self.table.rows for cell in row.cells)
 
     def place(self, line: tuple[str, ...]) -> list[str]:
-        """Texts printed under the paper's columns, put under ours; "" where the paper has no such column."""
+        """Return texts printed under the paper's columns, put under ours; "" where the paper has no such column."""
         content = self.plan.content
         known = [(dataset, metric) for dataset in content.datasets for metric in content.metrics]
-        found = dict(zip(known, line, strict=True))
+        by_column = dict(zip(known, line, strict=True))
         bases = {target.name: target.printed_as for target in self.plan.targets}
-        return [found.get((bases[column.dataset], str(column.metric)), "") for column in self.table.columns]
+        return [
+            by_column.get((bases[column.dataset], str(column.metric)), "") for column in self.table.columns
+        ]
 
 
 def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
-    """The table of a plan whose cells have these records (by folder)."""
+    """Return the table of a plan whose cells have these records (by folder)."""
     content = plan.content
     given = [_given(row, records) for row in plan.rows]
     models = [row.row.model for row in plan.rows]
@@ -78,20 +80,22 @@ def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
         )
         for row, planned in zip(table.rows, plan.rows, strict=True)
     )
-    found = Reproduced(plan, table, beside)
-    measured = table.caption if found.is_measured else ()
+    result = Reproduced(plan, table, beside)
+    measured = table.caption if result.is_measured else ()
     if not content.compare:
         measured = tuple(line for line in measured if line[0] != "Test")
-    return replace(found, table=replace(table, caption=(*_caption(found), *measured)))
+    return replace(result, table=replace(table, caption=(*_caption(result), *measured)))
 
 
 def _given(planned: PlannedRow, records: Mapping[Path, RunRecord]) -> PresetRow:
     groups = {}
     for dataset, cells in planned.cells.items():
-        runs = tuple(sorted((records[cell.path] for cell in cells), key=lambda one: one.seed))
+        runs = tuple(sorted((records[cell.path] for cell in cells), key=lambda run: run.seed))
         groups[dataset] = Group(dataset, planned.row.model, cells[0].config_id, runs)
-    said = {one: "" if text in (NOT_YET, NOT_PREPARED) else text for one, text in planned.missing.items()}
-    return PresetRow(model=planned.row.model, name=planned.row.label, groups=groups, missing=said)
+    reasons = {
+        dataset: "" if text in (NOT_YET, NOT_PREPARED) else text for dataset, text in planned.missing.items()
+    }
+    return PresetRow(model=planned.row.model, name=planned.row.label, groups=groups, missing=reasons)
 
 
 def _per_column(plan: Plan) -> list[Target]:
@@ -99,7 +103,7 @@ def _per_column(plan: Plan) -> list[Target]:
 
 
 def printed_value(plan: Plan, planned: PlannedRow, target: Target, metric: str) -> float | None:
-    """What the paper prints for a row; a point of a sweep has no number of its own."""
+    """Return what the paper prints for a row; a point of a sweep has no number of its own."""
     if planned.row.panel:
         return None
     return plan.experiment.printed.get((target.printed_as, planned.row.method, metric))
@@ -115,12 +119,12 @@ def _beside(cell: Cell, printed: float | None) -> Beside:
     return Beside(printed, cell.mean - printed, interval, inside)
 
 
-def _caption(one: Reproduced) -> list[tuple[str, str]]:
-    """What the printed lines are, and which rows and data sets are not there."""
-    plan = one.plan
+def _caption(result: Reproduced) -> list[tuple[str, str]]:
+    """Say what the printed lines are, and which rows and data sets are missing."""
+    plan = result.plan
     experiment, content = plan.experiment, plan.content
     lines = [("Paper", f"{content.source}: {content.title}. {experiment.paper.reference}.")]
-    if any(cell.printed is not None for row in one.beside for cell in row):
+    if any(cell.printed is not None for row in result.beside for cell in row):
         lines.append(
             (
                 "Printed",
@@ -146,7 +150,7 @@ def _caption(one: Reproduced) -> list[tuple[str, str]]:
         for target in plan.targets
         if target.name != target.printed_as and target.printed_as in content.datasets
     ]
-    if content.compare and one.table.comparisons:
+    if content.compare and result.table.comparisons:
         lines.append(
             ("Improved", "over the best of the other rows that are measured, without correction of p.")
         )

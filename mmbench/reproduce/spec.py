@@ -114,9 +114,14 @@ class Scores(_Experiment):
     def all_rows(self) -> tuple[Row, ...]:
         """The rows, or one per point of each sweep."""
         points = tuple(
-            Row(model=self.sweep_model, label=one.name(value), fixed={one.setting: value}, panel=one.label)
-            for one in self.sweeps
-            for value in one.values
+            Row(
+                model=self.sweep_model,
+                label=sweep.name(value),
+                fixed={sweep.setting: value},
+                panel=sweep.label,
+            )
+            for sweep in self.sweeps
+            for value in sweep.values
         )
         return self.rows or points
 
@@ -170,8 +175,8 @@ class Paper(_Strict):
 
     @model_validator(mode="after")
     def _known_datasets(self) -> "Paper":
-        for name, one in self.experiments.items():
-            unknown = set(one.datasets) - set(self.datasets)
+        for name, experiment in self.experiments.items():
+            unknown = set(experiment.datasets) - set(self.datasets)
             if unknown:
                 raise ValueError(f"{name}: data sets {sorted(unknown)} have no printed name in [datasets]")
         return self
@@ -187,13 +192,13 @@ class Experiment:
     printed: Mapping[tuple[str, str, str], float]  # (data set, model, metric) -> value; {} for most figures
 
     def shown(self, dataset: str) -> str:
-        """The paper's name of a data set with ours: "Beauty (amazon-beauty)"."""
+        """Return the paper's name of a data set with ours: "Beauty (amazon-beauty)"."""
         known = self.paper.datasets.get(dataset.split("@")[0])
         return f"{known} ({dataset})" if known else dataset
 
 
 def paper_files() -> list[tuple[Path, Path]]:
-    """(paper, its printed numbers): those that ship with mmbench, then those in the folders of MMBENCH_PAPERS."""
+    """Return (paper, its printed numbers): those of mmbench, then those in the folders of MMBENCH_PAPERS."""
     own = split_paths(os.environ.get("MMBENCH_PAPERS", ""))
     for folder in own:
         if not folder.is_dir():
@@ -204,7 +209,7 @@ def paper_files() -> list[tuple[Path, Path]]:
 
 
 def read_paper(file: Path) -> Paper:
-    """Every fault is one line with the file and the key."""
+    """Read and check a paper's file; every fault is one line with the file and the key."""
     content = read_toml(file)
     try:
         return TypeAdapter(Paper).validate_python(content)
@@ -215,8 +220,8 @@ def read_paper(file: Path) -> Paper:
 
 
 def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str], float]]:
-    """(paper, table) -> (data set, method, metric) -> printed value."""
-    found: dict[tuple[str, str], dict[tuple[str, str, str], float]] = {}
+    """Return (paper, table) -> (data set, method, metric) -> printed value."""
+    tables: dict[tuple[str, str], dict[tuple[str, str, str], float]] = {}
     with reading(file), file.open(encoding="utf-8-sig", newline="") as opened:
         reader = csv.DictReader(opened)
         if tuple(reader.fieldnames or ()) != PRINTED_FIELDS:
@@ -224,34 +229,34 @@ def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str],
         for line in reader:
             if None in line.values():
                 raise ValueError(f"line {reader.line_num} has too few columns")
-            table = found.setdefault((line["paper"], line["table"]), {})
+            table = tables.setdefault((line["paper"], line["table"]), {})
             with reading(file, advice=f"mend line {reader.line_num}"):
                 table[line["dataset"], line["method"], line["metric"]] = float(line["value"])
-    return found
+    return tables
 
 
 @cache
 def _read_all(files: tuple[tuple[Path, Path], ...]) -> dict[str, Experiment]:
-    found: dict[str, Experiment] = {}
+    tables: dict[str, Experiment] = {}
     for file, beside in files:
         paper = read_paper(file)
         printed = read_printed(beside) if beside.is_file() else {}
         for key, content in paper.experiments.items():
             name = f"{file.stem}/{key}"
-            if name in found:
+            if name in tables:
                 raise UsageError(f"{file}: experiment {name} is already defined")
             table = (content.printed_from if isinstance(content, Scores) else "") or key
-            found[name] = Experiment(name, paper, content, printed.get((file.stem, table), {}))
-    return found
+            tables[name] = Experiment(name, paper, content, printed.get((file.stem, table), {}))
+    return tables
 
 
 def experiments() -> dict[str, Experiment]:
-    """All experiments by name."""
+    """Return all experiments by name."""
     return _read_all(tuple(paper_files()))
 
 
 def find_experiment(name: str) -> Experiment:
-    """`hm4sr/table1`; an unknown name fails with the nearest known one."""
+    """Return an experiment such as `hm4sr/table1`; UsageError with the nearest name for an unknown one."""
     known = experiments()
     if name not in known:
         raise UsageError(suggest(name, known, what="experiment"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmbench.choices import FLOORS
 from mmbench.data.definition import check_current
-from mmbench.data.protocol import PreparedName
+from mmbench.data.protocol import PreparedName, check_ties
 from mmbench.data.store import Prepared, is_prepared, list_prepared, open_prepared
 from mmbench.errors import DataError, UsageError
 from mmbench.features.pipeline import PrepareWatcher, prepare_whole
@@ -69,6 +69,29 @@ def choose_datasets(names: Sequence[str | Prepared], data_dir: Path, *, watchers
     for prepared in chosen:
         check_current(prepared)
     return list({prepared.path: prepared for prepared in chosen}.values())
+
+
+def in_tie_orders(
+    datasets: Sequence[Prepared], orders: Sequence[str], data_dir: Path, *, watchers: Watchers
+) -> list[Prepared]:
+    """Return each data set under each order of equal times ("file", "random:1"); what is not prepared is prepared.
+
+    UsageError for an order that is none, and for data without a table that says where their raw files are.
+    """
+    for order in orders:
+        check_ties(order)
+    chosen = [_in_order(prepared, order, data_dir, watchers) for prepared in datasets for order in orders]
+    return list({prepared.path: prepared for prepared in chosen}.values())
+
+
+def _in_order(prepared: Prepared, order: str, data_dir: Path, watchers: Watchers) -> Prepared:
+    if prepared.protocol.ties == order:
+        return prepared
+    name = PreparedName.parse(prepared.name)
+    text = "@".join(part for part in (name.dataset, name.protocol, order) if part)
+    if is_prepared(text, data_dir):
+        return open_prepared(text, data_dir)
+    return prepare_whole(text, data_dir, watcher=watchers.preparation)
 
 
 def _open(dataset: str | Prepared, data_dir: Path, watchers: Watchers) -> Prepared:

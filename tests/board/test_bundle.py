@@ -222,6 +222,22 @@ def test_settings_that_do_not_give_the_configuration_are_found(made: Made, tmp_p
     assert checks["configuration"].status == "fault"
 
 
+def test_targets_that_the_data_do_not_have_are_found(made: Made, data_dir: Path, tmp_path: Path) -> None:
+    """A whole ranking of other targets agrees with itself; only the data tell."""
+
+    def change(folder: Path) -> None:
+        for seed in (1, 2):
+            for split in ("valid", "test"):
+                with ranking_arrays(folder, seed, split) as content:
+                    content["user"] += 1
+
+    _, checks = checked(made.sasrec, data_dir)
+    assert checks["targets"].status == "ok"
+    assert checked(made.sasrec)[1]["targets"].status == "not checked"
+    _, checks = checked(rebuilt(made.sasrec, tmp_path / "forged.mmb.zip", change), data_dir)
+    assert checks["targets"].text == "the valid users are not those of the data"
+
+
 # -- with the data ----------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mmbench.atomic import hash_json
 from mmbench.board.checks import has_fault
 from mmbench.board.external import Entry, ranking_of, score_lists
 from mmbench.board.writing import write_bundle
@@ -21,7 +22,9 @@ from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.ranking import rank_fully
 from mmbench.reporting import TableRequest, build_table
 from mmbench.runs.build import load_data
+from mmbench.runs.plan import comparable
 from mmbench.runs.store import read_all, read_record
+from mmbench.settings.config import Origin, Setting
 from tests.board.making import checked
 from tests.cli.forks import Command, run_all
 from tests.scorers import Written
@@ -249,6 +252,12 @@ def test_lists_of_masked_items_alone_are_refused(toy: Prepared, view: TargetView
         ranking_of(file, toy, view, "none")
 
 
+def external_id(toy: Prepared) -> str:
+    """Return the configuration of "Their model" under the protocol's own mask rule."""
+    setting = Setting(toy.protocol.mask_seen, Origin.protocol)
+    return hash_json({"external": "Their model", "protocol": comparable(toy, {"mask_seen": setting})})[:10]
+
+
 def test_the_command(toy: Prepared, data_dir: Path, scores: np.ndarray, tmp_path: Path) -> None:
     file = write_lists(tmp_path / "lists.csv", toy, scores, 12)
     results = tmp_path / "results"
@@ -257,8 +266,10 @@ def test_the_command(toy: Prepared, data_dir: Path, scores: np.ndarray, tmp_path
         ["score", file, "--dataset", "toi", "--name", "x"],
         ["score", tmp_path / "none.csv", "--dataset", "toy", "--name", "x"],
         ["score", file, "--dataset", "toy", "--name", "***"],
+        ["evaluate", results / "toy" / "external-their-model"],
         ["report", "--dataset", "toy"],
     ]
+    commands[4][1] = commands[4][1] / external_id(toy) / "seed_1"
     done, *failed, report = run_all([Command(arguments, data_dir, results) for arguments in commands])
     assert "metrics up to @12" in done.stdout, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == [
@@ -266,4 +277,5 @@ def test_the_command(toy: Prepared, data_dir: Path, scores: np.ndarray, tmp_path
     ]  # fmt: skip
     for outcome in failed:
         assert (outcome.returncode in (1, 2), len(outcome.error_lines)) == (True, 1), outcome.stderr
+    assert "another program's lists (mmbench score)" in failed[-1].stderr
     assert "Their model" in report.stdout

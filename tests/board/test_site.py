@@ -336,3 +336,16 @@ def test_levels_of_verdicts_are_on_the_board(made: Made, data_dir: Path, tmp_pat
     left_out: list = []
     assert list(entries_of_bundles(tmp_path, on_left_out=left_out.append)) == []
     assert "is about another bundle" in left_out[0].reason
+
+
+def test_the_sample_board_is_whole() -> None:
+    """Every link leads somewhere, and its bundles are what their manifests say."""
+    sample = ROOT / "docs" / "sample_board"
+    for path in sample.glob("*.html"):
+        for link in Page(path).links:
+            assert link.startswith(("https://", "#")) or (sample / link.partition("#")[0]).is_file(), link
+    for bundle in sorted((sample / "bundles").iterdir()):
+        _, checks = checked(bundle)
+        for name in ("hashes", "schema", "ranks", "metrics", "seeds"):
+            assert checks[name].status in ("ok", "not checked"), (bundle.name, checks[name])
+        assert checks["lists"].status == "not checked"  # nobody's items

@@ -1,6 +1,7 @@
 """What stored runs can tell apart, from runs whose ranks are written by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mmbench.runs.plan import make_cell
 from mmbench.runs.store import RunRecord, read_all
 from mmbench.settings.config import Layer, Origin
 from tests.prepared import cli, write_toy
+from tests.reporting.conftest import all_records, caption_of, fake_run, make_table, ranks_with_hits
 
 NDCG = Metric("NDCG", 10)
 SMALL = {"max_epochs": 2, "hidden_dim": 8, "inner_dim": 8, "batch_size": 64}
@@ -109,3 +111,29 @@ def test_the_command(folder: Path) -> None:
         "power", "--dataset", "toy", "--difference", "3", data=folder / "data", results=folder / "results"
     )
     assert "--difference 3.0: must be between 0 and 1" in far.stderr
+
+
+def _power_caption(root: Path, gain: float, n: int, **request: Any) -> str:
+    """The caption about power of rows whose differences over seeds have the deviation .01 around a gain."""
+    noise = np.random.default_rng(0).permutation(np.linspace(-0.0147, 0.0147, 6))[:n]
+    for seed in range(n):
+        fake_run(root, "sasrec", seed=seed, ranks=ranks_with_hits(4_000, 10_000))
+        fake_run(
+            root,
+            "hm4sr",
+            seed=seed,
+            ranks=ranks_with_hits(round(10_000 * (0.4 + gain + noise[seed])), 10_000),
+        )
+    return caption_of(make_table(all_records(root), metrics=[Metric("HR", 10)], **request), "Power")
+
+
+def test_a_table_with_fewer_seeds_than_its_difference_needs_says_so(tmp_path: Path) -> None:
+    text = _power_caption(tmp_path / "a", 0.004, 6)
+    power = power_of_runs(all_records(tmp_path / "a"), "toys", metric=Metric("HR", 10))
+    assert power is not None
+    resolution = power.contrasts[0].seeds
+    assert f"6 seeds show a difference of {resolution.smallest:.3g}".replace("0.", ".") in text
+    assert f"needs about {resolution.needed:,}" in text
+    assert _power_caption(tmp_path / "b", 0.1, 6) == ""
+    assert _power_caption(tmp_path / "c", 0.004, 6, test="users") == ""
+    assert _power_caption(tmp_path / "d", 0.004, 1) == "", "one run has no deviation, as the first line says"

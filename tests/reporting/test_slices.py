@@ -128,7 +128,7 @@ def test_the_command_prints_the_table_and_writes_it(
     options = ("report", "--slice", "repeat", "--compare", "random")
     shown = cli(*options, data=shop.data_dir, results=results)
     assert shown.returncode == 0
-    assert "than elsewhere" in shown.stdout
+    assert "vs elsewhere" in shown.stdout
     written = cli(*options, "-o", tmp_path / "slices.csv", data=shop.data_dir, results=results)
     assert written.returncode == 0
     lines = (tmp_path / "slices.csv").read_text().splitlines()

@@ -1,0 +1,29 @@
+"""The Python interface: what the commands `prepare`, `run`, `tune` and `report` call, for scripts and notebooks.
+
+    runs = mmbench.run(["hm4sr", "sasrec"], datasets=["demo"], seeds=3)
+    mmbench.report(runs)
+
+Arguments are called as the options of the command line, and errors (mmbench.errors) are its single lines; nothing
+ends the process. Nothing is printed unless `progress=True` asks for plain lines on stderr.
+"""
+
+from mmbench.api.asking import check, fuse, knockout, power, why
+from mmbench.api.results import load, recommend, report
+from mmbench.api.running import plan_cells as plan_cells
+from mmbench.api.running import prepare, run
+from mmbench.api.searching import studies, tune
+
+__all__ = [
+    "check",
+    "fuse",
+    "knockout",
+    "load",
+    "power",
+    "prepare",
+    "recommend",
+    "report",
+    "run",
+    "studies",
+    "tune",
+    "why",
+]

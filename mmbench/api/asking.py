@@ -1,0 +1,140 @@
+"""Questions to stored runs and to models: what a number rests on."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from mmbench.api.watching import watchers_of
+from mmbench.arguments import (
+    Folder,
+    Names,
+    data_folder,
+    names_of,
+    one_of,
+    results_folder,
+)
+from mmbench.choices import DEFAULT_LISTS, Correction, SplitName
+from mmbench.contract.every import findings_of
+from mmbench.contract.report import Finding
+from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
+from mmbench.evaluation.fusion import WEIGHT_KINDS
+from mmbench.evaluation.knockouts import KNOCKOUTS, parse_knockouts
+from mmbench.evaluation.metrics import Metric, as_metrics
+from mmbench.models import registry
+from mmbench.nn.score_scales import SCALES
+from mmbench.reporting.knock_outs import RowOfDrops, rows_of_drops
+from mmbench.reporting.labels import group_runs
+from mmbench.reporting.power import Power, power_of_runs
+from mmbench.reporting.why import Why
+from mmbench.reporting.why import why as explain
+from mmbench.reproduce.why_printed import WhyPrinted, why_printed
+from mmbench.runs.fuse import fuse_runs
+from mmbench.runs.knock_out import knock_out
+from mmbench.runs.loading import load_runs
+from mmbench.runs.request import (
+    choose_datasets,
+)  # fmt: skip
+from mmbench.runs.store import RunRecord
+
+
+def knockout(
+    runs: RunRecord | Iterable[RunRecord],
+    what: str | Sequence[str] = tuple(KNOCKOUTS),
+    *,
+    metric: str | Metric = "NDCG@10",
+    split: SplitName = "test",
+    device: str = "auto",
+    data_dir: Folder = None,
+) -> list[RowOfDrops]:
+    """Rank finished runs again without one thing that they read; return the drops of each configuration's runs.
+
+    what  "text", "image", "time", "order", "history", or single ones such as "image=shuffled:3"
+
+    Raises UsageError for a knock-out that is none, RunError for a run that cannot be ranked again.
+    """
+    wanted, chosen = as_metrics(metric)[0], parse_knockouts(names_of(what, "knock-out", example="text"))
+    records = [runs] if isinstance(runs, RunRecord) else list(runs)
+    folder = data_folder(data_dir)
+    results = {record.title: knock_out(record, chosen, data_dir=folder, device=device) for record in records}
+    return rows_of_drops(group_runs(records)[0], results, metric=wanted, split=split)
+
+
+def power(
+    runs: Iterable[RunRecord],
+    dataset: str,
+    *,
+    metric: str | Metric = "NDCG@10",
+    a: str | None = None,
+    b: str | None = None,
+    difference: float | None = None,
+    correction: Correction = "holm",
+) -> Power | None:
+    """Return which differences the runs of a data set can show; see `power_of_runs`. None below two rows."""
+    wanted = as_metrics(metric)[0]
+    return power_of_runs(
+        list(runs), dataset, metric=wanted, a=a, b=b, difference=difference, correction=correction
+    )
+
+
+def why(
+    a: RunRecord,
+    b: RunRecord | str,
+    *,
+    metric: str | Metric = "NDCG@10",
+    results_dir: Folder = None,
+) -> Why | WhyPrinted:
+    """Return in which fields two runs differ and what each difference is worth by the stored runs.
+
+    b  another run, or a printed table such as "hm4sr/table1": then the stored run that is nearest to its number
+    """
+    chosen, stored = as_metrics(metric)[0], load_runs(results_folder(results_dir), datasets=[], models=[])[0]
+    if isinstance(b, str):
+        return why_printed(a, b, stored, metric=chosen)
+    return explain(a, b, stored, metric=chosen)
+
+
+def check(
+    models: Names,
+    *,
+    dataset: str | Prepared | None = None,
+    canary: bool = False,
+    data_dir: Folder = None,
+) -> Iterator[Finding]:
+    """Yield what the checks of mmbench.contract say of models, one finding after the other.
+
+    dataset  whose catalogue, features and first users the models get; by default a toy data set
+    canary   train for a few epochs on targets that nobody can predict, instead of the checks
+
+    A finding's `is_fault` says that something is wrong, its `advice` what to do. Raises UsageError for unknown names.
+    """
+    names = names_of(models, "model", example="sasrec")
+    if not names:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    for name in names:
+        registry.find(name)
+    folder = data_folder(data_dir)
+    prepared = None if dataset is None else choose_datasets([dataset], folder, watchers=watchers_of(False))[0]
+    return findings_of(names, prepared, canary=canary)
+
+
+def fuse(
+    runs: Sequence[RunRecord],
+    *,
+    scale: str = "zscore",
+    weights: str = "validation",
+    device: str = "auto",
+    lists: int = DEFAULT_LISTS,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+) -> RunRecord:
+    """Sum the scores of finished runs of one protocol, on one scale; store the fusion as a run and return it.
+
+    scale    "raw", "zscore", "minmax", "prob", "logit" or "rank"
+    weights  "validation" (the best in steps of .1), "equal", "learned" or "gated" (by user); never by test targets
+
+    Raises UsageError for runs that do not share data and protocol, RunError for one that has not finished.
+    """
+    return fuse_runs(
+        list(runs), results_dir=results_folder(results_dir), data_dir=data_folder(data_dir),
+        scale=one_of(scale, SCALES, "scale"), weights=one_of(weights, WEIGHT_KINDS, "weights"), device=device,
+        lists=lists,
+    )  # fmt: skip

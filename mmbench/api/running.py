@@ -1,0 +1,191 @@
+"""Prepare data sets and run models on them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmbench.api.watching import Progress, watchers_of
+from mmbench.arguments import (
+    Folder,
+    Names,
+    check_name,
+    data_folder,
+    datasets_of,
+    names_of,
+    plain,
+    results_folder,
+)
+from mmbench.choices import DEFAULT_LISTS
+from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
+from mmbench.features.pipeline import Preparation, prepare_whole
+from mmbench.models import registry
+from mmbench.reporting.protocols import check_planned
+from mmbench.reporting.runs import Runs
+from mmbench.runs.controls import plan_controls
+from mmbench.runs.plan import Cell
+from mmbench.runs.request import (
+    Watchers,
+    choose_datasets,
+    choose_models,
+    in_tie_orders,
+    seed_list,
+    without_costly_floors,
+)  # fmt: skip
+from mmbench.runs.schedule import Overrides, execute, finished, plan
+from mmbench.runs.store import RunRecord
+from mmbench.runs.workers import find_backend
+from mmbench.runtime import pick_device
+from mmbench.training.devices import stack_size
+from mmbench.tuning.tuned import tuned_layers
+
+
+def prepare(
+    dataset: str,
+    *,
+    raw: Folder = None,
+    offline: bool = False,
+    force: bool = False,
+    protocol: str | None = None,
+    ties: str | None = None,
+    text: str | None = None,
+    image: str | None = None,
+    device: str = "auto",
+    pictures: bool = True,
+    retry_pictures: bool = False,
+    private_hosts: bool = False,
+    data_dir: Folder = None,
+    progress: Progress = False,
+) -> Prepared:
+    """Return the data set `NAME[@PROTOCOL][@TIES]`, prepared with pictures and features.
+
+    See `mmbench.features.pipeline.Preparation` for the arguments. Raw files and pictures that are missing are
+    fetched; what is done already is not done again. Raises UsageError for unknown names, DataError for data that are
+    missing or damaged.
+    """
+    how = Preparation(
+        raw=None if raw is None else Path(raw), offline=offline, force=force, protocol=protocol, ties=ties,
+        text=text, image=image, device=device, pictures=pictures, retry_pictures=retry_pictures,
+        private_hosts=private_hosts,
+    )  # fmt: skip
+    check_name(dataset, "data set", example="demo")
+    return prepare_whole(dataset, data_folder(data_dir), how, watcher=watchers_of(progress).preparation)
+
+
+def run(
+    models: Names,
+    *,
+    datasets: str | Prepared | Sequence[str | Prepared] | None = None,
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Any] | None = None,
+    tuned: bool = False,
+    study: str | None = None,
+    epochs: int | None = None,
+    jobs: int = 1,
+    backend: str = "local",
+    address: str | None = None,
+    device: str = "auto",
+    stack: str | int = "auto",
+    floors: bool = True,
+    controls: bool = False,
+    lists: int = DEFAULT_LISTS,
+    tie_orders: Sequence[str] = (),
+    dry_run: bool = False,
+    debug: bool = False,
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+    progress: Progress = False,
+) -> Runs:
+    """Train and evaluate every missing run of models x data sets x seeds; return all of them, finished and failed.
+
+    datasets  prepared data sets; without one the set that was prepared last. The demo prepares itself.
+    seeds     how many (3 = 1, 2, 3) or which ([3, 5, 8])
+    settings  as `--set`: {"lr": 0.003, "hm4sr.dropout": 0.2}, for all models that have the setting, or for one
+    tuned     with the best settings that `mmbench tune` found, those of `study` if it is named; `settings` are stronger
+    epochs    the largest number of epochs
+    jobs      runs computed at the same time, each in its own process; `backend` and `address`: who computes them
+    stack     seeds of one model that are trained as one: a number, "off", or "auto", which stacks on a GPU only
+    floors    also run the models of mmbench.choices.FLOORS
+    controls  also run what explains away the gain of models that read features (mmbench.runs.controls)
+    lists     best items of each user that are stored for the test targets
+    tie_orders  orders of equal times, ["file", "random:1"], under each of which the data sets are prepared and run
+    dry_run   compute nothing; return the runs that are finished
+    debug     raise the first error of a run, with its traceback, instead of storing it as a failed run
+
+    A run that is stored is not computed again, also when a command did it. Raises UsageError for wrong names and
+    values, DataError for data that are damaged or out of date.
+    """
+    watchers = watchers_of(progress)
+    if not isinstance(lists, int) or lists < 0:
+        raise UsageError(f"--lists {lists}: must be a whole number from 0")
+    where = find_backend(backend, address, jobs)
+    # The workers of a cluster have devices of their own: "auto" does not stack there.
+    n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
+    cells = plan_cells(
+        models, datasets=datasets, seeds=seeds, settings=settings, tuned=tuned, study=study, epochs=epochs,
+        floors=floors, controls=controls, tie_orders=tie_orders, data_dir=data_dir, results_dir=results_dir,
+        watchers=watchers,
+    )  # fmt: skip
+    if dry_run:
+        return Runs(_stored(cells, watchers))
+    records = execute(
+        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
+    )
+    return Runs(records)
+
+
+def plan_cells(
+    models: Names,
+    *,
+    datasets: str | Prepared | Sequence[str | Prepared] | None = None,
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Any] | None = None,
+    tuned: bool = False,
+    study: str | None = None,
+    epochs: int | None = None,
+    floors: bool = True,
+    controls: bool = False,
+    tie_orders: Sequence[str] = (),
+    data_dir: Folder = None,
+    results_dir: Folder = None,
+    watchers: Watchers,
+) -> list[Cell]:
+    """Return the cells that `run` computes for these arguments; UsageError and DataError as there."""
+    asked = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
+    if not asked:
+        raise UsageError("no model is named; say for example 'sasrec'")
+    overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
+    names = choose_models(asked, floors=floors)
+    prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
+    if tie_orders:
+        prepared = in_tie_orders(prepared, tie_orders, data_folder(data_dir), watchers=watchers)
+    if tuned or study is not None:
+        layers = tuned_layers(
+            results_folder(results_dir), prepared, names, asked=asked, overrides=overrides, study_id=study
+        )
+        overrides = replace(overrides, tuned=layers)
+    cells = plan(
+        results_dir=results_folder(results_dir),
+        datasets=prepared,
+        models=names,
+        seeds=numbers,
+        overrides=overrides,
+    )
+    if controls:
+        cells = plan_controls(
+            cells, results_dir=results_folder(results_dir), datasets=prepared, models=asked, seeds=numbers,
+            overrides=overrides,
+        )  # fmt: skip
+    cells = without_costly_floors(cells, prepared, asked=asked, say=watchers.say)
+    check_planned(cells)
+    return cells
+
+
+def _stored(cells: Sequence[Cell], watchers: Watchers) -> Iterable[RunRecord]:
+    """Yield the records of the finished cells and tell of all."""
+    for cell in cells:
+        record = finished(cell)
+        watchers.run.planned(cell, record)
+        if record is not None:
+            yield record
