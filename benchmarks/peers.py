@@ -219,10 +219,7 @@ def main() -> None:
             size = (150, 80) if given.tiny else ()
             prepared = write(folder / "data", "generated", histories(*size))
         report = export(prepared, folder / "export", form="recbole", times="rank")
-        stem = report.files[0].stem
-        exported = folder / "peers" / stem  # RecBole wants a data set's files in a folder of its name
-        exported.parent.mkdir()
-        (folder / "export").rename(exported)
+        exported = report.files[0].parent
         results = {}
         for model in given.models:
             results[model] = measure(model, prepared, exported, given)

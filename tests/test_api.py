@@ -47,9 +47,11 @@ def results(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def inodes(results: Path) -> dict[Path, tuple[int, int]]:
-    """Every file with its number and time: what was written again has another one."""
+    """Every file of a run with its number and time: what was written again has another one."""
     return {
-        file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in results.rglob("*") if file.is_file()
+        file: (file.stat().st_ino, file.stat().st_mtime_ns)
+        for file in results.rglob("*")
+        if file.is_file() and "experiments" not in file.parts
     }
 
 

@@ -18,7 +18,7 @@ from mmbench.errors import DataError, ProtocolMismatchError, UsageError
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import FACTS, Runs
-from tests.prepared import cells, cli, shown_alike
+from tests.prepared import cells, cli, random_histories, shown_alike, write_toy
 from tests.reporting.conftest import fake_run, paper_like
 
 
@@ -296,3 +296,24 @@ def test_knockout_power_and_why_answer_as_the_commands_do(results: Path, data_di
     assert [field.name for field in reasons.fields] == ["seed"]
     with pytest.raises(UsageError, match="did you mean"):
         mmbench.knockout(sasrec, "imagee", data_dir=data_dir)
+
+
+def test_a_catalogue_of_five_items_has_a_table(tmp_path: Path) -> None:
+    """Its default metrics are those whose cutoffs it has; a larger cutoff that is asked for is refused."""
+    for n_items, columns in ((5, ["NDCG@5", "MRR@5"]), (4, ["NDCG@4", "MRR@4", "HR@4"])):
+        name = f"few-{n_items}"
+        write_toy(
+            tmp_path, name, n_items=n_items, histories=random_histories(n_items=n_items), features=False
+        )
+        world = {"data": tmp_path, "results": tmp_path / name}
+        done = cli("run", "pop", "--no-floors", "--dataset", name, **world)
+        assert done.returncode == 0, done.stderr
+        assert f"valid {columns[0]} " in done.stderr
+        listed = cli("runs", **world)
+        assert listed.returncode == 0, listed.stderr
+        shown = cli("runs", "show", *cells(tmp_path / name), **world)
+        assert shown.returncode == 0, shown.stderr
+        report = mmbench.report(mmbench.load(results_dir=tmp_path / name), data_dir=tmp_path)
+        assert [str(column.metric) for column in report.table.columns] == columns
+    refused = cli("report", "--metric", "HR@10", **world)
+    assert (refused.returncode, "HR@10: K must be in 1..4" in refused.stderr) == (2, True)

@@ -15,7 +15,7 @@ from mmbench.arguments import (
 )
 from mmbench.choices import Correction, MaskRule, Rows, SplitName, TestName, Ties
 from mmbench.errors import UsageError
-from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
+from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics, default_metrics
 from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.labels import is_floor
 from mmbench.reporting.protocols import keep_current, keep_settings, typed
@@ -54,7 +54,6 @@ def load(
     if current_data:
         records, lost = keep_current(records, data_folder(data_dir))
         left_out += lost
-    wanted = {key: typed(value) for key, value in plain(settings or {}).items()}
     wanted = {key: typed(value) for key, value in plain(settings or {}).items()}
     filters = [f"{key}={' or '.join(values)}" for key, values in wanted.items()]
     filters += ["the data as prepared now"] * current_data
@@ -98,18 +97,21 @@ def report(
     share a table.
     """
     sets, names = names_of(datasets, "data set", example="demo"), names_of(models, "model", example="sasrec")
-    request = TableRequest(
-        metrics=as_metrics(metrics),
-        split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
-        datasets=tuple(sets), models=tuple(names), unequal_budgets=unequal_budgets, rows=rows,
-        sort=sort, top=top,
-    )  # fmt: skip
     records = list(runs)
     check_names(records, datasets=sets, models=names, where="among these runs")
     chosen = select(records, datasets=sets, models=names)
     chosen = [record for record in chosen if floors or not is_floor(record.model)]
     if records and not chosen:
         raise without_results(sets, names) if floors else UsageError("all of these runs are of floors")
+    wanted = as_metrics(metrics)
+    if wanted == DEFAULT_METRICS and chosen:
+        wanted = default_metrics(min(record.n_items for record in chosen))
+    request = TableRequest(
+        metrics=wanted,
+        split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
+        datasets=tuple(sets), models=tuple(names), unequal_budgets=unequal_budgets, rows=rows,
+        sort=sort, top=top,
+    )  # fmt: skip
     table = build_table(chosen, request)
     filters = runs.filters if isinstance(runs, Runs) else ()
     if filters:  # else nobody could tell from the table that runs were chosen

@@ -123,12 +123,13 @@ def _prepared(state: State) -> "list[Prepared]":
 def add(
     ctx: typer.Context, file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="See docs/data.md.")]
 ) -> None:
-    """Check your own data set's table and copy it into <data-dir>/datasets.toml."""
-    from mmbench.data.catalog import add_datasets
+    """Check your data set's table, also against the headers of its files, and copy it into <data-dir>/datasets.toml."""
+    from mmbench.data import adding
 
     state: State = ctx.obj
-    for name in add_datasets(file, state.data_dir):
-        state.out.print(f"{name}: added; next: mmbench prepare {name}", markup=False)
+    for name, missing in adding.add(file, state.data_dir).items():
+        before = f"put {' and '.join(map(str, missing))} there, then: " if missing else ""
+        state.out.print(f"{name}: added; next: {before}mmbench prepare {name}", markup=False)
 
 
 datasets_app.command(epilog="Example: mmbench datasets stats amazon-beauty --html beauty.html")(stats)

@@ -45,6 +45,8 @@ def export(prepared: Prepared, folder: Path, *, form: str, times: str = "seconds
     stem = re.sub(r"[^a-z0-9_-]+", "-", prepared.name)
     written = prepared.times if times == "seconds" else rank_times(prepared)
     write = {"recbole": _write_recbole, "csv": _write_csv, "parquet": _write_parquet}[form]
+    if form == "recbole":
+        folder = folder / stem  # RecBole reads <data_path>/NAME/NAME.inter
     files, table = write(prepared, folder / stem, written)
     toml = folder / f"{stem}.toml"
     write_text(toml, _reading_table(prepared, stem, table))
@@ -87,9 +89,15 @@ def _extra(prepared: Prepared) -> list[str]:
     return sorted({key for record in prepared.item_records for key in record if key not in _OWN})
 
 
+def _named_pictures(prepared: Prepared) -> list[str]:
+    """Return which of the two names of a picture, in a folder and on the web, some item has."""
+    names = ("image", "image_url")
+    return [name for name in names if any(record.get(name) for record in prepared.item_records)]
+
+
 def _write_recbole(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[list[Path], dict[str, Any]]:
     """Write `<name>.inter` and `<name>.item`. Blanks separate tokens, so those inside a category become _."""
-    extra = {name: re.sub(r"[\s:]+", "_", name) for name in _extra(prepared)}
+    extra = {name: re.sub(r"[\s:]+", "_", name) for name in [*_extra(prepared), *_named_pictures(prepared)]}
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("inter", "item")]
     header = ["user_id:token", "item_id:token", "timestamp:float"]
     _write_rows(files[0], header, _events(prepared, times))
@@ -100,12 +108,14 @@ def _write_recbole(prepared: Prepared, stem: Path, times: np.ndarray) -> tuple[l
             record["title"],
             " ".join(node.replace(" ", "_") for path in record["categories"] for node in path),
             record["brand"],
-            *(record.get(name, "") for name in extra),
+            *(record.get(name) or "" for name in extra),
         ]
         for record in prepared.item_records
     )
     _write_rows(files[1], [*header, *(f"{name}:token_seq" for name in extra.values())], rows)
-    columns = {"title": "title", "categories": "categories", "brand": "brand", "extra": list(extra.values())}
+    columns: dict[str, Any] = {"title": "title", "categories": "categories", "brand": "brand"}
+    columns |= {"image_url": "image_url"} if "image_url" in extra else {}
+    columns["extra"] = [name for name in extra.values() if name != "image_url"]
     return files, {"parser": "recbole", "files": files, "columns.items": columns}
 
 
@@ -214,6 +224,11 @@ def _reading_table(prepared: Prepared, stem: str, table: dict[str, Any]) -> str:
         f"columns.items = {{ {', '.join(f'{key} = {_quoted(value)}' for key, value in columns.items())} }}",
         f"text_fields = {_quoted(fields or ['title', 'categories', 'brand'])}",
     ]
+    if pictures := prepared.manifest.images:
+        where = pictures.path.removesuffix(".sqlite") if pictures.kind == "store" else pictures.path
+        lines.append(f'images = {{ name = {_quoted(where)}, member = "{{image}}" }}')
+    if not prepared.manifest.has_times:
+        lines.append('columns.interactions = { unit = "order" }')
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """The manifest of a prepared data set: how it was made, its counts and statistics, and the hash of every file."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -175,8 +175,25 @@ def advice_for(name: str) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of the prepared data in `folder`, in one step."""
-    sealed.write_json(folder / FILE, manifest.to_json(), version=FORMAT)
+    """Write the manifest of the prepared data in `folder`, in one step.
+
+    The path of pictures inside the data folder is written relative to it, so that the manifest names no folder of the
+    machine and the data folder may move.
+    """
+    content = manifest.to_json()
+    if manifest.images is not None and (inside := _below(data_folder_of(folder), manifest.images.path)):
+        content["images"] = {**content["images"], "path": inside}
+    sealed.write_json(folder / FILE, content, version=FORMAT)
+
+
+def data_folder_of(folder: Path) -> Path:
+    """Return the data folder that holds the prepared data in `folder`."""
+    return folder.resolve().parents[1]
+
+
+def _below(root: Path, path: str) -> str:
+    """Return a path relative to a folder that holds it; "" for one that lies elsewhere."""
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else ""
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -191,6 +208,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.from_json(content)
         PreparedName.parse(manifest.name)
+        if manifest.images is not None:
+            path = str(data_folder_of(folder) / manifest.images.path)
+            manifest = replace(manifest, images=replace(manifest.images, path=path))
     except (ValueError, MmbenchError) as error:
         raise sealed.damaged(file, error, advice) from error
     if folder_name(manifest.name) != folder.name:

@@ -9,7 +9,7 @@ from mmbench.data import amazon, microlens, yelp
 from mmbench.data.images import ImageListing, member_name
 from mmbench.data.matching import ID_RULES, match_names
 from mmbench.data.raw import EventBuilder, RawData, RawEvents, RawItem, parse_id, parse_rating
-from mmbench.data.spec import DatasetSpec, ItemColumns
+from mmbench.data.spec import DatasetSpec, ItemColumns, RawFile
 from mmbench.data.tables import new_faults, read_rows
 from mmbench.data.text import clean
 from mmbench.data.timestamps import parse_ticks, shown
@@ -138,10 +138,20 @@ def _parse_tables(
     return RawData(events, items, notes + event_notes)
 
 
+def declared_columns(spec: DatasetSpec, raw_file: RawFile) -> list[str]:
+    """Return the columns of one file of a table data set that its table in datasets.toml names."""
+    return _item_table_columns(spec) if raw_file == spec.files.items else _event_columns(spec)
+
+
+def _event_columns(spec: DatasetSpec) -> list[str]:
+    columns = spec.interaction_columns
+    return [columns.user, columns.item, columns.timestamp, *([columns.rating] if columns.rating else [])]
+
+
 def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -> tuple[RawEvents, list[str]]:
     columns = spec.interaction_columns
     builder, faults = EventBuilder(), new_faults(file)
-    names = [columns.user, columns.item, columns.timestamp, *([columns.rating] if columns.rating else [])]
+    names = _event_columns(spec)
     for number, (user, item, timestamp, *rating) in read_rows(file, names, faults):
         try:
             item_id = parse_id(item, "item id")

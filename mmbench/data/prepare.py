@@ -237,7 +237,7 @@ def _picture_notes(records: Sequence[dict[str, Any]], listing: ImageListing | No
     if deciding_listing is None or not named:
         return []
     match = match_names(named, deciding_listing.members, FILE_RULES)
-    return [] if match.is_whole else [match.words("pictures", "the items", str(deciding_listing.path))]
+    return [] if match.is_whole else [match.words("pictures", "the items", deciding_listing.path.name)]
 
 
 def _nothing_left(

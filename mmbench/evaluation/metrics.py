@@ -29,7 +29,7 @@ and none per user, so no test over users applies to it:
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, Protocol
 
@@ -145,8 +145,12 @@ class Metric:
 
     def check(self, n_candidates: int) -> None:
         """Raise UsageError when the cutoff is outside 1..n_candidates."""
-        if self.k is not None and not 1 <= self.k <= n_candidates:
+        if not self.fits(n_candidates):
             raise UsageError(f"{self}: K must be in 1..{n_candidates}, the number of items ranked")
+
+    def fits(self, n_candidates: int) -> bool:
+        """Return whether the cutoff is within 1..n_candidates."""
+        return self.k is None or 1 <= self.k <= n_candidates
 
     def is_exact(self, limit: int | None) -> bool:
         """Return whether counts that are exact up to a cutoff give this metric; None = up to any."""
@@ -221,6 +225,12 @@ def mean_value(ranks: RankCounts, name: str) -> float:
 DEFAULT_METRICS = (
     Metric("NDCG", 5), Metric("NDCG", 10), Metric("MRR", 5), Metric("MRR", 10), Metric("HR", 10),
 )  # fmt: skip
+
+
+def default_metrics(n_candidates: int) -> tuple["Metric", ...]:
+    """Return the default metrics with a cutoff that such a catalogue has; where none fits, with its size as cutoff."""
+    fitting = tuple(metric for metric in DEFAULT_METRICS if metric.fits(n_candidates))
+    return fitting or tuple(dict.fromkeys(replace(metric, k=n_candidates) for metric in DEFAULT_METRICS))
 
 
 def parse_metric(text: str) -> Metric:

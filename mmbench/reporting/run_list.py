@@ -107,7 +107,7 @@ def _setting_text(record: RunRecord, key: str) -> str:
 
 def metric_of(run: StoredRun, metric: Metric, split: str) -> float | None:
     """Return a stored value, None for a run without one; DataError where its file is damaged or lacks lists."""
-    if run.record is None or run.record.status == "failed":
+    if run.record is None or run.record.status == "failed" or not metric.fits(run.record.n_items):
         return None
     return run.record.metrics("valid" if split == "valid" else "test", [metric])[str(metric)]
 

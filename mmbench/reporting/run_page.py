@@ -97,8 +97,9 @@ def to_json(run: StoredRun, metrics: Sequence[Metric]) -> dict[str, Any]:
 
 
 def _values(record: RunRecord | None, split: str, metrics: Sequence[Metric]) -> dict[str, float]:
-    ranks_only = [metric for metric in metrics if metric.needs == "ranks" or split == "test"]
     assert record is not None
+    fitting = [metric for metric in metrics if metric.fits(record.n_items)]
+    ranks_only = [metric for metric in fitting if metric.needs == "ranks" or split == "test"]
     return record.metrics("valid" if split == "valid" else "test", ranks_only)
 
 

@@ -140,6 +140,8 @@ def _state(record: RunRecord) -> str:
 
 def _value(record: RunRecord, split: SplitName) -> str:
     """Return the shown metric of a run; what cannot be read must not keep the others from being shown."""
+    if not SHOWN.fits(record.n_items):
+        return DASH
     try:
         values = record.metrics(split, [SHOWN])
     except DataError:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmbench.choices import SPLITS
 from mmbench.errors import DataError
+from mmbench.evaluation.metrics import Metric
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RECORD, RunRecord
 from mmbench.settings.config import Origin
@@ -13,7 +14,7 @@ from mmbench.settings.describe import value_text
 from mmbench.training.names import LOG, RESUME
 from mmbench.training.progress import EpochReport
 
-SHOWN = "NDCG@10"  # is told when a run ends
+SHOWN_CUTOFF = 10  # of NDCG, which is told when a run ends
 
 
 def clock(seconds: float) -> str:
@@ -47,12 +48,13 @@ def declared_settings(cell: Cell) -> list[str]:
 
 
 def _scores(record: RunRecord) -> str:
-    """Return the values of SHOWN, or nothing where they cannot be read."""
+    """Return NDCG on both splits, or nothing where it cannot be read."""
+    shown = str(Metric("NDCG", min(SHOWN_CUTOFF, record.n_items)))
     try:
-        values = [record.metrics(split, SHOWN)[SHOWN] for split in SPLITS]
+        values = [record.metrics(split, shown)[shown] for split in SPLITS]
     except DataError:
         return ""
-    return "".join(f", {split} {SHOWN} {value:.4f}" for split, value in zip(SPLITS, values, strict=True))
+    return "".join(f", {split} {shown} {value:.4f}" for split, value in zip(SPLITS, values, strict=True))
 
 
 def terms_text(terms: dict[str, float]) -> str:

@@ -25,7 +25,7 @@ from mmbench.choices import MaskRule, SplitName
 from mmbench.data.manifest import folder_name
 from mmbench.errors import DamagedError, DataError
 from mmbench.evaluation.evidence import Ranking, Ranks, read_ranking, write_ranking
-from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
+from mmbench.evaluation.metrics import Metric, as_metrics, default_metrics
 from mmbench.features.use import FeatureUse
 from mmbench.settings.config import Setting
 
@@ -147,13 +147,17 @@ class RunRecord(Stored):
         return self.ranking(split).ranks(rule or self.mask_seen)
 
     def metrics(
-        self, split: SplitName = "test", metrics: str | Metric | Iterable[str | Metric] = DEFAULT_METRICS
+        self, split: SplitName = "test", metrics: str | Metric | Iterable[str | Metric] | None = None
     ) -> dict[str, float]:
-        """Return metrics of a split by name, unrounded, under the run's own mask rule; none of a failed run."""
+        """Return metrics of a split by name, unrounded, under the run's own mask rule; none of a failed run.
+
+        metrics  by default `default_metrics` of the catalogue's size
+        """
         if self.status == "failed":
             return {}
         ranking = self.ranking(split)
-        return {str(metric): metric.value(ranking, self.mask_seen) for metric in as_metrics(metrics)}
+        wanted = default_metrics(self.n_items) if metrics is None else as_metrics(metrics)
+        return {str(metric): metric.value(ranking, self.mask_seen) for metric in wanted}
 
     def __repr__(self) -> str:
         state = self.status if self.status == "finished" else f"failed: {self.reason}"

@@ -107,3 +107,37 @@ def test_data_behind_terms_come_with_instructions(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Accept the terms at https://business.yelp.com/" in done.stderr
     assert done.error_lines[-1].startswith("error: yelp: raw files yelp_academic_dataset_review.json and")
+
+
+SHOP = """[shop]
+title = "Shop"
+parser = "table"
+raw = "raw"
+files.interactions = { name = "orders.csv" }
+files.items = { name = "items.csv" }
+columns.interactions = { user = "customer", item = "sku", timestamp = "ordered_at", unit = "iso" }
+columns.items = { item = "sku", title = "name" }
+"""
+
+
+def test_add_opens_the_files(tmp_path: Path) -> None:
+    """A file that is missing is named with its place, and a column that its header lacks is refused at once."""
+    (tmp_path / "shop.toml").write_text(SHOP)
+    raw = tmp_path / "raw"
+    for folder in (raw, tmp_path / "data", tmp_path / "other"):
+        folder.mkdir()
+    early = cli("datasets", "add", tmp_path / "shop.toml", data=tmp_path / "data")
+    assert early.returncode == 0, early.stderr
+    assert (
+        f"put {raw / 'orders.csv'} and {raw / 'items.csv'} there, then: mmbench prepare shop" in early.stdout
+    )
+    (raw / "orders.csv").write_text("client,sku,ordered_at\nc1,s1,2024-01-01\n")
+    (raw / "items.csv").write_text("sku,name\ns1,Lamp\n")
+    wrong = cli("datasets", "add", tmp_path / "shop.toml", data=tmp_path / "other")
+    assert (wrong.returncode, len(wrong.error_lines)) == (1, 1)
+    assert "orders.csv: no column 'customer'" in wrong.stderr
+    assert "client, sku, ordered_at" in wrong.stderr
+    assert not (tmp_path / "other" / "datasets.toml").exists()
+    (raw / "orders.csv").write_text("customer,sku,ordered_at\nc1,s1,2024-01-01\n")
+    right = cli("datasets", "add", tmp_path / "shop.toml", data=tmp_path / "other")
+    assert right.stdout.split() == ["shop:", "added;", "next:", "mmbench", "prepare", "shop"]

@@ -1,6 +1,7 @@
 """Prepared data for other programs: what is written comes back, and a reader in float32 sees the same order."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from mmbench.data import export as module
 from mmbench.data.export import export, rank_times
 from mmbench.data.prepare import prepare
-from mmbench.data.store import Prepared
+from mmbench.data.store import Prepared, open_prepared
 from mmbench.errors import DataError, UsageError
 from tests.data.preparing import made
 from tests.data.raw_files import AMAZON_2014, TABLE, write_2014, write_lines
@@ -59,17 +60,21 @@ def test_round_trip(tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch, fo
         assert (new["title"], new["brand"]) == (old["title"], old["brand"])
         if form == "parquet":
             assert (new["categories"], new["text"]) == (old["categories"], old["text"])
-        if form != "recbole":
-            assert new["image_url"] == old["image_url"]
+        assert new["image_url"] == old["image_url"]
 
 
 def test_categories_in_text_files(tmp_path: Path, declare) -> None:
     """RecBole parts tokens at blanks, the CSV at | and >: inside a node these give way."""
     one = shop(tmp_path, declare)
     export(one, tmp_path / "out", form="recbole")
-    header, first, *_ = (tmp_path / "out" / "mine-random-3.item").read_text().splitlines()
-    assert header.split("\t") == ["item_id:token", "title:token_seq", "categories:token_seq", "brand:token"]
-    assert first.split("\t") == ["i001", "It's & 1", "Root Hair_Care Node>1 Root Gifts", "A | B"]
+    header, first, *_ = (tmp_path / "out" / "mine-random-3" / "mine-random-3.item").read_text().splitlines()
+    assert header.split("\t") == [
+        "item_id:token", "title:token_seq", "categories:token_seq", "brand:token", "image:token_seq",
+        "image_url:token_seq",
+    ]  # fmt: skip
+    assert first.split("\t") == [
+        "i001", "It's & 1", "Root Hair_Care Node>1 Root Gifts", "A | B", "i001.jpg", "http://x/1.jpg",
+    ]  # fmt: skip
     export(one, tmp_path / "out", form="csv")
     with (tmp_path / "out" / "mine-random-3.items.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["categories"] == "Root>Hair Care>Node/1|Root>Gifts"
@@ -137,7 +142,7 @@ def test_further_columns_and_ids(tmp_path: Path, declare, monkeypatch: pytest.Mo
     odd = made(tmp_path)
     with pytest.raises(DataError, match=r"mine\.inter: 'a\\tb' holds a tab or a quote"):
         export(odd, tmp_path / "odd", form="recbole")
-    assert list((tmp_path / "odd").iterdir()) == []
+    assert not [path for path in (tmp_path / "odd").rglob("*") if path.is_file()]
     report = export(odd, tmp_path / "odd", form="csv")
     assert "a\tb" in read_back(tmp_path, report.files, monkeypatch).user_ids
 
@@ -153,9 +158,9 @@ def test_command(toy: Prepared, data_dir: Path, tmp_path: Path) -> None:
     done = cli("datasets", "export", "toy", "--to", tmp_path / "peers", data=data_dir)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        str(tmp_path / "peers" / f"toy.{one}") for one in ("inter", "item", "toml")
-    ]
-    assert (tmp_path / "peers" / "toy.inter").read_text().count("\n") == len(toy.items) + 1
+        str(tmp_path / "peers" / "toy" / f"toy.{kind}") for kind in ("inter", "item", "toml")
+    ]  # RecBole reads <data_path>/NAME/NAME.inter
+    assert (tmp_path / "peers" / "toy" / "toy.inter").read_text().count("\n") == len(toy.items) + 1
     (tmp_path / "file").write_text("")
     done = cli("datasets", "export", "toy", "--to", tmp_path / "file", data=data_dir)
     assert done.returncode == 1
@@ -163,3 +168,50 @@ def test_command(toy: Prepared, data_dir: Path, tmp_path: Path) -> None:
     assert (
         cli("datasets", "export", "toy", "--to", tmp_path, "--format", "xml", data=data_dir).returncode == 2
     )
+
+
+def shop_with_pictures(tmp_path: Path, declare) -> Prepared:
+    """A table whose times are positions, and whose pictures lie in a folder, one of them missing."""
+    raw = declare(
+        TABLE + 'images = { name = "pictures", member = "{item}.jpg" }\n'
+        'columns.interactions = { unit = "order" }\n'
+        'filters = { duplicates = "keep", min_user = 0, min_item = 0 }'
+    )
+    events = [(f"u{user}", f"i{(user + step) % 6}", step) for user in range(6) for step in range(6)]
+    write_lines(
+        raw / "events.tsv", ["user\titem\ttimestamp", *("\t".join(map(str, event)) for event in events)]
+    )
+    write_lines(raw / "items.tsv", ["item\ttitle\tgenres", *(f"i{n}\tThing {n}\tnew" for n in range(6))])
+    for n in range(5):
+        (raw / "pictures").mkdir(exist_ok=True)
+        (raw / "pictures" / f"i{n}.jpg").write_bytes(bytes([n]))
+    return made(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["recbole", "csv", "parquet"])
+def test_pictures_and_an_order_without_times_come_back(
+    tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    shop = shop_with_pictures(tmp_path, declare)
+    again = read_back(tmp_path, export(shop, tmp_path / "out", form=form).files, monkeypatch)
+    assert not again.has_times
+    assert [record["image"] for record in again.item_records] == [
+        record["image"] for record in shop.item_records
+    ]
+    assert again.manifest.images == shop.manifest.images
+    assert again.manifest.inputs.image == shop.manifest.inputs.image
+    assert again.manifest.statistics.coverage.image == 5 / 6
+
+
+def test_a_manifest_names_no_folder_of_the_machine(tmp_path: Path, declare) -> None:
+    """A picture folder inside the data folder is named from there, so that the data folder may move."""
+    shop_with_pictures(tmp_path / "elsewhere", declare)
+    inside = tmp_path / "data"
+    (inside / "raw").mkdir(parents=True)
+    shutil.copytree(tmp_path / "raw", inside / "raw" / "mine")
+    prepared = prepare("mine", inside, raw=inside / "raw" / "mine").prepared
+    assert str(tmp_path) not in (prepared.path / "manifest.json").read_text()
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    opened = open_prepared("mine", moved)
+    assert opened.manifest.images is not None
+    assert opened.manifest.images.path == str(moved / "raw" / "mine" / "pictures")
