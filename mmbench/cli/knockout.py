@@ -52,6 +52,7 @@ def knockout(
 ) -> None:
     """Rank stored runs again without texts, pictures, times, order or old events: what do their models use?"""
     state: State = ctx.obj
+    from mmbench.evaluation.knockouts import parse_knockouts
     from mmbench.evaluation.metrics import parse_metric
     from mmbench.reporting.knock_outs import as_retrained, rows_of_drops
     from mmbench.reporting.labels import group_runs
@@ -59,11 +60,13 @@ def knockout(
 
     wanted = parse_metric(metric)
     wanted.check_per_user("--metric")
+    chosen = (what or (RETRAINED if retrain else RANKED)).split(",")
+    if not retrain:
+        parse_knockouts(chosen)  # what is no knock-out is said before a run is opened
     records = [read_record(path) for path in dict.fromkeys(runs)]
     for record in records:
         _check(record)
         wanted.check(record.n_items)
-    chosen = (what or (RETRAINED if retrain else RANKED)).split(",")
     results = (_retrained if retrain else _ranked)(state, records, chosen, device)
     groups, _ = group_runs(records)
     rows = rows_of_drops(groups, results, metric=wanted, split=split)

@@ -126,7 +126,7 @@ def test_offline_opens_no_connection(shop: Shop) -> None:
     for command in ("prepare", "preprocess"):
         done = shop.run(command, "mine", "--offline")
         assert done.returncode == 1
-        assert f"from {shop.server.base}/reviews" in done.stderr
+        assert f"or   {shop.server.base}/reviews" in done.stderr  # the second of its sources
         assert done.stderr.splitlines()[-1].startswith(
             f"error: mine: raw files {REVIEWS} and {META} not found"
         )
