@@ -8,7 +8,7 @@ from mmbench.board.entries import Curve
 from mmbench.reporting.rounding import number
 
 WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 32
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
 N_COLOURS = 6  # classes c0 .. c5 of the style
 
 
@@ -56,7 +56,7 @@ def _axes(x: _Scale, y: _Scale, last: int, metric: str) -> list[str]:
     for value in (y.low, (y.low + y.high) / 2, y.high) if y.high > y.low else (y.low,):
         parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4}" text-anchor="end">{number(value)}</text>')
     for epoch in sorted({1, (1 + last) // 2, last}):
-        parts.append(f'<text x="{x(epoch)}" y="{HEIGHT - 14}" text-anchor="middle">{epoch}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end">epoch</text>')
+        parts.append(f'<text x="{x(epoch)}" y="{HEIGHT - 22}" text-anchor="middle">{epoch}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">epoch</text>')
     parts.append(f'<text x="{LEFT + 6}" y="{TOP + 10}">{escape(metric)}</text>')
     return parts

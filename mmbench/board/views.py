@@ -16,6 +16,7 @@ from mmbench.choices import MaskRule
 from mmbench.models.registry import entries as registered
 from mmbench.reporting.places import is_same
 from mmbench.reporting.rounding import DASH, number
+from mmbench.reporting.run_list import size_text
 from mmbench.runs.store import slug
 from mmbench.settings.config import Setting
 from mmbench.settings.describe import value_text
@@ -201,7 +202,7 @@ def _setting(key: str, setting: Setting) -> tuple[str, str, str, str]:
 
 
 def _size(entry: Entry) -> str:
-    return "" if entry.bundle is None else f"{entry.bundle.stat().st_size / 1e6:.1f} MB"
+    return "" if entry.bundle is None else size_text(entry.bundle.stat().st_size)
 
 
 def _facts(entry: Entry) -> list[tuple[str, str]]:

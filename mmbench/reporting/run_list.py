@@ -27,6 +27,9 @@ def age_text(days: float) -> str:
 
 
 def size_text(n_bytes: int) -> str:
+    """Return a size with a unit that leaves digits: 12 kB, 4.1 MB, 1.2 GB."""
+    if n_bytes < 1e6:
+        return f"{n_bytes / 1e3:.0f} kB"
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
 
 
