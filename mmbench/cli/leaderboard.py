@@ -54,8 +54,7 @@ def leaderboard(
     day = today() if date is None else check_date(date)
     built = build_site(entries, output, left_out=left_out, date=day, title=title)
     state.out.print(
-        f"{built.index}: {len(entries)} configurations on {len(built.boards)} "
-        f"board{'s' * (len(built.boards) != 1)}, {built.n_pages} pages, "
-        f"version {built.version}",
+        f"{built.index}: {len(entries)} configuration{'s' * (len(entries) != 1)} on {len(built.boards)} "
+        f"board{'s' * (len(built.boards) != 1)}, {built.n_pages} pages, version {built.version}",
         markup=False, highlight=False,
     )  # fmt: skip

@@ -313,7 +313,7 @@ def test_the_command(made: Made, data_dir: Path, tmp_path: Path) -> None:
         Command(["leaderboard", "-o", tmp_path / "x", "--date", "1.2.2026"], data_dir, made.results),
         Command(["leaderboard", "--bundles", bundles, "-o", tmp_path / "site"], data_dir, made.results),
     ])  # fmt: skip
-    assert first.stdout.endswith("1 configurations on 1 boards, 5 pages, version 1\n"), first.stderr
+    assert first.stdout.endswith("1 configuration on 1 board, 5 pages, version 1\n"), first.stderr
     assert first.error_lines == [
         "warning: left out: bad.mmb.zip: bad.mmb.zip is refused: it is no zip file; ask for the bundle again"
     ]
