@@ -319,7 +319,7 @@ def test_the_command(made: Made, data_dir: Path, tmp_path: Path) -> None:
     ]
     for failed in (empty, date):
         assert (failed.returncode, len(failed.error_lines)) == (2, 1), failed.stderr
-    assert again.stdout.endswith("2 configurations on 1 boards, 7 pages, version 2\n"), again.stdout
+    assert again.stdout.endswith("2 configurations on 1 board, 7 pages, version 2\n"), again.stdout
 
 
 def test_levels_of_verdicts_are_on_the_board(made: Made, data_dir: Path, tmp_path: Path) -> None:
