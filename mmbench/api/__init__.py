@@ -1,10 +1,15 @@
-"""The Python interface: what the commands `prepare`, `run`, `tune` and `report` call, for scripts and notebooks.
+"""The Python interface: what the commands call, for scripts and notebooks.
 
     runs = mmbench.run(["hm4sr", "sasrec"], datasets=["demo"], seeds=3)
     mmbench.report(runs)
 
 Arguments are called as the options of the command line, and errors (mmbench.errors) are its single lines; nothing
 ends the process. Nothing is printed unless `progress=True` asks for plain lines on stderr.
+
+running.py    data sets prepared, runs computed
+searching.py  settings searched
+results.py    stored runs, tables, lists
+asking.py     what a number rests on
 """
 
 from mmbench.api.asking import check, fuse, knockout, power, why

@@ -3,14 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from mmbench.api.watching import watchers_of
-from mmbench.arguments import (
-    Folder,
-    Names,
-    data_folder,
-    names_of,
-    one_of,
-    results_folder,
-)
+from mmbench.arguments import Folder, Names, data_folder, names_of, one_of, results_folder
 from mmbench.choices import DEFAULT_LISTS, Correction, SplitName
 from mmbench.contract.every import findings_of
 from mmbench.contract.report import Finding
@@ -30,9 +23,7 @@ from mmbench.reproduce.why_printed import WhyPrinted, why_printed
 from mmbench.runs.fuse import fuse_runs
 from mmbench.runs.knock_out import knock_out
 from mmbench.runs.loading import load_runs
-from mmbench.runs.request import (
-    choose_datasets,
-)  # fmt: skip
+from mmbench.runs.request import choose_datasets
 from mmbench.runs.store import RunRecord
 
 

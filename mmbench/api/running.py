@@ -32,7 +32,7 @@ from mmbench.runs.request import (
     in_tie_orders,
     seed_list,
     without_costly_floors,
-)  # fmt: skip
+)
 from mmbench.runs.schedule import Overrides, execute, finished, plan
 from mmbench.runs.store import RunRecord
 from mmbench.runs.workers import find_backend

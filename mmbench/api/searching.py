@@ -5,22 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.api.watching import Progress, watchers_of
-from mmbench.arguments import (
-    Folder,
-    Names,
-    data_folder,
-    datasets_of,
-    names_of,
-    plain,
-    results_folder,
-)
+from mmbench.arguments import Folder, Names, data_folder, datasets_of, names_of, plain, results_folder
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.reporting.studies import Study, stored_studies
-from mmbench.runs.request import (
-    choose_datasets,
-    choose_models,
-)  # fmt: skip
+from mmbench.runs.request import choose_datasets, choose_models
 from mmbench.runs.workers import find_backend
 from mmbench.tuning.ledger import Ledger
 from mmbench.tuning.lines import StudyLines
