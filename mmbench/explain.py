@@ -31,6 +31,11 @@ def explain(error: BaseException, *, folders: Sequence[Path] = ()) -> str:
     return _cut(f"{place}: {what}" if place else what)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def comes_from(error: BaseException, folders: Sequence[Path]) -> bool:
     """Return whether an exception passed through a file in one of these folders."""
     return any(_place(error, folder) for folder in folders)
@@ -68,8 +73,8 @@ def _of_parser(error: BaseException) -> str:
 
 
 @contextmanager
-def reading(file: Path, kind: type[MmbenchError] = UsageError, *, advice: str = "") -> Iterator[None]:
-    """Raise whatever a parser raises about a file as one line of `kind`, which begins with the file's name."""
+def reading(file: Path | str, kind: type[MmbenchError] = UsageError, *, advice: str = "") -> Iterator[None]:
+    """Raise whatever a parser raises about a file as one line of `kind`, which begins with what the file is called."""
     try:
         yield
     except MmbenchError:
@@ -78,9 +83,12 @@ def reading(file: Path, kind: type[MmbenchError] = UsageError, *, advice: str = 
         raise kind(f"{file}: {explain(error)}{'; ' * bool(advice)}{advice}") from error
 
 
-def read_toml(file: Path, kind: type[MmbenchError] = UsageError) -> dict[str, Any]:
-    """Return the content of a TOML file, with or without a byte order mark; `kind` says in one line what is wrong."""
-    with reading(file, kind, advice="mend the file"):
+def read_toml(file: Path, kind: type[MmbenchError] = UsageError, *, called: str = "") -> dict[str, Any]:
+    """Return the content of a TOML file, with or without a byte order mark; `kind` says in one line what is wrong.
+
+    called  what the line calls the file, by default its path
+    """
+    with reading(called or file, kind, advice="mend the file"):
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from mmbench.atomic import write_with
 from mmbench.board.manifest import MIB, FileFacts, limit_of
 from mmbench.errors import DataError
+from mmbench.explain import first_line
 
 MOST_MEMBERS = 5000
 MOST_BYTES = (
@@ -82,9 +83,9 @@ def unpack(path: Path, folder: Path) -> dict[str, FileFacts]:
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; mmbench bundle makes a bundle") from error
     except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
-        raise _refused(path, f"it cannot be unpacked ({_first_line(error)})") from error
+        raise _refused(path, f"it cannot be unpacked ({first_line(error)[:160]})") from error
     except (zipfile.BadZipFile, struct.error, UnicodeError) as error:
-        raise _refused(path, f"it cannot be unpacked ({_first_line(error)})") from error
+        raise _refused(path, f"it cannot be unpacked ({first_line(error)[:160]})") from error
 
 
 def _check_end(path: Path, file: IO[bytes]) -> int:
@@ -163,9 +164,9 @@ def check_arrays(path: Path, *, name: str) -> None:
                 with archive.open(member) as file:
                     _check_array(file, member.file_size)
     except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
-        raise BundleError(f"{name} is refused: {_first_line(error)}") from error
+        raise BundleError(f"{name} is refused: {first_line(error)[:160]}") from error
     except (zipfile.BadZipFile, struct.error, SyntaxError, TypeError, RecursionError) as error:
-        raise BundleError(f"{name} is refused: {_first_line(error)}") from error
+        raise BundleError(f"{name} is refused: {first_line(error)[:160]}") from error
 
 
 def _check_array(file: IO[bytes], size: int) -> None:
@@ -192,11 +193,6 @@ def _check_array(file: IO[bytes], size: int) -> None:
 
 def _refused(path: Path, reason: str) -> BundleError:
     return BundleError(f"{path} is refused: {reason}; ask for the bundle again")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:160] if lines else type(error).__name__
 
 
 def differences(stored: Mapping[str, FileFacts], promised: Mapping[str, FileFacts]) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from mmbench.data.raw import open_raw, parse_id
 from mmbench.data.tables import KINDS, kind_of, new_faults, read_rows
 from mmbench.errors import DataError, suggest
+from mmbench.explain import first_line
 from mmbench.visible import one_line
 
 LISTS, RANKS = ("user", "item", "score"), ("user", "rank")
@@ -49,7 +50,7 @@ def _header(file: Path) -> list[str]:
             return list(pq.read_schema(file).names)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
-                f"{file} is not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
+                f"{file} is not a readable Parquet file ({first_line(error)}); write it again"
             ) from error
     with open_raw(file) as stream:
         line = stream.readline(2**16).decode("utf-8-sig", errors="replace")

@@ -13,10 +13,10 @@ from mmbench.board.ordering import MAIN_INDEX, Board, Overall, Place
 from mmbench.board.printed import printed_rows
 from mmbench.board.verification import Level
 from mmbench.choices import MaskRule
+from mmbench.fetch.files import size_text
 from mmbench.models.registry import entries as registered
 from mmbench.reporting.places import is_same
 from mmbench.reporting.rounding import DASH, number
-from mmbench.reporting.run_list import size_text
 from mmbench.runs.store import slug
 from mmbench.settings.config import Setting
 from mmbench.settings.describe import value_text

@@ -95,7 +95,7 @@ def remove(
     from mmbench.cli.asking import confirm
     from mmbench.data.catalog import added_datasets, forget_dataset
     from mmbench.data.removal import prepared_bytes, remove_prepared
-    from mmbench.reporting.run_list import size_text
+    from mmbench.fetch.files import size_text
 
     state: State = ctx.obj
     is_added, n_bytes = name in added_datasets(state.data_dir), prepared_bytes(name, state.data_dir)

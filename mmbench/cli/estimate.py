@@ -23,7 +23,7 @@ def estimate(
     from mmbench import api
     from mmbench.cli.tables import print_table
     from mmbench.cli.watching import run_view, watchers
-    from mmbench.reporting.run_list import size_text
+    from mmbench.fetch.files import size_text
     from mmbench.runs.estimate import estimate as costs_of
     from mmbench.runs.experiment_file import read_experiment_file
     from mmbench.runs.narrator import clock

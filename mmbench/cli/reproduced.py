@@ -103,11 +103,11 @@ def _emit_figure(state: State, result: "Reproduced", fmt: FormatOption | None, o
 
     _emit(state, result, fmt, None)
     if _chosen(fmt, None) == "terminal":
-        for line in terminal_plot(result, ascii_only="utf" not in state.out.encoding.lower()):
+        for line in terminal_plot(result, ascii_only=state.is_ascii_only):
             state.out.print(line, markup=False)
     if output is None:
         return
-    name = result.plan.experiment.name.replace("/", "-")
+    name = result.plan.experiment.file_name
     _write(state, to_text(result, "csv"), output / f"{name}.csv")
     if result.is_measured:
         _save(state, [Plot(name, caption(result), lambda: draw(result))], output, name)
@@ -160,7 +160,7 @@ def _emit_projections(
                 state, ["vectors", "method", "width", "variance", "neighbours kept"], projection.rows()
             )
     if output is not None and looks:
-        _save(state, plots(result.plan, looks), output, result.plan.experiment.name.replace("/", "-"))
+        _save(state, plots(result.plan, looks), output, result.plan.experiment.file_name)
 
 
 def _save(state: State, plots: "list[Plot]", folder: Path, name: str) -> None:
@@ -192,7 +192,7 @@ def show_data(
         )
     _print_look(state, looks, fmt)
     if output is not None:
-        _save(state, looks.plots, output, experiment.name.replace("/", "-"))
+        _save(state, looks.plots, output, experiment.file_name)
 
 
 def _show_statistics(
@@ -225,5 +225,5 @@ def _print_look(state: State, looks: "Looked", fmt: FormatOption | None) -> None
     if fmt in (FormatOption.markdown, FormatOption.csv):
         raise UsageError(f"--format {fmt}: {looks.experiment.name} is printed as terminal or json")
     state.out.print(f"{looks.experiment.name}: {looks.content.title} ({looks.content.source})", markup=False)
-    rows = looks.rows(ascii_only="utf" not in state.out.encoding.lower())
+    rows = looks.rows(ascii_only=state.is_ascii_only)
     print_table(state, ["data set", "shape", "from left to right"], rows)

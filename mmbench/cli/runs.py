@@ -128,11 +128,10 @@ def show(
     if as_json:
         typer.echo(json.dumps([run_page.to_json(run, metrics) for run in runs], indent=1))
         return
-    ascii_only = "utf" not in state.out.encoding.lower()
     for index, run in enumerate(runs):
         if index:
             state.out.print()
-        for label, text in run_page.page_lines(run, metrics, ascii_only=ascii_only):
+        for label, text in run_page.page_lines(run, metrics, ascii_only=state.is_ascii_only):
             _print_line(state, label, text)
 
 
@@ -241,7 +240,7 @@ def _print_line(state: State, label: str, text: str) -> None:
 def _remove(state: State, runs: "list[StoredRun]", *, yes: bool) -> None:
     """Remove runs after a question; what cannot go is named, and the others go all the same."""
     from mmbench.cli.asking import confirm
-    from mmbench.reporting.run_list import size_text
+    from mmbench.fetch.files import size_text
     from mmbench.runs.inventory import folder_bytes
     from mmbench.runs.removal import check_removable, remove_run
 

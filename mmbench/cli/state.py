@@ -43,6 +43,11 @@ class State:
             console.width = 1000  # a pipe or a file has no edge to wrap at
         return console
 
+    @property
+    def is_ascii_only(self) -> bool:
+        """Whether stdout cannot show blocks, bars and arrows."""
+        return "utf" not in self.out.encoding.lower()
+
     @cached_property
     def err(self) -> "Console":
         """stderr: progress and remarks; silent with --quiet."""

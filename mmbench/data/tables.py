@@ -9,6 +9,7 @@ from mmbench.data.lines import RowReader
 from mmbench.data.raw import Faults, missing_name, open_raw
 from mmbench.data.timestamps import iso_text
 from mmbench.errors import DataError
+from mmbench.explain import first_line
 
 Row = tuple[int, list[Any]]
 KINDS = {".tsv": "\t", ".csv": ",", ".inter": "\t", ".item": "\t", ".parquet": ""}
@@ -91,7 +92,7 @@ def _parquet_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterato
                     yield number, list(values)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{file} is not a readable Parquet file ({str(error).splitlines()[0]}); get it again"
+            f"{file} is not a readable Parquet file ({first_line(error)}); get it again"
         ) from error
 
 

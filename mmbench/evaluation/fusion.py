@@ -98,14 +98,6 @@ def find_weights(
     return learned_weights(kind, list(scorer(chosen)), chosen, shape, mask_seen=mask_seen, source=source)
 
 
-def best_shares(
-    model: LateFused[Any], view: TargetView, *, mask_seen: MaskRule, device: torch.device | str = "cpu"
-) -> list[int]:
-    """Return the weights of the grid with the best NDCG@10 of a model's members, in tenths."""
-    chunks = model_chunks(model, view, torch.device(device))
-    return best_on_grid(chunks, view, (len(model.shares), model.n_items), mask_seen=mask_seen)
-
-
 def best_on_grid(
     chunks: Iterable[ScaledChunk], view: TargetView, shape: tuple[int, int], *, mask_seen: MaskRule
 ) -> list[int]:

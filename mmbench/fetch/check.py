@@ -5,6 +5,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from mmbench.explain import first_line
+
 _BLOCK = 1 << 20
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")
 SELF_CHECKING = (".gz", ".zip")  # formats with a checksum over the whole content
@@ -76,7 +78,7 @@ def _parquet_fault(file: Path) -> str | None:
         with pq.ParquetFile(file):
             return None
     except (pa.ArrowException, OSError) as error:
-        return f"a damaged Parquet file ({str(error).splitlines()[0]})"
+        return f"a damaged Parquet file ({first_line(error)})"
 
 
 def _json_fault(file: Path) -> str | None:

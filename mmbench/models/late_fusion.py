@@ -6,7 +6,7 @@ validation targets (mmbench.evaluation.fusion); they are part of the run.
 Axes: M members, T targets, N items. `LateFused` builds on the contract of mmbench.models.base.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -46,10 +46,6 @@ class LateFused(Recommender[F]):
         if self.config.fusion_weights == "gated":
             self.register_buffer("gates", torch.zeros(n_members, 3, dtype=torch.float64))
         self.weights = equal_weights(n_members)
-
-    def set_shares(self, shares: Sequence[int], source: str) -> None:
-        """Weigh the members in proportion to whole numbers from now on; `source` names what decided them."""
-        self.set_weights(FusionWeights(tuple(shares), source))
 
     @property
     def weights_from(self) -> str:

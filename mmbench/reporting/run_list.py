@@ -6,6 +6,7 @@ from typing import Any
 
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.metrics import Metric, parse_metric
+from mmbench.fetch.files import size_text
 from mmbench.reporting.labels import ignored_settings
 from mmbench.reporting.protocols import keep_settings, typed
 from mmbench.reporting.rounding import DASH, number
@@ -24,13 +25,6 @@ def age_text(days: float) -> str:
     if minutes < 60:
         return f"{minutes:.0f} min"
     return f"{minutes / 60:.0f} h" if minutes < 48 * 60 else f"{days:.0f} d"
-
-
-def size_text(n_bytes: int) -> str:
-    """Return a size with a unit that leaves digits: 12 kB, 4.1 MB, 1.2 GB."""
-    if n_bytes < 1e6:
-        return f"{n_bytes / 1e3:.0f} kB"
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
 
 
 def spent(record: RunRecord) -> float:

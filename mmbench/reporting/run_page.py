@@ -6,10 +6,11 @@ from typing import Any
 
 from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import Metric
+from mmbench.fetch.files import size_text
 from mmbench.look.letters import ASCII, BLOCKS
 from mmbench.models import registry
 from mmbench.reporting.rounding import DASH, number
-from mmbench.reporting.run_list import chosen_settings, metric_text, size_text, spent
+from mmbench.reporting.run_list import chosen_settings, metric_text, spent
 from mmbench.runs.curves import Curves, Point, read_curves
 from mmbench.runs.inventory import StoredRun, folder_bytes
 from mmbench.runs.narrator import clock

@@ -136,7 +136,7 @@ def _prepared(plan: Plan) -> "Prepared":
 
 def plot(study: CaseStudy, plan: Plan) -> Plot:
     """Return the figure: the newest events of the history, and both lists, with pictures where there are some."""
-    name = plan.experiment.name.replace("/", "-")
+    name = plan.experiment.file_name
     caption = " ".join(
         [f"{plan.content.source}: {plan.content.title}.", *study.sentences(), "Framed: taken next."]
     )

@@ -149,7 +149,7 @@ def projections(plan: Plan, records: Mapping[Path, RunRecord], data_dir: Path) -
 
 def plots(plan: Plan, projections: Sequence[Projection]) -> list[Plot]:
     """Return a figure for each data set: a column for each source, a row for each method."""
-    name = plan.experiment.name.replace("/", "-")
+    name = plan.experiment.file_name
     return [
         Plot(
             f"{name}-{projection.record.dataset.replace(':', '-')}",

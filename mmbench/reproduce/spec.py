@@ -191,6 +191,11 @@ class Experiment:
     content: Content
     printed: Mapping[tuple[str, str, str], float]  # (data set, model, metric) -> value; {} for most figures
 
+    @property
+    def file_name(self) -> str:
+        """Return the name as part of a file's: "hm4sr-fig6"."""
+        return self.name.replace("/", "-")
+
     def shown(self, dataset: str) -> str:
         """Return the paper's name of a data set with ours: "Beauty (amazon-beauty)"."""
         known = self.paper.datasets.get(dataset.split("@")[0])

@@ -18,7 +18,6 @@ test = "users"
 """
 
 import json
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -28,6 +27,7 @@ from mmbench import strict
 from mmbench.atomic import hash_json, write_text
 from mmbench.choices import DEFAULT_LISTS, Correction, MaskRule, SplitName, Style, TestName, Ties
 from mmbench.errors import UsageError, suggest
+from mmbench.explain import read_toml
 
 FOLDER, FILE = "experiments", "experiment.toml"
 
@@ -110,12 +110,7 @@ def is_experiment_file(text: str) -> bool:
 
 def read_experiment_file(file: Path) -> ExperimentFile:
     """Return an experiment; UsageError names the file, the key and the nearest known one."""
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UsageError(f"{file} is not valid TOML: {error}") from error
+    content = read_toml(file)
     _check_keys(file, content, ExperimentFile, "")
     for name, kind in (("tuning", Tuning), ("report", ReportOptions)):
         if isinstance(content.get(name), dict):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from mmbench.data.batch import TrainBatch
+from mmbench.explain import first_line
 from mmbench.models.base import Recommender
 from mmbench.nn import losses
 from mmbench.training.files import PREVIOUS, RESUME
@@ -79,7 +80,7 @@ class _Together:
             except Exception as error:  # such as what torch says of operations that it cannot vectorise
                 self.size, self.stack = 1, None  # whose fault it was shows then
                 self._tell(
-                    f"trained seed after seed, the stack failed: {_first_line(error)}", self.left.values()
+                    f"trained seed after seed, the stack failed: {first_line(error)}", self.left.values()
                 )
                 continue
             if is_full:  # nothing of the epoch was kept
@@ -174,10 +175,6 @@ def _attempt(work: Callable[..., None], *arguments: Any) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _rows_of_logits(trainers: Sequence[Trainer]) -> int:

@@ -1,7 +1,6 @@
 """Which settings of a model a search tries, and which values."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from mmbench.errors import UsageError
+from mmbench.explain import read_toml
 from mmbench.models.registry import ModelEntry
 from mmbench.settings.config import check_value
 from mmbench.settings.recipe import Searched
@@ -110,12 +110,9 @@ def read_space_file(file: Path) -> dict[str, Searched]:
     The file is TOML: a table [search], and a table [model.NAME] for what is searched for one model or variant.
     UsageError for a file that cannot be read, another table, and a search that is none.
     """
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"--space {file}: {reason}") from error
-    where, models = f"--space {file}", content.pop("model", {})
+    where = f"--space {file}"
+    content = read_toml(file, called=where)
+    models = content.pop("model", {})
     tables = {"": content.pop("search", {}), **(models if isinstance(models, dict) else {"": models})}
     if content or not all(isinstance(table, dict) for table in tables.values()):
         names = ", ".join(content) or "search or model"

@@ -11,11 +11,11 @@ from torch import Tensor
 from mmbench.choices import RULES, MaskRule
 from mmbench.data.batch import Batch
 from mmbench.data.views import TargetView
-from mmbench.evaluation.fusion import FEWEST_USERS, best_shares, choose_weights, some_users
+from mmbench.evaluation.fusion import FEWEST_USERS, best_on_grid, choose_weights, model_chunks, some_users
 from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank
 from mmbench.models.late_fusion import FusionConfig, LateFused
-from mmbench.nn.score_scales import gate_weights, simplex_grid
+from mmbench.nn.score_scales import FusionWeights, gate_weights, simplex_grid
 from tests.scorers import empty_catalog, random_view
 
 N_ITEMS = 40
@@ -83,6 +83,12 @@ def rank_error(model: LateFused[FusionConfig], view: TargetView) -> float:
     return float(gains.std() / len(gains) ** 0.5)
 
 
+def best_shares(model: LateFused[FusionConfig], view: TargetView, *, mask_seen: MaskRule) -> list[int]:
+    """Return the best weights of a model's members, in tenths."""
+    chunks = model_chunks(model, view, torch.device("cpu"))
+    return best_on_grid(chunks, view, (len(model.shares), model.n_items), mask_seen=mask_seen)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_no_point_of_the_grid_ranks_better_under_the_same_mask_rule(rule: MaskRule) -> None:
     view, first, second = planted(60)
@@ -94,7 +100,7 @@ def test_no_point_of_the_grid_ranks_better_under_the_same_mask_rule(rule: MaskRu
     weights = best_shares(model, view, mask_seen=rule)
     values = {}
     for point in simplex_grid(2).tolist():
-        model.set_shares(point, "test")
+        model.set_weights(FusionWeights(tuple(point), "test"))
         values[tuple(point)] = ndcg(model, view, rule)
     assert values[tuple(weights)] == max(values.values())
     best = [point for point, value in values.items() if value == max(values.values())]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmbench.models.base import Catalog
 from mmbench.models.ensemble import combine_scores
-from mmbench.nn.score_scales import rescale, weighted_sum
+from mmbench.nn.score_scales import FusionWeights, rescale, weighted_sum
 from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import make_cell
 from mmbench.runs.rerank import evaluate_again, reopen
@@ -50,7 +50,7 @@ def test_a_member_over_features_has_no_parameter_per_item(modality: str) -> None
 
 def test_the_score_is_the_weighted_sum_of_standardised_scores_by_hand() -> None:
     model = fusion()
-    model.set_shares([5, 3, 2], "test")
+    model.set_weights(FusionWeights((5, 3, 2), "test"))
     batch = history_batch(model, HISTORIES)
     expected = np.zeros((len(HISTORIES), 30))
     catalog = toy_catalog()
