@@ -155,6 +155,7 @@ def test_a_file_lists_what_is_searched_for_all_models_and_for_one(tmp_path: Path
         ("[search]\nlr = { low = 1.0 }", "lr: a range needs low and high"),
         ("[search]\nlr = { lwo = 1.0, high = 2.0 }", "lr: "),
         ("[search", "--space"),
+        ("[search]\nlr = " + "[" * 20_000, "nested too deeply"),
         ("[search]\nlrr = [0.1]", "unknown setting 'lrr'; did you mean 'lr'"),
         ("[model.sasrek]\nlr = [0.1]", "unknown model of this run 'sasrek'"),
         ("[model.sasrec]\ntemperature = [0.1]", "unknown setting 'temperature'"),
