@@ -1,10 +1,10 @@
 """Statistics for comparing two methods: arrays in, numbers out. No files, no rounding, no tables.
 
 Every test is two-sided on the differences d_k = a_k - b_k and states the direction of their mean in words,
-so that a small p can never be read as support for the worse method. Where no p exists (one run, identical
+so that a small p can never be read as support for the worse method. Where no p exists (a single run, identical
 differences) the answer is a `NoVerdict` that says so.
 
-The unit is the caller's: training runs (n seeds) or users (n users). Never pool seeds x users into one n.
+The unit is the caller's: training runs (n seeds) or users (n users). Never pool seeds x users into a single n.
 """
 
 import math
@@ -43,7 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class NoVerdict:
-    """There is no p: `words` for a table cell, `reason` as a sentence."""
+    """A missing p: `words` for a table cell, `reason` as a sentence."""
 
     test: str
     n: int
@@ -57,7 +57,7 @@ Outcome = Verdict | NoVerdict
 
 
 def mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
-    """Return the mean and the sample standard deviation (n - 1), None in place of a deviation of one value."""
+    """Return the mean and the sample standard deviation (n - 1), None instead of the deviation of a single value."""
     array = _vector(values, "values")
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
@@ -133,15 +133,15 @@ def wilcoxon(a: np.ndarray, b: np.ndarray, *, zero_method: ZeroMethod = "wilcox"
     degenerate = _degenerate(d, test, _scale(a, b))
     if degenerate:
         return degenerate
-    found = stats.wilcoxon(d, zero_method=zero_method)
+    result = stats.wilcoxon(d, zero_method=zero_method)
     mean = float(d.mean())
     return Verdict(
         test=test,
         n=len(d),
         difference=mean,
         direction=direction_of(mean),
-        p=float(found.pvalue),
-        statistic=float(found.statistic),
+        p=float(result.pvalue),
+        statistic=float(result.statistic),
         won=int((d > 0).sum()),
         lost=int((d < 0).sum()),
     )
@@ -158,7 +158,7 @@ def sign_flip(a: np.ndarray, b: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 
 
 def randomisation(d: np.ndarray, *, scale: float = 1.0, draws: int = DRAWS, seed: int = 0) -> list[Outcome]:
-    """Run `sign_flip` for several columns of differences [n, H] at once, with one set of random signs.
+    """Run `sign_flip` for several columns of differences [n, H] at once, with the same random signs.
 
     `scale` is the size of the numbers that were subtracted, to tell rounding noise from a difference.
     """
@@ -169,12 +169,12 @@ def randomisation(d: np.ndarray, *, scale: float = 1.0, draws: int = DRAWS, seed
     exact = n <= EXACT_LIMIT
     test = "exact sign flip (all 2^n)" if exact else f"sign flip ({draws:,} draws)"
     outcomes: list[Outcome | None] = [_degenerate(column, test, scale) for column in d.T]
-    columns = [h for h, found in enumerate(outcomes) if found is None]
+    columns = [h for h, outcome in enumerate(outcomes) if outcome is None]
     if columns:
         hits = _flips_as_large(d[:, columns], draws=0 if exact else draws, seed=seed)
         for h, p in zip(columns, hits / 2.0**n if exact else (1 + hits) / (1 + draws), strict=True):
             outcomes[h] = _sign_verdict(d[:, h], test, float(p))
-    return [found for found in outcomes if found is not None]
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
 def _sign_verdict(d: np.ndarray, test: str, p: float) -> Verdict:
@@ -213,7 +213,7 @@ def _flips_as_large(d: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> Outcome:
-    """Run the exact McNemar test of two hit vectors (0 or 1 per user): binomial on users hit by one method only."""
+    """Run the exact McNemar test of two hit vectors (0 or 1 per user): binomial on users hit by a single method."""
     from scipy.special import bdtr
 
     d = _differences(a, b)

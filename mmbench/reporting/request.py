@@ -23,7 +23,7 @@ class TableRequest:
     unequal_budgets   give stars also where the rows were tuned with different budgets
     sort        the metric that orders the rows, best first, or "name"; by default the first column
     top         print so many rows besides the floors; 0 = all
-    rows        all rows, or those with the recipe's settings, with tuned ones, or both side by side
+    rows        all rows, or those with the recipe's settings, with tuned settings, or both side by side
     """
 
     metrics: tuple[Metric, ...] = DEFAULT_METRICS

@@ -21,11 +21,10 @@ from mmbench.data.demo import (
     N_SEASONS,
     N_STYLES,
     Demo,
-    gap_kind,
     generate,
-    oracle_scores,
     season_of,
 )
+from mmbench.data.demo_oracle import gap_kind, oracle_scores
 from mmbench.errors import UsageError
 from mmbench.features.image import ColourGradient
 from mmbench.features.text import TfidfSvd

@@ -225,7 +225,7 @@ def test_the_nearest_recipes_come_with_their_differences(tmp_path: Path, declare
 
 def test_what_cannot_be_asked(tmp_path: Path, declare) -> None:
     declare(TABLE)
-    with pytest.raises(UsageError, match="at least one of --users"):
+    with pytest.raises(UsageError, match="give --users"):
         Wanted()
     with pytest.raises(UsageError, match="at least 1"):
         Wanted(users=0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbench.data.packing import arrange, arrange_alike, pack
+from mmbench.data.packing import arrange, arrange_even, pack
 
 
 @given(lengths=st.lists(st.integers(1, 64), max_size=200))
@@ -105,7 +105,7 @@ def test_even_shapes_are_few_and_waste_an_eighth_at_most() -> None:
 @settings(max_examples=50, deadline=None)
 def test_histories_of_like_length_lie_in_columns(lengths: list[int]) -> None:
     sizes = np.array(lengths, np.int64)
-    grid = arrange_alike(sizes, layout="packed", max_len=50)
+    grid = arrange_even(sizes, layout="packed", max_len=50)
     height, width = grid.shapes[0]
     taken = np.zeros(height * width, int)
     for place, length in zip(grid.start, sizes, strict=True):

@@ -303,7 +303,7 @@ def test_usage_errors(results: Path) -> None:
     for dropout in (0.2, 0.3):
         fake_run(results, "gru4rec", settings={"dropout": dropout}, chosen=("dropout",))
     with pytest.raises(
-        UsageError, match=r"--compare gru4rec matches 2 rows; name one of them by its label: .*dropout=0.2"
+        UsageError, match=r"--compare gru4rec matches 2 rows; name a single row by its label: .*dropout=0.2"
     ):
         make_table([one for one in all_records(results) if "dropout" in one.settings], compare="gru4rec")
     chosen = make_table(all_records(results), compare="gru4rec [dropout=0.2]")

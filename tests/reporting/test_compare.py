@@ -146,7 +146,7 @@ def test_one_run_gives_words_and_no_p(results: Path) -> None:
     assert headline(table).percent == pytest.approx(25.0)  # the size is known, only the test is not
     assert table.family == 0
     assert "one run" in caption_of(table, "No p")
-    assert "one run per row, so no deviation is known" in caption_of(table, "Numbers")
+    assert "a single run per row, so no deviation is known" in caption_of(table, "Numbers")
     floors = make_table(all_records(results), metrics=[HR10], compare="itemknn")
     words = {floors.rows[one.rival].model: one.outcome for one in floors.comparisons}
     pop = words["pop"]

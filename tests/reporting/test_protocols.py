@@ -33,7 +33,7 @@ def test_the_same_models_on_both_sides_are_told_apart_by_a_setting(results: Path
     said = refusal(records)
     assert "mask_seen is none against train against input; first: " in said
     assert said.endswith(
-        "(3 protocols in all); choose one side: mmbench report --set mask_seen=none or --set mask_seen=train or "
+        "(3 protocols in all); choose a side: mmbench report --set mask_seen=none or --set mask_seen=train or "
         "--set mask_seen=input"
     )
     for mask in masks:
@@ -47,7 +47,7 @@ def test_data_prepared_anew_are_told_apart_by_their_hash(results: Path) -> None:
     new = run(results, protocol={"data": "b2" * 32, "min_user": 10}, data_hash="b2" * 32)
     said = refusal([old, new])
     assert "data_hash is a1a1a1a1a1a1... against b2b2b2b2b2b2...; min_user is 5 against 10; first" in said
-    assert said.endswith("; choose one side: mmbench report --current-data")
+    assert said.endswith("; choose a side: mmbench report --current-data")
     assert keep_data([old, new], {"toys": "b2" * 32}) == [new]
     assert keep_data([old, new], {"other": "b2" * 32}) == []
 
@@ -64,7 +64,7 @@ def test_every_option_that_is_needed_is_named_and_no_other(results: Path) -> Non
         "mmbench report --current-data and --set 'candidates=of none' or --set 'candidates=of train'"
     )
     listed = [run(results, protocol={"require": one}) for one in ([], ["text"])]
-    assert refusal(listed).endswith("; remove the folders of one side")
+    assert refusal(listed).endswith("; remove the folders of a side")
 
 
 def test_values_are_compared_as_they_are_meant(results: Path) -> None:

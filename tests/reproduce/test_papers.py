@@ -148,7 +148,7 @@ def test_unknown_names_get_the_nearest() -> None:
             'datasets = ["toy", "else"]',
             r"\['else'\] have no printed name",
         ),
-        ('label = "Chance"', 'label = "Popular"', "two rows have one label"),
+        ('label = "Chance"', 'label = "Popular"', "two rows have the same label"),
         ('sweep_model = "sasrec"', "", "either rows, or sweeps"),
     ],
 )

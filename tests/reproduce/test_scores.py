@@ -197,12 +197,12 @@ def test_markdown_and_csv_have_every_cell(one: Reproduced) -> None:
 def test_a_restricted_table_keeps_each_printed_text_in_its_column(one: Reproduced) -> None:
     texts = one.plan.content.improved
     assert texts is not None
-    assert one.place(texts.printed) == list(texts.printed)
+    assert one.under_columns(texts.printed) == list(texts.printed)
     only = Reproduced(one.plan, one.table, one.beside)
     object.__setattr__(
         only, "table", only.table.__class__(**{**vars(only.table), "columns": one.table.columns[2:]})
     )
-    assert only.place(texts.printed) == ["+3.00%", "+4.00%"]
+    assert only.under_columns(texts.printed) == ["+3.00%", "+4.00%"]
 
 
 @pytest.fixture
