@@ -15,7 +15,7 @@ from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metric
 from mmbench.models import registry
 from mmbench.runs.plan import ENCODERS, configuration_id, settings_of_use
 from mmbench.runs.store import RunRecord
-from mmbench.tuning.ledger import best_of
+from mmbench.tuning.records import best_of
 from mmbench.tuning.stored import studies_of
 
 Status = Literal["ok", "fault", "not checked", "note"]

@@ -295,34 +295,6 @@ def rank_biserial(d: np.ndarray) -> float | None:
     return float((ranks[d > 0].sum() - ranks[d < 0].sum()) / ranks.sum())
 
 
-def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return Holm's adjusted p: max over j <= i of min(1, (m - j + 1) p_(j)).
-
-    Controls the chance of any false claim under any dependence.
-    """
-    values = _probabilities(p)
-    order = np.argsort(values, kind="stable")
-    m = len(values)
-    stepped = np.minimum(1.0, (m - np.arange(m)) * values[order])
-    adjusted = np.empty(m)
-    adjusted[order] = np.maximum.accumulate(stepped) if m else stepped
-    return adjusted
-
-
-def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return Benjamini-Hochberg adjusted p: min over j >= i of min(1, m p_(j) / j).
-
-    Controls the expected share of false claims under independence or positive dependence.
-    """
-    values = _probabilities(p)
-    order = np.argsort(values, kind="stable")
-    m = len(values)
-    stepped = np.minimum(1.0, m * values[order] / np.arange(1, m + 1))
-    adjusted = np.empty(m)
-    adjusted[order] = np.minimum.accumulate(stepped[::-1])[::-1] if m else stepped
-    return adjusted
-
-
 def smallest_sign_p(n: int) -> float:
     """Return the smallest two-sided p that sign flips or Wilcoxon can give with n pairs: 2 / 2^n (at most 1)."""
     return min(1.0, 2.0 ** (1 - n))
@@ -346,13 +318,6 @@ def _vector(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
         raise ValueError(f"{name} must be a finite, non-empty vector, not of shape {array.shape}")
     return array
-
-
-def _probabilities(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    values = np.asarray(p, dtype=np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("p must be a vector of numbers in [0, 1]")
-    return values
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:

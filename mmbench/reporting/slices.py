@@ -10,9 +10,10 @@ import numpy as np
 from mmbench.choices import MaskRule, SplitName
 from mmbench.data.views import TargetView
 from mmbench.errors import UsageError
+from mmbench.evaluation.corrections import holm
 from mmbench.evaluation.intervals import interval_of
 from mmbench.evaluation.metrics import Metric
-from mmbench.evaluation.significance import Verdict, holm, t_interval, welch_t
+from mmbench.evaluation.significance import Verdict, t_interval, welch_t
 from mmbench.evaluation.slices import Labels, Targets, label
 from mmbench.features.store import default_encoder, load_features
 from mmbench.reporting.gather import Measured, check_runs, check_users, measure

@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from mmbench.tuning.ledger import Ledger, Plan, Trial, best_of
+from mmbench.tuning.ledger import Ledger
 from mmbench.tuning.lines import settings_text
+from mmbench.tuning.records import Plan, Trial, best_of
 from mmbench.tuning.sampling import Tried, importance
 from mmbench.tuning.stored import studies_of
 

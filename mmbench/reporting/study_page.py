@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mmbench.tuning.ledger import Trial
+    from mmbench.tuning.records import Trial
 
 N_ROWS = 10
 ACROSS = 3  # panels side by side
@@ -93,7 +93,7 @@ def history(study: Study) -> "Figure":
 
 def best_so_far(trials: "Sequence[Trial]") -> tuple[list[int], list[float]]:
     """Return the numbers of the trials that may be chosen, and the largest value up to each."""
-    from mmbench.tuning.ledger import CHOOSABLE
+    from mmbench.tuning.records import CHOOSABLE
 
     chosen = [(t.number, t.value) for t in trials if t.value is not None and t.status in CHOOSABLE]
     values = np.maximum.accumulate([value for _, value in chosen]).tolist() if chosen else []

@@ -12,7 +12,7 @@ from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import make_cell
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN, Layer, Origin
-from mmbench.tuning.ledger import Plan, Trial, best_of
+from mmbench.tuning.records import Plan, Trial, best_of
 from mmbench.tuning.space import space_of
 from mmbench.tuning.stored import chosen_study, studies_of
 
