@@ -35,7 +35,7 @@ from mmbench.settings.config import PositiveInt, Probability
 
 TOWERS = ("image", "text", "inter")
 TEMPERATURE = 0.1  # divides the gates' logits
-MASKED = -1e4  # is the logit of an item that is no candidate
+MASKED = -1e4  # is the logit of an item that is not a candidate
 ITEM_BLOCK = (
     2048  # items whose activations are in memory together, each about 170 KB in float32 with 768 dims
 )

@@ -267,7 +267,7 @@ class M3SRec(Recommender[M3SRecConfig]):
 
         "same"   sum over text and image of NCE(u_m, q_m(target))
         "cross"  NCE(u_text, q_image(target)) + NCE(u_image, q_text(target))
-        Other targets that are the same item are no negatives.
+        Other targets that are the same item are not negatives.
         """
         n_content = len(self.modalities) - 1
         contents = F.embedding(target, tables.flatten(1)).unflatten(-1, tables.shape[1:]).movedim(1, 0)[1:]

@@ -13,8 +13,8 @@ Follows (the equations of the official code, because the paper's text was not av
 PairAttention w and D, loss() with impostors() the ranked hinge, covariance(), constrain() the unit ball.
 Differences: (1) Both networks are trained, as the paper presents them; the code's optimiser gets P and Q only
 (`train_nets = false`). (2) Loss terms are means over targets and items; the code's are sums (`loss_reduction`). (3) The
-covariance term is the sum of squared entries off the diagonal; the code's signed sum is no penalty (`covariance`). The
-recipe has all differences.
+covariance term is the sum of squared entries off the diagonal; the code's signed sum penalises nothing
+(`covariance`). The recipe has all differences.
 """
 
 import copy

@@ -102,7 +102,7 @@ class Histories:
 
 
 class MISSRec(Recommender[MISSRecConfig]):
-    centroids: Tensor  # [K + 1, D], row 0 is no interest
+    centroids: Tensor  # [K + 1, D], row 0 is not an interest
     lookup: Tensor  # int64 [N + 1, M], interest 1..K of each item by modality; 0 for padding
 
     def __init__(self, config: MISSRecConfig, catalog: Catalog) -> None:

@@ -46,8 +46,9 @@ from benchmarks import gpu_parts as parts
 from benchmarks.generated import histories, write
 from benchmarks.turns import Timed, machine, short, table, write_section
 from mmbench.data.store import Prepared
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
-from mmbench.runs.schedule import Overrides, execute, plan
+from mmbench.runs.schedule import execute, plan
 from mmbench.runs.store import RunRecord
 from mmbench.runtime import pick_device
 from mmbench.settings.config import parse_value

@@ -26,7 +26,7 @@ def results_folder(folder: Folder) -> Path:
 
 
 def names_of(names: Names | None, what: str, *, example: str) -> list[str]:
-    """Return one name or several as a list; UsageError for what is no text."""
+    """Return one name or several as a list; UsageError for what is not a text."""
     members = several(names)
     for name in members:
         check_name(name, what, example=example)
@@ -50,13 +50,13 @@ def several(members: Any) -> list[Any]:
 
 
 def check_name(name: object, what: str, *, example: str) -> None:
-    """Raise UsageError for a name that is no text."""
+    """Raise UsageError for a name that is not a text."""
     if not isinstance(name, str):
-        raise UsageError(f"{what} {name!r} is no name; say for example {example!r}")
+        raise UsageError(f"{what} {name!r} is not a name; say for example {example!r}")
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with numbers of numpy as Python's; UsageError for a key that is no text."""
+    """Return settings with numbers of numpy as Python's; UsageError for a key that is not a text."""
     for key in settings:
         check_name(key, "setting", example="lr")
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}

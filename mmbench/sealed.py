@@ -80,7 +80,7 @@ def hash_content(content: Mapping[str, Any]) -> str:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 # -- arrays -----------------------------------------------------------------------------------------------

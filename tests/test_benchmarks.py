@@ -52,7 +52,7 @@ def test_recbole_reads_the_same_data_and_is_mended(tmp_path: Path) -> None:
     assert shipped["anomaly_detection"]
     assert not fixed["anomaly_detection"]
     assert shipped["train_targets"] == fixed["train_targets"] == own["train_targets"]
-    # Padding is no class here, but has a row in both tables.
+    # Padding is not a class here, but has a row in both tables.
     assert shipped["parameters"] == own["parameters"]
 
 

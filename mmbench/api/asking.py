@@ -36,11 +36,11 @@ def knockout(
     device: str = "auto",
     data_dir: Folder = None,
 ) -> list[RowOfDrops]:
-    """Rank finished runs again without one thing that they read; return the drops of each configuration's runs.
+    """Rank finished runs again without a part of what they read; return the drops of each configuration's runs.
 
     what  "text", "image", "time", "order", "history", or single ones such as "image=shuffled:3"
 
-    Raises UsageError for a knock-out that is none, RunError for a run that cannot be ranked again.
+    Raises UsageError for an unknown knock-out, RunError for a run that cannot be ranked again.
     """
     wanted, chosen = as_metrics(metric)[0], parse_knockouts(names_of(what, "knock-out", example="text"))
     records = [runs] if isinstance(runs, RunRecord) else list(runs)
@@ -90,7 +90,7 @@ def check(
     canary: bool = False,
     data_dir: Folder = None,
 ) -> Iterator[Finding]:
-    """Yield what the checks of mmbench.contract say of models, one finding after the other.
+    """Yield the findings of the checks of mmbench.contract about models.
 
     dataset  whose catalogue, features and first users the models get; by default a toy data set
     canary   train for a few epochs on targets that nobody can predict, instead of the checks
@@ -117,12 +117,12 @@ def fuse(
     data_dir: Folder = None,
     results_dir: Folder = None,
 ) -> RunRecord:
-    """Sum the scores of finished runs of one protocol, on one scale; store the fusion as a run and return it.
+    """Sum the scores of finished runs of a protocol, on a common scale; store the fusion as a run and return it.
 
     scale    "raw", "zscore", "minmax", "prob", "logit" or "rank"
     weights  "validation" (the best in steps of .1), "equal", "learned" or "gated" (by user); never by test targets
 
-    Raises UsageError for runs that do not share data and protocol, RunError for one that has not finished.
+    Raises UsageError for runs that do not share data and protocol, RunError for a run that has not finished.
     """
     return fuse_runs(
         list(runs), results_dir=results_folder(results_dir), data_dir=data_folder(data_dir),

@@ -31,11 +31,11 @@ def load(
 ) -> Runs:
     """Return the stored runs, by default all.
 
-    settings      only runs with these settings or fields of the protocol; a list of values: one of them
+    settings      only runs with these settings or fields of the protocol; a list of values: any of them
     current_data  only runs on the data as they are prepared now
 
     Runs that cannot be read are named in `left_out`. Raises UsageError for names and values that no run has,
-    DataError when no run that was asked for can be read.
+    DataError when none of the chosen runs can be read.
     """
     folder = results_folder(results_dir)
     records, left_out = load_runs(

@@ -24,6 +24,7 @@ from mmbench.models import registry
 from mmbench.reporting.protocols import check_planned
 from mmbench.reporting.runs import Runs
 from mmbench.runs.controls import plan_controls
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
 from mmbench.runs.request import (
     Watchers,
@@ -33,7 +34,7 @@ from mmbench.runs.request import (
     seed_list,
     without_costly_floors,
 )
-from mmbench.runs.schedule import Overrides, execute, finished, plan
+from mmbench.runs.schedule import execute, finished, plan
 from mmbench.runs.store import RunRecord
 from mmbench.runs.workers import find_backend
 from mmbench.runtime import pick_device
@@ -99,13 +100,13 @@ def run(
 ) -> Runs:
     """Train and evaluate every missing run of models x data sets x seeds; return all of them, finished and failed.
 
-    datasets  prepared data sets; without one the set that was prepared last. The demo prepares itself.
+    datasets  prepared data sets; by default the set that was prepared last. The demo prepares itself.
     seeds     how many (3 = 1, 2, 3) or which ([3, 5, 8])
-    settings  as `--set`: {"lr": 0.003, "hm4sr.dropout": 0.2}, for all models that have the setting, or for one
+    settings  as `--set`: {"lr": 0.003, "hm4sr.dropout": 0.2}, for all models that have the setting, or for this model
     tuned     with the best settings that `mmbench tune` found, those of `study` if it is named; `settings` are stronger
     epochs    the largest number of epochs
     jobs      runs computed at the same time, each in its own process; `backend` and `address`: who computes them
-    stack     seeds of one model that are trained as one: a number, "off", or "auto", which stacks on a GPU only
+    stack     seeds of a model that are trained together: a number, "off", or "auto", which stacks on a GPU only
     floors    also run the models of mmbench.choices.FLOORS
     controls  also run what explains away the gain of models that read features (mmbench.runs.controls)
     lists     best items of each user that are stored for the test targets
@@ -119,8 +120,8 @@ def run(
     watchers = watchers_of(progress)
     if not isinstance(lists, int) or lists < 0:
         raise UsageError(f"--lists {lists}: must be a whole number from 0")
-    where = find_backend(backend, address, jobs)
-    # The workers of a cluster have devices of their own: "auto" does not stack there.
+    chosen = find_backend(backend, address, jobs)
+    # A cluster's workers have other devices than this machine: "auto" does not stack there.
     n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
     cells = plan_cells(
         models, datasets=datasets, seeds=seeds, settings=settings, tuned=tuned, study=study, epochs=epochs,
@@ -130,7 +131,7 @@ def run(
     if dry_run:
         return Runs(_stored(cells, watchers))
     records = execute(
-        cells, watcher=watchers.run, device=device, backend=where, stack=n_stacked, debug=debug, lists=lists
+        cells, watcher=watchers.run, device=device, backend=chosen, stack=n_stacked, debug=debug, lists=lists
     )
     return Runs(records)
 
@@ -152,17 +153,22 @@ def plan_cells(
     watchers: Watchers,
 ) -> list[Cell]:
     """Return the cells that `run` computes for these arguments; UsageError and DataError as there."""
-    asked = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
-    if not asked:
+    requested = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
+    if not requested:
         raise UsageError("no model is named; say for example 'sasrec'")
     overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
-    names = choose_models(asked, floors=floors)
+    names = choose_models(requested, floors=floors)
     prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
     if tie_orders:
         prepared = in_tie_orders(prepared, tie_orders, data_folder(data_dir), watchers=watchers)
     if tuned or study is not None:
         layers = tuned_layers(
-            results_folder(results_dir), prepared, names, asked=asked, overrides=overrides, study_id=study
+            results_folder(results_dir),
+            prepared,
+            names,
+            requested=requested,
+            overrides=overrides,
+            study_id=study,
         )
         overrides = replace(overrides, tuned=layers)
     cells = plan(
@@ -174,16 +180,16 @@ def plan_cells(
     )
     if controls:
         cells = plan_controls(
-            cells, results_dir=results_folder(results_dir), datasets=prepared, models=asked, seeds=numbers,
+            cells, results_dir=results_folder(results_dir), datasets=prepared, models=requested, seeds=numbers,
             overrides=overrides,
         )  # fmt: skip
-    cells = without_costly_floors(cells, prepared, asked=asked, say=watchers.say)
+    cells = without_costly_floors(cells, prepared, requested=requested, say=watchers.say)
     check_planned(cells)
     return cells
 
 
 def _stored(cells: Sequence[Cell], watchers: Watchers) -> Iterable[RunRecord]:
-    """Yield the records of the finished cells and tell of all."""
+    """Yield the records of the finished cells, and report every cell to the watchers."""
     for cell in cells:
         record = finished(cell)
         watchers.run.planned(cell, record)

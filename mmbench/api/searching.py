@@ -39,7 +39,7 @@ def tune(
     progress: Progress = False,
     ended: Callable[[Study], object] = lambda study: None,
 ) -> list[Study]:
-    """Search settings on the validation targets, with one budget for every model; return a study for each.
+    """Search settings on the validation targets, with the same budget for every model; return a study for each.
 
     trials, hours  the budget of each model: a number of trials (30 without either), or the time of all its trials
     sampler   "tpe" (needs optuna), "random" or "grid"
@@ -51,20 +51,20 @@ def tune(
     A study that is stored is continued; no test target is opened. `run(..., tuned=True)` uses the best settings.
     Raises UsageError for wrong names and values, DataError for data and studies that are damaged.
     """
-    watchers, asked = watchers_of(progress), names_of(models, "model", example="sasrec")
-    if not asked:
+    watchers, requested = watchers_of(progress), names_of(models, "model", example="sasrec")
+    if not requested:
         raise UsageError("no model is named; say for example 'sasrec'")
-    where = find_backend(backend, address, jobs)
+    chosen = find_backend(backend, address, jobs)
     wanted = make_search(
-        asked, trials=trials, hours=hours, sampler=sampler, space=space, settings=plain(settings or {}),
+        requested, trials=trials, hours=hours, sampler=sampler, space=space, settings=plain(settings or {}),
         listed=plain(search or {}), epochs=epochs, seeds_per_trial=seeds_per_trial, prune=prune,
     )  # fmt: skip
     prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
     studies = []
-    for data, planned in plan_studies(wanted, prepared, asked, results_dir=results_folder(results_dir)):
+    for data, planned in plan_studies(wanted, prepared, requested, results_dir=results_folder(results_dir)):
         ledger = Ledger.open(results_folder(results_dir), planned)
         run_study(
-            ledger, data, wanted.budget, device=device, backend=where, watching=StudyLines(watchers.say)
+            ledger, data, wanted.budget, device=device, backend=chosen, watching=StudyLines(watchers.say)
         )
         studies.append(Study.of(ledger))
         ended(studies[-1])
@@ -82,13 +82,13 @@ def studies(
 
     Raises UsageError where there is none, DataError for a study that is damaged.
     """
-    asked = names_of(models, "model", example="sasrec")
-    choose_models(asked, floors=False)  # names that are none
+    requested = names_of(models, "model", example="sasrec")
+    choose_models(requested, floors=False)  # raises for unknown names
     prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers_of(False))
     names = [data.name for data in prepared]
-    stored = stored_studies(results_folder(results_dir), names, asked)
+    stored = stored_studies(results_folder(results_dir), names, requested)
     if not stored:
         raise UsageError(
-            f"{', '.join(asked)}: no study on {', '.join(names)} is stored; mmbench tune makes them"
+            f"{', '.join(requested)}: no study on {', '.join(names)} is stored; mmbench tune makes them"
         )
     return stored

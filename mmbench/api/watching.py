@@ -1,4 +1,4 @@
-"""Who hears of what the interface does: watchers of the caller, or plain lines on stderr."""
+"""The watchers of what the interface does: the caller's, or plain lines on stderr."""
 
 import sys
 import warnings

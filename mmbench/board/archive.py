@@ -94,11 +94,11 @@ def _check_end(path: Path, file: IO[bytes]) -> int:
     if size > MOST_BYTES:
         raise _refused(path, f"it has more than {MOST_BYTES // MIB:,} MiB")
     if size < _END.size:
-        raise _refused(path, "it is no zip file")
+        raise _refused(path, "it is not a zip file")
     file.seek(size - _END.size)
     sign, disk, first_disk, n_here, n_members, length, start, comment = _END.unpack(file.read(_END.size))
     if sign != b"PK\5\6":
-        raise _refused(path, "it is no zip file, or something follows its end")
+        raise _refused(path, "it is not a zip file, or something follows its end")
     if (disk, first_disk, comment) != (0, 0, 0) or n_here != n_members:
         raise _refused(path, "its end record is none that mmbench writes")
     if n_members > MOST_MEMBERS or length > MOST_MEMBERS * 400:

@@ -43,7 +43,7 @@ class UncheckedError(Exception):
 
 
 class NotedError(Exception):
-    """Raised by a check that has something to say that is no fault."""
+    """Raised by a check that has something to say that is not a fault."""
 
 
 def offline_checks(bundle: Bundle) -> Iterator[Check]:

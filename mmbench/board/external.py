@@ -58,7 +58,7 @@ def score_lists(
 
     replaces  also where other lists are stored under this name and seed
 
-    Raises DataError with the line for what is no list of this data set, UsageError for other stored lists.
+    Raises DataError with the line for what is not a list of this data set, UsageError for other stored lists.
     """
     prepared = open_prepared(dataset, data_dir)
     view = load_data(prepared.path, prepared.hash).targets("test")

@@ -90,7 +90,7 @@ def read_history(site: Path) -> History:
     except FileNotFoundError:
         if site.is_dir() and any(site.iterdir()):
             raise DataError(
-                f"{site} holds files and is no board (it has no {FILE}); choose an empty folder"
+                f"{site} holds files and is not a board (it has no {FILE}); choose an empty folder"
             ) from None
         return History()
     except ValueError as error:

@@ -6,7 +6,7 @@ seed_<n>/run.json                 the record of a run
 seed_<n>/rankings/<name>.npz      its counts, with lists and targets unless they were left out
 seed_<n>/best.safetensors         its weights, if they were asked for
 tuning/<study>/study.json, trials.jsonl   the searches over its settings
-model/<name>.py, .toml            the model's code, if it is no model of mmbench
+model/<name>.py, .toml            the model's code, if it is not a model of mmbench
 """
 
 import re

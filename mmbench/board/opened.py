@@ -98,7 +98,7 @@ def open_into(path: Path, root: Path) -> Bundle:
 def _read_manifest(path: Path, flat: Path) -> Manifest:
     file = flat / names.MANIFEST
     if not file.is_file():
-        raise BundleError(f"{path}: has no {names.MANIFEST}, so it is no bundle; {ADVICE}")
+        raise BundleError(f"{path}: has no {names.MANIFEST}, so it is not a bundle; {ADVICE}")
     advice = f"make it again with this version: mmbench bundle, or {ADVICE}"
     try:
         return Manifest.from_json(sealed.read_json(file, advice=advice, version=names.FORMAT))

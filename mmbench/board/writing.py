@@ -74,7 +74,7 @@ def read_configuration(folder: Path) -> list[RunRecord]:
     if not files:
         inside = (folder / RECORD).is_file()
         advice = f"give {folder.parent}" if inside else "give results/<data set>/<model>/<configuration>"
-        raise UsageError(f"{folder} is no folder of a configuration with runs; {advice}")
+        raise UsageError(f"{folder} is not a folder of a configuration with runs; {advice}")
     return sorted((read_record(file.parent) for file in files), key=lambda record: record.seed)
 
 

@@ -1,4 +1,4 @@
-"""The `mmbench` command: one file per group of commands, each parses, calls one function and prints.
+"""The `mmbench` command: a file per group of commands, each parses, calls a function and prints.
 
 Nothing heavy is imported here or at the top of a command file: `mmbench --help` answers at once.
 """
@@ -82,6 +82,7 @@ from mmbench.cli import (  # noqa: E402
     datasets,
     doctor,
     estimate,
+    evaluate,
     features,
     fuse,
     knockout,
@@ -105,6 +106,7 @@ for group in (
     datasets,
     features,
     run,
+    evaluate,
     tune,
     fuse,
     estimate,
@@ -130,7 +132,7 @@ arrange(app)
 
 
 def main() -> None:
-    """Run the command; known errors become one line on stderr and their exit code."""
+    """Run the command; known errors become a line on stderr and their exit code."""
     # A scheduler's SIGTERM ends a run as Ctrl-C does: its worker processes with it, and with the same line.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     outlet = guard_streams()
@@ -142,7 +144,7 @@ def main() -> None:
 
 
 def run_app(*, debug: bool) -> int:
-    """Run the command line; return its exit code after an error was told as one line. With `debug`, raise it."""
+    """Run the command line; print an error as a line and return its exit code. With `debug`, raise it."""
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -162,7 +164,7 @@ def users_folders() -> list[Path]:
 
 
 def tell(error: BaseException) -> int:
-    """Say in one line what stopped the command, and return its exit code; raise an error of mmbench's own code."""
+    """Print in a line what stopped the command, and return its exit code; raise an error of mmbench's code."""
     if isinstance(error, MmbenchError):
         return fail(str(error), error.exit_code)
     if comes_from(error, users_folders()):
@@ -177,13 +179,13 @@ def tell(error: BaseException) -> int:
 def explain_refusal(error: OSError) -> str:
     """Return what the system refused to do with a file of the user's that no other message names."""
     path = error.filename if isinstance(error.filename, str | bytes) else ""
-    what = f"cannot use {os.fsdecode(path)}: " if path else ""
+    prefix = f"cannot use {os.fsdecode(path)}: " if path else ""
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{what}{reason}; check the name, its permissions and the free space (--debug shows more)"
+    return f"{prefix}{reason}; check the name, its permissions and the free space (--debug shows more)"
 
 
 def fail(message: str, code: int) -> int:
-    """Print one line on stderr, on a terminal broken at blanks, and return the exit code.
+    """Print a line on stderr, on a terminal broken at blanks, and return the exit code.
 
     A word of hundreds of letters is cut.
     """
@@ -195,10 +197,10 @@ def fail(message: str, code: int) -> int:
 
 
 def tell_usage(error: Any) -> int:
-    """Say in one line that the command line itself was wrong (an unknown option, a missing argument).
+    """Print in a line that the command line itself was wrong (an unknown option, a missing argument).
 
-    Such errors are known by their methods: typer carries its own copy of click since 0.20, so that the class has no
-    stable home.
+    Such errors are known by their methods: typer has carried a copy of click since 0.20, so that the class cannot be
+    imported from a stable module.
     """
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":

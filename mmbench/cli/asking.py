@@ -8,7 +8,7 @@ from mmbench.errors import RunError, UsageError
 
 
 def confirm(question: str) -> None:
-    """Ask on the terminal; UsageError where nobody can answer, RunError for a no."""
+    """Ask on the terminal; raise UsageError where nobody can answer, RunError for a no."""
     if not can_ask():
         raise UsageError(f"{question} Nobody can answer here; --yes removes without a question")
     if not typer.confirm(question, err=True):

@@ -28,14 +28,12 @@ def bundle(
     ctx: typer.Context,
     result: Annotated[
         Path,
-        typer.Argument(
-            metavar="RESULT", help="Folder of one configuration, results/<data set>/<model>/<id>."
-        ),
+        typer.Argument(metavar="RESULT", help="Folder of a configuration, results/<data set>/<model>/<id>."),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE.mmb.zip", help="The bundle; one that exists is replaced."
+            "--output", "-o", metavar="FILE.mmb.zip", help="The bundle; an existing file is replaced."
         ),
     ],
     no_lists: Annotated[
@@ -45,7 +43,7 @@ def bundle(
         bool, typer.Option("--weights", help="Put in the weights, for verify --rescore.")
     ] = False,
 ) -> None:
-    """Pack all seeds of one configuration into a file that others can check: ranks, lists, settings, curves."""
+    """Pack all seeds of a configuration into a file that others can check: ranks, lists, settings, curves."""
     state: State = ctx.obj
     from mmbench.board.manifest import SUFFIX
     from mmbench.board.writing import write_bundle
@@ -90,7 +88,7 @@ def verify(
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Check a bundle without trusting it: one line per check, exit code 1 after a fault.
+    """Check a bundle without trusting it: a line per check, exit code 1 after a fault.
 
     Nothing of it is run. The verdict of --rescore and --retrain is stored beside it.
     """

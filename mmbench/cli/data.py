@@ -148,7 +148,7 @@ def extract(
     """Encode the texts and pictures of items as features; report what is missing.
 
     An encoder is a registered name, a folder of a saved transformers model, or owner/name on the hub; :cls or
-    :mean after it choose the pooling, +layers gives one state per layer. A killed extraction resumes.
+    :mean after it choose the pooling, +layers gives a state per layer. A killed extraction resumes.
     """
     state: State = ctx.obj
     if list_:

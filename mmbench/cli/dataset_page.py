@@ -18,7 +18,11 @@ def page(spec: "DatasetSpec", canonical: str, rules: "Protocol", data_dir: Path,
     rows = [["name", canonical], ["title", spec.title], ["parser", spec.parser]]
     rows += [["synthetic", "yes: generated, not real users"]] if spec.synthetic else []
     rows += [["", ""], ["FILES", ""], *_raw_rows(spec, data_dir, ask=ask)]
-    rows += [["pictures", f"{spec.pictures.name}, one {spec.pictures.member} each"]] if spec.pictures else []
+    rows += (
+        [["pictures", f"{spec.pictures.name}, a file {spec.pictures.member} for each item"]]
+        if spec.pictures
+        else []
+    )
     rows += [["terms", spec.terms]] if spec.terms else []
     rows += [["", ""], ["PROTOCOL", SUMMARIES[rules.name]]]
     rows += [[key, _plain(value)] for key, value in rules.to_json().items() if key != "name"]

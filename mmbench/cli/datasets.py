@@ -21,7 +21,7 @@ ROOM_FOR = {"title": 130, "features": 100}  # columns of a terminal below which 
 datasets_app = typer.Typer(
     cls=NameOrCommand,
     invoke_without_command=True,
-    help="Data sets: list them, show one (mmbench datasets NAME), add your own, show statistics.",
+    help="Data sets: list or show them (mmbench datasets NAME), add your own, show statistics.",
     epilog="Example: mmbench datasets amazon-beauty",
 )
 
@@ -100,7 +100,7 @@ def remove(
     state: State = ctx.obj
     is_added, n_bytes = name in added_datasets(state.data_dir), prepared_bytes(name, state.data_dir)
     if not is_added and n_bytes is None:
-        known = [*added_datasets(state.data_dir), *(one.name for one in _prepared(state))]
+        known = [*added_datasets(state.data_dir), *(prepared.name for prepared in _prepared(state))]
         raise UsageError(f"{suggest(name, known, what='prepared or added data set')}; nothing was removed")
     parts = [] if n_bytes is None else [f"the prepared data of {name} ({size_text(n_bytes)})"]
     parts += [f"the table of {name}"] if is_added else []

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def print_encoders(state: State) -> None:
-    """Print one row per registered encoder: where its weights come from, and what is missing on this machine."""
+    """Print a row per registered encoder: where its weights come from, and what is missing on this machine."""
     from mmbench.features.overview import available
 
     rows = [
@@ -33,7 +33,7 @@ def print_encoders(state: State) -> None:
 
 
 def print_stored(state: State, name: str) -> None:
-    """Print one row per stored encoder of a prepared data set: how it was made, and whether it fits the items."""
+    """Print a row per stored encoder of a prepared data set: how it was made, and whether it fits the items."""
     from mmbench.features.overview import stored
 
     prepared = open_to_look(state, name)

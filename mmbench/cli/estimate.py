@@ -51,6 +51,6 @@ def estimate(
     disk = size_text(sum(cost.disk for cost in costs))
     at_work = size_text(max((cost.disk_at_work for cost in costs), default=0))
     state.out.print(
-        f"in all at most {total}, one run after another on this machine; early stopping usually ends a run sooner"
+        f"in all at most {total}, run after run on this machine; early stopping usually ends a run sooner"
     )
     state.out.print(f"memory: {memory}; disk: {disk} of weights, and {at_work} more while a run is computed")

@@ -74,7 +74,7 @@ def _print_verdict(state: State, verdict: "Verdict", wanted: "Wanted", *, every:
 
 
 def _difference(match: "Match", wanted: "Wanted") -> str:
-    """Return `exact`, or by how much each count is off; a count that is one too large includes a padding id."""
+    """Return `exact`, or by how much each count is off; a count that is too large by 1 includes a padding id."""
     differences = [
         f"{count - target:+,} {what}s"
         for what, count, target in zip(

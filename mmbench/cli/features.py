@@ -20,7 +20,7 @@ def import_command(
     ids: Annotated[
         Path,
         typer.Option(
-            help="Raw item id of each row: .txt (one per line), .json, .csv/.tsv/.item2index (id, row)."
+            help="Raw item id of each row: .txt (an id per line), .json, .csv/.tsv/.item2index (id, row)."
         ),
     ],
     dim: Annotated[

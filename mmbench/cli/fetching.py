@@ -17,7 +17,7 @@ from mmbench.fetch.lines import DownloadLines
 
 
 class DownloadBars(DownloadLines):
-    """Hears of the raw files that are fetched; a context, at whose end the bars go."""
+    """Shows bars for the raw files that are fetched; a context, at whose end the bars go."""
 
     def __init__(self, console: Console, note: Callable[[str], object]) -> None:
         super().__init__(note)
@@ -39,10 +39,10 @@ class DownloadBars(DownloadLines):
     def __exit__(self, *error: object) -> None:
         self.bars.stop()
 
-    def bytes(self, name: str, there: int, total: int | None) -> None:
-        self.meter(name, there)
+    def bytes(self, name: str, n_bytes: int, total: int | None) -> None:
+        self.meter(name, n_bytes)
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total)
-            self.bars.update(self.tasks[name], completed=there)
-            self.bars.reset(self.tasks[name], total=total, completed=there)  # the rate counts from here
-        self.bars.update(self.tasks[name], completed=there, total=total)
+            self.bars.update(self.tasks[name], completed=n_bytes)
+            self.bars.reset(self.tasks[name], total=total, completed=n_bytes)  # the rate counts from here
+        self.bars.update(self.tasks[name], completed=n_bytes, total=total)

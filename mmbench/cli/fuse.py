@@ -30,7 +30,7 @@ def fuse(
     ctx: typer.Context,
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>) of one protocol."),
+        typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>) of the same protocol."),
     ],
     scale: Annotated[
         str,
@@ -42,7 +42,7 @@ def fuse(
         str,
         typer.Option(
             metavar="validation|equal|learned|gated",
-            help="Best in steps of .1 on the validation targets; equal; a conditional logit; one by user.",
+            help="Best in steps of .1 on the validation targets; equal; a conditional logit; the same by user.",
         ),
     ] = "validation",
     lists: ListsOption = DEFAULT_LISTS,

@@ -8,7 +8,7 @@ from mmbench.errors import UsageError, suggest
 
 
 class NameOrCommand(TyperGroup):
-    """What is no command is the name of a data set; what is neither fails with the nearest of both."""
+    """A group that reads an unknown command as the name of a data set; of neither, it suggests the nearest of both."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0]

@@ -1,4 +1,4 @@
-"""`mmbench knockout`: stored runs ranked again without one thing that their models read."""
+"""`mmbench knockout`: stored runs ranked again without a part of what their models read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +32,13 @@ def register(app: typer.Typer) -> None:
 def knockout(
     ctx: typer.Context,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
-    what: Annotated[
+    knock_outs: Annotated[
         str,
         typer.Option(
+            "--what",
             metavar="KIND[=HOW],...",
             show_default="text,image,time,order,history; with --retrain text,image",
-            help="text, image, time, order, history, or single ones such as text=constant, time=shuffled:3.",
+            help="text, image, time, order, history, or a single change such as text=constant, time=shuffled:3.",
         ),
     ] = "",
     metric: Annotated[str, typer.Option(help="Whose drop is shown.")] = "NDCG@10",
@@ -60,9 +61,9 @@ def knockout(
 
     wanted = parse_metric(metric)
     wanted.check_per_user("--metric")
-    chosen = (what or (RETRAINED if retrain else RANKED)).split(",")
+    chosen = (knock_outs or (RETRAINED if retrain else RANKED)).split(",")
     if not retrain:
-        parse_knockouts(chosen)  # what is no knock-out is said before a run is opened
+        parse_knockouts(chosen)  # raises for an unknown knock-out before a run is opened
     records = [read_record(path) for path in dict.fromkeys(runs)]
     for record in records:
         _check(record)
@@ -138,11 +139,11 @@ def _numbers(drop: float, intact: float, interval: tuple[float, float] | None) -
 def _print_caption(state: State, rows: "Sequence[RowOfDrops]", *, retrain: bool) -> None:
     n = sum(drop.interval is not None for row in rows for drop in row.drops)
     asks = (
-        "Each knock-out is a run of its own, trained with it: this asks what the content is worth. Intervals are about "
+        "Each knock-out is a separate run, trained with it: this asks what the content is worth. Intervals are about "
         "other users, not about other trainings; give several seeds."
         if retrain
-        else "The weights are the stored ones: this asks what the trained network leans on, not what content is worth "
-        "to one that was trained without it (--retrain)."
+        else "The weights are as stored: this asks what the trained network leans on, not what content is worth "
+        "to a network that was trained without it (--retrain)."
     )
     state.out.print(
         "drop: intact minus knocked out, mean over users (several seeds: their mean for each user). Intervals over "

@@ -42,7 +42,7 @@ def leaderboard(
 
     if bundles is not None and not bundles.is_dir():
         raise DataError(
-            f"{bundles} is no folder; mmbench bundle RESULT -o {bundles}/NAME.mmb.zip makes bundles"
+            f"{bundles} is not a folder; mmbench bundle RESULT -o {bundles}/NAME.mmb.zip makes bundles"
         )
     left_out: list[made.LeftOut] = []
     entries = list(made.entries_of_bundles(bundles, on_left_out=left_out.append)) if bundles else []

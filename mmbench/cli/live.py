@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live panel on a terminal, one plain line per epoch elsewhere. On stderr."""
+"""What a run shows while it lasts: a live panel on a terminal, a plain line per epoch elsewhere. On stderr."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +53,7 @@ class Panel(TrainingLines):
         return table
 
     def row(self) -> tuple[Text, ...]:
-        """Return the run as one line among others: what fits 80 columns says which run, which epoch, which value."""
+        """Return the run as a line among others: which run, which epoch and which value fit 80 columns."""
         report = self.report
         epoch = f"epoch {report.epoch}/{self.max_epochs}" if report else "starting"
         valid = next(iter(report.valid.items()), None) if report else None

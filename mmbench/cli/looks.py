@@ -23,7 +23,7 @@ def stats(
     ] = None,
     html: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Save one page with everything, pictures included."),
+        typer.Option(metavar="FILE", help="Save a page with everything, pictures included."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print all numbers as JSON instead of tables.")

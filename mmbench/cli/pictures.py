@@ -15,7 +15,7 @@ def list_pictures(
         bool, typer.Option("--missing", help="List every item without a picture, and why.")
     ] = False,
 ) -> None:
-    """Where a prepared data set's pictures are, how many items have none, and why."""
+    """Print where a prepared data set's pictures are, how many items have none, and why."""
     from mmbench.cli.preparation import print_reasons
     from mmbench.fetch.pictures import item_pictures
 
@@ -28,13 +28,13 @@ def list_pictures(
         print_table(state, ["item", "why", "picture", "address"], rows)
         return
     images = prepared.manifest.images
-    where = f"{images.kind} {images.path}" if images else "no pictures yet"
+    source = f"{images.kind} {images.path}" if images else "no pictures yet"
     state.out.print(
-        f"{prepared.name}: {len(pictures) - len(lacking):,} of {len(pictures):,} items have a picture ({where})",
+        f"{prepared.name}: {len(pictures) - len(lacking):,} of {len(pictures):,} items have a picture ({source})",
         markup=False,
     )
     reasons: dict[str, list[str]] = {}
     for picture in lacking:
         reasons.setdefault(str(picture.reason), []).append(picture.item)
     if reasons:
-        print_reasons(state, dict(sorted(reasons.items(), key=lambda one: (-len(one[1]), one[0]))))
+        print_reasons(state, dict(sorted(reasons.items(), key=lambda entry: (-len(entry[1]), entry[0]))))

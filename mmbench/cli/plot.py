@@ -40,7 +40,7 @@ def plot(
         ),
     ] = None,
 ) -> None:
-    """Plot the training curves of runs, also of one that is being computed."""
+    """Plot the training curves of runs, also while a run is being computed."""
     from mmbench.reporting.curves import trained_runs
     from mmbench.runs.inventory import find_runs
 

@@ -36,9 +36,7 @@ def power(
     metric: Annotated[str, typer.Option(help="Whose differences.")] = "NDCG@10",
     difference: Annotated[
         float | None,
-        typer.Option(
-            show_default="the one that the rows have", help="Between the rows, that must be told apart."
-        ),
+        typer.Option(show_default="that of the rows", help="Between the rows, that must be told apart."),
     ] = None,
     correction: Annotated[Correction, typer.Option(help="Of the tests that are planned.")] = "holm",
 ) -> None:
@@ -83,7 +81,7 @@ def _print(state: State, power: "Power", metric: str, dataset: str) -> None:
         for contrast in power.contrasts
     ]  # fmt: skip
     print_table(state, ["against", "difference", "seeds", "show", "need", "users", "show", "need"], lines)
-    tests = "one test" if power.n_tests == 1 else f"{power.n_tests} tests"
+    tests = "1 test" if power.n_tests == 1 else f"{power.n_tests} tests"
     state.out.print(
         "show: the smallest difference that a paired two-sided t test over so many seeds (or users) finds with power "
         f".8 at level {power.alpha:.2g} ({tests}). need: how many find the row's difference, itself an estimate. "

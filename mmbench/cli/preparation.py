@@ -13,13 +13,13 @@ from mmbench.features.pipeline import Bars, PrepareWatcher
 from mmbench.fetch.lines import DownloadLines
 from mmbench.fetch.pictures import PicturesReport, Progress
 
-EXAMPLES = 3  # of the pictures that are missing for one reason
+EXAMPLES = 3  # are shown of the pictures that are missing for the same reason
 
 
 class PreparationView(PrepareWatcher):
-    """Hears of a preparation for the command line.
+    """Shows a preparation on the command line.
 
-    brief  a line in place of the statistics and of the features' counts: the data are prepared on the way to a run
+    brief  print a line instead of the statistics and the features' counts: the data are prepared on the way to a run
     """
 
     def __init__(self, state: State, *, brief: bool = False) -> None:
@@ -34,7 +34,7 @@ class PreparationView(PrepareWatcher):
         (self.state.err if self.brief else self.state.out).print(f"{dataset}: {text}", markup=False)
 
     def missing(self, error: RawFilesMissingError) -> None:
-        """Print what to fetch, from where, and where to put it: the long form of the error's one line."""
+        """Print what to fetch, from where, and where to put it: the long form of the error's line."""
         self.say("These raw files are needed:")
         for file in error.files:
             sources = file.urls or ["no public download: request it from the owner of the data"]

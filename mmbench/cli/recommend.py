@@ -1,4 +1,4 @@
-"""`mmbench recommend`: what a stored run recommends, to one user or to all."""
+"""`mmbench recommend`: what a stored run recommends, to a user or to all."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -45,7 +45,7 @@ def recommend(
             show_default="the run's own rule", help="Items that may not be recommended: none or input."
         ),
     ] = None,
-    fmt: Annotated[ShownAs, typer.Option("--format", "-f", help="Of one user's page.")] = "terminal",
+    fmt: Annotated[ShownAs, typer.Option("--format", "-f", help="Format of a user's page.")] = "terminal",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", show_default="stdout", help="Write to this file.")
     ] = None,

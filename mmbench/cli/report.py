@@ -75,7 +75,7 @@ def report(
             "--set",
             metavar="KEY=VALUE",
             show_default="all runs",
-            help="Only runs with this setting or protocol field; repeatable: values of one key are alternatives.",
+            help="Only runs with this setting or protocol field; repeatable: values of a key are alternatives.",
         ),
     ] = None,
     current_data: Annotated[

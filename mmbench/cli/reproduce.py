@@ -126,9 +126,9 @@ def reproduce(
     if stored:
         plan, records = stored_only(plan)
     else:
-        place = Backend("local", None, jobs)
+        local = Backend("local", None, jobs)
         records_now = (
-            compute(state, plan.cells, device=device, backend=place, stack=n_stacked) if plan.cells else []
+            compute(state, plan.cells, device=device, backend=local, stack=n_stacked) if plan.cells else []
         )
         records = {record.path: record for record in records_now}
     show(state, plan, records, fmt, output)
@@ -161,8 +161,8 @@ def _whole(
         targets = choose_targets(experiment, dataset or [], state.data_dir, on_error=lambda fault: None)
         return _plan(state, experiment, targets, seeds or str(experiment.content.seeds), sets, epochs, tuned)
 
-    there = [prepared.name for prepared in list_prepared(state.data_dir, on_error=state.skip_data)]
-    print_paper(state, paper, make, data_sets=there, jobs=jobs)
+    prepared = [data.name for data in list_prepared(state.data_dir, on_error=state.skip_data)]
+    print_paper(state, paper, make, data_sets=prepared, jobs=jobs)
 
 
 def _check_output(experiment: "Experiment", output: Path | None) -> None:
@@ -204,8 +204,8 @@ def _list(state: State) -> None:
         models = [row.model for row in content.all_rows] if isinstance(content, Scores) else []
         live = f"{sum(map(is_live, models))} of {len(models)}" if models else ""
         names = experiment.content.datasets
-        there = f"{sum(name in prepared for name in names)} of {len(names)}"
-        rows.append([name, experiment.content.title, live, there])
+        available = f"{sum(name in prepared for name in names)} of {len(names)}"
+        rows.append([name, experiment.content.title, live, available])
     print_table(state, ["experiment", "what", "rows here", "data sets prepared"], rows)
 
 
@@ -243,8 +243,8 @@ def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
         word = "finished" if status.is_finished else "missing"
         details = [] if status.is_finished else [interruption(status.cell)]
         details = [text for text in (*declared_settings(status.cell), *details) if text]
-        told = f"  {', '.join(details)}" if details else ""
-        state.out.print(f"{word:8}  {time:>8}  {status.cell.path}{told}", markup=False)
+        remark = f"  {', '.join(details)}" if details else ""
+        state.out.print(f"{word:8}  {time:>8}  {status.cell.path}{remark}", markup=False)
     missing = [status for status in known if not status.is_finished]
     seconds = [status.seconds for status in missing if status.seconds is not None]
     state.out.print(f"{len(known)} cells, {len(known) - len(missing)} finished, {len(missing)} missing")

@@ -40,7 +40,7 @@ def show(
     fmt: FormatOption | None,
     output: Path | None,
 ) -> None:
-    """Print the table and draw the figure; tell of failures last."""
+    """Print the table and draw the figure; report failures last."""
     from mmbench.reproduce.scores import reproduced
     from mmbench.runs.look_log import note_looks
 
@@ -85,7 +85,7 @@ def _chosen(fmt: FormatOption | None, output: Path | None) -> FormatOption:
 
 
 def _write(state: State, text: str, output: Path | None) -> None:
-    """Write to stdout as it is, or into a file in one step."""
+    """Write to stdout as it is, or into a file atomically."""
     from mmbench.atomic import write_text
 
     if output is None:

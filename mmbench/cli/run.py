@@ -1,4 +1,4 @@
-"""`mmbench run`, `train` and `evaluate`."""
+"""`mmbench run` and `train`."""
 
 import re
 from collections.abc import Iterator
@@ -8,33 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbench.choices import DEFAULT_LISTS, FLOORS, MaskRule
+from mmbench.choices import DEFAULT_LISTS, FLOORS
 from mmbench.cli import complete
 from mmbench.cli.state import State
 from mmbench.cli.words import words
 from mmbench.errors import MmbenchError, RunError, UsageError
 
 if TYPE_CHECKING:
-    from mmbench.evaluation.evidence import Ranking
-    from mmbench.evaluation.metrics import Metric
     from mmbench.reporting.runs import Runs
     from mmbench.runs.experiment_file import ExperimentFile, ReportOptions
-    from mmbench.runs.schedule import Overrides
+    from mmbench.runs.overrides import Overrides
     from mmbench.runs.store import RunRecord
     from mmbench.runs.workers import Backend
 
-MOST_SEEDS = 10_000  # of a range; a typo must not fill the memory
+MOST_SEEDS = 10_000  # limits a range, so that a typo does not fill the memory
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="[MODEL.]KEY=VALUE", help="Override a setting, for all models or one; repeatable."
+        "--set", metavar="[MODEL.]KEY=VALUE", help="Override a setting, for all models or MODEL; repeatable."
     ),
 ]
 StackOption = Annotated[
     str,
     typer.Option(
         metavar="auto|N|off",
-        help="Seeds of one model trained as one: N at a time, or auto, which stacks on a GPU only.",
+        help="Seeds of a model trained together: N at a time, or auto, which stacks on a GPU only.",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -51,7 +49,6 @@ ListsOption = Annotated[
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: mmbench run hm4sr tmmsrec sasrec --dataset amazon-beauty --seeds 3")(run)
     app.command(epilog="Example: mmbench train sasrec --dataset demo --seed 1 --set lr=0.003")(train)
-    app.command(epilog="Example: mmbench evaluate results/demo/sasrec/*/seed_1 --metric HR@20")(evaluate)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -71,14 +68,14 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def read_sets(texts: list[str] | None) -> dict[str, Any]:
-    """Return the settings of `--set key=value` and `--set model.key=value`; of a key given twice, the last value."""
+    """Return the settings of `--set key=value` and `--set model.key=value`; the last value of a key counts."""
     from mmbench.settings.config import parse_value
 
     return {key: parse_value(value) for key, value in split_sets(texts, form="KEY=VALUE or MODEL.KEY=VALUE")}
 
 
 def split_sets(texts: list[str] | None, *, form: str) -> Iterator[tuple[str, str]]:
-    """Yield key and value of each `--set` text; UsageError, which names the form, for one that has not both."""
+    """Yield key and value of each `--set` text; UsageError, with the form, for a text that lacks either."""
     for text in texts or []:
         key, _, value = text.partition("=")
         if not key or key.endswith(".") or not value:
@@ -88,7 +85,7 @@ def split_sets(texts: list[str] | None, *, form: str) -> Iterator[tuple[str, str
 
 def parse_sets(texts: list[str] | None, *, epochs: int | None = None) -> "Overrides":
     """Return the settings of `--set` and `--epochs`."""
-    from mmbench.runs.schedule import Overrides
+    from mmbench.runs.overrides import Overrides
 
     return Overrides.of(read_sets(texts), epochs=epochs)
 
@@ -99,7 +96,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="MODEL",
-            help="Model names, with :variant if wanted; or one experiment file (exp.toml).",
+            help="Model names, with :variant if wanted; or an experiment file (exp.toml).",
             autocompletion=complete.models,
         ),
     ],
@@ -108,7 +105,7 @@ def run(
         typer.Option(
             "--dataset",
             "-d",
-            show_default="the one prepared last",
+            show_default="the last prepared",
             help="Prepared data set; repeatable.",
             autocompletion=complete.prepared,
         ),
@@ -129,7 +126,7 @@ def run(
     backend: Annotated[str, typer.Option(help="Who computes the cells: local, dask or ray.")] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="A running Dask scheduler or Ray cluster; without it one is started here."),
+        typer.Option(help="A running Dask scheduler or Ray cluster; by default started on this machine."),
     ] = None,
     device: DeviceOption = "auto",
     stack: StackOption = "auto",
@@ -184,9 +181,9 @@ IN_FILES = ("dataset", "seeds", "set_", "tuned", "study", "epochs", "floors", "c
 
 
 def _check_alone(ctx: typer.Context, models: list[str]) -> None:
-    """Raise UsageError for what stands beside an experiment's file and is said in it."""
+    """Raise UsageError for arguments beside an experiment's file that the file states."""
     if len(models) > 1:
-        raise UsageError(f"{', '.join(models)}: name either models or one experiment file")
+        raise UsageError(f"{', '.join(models)}: name either models or a single experiment file")
     for name in IN_FILES:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
@@ -213,7 +210,7 @@ def _keep(state: State, experiment: "ExperimentFile", runs: "Runs") -> None:
     datasets = tuple(dict.fromkeys(record.dataset for record in runs))
     try:
         file = write_experiment_file(state.results_dir, replace(experiment, datasets=datasets))
-    except MmbenchError as error:  # the results are there
+    except MmbenchError as error:  # the results are stored all the same
         state.warn(f"no experiment file: {error}")
         return
     state.err.print(f"the same again, and its table: mmbench run {file}", markup=False)
@@ -281,7 +278,7 @@ def train(
     device: DeviceOption = "auto",
     lists: ListsOption = DEFAULT_LISTS,
 ) -> None:
-    """Train one model with one seed, rank valid and test, and say where the result lies."""
+    """Train a model with a seed, rank valid and test, and print where the result lies."""
     state: State = ctx.obj
     from mmbench import api
     from mmbench.cli.watching import run_view, watchers
@@ -296,84 +293,3 @@ def train(
     if record.status == "failed":
         raise RunError(f"{model} on {record.dataset}: {record.failure}")
     state.out.print(str(record.path), markup=False)
-
-
-def evaluate(
-    ctx: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.", autocompletion=complete.metrics
-        ),
-    ] = None,
-    rescore: Annotated[
-        bool,
-        typer.Option(help="Rank the stored checkpoint again; --no-rescore only reads the stored rankings."),
-    ] = True,
-    mask_seen: Annotated[
-        MaskRule | None,
-        typer.Option(
-            show_default="the run's own rule",
-            help="The rule for items that a user already has whose numbers are printed; all rules are stored.",
-        ),
-    ] = None,
-    lists: ListsOption = DEFAULT_LISTS,
-    device: DeviceOption = "auto",
-) -> None:
-    """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
-    state: State = ctx.obj
-    from mmbench.cli.tables import print_table
-    from mmbench.evaluation.metrics import parse_metric
-    from mmbench.runs.look_log import note_looks
-    from mmbench.runs.store import read_record
-
-    wanted = [parse_metric(name) for name in words(metric) or ["HR@10", "NDCG@10", "MRR@10"]]
-    records = [read_record(path) for path in runs]
-    for name in wanted:
-        name.check(min(record.n_items for record in records))
-    head, rows = ["run", "split", *map(str, wanted)], []
-    for record in records:
-        for ranking in _rankings_to_print(state, record, rescore, device, lists):
-            rule = mask_seen or record.mask_seen
-            values = [_value_text(name, ranking, rule, record) for name in wanted]
-            rows.append([str(record.path), ranking.name, *values])
-    note_looks(records, data_dir=state.data_dir)
-    if state.out.is_terminal:
-        print_table(state, head, rows)
-        return
-    for row in (head, *rows):
-        typer.echo("\t".join(row))  # not rich, which turns tabs into spaces
-
-
-def _rankings_to_print(
-    state: State, record: "RunRecord", rescore: bool, device: str, lists: int
-) -> "list[Ranking]":
-    """Return valid and test, and those of an ensemble's members when they are ranked again."""
-    from mmbench.runs.schedule import rank_again
-
-    if not rescore:
-        return [record.ranking("valid"), record.ranking("test")]
-    evaluated = rank_again(record, data_dir=state.data_dir, device=device, lists=lists)
-    if evaluated.n_changed:
-        state.err.print(
-            f"{record.path}: {evaluated.n_changed:,} ranks are others than those stored before; "
-            "run.json says what ranked them (environment.ranked_again)", markup=False,
-        )  # fmt: skip
-    else:
-        state.err.print(f"{record.path}: ranks identical to the stored ones", markup=False)
-    return evaluated.rankings
-
-
-def _value_text(metric: "Metric", ranking: "Ranking", rule: MaskRule, record: "RunRecord") -> str:
-    """Return a metric of a ranking; n/a where lists are not made."""
-    from mmbench.evaluation.evidence import ListsError
-
-    if metric.needs == "lists" and ranking.name != "test":
-        return "n/a"
-    try:
-        return f"{metric.value(ranking, rule):.6f}"
-    except ListsError as error:
-        raise UsageError(
-            f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"
-        ) from error

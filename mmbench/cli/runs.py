@@ -1,4 +1,4 @@
-"""`mmbench runs`: the stored runs, one of them in full, and their removal."""
+"""`mmbench runs`: the stored runs, a run in full, and their removal."""
 
 import json
 import textwrap
@@ -19,7 +19,7 @@ SHOWN_METRICS = ("NDCG@10", "MRR@10", "HR@10")
 
 runs_app = typer.Typer(
     invoke_without_command=True,
-    help="Stored runs: list them, show one in full, remove some.",
+    help="Stored runs: list, show and remove them.",
     epilog="""\b
 Examples:
   mmbench runs --model hm4sr --state finished --columns run,lr,HR@20,age
@@ -89,7 +89,7 @@ def list_runs(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the stored runs, the one that changed last at the end."""
+    """List the stored runs, the last changed at the end."""
     if ctx.invoked_subcommand is not None:
         return
     from mmbench.cli.tables import print_table
@@ -137,7 +137,7 @@ def show(
 
 @runs_app.command(epilog="Example: mmbench runs rm 83a48b2/1 results/demo/sasrec/*/seed_3")
 def rm(ctx: typer.Context, names: Names, yes: YesOption = False) -> None:
-    """Remove runs with all their files. One that is being computed is refused."""
+    """Remove runs with all their files. A run that is being computed is refused."""
     from mmbench.runs.inventory import find_runs
 
     state: State = ctx.obj
@@ -188,11 +188,11 @@ def _choose(
     from mmbench.runs.inventory import list_runs as stored_runs
 
     runs = stored_runs(state.results_dir)
-    for asked, known, what in (
+    for names, known, what in (
         (models, {run.model for run in runs}, "model"),
         (datasets, {run.dataset for run in runs}, "data set"),
     ):
-        for name in asked or []:
+        for name in names or []:
             if name not in known:
                 raise UsageError(f"{suggest(name, known, what=what)} (among the runs in {state.results_dir})")
     return [
@@ -229,7 +229,7 @@ def _metrics(names: list[str] | None) -> "list[Metric]":
 
 
 def _print_line(state: State, label: str, text: str) -> None:
-    """Print a line of a page inside the terminal's width; one that cannot be broken at blanks stays whole."""
+    """Print a line of a page inside the terminal's width, broken at blanks only."""
     indent = 15
     width = max(40, state.out.width) - indent if state.out.is_terminal else 10_000
     parts = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
@@ -247,11 +247,11 @@ def _remove(state: State, runs: "list[StoredRun]", *, yes: bool) -> None:
     for run in runs:
         check_removable(run.path, state.results_dir)
     total = size_text(sum(folder_bytes(run.path) for run in runs))
-    what = f"{len(runs)} run{'s' * (len(runs) > 1)}, {total}"
+    summary = f"{len(runs)} run{'s' * (len(runs) > 1)}, {total}"
     if not yes:
         for run in runs:
             typer.echo(f"{run.name}  {run.model} on {run.dataset}, {run.state}  {run.path}", err=True)
-        confirm(f"Remove {what}?")
+        confirm(f"Remove {summary}?")
     faults = []
     for run in runs:
         try:
@@ -259,5 +259,5 @@ def _remove(state: State, runs: "list[StoredRun]", *, yes: bool) -> None:
         except RunError as error:
             faults.append(str(error))
     if faults:
-        raise RunError(f"{len(runs) - len(faults)} of {what} removed; {'; '.join(faults)}")
-    state.out.print(f"removed {what}", markup=False)
+        raise RunError(f"{len(runs) - len(faults)} of {summary} removed; {'; '.join(faults)}")
+    state.out.print(f"removed {summary}", markup=False)

@@ -1,4 +1,4 @@
-"""The shape of the command line: global options in any place, commands in panels, help without types of Python."""
+"""The shape of the command line: global options at any position, commands in panels, help without types of Python."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +61,7 @@ class Root(TyperGroup):
 
 
 def arrange(app: typer.Typer) -> None:
-    """Give every command its panel, and its options names of values in place of types of Python."""
+    """Give every command its panel, and its options names of values instead of Python types."""
     for command in app.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
         command.rich_help_panel = _PANEL_OF.get(name, command.rich_help_panel)

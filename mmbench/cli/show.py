@@ -97,7 +97,7 @@ def _protocol_of(state: State, dataset: str) -> "tuple[str, Layer]":
 
 
 def _print_text(state: State, text: str, *, indent: int = 0, hang: int = 0) -> None:
-    """Print a paragraph inside the terminal's width, later lines `hang` further in; without a terminal as one line."""
+    """Print a paragraph inside the terminal's width, later lines `hang` further in; else as a single line."""
     lines = textwrap.wrap(
         text, state.out.width, initial_indent=" " * indent, subsequent_indent=" " * (indent + hang),
         break_on_hyphens=False, break_long_words=False,
@@ -125,11 +125,11 @@ def _print_head(state: State, page: "ModelPage") -> None:
 
 
 def _print_settings(state: State, page: "ModelPage", *, every: bool) -> None:
-    """Print a table of the model's own settings and one of those of training; without `every`, no defaults."""
+    """Print tables of the model's settings and of those of training; without `every`, no defaults."""
     from mmbench.cli.tables import print_table
     from mmbench.settings.describe import value_text
 
-    place = f" on {page.dataset}" if page.dataset else ""
+    suffix = f" on {page.dataset}" if page.dataset else ""
     for is_own, title in ((True, "settings of the model"), (False, "settings of training and ranking")):
         rows = [
             [row.key, value_text(row.setting.value), row.may_be, _source(row)]
@@ -137,7 +137,7 @@ def _print_settings(state: State, page: "ModelPage", *, every: bool) -> None:
             if row.is_own == is_own and (every or row.setting.origin != "default")
         ]
         if rows:
-            _print_title(state, title + place)
+            _print_title(state, title + suffix)
             print_table(state, ["setting", "value", "may be", "source"], rows)
     n_defaults = sum(row.setting.origin == "default" for row in page.settings)
     if n_defaults and not every:
@@ -185,8 +185,8 @@ def _print_search(state: State, page: "ModelPage") -> None:
     if not page.search:
         return
     _print_title(state, "search space")
-    told = "shared: the recipe's, with the part of all trained models in it; recipe: the recipe's alone"
-    _print_text(state, told)
+    legend = "shared: the recipe's, with the part of all trained models in it; recipe: the recipe's alone"
+    _print_text(state, legend)
     rows = [[row.key, str(row.searched), ", ".join(row.spaces), row.searched.source] for row in page.search]
     print_table(state, ["setting", "tried", "space", "source"], rows)
 

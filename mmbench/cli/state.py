@@ -35,7 +35,7 @@ class State:
 
     @cached_property
     def out(self) -> "Console":
-        """stdout: tables and other results; never wrapped when it is not a terminal."""
+        """Return stdout, for tables and other results; never wrapped when it is not a terminal."""
         from mmbench.console import SafeConsole
 
         console = SafeConsole()
@@ -45,18 +45,18 @@ class State:
 
     @property
     def is_ascii_only(self) -> bool:
-        """Whether stdout cannot show blocks, bars and arrows."""
+        """Return whether stdout cannot show blocks, bars and arrows."""
         return "utf" not in self.out.encoding.lower()
 
     @cached_property
     def err(self) -> "Console":
-        """stderr: progress and remarks; silent with --quiet."""
+        """Return stderr, for progress and remarks; silent with --quiet."""
         from mmbench.console import SafeConsole
 
         return SafeConsole(stderr=True, quiet=self.quiet)
 
     def warn(self, text: str) -> None:
-        """One line on stderr, with --quiet too: something that was asked for is not in the output."""
+        """Print a line on stderr, with --quiet too: something that was requested is not in the output."""
         typer.echo(at_blanks(f"warning: {visible(text)}"), err=True)
 
     def warn_left_out(self, texts: Iterable[str]) -> None:
@@ -65,7 +65,7 @@ class State:
             self.warn(f"left out of the table: {text}")
 
     def note(self, text: str) -> None:
-        """Print a remark as one line on stderr; silent with --quiet."""
+        """Print a remark as a line on stderr; silent with --quiet."""
         self.err.print(f"note: {text}", markup=False)
 
     def skip_data(self, fault: DataError) -> None:

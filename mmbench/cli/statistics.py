@@ -86,7 +86,7 @@ def _filtered(manifest: Manifest) -> str:
 
 
 def _pictures(coverage: Coverage) -> str:
-    declared = f"; {_percent(coverage.image_declared)} name one" if coverage.image_declared else ""
+    declared = f"; {_percent(coverage.image_declared)} name a picture" if coverage.image_declared else ""
     return f"{coverage.n_without_image:,} without{declared}"
 
 

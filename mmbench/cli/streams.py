@@ -1,7 +1,7 @@
 """Standard output and error that never stop a command: full, closed, or of an encoding that lacks a letter.
 
-What was computed must not be lost because its last line cannot be printed, so writing goes on to nowhere instead, and
-the command says at its end what happened.
+What was computed must not be lost because its last line cannot be printed, so further output goes nowhere, and the
+command says at its end what happened.
 """
 
 import errno
@@ -42,7 +42,7 @@ class Outlet(io.RawIOBase):
 
     @property
     def reason(self) -> str:
-        """Return why the output is not whole, one line; "" when it is, or when its reader left (`| head`)."""
+        """Return in a line why the output is not whole; "" when it is, or when its reader left (`| head`)."""
         if self.fault is None or self.fault.errno == errno.EPIPE:
             return ""
         return f"cannot write to the standard output: {self.fault.strerror}; what was computed is stored"
@@ -64,7 +64,7 @@ def _occupy_descriptors() -> None:
         except OSError:
             os.set_inheritable(
                 os.open(os.devnull, os.O_RDWR), True
-            )  # takes the lowest number, which is this one
+            )  # takes the lowest free number, which is `descriptor`
 
 
 def _guarded(stream: TextIO | None) -> tuple[TextIO, Outlet]:

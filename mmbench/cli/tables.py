@@ -11,7 +11,7 @@ _WHOLE_WORD = 40  # letters; a longer word, such as a path, may be broken
 
 
 def open_named(state: State, name: str) -> "Prepared":
-    """Open a prepared data set by any of its names; one whose table is gone from the catalogue still opens."""
+    """Open a prepared data set by any of its names, even if its table is gone from the catalogue."""
     from mmbench.data.catalog import resolve_name
     from mmbench.data.store import is_prepared, open_prepared
 
@@ -43,7 +43,7 @@ def note_outdated(state: State, prepared: "Prepared") -> bool:
 
     try:
         why = why_outdated(prepared)
-    except MmbenchError as error:  # the catalogue cannot be read: looking goes on
+    except MmbenchError as error:  # the catalogue cannot be read, but the data can be shown
         why = str(error)
     if why is not None:
         state.note(why)

@@ -33,7 +33,7 @@ def tune(
         typer.Option(min=1, show_default="30", help="Trials of each model, the recipe's own among them."),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(min=0.0, help="In place of --trials: hours of training of each model.")
+        float | None, typer.Option(min=0.0, help="Instead of --trials: hours of training of each model.")
     ] = None,
     sampler: Annotated[str, typer.Option(metavar="tpe|random|grid", help="tpe needs mmbench[tune].")] = "tpe",
     space: Annotated[
@@ -60,19 +60,19 @@ def tune(
     backend: Annotated[str, typer.Option(help="Who computes the trials: local, dask or ray.")] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="A running Dask scheduler or Ray cluster; without it one is started here."),
+        typer.Option(help="A running Dask scheduler or Ray cluster; by default started on this machine."),
     ] = None,
     device: DeviceOption = "auto",
     show: Annotated[
         bool, typer.Option("--show", help="Print what the stored studies found; compute nothing.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the studies as one HTML page.")
+        Path | None, typer.Option(metavar="FILE", help="Also write the studies as an HTML page.")
     ] = None,
 ) -> None:
-    """Search settings on the validation targets, with one budget for every model; `run --tuned` uses the best.
+    """Search settings on the validation targets, with the same budget for every model; `run --tuned` uses the best.
 
-    Test targets are not ranked. The same command goes on after an interruption, or with more trials later.
+    Test targets are not ranked. The same command resumes after an interruption, or with more trials later.
     """
     state: State = ctx.obj
     from mmbench import api
@@ -100,7 +100,7 @@ def tune(
 
 
 def parse_lists(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Return what `--set` says: settings with one value, and lists of values to search; the last of a key counts."""
+    """Return what `--set` says: settings with a value, and lists of values to search; the last of a key counts."""
     from mmbench.settings.config import parse_value
 
     settings: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Who hears of what the command line asks of mmbench.api."""
+"""The watchers that the command line gives to mmbench.api."""
 
 from mmbench.cli.live import RunView
 from mmbench.cli.preparation import PreparationView

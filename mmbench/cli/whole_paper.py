@@ -53,7 +53,7 @@ def print_paper(
     state.out.print(f"time left, {jobs} at a time: {left_text(whole, jobs) or 'none'}")
     if whole.rough or whole.unknown:
         state.out.print(
-            "~: median of other models' runs on the same data set; ?: cells that nothing tells about"
+            "~: median of other models' runs on the same data set; ?: cells that nothing is known about"
         )
 
 

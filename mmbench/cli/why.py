@@ -24,7 +24,7 @@ def why(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a finished run (seed_<n>).")],
     b: Annotated[
         str,
-        typer.Argument(metavar="B", help="Folder of another one, or a printed table such as hm4sr/table1."),
+        typer.Argument(metavar="B", help="Folder of another run, or a printed table such as hm4sr/table1."),
     ],
     metric: Annotated[str, typer.Option(help="Whose difference.")] = "NDCG@10",
 ) -> None:
@@ -44,16 +44,16 @@ def why(
     second = read_record(Path(b))
     for record in (first, second):
         wanted.check(record.n_items)
-    found = explain(first, second, list(stored), metric=wanted)
-    for letter, record, value in (("A", first, found.a), ("B", second, found.b)):
+    difference = explain(first, second, list(stored), metric=wanted)
+    for letter, record, value in (("A", first, difference.a), ("B", second, difference.b)):
         state.out.print(f"{letter}  {number(value)}  {record.title}", markup=False)
     state.out.print(
-        f"B - A  {number(found.b - found.a, sign=True)}  {wanted} on the test targets", markup=False
+        f"B - A  {number(difference.b - difference.a, sign=True)}  {wanted} on the test targets", markup=False
     )
-    if not found.fields:
-        state.out.print("no field differs: the two are one run", markup=False)
+    if not difference.fields:
+        state.out.print("no field differs: A and B are the same run", markup=False)
         return
-    _print_fields(state, found.fields, "B")
+    _print_fields(state, difference.fields, "B")
 
 
 def _print_fields(state: State, fields: "Sequence[Field]", other: str) -> None:

@@ -22,7 +22,7 @@ def _if_trained(subject: Subject) -> str:
 
 
 def _if_product(subject: Subject) -> str:
-    return "" if subject.make().is_dot_product else "the score is no product"
+    return "" if subject.make().is_dot_product else "the score is not a product"
 
 
 def _if_causal(subject: Subject) -> str:

@@ -100,7 +100,7 @@ def _to_rgb(image: "Image") -> "Image":
 
 
 def _upright(image: "Image") -> "Image":
-    """Turn a picture as its EXIF data say; damaged EXIF data are no reason to lose a decoded picture."""
+    """Turn a picture as its EXIF data say; damaged EXIF data do not lose a decoded picture."""
     from PIL import ImageOps
 
     try:

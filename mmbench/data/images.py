@@ -115,7 +115,7 @@ def _list_folder(path: Path) -> ImageListing:
     for folder, _, names in os.walk(path):
         for name in names:
             file = Path(folder) / name
-            with suppress(OSError):  # a link that leads nowhere or in a circle is no picture
+            with suppress(OSError):  # a link that leads nowhere or in a circle is not a picture
                 files[file.relative_to(path).as_posix()] = file.stat().st_size, file_stamp(file)
     sizes = sorted((name, size) for name, (size, _) in files.items())
     stamps = sorted((name, stamp) for name, (_, stamp) in files.items())

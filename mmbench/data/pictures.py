@@ -54,7 +54,7 @@ class PictureFiles:
     def mark(self, member: str | None) -> str:
         """Return the sha256 of a picture file, or why there is none; a changed picture has another mark."""
         if self._store is not None and member is not None:
-            # The store knows it without reading gigabytes. Why a fetch failed changes from day to day and is no input.
+            # The store knows it without reading gigabytes. Why a fetch failed is not an input: it changes daily.
             return self._store.sha256(member) or MISSING
         content = self.read(member)
         return content if isinstance(content, str) else hashlib.sha256(content).hexdigest()

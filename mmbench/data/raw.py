@@ -187,7 +187,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 def too_long(file: Path, number: int) -> DataError:
     """Return the error about a line that is longer than MAX_LINE."""
     return DataError(
-        f"{file}: line {number} is longer than {MAX_LINE // 2**20} MiB, so this is no file of lines; "
+        f"{file}: line {number} is longer than {MAX_LINE // 2**20} MiB, so this is not a file of lines; "
         "check that it is the right one and get it again"
     )
 

@@ -91,7 +91,7 @@ def describe(
 
     ticks  the times in the raw file's resolution; None: `times`
     raw    None: nothing was filtered out
-    has_times  False: the times are no times but an order
+    has_times  False: the times are not times but an order
 
     Raises DataError when the split leaves no user to evaluate.
     """

@@ -227,11 +227,11 @@ def _check(ranking: Ranking) -> None:
         raise ValueError("a user stands there twice")
     least = 0 if not (ranking.has_targets or ranking.lists) else 1
     if ranking.target.shape != (n,) or not _within(ranking.target, least, n_items):
-        raise ValueError(f"a target is no item of 1..{n_items}")
+        raise ValueError(f"a target is not an item of 1..{n_items}")
     if not ranking.counts:
         raise ValueError("there are no counts")
     if not all(rule in ranking.counts and type(k) is int and k >= 1 for rule, k in ranking.limits.items()):
-        raise ValueError("a limit is no cutoff of stored counts")
+        raise ValueError("a limit is not a cutoff of stored counts")
     for rule in ranking.counts:
         ranks = ranking.ranks(rule)
         if not (_within(ranks.greater, 0, n_items - 1) and _within(ranks.equal, 0, n_items - 1)):

@@ -170,7 +170,7 @@ def learned_weights(
 
 
 def _left_out(view: TargetView, n_items: int, chunk: ScaledChunk, rule: MaskRule) -> tuple[Tensor, Tensor]:
-    """Return (row, item - 1) of the seen items that are no candidates of a chunk's users; targets stay."""
+    """Return (row, item - 1) of the seen items that are not candidates of a chunk's users; targets stay."""
     if rule == "none":
         nothing = torch.zeros(0, dtype=torch.int64)
         return nothing, nothing

@@ -44,7 +44,7 @@ def rank(
 ) -> Ranks:
     """Return the rank of every target of `view` under one mask rule, in the view's order of users.
 
-    Raises RunError when a score is not a number, naming the user, when the model's scores are not one per item,
+    Raises RunError when a score is NaN, naming the user, when the model's scores are not one per item,
     and when the GPU's memory runs out.
     """
     collected = _Collected(view, model.n_items, rules={mask_seen})

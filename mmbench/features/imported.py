@@ -38,7 +38,7 @@ def import_features(
 ) -> ExtractReport:
     """Store ready-made features under `name`.
 
-    Items that the map lacks, or whose row is all zeros, are absent and counted. Ids that are no item are counted, too,
+    Items that the map lacks, or whose row is all zeros, are absent and counted. Ids that are not items are counted too,
     as are items with the same row as another ("duplicate"). Everything else that does not fit (repeated ids, rows and
     ids that do not match, rows whose width is not `dim`, NaN, a map with fewer than LEAST_SHARE of the items unless
     `allow_partial`) raises DataError; the name of a built-in encoder raises UsageError. Importing the same files

@@ -340,7 +340,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         return (entropy.mean(-1) * weight).sum() / weight.sum()
 
     def same_targets(self, batch: TrainBatch) -> Tensor:
-        """Return which pairs of targets are no negatives of each other: equal ones, or those of a user; bool [T, T]."""
+        """Return which pairs of targets are not negatives of each other: equal ones, or of one user; bool [T, T]."""
         same = batch.target[:, None] == batch.target[None, :]
         if self.config.same_user == "removed":
             same |= batch.user[:, None] == batch.user[None, :]

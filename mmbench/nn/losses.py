@@ -155,7 +155,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the mean of -log softmax(query @ table.T + bias)[target - 1]; padding is no class.
+    """Return the mean of -log softmax(query @ table.T + bias)[target - 1]; padding is not a class.
 
     query [T, D], table [N, D] (row i - 1 = item i), target int64 [T] in 1..N, bias [N] or None -> scalar.
     Half-precision inputs (autocast) are computed in float32: a softmax over a catalogue needs it.
@@ -236,7 +236,7 @@ def info_nce(
     """Return in-batch InfoNCE with cosine similarity; row i of `positive` belongs to row i of `anchor`, [..., T, D].
 
     Leading axes are further batches, averaged with equal weights.
-    same  bool [T, T], True = i and j share their target, so j is no negative of i: it leaves the denominator, or its
+    same  bool [T, T], True = i and j share their target, so j is not a negative of i: it leaves the denominator, or its
           logit becomes `same_logit` (released codes use 0, which leaves exp(0) in the sum)
     """
     n = anchor.shape[-2]

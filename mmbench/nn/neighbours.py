@@ -57,7 +57,7 @@ class Neighbours(nn.Module):
         """Build the k neighbours of each target (or source) from a similarity that is computed in blocks.
 
         rows(ids [B]) -> similarities [B, N+1] of these items (targets, or sources when prune = "source") to all;
-        zeros are no neighbours. The similarity of an item to itself is `self_sim` and is none of the k.
+        zeros are not neighbours. The similarity of an item to itself is `self_sim` and is none of the k.
         normalise  makes the absolute values of each source sum to 1 after the pruning, `self_sim` apart
         """
         parts = list(_blocks(rows, n_items=n_items, k=k))

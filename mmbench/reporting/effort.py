@@ -1,4 +1,4 @@
-"""How the settings of a table's rows came about. Rows that were tuned with different effort are no fair comparison."""
+"""How the settings of a table's rows came about. Rows that were tuned with different effort do not compare fairly."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

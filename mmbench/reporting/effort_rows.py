@@ -19,7 +19,7 @@ class EffortRows:
     entries   a row's key with its group on a data set
     labels    of each row: "recipe", "tuned, 30 trials"; "" for models that are neither
     missing   (data set, row) -> why there is nothing
-    left_out  a line for each configuration that is no row
+    left_out  a line for each configuration that is not a row
     """
 
     entries: list[tuple[RowKey, Group]] = field(default_factory=list)

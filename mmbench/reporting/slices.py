@@ -161,7 +161,7 @@ def _find(wanted: str, measured: Sequence[tuple[Group, Measured]], names: Sequen
     if len(matching) == 1:
         return matching[0]
     known = ", ".join(names)
-    reason = f"matches {len(matching)} rows" if matching else "is no row"
+    reason = f"matches {len(matching)} rows" if matching else "is not a row"
     raise UsageError(f"--compare {wanted} {reason} of {measured[0][0].dataset}; name one of: {known}")
 
 

@@ -84,7 +84,7 @@ def summary(result: Reproduced) -> list[tuple[str, list[str]]]:
 
 
 def print_terminal(result: Reproduced, console: "Console") -> None:
-    """Print to a rich console; when it is no terminal nothing is wrapped or split."""
+    """Print to a rich console; when it is not a terminal nothing is wrapped or split."""
     from rich.text import Text
 
     width = console.width if console.is_terminal else None

@@ -10,8 +10,9 @@ from mmbench.data.store import Prepared, is_prepared, list_prepared, open_prepar
 from mmbench.errors import DataError, MmbenchError, UsageError, suggest
 from mmbench.models import registry
 from mmbench.reproduce.spec import Experiment, Row, Scores
+from mmbench.runs.overrides import Overrides, check_overrides
 from mmbench.runs.plan import Cell, resolve_settings
-from mmbench.runs.schedule import Overrides, check_overrides, finished, plan
+from mmbench.runs.schedule import finished, plan
 from mmbench.runs.store import RunRecord, read_record
 from mmbench.tuning.tuned import row_layer
 

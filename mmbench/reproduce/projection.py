@@ -32,7 +32,7 @@ class Projected:
     """Vectors in two dimensions.
 
     points    float64 [n, 2]
-    variance  share of the vectors' variance along both axes; None where axes are no directions (t-SNE)
+    variance  share of the vectors' variance along both axes; None where axes are not directions (t-SNE)
     kept      trustworthiness of the NEIGHBOURS nearest points, 0 to 1: whether they are neighbours of the vectors too
     """
 

@@ -102,7 +102,7 @@ class Scores(_Experiment):
         if self.kind == "projection" and len(self.rows) != 1:
             raise ValueError("a projection has one row, whose vectors it shows")
         if self.compare and self.compare not in [row.model for row in self.rows]:
-            raise ValueError(f"compare = {self.compare!r} is no model of the rows")
+            raise ValueError(f"compare = {self.compare!r} is not a model of the rows")
         for line in (self.improved, self.p):
             if line and len(line.printed) != len(self.datasets) * len(self.metrics):
                 raise ValueError(f"{line.label}: {len(line.printed)} printed values for the columns")
@@ -147,7 +147,7 @@ class Statistics(_Experiment):
     def _named(self) -> "Statistics":
         unknown = {name for table in self.printed.values() for name in table} - set(get_args(Statistic))
         if unknown:
-            raise ValueError(f"printed: {sorted(unknown)} are no statistics")
+            raise ValueError(f"printed: {sorted(unknown)} are not statistics")
         return self
 
 

@@ -1,1 +1,1 @@
-"""One run, its record, and who computes it."""
+"""A run, its record, and who computes it."""

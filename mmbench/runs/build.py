@@ -43,16 +43,16 @@ class LoadedData:
         return torch.tensor([0, *(number.get(brand, 0) for brand in brands)])
 
     def targets(self, split: SplitName) -> TargetView:
-        """Return what is ranked. The test targets are opened when they are asked for, after the training."""
+        """Return what is ranked. The test targets are opened by this call only, after the training."""
         return self.valid if split == "valid" else target_view(self.prepared, self.split, split)
 
 
 @lru_cache(maxsize=2)
 def load_data(path: Path, content: str) -> LoadedData:
-    """Load a prepared data set whose hash is `content`; one copy serves all cells of a data set."""
+    """Load a prepared data set whose hash is `content`; all cells of a data set share a copy."""
     prepared = open_path(path)
     if prepared.hash != content:
-        raise RunError(f"{path} changed while the run was going on; start it again")
+        raise RunError(f"{path} changed during the run; start it again")
     prepared.verify()
     split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
     return LoadedData(prepared, split, training_view(prepared, split), target_view(prepared, split, "valid"))

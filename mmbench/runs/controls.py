@@ -1,12 +1,12 @@
-"""The controls of a multi-modal model: rows that each explain its gain away by something else than its fusion.
+"""The controls of a multi-modal model: rows that each explain its gain by something other than its fusion.
 
     ids, text, image alone   late-fusion:id, :text, :image: the backbone, and whether content alone suffices
     wide ids                 late-fusion:id as wide as the model has parameters: capacity
     several members of ids   late-fusion with as many ids as the model has inputs: an ensemble without content
     late fusion              late-fusion: joint training, alignment, gates
     untrained                ease-text and itemknn-cbf: training
-    the model itself         with random, shuffled and constant features, with one modality shuffled at a time, and with
-                             both shuffled alike, so that an item's text and picture stay together
+    the model itself         with random, shuffled and constant features, with each modality shuffled, and with both
+                             in the same order, so that an item's text and picture stay together
 
 A model above late fusion shows that its fusion is worth something; the model minus itself with shuffled features is the
 share of the content; that minus ids alone is the share of the pathway.
@@ -22,17 +22,17 @@ from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.models.base import Recommender
 from mmbench.runs.build import build_model, load_data
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell, make_cell
-from mmbench.runs.schedule import Overrides
 
 LATE_FUSION = "late-fusion"
 CONTROL_MODELS = (LATE_FUSION, "ease-text", "itemknn-cbf")
-FEATURE_SEEDS = (1, 2, 3)  # crossed with the seeds of the runs: one permutation may be lucky
+FEATURE_SEEDS = (1, 2, 3)  # crossed with the seeds of the runs: a single permutation may be lucky
 
 
 @dataclass(frozen=True)
 class Control:
-    """A model that is run beside another one, with settings of its own."""
+    """A model that is run beside another, with the control's settings."""
 
     model: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -75,10 +75,10 @@ def wide_backbone(cell: Cell, results_dir: Path, overrides: Overrides) -> Contro
 
     def counted(width: int, inner: int) -> int:
         control = planned(width, inner)
-        narrow = _plan_one(control, prepared, cell.seed, overrides, results_dir)
+        narrow = _plan_control(control, prepared, cell.seed, overrides, results_dir)
         return n_trained(build_model(narrow, data, "cpu")[0])
 
-    usual = _plan_one(Control(f"{LATE_FUSION}:id"), prepared, cell.seed, overrides, results_dir)
+    usual = _plan_control(Control(f"{LATE_FUSION}:id"), prepared, cell.seed, overrides, results_dir)
     heads = int(usual.settings["n_heads"].value)
     low, high = 1, 2
     while counted(high * heads, 4 * high * heads) <= target:
@@ -118,7 +118,7 @@ def plan_controls(
             for control in wanted[prepared.path]:
                 n_controls += 1
                 if seed == seeds[0] or not registry.find(control.model).load().deterministic:
-                    cell = _plan_one(control, prepared, seed, overrides, results_dir)
+                    cell = _plan_control(control, prepared, seed, overrides, results_dir)
                     by_path.setdefault(cell.path, cell)
     if not n_controls:
         raise UsageError(
@@ -141,11 +141,11 @@ def _wanted(
     return wanted
 
 
-def _plan_one(
+def _plan_control(
     control: Control, prepared: Prepared, seed: int, overrides: Overrides, results_dir: Path
 ) -> Cell:
-    own = {**overrides.by_model.get(control.model, {}), **control.settings}
-    changed = replace(overrides, by_model={**overrides.by_model, control.model: own})
+    settings = {**overrides.by_model.get(control.model, {}), **control.settings}
+    changed = replace(overrides, by_model={**overrides.by_model, control.model: settings})
     entry = registry.find(control.model)
     layers = changed.layers(control.model, entry.known_settings(), prepared.name)
     return make_cell(

@@ -1,4 +1,4 @@
-"""How a training went, epoch by epoch, as its log tells."""
+"""The curves of a training, epoch by epoch, read from its log."""
 
 import json
 import math
@@ -31,9 +31,9 @@ class Curves:
 
 
 def read_curves(folder: Path) -> Curves:
-    """Return the curves of the run in a folder; empty ones where nothing was trained.
+    """Return the curves of the run in a folder, empty where nothing was trained.
 
-    Lines that cannot be read are left out: a kill may have cut one short.
+    Lines that cannot be read are left out: a kill may have cut the last short.
     """
     log = folder / LOG
     texts = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []

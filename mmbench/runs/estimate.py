@@ -25,7 +25,7 @@ STATES = 4  # weights, two moments of Adam and the best weights lie on disk whil
 class Cost:
     """What the missing runs of a model on a data set cost.
 
-    n_runs    runs that are not finished; their costs are alike
+    n_runs    runs that are not finished; each costs the same
     epoch     seconds of an epoch with its share of the validation; 0 for a model without training
     epochs    the maximum number of epochs
     memory    peak bytes so far, "host" and "device"
@@ -59,18 +59,18 @@ class Cost:
 def estimate(
     cells: Sequence[Cell], *, device: str = "auto", say: Callable[[str], object] = lambda text: None
 ) -> Iterator[Cost]:
-    """Yield the cost of each model on each data set; `say` hears what is being timed."""
+    """Yield the cost of each model on each data set; call `say` with what is being timed."""
     chosen, groups = pick_device(device), dict[tuple[str, str], list[Cell]]()
     for cell in cells:
         groups.setdefault((cell.dataset, cell.model), []).append(cell)
-    for (dataset, model), alike in groups.items():
-        missing = [cell for cell in alike if finished(cell) is None]
+    for (dataset, model), seeds in groups.items():
+        missing = [cell for cell in seeds if finished(cell) is None]
         if missing and registry.find(model).load().trainable:
             say(f"timing {model} on {dataset}")
-            yield _timed(missing[0], len(missing), len(alike) - len(missing), chosen)
+            yield _timed(missing[0], len(missing), len(seeds) - len(missing), chosen)
             continue
         yield Cost(
-            dataset=dataset, model=model, n_runs=len(missing), n_finished=len(alike) - len(missing), epoch=0.0,
+            dataset=dataset, model=model, n_runs=len(missing), n_finished=len(seeds) - len(missing), epoch=0.0,
             epochs=0, n_parameters=0, memory={},
         )  # fmt: skip
 

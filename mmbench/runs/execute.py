@@ -1,4 +1,4 @@
-"""Cells from settings to stored records, one alone or several seeds in a stack.
+"""Cells from settings to stored records, a single cell or several seeds in a stack.
 
     open the cell -> train its model -> rank valid and test -> store rankings and record
 
@@ -53,7 +53,7 @@ class Opened:
     config: TrainConfig
     device: str
     trainer: Trainer | None
-    closed_form: Progress  # tells how it went where nothing is trained
+    closed_form: Progress  # is the progress where nothing is trained
 
     @property
     def progress(self) -> Progress:
@@ -86,11 +86,11 @@ def run_stack(
     debug: bool = False,
     lists: int = DEFAULT_LISTS,
 ) -> Iterator[RunRecord]:
-    """Train cells that differ in their seeds as one stack; each is ranked and stored when it ends, and yielded.
+    """Train cells that differ in their seeds as a stack; rank, store and yield each when it ends.
 
-    A model that cannot be stacked is trained seed after seed, one model at a time, and the watcher is told why.
+    A model that cannot be stacked is trained seed after seed, and the watcher is told why.
     """
-    # `map` keeps no trained model while the next one is made.
+    # `map` keeps no trained model while the next is made.
     return map(partial(_settle, lists=lists, debug=debug), _train_all(cells, device, watcher))
 
 
@@ -125,7 +125,7 @@ def _train_all(cells: Sequence[Cell], device: str, watcher: Watcher | None) -> I
         if trainer is not None:
             trainer.progress.note(note)
         yield from _fit([result], watcher)
-        del result, trainer  # their model, before the next one's is made
+        del result, trainer  # frees their model before the next is made
 
 
 def _try_to_open(cell: Cell, device: str) -> Result:
@@ -218,7 +218,7 @@ def _settle(result: Result, *, lists: int, debug: bool) -> RunRecord:
 
 
 def explain_failure(error: BaseException, model: str) -> str:
-    """Return in one line why a model's training or ranking failed: a line of its own file if one is at fault."""
+    """Return in one line why a model's training or ranking failed, with the line of its file that is at fault."""
     return explain(error, folders=[registry.find(model).file.parent, PACKAGE])
 
 
@@ -237,7 +237,7 @@ def _base_record(cell: Cell) -> RunRecord:
         path=cell.path, dataset=cell.dataset, model=cell.model, config_id=cell.config_id, seed=cell.seed,
         display=entry.display,
         status="finished", deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
-        # What is not trained is not selected either, and its cell is the same one under both settings.
+        # What is not trained is not selected either, and its cell is the same under both settings.
         leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
         protocol=cell.protocol, n_items=prepared.n_items, settings=cell.settings, features=cell.features,
         notes=list(cell.notes),

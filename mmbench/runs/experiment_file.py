@@ -1,4 +1,4 @@
-"""A run and its table as one TOML file: what is trained on what, with which seeds and settings, and how it is reported.
+"""A run and its table as a TOML file: what is trained on what, with which seeds and settings, and how it is reported.
 
 models = ["hm4sr", "sasrec"]
 datasets = ["demo"]
@@ -7,7 +7,7 @@ seeds = 3                      # 1, 2, 3; or a list: [3, 5, 8]
 [settings]
 lr = 0.001                     # of every model that has it
 [settings.hm4sr]
-dropout = 0.2                  # of one model
+dropout = 0.2                  # of this model
 
 [tuning]
 tuned = true                   # the best settings that `mmbench tune` stored
@@ -34,7 +34,7 @@ FOLDER, FILE = "experiments", "experiment.toml"
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(strict.Strict):
-    """Which stored search gives settings: that of `study`, or with `tuned` the one that fits."""
+    """Which stored search gives settings: that of `study`, or with `tuned` whichever fits."""
 
     tuned: bool = False
     study: str = ""
@@ -104,12 +104,12 @@ class ExperimentFile(strict.Strict):
 
 
 def is_experiment_file(text: str) -> bool:
-    """Return whether an argument in the place of a model names a file."""
+    """Return whether an argument names a file instead of a model."""
     return text.endswith(".toml")
 
 
 def read_experiment_file(file: Path) -> ExperimentFile:
-    """Return an experiment; UsageError names the file, the key and the nearest known one."""
+    """Return an experiment; UsageError names the file, the key and the nearest known key."""
     content = read_toml(file)
     _check_keys(file, content, ExperimentFile, "")
     for name, kind in (("tuning", Tuning), ("report", ReportOptions)):
@@ -144,7 +144,7 @@ def write_experiment_file(results_dir: Path, experiment: ExperimentFile) -> Path
 
 
 def as_toml(experiment: ExperimentFile) -> str:
-    """Return the text of an experiment's file, without what is as by default."""
+    """Return the text of an experiment's file, without default values."""
     plain, default = strict.dump(experiment), strict.dump(ExperimentFile(models=()))
     lines = ["# Made by mmbench run; the same again, and its table: mmbench run THIS-FILE"]
     lines += [

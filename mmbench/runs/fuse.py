@@ -1,7 +1,7 @@
-"""Late fusion of finished runs: their scores on one scale, summed with weights that the validation targets choose.
+"""Late fusion of finished runs: their scores on a common scale, in a sum with weights chosen on validation targets.
 
 Each member's best weights score once for each split; the test targets are opened once, after the weights are chosen.
-The result is a run of its own, whose record names its members:
+The result is itself a run, whose record names its members:
 
     results/<data set>/fused-<model>+<model>/<configuration>/seed_<seed of the first trained member>/
 """
@@ -59,7 +59,7 @@ class Fusion:
         return self.members[0].model.n_items
 
     def chunks(self, view: TargetView) -> Iterator[ScaledChunk]:
-        """Yield the members' scores of a view on one scale, users of like history together."""
+        """Yield the members' scores of a view on a common scale, users with histories of similar length together."""
         models = [member.model.eval() for member in self.members]
         rows, batchers = [], []
         for model in models:
@@ -109,10 +109,10 @@ def fuse_runs(
     device: str = "auto",
     lists: int = DEFAULT_LISTS,
 ) -> RunRecord:
-    """Fuse finished runs of one protocol, store the fusion as a run, and return its record.
+    """Fuse finished runs of the same protocol, store the fusion as a run, and return its record.
 
-    A fusion that is stored is made again, because its members may have been ranked anew. UsageError for fewer than two
-    runs, one given twice, and runs that do not share data and protocol; RunError for a run that did not finish.
+    A fusion that is stored is made again, because its members may have been ranked again. UsageError for fewer than
+    two runs, a run twice, and runs that do not share data and protocol; RunError for a run that did not finish.
     """
     check_members(records)
     chosen = pick_device(device)
@@ -143,15 +143,15 @@ def check_members(records: Sequence[RunRecord]) -> None:
 
 
 def _check_protocol(first: RunRecord, record: RunRecord) -> None:
-    """Raise UsageError for a run that has not the data set, data and protocol of the first."""
+    """Raise UsageError for a run whose data set, data or protocol differ from the first's."""
     if record.dataset != first.dataset:
         raise UsageError(f"{record.path} is of {record.dataset}, but {first.path} is of {first.dataset}")
     for key in sorted({*first.protocol, *record.protocol}):
         values = first.protocol.get(key), record.protocol.get(key)
         if values[0] != values[1]:
             raise UsageError(
-                f"{first.path} and {record.path} have other protocols: {key} is {values[0]} and {values[1]}; "
-                "fuse runs of one protocol"
+                f"{first.path} and {record.path} have different protocols: {key} is {values[0]} and {values[1]}; "
+                "fuse runs of the same protocol"
             )
 
 
@@ -159,7 +159,7 @@ def _record(records: Sequence[RunRecord], results_dir: Path, scale: Scale, weigh
     """Return what is known of a fusion before it is computed.
 
     Its configuration is the members' configurations, and their seeds counted from the first trained member's, so that
-    fusions of seeds 1, 2, 3, ... of the same models are the runs of one row. The seed of a member that draws nothing
+    fusions of seeds 1, 2, 3, ... of the same models are the runs of a row. The seed of a member that draws nothing
     does not count.
     """
     first = next((record for record in records if not record.deterministic), records[0])
@@ -191,20 +191,20 @@ def _ranked(base: RunRecord, fusion: Fusion, weights: WeightKind, lists: int) ->
     """Choose the weights, rank both splits, store the rankings, and return the record."""
     valid, shape = fusion.data.valid, (len(fusion.members), fusion.n_items)
     began = time.perf_counter()
-    found = find_weights(weights, fusion.chunks, valid, shape, mask_seen=base.mask_seen)
+    fitted = find_weights(weights, fusion.chunks, valid, shape, mask_seen=base.mask_seen)
     seconds = {"fusion": time.perf_counter() - began}
-    made_by = _made_by(base, fusion, found)
+    made_by = _made_by(base, fusion, fitted)
     for split in SPLITS:
         began, view = time.perf_counter(), fusion.data.targets(split)
         ranking = rank_scores(
-            fusion.scores(view, found), view, fusion.n_items, name=split, lists=lists if split == "test" else 0,
+            fusion.scores(view, fitted), view, fusion.n_items, name=split, lists=lists if split == "test" else 0,
             made_by=made_by,
         )  # fmt: skip
         store.write_rankings(base.path, [ranking])
         seconds[f"rank_{split}"] = time.perf_counter() - began
     state: dict[str, Any] = {
-        "weights": [share / sum(found.shares) for share in found.shares], "weights_from": found.source,
-        "gates": [list(gate) for gate in found.gates],
+        "weights": [share / sum(fitted.shares) for share in fitted.shares], "weights_from": fitted.source,
+        "gates": [list(gate) for gate in fitted.gates],
     }  # fmt: skip
     return replace(
         base, seconds=seconds, extra={**base.extra, **state}, environment=environment(str(fusion.device))

@@ -58,7 +58,7 @@ class StoredRun:
 
 
 def list_runs(results_dir: Path) -> list[StoredRun]:
-    """Return all runs below a results folder, the one that changed last at the end."""
+    """Return all runs below a results folder, the last changed at the end."""
     folders = [path for path in results_dir.glob("*/*/*/seed_*") if _SEED.fullmatch(path.name)]
     runs = [look_at(path) for path in sorted(folders) if path.is_dir()]
     return sorted(runs, key=lambda run: run.changed)
@@ -135,7 +135,7 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def is_smoke(run: StoredRun) -> bool:
-    """Return whether a run only tried something out: a user allowed fewer epochs than the recipe, and all were used."""
+    """Return whether a run only tried something out: the user allowed fewer epochs than the recipe, all were used."""
     record = run.record
     budget = record.settings.get("max_epochs") if record else None
     if record is None or budget is None or budget.origin is not Origin.user or record.stopped != "max_epochs":

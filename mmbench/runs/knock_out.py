@@ -67,11 +67,11 @@ def why_not_read(record: RunRecord, kind: str) -> str:
 
 
 class _Ranker:
-    """Ranks one run under one intervention after another; the intact model is opened once."""
+    """Ranks a run under several interventions; the intact model is opened once."""
 
     def __init__(self, record: RunRecord, data_dir: Path, device: str, say: Callable[[str], object]) -> None:
         self.record, self.data_dir, self.device, self.say = record, data_dir, device, say
-        self.own = record.ranking("test").made_by
+        self.made_by = record.ranking("test").made_by
         self.intact: RunModel | None = None
 
     def rank(self, intervention: Intervention) -> KnockedOut:
@@ -85,7 +85,7 @@ class _Ranker:
         model = self._intact() if intervention.catalog is None else self._changed(intervention)
         if isinstance(model, str):
             return KnockedOut(intervention.name, reason=model)
-        if model.made_by.weights != self.own.weights:
+        if model.made_by.weights != self.made_by.weights:
             raise RunError(
                 f"{self.record.path} holds other weights than those that were ranked; "
                 f"run: mmbench evaluate {self.record.path}"
@@ -119,7 +119,7 @@ class _Ranker:
             except DataError:
                 return {}
             made_by = ranking.made_by
-            same = (made_by.weights, made_by.data) == (self.own.weights, self.own.data)
+            same = (made_by.weights, made_by.data) == (self.made_by.weights, self.made_by.data)
             if not same or made_by.code != code_version()["source_hash"]:
                 return {}
             rankings[split] = ranking

@@ -12,9 +12,8 @@ def load_runs(
 ) -> tuple[list[RunRecord], list[str]]:
     """Return the records of the named data sets and models, and a line about each that is left out; () means all.
 
-    Raises UsageError for a name that no result has, with the nearest one, and when there is no result. A damaged
-    record matters if it was asked for: then a line says that it is left out. When nothing else is left, it is the
-    error.
+    Raises UsageError for a name that no result has, with the nearest, and when there is no result. A damaged record of
+    the named data sets and models is left out with a line; when nothing else is left, it is the error.
     """
     records, damaged = _read(results_dir, datasets, models)
     if not _holds(records, datasets, models):  # the nearest name is looked for among all
@@ -65,11 +64,11 @@ def check_names(
     where       the runs in words
     unreadable  folders of runs of which only the folder is known
     """
-    for key, asked, known, what in (
+    for key, names, known, what in (
         ("datasets", datasets, {record.dataset for record in records}, "data set"),
         ("models", models, {record.model for record in records}, "model"),
     ):
-        for name in asked:
+        for name in names:
             if name not in known and not any(lies_in(path, **{key: [name]}) for path in unreadable):
                 raise UsageError(f"{suggest(name, known, what=what)} ({where})")
 

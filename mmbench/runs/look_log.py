@@ -66,7 +66,7 @@ def _files(record: RunRecord, data_dir: Path) -> list[Path]:
 
 
 def _append(file: Path, line: str) -> bool:
-    """Add a line in one write, which the system does not mix with others'; return whether it was written."""
+    """Append a line by a single write, which the system does not interleave; return whether it was written."""
     try:
         number = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError:

@@ -1,4 +1,4 @@
-"""A run told in plain lines: one when a run begins, one per epoch, one when it ends."""
+"""Plain lines about a run: when it begins, after each epoch, and when it ends."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from mmbench.settings.describe import value_text
 from mmbench.training.names import LOG, RESUME
 from mmbench.training.progress import EpochReport
 
-SHOWN_CUTOFF = 10  # of NDCG, which is told when a run ends
+SHOWN_CUTOFF = 10  # is the cutoff of the NDCG in the line about a run's end
 
 
 def clock(seconds: float) -> str:
@@ -25,7 +25,7 @@ def clock(seconds: float) -> str:
 
 
 def epochs_done(path: Path) -> int:
-    """Return after how many epochs an unfinished cell resumes; 0 for a cell that is not begun."""
+    """Return after how many epochs an unfinished cell resumes; 0 for a cell without a finished epoch."""
     log = path / LOG
     if (path / RECORD).is_file() or not (path / RESUME).is_file() or not log.is_file():
         return 0
@@ -33,7 +33,7 @@ def epochs_done(path: Path) -> int:
 
 
 def interruption(cell: Cell) -> str:
-    """Return where an unfinished cell was interrupted, "" for one that is not begun."""
+    """Return where an unfinished cell was interrupted, "" for a cell without a finished epoch."""
     n_done = epochs_done(cell.path)
     return f"interrupted at epoch {n_done} of {cell.settings['max_epochs'].value}" if n_done else ""
 
@@ -62,7 +62,7 @@ def terms_text(terms: dict[str, float]) -> str:
 
 
 class TrainingLines:
-    """What is being trained at present: one run, or several seeds as one, whose numbers are means then."""
+    """What is being trained at present: a run, or a stack of seeds, whose numbers are means then."""
 
     def __init__(self, run: "RunLines", cells: Sequence[Cell], number: int, total: int) -> None:
         self.run, self.total, first = run, total, cells[0]
@@ -76,7 +76,7 @@ class TrainingLines:
         self.seconds: list[float] = []
 
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
-        """Hear of a step; lines are per epoch."""
+        """Ignore a step; lines are per epoch."""
 
     def epoch(self, report: EpochReport) -> None:
         now = time.monotonic()
@@ -130,7 +130,7 @@ class RunLines:
         self._say(text)
 
     def result(self, text: str) -> None:
-        """Say what was asked for: whether a cell is finished."""
+        """Say whether a cell is finished, as the user asked."""
         self._say(text)
 
     def planned(self, cell: Cell, record: RunRecord | None) -> None:
@@ -149,7 +149,7 @@ class RunLines:
         self.say(f"another run is computing {cell.title}; waiting for it")
 
     def queued(self, cells: Sequence[Cell], jobs: int) -> None:
-        """Say how many runs are computed side by side; each is told of as if it were computed here."""
+        """Say how many runs are computed side by side; their lines are those of runs in this process."""
         self.is_elsewhere = True
         self._say_notes(cells)
         count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"

@@ -64,7 +64,7 @@ def resolve_settings(
         *overrides,
     ]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)
-    # As validated, so that dropout = 0 and dropout = 0.0 are one configuration.
+    # As validated, so that dropout = 0 and dropout = 0.0 are the same configuration.
     checked = values_of(configs(entry, settings))
     return {key: Setting(checked[key], setting.origin, setting.note) for key, setting in settings.items()}
 
@@ -123,12 +123,12 @@ def choose_features(
             if name == "auto" and made.is_imported:
                 notes.append(
                     f"{entry.recipe.display} reads the imported {modality} features {encoder} ({made.n_present:,} of "
-                    f"{made.n_items:,} items), because {prepared.name} has no extracted ones; "
-                    f"--set {modality}_encoder={encoder} asks for them"
+                    f"{made.n_items:,} items), because {prepared.name} has no extracted features; "
+                    f"--set {modality}_encoder={encoder} chooses them without this note"
                 )
             if chosen[modality].n_layers and not model.reads_layers:
                 raise UsageError(
-                    f"{entry.name} reads one vector an item, but {encoder} of {prepared.name} has "
+                    f"{entry.name} reads a single vector per item, but {encoder} of {prepared.name} has "
                     f"{chosen[modality].n_layers} layers; choose another {modality}_encoder"
                 )
     if wanted and not chosen and not all(settings[f"{name}_encoder"].value == "none" for name in wanted):
@@ -140,9 +140,9 @@ def choose_features(
 
 
 def settings_of_use(entry: registry.ModelEntry) -> set[str]:
-    """Return the settings that can change what a model does; without a training, those of training cannot."""
-    own = {parameter.name for parameter in fields(entry.config_class())}
-    ranking = own.union(RANKING_SETTINGS, ENCODERS, FEATURE_CHANGES)
+    """Return the settings that can change what a model does; in a model without training, training settings cannot."""
+    of_model = {parameter.name for parameter in fields(entry.config_class())}
+    ranking = of_model.union(RANKING_SETTINGS, ENCODERS, FEATURE_CHANGES)
     keys = set(entry.known_settings()) if entry.load().trainable else ranking
     return keys - entry.unread_settings()
 
@@ -197,7 +197,7 @@ def configuration_id(
     *,
     protocol: Mapping[str, Any],
 ) -> str:
-    """Return the name of a configuration: it tells apart whatever may have another result with the same seed.
+    """Return the name of a configuration, which differs wherever the result of a seed may differ.
 
     Features count by what made them, so that a result of another processor, whose features differ in the last
     digits, has the same name. The model's name counts, so that no two models share a folder.
@@ -212,7 +212,7 @@ def configuration_id(
 
 
 def comparable(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str, Any]:
-    """Return the fields of the protocol that two rows must share to stand in one table."""
+    """Return the fields of the protocol that two rows must share to stand in the same table."""
     kept = {k: v for k, v in prepared.protocol.to_json().items() if k not in (*FROM_PROTOCOL, "name")}
     return {
         **kept,

@@ -15,7 +15,7 @@ _FIRST = (RECORD, RESUME, PREVIOUS, CANDIDATE)
 
 
 def check_removable(path: Path, results_dir: Path) -> None:
-    """Raise UsageError for a folder that is no run of this results folder, or that is reached through a link."""
+    """Raise UsageError for a folder that is not a run of this results folder, or that is reached through a link."""
     root, real = results_dir.resolve(), path.resolve()
     if not real.is_relative_to(root):
         raise UsageError(
@@ -24,7 +24,7 @@ def check_removable(path: Path, results_dir: Path) -> None:
         )
     inside = real.relative_to(root)
     if len(inside.parts) != 4 or not inside.name.startswith("seed_") or not real.is_dir():
-        raise UsageError(f"{path} is no run of {results_dir}: that is DATASET/MODEL/CONFIGURATION/seed_N")
+        raise UsageError(f"{path} is not a run of {results_dir}: that is DATASET/MODEL/CONFIGURATION/seed_N")
     if Path(os.path.abspath(path)).parts[-4:] != inside.parts:
         raise UsageError(f"{path} is a link to {real}; name that folder, or remove the link itself")
 

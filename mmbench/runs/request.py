@@ -1,4 +1,4 @@
-"""What a run is asked for, made definite: which models, data sets and seeds, and who hears of it."""
+"""The request for a run, resolved: which models, data sets and seeds, and which watchers."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ DEMO = "demo"  # generated, so that it can always be prepared
 
 @dataclass(frozen=True)
 class Watchers:
-    """Who hears of a run.
+    """The watchers of a run.
 
     say          is called with remarks
-    warn         is called when something that was asked for is left out
-    preparation  hears of data that are prepared for the run
-    run          hears of the cells
+    warn         is called when something that the user requested is left out
+    preparation  watches data that are prepared for the run
+    run          watches the cells
     """
 
     say: Callable[[str], object]
@@ -60,10 +60,10 @@ def choose_models(models: Sequence[str], *, floors: bool) -> list[str]:
 
 
 def choose_datasets(names: Sequence[str | Prepared], data_dir: Path, *, watchers: Watchers) -> list[Prepared]:
-    """Return the named prepared data sets; without a name the one prepared last, with none prepared the demo.
+    """Return the named prepared data sets; without a name the last prepared, and the demo where none is prepared.
 
-    The demo is prepared when it is not. Raises UsageError for another one that is not prepared, DataError for one
-    whose definition or raw files changed since it was prepared.
+    The demo is prepared when it is not. Raises UsageError for another that is not prepared, DataError where definition
+    or raw files changed since the preparation.
     """
     chosen = [_open(name, data_dir, watchers) for name in names] or [_last(data_dir, watchers)]
     for prepared in chosen:
@@ -114,19 +114,23 @@ def _last(data_dir: Path, watchers: Watchers) -> Prepared:
         known = [prepare_whole(DEMO, data_dir, watcher=watchers.preparation)]
     others = [prepared.name for prepared in known[1:]]
     also = f"; also prepared: {', '.join(others)}" if others else ""
-    watchers.say(f"using data set {known[0].name} (the one prepared last{also}); --dataset chooses another")
+    watchers.say(f"using data set {known[0].name} (prepared last{also}); --dataset chooses another")
     return known[0]
 
 
 def without_costly_floors(
-    cells: Sequence[Cell], datasets: Sequence[Prepared], *, asked: Sequence[str], say: Callable[[str], object]
+    cells: Sequence[Cell],
+    datasets: Sequence[Prepared],
+    *,
+    requested: Sequence[str],
+    say: Callable[[str], object],
 ) -> list[Cell]:
-    """Return the cells without floors that nobody asked for on a catalogue that is too large for them, and say so."""
+    """Return the cells without floors that nobody requested on a catalogue that is too large for them, and say so."""
     planned = {(cell.dataset, cell.model) for cell in cells}
     left_out = set()
     for prepared in datasets:
         for name, most in FLOORS.items():
-            if most is None or prepared.n_items <= most or name in asked:
+            if most is None or prepared.n_items <= most or name in requested:
                 continue
             if (prepared.name, name) in planned:
                 left_out.add((prepared.name, name))

@@ -106,7 +106,7 @@ def cell_of(record: RunRecord, data_dir: Path) -> Cell:
 def reopen(
     record: RunRecord, *, data_dir: Path, device: str = "auto", intervention: Intervention = AS_TRAINED
 ) -> RunModel:
-    """Return a finished run's model with its best weights; RunError when it cannot be had.
+    """Return a finished run's model with its best weights; RunError when it cannot be rebuilt.
 
     What the intervention changes in the catalogue is changed in the model.
     """
@@ -182,7 +182,7 @@ def evaluate_again(
 
 
 def _readable_rankings(record: RunRecord) -> dict[str, Ranking]:
-    """Return valid and test as they are stored; none of them where one cannot be read."""
+    """Return valid and test as they are stored; {} where either cannot be read."""
     try:
         return {split: record.ranking(split) for split in SPLITS}
     except DataError:

@@ -1,6 +1,6 @@
 """Knock-outs before the training: the cells of a run's configuration with other features, which are settings like any.
 
-A cell is the one that `mmbench run MODEL --set text_features=shuffled:1`, or `--controls`, would compute.
+Such a cell is also what `mmbench run MODEL --set text_features=shuffled:1`, or `--controls`, would compute.
 """
 
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ class Retrained:
     reason: str = ""
 
 
-def plan_retraining(record: RunRecord, what: Sequence[str], *, data_dir: Path) -> list[Retrained]:
+def plan_retraining(record: RunRecord, knock_outs: Sequence[str], *, data_dir: Path) -> list[Retrained]:
     """Return the cells of knock-outs such as "text" (BY_DEFAULT of it) and "image=shuffled:3", each once.
 
-    Raises UsageError for a knock-out that is no setting, RunError where the data or the model's recipe changed since.
+    Raises UsageError for a knock-out that is not a setting, RunError where the data or the model's recipe changed.
     """
-    chosen = list(dict.fromkeys(name for text in what for name in _names(text.strip())))
+    chosen = list(dict.fromkeys(name for text in knock_outs for name in _names(text.strip())))
     if record.status != "finished":
         raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
     prepared = open_prepared(record.dataset, data_dir)

@@ -1,116 +1,35 @@
 """Scheduling: which cells are missing, who computes them, what happens when one fails.
 
 A cell is claimed by an advisory lock on a file in its folder. The system drops the lock when a process dies,
-however it dies, so several `mmbench run` can share a results folder and none waits for a dead one.
+however it dies, so several `mmbench run` can share a results folder and none waits for a dead process.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from mmbench.choices import DEFAULT_LISTS, SPLITS, whole_number
 from mmbench.data.definition import check_current
 from mmbench.data.store import Prepared, open_path
-from mmbench.errors import DataError, OtherVersionError, RunError, UsageError, suggest
+from mmbench.errors import DataError, OtherVersionError, RunError
 from mmbench.models import registry
 from mmbench.paths import split_paths
 from mmbench.runs.execute import LEFTOVERS, fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.following import following
-from mmbench.runs.plan import Cell, make_cell, settings_of_use
+from mmbench.runs.overrides import Overrides, check_overrides
+from mmbench.runs.plan import Cell, make_cell
 from mmbench.runs.rerank import Evaluated, evaluate_again
 from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
-from mmbench.settings.config import Layer, Origin
-from mmbench.settings.words import unknown_setting
 from mmbench.training.progress import Watcher
 
 MOST_THREADS = 1024  # a larger OMP_NUM_THREADS is a slip
 DIED = "its worker process died twice; it may have run out of memory"
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """What is set for the models of a run, on top of their recipes.
-
-    everywhere  the user's settings for all models that have them
-    by_model    the user's settings for single models
-    tuned       settings that a search found, by data set and model; the user's are stronger
-    declared    settings of a declared experiment; the user's are stronger
-    swept       what a declared sweep varies; stronger than the user's
-    """
-
-    everywhere: Mapping[str, Any] = field(default_factory=dict)
-    by_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    declared: Mapping[str, Any] = field(default_factory=dict)
-    swept: Mapping[str, Any] = field(default_factory=dict)
-    tuned: Mapping[tuple[str, str], Layer] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any], *, epochs: int | None = None) -> "Overrides":
-        """Return the user's settings, of which some are of one model only: "lr", "hm4sr.dropout", "hm4sr:-tmoe.lr".
-
-        epochs  the largest number of epochs of all models
-        """
-        everywhere: dict[str, Any] = {}
-        by_model: dict[str, dict[str, Any]] = {}
-        for text, value in settings.items():
-            model, _, name = text.rpartition(".")
-            (by_model.setdefault(model, {}) if model else everywhere)[name] = value
-        if epochs is not None:
-            everywhere["max_epochs"] = epochs
-        return cls(everywhere, by_model)
-
-    def of_user(self, model: str, known: Iterable[str]) -> dict[str, Any]:
-        """Return what the user set for a model that has the settings `known`.
-
-        Of what is set for all models, a model has nothing about a modality that it does not read.
-        """
-        known, base = set(known) - registry.find(model).unread_settings(), model.partition(":")[0]
-        shared = {key: value for key, value in self.everywhere.items() if key in known}
-        own = {**self.by_model.get(base, {}), **(self.by_model.get(model, {}) if model != base else {})}
-        return {**shared, **own}
-
-    def layers(self, model: str, known: Iterable[str], dataset: str = "") -> list[Layer]:
-        """Return the layers of settings of a model on a data set, from weakest to strongest."""
-        layers = (
-            Layer(Origin.experiment, self.declared),
-            self.tuned.get((dataset, model), Layer(Origin.tuned, {})),
-            Layer(Origin.user, self.of_user(model, known)),
-            Layer(Origin.experiment, self.swept),
-        )
-        return [layer for layer in layers if layer.values]
-
-
-def check_overrides(overrides: Overrides, models: Sequence[str], *, option: str = "--set") -> None:
-    """Raise UsageError for a user's key that no chosen model has, and for a model that is not chosen.
-
-    option  where the user wrote the key, for the message
-    """
-    known = {name: registry.find(name).known_settings() for name in models}
-    every = sorted({key for keys in known.values() for key in keys})
-    unread = set.intersection(*(registry.find(name).unread_settings() for name in models))
-    for key in overrides.everywhere:
-        if key in unread:
-            modality = key.partition("_")[0]
-            raise UsageError(f"{option} {key}: no model of this run reads {modality} features; leave it out")
-        if key not in every:
-            raise UsageError(f"{option} {key}: {unknown_setting(key, every)}")
-    names = {*models, *(name.partition(":")[0] for name in models)}
-    for name, settings in overrides.by_model.items():
-        if name not in names:
-            raise UsageError(f"{option} {name}.…: {suggest(name, names, what='model of this run')}")
-        entry = registry.find(name)
-        keys = entry.known_settings()
-        for key in settings:
-            if key not in keys:
-                raise UsageError(f"{option} {name}.{key}: {unknown_setting(key, keys)}")
-            if key not in settings_of_use(entry):
-                raise UsageError(f"{option} {name}.{key}: {name} has no use for this setting")
 
 
 def plan(
@@ -129,7 +48,7 @@ def plan(
             for model in models:
                 entry = registry.find(model)
                 if number and entry.load().deterministic:
-                    continue  # one run is all runs
+                    continue  # every seed gives the same run
                 layers = overrides.layers(model, entry.known_settings(), prepared.name)
                 cells.append(
                     make_cell(
@@ -140,12 +59,12 @@ def plan(
 
 
 def finished(cell: Cell) -> RunRecord | None:
-    """Return the cell's record when it is done; a failed or damaged one counts as missing."""
+    """Return the cell's record when it is done; a failed or damaged record counts as missing."""
     return _stored(cell)[0]
 
 
 def _stored(cell: Cell) -> tuple[RunRecord | None, str]:
-    """Return the same, and what is wrong with a damaged one."""
+    """Return what `finished` returns, and what is wrong with a damaged record."""
     if not (cell.path / RECORD).is_file():
         return None, ""
     try:
@@ -162,7 +81,7 @@ def _stored(cell: Cell) -> tuple[RunRecord | None, str]:
 
 
 class RunWatcher(Protocol):
-    """Hears of a run."""
+    """What `execute` calls as it plans, skips, begins and ends cells."""
 
     def planned(self, cell: Cell, record: RunRecord | None) -> None: ...
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
@@ -185,27 +104,17 @@ def execute(
 ) -> list[RunRecord]:
     """Compute every missing cell; return a record per cell, failed ones included, in the order of `cells`.
 
-    stack  how many cells that differ in their seeds only are trained as one
+    stack  how many cells that differ in their seeds only are trained together
     lists  length of the lists of best items that are stored, 0 for none
 
     Raises DataError for a data set whose definition or raw files changed since it was prepared.
     """
     for path in {cell.data_path: None for cell in cells}:
         check_current(open_path(path))
-    done: dict[Path, RunRecord] = {}
-    missing = []
-    for cell in cells:
-        record, why = _stored(cell)
-        if record is None:
-            missing.append(cell)
-            if why:
-                watcher.damaged(cell, why)
-        else:
-            done[cell.path] = record
-            _tidy_up(cell)
-            watcher.skipped(cell, record, other_code=_other_code(record))
+    done = _finished_cells(cells, watcher)
+    missing = [cell for cell in cells if cell.path not in done]
     groups = stacks_of(missing, stack)
-    if not groups:  # no cluster is asked for nothing
+    if not groups:  # a cluster is not started for nothing
         return [done[cell.path] for cell in cells]
     if backend is None or (backend.kind == "local" and min(backend.jobs, len(groups)) == 1):
         records = _run_serially(groups, watcher=watcher, device=device, debug=debug, lists=lists)
@@ -214,6 +123,20 @@ def execute(
     for record in records:
         done[record.path] = record
     return [done[cell.path] for cell in cells]
+
+
+def _finished_cells(cells: Sequence[Cell], watcher: RunWatcher) -> dict[Path, RunRecord]:
+    """Return the records of cells that are done, by path, and report these and damaged cells to the watcher."""
+    done: dict[Path, RunRecord] = {}
+    for cell in cells:
+        record, why = _stored(cell)
+        if record is not None:
+            done[cell.path] = record
+            _tidy_up(cell)
+            watcher.skipped(cell, record, other_code=_other_code(record))
+        elif why:
+            watcher.damaged(cell, why)
+    return done
 
 
 def _tidy_up(cell: Cell) -> None:
@@ -231,16 +154,16 @@ def _tidy_up(cell: Cell) -> None:
 
 
 def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
-    """Return cells that differ in the seed only, up to `size` together, in the order of their first ones."""
+    """Return groups of up to `size` cells that differ in the seed only, in the order of their first cells."""
     by_configuration: dict[tuple[Path, str, str], list[Cell]] = {}
     for number, cell in enumerate(cells):
         alone = size == 1 or not registry.find(cell.model).load().trainable
         key = (cell.data_path, cell.model, f"{cell.config_id}/{number}" if alone else cell.config_id)
         by_configuration.setdefault(key, []).append(cell)
     return [
-        tuple(alike[first : first + size])
-        for alike in by_configuration.values()
-        for first in range(0, len(alike), size)
+        tuple(seeds[first : first + size])
+        for seeds in by_configuration.values()
+        for first in range(0, len(seeds), size)
     ]
 
 
@@ -266,28 +189,28 @@ def rank_again(record: RunRecord, *, data_dir: Path, device: str, lists: int = D
 def _run_serially(
     groups: Sequence[Group], *, watcher: RunWatcher, device: str, debug: bool, lists: int
 ) -> Iterator[RunRecord]:
-    """Compute groups one after another in this process; cells that another run is computing come last, by then done."""
+    """Compute groups in this process, in their order; cells that another run is computing come last, by then done."""
     prepare_process(default_threads(1))
     later, number, total = [], 1, sum(map(len, groups))
     for group in groups:
         with ExitStack() as locks:
             mine = []
-            for place, cell in enumerate(group, start=number):
+            for position, cell in enumerate(group, start=number):
                 lock = claim(cell.path, wait=False)
                 if lock is None:
-                    later.append((place, cell))
+                    later.append((position, cell))
                 else:
                     locks.enter_context(lock)
                     mine.append(cell)
             yield from _compute(mine, watcher, number, total, device, debug, lists)
         number += len(group)
-    for place, cell in later:
+    for position, cell in later:
         watcher.waiting(cell)
         lock = claim(cell.path, wait=True)
         assert lock is not None
         with lock:
             ready = finished(cell)
-            yield from [ready] if ready else _compute([cell], watcher, place, total, device, debug, lists)
+            yield from [ready] if ready else _compute([cell], watcher, position, total, device, debug, lists)
 
 
 def _compute(
@@ -299,7 +222,7 @@ def _compute(
     debug: bool,
     lists: int,
 ) -> Iterator[RunRecord]:
-    """Compute cells that we hold, as one stack when there are several."""
+    """Compute cells that this process holds, as a stack when there are several."""
     missing = []
     for cell in cells:
         ready = finished(cell)  # another run may have finished it since the plan was made
@@ -308,7 +231,7 @@ def _compute(
             yield ready
         else:
             missing.append(cell)
-            (cell.path / BEGUN).unlink(missing_ok=True)  # of a worker that was stopped with its run
+            (cell.path / BEGUN).unlink(missing_ok=True)  # is left by a worker that was stopped with its run
     view = watcher.begins(missing, number, total) if missing else None
     if len(missing) == 1:
         records = iter([run_cell(missing[0], device=device, watcher=view, debug=debug, lists=lists)])
@@ -322,18 +245,18 @@ def _compute(
 
 def default_threads(jobs: int) -> int:
     """Return the threads per process, so that `jobs` processes do not fight for the cores."""
-    asked = whole_number(os.environ.get("OMP_NUM_THREADS", "")) or 0
-    return asked if 0 < asked <= MOST_THREADS else max(1, (os.cpu_count() or 1) // jobs)
+    limit = whole_number(os.environ.get("OMP_NUM_THREADS", "")) or 0
+    return limit if 0 < limit <= MOST_THREADS else max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _work(
     group: Group, device: str, jobs: int, environment: dict[str, str], lists: int
 ) -> list[tuple[Cell, RunRecord]]:
-    """Compute a group in a worker process: same folders, own threads; wait when another run holds a cell."""
+    """Compute a group in a worker process, with its share of threads; wait when another run holds a cell."""
     os.environ.update(environment)
     prepare_process(default_threads(jobs))
     with ExitStack() as held:
-        # In one order, so that two runs cannot block each other.
+        # All workers claim in the same order, so that two runs cannot block each other.
         for cell in sorted(group, key=lambda cell: cell.path):
             lock = claim(cell.path, wait=True)
             assert lock is not None
@@ -355,17 +278,17 @@ def _run_in_workers(
 ) -> Iterator[RunRecord]:
     """Compute groups in other processes, each with its share of the cores; records come as they end."""
     environment = shipped_environment()
-    here = {cell.path.absolute(): cell for group in groups for cell in group}
+    cell_of = {cell.path.absolute(): cell for group in groups for cell in group}
     shipped = [
         tuple(replace(cell, path=cell.path.absolute(), data_path=cell.data_path.absolute()) for cell in group)
         for group in groups
     ]
     backend = replace(backend, jobs=min(backend.jobs, len(groups)))
-    watcher.queued(list(here.values()), backend.jobs)
+    watcher.queued(list(cell_of.values()), backend.jobs)
     work = partial(_work, device=device, jobs=backend.jobs, environment=environment, lists=lists)
-    with following(list(here.values()), watcher) as follower:
+    with following(list(cell_of.values()), watcher) as follower:
         for record in side_by_side(shipped, work, backend, ended=_ended):
-            cell = here[record.path]
+            cell = cell_of[record.path]
             record = replace(record, path=cell.path)
             follower.end(cell)
             watcher.ends(cell, record)
@@ -373,7 +296,7 @@ def _run_in_workers(
 
 
 def shipped_environment() -> dict[str, str]:
-    """Return our variables with absolute paths, because a worker may have been started in another folder."""
+    """Return mmbench's variables with absolute paths: a worker may have been started in another folder."""
     return {key: _absolute(value) for key, value in os.environ.items() if key.startswith("MMBENCH_")}
 
 

@@ -1,15 +1,15 @@
 """The only reader and writer of a results folder.
 
     results/<dataset>/<model>/<configuration>/seed_<n>/
-      run.json          the record: what was run on what, how it went (written last, in one step)
+      run.json          the record: what was run on what, and the outcome (written last, atomically)
       rankings/<name>.npz  counts, lists and targets of a ranking (mmbench.evaluation.evidence): valid, test, ...
-      train.jsonl       one line per epoch
+      train.jsonl       a line per epoch
       best.safetensors  the weights of the best validation epoch
       traceback.txt     the whole traceback of a run that failed for a reason that mmbench did not foresee
       and, while the cell is computed, the files of mmbench.training.files
 
 Every file that a number comes from carries the hash of its content, and a record names its own folder. Nothing is
-rounded here and no metric is stored: metrics come from the rankings, when they are asked for.
+rounded here and no metric is stored: metrics are computed from the rankings on request.
 """
 
 import os
@@ -35,14 +35,14 @@ TRACEBACK = "traceback.txt"  # of an error that mmbench did not foresee
 
 
 class MisplacedError(DataError):
-    """A run that lies in another folder than its own: a copy, or a folder that was renamed.
+    """A run that lies in another folder than it names: a copy, or a folder that was renamed.
 
-    own  the folder that the run names as its own
+    home  the folder that the run names
     """
 
-    def __init__(self, text: str, own: Path) -> None:
+    def __init__(self, text: str, home: Path) -> None:
         super().__init__(text)
-        self.own = own
+        self.home = home
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Selection(strict.Strict):
 
     metric: str
     value: float
-    epoch: int  # of the last stage, which counts its own
+    epoch: int  # counts from the start of the last stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,8 @@ class Stored(strict.Strict):
     config_id: str
     seed: int
     status: Literal["finished", "failed"]
-    reason: str = ""  # why a cell failed, one line
-    deterministic: bool = False  # the seed changes nothing; one run stands for all
+    reason: str = ""  # says in a line why the cell failed
+    deterministic: bool = False  # the seed changes nothing; a single run stands for all
     synthetic: bool = False  # generated data
     leaky: bool = False  # selected on the test item (an as-released switch), marked in every table
     protocol: dict[str, Any] = field(default_factory=dict)  # every field that makes rows comparable
@@ -100,7 +100,7 @@ class RunRecord(Stored):
 
     @property
     def fingerprint(self) -> str:
-        """Return the hash of everything that two rows must share to stand in one table."""
+        """Return the hash of everything that two rows must share to stand in the same table."""
         return fingerprint_of(self.protocol)
 
     @property
@@ -116,12 +116,12 @@ class RunRecord(Stored):
 
     @property
     def title(self) -> str:
-        """Return the run's own folder, from the data set on."""
+        """Return the run's folder, from the data set on."""
         return run_title(self.dataset, self.model, self.config_id, self.seed)
 
     @property
     def failure(self) -> str:
-        """Return why the run failed, and the file that holds the whole traceback where there is one."""
+        """Return why the run failed, and the file of the whole traceback where it exists."""
         file = self.path / TRACEBACK
         return f"{self.reason}; full traceback: {file}" if file.is_file() else self.reason
 
@@ -175,7 +175,7 @@ def fingerprint_of(protocol: Mapping[str, Any]) -> str:
 def slug(text: str) -> str:
     """Return a model's or data set's name as a folder's: `hm4sr:-tmoe` -> `hm4sr--tmoe`.
 
-    Two names may give one folder; the configurations in it tell the models apart.
+    Two names may share a folder; the configurations in it tell the models apart.
     """
     return re.sub(r"[^A-Za-z0-9._@+-]", "-", folder_name(text))
 
@@ -189,7 +189,7 @@ def cell_path(results_dir: Path, *, dataset: str, model: str, config_id: str, se
 
 
 def lies_in(path: Path, *, datasets: Sequence[str] = (), models: Sequence[str] = ()) -> bool:
-    """Return whether a cell's folder is one of these data sets and models, for records that cannot be read."""
+    """Return whether a cell's folder belongs to these data sets and models, for records that cannot be read."""
     dataset, model = path.parts[-4:-2]
     return (not datasets or dataset in map(slug, datasets)) and (not models or model in map(slug, models))
 
@@ -211,7 +211,7 @@ def read_record(path: Path) -> RunRecord:
         content = sealed.read_json(file, advice=advice, version=FORMAT)
     except FileNotFoundError as error:
         raise DataError(
-            f"{path} is no finished run: it has no {RECORD}; give a folder .../seed_<n>"
+            f"{path} is not a finished run: it has no {RECORD}; give a folder .../seed_<n>"
         ) from error
     try:
         stored = strict.read(Stored, content)
@@ -223,12 +223,12 @@ def read_record(path: Path) -> RunRecord:
 
 
 def _check_place(record: RunRecord) -> None:
-    """Raise MisplacedError when the folder is not the one that the record names."""
+    """Raise MisplacedError when the folder differs from what the record names."""
     folder = Path(os.path.abspath(record.path))  # links are not followed: their names are the user's choice
     if "/".join(folder.parts[-4:]) != record.title:
-        own = Path(*folder.parts[:-4]) / record.title
-        what = "a copy of" if (own / RECORD).is_file() else "another run, that of"
-        raise MisplacedError(f"{record.path} holds {what} {own}; a run counts once, in its own folder", own)
+        home = Path(*folder.parts[:-4]) / record.title
+        what = "a copy of" if (home / RECORD).is_file() else "another run, that of"
+        raise MisplacedError(f"{record.path} holds {what} {home}; a run counts once, in its own folder", home)
 
 
 def write_rankings(record_path: Path, rankings: Sequence[Ranking]) -> None:
@@ -247,7 +247,7 @@ def read_all(
 
     datasets, models  only the folders of these names are looked into, which models may share (`slug`); () means all
 
-    Raise DataError for one that is damaged or not in its own folder, such as a copy; with `on_error`, call it with
+    Raise DataError for a record that is damaged or in another folder, such as a copy; with `on_error`, call it with
     the folder and the error, and leave the record out.
     """
     for file in sorted(results_dir.glob(f"*/*/*/*/{RECORD}")):

@@ -2,7 +2,7 @@
 
 A cell is shipped as settings and paths; its result comes back through the results folder, which every worker
 must see. A worker that dies takes its cell with it; the cell is tried again once, from its last epoch, and then
-stored as failed, while the others go on. A mark in the cell's folder tells that it was begun and not given back.
+stored as failed, while the others continue. A mark in the cell's folder says that it was begun and not given back.
 """
 
 import logging
@@ -27,17 +27,19 @@ from mmbench.runs.store import RunRecord
 Kind = Literal["local", "dask", "ray"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LOCK = "cell.lock"  # in a cell's folder; held while the cell is computed
-BEGUN = "begun"  # in a cell's folder while a worker has it; one byte for each that did not give it back
+BEGUN = (
+    "begun"  # lies in a cell's folder while a worker has it, with a byte for each that did not give it back
+)
 MAX_TRIES = 2
 POLL_S = 0.3  # how often a Ray run looks which cells have ended
-Group = tuple[Cell, ...]  # cells that one worker computes together: seeds in a stack, or a single cell
+Group = tuple[Cell, ...]  # cells that a worker computes together: seeds in a stack, or a single cell
 Work = Callable[[Group], list[tuple[Cell, RunRecord]]]
 Pool = Callable[[Sequence[Group], int], Iterator[tuple[Cell, RunRecord]]]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where cells are computed. `address` of a cluster; None starts one on this machine."""
+    """Where cells are computed. `address` is that of a cluster; None starts a cluster on this machine."""
 
     kind: Kind = "local"
     address: str | None = None
@@ -51,7 +53,7 @@ class Backend:
 
 
 def find_backend(name: str, address: str | None, jobs: int) -> Backend:
-    """Return the backend of a name; UsageError for an unknown one, with the nearest."""
+    """Return the backend of a name; UsageError for an unknown name, with the nearest."""
     kind = next((known for known in KINDS if known == name), None)
     if kind is None:
         raise UsageError(suggest(str(name), KINDS, what="backend"))
@@ -63,8 +65,8 @@ def side_by_side(
 ) -> Iterator[RunRecord]:
     """Compute `groups` of cells with `work` in other processes; records come as the groups end.
 
-    `ended` reads the stored record of a cell that has one. Raises RunError when the workers cannot be had, or
-    when they die before they take a cell.
+    `ended` returns the stored record of a cell, None without one. Raises RunError when the workers cannot start, or
+    die before they take a cell.
     """
     left = {cell.path: cell for group in groups for cell in group}
     for cell in left.values():
@@ -73,8 +75,8 @@ def side_by_side(
         while left:
             begun = [cell for cell in left.values() if (cell.path / BEGUN).exists()]
             rest = [tuple(cell for cell in group if cell.path in left) for group in groups]
-            # One at a time, so that the cell that kills its worker takes no other one with it again.
-            now, jobs = ([(begun[0],)], 1) if begun else ([one for one in rest if one], backend.jobs)
+            # Begun cells come singly, so that the cell that kills its worker takes no other cell with it again.
+            now, jobs = ([(begun[0],)], 1) if begun else (list(filter(None, rest)), backend.jobs)
             try:
                 for cell, record in pool(now, jobs):
                     if not (cell.path / "run.json").is_file():
@@ -93,7 +95,7 @@ def side_by_side(
 def together(work: Callable[[], None], backend: Backend, n: int) -> bool:
     """Do the same work in n processes at once, at most `backend.jobs`; return whether no process died of it.
 
-    Raises what the work raises, and RunError when the workers cannot be had.
+    Raises what the work raises, and RunError when the workers cannot start.
     """
     with _opened(backend, partial(_do, work), lambda cell: None) as pool:
         try:
@@ -120,7 +122,7 @@ def nothing_came(cell: Cell, kind: Kind) -> RunError:
 
 def _worker_died(error: BaseException) -> bool:
     """Return whether a worker died; errors of Dask and Ray are known by name, since neither need be installed."""
-    names = {one.__name__ for one in type(error).__mro__}
+    names = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, BrokenExecutor) or bool(
         names & {"KilledWorker", "RayActorError", "WorkerCrashedError"}
     )
@@ -152,7 +154,7 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
 
 def forget_mark(cell: Cell) -> None:
-    """Remove the mark of a worker that was stopped with its run; not one of a cell that another run computes."""
+    """Remove the mark of a worker that was stopped with its run, unless another run computes the cell."""
     mark = cell.path / BEGUN
     try:
         lock = claim(cell.path, wait=False) if mark.exists() else None
@@ -178,9 +180,9 @@ def _opened(
 def _local(work: Work) -> Iterator[Pool]:
     from joblib import Parallel, delayed
 
-    # joblib's tracker of semaphores is a process of its own; when a run is stopped it tells what it had to tidy up.
-    told = os.environ.get("PYTHONWARNINGS", "")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [told, "ignore:resource_tracker"]))
+    # joblib's tracker of semaphores is a separate process, which warns of what it tidies up when a run is stopped.
+    filters = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [filters, "ignore:resource_tracker"]))
 
     def pool(groups: Sequence[Group], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
         # At least two: joblib computes a single job in this very process, which a dying cell would take along.
@@ -188,8 +190,8 @@ def _local(work: Work) -> Iterator[Pool]:
             n_jobs=max(jobs, 2), backend="loky", return_as="generator_unordered", batch_size=1,
             pre_dispatch=jobs,
         )  # fmt: skip
-        for found in parallel(delayed(work)(group) for group in groups):
-            yield from found
+        for results in parallel(delayed(work)(group) for group in groups):
+            yield from results
 
     yield pool
 
@@ -211,10 +213,10 @@ def _dask(backend: Backend, work: Work) -> Iterator[Pool]:
     except (OSError, TimeoutError) as error:
         raise RunError(f"no Dask scheduler answers at {backend.address}: {error}") from error
     try:
-        threads = {one["nthreads"] for one in client.scheduler_info(n_workers=-1)["workers"].values()}
+        threads = {worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
         if threads - {1}:
             raise RunError(
-                f"the Dask workers at {backend.address} run {max(threads)} tasks in one process, which would share "
+                f"the Dask workers at {backend.address} run {max(threads)} tasks in a process, which would share "
                 "torch's random generator; start them with: dask worker ADDRESS --nthreads 1"
             )
 
@@ -223,8 +225,8 @@ def _dask(backend: Backend, work: Work) -> Iterator[Pool]:
                 parallel = Parallel(
                     n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
                 )
-                for found in parallel(delayed(work)(group) for group in groups):
-                    yield from found
+                for results in parallel(delayed(work)(group) for group in groups):
+                    yield from results
 
         yield pool
     finally:
@@ -252,7 +254,7 @@ def _ray(backend: Backend, work: Work, ended: Callable[[Cell], RunRecord | None]
 
     def compute(groups: Sequence[Group], jobs: int) -> None:
         with parallel_config(backend="ray"):
-            # Two at least, as in `_local`; one group a task, so that none waits behind another.
+            # At least two, as in `_local`; a task is a single group, so that no group waits behind another.
             Parallel(n_jobs=max(jobs, 2), batch_size=1, pre_dispatch=jobs)(
                 delayed(work)(group) for group in groups
             )
@@ -322,7 +324,7 @@ def _import(name: str, backend: Backend) -> Any:
 def dealt_device(wanted: str) -> Iterator[str]:
     """Choose a GPU of this machine in a worker, a free one if there is any; other devices stay as they are.
 
-    Which GPUs are taken is told by locks in the system's temporary folder, which end with their process.
+    Locks in the system's temporary folder, which end with their process, mark the GPUs that are taken.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Settings of a run: types, defaults, where each value came from, and strict reading.
 
-A run's settings are one flat list of keys: the model's own (a frozen dataclass in the model file) and those
-of training and evaluation (`TrainConfig`). They come in layers, each of one `Origin`; later layers win.
+A run's settings are a flat list of keys: those of the model (a frozen dataclass in the model file) and those of
+training and evaluation (`TrainConfig`). They come in layers, each of a single `Origin`; later layers win.
 """
 
 import json
@@ -56,7 +56,7 @@ class TrainConfig:
     max_epochs: PositiveInt = 100
     patience: PositiveInt = 10  # evaluations without a better value before training stops
     # "strict": a larger value is a gain. "recbole": four digits are compared, an equal value is a gain too, and the
-    # training stops one evaluation later.
+    # training stops an evaluation later.
     patience_rule: Literal["strict", "recbole"] = "strict"
     eval_every: PositiveInt = 1  # epochs between validations
     selection_metric: str = "NDCG@20"
@@ -66,9 +66,7 @@ class TrainConfig:
     mask_seen: MaskRule = "none"  # decides selection and tables, see mmbench.evaluation.evidence
     text_encoder: str = "auto"  # "auto" = the data set's; else an encoder's name; "none" = no text
     image_encoder: str = "auto"
-    text_features: FeatureText = (
-        "stored"  # what is read in place of them, see mmbench.settings.feature_change
-    )
+    text_features: FeatureText = "stored"  # what is read instead, see mmbench.settings.feature_change
     image_features: FeatureText = "stored"
     precision: Literal["float32", "float64"] = "float32"  # parameters have it, and so have scores
     # Products in training. "tf32": on GPUs that have it; "bfloat16": autocast, and tf32 for what stays float32.
@@ -86,7 +84,7 @@ class Origin(StrEnum):
     default = "default"  # the configuration class
     protocol = "protocol"  # the data set's protocol
     recipe = "recipe"  # the model's recipe
-    dataset = "dataset"  # the recipe's table for one data set
+    dataset = "dataset"  # the recipe's table for a data set
     variant = "variant"  # a variant of the recipe
     experiment = "experiment"  # a declared table or sweep of `reproduce`
     tuned = "tuned"  # a search under a budget
@@ -108,7 +106,7 @@ class Setting(strict.Strict):
 
 @dataclass(frozen=True)
 class Layer:
-    """Values of one origin.
+    """Values of a single origin.
 
     note   goes with every value: the name of the protocol, data set or variant
     notes  goes with the values of some keys and wins over `note`: the recipe's sources
@@ -134,7 +132,7 @@ class Layer:
 def parse_value(text: str) -> Any:
     """Return the value that a `--set` text means: a TOML scalar or array, else the text itself (`prefix`).
 
-    UsageError for a value that no setting can have: one of thousands of digits or brackets.
+    UsageError for a value that no setting can have, such as thousands of digits or brackets.
     """
     try:
         content = tomllib.loads(f"value = {text}")
@@ -146,7 +144,7 @@ def parse_value(text: str) -> Any:
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
-    """Return the defaults of a configuration dataclass, by field. A field without one gets its value elsewhere."""
+    """Return the defaults of a configuration dataclass, by field, without fields that have none."""
     defaults = {}
     for parameter in fields(cls):
         if parameter.default is not MISSING:
@@ -177,7 +175,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
 def check_value(cls: type, key: str, value: Any, *, where: str) -> Any:
     """Return a value as the setting `key` of a configuration dataclass holds it.
 
-    UsageError if the setting cannot have the value; what it must not be together with others only `build` sees.
+    UsageError if the setting cannot have the value; only `build` sees which values exclude each other.
     """
     return _validated(get_type_hints(cls, include_extras=True)[key], value, where=where, key=key)
 

@@ -35,7 +35,7 @@ def _describe(kind: Any) -> str:
 
 
 def _bounds(constraint: Any) -> list[tuple[str, Any]]:
-    """Return the bounds of a pydantic field; the one that keeps integers inside 32 bits says nothing to a reader."""
+    """Return the bounds of a pydantic field, without that which only keeps integers inside 32 bits."""
     parts = getattr(constraint, "metadata", [constraint])
     pairs = [
         (sign, getattr(part, name)) for part in parts for name, sign in _SIGNS.items() if hasattr(part, name)
@@ -44,7 +44,7 @@ def _bounds(constraint: Any) -> list[tuple[str, Any]]:
 
 
 def _bounded(name: str, bounds: list[tuple[str, Any]]) -> str:
-    """Return "0 <= number < 1" for two bounds, "number > 0" for one."""
+    """Return "0 <= number < 1" for two bounds, "number > 0" for a single bound."""
     lower = [(sign, bound) for sign, bound in bounds if sign.startswith(">")]
     upper = [f" {sign} {bound:g}" for sign, bound in bounds if sign.startswith("<")]
     if lower and upper:

@@ -1,4 +1,4 @@
-"""The settings `text_features` and `image_features`: what a model is given in place of its stored features.
+"""The settings `text_features` and `image_features`: what a model reads instead of its stored features.
 
     stored         the features as they are
     shuffled:SEED  the vectors permuted among the items that have the modality

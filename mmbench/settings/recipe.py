@@ -36,7 +36,7 @@ class _Strict(BaseModel):
 
 
 class Sourced(_Strict):
-    """One setting: its value and the paper, table, code or decision that it comes from."""
+    """A setting: its value and the paper, table, code or decision that it comes from."""
 
     value: Any
     source: str = Field(min_length=3)
@@ -46,7 +46,7 @@ Number = StrictInt | StrictFloat
 
 
 class Searched(_Strict):
-    """What a search tries for one setting: a list of values, or a range.
+    """What a search tries for a setting: a list of values, or a range.
 
     values  distinct, in the order in which a grid takes them
     low, high, log, step  a range with both ends; `step` makes it low, low + step, ..., high; `log` draws evenly in
@@ -167,13 +167,13 @@ class Variant(_Strict):
 
 
 class Deviation(_Strict):
-    """One point where paper, released code and this implementation differ."""
+    """A point where paper, released code and this implementation differ."""
 
     point: str
-    paper: str = ""  # what the paper says; at least one of these two
-    code: str = ""  # what released code does: the authors', or another one that is named
+    paper: str = ""  # what the paper says; this or `code` must be set
+    code: str = ""  # what released code does: the authors', or other code that is named
     here: str
-    switch: str = ""  # the setting that reproduces the other behaviour, if there is one
+    switch: str = ""  # the setting that reproduces the other behaviour, where it exists
 
     @model_validator(mode="after")
     def _has_another_side(self) -> Self:
@@ -210,7 +210,7 @@ class Recipe(_Strict):
 
 
 def read_recipe(file: Path) -> Recipe:
-    """Read and check a recipe; every fault is one line with the file and the key."""
+    """Read and check a recipe; UsageError names the file and the key of the first fault."""
     content = read_toml(file)
     try:
         recipe = Recipe.model_validate(content)

@@ -19,7 +19,7 @@ OTHER_NAMES = {
 
 
 def unknown_setting(key: str, known: Collection[str]) -> str:
-    """Return the text for a key that is no setting: what is meant, or where all settings are listed."""
+    """Return the text for a key that is not a setting: what is meant, or where all settings are listed."""
     ours = OTHER_NAMES.get(key.casefold().replace("-", "_"))
     if ours in known:
         return f"unknown setting {key!r}; did you mean {ours!r}?"

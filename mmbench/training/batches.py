@@ -1,4 +1,4 @@
-"""The batches of an epoch, of one run or of several at once, laid out many steps at a time."""
+"""The batches of an epoch, of a single run or of several at once, laid out many steps at a time."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ STEPS_AT_ONCE = 32  # decides what a seed gives, because negatives are drawn for
 
 @dataclass
 class EpochPlan:
-    """What one epoch of one run trains on."""
+    """What an epoch of a run trains on."""
 
     epoch: int
     steps: list[Rows]
-    generators: dict[str, torch.Generator]  # one for each thing that is drawn for targets
+    generators: dict[str, torch.Generator]  # by the name of the extra that is drawn for targets
 
 
 class Fed(Protocol):
@@ -35,7 +35,7 @@ class Fed(Protocol):
 def batches_of_epoch(trainers: Sequence[Fed], plans: Sequence[EpochPlan]) -> Iterator[TrainBatch]:
     """Yield the batch of each step; with several runs its tensors have a leading axis [S].
 
-    The next steps are laid out before the last of the current ones is given out, while a GPU is still busy.
+    The next steps are laid out before the last of the current chunk is yielded, while a GPU is still busy.
     """
     waiting: list[TrainBatch] = []
     for chunk in _chunks(trainers, plans):
@@ -80,7 +80,7 @@ def _draw(
     batches: Sequence[TrainBatch],
     run: int | None,
 ) -> Iterable[Tensor]:
-    """Return what is drawn for each batch; with several runs for the part of one of them."""
+    """Return what is drawn for each batch; with several runs, for the part of run number `run`."""
     if isinstance(drawer, StepDrawer):
         return drawer.draw_steps(len(batches), generator)
     users = [batch.user if run is None else batch.user[run] for batch in batches]

@@ -1,4 +1,4 @@
-"""Weights and training state in safetensors files: no pickle, written in one step, sealed by a hash in the header."""
+"""Weights and training state in safetensors files: no pickle, written atomically, sealed by a hash in the header."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ SEAL = "sha256"  # the key of the header that holds the hash of tensors and fact
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and facts (JSON) as one file with the hash of both, so that they are of the same moment."""
+    """Write tensors and facts (JSON) into a file with the hash of both, so that they are of the same moment."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(facts)
-    # Not `save_file`: it writes a file of its own name beside the path, which a kill would leave there for ever, and
-    # which only its owner may read.
+    # Not `save_file`: it writes a temporary file of an unknown name beside the path, which a kill would leave behind,
+    # and which only its owner may read.
     content = save(plain, metadata={"facts": text, SEAL: hash_tensors(plain, text)})
     write_with(path, lambda temporary: temporary.write_bytes(content))
 
@@ -41,7 +41,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, json.loads(text)
     except Exception as error:  # of safetensors, json, torch and the system
         raise RunError(
-            f"{path} is no checkpoint of mmbench ({explain(error)}); remove {path.parent} and run the cell again"
+            f"{path} is not a checkpoint of mmbench ({explain(error)}); remove {path.parent} and run the cell again"
         ) from error
 
 
@@ -69,7 +69,7 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        # torch names every tensor, which can be hundreds: the first ones tell a change of code from one of sizes.
+        # torch names every tensor, which can be hundreds: the first tell a change of code from a change of sizes.
         reason = " ".join(str(error).split())
         raise RunError(
             f"{path} does not fit the model, made by other code or settings: {shorten(reason, 300)}"

@@ -23,7 +23,7 @@ def stack_size(wanted: str, device: str) -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Start measuring a GPU's peak memory anew, for the cell that begins."""
+    """Reset a GPU's peak memory, so that it is that of the cell that begins."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -26,11 +26,11 @@ from mmbench.training.names import BEST, CANDIDATE, LOG, PREVIOUS, RESUME
 from mmbench.training.progress import Progress
 
 START = {"stage": 0, "epoch": 0, "start": True}  # the facts of a state before the first epoch
-Place = tuple[int, int]  # stage, finished epochs of it
+StageEpoch = tuple[int, int]  # stage, finished epochs of it
 
 
 class TrainingFiles:
-    """The files of one run in its folder."""
+    """The files of a run in its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,13 +59,13 @@ class TrainingFiles:
                 return None if facts == START else (self.path(name), tensors, facts)
         return None
 
-    def places(self) -> dict[str, Place]:
-        """Return where the stored states stand, by file; a damaged file is left to `load`."""
-        stored: dict[str, Place] = {}
+    def stage_epochs(self) -> dict[str, StageEpoch]:
+        """Return stage and epoch of the stored states, by file; a damaged file is left to `load`."""
+        stored: dict[str, StageEpoch] = {}
         for name in (RESUME, PREVIOUS):
             if self.path(name).is_file():
                 with suppress(RunError):
-                    stored[name] = _place_of(checkpoint.load_facts(self.path(name)))
+                    stored[name] = _stage_epoch_of(checkpoint.load_facts(self.path(name)))
         return stored
 
     def go_back(self) -> None:
@@ -84,8 +84,8 @@ class TrainingFiles:
 
     # -- weights ------------------------------------------------------------------------------------------
 
-    def save_weights(self, name: str, model: Recommender[Any], place: Place) -> None:
-        facts = {"stage": place[0], "epoch": place[1]}
+    def save_weights(self, name: str, model: Recommender[Any], stage_epoch: StageEpoch) -> None:
+        facts = {"stage": stage_epoch[0], "epoch": stage_epoch[1]}
         checkpoint.save_tensors(self.path(name), checkpoint.model_tensors(model), facts)
 
     def load_best(self, model: Recommender[Any], epoch: int) -> None:
@@ -119,7 +119,11 @@ class TrainingFiles:
             self.path(PREVIOUS).unlink(missing_ok=True)
         else:
             os.replace(self.path(PREVIOUS), self.path(RESUME))
-        kept = (line for line in self._log_lines() if _logged_place(line) <= (progress.stage, progress.epoch))
+        kept = (
+            line
+            for line in self._log_lines()
+            if _logged_stage_epoch(line) <= (progress.stage, progress.epoch)
+        )
         if self.path(LOG).is_file():
             write_text(self.path(LOG), "".join(kept))
 
@@ -130,7 +134,7 @@ class TrainingFiles:
             file.write(json.dumps(line) + "\n")
 
     def _log_lines(self) -> Iterator[str]:
-        """Yield the whole lines; a kill may have cut the last one short."""
+        """Yield the whole lines; a kill may have cut the last short."""
         if self.path(LOG).is_file():
             for line in (
                 self.path(LOG).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -139,12 +143,12 @@ class TrainingFiles:
                     yield line
 
 
-def _place_of(facts: dict[str, Any]) -> Place:
+def _stage_epoch_of(facts: dict[str, Any]) -> StageEpoch:
     return int(facts.get("stage", 0)), int(facts.get("epoch", 0))
 
 
-def _logged_place(line: str) -> Place:
-    """Return the place of a log line; one that cannot be read counts as later than all."""
+def _logged_stage_epoch(line: str) -> StageEpoch:
+    """Return stage and epoch of a log line, later than all for a line that cannot be read."""
     try:
         content = json.loads(line)
         return content["stage"], content["epoch"]

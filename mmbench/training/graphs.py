@@ -1,6 +1,6 @@
-"""Training steps as CUDA graphs: the hundreds of small kernels of a step are started as one.
+"""Training steps as CUDA graphs: the hundreds of small kernels of a step start with a single launch.
 
-A graph serves one shape of batch and reads its tensors where they lay when it was captured, so a batch is copied
+A graph serves a single shape of batch and reads its tensors where they lay when it was captured, so a batch is copied
 there before each replay. The first batch of a shape is trained as it is, which readies whatever torch sets up
 lazily; the second is captured. Random numbers come from torch's generator at each replay: a replayed step draws
 what the step by itself would have drawn.
@@ -18,7 +18,7 @@ from mmbench.models.base import Recommender
 from mmbench.settings.config import TrainConfig
 from mmbench.training.learner import Terms
 
-MOST_GRAPHS = 64  # of one training; further shapes are trained step by step
+MOST_GRAPHS = 64  # limits the graphs of a training; further shapes are trained step by step
 Step = Callable[[TrainBatch], Terms]
 Key = tuple[tuple[int, ...], ...]
 
@@ -46,8 +46,8 @@ class _Captured:
 def restore_generator(state: Tensor) -> None:
     """Give the current GPU's default generator this state again after a capture that failed.
 
-    Such a capture leaves the generator in the belief that it is being captured, so that it refuses every draw, and
-    its state too. A generator can take the state of another one with all that belongs to it.
+    After such a capture the generator still counts as being captured, so that it refuses every draw and its state. It
+    can take over the whole state of another generator.
     """
     fresh = torch.Generator(device="cuda")
     fresh.set_state(state)
@@ -85,13 +85,13 @@ class StepGraphs:
         return Terms(captured.terms.names, captured.terms.values.clone())
 
     def forget(self) -> None:
-        """Drop all graphs: the step is no longer the one that was captured."""
+        """Drop all graphs: the step is no longer what was captured."""
         self.captured = {}
-        # Tensors of the old pool may live on, as gradients do; a pool without graphs takes no new ones.
+        # Tensors of the old pool may live on, as gradients do; a pool without graphs takes no further graphs.
         self.pool = torch.cuda.graph_pool_handle()
 
     def _capture(self, key: Key, tensors: dict[str, Tensor]) -> bool:
-        """Record the step of one shape. What cannot be recorded is trained step by step, and said once."""
+        """Record the step of a shape; where that fails, note it once and train step by step from then on."""
         inputs = {name: x.clone() for name, x in tensors.items()}
         graph, noise = torch.cuda.CUDAGraph(), torch.cuda.get_rng_state()
         try:

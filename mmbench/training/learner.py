@@ -1,4 +1,4 @@
-"""One optimiser step of one model."""
+"""An optimiser step of a model."""
 
 import math
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class Terms(NamedTuple):
     """The loss terms of a step; their numbers stay on the device, where nobody waits for them."""
 
     names: tuple[str, ...]
-    values: Tensor  # [n_terms], or [n_terms, S] of S models trained as one
+    values: Tensor  # [n_terms], or [n_terms, S] for a stack of S models
 
 
 def check_terms(terms: Any, model: Recommender[Any]) -> None:
@@ -32,7 +32,7 @@ def check_terms(terms: Any, model: Recommender[Any]) -> None:
             raise RunError(f"{name}: the term {key!r} must be a scalar tensor, not a {type(value).__name__}")
         if value.ndim:
             raise RunError(
-                f"{name}: the term {key!r} must be a scalar tensor, not one of shape {list(value.shape)}; take its mean"
+                f"{name}: the term {key!r} must be a scalar tensor, not of shape {list(value.shape)}; take its mean"
             )
 
 
@@ -45,7 +45,7 @@ def check_depends(values: Tensor, model: Recommender[Any]) -> None:
 
 
 class Learner:
-    """A model and its optimiser. `config` has the settings of one stage."""
+    """A model and its optimiser. `config` has the settings of a stage."""
 
     def __init__(self, model: Recommender[Any], config: TrainConfig, device: str) -> None:
         self.model, self.config, self.device = model, config, device
@@ -79,7 +79,7 @@ class Learner:
             self.model.constrain(self.parameters)
 
     def step(self, batch: TrainBatch) -> Terms:
-        """Take one optimiser step and return its loss terms."""
+        """Take an optimiser step and return its loss terms."""
         terms = self.gradients(batch)
         self.update()
         return terms

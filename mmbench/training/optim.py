@@ -1,6 +1,6 @@
-"""Optimisers, learning rates and gradient clipping, for one model or for several stacked along a leading axis S.
+"""Optimisers, learning rates and gradient clipping, for a model or for several stacked along a leading axis S.
 
-Adam and SGD are elementwise, so one optimiser over stacked parameters is the optimisers of the single models.
+Adam and SGD are elementwise, so an optimiser over stacked parameters equals the optimisers of the single models.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,7 @@
 """What a training does when a GPU's memory runs out: it takes the same step again with less memory at once.
 
-The noise of the step (dropout, weights drawn in the loss) is set back first, so that the result is the one that
-enough memory would have given, up to the order in which sums are formed.
+The noise of the step (dropout, weights drawn in the loss) is set back first, so that the result is what enough memory
+would have given, up to the order in which sums are formed.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class MemoryLimit:
-    """How many rows of logits a run holds at once; fewer from where its memory ran out on.
+    """How many rows of logits a run holds at once; fewer after its memory ran out.
 
-    tell  hears what the run goes on with; its record keeps it
+    tell  is called with what the run continues with, for its record
     """
 
     def __init__(self, device: str, advice: str, tell: Callable[[str], None]) -> None:

@@ -63,5 +63,5 @@ def on_own_stream(device: str) -> Iterator[None]:
 
 @cache
 def _stream(device: str) -> torch.cuda.Stream:
-    """Return the stream that all trainings share, so that each can reuse the memory that the one before freed."""
+    """Return the stream that all trainings share, so that each can reuse the memory that its predecessor freed."""
     return torch.cuda.Stream(device)

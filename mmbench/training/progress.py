@@ -1,4 +1,4 @@
-"""Where a training stands: counters and times, means of loss terms, and who hears of them."""
+"""Where a training stands: counters and times, means of loss terms, and their watchers."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """A finished epoch of one run, or the means over several that were trained as one."""
+    """A finished epoch of a run, or the means over the runs of a stack."""
 
     epoch: int
     seconds: float
@@ -69,7 +69,7 @@ def mean_terms(terms: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 class Watcher(Protocol):
-    """What a live view hears of a training. `terms` are the epoch's running means, over all runs."""
+    """A live view's callbacks about a training. `terms` are the epoch's running means, over all runs."""
 
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None: ...
     def epoch(self, report: EpochReport) -> None: ...
@@ -97,7 +97,7 @@ class LossSums:
         return len(self.unread) >= self.check_every
 
     def look(self) -> tuple[list[dict[str, float]], dict[int, str]]:
-        """Return each model's mean terms so far, and for models with a term that is no number which and where."""
+        """Return each model's mean terms so far, and for models with a term that is not finite its name and step."""
         first, unread = self.n_steps - len(self.unread) + 1, self.unread
         self.unread = []
         values = torch.stack([terms.values.double() for terms in unread]).tolist() if unread else []

@@ -1,4 +1,4 @@
-"""Data sets that a model is pre-trained on: joined into one, so that a step holds users of all of them.
+"""Data sets that a model is pre-trained on, joined, so that a step holds users of all of them.
 
 Axes: N items, U users, E training events, of all sources together.
 """
@@ -36,7 +36,7 @@ class Pretraining:
 
     @cached_property
     def joined(self) -> Source:
-        """All sources as one (`join_sources`); the seeds of a stack share it."""
+        """Return all sources joined (`join_sources`); the seeds of a stack share the result."""
         return join_sources(self.sources)
 
 
@@ -59,13 +59,13 @@ def source_data(
 
 
 def join_sources(sources: Sequence[Source]) -> Source:
-    """Return all sources as one; users, items and categories of each are numbered after those of the ones before.
+    """Return all sources joined; users, items and categories are numbered on from source to source.
 
     An item of a source without a modality that others have lacks it. UsageError when features differ in width.
     """
     if not sources:
         raise UsageError("no source data set is given, but the model has a stage on source data")
-    _check_alike(sources, "max_len", lambda source: source.catalog.max_len)
+    _check_equal(sources, "max_len", lambda source: source.catalog.max_len)
     catalogs = [source.catalog for source in sources]
     shift = np.cumsum([0, *(catalog.n_items for catalog in catalogs)])
     views = [source.view for source in sources]
@@ -88,12 +88,12 @@ def _join_offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _check_alike(sources: Sequence[Source], what: str, read: Callable[[Source], object]) -> None:
+def _check_equal(sources: Sequence[Source], what: str, read: Callable[[Source], object]) -> None:
     first = sources[0]
     for source in sources[1:]:
         if read(source) != read(first):
             raise UsageError(
-                f"source data sets must have one {what}: {first.name} has {read(first)}, "
+                f"source data sets must have the same {what}: {first.name} has {read(first)}, "
                 f"{source.name} has {read(source)}"
             )
 
@@ -119,7 +119,7 @@ def _join_features(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def _join_tables(tables: Sequence[tuple[Source, Tensor | None]], what: str) -> Tensor | None:
-    """Return one table [N+1, ...] of those that exist, zeros for the items of sources without; None without any."""
+    """Return the tables joined to [N+1, ...], zeros for the items of sources without a table; None without any."""
     existing = [(source, table) for source, table in tables if table is not None]
     if not existing:
         return None
@@ -144,7 +144,7 @@ def _shape(table: Tensor) -> str:
 
 
 def _present(catalog: Catalog, modality: str) -> Tensor:
-    """Return which items 1..N of one source have the modality, bool [N]."""
+    """Return which items 1..N of a source have the modality, bool [N]."""
     known = getattr(catalog, f"has_{modality}")
     if known is not None:
         return known[1:]

@@ -1,8 +1,8 @@
-"""Several seeds of one configuration trained as one: their parameters lie along a leading axis S.
+"""Several seeds of a configuration trained as a stack: their parameters lie along a leading axis S.
 
 Each run keeps its own model, optimiser, data order, early stop, log and checkpoints (a `Trainer`). For an epoch the
-parameters and the optimisers' states are stacked, one vectorised pass trains all of them, and the slices go back.
-So a run may leave when it stops, join again after a kill, or go on alone, and its files are those of a single run.
+parameters and the optimisers' states are stacked, a vectorised pass trains all of them, and the slices go back.
+So a run may leave when it stops, join again after a kill, or continue alone, and its files are those of a single run.
 
 Every step holds the same number of targets in every run (mmbench.data.samples.plan_steps); bins are padded to the
 fullest run's. The loss is summed over the runs, never averaged, so each gets its own gradient. A run's data order
@@ -50,9 +50,9 @@ def why_not(trainer: Trainer) -> str:
 def fit_together(
     trainers: Sequence[Trainer], *, size: int, watcher: Watcher | None = None
 ) -> Iterator[tuple[int, Exception | None]]:
-    """Train all to their ends, up to `size` at once; yield each one's number when it ends, with what stopped it.
+    """Train all to their ends, up to `size` at once; yield the number of each run that ends, with what stopped it.
 
-    An error in a run's own part (its start, its validation, its files, its training alone) stops that run only.
+    An error in what a run does alone (its start, its validation, its files) stops that run only.
     The first `size` that are left continue, those at the earliest epoch before the others, so that runs of
     different stacks can join. With `size` 1 each run is trained to its end before the next.
     """
@@ -92,8 +92,8 @@ class _Together:
 
     def _next_group(self) -> list[int]:
         first = list(self.left)[: self.size]
-        place = min(self.left[number].place for number in first)
-        return [number for number in first if self.left[number].place == place]
+        earliest = min(self.left[number].stage_epoch for number in first)
+        return [number for number in first if self.left[number].stage_epoch == earliest]
 
     def _train_epoch(self, group: Sequence[Trainer]) -> list[Outcome]:
         if len(group) == 1:
@@ -103,7 +103,7 @@ class _Together:
             except Exception as error:
                 return [error]
         if self.stack is None or not self.stack.serves(group):
-            self.stack = None  # its memory, before the next one's is taken
+            self.stack = None  # frees its memory before the next takes memory
             self.stack = Stack(group)
         return self.stack.train_epoch(self.watcher)
 
@@ -149,7 +149,7 @@ class _Together:
         self._tell(continues_with(less), trainers)
 
     def _tell(self, text: str, trainers: Iterable[Trainer]) -> None:
-        """Note in the records of several runs what their results depend on, and show it once."""
+        """Note in the records of several runs what their results depend on, and show the note once."""
         for trainer in trainers:
             trainer.progress.note(text)
         if self.watcher is not None:
@@ -161,10 +161,12 @@ def return_to_common_epoch(trainers: Sequence[Trainer]) -> None:
 
     A run that saved keeps the state before until every run has, so its previous state tells where the others stand.
     """
-    places = [trainer.files.places() for trainer in trainers]
-    # Runs that have not saved the epoch: no state before the last one, or nothing else.
-    behind = {stored.get(RESUME) or stored.get(PREVIOUS) or (0, 0) for stored in places if len(stored) < 2}
-    for trainer, stored in zip(trainers, places, strict=True):
+    stage_epochs = [trainer.files.stage_epochs() for trainer in trainers]
+    # Runs that have not saved the epoch have no state before the last, or nothing else.
+    behind = {
+        stored.get(RESUME) or stored.get(PREVIOUS) or (0, 0) for stored in stage_epochs if len(stored) < 2
+    }
+    for trainer, stored in zip(trainers, stage_epochs, strict=True):
         if PREVIOUS in stored and (RESUME not in stored or stored[PREVIOUS] in behind):
             trainer.files.go_back()
 
@@ -225,7 +227,7 @@ class _Loss(nn.Module):
 
 
 class Stack:
-    """The stacked parameters, buffers and optimiser states of several runs at the same place."""
+    """The stacked parameters, buffers and optimiser states of several runs at the same stage and epoch."""
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
         self.trainers = list(trainers)
@@ -242,7 +244,7 @@ class Stack:
         self._load_optimizer()
         self.pass_all = vmap(self._terms, randomness="different")
         self.graphs = StepGraphs(self._step, self._tell) if lead.use_graphs else None
-        self.stage = lead.place[0]
+        self.stage = lead.progress.stage
 
     @cached_property
     def buffers(self) -> dict[str, Tensor]:
@@ -262,7 +264,7 @@ class Stack:
         lead = trainers[0]
         return (
             self.trainers == list(trainers)
-            and self.stage == lead.place[0]
+            and self.stage == lead.progress.stage
             and not lead.changes_between_epochs
         )
 
@@ -297,7 +299,7 @@ class Stack:
             self.rate = rate
 
     def step(self, batch: TrainBatch) -> Terms:
-        """Take one optimiser step of all runs; `batch` and the terms have an axis [S]."""
+        """Take an optimiser step of all runs; `batch` and the terms have an axis [S]."""
         if self.graphs is not None and (terms := self.graphs.replay(batch)) is not None:
             return terms
         return self._step(batch)
@@ -319,10 +321,10 @@ class Stack:
     # -- epochs -------------------------------------------------------------------------------------------
 
     def train_epoch(self, watcher: Watcher | None = None) -> list[Outcome]:
-        """Train one epoch of all runs, and put the results into their own models and optimisers."""
+        """Train an epoch of all runs, and put the results into each run's model and optimiser."""
         fewer = losses.rows_at_once(_rows_of_logits(self.trainers))
         with fewer, padding_kept_out(self.trainers[0].model), warnings.catch_warnings():
-            # torch computes some operations model after model and says so each time
+            # torch computes some operations model after model and warns each time
             warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
             outcomes = train_epoch(self.trainers, self, watcher)
         self.give_back()

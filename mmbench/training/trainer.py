@@ -1,4 +1,4 @@
-"""The one training loop: optimiser, stages, early stopping on validation, checkpoints. It never sees test.
+"""The training loop: optimiser, stages, early stopping on validation, checkpoints. It never sees test.
 
 `fit` gets training events and validation targets; the arrays that it is given hold no test item
 (mmbench.data.views). Everything random in an epoch is drawn from seeds derived from (run seed, stage, epoch),
@@ -24,7 +24,7 @@ from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
 from mmbench.training import checkpoint
 from mmbench.training.batches import EpochPlan, batches_of_epoch
-from mmbench.training.files import BEST, CANDIDATE, Place, TrainingFiles
+from mmbench.training.files import BEST, CANDIDATE, StageEpoch, TrainingFiles
 from mmbench.training.graphs import StepGraphs, why_no_graphs
 from mmbench.training.learner import Learner, Terms
 from mmbench.training.optim import learning_rate
@@ -38,14 +38,14 @@ Outcome = dict[str, float] | Exception  # mean loss terms of an epoch, or why th
 
 
 class Stepper(Protocol):
-    """Takes the optimiser steps of one run (Trainer) or of several at once (mmbench.training.stack.Stack)."""
+    """What takes the optimiser steps: of a run (Trainer) or of several at once (mmbench.training.stack.Stack)."""
 
     def set_rate(self, rate: float) -> None: ...
     def step(self, batch: TrainBatch) -> Terms: ...
 
 
 class Trainer:
-    """One run of one model. `fit()` trains to the end, or continues after `folder`'s last finished epoch.
+    """A run of a model. `fit()` trains to the end, or resumes after the last finished epoch in `folder`.
 
     `begin`, `plan_epoch`, `finish_epoch` and `settle` are its parts, for mmbench.training.stack, which trains
     several runs at once.
@@ -118,7 +118,7 @@ class Trainer:
         self.learner.set_rate(rate)
 
     def step(self, batch: TrainBatch) -> Terms:
-        """Take one optimiser step, as a CUDA graph where there is one."""
+        """Take an optimiser step, as a CUDA graph where it is captured."""
         if self.graphs is not None and (terms := self.graphs.replay(batch)) is not None:
             return terms
         terms = self.memory.spare(lambda: self.learner.gradients(batch), self.learner.forget_gradients)
@@ -136,8 +136,8 @@ class Trainer:
         return self.stages[self.progress.stage]
 
     @property
-    def place(self) -> Place:
-        """(stage, finished epochs of it)."""
+    def stage_epoch(self) -> StageEpoch:
+        """Return (stage, finished epochs of it)."""
         return self.progress.stage, self.progress.epoch
 
     def begin(self) -> None:
@@ -149,7 +149,7 @@ class Trainer:
 
     def start_stage(self) -> None:
         """Prepare the data, the model and the optimiser of the stage that begins or continues."""
-        # What a stage initialises anew must not depend on whether the stage before ran in this process.
+        # What a stage initialises again must not depend on whether the stage before ran in this process.
         torch.manual_seed(derive_seed(self.seed, "stage", self.progress.stage))
         stage = self.stage
         self._take_data(stage.data)
@@ -168,7 +168,7 @@ class Trainer:
         self.drawers = {name: drawer for name, drawer in drawers.items() if drawer is not None}
 
     def _take_data(self, data: str) -> None:
-        """Train on the "target" or the "source" data from here on, and tell the model when they change."""
+        """Train on the "target" or the "source" data from now on, and tell the model when they change."""
         if data != self.data and self.sources is not None:
             self.data = data
             self.view, catalog = self.sources[data]
@@ -176,7 +176,7 @@ class Trainer:
             self.model.to(device=self.device, dtype=getattr(torch, self.config.precision))
 
     def _restore(self) -> bool:
-        """Continue after the last finished epoch, when there is one."""
+        """Resume after the last finished epoch; return whether any was."""
         stored = self.files.load()
         if stored is None:
             return False
@@ -208,10 +208,10 @@ class Trainer:
             self.files.load_best(self.model, progress.best_epoch)
         elif is_last:
             progress.best_epoch, progress.stopped = progress.epoch, "fixed epochs"
-            self.files.save_weights(BEST, self.model, self.place)
+            self.files.save_weights(BEST, self.model, self.stage_epoch)
         progress.stage += 1
         if self.is_running:
-            # A new stage counts epochs anew and looks for a new best; times and the curve continue.
+            # A new stage counts epochs from 0 and looks for a new best; times and the curve continue.
             fresh = Progress()
             progress.earlier += progress.epoch
             for name in ("epoch", "step", "best", "best_epoch", "bad", "stopped"):
@@ -273,12 +273,12 @@ class Trainer:
         self._save(keep_previous=keep_previous)
 
     def settle(self) -> None:
-        """Keep a new best, and enter the next stage if this one is over."""
+        """Keep a new best, and enter the next stage if this is over."""
         self.files.settle()
         self._leave_finished_stages()
 
     def _validate(self, line: dict[str, Any]) -> None:
-        """Validate, keep the weights of a gain, and count evaluations without one (`is_gain`)."""
+        """Validate, keep the weights of a gain, and count evaluations without a gain (`is_gain`)."""
         progress, began = self.progress, time.perf_counter()
         rule = self.stage.config.patience_rule
         try:
@@ -286,11 +286,11 @@ class Trainer:
         except RunError as error:
             raise RunError(f"epoch {progress.epoch}, validation: {error}") from error
         progress.seconds["valid"] += time.perf_counter() - began
-        place = {"stage": progress.stage} if len(self.stages) > 1 else {}
-        progress.curve.append({**place, "epoch": progress.epoch, self.config.selection_metric: value})
+        stage = {"stage": progress.stage} if len(self.stages) > 1 else {}
+        progress.curve.append({**stage, "epoch": progress.epoch, self.config.selection_metric: value})
         if is_gain(value, progress.best, rule):
             progress.best, progress.best_epoch, progress.bad = value, progress.epoch, 0
-            self.files.save_weights(CANDIDATE, self.model, self.place)
+            self.files.save_weights(CANDIDATE, self.model, self.stage_epoch)
         else:
             progress.bad += 1
             if progress.bad >= self.stage.config.patience + (rule == "recbole"):
@@ -317,7 +317,7 @@ def is_gain(value: float, best: float, rule: str) -> bool:
 def train_epoch(
     trainers: Sequence[Trainer], stepper: Stepper, watcher: Watcher | None = None
 ) -> list[Outcome]:
-    """Train one epoch of a run, or of several at the same epoch together; return the outcome of each."""
+    """Train an epoch of a run, or of several at the same epoch together; return the outcome of each."""
     lead, plans = trainers[0], [trainer.plan_epoch() for trainer in trainers]
     epoch, n_steps = plans[0].epoch, len(plans[0].steps)
     torch.manual_seed(_noise_seed(trainers, epoch))
@@ -330,7 +330,7 @@ def train_epoch(
             sums.add(stepper.step(batch))
             if sums.due or step == n_steps:
                 means, bad = sums.look()
-                faults = {k: no_number(epoch, text, rate) for k, text in bad.items()} | faults
+                faults = {k: not_finite(epoch, text, rate) for k, text in bad.items()} | faults
                 if len(faults) == len(trainers):
                     break
                 if watcher is not None:
@@ -341,11 +341,11 @@ def train_epoch(
 
 
 def _noise_seed(trainers: Sequence[Trainer], epoch: int) -> int:
-    """Return the seed of dropout and the like: a run's own, or one that the runs of a stack share."""
+    """Return the seed of dropout and the like, of the run or shared by the runs of a stack."""
     seeds = [trainer.seed for trainer in trainers]
     together = ["of", *seeds] if len(seeds) > 1 else []
     return derive_seed(seeds[0], "noise", trainers[0].progress.stage, epoch, *together)
 
 
-def no_number(epoch: int, fault: str, lr: float) -> RunError:
+def not_finite(epoch: int, fault: str, lr: float) -> RunError:
     return RunError(f"epoch {epoch}, {fault}; lower lr (now {lr:g}), set grad_clip, or check the features")

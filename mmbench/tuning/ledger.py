@@ -2,12 +2,12 @@
 
     results/<data set>/<model>/tuning/<study id>/
       study.json    what is searched, how, on what: everything that the id is a hash of
-      trials.jsonl  one line for each trial that ended, in the order of the ends
-      best.toml     the best settings so far, with where they come from
+      trials.jsonl  a line for each trial that ended, in the order of the ends
+      best.toml     the best settings so far, and the study that they come from
       trials/<n>/   of a trial that is under way: its settings, its seconds, the files of its training
 
-The ledger is the record. A kill loses the unfinished epochs of the trials under way; the next process takes them up
-again by their numbers. A worker marks its trial as begun until it gives the trial back, so that a trial that kills
+The ledger is the record. A kill loses the unfinished epochs of the trials under way; the next process resumes them by
+their numbers. A worker marks its trial as begun until it gives the trial back, so that a trial that kills
 its workers is known.
 """
 
@@ -41,7 +41,7 @@ CHOOSABLE = ("finished", "cut")  # a pruned trial was stopped because it was wor
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(strict.Strict):
-    """What a study searches. Its budget is no part of it: more trials later go on with the same study."""
+    """What a study searches. Its budget does not belong to it: with more trials the same study continues later."""
 
     dataset: str
     model: str
@@ -76,9 +76,14 @@ def space_content(space: dict[str, Dimension]) -> dict[str, dict[str, Any]]:
     """Return a search space as a plan holds it, in JSON values."""
     return {
         key: json.loads(
-            json.dumps({"own": one.own, "searched": one.searched.model_dump(exclude_defaults=True)})
+            json.dumps(
+                {
+                    "own": dimension.recipe_value,
+                    "searched": dimension.searched.model_dump(exclude_defaults=True),
+                }
+            )
         )
-        for key, one in space.items()
+        for key, dimension in space.items()
     }
 
 
@@ -109,7 +114,7 @@ class Claimed:
     """A trial that this process computes.
 
     earlier  seconds that were spent on it before an interruption
-    n_begun  how many workers took it and did not give it back, this one among them; 0 outside of workers
+    n_begun  how many workers took it and did not give it back, this process included; 0 outside of workers
     """
 
     number: int
@@ -153,7 +158,7 @@ class Ledger:
             advice = f"remove {path} and tune again: mmbench tune"
             plan = Plan.from_json(sealed.read_json(file, advice=advice, version=FORMAT))
         except FileNotFoundError as error:
-            raise DataError(f"{path} is no study: it has no {STUDY}") from error
+            raise DataError(f"{path} is not a study: it has no {STUDY}") from error
         except ValueError as error:
             raise sealed.damaged(file, error, advice) from error
         if plan.study_id != path.name:
@@ -207,7 +212,7 @@ class Ledger:
     def claim(
         self, limit: int | None, *, is_worker: bool = False, only_begun: bool = False
     ) -> Iterator[Claimed | None]:
-        """Hold the next trial that nobody computes: one that was interrupted, else a new one.
+        """Hold the next trial that nobody computes: an interrupted trial, else a new trial.
 
         limit       how many trials there may be; None = any number
         is_worker   mark the trial as begun while it is held
@@ -276,12 +281,10 @@ class Ledger:
             return 0.0
 
     def _values(self, number: int, done: set[int]) -> Values | None:
-        """Return the settings of a trial under way, or of a new one, which is begun by writing them down."""
+        """Return the settings of a trial under way, or of a new trial, which begins when they are written."""
         file = self._folder(number) / VALUES
         if file.is_file():
-            with suppress(
-                DataError
-            ):  # of a kill while it was written: it is made again, with the same result
+            with suppress(DataError):  # a kill cut the file short: it is made again, with the same result
                 return dict(sealed.read_json(file, advice=self._advice))
         values = propose(self.plan.sampler, self.plan.dimensions, number, self.plan.seed, self._tried(done))
         if values is not None:
@@ -292,13 +295,13 @@ class Ledger:
     def _tried(self, done: set[int]) -> list[Tried]:
         """Return the trials that ended, by number, then those under way."""
         ended = sorted(self.trials(), key=lambda trial: trial.number)
-        found = [Tried(trial.values, trial.value) for trial in ended]
+        tried = [Tried(trial.values, trial.value) for trial in ended]
         begun = sorted(self.path.glob(f"{RUNNING}/*/{VALUES}"), key=lambda file: int(file.parent.name))
         for file in begun:
             if int(file.parent.name) not in done:
                 with suppress(DataError):
-                    found.append(Tried(dict(sealed.read_json(file, advice="")), None))
-        return found
+                    tried.append(Tried(dict(sealed.read_json(file, advice="")), None))
+        return tried
 
     def _folder(self, number: int) -> Path:
         return self.path / RUNNING / str(number)
@@ -328,7 +331,7 @@ def _line(trial: Trial) -> str:
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """Return the best trial; of equal values the one with fewer parameters, then the earlier one."""
+    """Return the best trial; of equal values that with fewer parameters, then the earlier."""
     candidates = [trial for trial in trials if trial.value is not None and trial.status in CHOOSABLE]
     return min(candidates, key=lambda trial: trial.order, default=None)
 

@@ -1,4 +1,4 @@
-"""Plain lines about a study: a line for each trial that ended, and now and then one about the trial under way."""
+"""Plain lines about a study: a line for each trial that ended, and now and then about the trial under way."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ LINE_EVERY_S = 30.0  # of a trial under way
 
 
 class StudyLines(Watching):
-    """Tells of a study in plain lines.
+    """Reports a study in plain lines.
 
     say  is called with each line
     """

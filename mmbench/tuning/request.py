@@ -1,4 +1,4 @@
-"""What a search is asked for, made definite: the studies of some models on some data sets, all with one budget."""
+"""The request for a search, resolved: the studies of some models on some data sets, all with the same budget."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.models import registry
-from mmbench.runs.schedule import Overrides, check_overrides
+from mmbench.runs.overrides import Overrides, check_overrides
 from mmbench.tuning.ledger import Plan
 from mmbench.tuning.sampling import SAMPLERS, SamplerName, import_optuna
 from mmbench.tuning.space import Kind, read_space_file
@@ -24,7 +24,7 @@ class Search:
 
     kind      the space that what the user lists is added to
     settings  given to all trials
-    listed    what the user lists to be searched, besides or in place of what `kind` says
+    listed    what the user lists to be searched, besides or instead of what `kind` says
     """
 
     budget: Budget
@@ -49,7 +49,7 @@ def make_search(
     seeds_per_trial: int = 1,
     prune: bool = True,
 ) -> Search:
-    """Return the search of these options of `mmbench tune`; UsageError for a wrong one, or one that no model has."""
+    """Return the search of these options of `mmbench tune`; UsageError for an option that is wrong or no model has."""
     if trials is not None and hours is not None:
         raise UsageError("give --trials or --hours: one unit is the same for all models")
     budget = Budget(seconds=hours * 3600) if hours is not None else Budget(trials or DEFAULT_TRIALS)
@@ -87,7 +87,7 @@ def _space(space: str | Path) -> tuple[Kind, dict[str, Any]]:
 
 
 def _stronger(weak: Overrides, strong: Overrides) -> Overrides:
-    """Return two sets of overrides as one."""
+    """Return two sets of overrides merged."""
     models = {*weak.by_model, *strong.by_model}
     by_model = {model: {**weak.by_model.get(model, {}), **strong.by_model.get(model, {})} for model in models}
     return Overrides({**weak.everywhere, **strong.everywhere}, by_model)

@@ -1,7 +1,7 @@
 """Which settings the next trial tries: by chance, along a grid, or by Optuna's tree-structured Parzen estimator.
 
 A proposal rests on the study, the trial's number and the trials before it, and on nothing that a process remembers:
-a study that is interrupted goes on as if it had not been. Trial 0 tries the recipe's own settings.
+a study that was interrupted continues as if it had not been. Trial 0 tries the recipe's settings.
 """
 
 import itertools
@@ -44,10 +44,10 @@ def _propose(
     sampler: SamplerName, space: Space, number: int, seed: int, tried: Sequence[Tried]
 ) -> Values | None:
     if number == 0:
-        return {key: dimension.own for key, dimension in space.items()}
+        return {key: dimension.recipe_value for key, dimension in space.items()}
     if sampler == "grid":
         return next(itertools.islice(grid(space), number - 1, None), None)
-    known, size = {_key(one.values) for one in tried}, size_of(space)
+    known, size = {_key(trial.values) for trial in tried}, size_of(space)
     if size is not None and len(known) >= size:
         return None
     draw = _Tpe(space, seed, number, tried) if sampler == "tpe" else _Chance(space, seed, number)
@@ -63,7 +63,7 @@ def _key(values: Mapping[str, Any]) -> str:
 
 
 def grid(space: Space) -> "itertools.chain[Values]":
-    """Yield every combination of listed values but the recipe's own, which is trial 0; the last key changes first."""
+    """Yield every combination of listed values but the recipe's, which is trial 0; the last key changes first."""
     lists = {}
     for key, dimension in space.items():
         points = dimension.searched.points
@@ -72,19 +72,20 @@ def grid(space: Space) -> "itertools.chain[Values]":
                 f"a grid needs lists of values, but {key} has a range; use --sampler tpe or random"
             )
         lists[key] = points
-    own = {key: dimension.own for key, dimension in space.items()}
+    recipe = {key: dimension.recipe_value for key, dimension in space.items()}
     combinations = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
-    return itertools.chain(values for values in combinations if _key(values) != _key(own))
+    return itertools.chain(values for values in combinations if _key(values) != _key(recipe))
 
 
 def size_of(space: Space) -> int | None:
     """Return the number of combinations; None where a range has no end of them."""
-    points = [dimension.searched.points for dimension in space.values()]
-    return (
-        None
-        if any(one is None for one in points)
-        else math.prod(len(one) for one in points if one is not None)
-    )
+    n_points = 1
+    for dimension in space.values():
+        points = dimension.searched.points
+        if points is None:
+            return None
+        n_points *= len(points)
+    return n_points
 
 
 class _Chance:
@@ -109,40 +110,38 @@ class _Chance:
 
 
 class _Tpe:
-    """Asks Optuna, whose study is made anew of the trials before. Listed numbers are tried in their order."""
+    """Asks Optuna, whose study is rebuilt from the trials before. Listed numbers are tried in their order."""
 
     def __init__(self, space: Space, seed: int, number: int, tried: Sequence[Tried]) -> None:
         optuna = import_optuna()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.space, self.lists = space, {key: _ordered(one) for key, one in space.items()}
+        self.space, self.lists = space, {key: _ordered(dimension) for key, dimension in space.items()}
         self.distributions = {key: self._distribution(optuna, key) for key in space}
         draws = derive_seed(seed, "trial", number) % 2**32
         sampler = optuna.samplers.TPESampler(seed=draws, multivariate=True)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         states = optuna.trial.TrialState
-        for one in tried:
+        for trial in tried:
             self.study.add_trial(
                 optuna.trial.create_trial(
-                    params={key: self._coded(key, value) for key, value in one.values.items()},
-                    distributions=self.distributions, value=one.value,
-                    state=states.FAIL if one.value is None else states.COMPLETE,
+                    params={key: self._coded(key, value) for key, value in trial.values.items()},
+                    distributions=self.distributions, value=trial.value,
+                    state=states.FAIL if trial.value is None else states.COMPLETE,
                 )
             )  # fmt: skip
 
     def next(self) -> Values:
-        asked = self.study.ask(self.distributions).params
-        return {key: self._decoded(key, code) for key, code in asked.items()}
+        codes = self.study.ask(self.distributions).params
+        return {key: self._decoded(key, code) for key, code in codes.items()}
 
     def _distribution(self, optuna: Any, key: str) -> Any:
         dimension, points = self.space[key], self.lists[key]
         if points is not None:
-            places = range(len(points))
-            is_number = all(isinstance(one, int | float) and not isinstance(one, bool) for one in points)
             kinds = optuna.distributions
             return (
                 kinds.IntDistribution(0, len(points) - 1)
-                if is_number
-                else kinds.CategoricalDistribution(places)
+                if _are_numbers(points)
+                else kinds.CategoricalDistribution(range(len(points)))
             )
         searched = dimension.searched
         kind = "IntDistribution" if dimension.is_integer else "FloatDistribution"
@@ -150,7 +149,7 @@ class _Tpe:
 
     def _coded(self, key: str, value: Any) -> Any:
         points = self.lists[key]
-        return value if points is None else [json.dumps(one) for one in points].index(json.dumps(value))
+        return value if points is None else [json.dumps(point) for point in points].index(json.dumps(value))
 
     def _decoded(self, key: str, code: Any) -> Any:
         points = self.lists[key]
@@ -162,8 +161,11 @@ def _ordered(dimension: Dimension) -> list[Any] | None:
     points = dimension.searched.points
     if points is None:
         return None
-    is_number = all(isinstance(one, int | float) and not isinstance(one, bool) for one in points)
-    return sorted(points) if is_number else list(points)
+    return sorted(points) if _are_numbers(points) else list(points)
+
+
+def _are_numbers(points: Sequence[Any]) -> bool:
+    return all(isinstance(point, int | float) and not isinstance(point, bool) for point in points)
 
 
 def import_optuna() -> Any:
@@ -178,8 +180,8 @@ def import_optuna() -> Any:
 
 
 def importance(space: Space, tried: Sequence[Tried]) -> dict[str, float]:
-    """Return how much of the value's variance each setting explains, largest first; {} where that cannot be told."""
-    finished = [one for one in tried if one.value is not None]
+    """Return how much of the value's variance each setting explains, largest first; {} where that is unknown."""
+    finished = [trial for trial in tried if trial.value is not None]
     if len(finished) < 10 or len(space) < 2:
         return {}
     try:
@@ -188,9 +190,9 @@ def importance(space: Space, tried: Sequence[Tried]) -> dict[str, float]:
         return {}
     study = _Tpe(space, 0, 1, finished).study
     try:
-        found = optuna.importance.get_param_importances(
+        shares = optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
         )
-    except (RuntimeError, ValueError):  # all values are alike
+    except (RuntimeError, ValueError):  # all values are equal
         return {}
-    return {key: float(share) for key, share in found.items()}
+    return {key: float(share) for key, share in shares.items()}

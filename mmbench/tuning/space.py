@@ -27,20 +27,20 @@ Kind = Literal["shared", "recipe", "listed"]
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched setting.
+    """A searched setting.
 
-    own       the value that the recipe gives the setting: the first trial's
-    searched  what is tried, `own` among it
+    recipe_value  the value that the recipe gives the setting: the first trial's
+    searched      what is tried, `recipe_value` included
     """
 
     key: str
-    own: Any
+    recipe_value: Any
     searched: Searched
 
     @property
     def is_integer(self) -> bool:
-        """True where a range means its whole numbers only."""
-        return isinstance(self.own, int) and not isinstance(self.own, bool)
+        """Return whether a range means its whole numbers only."""
+        return isinstance(self.recipe_value, int) and not isinstance(self.recipe_value, bool)
 
 
 def space_of(entry: ModelEntry, kind: Kind = "shared", *, dataset: str = "") -> dict[str, Dimension]:
@@ -48,8 +48,8 @@ def space_of(entry: ModelEntry, kind: Kind = "shared", *, dataset: str = "") -> 
 
     "recipe" is the recipe's [search] alone, "listed" is empty: the user lists what is searched. In "shared" the part
     for all trained models replaces the recipe's lists of its keys; a model that has no setting of such a name, or that
-    is not trained, goes without.
-    Each dimension holds the recipe's own value on the data set, that of [dataset.<name>] and of the variant included.
+    is not trained, goes without. Each dimension holds the recipe's value on the data set, with [dataset.<name>] and the
+    variant applied.
     """
     searched = {} if kind == "listed" else dict(entry.recipe.search)
     if kind == "shared" and entry.load().trainable:
@@ -82,10 +82,12 @@ def as_searched(key: str, content: Any, *, where: str) -> Searched:
         raise UsageError(f"{where}: {key}: {reason}") from None
 
 
-def checked_dimension(entry: ModelEntry, key: str, searched: Searched, own: Any, *, where: str) -> Dimension:
+def checked_dimension(
+    entry: ModelEntry, key: str, searched: Searched, recipe_value: Any, *, where: str
+) -> Dimension:
     """Return a dimension of values that the setting can have, as JSON holds them; UsageError for others.
 
-    A real setting has 0.0 also where 0 is written, so that a recipe's own value is one of those listed.
+    A real setting has 0.0 also where 0 is written, so that the recipe's value is found among those listed.
     """
 
     def checked(value: Any) -> Any:
@@ -97,18 +99,18 @@ def checked_dimension(entry: ModelEntry, key: str, searched: Searched, own: Any,
         for end in (searched.low, searched.high, searched.step):
             if end is not None:
                 checked(end)
-        own = checked(own)
-        return Dimension(key, own, searched.including(own))
+        recipe_value = checked(recipe_value)
+        return Dimension(key, recipe_value, searched.including(recipe_value))
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise UsageError(f"{where}: {key}: {reason.removeprefix('Value error, ')}") from None
 
 
 def read_space_file(file: Path) -> dict[str, Searched]:
-    """Return what a file searches, by "KEY" for every model that has the setting and "MODEL.KEY" for one model.
+    """Return what a file searches, by "KEY" for every model that has the setting and by "MODEL.KEY".
 
-    The file is TOML: a table [search], and a table [model.NAME] for what is searched for one model or variant.
-    UsageError for a file that cannot be read, another table, and a search that is none.
+    The file is TOML: a table [search], and a table [model.NAME] for what is searched for a model or variant.
+    UsageError for a file that cannot be read, another table, and a table that is not a search.
     """
     where = f"--space {file}"
     content = read_toml(file, called=where)

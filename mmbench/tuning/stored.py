@@ -12,7 +12,7 @@ from mmbench.tuning.ledger import STUDY, Ledger, Plan, best_of, folder_of
 
 
 def studies_of(results_dir: Path, dataset: str, model: str) -> list[Ledger]:
-    """Return the studies of a model on a data set; DataError for one that is damaged."""
+    """Return the studies of a model on a data set; DataError for a damaged study."""
     folder = folder_of(results_dir, dataset, model)
     ledgers = [Ledger.read(file.parent) for file in sorted(folder.glob(f"*/{STUDY}"))]
     return [ledger for ledger in ledgers if (ledger.plan.dataset, ledger.plan.model) == (dataset, model)]
@@ -32,7 +32,7 @@ def chosen_study(
 
     declared  settings that the trials must have had, or searched
 
-    UsageError when there is none, with the command that makes one, or when `study_id` names none that fits.
+    UsageError, with the command that makes such a study, when none fits or `study_id` names another.
     """
     declared = declared or {}
     fitting = [

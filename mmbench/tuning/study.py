@@ -1,4 +1,4 @@
-"""A study: trials of one model on one data set until the budget is spent, by one process or several."""
+"""A study: trials of a model on a data set until the budget is spent, by one process or several."""
 
 import math
 import os
@@ -67,7 +67,7 @@ def plan_study(
     lists     what replaces the recipe's search of a setting, or adds one: a list of values, or a table as in [search]
 
     UsageError for unknown settings and values, a recipe that does not fit its model, a model that has nothing to
-    search, and one selected on test items.
+    search, and a model selected on test items.
     """
     entry = registry.find(model)
     registry.check_recipe(registry.find(entry.name))
@@ -108,7 +108,7 @@ def _space(
 
 
 class Watching:
-    """What a live view hears of a study."""
+    """A live view's callbacks about a study."""
 
     def opened(self, ledger: Ledger, budget: Budget, jobs: int) -> None: ...
     def began(self, number: int, values: Mapping[str, Any]) -> None: ...
@@ -131,7 +131,7 @@ def run_study(
     if backend.kind == "local" and backend.jobs == 1:
         prepare_process(default_threads(1))
         work(ledger, prepared, budget, device=pick_device(device), watching=watching)
-    elif _is_left(ledger, budget):  # no cluster is asked for nothing
+    elif _is_left(ledger, budget):  # a cluster is not started for nothing
         _work_in_processes(ledger, prepared, budget, device, backend, watching)
     return sorted(ledger.trials(), key=lambda trial: trial.number)
 
@@ -152,7 +152,7 @@ def work(
     is_worker: bool = False,
     only_begun: bool = False,
 ) -> None:
-    """Compute one trial after another until the budget is spent, or only those that workers did not give back."""
+    """Compute trials until the budget is spent, or only those that workers did not give back."""
     while budget.seconds is None or ledger.spent() < budget.seconds:
         with ledger.claim(budget.trials, is_worker=is_worker, only_begun=only_begun) as claimed:
             if claimed is None:
@@ -194,10 +194,10 @@ def _compute(
 def _work_in_processes(
     ledger: Ledger, prepared: Prepared, budget: Budget, device: str, backend: Backend, watching: Watching
 ) -> None:
-    """Let several processes share a study's trials, and tell of those that end.
+    """Let several processes share a study's trials, and report those that end.
 
-    When a worker dies, the trials that were begun are computed by one worker at a time, so that the trial that kills
-    its workers takes no other one with it again; it fails when two workers died of it.
+    When a worker dies, the trials that were begun are computed by a single worker, so that the trial that kills its
+    workers takes no other trial with it again; it fails when two workers died of it.
     """
     ledger.forget_marks()
     begin = partial(
@@ -208,7 +208,7 @@ def _work_in_processes(
         device,
         environment=shipped_environment(),
     )
-    with _told(ledger, watching):
+    with _reported(ledger, watching):
         n_ended = -1
         while not together(partial(begin, jobs=backend.jobs), backend, backend.jobs):
             if len(ledger.trials()) == n_ended:
@@ -222,8 +222,8 @@ def _work_in_processes(
 
 
 @contextmanager
-def _told(ledger: Ledger, watching: Watching) -> Iterator[None]:
-    """Tell of the trials that other processes end."""
+def _reported(ledger: Ledger, watching: Watching) -> Iterator[None]:
+    """Report the trials that other processes end."""
     known = {trial.number for trial in ledger.trials()}
     is_done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""One trial: its settings trained with the tuning seeds and ranked on the validation targets, on nothing else."""
+"""A trial: its settings trained with the tuning seeds and ranked on the validation targets, on nothing else."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from mmbench.training.trainer import Trainer
 from mmbench.tuning.ledger import Claimed, Plan, Status, Trial
 
 LAST_SEED = 10**6  # tuning seeds count down from it: no table's seeds are among them
-ETA = 3  # of the trials at a rung, the best third goes on
+ETA = 3  # the best third of the trials that reach an epoch continues
 RUNGS = tuple(4 * ETA**k for k in range(8))  # epochs at which trials are compared
 
 
@@ -33,11 +33,11 @@ class EndedError(Exception):
 
 @dataclass
 class Judge:
-    """Hears of the epochs of a trial's training, and ends it when it is worse than others or the time is over.
+    """Watches the epochs of a trial's training, and ends it when it is worse than others or the time is over.
 
     others     the curves of trials that ended: epoch, value
     is_over    whether the budget of seconds is spent
-    on_epoch   told of every epoch
+    on_epoch   called after every epoch
     """
 
     metric: str
@@ -63,7 +63,9 @@ def is_worse(best: float, others: Sequence[Sequence[tuple[int, float]]], epoch: 
     A trial that stopped earlier by itself came as far with its best value.
     """
     reached = [
-        max(value for at, value in curve if at <= epoch) for curve in others if curve and curve[0][0] <= epoch
+        max(value for when, value in curve if when <= epoch)
+        for curve in others
+        if curve and curve[0][0] <= epoch
     ]
     better = sum(value > best for value in reached)
     return len(reached) >= ETA and better >= math.ceil((len(reached) + 1) / ETA)
@@ -84,14 +86,14 @@ def run_trial(
     is_over: Callable[[], bool] = lambda: False,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
 ) -> Trial:
-    """Compute a trial and resume it where it was interrupted. One whose settings or model fail keeps the reason.
+    """Compute a trial, from where it was interrupted. A trial whose settings or model fail keeps the reason.
 
     elapsed  the seconds that were spent on the trial so far
 
-    What is no fault of the settings, such as a full disk or damaged data, raises: the trial is resumed later.
+    A fault that is not of the settings, such as a full disk or damaged data, raises: the trial is resumed later.
     """
     base = Trial(number=claimed.number, status="finished", values=claimed.values)
-    # The first trial is the recipe's own: it is what the others are compared with.
+    # The first trial has the recipe's settings: the others are compared with it, so it is never pruned.
     curves = [curve for trial in others for curve in trial.curves[:1]] if claimed.number else []
     judge = Judge(plan.metric, curves, plan.prunes and claimed.number > 0, is_over, on_epoch)
     done: list[tuple[int, Outcome]] = []
@@ -101,7 +103,7 @@ def run_trial(
             done.append((seed, _train(cell, device, judge)))
             if done[-1][1].ended:
                 break
-            judge.prunes = False  # one seed decides whether the others are worth their time
+            judge.prunes = False  # the first seed decides whether the others are worth their time
     except FAILURES as error:
         _raise_fault_of_machine(error, claimed.number)
         reason = explain_failure(error, plan.model)
@@ -152,7 +154,7 @@ def check_sealed(cell: Cell) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one seed's training went; `ended` is empty where it ended by itself."""
+    """The outcome of a seed's training; `ended` is None where it ended by itself."""
 
     value: float | None
     curve: tuple[tuple[int, float], ...]

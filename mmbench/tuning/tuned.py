@@ -8,8 +8,8 @@ from typing import Literal
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.models import registry
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import make_cell
-from mmbench.runs.schedule import Overrides
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN, Layer, Origin
 from mmbench.tuning.ledger import Plan, Trial, best_of
@@ -22,14 +22,14 @@ def tuned_layers(
     datasets: Sequence[Prepared],
     models: Sequence[str],
     *,
-    asked: Sequence[str],
+    requested: Sequence[str],
     overrides: Overrides,
     study_id: str | None = None,
 ) -> dict[tuple[str, str], Layer]:
     """Return the best settings of the studies that fit, by data set and model.
 
-    Of several studies of a model the one with the most trials counts. UsageError for a model that was asked for and
-    has none; models that come along by themselves keep their recipe then.
+    Of several studies of a model, that with the most trials counts. UsageError for a requested model without a study;
+    models that come along by themselves keep their recipe then.
     """
     layers = {}
     for prepared in datasets:
@@ -37,7 +37,7 @@ def tuned_layers(
             try:
                 layers[prepared.name, model] = _layer(results_dir, prepared, model, overrides, study_id)
             except UsageError:
-                if model in asked and (study_id is None or len(asked) == 1):
+                if model in requested and (study_id is None or len(requested) == 1):
                     raise
     if study_id is not None and not layers:
         raise UsageError(f"no model of this run has the study {study_id}")
@@ -103,7 +103,7 @@ class SettingsOrigin:
 def settings_origin(record: RunRecord) -> SettingsOrigin:
     """Return how the settings of a stored run came about.
 
-    The ledgers beside the run say so, because the same settings may have been typed, or be the recipe's own.
+    The ledgers beside the run decide, because the same settings may have been typed, or be the recipe's.
     """
     values = {key: setting.value for key, setting in record.settings.items()}
     origins = []
@@ -114,8 +114,8 @@ def settings_origin(record: RunRecord) -> SettingsOrigin:
             continue
         chosen = {**ledger.plan.fixed, **best.values}
         if _agree(values, chosen) and _others_are_of_the_recipe(record, set(chosen)):
-            own = {key: dimension["own"] for key, dimension in ledger.plan.space.items()}
-            is_recipe = best.values == own and not ledger.plan.fixed
+            recipe = {key: dimension["own"] for key, dimension in ledger.plan.space.items()}
+            is_recipe = best.values == recipe and not ledger.plan.fixed
             origins.append(_origin(ledger.plan, trials, is_recipe))
     if origins:
         return max(origins, key=lambda origin: origin.n_trials)

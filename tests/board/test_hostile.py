@@ -87,9 +87,9 @@ def twice(source: Path, target: Path) -> None:
 
 
 ARCHIVES: dict[str, tuple[Callable, str]] = {
-    "empty": (as_bytes(lambda content: b""), "no zip file"),
-    "text": (as_bytes(lambda content: b"hello " * 100), "no zip file"),
-    "cut": (as_bytes(lambda content: content[:-100]), "no zip file"),
+    "empty": (as_bytes(lambda content: b""), "not a zip file"),
+    "text": (as_bytes(lambda content: b"hello " * 100), "not a zip file"),
+    "cut": (as_bytes(lambda content: content[:-100]), "not a zip file"),
     "half": (as_bytes(lambda content: content[: len(content) // 2] + content[-22:]), "refused"),
     "before": (as_bytes(lambda content: b"#!/bin/sh\n" + content), "directory does not end"),
     "after": (as_bytes(lambda content: content + b"rest"), "follows its end"),
@@ -171,7 +171,7 @@ def compressed(folder: Path) -> None:
 
 
 FILES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no bundle"),
+    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "not a bundle"),
     "no JSON": (write(MANIFEST, "[]"), "damaged"),
     "deep JSON": (write(MANIFEST, "[" * 100_000), "damaged"),
     "NaN": (write(MANIFEST, '{"seeds": NaN}'), "damaged"),
@@ -192,7 +192,7 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no seed": (manifest(seeds=[]), "seeds"),
     "seed without files": (manifest(seeds=[1, 2]), "seeds of the manifest"),
     "seeds twice": (manifest(seeds=[1, 1, 1]), "seeds of the manifest"),
-    "seed that is no number": (manifest(seeds=["1"]), "seeds"),
+    "seed that is not a number": (manifest(seeds=["1"]), "seeds"),
     "other bytes": (write(RUN, "{}"), "is not the file that the manifest names"),
     "missing file": (lambda folder: (folder / TEST).unlink(), "is not the file that the manifest names"),
     "additional file": (write("model/evil.py", "x"), "is not the file that the manifest names"),
@@ -282,5 +282,5 @@ def test_a_large_count_of_items_takes_no_memory(made: Made, tmp_path: Path) -> N
 def test_a_bundle_of_a_folder_that_is_none(made: Made, tmp_path: Path) -> None:
     from mmbench.errors import UsageError
 
-    with pytest.raises(UsageError, match=r"is no folder of a configuration with runs; give "):
+    with pytest.raises(UsageError, match=r"is not a folder of a configuration with runs; give "):
         write_bundle(made.folder("pop") / "seed_1", tmp_path / "x.mmb.zip")

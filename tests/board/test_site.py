@@ -216,7 +216,7 @@ def test_a_folder_that_is_no_board_is_left_alone(tmp_path: Path) -> None:
     paper_like(tmp_path / "results", seeds=1)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("mine")
-    with pytest.raises(DataError, match="holds files and is no board"):
+    with pytest.raises(DataError, match="holds files and is not a board"):
         build(tmp_path / "results", tmp_path / "site")
     assert (tmp_path / "site" / "index.html").read_text() == "mine"
     with pytest.raises(UsageError, match="no bundle passed its checks"):
@@ -315,7 +315,7 @@ def test_the_command(made: Made, data_dir: Path, tmp_path: Path) -> None:
     ])  # fmt: skip
     assert first.stdout.endswith("1 configuration on 1 board, 5 pages, version 1\n"), first.stderr
     assert first.error_lines == [
-        "warning: left out: bad.mmb.zip: bad.mmb.zip is refused: it is no zip file; ask for the bundle again"
+        "warning: left out: bad.mmb.zip: bad.mmb.zip is refused: it is not a zip file; ask for the bundle again"
     ]
     for failed in (empty, date):
         assert (failed.returncode, len(failed.error_lines)) == (2, 1), failed.stderr

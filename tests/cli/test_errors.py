@@ -263,7 +263,7 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
             w.command(*QUICK, "pop", "random", "--jobs", "2", results=blocked), "cannot write",
         ),
         "results folder in nowhere": (w.command(*QUICK, "pop", results=Path("/proc/nowhere")), "cannot write"),
-        "evaluate nothing": (w.command("evaluate", w.fresh()), "is no finished run"),
+        "evaluate nothing": (w.command("evaluate", w.fresh()), "is not a finished run"),
         "evaluate a damaged record": (evaluate(lambda cell: cut(cell / "run.json")), r"run\.json is damaged"),
         "evaluate a record of text": (evaluate(lambda cell: (cell / "run.json").write_text('"x"')), "is damaged"),
         "evaluate a record without settings": (
@@ -279,10 +279,10 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
             evaluate(lambda cell: (cell / "run.json").write_text('{"format": 1}')), "another version .*: mmbench run",
         ),
         "evaluate a failed run": (evaluate(lambda c: set_record(c, status="failed")), "did not finish"),
-        "checkpoint missing": (evaluate(lambda c: (c / "best.safetensors").unlink()), "is no checkpoint of mmbench"),
-        "checkpoint cut short": (evaluate(lambda c: cut(c / "best.safetensors")), "is no checkpoint of mmbench"),
+        "checkpoint missing": (evaluate(lambda c: (c / "best.safetensors").unlink()), "is not a checkpoint of mmbench"),
+        "checkpoint cut short": (evaluate(lambda c: cut(c / "best.safetensors")), "is not a checkpoint of mmbench"),
         "checkpoint of noise": (
-            evaluate(lambda c: (c / "best.safetensors").write_bytes(bytes(range(256)) * 9)), "is no checkpoint",
+            evaluate(lambda c: (c / "best.safetensors").write_bytes(bytes(range(256)) * 9)), "is not a checkpoint",
         ),
         "checkpoint of another model": (
             evaluate(lambda c: set_record(c, settings=widened(c))), "does not fit the model",

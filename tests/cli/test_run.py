@@ -197,7 +197,7 @@ def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
     )
     write_rankings(path, [moved])
     told = cli("evaluate", path, data=data_dir, results=results)
-    assert f"{path}: {len(before['test'].user)} ranks are others than those stored before" in told.stderr
+    assert f"{path}: {len(before['test'].user)} ranks differ from those stored before" in told.stderr
 
 
 def test_another_masking_rule_is_printed_and_every_rule_is_stored(results: Path, data_dir: Path) -> None:

@@ -83,10 +83,7 @@ def test_settings_of_one_model_and_two_data_sets(data_dir: Path, tmp_path: Path)
         if "sasrec" in cell.parts
     )
     last = cli("run", "pop", "--no-floors", "--dry-run", data=tmp_path / "data", results=out)
-    assert (
-        "using data set toy (the one prepared last; also prepared: toy@reverse); --dataset chooses"
-        in last.stderr
-    )
+    assert "using data set toy (prepared last; also prepared: toy@reverse); --dataset chooses" in last.stderr
 
 
 def test_a_data_set_that_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:

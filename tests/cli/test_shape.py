@@ -18,8 +18,9 @@ from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.models import registry
 from mmbench.reporting.grid import Line, Lines, draw
 from mmbench.runs.narrator import RunLines, declared_settings, epochs_done
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
-from mmbench.runs.schedule import Overrides, plan
+from mmbench.runs.schedule import plan
 from tests.prepared import write_toy
 from tests.reporting.conftest import fake_run
 

@@ -84,7 +84,7 @@ def test_every_encoding_prints_all_that_it_has(world: tuple[list[Command], Path]
 
 
 def test_output_that_cannot_be_written_ends_in_one_line(world: tuple[list[Command], Path]) -> None:
-    """A reader that left, as `| head` does, is no error to speak of; a closed output was closed on purpose."""
+    """A reader that left, as `| head` does, is not an error; a closed output was closed on purpose."""
     commands = [replace(command, stdout="full") for command in world[0]]
     commands += [replace(commands[3], stdout=how) for how in ("unread", "closed")]
     for command, outcome in zip(commands, run_all(commands), strict=True):
@@ -110,7 +110,7 @@ def test_a_run_ends_well_whatever_becomes_of_both_streams(data_dir: Path, tmp_pa
 
 
 def test_nothing_is_to_do_in_data_that_may_only_be_read(tmp_path: Path) -> None:
-    """The `chmod` that makes them so touches every file, which is no other content."""
+    """The `chmod` that makes them so touches every file and changes no content."""
     data, raw = tmp_path / "data", tmp_path / "data" / "raw" / "mine"
     write_toml(data, PICTURED)
     write_2014(raw, grid())

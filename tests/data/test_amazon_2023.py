@@ -140,7 +140,7 @@ def test_the_main_picture_in_a_usual_size(tmp_path: Path, images: Any, url: str)
 
 
 def test_meta_of_unwanted_items_is_not_parsed(tmp_path: Path) -> None:
-    """The id is no first key; a text that quotes it does not pass for it."""
+    """The id is not a first key; a text that quotes it does not pass for it."""
     lines = [meta(parent_asin="other")[:-5], meta(title='He said {"parent_asin": "other"}')]
     items, notes = read_meta(write_lines(tmp_path / "m.jsonl", lines), {"x"}, edition=EDITION)
     assert (list(items), notes) == (["x"], [])

@@ -95,8 +95,8 @@ def changed(**arrays: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
     ("change", "said"),
     [
         (changed(user=np.zeros(N_USERS, np.int32)), "a user stands there twice"),
-        (changed(target=np.zeros(N_USERS, np.int32)), "a target is no item of 1..30"),
-        (changed(target=np.ones(3, np.int32)), "a target is no item"),
+        (changed(target=np.zeros(N_USERS, np.int32)), "a target is not an item of 1..30"),
+        (changed(target=np.ones(3, np.int32)), "a target is not an item"),
         (changed(greater_train=np.full(N_USERS, 30, np.int32)), "a count under train is outside 0..29"),
         (changed(equal_none=np.full(N_USERS, -1, np.int32)), "a count under none"),
         (

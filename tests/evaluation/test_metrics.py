@@ -244,7 +244,7 @@ def test_coverage_of_random_lists_meets_its_expectation() -> None:
 
 
 def test_coverage_by_hand() -> None:
-    """8 items, lists (1 2 3), (1 4 2), (5 1 6): six of them stand in a list; empty slots are no item."""
+    """8 items, lists (1 2 3), (1 4 2), (5 1 6): six of them stand in a list; empty slots are not items."""
     lists = np.array([[1, 2, 3], [1, 4, 2], [5, 1, 6]])
     assert coverage(lists, 3, 8) == 0.75
     assert coverage(lists, 1, 8) == 0.25

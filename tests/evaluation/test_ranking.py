@@ -96,7 +96,7 @@ def test_a_score_that_is_no_number_names_its_user(value: float, at: str) -> None
     item = target if at == "target" else target % N + 1
     table[user, item - 1] = value
     if at == "other" and value == float("-inf"):
-        found = rank(Written(table), view)  # out of the race, which is no error
+        found = rank(Written(table), view)  # out of the race, which is not an error
         assert found.greater[k] == (table[user] > table[user, target - 1]).sum()
         return
     with pytest.raises(RunError, match=rf"user number {user} "):

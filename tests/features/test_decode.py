@@ -1,4 +1,4 @@
-"""What shops really serve: odd modes, odd sizes, damaged EXIF, and files that are no pictures at all."""
+"""What shops really serve: odd modes, odd sizes, damaged EXIF, and files that are not pictures at all."""
 
 import io
 import struct

@@ -237,7 +237,7 @@ def contrast(
     samples: Sequence[Sample],
     temperature: float,
 ) -> Tensor:
-    """Return InfoNCE with cosines, eq. 23 and 25; samples with the same target are no negatives of each other."""
+    """Return InfoNCE with cosines, eq. 23 and 25; samples with the same target are not negatives of each other."""
     terms = []
     for i, anchor in enumerate(anchors):
         total = torch.zeros((), dtype=torch.float64)

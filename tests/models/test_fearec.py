@@ -343,7 +343,7 @@ def test_same_target_is_uniform_over_the_others() -> None:
 
 
 def test_a_user_with_equal_windows_at_other_times_has_two_prefixes() -> None:
-    """[1] -> 2 twice by one user at max_len 1: the other one is no repetition of the own."""
+    """[1] -> 2 twice by one user at max_len 1: the second is not a repetition of the first."""
     view = view_of([[1, 2, 1, 2]], [[START, START + 1, START + 2, START + 3]])
     catalog = replace(catalog_of(view, n_items=3, features=False), max_len=1)
     model = toy_model("fearec", catalog)

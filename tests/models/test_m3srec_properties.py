@@ -100,7 +100,7 @@ def test_a_prefix_has_the_states_that_it_has_inside_its_history() -> None:
 
 
 def test_a_modality_without_a_say_can_be_left_out() -> None:
-    """Pictures as keys that nobody sees, and without their part of the score, are no pictures."""
+    """Pictures as keys that nobody sees, and without their part of the score, are not pictures."""
     model, without = make(), make(use_image=False)
     names = without.state_dict().keys()  # modalities come first in every parameter that has them
     without.load_state_dict(

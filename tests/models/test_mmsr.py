@@ -169,7 +169,7 @@ def test_relations_are_those_of_a_loop_over_edges(settings: dict[str, Any]) -> N
                 if graphs.relation[number, place[a], place[b]]
             }
             assert found == expected
-            assert graphs.relation[number].ne(0).sum() == len(expected)  # no edges of what is no node
+            assert graphs.relation[number].ne(0).sum() == len(expected)  # no edges of what is not a node
             last = nodes[[node for node in nodes if node[0] == 0].index(name_of_last(codes, is_unique))]
             assert int(graphs.last[number]) == place[last]
             n_graphs += 1

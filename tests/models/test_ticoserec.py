@@ -64,7 +64,7 @@ def test_users_with_the_most_even_gaps() -> None:
 
 
 def test_similarity_by_hand() -> None:
-    """Inputs: user 0 has 1 2 3, user 1 has 1 2, user 2 has 3 4 3; the last event of each is no input."""
+    """Inputs: user 0 has 1 2 3, user 1 has 1 2, user 2 has 3 4 3; the last event of each is not an input."""
     view = view_of([[1, 2, 3, 5], [1, 2, 4], [3, 4, 3, 6], [6]])
     catalog = catalog_of(view, n_items=6, features=False)
     rows = TICO.common_users(catalog)(0, 7)

@@ -110,7 +110,7 @@ def test_encoders_chosen_for_one_data_set_are_rows(results: Path) -> None:
 def test_what_a_user_or_a_search_set_is_told_though_the_model_has_one_configuration(
     origin: Origin, results: Path
 ) -> None:
-    """`--set lr=0.1 --epochs 2` is no plain SASRec, whatever else the table holds."""
+    """`--set lr=0.1 --epochs 2` is not a plain SASRec, whatever else the table holds."""
     fake_run(results, settings={"lr": 0.1}, max_epochs=2, chosen=("lr", "max_epochs"), origin=origin)
     fake_run(results, "gru4rec")
     is_told = origin in (Origin.user, Origin.tuned)

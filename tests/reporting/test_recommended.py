@@ -133,5 +133,5 @@ def test_what_is_wrong_is_one_line(
 
 
 def test_a_user_must_be_a_name(pop: RunRecord, shop: Prepared) -> None:
-    with pytest.raises(UsageError, match="user 3 is no name"):
+    with pytest.raises(UsageError, match="user 3 is not a name"):
         mmbench.recommend(pop, 3, data_dir=shop.data_dir)  # type: ignore[arg-type]

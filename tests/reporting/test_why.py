@@ -124,7 +124,7 @@ def test_the_command(folder: Path, records: list[RunRecord]) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split()[:4] == ["setting", "lr", "0.01", "0.001"]
     same = cli("why", fast.path, fast.path, data=folder / "data", results=folder / "results")
-    assert "no field differs: the two are one run" in same.stdout
+    assert "no field differs: A and B are the same run" in same.stdout
     wrong = cli("why", fast.path, folder, data=folder / "data", results=folder / "results")
     assert (wrong.returncode, len(wrong.error_lines)) == (1, 1)
-    assert "is no finished run" in wrong.stderr
+    assert "is not a finished run" in wrong.stderr

@@ -13,8 +13,8 @@ from mmbench.models import registry
 from mmbench.paths import PACKAGE, datasets_file
 from mmbench.reproduce.plan import is_live, row_overrides
 from mmbench.reproduce.spec import Scores, Statistics, experiments, find_experiment, read_paper, read_printed
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import configs
-from mmbench.runs.schedule import Overrides
 from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 from tests.reproduce.conftest import PAPER, write_paper
 
@@ -139,7 +139,7 @@ def test_unknown_names_get_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('compare = "sasrec"', 'compare = "sasrex"', "is no model of the rows"),
+        ('compare = "sasrec"', 'compare = "sasrex"', "is not a model of the rows"),
         ('"+3.00%", ', "", "3 printed values for the columns"),
         ('notes = ["made up"]', 'note = "made up"', "note: Extra inputs"),
         ('metrics = ["HR@10", "NDCG@10"]', 'metrics = ["GDCN@10", "HR@5"]', "metrics: .*NDCG"),

@@ -18,7 +18,7 @@ from mmbench.reproduce.formats import to_text
 from mmbench.reproduce.plan import Plan, choose_targets, make_plan
 from mmbench.reproduce.scores import HALF_DIGIT, Reproduced, reproduced
 from mmbench.reproduce.spec import find_experiment
-from mmbench.runs.schedule import Overrides
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.store import RunRecord, read_record, write_record
 from mmbench.settings.config import Origin
 from tests.reporting.conftest import store_ranks

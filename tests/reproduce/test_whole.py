@@ -9,7 +9,7 @@ from mmbench.data.store import open_prepared
 from mmbench.reproduce.plan import Plan, Target, make_plan
 from mmbench.reproduce.spec import find_experiment
 from mmbench.reproduce.whole import cells_once, experiments_of, outlook
-from mmbench.runs.schedule import Overrides
+from mmbench.runs.overrides import Overrides
 from tests.prepared import cli
 
 

@@ -10,8 +10,9 @@ from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.runs.build import build_model, load_data
 from mmbench.runs.controls import n_trained, plan_controls
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
-from mmbench.runs.schedule import Overrides, plan
+from mmbench.runs.schedule import plan
 from tests.prepared import add_features, write_toy
 
 TINY: dict[str, Any] = {"max_epochs": 1, "hidden_dim": 12, "batch_size": 256}
@@ -109,7 +110,7 @@ def test_a_table_says_which_model_lacks_its_controls_until_it_has_them(tmp_path:
     assert len(caption(mmbench.report(fused))) == 1, "shuffled features are missing"
     assert caption(mmbench.report([*fused, *run("tmmsrec:id+text", text_features="shuffled:1")])) == []
     ids = [*bare, *run("late-fusion:id"), *run("tmmsrec:id+text", text_features="shuffled:1")]
-    assert len(caption(mmbench.report(ids))) == 1, "ids alone are no late fusion"
+    assert len(caption(mmbench.report(ids))) == 1, "ids alone are not late fusion"
 
 
 @pytest.mark.parametrize("model", ["hm4sr", "tmmsrec"])

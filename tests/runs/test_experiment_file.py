@@ -21,8 +21,9 @@ from mmbench.runs.experiment_file import (
     write_experiment_file,
 )
 from mmbench.runs.narrator import RunLines
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
-from mmbench.runs.schedule import Overrides, execute, plan
+from mmbench.runs.schedule import execute, plan
 from tests.prepared import cells
 
 KEYS = st.text("abcdefgh_", min_size=1, max_size=8)
@@ -143,7 +144,7 @@ def test_a_file_and_options_do_not_contradict_each_other(tmp_path: Path, option:
     (tmp_path / "exp.toml").write_text("models = ['pop']", encoding="utf-8")
     with pytest.raises(UsageError, match=r"exp\.toml says what is run"):
         invoke(tmp_path, tmp_path, "run", str(tmp_path / "exp.toml"), *option)
-    with pytest.raises(UsageError, match="either models or one experiment file"):
+    with pytest.raises(UsageError, match="either models or a single experiment file"):
         invoke(tmp_path, tmp_path, "run", str(tmp_path / "exp.toml"), "sasrec")
 
 

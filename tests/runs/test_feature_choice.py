@@ -18,9 +18,10 @@ from mmbench.models.registry import find
 from mmbench.reporting.labels import group_runs, row_keys
 from mmbench.runs.build import LoadedData, make_catalog
 from mmbench.runs.execute import run_cell
+from mmbench.runs.overrides import Overrides, check_overrides
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.runs.rerank import reopen
-from mmbench.runs.schedule import Overrides, check_overrides, plan
+from mmbench.runs.schedule import plan
 from mmbench.settings.config import Layer, Origin
 from tests.prepared import MADE, add_features, write_toy
 
@@ -53,7 +54,9 @@ def test_states_per_layer_reach_only_models_that_read_them(
         prepared, "text", "deep", values, np.ones(len(values), bool), MADE, dtype="float16"
     )
     overrides = [Layer(Origin.user, {"text_encoder": "deep"})]
-    with pytest.raises(UsageError, match="hm4sr reads one vector an item, but deep of toy has 3 layers"):
+    with pytest.raises(
+        UsageError, match="hm4sr reads a single vector per item, but deep of toy has 3 layers"
+    ):
         make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)
     monkeypatch.setattr(find("hm4sr").load(), "reads_layers", True)
     cell = make_cell(results_dir=tmp_path, prepared=prepared, model="hm4sr", seed=1, overrides=overrides)

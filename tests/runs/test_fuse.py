@@ -139,7 +139,7 @@ def test_what_cannot_be_fused_is_one_line(world: tuple[Prepared, Path, Runs], tm
     for members, options, message in (
         ([sasrec], {}, "needs two runs or more"),
         ([sasrec, sasrec], {}, "is given twice"),
-        ([sasrec, masked], {}, "mask_seen is none and input; fuse runs of one protocol"),
+        ([sasrec, masked], {}, "mask_seen is none and input; fuse runs of the same protocol"),
         ([sasrec, other], {"scale": "zscor"}, "did you mean 'zscore'?"),
         ([sasrec, other], {"weights": "best"}, "--weights"),
     ):

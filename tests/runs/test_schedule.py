@@ -13,8 +13,9 @@ from mmbench.errors import OtherVersionError
 from mmbench.models import registry
 from mmbench.runs import schedule
 from mmbench.runs.execute import fail_cell
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
-from mmbench.runs.schedule import Overrides, execute, finished, plan
+from mmbench.runs.schedule import execute, finished, plan
 from mmbench.runs.store import RunRecord
 from mmbench.runs.workers import BEGUN, LOCK, Backend, forget_mark
 

@@ -14,8 +14,9 @@ from mmbench.evaluation import ranking
 from mmbench.nn import losses
 from mmbench.runs import execute
 from mmbench.runs.execute import run_stack
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
-from mmbench.runs.schedule import Overrides, plan
+from mmbench.runs.schedule import plan
 from mmbench.runs.store import RunRecord
 from mmbench.training.files import LOG
 from mmbench.training.learner import Learner

@@ -123,7 +123,7 @@ def test_a_record_names_its_own_folder(record: RunRecord) -> None:
         (other / "run.json").write_bytes((record.path / "run.json").read_bytes())
         with pytest.raises(MisplacedError, match="holds a copy of") as caught:
             read_record(other)
-        assert caught.value.own == record.path
+        assert caught.value.home == record.path
     left_out: list[Path] = []
     assert list(read_all(root, on_error=lambda path, error: left_out.append(path))) == [record]
     assert len(left_out) == 4

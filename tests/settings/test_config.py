@@ -8,8 +8,8 @@ import pytest
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.models import registry
+from mmbench.runs.overrides import Overrides, check_overrides
 from mmbench.runs.plan import make_cell, resolve_settings
-from mmbench.runs.schedule import Overrides, check_overrides
 from mmbench.settings.config import (
     Layer,
     Origin,

@@ -245,7 +245,7 @@ def test_what_cannot_be_pretrained_is_one_line(tmp_path: Path) -> None:
     ):
         trainer_of(tmp_path, PRETRAIN, sources=sources)
     short = Source("short", SOURCES[1].view, replace(SOURCES[1].catalog, max_len=5))
-    with pytest.raises(UsageError, match="must have one max_len: first has 8, short has 5"):
+    with pytest.raises(UsageError, match="must have the same max_len: first has 8, short has 5"):
         trainer_of(tmp_path, PRETRAIN, sources=(SOURCES[0], short))
     with pytest.raises(ValueError, match="'pretrain': source data has no validation; set a number of epochs"):
         Stage(name="pretrain", data="source")

@@ -106,7 +106,7 @@ def noisy(seen: dict[tuple[int, int], Any], noise: random.Random, holder: list[A
     """A validation with another value at each call; keeps the weights of each place, of its last validation."""
 
     def validate(model: Recommender[Any]) -> float:
-        seen[holder[0].place] = state_of(model)
+        seen[holder[0].stage_epoch] = state_of(model)
         return noise.random()
 
     return validate
@@ -183,7 +183,7 @@ def test_damaged_or_foreign_resume_files_are_one_line(tmp_path: Path) -> None:
     good = (tmp_path / RESUME).read_bytes()
     for damaged in (good[: len(good) // 2], b"", b"x" * 100):
         (tmp_path / RESUME).write_bytes(damaged)
-        with pytest.raises(RunError, match="no checkpoint"):
+        with pytest.raises(RunError, match="not a checkpoint"):
             make(tmp_path).fit()
     (tmp_path / RESUME).write_bytes(good)
     tensors, facts = checkpoint.load_tensors(tmp_path / RESUME)

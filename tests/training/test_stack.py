@@ -143,7 +143,7 @@ def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> N
         one.fit()
     ended = fit_together(stacked, size=size)
     assert next(ended) == (0, None)
-    assert stacked[-1].place == (0, 0), "the first are trained to their ends before the next begin"
+    assert stacked[-1].stage_epoch == (0, 0), "the first are trained to their ends before the next begin"
     assert [number for number, _ in ended] == [1, 2]
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)

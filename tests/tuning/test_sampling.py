@@ -59,7 +59,9 @@ def test_every_setting_stays_in_its_space(sampler: SamplerName) -> None:
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, "grid"])
 def test_the_first_trial_is_the_recipe_s_own(sampler: SamplerName) -> None:
-    assert propose(sampler, SPACE, 0, 1, []) == {key: one.own for key, one in SPACE.items()}
+    assert propose(sampler, SPACE, 0, 1, []) == {
+        key: dimension.recipe_value for key, dimension in SPACE.items()
+    }
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -80,7 +82,9 @@ def test_a_grid_has_every_combination_once_the_recipe_s_first() -> None:
             break
         found.append(json.dumps(values, sort_keys=True))
     assert len(found) == len(set(found)) == size_of(LISTS) == 12
-    assert found[0] == json.dumps({key: one.own for key, one in LISTS.items()}, sort_keys=True)
+    assert found[0] == json.dumps(
+        {key: dimension.recipe_value for key, dimension in LISTS.items()}, sort_keys=True
+    )
     assert size_of(SPACE) is None
     with pytest.raises(UsageError, match="a grid needs lists of values, but lr has a range"):
         next(iter(grid(SPACE)))

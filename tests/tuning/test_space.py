@@ -53,7 +53,7 @@ def test_trained_models_search_the_same_values_of_the_shared_keys(name: str) -> 
     shared = {"lr", "weight_decay", "dropout"} if has_dropout else {"lr", "weight_decay"}
     assert set(space) == set(entry.recipe.search) | shared
     for key in SHARED.keys() & space.keys():
-        assert values(space, key) == {*(SHARED[key].values or ()), space[key].own}
+        assert values(space, key) == {*(SHARED[key].values or ()), space[key].recipe_value}
     assert has_dropout == (name != "bpr-mf")
 
 
@@ -76,10 +76,14 @@ def test_the_recipe_s_own_value_is_in_every_space() -> None:
         for kind in ("shared", "recipe"):
             for dimension in space_of(entry, kind).values():
                 tried = dimension.searched
-                assert dimension.own == entry.values("")[dimension.key] or isinstance(dimension.own, tuple)
-                assert tried.including(dimension.own) == tried, (name, dimension.key)
+                assert dimension.recipe_value == entry.values("")[dimension.key] or isinstance(
+                    dimension.recipe_value, tuple
+                )
+                assert tried.including(dimension.recipe_value) == tried, (name, dimension.key)
                 if tried.points is not None:  # written alike too, or the estimator would not know it again
-                    assert json.dumps(dimension.own) in [json.dumps(point) for point in tried.points], name
+                    assert json.dumps(dimension.recipe_value) in [
+                        json.dumps(point) for point in tried.points
+                    ], name
     assert values(space_of(registry.find("lrurec"), "recipe"), "lru_dropout") == {0.2, 0.4, 0.5, 0.6, 0.8}
     assert values(space_of(registry.find("tisasrec"), "recipe"), "hidden_dim") == {10, 20, 30, 40, 50, 64}
 
@@ -90,7 +94,11 @@ def test_a_variant_s_value_and_one_of_a_data_set_join(
     extra = '[dataset.toy]\nslope = { value = 5.0, source = "paper table 8" }\n'
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=OWN, recipe=RECIPE + SEARCH + extra)))
     ends = {
-        (name, dataset): (space["slope"].searched.low, space["slope"].searched.high, space["slope"].own)
+        (name, dataset): (
+            space["slope"].searched.low,
+            space["slope"].searched.high,
+            space["slope"].recipe_value,
+        )
         for name in ("my-line", "my-line:steep")
         for dataset in ("", "toy", "toy@5")
         if (space := space_of(registry.find(name), dataset=dataset))
