@@ -59,7 +59,7 @@ def knockout(
     from mmbench.runs.store import read_record
 
     wanted = parse_metric(metric)
-    wanted.check_per_user("--metric")
+    wanted.check_of_ranks("--metric")
     chosen = (what or (RETRAINED if retrain else RANKED)).split(",")
     if not retrain:
         parse_knockouts(chosen)  # what is no knock-out is said before a run is opened

@@ -86,8 +86,9 @@ def report(
         typer.Option(
             "--metric",
             show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
-            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC, Coverage@K, Gini@K, Entropy@K; "
-            "repeatable.",
+            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC; of lists Coverage@K, Gini@K, "
+            "Entropy@K, Novelty@K, Popularity@K, Tail@K, ILD-text@K, Serendipity@K, Repeats@K; against popularity "
+            "HR-debiased@K, HR-macro@K, HR-ips@K (NDCG, MRR alike); repeatable.",
             autocompletion=complete.metrics,
         ),
     ] = None,

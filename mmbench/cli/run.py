@@ -1,4 +1,4 @@
-"""`mmbench run`, `train` and `evaluate`."""
+"""`mmbench run` and `mmbench train`."""
 
 import re
 from collections.abc import Iterator
@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbench.choices import DEFAULT_LISTS, FLOORS, MaskRule
+from mmbench.choices import DEFAULT_LISTS, FLOORS
 from mmbench.cli import complete
 from mmbench.cli.state import State
 from mmbench.cli.words import words
 from mmbench.errors import MmbenchError, RunError, UsageError
 
 if TYPE_CHECKING:
-    from mmbench.evaluation.evidence import Ranking
-    from mmbench.evaluation.metrics import Metric
     from mmbench.reporting.runs import Runs
     from mmbench.runs.experiment_file import ExperimentFile, ReportOptions
     from mmbench.runs.schedule import Overrides
@@ -51,7 +49,6 @@ ListsOption = Annotated[
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: mmbench run hm4sr tmmsrec sasrec --dataset amazon-beauty --seeds 3")(run)
     app.command(epilog="Example: mmbench train sasrec --dataset demo --seed 1 --set lr=0.003")(train)
-    app.command(epilog="Example: mmbench evaluate results/demo/sasrec/*/seed_1 --metric HR@20")(evaluate)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -149,6 +146,15 @@ def run(
             help="Prepare and run under each of these orders of equal times: file, reverse, random:1, ...",
         ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
+            help="A column of the table that closes the run, as in mmbench report; repeatable.",
+            autocompletion=complete.metrics,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
     ] = False,
@@ -157,7 +163,14 @@ def run(
     state: State = ctx.obj
     from mmbench import api
     from mmbench.cli.watching import run_view, watchers
-    from mmbench.runs.experiment_file import ExperimentFile, Tuning, is_experiment_file, read_experiment_file
+    from mmbench.evaluation.metrics import as_metrics
+    from mmbench.runs.experiment_file import (
+        ExperimentFile,
+        ReportOptions,
+        Tuning,
+        is_experiment_file,
+        read_experiment_file,
+    )
 
     if any(map(is_experiment_file, models)):
         _check_alone(ctx, models)
@@ -167,6 +180,7 @@ def run(
             models=tuple(words(models)), datasets=tuple(words(dataset)), seeds=tuple(parse_seeds(seeds)),
             epochs=epochs or 0, floors=floors, controls=controls, lists=lists, settings=_by_model(read_sets(set_)),
             tuning=Tuning(tuned=tuned, study=study or ""),
+            report=ReportOptions(metrics=tuple(map(str, as_metrics(words(metric))))),
         )  # fmt: skip
     with run_view(state).watching() as view:
         runs = api.run(
@@ -180,7 +194,7 @@ def run(
         close_with_table(state, runs, experiment.report)
 
 
-IN_FILES = ("dataset", "seeds", "set_", "tuned", "study", "epochs", "floors", "controls", "lists")
+IN_FILES = ("dataset", "seeds", "set_", "tuned", "study", "epochs", "floors", "controls", "lists", "metric")
 
 
 def _check_alone(ctx: typer.Context, models: list[str]) -> None:
@@ -296,84 +310,3 @@ def train(
     if record.status == "failed":
         raise RunError(f"{model} on {record.dataset}: {record.failure}")
     state.out.print(str(record.path), markup=False)
-
-
-def evaluate(
-    ctx: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.", autocompletion=complete.metrics
-        ),
-    ] = None,
-    rescore: Annotated[
-        bool,
-        typer.Option(help="Rank the stored checkpoint again; --no-rescore only reads the stored rankings."),
-    ] = True,
-    mask_seen: Annotated[
-        MaskRule | None,
-        typer.Option(
-            show_default="the run's own rule",
-            help="The rule for items that a user already has whose numbers are printed; all rules are stored.",
-        ),
-    ] = None,
-    lists: ListsOption = DEFAULT_LISTS,
-    device: DeviceOption = "auto",
-) -> None:
-    """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
-    state: State = ctx.obj
-    from mmbench.cli.tables import print_table
-    from mmbench.evaluation.metrics import parse_metric
-    from mmbench.runs.look_log import note_looks
-    from mmbench.runs.store import read_record
-
-    wanted = [parse_metric(name) for name in words(metric) or ["HR@10", "NDCG@10", "MRR@10"]]
-    records = [read_record(path) for path in runs]
-    for name in wanted:
-        name.check(min(record.n_items for record in records))
-    head, rows = ["run", "split", *map(str, wanted)], []
-    for record in records:
-        for ranking in _rankings_to_print(state, record, rescore, device, lists):
-            rule = mask_seen or record.mask_seen
-            values = [_value_text(name, ranking, rule, record) for name in wanted]
-            rows.append([str(record.path), ranking.name, *values])
-    note_looks(records, data_dir=state.data_dir)
-    if state.out.is_terminal:
-        print_table(state, head, rows)
-        return
-    for row in (head, *rows):
-        typer.echo("\t".join(row))  # not rich, which turns tabs into spaces
-
-
-def _rankings_to_print(
-    state: State, record: "RunRecord", rescore: bool, device: str, lists: int
-) -> "list[Ranking]":
-    """Return valid and test, and those of an ensemble's members when they are ranked again."""
-    from mmbench.runs.schedule import rank_again
-
-    if not rescore:
-        return [record.ranking("valid"), record.ranking("test")]
-    evaluated = rank_again(record, data_dir=state.data_dir, device=device, lists=lists)
-    if evaluated.n_changed:
-        state.err.print(
-            f"{record.path}: {evaluated.n_changed:,} ranks are others than those stored before; "
-            "run.json says what ranked them (environment.ranked_again)", markup=False,
-        )  # fmt: skip
-    else:
-        state.err.print(f"{record.path}: ranks identical to the stored ones", markup=False)
-    return evaluated.rankings
-
-
-def _value_text(metric: "Metric", ranking: "Ranking", rule: MaskRule, record: "RunRecord") -> str:
-    """Return a metric of a ranking; n/a where lists are not made."""
-    from mmbench.evaluation.evidence import ListsError
-
-    if metric.needs == "lists" and ranking.name != "test":
-        return "n/a"
-    try:
-        return f"{metric.value(ranking, rule):.6f}"
-    except ListsError as error:
-        raise UsageError(
-            f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"
-        ) from error

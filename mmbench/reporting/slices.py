@@ -102,8 +102,7 @@ def slice_tables(
 
     Raises UsageError where a row is not there or labels cannot be made, RunError where the data changed since.
     """
-    if metric.per == "catalogue":
-        raise UsageError(f"--slice: {metric} has one value for the catalogue and none per user; take NDCG@10")
+    metric.check_of_ranks("--slice")
     finished = [record for record in records if record.status == "finished"]
     if not finished:
         raise UsageError("no finished run is among these; run for example: mmbench run sasrec pop")

@@ -1,0 +1,108 @@
+"""`mmbench evaluate`: stored weights ranked again, or stored rankings, as numbers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmbench.choices import DEFAULT_LISTS, MaskRule, SplitName
+from mmbench.cli import complete
+from mmbench.cli.run import DeviceOption, ListsOption
+from mmbench.cli.state import State
+from mmbench.cli.words import words
+from mmbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbench.evaluation.evidence import Ranking
+    from mmbench.evaluation.metrics import Metric
+    from mmbench.runs.store import RunRecord
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: mmbench evaluate results/demo/sasrec/*/seed_1 --metric HR@20")(evaluate)
+
+
+def evaluate(
+    ctx: typer.Context,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.", autocompletion=complete.metrics
+        ),
+    ] = None,
+    rescore: Annotated[
+        bool,
+        typer.Option(help="Rank the stored checkpoint again; --no-rescore only reads the stored rankings."),
+    ] = True,
+    mask_seen: Annotated[
+        MaskRule | None,
+        typer.Option(
+            show_default="the run's own rule",
+            help="The rule for items that a user already has whose numbers are printed; all rules are stored.",
+        ),
+    ] = None,
+    lists: ListsOption = DEFAULT_LISTS,
+    device: DeviceOption = "auto",
+) -> None:
+    """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
+    state: State = ctx.obj
+    from mmbench.cli.tables import print_table
+    from mmbench.evaluation.metrics import parse_metric
+    from mmbench.runs.look_log import note_looks
+    from mmbench.runs.store import read_record
+
+    wanted = [parse_metric(name) for name in words(metric) or ["HR@10", "NDCG@10", "MRR@10"]]
+    records = [read_record(path) for path in runs]
+    for name in wanted:
+        name.check(min(record.n_items for record in records))
+    head, rows = ["run", "split", *map(str, wanted)], []
+    for record in records:
+        for ranking in _rankings_to_print(state, record, rescore, device, lists):
+            rule = mask_seen or record.mask_seen
+            values = [_value_text(state, name, ranking, rule, record) for name in wanted]
+            rows.append([str(record.path), ranking.name, *values])
+    note_looks(records, data_dir=state.data_dir)
+    if state.out.is_terminal:
+        print_table(state, head, rows)
+        return
+    for row in (head, *rows):
+        typer.echo("\t".join(row))  # not rich, which turns tabs into spaces
+
+
+def _rankings_to_print(
+    state: State, record: "RunRecord", rescore: bool, device: str, lists: int
+) -> "list[Ranking]":
+    """Return valid and test, and those of an ensemble's members when they are ranked again."""
+    from mmbench.runs.schedule import rank_again
+
+    if not rescore:
+        return [record.ranking("valid"), record.ranking("test")]
+    evaluated = rank_again(record, data_dir=state.data_dir, device=device, lists=lists)
+    if evaluated.n_changed:
+        state.err.print(
+            f"{record.path}: {evaluated.n_changed:,} ranks are others than those stored before; "
+            "run.json says what ranked them (environment.ranked_again)", markup=False,
+        )  # fmt: skip
+    else:
+        state.err.print(f"{record.path}: ranks identical to the stored ones", markup=False)
+    return evaluated.rankings
+
+
+def _value_text(
+    state: State, metric: "Metric", ranking: "Ranking", rule: MaskRule, record: "RunRecord"
+) -> str:
+    """Return a metric of a ranking; n/a where lists are not made."""
+    from mmbench.evaluation.evidence import ListsError
+    from mmbench.runs.facts import data_facts
+
+    if metric.needs == "lists" and ranking.name != "test":
+        return "n/a"
+    split: SplitName = "valid" if ranking.split == "valid" else "test"
+    facts = data_facts(record, split, state.data_dir) if metric.reads_data else None
+    try:
+        return f"{metric.value(ranking, rule, facts=facts):.6f}"
+    except ListsError as error:
+        raise UsageError(
+            f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"
+        ) from error
