@@ -6,7 +6,7 @@ of histories; then it is fine-tuned, causally, on the next item. Attributes are 
 
 Axes: R rows, W width, D hidden, A attributes, T targets, N items, E training events; [MASK] is id N + 1.
 Follows the official code and the paper's four terms, pretraining_loss(): attributes of visible items (AAP), masked
-items (MIP), attributes of masked items (MAP; both attribute_terms()), segments (SP). draw_cloze() hides items and
+items (MIP), attributes of masked items (MAP; both ClassTerms.terms()), segments (SP). draw_cloze() hides items and
 segments, encode() is the encoder, loss() the fine-tuning.
 Differences: (1) attributes are scored from the state of an item in its history, all of them at once, as the code does;
 the paper scores the item's embedding, against sampled attributes. (2) Validation and test events are neither cut into
@@ -14,7 +14,7 @@ segments nor kept from being negatives; the code does both. (3) [MASK] is never 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,16 +58,17 @@ class S3RecConfig(Sampling):
 class Labels(nn.Module):
     """The classes of items, any number each, as lists: a table of all classes would be large with many brands.
 
-    item, label  pairs, int64 [n] each. Classes of fewer than `min_count` items are left out.
+    item, label  pairs, int64 [n] each. Classes of fewer than `min_count` items are left out; with 0 all `n_classes`
+                 stay, those without items too.
     """
 
     ids: Tensor  # int64 [N + 2, K], 0..n_classes - 1
     is_real: Tensor  # bool [N + 2, K], False where an item has fewer than K classes
 
-    def __init__(self, item: Tensor, label: Tensor, n_items: int, min_count: int) -> None:
+    def __init__(self, item: Tensor, label: Tensor, n_items: int, min_count: int, n_classes: int = 1) -> None:
         super().__init__()
         pairs = torch.stack([item, label], 1).unique(dim=0)
-        is_kept = torch.bincount(pairs[:, 1], minlength=1) >= min_count
+        is_kept = torch.bincount(pairs[:, 1], minlength=n_classes) >= min_count
         items, labels = pairs[is_kept[pairs[:, 1]]].unbind(1)
         counts = torch.bincount(items, minlength=n_items + 2)
         column = torch.arange(len(items)) - (counts.cumsum(0) - counts)[items]
@@ -175,17 +176,40 @@ def pair_loss(positive: Tensor, negative: Tensor, form: Literal["double", "logit
     return F.softplus(negative - positive)
 
 
-class Pretraining(nn.Module):
+class ClassTerms(nn.Module):
+    """What AAP and MAP need to predict the classes of items. No event has both terms."""
+
+    labels: Labels | None  # None: the model has no such terms
+    attribute_emb: nn.Embedding
+    aap: nn.Linear
+    map: nn.Linear
+
+    def terms(
+        self, states: Tensor, items: Tensor, is_visible: Tensor, is_masked: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sums of AAP and MAP; states [R, W, D], items int64 [R, W], masks bool [R, W]."""
+        if self.labels is None:
+            return states.new_zeros(()), states.new_zeros(())
+        query = torch.where(is_masked[..., None], self.map(states), self.aap(states))
+        losses = self.labels.bce(query @ self.attribute_emb.weight.T, items)
+        return masked_sum(losses, is_visible), masked_sum(losses, is_masked)
+
+
+class Pretraining(ClassTerms):
     """The modules that only pre-training needs."""
 
     events: Tensor
+    mip: nn.Linear
+    sp: nn.Linear
 
-    def __init__(self, config: S3RecConfig, catalog: Catalog) -> None:
+    def __init__(self, config: S3RecConfig, labels: Labels | None, catalog: Catalog) -> None:
         super().__init__()
         dim = config.hidden_dim
-        self.labels = attribute_labels(config, catalog)
-        self.attribute_emb = nn.Embedding(self.labels.n_classes, dim)
-        self.aap, self.mip, self.map, self.sp = (nn.Linear(dim, dim) for _ in range(4))
+        self.labels = labels
+        if labels is not None:
+            self.attribute_emb = nn.Embedding(labels.n_classes, dim)
+        for name in ("mip", "sp") if labels is None else ("aap", "mip", "map", "sp"):
+            self.register_module(name, nn.Linear(dim, dim))
         self.register_buffer("events", catalog.train_items, persistent=False)
 
 
@@ -201,10 +225,17 @@ class S3Rec(Recommender[S3RecConfig]):
             dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
             dropout=config.dropout, attn_dropout=config.attn_dropout,
         )  # fmt: skip
-        self.pretraining = Pretraining(config, catalog) if config.pretrain_epochs else None
+        self.pretraining: Pretraining | None = None
+        if config.pretrain_epochs:
+            self.pretraining = Pretraining(config, self.labels_of(config, catalog), catalog)
         self.is_pretraining = False
         init_normal(self, std=0.02)
         zero_padding(self.item_emb)
+
+    @staticmethod
+    def labels_of(config: S3RecConfig, catalog: Catalog) -> Labels | None:
+        """Return the attributes that pre-training predicts."""
+        return attribute_labels(config, catalog)
 
     @property
     def needs(self) -> Needs:
@@ -224,10 +255,10 @@ class S3Rec(Recommender[S3RecConfig]):
     def start_stage(self, name: str) -> None:
         self.is_pretraining = name == PRETRAIN
 
-    def extra_state(self) -> dict[str, int]:
-        if self.pretraining is None:
+    def extra_state(self) -> dict[str, Any]:
+        labels = None if self.pretraining is None else self.pretraining.labels
+        if labels is None:
             return {}
-        labels = self.pretraining.labels
         return {"n_attributes": labels.n_classes, "n_items_with_attributes": labels.n_labelled}
 
     # -- states -------------------------------------------------------------------------------------------
@@ -265,12 +296,11 @@ class S3Rec(Recommender[S3RecConfig]):
         return self.pretraining
 
     def pretraining_loss(self, batch: Batch, cloze: Cloze) -> dict[str, Tensor]:
-        """Return the four weighted terms, each a sum over the events, or the histories, that it concerns."""
+        """Return the weighted terms, each a sum over the events, or the histories, that it concerns."""
         config, parts = self.config, self.parts_of_pretraining
         versions = torch.cat([cloze.items, cloze.context, cloze.positive, cloze.negative])
         states, context, positive, negative = self.encode(versions, batch, causal=False).chunk(4)
         is_visible = batch.mask & ~cloze.is_masked
-        aap, masked = self.attribute_terms(states, batch.item_seq, is_visible, cloze.is_masked)
         query = parts.mip(states)
         pairs = [(query * self.item_emb(items)).sum(-1) for items in (batch.item_seq, cloze.negatives)]
         mip = pair_loss(pairs[0], pairs[1], config.pair_form)
@@ -278,20 +308,17 @@ class S3Rec(Recommender[S3RecConfig]):
         query = parts.sp(context)
         sp = pair_loss((query * positive).sum(-1), (query * negative).sum(-1), config.pair_form)
         return {
-            "aap": config.aap_weight * aap,
+            **self.side_terms(states, batch.item_seq, is_visible, cloze.is_masked),
             "mip": config.mip_weight * masked_sum(mip, cloze.is_masked),
-            "map": config.map_weight * masked,
             "sp": config.sp_weight * masked_sum(sp, is_last),
         }
 
-    def attribute_terms(
+    def side_terms(
         self, states: Tensor, items: Tensor, is_visible: Tensor, is_masked: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the sums of AAP and MAP. No event has both terms, so a single set of logits [A] serves both."""
-        parts = self.parts_of_pretraining
-        query = torch.where(is_masked[..., None], parts.map(states), parts.aap(states))
-        losses = parts.labels.bce(query @ parts.attribute_emb.weight.T, items)
-        return masked_sum(losses, is_visible), masked_sum(losses, is_masked)
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms of what is known of items besides their ids: AAP and MAP."""
+        aap, masked = self.parts_of_pretraining.terms(states, items, is_visible, is_masked)
+        return {"aap": self.config.aap_weight * aap, "map": self.config.map_weight * masked}
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

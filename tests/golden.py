@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.linalg  # noqa: F401  # its BLAS is limited to one thread only where it is loaded
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, TrainBatch
@@ -190,11 +192,15 @@ def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Keep torch to one thread: with more, such small models take several times as long."""
+    """Keep torch and the BLAS of numpy and scipy to one thread.
+
+    With more, such small models take several times as long, and a solution in float32 has other last digits.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(limits=1):
+            yield
     finally:
         torch.set_num_threads(before)
 

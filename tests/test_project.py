@@ -12,7 +12,9 @@ from mmbench.models import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OWNED = ("README.md", "CITATION.cff", ".github/CONTRIBUTING.md")
+OWNED = (
+    "README.md", "CITATION.cff", ".github/CONTRIBUTING.md", "docs/index.md", "docs/site/mkdocs.yml",
+)  # fmt: skip
 
 
 def test_the_owner_is_the_same_everywhere() -> None:
@@ -51,12 +53,12 @@ def test_the_readme_is_short_and_its_pictures_load_nothing() -> None:
 
 
 def test_every_page_is_listed() -> None:
-    """In the README or in the list at the end of docs/architecture.md."""
-    text = "".join(
-        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md")
-    )
-    listed = set(re.findall(r"\]\((?:docs/)?([\w-]+\.md)\)", text))
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"style.md"} <= listed
+    """Compare docs/ with the list in docs/index.md, and with the navigation of the site."""
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    navigation = (ROOT / "docs" / "site" / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    assert pages - {"index.md"} == set(re.findall(r"\]\(([\w/-]+\.md)\)", index.partition("## All pages")[2]))
+    assert pages <= set(re.findall(r": ([\w/-]+\.md)$", navigation, flags=re.M))
 
 
 def test_types_are_shipped() -> None:
@@ -79,7 +81,8 @@ def test_the_workflow_covers_what_the_project_declares() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [".github/CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+    "page",
+    [".github/CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))],
 )
 def test_pages_that_a_page_names_exist(page: str) -> None:
     file = ROOT / page

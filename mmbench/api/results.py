@@ -14,7 +14,7 @@ from mmbench.reporting.protocols import keep_current, keep_settings, typed
 from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
-from mmbench.reporting.targets import look_lines, tie_lines
+from mmbench.reporting.targets import look_lines, read_lines, tie_lines
 from mmbench.runs.loading import check_names, load_runs, without_results
 from mmbench.runs.look_log import note_looks
 from mmbench.runs.store import RunRecord, select
@@ -83,7 +83,8 @@ def report(
     top               print so many rows besides the floors; tests and marks are about all
     floors            with the sanity baselines
     rows              "recipe": only rows with the recipe's settings; "tuned": with tuned ones; "both": side by side
-    data_dir          where the prepared data lie: a table of test targets is noted beside them, see docs/trust.md
+    data_dir          where the prepared data lie: a table of test targets is noted beside them, see docs/trust.md, and
+                      metrics of lists such as "Novelty@10" read them
 
     Raises UsageError for names that no run has and when there is no run, ProtocolMismatchError for runs that cannot
     share a table.
@@ -102,15 +103,16 @@ def report(
         metrics=wanted,
         split=split, ties=ties, mask_seen=mask_seen, test=test, correction=correction, compare=compare,
         datasets=tuple(sets), models=tuple(names), unequal_budgets=unequal_budgets, rows=rows,
-        sort=sort, top=top,
+        sort=sort, top=top, data_dir=data_folder(data_dir),
     )  # fmt: skip
     table = build_table(chosen, request)
     filters = runs.filters if isinstance(runs, Runs) else ()
     if filters:  # else nobody could tell from the table that runs were chosen
         caption = ("Runs", f"Only runs with {', '.join(filters)}.")
         table = replace(table, caption=(*table.caption, caption))
+    folder = data_folder(data_dir)
+    table = replace(table, caption=(*table.caption, *read_lines(chosen, wanted, split, data_dir=folder)))
     if split == "test":
-        folder = data_folder(data_dir)
         lines = [*tie_lines(chosen, data_dir=folder), *look_lines(chosen, data_dir=folder)]
         table = replace(table, caption=(*table.caption, *lines))
     return Report(table)

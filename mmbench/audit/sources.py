@@ -31,7 +31,7 @@ def _metric(text: Any) -> Any:
 def _metric_of_ranks(text: str) -> Metric:
     """Return a metric for which printed numbers can be checked; UsageError for a metric of lists."""
     metric = parse_metric(text)
-    metric.check_per_user("audit")
+    metric.check_of_ranks("audit")
     return metric
 
 

@@ -27,7 +27,9 @@ def print_bands(
     from mmbench.reporting.targets import look_lines, tie_lines
 
     for metric in metrics:
-        for table in tie_bands(records, metric=metric, split=split, mask_seen=mask_seen):
+        for table in tie_bands(
+            records, metric=metric, split=split, mask_seen=mask_seen, data_dir=state.data_dir
+        ):
             _print(state, table)
     if split == "test":
         lines = [*tie_lines(records, data_dir=state.data_dir), *look_lines(records, data_dir=state.data_dir)]

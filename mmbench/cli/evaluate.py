@@ -1,11 +1,11 @@
-"""`mmbench evaluate`: stored checkpoints ranked again, and their metrics."""
+"""`mmbench evaluate`: stored weights ranked again, or stored rankings, as numbers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.choices import DEFAULT_LISTS, MaskRule
+from mmbench.choices import DEFAULT_LISTS, MaskRule, SplitName
 from mmbench.cli import complete
 from mmbench.cli.run import DeviceOption, ListsOption
 from mmbench.cli.state import State
@@ -60,7 +60,7 @@ def evaluate(
     for record in records:
         for ranking in _rankings_to_print(state, record, rescore, device, lists):
             rule = mask_seen or record.mask_seen
-            values = [_value_text(name, ranking, rule, record) for name in wanted]
+            values = [_value_text(state, name, ranking, rule, record) for name in wanted]
             rows.append([str(record.path), ranking.name, *values])
     note_looks(records, data_dir=state.data_dir)
     if state.out.is_terminal:
@@ -89,14 +89,19 @@ def _rankings_to_print(
     return evaluated.rankings
 
 
-def _value_text(metric: "Metric", ranking: "Ranking", rule: MaskRule, record: "RunRecord") -> str:
-    """Return a metric of a ranking as text, n/a where no lists are made."""
+def _value_text(
+    state: State, metric: "Metric", ranking: "Ranking", rule: MaskRule, record: "RunRecord"
+) -> str:
+    """Return a metric of a ranking; n/a where no lists are made."""
     from mmbench.evaluation.evidence import ListsError
+    from mmbench.runs.facts import data_facts
 
     if metric.needs == "lists" and ranking.name != "test":
         return "n/a"
+    split: SplitName = "valid" if ranking.split == "valid" else "test"
+    facts = data_facts(record, split, state.data_dir) if metric.reads_data else None
     try:
-        return f"{metric.value(ranking, rule):.6f}"
+        return f"{metric.value(ranking, rule, facts=facts):.6f}"
     except ListsError as error:
         raise UsageError(
             f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"

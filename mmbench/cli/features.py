@@ -16,7 +16,7 @@ def import_command(
     ],
     modality: Annotated[str, typer.Option(help="text or image.")],
     name: Annotated[str, typer.Option(help="Name to store the features under, e.g. bert-base.")],
-    array: Annotated[Path, typer.Option(help="One [rows, D] array: .npy, .npz, .pt, .feat1CLS.")],
+    array: Annotated[Path, typer.Option(help=r"One \[rows, D] array: .npy, .npz, .pt, .feat1CLS.")],
     ids: Annotated[
         Path,
         typer.Option(

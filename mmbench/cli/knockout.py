@@ -60,7 +60,7 @@ def knockout(
     from mmbench.runs.store import read_record
 
     wanted = parse_metric(metric)
-    wanted.check_per_user("--metric")
+    wanted.check_of_ranks("--metric")
     chosen = (knock_outs or (RETRAINED if retrain else RANKED)).split(",")
     if not retrain:
         parse_knockouts(chosen)  # raises for an unknown knock-out before a run is opened

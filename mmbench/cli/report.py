@@ -34,6 +34,7 @@ Examples:
   mmbench report --set mask_seen=none --current-data
   mmbench report --mask-seen input --metric NDCG@10 --metric Coverage@10
   mmbench report -m hm4sr -m sasrec --slice transition --compare hm4sr
+  mmbench report --slice tied --within transition=never
   mmbench report --style paper --output table.tex
   mmbench report --brief --sort HR@10 --top 5
   mmbench report --format csv > results.csv"""
@@ -86,8 +87,9 @@ def report(
         typer.Option(
             "--metric",
             show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
-            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC, Coverage@K, Gini@K, Entropy@K; "
-            "repeatable.",
+            help="HR@K, NDCG@K, MRR@K, Recall@K, Precision@K, F1@K, MAP@K, MRR, AUC; of lists Coverage@K, Gini@K, "
+            "Entropy@K, Novelty@K, Popularity@K, Tail@K, ILD-text@K, Serendipity@K, Repeats@K; against popularity "
+            "HR-debiased@K, HR-macro@K, HR-ips@K (NDCG, MRR alike); repeatable.",
             autocompletion=complete.metrics,
         ),
     ] = None,
@@ -175,9 +177,18 @@ def report(
             "--slice",
             metavar="FAMILY",
             help="By slices of the targets instead: history, popularity, count, transition, memgen, cooccur, repeat, "
-            "tied, gap, text, image or near; --compare MODEL asks whether its gain differs between them.",
+            "tied, gap, text, image, near, history-text, memgen-symmetry, ... (docs/trust.md); --compare MODEL asks "
+            "whether its gain differs between them.",
         ),
     ] = None,
+    within: Annotated[
+        str,
+        typer.Option(
+            metavar="FAMILY=LABEL",
+            show_default="all users",
+            help="With --slice: only users of this slice, transition=never.",
+        ),
+    ] = "",
     band: Annotated[
         BandName | None,
         typer.Option(
@@ -206,12 +217,14 @@ def report(
     )  # fmt: skip
     state.warn_left_out(runs.left_out)
     _note_outdated_data(state, runs)
+    if within and slice_ is None:
+        raise UsageError(f"--within {within}: it goes with --slice FAMILY")
     if slice_ is not None:
         from mmbench.cli.slices import print_slices
 
         print_slices(
             state, runs, slice_, metrics=metrics if metric else [parse_metric("NDCG@10")], split=split,
-            mask_seen=mask_seen, compare=compare, fmt=fmt, output=output,
+            mask_seen=mask_seen, compare=compare, within=within, fmt=fmt, output=output,
         )  # fmt: skip
         return
     if band is not None:

@@ -1,4 +1,4 @@
-"""`mmbench run` and `train`."""
+"""`mmbench run` and `mmbench train`."""
 
 import re
 from collections.abc import Iterator
@@ -146,6 +146,15 @@ def run(
             help="Prepare and run under each of these orders of equal times: file, reverse, random:1, ...",
         ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            show_default="NDCG@5 NDCG@10 MRR@5 MRR@10 HR@10",
+            help="A column of the table that closes the run, as in mmbench report; repeatable.",
+            autocompletion=complete.metrics,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
     ] = False,
@@ -154,7 +163,14 @@ def run(
     state: State = ctx.obj
     from mmbench import api
     from mmbench.cli.watching import run_view, watchers
-    from mmbench.runs.experiment_file import ExperimentFile, Tuning, is_experiment_file, read_experiment_file
+    from mmbench.evaluation.metrics import as_metrics
+    from mmbench.runs.experiment_file import (
+        ExperimentFile,
+        ReportOptions,
+        Tuning,
+        is_experiment_file,
+        read_experiment_file,
+    )
 
     if any(map(is_experiment_file, models)):
         _check_alone(ctx, models)
@@ -164,6 +180,7 @@ def run(
             models=tuple(words(models)), datasets=tuple(words(dataset)), seeds=tuple(parse_seeds(seeds)),
             epochs=epochs or 0, floors=floors, controls=controls, lists=lists, settings=_by_model(read_sets(set_)),
             tuning=Tuning(tuned=tuned, study=study or ""),
+            report=ReportOptions(metrics=tuple(map(str, as_metrics(words(metric))))),
         )  # fmt: skip
     with run_view(state).watching() as view:
         runs = api.run(
@@ -177,7 +194,7 @@ def run(
         close_with_table(state, runs, experiment.report)
 
 
-IN_FILES = ("dataset", "seeds", "set_", "tuned", "study", "epochs", "floors", "controls", "lists")
+IN_FILES = ("dataset", "seeds", "set_", "tuned", "study", "epochs", "floors", "controls", "lists", "metric")
 
 
 def _check_alone(ctx: typer.Context, models: list[str]) -> None:

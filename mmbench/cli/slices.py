@@ -12,12 +12,12 @@ from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
     from mmbench.evaluation.metrics import Metric
-    from mmbench.reporting.slices import Slice, Sliced, SliceTable
+    from mmbench.reporting.slices import Gain, Slice, Sliced, SliceTable
     from mmbench.runs.store import RunRecord
 
 _FIELDS = (
-    "dataset", "family", "metric", "row", "slice", "n", "value", "low", "high", "share_of_hits", "compared", "gain",
-    "gain_low", "gain_high", "more_than_elsewhere", "p_holm", "interaction_p",
+    "dataset", "family", "within", "metric", "row", "slice", "n", "value", "low", "high", "share_of_hits", "compared",
+    "gain", "gain_low", "gain_high", "more_than_elsewhere", "p_holm", "interaction_p",
 )  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def print_slices(
     split: SplitName,
     mask_seen: MaskRule | None,
     compare: str | None,
+    within: str,
     fmt: Format | None,
     output: Path | None,
 ) -> None:
@@ -44,7 +45,7 @@ def print_slices(
         for metric in metrics
         for table in slice_tables(
             records, family, metric=metric, data_dir=state.data_dir, split=split, mask_seen=mask_seen,
-            compare=compare,
+            compare=compare, within=within,
         )
     ]  # fmt: skip
     if as_csv:
@@ -76,8 +77,8 @@ def _fields(table: "SliceTable", row: "Sliced") -> list[list[object]]:
         gain = row.gains[k] if row.gains else None
         ends = piece.interval or (None, None)
         line: list[object] = [
-            table.dataset, table.family, str(table.metric), row.name, piece.name, piece.n, piece.value, *ends,
-            piece.of_hits,
+            table.dataset, table.family, table.within, str(table.metric), row.name, piece.name, piece.n, piece.value,
+            *ends, piece.of_hits,
         ]  # fmt: skip
         if gain is None:
             line += [""] * 7
@@ -107,7 +108,8 @@ def _print(state: State, table: "SliceTable") -> None:
 
     targets = "test" if table.split == "test" else "validation"
     state.out.print(
-        f"{table.metric} on {table.dataset} by {table.family}, {targets} targets, mask rule {table.rule}",
+        f"{table.metric} on {table.dataset} by {table.family}{f' within {table.within}' if table.within else ''}, "
+        f"{targets} targets, mask rule {table.rule}",
         markup=False,
     )
     for row in table.rows:
@@ -134,16 +136,24 @@ def _print_gains(state: State, table: "SliceTable", row: "Sliced") -> None:
     from mmbench.reporting.rounding import DASH, number, p_value
 
     lines = [
-        [f"  {gain.name}", *_value(gain.gain, gain.interval, sign=True),
+        [f"  {gain.name}", *_value(gain.gain, gain.interval, sign=True), _percent(gain, piece),
          DASH if gain.elsewhere is None else number(gain.elsewhere, sign=True),
          DASH if gain.p is None else p_value(gain.p), DASH if gain.smallest is None else number(gain.smallest)]
-        for gain in row.gains if gain.n
+        for gain, piece in zip(row.gains, row.slices, strict=True) if gain.n
     ]  # fmt: skip
     state.out.print(f"\n{table.compared} minus {row.name}", markup=False)
-    print_table(state, ["  slice", "gain", "95 % interval", "vs elsewhere", "p (Holm)", "HR can show"], lines)
+    head = ["  slice", "gain", "95 % interval", "%", "vs elsewhere", "p (Holm)", "HR can show"]
+    print_table(state, head, lines)
     p = row.interaction
     text = "no test, fewer than two slices vary" if p is None else f"p {p_value(p)} (Alexander-Govern)"
     state.out.print(f"Does the gain differ between slices? {text}.\n", markup=False)
+
+
+def _percent(gain: "Gain", piece: "Slice") -> str:
+    """Return the gain in percent of the other row's value in the slice."""
+    from mmbench.reporting.rounding import DASH
+
+    return f"{100 * gain.gain / piece.value:+.0f}" if gain.gain is not None and piece.value else DASH
 
 
 def _value(value: float | None, interval: tuple[float, float] | None, *, sign: bool = False) -> list[str]:

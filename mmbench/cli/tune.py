@@ -35,12 +35,14 @@ def tune(
     hours: Annotated[
         float | None, typer.Option(min=0.0, help="Instead of --trials: hours of training of each model.")
     ] = None,
-    sampler: Annotated[str, typer.Option(metavar="tpe|random|grid", help="tpe needs mmbench[tune].")] = "tpe",
+    sampler: Annotated[
+        str, typer.Option(metavar="tpe|random|grid", help=r"tpe needs mmbench\[tune].")
+    ] = "tpe",
     space: Annotated[
         str,
         typer.Option(
             metavar="shared|recipe|FILE",
-            help="shared: equal lists of lr, dropout, weight_decay for all models; FILE: TOML with a table [search].",
+            help=r"shared: equal lists of lr, dropout, weight_decay for all models; FILE: TOML with a table \[search].",
         ),
     ] = "shared",
     set_: Annotated[

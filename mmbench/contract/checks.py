@@ -20,7 +20,7 @@ from mmbench.data.batch import TrainBatch
 from mmbench.data.samples import plan_rows
 from mmbench.data.views import TrainView
 from mmbench.models import registry
-from mmbench.models.base import Catalog, Recommender
+from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Negatives
 
 
@@ -226,15 +226,13 @@ def draws(subject: Subject) -> bool:
 
 
 def numbers_of(subject: Subject) -> list[float]:
-    """Return the loss terms of a batch late in the training, and all scores after the histories of a few users."""
+    """Return the loss terms of a batch late in each stage, and all scores after the histories of a few users."""
     model = subject.make(seed=5)
     terms: list[float] = []
     if model.trainable:
-        model.start_stage(model.stages[-1].name)
-        model.start_epoch(1000)
-        batch = training_batch(model, subject.view)
-        torch.manual_seed(0)
-        terms = [term.item() for term in model.loss(batch).values()]
+        for stage in model.stages:
+            if stage.data == "target":
+                terms += _terms_of(model, stage, subject.view)
         model.load_state_dict(model.state_dict())  # as a training ends: by loading its best weights
     view, few = subject.view, range(5)
     spans = [slice(int(view.offsets[k]), int(view.offsets[k + 1])) for k in few]
@@ -242,6 +240,15 @@ def numbers_of(subject: Subject) -> list[float]:
     model.eval()
     with torch.no_grad():
         return terms + model.score(history_batch(model, histories, times=times)).flatten().tolist()
+
+
+def _terms_of(model: Recommender[Any], stage: Stage, view: TrainView) -> list[float]:
+    """Return the loss terms of a batch of all rows late in the stage."""
+    model.start_stage(stage.name)
+    model.start_epoch(1000)
+    batch = training_batch(model, view, samples=stage.samples)
+    torch.manual_seed(0)
+    return [term.item() for term in model.loss(batch).values()]
 
 
 def times_are_read(subject: Subject) -> None:

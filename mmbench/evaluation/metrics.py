@@ -20,8 +20,10 @@ MRR, NDCG and MAP also exist without a cutoff (K = C). Tie rules:
     optimistic   q(g + 1); constant scores would be perfect
     pessimistic  q(g + e + 1); a lower bound
 
-A metric of lists reads the first K items of every user's list, ties by smaller id. It has one value for the catalogue
-and none per user, so no test over users applies to it:
+HR, NDCG and MRR with a cutoff also exist with weights of the targets against popularity, HR-debiased@10 (see
+mmbench.evaluation.target_weights). A metric of lists reads the first K items of every user's list, ties by smaller id.
+Those of mmbench.evaluation.list_metrics have a value per user. These have one value for the catalogue and none per
+user, so no test over users applies to them:
 
     Coverage   #{i: i stands in some list} / N          N items; grows with the number of users
     Gini       sum_i (2i - N - 1) n_(i) / (N sum n)     n_i lists with item i, n_(1) <= ... <= n_(N); 0 = even
@@ -37,6 +39,8 @@ import numpy as np
 
 from mmbench.choices import TIE_RULES, MaskRule, Ties, whole_number
 from mmbench.errors import DataError, UsageError, suggest
+from mmbench.evaluation import list_metrics, target_weights
+from mmbench.evaluation.data_facts import DataFacts
 from mmbench.evaluation.evidence import Ranking
 
 
@@ -97,7 +101,11 @@ _OF_LISTS: dict[str, Callable[[np.ndarray], float]] = {
     "Gini": _gini,
     "Entropy": _entropy,
 }
-NAMES = (*_GAINS, *_OF_LISTS)
+_WEIGHTED = ("HR", "NDCG", "MRR")
+NAMES = (
+    *_GAINS, *_OF_LISTS, *list_metrics.PER_USER,
+    *(f"{name}-{weight}" for name in _WEIGHTED for weight in target_weights.WEIGHTS),
+)  # fmt: skip
 _WITHOUT_CUTOFF = {"NDCG", "MRR", "MAP", "AUC"}
 _ALIASES = {"HIT": "HR", "HITS": "HR", "HITRATE": "HR"}
 
@@ -115,12 +123,23 @@ class Metric:
     @property
     def needs(self) -> Literal["ranks", "lists"]:
         """Return what of a ranking the metric reads."""
-        return "lists" if self.name in _OF_LISTS else "ranks"
+        return "lists" if self.name in _OF_LISTS or self.name in list_metrics.PER_USER else "ranks"
 
     @property
     def per(self) -> Literal["user", "catalogue"]:
         """Return whether there is a value per user, whose mean is shown, or one for the catalogue."""
         return "catalogue" if self.name in _OF_LISTS else "user"
+
+    @property
+    def weight(self) -> str:
+        """Return by what the targets are weighted, a name of mmbench.evaluation.target_weights; "" for equally."""
+        base, _, weight = self.name.partition("-")
+        return weight if base in _WEIGHTED else ""
+
+    @property
+    def reads_data(self) -> bool:
+        """Return whether the metric reads the data set besides the ranking."""
+        return bool(self.weight) or self.name in list_metrics.PER_USER
 
     def check_per_user(self, what: str) -> None:
         """Raise UsageError, about `what`, when the metric has no value per user."""
@@ -129,19 +148,68 @@ class Metric:
                 f"{what}: {self} has one value for the catalogue and none per user; take NDCG@10"
             )
 
-    def value(self, ranking: Ranking, rule: MaskRule, ties: Ties = "expected") -> float:
+    def check_of_ranks(self, what: str) -> None:
+        """Raise UsageError, about `what`, when the metric is no mean over users of a value of the rank."""
+        self.check_per_user(what)
+        if self.reads_data:
+            source = (
+                "the lists and the data set" if self.needs == "lists" else "the popularity of all targets"
+            )
+            raise UsageError(f"{what}: {self} is made from {source}, not from ranks alone; take NDCG@10")
+
+    def value(
+        self, ranking: Ranking, rule: MaskRule, ties: Ties = "expected", facts: DataFacts | None = None
+    ) -> float:
         """Return the value of a ranking under a mask rule, float64, unrounded; per user: the mean."""
         if self.per == "user":
-            return float(self.values(ranking.ranks(rule), ties).mean())
+            return self.mean(self.per_user(ranking, rule, ties, facts))
         self.check(ranking.n_items)
         assert self.k is not None
         listed = np.bincount(ranking.top(rule, self.k).ravel(), minlength=ranking.n_items + 1)[1:]
         return float(_OF_LISTS[self.name](listed))
 
+    def per_user(
+        self, ranking: Ranking, rule: MaskRule, ties: Ties = "expected", facts: DataFacts | None = None
+    ) -> np.ndarray:
+        """Return the value of each user, float64 [n]; NaN for a user whose list has too few items for it.
+
+        facts  of the ranking's split; UsageError without them for a metric that reads them
+        """
+        self.check_per_user(str(self))
+        if not self.reads_data:
+            return self.values(ranking.ranks(rule), ties)
+        if facts is None:
+            raise UsageError(f"{self} reads the data set too; mmbench report --metric {self} prints it")
+        if self.needs == "ranks":
+            return self._weighted(ranking, rule, ties, facts)
+        self.check(ranking.n_items)
+        assert self.k is not None
+        items = ranking.top(rule, self.k)
+        return list_metrics.PER_USER[self.name](
+            list_metrics.Listed(ranking.user, ranking.target, items, facts)
+        )
+
+    def _weighted(self, ranking: Ranking, rule: MaskRule, ties: Ties, facts: DataFacts) -> np.ndarray:
+        """Return each user's value times the weight of its target, whose mean over users is 1."""
+        if not ranking.has_targets:
+            raise UsageError(f"{self}: the ranking's targets were left out of what was passed on")
+        plain = Metric(self.name.partition("-")[0], self.k).values(ranking.ranks(rule), ties)
+        return plain * target_weights.relative_weights(self.weight, ranking.target, facts.events)
+
+    def mean(self, values: np.ndarray) -> float:
+        """Return the mean over users of values that `per_user` returned; UsageError where no user has one."""
+        is_value = ~np.isnan(values)
+        if not is_value.any():
+            raise UsageError(f"{self}: no user's list has two items with such features")
+        return float(values.mean() if is_value.all() else values[is_value].mean())
+
     def formula(self, k: str = "") -> str:
         """Return the value in words, r the 1-based rank of the target; `k` is written for the cutoff."""
         k = k or str(self.k)
-        return _FORMULAS[self.name].format(k=k, cut="" if self.k is None else f" if r <= {k}")
+        name, words = self.name.removesuffix(f"-{self.weight}"), target_weights.FORMULAS.get(self.weight)
+        formulas = _FORMULAS | list_metrics.FORMULAS
+        text = formulas[name].format(k=k, cut="" if self.k is None else f" if r <= {k}")
+        return f"{text}, {words}" if words else text
 
     def check(self, n_candidates: int) -> None:
         """Raise UsageError when the cutoff is outside 1..n_candidates."""
@@ -157,8 +225,8 @@ class Metric:
         return limit is None or (self.k is not None and self.k <= limit)
 
     def values(self, ranks: RankCounts, ties: Ties = "expected") -> np.ndarray:
-        """Return the per-user values, float64 [n], each in [0, 1]; UsageError when there are none."""
-        self.check_per_user(str(self))
+        """Return the per-user values, float64 [n], each in [0, 1]; UsageError when ranks alone do not give them."""
+        self.check_of_ranks(str(self))
         self.check(ranks.n_candidates)
         if not self.is_exact(ranks.limit):
             raise UsageError(
@@ -179,13 +247,13 @@ class Metric:
 
     def random_mean(self, n_candidates: int) -> float:
         """Return the expectation for random scores: r is uniform over 1..C, so Q(K) / C."""
-        self.check_per_user(str(self))
+        self.check_of_ranks(str(self))
         self.check(n_candidates)
         return float(_tables(self.name, self.k, n_candidates)[1][-1] / n_candidates)
 
     def random_std(self, n_candidates: int) -> float:
         """Return the deviation of one user's value for random scores; divide by sqrt(users) for the mean's."""
-        self.check_per_user(str(self))
+        self.check_of_ranks(str(self))
         self.check(n_candidates)
         gains, _ = _tables(self.name, self.k, n_candidates)
         return float(np.sqrt(max((gains**2).sum() / n_candidates - self.random_mean(n_candidates) ** 2, 0.0)))

@@ -7,11 +7,14 @@
     transition  of the newest input item x to the target y: seen next to each other in some training sequence, reached
                 in two such steps, or never
     memgen      memorization, generalization, uncategorized (mmbench.evaluation.transitions)
+    memgen-...  for each kind of generalization, substitutability, symmetry, transitivity and second-symmetry: the
+                smallest window in which the target has it, or memorization, or neither
     cooccur     whether the target shares a training user with some input item
     repeat      whether the target is an input item
     tied        whether it has the time of the newest input event, so that the protocol's tie rule decides the order
     gap         time since the newest input event; lower bounds belong to the label
     text, image whether the target has features of the modality
+    history-... for text and image: whether at least half of the input items have features of the modality
     near        largest cosine of text features between target and input items: from .98 duplicate, from .8 similar
 
 Axes: n targets, N items.
@@ -131,6 +134,17 @@ def _memgen(targets: Targets) -> Named:
     return transitions.MEMGEN, transitions.memgen(targets.view, targets.train, targets.n_items)
 
 
+def _memgen_kind(relation: str) -> Callable[[Targets], Named]:
+    def label_of(targets: Targets) -> Named:
+        data = targets.view, targets.train, targets.n_items
+        window = transitions.smallest_window(*data, (relation,))
+        names = ("memorization", *(f"window {h}" for h in transitions.WINDOWS), "neither")
+        memorized = transitions.is_memorized(*data)
+        return names, np.where(memorized, 0, np.where(window > 0, window, len(names) - 1))
+
+    return label_of
+
+
 def _cooccur(targets: Targets) -> Named:
     shares = transitions.share_a_user(targets.view, targets.train, targets.n_items)
     return ("yes", "no"), np.where(shares, 0, 1)
@@ -153,16 +167,30 @@ def _gap(targets: Targets) -> Named:
     return _binned(targets.gaps, edges, ("0", "<1 d", "1-7 d", "7-30 d", "30-180 d", ">180 d"))
 
 
-def _modality(modality: str) -> Callable[[Targets], Named]:
-    def present(targets: Targets) -> Named:
-        flags = (targets.present or {}).get(modality)
-        if flags is None:
-            raise UsageError(
-                f"--slice {modality}: the data set has no {modality} features; run: mmbench extract"
-            )
-        return ("has", "lacks"), np.where(flags[targets.view.target], 0, 1)
+def _present(targets: Targets, family: str, modality: str) -> np.ndarray:
+    """Return which items have features of a modality, bool [N + 1]; UsageError for data without any."""
+    flags = (targets.present or {}).get(modality)
+    if flags is None:
+        raise UsageError(f"--slice {family}: the data set has no {modality} features; run: mmbench extract")
+    return flags
 
-    return present
+
+def _modality(modality: str) -> Callable[[Targets], Named]:
+    def label_of(targets: Targets) -> Named:
+        return ("has", "lacks"), np.where(_present(targets, modality, modality)[targets.view.target], 0, 1)
+
+    return label_of
+
+
+def _history_with(modality: str) -> Callable[[Targets], Named]:
+    def label_of(targets: Targets) -> Named:
+        view, flags = targets.view, _present(targets, f"history-{modality}", modality)
+        row = np.repeat(np.arange(len(view)), targets.lengths)
+        has = flags[view.items[view.offsets[0] : view.offsets[-1]]]
+        n_with = np.bincount(row[has], minlength=len(view))
+        return ("half or more", "less than half"), np.where(2 * n_with >= targets.lengths, 0, 1)
+
+    return label_of
 
 
 def _near(targets: Targets) -> Named:
@@ -183,5 +211,7 @@ def _near(targets: Targets) -> Named:
 FAMILIES: dict[str, Callable[[Targets], Named]] = {
     "history": _history, "popularity": _popularity, "count": _count, "transition": _transition, "memgen": _memgen,
     "cooccur": _cooccur, "repeat": _repeat, "tied": _tied, "gap": _gap, "text": _modality("text"),
-    "image": _modality("image"), "near": _near,
+    "image": _modality("image"), "near": _near, "history-text": _history_with("text"),
+    "history-image": _history_with("image"),
+    **{f"memgen-{name}": _memgen_kind(name) for name in transitions.RELATIONS},
 }  # fmt: skip

@@ -9,9 +9,12 @@ input items:
                     (transitivity), or F[y] meets B[u], F[y] meets F[u] or B[y] meets B[u] (second-order symmetry)
     uncategorized   else
 
+A target may have several of the relations in brackets; each has a smallest window of its own.
+
 Axes: n targets, N items.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,23 +66,62 @@ def meet(first: "csr_array", a: np.ndarray, second: "csr_array", b: np.ndarray) 
     return met
 
 
+def _substitutes(forward: "csr_array", backward: "csr_array", u: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return holds(forward, u, y)
+
+
+def _is_symmetric(forward: "csr_array", backward: "csr_array", u: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return holds(forward, y, u)
+
+
+def _is_transitive(forward: "csr_array", backward: "csr_array", u: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return meet(forward, u, backward, y)
+
+
+def _is_second_symmetric(
+    forward: "csr_array", backward: "csr_array", u: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    return meet(forward, y, backward, u) | meet(forward, y, forward, u) | meet(backward, y, backward, u)
+
+
+# F, B, history items u and targets y, int64 [m] -> whether they are related, bool [m]
+RELATIONS: dict[str, Callable[["csr_array", "csr_array", np.ndarray, np.ndarray], np.ndarray]] = {
+    "substitutability": _substitutes,
+    "symmetry": _is_symmetric,
+    "transitivity": _is_transitive,
+    "second-symmetry": _is_second_symmetric,
+}
+
+
 def memgen(view: TargetView, train: TrainView, n_items: int) -> np.ndarray:
     """Return which of MEMGEN each target is, int64 [n]. Windows longer than a history are left out."""
+    window = smallest_window(view, train, n_items, tuple(RELATIONS))
+    return np.where(is_memorized(view, train, n_items), 0, np.where(window > 0, 1, 2))
+
+
+def is_memorized(view: TargetView, train: TrainView, n_items: int) -> np.ndarray:
+    """Return bool [n]: whether the target follows the newest input item directly in some training sequence."""
+    return holds(follows(train, n_items, 1), view.items[view.offsets[1:] - 1], view.target)
+
+
+def smallest_window(
+    view: TargetView, train: TrainView, n_items: int, relations: tuple[str, ...]
+) -> np.ndarray:
+    """Return the smallest window in which a target has one of the relations, int64 [n]; 0 = none, or memorized."""
     lengths, ends = np.diff(view.offsets), view.offsets[1:]
-    label = np.full(len(view), 2)
-    label[holds(follows(train, n_items, 1), view.items[ends - 1], view.target)] = 0
+    memorized, smallest = is_memorized(view, train, n_items), np.zeros(len(view), dtype=np.int64)
     for window in WINDOWS:
         forward = follows(train, n_items, window)
         backward = forward.T.tocsr()
+        names = [name for name in relations if window > 1 or name != "substitutability"]
         for back in range(window):
-            rows = np.flatnonzero((label == 2) & (lengths >= window))
+            rows = np.flatnonzero((smallest == 0) & ~memorized & (lengths >= window))
             u, y = view.items[ends[rows] - 1 - back], view.target[rows]
-            related = holds(forward, y, u) | meet(forward, u, backward, y) | meet(forward, y, backward, u)
-            related |= meet(forward, y, forward, u) | meet(backward, y, backward, u)
-            if window > 1:
-                related |= holds(forward, u, y)
-            label[rows[related]] = 1
-    return label
+            related = np.zeros(len(rows), dtype=bool)
+            for name in names:
+                related |= RELATIONS[name](forward, backward, u, y)
+            smallest[rows[related]] = window
+    return smallest
 
 
 def share_a_user(view: TargetView, train: TrainView, n_items: int) -> np.ndarray:

@@ -70,7 +70,7 @@ class ModelEntry:
 
     def own_code(self) -> str:
         """Return a hash of the Python files beside a model of the user's; "" for models that ship with mmbench."""
-        if self.file.parent in (PACKAGE / "models", baselines_dir()):
+        if self.file.parent in shipped_dirs():
             return ""
         files = self.file.parent.glob("*.py")
         return hash_json({file.name: sha256(file.read_bytes()).hexdigest() for file in files})[:16]
@@ -193,17 +193,30 @@ def _package_of(folder: Path) -> str:
     return name
 
 
+def shipped_dirs() -> list[Path]:
+    """Return the folders of the models that come with mmbench."""
+    return [PACKAGE / "models", baselines_dir()]
+
+
 def model_dirs() -> list[Path]:
     """Return the folders of models: the package's, the baselines, the user's (`--models-dir`, `MMBENCH_MODELS`)."""
     users = split_paths(os.environ.get("MMBENCH_MODELS", ""))
     for folder in users:
         if not folder.is_dir():
             raise UsageError(f"model folder {folder} does not exist")
-    return [PACKAGE / "models", baselines_dir(), *users]
+    return [*shipped_dirs(), *users]
+
+
+def entries_with(folder: Path) -> dict[str, ModelEntry]:
+    """Return the registered models and those of a folder, read anew; folders that do not exist have none."""
+    users = [*split_paths(os.environ.get("MMBENCH_MODELS", "")), folder]
+    existing = {user.resolve(): user for user in users if user.is_dir()}
+    return _read_dirs.__wrapped__((*shipped_dirs(), *existing.values()))
 
 
 @cache
 def _read_dirs(dirs: tuple[Path, ...]) -> dict[str, ModelEntry]:
+    """Return the models of some folders by name."""
     known: dict[str, ModelEntry] = {}
     for file in (file for folder in dirs for file in sorted(folder.glob("*.toml"))):
         entry = ModelEntry(recipe=read_recipe(file), file=file.with_suffix(".py"))

@@ -1,4 +1,5 @@
-"""Clusters of vectors: principal components, k-means, Lloyd's passes from chosen centroids, density peaks.
+"""Clusters of vectors: principal components, k-means, Lloyd's passes from chosen centroids, product codes, density
+peaks.
 
 Nothing is drawn. Distances are formed for a block of rows at a time, sums in a fixed order.
 Axes: n rows, F features, D width, K clusters.
@@ -52,14 +53,14 @@ def _gaps(rows: Tensor, centroids: Tensor) -> Iterator[Tensor]:
     return (torch.addmm(half_squares, block, centroids.T, alpha=-1) for block in rows.split(BLOCK))
 
 
-def k_means(x: Tensor, n_clusters: int) -> Tensor:
+def k_means(x: Tensor, n_clusters: int, *, n_passes: int = MOST_PASSES, refill: bool = False) -> Tensor:
     """Return centres of rows x [n, D], float64 [K, D]; K is below n_clusters only where fewer rows differ.
 
     The start is that of k-means++ with evenly spread numbers instead of random ones: a row becomes a centre with a
-    probability proportional to its squared distance from the previous centres. Lloyd's passes follow.
+    probability proportional to its squared distance from the previous centres. Lloyd's passes follow; see `lloyd`.
     """
     rows = x.double()
-    return lloyd(rows, _first_centres(rows, n_clusters), MOST_PASSES)[0]
+    return lloyd(rows, _first_centres(rows, n_clusters), n_passes, refill=refill)[0]
 
 
 def _first_centres(rows: Tensor, n_clusters: int) -> Tensor:
@@ -75,20 +76,44 @@ def _first_centres(rows: Tensor, n_clusters: int) -> Tensor:
     return rows[chosen]
 
 
-def lloyd(rows: Tensor, centroids: Tensor, n_passes: int) -> tuple[Tensor, Tensor]:
+def lloyd(rows: Tensor, centroids: Tensor, n_passes: int, *, refill: bool = False) -> tuple[Tensor, Tensor]:
     """Return centroids [K, D] after k-means passes from `centroids`, and the nearest of each row, int64 [n].
 
-    A pass moves each centroid to the mean of its rows; a centroid without rows stays. Passes end when no label changes.
+    A pass moves each centroid to the mean of its rows; a centroid without rows stays, or with `refill` moves to the
+    row that is farthest from its own. Passes end when no label changes.
     """
     label = nearest(rows, centroids)
     for _ in range(n_passes):
         count = count_by(label, len(centroids))[:, None]
         means = sum_by(rows, label, len(centroids)) / count.clamp(min=1)
         centroids, before = torch.where(count > 0, means, centroids), label
+        if refill:
+            centroids = _refilled(rows, centroids, label, count[:, 0] == 0)
         label = nearest(rows, centroids)
         if torch.equal(label, before):
             break
     return centroids, label
+
+
+def _refilled(rows: Tensor, centroids: Tensor, label: Tensor, is_empty: Tensor) -> Tensor:
+    """Return centroids of which the k-th empty one is the row that is k-th farthest from its own."""
+    gaps = (rows - centroids[label]).square().sum(1)
+    farthest = gaps.argsort(descending=True, stable=True)[: int(is_empty.sum())]
+    moved = centroids.clone()
+    moved[is_empty.nonzero()[: len(farthest), 0]] = rows[farthest]
+    return moved
+
+
+def product_codes(x: Tensor, n_blocks: int, n_codes: int, n_passes: int) -> Tensor:
+    """Return codes 0 .. n_codes - 1 of rows x [n, F], int64 [n, n_blocks]: k-means in each block of columns.
+
+    Blocks are consecutive columns, of equal number up to a single column.
+    """
+    codes = []
+    for block in x.double().tensor_split(n_blocks, dim=1):
+        centres = k_means(block, n_codes, n_passes=n_passes, refill=True)
+        codes.append(nearest(block, centres))
+    return torch.stack(codes, 1)
 
 
 # -- density peaks -----------------------------------------------------------------------------------------------

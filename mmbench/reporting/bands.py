@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmbench.atomic import hash_json
 from mmbench.choices import MaskRule, SplitName
@@ -58,12 +59,13 @@ def tie_bands(
     metric: Metric,
     split: SplitName = "test",
     mask_seen: MaskRule | None = None,
+    data_dir: Path | None = None,
 ) -> list[BandTable]:
     """Return the bands over orders of equal times, a table for each data set and protocol that differ in nothing else.
 
     Raises UsageError where no row was run under two orders.
     """
-    request = TableRequest(metrics=(metric,), split=split, mask_seen=mask_seen)
+    request = TableRequest(metrics=(metric,), split=split, mask_seen=mask_seen, data_dir=data_dir)
     groups, _ = group_runs([record for record in records if record.status == "finished"])
     keys, labels = row_keys(groups)
     names = row_names(records)

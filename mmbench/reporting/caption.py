@@ -49,7 +49,8 @@ def runs_line(split: SplitName, rows: Sequence[Row]) -> tuple[str, str]:
 def metrics_lines(metrics: Sequence[Metric], ties: Ties, rules: Iterable[MaskRule]) -> list[tuple[str, str]]:
     """Return the definitions of the metrics, always with the mask rule, on which the order of a table may depend."""
     ranks = [metric for metric in metrics if metric.needs == "ranks"]
-    lists = [metric for metric in metrics if metric.needs == "lists"]
+    lists = [metric for metric in metrics if metric.per == "catalogue"]
+    of_users = [metric for metric in metrics if metric.needs == "lists" and metric.per == "user"]
     masked = ", ".join(_MASK[rule] for rule in sorted(set(rules)))
     lines = []
     if ranks:
@@ -63,6 +64,12 @@ def metrics_lines(metrics: Sequence[Metric], ties: Ties, rules: Iterable[MaskRul
             "Lists",
             f"one value for the catalogue, from every user's list of the best items, {masked}, ties by smaller id: "
             f"{'; '.join(_definitions(lists))}.",
+        ))  # fmt: skip
+    if of_users:
+        lines.append((
+            "Lists",
+            f"means over users of a value of each list of the best items, {masked}, ties by smaller id: "
+            f"{'; '.join(_definitions(of_users))}. Marks say which is largest; larger is not always better.",
         ))  # fmt: skip
     return lines
 

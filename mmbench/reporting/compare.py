@@ -49,11 +49,9 @@ def _compare_column(column: ColumnRows, test: TestName) -> list[Comparison]:
     for row in rivals:
         theirs = column.rows[row]
         if test == "users":
-            outcome, beside, x, y = (
-                over_users[row],
-                None,
-                ours.per_user[column.metric_index],
-                theirs.per_user[column.metric_index],
+            outcome, beside = over_users[row], None
+            x, y = _with_values(
+                np.stack([measured.per_user[column.metric_index] for measured in (ours, theirs)])
             )
         else:
             outcome, beside, x, y = _over_runs(ours, theirs, column.metric_index, test)
@@ -139,8 +137,14 @@ def _over_users(column: ColumnRows, rivals: Sequence[int]) -> dict[int, Outcome]
     Hits averaged over several runs are no longer 0 or 1, and a sign test on them could point away from the
     mean, so they get the randomisation test as well.
     """
-    ours = column.rows[column.compared].per_user[column.metric_index]
-    theirs = {row: column.rows[row].per_user[column.metric_index] for row in rivals}
+    ours, *others = _with_values(
+        np.stack([column.rows[row].per_user[column.metric_index] for row in (column.compared, *rivals)])
+    )
+    if not len(ours):
+        reason = f"no user has a value of {column.metric} in every row"
+        empty = NoVerdict(test="none", n=0, difference=0.0, direction="equal", words="no user", reason=reason)
+        return dict.fromkeys(rivals, empty)
+    theirs = dict(zip(rivals, others, strict=True))
     outcomes: dict[int, Outcome] = {}
     if column.metric.name in ("HR", "Recall") and significance.is_binary(ours):
         outcomes = {
@@ -153,6 +157,11 @@ def _over_users(column: ColumnRows, rivals: Sequence[int]) -> dict[int, Outcome]
         differences = np.stack([ours - theirs[row] for row in rest], axis=1)
         outcomes.update(zip(rest, significance.randomisation(differences), strict=True))
     return outcomes
+
+
+def _with_values(rows: np.ndarray) -> np.ndarray:
+    """Return values [R, U] of rows without the users for whom some row has none."""
+    return rows[:, ~np.isnan(rows).any(0)]
 
 
 def _effect_sizes(x: np.ndarray, y: np.ndarray, outcome: Outcome, test: TestName) -> dict:

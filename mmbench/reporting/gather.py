@@ -1,20 +1,25 @@
 """Stored rankings -> values per run and per user, after checking that the rows of a data set are comparable."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
+from mmbench import paths
 from mmbench.choices import MaskRule
 from mmbench.errors import DataError, OtherVersionError, ProtocolMismatchError, UsageError
+from mmbench.evaluation.data_facts import DataFacts
 from mmbench.evaluation.evidence import ListsError, Ranking
 from mmbench.evaluation.metrics import Metric
 from mmbench.reporting.labels import Group, RowKey
 from mmbench.reporting.protocols import check_protocols
 from mmbench.reporting.request import TableRequest
+from mmbench.runs.facts import data_facts
 from mmbench.runs.store import RunRecord
 
+V = TypeVar("V")
 # A table names the winners under this rule if they differ.
 OTHER_RULE: dict[MaskRule, MaskRule] = {"none": "input", "input": "none", "train": "none"}
 
@@ -26,7 +31,9 @@ class Measured:
     seeds: tuple[int, ...]
     values: np.ndarray  # float64 [S, M]
     under_other: np.ndarray  # float64 [M], means over runs under OTHER_RULE; NaN if undefined
-    per_user: np.ndarray  # float64 [M, U], means over runs; NaN for a metric without values per user
+    per_user: (
+        np.ndarray
+    )  # float64 [M, U], means over runs; NaN where a user has no value in some run, or nobody has
     users: np.ndarray  # int64 [U]
     n_candidates: int
     tie_share: float  # share of users with a tied target, mean over runs
@@ -114,11 +121,12 @@ def _measure_run(record: RunRecord, ranking: Ranking, request: TableRequest) -> 
     per_user = np.full((len(request.metrics), len(order)), np.nan)
     values = np.empty(len(request.metrics))
     for index, metric in enumerate(request.metrics):
+        facts = facts_for(metric, record, request)
         if metric.per == "user":
-            per_user[index] = metric.values(ranks, request.ties)[order]
-            values[index] = per_user[index].mean()
+            of_users = _with_advice(metric, record, metric.per_user, ranking, rule, request.ties, facts)
+            per_user[index], values[index] = of_users[order], metric.mean(of_users)
         else:
-            values[index] = _list_metric(metric, record, ranking, rule)
+            values[index] = _with_advice(metric, record, metric.value, ranking, rule)
     under_other = [
         _under_other(metric, record, ranking, OTHER_RULE[rule], request) for metric in request.metrics
     ]
@@ -128,9 +136,17 @@ def _measure_run(record: RunRecord, ranking: Ranking, request: TableRequest) -> 
     )  # fmt: skip
 
 
-def _list_metric(metric: Metric, record: RunRecord, ranking: Ranking, rule: MaskRule) -> float:
+def facts_for(metric: Metric, record: RunRecord, request: TableRequest) -> DataFacts | None:
+    """Return what a metric reads of a run's data set; None for one that reads the ranking alone."""
+    if not metric.reads_data:
+        return None
+    return data_facts(record, request.split, request.data_dir or paths.data_dir())
+
+
+def _with_advice(metric: Metric, record: RunRecord, compute: Callable[..., V], *arguments: object) -> V:
+    """Return what a metric computes; where lists are missing, the error says how they are made."""
     try:
-        return metric.value(ranking, rule)
+        return compute(*arguments)
     except ListsError as error:
         raise UsageError(
             f"{metric} of {record.path}: {error}; run: mmbench evaluate {record.path} --lists {metric.k}"
@@ -144,9 +160,8 @@ def _under_other(
         return np.nan
     if rule not in ranking.counts or not metric.is_exact(ranking.limits.get(rule)):
         return np.nan
-    if metric.needs == "lists":
-        return _list_metric(metric, record, ranking, rule)
-    return metric.value(ranking, rule, request.ties)
+    facts = facts_for(metric, record, request)
+    return _with_advice(metric, record, metric.value, ranking, rule, request.ties, facts)
 
 
 def _check_same_users(first: _Run, second: _Run) -> None:

@@ -70,7 +70,7 @@ def rows_of_drops(
 
     The intervals hold together: each has the level 1 - .05 / m, m the number of intervals (Bonferroni).
     """
-    metric.check_per_user("mmbench knockout")
+    metric.check_of_ranks("mmbench knockout")
     measured = [(group, _measure(group, results, metric, split)) for group in groups]
     n_intervals = sum(part.is_changed for _, parts in measured for part in parts)
     level = 1 - (1 - LEVEL) / max(n_intervals, 1)

@@ -69,7 +69,7 @@ def power_of_runs(
     difference  must be shown, instead of the differences that the rows have
     correction  unless "none", each test has the level .05 / (number of tests), the hardest step of Holm and of BH
     """
-    metric.check_per_user("mmbench power")
+    metric.check_of_ranks("mmbench power")
     request = TableRequest(metrics=(metric,))
     chosen = [record for record in records if record.dataset == dataset]
     check_runs(chosen, [dataset], request)

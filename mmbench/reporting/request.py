@@ -1,6 +1,7 @@
 """What a table shows: the command line, `reproduce` and Python build the same request."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 from mmbench.choices import Correction, MaskRule, Rows, SplitName, TestName, Ties
@@ -23,6 +24,7 @@ class TableRequest:
     unequal_budgets   give stars also where the rows were tuned with different budgets
     sort        the metric that orders the rows, best first, or "name"; by default the first column
     top         print so many rows besides the floors; 0 = all
+    data_dir    where the prepared data lie, for metrics that read them; None = the folder of the environment
     rows        all rows, or those with the recipe's settings, with tuned settings, or both side by side
     """
 
@@ -39,6 +41,7 @@ class TableRequest:
     sort: str = ""
     top: int = 0
     rows: Rows = "all"
+    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)))

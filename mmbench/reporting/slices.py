@@ -1,7 +1,7 @@
 """Where a number comes from: a metric in each slice of the targets, and whether a gain differs between slices."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from mmbench.choices import MaskRule, SplitName
 from mmbench.data.views import TargetView
-from mmbench.errors import UsageError
+from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.corrections import holm
 from mmbench.evaluation.intervals import interval_of
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import Verdict, t_interval, welch_t
-from mmbench.evaluation.slices import Labels, Targets, label
+from mmbench.evaluation.slices import FAMILIES, Labels, Targets, label
 from mmbench.features.store import default_encoder, load_features
 from mmbench.reporting.gather import Measured, check_runs, check_users, measure
 from mmbench.reporting.labels import Group, group_runs, row_keys, row_names
@@ -76,7 +76,10 @@ class Sliced:
 
 @dataclass(frozen=True)
 class SliceTable:
-    """The rows of a data set in the slices of a family."""
+    """The rows of a data set in the slices of a family.
+
+    within  the slice of another family that all users are of, "tied=later"; "" for all users
+    """
 
     dataset: str
     family: str
@@ -85,6 +88,7 @@ class SliceTable:
     split: SplitName
     compared: str
     rows: tuple[Sliced, ...]
+    within: str = ""
 
 
 def slice_tables(
@@ -96,15 +100,16 @@ def slice_tables(
     split: SplitName = "test",
     mask_seen: MaskRule | None = None,
     compare: str | None = None,
+    within: str = "",
 ) -> list[SliceTable]:
     """Return a table for each data set of the runs.
 
+    within   FAMILY=LABEL: only users of this slice, for one cause at a time
     compare  MODEL or the label of a row that is compared with every other row
 
     Raises UsageError where a row is not there or labels cannot be made, RunError where the data changed since.
     """
-    if metric.per == "catalogue":
-        raise UsageError(f"--slice: {metric} has one value for the catalogue and none per user; take NDCG@10")
+    metric.check_of_ranks("--slice")
     finished = [record for record in records if record.status == "finished"]
     if not finished:
         raise UsageError("no finished run is among these; run for example: mmbench run sasrec pop")
@@ -113,14 +118,24 @@ def slice_tables(
     check_runs(finished, datasets, request)
     return [
         _table(
-            [record for record in finished if record.dataset == dataset], family, request, data_dir, compare
+            [record for record in finished if record.dataset == dataset],
+            family,
+            request,
+            data_dir,
+            compare,
+            within,
         )
         for dataset in datasets
     ]
 
 
 def _table(
-    records: list[RunRecord], family: str, request: TableRequest, data_dir: Path, compare: str | None
+    records: list[RunRecord],
+    family: str,
+    request: TableRequest,
+    data_dir: Path,
+    compare: str | None,
+    within: str,
 ) -> SliceTable:
     groups, _ = group_runs(records)
     measured = [(group, row) for group in groups if (row := measure(group, request)[0]) is not None]
@@ -130,8 +145,10 @@ def _table(
         )
     check_users(measured)
     labels = labels_of(records[0], family, request.split, data_dir)
+    kept = _kept(records[0], within, request.split, data_dir) if within else np.ones(len(labels.index), bool)
+    labels = replace(labels, index=labels.index[kept])
     names = _names([group for group, _ in measured])
-    values = {name: row.per_user[0] for name, (_, row) in zip(names, measured, strict=True)}
+    values = {name: row.per_user[0][kept] for name, (_, row) in zip(names, measured, strict=True)}
     chosen = None if compare is None else _find(compare, measured, names)
     order = sorted(names, key=lambda name: (name != chosen, -values[name].mean()))
     hits = [
@@ -144,8 +161,22 @@ def _table(
     ]
     rule = request.mask_seen or records[0].mask_seen
     return SliceTable(
-        records[0].dataset, family, request.metrics[0], rule, request.split, chosen or "", tuple(rows)
+        records[0].dataset, family, request.metrics[0], rule, request.split, chosen or "", tuple(rows), within
     )
+
+
+def _kept(record: RunRecord, within: str, split: SplitName, data_dir: Path) -> np.ndarray:
+    """Return which users are of the slice that `--within` names, bool [U]; UsageError for one that is none."""
+    family, _, name = within.partition("=")
+    if family not in FAMILIES or not name:
+        raise UsageError(f"--within {within}: write it as FAMILY=LABEL, for example transition=never")
+    labels = labels_of(record, family, split, data_dir)
+    if name not in labels.names:
+        raise UsageError(f"--within {within}: {suggest(name, labels.names, what=f'slice of {family}')}")
+    kept: np.ndarray = labels.index == labels.names.index(name)
+    if not kept.any():
+        raise UsageError(f"--within {within}: no user of {record.dataset} is in this slice")
+    return kept
 
 
 def _names(groups: Sequence[Group]) -> list[str]:

@@ -1,13 +1,18 @@
-"""What a caption says of the test targets: how often they were looked at, and how many are tied in time."""
+"""What a caption says of the targets: looks at the test, ties in time, what metrics read besides ranks."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mmbench.choices import SplitName
 from mmbench.data.store import open_prepared
 from mmbench.errors import MmbenchError
+from mmbench.evaluation.data_facts import DataFacts
+from mmbench.evaluation.metrics import Metric
+from mmbench.evaluation.target_weights import WEIGHTS, border_of, effective_size
 from mmbench.runs.build import load_data
+from mmbench.runs.facts import data_facts
 from mmbench.runs.look_log import looks_at, note_looks
 from mmbench.runs.store import RunRecord
 
@@ -58,3 +63,34 @@ def tied_share(record: RunRecord, data_dir: Path) -> float | None:
     users = np.flatnonzero(split.test_pos >= 0)
     events = offsets[users] + split.test_pos[users]
     return float((times[events] == times[events - 1]).mean())
+
+
+def read_lines(
+    records: Sequence[RunRecord], metrics: Sequence[Metric], split: SplitName, *, data_dir: Path
+) -> list[tuple[str, str]]:
+    """Return what the weights of targets and the vectors of items are that metrics of these runs read."""
+    kinds = list(
+        dict.fromkeys(metric.name.partition("-")[2] for metric in metrics if metric.name.startswith("ILD-"))
+    )
+    weights = list(dict.fromkeys(metric.weight for metric in metrics if metric.weight))
+    lines: list[tuple[str, str]] = []
+    if not (kinds or weights):
+        return lines
+    for dataset in dict.fromkeys(record.dataset for record in records if record.status == "finished"):
+        record = next(r for r in records if r.dataset == dataset and r.status == "finished")
+        facts = data_facts(record, split, data_dir)
+        lines += [("Weights", f"{dataset}: {_weight_text(weight, facts)}.") for weight in weights]
+        if kinds:
+            lines.append(("Diversity", f"{dataset}: {', '.join(map(facts.names, kinds))}."))
+    return lines
+
+
+def _weight_text(weight: str, facts: DataFacts) -> str:
+    targets = facts.view.target
+    weights = WEIGHTS[weight](targets, facts.events)
+    if weight == "debiased":
+        share, border = weights.sum() / len(weights), border_of(targets)
+        return f"debiased keeps {share:.0%} of {len(targets):,} targets, at most {border:,} of an item"
+    if weight == "macro":
+        return f"macro is the mean over {len(np.unique(targets)):,} items with targets"
+    return f"ips counts like {effective_size(weights):,.0f} equally weighted targets of {len(targets):,}"

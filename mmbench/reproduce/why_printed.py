@@ -37,7 +37,7 @@ def why_printed(run: RunRecord, name: str, records: Sequence[RunRecord], *, metr
     """
     if run.status != "finished":
         raise RunError(f"{run.path} did not finish ({run.reason}); run it again first")
-    metric.check_per_user("mmbench why")
+    metric.check_of_ranks("mmbench why")
     printed = _printed(run, find_experiment(name), metric)
     value = metric.value(run.ranking("test"), run.mask_seen)
     known = [(run, run.mask_seen, value), *_known(run, records, metric)]

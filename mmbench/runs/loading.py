@@ -15,8 +15,9 @@ def load_runs(
     Raises UsageError for a name that no result has, with the nearest, and when there is no result. A damaged record of
     the named data sets and models is left out with a line; when nothing else is left, it is the error.
     """
-    damaged: list[tuple[Path, MmbenchError]] = []
-    records = list(read_all(results_dir, on_error=lambda path, error: damaged.append((path, error))))
+    records, damaged = _read(results_dir, datasets, models)
+    if not _holds(records, datasets, models):  # the nearest name is looked for among all
+        records, damaged = _read(results_dir, (), ())
     if not records and not damaged:
         raise UsageError(
             f"no results in {results_dir}; make some, for example: mmbench run sasrec pop --seeds 3, "
@@ -30,6 +31,24 @@ def load_runs(
     if not chosen:
         raise faults[0] if faults else without_results(datasets, models)
     return chosen, list(map(str, faults))
+
+
+def _read(
+    results_dir: Path, datasets: Sequence[str], models: Sequence[str]
+) -> tuple[list[RunRecord], list[tuple[Path, MmbenchError]]]:
+    """Return the records in the folders of these data sets and models, and those that cannot be read."""
+    damaged: list[tuple[Path, MmbenchError]] = []
+
+    def note(path: Path, error: MmbenchError) -> None:
+        damaged.append((path, error))
+
+    return list(read_all(results_dir, datasets=datasets, models=models, on_error=note)), damaged
+
+
+def _holds(records: Sequence[RunRecord], datasets: Sequence[str], models: Sequence[str]) -> bool:
+    """Return whether there are records, and one of each of these data sets and models."""
+    has_datasets = {record.dataset for record in records}.issuperset(datasets)
+    return bool(records) and has_datasets and {record.model for record in records}.issuperset(models)
 
 
 def check_names(

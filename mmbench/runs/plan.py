@@ -93,7 +93,7 @@ def configs(entry: registry.ModelEntry, settings: Mapping[str, Setting]) -> tupl
     model: Any = build(
         entry.config_class(), {k: v for k, v in values.items() if k not in shared}, where=entry.name
     )
-    metrics.parse_metric(train.selection_metric).check_per_user("selection_metric")
+    metrics.parse_metric(train.selection_metric).check_of_ranks("selection_metric")
     return model, train
 
 

@@ -237,14 +237,22 @@ def write_rankings(record_path: Path, rankings: Sequence[Ranking]) -> None:
 
 
 def read_all(
-    results_dir: Path, *, on_error: Callable[[Path, DataError], None] | None = None
+    results_dir: Path,
+    *,
+    datasets: Sequence[str] = (),
+    models: Sequence[str] = (),
+    on_error: Callable[[Path, DataError], None] | None = None,
 ) -> Iterator[RunRecord]:
     """Yield every record below a results folder, in path order.
+
+    datasets, models  only the folders of these names are looked into, which models may share (`slug`); () means all
 
     Raise DataError for a record that is damaged or in another folder, such as a copy; with `on_error`, call it with
     the folder and the error, and leave the record out.
     """
     for file in sorted(results_dir.glob(f"*/*/*/*/{RECORD}")):
+        if not lies_in(file.parent, datasets=datasets, models=models):
+            continue
         try:
             record = read_record(file.parent)
         except DataError as error:

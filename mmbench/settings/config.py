@@ -34,42 +34,47 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a model is trained, selected and ranked; the same keys for every model."""
+    """How a model is trained, selected and ranked; the same keys for every model.
 
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.0
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    beta1: Probability = 0.9
-    beta2: Probability = 0.999
-    adam_eps: PositiveFloat = 1e-8
+    The comment of a setting is its meaning in the reference of the documentation.
+    """
+
+    lr: PositiveFloat = 1e-3  # learning rate
+    weight_decay: NonNegativeFloat = 0.0  # L2 penalty; adamw applies it apart from the gradient
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # changes the weights after each step
+    beta1: Probability = 0.9  # decay of Adam's mean of gradients
+    beta2: Probability = 0.999  # decay of Adam's mean of squared gradients
+    adam_eps: PositiveFloat = 1e-8  # is added to the root of Adam's mean of squares
     grad_clip: NonNegativeFloat = 0.0  # largest global norm of the gradient, 0 = off
-    decay_1d: bool = True  # False: biases and LayerNorms are left out of the weight decay
-    lr_schedule: Literal["constant", "exponential", "exponential-early"] = "constant"
-    lr_gamma: PositiveFloat = 1.0  # epoch e uses lr * gamma^(e-1); "-early": lr * gamma^e
+    decay_1d: bool = True  # false: biases and LayerNorms are left out of the weight decay
+    lr_schedule: Literal["constant", "exponential", "exponential-early"] = "constant"  # see lr_gamma
+    lr_gamma: PositiveFloat = 1.0  # exponential: epoch e has lr * gamma^(e-1), -early: lr * gamma^e
     warmup_steps: NonNegativeInt = 0  # the rate grows linearly to lr over so many steps
-    batch_size: PositiveInt = 1024  # counts targets or histories, see batch_unit
-    batch_unit: Literal["targets", "rows"] = "targets"
+    batch_size: PositiveInt = 1024  # how many targets (or histories, see batch_unit) a step has
+    batch_unit: Literal["targets", "rows"] = "targets"  # what batch_size counts; a row is a history
+    # Which targets a history is trained on. all: each event after the first, in one pass; prefix: the same targets,
+    # each with its own copy of the history before it; last-window: those of the newest max_len events; sequence: whole
+    # histories, for models that mask by themselves; pairs: users and items; default: the first that the model names.
     samples: Literal["default", "all", "prefix", "last-window", "sequence", "sequence-prefix", "pairs"] = (
         "default"
     )
-    max_len: PositiveInt = 50
-    max_epochs: PositiveInt = 100
-    patience: PositiveInt = 10  # evaluations without a better value before training stops
-    # "strict": a larger value is a gain. "recbole": four digits are compared, an equal value is a gain too, and the
-    # training stops an evaluation later.
+    max_len: PositiveInt = 50  # how many of the newest events a model reads
+    max_epochs: PositiveInt = 100  # training stops here at the latest; --epochs sets it
+    patience: PositiveInt = 10  # validations without a better value before training stops
+    # strict: a larger value is a gain. recbole: four digits are compared, an equal value is a gain too, and the
+    # training stops a validation later.
     patience_rule: Literal["strict", "recbole"] = "strict"
     eval_every: PositiveInt = 1  # epochs between validations
-    selection_metric: str = "NDCG@20"
-    validation: Literal["valid", "test-item"] = (
-        "valid"  # "test-item": a released slip; marks the run as leaky
-    )
-    mask_seen: MaskRule = "none"  # decides selection and tables, see mmbench.evaluation.evidence
-    text_encoder: str = "auto"  # "auto" = the data set's; else an encoder's name; "none" = no text
-    image_encoder: str = "auto"
-    text_features: FeatureText = "stored"  # what is read instead, see mmbench.settings.feature_change
-    image_features: FeatureText = "stored"
-    precision: Literal["float32", "float64"] = "float32"  # parameters have it, and so have scores
-    # Products in training. "tf32": on GPUs that have it; "bfloat16": autocast, and tf32 for what stays float32.
+    selection_metric: str = "NDCG@20"  # the validation metric that selects the epoch
+    # Where the epoch is selected. test-item: on the test targets, as some released code does; such rows carry a mark.
+    validation: Literal["valid", "test-item"] = "valid"
+    mask_seen: MaskRule = "none"  # known items that are not candidates; decides selection and tables
+    text_encoder: str = "auto"  # whose text features are read; auto = those stored last, none = no text
+    image_encoder: str = "auto"  # whose image features are read; as text_encoder
+    text_features: FeatureText = "stored"  # what is read in place of them, such as shuffled:1
+    image_features: FeatureText = "stored"  # as text_features
+    precision: Literal["float32", "float64"] = "float32"  # of parameters and scores
+    # Products in training. tf32: on GPUs that have it; bfloat16: autocast, and tf32 for what stays float32.
     matmul: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False  # torch.compile of the loss; minutes at the start, and no gain on a CPU
 

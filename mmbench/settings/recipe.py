@@ -18,6 +18,7 @@ from pydantic import (
 from mmbench.errors import UsageError
 from mmbench.explain import read_toml
 
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 Tag = Literal[
     "sequential",  # reads the order of a history
     "general",  # reads a user's items without their order, or a user id
@@ -185,7 +186,7 @@ class Deviation(_Strict):
 class Recipe(_Strict):
     """Contents of `<name>.toml`."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=NAME_PATTERN)
     display: str
     model_class: str = Field(alias="class")
     summary: str

@@ -15,6 +15,7 @@ from mmbench.contract.toy import DAY, view_of
 from mmbench.data.views import TargetView, TrainView
 from mmbench.errors import UsageError
 from mmbench.evaluation.slices import FAMILIES, Targets, label, popularity_of_items
+from mmbench.evaluation.transitions import RELATIONS
 from tests.scorers import random_view
 
 N_ITEMS = 30
@@ -97,22 +98,62 @@ def test_memgen_is_that_of_sets(random_targets: Targets) -> None:
                     follow[h][a].add(b)
                     before[h][b].add(a)
 
-    def label_of(history: list[int], y: int) -> str:
-        if y in follow[1][history[-1]]:
-            return "memorization"
+    def windows_of(history: list[int], y: int) -> dict[str, int]:
+        """The smallest window of each kind of generalization."""
+        smallest: dict[str, int] = {}
         for h in range(1, min(4, len(history)) + 1):
             f, b = follow[h], before[h]
             for u in history[-h:]:
-                if (h >= 2 and y in f[u]) or u in f[y] or f[u] & b[y]:
-                    return "generalization"
-                if f[y] & b[u] or f[y] & f[u] or b[y] & b[u]:
-                    return "generalization"
-        return "uncategorized"
+                holding = {
+                    "substitutability": h >= 2 and y in f[u], "symmetry": u in f[y],
+                    "transitivity": bool(f[u] & b[y]),
+                    "second-symmetry": bool(f[y] & b[u] or f[y] & f[u] or b[y] & b[u]),
+                }  # fmt: skip
+                for kind in (kind for kind, holds in holding.items() if holds):
+                    smallest.setdefault(kind, h)
+        return smallest
 
-    pairs = zip(sequences(random_targets.view), random_targets.view.target.tolist(), strict=True)
-    expected = [label_of(history, y) for history, y in pairs]
+    pairs = list(zip(sequences(random_targets.view), random_targets.view.target.tolist(), strict=True))
+    memorized = [y in follow[1][history[-1]] for history, y in pairs]
+    windows = [windows_of(history, y) for history, y in pairs]
+    expected = [
+        "memorization" if by_heart else "generalization" if kinds else "uncategorized"
+        for by_heart, kinds in zip(memorized, windows, strict=True)
+    ]
     assert named(random_targets, "memgen") == expected
     assert len(set(expected)) == 3
+    for kind in RELATIONS:
+        expected = [
+            "memorization" if by_heart else f"window {kinds[kind]}" if kind in kinds else "neither"
+            for by_heart, kinds in zip(memorized, windows, strict=True)
+        ]
+        assert named(random_targets, f"memgen-{kind}") == expected
+        assert len(set(expected)) >= 4, kind
+
+
+def test_the_kinds_of_generalization_by_hand() -> None:
+    """Training a b c d; from a: b is by heart, c and d are substitutes in windows 2 and 3; from b, a is symmetric."""
+    a, b, c, d, e = 1, 2, 3, 4, 5
+    view = TargetView(
+        items=np.array([e, e, a, e, e, a, e, e, a, b, a]), times=np.zeros(11, np.int64),
+        offsets=np.array([0, 3, 6, 9, 10, 11]), user=np.arange(5), target=np.array([b, c, d, a, c]),
+        train_len=np.ones(5, np.int64),
+    )  # fmt: skip
+    targets = Targets(view=view, train=view_of([[a, b, c, d]]), n_items=5)
+    assert named(targets, "memgen-substitutability") == [
+        "memorization", "window 2", "window 3", "neither", "neither",
+    ], "a history of one item has no window of two"  # fmt: skip
+    assert named(targets, "memgen-symmetry") == ["memorization", "neither", "neither", "window 1", "neither"]
+    assert named(targets, "memgen-transitivity")[1] == "window 1", "a, b, c"
+
+
+def test_at_least_half_of_a_history_with_text() -> None:
+    flags = np.array([False, True, True, False, False, *[False] * 5])
+    histories = [[1, 3], [1, 3, 4], [3, 4], [1, 2, 3], [1]]
+    targets = targets_of(histories, [9] * 5, present={"text": flags, "image": ~flags})
+    much, little = "half or more", "less than half"
+    assert named(targets, "history-text") == [much, little, little, much, much]
+    assert named(targets, "history-image") == [much, much, much, little, little]
 
 
 def test_cooccur_repeat_and_counts_are_those_of_sets(random_targets: Targets) -> None:
@@ -191,7 +232,14 @@ def test_labels_do_not_read_other_targets(random_targets: Targets) -> None:
 
 @pytest.mark.parametrize(
     ("family", "reason"),
-    [("tied", "order"), ("gap", "order"), ("image", "no image"), ("near", "no text"), ("reapet", "'repeat'")],
+    [
+        ("tied", "order"),
+        ("gap", "order"),
+        ("image", "no image"),
+        ("near", "no text"),
+        ("reapet", "'repeat'"),
+        ("history-image", "no image"),
+    ],
 )
 def test_labels_that_cannot_be_made_have_one_line(family: str, reason: str) -> None:
     targets = replace(targets_of([[1, 2]], [3]), target_times=None)

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from mmbench.models.registry import find
 from mmbench.nn import clusters
-from mmbench.nn.clusters import count_by, density_peaks, effective_number, lloyd, nearest, sum_by
+from mmbench.nn.clusters import (
+    count_by,
+    density_peaks,
+    effective_number,
+    lloyd,
+    nearest,
+    product_codes,
+    sum_by,
+)
 
 RELEASED = sys.modules[find("missrec:as-released").load().__module__]
 BLOCKS = pytest.mark.parametrize("block", [5, 1024])
@@ -166,3 +174,26 @@ def test_effective_number_of_clusters() -> None:
     assert effective_number(torch.zeros(7, dtype=torch.int64), 9) == pytest.approx(1)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert effective_number(torch.tensor([5, 5, 5, 1]), 9) == pytest.approx(math.exp(entropy))
+
+
+def test_a_centroid_without_rows_moves_to_the_row_farthest_from_its_own() -> None:
+    z = torch.tensor([[0.0], [1.0], [2.0], [9.0]]).double()
+    first = torch.tensor([[1.0], [-50.0], [70.0]]).double()
+    centroids, label = lloyd(z, first, 1, refill=True)
+    assert centroids.tolist() == [
+        [3.0],
+        [9.0],
+        [0.0],
+    ]  # the mean of all rows, and the two that are farthest from 1
+    assert label.tolist() == [2, 2, 0, 1]
+    assert lloyd(z, first, 1)[0].tolist() == [[3.0], [-50.0], [70.0]]
+
+
+def test_product_codes_are_the_nearest_of_each_blocks_own_means() -> None:
+    z = rows_of(60, dim=7)
+    codes = product_codes(z, 3, 5, 25)
+    assert codes.shape == (60, 3)
+    for k, columns in enumerate((slice(0, 3), slice(3, 5), slice(5, 7))):
+        means = torch.stack([z[codes[:, k] == code, columns].mean(0) for code in range(5)])
+        nearest_mean = (z[:, None, columns] - means).square().sum(2).argmin(1)
+        assert torch.equal(codes[:, k], nearest_mean), "Lloyd's passes have not ended in their fixed point"

@@ -99,6 +99,27 @@ def test_interaction_is_about_means_of_unequal_variances() -> None:
     assert 0.02 < np.mean(rejected) < 0.09
 
 
+def test_within_a_slice_only_its_users_count(runs: list[RunRecord], shop: Prepared) -> None:
+    """The slices of `history` within those of `tied` are those of both labels, and add up to the whole."""
+    history = labels_of(runs[0], "history", "test", shop.data_dir)
+    tied = labels_of(runs[0], "tied", "test", shop.data_dir)
+    values, total = NDCG.values(runs[0].ranks("test")), 0
+    for k, name in enumerate(tied.names):
+        options = {"metric": NDCG, "data_dir": shop.data_dir, "within": f"tied={name}"}
+        (table,) = slice_tables(runs[:1], "history", **options)
+        (row,) = table.rows
+        assert table.within == f"tied={name}"
+        for j, piece in enumerate(row.slices):
+            both = (history.index == j) & (tied.index == k)
+            total += piece.n
+            assert piece.n == both.sum()
+            assert piece.value is None or piece.value == pytest.approx(values[both].mean(), abs=1e-12)
+    assert total == N_USERS
+    for within, reason in (("tied", "FAMILY=LABEL"), ("tied=teid", "'tied'"), ("transition", "FAMILY=LABEL")):
+        with pytest.raises(UsageError, match=reason):
+            slice_tables(runs, "history", metric=NDCG, data_dir=shop.data_dir, within=within)
+
+
 def test_small_slices_have_no_number(runs: list[RunRecord], shop: Prepared) -> None:
     (table,) = slice_tables(runs, "count", metric=HR, data_dir=shop.data_dir)
     for row in table.rows:
