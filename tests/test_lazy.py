@@ -49,12 +49,14 @@ def declared(package: str) -> dict[str, str]:
     "code",
     [
         "import mmbench; dir(mmbench); mmbench.__version__",
+        "import mmbench; mmbench.report, mmbench.load, mmbench.recommend",
+        "import mmbench.reporting.run_list, mmbench.reporting.run_page",
         "import mmbench.data, mmbench.models, mmbench.nn; dir(mmbench.models)",
         "import sys; sys.argv = ['mmbench', '--help']\n"
         "from mmbench.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0",
     ],
-    ids=["import", "packages", "help"],
+    ids=["import", "report", "runs", "packages", "help"],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
     assert heavy_after(code) == "[]"

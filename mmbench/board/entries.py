@@ -23,7 +23,7 @@ from mmbench.reporting.labels import group_runs, is_floor
 from mmbench.runs.plan import FEATURE_CHANGES, RANKING_SETTINGS
 from mmbench.runs.store import RunRecord, read_all
 from mmbench.settings.config import DELIBERATE, Setting, TrainConfig
-from mmbench.tuning.tuned import settings_origin
+from mmbench.tuning.origin import settings_origin
 
 MAIN = Metric("NDCG", 10)  # rows are ordered and told apart by it
 METRICS = (MAIN, *(metric for metric in DEFAULT_METRICS if metric != MAIN))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mmbench.choices import Rows
 from mmbench.errors import UsageError
 from mmbench.reporting.labels import Group, RowKey, is_floor
-from mmbench.tuning.tuned import SettingsOrigin, settings_origin
+from mmbench.tuning.origin import SettingsOrigin, settings_origin
 
 RECIPE, TUNED = "recipe", "tuned"
 

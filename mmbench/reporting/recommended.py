@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmbench.choices import MaskRule
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.store import Prepared
 from mmbench.errors import RunError, UsageError
 from mmbench.evaluation.evidence import ListsError, Ranking
 from mmbench.look.pictures import data_url, thumbnails
-from mmbench.runs.build import LoadedData, load_data
-from mmbench.runs.rerank import cell_of
+from mmbench.runs.plan import cell_of
 from mmbench.runs.store import RunRecord
 from mmbench.visible import one_line
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.choices import MaskRule, SplitName
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.views import TargetView
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.intervals import interval_of
@@ -18,8 +19,7 @@ from mmbench.features.store import default_encoder, load_features
 from mmbench.reporting.gather import Measured, check_runs, check_users, measure
 from mmbench.reporting.labels import Group, group_runs, row_keys, row_names
 from mmbench.reporting.request import TableRequest
-from mmbench.runs.build import LoadedData, load_data
-from mmbench.runs.rerank import cell_of
+from mmbench.runs.plan import cell_of
 from mmbench.runs.store import RunRecord
 
 LEAST_USERS, LEAST_HITS = 30, 10  # a slice with fewer users, or hits of all its rows, has no number

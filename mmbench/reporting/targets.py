@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.choices import SplitName
+from mmbench.data.loaded import load_data
 from mmbench.data.store import open_prepared
 from mmbench.errors import MmbenchError
 from mmbench.evaluation.data_facts import DataFacts
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.target_weights import WEIGHTS, border_of, effective_size
-from mmbench.runs.build import load_data
 from mmbench.runs.facts import data_facts
 from mmbench.runs.look_log import looks_at, note_looks
 from mmbench.runs.store import RunRecord
