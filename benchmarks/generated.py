@@ -13,7 +13,8 @@ import numpy as np
 from mmbench.data.manifest import Facts
 from mmbench.data.protocol import PROTOCOLS
 from mmbench.data.statistics import coverage, describe
-from mmbench.data.store import Content, Prepared, write_prepared
+from mmbench.data.store import Prepared
+from mmbench.data.writing import Content, write_prepared
 from mmbench.features.manifest import MODALITIES, MadeBy
 from mmbench.features.store import write_features
 

@@ -12,77 +12,16 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmbench.api import (
-        check,
-        fuse,
-        knockout,
-        load,
-        power,
-        prepare,
-        recommend,
-        report,
-        run,
-        studies,
-        tune,
-        why,
-    )
-
-    __all__ = [
-        "__version__",
-        "check",
-        "fuse",
-        "knockout",
-        "load",
-        "power",
-        "prepare",
-        "recommend",
-        "report",
-        "run",
-        "studies",
-        "tune",
-        "why",
-    ]
+    from mmbench.api import *  # noqa: F403
+    from mmbench.api import __all__ as __all__
 else:
     from mmbench.lazy import attach
 
-    _MOVED = {
-        "again": "mmbench.runs.rerank",
-        "cell": "mmbench.runs.plan",
-        "checkpoint": "mmbench.training.checkpoint",
-        "config": "mmbench.settings.config",
-        "evaluate": "mmbench.evaluation.ranking",
-        "experiment": "mmbench.runs.execute",
-        "memory": "mmbench.training.out_of_memory",
-        "metrics": "mmbench.evaluation.metrics",
-        "optim": "mmbench.training.optim",
-        "parallel": "mmbench.runs.workers",
-        "progress": "mmbench.training.progress",
-        "recipe": "mmbench.settings.recipe",
-        "registry": "mmbench.models.registry",
-        "results": "mmbench.runs.store",
-        "stack": "mmbench.training.stack",
-        "stats": "mmbench.evaluation.significance",
-        "train": "mmbench.training.trainer",
-    }
+    _API = (
+        "check", "fuse", "knockout", "load", "power", "prepare", "recommend", "report", "run", "studies", "tune",
+        "why",
+    )  # fmt: skip
     __getattr__, __dir__, _exported = attach(
-        __name__,
-        {
-            "mmbench.api": (
-                "check",
-                "fuse",
-                "knockout",
-                "load",
-                "power",
-                "prepare",
-                "recommend",
-                "report",
-                "run",
-                "studies",
-                "tune",
-                "why",
-            )
-        },
-        packages=("data", "errors", "models", "nn"),
-        moved=_MOVED,
+        __name__, {"mmbench.api": _API}, packages=("data", "errors", "models", "nn")
     )
     __all__ = ["__version__", *_exported]

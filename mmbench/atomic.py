@@ -1,4 +1,4 @@
-"""Files that are either the old or the new version, never half of one, and their hashes."""
+"""Files that are either the old or the new version, never a part of either, and their hashes."""
 
 import errno
 import glob
@@ -32,11 +32,11 @@ def beside(path: Path, *, what: str) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on a clean exit it replaces `path` in one step.
+    """Yield a temporary path; on a clean exit it replaces `path` atomically.
 
     The data are flushed to the disk before the rename, so that a power cut leaves the old or the new file, which has
-    the old one's mode. A link stays and the file that it leads to is replaced; a device or pipe is written to. A full
-    disk or a missing permission becomes one line; the temporary file goes away either way.
+    the old file's mode. A link stays and the file that it leads to is replaced; a device or pipe is written to. A full
+    disk or a missing permission becomes a line; the temporary file goes away either way.
     """
     temporary = beside(path, what="new")
     try:
@@ -125,17 +125,17 @@ def file_stamp(path: Path) -> str:
 
 # -- folders ----------------------------------------------------------------------------------------------
 
-KEPT = ".old"  # ends the name under which an old folder waits while the new one takes its place
+KEPT = ".old"  # ends the name under which an old folder waits while the new folder is renamed
 
 
 def swap_folder(work: Path, final: Path, *, keep: Sequence[str] = (), option: str) -> None:
     """Put the folder `work` in the place of `final`, which may exist.
 
-    keep    sub-folders of the old one that move into the new one, where it has none of that name
+    keep    sub-folders of the old folder that move into the new, where it has none of that name
     option  the command line's option that chooses another place, for the message when the disk refuses
 
-    A folder cannot be replaced in one step, so a kill may fall between the two renames; `finish_swaps` then ends
-    what was begun: it finds the new folder, or brings the old one back.
+    A folder cannot be replaced atomically, so a kill may fall between the two renames; `finish_swaps` then ends
+    what was begun: it finds the new folder, or brings the old folder back.
     """
     for file in work.rglob("*"):
         if file.is_file():
@@ -157,7 +157,7 @@ def swap_folder(work: Path, final: Path, *, keep: Sequence[str] = (), option: st
 
 
 def finish_swaps(parent: Path, *, option: str) -> None:
-    """End every swap of a folder in `parent` that a kill cut short; wait for those that are going on."""
+    """End every swap of a folder in `parent` that a kill cut short; wait for those that are under way."""
     if any(_unfinished(parent)):
         with _swapping(parent, option):
             for final in list(_unfinished(parent)):
@@ -187,7 +187,7 @@ def _unfinished(parent: Path) -> Iterator[Path]:
 
 
 def _finish(final: Path) -> None:
-    """Bring the old folder back when no new one came, else take over what is kept and remove the old one."""
+    """Bring the old folder back when no new folder came, else take over what is kept and remove the old."""
     old = _waiting(final)
     if old.exists() and not final.exists():
         old.rename(final)

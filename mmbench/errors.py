@@ -1,6 +1,6 @@
 """The only exceptions that a user of mmbench meets.
 
-Each message is one line that says what is wrong, where, and what to do. The command line prints it and
+Each message is a line that says what is wrong, where, and what to do. The command line prints it and
 exits with `exit_code`; anything else that escapes is a bug in mmbench and shows a traceback.
 """
 
@@ -10,7 +10,7 @@ MOST_SHOWN = 8  # names that a suggestion lists
 
 
 class MmbenchError(Exception):
-    """Something that one line explains."""
+    """An error that a line explains."""
 
     exit_code = 1
 
@@ -34,11 +34,11 @@ class OtherVersionError(DataError):
 
 
 class RunError(MmbenchError):
-    """A training or evaluation run could not go on."""
+    """A training or evaluation run could not continue."""
 
 
 class ProtocolMismatchError(MmbenchError):
-    """Results that were measured under different protocols were asked into one table."""
+    """Results that were measured under different protocols cannot share a table."""
 
 
 # What code that is not ours (a user's model, a library under it) may raise, and a run survives.

@@ -1,4 +1,4 @@
-"""Exceptions of parsers, and of code in a user's own files, as one line that says what is wrong and where."""
+"""Exceptions of parsers, and of code in a user's files, as a line that says what is wrong and where."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ LONGEST = 300  # characters of what an exception says
 
 
 def explain(error: BaseException, *, folders: Sequence[Path] = ()) -> str:
-    """Return an exception as one line.
+    """Return an exception as a single line.
 
     folders  where the code lies that may be at fault: the innermost line of the first folder that the exception passed
              through is named ("my_line.py:38 in query(): ValueError: ..."); without any it is an exception of a parser
@@ -37,7 +37,7 @@ def first_line(error: BaseException) -> str:
 
 
 def comes_from(error: BaseException, folders: Sequence[Path]) -> bool:
-    """Return whether an exception passed through a file in one of these folders."""
+    """Return whether an exception passed through a file in any of these folders."""
     return any(_place(error, folder) for folder in folders)
 
 
@@ -74,7 +74,7 @@ def _of_parser(error: BaseException) -> str:
 
 @contextmanager
 def reading(file: Path | str, kind: type[MmbenchError] = UsageError, *, advice: str = "") -> Iterator[None]:
-    """Raise whatever a parser raises about a file as one line of `kind`, which begins with what the file is called."""
+    """Raise whatever a parser raises about a file as a line of `kind`, which begins with what the file is called."""
     try:
         yield
     except MmbenchError:
@@ -84,7 +84,7 @@ def reading(file: Path | str, kind: type[MmbenchError] = UsageError, *, advice: 
 
 
 def read_toml(file: Path, kind: type[MmbenchError] = UsageError, *, called: str = "") -> dict[str, Any]:
-    """Return the content of a TOML file, with or without a byte order mark; `kind` says in one line what is wrong.
+    """Return the content of a TOML file, with or without a byte order mark; `kind` says in a line what is wrong.
 
     called  what the line calls the file, by default its path
     """

@@ -19,7 +19,7 @@ def take(
 ) -> AbstractContextManager[Any] | None:
     """Take the lock `file`; return None when another process holds it and we do not wait. Leave it with `with`.
 
-    Raises `error` when the folder cannot be written to; it names `option`, which chooses another one.
+    Raises `error` when the folder cannot be written to; it names `option`, which chooses another.
     """
     from filelock import FileLock, Timeout
 

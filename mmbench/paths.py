@@ -29,7 +29,7 @@ def results_dir() -> Path:
 
 
 def split_paths(text: str) -> list[Path]:
-    """Return the paths of an environment variable; one that exists stays whole even if it holds the separator."""
+    """Return the paths of an environment variable; an existing path stays whole even if it holds the separator."""
     parts = text.split(os.pathsep)
     paths = []
     while parts:

@@ -23,7 +23,7 @@ def derive_seed(seed: int, *purpose: object) -> int:
     """Return an independent 63-bit seed for each purpose of a run ("init", "order" and epoch, ...).
 
     What an epoch draws depends only on the run's seed and the epoch's number, so a resumed run draws what an
-    uninterrupted one would have drawn, and two purposes never share a stream.
+    uninterrupted run would have drawn, and two purposes never share a stream.
     """
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,6 +1,6 @@
 """Files that carry the hash of their own content, so that damage is noticed when they are read.
 
-A damaged file raises `DamagedError`; an absent one FileNotFoundError: these are different answers, and a caller
+A damaged file raises `DamagedError`; an absent file FileNotFoundError: these are different answers, and a caller
 that treats "absent" as "not made yet" must not treat damage so.
 """
 
@@ -43,7 +43,7 @@ def read_json(path: Path, *, advice: str, version: int | None = None) -> dict[st
     """Read what `write_json` wrote, without the hash and the version.
 
     advice   ends the message when the file is damaged or of another format: what to do about it
-    version  the format that we read; OtherVersionError for another one, whether or not it carries a hash
+    version  the format that we read; OtherVersionError for any other, whether or not it carries a hash
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
@@ -70,7 +70,7 @@ def _check_version(path: Path, content: Mapping[str, Any], version: int, advice:
     stored = content.get(FORMAT)
     if type(stored) is int and stored != version:
         raise OtherVersionError(
-            f"{path} was written by another version of mmbench (format {stored}, this one reads {version}); {advice}"
+            f"{path} was written by another version of mmbench (format {stored}, not {version}); {advice}"
         )
 
 
@@ -89,7 +89,7 @@ def _refuse(constant: str) -> None:
 def write_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], *, is_compressed: bool = True
 ) -> None:
-    """Write arrays and facts (JSON) as one .npz file with the hash of both.
+    """Write arrays and facts (JSON) as an .npz file with the hash of both.
 
     is_compressed  False for numbers that hardly shrink and are written often
     """

@@ -27,7 +27,7 @@ class Strict:
 
 
 def read(kind: type[T], content: Any) -> T:
-    """Return JSON content as the dataclass `kind`, lists as tuples; ValueError says in one line what does not fit."""
+    """Return JSON content as the dataclass `kind`, lists as tuples; ValueError says in a line what does not fit."""
     try:
         adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
         return adapter.validate_json(json.dumps(content))

@@ -1,7 +1,7 @@
 """Text from outside (titles, ids, headers, records of others) made safe to print: what a terminal would obey is shown.
 
 Control characters move the cursor, clear the screen, set the window's title or fill the clipboard; marks of writing
-direction make a line read as another one. Each becomes a sign that is seen and does nothing.
+direction make a line read as another. Each becomes a sign that is seen and does nothing.
 """
 
 import re
@@ -19,7 +19,7 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text as one safe line: every run of white space is a blank."""
+    """Return the text as a single safe line: every run of white space is a blank."""
     return visible(" ".join(text.split()))
 
 

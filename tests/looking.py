@@ -34,9 +34,9 @@ def write_data(
 ) -> Prepared:
     """Write a data set of these histories."""
     flat = (
-        np.array([item for one in histories for item, _ in one]),
-        np.array([time for one in histories for _, time in one]),
-        np.concatenate([[0], np.cumsum([len(one) for one in histories])]),
+        np.array([item for history in histories for item, _ in history]),
+        np.array([time for history in histories for _, time in history]),
+        np.concatenate([[0], np.cumsum([len(history) for history in histories])]),
     )
     return write_data_set(
         data_dir,

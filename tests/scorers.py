@@ -79,11 +79,11 @@ def random_view(*, n_users: int = 50, n_items: int = 30, longest: int = 12, seed
 
 
 def train_view(histories: Sequence[Sequence[int]]) -> TrainView:
-    lengths = [len(one) for one in histories]
+    lengths = [len(history) for history in histories]
     return TrainView(
-        items=np.array([item for one in histories for item in one], dtype=np.int64),
+        items=np.array([item for history in histories for item in history], dtype=np.int64),
         times=np.array(
-            [1_400_000_000 + 1000 * k for one in histories for k in range(len(one))], dtype=np.int64
+            [1_400_000_000 + 1000 * k for history in histories for k in range(len(history))], dtype=np.int64
         ),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     )

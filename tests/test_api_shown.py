@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- load and report ----------------------------------------------------------------------------------------
 
 
-def test_the_table_is_the_one_that_the_command_prints(made: Path, tmp_path: Path) -> None:
+def test_the_table_is_what_the_command_prints(made: Path, tmp_path: Path) -> None:
     for arguments, options in (
         ({}, []),
         (
@@ -199,7 +199,7 @@ def test_a_notebook_shows_the_table_and_keeps_its_own_looks(made: Path) -> None:
     (style,) = (text for tag, text in shown.texts if tag == "style")
     rules = [rule.split("{")[0] for rule in style.split("}") if rule.strip()]
     assert len(rules) > 15
-    for selector in (one.strip() for rule in rules for one in rule.split(",")):
+    for selector in (word.strip() for rule in rules for word in rule.split(",")):
         assert selector.startswith(".mmbench-report"), selector
 
 

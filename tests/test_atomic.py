@@ -39,10 +39,10 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_text(file, "one")
     write_text(file, "zwei ä")
     assert file.read_text(encoding="utf-8") == "zwei ä"
-    assert [one.name for one in file.parent.iterdir()] == ["a.txt"]
+    assert [path.name for path in file.parent.iterdir()] == ["a.txt"]
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_stands_until_the_new_file_is_whole(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "old")
     with replacing(file) as temporary:
@@ -67,7 +67,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(error: BaseException, t
     with pytest.raises(expected):
         write_with(file, fail)
     assert file.read_text() == "old"
-    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_at_the_last_moment(
         f"cannot write {file}: No space left on device; free some space or choose another folder"
     )
     assert file.read_text() == "old"
-    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_a_writer_killed_halfway_leaves_the_old_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED_WRITER, file], env=environment(), check=False)
     assert done.returncode == -9
     assert file.read_text() == "old"
-    leftovers = [one.name for one in tmp_path.iterdir() if one.name != "a.txt"]
-    assert all(one.startswith(".a.txt.") and one.endswith(".tmp") for one in leftovers)
+    leftovers = [path.name for path in tmp_path.iterdir() if path.name != "a.txt"]
+    assert all(leftover.startswith(".a.txt.") and leftover.endswith(".tmp") for leftover in leftovers)
     write_text(file, "new")
     assert file.read_text() == "new"
 

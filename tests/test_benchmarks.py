@@ -34,7 +34,7 @@ def test_peers_run_without_a_peer(tmp_path: Path) -> None:
     own = numbers["results"]["bert4rec"]["mmbench"]
     assert own["facts"]["users"] == 150
     assert own["facts"]["items"] == 80
-    assert all(one > 0 for name in ("epoch", "predictions", "ranking") for one in own[name])
+    assert all(part > 0 for name in ("epoch", "predictions", "ranking") for part in own[name])
 
 
 def test_the_board_is_measured(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_board_is_measured(tmp_path: Path) -> None:
 )
 def test_recbole_reads_the_same_data_and_is_mended(tmp_path: Path) -> None:
     numbers = run("peers", tmp_path, "--models", "sasrec", "--python", os.environ["MMBENCH_RECBOLE"])
-    shipped, fixed, own = (one["facts"] for one in numbers["results"]["sasrec"].values())
+    shipped, fixed, own = (number["facts"] for number in numbers["results"]["sasrec"].values())
     assert shipped["anomaly_detection"]
     assert not fixed["anomaly_detection"]
     assert shipped["train_targets"] == fixed["train_targets"] == own["train_targets"]
@@ -61,7 +61,7 @@ def test_scaling_runs(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     results = run("scaling", tmp_path, *arguments)["results"]
     found = results["hm4sr"]["users x16, items x1"] if "hm4sr" in results else results
     assert found["memory"] > 2**20
-    assert all(one > 0 for name in ("step", "epoch", "ranking", "plan", "batch") for one in found[name])
+    assert all(value > 0 for name in ("step", "epoch", "ranking", "plan", "batch") for value in found[name])
 
 
 def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
@@ -71,12 +71,12 @@ def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
         "--vary", "matmul", "float32", "bfloat16", "--epochs", "2", "--out", str(table),
     )  # fmt: skip
     rows = found["results"]
-    assert [(one["model"], one["seeds"], one["settings"]["matmul"]) for one in rows] == [
+    assert [(row["model"], row["seeds"], row["settings"]["matmul"]) for row in rows] == [
         *itertools.product(("sasrec", "hm4sr"), (1, 2), ("float32", "bfloat16"))
     ]
-    assert all(not one["reason"] and len(one["epoch"]) == 2 for one in rows)
-    assert all(one["kernels"] > 100 and one["memory"] > 2**20 and one["ranking"] > 0 for one in rows)
-    steps = {(one["model"], one["seeds"]): one["steps"] for one in rows}
+    assert all(not row["reason"] and len(row["epoch"]) == 2 for row in rows)
+    assert all(row["kernels"] > 100 and row["memory"] > 2**20 and row["ranking"] > 0 for row in rows)
+    steps = {(row["model"], row["seeds"]): row["steps"] for row in rows}
     assert all(0 < steps[model, 2] == steps[model, 1] for model in ("sasrec", "hm4sr"))  # a stack
     assert sum(line.startswith("| games-small |") for line in table.read_text().splitlines()) == len(rows)
 

@@ -84,10 +84,12 @@ def check_knockouts(data_dir: Path, results: Path) -> None:
 
 def test_models_find_what_is_there_and_nothing_else(shops: dict[bool, Prepared], tmp_path: Path) -> None:
     with_time = {
-        one: hit_rate(shops[True], one, tmp_path / "with")
-        for one in ("pop", "sasrec", "hm4sr", "hm4sr:-tmoe")
+        model: hit_rate(shops[True], model, tmp_path / "with")
+        for model in ("pop", "sasrec", "hm4sr", "hm4sr:-tmoe")
     }
-    without = {one: hit_rate(shops[False], one, tmp_path / "without") for one in ("hm4sr", "hm4sr:-tmoe")}
+    without = {
+        model: hit_rate(shops[False], model, tmp_path / "without") for model in ("hm4sr", "hm4sr:-tmoe")
+    }
     check_knockouts(shops[True].data_dir, tmp_path / "with")
     assert with_time["sasrec"] > 1.5 * with_time["pop"]
     assert with_time["hm4sr"] > with_time["sasrec"] + 0.05

@@ -64,7 +64,7 @@ def test_losses_and_gradients_are_the_cpus(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "randn", fixed_on_device)
     monkeypatch.setattr(torch, "randperm", flipped)
     settings = small(name, dropout=False)
-    if "absolute_time" in {one.name for one in fields(type(make(name).config))}:
+    if "absolute_time" in {field.name for field in fields(type(make(name).config))}:
         settings["absolute_time"] = "float64"  # float32 phases of seconds differ in every library
     model = make(name, **settings).double()
     batch = training_batch(model, toy_view())
@@ -92,7 +92,7 @@ def test_ranks_are_the_cpus(name: str) -> None:
     # Scores that are equal but for their last bits may be told apart by one of the two only.
     same_place = (found.greater == expected.greater) & (found.equal == expected.equal)
     assert same_place.mean() >= 0.9, name
-    middle = [one.greater + one.equal / 2 for one in (found, expected)]
+    middle = [ranks.greater + ranks.equal / 2 for ranks in (found, expected)]
     assert np.abs(middle[0] - middle[1]).max() <= 1, name
 
 
@@ -119,7 +119,7 @@ def test_the_fused_cross_entropy_is_torchs(n_items: int) -> None:
     target = torch.randint(1, n_items + 1, (700,), generator=generator)
     found = []
     for fused in (True, False):
-        q, t = (one.to(GPU).requires_grad_() for one in (query, table))
+        q, t = (tensor.to(GPU).requires_grad_() for tensor in (query, table))
         goal = target.to(GPU)
         loss = cross_entropy(q, t, goal) if fused else torch.nn.functional.cross_entropy(q @ t.T, goal - 1)
         loss.backward()

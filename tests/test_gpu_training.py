@@ -58,8 +58,8 @@ DETERMINISTIC = ["sasrec", "hm4sr", "tmmsrec", "tisasrec", "lrurec", "bert4rec",
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_the_same_run_twice_has_the_same_weights(name: str, tmp_path: Path) -> None:
     first, second = (trainer_of(name, tmp_path / kind) for kind in "ab")
-    for one in (first, second):
-        one.fit()
+    for trainer in (first, second):
+        trainer.fit()
     assert same(state_of(first.model), state_of(second.model))
 
 
@@ -92,8 +92,8 @@ def test_stacked_seeds_train_as_they_do_alone(name: str, tmp_path: Path) -> None
         for kind in ("alone", "stack")
     }
     assert not why_not(groups["stack"][0])
-    for one in groups["alone"]:
-        one.fit()
+    for group in groups["alone"]:
+        group.fit()
     assert dict(fit_together(groups["stack"], size=3)) == dict.fromkeys(range(3))
     for alone, stacked in zip(groups["alone"], groups["stack"], strict=True):
         for key, value in state_of(alone.model).items():
@@ -279,10 +279,10 @@ def test_a_gpu_makes_the_lists_of_a_cpu() -> None:
 def test_bfloat16_trains_and_ranks_in_float32(tmp_path: Path) -> None:
     trainer = trainer_of("hm4sr", tmp_path, config=replace(CONFIG, matmul="bfloat16", max_epochs=2))
     trainer.fit()
-    assert {one.dtype for one in trainer.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
     seen = scores_of(trainer.model)
-    assert {one.dtype for one in seen} == {torch.float32}
-    exact = [one.double() for one in seen]
+    assert {event.dtype for event in seen} == {torch.float32}
+    exact = [event.double() for event in seen]
     trainer.model.double()
     again = scores_of(trainer.model)
     for a, b in zip(exact, again, strict=True):

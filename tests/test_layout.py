@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     "lazy", "errors", "choices", "visible", "explain", "console", "locks", "atomic", "paths", "strict", "sealed",
     "runtime", "settings", "data", "fetch", "features", "nn", "models", "baselines", "training", "evaluation", "runs",
-    "contract", "tuning", "look", "reporting", "reproduce", "audit", "board", "arguments", "api",
+    "contract", "tuning", "look", "reporting", "reproduce", "audit", "board", "api",
     "doctor", "cli", "__main__",
 )  # fmt: skip
 

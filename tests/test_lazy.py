@@ -37,11 +37,12 @@ def declared(package: str) -> dict[str, str]:
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     )
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom) and node.module != package]
+    names = {str(node.module): [alias.name for alias in node.names] for node in imports}
     return {
-        alias.name: str(node.module)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
+        name: home
+        for home, listed in names.items()
+        for name in (importlib.import_module(home).__all__ if listed == ["*"] else listed)
     }
 
 
@@ -101,27 +102,6 @@ def test_the_package_has_the_interface_and_no_more() -> None:
     }
     public = {name for name in dir(mmbench) if not name.startswith("_")}
     assert public == {*api.__all__, "data", "errors", "models", "nn"}
-
-
-MOVED = [
-    ("registry", "models.registry"), ("config", "settings.config"), ("train", "training.trainer"),
-    ("evaluate", "evaluation.ranking"), ("experiment", "runs.execute"), ("results", "runs.store"),
-    ("memory", "training.out_of_memory"), ("stats", "evaluation.significance"), ("cell", "runs.plan"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "place"), MOVED)
-def test_a_module_that_moved_names_its_place(name: str, place: str) -> None:
-    with pytest.raises(ImportError) as error:
-        exec(f"from mmbench import {name}")
-    assert str(error.value) == f"mmbench.{name} is mmbench.{place} now; import that"
-    importlib.import_module(f"mmbench.{place}")
-
-
-def test_every_place_that_is_named_exists() -> None:
-    for name, place in vars(mmbench)["_MOVED"].items():
-        assert importlib.util.find_spec(place) is not None, name
-        assert importlib.util.find_spec(f"mmbench.{name}") is None, name
 
 
 def test_a_name_is_imported_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_json, read_arrays])
-def test_an_absent_file_is_not_a_damaged_one(read: Any, tmp_path: Path) -> None:
+def test_absence_is_not_damage(read: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "none", advice=ADVICE)
 
@@ -109,7 +109,7 @@ def test_the_digest_tells_types_shapes_and_names_apart() -> None:
     assert digest({"a": values}, "x") != digest({"a": values}, "")
 
 
-def test_a_file_of_another_format_is_not_a_damaged_one(tmp_path: Path) -> None:
+def test_another_format_is_not_damage(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     write_json(file, CONTENT, version=2)
     assert read_json(file, advice=ADVICE, version=2) == CONTENT

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmbench.api.asking import check, fuse, knockout, power, why
     from mmbench.api.results import load, recommend, report
-    from mmbench.api.running import plan_cells, prepare, run
+    from mmbench.api.running import prepare, run
     from mmbench.api.searching import studies, tune
 
     __all__ = [
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         "fuse",
         "knockout",
         "load",
-        "plan_cells",
         "power",
         "prepare",
         "recommend",
@@ -46,7 +45,7 @@ else:
         {
             "mmbench.api.asking": ("check", "fuse", "knockout", "power", "why"),
             "mmbench.api.results": ("load", "recommend", "report"),
-            "mmbench.api.running": ("plan_cells", "prepare", "run"),
+            "mmbench.api.running": ("prepare", "run"),
             "mmbench.api.searching": ("studies", "tune"),
         },
     )

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from mmbench.api.arguments import Folder, Names, data_folder, names_of, one_of, results_folder
 from mmbench.api.watching import watchers_of
-from mmbench.arguments import Folder, Names, data_folder, names_of, one_of, results_folder
 from mmbench.choices import DEFAULT_LISTS, Correction, SplitName
 from mmbench.contract.every import findings_of
 from mmbench.contract.report import Finding

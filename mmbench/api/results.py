@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mmbench.arguments import Folder, Names, check_name, data_folder, names_of, plain, results_folder
+from mmbench.api.arguments import Folder, Names, check_name, data_folder, names_of, plain, results_folder
 from mmbench.choices import Correction, MaskRule, Rows, SplitName, TestName, Ties
 from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics, default_metrics

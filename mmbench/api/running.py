@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmbench.api.watching import Progress, watchers_of
-from mmbench.arguments import (
+from mmbench.api.arguments import (
     Folder,
     Names,
     check_name,
@@ -16,6 +15,7 @@ from mmbench.arguments import (
     plain,
     results_folder,
 )
+from mmbench.api.watching import Progress, watchers_of
 from mmbench.choices import DEFAULT_LISTS
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbench.api.arguments import Folder, Names, data_folder, datasets_of, names_of, plain, results_folder
 from mmbench.api.watching import Progress, watchers_of
-from mmbench.arguments import Folder, Names, data_folder, datasets_of, names_of, plain, results_folder
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.reporting.studies import Study, stored_studies

@@ -1,4 +1,4 @@
-"""Find printed metric values that contradict each other within one row.
+"""Find printed metric values that contradict each other within a row.
 
 A user whose target has rank r <= K adds q(r) to a metric: HR 1, NDCG 1/log2(r+1), MRR 1/r. So for two quantities f
 and g of a row, c = min over r of f(r)/g(r) is the best constant with f >= c g. For example
@@ -202,5 +202,5 @@ def _repairs(scores: Scores, chosen: tuple[Metric, ...]) -> str:
         digits = scores[metric].digits
         ranges.append(f"{metric} {decimal_text(low * unit, digits)} to {decimal_text(high * unit, digits)}")
     return (
-        f"if one number alone is wrong: {', or '.join(ranges)}" if ranges else "no single number explains it"
+        f"if a single number is wrong: {', or '.join(ranges)}" if ranges else "no single number explains it"
     )

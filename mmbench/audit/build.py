@@ -50,7 +50,7 @@ def _notes(one_target: str, scores: bool, hits: bool) -> tuple[str, ...]:
         )
     if hits:
         notes.append(
-            "Hits: HR x users for one run with broken ties; (cut) = only if digits were cut off instead of rounded; "
+            "Hits: HR x users of a run with broken ties; (cut) = only if digits were cut off instead of rounded; "
             "~ = several whole numbers fit."
         )
     return tuple(notes)

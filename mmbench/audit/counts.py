@@ -1,4 +1,4 @@
-"""Hit rates as counts: over U users, the HR of one run is k/U for a whole number k.
+"""Hit rates as counts: over U users, the HR of a run is k/U for a whole number k.
 
 A mean over n runs is k/(n U). If U is small for the number of printed digits, most decimals are not k/U; a column in
 which all are shows single runs. This is a test, and its terms are printed: how often a random decimal, or a mean over n
@@ -31,7 +31,7 @@ def whole_number_in(span: Span, denominator: int) -> int | None:
 
 
 def count_hits(method: str, rate: Printed, users: int) -> Count:
-    """Return the hits behind a printed rate, read as a rounded number if possible, else as one with digits cut off."""
+    """Return the hits behind a printed rate, read as a rounded number if possible, else as cut off."""
     for reading in READINGS:
         hits = whole_number_in(rate.span(reading), users)
         if hits is not None and hits <= users:
@@ -141,7 +141,7 @@ def _single_runs(column: HitColumn) -> Finding:
         dataset=column.dataset,
         numbers=(f"{column.metric} of {len(column.counts)} methods",),
         rule=f"the caption speaks of {column.runs} runs, but the column shows single runs, not means over "
-        f"{column.runs}: one run has {column.metric} k/{column.users:,}",
+        f"{column.runs}: a single run has {column.metric} k/{column.users:,}",
         arithmetic=agreement_text(column, best),
     )
 

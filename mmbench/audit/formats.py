@@ -1,4 +1,4 @@
-"""Audits as text: terminal, Markdown, CSV (one line per finding), JSON (everything)."""
+"""Audits as text: terminal, Markdown, CSV (a line per finding), JSON (everything)."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def to_text(audits: Sequence[Audit], fmt: Format) -> str:
 
 
 def list_rows(audits: Sequence[Audit]) -> list[list[str]]:
-    """Return one row per table with the number of findings of each weight, under LIST_HEAD."""
+    """Return a row per table with the number of findings of each weight, under LIST_HEAD."""
     return [
         [
             audit.name,

@@ -1,6 +1,6 @@
 """Whether any ranks give these metrics, by linear programming over the shares of users at each rank.
 
-With one target per user, let p(r) be the share of users whose target has rank r = 1..R (R is the largest cutoff; the
+With a target per user, let p(r) be the share of users whose target has rank r = 1..R (R is the largest cutoff; the
 others are beyond it). Every metric with a cutoff is linear: m = sum over r of q(r) p(r), with q from
 `mmbench.evaluation.metrics`. Printed numbers say low <= m <= high. Ranks that give them exist if and only if there is a
 p >= 0 with sum p <= 1. Means over runs, and expectations over ties, are means of such p and keep every constraint.
@@ -9,7 +9,7 @@ Infeasibility is proved, not taken from the solver: its dual gives weights w, an
 
     sum of w m <= max(0, max over r of sum of w q(r)),
 
-which is computed anew. It is a conflict only if the smallest sum that the printed numbers allow is above that bound.
+which is computed again. It is a conflict only if the smallest sum that the printed numbers allow is above that bound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ TOLERANCE = 1e-9  # allows for float64 rounding of a bound; half a unit of a pri
 
 @dataclass(frozen=True)
 class _Ranks:
-    """One user at each rank 1..n."""
+    """A user at each rank 1..n."""
 
     greater: np.ndarray
     equal: np.ndarray

@@ -1,4 +1,4 @@
-"""Numbers that a paper prints twice: one row in two tables, or the same numbers under two names."""
+"""Numbers that a paper prints twice: a row in two tables, or the same numbers under two names."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -8,9 +8,10 @@ from mmbench.audit.sources import PaperClaims, Row
 
 
 def check_repeats(rows: Sequence[Row], table: str, claims: PaperClaims) -> Iterator[Finding]:
-    """Yield findings about pairs of rows of a paper on the same data set, at least one of them in `table`.
+    """Yield findings about pairs of rows of a paper on the same data set, either of them in `table`.
 
-    Rows with one name (or two names of one model) must have equal numbers; different methods seldom share all of them.
+    Rows with the same name (or two names of the same model) must have equal numbers; different methods seldom
+    share all of them.
     """
     same = {frozenset(pair.methods): pair.why for pair in claims.same}
     for a, b in combinations(rows, 2):
@@ -19,7 +20,7 @@ def check_repeats(rows: Sequence[Row], table: str, claims: PaperClaims) -> Itera
         shared = [metric for metric in a.scores if metric in b.scores]
         differing = [metric for metric in shared if a.scores[metric].value != b.scores[metric].value]
         why = (
-            "it is one row, printed twice"
+            "it is the same row, printed twice"
             if a.method == b.method
             else same.get(frozenset({a.method, b.method}))
         )
@@ -50,7 +51,7 @@ def _differ(a: Row, b: Row, why: str, table: str) -> Finding:
         dataset=a.dataset,
         method=a.method,
         numbers=tuple(f"{metric} {score}" for metric, score in a.scores.items() if metric in b.scores),
-        rule=f"{_name(a)} and {_name(b)} are one model as described: {why}",
+        rule=f"{_name(a)} and {_name(b)} are the same model as described: {why}",
         arithmetic=f"{_numbers(a, b)} in {a.table}; {_numbers(b, a)} in {b.table}",
     )
 

@@ -94,7 +94,7 @@ class TableClaims(_Strict):
 
 
 class Same(_Strict):
-    """Two names of one model."""
+    """Two names of the same model."""
 
     methods: tuple[str, str]
     why: str
@@ -123,7 +123,7 @@ class Library:
         return sorted(tables, key=lambda pair: (papers.index(pair[0]), pair[1]))
 
     def find(self, name: str) -> tuple[str, str]:
-        """Return (paper, table) for `hm4sr/table1`; UsageError suggests the nearest name for an unknown one."""
+        """Return (paper, table) for `hm4sr/table1`; UsageError for an unknown name, with the nearest."""
         known = {f"{paper}/{table}": (paper, table) for paper, table in self.tables()}
         if name not in known:
             raise UsageError(suggest(name, known, what="table"))

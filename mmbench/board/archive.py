@@ -41,7 +41,7 @@ class BundleError(DataError):
 
 
 def write_archive(output: Path, folder: Path, names: Sequence[str]) -> None:
-    """Write the files of a folder as a zip file: sorted, without times, owners and modes, in one step."""
+    """Write the files of a folder as a zip file: sorted, without times, owners and modes, atomically."""
 
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", allowZip64=False) as archive:
@@ -100,7 +100,7 @@ def _check_end(path: Path, file: IO[bytes]) -> int:
     if sign != b"PK\5\6":
         raise _refused(path, "it is not a zip file, or something follows its end")
     if (disk, first_disk, comment) != (0, 0, 0) or n_here != n_members:
-        raise _refused(path, "its end record is none that mmbench writes")
+        raise _refused(path, "mmbench does not write such an end record")
     if n_members > MOST_MEMBERS or length > MOST_MEMBERS * 400:
         raise _refused(path, f"it has more than {MOST_MEMBERS:,} members")
     if start + length + _END.size != size:
@@ -135,7 +135,7 @@ def _check_members(path: Path, members: Sequence[zipfile.ZipInfo], end: int) -> 
         name = len(member.filename.encode("utf-8"))
         position = member.header_offset + _HEADER_BYTES + name + member.compress_size
     if position > end or (members and min(member.header_offset for member in members) > 0):
-        raise _refused(path, "members reach into the directory, or something stands before the first one")
+        raise _refused(path, "members reach into the directory, or something stands before the first")
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> FileFacts:

@@ -1,4 +1,4 @@
-"""What can be checked of a bundle without its data: hashes, ranks, lists, curves, seeds. Each check gives one line."""
+"""What can be checked of a bundle without its data: hashes, ranks, lists, curves, seeds. Each check gives a line."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metric
 from mmbench.models import registry
 from mmbench.runs.plan import ENCODERS, configuration_id, settings_of_use
 from mmbench.runs.store import RunRecord
-from mmbench.tuning.ledger import best_of
+from mmbench.tuning.records import best_of
 from mmbench.tuning.stored import studies_of
 
 Status = Literal["ok", "fault", "not checked", "note"]
-SAME = 1e-9  # relative difference of two computations of one mean
+SAME = 1e-9  # relative difference of two computations of the same mean
 FAR = 3.0  # ratio of the metric on valid and test from which it is a fault; see _distance
 MOST_ITEMS = 10**7  # tables of gains are as long
 MANY_ERRORS = 5.0  # the difference must also have so many standard errors
@@ -81,7 +81,7 @@ def _run(name: str, check: Callable[[Bundle], str], bundle: Bundle) -> Check:
 
 
 def _schema(bundle: Bundle) -> str:
-    """Check that the records are finished runs of the manifest's one configuration."""
+    """Check that the records are finished runs of the manifest's configuration."""
     manifest, first = bundle.manifest, bundle.records[0]
     if not 0 < first.n_items <= MOST_ITEMS:
         raise FaultError(f"{first.n_items:,} items: more than {MOST_ITEMS:,}, or none")
@@ -173,16 +173,16 @@ def _check_rules(ranking: Ranking, where: str) -> None:
         raise FaultError(f"{where}: a user has a negative number")
     for rule in ("train", "input"):
         if rule in ranking.counts and "none" in ranking.counts:
-            for fewer, more in zip(ranking.counts[rule], ranking.counts["none"], strict=True):
-                if (fewer > more).any():
-                    row = int(np.argmax(fewer > more))
+            for masked, full in zip(ranking.counts[rule], ranking.counts["none"], strict=True):
+                if (masked > full).any():
+                    row = int(np.argmax(masked > full))
                     raise FaultError(
                         f"{where}: user {ranking.user[row]} has a worse rank under mask rule {rule} than under none"
                     )
 
 
 def _lists(bundle: Bundle) -> str:
-    """Check that each target stands at the place of its rank in its user's list, or behind its end."""
+    """Check that each target stands at the position of its rank in its user's list, or behind its end."""
     n = 0
     for record in bundle.records:
         ranking = bundle.ranking(record, "test")
@@ -217,9 +217,9 @@ def _check_lists(ranking: Ranking, rule: Literal["none", "input"], where: str) -
     )
     if not fits.all():
         row = int(np.argmin(fits))
-        place = f"at place {position[row] + 1} of" if is_listed[row] else "not in"
+        listing = f"at position {position[row] + 1} of" if is_listed[row] else "not in"
         raise FaultError(
-            f"{where}: the target of user {ranking.user[row]} has rank {greater[row] + 1} and is {place} its list"
+            f"{where}: the target of user {ranking.user[row]} has rank {greater[row] + 1} and is {listing} its list"
         )
 
 
@@ -306,9 +306,9 @@ def _distance(bundle: Bundle) -> str:
 
 
 def _seeds(bundle: Bundle) -> str:
-    """Check that no run stands there under two seeds."""
+    """Check that no run appears under two seeds."""
     if bundle.records[0].deterministic or len(bundle.records) == 1:
-        raise UncheckedError("one run only")
+        raise UncheckedError("a single run only")
     for first, second in combinations(bundle.records, 2):
         a, b = (bundle.ranking(record, "test") for record in (first, second))
         if a.made_by.weights and a.made_by.weights == b.made_by.weights:
@@ -342,8 +342,8 @@ def _code(bundle: Bundle) -> str:
     recorded = bundle.records[0].environment.get("code", {}).get("own_model", "")
     if bundle.code is None:
         if recorded:
-            raise NotedError("the model is not one of mmbench, and its code is not in the bundle")
-        return "the model is one of mmbench" if not bundle.records[0].external else "of another program"
+            raise NotedError("the model does not come with mmbench, and its code is not in the bundle")
+        return "the model comes with mmbench" if not bundle.records[0].external else "of another program"
     raise NotedError(f"{len(list(bundle.code.glob('*.py')))} Python files of the model; none was run")
 
 

@@ -1,4 +1,4 @@
-"""Validation curves as one inline drawing; colours are those of the page."""
+"""Validation curves as an inline drawing; colours are those of the page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ N_COLOURS = 6  # classes c0 .. c5 of the style
 
 @dataclass(frozen=True)
 class _Scale:
-    """Numbers to pixels along one axis."""
+    """Numbers to pixels along an axis."""
 
     low: float
     high: float

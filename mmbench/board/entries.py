@@ -1,4 +1,4 @@
-"""What the board keeps of one configuration: values under both mask rules, users' values, how it was made."""
+"""What the board keeps of a configuration: values under both mask rules, users' values, how it was made."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,13 +25,13 @@ from mmbench.runs.store import RunRecord, read_all
 from mmbench.settings.config import DELIBERATE, Setting, TrainConfig
 from mmbench.tuning.origin import settings_origin
 
-MAIN = Metric("NDCG", 10)  # rows are ordered and told apart by it
+MAIN = Metric("NDCG", 10)  # orders the rows and tests their differences
 METRICS = (MAIN, *(metric for metric in DEFAULT_METRICS if metric != MAIN))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """The validation values of a seed: epoch -> value, over all stages one after another."""
+    """The validation values of a seed: epoch -> value, the epochs of all stages in their order."""
 
     seed: int
     points: tuple[tuple[int, float], ...]
@@ -42,8 +42,8 @@ class Curve:
 class Entry:
     """A configuration on the board.
 
-    values    by mask rule, the protocol's and the other one: float64 [S, M], seeds x METRICS; NaN = cannot be told
-    per_user  by mask rule: MAIN of each user, mean over seeds, float32 [U]; absent where it cannot be told
+    values    by mask rule, the protocol's and the other: float64 [S, M], seeds x METRICS; NaN = unknown
+    per_user  by mask rule: MAIN of each user, mean over seeds, float32 [U]; absent where it is unknown
     level     what was verified; `checks` say it in words
     bundle    the archive, None for runs of the results folder
     """
@@ -68,7 +68,7 @@ class Entry:
 
     @property
     def rules(self) -> tuple[MaskRule, MaskRule]:
-        """Return the protocol's mask rule and the other one."""
+        """Return the protocol's mask rule and the other."""
         rule = self.record.mask_seen
         return rule, OTHER_RULE[rule]
 
@@ -105,14 +105,14 @@ class Entry:
         return "" if setting is None else str(setting.value)
 
     def mean(self, metric: int, rule: MaskRule) -> float:
-        """Return the mean over seeds of METRICS[metric]; NaN where it cannot be told."""
+        """Return the mean over seeds of METRICS[metric]; NaN where it is unknown."""
         return float(self.values[rule][:, metric].mean())
 
 
 def make_entry(
     records: Sequence[RunRecord], ranking: Callable[[RunRecord, str], Ranking], **extra: Any
 ) -> Entry:
-    """Return the entry of a configuration's finished runs, whose test rankings are had by `ranking`."""
+    """Return the entry of a configuration's finished runs; `ranking` returns their test rankings."""
     first = records[0]
     rules: tuple[MaskRule, MaskRule] = (first.mask_seen, OTHER_RULE[first.mask_seen])
     rankings = [ranking(record, "test") for record in records]
@@ -234,7 +234,7 @@ def entries_of_results(results_dir: Path, *, on_left_out: Callable[[LeftOut], ob
 
 
 def without_repeats(entries: Sequence[Entry], *, on_left_out: Callable[[LeftOut], object]) -> list[Entry]:
-    """Return one entry per configuration: the best verified, then a bundle, then the one with the most seeds."""
+    """Return an entry per configuration: the best verified, then a bundle, then that with the most seeds."""
 
     def strength(entry: Entry) -> tuple[int, bool, int]:
         return LEVELS.index(entry.level), entry.bundle is not None, len(entry.seeds)

@@ -1,7 +1,7 @@
 """Lists of any other program -> a run that tables, tests and the board treat like others.
 
     user, item, score   the larger the better; every user with a test target needs a list, which may end early
-    user, rank          the 1-based rank of the test target among all candidates under one mask rule
+    user, rank          the 1-based rank of the test target among all candidates under a mask rule
 
 A target that its list does not hold has some rank behind the list's end. So metrics are exact up to the length of the
 shortest such list, without the items that the mask rule takes away (`Ranking.limits`), and nothing shows others.
@@ -123,7 +123,7 @@ def ranking_of(file: Path, prepared: Prepared, view: TargetView, rule: MaskRule)
 
 
 def _rows_of(view: TargetView, user: np.ndarray, file: Path) -> np.ndarray:
-    """Return the row of the view of each user, -1 for one without a test target; DataError if a row has none."""
+    """Return the row of the view of each user, -1 without a test target; DataError if a row has no user."""
     row_of = np.full(max(int(view.user.max()), int(user.max(initial=0))) + 1, -1)
     row_of[view.user] = np.arange(len(view))
     rows = row_of[user]
@@ -131,7 +131,7 @@ def _rows_of(view: TargetView, user: np.ndarray, file: Path) -> np.ndarray:
     if len(missing):
         raise DataError(
             f"{file}: {len(missing):,} of {len(view):,} users with a test target have no list, the first is number "
-            f"{view.user[missing[0]] + 1} of the data set; every user needs one (mmbench datasets export lists them)"
+            f"{view.user[missing[0]] + 1} of the data set; every user needs a list (see mmbench datasets export)"
         )
     return rows
 
@@ -182,12 +182,12 @@ def _counts(
     """
     n = len(view)
     is_target = item == view.target[row]
-    own = np.full(n, -np.inf)
-    own[row[is_target]] = score[is_target]
+    target_score = np.full(n, -np.inf)
+    target_score[row[is_target]] = score[is_target]
     is_listed = np.zeros(n, bool)
     is_listed[row[is_target]] = True
-    greater = np.bincount(row[score > own[row]], minlength=n)
-    equal = np.bincount(row[score == own[row]], minlength=n) - is_listed
+    greater = np.bincount(row[score > target_score[row]], minlength=n)
+    equal = np.bincount(row[score == target_score[row]], minlength=n) - is_listed
     absent = greater[~is_listed]
     return (greater, equal), int(absent.min()) if len(absent) else None
 

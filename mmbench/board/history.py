@@ -1,4 +1,4 @@
-"""What a site said before: its rows and pages, a log of changes. A rebuilt site keeps the pages of replaced rows."""
+"""The history of a site: its rows and pages, a log of changes. A rebuilt site keeps the pages of replaced rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Row(strict.Strict):
 
 @dataclass(frozen=True)
 class Event(strict.Strict):
-    """A row that came, changed or went. `page` is that of the row as it is now, `before` that of the one replaced."""
+    """A row that was added, replaced or removed. `page` shows the row as it is now, `before` what it replaced."""
 
     kind: str  # "added", "replaced", "removed"
     name: str
@@ -43,7 +43,7 @@ class Version(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class History(strict.Strict):
-    """All versions, oldest first, and the rows of the last one by key."""
+    """All versions, oldest first, and the rows of the last by key."""
 
     versions: tuple[Version, ...] = ()
     rows: dict[str, Row] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class History(strict.Strict):
         return self.versions[-1].date if self.versions else ""
 
     def with_rows(self, rows: Mapping[str, Row], *, date: str) -> "History":
-        """Return the history after a build with these rows; the same one where nothing changed."""
+        """Return the history after a build with these rows; the same history where nothing changed."""
         events = [
             Event("replaced", row.name, row.board, row.page, self.rows[key].page)
             if key in self.rows
@@ -82,7 +82,7 @@ class History(strict.Strict):
 
 
 def read_history(site: Path) -> History:
-    """Return the history of a site; an empty one for a new folder, DataError for a damaged file."""
+    """Return the history of a site, empty for a new folder; DataError for a damaged file."""
     file = site / FILE
     advice = f"choose another -o, or remove {site} to begin a new history"
     try:

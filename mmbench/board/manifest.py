@@ -4,7 +4,7 @@ manifest.json                     sealed: what was run, and size and sha256 of e
 libraries.txt                     the versions of mmbench's dependencies, where they are known to be the run's
 seed_<n>/run.json                 the record of a run
 seed_<n>/rankings/<name>.npz      its counts, with lists and targets unless they were left out
-seed_<n>/best.safetensors         its weights, if they were asked for
+seed_<n>/best.safetensors         its weights, with --weights
 tuning/<study>/study.json, trials.jsonl   the searches over its settings
 model/<name>.py, .toml            the model's code, if it is not a model of mmbench
 """

@@ -43,7 +43,7 @@ class Bundle:
 
     @cached_property
     def records(self) -> list[RunRecord]:
-        """Return the records by seed, each in its own folder of `results`; DataError for one that does not fit."""
+        """Return the records by seed, each in its folder of `results`; DataError for a record that does not fit."""
         return [read_record(self._folder / folder_of_seed(seed)) for seed in self.manifest.seeds]
 
     def ranking(self, record: RunRecord, split: str) -> Ranking:
@@ -64,7 +64,7 @@ class Bundle:
 
 @contextmanager
 def opened(path: Path, *, parent: Path | None = None) -> Iterator[Bundle]:
-    """Yield an unpacked bundle, which is removed at the end; BundleError for one that is damaged or refused.
+    """Yield an unpacked bundle, which is removed at the end; BundleError for a damaged or refused bundle.
 
     parent  where to unpack, by default the system's folder of temporary files
     """

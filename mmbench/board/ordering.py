@@ -1,4 +1,4 @@
-"""Boards: rows of one data set under one protocol, in order, in groups that are not told apart."""
+"""Boards: rows of a data set under a protocol, in order, in groups that no test separates."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ MAIN_INDEX = METRICS.index(MAIN)  # it comes first
 
 @dataclass(frozen=True)
 class Place:
-    """Where an entry stands under one mask rule.
+    """The place of an entry under a mask rule.
 
     rank   1 + the number of rows in better groups; 0 for a row that is not ranked (leaky, or no value)
-    group  the letter of the group; rows with one letter are not told apart from the best of them
+    group  the letter of the group; no test separates its rows from the best of them
     moved  places that the row would gain (+) or lose (-) under the other rule
     """
 
@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Board:
-    """All entries of one data set under one protocol."""
+    """All entries of a data set under a protocol."""
 
     dataset: str
     fingerprint: str
@@ -50,7 +50,7 @@ class Board:
 
     @property
     def alpha(self) -> float:
-        """Return the level of a test: every row against one other."""
+        """Return the level of a test: every row against a single other."""
         return ALPHA / max(1, len(self.entries) - 1)
 
     @cached_property
@@ -67,7 +67,7 @@ class Board:
             if entry.record.leaky or not _has(entry, rule):
                 places.append(Place(entry, 0, ""))
                 continue
-            if head is None or is_told_apart(head, entry, rule, self.alpha):
+            if head is None or is_separated(head, entry, rule, self.alpha):
                 head, rank, letter = entry, k + 1, letter + 1
             moved = k - index[id(entry)] if id(entry) in index and not entry.record.leaky else 0
             places.append(Place(entry, rank, _letter(letter), moved))
@@ -77,7 +77,7 @@ class Board:
     def resolution(self) -> float | None:
         """Return the smallest difference of MAIN that a test over this board's users finds with power .8.
 
-        The deviation of the differences between users is the median over all rows against the best one; None where
+        The deviation of the differences between users is the median over all rows against the best; None where
         fewer than two rows have values per user.
         """
         rule = self.rules[0]
@@ -115,8 +115,8 @@ def _ordered(entries: Sequence[Entry], rule: MaskRule) -> list[Entry]:
     return sorted(entries, key=order)
 
 
-def is_told_apart(first: Entry, second: Entry, rule: MaskRule, alpha: float) -> bool:
-    """Return whether a test over users and, where both have several seeds, one over seeds tell two entries apart."""
+def is_separated(first: Entry, second: Entry, rule: MaskRule, alpha: float) -> bool:
+    """Return whether a test over users and, where both have several seeds, a test over seeds separate two entries."""
     if is_same(first.mean(MAIN_INDEX, rule), second.mean(MAIN_INDEX, rule)):
         return False
     if rule in first.per_user and rule in second.per_user:
@@ -127,7 +127,7 @@ def is_told_apart(first: Entry, second: Entry, rule: MaskRule, alpha: float) -> 
 
 
 def _seeds_agree(first: Entry, second: Entry, rule: MaskRule, alpha: float) -> bool:
-    """Return whether no test over seeds speaks against a difference; one seed alone says nothing."""
+    """Return whether no test over seeds speaks against a difference; a single seed says nothing."""
     x, y = (entry.values[rule][:, MAIN_INDEX] for entry in (first, second))
     fixed = first.record.deterministic, second.record.deterministic
     if all(fixed) or (not fixed[0] and len(x) < 2) or (not fixed[1] and len(y) < 2):
@@ -172,7 +172,7 @@ class Overall:
 def overall(boards: Sequence[Board]) -> list[Overall]:
     """Return the models that stand on every board, best mean rank first; none for fewer than two boards.
 
-    The best row of a model counts. Its rank is among these models; a win is a higher mean, a tie one half.
+    The best row of a model counts. Its rank is among these models; a win is a higher mean, a tie half a win.
     """
     best = [_best_rows(board) for board in boards]
     common = sorted(set.intersection(*map(set, best))) if len(boards) > 1 else []

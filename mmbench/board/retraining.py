@@ -93,15 +93,15 @@ def _n_changed(bundle: Bundle, index: int, data_dir: Path, device: str) -> int:
     if registry.find(record.model).load().trainable and not (record.path / BEST).is_file():
         raise UsageError("the bundle has no weights (mmbench bundle --weights); --retrain needs none")
     rankings = reopen(record, data_dir=data_dir, device=device).rank_as_trained(lists=0)
-    again = {ranking.name: ranking for ranking in rankings if not ranking.condition}
-    return sum(_n_different(bundle.ranking(record, split), again[split]) for split in bundle.splits)
+    computed = {ranking.name: ranking for ranking in rankings if not ranking.condition}
+    return sum(_n_different(bundle.ranking(record, split), computed[split]) for split in bundle.splits)
 
 
-def _n_different(stored: Ranking, again: Ranking) -> int:
+def _n_different(stored: Ranking, computed: Ranking) -> int:
     """Return how many users' counts differ; targets may have been left out of the stored ranking."""
     if not stored.has_targets:
-        again = replace(again, target=np.zeros_like(again.target))
-    n = stored.n_different(again)
+        computed = replace(computed, target=np.zeros_like(computed.target))
+    n = stored.n_different(computed)
     return len(stored.user) if n is None else n
 
 
@@ -157,7 +157,7 @@ def retrain(
     stored = [METRIC.value(bundle.ranking(record, "test"), record.mask_seen) for record in records]
     if not deterministic and len(records) < 2:
         return Check(
-            "retrain", "fault", "one seed has no interval; ask for a bundle of 2 seeds or more"
+            "retrain", "fault", "a single seed has no interval; ask for a bundle of 2 seeds or more"
         ), None
     seeds = drawn_seeds(
         bundle.sha256, date, 1 if deterministic else k, taken=[record.seed for record in records]

@@ -110,8 +110,8 @@ def check_targets(bundle: Bundle, data_dir: Path) -> Check:
             return Check(name, "fault", f"the {split} users are not those of the data")
         if ranking.has_targets and not np.array_equal(ranking.target, view.target):
             return Check(name, "fault", f"the {split} targets are not those of the data")
-    what = "users and targets" if bundle.manifest.has_lists else "users"
-    return Check(name, "ok", f"{what} are those of the data prepared here")
+    checked = "users and targets" if bundle.manifest.has_lists else "users"
+    return Check(name, "ok", f"{checked} are those of the data prepared here")
 
 
 def _with_data(
@@ -177,14 +177,14 @@ def verdict_file(path: Path) -> Path:
 
 
 def write_verdict(path: Path, verdict: Verdict) -> Path:
-    """Store the verdict beside its bundle, in the place of an older one; return the file."""
+    """Store the verdict beside its bundle, instead of an older verdict; return the file."""
     file = verdict_file(path)
     sealed.write_json(file, verdict.to_json(), version=FORMAT)
     return file
 
 
 def read_verdict(path: Path, sha256: str) -> Verdict | None:
-    """Return the verdict that lies beside a bundle; None where there is none, DataError for one of other bytes."""
+    """Return the verdict that lies beside a bundle; None where there is none, DataError if it is of other bytes."""
     file = verdict_file(path)
     advice = f"verify it again: mmbench verify {path}"
     try:

@@ -47,7 +47,7 @@ class Pages:
 
 
 def run_page(entry: Entry) -> str:
-    """Return the name of an entry's page, which is another one when what it says changes."""
+    """Return the name of an entry's page, which changes with its content."""
     record = entry.record
     return f"run-{slug(record.dataset)}-{slug(record.model)}-{record.config_id}-{entry.content}.html"
 
@@ -163,7 +163,7 @@ def _sort(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.9f}"
 
 
-# -- one configuration ------------------------------------------------------------------------------------
+# -- a configuration --------------------------------------------------------------------------------------
 
 
 def run_view(entry: Entry, board: Board, pages: Pages, *, before: str) -> dict[str, Any]:
@@ -257,13 +257,13 @@ def model_view(
 
 
 def _rank(board: Board, entry: Entry, metric: int) -> str:
-    """Return 1 + the number of ranked rows whose mean of this one metric is higher."""
+    """Return 1 + the number of ranked rows whose mean of this metric is higher."""
     rule = board.rules[0]
     means = [place.entry.mean(metric, rule) for place in board.places[rule] if place.rank]
-    own = entry.mean(metric, rule)
-    if entry.record.leaky or np.isnan(own):
+    own_mean = entry.mean(metric, rule)
+    if entry.record.leaky or np.isnan(own_mean):
         return DASH
-    return str(1 + sum(mean > own and not is_same(mean, own) for mean in means))
+    return str(1 + sum(mean > own_mean and not is_same(mean, own_mean) for mean in means))
 
 
 def overall_view(rows: Sequence[Overall]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class Written:
 def write_bundle(
     folder: Path, output: Path, *, with_lists: bool = True, with_weights: bool = False
 ) -> Written:
-    """Write all seeds of one configuration as a bundle; the same runs give the same bytes.
+    """Write all seeds of a configuration as a bundle; the same runs give the same bytes.
 
     folder      results/<data set>/<model>/<configuration>
     with_lists  False: leave out lists and targets, for data that may not be passed on
@@ -155,7 +155,7 @@ class _Stage:
                 self._write(f"{names.TUNING}/{study.plan.study_id}/{name}", text)
 
     def add_libraries(self) -> None:
-        """Add the versions of mmbench's dependencies, if those that the runs recorded are the installed ones."""
+        """Add the versions of mmbench's dependencies, if those that the runs recorded are installed."""
         recorded = self.first.environment.get("libraries", {})
         installed = libraries()
         if recorded and all(installed.get(name, "") == version for name, version in recorded.items()):

@@ -38,7 +38,7 @@ def new_model(
     They go into the folder of --models-dir (or MMBENCH_MODELS), else into my-models; nothing is written over.
     """
     state: State = ctx.obj
-    from mmbench.arguments import one_of
+    from mmbench.api.arguments import one_of
     from mmbench.models.new_model import write_model
 
     modalities = [one_of(word, get_args(Modality), "reads") for word in words(reads)]

@@ -115,9 +115,9 @@ def _print(state: State, shown: "Recommended") -> None:
     lines = [[event.time.date().isoformat(), event.item.title, event.item.categories] for event in events]
     print_table(state, ["time", "title", "categories"], lines)
     state.out.print(f"recommended, mask rule {shown.rule}:", markup=False)
-    places = [
-        [str(place.rank), place.item.title, place.item.categories, "taken next" if place.is_target else ""]
-        for place in shown.places
+    entries = [
+        [str(entry.rank), entry.item.title, entry.item.categories, "taken next" if entry.is_target else ""]
+        for entry in shown.entries
     ]
-    print_table(state, ["", "title", "categories", ""], places)
+    print_table(state, ["", "title", "categories", ""], entries)
     state.out.print(shown.target_line, markup=False)

@@ -130,11 +130,11 @@ def _print_settings(state: State, page: "ModelPage", *, every: bool) -> None:
     from mmbench.settings.describe import value_text
 
     suffix = f" on {page.dataset}" if page.dataset else ""
-    for is_own, title in ((True, "settings of the model"), (False, "settings of training and ranking")):
+    for of_model, title in ((True, "settings of the model"), (False, "settings of training and ranking")):
         rows = [
             [row.key, value_text(row.setting.value), row.may_be, _source(row)]
             for row in page.settings
-            if row.is_own == is_own and (every or row.setting.origin != "default")
+            if row.of_model == of_model and (every or row.setting.origin != "default")
         ]
         if rows:
             _print_title(state, title + suffix)

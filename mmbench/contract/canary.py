@@ -1,8 +1,8 @@
 """Canaries: targets that cannot be predicted. A model that ranks them above chance has seen them.
 
-The items of the test targets, and those of the validation targets, change places between users at random. The engine
+The items of the test targets, and those of the validation targets, are exchanged between users at random. The engine
 then prepares, trains and ranks as ever. Under the lists of a model that has not seen which user got which item, all
-assignments of the items to the users are alike probable, so that the mean and the variance of its hits are known
+assignments of the items to the users are equally probable, so that the mean and the variance of its hits are known
 exactly (Hoeffding 1951, a combinatorial central limit theorem): with a[u, v] = 1 where the item of user v is in the
 list of user u, else 0, and d = a with its row and column means taken out,
 
@@ -138,7 +138,7 @@ def _settings(model: str) -> dict[str, Any]:
 
 
 def findings(model: str, prepared: Prepared | None) -> Iterator[Finding]:
-    """Yield what the canaries say of a model, one line a split; of the toy data set where no other is given."""
+    """Yield the canaries' findings about a model, a line per split, by default on the toy data set."""
     with TemporaryDirectory() as folder:
         try:
             root = Path(folder)

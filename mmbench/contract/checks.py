@@ -77,7 +77,7 @@ def _no_files() -> Iterator[None]:
 
 
 def scores(subject: Subject) -> None:
-    """Expect one finite score for each history and item, alike when they are asked for twice."""
+    """Expect a finite score for each history and item, the same when they are computed twice."""
     model = subject.make()
     first, shape = subject.scores(model), (len(subject.histories), subject.catalog.n_items)
     expect(tuple(first.shape) == shape, f"score() has the shape {list(first.shape)} instead of {list(shape)}")
@@ -127,7 +127,7 @@ def rows(subject: Subject) -> None:
 def seeds(subject: Subject) -> None:
     """Expect that a seed gives the same model twice, and other seeds others unless the model is deterministic."""
     first, again, other = (subject.scores(subject.make(seed=seed)) for seed in (1, 1, 2))
-    expect(torch.equal(first, again), f"two models of one seed differ by {gap(first, again)}")
+    expect(torch.equal(first, again), f"two models of the same seed differ by {gap(first, again)}")
     same = torch.equal(first, other)
     if subject.deterministic:
         expect(same, f"deterministic = True, but other seeds change scores by {gap(first, other)}")
@@ -185,7 +185,7 @@ def _scored_samples(model: Recommender[Any]) -> str:
 
 
 def prefixes(subject: Subject) -> None:
-    """Expect the same loss and gradients from one pass over each history as from each of its beginnings alone."""
+    """Expect the same loss and gradients from a pass over each history as from each of its beginnings alone."""
     model = subject.make(dropout=False).double()
     values: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
     for kind in ("all", "prefix"):
@@ -257,7 +257,7 @@ def times_are_read(subject: Subject) -> None:
     before = numbers_of(subject)
     age = subject.view.times - START
     moved = numbers_of(_at(subject, START + age * age // DAY)) != before  # other proportions of all gaps
-    if is_read:  # a model that cuts long gaps, or counts a window of days, may not notice longer ones
+    if is_read:  # a model that cuts long gaps, or counts a window of days, may not notice longer gaps
         moved = moved or numbers_of(_at(subject, START + age // 20_000)) != before
     expect(moved or not is_read, "the recipe's inputs name time, but no number changes with other times")
     expect(is_read or not moved, "other times change its numbers, but the recipe's inputs do not name time")
@@ -309,7 +309,7 @@ def _other_features(catalog: Catalog, modality: str) -> Catalog:
 
 
 def shift(subject: Subject) -> None:
-    """Expect that moving all times alike changes no score, as `time_shift = True` says."""
+    """Expect that moving all times by the same amount changes no score, as `time_shift = True` says."""
     before = subject.scores(subject.make())
     after = subject.moved(400 * DAY + 12_345)
     other = after.scores(after.make())

@@ -10,7 +10,8 @@ import numpy as np
 from mmbench.data.manifest import Facts
 from mmbench.data.protocol import Protocol
 from mmbench.data.statistics import coverage, describe
-from mmbench.data.store import Content, Prepared, write_prepared
+from mmbench.data.store import Prepared
+from mmbench.data.writing import Content, write_prepared
 from mmbench.features.manifest import MadeBy
 from mmbench.features.store import write_features
 
@@ -28,7 +29,7 @@ def random_histories(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return items 1..n_items, times and offsets of users with 3 to 14 events.
 
-    Item i is usually followed by i + 7 (mod n_items); about one event in six shares its time with the one before.
+    Item i is usually followed by i + 7 (mod n_items); about a sixth of the events share the time of the event before.
     """
     rng = np.random.default_rng(seed)
     lengths = 3 + np.arange(n_users) % 12
@@ -113,7 +114,7 @@ def write_toy(
 def add_features(
     prepared: Prepared, modality: str, encoder: str, *, dim: int = 8, seed: int = 0, layers: int = 0
 ) -> None:
-    """Store random features of which one in ten is absent; with `layers` one vector for each of them."""
+    """Store random features of which a tenth is absent; with `layers` a vector for each layer."""
     rng = np.random.default_rng(seed + dim)
     shape = (prepared.n_items + 1, layers, dim) if layers else (prepared.n_items + 1, dim)
     values = rng.normal(size=shape).astype(np.float32)

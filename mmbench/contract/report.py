@@ -1,4 +1,4 @@
-"""All checks of a model, one after the other: what holds, what is broken, and what to do."""
+"""All checks of a model, in their order: what holds, what is broken, and what to do."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -71,7 +71,7 @@ CHECKS = (
         "take what it needs from the catalogue, which holds training events only",
     ),
     Check(
-        "scores", "one finite score per item", checks.scores,
+        "scores", "a finite score per item", checks.scores,
         "return [T, N] without row 0 of padding; in eval mode draw nothing",
     ),
     Check(
@@ -83,7 +83,7 @@ CHECKS = (
         "mask by batch.mask, look only inside a segment, and normalise no axis of rows",
     ),
     Check(
-        "seeds", "a seed gives one model", checks.seeds,
+        "seeds", "a seed gives the same model", checks.seeds,
         "draw from torch's default generator only; deterministic = True is for models without seeds",
     ),
     Check(
@@ -115,8 +115,8 @@ CHECKS = (
         "return a dict of scalars, whose noise comes from torch's default generator", _if_trained,
     ),
     Check(
-        "prefixes", "one pass = each prefix alone", checks.prefixes,
-        "let a place see what its prefix alone would see, or offer one kind of samples", _if_both_samples,
+        "prefixes", "a pass = each prefix alone", checks.prefixes,
+        "let a position see what its prefix alone would see, or offer a single kind of samples", _if_both_samples,
     ),
     Check(
         "gradients", "a gradient reaches each parameter", training.gradients,
@@ -127,7 +127,7 @@ CHECKS = (
         "look at the loss: is it minimised, does it compare the target with other items?", _if_trained,
     ),
     Check(
-        "resume", "a broken-off training ends alike", training.resume,
+        "resume", "a resumed training ends the same", training.resume,
         "keep what an epoch changes in buffers; draw from torch's default generator", _if_one_data_set,
     ),
     Check("speed", "time of a step", training.speed, "", _if_trained),
@@ -154,7 +154,7 @@ class Finding:
 
 
 def check_model(subject: Subject, *, names: tuple[str, ...] = ()) -> Iterator[Finding]:
-    """Yield the outcome of each check, or of the named ones; a check that raises does not stop the others.
+    """Yield the outcome of each check, or of the named checks; a check that raises does not stop the others.
 
     A model that cannot be built has that as its only finding.
     """

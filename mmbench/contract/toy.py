@@ -25,7 +25,7 @@ DAY = 86_400
 
 
 def view_of(histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None = None) -> TrainView:
-    """Return training events from lists of item ids, one list a user; without times: one event a day."""
+    """Return training events from lists of item ids, a list per user; without times: an event per day."""
     lengths = [len(history) for history in histories]
     if times is None:
         times = [[START + DAY * k for k in range(length)] for length in lengths]
@@ -40,7 +40,7 @@ def view_of(histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] |
 def toy_view(
     *, n_items: int = N_ITEMS, n_users: int = N_USERS, seed: int = 0, longest: int = 14
 ) -> TrainView:
-    """Return random histories; every item occurs when there is room, about one event in six shares its time."""
+    """Return random histories; every item occurs when there is room, about a sixth of the events share their time."""
     rng = np.random.default_rng(seed)
     lengths = 1 + np.arange(n_users) * (longest - 1) // max(n_users - 1, 1)
     pool = np.concatenate([rng.permutation(n_items) + 1, rng.integers(1, n_items + 1, int(lengths.sum()))])
@@ -79,7 +79,7 @@ def catalog_of(
     generator = torch.Generator().manual_seed(seed)
     text, has_text = _features(n_items, 12, [3, 7], generator)
     image, has_image = _features(n_items, 8, [3, 11, 12], generator)
-    # Item i is in category i mod 5, every third item also in the next one, item 4 in none.
+    # Item i is in category i mod 5, every third item also in the next, item 4 in none.
     owned = [[] if i in (0, 4) else sorted({i % 5, (i + (i % 3 == 0)) % 5}) for i in range(n_items + 1)]
     counts = torch.tensor([len(categories) for categories in owned])
     states = {
@@ -123,7 +123,7 @@ def training_batch(
     rows: Rows | None = None,
     seed: int = 0,
 ) -> TrainBatch:
-    """Return all rows of an epoch (or `rows`) as one step, with negatives where the model wants them."""
+    """Return all rows of an epoch (or `rows`) as a single step, with negatives where the model wants them."""
     kind = samples or model.needs.samples[0]
     chosen = plan_rows(view.offsets, kind, model.max_len) if rows is None else rows
     batch = toy_batcher(model, view).training(chosen, prefixes=model.needs.has(Prefixes))

@@ -40,11 +40,13 @@ def loss(subject: Subject) -> None:
         expect(value.dim() == 0, f"loss term {name} has the shape {list(value.shape)}; it must be a scalar")
         expect(bool(torch.isfinite(value)), f"loss term {name} is not finite")
         other = terms[1][name]
-        expect(torch.equal(value, other), f"loss term {name} differs by {gap(value, other)} with one seed")
+        expect(
+            torch.equal(value, other), f"loss term {name} differs by {gap(value, other)} with the same seed"
+        )
 
 
 def masking_stages(model: Recommender[Any]) -> list[Stage | None]:
-    """Return the stages of a model that masks its samples by itself in one of them; else None, it is as it is."""
+    """Return the stages of a model that masks its samples by itself in any; else [None], the model as it is."""
     masks = any(stage.samples == "sequence-prefix" for stage in model.stages)
     return list(model.stages) if masks else [None]
 
@@ -93,7 +95,7 @@ def _take_steps(
 
 
 def state(subject: Subject) -> None:
-    """Expect that a model that takes the stored state of a trained one scores as that one does.
+    """Expect that a model that loads the stored state of a trained model scores as that model does.
 
     The released HM4SR keeps experts in a plain list: a reloaded model scores differently.
     """
@@ -112,7 +114,7 @@ def state(subject: Subject) -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a model has learned by heart: its share of the last items, after so many steps, from one loss to another."""
+    """What a model has learned by heart: its share of the last items, after so many steps, its first and last loss."""
 
     share: float
     n_steps: int
@@ -131,7 +133,7 @@ def learn_by_heart(subject: Subject) -> Learned:
     draws_negatives = model.needs.has(Negatives)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005 if draws_negatives else 0.02)
     n_steps, share, first_loss = 0, 0.0, _loss_of(model, view)
-    # Sampled negatives leave one or two of the 32 behind, which ones depends on the draw.
+    # Sampled negatives leave some of the 32 behind, depending on the draw.
     while n_steps < MOST_STEPS and share < (0.9 if draws_negatives else 0.95):
         _take_steps(model, view, STEPS_BETWEEN, optimizer=optimizer, first=n_steps)
         n_steps += STEPS_BETWEEN
@@ -174,7 +176,7 @@ def _known(model: Recommender[Any], histories: np.ndarray, times: np.ndarray) ->
 
 
 def resume(subject: Subject) -> None:
-    """Expect the same weights from a training that is broken off after every epoch as from an unbroken one."""
+    """Expect the same weights from a training that is interrupted after every epoch as without interruption."""
     with TemporaryDirectory() as folder:
         whole, broken = Path(folder) / "whole", Path(folder) / "broken"
         states = [_trained(subject, whole, at_once=100), _trained(subject, broken, at_once=1)]

@@ -2,7 +2,7 @@
 
 edition  reviews                                           metadata
 2014     reviewerID, asin, unixReviewTime (s), overall     Python literals: asin, categories (paths), imUrl
-2018     the same                                          JSON: asin, category (one path), imageURLHighRes
+2018     the same                                          JSON: asin, category (a path), imageURLHighRes
 2023     user_id, parent_asin, timestamp (ms), rating      JSON: parent_asin, store, categories, images
 
 An item of the 2023 edition is a parent_asin, the page that all colours and sizes share: the metadata has no other
@@ -34,7 +34,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Edition:
-    """How one edition writes reviews and metadata."""
+    """How an edition writes reviews and metadata."""
 
     user: str
     item: str
@@ -73,7 +73,7 @@ def read_meta(
 
     fields  names the long texts ("description") to keep
 
-    Entries with the same id are one item: the first entry counts, and the others fill in what is blank in it.
+    Entries with the same id are the same item: the first entry counts, and the others fill in what is blank in it.
     """
     form = EDITIONS[edition]
     items: dict[str, RawItem] = {}
@@ -157,8 +157,8 @@ def _item_2023(record: Record, fields: Collection[str]) -> RawItem:
 def _picture_2023(images: Any) -> str:
     """Return the address of the MAIN picture, else of the first, in about 500 pixels where that size exists.
 
-    The raw files hold a list of pictures with their sizes. The release's Python loader turns it into one list
-    per size; files saved from it are read as well.
+    The raw files hold a list of pictures with their sizes. The release's Python loader turns it into a list per
+    size; files saved from it are read as well.
     """
     sizes = ("large", "hi_res", "thumb")
     if isinstance(images, dict):

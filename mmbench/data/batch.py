@@ -27,7 +27,7 @@ class PrefixRows:
         return values.flatten(0, 1)[self.source]
 
     def attention_mask(self) -> Tensor:
-        """Return bool [R2, W, W], causal, within one prefix (see Batch.attention_mask)."""
+        """Return bool [R2, W, W], causal, within each prefix (see Batch.attention_mask)."""
         return _attention_mask(self.segment, causal=True)
 
 
@@ -41,7 +41,7 @@ def _attention_mask(segment: Tensor, *, causal: bool) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """R rows of width W that hold histories side by side ("packed") or one each ("padded", "fixed").
+    """R rows of width W that hold histories side by side ("packed") or a single history each ("padded", "fixed").
 
     Padding has item 0, segment 0, time 0, position 0. A slot (`slot`) is a place whose state predicts: in training
     every place that has a target, in a ranking the last real (or the extra) place of each history.
@@ -82,7 +82,7 @@ class Batch:
         return hidden.flatten(0, 1).index_select(0, self.slot)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name; nested ones have names such as "prefix_rows.source"."""
+        """Return all tensors by name; nested tensors have names such as "prefix_rows.source"."""
         return dict(_named(self))
 
     @classmethod
@@ -95,7 +95,9 @@ class Batch:
 class TrainBatch(Batch):
     """A batch whose slots have targets, with whatever else the model's `needs` ask for."""
 
-    target: Tensor  # int64 [T], the next item, 1..N; one per slot, or per user where there are no histories
+    target: (
+        Tensor  # int64 [T], the next item, 1..N, of each slot, or of each user where there are no histories
+    )
     drawn: Mapping[str, Tensor] = field(default_factory=dict)  # samples drawn for each target, [T, ...]
     prefix_rows: PrefixRows | None = None
 

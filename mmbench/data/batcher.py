@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from mmbench.data.batch import Batch, PrefixRows, TrainBatch
-from mmbench.data.packing import Arrangement, Layout, arrange, arrange_alike, steps_of
+from mmbench.data.packing import Arrangement, Layout, arrange, arrange_even, steps_of
 from mmbench.data.samples import Rows, join
 from mmbench.data.views import ranges
 
 
 class Batcher:
-    """Lays out rows of one set of histories.
+    """Lays out rows of a set of histories.
 
     items, times  int64 [E], flat
     is_even       round the shapes of training batches up, so that only a few shapes occur
@@ -41,7 +41,7 @@ class Batcher:
         self.layout, self.max_len, self.is_even = layout, max_len, is_even
 
     def training(self, rows: Rows, *, prefixes: bool = False) -> TrainBatch:
-        """Return the batch of one step, with a slot and a target for every place that predicts."""
+        """Return the batch of a step, with a slot and a target for every place that predicts."""
         return self.training_steps([rows], prefixes=prefixes)[0]
 
     def training_steps(
@@ -50,7 +50,7 @@ class Batcher:
         """Return the batches of several steps.
 
         prefixes  add each target's history as a row (`TrainBatch.prefixes`)
-        group     0, or the number of consecutive steps that become one batch, whose tensors have a leading axis
+        group     0, or the number of consecutive steps that become a single batch, whose tensors have a leading axis
                   [group]; these steps must have equally many targets
         """
         rows, step = join(*steps), steps_of(steps)
@@ -69,7 +69,7 @@ class Batcher:
         return list(_cut(fields, of_target, grids, t_step, group, prefix_grids))
 
     def _send(self, *arrays: np.ndarray) -> tuple[Tensor, ...]:
-        """Copy arrays of equal length to the device in one transfer, without waiting for it."""
+        """Copy arrays of equal length to the device in a single transfer, without waiting for it."""
         together = torch.from_numpy(np.stack(arrays))
         if self.device.type == "cuda":
             return tuple(together.pin_memory().to(self.device, non_blocking=True))
@@ -153,12 +153,12 @@ class Batcher:
         return made
 
     def evaluation(self, rows: Rows, *, slots_after: int = 0) -> Batch:
-        """Return a batch with one slot per history: its last event, or the last of the empty places after it.
+        """Return a batch with a slot per history: its last event, or the last of the empty places after it.
 
         Histories of similar length keep the padding small.
         """
         total = rows.length + slots_after
-        grid = arrange_alike(total, layout=self.layout, max_len=self.max_len)
+        grid = arrange_even(total, layout=self.layout, max_len=self.max_len)
         flat = self._fill(grid, np.zeros_like(total), rows.start, total, rows.length)
         slot, user = self._send(grid.start + total - 1, rows.user)
         grids: dict[str, Any] = {name: values.view(grid.shapes[0]) for name, values in flat.items()}

@@ -29,7 +29,7 @@ def catalog_files(data_dir: Path) -> list[Path]:
 
 
 def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
-    """Return all data sets by name; a fault raises one UsageError that names file, table and key."""
+    """Return all data sets by name; UsageError names file, table and key of the first fault."""
     specs: dict[str, DatasetSpec] = {}
     origin: dict[str, Path] = {}
     for file in catalog_files(data_dir):
@@ -37,14 +37,14 @@ def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
             # A file that is named now overrides what was added before; nothing else may be defined twice.
             if name in specs and specs[name] != spec and origin[name] != data_dir / ADDED:
                 raise UsageError(
-                    f"{file}: data set {name!r} is already defined in {origin[name]}; rename one of them"
+                    f"{file}: data set {name!r} is already defined in {origin[name]}; rename either"
                 )
             specs[name], origin[name] = spec, file
     return specs
 
 
 def read_catalog(file: Path) -> dict[str, DatasetSpec]:
-    """Read and check the tables of one file; `raw` becomes absolute and defaults to the folder of a user's file."""
+    """Read and check the tables of a file; `raw` becomes absolute and defaults to the folder of a user's file."""
     content = read_toml(file)
     return {name: _read_table(file, name, table) for name, table in content.items()}
 
@@ -83,7 +83,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def find_dataset(name: str, data_dir: Path) -> DatasetSpec:
-    """Return the data set called `name`; UsageError suggests the nearest name for an unknown one."""
+    """Return the data set called `name`; UsageError for an unknown name, with the nearest."""
     known = load_catalog(data_dir)
     if name not in known:
         raise UsageError(suggest(name, known, what="data set"))
@@ -131,7 +131,7 @@ def added_datasets(data_dir: Path) -> dict[str, DatasetSpec]:
 
 
 def forget_dataset(name: str, data_dir: Path) -> None:
-    """Remove the table of an added data set; KeyError for one that was not added."""
+    """Remove the table of an added data set; KeyError if it was not added."""
     tables = added_datasets(data_dir)
     del tables[name]
     write_text(data_dir / ADDED, "\n".join(_dump_table(spec) for _, spec in sorted(tables.items())))

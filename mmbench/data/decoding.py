@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 * 2**20  # a larger picture file is a mistake or a bomb
 MAX_PIXELS = 64_000_000  # a picture of this size takes 192 MB as RGB
-MIN_SIDE = 2  # pixels; a picture of one pixel (or a line of pixels) stands for "no picture"
+MIN_SIDE = 2  # pixels; a picture of a single pixel (or a line of pixels) stands for "no picture"
 BLANK_RANGE = 4  # of 255; a picture is blank if every channel spans less (JPEG noise is about 2)
 
 # The other formats of Pillow are left out on purpose: EPS, for example, would run Ghostscript on an untrusted file.
@@ -110,7 +110,7 @@ def _upright(image: "Image") -> "Image":
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Convert grey of 16 or 32 bits or float [h, w] to uint8; the largest value tells the range."""
+    """Convert grey of 16 or 32 bits or float [h, w] to uint8; the largest value decides the range."""
     values = np.nan_to_num(values.astype(np.float64))
     top = values.max(initial=0)
     # The range is 0..65535 above 255, 0..255 above 1, else 0..1.

@@ -12,7 +12,7 @@ from mmbench.data.store import Prepared
 from mmbench.errors import DataError
 
 CODE = 2  # is raised when the same raw files and protocol give different prepared data
-PRESENTATION = ("title", "printed", "slips")  # keys of a table that change no number
+PRESENTATION = ("title", "printed", "slips")  # keys of a table that do not change any number
 
 
 def definition_of(spec: DatasetSpec) -> Definition:
@@ -28,7 +28,7 @@ def check_current(prepared: Prepared) -> None:
 
 
 def why_outdated(prepared: Prepared) -> str | None:
-    """Return one line that says what changed since the data set was prepared and what to do; None if nothing is known.
+    """Return a line that says what changed since the data set was prepared and what to do; None if nothing is known.
 
     Nothing is known about data that no table describes, nor about raw files that are gone or lie in a folder named
     with --raw. A raw file is hashed again only if its size or its times differ.
@@ -60,7 +60,7 @@ def _changed_keys(before: Definition, now: Definition) -> list[str]:
 
 
 def _changed_file(prepared: Prepared, spec: DatasetSpec) -> str | None:
-    """Return the first raw file whose content is not the one that was prepared."""
+    """Return the first raw file whose content differs from what was prepared."""
     for facts in prepared.manifest.raw:
         if facts.stamp is None:
             continue
@@ -74,5 +74,5 @@ def _changed_file(prepared: Prepared, spec: DatasetSpec) -> str | None:
 def _differs(file: Path, facts: RawFileFacts) -> bool:
     try:
         return file_stamp(file) != facts.stamp and hash_file(file) != facts.sha256
-    except OSError:  # a file that cannot be read tells nothing
+    except OSError:  # a file that cannot be read is not known to differ
         return False

@@ -8,12 +8,12 @@ ITEMS      (category, style) groups of about seven. The category stands in the t
 CUSTOMERS  have a home category, a style and a few favourite brands. The shop is a market, held on the first
            Saturday of a month and the two days after it. On Saturday a customer buys an ANCHOR, an item of
            the home category, on Sunday a FOLLOW-UP, on Monday a SEASONAL item, all in the current style.
-DRIFT      a customer's style moves one step around the ring of styles every `DRIFT_MONTHS` months.
+DRIFT      a customer's style moves a step around the ring of styles every `DRIFT_MONTHS` months.
 GAPS       the months since the last visit decide what the follow-up is. After a short gap (1-4 months), or on
-           the first visit, the customer stays: another item of the home category. After a middle one (6-10)
-           the customer moves on to the next category on the ring of home categories, after a long one (12-17)
-           to the next but one, for good.
-SEASONS    the calendar month names the seasonal item's category, one of four, three months each.
+           the first visit, the customer stays: another item of the home category. After a middle gap (6-10)
+           the customer moves to the next category on the ring of home categories, after a long gap (12-17)
+           to the second next, for good.
+SEASONS    the calendar month names the seasonal item's category; each of four has three months.
 
     Saturday          Sunday                            Monday                gap
     anchor: home  ->  follow-up: home, 0, 1 or 2    ->  season of the month   1-4, 6-10 or 12-17 -> Saturday ...
@@ -23,17 +23,16 @@ What comes next can be read from the inputs alone: from the gap before the last 
 month of the last event (after a follow-up). A model that does not see time must spread its guess over three
 home categories, or over four seasons (knowing the season of the last visit helps it a little).
 
-`time_signal=False` gives every customer the same items in the same order and draws the dates anew, with the same
+`time_signal=False` gives every customer the same items in the same order and draws other dates, with the same
 distribution but independently of the items. A model that does not see time scores exactly the same on both; what
 a model that sees time gains on the first must vanish on the second.
 
-`seed` decides everything. `oracle_scores` knows these rules and bounds what a model can reach.
+`seed` decides everything. mmbench.data.demo_oracle knows these rules and bounds what a model can reach.
 """
 
 import gzip
 import json
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -134,7 +133,7 @@ def market_day(month: int) -> int:
 
 
 def generate(*, time_signal: bool = True, n_users: int = 1000, n_items: int = 500, seed: int = 2025) -> Demo:
-    """Draw the shop and its customers; UsageError for fewer items than one per (category, style)."""
+    """Draw the shop and its customers; UsageError for fewer items than pairs (category, style)."""
     groups = len(CATEGORIES) * N_STYLES
     if n_items < groups or n_users < 1:
         raise UsageError(f"the demo needs at least {groups} items and 1 user, got {n_items} and {n_users}")
@@ -188,7 +187,7 @@ class _Shop:
     popularity: np.ndarray
 
     def customer(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """Draw one customer's purchases: items and times, oldest first; no item twice."""
+        """Draw a customer's purchases: items and times, oldest first; no item twice."""
         n_visits = int(rng.integers(N_VISITS[0], N_VISITS[1] + 1))
         n_events = N_EVENTS * (n_visits - 1) + 1 + int(rng.choice(N_EVENTS, p=P_LAST))
         months, kind = _visits(n_events, rng)
@@ -221,76 +220,12 @@ class _Shop:
         return int(rng.choice(len(weight), p=share / share.sum()))
 
 
-def oracle_scores(demo: Demo, items: Sequence[int], times: Sequence[int], *, use_time: bool) -> np.ndarray:
-    """Return the scores of all items [I] for what follows a history, from someone who knows the rules above.
-
-    `items` are 0-based and `times` unix seconds, oldest first: what a model sees, nothing of the target. Home,
-    style and brands are read from the history (the last items, the counts of brands), so a noisy event
-    misleads the oracle: it is slightly below the true optimum. `use_time=False` never looks at `times` and spreads
-    its guess by how often each kind of gap occurs and by which seasons can follow that of the last visit.
-    """
-    seen = np.asarray(items)
-    slot = len(seen) % N_EVENTS  # the next event's place in its visit: every history begins with an anchor
-    category = np.zeros(len(CATEGORIES))
-    if slot == 2:
-        category[N_HOME:] = _season(demo, seen, times, use_time)
-    else:
-        homes = [int(c) for c in demo.category[seen[-2:]] if c < N_HOME]
-        steps = np.eye(len(GAPS))[0]
-        if slot == 1 and len(seen) > 1:
-            steps = np.eye(len(GAPS))[gap_kind(times)] if use_time else np.array(P_GAP)
-        for home in homes[-1:] or range(N_HOME):
-            category[(home + np.arange(len(GAPS))) % N_HOME] += steps
-    style = np.zeros(N_STYLES)
-    for steps, chance in enumerate(_drift() if slot == 0 else [1.0]):
-        style[(demo.style[seen[-1]] + steps) % N_STYLES] += chance
-    liked = np.bincount(demo.brand[seen], minlength=len(BRANDS)) / len(seen)
-    weight = demo.popularity * (1 + (BRAND_LIFT - 1) * liked[demo.brand])
-    # The last term orders what the rules exclude: noise is any item.
-    scores = (category[demo.category] * style[demo.style] + 1e-3 * category[demo.category] + 1e-6) * weight
-    scores[seen] = 0
-    return scores
-
-
-def gap_kind(times: Sequence[int]) -> int:
-    """Return the kind of the gap before the last event (0 short, 1 middle, 2 long), rounded to whole months."""
-    months = (int(times[-1]) - int(times[-2])) / (365.25 / 12 * DAY)
-    return int(np.argmin([min(abs(months - length) for length in kind) for kind in GAPS]))
-
-
-def _season(demo: Demo, seen: np.ndarray, times: Sequence[int], use_time: bool) -> np.ndarray:
-    """Return the chance of each season for a seasonal item that follows an anchor and a follow-up."""
-    if use_time:
-        return np.bincount([season_of(times[-1])], minlength=N_SEASONS).astype(float)
-    last = demo.category[seen[-3]] - N_HOME if len(seen) > N_EVENTS else -1
-    if last < 0:
-        return np.full(N_SEASONS, 1 / N_SEASONS)
-    moved = int(demo.category[seen[-1]] - demo.category[seen[-2]]) % N_HOME
-    chances = np.zeros(N_SEASONS)
-    length = 12 // N_SEASONS
-    for gap in GAPS[moved] if moved < len(GAPS) else sum(GAPS, ()):
-        for month in range(length):
-            chances[(last + (month + gap) // length) % N_SEASONS] += 1
-    return chances / chances.sum()
-
-
-def _drift() -> list[float]:
-    """Return the chances that the style moves by 0, 1, ... steps from one visit to the next."""
-    chances = [0.0] * (max(GAPS[-1]) // DRIFT_MONTHS + 2)
-    for months, share in zip(GAPS, P_GAP, strict=True):
-        for gap in months:
-            whole, rest = divmod(gap, DRIFT_MONTHS)
-            chances[whole] += share / len(months) * (1 - rest / DRIFT_MONTHS)
-            chances[whole + 1] += share / len(months) * rest / DRIFT_MONTHS
-    return chances
-
-
 def write_raw(
     folder: Path, *, time_signal: bool = True, n_users: int = 1000, n_items: int = 500, seed: int = 2025
 ) -> None:
     """Write `reviews_Demo_5.json.gz`, `meta_Demo.json.gz` and `images.zip` (`<asin>.png`) into `folder`.
 
-    The same arguments give the same bytes (for one version of zlib and Pillow).
+    The same arguments give the same bytes (with the same versions of zlib and Pillow).
     """
     demo = generate(time_signal=time_signal, n_users=n_users, n_items=n_items, seed=seed)
     _write_gzip(folder / "reviews_Demo_5.json.gz", _review_lines(demo))
@@ -325,7 +260,7 @@ def _review_lines(demo: Demo) -> list[str]:
 
 
 def _meta_lines(demo: Demo) -> list[str]:
-    """Return Python literals, one item a line."""
+    """Return Python literals, an item per line."""
     lines = []
     for number, asin in enumerate(demo.asins):
         department, name, _ = CATEGORIES[demo.category[number]]

@@ -25,7 +25,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> list[Point]:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-# Outlines lie in a unit square, y down; several polygons make one product. Order: mmbench.data.demo.CATEGORIES.
+# Outlines lie in a unit square, y down; several polygons make a product. Order: mmbench.data.demo.CATEGORIES.
 OUTLINES: tuple[list[list[Point]], ...] = (
     [
         _box(0.24, 0.14, 0.78, 0.86),

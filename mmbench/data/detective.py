@@ -1,8 +1,8 @@
 """Which recipe gives a paper's counts? `match` tries the recipes of `recipes.py` on every raw file of a data set.
 
 It reads the data set's raw files, and those of other editions of the same category that lie in its folder or where
-the catalogue's tables look for them. A number of users or items that is one too large is recognised as a count
-that includes a padding id (as RecBole's `user_num` and `item_num` do).
+the catalogue's tables look for them. A number of users or items that is too large by 1 is recognised as a count that
+includes a padding id (as RecBole's `user_num` and `item_num` do).
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Wanted:
     def __post_init__(self) -> None:
         named = [count for count in self.counts if count is not None]
         if not named:
-            raise UsageError("no count to look for; give at least one of --users, --items, --inters")
+            raise UsageError("no count to look for; give --users, --items or --inters")
         if min(named) < 1:
             raise UsageError(f"a count must be at least 1 (got {min(named)})")
 
@@ -97,7 +97,7 @@ def match(
     """Try every recipe on every raw file of `name` and of its other editions."""
     spec = find_dataset(name, data_dir)
     folder = find_raw(spec, data_dir, raw=raw, progress=progress)
-    alike: dict[tuple[int, int, int], list[Recipe]] = {}
+    by_counts: dict[tuple[int, int, int], list[Recipe]] = {}
     files = []
     for edition, directory in _editions(spec, folder, data_dir):
         files.append(str(directory / edition.files.interactions.name))
@@ -105,30 +105,30 @@ def match(
         progress(f"{log.file}: trying recipes")
         for outcome in search(log, least=wanted.interactions or 0):
             if outcome.interactions:
-                alike.setdefault(outcome[1:], []).append(outcome.recipe)
-    n_recipes = sum(map(len, alike.values()))
-    return Verdict(_ranked(alike, wanted), n_recipes, files, spec.files.interactions.name)
+                by_counts.setdefault(outcome[1:], []).append(outcome.recipe)
+    n_recipes = sum(map(len, by_counts.values()))
+    return Verdict(_ranked(by_counts, wanted), n_recipes, files, spec.files.interactions.name)
 
 
-def _ranked(alike: dict[tuple[int, int, int], list[Recipe]], wanted: Wanted) -> list[Match]:
+def _ranked(by_counts: dict[tuple[int, int, int], list[Recipe]], wanted: Wanted) -> list[Match]:
     """Return the exact matches, else those that are exact up to padding ids, else the nearest."""
     matches = [
-        _compare(sorted(recipes, key=Recipe.steps), counts, wanted) for counts, recipes in alike.items()
+        _compare(sorted(recipes, key=Recipe.steps), counts, wanted) for counts, recipes in by_counts.items()
     ]
     matches.sort(key=lambda match: (match.distance, len(match.padding), match.recipe.steps()))
     exact = [match for match in matches if match.exact]
-    # A padding id explains a difference of one only where nothing else does.
+    # A padding id explains a difference of 1 only where nothing else does.
     plain = [match for match in exact if not match.padding]
     return (plain or exact or matches)[:NEAREST]
 
 
 def _compare(recipes: list[Recipe], counts: tuple[int, int, int], wanted: Wanted) -> Match:
     distance, padding = 0.0, []
-    for what, count, target in zip(("user", "item", ""), counts, wanted.counts, strict=True):
+    for kind, count, target in zip(("user", "item", ""), counts, wanted.counts, strict=True):
         if target is None or count == target:
             continue
-        if count == target - 1 and what:
-            padding.append(what)
+        if count == target - 1 and kind:
+            padding.append(kind)
         else:
             distance += abs(count - target) / target
     return Match(recipes, counts, tuple(padding), distance)

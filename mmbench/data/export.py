@@ -1,8 +1,8 @@
 """Prepared data as files that other programs read: RecBole's atomic files, CSV, Parquet.
 
 Events are written in the prepared order, user by user. That order matters more than the times: a program that sorts
-by time with a stable sort (RecBole does) keeps it, even if it reads times as float32 and several times become one,
-because rounding never swaps two times. So leave-one-out gives the same split. For a program whose sort is not
+by time with a stable sort (RecBole does) keeps it, even if it reads times as float32 and different times become
+equal, because rounding never swaps two times. So leave-one-out gives the same split. For a program whose sort is not
 stable, write `times="rank"`: whole numbers that float32 holds exactly, all different.
 """
 
@@ -225,8 +225,8 @@ def _reading_table(prepared: Prepared, stem: str, table: dict[str, Any]) -> str:
         f"text_fields = {_quoted(fields or ['title', 'categories', 'brand'])}",
     ]
     if pictures := prepared.manifest.images:
-        where = pictures.path.removesuffix(".sqlite") if pictures.kind == "store" else pictures.path
-        lines.append(f'images = {{ name = {_quoted(where)}, member = "{{image}}" }}')
+        folder = pictures.path.removesuffix(".sqlite") if pictures.kind == "store" else pictures.path
+        lines.append(f'images = {{ name = {_quoted(folder)}, member = "{{image}}" }}')
     if not prepared.manifest.has_times:
         lines.append('columns.interactions = { unit = "order" }')
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ from mmbench.data.protocol import random_seed
 
 
 def first_of_duplicates(user: np.ndarray, item: np.ndarray, ticks: np.ndarray) -> np.ndarray:
-    """Return bool [E], False for an event that equals an earlier one in user, item and time."""
+    """Return bool [E], False for an event that equals an earlier event in user, item and time."""
     # The sort is stable, so that the first of equal events in the file comes first.
     order = np.lexsort((ticks, item, user))
     same = np.ones(max(len(order) - 1, 0), dtype=bool)
@@ -51,7 +51,7 @@ def _distinct(user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def event_order(user: np.ndarray, ticks: np.ndarray, ties: str) -> np.ndarray:
     """Return int64 [E], the events sorted by user, then time, then the tie rule.
 
-    `file` keeps the order of the file, `reverse` reverses it, `random:<seed>` draws one order of all events.
+    `file` keeps the order of the file, `reverse` reverses it, `random:<seed>` draws an order of all events.
     """
     rank = np.arange(len(user), dtype=np.int64)
     seed = random_seed(ties)

@@ -32,7 +32,7 @@ class ImageListing:
 
     @property
     def facts(self) -> Pictures:
-        """What a manifest says about the listing."""
+        """Return what a manifest says about the listing."""
         return Pictures(kind=self.kind, path=str(self.path), hash=self.hash, stamp=self.stamp)
 
 
@@ -45,7 +45,7 @@ def list_images(images: Images | None, raw_dir: Path) -> ImageListing | None:
     """Return the pictures beside the raw files, None if there are none.
 
     Pictures are looked for in `name` as a folder or a zip, in `name` + ".zip", and only then in the store of fetched
-    pictures, because those that users put there are the ones to read.
+    pictures, because those that users put there take precedence.
     """
     if images is None:
         return None
@@ -79,7 +79,7 @@ def deciding(listing: ImageListing | None) -> ImageListing | None:
 
 
 def point_at(prepared: Prepared, listing: ImageListing | None) -> Prepared:
-    """Write these pictures into the manifest, with the number of items that have one and their hash; the data stay.
+    """Write these pictures into the manifest, with their hash and the number of items that have one; the data stay.
 
     The caller holds the lock of the prepared data. In data that may only be read, pictures that were only touched (by
     the `chmod` that made them so, for instance) keep their old stamp.

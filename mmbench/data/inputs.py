@@ -1,4 +1,4 @@
-"""What encoders read of a catalogue, and its hash, which tells features made from other texts or pictures apart."""
+"""What encoders read of a catalogue, and its hash, which differs for features made from other texts or pictures."""
 
 import hashlib
 import json

@@ -9,7 +9,7 @@ from typing import IO
 from mmbench.data.raw import MAX_LINE, Faults, too_long
 from mmbench.errors import DataError
 
-MOST_LINES = 1000  # of one cell in quotes
+MOST_LINES = 1000  # limits a cell in quotes
 _QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')
 
 
@@ -25,7 +25,7 @@ def split_plain(line: str, separator: str) -> list[str]:
 def split_quoted(line: str, separator: str) -> list[str]:
     """Return the cells of a line, some of them in quotes (a quote inside is doubled), as RFC 4180 has it.
 
-    Raises UnclosedError when the last cell has no closing quote, ValueError when letters follow one.
+    Raises UnclosedError when the last cell has no closing quote, ValueError when letters follow a closing quote.
     """
     line = line.rstrip("\r\n")
     if '"' not in line:
@@ -53,9 +53,9 @@ def split_quoted(line: str, separator: str) -> list[str]:
 class RowReader:
     """Reads the rows of a text table, which begin at any line and may cover several.
 
-    A line is read with its quotes as quotes, together with those that follow up to the closing one. Where that does
-    not give a row of the right width, the line without any quoting may: a title that begins with a quote. In a file
-    with tabs, whose writers seldom quote, such a line is a row by itself if the next line is one, too.
+    A line is read with its quotes as quotes, together with the lines up to the closing quote. Where that does not give
+    a row of the right width, the line without any quoting may: a title that begins with a quote. In a file with tabs,
+    whose writers seldom quote, such a line is a row by itself if the next line is a row, too.
     """
 
     def __init__(self, file: Path, stream: IO[str], separator: str, faults: Faults, *, quoting: bool) -> None:
@@ -136,7 +136,7 @@ class RowReader:
         return line
 
     def _peek(self, index: int) -> str:
-        """Return the line `index` lines after the current one, without moving on."""
+        """Return the line `index` lines after the current line, without advancing."""
         while len(self._waiting) <= index:
             line = self._read()
             if not line:

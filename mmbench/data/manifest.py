@@ -51,7 +51,7 @@ class Printed(strict.Strict):
 
     @property
     def values(self) -> dict[str, float]:
-        """The printed numbers by name of the statistic."""
+        """Return the printed numbers by name of the statistic."""
         return {name: getattr(self, name) for name in COUNTS}
 
 
@@ -120,7 +120,7 @@ class Facts(strict.Strict):
     source: str | None = None  # the hash of everything that the data are made from
     text_fields: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # say what was skipped while the raw files were read
-    has_times: bool = True  # False: `times` are places in a history, because only an order is known
+    has_times: bool = True  # False: `times` are positions in a history, because only an order is known
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -175,7 +175,7 @@ def advice_for(name: str) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of the prepared data in `folder`, in one step.
+    """Write the manifest of the prepared data in `folder`, atomically.
 
     The path of pictures inside the data folder is written relative to it, so that the manifest names no folder of the
     machine and the data folder may move.
@@ -192,7 +192,7 @@ def data_folder_of(folder: Path) -> Path:
 
 
 def _below(root: Path, path: str) -> str:
-    """Return a path relative to a folder that holds it; "" for one that lies elsewhere."""
+    """Return a path relative to a folder that holds it; "" for a path elsewhere."""
     return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else ""
 
 

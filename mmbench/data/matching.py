@@ -1,4 +1,4 @@
-"""Whether the names that one file uses are those of another: how many are, and a name of each side if some are not."""
+"""Whether the names that a file uses are those of another: how many are, and a name of each side if some are not."""
 
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -26,9 +26,9 @@ FILE_RULES: dict[str, Rule] = {
 class Match:
     """How many of the names that are looked for exist.
 
-    missing     the first that does not, None when all exist; if one of them has a near name, the first such
+    missing     the first that does not, or the first of these that has a near name; None when all exist
     other       the existing name most like it, else the first of all; None when there is no name
-    difference  says in what the two differ, "" when they are not alike
+    difference  says in what the two differ, "" when they are not similar
     """
 
     n_wanted: int
@@ -41,12 +41,12 @@ class Match:
     def is_whole(self) -> bool:
         return self.n_met == self.n_wanted
 
-    def words(self, what: str, of: str, there: str) -> str:
+    def words(self, kind: str, user: str, source: str) -> str:
         """Return, for example, `3 of 9 item ids of a.csv are in b.csv: '12.0' is not, but '12' is (a decimal point)`.
 
-        what, of, there  name the kind of names, where they are used, and where they are looked for
+        kind, user, source  name the kind of names, the file that uses them, and the file in which they are looked for
         """
-        counts = f"{self.n_met:,} of {self.n_wanted:,} {what} of {of} are in {there}"
+        counts = f"{self.n_met:,} of {self.n_wanted:,} {kind} of {user} are in {source}"
         if self.missing is None:
             return counts
         example = f"{self.missing!r} is not there"

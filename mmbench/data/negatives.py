@@ -15,7 +15,7 @@ RESOLUTION = 2**40  # to which the weights of all items sum, about: draws are ex
 class Distribution:
     """How often each item is drawn: q_i = share * p_i + (1 - share) / N, where p_i ~ (count_i + 1)^power.
 
-    The counts are those of the training events; the one more leaves no item undrawn. share 0 = uniform.
+    The counts are those of the training events; the added 1 leaves no item undrawn. share 0 = uniform.
     """
 
     power: float = 1.0
@@ -29,11 +29,11 @@ class Distribution:
 
 
 class NegativeSampler:
-    """Negatives outside each user's own items, exact and without rejection.
+    """Negatives outside each user's items, exact and without rejection.
 
     Every item has an integer weight, 1 where draws are uniform, and takes so many numbers of 0..W-1, item after
     item. With a user's items sorted, h_1 < .. < h_m, let b_k be the weight of all other items below h_k. The x-th
-    number of the user's other items is then x plus the weights of those h_k with b_k <= x, one binary search per draw.
+    number of the user's other items is then x plus the weights of those h_k with b_k <= x, a binary search per draw.
 
     users, items  the pairs that are never drawn, int64 [P]
     q             with which probability items 1..N are drawn, float64 [N]; None = uniform
@@ -71,7 +71,7 @@ class NegativeSampler:
             on_device(taken),
         )
         self.n_free = on_device(self.total - (taken[first + count] - taken[first]))
-        # Where draws are uniform, item i has the one number i - 1.
+        # Where draws are uniform, item i has the single number i - 1.
         self.start, self.weight = (on_device(x[:0] if self.is_uniform else x) for x in (start, weight))
 
     def draw(self, user: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
-"""Where histories lie in the rows of a batch: several side by side, or one in each.
+"""Where histories lie in the rows of a batch: several side by side, or a single history in each row.
 
-The histories of many steps are arranged at once, because a loop over the histories of one step in Python would
-cost more than a small model's step on a GPU.
+The histories of many steps are arranged at once, because a loop in Python over the histories of a step would cost
+more than a small model's step on a GPU.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Layout = Literal["packed", "padded", "fixed"]
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where histories lie in the flattened grids of S steps, one grid after the other."""
+    """Where histories lie in the flattened grids of S steps, grid after grid."""
 
     shapes: list[tuple[int, int]]  # rows and width of each step's grid
     base: np.ndarray  # int64 [S + 1], index at which the grid of each step begins
@@ -78,7 +78,7 @@ def arrange(
 
     lengths, step  int64 [n], the number of places of each history, and its step, sorted
     group          the number of consecutive steps whose grids get the same shape
-    is_even        round shapes up, so that only a few shapes occur (a CUDA graph serves one shape)
+    is_even        round shapes up, so that only a few shapes occur (a CUDA graph serves a single shape)
     """
     if layout == "packed":
         width = max(BIN_WIDTH, max_len)
@@ -102,8 +102,8 @@ def arrange(
     return Arrangement(shapes, base, bins * widths[step] + offset, number)
 
 
-def arrange_alike(lengths: np.ndarray, *, layout: Layout, max_len: int) -> Arrangement:
-    """Arrange the histories of one grid, whose lengths differ little (in a ranking)."""
+def arrange_even(lengths: np.ndarray, *, layout: Layout, max_len: int) -> Arrangement:
+    """Arrange the histories of a single grid, whose lengths differ little (in a ranking)."""
     longest = int(lengths.max(initial=0))
     if layout != "packed":
         return arrange(lengths, np.zeros_like(lengths), 1, layout=layout, max_len=max_len)

@@ -20,7 +20,7 @@ _BUILT_IN = ("title", "brand", "categories")
 
 
 def parse(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress) -> RawData:
-    """Read the raw files of `spec` in `raw_dir`; every fault raises a DataError of one line."""
+    """Read the raw files of `spec` in `raw_dir`; every fault raises a DataError of a single line."""
     reader = _parse_tables if spec.is_table else _parse_records
     return reader(spec, raw_dir, listing, progress)
 
@@ -69,7 +69,7 @@ class _FirstName(Collection[str]):
 
 
 def _any_item(spec: DatasetSpec, file: Path) -> dict[str, RawItem]:
-    """Return one item of an item file of which no wanted item was found, to show how it writes its ids."""
+    """Return an item of an item file without any wanted item, to show how the file writes its ids."""
     items, _ = _record_items(spec, file, _FirstName())
     return items
 
@@ -83,7 +83,7 @@ def _compare_ids(spec: DatasetSpec, used: Collection[str], known: Collection[str
     words = match.words("item ids", spec.files.interactions.name, spec.files.items.name)
     if match.n_met:
         return [f"{words}; items that are not there have no title, text or picture"]
-    raise DataError(f"{spec.name}: {words}; write the ids of both files alike")
+    raise DataError(f"{spec.name}: {words}; write the ids of both files in the same way")
 
 
 def _record_events(spec: DatasetSpec, file: Path) -> tuple[RawEvents, list[str]]:
@@ -139,7 +139,7 @@ def _parse_tables(
 
 
 def declared_columns(spec: DatasetSpec, raw_file: RawFile) -> list[str]:
-    """Return the columns of one file of a table data set that its table in datasets.toml names."""
+    """Return the columns of a file of a table data set that its table in datasets.toml names."""
     return _item_table_columns(spec) if raw_file == spec.files.items else _event_columns(spec)
 
 
@@ -171,7 +171,7 @@ def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -
 
 
 class _ItemReader:
-    """Reads an item table. Rows of one item (or one group) are merged; the first row counts."""
+    """Reads an item table. Rows of the same item (or group) are merged; the first row counts."""
 
     def __init__(self, spec: DatasetSpec, listing: ImageListing | None) -> None:
         self.spec, self.columns, self.listing = spec, spec.item_columns, listing

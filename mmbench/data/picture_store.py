@@ -1,10 +1,11 @@
-"""Fetched pictures in one SQLite file, because a folder of 400,000 small files makes every copy and listing slow.
+"""Fetched pictures in an SQLite file, because a folder of 400,000 small files makes every copy and listing slow.
 
     picture   name -> address, sha256 of its content or the reason why there is none, number of tries, time
     content   sha256 -> bytes; pictures with equal bytes are stored once
 
-One process writes at a time (it holds a lock file beside the store), any number read. While the store is written, it is
-in WAL mode: a kill loses nothing that was committed. A closed store is one file, readable from a read-only disk.
+A single process writes at a time (it holds a lock file beside the store), any number read. While the store is written,
+it is in WAL mode: a kill loses nothing that was committed. A closed store is a single file, readable from a read-only
+disk.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from mmbench.atomic import replacing
 from mmbench.errors import DataError
 
 FORMAT = 1
-APPLICATION = 0x6D6D7069  # "mmpi", which tells the store from other programs' SQLite files
+APPLICATION = 0x6D6D7069  # "mmpi" distinguishes the store from other programs' SQLite files
 PAGE_BYTES = 8192
 BUSY_S = 30.0  # readers and checkpoints of other processes hold the file for a shorter time
 UNKNOWN = "not fetched yet"
@@ -142,7 +143,7 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if (application, version) != (APPLICATION, FORMAT):
         raise DataError(
-            f"{path} is not a picture store of this version of mmbench (format {version}, this one reads {FORMAT}); "
+            f"{path} is not a picture store of this version of mmbench (format {version}, not {FORMAT}); "
             "move it away to fetch the pictures again"
         )
 
@@ -161,7 +162,7 @@ def _create(path: Path) -> None:
 
 
 class StoreWriter:
-    """A store opened for writing by one thread, and created when it is missing. Every call is one commit.
+    """A store opened for writing by a single thread, and created when it is missing. Every call is a commit.
 
     Use it as a context manager. The caller holds the lock of the store (mmbench.locks.lock_file).
     """
@@ -245,7 +246,7 @@ class StoreWriter:
             return {row[0]: _entry(*row) for row in self._connection.execute(_ALL)}
 
     def close(self) -> None:
-        """Leave one file without a log beside it; if someone is reading, the next writer removes the log."""
+        """Leave a single file without a log beside it; if someone is reading, the next writer removes the log."""
         with suppress(sqlite3.OperationalError):  # a reader makes this fail with "database is locked"
             self._connection.execute("PRAGMA busy_timeout = 0")
             self._connection.execute("PRAGMA journal_mode = DELETE")

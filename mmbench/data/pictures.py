@@ -1,7 +1,7 @@
-"""The picture files of a data set, read one at a time from a folder, a zip or a store.
+"""The picture files of a data set, read singly from a folder, a zip or a store.
 
-The files are untrusted: one that cannot be read becomes a reason that can be counted, never a crash, and no name leads
-out of the folder.
+The files are untrusted: a file that cannot be read becomes a reason that can be counted, never a crash, and no name
+leads out of the folder.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ UNNAMED = "no picture named"
 
 
 class PictureFiles:
-    """The pictures that a manifest names, opened for reading by one thread. Use it as a context manager, or close it.
+    """The pictures that a manifest names, opened for reading by a single thread. Close it, or use it as a context.
 
     pictures  None if there are none; then every name is missing
     name      the data set's name, for messages
@@ -103,7 +103,7 @@ def _read_member(archive: zipfile.ZipFile, member: str) -> bytes | str:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "unreadable"  # the others unpack without bounds, and no picture gains by them
     try:
-        # In one bounded piece: `read()` unpacks gigabytes of a member that says to be small.
+        # The read is bounded: a plain `read()` unpacks gigabytes of a member whose header states a small size.
         with archive.open(info) as stream:
             return stream.read(info.file_size + 1)
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError):

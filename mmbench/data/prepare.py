@@ -8,7 +8,7 @@ dates, hash seeds or the machine. Preparing is idempotent and atomic. No torch h
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,28 @@ import numpy as np
 from mmbench.atomic import hash_json, remove_leftovers
 from mmbench.data.catalog import resolve_name
 from mmbench.data.definition import definition_of
-from mmbench.data.filters import event_order, first_of_duplicates, k_core
+from mmbench.data.filters import event_order
 from mmbench.data.images import ImageListing, deciding, list_at, list_images, point_at
 from mmbench.data.manifest import FORMAT, Definition, Facts, Printed, RawFileFacts, write_manifest
-from mmbench.data.matching import FILE_RULES, match_names
 from mmbench.data.parsers import parse
-from mmbench.data.protocol import OWN_FILTERS, Protocol
-from mmbench.data.raw import RawData, RawEvents, RawItem
+from mmbench.data.protocol import Protocol
+from mmbench.data.raw import RawData, RawItem
 from mmbench.data.raw_files import RawFilesMissingError, find_raw, raw_facts
 from mmbench.data.raw_hashes import check_recorded
+from mmbench.data.selection import nothing_left, picture_notes, select
 from mmbench.data.spec import DatasetSpec
-from mmbench.data.statistics import RawCounts, Statistics, coverage, describe
+from mmbench.data.statistics import Statistics, coverage, describe
 from mmbench.data.store import (
     DATA_DIR,
-    Content,
     Prepared,
     is_prepared,
     open_path,
     open_prepared,
     prepared_path,
-    write_prepared,
 )
 from mmbench.data.text import category_nodes, join_text
 from mmbench.data.timestamps import TICKS
+from mmbench.data.writing import Content, write_prepared
 from mmbench.errors import DataError, UsageError
 from mmbench.locks import held_where_writable, lock_file
 
@@ -81,7 +80,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Preparation:
-    """One call of `prepare`, after its name was resolved."""
+    """A call of `prepare`, after its name was resolved."""
 
     spec: DatasetSpec
     name: str
@@ -116,7 +115,7 @@ class _Preparation:
         data = parse(self.spec, raw_dir, deciding(listing), self.progress)
         self.progress("filtering and sorting")
         content, statistics = _build(self.spec, data, self.rules, listing)
-        notes = [*data.notes, *_picture_notes(content.item_records, listing)]
+        notes = [*data.notes, *picture_notes(content.item_records, listing)]
         facts = Facts(
             name=self.name,
             dataset=self.spec.name,
@@ -137,7 +136,7 @@ class _Preparation:
         return write_prepared(self.data_dir, facts, content), True, notes
 
     def _existing(self) -> Prepared | None:
-        """Return what was prepared before and can still be used; damaged or foreign data are prepared anew."""
+        """Return what was prepared before and can still be used; damaged or foreign data are prepared again."""
         if not is_prepared(self.name, self.data_dir):
             return None
         try:
@@ -168,7 +167,7 @@ class _Preparation:
 
 
 def _update_pictures(existing: Prepared) -> Prepared:
-    """Return the same data; the manifest counts and hashes the pictures anew, if they still exist."""
+    """Return the same data, whose manifest counts and hashes the pictures again, if they still exist."""
     images = existing.manifest.images
     if images is None or not Path(images.path).exists():
         return existing
@@ -196,9 +195,9 @@ def _build(
     item_records = {name: _record(spec, data.items[name]) for name in events.item_names}
     deciding_listing = deciding(listing)
     members = deciding_listing.members if deciding_listing else None
-    keep, counted = _select(events, item_records, rules, members)
+    keep, counted = select(events, item_records, rules, members)
     if not keep.any():
-        raise DataError(_nothing_left(spec, rules, counted, item_records, listing))
+        raise DataError(nothing_left(spec, rules, counted, item_records, listing))
     user, user_ids = _numbered(events.user[keep], events.user_names)
     item, item_ids = _numbered(events.item[keep], events.item_names)
     ticks = events.ticks[keep]
@@ -209,7 +208,7 @@ def _build(
     names, ids, category_offsets = category_vocabulary(records)
     content = Content(
         items=item[order] + 1,
-        times=ticks // TICKS if events.has_times else places(offsets),
+        times=ticks // TICKS if events.has_times else positions(offsets),
         offsets=offsets,
         item_records=records,
         user_ids=user_ids,
@@ -225,99 +224,9 @@ def _build(
     return content, statistics
 
 
-def places(offsets: np.ndarray) -> np.ndarray:
-    """Return int64 [E], the place of each event in its user's history, 0 = oldest."""
+def positions(offsets: np.ndarray) -> np.ndarray:
+    """Return int64 [E], the position of each event in its user's history, 0 = oldest."""
     return np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], np.diff(offsets))
-
-
-def _picture_notes(records: Sequence[dict[str, Any]], listing: ImageListing | None) -> list[str]:
-    """Return [] or a note when a folder or zip of the user's lacks pictures that items name."""
-    deciding_listing = deciding(listing)
-    named = [record["image"] for record in records if record["image"]]
-    if deciding_listing is None or not named:
-        return []
-    match = match_names(named, deciding_listing.members, FILE_RULES)
-    return [] if match.is_whole else [match.words("pictures", "the items", deciding_listing.path.name)]
-
-
-def _nothing_left(
-    spec: DatasetSpec,
-    rules: Protocol,
-    counted: RawCounts,
-    records: dict[str, dict[str, Any]],
-    listing: ImageListing | None,
-) -> str:
-    """Return an error that says which filter took which interactions, and what to do about the one that took most."""
-    reasons = []
-    if rules.require:
-        lacking = ", ".join(_lacking(records.values(), need, listing) for need in rules.require)
-        reasons.append(f"{counted.dropped_incomplete:,} are of items that lack what is required ({lacking})")
-    if rules.duplicates == "drop" and counted.duplicates:
-        reasons.append(f"{counted.duplicates:,} are repeated")
-    under_bounds = counted.dropped_by_bounds(rules.duplicates, left=0)
-    if under_bounds:
-        bounds = f"users >= {rules.min_user}, items >= {rules.min_item}"
-        reasons.append(f"{under_bounds:,} are under the bounds ({bounds})")
-    is_fixed = rules.name not in OWN_FILTERS
-    if is_fixed:
-        advice = "choose another --protocol"
-    elif counted.items_dropped_incomplete == counted.items:
-        pictures = _picture_notes(list(records.values()), listing)
-        advice = "; ".join(
-            [*pictures, "mend the item table or the pictures, or take `require` out of its toml"]
-        )
-    else:
-        advice = "set lower bounds under filters in its toml"
-    return (
-        f"{spec.name}: no interaction is left of {counted.interactions:,} under protocol {rules.name!r}: "
-        f"{', '.join(reasons)}; {advice}"
-    )
-
-
-def _lacking(records: Collection[dict[str, Any]], need: str, listing: ImageListing | None) -> str:
-    deciding_listing = deciding(listing)
-    members = deciding_listing.members if deciding_listing else None
-    n_lacking = sum(not _complete(record, (need,), members) for record in records)
-    return f"{n_lacking:,} of {len(records):,} items have no {need}"
-
-
-def _select(
-    events: RawEvents,
-    records: dict[str, dict[str, Any]],
-    rules: Protocol,
-    members: frozenset[str] | None,
-) -> tuple[np.ndarray, RawCounts]:
-    """Return which events stay (bool [E]) and what happened to the others."""
-    allowed = np.array([_complete(records[name], rules.require, members) for name in events.item_names])
-    kept = np.flatnonzero(allowed[events.item])
-    first = first_of_duplicates(events.user[kept], events.item[kept], events.ticks[kept])
-    n_duplicates = int((~first).sum())
-    if rules.duplicates == "drop":
-        kept = kept[first]
-    core, n_rounds = k_core(
-        events.user[kept], events.item[kept], min_user=rules.min_user, min_item=rules.min_item,
-        item_counts=rules.item_counts, iterate=rules.iterate,
-    )  # fmt: skip
-    keep = np.zeros(len(events), dtype=bool)
-    keep[kept[core]] = True
-    return keep, RawCounts(
-        users=len(events.user_names),
-        items=len(events.item_names),
-        interactions=len(events),
-        items_dropped_incomplete=int((~allowed).sum()),
-        dropped_incomplete=int((~allowed[events.item]).sum()),
-        duplicates=n_duplicates,
-        filter_rounds=n_rounds,
-    )
-
-
-def _complete(record: dict[str, Any], require: tuple[str, ...], members: frozenset[str] | None) -> bool:
-    """Return whether an item has what the protocol requires."""
-    image = record["image"]
-    # A picture with a URL counts before and after it was fetched, so that fetching never changes the data.
-    has_image = image is not None and (members is None or image in members or "image_url" in record)
-    has = {"text": bool(record["text"]), "image": has_image}
-    return all(has[name] for name in require)
 
 
 def _numbered(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
@@ -351,7 +260,7 @@ def _record(spec: DatasetSpec, item: RawItem) -> dict[str, Any]:
 def category_vocabulary(records: list[dict[str, Any]]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return (sorted names, ids int32 [nnz], offsets int64 [N+1]); every node of every path of an item is a category.
 
-    A node that all items with categories share (Amazon's root, "Beauty") is left out, as it tells nothing.
+    A node that all items with categories share (Amazon's root, "Beauty") is left out, because it distinguishes nothing.
     """
     nodes = [category_nodes(record["categories"]) for record in records]
     count: dict[str, int] = {}

@@ -78,7 +78,7 @@ PROTOCOLS: dict[str, Protocol] = {
     )
 }  # fmt: skip
 SUMMARIES = {
-    "hm4sr": "HM4SR (Amazon 2014): duplicates dropped, 5-core until stable, leave one out",
+    "hm4sr": "HM4SR (Amazon 2014): duplicates dropped, 5-core until stable, leave-one-out",
     "tmmsrec": "TMMSRec (Amazon 2018): duplicates kept, items lacking text or image dropped, users with >= 5 events",
     "clean": "the default for new data: as hm4sr, or the data set's own filters",
     "clean-time": "as clean, split at two global points in time: no training event is later than a target",
@@ -142,7 +142,9 @@ class PreparedName:
         """Return the name with `--protocol` and `--ties` applied; UsageError when they contradict it."""
         for option, named, value in (("--protocol", self.protocol, protocol), ("--ties", self.ties, ties)):
             if named is not None and value is not None and named != value:
-                raise UsageError(f"{self.dataset}@{named} contradicts {option} {value}; give one of them")
+                raise UsageError(
+                    f"{self.dataset}@{named} contradicts {option} {value}; give only the former or the latter"
+                )
         return PreparedName(
             self.dataset,
             self.protocol if protocol is None else check_protocol(protocol),

@@ -1,6 +1,6 @@
 """What parsers return, and the careful reading of lines that they share.
 
-A damaged file raises one DataError. A damaged line is skipped, counted and shown with its number, as long as such
+A damaged file raises a DataError. A damaged line is skipped, counted and shown with its number, as long as such
 lines are few: at most 0.1% of the lines, or at most 10 lines that are no more than 10% of them.
 """
 
@@ -32,7 +32,7 @@ class RawEvents:
     """Interactions in file order; user and item are codes into the name lists. All arrays int64 [E].
 
     ticks      microseconds since 1970, or positions where `has_times` is False
-    rating     float32 [E], plays no part in preparing; NaN if an event has none, None if no event has one
+    rating     float32 [E], plays no part in preparing; NaN if an event has none, None if no event has any
     """
 
     user_names: list[str]
@@ -49,7 +49,7 @@ class RawEvents:
 
 @dataclass
 class RawItem:
-    """One item of the raw catalogue; texts are cleaned, `fields` holds further columns by name."""
+    """An item of the raw catalogue; texts are cleaned, `fields` holds further columns by name."""
 
     id: str
     title: str = ""
@@ -75,7 +75,7 @@ class RawData:
 
     events: RawEvents
     items: dict[str, RawItem]
-    notes: list[str]  # say what was skipped or merged, one line each
+    notes: list[str]  # lines that say what was skipped or merged
 
 
 class EventBuilder:
@@ -114,7 +114,7 @@ class EventBuilder:
 
 
 class Faults:
-    """The malformed lines of one file. The reader counts all lines in `n_lines`."""
+    """The malformed lines of a file. The reader counts all lines in `n_lines`."""
 
     def __init__(self, file: Path, *, unit: str = "line") -> None:
         self.file = file
@@ -124,13 +124,13 @@ class Faults:
         self.shown: list[str] = []
 
     def add(self, line: int, reason: str, *, lines: int = 1) -> None:
-        """Add one fault, which spoils `lines` lines (an unclosed quote swallows several)."""
+        """Add a fault, which spoils `lines` lines (an unclosed quote swallows several)."""
         self.count += lines
         if len(self.shown) < _SHOWN:
             self.shown.append(f"{self.unit} {line}: {reason}")
 
     def finish(self) -> list[str]:
-        """Return [] or one note; DataError when the file has no line or too many malformed ones."""
+        """Return [] or a note; DataError when the file has no line or too many malformed lines."""
         n_lines = self.n_lines
         if n_lines == 0:
             raise DataError(f"{self.file} is empty; get the file again")
@@ -148,7 +148,7 @@ class Faults:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Turn errors about a damaged file into one line."""
+    """Turn errors about a damaged file into a DataError of a single line."""
     try:
         yield
     except EOFError as error:
@@ -188,7 +188,7 @@ def too_long(file: Path, number: int) -> DataError:
     """Return the error about a line that is longer than MAX_LINE."""
     return DataError(
         f"{file}: line {number} is longer than {MAX_LINE // 2**20} MiB, so this is not a file of lines; "
-        "check that it is the right one and get it again"
+        "check that it is the right file and get it again"
     )
 
 

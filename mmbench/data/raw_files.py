@@ -55,7 +55,7 @@ def find_raw(
 
 
 def _generate_demo(spec: DatasetSpec, folder: Path, *, force: bool, progress: Progress) -> None:
-    """Write the demo's raw files unless they exist; an incomplete folder is written anew."""
+    """Write the demo's raw files unless they exist; an incomplete folder is written again."""
     if not force and _has_all(spec, folder):
         return
     from mmbench.data.demo import write_raw
@@ -83,7 +83,7 @@ def _has_all(spec: DatasetSpec, folder: Path) -> bool:
 
 
 def raw_facts(spec: DatasetSpec, folder: Path, data_dir: Path) -> tuple[RawFileFacts, ...]:
-    """Hash the raw files in a folder; DataError when one differs from the file that the catalogue describes."""
+    """Hash the raw files in a folder; DataError when any differs from the file that the catalogue describes."""
     is_usual = folder.resolve() in {usual.resolve() for usual in raw_folders(spec, data_dir)}
     return tuple(_facts(spec, folder, file, is_usual=is_usual) for file in spec.files_in(folder))
 

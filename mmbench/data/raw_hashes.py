@@ -74,7 +74,7 @@ def _changing(data_dir: Path) -> Iterator[dict[str, dict[str, Recorded]]]:
 
 
 def check_recorded(data_dir: Path, dataset: str, folder: Path, files: Sequence[RawFileFacts]) -> None:
-    """Raise DataError when a raw file is not the one that was fetched."""
+    """Raise DataError when a raw file differs from the file that was fetched."""
     known = read_recorded(data_dir).get(dataset, {})
     for file in files:
         recorded = known.get(file.file)

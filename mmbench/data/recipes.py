@@ -28,8 +28,8 @@ _DUPLICATES = {
 }
 _ORDERS = {
     "repeated": ", repeated until stable",
-    "users first": ", users first, one pass",
-    "items first": ", items first, one pass",
+    "users first": ", users first, a single pass",
+    "items first": ", items first, a single pass",
     "at once": ", both counted once before either",
 }
 _COUNTS = {
@@ -60,8 +60,8 @@ class Recipe:
         ratings = [f"ratings >= {self.rating}" if self.rating < 5 else "ratings = 5"] if self.rating else []
         parts += duplicates + ratings if early else ratings + duplicates
         bounds = [
-            f"{who} >= {least}"
-            for who, least in (("users", self.min_user), ("items", self.min_item))
+            f"{kind} >= {least}"
+            for kind, least in (("users", self.min_user), ("items", self.min_item))
             if least
         ]
         if bounds:
@@ -104,7 +104,7 @@ class Recipe:
         return f"filters = {{ {', '.join(f'{key} = {value}' for key, value in keys.items())} }}"
 
     def steps(self) -> int:
-        """Return how much the recipe does: of recipes with equal counts, the one that does least comes first."""
+        """Return how much the recipe does: of recipes with equal counts, that which does least comes first."""
         unusual = (self.order != "repeated") + (self.counts != "events") + (self.min_user != self.min_item)
         return (
             2 * bool(self.rating)
@@ -126,7 +126,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """The events of a raw file, in its order. `has[name]` bool [n_items] tells which items have it."""
+    """The events of a raw file, in its order. `has[name]` bool [n_items] says which items have it."""
 
     file: str
     user: np.ndarray

@@ -76,7 +76,7 @@ def _to_json(match: re.Match[str]) -> str:
 
 
 def get(record: dict[str, Any], key: str) -> Any:
-    """Return a field; ValueError suggests the nearest field for a missing one."""
+    """Return a field; ValueError for a missing field, with the nearest."""
     if key not in record:
         raise ValueError(missing_name(key, [str(known) for known in record], "field"))
     return record[key]
@@ -90,7 +90,7 @@ def text_of(value: Any) -> str:
 
 
 def path_of(nodes: Any) -> list[str]:
-    """Return the cleaned category nodes from root to leaf, without blank ones."""
+    """Return the cleaned category nodes from root to leaf, without blank names."""
     if not isinstance(nodes, list):
         return []
     return [text for text in map(text_of, nodes) if text]

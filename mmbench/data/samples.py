@@ -1,15 +1,15 @@
 """What a model is trained and ranked on: windows of histories, an epoch's order, and its steps.
 
-A row is a window of one user's history: `length` input events from flat index `start`; the places
+A row is a window of a user's history: `length` input events from flat index `start`; the places
 `loss_from`..`length - 1` predict the event after them. The kinds of samples differ only in their rows
 (max_len 3 in the drawing, `.` = input without loss, `>` = input whose next item is a target):
 
     history      a b c d e             (training events; e is only a target)
-    all          >>>        .. >       every target once; the first max_len positions share one row,
-                 a b c      b c d      each later target has its own window
-    prefix       >   .>   ..>   ..>    one row per target
+    all          >>>        .. >       every target once; the first max_len positions share a row,
+                 a b c      b c d      each later target has a window
+    prefix       >   .>   ..>   ..>    a row per target
                  a   ab   abc   bcd
-    last-window  >>> of b c d          one row per user, the newest max_len
+    last-window  >>> of b c d          a row per user, the newest max_len
     sequence     c d e, no targets     the newest max_len training events, for models that mask by themselves
     sequence-prefix  c, c d, c d e     every beginning of what `sequence` has, no targets either
     pairs        (user, item) of each event, without history
@@ -45,7 +45,7 @@ class Rows:
 
 
 def join(*parts: Rows) -> Rows:
-    """Return the rows of all parts, one part after the other."""
+    """Return the rows of all parts, in the parts' order."""
     return Rows(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__dataclass_fields__)
     )
@@ -80,7 +80,7 @@ def plan_rows(offsets: np.ndarray, samples: str, max_len: int) -> Rows:
 
 
 def _windows(user: np.ndarray, first: np.ndarray, low: np.ndarray, high: np.ndarray, max_len: int) -> Rows:
-    """Return one row for each target number low..high of each user (target number t follows t inputs)."""
+    """Return a row for each target number low..high of each user (target number t follows t inputs)."""
     count = np.maximum(high - low + 1, 0)
     t = ranges(low, count)
     length = np.minimum(t, max_len)
@@ -92,7 +92,7 @@ def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.G
 
     When a step becomes full in the middle of a row, the row is split: the step gets its first targets with the
     history up to them, the next step the later targets with the whole history as context. Rows whose targets the
-    model chooses itself ("sequence", "sequence-prefix") count as one target.
+    model chooses itself ("sequence", "sequence-prefix") count as a single target.
     """
     rows = rows[generator.permutation(len(rows))]
     if unit == "rows":
@@ -112,7 +112,7 @@ def plan_steps(rows: Rows, *, batch_size: int, unit: str, generator: np.random.G
 
 
 def last_rows(offsets: np.ndarray, user: np.ndarray, max_len: int) -> Rows:
-    """Return one row per history offsets[k]:offsets[k+1]: its newest `max_len` events."""
+    """Return a row per history offsets[k]:offsets[k+1]: its newest `max_len` events."""
     length = np.minimum(np.diff(offsets), max_len)
     return Rows(user, offsets[1:] - length, length, length - 1)
 

@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 class RawFile(_Strict):
     """A raw file: its name inside the raw folder, and the addresses (mirrors, tried in this order) that offer it.
 
-    `size` is exact, in bytes, and a download of another size is refused; `about` only tells people what to expect.
+    `size` is exact, in bytes, and a download of another size is refused; `about` only says what to expect.
     """
 
     name: str = Field(min_length=1)
@@ -87,10 +87,10 @@ class InteractionColumns(_Strict):
 
 
 class ItemColumns(_Strict):
-    """Columns of the item table. `group`: rows with equal values are one item (all colours of a dress).
+    """Columns of the item table. `group`: rows with equal values are a single item (all colours of a dress).
 
-    `categories` is one column, split at `category_separator` (and each path at `path_separator`), or several
-    columns with one category each.
+    `categories` is a column, split at `category_separator` (and each path at `path_separator`), or several columns
+    with a category each.
     """
 
     item: str = "item"
@@ -144,7 +144,7 @@ class Slip(_Strict):
 
 
 class DatasetSpec(_Strict):
-    """One table of datasets.toml."""
+    """A table of datasets.toml."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     title: str = Field(min_length=1)
@@ -214,12 +214,12 @@ class DatasetSpec(_Strict):
 
     @property
     def has_times(self) -> bool:
-        """Whether the interactions have times and not only an order."""
+        """Return whether the interactions have times and not only an order."""
         return self.columns.interactions.unit != "order"
 
     @property
     def pictures(self) -> Images | None:
-        """Where the pictures lie: as declared, else where those of items with an address are fetched to."""
+        """Return where the pictures lie: as declared, else where those of items with an address are fetched to."""
         has_addresses = bool(self.columns.items.image_url) or self.parser.startswith("amazon")
         if self.images is None and has_addresses and self.files.items is not None:
             return Images(name="images", member="{id}.jpg")
@@ -227,7 +227,7 @@ class DatasetSpec(_Strict):
 
     @property
     def interaction_columns(self) -> InteractionColumns:
-        """The columns as declared; RecBole's names are the defaults of its format. MicroLens has milliseconds."""
+        """Return the columns as declared; RecBole's names are its format's defaults. MicroLens has milliseconds."""
         columns = self.columns.interactions
         if self.parser == "microlens":
             return columns.model_copy(update={"unit": "ms"})
@@ -240,7 +240,7 @@ class DatasetSpec(_Strict):
 
     @property
     def item_columns(self) -> ItemColumns:
-        """The columns as declared; for RecBole, its id column and blank-separated categories are the defaults."""
+        """Return the columns as declared; for RecBole by default its id column and blank-separated categories."""
         columns = self.columns.items
         if self.parser != "recbole":
             return columns
@@ -254,11 +254,11 @@ class DatasetSpec(_Strict):
 
     @property
     def raw_files(self) -> list[RawFile]:
-        """The required files, interactions first."""
+        """Return the required files, interactions first."""
         return [file for file in (self.files.interactions, self.files.items) if file is not None]
 
     def files_in(self, folder: Path) -> list[RawFile]:
-        """Return the raw files to read from a folder: the required ones, and the optional ones that exist."""
+        """Return the raw files to read from a folder: all that are required, and the optional files that exist."""
         photos = self.files.photos
         return [*self.raw_files, *([photos] if photos and (folder / photos.name).is_file() else [])]
 

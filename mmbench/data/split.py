@@ -1,7 +1,7 @@
 """Which events are for training, validation and test: pure functions without input or output.
 
 leave-one-out   train train train ... train | valid | test        (every user with at least 3 events)
-time            train ... | T_valid  valid ... | T_test  test ... (one global clock, no future leaks)
+time            train ... | T_valid  valid ... | T_test  test ... (a global clock, no future leaks)
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_
     """Split at global times: the newest `test_share` of events is test time, `valid_share` before it validation.
 
         all users     ----- train ----- T_valid -- valid -- T_test -- test --
-        one user      e e e   e e          v' e              t'  e
+        a user        e e e   e e          v' e              t'  e
 
     v' and t' (the user's first event in each span) are the targets; their input is everything before them.
     Training sees only events before T_valid. A user with nothing before the target is not evaluated.

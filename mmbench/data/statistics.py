@@ -38,7 +38,7 @@ class RawCounts(strict.Strict):
     users: int
     items: int
     interactions: int
-    duplicates: int  # events that equal an earlier one in user, item and time
+    duplicates: int  # events that equal an earlier event in user, item and time
     items_dropped_incomplete: int = 0  # items that lack what the protocol requires
     dropped_incomplete: int = 0  # interactions with these items
     filter_rounds: int = 0
@@ -163,7 +163,7 @@ def compare(
     protocol: str,
     default_protocol: str,
 ) -> list[Compared]:
-    """Return counts and averages beside the printed ones; differences and known slips always get a remark."""
+    """Return counts and averages beside the printed values; differences and known slips always get a remark."""
     slip_of: dict[str, Slip] = {slip.statistic: slip for slip in slips}
     rows = []
     for name in (*COUNTS, "actions_per_user", "actions_per_item", "sparsity"):

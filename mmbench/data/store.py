@@ -1,12 +1,12 @@
-"""Prepared data on disk: memory-mapped arrays, the item catalogue, and one manifest that hashes them all.
+"""Prepared data on disk: memory-mapped arrays, the item catalogue, and a manifest that hashes them all.
 
     data/prepared/<name>/
       manifest.json            what this is and how it was made, see mmbench.data.manifest; carries its own hash
       items.npy    int32  [E]  item of each event, 1..n_items, sorted by user, then by the protocol's order
-      times.npy    int64  [E]  unix seconds of each event; its place in the history where only an order is known
+      times.npy    int64  [E]  unix seconds of each event; its position in the history where only an order is known
       offsets.npy  int64  [U+1]  events of user u are offsets[u]:offsets[u+1]; users are 0..U-1
-      items.jsonl              one object per item, line i = item i+1: id, title, brand, categories, text, image
-      users.txt                raw user ids, one a line, in internal order
+      items.jsonl              an object per item, line i = item i+1: id, title, brand, categories, text, image
+      users.txt                raw user ids, an id per line, in internal order
       category_ids.npy int32 / category_offsets.npy int64 [n_items+1] / categories.txt   (0-based, CSR by item)
       features/<modality>/<encoder>/   see mmbench.features.store
 
@@ -15,8 +15,7 @@ never another number.
 """
 
 import json
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,21 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.atomic import beside, finish_swaps, hash_file, hash_json, swap_folder
-from mmbench.data.inputs import read_inputs
+from mmbench.atomic import finish_swaps, hash_file, hash_json
 from mmbench.data.manifest import (
     ARRAYS,
     FILE,
     TEXTS,
-    Counts,
-    Facts,
     Manifest,
     advice_for,
-    data_hash,
     folder_name,
     name_of,
     read_manifest,
-    write_manifest,
 )
 from mmbench.data.protocol import Protocol
 from mmbench.errors import DamagedError, DataError, UsageError, nearest
@@ -74,7 +68,7 @@ class Prepared:
 
     @property
     def items_hash(self) -> str:
-        """The hash of the raw item ids in internal order, which a feature file must have, too."""
+        """Return the hash of the raw item ids in internal order, which a feature file must have, too."""
         return self.manifest.items_hash
 
     @property
@@ -87,7 +81,7 @@ class Prepared:
 
     @property
     def has_times(self) -> bool:
-        """Whether events have times; if not, they only have an order, and `times` are places in a history."""
+        """Return whether events have times; if not, they only have an order, and `times` are positions."""
         return self.manifest.has_times
 
     @property
@@ -144,7 +138,7 @@ class Prepared:
 
     @cached_property
     def item_records(self) -> list[dict[str, Any]]:
-        """The catalogue: record i belongs to item i + 1."""
+        """Return the catalogue: record i belongs to item i + 1."""
         try:
             records = [json.loads(line) for line in self._lines("items.jsonl", self.n_items)]
             ids_hash = hash_json([record["id"] for record in records])
@@ -288,75 +282,3 @@ def open_prepared(name: str, data_dir: Path) -> Prepared:
     near = nearest(name, known)
     advice = f"did you mean {near[0]!r}?" if len(near) == 1 else f"run: mmbench prepare {name}"
     raise UsageError(f"data set {name!r} is not prepared in {data_dir}; {advice}")
-
-
-# -- writing ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Content:
-    """What a prepared data set holds besides its manifest; arrays are as in the files."""
-
-    items: np.ndarray  # [E]
-    times: np.ndarray  # [E]
-    offsets: np.ndarray  # [U + 1]
-    item_records: Sequence[dict[str, Any]]
-    user_ids: Sequence[str]
-    category_names: Sequence[str]
-    category_ids: np.ndarray
-    category_offsets: np.ndarray  # [n_items + 1]
-
-
-def write_prepared(data_dir: Path, facts: Facts, content: Content) -> Prepared:
-    """Write a prepared data set beside its final folder and move it there in one step; its features stay.
-
-    Raises DataError when it cannot be written.
-    """
-    root = prepared_root(data_dir)
-    final = root / folder_name(facts.name)
-    work = beside(final, what="new")
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"cannot write below {root}: {error.strerror}; choose another {DATA_DIR}") from error
-    try:
-        _write_arrays(work, content)
-        _write_texts(work, content)
-        write_manifest(work, _complete_manifest(work, facts, content))
-        swap_folder(work, final, keep=[FEATURES], option=DATA_DIR)
-    except OSError as error:
-        raise DataError(f"cannot write below {root}: {error.strerror or error}; free some space") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return _open(final)
-
-
-def _write_arrays(folder: Path, content: Content) -> None:
-    for name, kind in ARRAYS.items():
-        values = getattr(content, name.removesuffix(".npy"))
-        np.save(folder / name, values.astype(kind), allow_pickle=False)
-
-
-def _write_texts(folder: Path, content: Content) -> None:
-    with (folder / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for record in content.item_records:
-            file.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
-    for name, lines in (("users.txt", content.user_ids), ("categories.txt", content.category_names)):
-        with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line.replace("\n", " ") + "\n" for line in lines)
-
-
-def _complete_manifest(folder: Path, facts: Facts, content: Content) -> Manifest:
-    """Return the whole manifest; all other files of the folder must exist already."""
-    files = {name: hash_file(folder / name) for name in (*ARRAYS, *TEXTS)}
-    counts = Counts(
-        users=len(content.user_ids), items=len(content.item_records), interactions=len(content.items)
-    )
-    return Manifest(
-        **vars(facts),
-        counts=counts,
-        files=files,
-        items_hash=hash_json([record["id"] for record in content.item_records]),
-        inputs=read_inputs(content.item_records, facts.images, facts.name),
-        hash=data_hash(files, facts.protocol),
-    )

@@ -69,7 +69,7 @@ def _column_index(file: Path, header: list[str], column: str) -> int:
     if column not in header:
         raise DataError(f"{file}: {missing_name(column, header, 'column')}")
     if header.count(column) > 1:
-        raise DataError(f"{file}: column {column!r} appears twice in the header; rename one of them")
+        raise DataError(f"{file}: column {column!r} appears twice in the header; rename either")
     return header.index(column)
 
 

@@ -9,7 +9,7 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!--.*?-->")
 
 
 def clean(value: str) -> str:
-    """Unescape HTML, remove tags and double quotes, and replace every run of white space by one blank.
+    """Unescape HTML, remove tags and double quotes, and replace every run of white space by a single blank.
 
     Some of Amazon's 2018 pages are escaped twice, so unescaping is repeated until nothing changes. The result has no
     line break of any kind; apostrophes stay, since they belong to words. Halves of a surrogate pair, which JSON and
@@ -37,7 +37,7 @@ def is_page_script(title: str) -> bool:
 
 
 def sentence(text: str) -> str:
-    """End `text` with exactly one full stop; empty text stays empty."""
+    """End `text` with a single full stop; empty text stays empty."""
     text = text.rstrip(" .")
     return f"{text}." if text else ""
 

@@ -89,7 +89,7 @@ def _parse_iso(value: Any) -> int:
 
 
 def iso_text(ticks: int) -> str:
-    """Return a time as an ISO date; one that no date can say (after the year 9999) as words that no unit accepts."""
+    """Return a time as an ISO date; a time after the year 9999, which has none, as words that no unit accepts."""
     try:
         return (_EPOCH + timedelta(microseconds=ticks)).isoformat()
     except OverflowError:
@@ -125,11 +125,11 @@ def _hint(value: int, unit: str) -> str:
         return f"; {value} looks like a date: declare unit = 'iso'"
     for other, ticks in (("s", TICKS), ("ms", TICKS // 1000)):
         if other != unit and _is_plausible(value * ticks):
-            what = "seconds" if other == "s" else "milliseconds"
-            return f"; {value} looks like {what}: declare unit = {other!r}"
-    for what, per_tick in (("microseconds", 1), ("nanoseconds", 1000)):
+            name = "seconds" if other == "s" else "milliseconds"
+            return f"; {value} looks like {name}: declare unit = {other!r}"
+    for name, per_tick in (("microseconds", 1), ("nanoseconds", 1000)):
         if _is_plausible(value // per_tick):
-            return f"; {value} looks like {what}: divide by {per_tick * 1000:,} and declare unit = 'ms'"
+            return f"; {value} looks like {name}: divide by {per_tick * 1000:,} and declare unit = 'ms'"
     if value < 10**7:
         return f"; {value} looks like a position in a history: declare unit = 'order'"
     return "; declare the unit in which the file has its times (s, ms, iso, or order for positions)"

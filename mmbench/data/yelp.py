@@ -40,7 +40,7 @@ def read_reviews(file: Path) -> tuple[RawEvents, list[str]]:
 def read_businesses(
     file: Path, wanted: Collection[str], *, fields: Collection[str] = ()
 ) -> tuple[dict[str, RawItem], list[str]]:
-    """Return the wanted businesses by id, and notes. Categories are one string, split at ", "; each is a path."""
+    """Return the wanted businesses by id, and notes. Categories are a string, split at ", "; each is a path."""
     items: dict[str, RawItem] = {}
     faults, repeated = Faults(file), 0
     for number, line in read_lines(file):
@@ -70,7 +70,7 @@ def read_businesses(
 
 
 def _categories(value: Any) -> list[str]:
-    """Return the category names, which some releases write as one string and older ones as a list."""
+    """Return the category names, which some releases write as a single string and older releases as a list."""
     nodes = value.split(", ") if isinstance(value, str) else value
     return [name for name in map(text_of, nodes) if name] if isinstance(nodes, list) else []
 

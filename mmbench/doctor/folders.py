@@ -42,7 +42,7 @@ def disk(topic: str, folder: Path, option: str) -> Iterator[Finding]:
         existing = existing.parent
     reason = _why_unwritable(existing, is_parent=existing != folder)
     if reason:
-        help_text = f"choose another folder with {option}, or get permission for this one"
+        help_text = f"choose another folder with {option}, or get permission for this folder"
         yield Finding("problem", topic, f"{folder.absolute()} cannot be written to: {reason}", help_text)
         return
     free = shutil.disk_usage(existing).free

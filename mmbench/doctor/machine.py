@@ -196,7 +196,9 @@ def _ask_hub() -> Finding:
         with new_session() as session:
             get(session, address, timeout=HUB_SECONDS).close()
     except FetchError as error:
-        help_text = "set HTTPS_PROXY if you need one; encoders from folders and packages work without the hub"
+        help_text = (
+            "set HTTPS_PROXY if you need a proxy; encoders from folders and packages work without the hub"
+        )
         return Finding("note", "hub", f"{address} cannot be reached: {error.reason}", help_text)
     return Finding("ok", "hub", f"{address} answers")
 

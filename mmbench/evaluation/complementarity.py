@@ -31,7 +31,7 @@ class Complementarity:
 def hits(ranks: Ranks, k: int) -> np.ndarray:
     """Return whether each target is among the first k, bool [n] in ascending order of users.
 
-    A target that ties with others is hit when its expected place, the middle of them, is among the first k.
+    A target that ties with others is hit when its expected rank, the middle of them, is among the first k.
     """
     order = np.argsort(ranks.user, kind="stable")
     middle: np.ndarray = (ranks.greater + ranks.equal / 2)[order] < k

@@ -19,14 +19,14 @@ BLOCK = 64  # items whose largest score is kept, see mmbench.evaluation.lists
 
 @dataclass(frozen=True)
 class Counts:
-    """Of each row: candidates above the target, others that tie with it (int64 [T]), the target's own score [T].
+    """Of each row: candidates above the target, others that tie with it (int64 [T]), the target's score [T].
 
-    maxima  [T, N // BLOCK], the largest score of each whole block of items; None when they were not asked for
+    maxima  [T, N // BLOCK], the largest score of each whole block of items; None without `with_maxima`
     """
 
     greater: np.ndarray
     equal: np.ndarray
-    own: np.ndarray
+    target_score: np.ndarray
     maxima: Tensor | None = None
 
 
@@ -40,22 +40,22 @@ def count(
     """
     if scores.dtype not in (torch.float32, torch.float64):
         raise RunError(f"scores are {scores.dtype}: too coarse to rank by; return float32 or float64")
-    own = scores.gather(1, target[:, None] - 1)
-    greater, alike = (np.empty(len(scores), np.int64) for _ in range(2))
+    target_score = scores.gather(1, target[:, None] - 1)
+    greater, equal = (np.empty(len(scores), np.int64) for _ in range(2))
     largest = scores.new_empty(len(scores))
     maxima = scores.new_empty(len(scores), scores.shape[1] // BLOCK) if with_maxima else None
-    how = _compare_on_cpu if scores.device.type == "cpu" else _compare_on_gpu
+    compare = _compare_on_cpu if scores.device.type == "cpu" else _compare_on_gpu
     size = max(1, COMPARED_AT_ONCE[scores.device.type] // scores.shape[1])
     for first in range(0, len(scores), size):
         rows = slice(first, first + size)
-        greater[rows], alike[rows] = how(scores[rows], own[rows])
+        greater[rows], equal[rows] = compare(scores[rows], target_score[rows])
         largest[rows] = _largest(scores[rows], None if maxima is None else maxima[rows])
-    _check_finite(own[:, 0], largest, user)
-    return Counts(greater, alike - 1, own[:, 0].cpu().numpy(), maxima)  # the target ties with itself
+    _check_finite(target_score[:, 0], largest, user)
+    return Counts(greater, equal - 1, target_score[:, 0].cpu().numpy(), maxima)  # the target ties with itself
 
 
 def _largest(scores: Tensor, maxima: Tensor | None) -> Tensor:
-    """Return the largest score of each row, NaN where the row holds one; fill in the maxima of its blocks."""
+    """Return the largest score of each row, NaN where the row holds NaN; fill in the maxima of its blocks."""
     if maxima is None or not maxima.shape[1]:
         return scores.amax(1)
     whole = maxima.shape[1] * BLOCK
@@ -65,29 +65,29 @@ def _largest(scores: Tensor, maxima: Tensor | None) -> Tensor:
     return torch.maximum(largest, rest.amax(1)) if rest.shape[1] else largest
 
 
-def _check_finite(own: Tensor, largest: Tensor, user: np.ndarray | None) -> None:
-    bad = ~torch.isfinite(own) | torch.isnan(largest) | torch.isposinf(largest)
+def _check_finite(target_score: Tensor, largest: Tensor, user: np.ndarray | None) -> None:
+    bad = ~torch.isfinite(target_score) | torch.isnan(largest) | torch.isposinf(largest)
     if bad.any():
         first = int(bad.nonzero()[0])
-        who = f"user number {user[first]}" if user is not None else f"row {first}"
+        name = f"user number {user[first]}" if user is not None else f"row {first}"
         raise RunError(
-            f"the model's score for {who} is not a finite number; lower the learning rate or check the features"
+            f"the model's score for {name} is not a finite number; lower the learning rate or check the features"
         )
 
 
-def _compare_on_cpu(scores: Tensor, own: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Count row by row: numpy counts the true values of one row in a tenth of the time of a sum over an axis."""
-    values, mine = scores.numpy(), own.numpy()
+def _compare_on_cpu(scores: Tensor, target_score: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Count row by row: numpy counts the true values of a row in a tenth of the time of a sum over an axis."""
+    values, limits = scores.numpy(), target_score.numpy()
     flags = np.empty(values.shape, bool)
-    np.greater(values, mine, out=flags)
+    np.greater(values, limits, out=flags)
     above = [np.count_nonzero(row) for row in flags]
-    np.equal(values, mine, out=flags)
+    np.equal(values, limits, out=flags)
     return np.array(above), np.array([np.count_nonzero(row) for row in flags])
 
 
-def _compare_on_gpu(scores: Tensor, own: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    above, alike = (scores > own).sum(1), (scores == own).sum(1)
-    return above.cpu().numpy(), alike.cpu().numpy()
+def _compare_on_gpu(scores: Tensor, target_score: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    above, equal = (scores > target_score).sum(1), (scores == target_score).sum(1)
+    return above.cpu().numpy(), equal.cpu().numpy()
 
 
 # -- mask rules -------------------------------------------------------------------------------------------
@@ -108,11 +108,11 @@ class Seen:
     def __init__(self, view: TargetView, n_items: int) -> None:
         lengths = np.diff(view.offsets)
         history = np.repeat(np.arange(len(view)), lengths)
-        place = np.arange(len(history)) - np.repeat(view.offsets[:-1] - view.offsets[0], lengths)
+        position = np.arange(len(history)) - np.repeat(view.offsets[:-1] - view.offsets[0], lengths)
         events = view.items[view.offsets[0] : view.offsets[-1]]
         keys, first = np.unique(history * (n_items + 1) + events, return_index=True)
         # The first of equal events: when it is not for training, none is.
-        self.is_training = (place < view.train_len[history])[first]
+        self.is_training = (position < view.train_len[history])[first]
         self.item = keys % (n_items + 1) - 1
         self.length = np.bincount(keys // (n_items + 1), minlength=len(view))
         self.start = np.cumsum(self.length) - self.length
@@ -129,9 +129,9 @@ def without(
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Return (greater, equal) without the training items, then without any seen item. Targets always stay."""
     row, item = (torch.from_numpy(values).to(scores.device) for values in (pairs.row, pairs.item))
-    rival, mine = scores[row, item].cpu().numpy(), counts.own[pairs.row]
-    above = rival > mine
-    tied = (rival == mine) & (pairs.item != target[pairs.row] - 1)
+    rival, target_score = scores[row, item].cpu().numpy(), counts.target_score[pairs.row]
+    above = rival > target_score
+    tied = (rival == target_score) & (pairs.item != target[pairs.row] - 1)
 
     def left(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n = len(counts.greater)

@@ -27,12 +27,12 @@ LIST_RULES: tuple[MaskRule, ...] = ("none", "input")
 
 
 class ListsError(UsageError):
-    """Lists that are missing or too short: ranking again makes longer ones."""
+    """Lists that are missing or too short: ranking again makes longer lists."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Target ranks under one mask rule: `greater[k]` candidates beat the target of `user[k]`, `equal[k]` tie with it.
+    """Target ranks under a mask rule: `greater[k]` candidates beat the target of `user[k]`, `equal[k]` tie with it.
 
     The 1-based rank is uniform over greater+1 .. greater+equal+1 (see mmbench.evaluation.metrics). All int64 [n];
     ValueError when they are not equally long.
@@ -50,7 +50,7 @@ class Ranks:
         shapes = {name: list(getattr(self, name).shape) for name in ("user", "greater", "equal")}
         if any(shape != [len(self.user)] for shape in shapes.values()):
             text = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            raise ValueError(f"one value per user is needed, but the shapes are {text}")
+            raise ValueError(f"a value per user is needed, but the shapes are {text}")
 
     def __len__(self) -> int:
         return len(self.user)
@@ -86,13 +86,13 @@ UNKNOWN = MadeBy()
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """A named ranking of one split: one target for each of n users among `n_items` items.
+    """A named ranking of a split: a target for each of n users among `n_items` items.
 
     user, target  int64 [n]; targets are 0 where they were left out of what is passed on
-    counts        by mask rule: (greater, equal), int64 [n] each; a rule is missing where another program did not tell
+    counts        by mask rule: (greater, equal), int64 [n] each; another program may state a single rule
     lists         by mask rule, "none" and "input"; empty when none were made
     limits        by mask rule: the largest cutoff for which the counts are exact; without an entry, any
-    spread        mean over users of the scores' standard deviation over items; None when it was not asked for
+    spread        mean over users of the scores' standard deviation over items; None when it was not computed
     """
 
     name: str
@@ -123,7 +123,7 @@ class Ranking:
         return bool(self.target.any())
 
     def ranks(self, rule: MaskRule) -> Ranks:
-        """Return the ranks under a mask rule; UsageError for one that is not stored."""
+        """Return the ranks under a mask rule; UsageError for a rule that is not stored."""
         if rule not in self.counts:
             rules = " and ".join(self.counts)
             raise UsageError(
@@ -135,7 +135,7 @@ class Ranking:
     def top(self, rule: MaskRule, k: int) -> np.ndarray:
         """Return the first `k` items of each user's list, int32 [n, k].
 
-        Raises UsageError where no lists are made, ListsError where longer ones can be made.
+        Raises UsageError where no lists are made, ListsError where longer lists can be made.
         """
         if self.split != "test":
             raise UsageError(f"lists are stored for the test targets only, not for {self.split}")
@@ -167,7 +167,7 @@ def file_name(name: str) -> str:
 
 
 def write_ranking(folder: Path, ranking: Ranking) -> None:
-    """Store a ranking in a folder of rankings, in one step."""
+    """Store a ranking in a folder of rankings, atomically."""
     arrays: dict[str, np.ndarray] = {"user": ranking.user, "target": ranking.target}
     for rule, counts in ranking.counts.items():
         arrays[f"greater_{rule}"], arrays[f"equal_{rule}"] = counts
@@ -224,7 +224,7 @@ def _check(ranking: Ranking) -> None:
     """Raise ValueError for what no ranking can be."""
     n, n_items = len(ranking.user), ranking.n_items
     if len(np.unique(ranking.user)) < n:
-        raise ValueError("a user stands there twice")
+        raise ValueError("a user appears twice")
     least = 0 if not (ranking.has_targets or ranking.lists) else 1
     if ranking.target.shape != (n,) or not _within(ranking.target, least, n_items):
         raise ValueError(f"a target is not an item of 1..{n_items}")
@@ -240,7 +240,7 @@ def _check(ranking: Ranking) -> None:
             raise ValueError(f"a rank under {rule} is outside 1..{n_items}")
     for lists in ranking.lists.values():
         if lists.items.shape != (n, ranking.list_length) or lists.scores.shape != lists.items.shape:
-            raise ValueError("lists do not have one row per user")
+            raise ValueError("lists do not have a row per user")
         if not _within(lists.items, 0, n_items):
             raise ValueError(f"a list holds no item of 1..{n_items}")
 

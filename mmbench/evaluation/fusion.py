@@ -37,7 +37,7 @@ MOST_HELD = 2**26  # scores that are held while weights are learned; of more use
 
 @dataclass(frozen=True)
 class ScaledChunk:
-    """Some users of a view, with their members' scores on one scale.
+    """Some users of a view, with their members' scores on a common scale.
 
     index   int64 [T], into the view's users
     scores  float64 [M, T, N]
@@ -101,7 +101,7 @@ def find_weights(
 def best_on_grid(
     chunks: Iterable[ScaledChunk], view: TargetView, shape: tuple[int, int], *, mask_seen: MaskRule
 ) -> list[int]:
-    """Return the weights of the grid with the best NDCG@10, in tenths; of equal ones those nearest to equal weights.
+    """Return the weights of the grid with the best NDCG@10, in tenths; of equal values, those nearest to equal weights.
 
     The members score once; each point of the grid is a weighted sum and two counts per user.
     """
@@ -121,7 +121,7 @@ def best_on_grid(
             counts[:, point, chunk.index] = pair
     ranks = [Ranks(view.user, greater, equal, n_items) for greater, equal in counts.swapaxes(0, 1)]
     values = [mean_value(point, METRIC) for point in ranks]
-    best: list[int] = grid[int(np.argmax(values))].tolist()  # the first of equal ones
+    best: list[int] = grid[int(np.argmax(values))].tolist()  # the first of equal values
     return best
 
 
@@ -212,7 +212,7 @@ def _minimised(
 
 
 def some_users(view: TargetView, n: int) -> TargetView:
-    """Return a view of n of the users, evenly spaced; of all where there are no more."""
+    """Return a view of n of the users, evenly spaced; of all users if they are not more."""
     if len(view) <= n:
         return view
     chosen = np.unique(np.linspace(0, len(view) - 1, max(n, 1)).astype(np.int64))

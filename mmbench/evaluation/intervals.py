@@ -23,7 +23,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 def bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """Return the percentile interval of the mean over resampled users.
 
-    Only how often each distinct value is drawn matters, so a draw is one of multinomial counts.
+    Only how often each distinct value is drawn matters, so a draw is a vector of multinomial counts.
     """
     distinct, counts = np.unique(values, return_counts=True)
     rng, share = np.random.default_rng(seed), counts / len(values)

@@ -1,18 +1,18 @@
-"""Knock-outs: interventions that take one thing from a trained model, to see whether it uses that thing.
+"""Knock-outs: interventions that take a part of its inputs from a trained model, to see whether it uses that part.
 
     text, image  constant          every item has the mean vector of the items that have the modality
                  shuffled:SEED     the items that have the modality swap their vectors; none keeps its own
-                 random:SEED       each vector becomes a random one of the same norm (layer by layer)
+                 random:SEED       each vector becomes a random vector of the same norm (layer by layer)
                                    (both as the settings `text_features`, `image_features` change them)
                  absent            no item has the modality: zero vectors, marked as missing
     time         equal             every interval of every history is the view's median interval; the newest time stays
                  shuffled:SEED     the intervals of a history are shuffled; its oldest and newest time stay (shuffled
                                    times would have negative intervals, which no model is made for)
                  year              every time is 365 days later
-                 other-user:SEED   a history has the times of another one, at least as long if there is one
+                 other-user:SEED   a history has the times of another, at least as long if such a history exists
     order        shuffled:SEED     the items before the newest are shuffled, times keep their order
                  reversed          the items are reversed, times keep their order
-                 last              the newest event alone; the same as history=1, and so called
+                 last              the newest event alone; the same as history=1, and named so
     history      N                 the newest N events alone
 
 What a model took from the training events (a longest interval, a user's unit of time) stays.
@@ -54,7 +54,7 @@ SEEDED = ("shuffled", "random", "other-user")
 def parse_knockouts(texts: list[str]) -> list[Intervention]:
     """Return the knock-outs of names such as "text" (all of that kind), "image=constant", "time=shuffled:3".
 
-    Each is returned once. Raises UsageError for a name that is none, with the nearest one.
+    Each is returned once. Raises UsageError for an unknown name, with the nearest.
     """
     names: list[str] = []
     for text in texts:
@@ -113,10 +113,10 @@ def constant(modality: Modality) -> Intervention:
 
 
 def _of_features(modality: str, word: str, seed: int) -> Intervention:
-    own: dict[str, FeatureChange] = {"constant": _constant, "absent": _absent}
-    if word in own:
+    fixed: dict[str, FeatureChange] = {"constant": _constant, "absent": _absent}
+    if word in fixed:
         return Intervention(
-            f"{modality}={word}", catalog=lambda catalog: _with_features(catalog, modality, own[word])
+            f"{modality}={word}", catalog=lambda catalog: _with_features(catalog, modality, fixed[word])
         )
     return Intervention(
         f"{modality}={word}:{seed}",
@@ -183,20 +183,20 @@ def _with_shuffled_times(view: TargetView, seed: int) -> TargetView:
 
 
 def _with_times_of_others(view: TargetView, seed: int) -> TargetView:
-    """Give each history the newest times of the next longer one; the longest has the next shorter one's.
+    """Give each history the newest times of the next longer one; the longest has those of the next shorter.
 
-    Histories of one length are in random order. Where the other history is shorter, its oldest time fills up.
+    Histories of equal length are in random order. Where the other history is shorter, its oldest time fills up.
     """
     lengths = np.diff(view.offsets)
     if len(lengths) < 2:
-        raise UsageError("time=other-user needs two histories, and there is one; leave it out")
+        raise UsageError("time=other-user needs at least two histories; leave it out")
     order = np.lexsort((np.random.default_rng(seed).random(len(lengths)), lengths))
     other = np.empty_like(order)
     other[order[:-1]], other[order[-1]] = order[1:], order[-2]
     first = np.repeat(view.offsets[:-1][other], lengths)
     n_later = np.repeat(view.offsets[1:] - 1, lengths) - np.arange(len(view.times))
-    place = np.repeat(view.offsets[1:][other] - 1, lengths) - n_later
-    return replace(view, times=view.times[np.maximum(place, first)])
+    event = np.repeat(view.offsets[1:][other] - 1, lengths) - n_later
+    return replace(view, times=view.times[np.maximum(event, first)])
 
 
 # -- items ------------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ def best_by_sorting(scores: Tensor, k: int, maxima: Tensor) -> tuple[np.ndarray,
     values = scores
     if maxima.shape[1] > k:
         first = maxima.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-        places = (first[:, :, None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
-        items = torch.cat([places, items[:, whole:]], 1)
+        columns = (first[:, :, None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
+        items = torch.cat([columns, items[:, whole:]], 1)
         values = scores.gather(1, items)
     values, order = (part[:, :k] for part in values.sort(dim=1, descending=True, stable=True))
     return items.gather(1, order).cpu().numpy(), values.cpu().numpy()
@@ -85,7 +85,7 @@ def _items_of(columns: np.ndarray, blocks: np.ndarray, n_items: int) -> np.ndarr
 
 
 class Unseen:
-    """Takes seen items out of lists. Keeps one flag per row and item, so it is made once for many chunks."""
+    """Takes seen items out of lists. Keeps a flag per row and item, so it is made once for many chunks."""
 
     def __init__(self, n_items: int) -> None:
         self.n_items = n_items
@@ -105,12 +105,12 @@ class Unseen:
         self.flags[seen] = True
         kept = ~self.flags[np.arange(n_rows)[:, None] * self.n_items + items]
         self.flags[seen] = False
-        place = np.cumsum(kept, axis=1) - 1
-        is_short = place[:, -1] < k - 1
-        kept &= place < k
+        position = np.cumsum(kept, axis=1) - 1
+        is_short = position[:, -1] < k - 1
+        kept &= position < k
         left_items = np.full((n_rows, k), -1)
         left_scores = np.full((n_rows, k), -np.inf, scores.dtype)
         row, column = np.nonzero(kept)
-        left_items[row, place[row, column]] = items[row, column]
-        left_scores[row, place[row, column]] = scores[row, column]
+        left_items[row, position[row, column]] = items[row, column]
+        left_scores[row, position[row, column]] = scores[row, column]
         return left_items, left_scores, is_short

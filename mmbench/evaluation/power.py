@@ -10,7 +10,7 @@ import numpy as np
 
 POWER = 0.8
 ALPHA = 0.05
-MOST_PAIRS = 10**9  # beyond that no number is searched for
+MOST_PAIRS = 10**9  # ends the search for a number of pairs
 N_NODES = 400
 
 

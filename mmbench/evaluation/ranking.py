@@ -1,6 +1,6 @@
 """Scores -> target ranks over the full catalogue, by counting, and the lists of the best items.
 
-For each user: greater = number of other candidates scored above the target, equal = number scored alike.
+For each user: greater = number of other candidates scored above the target, equal = number with its score.
 No candidate is sampled. Scores are float32 or float64; TF32 is off (mmbench.runtime).
 """
 
@@ -29,7 +29,7 @@ SCORES_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}
 # A chunk has so many users however large the catalogue, because an encoder is slow on a few histories; fewer only where
 # a score needs more than a number for each item.
 FEWEST_USERS = 64
-# And at most, however small it is: histories of a chunk should be of like length, because they are padded alike.
+# And at most, however small it is: histories of a chunk should have similar lengths, as all are padded to the longest.
 MOST_USERS = {"cpu": 256, "cuda": 4_096}
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
@@ -42,9 +42,9 @@ def rank(
     device: torch.device | str = "cpu",
     chunk: int | None = None,
 ) -> Ranks:
-    """Return the rank of every target of `view` under one mask rule, in the view's order of users.
+    """Return the rank of every target of `view` under a mask rule, in the view's order of users.
 
-    Raises RunError when a score is NaN, naming the user, when the model's scores are not one per item,
+    Raises RunError when a score is NaN, naming the user, when the model's scores are not a value per item,
     and when the GPU's memory runs out.
     """
     collected = _Collected(view, model.n_items, rules={mask_seen})
@@ -64,7 +64,7 @@ def rank_fully(
     chunk: int | None = None,
     made_by: MadeBy = UNKNOWN,
 ) -> Ranking:
-    """Rank every target of `view` under every mask rule in one pass; errors as in `rank`.
+    """Rank every target of `view` under every mask rule in a single pass; errors as in `rank`.
 
     lists  length of the lists of best items; 0 makes none
     shown  what the model reads instead of the view's histories; the mask rules stay about the view's
@@ -161,11 +161,11 @@ def _item_table(model: Recommender[Any]) -> Tensor:
     return table
 
 
-def _check_shape(model: Recommender[Any], what: str, found: Tensor, shape: tuple[int, int]) -> None:
-    if tuple(found.shape) != shape:
+def _check_shape(model: Recommender[Any], name: str, values: Tensor, shape: tuple[int, int]) -> None:
+    if tuple(values.shape) != shape:
         raise RunError(
-            f"{type(model).__name__}.{what} has the shape {list(found.shape)}, but {list(shape)} is needed; "
-            "one row per target, and one column per item in scores"
+            f"{type(model).__name__}.{name} has the shape {list(values.shape)}, but {list(shape)} is needed; "
+            "a row per target, and a column per item in scores"
         )
 
 
@@ -232,7 +232,7 @@ class _Collected:
     def _list(
         self, index: np.ndarray, scores: Tensor, counts: Counts, pairs: Pairs, target: np.ndarray
     ) -> None:
-        """Make both lists from one that is longer by what the second leaves out, seldom more than its length."""
+        """Make both lists from a list that is longer by what the second leaves out, seldom more than its length."""
         assert self.seen is not None
         assert counts.maxima is not None
         n_seen = np.bincount(pairs.row, minlength=len(index))

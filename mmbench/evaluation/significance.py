@@ -1,10 +1,10 @@
 """Statistics for comparing two methods: arrays in, numbers out. No files, no rounding, no tables.
 
 Every test is two-sided on the differences d_k = a_k - b_k and states the direction of their mean in words,
-so that a small p can never be read as support for the worse method. Where no p exists (one run, identical
+so that a small p can never be read as support for the worse method. Where no p exists (a single run, identical
 differences) the answer is a `NoVerdict` that says so.
 
-The unit is the caller's: training runs (n seeds) or users (n users). Never pool seeds x users into one n.
+The unit is the caller's: training runs (n seeds) or users (n users). Never pool seeds x users into a single n.
 """
 
 import math
@@ -43,7 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class NoVerdict:
-    """There is no p: `words` for a table cell, `reason` as a sentence."""
+    """A missing p: `words` for a table cell, `reason` as a sentence."""
 
     test: str
     n: int
@@ -57,7 +57,7 @@ Outcome = Verdict | NoVerdict
 
 
 def mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
-    """Return the mean and the sample standard deviation (n - 1), None in place of a deviation of one value."""
+    """Return the mean and the sample standard deviation (n - 1), None instead of the deviation of a single value."""
     array = _vector(values, "values")
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
@@ -133,15 +133,15 @@ def wilcoxon(a: np.ndarray, b: np.ndarray, *, zero_method: ZeroMethod = "wilcox"
     degenerate = _degenerate(d, test, _scale(a, b))
     if degenerate:
         return degenerate
-    found = stats.wilcoxon(d, zero_method=zero_method)
+    result = stats.wilcoxon(d, zero_method=zero_method)
     mean = float(d.mean())
     return Verdict(
         test=test,
         n=len(d),
         difference=mean,
         direction=direction_of(mean),
-        p=float(found.pvalue),
-        statistic=float(found.statistic),
+        p=float(result.pvalue),
+        statistic=float(result.statistic),
         won=int((d > 0).sum()),
         lost=int((d < 0).sum()),
     )
@@ -158,7 +158,7 @@ def sign_flip(a: np.ndarray, b: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 
 
 def randomisation(d: np.ndarray, *, scale: float = 1.0, draws: int = DRAWS, seed: int = 0) -> list[Outcome]:
-    """Run `sign_flip` for several columns of differences [n, H] at once, with one set of random signs.
+    """Run `sign_flip` for several columns of differences [n, H] at once, with the same random signs.
 
     `scale` is the size of the numbers that were subtracted, to tell rounding noise from a difference.
     """
@@ -169,12 +169,12 @@ def randomisation(d: np.ndarray, *, scale: float = 1.0, draws: int = DRAWS, seed
     exact = n <= EXACT_LIMIT
     test = "exact sign flip (all 2^n)" if exact else f"sign flip ({draws:,} draws)"
     outcomes: list[Outcome | None] = [_degenerate(column, test, scale) for column in d.T]
-    columns = [h for h, found in enumerate(outcomes) if found is None]
+    columns = [h for h, outcome in enumerate(outcomes) if outcome is None]
     if columns:
         hits = _flips_as_large(d[:, columns], draws=0 if exact else draws, seed=seed)
         for h, p in zip(columns, hits / 2.0**n if exact else (1 + hits) / (1 + draws), strict=True):
             outcomes[h] = _sign_verdict(d[:, h], test, float(p))
-    return [found for found in outcomes if found is not None]
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
 def _sign_verdict(d: np.ndarray, test: str, p: float) -> Verdict:
@@ -213,7 +213,7 @@ def _flips_as_large(d: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> Outcome:
-    """Run the exact McNemar test of two hit vectors (0 or 1 per user): binomial on users hit by one method only."""
+    """Run the exact McNemar test of two hit vectors (0 or 1 per user): binomial on users hit by a single method."""
     from scipy.special import bdtr
 
     d = _differences(a, b)
@@ -295,34 +295,6 @@ def rank_biserial(d: np.ndarray) -> float | None:
     return float((ranks[d > 0].sum() - ranks[d < 0].sum()) / ranks.sum())
 
 
-def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return Holm's adjusted p: max over j <= i of min(1, (m - j + 1) p_(j)).
-
-    Controls the chance of any false claim under any dependence.
-    """
-    values = _probabilities(p)
-    order = np.argsort(values, kind="stable")
-    m = len(values)
-    stepped = np.minimum(1.0, (m - np.arange(m)) * values[order])
-    adjusted = np.empty(m)
-    adjusted[order] = np.maximum.accumulate(stepped) if m else stepped
-    return adjusted
-
-
-def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return Benjamini-Hochberg adjusted p: min over j >= i of min(1, m p_(j) / j).
-
-    Controls the expected share of false claims under independence or positive dependence.
-    """
-    values = _probabilities(p)
-    order = np.argsort(values, kind="stable")
-    m = len(values)
-    stepped = np.minimum(1.0, m * values[order] / np.arange(1, m + 1))
-    adjusted = np.empty(m)
-    adjusted[order] = np.minimum.accumulate(stepped[::-1])[::-1] if m else stepped
-    return adjusted
-
-
 def smallest_sign_p(n: int) -> float:
     """Return the smallest two-sided p that sign flips or Wilcoxon can give with n pairs: 2 / 2^n (at most 1)."""
     return min(1.0, 2.0 ** (1 - n))
@@ -346,13 +318,6 @@ def _vector(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
         raise ValueError(f"{name} must be a finite, non-empty vector, not of shape {array.shape}")
     return array
-
-
-def _probabilities(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    values = np.asarray(p, dtype=np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("p must be a vector of numbers in [0, 1]")
-    return values
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Slices of held-out targets: one label per user and family. Labels rest on data and split only, never on a model.
+"""Slices of held-out targets: a label per user and family. Labels rest on data and split only, never on a model.
 
     history     number of input events, before they are cut to max_len
     popularity  cold: no training event. Items by their training events, most first (ties: smaller id): head is the
@@ -83,7 +83,7 @@ class Targets:
 
 
 def label(targets: Targets, family: str) -> Labels:
-    """Return the labels of a family; UsageError for an unknown one, or one that the data cannot have."""
+    """Return the labels of a family; UsageError for an unknown family, or a family that the data cannot have."""
     if family not in FAMILIES:
         raise UsageError(f"--slice: {suggest(family, FAMILIES, what='slice')}")
     names, index = FAMILIES[family](targets)
@@ -94,7 +94,7 @@ Named = tuple[Sequence[str], np.ndarray]
 
 
 def _binned(values: np.ndarray, edges: Sequence[float], names: Sequence[str]) -> Named:
-    """Return which of the bins from each edge (included) to the next one a value lies in."""
+    """Return which of the bins from each edge (included) to the next a value lies in."""
     return names, np.searchsorted(np.asarray(edges), values, side="right") - 1
 
 

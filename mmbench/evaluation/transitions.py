@@ -1,7 +1,8 @@
 """Which items follow each other in training sequences, as sparse matrices, and what they say about a target.
 
-The labels of `memgen` are those of Ding et al. (arXiv 2603.19809). With windows of h = 1..4 places, F[a] the items that
-follow a within h places in some training sequence, B the reverse, x the newest and u any of the newest h input items:
+The labels of `memgen` are those of Ding et al. (arXiv 2603.19809). With windows of h = 1..4 positions, F[a] the items
+that follow a within h positions in some training sequence, B the reverse, x the newest and u any of the newest h
+input items:
 
     memorization    y in F[x] with h = 1
     generalization  for some h and u: y in F[u] (substitutability, h >= 2), u in F[y] (symmetry), F[u] meets B[y]
@@ -29,7 +30,7 @@ _CHUNK = 2048  # targets whose neighbours are compared at once
 
 
 def follows(train: TrainView, n_items: int, window: int) -> "csr_array":
-    """Return F, bool [N + 1, N + 1]: F[a, b] where b follows a within so many places in some training sequence."""
+    """Return F, bool [N + 1, N + 1]: F[a, b] where b follows a within so many positions in some training sequence."""
     items, users = train.items, train.users
     pairs = [np.zeros((2, 0), dtype=np.int64)]
     for distance in range(1, window + 1):
@@ -39,7 +40,7 @@ def follows(train: TrainView, n_items: int, window: int) -> "csr_array":
 
 
 def _flags(rows: np.ndarray, columns: np.ndarray, *, shape: tuple[int, int]) -> "csr_array":
-    """Return a matrix that is 1 at these places, however often they stand there."""
+    """Return a matrix that is 1 at these entries, however often they are listed."""
     from scipy.sparse import csr_array
 
     matrix = csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape)
@@ -57,7 +58,7 @@ def holds(matrix: "csr_array", a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def meet(first: "csr_array", a: np.ndarray, second: "csr_array", b: np.ndarray) -> np.ndarray:
-    """Return bool [n]: whether row a of the first matrix and row b of the second have an entry in one column."""
+    """Return bool [n]: whether row a of the first matrix and row b of the second have an entry in the same column."""
     met = np.zeros(len(a), dtype=bool)
     for start in range(0, len(a), _CHUNK):
         part = slice(start, start + _CHUNK)

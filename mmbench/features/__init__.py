@@ -1,4 +1,4 @@
-"""Item features: texts and pictures -> one float32 array per (modality, encoder), with presence flags.
+"""Item features: texts and pictures -> a float32 array per (modality, encoder), with presence flags.
 
 store.py     the arrays on disk, which are read and written only here
 encoders.py  the interface of an encoder, and the registry of their names

@@ -59,7 +59,7 @@ class Input:
 
 @runtime_checkable
 class NetworkEncoder(Protocol):
-    """A pretrained network. It sees one batch at a time, so that its work can be interrupted and resumed.
+    """A pretrained network. It sees a batch at a time, so that its work can be interrupted and resumed.
 
     It is built by name with a device and a precision. Weights are loaded by `load` and not before, because features
     that are already stored need `identity` only.
@@ -92,7 +92,7 @@ class NetworkEncoder(Protocol):
         ...
 
     def run(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Return float32 [B, D] for the inputs of a batch, or [B, layers, D] with one state per layer."""
+        """Return float32 [B, D] for the inputs of a batch, or [B, layers, D] with a state per layer."""
         ...
 
 

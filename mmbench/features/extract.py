@@ -65,7 +65,7 @@ class Options:
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """The outcome of one extraction. `reasons` counts why items are absent, and the notes in NOTES."""
+    """The outcome of an extraction. `reasons` counts why items are absent, and the notes in NOTES."""
 
     modality: Modality
     encoder: str
@@ -75,7 +75,7 @@ class ExtractReport:
     reasons: dict[str, int] = field(default_factory=dict)
     skipped: bool = False  # True if the same features were stored already
     seconds: float = 0.0
-    n_layers: int = 0  # 0 = one vector per item
+    n_layers: int = 0  # 0 = a single vector per item
     items_per_second: float = 0.0  # speed of a network without the loading of its weights; 0 = not a network
 
     @property
@@ -83,7 +83,7 @@ class ExtractReport:
         return {reason: n for reason, n in self.reasons.items() if reason not in NOTES[self.modality]}
 
     def line(self) -> str:
-        """Describe the outcome in one line for the terminal: coverage, reasons, time."""
+        """Describe the outcome in a line for the terminal: coverage, reasons, time."""
         share = 100 * self.n_present / self.n_items if self.n_items else 0.0
         parts = [f"{self.modality} {self.encoder}: {self.n_present} of {self.n_items} items ({share:.1f}%)"]
         size = f"{self.n_layers} layers of {self.dim}" if self.n_layers else f"{self.dim}"
@@ -107,7 +107,7 @@ def extract(
     on_progress: Progress | None = None,
     say: Say = lambda message: None,
 ) -> ExtractReport:
-    """Encode one modality of all items and store it.
+    """Encode a modality of all items and store it.
 
     encoder  a name (see mmbench.features.encoders), None = the modality's default, or an encoder object
     say      is called with remarks
@@ -139,7 +139,7 @@ def _open_source(prepared: Prepared, modality: Modality) -> Iterator[TextSource 
 
 @dataclass(frozen=True)
 class _Extraction:
-    """One call of `extract`, with its encoder and its inputs."""
+    """A call of `extract`, with its encoder and its inputs."""
 
     prepared: Prepared
     encoder: Encoder | NetworkEncoder

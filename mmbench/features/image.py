@@ -1,7 +1,7 @@
 """`colour-gradient`: which colours a picture has, where they are, and in which directions its edges run.
 
-No pretrained knowledge. Each picture is resized to 64 x 64 (its aspect ratio is lost, but shops frame pictures alike)
-and described by three blocks, each square-rooted (so that a large plain background does not drown the rest)
+No pretrained knowledge. Each picture is resized to 64 x 64 (its aspect ratio is lost, but shops frame their pictures
+similarly) and described by three blocks, each square-rooted (so that a large plain background does not drown the rest)
 and scaled to its weight; the whole row then has length 1.
 
     colour    joint histogram over L*a*b*, 4 x 6 x 6 bins          144
@@ -123,7 +123,7 @@ def _cell(cells: int) -> np.ndarray:
 
 
 def _shares(values: np.ndarray, low: float, high: float, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower of the two nearest bins, and the share that belongs to the upper one."""
+    """Return the lower of the two nearest bins, and the share that belongs to the upper."""
     scaled = np.clip((values - low) / (high - low), 0, 1) * (bins - 1)
     lower = np.minimum(scaled.astype(np.int64), bins - 2)
     return lower, scaled - lower

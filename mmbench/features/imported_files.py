@@ -1,11 +1,11 @@
 """The files of ready-made features: an array of rows, and the map that says which item each row belongs to.
 
-    .npy .npz .pt .pth   one numeric array [rows, D], such as MMRec's image_feat.npy and text_feat.npy
+    .npy .npz .pt .pth   a numeric array [rows, D], such as MMRec's image_feat.npy and text_feat.npy
     .feat*               UniSRec (.feat1CLS): float32 numbers, row after row, without any header
 
-    .txt                 one raw item id per line; line i = row i of the array
+    .txt                 a raw item id per line; line i = row i of the array
     .json                a list of raw item ids, or an object {raw item id: row number from 0}
-    .csv .tsv            two columns, raw item id and row number from 0, split at tabs if the first line has one,
+    .csv .tsv            two columns, raw item id and row number from 0, split at tabs if the first line has any,
                          else at commas; a header line is allowed (MMRec's i_id_mapping.csv: asin, itemID)
     .item2index          UniSRec's map: the same two columns, split at a tab
 
@@ -43,14 +43,14 @@ class IdMap:
         if self.in_row_order and len(self.pairs) != n_rows:
             raise DataError(
                 f"{self.file}: {len(self.pairs)} ids for an array of {n_rows} rows; "
-                "give one id per row, in row order"
+                "give an id per row, in row order"
             )
         counts = Counter(item for item, _ in self.pairs)
         repeated = [item for item, n in counts.items() if n > 1]
         if repeated:
             raise DataError(
                 f"{self.file}: {len(repeated)} ids appear more than once, the first is {repeated[0]!r}; "
-                "keep one row each"
+                "keep a single row each"
             )
         for item, row in self.pairs:
             if not 0 <= row < n_rows:
@@ -82,10 +82,10 @@ def read_array(file: Path, ids: IdMap, dim: int | None = None) -> np.ndarray:
         reason = " ".join(str(error).split())[:120]
         raise DataError(
             f"{file}: not a readable {file.suffix} of plain numbers ({reason}); "
-            "save one float array without pickle"
+            "save a single float array without pickle"
         ) from error
     if array.ndim != 2 or 0 in array.shape:
-        raise DataError(f"{file}: shape {list(array.shape)}; it must be [rows, D] with one row per id")
+        raise DataError(f"{file}: shape {list(array.shape)}; it must be [rows, D] with a row per id")
     if array.dtype.kind not in "fiu":
         raise DataError(f"{file}: values of type {array.dtype}; they must be real numbers")
     if dim is not None and array.shape[1] != dim:
@@ -149,7 +149,7 @@ def _read_npy(file: Path) -> np.ndarray:
 def _only(file: Path, named: dict[str, Any], *, what: str) -> Any:
     if len(named) != 1:
         listing = ", ".join(sorted(named)[:8]) or "none"
-        raise DataError(f"{file}: holds {len(named)} {what} ({listing}); save exactly one")
+        raise DataError(f"{file}: holds {len(named)} {what} ({listing}); save a single")
     return next(iter(named.values()))
 
 
@@ -167,7 +167,7 @@ def _read_pt(file: Path) -> np.ndarray:
         tensors = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
         loaded = _only(file, tensors, what="tensors")
     if not isinstance(loaded, torch.Tensor):
-        raise DataError(f"{file}: holds a {type(loaded).__name__}; save one tensor")
+        raise DataError(f"{file}: holds a {type(loaded).__name__}; save a tensor")
     # numpy has no bfloat16; float32 represents all values of the short types.
     if loaded.dtype in (torch.bfloat16, torch.float16):
         loaded = loaded.float()
@@ -188,7 +188,7 @@ def read_ids(file: Path) -> IdMap:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     if not pairs:
-        raise DataError(f"{file}: holds no ids; give one per row of the array")
+        raise DataError(f"{file}: holds no ids; give an id per row of the array")
     return IdMap(file, pairs, in_row_order)
 
 

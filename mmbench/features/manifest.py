@@ -42,7 +42,7 @@ class MadeBy(strict.Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureManifest(MadeBy):
-    """The whole manifest. `files` holds the sha256 of both arrays; `n_layers` is 0 for one vector per item."""
+    """The whole manifest. `files` holds the sha256 of both arrays; `n_layers` is 0 for a single vector per item."""
 
     modality: Modality
     encoder: str
@@ -94,7 +94,7 @@ def made_from(items_hash: str, made: MadeBy, dtype: Stored) -> str:
 
 
 def write_manifest(folder: Path, manifest: FeatureManifest) -> None:
-    """Write the manifest of the features in `folder`, in one step."""
+    """Write the manifest of the features in `folder`, atomically."""
     sealed.write_json(folder / FILE, manifest.to_json(), version=FORMAT)
 
 

@@ -157,8 +157,8 @@ def encode_all(
 ) -> Encoded:
     """Encode every item of the source, resuming from the work folder.
 
-    A batch has `batch_size` items, or as many as fit (None). When memory runs out, batches are halved and the work goes
-    on. Raises DataError when not even one input fits, or when the network's output is not finite.
+    A batch has `batch_size` items, or as many as fit (None). When memory runs out, batches are halved and the work
+    continues. Raises DataError when not even a single input fits, or when the network's output is not finite.
     """
     encoder.load()
     feed: Feed = TextFeed(source, encoder) if isinstance(source, TextSource) else PictureFeed(source, encoder)
@@ -185,7 +185,7 @@ def encode_all(
 
 
 def _choose_size(feed: Feed, work: Work, batch_size: int | None) -> None:
-    """Set the batch size: a resumed run keeps the sizes of the first one, unless a number was given."""
+    """Set the batch size: a resumed run keeps the sizes of the first, unless a number was given."""
     wanted: tuple[str, int] | None = None
     if batch_size is not None:
         wanted = ("items", batch_size)

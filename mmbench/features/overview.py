@@ -138,7 +138,7 @@ class StoredFeatures:
 
 
 def stored(prepared: Prepared, *, on_error: Callable[[DataError], object]) -> list[StoredFeatures]:
-    """Return a data set's features, the newest first for each modality; call `on_error` for damaged ones."""
+    """Return a data set's features, the newest first for each modality; call `on_error` for damaged features."""
     return [
         _describe(prepared, manifest, is_default=manifest.encoder == default_of(manifests))
         for manifests in list_features(prepared, on_error=on_error).values()

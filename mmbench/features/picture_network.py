@@ -138,7 +138,7 @@ def load_strict(network: "torch.nn.Module", path: Path, *, unused: Sequence[str]
     if not isinstance(state, Mapping) or not all(
         isinstance(tensor, torch.Tensor) for tensor in state.values()
     ):
-        raise DataError(f"{path} does not hold named tensors (a state dict); save one with torch.save")
+        raise DataError(f"{path} does not hold named tensors; save a state dict with torch.save")
     wanted = network.state_dict()
     check_whole(
         path,

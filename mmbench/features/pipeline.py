@@ -1,8 +1,8 @@
-"""Raw files to prepared data with pictures and features, in one call: what `prepare` does.
+"""Raw files to prepared data with pictures and features, in a single call: what `prepare` does.
 
     fetch the raw files that are missing -> preprocess -> fetch the items' pictures -> extract features
 
-The steps live in data/, fetch/ and here; this file says in which order, and who hears of them.
+The steps live in data/, fetch/ and here; this file says in which order, and calls their watchers.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,31 +26,31 @@ Bars = Callable[[str, int, int], None]  # what is encoded ("image colour-gradien
 
 
 class PrepareWatcher:
-    """Hears of a preparation and says in plain lines what it hears; a command line overrides it with bars and tables.
+    """Reports a preparation in plain lines; a command line overrides it with bars and tables.
 
-    say  is called with each line; by default nothing is said
+    say  is called with each line; by default nothing is shown
     """
 
     def __init__(self, say: Callable[[str], object] = lambda text: None) -> None:
         self.say = say
 
     def note(self, dataset: str, text: str) -> None:
-        """Hear what happens at present."""
+        """Report what happens at present."""
         self.say(f"{dataset}: {text}")
 
     def result(self, dataset: str, text: str) -> None:
-        """Hear what came out."""
+        """Report the outcome."""
         self.say(f"{dataset}: {text}")
 
     def missing(self, error: RawFilesMissingError) -> None:
-        """Hear that raw files are missing and cannot be fetched; the error follows."""
+        """Report that raw files are missing and cannot be fetched; the error follows."""
 
     def downloads(self, dataset: str) -> AbstractContextManager[DownloadLines]:
-        """Return who hears of the raw files while they are fetched."""
+        """Return the watcher of raw files while they are fetched."""
         return nullcontext(DownloadLines(lambda text: self.note(dataset, text)))
 
     def prepared(self, report: PrepareReport) -> None:
-        """Hear of the prepared data, without features as yet."""
+        """Report the prepared data, without features as yet."""
         name = report.prepared.name
         if report.fresh:
             self.note(name, f"prepared in {report.seconds:.1f} s")
@@ -58,11 +58,11 @@ class PrepareWatcher:
             self.result(name, "already prepared, nothing to do")
 
     def pictures(self, dataset: str) -> AbstractContextManager[Callable[[PictureProgress], None]]:
-        """Return who hears of the pictures while they are fetched."""
+        """Return the watcher of pictures while they are fetched."""
         return nullcontext(picture_lines(lambda text: self.note(dataset, text)))
 
     def pictures_done(self, dataset: str, report: PicturesReport) -> None:
-        """Hear how many pictures are there."""
+        """Report how many pictures are stored."""
         took = f"; {report.seconds:.1f} s" if report.seconds else ""
         self.result(
             dataset,
@@ -73,11 +73,11 @@ class PrepareWatcher:
             self.result(dataset, note)
 
     def extraction(self, dataset: str) -> AbstractContextManager[Bars | None]:
-        """Return who hears of the items while they are encoded."""
+        """Return the watcher of items while they are encoded."""
         return nullcontext(None)
 
     def extracted(self, dataset: str, reports: Sequence[ExtractReport]) -> None:
-        """Hear which features are stored."""
+        """Report which features are stored."""
         for report in reports:
             self.result(dataset, report.line())
 
@@ -86,13 +86,13 @@ class PrepareWatcher:
 class Preparation:
     """How a data set is prepared.
 
-    raw             the folder of the raw files; None = the usual one, into which those that are missing are fetched
+    raw             the folder of the raw files; None = the usual folder, into which missing files are fetched
     offline         open no connection
     force           prepare again even if nothing changed
-    protocol, ties  instead of the data set's own
-    text, image     encoders; None = the default one, "none" = leave the modality out
+    protocol, ties  instead of the data set's
+    text, image     encoders; None = the default, "none" = leave the modality out
     device          of pretrained encoders
-    pictures        fetch the pictures of items that have an address of one
+    pictures        fetch the pictures of items that name an address
     retry_pictures  ask again for pictures that are known to be gone
     private_hosts   let pictures come from hosts of private networks
     """
@@ -167,7 +167,7 @@ def _after_fetching(attempt: Callable[[], PrepareReport], watcher: PrepareWatche
 
 
 def fetch_missing(missing: RawFilesMissingError, data_dir: Path, *, watcher: PrepareWatcher) -> None:
-    """Fetch the raw files that have an address; DataError when one of them could not be had."""
+    """Fetch the raw files that have an address; DataError when any of them could not be fetched."""
     with watcher.downloads(missing.spec.name) as lines:
         fetch_raw(
             missing.spec, missing.files, data_dir,

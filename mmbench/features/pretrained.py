@@ -51,7 +51,7 @@ def resolve_device(device: str, precision: str) -> tuple[str, str]:
 
 
 def mixed(device: str, precision: str) -> AbstractContextManager[Any]:
-    """Return an autocast context for the precision, and an empty one for float32."""
+    """Return an autocast context for the precision, an empty context for float32."""
     if precision == "float32":
         return nullcontext()
     import torch
@@ -210,7 +210,7 @@ def find_blocks(model: "nn.Module", n_layers: int) -> "Sequence[nn.Module]":
     ]
     if len(lists) != 1:
         raise DataError(
-            f"{type(model).__name__} has {len(lists)} lists of {n_layers} layers, so its blocks cannot be told apart; "
+            f"{type(model).__name__} has {len(lists)} lists of {n_layers} layers, so its blocks cannot be identified; "
             "leave out +layers"
         )
     return list(lists[0])

@@ -5,10 +5,10 @@ the checkpoint as a file on their page, https://github.com/AaronHeee/RecFormer; 
 `recformer_ckpt.bin` (or their checkpoint for sequential recommendation) in a folder beside the config and
 tokenizer files of allenai/longformer-base-4096, and set MMBENCH_RECFORMER to the folder.
 
-As in their code, an item is a history of length one: <s> with type and item position 0, then the item's tokens with
+As in their code, an item is a history of length 1: <s> with type and item position 0, then the item's tokens with
 item position 1, no closing token, at most 1,024 tokens; the vector is the last state of <s>, which attends globally.
-One difference: they give attributes as name and value, each cut at 32 tokens, with a separate type for names; here the
-text of an item is one string, all of which is value (type 2).
+A difference: they give attributes as name and value, each cut at 32 tokens, with a separate type for names; here the
+text of an item is a single string, all of which is value (type 2).
 """
 
 import os
@@ -62,7 +62,7 @@ class Recformer(TransformersText):
         if len(files) != 1:
             raise DataError(
                 f"{self.checkpoint.folder} holds {len(files)} files *recformer*.bin; "
-                "put one checkpoint of github.com/AaronHeee/RecFormer there"
+                "put a single checkpoint of github.com/AaronHeee/RecFormer there"
             )
         return files
 

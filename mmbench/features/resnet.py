@@ -64,7 +64,7 @@ def cached_file() -> Path:
 
 
 def weights_file() -> Path:
-    """Return the file that MMBENCH_RESNET50 names, else the published one, which is fetched if torch.hub lacks it."""
+    """Return the file that MMBENCH_RESNET50 names, else the published file, which is fetched if torch.hub lacks it."""
     named = os.environ.get(FILE)
     if named:
         if not Path(named).is_file():

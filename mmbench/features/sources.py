@@ -68,7 +68,7 @@ class PictureSource:
         return hash_marks(self.marks)
 
     def content(self, number: int) -> bytes | str:
-        """Return the picture file of item number + 1, or why there is none; call this from one thread only."""
+        """Return the picture file of item number + 1, or why there is none; call this from a single thread only."""
         return self._files.read(self.members[number])
 
     def duplicates(self, present: np.ndarray) -> int:

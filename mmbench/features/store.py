@@ -2,7 +2,7 @@
 
     <prepared>/features/<modality>/<encoder>/
       values.npy   float32 [N+1, D]  row i belongs to item i; row 0 (padding) and absent items are zeros;
-                   or [N+1, layers, D] for one state per layer; float16 if requested
+                   or [N+1, layers, D] for a state per layer; float16 if requested
       present.npy  bool [N+1]        False if the item has no such text or picture (and for row 0)
       manifest.json                  which catalogue, which encoder, made from which inputs, see features/manifest.py
 
@@ -71,21 +71,21 @@ class FeatureSet:
 
     @property
     def n_layers(self) -> int:
-        """The number of states per item; 0 = one vector."""
+        """Return the number of states per item; 0 = a single vector."""
         return self.manifest.n_layers
 
     @cached_property
     def values(self) -> np.ndarray:
-        """float32 or float16, [N+1, D] or [N+1, layers, D], a memory map."""
+        """Return float32 or float16, [N+1, D] or [N+1, layers, D], a memory map."""
         return self._array(VALUES, self.manifest.shape, self.manifest.dtype)
 
     @cached_property
     def present(self) -> np.ndarray:
-        """bool [N+1], a memory map."""
+        """Return bool [N+1], a memory map."""
         return self._array(PRESENT, (), "bool")
 
     def verify(self) -> None:
-        """Compare both arrays with their hashes; DamagedError when one differs."""
+        """Compare both arrays with their hashes; DamagedError when either differs."""
         _ = self.values, self.present
 
     def _array(self, name: str, row: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -106,7 +106,7 @@ class FeatureSet:
 
 
 def check_modality(modality: str) -> Modality:
-    """Return the modality; UsageError suggests the nearest for an unknown one."""
+    """Return the modality; UsageError for an unknown modality, with the nearest."""
     for known in MODALITIES:
         if modality == known:
             return known
@@ -201,9 +201,9 @@ def default_encoder(prepared: Prepared, modality: str) -> str | None:
 
 
 def default_of(manifests: Sequence[FeatureManifest]) -> str | None:
-    """Return the encoder that a run reads by default, of one modality's manifests as `list_features` orders them.
+    """Return the encoder that a run reads by default, of a modality's manifests as `list_features` orders them.
 
-    It is the one that was extracted last; imported features are the default only where nothing was extracted.
+    It is what was extracted last; imported features are the default only where nothing was extracted.
     """
     vectors = [manifest for manifest in manifests if not manifest.n_layers]
     extracted = [manifest for manifest in vectors if not manifest.is_imported]

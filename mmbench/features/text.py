@@ -78,14 +78,14 @@ class TfidfSvd:
         from threadpoolctl import threadpool_limits
 
         k = min(self.dim, *weights.shape)
-        if weights.shape[1] == 1:  # the SVD refuses a single column; adding an empty one changes nothing
+        if weights.shape[1] == 1:  # the SVD refuses a single column; adding an empty column changes nothing
             weights = hstack([weights, csr_matrix(weights.shape)], format="csr")
         svd = TruncatedSVD(n_components=k, n_iter=self.n_iter, random_state=self.random_state)
-        # One thread sums in one order, so that the same texts give the same bits on any number of cores; on a busy
+        # A thread sums in a fixed order, so that the same texts give the same bits on any number of cores; on a busy
         # machine it is also much faster. The explained variance, which is not read, is 0/0 when all texts are equal.
         with threadpool_limits(limits=1), np.errstate(invalid="ignore", divide="ignore"):
             reduced = svd.fit_transform(weights)
-        # Takes the first of the largest loadings: equal ones differ by rounding only, which must not choose the sign.
+        # Takes the first of the largest loadings: they differ by rounding only, which must not choose the sign.
         size = np.abs(svd.components_)
         largest = (size >= size.max(axis=1, keepdims=True) * (1 - 1e-6)).argmax(axis=1)
         return reduced * np.where(svd.components_[np.arange(k), largest] < 0, -1.0, 1.0)

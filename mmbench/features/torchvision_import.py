@@ -30,7 +30,7 @@ def prepare_torchvision() -> State:
 
 
 def torchvision_fault() -> str:
-    """Return in one line why its import failed; "" if it did not."""
+    """Return in a line why its import failed; "" if it did not."""
     return _prepare()[1]
 
 

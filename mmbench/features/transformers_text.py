@@ -1,6 +1,6 @@
 """Text encoders of the `transformers` library: any model, by folder or by name on the hub.
 
-A text is the one that the data set prepared (white space collapsed), tokenised with the model's special tokens and cut
+A text is as the data set prepared it (white space collapsed), tokenised with the model's special tokens and cut
 at the model's limit: the smallest of the tokenizer's, the position table's and, for a sentence-embedding model, the
 one that its folder states. The vector is the first token's last hidden state (`cls`) or the mean over all tokens
 except padding, special tokens included (`mean`). Without `:cls` or `:mean` in the name, a sentence-embedding model
@@ -115,7 +115,7 @@ class TransformersText:
         self.config: dict[str, Any] = _json(self.checkpoint.folder / "config.json", {})
         if self.config.get("is_encoder_decoder"):
             raise UsageError(
-                f"{source} has both an encoder and a decoder; give a model that has only one of them"
+                f"{source} has both an encoder and a decoder; give a model that has only an encoder or only a decoder"
             )
         self._head = read_head(self.checkpoint.folder, "cls" if layers else pooling)
         self._model: Any = None

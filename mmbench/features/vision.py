@@ -1,4 +1,4 @@
-"""Any vision model of `transformers`, by hub name or folder: one vector per picture, or the [CLS] state of each layer.
+"""Any vision model of `transformers`, by hub name or folder: a vector per picture, or the [CLS] state of each layer.
 
 Pooling, unless `:cls` or `:mean` chooses it: the final [CLS] if the network has such a token, else the mean of the
 last feature map over space.
@@ -10,7 +10,7 @@ last feature map over space.
             it leaves each block, none of them normalised: [n_layers + 1, D]
 
 The networks that HM4SR uses get HM4SR's preprocessing (its code, too, feeds a CLIP network with mean and deviation
-0.5); every other network gets the one of its preprocessor_config.json, computed by Pillow and numpy.
+0.5); every other network gets that of its preprocessor_config.json, computed by Pillow and numpy.
 """
 
 from functools import cached_property
@@ -171,8 +171,8 @@ class TransformersVision(PictureNetwork):
 class _ClosingNorm:
     """The LayerNorm that ends the network at [CLS], for networks that apply it to no other token.
 
-    CLIP returns `last_hidden_state` without it. Whether a network has normalised the whole sequence is told by the
-    inputs of the LayerNorm, since some networks that look alike (BLIP) have.
+    CLIP returns `last_hidden_state` without it. The inputs of the LayerNorm show whether a network has normalised the
+    whole sequence, since some networks that look similar (BLIP) have.
     """
 
     def __init__(self, network: "nn.Module") -> None:
@@ -262,7 +262,7 @@ class ConfiguredPreprocessing:
         pixels = np.asarray(batch[0], dtype=np.float32)
         if pixels.ndim != 3:
             raise DataError(
-                f"the preprocessing {type(self._processor).__name__} gives {pixels.ndim} axes for one picture, "
+                f"the preprocessing {type(self._processor).__name__} gives {pixels.ndim} axes for a picture, "
                 "not 3; this network cannot be used"
             )
         return pixels

@@ -2,9 +2,9 @@
 
     <modality>/.<encoder>.work-<made from>/
       plan.json                    device, batch sizes, and the position from which each size holds
-      000000000-000000256.npz      states at positions 0..255 of the order; written in one step
+      000000000-000000256.npz      states at positions 0..255 of the order; written atomically
 
-Batches follow one another in a fixed order. So finished work is always the beginning of that order, and the batches
+Batches come in a fixed order. So finished work is always the beginning of that order, and the batches
 after it are those that an undisturbed run would have made: the values are the same, bit by bit.
 """
 
@@ -61,7 +61,7 @@ class Work:
         return Sizes()
 
     def _find_done(self) -> int:
-        """Return the end of the unbroken chain of state files; remove files beyond it, and damaged ones."""
+        """Return the end of the unbroken chain of state files; remove files beyond it, and damaged files."""
         position = 0
         for file in sorted(self.folder.glob("[0-9]*.npz")):
             start, _, stop = file.stem.partition("-")

@@ -1,6 +1,6 @@
 """Everything that comes over the network: raw files and pictures. Nothing else in mmbench opens a connection.
 
-client.py    one polite session; which failures are worth another try
+client.py    a polite session; which failures are worth another try
 files.py     a raw file: mirrors, resume, retries, checks before it gets its name
 part.py      the part of a file that has arrived, and the version to which it belongs
 check.py     whether a file's content can be what its name promises

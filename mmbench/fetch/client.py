@@ -91,7 +91,7 @@ def get(
     timeout: tuple[float, float] = (CONNECT_S, READ_S),
     allowed: Collection[int] = (),
 ) -> "requests.Response":
-    """Return the answer to one GET; its body is not read yet, so close it.
+    """Return the answer to a GET; its body is not read yet, so close it.
 
     Raises FetchError for every status from 400 that is not in `allowed`.
     """

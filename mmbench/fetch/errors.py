@@ -1,8 +1,8 @@
-"""What goes wrong with one request."""
+"""What goes wrong with a request."""
 
 
 class FetchError(Exception):
-    """One try that failed. `transient`: the same request may succeed later; `wait_s`: what the server asked for.
+    """A try that failed. `transient`: the same request may succeed later; `wait_s`: what the server asked for.
 
     `status`: of the server's answer, None when there was none.
     """

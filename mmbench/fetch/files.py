@@ -1,6 +1,6 @@
 """Fetch a raw file over a bad network: mirrors in order, resume, retries, and a check before the file gets its name.
 
-    mirror 1: try, pause, try, ... -> mirror 2: try, ... -> one error line with every mirror's reason
+    mirror 1: try, pause, try, ... -> mirror 2: try, ... -> an error line with every mirror's reason
 
 A try resumes from the `.part` file if the server still has the same version, and starts over otherwise. The
 received file is compared with the known length and sha256 and must be whole in itself (gzip, zip, ...); a file that
@@ -118,7 +118,7 @@ def download(
 
 @contextmanager
 def _lock(target: Path, on_note: Note) -> Iterator[None]:
-    """Let only one process at a time fetch `target`; the others wait and then find the file."""
+    """Let only a single process at a time fetch `target`; the others wait and then find the file."""
     lock = lock_file(target)
 
     def on_wait() -> None:
@@ -134,7 +134,7 @@ def _lock(target: Path, on_note: Note) -> Iterator[None]:
 
 
 class _Download:
-    """The state of one call of `download`."""
+    """The state of a call of `download`."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _Download:
         self.on_bytes, self.on_note = on_bytes, on_note
         self.most = part.size  # the most bytes that the part ever had
         self.refused = 0  # counts contents of the present mirror that failed the check
-        self.changed = False  # True once a mirror has another file than the known one
+        self.changed = False  # True once a mirror has another file than the known
 
     def run(self) -> Fetched:
         faults = []
@@ -168,7 +168,7 @@ class _Download:
         )
 
     def _ordered_urls(self) -> list[str]:
-        """Return the mirrors; the one that sent the part comes first, because only it can resume."""
+        """Return the mirrors, first that which sent the part, because only it can resume."""
         origin = self.part.origin if self.part.size else None
         return sorted(self.wanted.urls, key=lambda url: origin is None or url != origin.url)
 
@@ -214,7 +214,7 @@ class _Download:
         return origin if is_safe else None
 
     def _receive(self, url: str, received: int, origin: Origin | None) -> None:
-        """Send one request: continue after `received` bytes of `origin`, or fetch the whole file."""
+        """Send a request: continue after `received` bytes of `origin`, or fetch the whole file."""
         headers = {"Range": f"bytes={received}-"} if received else {}
         if received and origin and origin.validator:
             headers["If-Range"] = origin.validator
@@ -308,9 +308,9 @@ class _Download:
             raise FetchError(f"more than the announced {total:,} bytes arrived", transient=True)
 
     def _checked(self, url: str, *, in_pieces: bool) -> Fetched:
-        """Compare the complete part with everything that is known; one that fails is thrown away.
+        """Compare the complete part with everything that is known; a part that fails is thrown away.
 
-        Pieces may be of two versions, and a body of unknown length may be cut: they get one more try, as a whole.
+        Pieces may be of two versions, and a body of unknown length may be cut: they get a further try, as a whole.
         """
         size, name = self.part.size, self.wanted.name
         fault = f"the server sends {content}" if (content := fault_of(self.part.file, name)) else None

@@ -31,11 +31,11 @@ class Limits:
 
     threads: int = 48  # over all hosts
     per_host: int = 8  # requests at a time
-    tries: int = 3  # requests per picture in one call
+    tries: int = 3  # requests per picture in a call
     first_wait_s: float = 1.0  # pause before the second try; doubles
     pause_s: float = 5.0  # pause after a 429 or 503 that does not say for how long
     timeout: tuple[float, float] = (CONNECT_S, 30.0)  # to connect, and between two packets
-    total_s: float = 120.0  # bounds the time for one picture, however slowly it arrives
+    total_s: float = 120.0  # bounds the time for a picture, however slowly it arrives
     max_bytes: int = MAX_BYTES
     give_up_after: int = 50  # requests in a row without a proper answer
     grace_s: float = 1.0  # lets running downloads finish when the user stops
@@ -62,7 +62,7 @@ def host_name(url: str) -> str:
 
 
 class Host:
-    """What one call knows about a host. Used by all threads."""
+    """What a call knows about a host. Used by all threads."""
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name, self.limits = name, limits
@@ -138,7 +138,7 @@ class Body:
 
 
 def download(session: "requests.Session", url: str, limits: Limits, stop: threading.Event) -> Body:
-    """Return the body of one GET. Raises FetchError, and StoppedError between two packets."""
+    """Return the body of a GET. Raises FetchError, and StoppedError between two packets."""
     started = time.monotonic()
     response = _get(session, url, limits)
     try:

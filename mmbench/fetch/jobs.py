@@ -136,7 +136,7 @@ class _Schedule:
 def _work(
     schedule: _Schedule, hosts: Hosts, limits: Limits, stop: threading.Event, results: "queue.Queue[Any]"
 ) -> None:
-    """Run jobs in one thread until there are none; None in `results` says that the thread ended."""
+    """Run jobs in a thread until there are none; None in `results` says that the thread ended."""
     try:
         with new_session(limits.per_host, allows_private=limits.allows_private) as session:
             while not stop.is_set() and (job := schedule.take()) is not None:
@@ -214,7 +214,7 @@ def _decisive(errors: list[tuple[FetchError, Host]]) -> tuple[FetchError, Host]:
 def _request(
     session: "requests.Session", url: str, host: Host, limits: Limits, stop: threading.Event
 ) -> bytes:
-    """Send one request, and tell the host how it went."""
+    """Send a request, and report to the host how it went."""
     try:
         body = download(session, url, limits, stop)
         _verify(body)
@@ -229,7 +229,7 @@ def _request(
 
 
 def _is_refusal(error: FetchError) -> bool:
-    """Return whether we are blocked, by the host or by something in between, which answers every request alike."""
+    """Return whether we are blocked, by the host or by something in between, which refuses every request."""
     return error.status in REFUSED or error.reason.startswith(BLOCKED)
 
 

@@ -1,4 +1,4 @@
-"""Progress of downloads as plain lines: one at the beginning, then one now and then."""
+"""Progress of downloads as plain lines: at the beginning, then now and then."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Note = Callable[[str], object]  # takes a line
 
 
 class DownloadLines:
-    """Hears of the raw files that `fetch_raw` fetches."""
+    """Reports the raw files that `fetch_raw` fetches."""
 
     def __init__(self, note: Note) -> None:
         self._note = note
@@ -21,8 +21,8 @@ class DownloadLines:
     def note(self, name: str, text: str) -> None:
         self._note(f"{name}: {text}")
 
-    def bytes(self, name: str, there: int, total: int | None) -> None:
-        line = self.meter(name, there).line(there, total)
+    def bytes(self, name: str, n_bytes: int, total: int | None) -> None:
+        line = self.meter(name, n_bytes).line(n_bytes, total)
         if line:
             self.note(name, line)
 
@@ -31,27 +31,27 @@ class DownloadLines:
         seconds = f" in {time.monotonic() - meter.started:.1f} s" if meter else ""
         self.note(name, f"fetched, {size_text(fetched.size)}{seconds}, sha256 {fetched.sha256}")
 
-    def meter(self, name: str, there: int) -> "Meter":
-        """Return the meter of a file; one that is new begins with `there` bytes."""
-        return self._meters.setdefault(name, Meter(there))
+    def meter(self, name: str, n_bytes: int) -> "Meter":
+        """Return the meter of a file; a new meter begins with `n_bytes` bytes."""
+        return self._meters.setdefault(name, Meter(n_bytes))
 
 
 class Meter:
-    """Measures the rate and the time left of one file, over what came since the beginning of this process."""
+    """Measures the rate and the time left of a file, over what came since the beginning of this process."""
 
-    def __init__(self, there: int) -> None:
-        self.first, self.started = there, time.monotonic()
+    def __init__(self, n_bytes: int) -> None:
+        self.first, self.started = n_bytes, time.monotonic()
         self.shown = self.started
 
-    def line(self, there: int, total: int | None) -> str:
-        """Return a line of progress, or "" when the last one is not old enough."""
+    def line(self, n_bytes: int, total: int | None) -> str:
+        """Return a line of progress, or "" when the last is not old enough."""
         now = time.monotonic()
         if now - self.shown < FILE_EVERY_S:
             return ""
         self.shown = now
-        rate = max(there - self.first, 0) / (now - self.started)
-        text = f"{size_text(there)} of {size_text(total)}" if total else size_text(there)
-        left = f", {(total - there) / rate:.0f} s left" if total and rate > 0 else ""
+        rate = max(n_bytes - self.first, 0) / (now - self.started)
+        text = f"{size_text(n_bytes)} of {size_text(total)}" if total else size_text(n_bytes)
+        left = f", {(total - n_bytes) / rate:.0f} s left" if total and rate > 0 else ""
         return f"{text}, {size_text(int(rate))}/s{left}"
 
 

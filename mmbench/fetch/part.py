@@ -90,7 +90,7 @@ class Part:
                 file.unlink()
 
     def replace_target(self) -> None:
-        """Rename the complete, checked part to the target, in one step and flushed to the disk."""
+        """Rename the complete, checked part to the target, atomically and flushed to the disk."""
         with _writing(self.target):
             with self.file.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -100,7 +100,7 @@ class Part:
 
 @contextmanager
 def _writing(file: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one line; what has arrived stays."""
+    """Turn a full disk or a missing permission into a single line; what has arrived stays."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """The pictures of a prepared data set's items, fetched from their addresses into a PictureStore.
 
     items with an address, except those that were fetched or are known to be gone
-      -> one job per address -> threads, few requests per host at once -> decoded -> store
+      -> a job per address -> threads, few requests per host at once -> decoded -> store
 
 Only the calling thread writes. A fetched picture is in the store within a fraction of a second, so a kill loses
 the pictures that were under way, and the next call resumes with what is missing.
@@ -105,7 +105,7 @@ def _known(path: Path) -> dict[str, Entry]:
 
 
 def _plan(wanted: Mapping[str, str], known: Mapping[str, Entry], *, retry: bool) -> list[Job]:
-    """Return one job per address, in the order of the items."""
+    """Return a job per address, in the order of the items."""
     names: dict[str, list[str]] = {}
     for name, url in wanted.items():
         entry = known.get(name)

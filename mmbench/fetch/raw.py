@@ -27,7 +27,7 @@ def fetch_raw(
 ) -> None:
     """Fetch those of `files` that have an address into the raw folder of `spec`.
 
-    A failure does not keep the other files from being fetched; at the end one DataError names all that failed.
+    A failure does not keep the other files from being fetched; at the end a DataError names all that failed.
     """
     failed = []
     with new_session() as session:

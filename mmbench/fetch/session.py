@@ -1,7 +1,7 @@
 """Sessions of `requests` that send no password and, where addresses come from data, ask public hosts only.
 
-A catalogue of pictures is text from outside: an address in it, or one that a server redirects to, may name a service
-of the user's own machine or network. Every host is looked up, and refused when one of its addresses is not public.
+A catalogue of pictures is text from outside: an address in it, or to which a server redirects, may name a service
+of the user's machine or network. Every host is looked up, and refused when any of its addresses is not public.
 """
 
 import ipaddress
@@ -55,7 +55,7 @@ def _password_of_address(request: requests.PreparedRequest) -> requests.Prepared
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address lies on the internet; one that carries an IPv4 address is what that one is."""
+    """Return whether an address lies on the internet; an embedded IPv4 address decides, where there is any."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in NAT64:
@@ -68,7 +68,7 @@ def is_public(address: Address) -> bool:
 
 
 def refuse_private(host: str, addresses: Iterator[str]) -> None:
-    """Raise FetchError when one of the addresses of a host is not public."""
+    """Raise FetchError when any address of a host is not public."""
     for text in addresses:
         if not is_public(ipaddress.ip_address(text.partition("%")[0])):
             raise FetchError(
@@ -79,10 +79,10 @@ def refuse_private(host: str, addresses: Iterator[str]) -> None:
 def look_up(host: str) -> Iterator[str]:
     """Yield the addresses of a host; none when its name is not known, which the connection then says."""
     try:
-        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return
-    yield from (str(entry[4][0]) for entry in found)
+    yield from (str(entry[4][0]) for entry in entries)
 
 
 class _Public:
@@ -116,7 +116,7 @@ class _PublicHTTPSPool(HTTPSConnectionPool):
 
 
 class PublicAdapter(HTTPAdapter):
-    """Refuses hosts of private networks. Behind a proxy only addresses that name one outright are known here."""
+    """Refuses hosts of private networks. Behind a proxy only literal addresses are known here."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

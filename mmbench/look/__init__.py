@@ -3,7 +3,7 @@
 numbers.py   counts, bins and shares; arrays in, numbers out
 nearest.py   nearest neighbours of items in stored features, and whether they make sense
 pictures.py  thumbnails of items, or the reason why there is none
-gather.py    all of these for one data set
+gather.py    all of these for a data set
 terminal.py  a summary in a few lines for a terminal
 style.py     a common style for all figures, and their PNG and SVG files
 plots.py     the charts; sheets.py  grids of pictures with titles

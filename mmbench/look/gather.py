@@ -63,7 +63,7 @@ class Look:
         return self.prepared.name
 
     def title(self, item: int, limit: int = 80) -> str:
-        """Return the item's title, or its id if it has none, as one line of printable characters."""
+        """Return the item's title, or its id if it has none, as a line of printable characters."""
         record = self.prepared.item_records[item - 1]
         return plain(str(record.get("title") or record["id"]), limit)
 
@@ -177,7 +177,7 @@ class Look:
 
 
 def plain(text: str, limit: int = 80) -> str:
-    """Return one line of printable characters, cut with an ellipsis: titles from shops hold tabs and control marks."""
+    """Return a line of printable characters, cut with an ellipsis: titles from shops hold tabs and control marks."""
     shown = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return shown if len(shown) <= limit else f"{shown[: limit - 1].rstrip()}…"
 

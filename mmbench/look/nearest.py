@@ -1,4 +1,4 @@
-"""Nearest neighbours of items in stored features: do items that look or read alike lie near each other?
+"""Nearest neighbours of items in stored features: do items that look or read similarly lie near each other?
 
 Rows are compared by cosine; items without the feature are left out.
 Axes: N items, D numbers, Q queries, K neighbours.
@@ -20,7 +20,7 @@ BLOCK = 64  # queries at a time: [BLOCK, N] cosines
 
 @dataclass(frozen=True)
 class Nearest:
-    """The neighbours of a few items by one encoder, and two numbers that tell whether they make sense.
+    """The neighbours of a few items by one encoder, and two numbers that show whether they make sense.
 
     A cosine means little without context (all rows of a BERT lie near each other), hence `mean_cosine` of all pairs.
     `same_categories` is the share of the K nearest that have exactly the item's categories, over SAMPLE items

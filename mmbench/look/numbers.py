@@ -95,7 +95,7 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class PairIntervals:
-    """An ordered pair of items, and its interval for each user who had one right after the other."""
+    """An ordered pair of items, and its interval for each user who had both in immediate succession."""
 
     first: int
     second: int
@@ -148,7 +148,7 @@ class Lengths:
 
 
 def lengths(values: np.ndarray) -> Lengths:
-    """Count in at most MAX_CLASSES classes up to the 99th percentile, and one above it. `values` must not be empty."""
+    """Count in at most MAX_CLASSES classes up to the 99th percentile, and a class above it. `values` is not empty."""
     low, top = int(values.min()), int(np.ceil(np.quantile(values, 0.99)))
     width = -(-(top - low + 1) // MAX_CLASSES)
     n = -(-(top - low + 1) // width)

@@ -146,8 +146,8 @@ def _pair_caption(look: Look) -> str:
     shown = "" if common.seconds[-1] == 0 else " whose interval is not always zero"
     names = f"“{look.title(common.first)}” and right after it “{look.title(common.second)}”"
     return (
-        f"The most common pair of different items in neighbouring places{shown}: {names}, "
-        f"{len(common.seconds):,} users (each user's first time). One dot per user, in order of the interval: "
+        f"The most common pair of different items in neighbouring positions{shown}: {names}, "
+        f"{len(common.seconds):,} users (each user's first time). A dot per user, in order of the interval: "
         f"{duration(int(common.seconds[0]))} to {duration(int(common.seconds[-1]))}."
     )
 
@@ -242,7 +242,7 @@ def popularity(look: Look) -> "Figure":
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(0.8, 1.25 * len(items.counts))
-    # Powers of ten would give only one or two labels.
+    # Powers of ten would give at most two labels.
     if items.counts.max() < 100 * max(1, items.counts.min()):
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):

@@ -26,7 +26,7 @@ def save_figures(
 ) -> list[Path]:
     """Write each figure as `NAME.png` and `NAME.svg`, and all captions; return the files.
 
-    Each file is replaced in one step. Raises MmbenchError when one cannot be written.
+    Each file is replaced atomically. Raises MmbenchError when any cannot be written.
     """
     written, captions = [], []
     for plot in plots:

@@ -9,7 +9,7 @@ from mmbench.look.plots import day, duration, percent
 
 
 def bars(counts: np.ndarray, *, ascii_only: bool = False) -> str:
-    """Return one letter per count, whose height is relative to the largest count; a blank for 0."""
+    """Return a letter per count, whose height is relative to the largest count; a blank for 0."""
     letters = ASCII if ascii_only else BLOCKS
     top = int(counts.max(initial=0))
     return "".join(letters[-(-int(count) * len(letters) // top) - 1] if count else " " for count in counts)

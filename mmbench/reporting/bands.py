@@ -76,8 +76,8 @@ def tie_bands(
             name = f"{names[key.model]} [{labels[key]}]" if labels[key] else names[key.model]
             values = tables.setdefault(_without_order(group), {}).setdefault(name, {})
             values[str(group.records[0].protocol.get("ties", ""))] = float(measured.values.mean())
-    found = [_table(name, metric, rows) for (name, _), rows in tables.items()]
-    several = [table for table in found if any(len(band.values) > 1 for band in table.bands)]
+    tables_ = [_table(name, metric, rows) for (name, _), rows in tables.items()]
+    several = [table for table in tables_ if any(len(band.values) > 1 for band in table.bands)]
     if not several:
         raise UsageError(
             "--band ties: no row was run under two orders of equal times; "

@@ -1,4 +1,4 @@
-"""RunRecords -> Table: one row per model and configuration, one column per data set and metric.
+"""RunRecords -> Table: a row per model and configuration, a column per data set and metric.
 
 Nothing is rounded here; the renderers round. Rows that are not comparable are refused, rows that failed are kept
 with their reason, and runs that cannot be read are left out and named.
@@ -105,7 +105,7 @@ class _Builder:
     def sort(self) -> None:
         """Put floors last; sort the rest as requested, else in the order of the models, else strongest first.
 
-        Rows of one model stay together where they are the recipe's and the tuned ones.
+        With both the recipe's and tuned rows, those of a model stay together.
         """
         by_name, column = self.request.sort == "name", self._sorted_column()
         together = self.request.rows == "both"
@@ -157,7 +157,7 @@ class _Builder:
             if indices:
                 labels = "; ".join(self.rows[index].label for index in indices)
                 raise UsageError(
-                    f"--compare {name} matches {len(indices)} rows; name one of them by its label: {labels}"
+                    f"--compare {name} matches {len(indices)} rows; name a single row by its label: {labels}"
                 )
         known = {row.model for row in self.rows} | {row.label for row in self.rows}
         raise UsageError(f"--compare: {suggest(name, known, what='row')}")

@@ -14,7 +14,7 @@ from mmbench.reporting.labels import Group
 from mmbench.reporting.table import ALPHA, Column, Comparison, DatasetInfo, Row, Table
 from mmbench.runs.store import RunRecord
 
-TIE_SHARE = 0.01  # of the users; a larger share with tied targets is told
+TIE_SHARE = 0.01  # of the users; a larger share with tied targets is noted
 _TIES: dict[Ties, str] = {
     "expected": "tied scores count by their expectation over random tie breaking",
     "optimistic": "tied scores rank the target first (optimistic: constant scores would be perfect)",
@@ -37,13 +37,13 @@ def runs_line(split: SplitName, rows: Sequence[Row]) -> tuple[str, str]:
     n = sorted({cell.n for row in rows if not row.deterministic for cell in row.cells if cell.n})
     title = "Test" if split == "test" else "Validation"
     if not n or n == [1]:
-        spread = "one run per row, so no deviation is known"
+        spread = "a single run per row, so no deviation is known"
     else:
         counts = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]} (column n)"
         spread = f"mean ± standard deviation (n - 1) over n runs with different seeds, n = {counts}"
     fixed = [row.label for row in rows if row.deterministic]
-    one_run = f" Deterministic, hence one run: {', '.join(fixed)}." if fixed else ""
-    return "Numbers", f"{title} targets; {spread}.{one_run}"
+    single = f" Deterministic, hence a single run: {', '.join(fixed)}." if fixed else ""
+    return "Numbers", f"{title} targets; {spread}.{single}"
 
 
 def metrics_lines(metrics: Sequence[Metric], ties: Ties, rules: Iterable[MaskRule]) -> list[tuple[str, str]]:
@@ -56,7 +56,7 @@ def metrics_lines(metrics: Sequence[Metric], ties: Ties, rules: Iterable[MaskRul
     if ranks:
         lines.append((
             "Metrics",
-            f"means over users of a value of r, the rank of the user's one held-out item among all items: "
+            f"means over users of a value of r, the rank of the user's held-out item among all items: "
             f"{'; '.join(_definitions(ranks))}; else 0. Full ranking, {masked}; {_TIES[ties]}.",
         ))  # fmt: skip
     if lists:
@@ -119,10 +119,12 @@ def other_rule_lines(changed: Sequence[OtherWinner]) -> list[tuple[str, str]]:
         by_change[change.rule, change.present, change.other].append(change.column)
     lines = []
     for (rule, present, other), columns in by_change.items():
-        where: dict[str, list[str]] = defaultdict(list)
+        by_dataset: dict[str, list[str]] = defaultdict(list)
         for column in columns:
-            where[column.dataset].append(str(column.metric))
-        columns_text = "; ".join(f"{', '.join(metrics)} on {dataset}" for dataset, metrics in where.items())
+            by_dataset[column.dataset].append(str(column.metric))
+        columns_text = "; ".join(
+            f"{', '.join(metrics)} on {dataset}" for dataset, metrics in by_dataset.items()
+        )
         text = f"if {_MASK[rule]}, {other} and not {present} is best in {columns_text} (--mask-seen {rule} prints it)."
         lines.append(("Other rule", text))
     return lines
@@ -142,7 +144,7 @@ def data_lines(datasets: Sequence[DatasetInfo]) -> list[tuple[str, str]]:
             parts.append(f"equal timestamps in order: {protocol['ties']}")
         if info.data_hash:
             parts.append(f"data {info.data_hash[:8]}")
-        parts.append(f"one user moves HR by {_short(1 / info.n_users)}")
+        parts.append(f"each user moves HR by {_short(1 / info.n_users)}")
         label = "SYNTHETIC (generated) data; " if info.synthetic else ""
         lines.append(("Data", f"{info.name}: {label}{', '.join(parts)}."))
     return lines
@@ -154,18 +156,18 @@ def feature_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
     for group, row in groups:
         for record in group.finished[:1]:
             for modality in sorted(record.features, reverse=True):  # text, then image
-                what = f"{modality} {record.features[modality].encoder}"
-                if row.label not in used[group.dataset][what]:
-                    used[group.dataset][what].append(row.label)
+                encoder = f"{modality} {record.features[modality].encoder}"
+                if row.label not in used[group.dataset][encoder]:
+                    used[group.dataset][encoder].append(row.label)
     lines = []
     for dataset, encoders in used.items():
-        parts = [f"{what} ({', '.join(rows)})" for what, rows in encoders.items()]
+        parts = [f"{encoder} ({', '.join(rows)})" for encoder, rows in encoders.items()]
         lines.append(("Features", f"{dataset}: {'; '.join(parts)}."))
     return lines + _feature_mixtures(groups)
 
 
 def _feature_mixtures(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
-    """Return the rows whose runs read features that were made alike but differ in their last digits."""
+    """Return the rows whose runs read features that were made in the same way but differ in their last digits."""
     lines = []
     for group, row in groups:
         for modality in sorted({modality for record in group.finished for modality in record.features}):
@@ -206,7 +208,7 @@ def _seeds_by(group: Group, key: Callable[[RunRecord], str]) -> dict[str, list[i
 
 
 def _seed_lists(seeds: Mapping[str, Sequence[int]]) -> str:
-    return "; ".join(f"{what}: seed {', '.join(map(str, numbers))}" for what, numbers in seeds.items())
+    return "; ".join(f"{version}: seed {', '.join(map(str, numbers))}" for version, numbers in seeds.items())
 
 
 def mark_lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -247,9 +249,9 @@ def test_lines(
     if not comparisons:
         return [("Test", "none: a column needs two measured rows that can be compared.")]
     tested = [comparison for comparison in comparisons if isinstance(comparison.outcome, Verdict)]
-    who = compare or "the best row of each column (chosen on these very numbers)"
+    first = compare or "the best row of each column (chosen on these very numbers)"
     family = (
-        f"Declared family: {who} against every other row in every column, {len(comparisons)} comparisons in "
+        f"Declared family: {first} against every other row in every column, {len(comparisons)} comparisons in "
         f"{n_columns} column{'s' * (n_columns > 1)}"
     )
     if len(tested) < len(comparisons):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mmbench.choices import Correction, TestName
-from mmbench.evaluation import significance
+from mmbench.evaluation import corrections, significance
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Outcome, Verdict
 from mmbench.reporting.gather import Measured
@@ -31,7 +31,7 @@ def compare_all(columns: Sequence[ColumnRows], *, test: TestName, correction: Co
     p = [comparison.outcome.p for comparison in comparisons if isinstance(comparison.outcome, Verdict)]
     if correction == "none" or not p:
         return comparisons
-    adjusted = significance.holm(p) if correction == "holm" else significance.benjamini_hochberg(p)
+    adjusted = corrections.holm(p) if correction == "holm" else corrections.benjamini_hochberg(p)
     for index, value in zip(with_p, adjusted, strict=True):
         comparisons[index] = replace(comparisons[index], adjusted=float(value))
     return comparisons

@@ -39,7 +39,7 @@ class TrainedRun:
 def trained_runs(runs: Sequence[StoredRun]) -> tuple[list[TrainedRun], list[StoredRun]]:
     """Return the runs that have a curve, and those that have none because nothing was trained.
 
-    Raises UsageError when none has one, and for more runs than there are letters.
+    Raises UsageError when no run has a curve, and for more runs than there are letters.
     """
     read = [(run, read_curves(run.path)) for run in runs]
     with_curve = [(run, curves) for run, curves in read if curves.loss or curves.valid]

@@ -20,7 +20,7 @@ def efforts_of(groups: Sequence[tuple[Group, Row]]) -> Efforts:
 
 
 def unequal_datasets(efforts: Efforts) -> list[str]:
-    """Return the data sets on which some rows are tuned, and not all with one budget."""
+    """Return the data sets on which some rows are tuned, and not all with the same budget."""
     return [dataset for dataset, origins in efforts.items() if len({o.budget for o in origins.values()}) > 1]
 
 
@@ -33,7 +33,7 @@ def effort_lines(efforts: Efforts) -> list[tuple[str, str]]:
         rows: dict[str, list[str]] = defaultdict(list)
         for label, origin in origins.items():
             rows[str(origin)].append(label)
-        parts = "; ".join(f"{what}: {', '.join(labels)}" for what, labels in rows.items())
+        parts = "; ".join(f"{origin}: {', '.join(labels)}" for origin, labels in rows.items())
         lines.append(("Settings", f"{dataset}: {parts}."))
     return lines
 
@@ -42,6 +42,6 @@ def effort_warnings(efforts: Efforts, *, with_stars: bool) -> list[str]:
     """Return what unequal budgets mean for the comparisons of a data set."""
     stars = "" if with_stars else "; no star is given (--unequal-budgets gives them)"
     return [
-        f"{dataset}: the rows were tuned with different budgets, so a difference may be one of effort{stars}"
+        f"{dataset}: the rows were tuned with different budgets, so a difference may come from the effort{stars}"
         for dataset in unequal_datasets(efforts)
     ]

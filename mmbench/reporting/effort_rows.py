@@ -1,4 +1,4 @@
-"""Rows by how their settings came about: of each model the recipe's and the tuned ones, and no others."""
+"""Rows by how their settings came about: of each model the recipe's row and the tuned row, and no others."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class EffortRows:
     """The groups of a table whose rows are named by their effort.
 
     entries   a row's key with its group on a data set
-    labels    of each row: "recipe", "tuned, 30 trials"; "" for models that are neither
+    labels    by row: "recipe", "tuned, 30 trials"; "" for models that are neither
     missing   (data set, row) -> why there is nothing
     left_out  a line for each configuration that is not a row
     """
@@ -29,10 +29,10 @@ class EffortRows:
 
 
 def effort_rows(groups: Sequence[Group], rows: Rows) -> EffortRows:
-    """Return the rows with the recipe's settings, the tuned ones, or both.
+    """Return the rows with the recipe's settings, with tuned settings, or both.
 
-    Of several tuned configurations of a model on a data set the one with the most trials counts, of several of the
-    recipe the one with the most runs. Floors and other models without a training are in every table. UsageError when
+    Of several tuned configurations of a model on a data set, that with the most trials counts; of several of the
+    recipe, that with the most runs. Floors and other models without a training are in every table. UsageError when
     no trained model is left.
     """
     by_row: dict[tuple[str, RowKey], list[tuple[Group, SettingsOrigin]]] = defaultdict(list)
@@ -50,9 +50,7 @@ def effort_rows(groups: Sequence[Group], rows: Rows) -> EffortRows:
     for (_, key), members in by_row.items():
         group, origin = max(members, key=lambda member: (member[1].n_trials, len(member[0].finished)))
         table.entries.append((key, group))
-        table.left_out += [
-            f"{_name(other)}: another one is shown" for other, _ in members if other is not group
-        ]
+        table.left_out += [f"{_name(other)}: another is shown" for other, _ in members if other is not group]
         budgets[key].add(_label(key, origin))
         if rows == "both" and origin.is_recipe and key.choice == (TUNED,):
             reason = f"the search on {group.dataset} ended with the recipe's settings: see the tuned row"

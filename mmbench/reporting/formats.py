@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def to_text(table: Table, fmt: Format, layout: Layout = FULL) -> str:
     """Return the table as text without colour codes; "terminal" is unwrapped plain text.
 
-    CSV and JSON hold everything, whatever the layout. UsageError for a transposed table in a format without one.
+    CSV and JSON hold everything, whatever the layout. UsageError for `transposed` in a format that lacks it.
     """
     from mmbench.reporting import html, latex, plain, terminal
 

@@ -64,7 +64,7 @@ class _Run:
 def measure(group: Group, request: TableRequest) -> tuple[Measured | None, list[Fault]]:
     """Return the metrics of a group's finished runs, None when there are none, and the runs that cannot be read.
 
-    Only one run of a deterministic model is measured.
+    Of a deterministic model, only a single run is measured.
     """
     runs, faults = list[_Run](), list[Fault]()
     deterministic = all(record.deterministic for record in group.finished)
@@ -188,13 +188,13 @@ def _check_comparable(
     rows = f"{records[0].dataset}: {names}"
     if n_items[0] != n_items[1]:
         raise ProtocolMismatchError(
-            f"{rows} rank {n_items[0]:,} and {n_items[1]:,} items, so they cannot share a table; run one of them again"
+            f"{rows} rank {n_items[0]:,} and {n_items[1]:,} items, so they cannot share a table; run either again"
         )
     if not np.array_equal(*users):
         only = len(np.setdiff1d(*users)), len(np.setdiff1d(users[1], users[0]))
         raise ProtocolMismatchError(
             f"{rows} were measured on different users ({only[0]:,} only in the first, {only[1]:,} only in "
-            "the second), so they cannot share a table; run one of them again"
+            "the second), so they cannot share a table; run either again"
         )
 
 
@@ -230,7 +230,7 @@ class Grid:
             raise DataError(next(iter(self.faults.values()))[0].reason)
 
     def footnote(self, text: str) -> int:
-        """Return the index of a footnote; equal texts share one."""
+        """Return the index of a footnote; equal texts share an index."""
         if text not in self.footnotes:
             self.footnotes.append(text)
         return self.footnotes.index(text)

@@ -88,7 +88,7 @@ def _by_dataset(lines: Lines, block: Iterable[int]) -> dict[str, list[int]]:
 
 
 def _split(columns: Sequence[int], parts: int) -> list[list[int]]:
-    """Split into `parts` slices whose lengths differ by at most one, the longer first."""
+    """Split into `parts` slices whose lengths differ by at most 1, the longer first."""
     size, n_longer = divmod(len(columns), parts)
     slices, start = [], 0
     for part in range(parts):

@@ -1,4 +1,4 @@
-"""The table as one HTML page that loads nothing: light and dark, readable on paper; and as a part of another page."""
+"""The table as an HTML page that loads nothing: light and dark, readable on paper; and as a part of another page."""
 
 from importlib.resources import files
 from itertools import groupby
@@ -29,7 +29,7 @@ def _rendered(template: str, table: Table) -> str:
     page = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, finalize=visible_if_text
     ).get_template(template)
-    synthetic = {one.name: one.synthetic for one in table.datasets}
+    synthetic = {dataset.name: dataset.synthetic for dataset in table.datasets}
     datasets = [
         {"name": name, "span": len(list(group)), "synthetic": synthetic[name]}
         for name, group in groupby(column.dataset for column in table.columns)

@@ -22,12 +22,12 @@ _USES = {
 
 @dataclass(frozen=True)
 class Drop:
-    """What one knock-out costs a row of runs.
+    """What a knock-out costs a row of runs.
 
     name      of the knock-out, "text=constant"; its kind alone where the runs do not read it
     intact    mean over users and runs of the metric as trained
-    drop      the same mean minus the one under the knock-out; None where nothing was computed
-    interval  of the drop; None where no rank changed or one user is ranked
+    drop      the same mean minus that under the knock-out; None where nothing was computed
+    interval  of the drop; None where no rank changed or a single user is ranked
     sentence  what it says about the runs
     """
 
@@ -40,7 +40,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class RowOfDrops:
-    """The knock-outs of one configuration's runs, which differ in the seed."""
+    """The knock-outs of a configuration's runs, which differ in the seed."""
 
     group: Group
     drops: tuple[Drop, ...]
@@ -75,7 +75,7 @@ def rows_of_drops(
     n_intervals = sum(part.is_changed for _, parts in measured for part in parts)
     level = 1 - (1 - LEVEL) / max(n_intervals, 1)
     return [
-        # What is not read has one line for its kind.
+        # What is not read has a single line for its kind.
         RowOfDrops(group, tuple(dict.fromkeys(_drop(part, level) for part in parts)))
         for group, parts in measured
     ]
@@ -97,7 +97,7 @@ def _measure(
 def _differences(
     mean: float, pairs: Sequence[tuple[Ranking, KnockedOut]], metric: Metric, rule: MaskRule, split: SplitName
 ) -> _Differences:
-    """Return the differences of one knock-out, mean over runs."""
+    """Return the differences of a knock-out, mean over runs."""
     name = pairs[0][1].name
     reasons = [knocked.reason for _, knocked in pairs if knocked.reason]
     if reasons:
@@ -136,15 +136,15 @@ def _worth(drop: Drop) -> str:
     if drop.drop is None or drop.interval is None:
         return drop.sentence
     low, high = drop.interval
-    what = _USES[drop.name.partition("=")[0]]
+    content = _USES[drop.name.partition("=")[0]]
     if low > 0:
-        return f"{what} are worth this much"
-    return "better without" if high < 0 else f"within noise: no worth of {what} is shown"
+        return f"{content} are worth this much"
+    return "better without" if high < 0 else f"within noise: no worth of {content} is shown"
 
 
 def _sentence(name: str, interval: tuple[float, float] | None) -> str:
     if interval is None:
-        return "one user: no interval"
+        return "a single user: no interval"
     low, high = interval
     if low > 0:
         return _used(name)

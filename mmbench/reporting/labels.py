@@ -1,4 +1,4 @@
-"""The rows of a table: runs by data set, model and configuration, with names that tell them apart."""
+"""The rows of a table: runs by data set, model and configuration, with distinct names."""
 
 import json
 from collections import defaultdict
@@ -54,7 +54,7 @@ def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
         runs = by_configuration[record.dataset, record.model, record.config_id]
         first = runs.setdefault(record.seed, record)
         if first is not record:
-            same = f"the same run as {first.path} (seed {record.seed} of one configuration)"
+            same = f"the same run as {first.path} (seed {record.seed} of the same configuration)"
             repeated.append(f"{record.path} is {same}; it counts once")
     groups = [
         Group(*key, records=tuple(runs[seed] for seed in sorted(runs)))
@@ -67,8 +67,8 @@ def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
     """Return the row of each group, and each row's `config` label ("" when there is nothing to say).
 
     A label always has the settings that a user or a search chose. It also has those in which a model's configurations
-    differ on one data set, and those that were chosen differently on different data sets. A recipe's values per
-    data set do not split a row. Rows of several data sets are one row if their users chose the same values.
+    differ on a data set, and those that were chosen differently on different data sets. A recipe's values per
+    data set do not split a row. Rows of several data sets become a single row if their users chose the same values.
     """
     keys: list[RowKey] = [RowKey("")] * len(groups)
     labels: dict[RowKey, str] = {}

@@ -10,7 +10,7 @@ from mmbench.reporting.turned import turn
 from mmbench.visible import visible
 
 _FITTING = 5  # this many columns fit on a page
-_MOST = 10  # more columns in one tabular would be too small to read
+_MOST = 10  # more columns in a tabular would be too small to read
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -30,7 +30,7 @@ def escape(text: str) -> str:
 def latex(table: Table) -> str:
     """Return a `table*` environment: two header levels, floors under a rule, notes below the table.
 
-    Many columns become several tabulars, one below the other, each of whole data sets.
+    Many columns become several tabulars below each other, each of whole data sets.
     """
     parts = [line for block in _blocks(table) for line in [*_tabular(table, block), r"\par\medskip"]][:-1]
     return _environment(table, parts, wide=len(table.columns) > _FITTING)
@@ -79,7 +79,7 @@ def _shrunk(tabular: list[str], columns: int) -> list[str]:
 
 
 def _blocks(table: Table) -> list[list[int]]:
-    """Return the columns of each tabular: whole data sets, and more than _MOST columns only within one of them."""
+    """Return the columns of each tabular: whole data sets, and more than _MOST columns only within a data set."""
     blocks: list[list[int]] = []
     for _, group in groupby(range(len(table.columns)), key=lambda index: table.columns[index].dataset):
         columns = list(group)
@@ -114,7 +114,7 @@ def _title(table: Table) -> str:
 
 
 def _head(table: Table, block: Sequence[int]) -> list[str]:
-    """Return data sets over their metrics, with a rule under each; one level if there is one data set."""
+    """Return data sets over their metrics, with a rule under each; the metrics only if there is a single data set."""
     columns = [table.columns[index] for index in block]
     metrics = " & ".join(escape(str(column.metric)) for column in columns)
     lowest = rf"Model & $n$ & {metrics} \\"

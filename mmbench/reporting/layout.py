@@ -21,7 +21,7 @@ _CORRECTED = {"holm": ", Holm-corrected", "bh": ", Benjamini-Hochberg-corrected"
 class Layout:
     """How a table is printed.
 
-    style       "paper": means, deviations, stars and the gain, with one sentence below
+    style       "paper": means, deviations, stars and the gain, with a sentence below
     notes       whether warnings and caption are printed; None = yes, but not on a terminal, where few lines fit
     tests       whether the comparisons below the rows are printed, and stars
     deviations  whether standard deviations are printed

@@ -1,4 +1,4 @@
-"""What a multi-modal table lacks before a gain in it can be called one of the fusion."""
+"""What a multi-modal table lacks before a gain in it can be ascribed to the fusion."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from mmbench.runs.plan import CONTROL_MODELS, FEATURE_CHANGES, LATE_FUSION
 
 
 def missing_control_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
-    """Return one line where models read features on a data set and the table has not their controls there."""
+    """Return a line about models that read features on a data set where the table lacks their controls."""
     bare: dict[str, str] = {}  # model -> its name in tables
     for group, row in groups:
         is_control = group.model.partition(":")[0] in CONTROL_MODELS
@@ -23,7 +23,7 @@ def missing_control_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str
         return []
     text = (
         f"without late fusion of independent members, or without shuffled features, of {', '.join(bare.values())}: "
-        f"a gain may be one of parameters or of ensembling (mmbench run {' '.join(bare)} --controls adds them)."
+        f"a gain may come from parameters or from ensembling (mmbench run {' '.join(bare)} --controls adds them)."
     )
     return [("Controls", text)]
 

@@ -16,17 +16,17 @@ from mmbench.tuning.space import Kind, space_of
 
 @dataclass(frozen=True)
 class SettingRow:
-    """A setting with its value. `is_own`: the model's own, not one of training; `may_be`: its legal values."""
+    """A setting with its value. `of_model`: the model's, not of training; `may_be`: its legal values."""
 
     key: str
-    is_own: bool
+    of_model: bool
     setting: Setting
     may_be: str
 
 
 @dataclass(frozen=True)
 class VariantRow:
-    """A variant: settings that differ from the model's as (before, after), None before one that it adds."""
+    """A variant: settings that differ from the model's as (before, after), None before an added setting."""
 
     name: str
     summary: str
@@ -102,7 +102,7 @@ def to_json(page: ModelPage) -> dict[str, Any]:
         **{key: list(getattr(page, key)) for key in ("inputs", "tags", "commands")},
         "paper": page.paper.model_dump() if page.paper else None,
         "settings": [
-            {"key": row.key, "of": "model" if row.is_own else "training", "may_be": row.may_be}
+            {"key": row.key, "of": "model" if row.of_model else "training", "may_be": row.may_be}
             | row.setting.to_json()
             for row in page.settings
         ],
@@ -126,12 +126,12 @@ def _file_of(entry: ModelEntry) -> str:
 
 
 def _setting_rows(entry: ModelEntry, dataset: str, protocol: Layer | None) -> Iterable[SettingRow]:
-    """Yield all settings, the model's own first, each as a run on the data set would have it."""
+    """Yield all settings, the model's first, each as a run on the data set would have it."""
     layers = [Layer(Origin.default, defaults_of(TrainConfig)), *([protocol] if protocol else [])]
     settings = resolve([*layers, *entry.layers(dataset)], known=entry.known_settings(), where=entry.name)
-    own = entry.own_settings()
+    of_model = entry.own_settings()
     for key in entry.known_settings():
-        yield SettingRow(key, key in own, settings[key], legal_values(entry.class_of(key), key))
+        yield SettingRow(key, key in of_model, settings[key], legal_values(entry.class_of(key), key))
 
 
 def _variant_rows(entry: ModelEntry, dataset: str) -> Iterable[VariantRow]:
@@ -141,18 +141,18 @@ def _variant_rows(entry: ModelEntry, dataset: str) -> Iterable[VariantRow]:
         return
     before = model.values(dataset)
     for variant in variants:
-        told, after = entry.recipe.variants[variant.variant], variant.values(dataset)
+        recipe, after = entry.recipe.variants[variant.variant], variant.values(dataset)
         changes = {
             key: (before.get(key), value)
             for key, value in after.items()
             if key not in before or before[key] != value
         }
         name = f"{entry.name}:{variant.variant}"
-        yield VariantRow(name, told.summary, told.source, told.model_class, changes)
+        yield VariantRow(name, recipe.summary, recipe.source, recipe.model_class, changes)
 
 
 def _search_rows(entry: ModelEntry, dataset: str) -> Iterable[SearchRow]:
-    """Yield what the search spaces hold; a setting that both search alike has one row."""
+    """Yield what the search spaces hold; a setting that both search in the same way has a single row."""
     spaces = {kind: space_of(entry, kind, dataset=dataset) for kind in get_args(Kind)}
     for key in dict.fromkeys(key for space in spaces.values() for key in space):
         searched = {kind: space[key].searched for kind, space in spaces.items() if key in space}

@@ -22,7 +22,7 @@ def mark_places(rows: Sequence[Row], n_columns: int) -> list[Row]:
 
 
 def winners(rows: Sequence[Row], means: Sequence[float | None]) -> set[int]:
-    """Return the indices of the best rows by these means (one per row); empty if fewer than two are measured."""
+    """Return the indices of the best rows by these means of the rows; empty if fewer than two are measured."""
     measured = {index: mean for index in _fair(rows) if (mean := means[index]) is not None}
     if len(measured) < 2:
         return set()

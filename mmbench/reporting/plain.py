@@ -98,7 +98,7 @@ def cell_markdown(cell: Cell) -> str:
 
 
 def long_rows(table: Table) -> list[tuple[Any, ...]]:
-    """Return one tuple of CSV_FIELDS per row and column, unrounded; place 0 = neither best nor second."""
+    """Return a tuple of CSV_FIELDS per row and column, unrounded; place 0 = neither best nor second."""
     synthetic = {dataset.name: dataset.synthetic for dataset in table.datasets}
     return [
         (
@@ -112,7 +112,7 @@ def long_rows(table: Table) -> list[tuple[Any, ...]]:
 
 
 def long_csv(table: Table) -> str:
-    """Return one line per row and column, unrounded; flags are 0 and 1."""
+    """Return a line per row and column, unrounded; flags are 0 and 1."""
     rows = []
     for row in long_rows(table):
         fields = dict(zip(CSV_FIELDS, row, strict=True))

@@ -1,4 +1,4 @@
-"""What the stored runs of a data set can tell apart: over seeds and over users, for the differences that they have."""
+"""Which differences the stored runs of a data set can show: over seeds and over users, beside those that they have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Resolution:
     """What n pairs show: seeds or users.
 
     deviation  standard deviation of the paired differences; None below 2 pairs
-    smallest   difference that is found with power .8; None where there is no deviation
+    smallest   difference that is detected with power .8; None without a deviation
     needed     pairs for the difference in question; None where there is none, or too many to say
     """
 
@@ -35,7 +35,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A row against another one; `difference` is a minus b, or the one that was asked about."""
+    """A row against another; `difference` is a minus b, or the difference that the user named."""
 
     a: Group
     b: Group
@@ -46,7 +46,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Power:
-    """Contrasts of one data set; `alpha` is the level of each of `n_tests` tests."""
+    """Contrasts of a data set; `alpha` is the level of each of `n_tests` tests."""
 
     contrasts: tuple[Contrast, ...]
     alpha: float
@@ -63,11 +63,11 @@ def power_of_runs(
     difference: float | None = None,
     correction: Correction = "holm",
 ) -> Power | None:
-    """Return what the runs of a data set can tell apart; None where fewer than two rows are stored.
+    """Return which differences the runs of a data set can show; None where fewer than two rows are stored.
 
-    a, b        MODEL or MODEL/CONFIG: by default the best row against every other one
-    difference  what must be told apart instead of the differences that the rows have
-    correction  with one, each test has the level .05 / (number of tests), the hardest step of Holm and of BH
+    a, b        MODEL or MODEL/CONFIG: by default the best row against every other
+    difference  must be shown, instead of the differences that the rows have
+    correction  unless "none", each test has the level .05 / (number of tests), the hardest step of Holm and of BH
     """
     metric.check_of_ranks("mmbench power")
     request = TableRequest(metrics=(metric,))
@@ -84,7 +84,7 @@ def power_of_runs(
 
 
 def assumed() -> list[tuple[int, list[float]]]:
-    """Return seeds and the smallest relative differences that they show under ASSUMED_DEVIATIONS, for one test."""
+    """Return seeds and the smallest relative differences that they show under ASSUMED_DEVIATIONS, for a single test."""
     effects = [(n, smallest_effect(n)) for n in ASSUMED_SEEDS]
     return [(n, [effect * share for share in ASSUMED_DEVIATIONS]) for n, effect in effects if effect]
 
@@ -97,19 +97,21 @@ def _pairs(rows: Sequence[_Row], a: str | None, b: str | None, dataset: str) -> 
     first = best if a is None else _named(rows, a, dataset)
     others = [row for row in rows if row is not first] if b is None else [_named(rows, b, dataset)]
     if others == [first]:
-        raise UsageError(f"--b {b} is the row --a; name another one")
+        raise UsageError(f"--b {b} is the row --a; name another")
     return [(first, other) for other in others]
 
 
 def _named(rows: Sequence[_Row], name: str, dataset: str) -> _Row:
     """Return the row of a model, or of MODEL/CONFIG where it has several; UsageError for none or several."""
     model, _, config = name.partition("/")
-    found = [row for row in rows if row[0].model == model and row[0].config_id.startswith(config)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(f"{model}/{group.config_id}" for group, _ in found)
-        raise UsageError(f"{name} has {len(found)} configurations on {dataset}; name one: {names}")
+    matching = [row for row in rows if row[0].model == model and row[0].config_id.startswith(config)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        names = ", ".join(f"{model}/{group.config_id}" for group, _ in matching)
+        raise UsageError(
+            f"{name} has {len(matching)} configurations on {dataset}; name a single row: {names}"
+        )
     known = {group.model for group, _ in rows} | {f"{group.model}/{group.config_id}" for group, _ in rows}
     raise UsageError(f"{suggest(name, known, what='row')} (among the results on {dataset})")
 

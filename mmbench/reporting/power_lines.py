@@ -38,6 +38,6 @@ def _line(column: Column, rows: tuple[str, str], resolution: Resolution | None) 
     smallest = f"{resolution.smallest:.3g}".removeprefix("0")
     text = (
         f"{column.metric} on {column.dataset}, {rows[0]} against {rows[1]}: {resolution.n} seeds show a difference of "
-        f"{smallest} with power .8; this one needs {seeds} (mmbench power)."
+        f"{smallest} with power .8; this difference needs {seeds} (mmbench power)."
     )
     return [("Power", text)]

@@ -1,7 +1,7 @@
-"""Which runs may share a table: a comparison of their protocols, and the options that select one side.
+"""Which runs may share a table: a comparison of their protocols, and the options that select a side.
 
 Two runs on a data set are comparable when the fingerprints of their protocols agree. If they do not, the error
-names each field that differs and the option of `mmbench report` that keeps one side.
+names each field that differs and the option of `mmbench report` that keeps a side.
 """
 
 import json
@@ -57,15 +57,17 @@ def check_planned(cells: Sequence[Cell]) -> None:
             continue
         name = differing[0]
         models = [", ".join(dict.fromkeys(cell.model for cell in side)) for side in sides.values()]
-        values = [f"{_short(fields.get(name))} ({who})" for fields, who in zip(facts, models, strict=True)]
+        values = [
+            f"{_short(fields.get(name))} ({names})" for fields, names in zip(facts, models, strict=True)
+        ]
         raise ProtocolMismatchError(
             f"{dataset}: these cells could not share a table: {name} is {' against '.join(values)}; give all models "
-            f"one value ({' or '.join(_options(name, facts))}), or run each side separately (run has --no-floors)"
+            f"the same value ({' or '.join(_options(name, facts))}), or run each side separately (run has --no-floors)"
         )
 
 
 def keep_settings(records: Sequence[RunRecord], wanted: Mapping[str, Sequence[str]]) -> list[RunRecord]:
-    """Keep the runs that have one of the given values for each key: a setting, or else a field of the protocol.
+    """Keep the runs that have any of the values of each key: a setting, or else a field of the protocol.
 
     Values are texts as typed (`0.2`, `true`, `train`). Raises UsageError for a key or a value that no run has.
     """
@@ -83,7 +85,7 @@ def keep_settings(records: Sequence[RunRecord], wanted: Mapping[str, Sequence[st
         kept = [record for record in kept if _has_value(_stored(record), key, texts)]
     if not kept:
         options = " ".join(f"--set {key}={text}" for key, texts in wanted.items() for text in texts)
-        raise UsageError(f"no run has all of {options}; leave one of them out")
+        raise UsageError(f"no run has all of {options}; leave some out")
     return kept
 
 
@@ -94,7 +96,7 @@ def _has_value(fields: _Facts, key: str, texts: Sequence[str]) -> bool:
 def typed(value: Any) -> list[str]:
     """Return a value, or each of a list of alternatives, as it would be typed after `--set KEY=`."""
     values = value if isinstance(value, list | tuple) else [value]
-    return [one if isinstance(one, str) else json.dumps(one, default=str) for one in values]
+    return [part if isinstance(part, str) else json.dumps(part, default=str) for part in values]
 
 
 def keep_data(records: Sequence[RunRecord], hashes: Mapping[str, str]) -> list[RunRecord]:
@@ -152,7 +154,7 @@ def _differing(facts: Sequence[_Facts]) -> list[str]:
 
 
 def _way_out(facts: Sequence[_Facts]) -> str:
-    """Return the options that keep one side; fields that tell no further runs apart need none."""
+    """Return the options that keep a side; fields that split no further runs need none."""
     by_data = [
         [fields for fields in facts if fields[DATA] == data]
         for data in dict.fromkeys(fields[DATA] for fields in facts)
@@ -165,13 +167,13 @@ def _way_out(facts: Sequence[_Facts]) -> str:
             names.append(name)
             ways.append(" or ".join(options))
     if not ways:
-        return "remove the folders of one side"
-    rest = "" if _parts(facts, names) == len(facts) else ", or remove the folders of one side"
-    return f"choose one side: mmbench report {' and '.join(ways)}{rest}"
+        return "remove the folders of a side"
+    rest = "" if _parts(facts, names) == len(facts) else ", or remove the folders of a side"
+    return f"choose a side: mmbench report {' and '.join(ways)}{rest}"
 
 
 def _parts(facts: Sequence[_Facts], names: Sequence[str]) -> int:
-    """Return how many kinds of runs the data and these fields tell apart."""
+    """Return how many kinds of runs the data and these fields distinguish."""
     return len({tuple(_text(fields.get(name)) for name in (DATA, *names)) for fields in facts})
 
 

@@ -28,7 +28,7 @@ N_EVENTS = 10  # of a history that are shown
 
 @dataclass(frozen=True)
 class Item:
-    """An item as it is shown; `number` is its internal one, from 1."""
+    """An item as it is shown; `number` is internal, from 1."""
 
     number: int
     id: str
@@ -45,8 +45,8 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place of a list, from 1; the score is rounded to float16."""
+class ListEntry:
+    """An item of a list with its rank, from 1; the score is rounded to float16."""
 
     rank: int
     item: Item
@@ -64,13 +64,13 @@ class Recommended:
     record: RunRecord
     user: str
     history: tuple[Event, ...]
-    places: tuple[Place, ...]
+    entries: tuple[ListEntry, ...]
     rule: MaskRule
     target: Item
     rank: tuple[int, int]
 
     def __repr__(self) -> str:
-        lines = [f"{place.rank:3}  {place.item.title}" for place in self.places]
+        lines = [f"{entry.rank:3}  {entry.item.title}" for entry in self.entries]
         return "\n".join([f"{self.record.title}, user {one_line(self.user)}:", *lines, self.target_line])
 
     def _repr_html_(self) -> str:
@@ -96,8 +96,8 @@ def recommended(
     items = _top(record, ranking, rule, k)
     prepared, view = data.prepared, data.targets("test")
     number = _user_number(prepared, user)
-    row, place = _row_of(ranking.user, number, user, record), _row_of(view.user, number, user, record)
-    events = slice(view.offsets[place], view.offsets[place + 1])
+    row, history = _row_of(ranking.user, number, user, record), _row_of(view.user, number, user, record)
+    events = slice(view.offsets[history], view.offsets[history + 1])
     target, ranks = int(ranking.target[row]), ranking.ranks(rule)
     first = int(ranks.greater[row]) + 1
     scores = ranking.lists[rule].scores[row]
@@ -108,9 +108,9 @@ def recommended(
             Event(_item(prepared, int(item)), datetime.fromtimestamp(int(time), tz=UTC))
             for item, time in zip(view.items[events], view.times[events], strict=True)
         ),
-        places=tuple(
-            Place(position, _item(prepared, int(item)), float(score), int(item) == target)
-            for position, (item, score) in enumerate(zip(items[row], scores, strict=False), start=1)
+        entries=tuple(
+            ListEntry(rank, _item(prepared, int(item)), float(score), int(item) == target)
+            for rank, (item, score) in enumerate(zip(items[row], scores, strict=False), start=1)
             if item
         ),
     )  # fmt: skip
@@ -124,19 +124,19 @@ def all_lists(record: RunRecord, *, k: int, data_dir: Path, rule: MaskRule | Non
     prepared, ranking = _opened(record, data_dir).prepared, record.ranking("test")
     items = _top(record, ranking, rule, k)
     scores = ranking.lists[rule].scores[:, : items.shape[1]]
-    row, place = items.nonzero()  # 0: the user has fewer candidates
-    listed = items[row, place]
+    row, column = items.nonzero()  # 0: the user has fewer candidates
+    listed = items[row, column]
     ids = np.array([record["id"] for record in prepared.item_records], dtype=object)
     titles = np.array([record["title"] for record in prepared.item_records], dtype=object)
     return pd.DataFrame({
         "user": np.array(prepared.user_ids, dtype=object)[ranking.user[row]],
-        "rank": place + 1, "item": ids[listed - 1], "title": titles[listed - 1],
-        "score": scores[row, place].astype(np.float32), "is_target": listed == ranking.target[row],
+        "rank": column + 1, "item": ids[listed - 1], "title": titles[listed - 1],
+        "score": scores[row, column].astype(np.float32), "is_target": listed == ranking.target[row],
     })  # fmt: skip
 
 
 def page(recommended: Recommended, data_dir: Path) -> str:
-    """Return history and list with pictures as one HTML page that loads nothing."""
+    """Return history and list with pictures as an HTML page that loads nothing."""
     from importlib.resources import files
 
     from jinja2 import Environment, StrictUndefined
@@ -145,7 +145,7 @@ def page(recommended: Recommended, data_dir: Path) -> str:
 
     prepared = _opened(recommended.record, data_dir).prepared
     shown = [event.item for event in recommended.history]
-    shown += [*(place.item for place in recommended.places), recommended.target]
+    shown += [*(entry.item for entry in recommended.entries), recommended.target]
     pictures = _pictures(prepared, {item.number for item in shown})
     source = (files("mmbench.reporting") / "recommended.html.j2").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined, finalize=visible_if_text)

@@ -1,4 +1,4 @@
-"""A table as Python shows it: itself in a notebook, its text when printed, a frame to go on with."""
+"""A table as Python shows it: itself in a notebook, its text when printed, a frame for further work."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ class Report:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """A line about each run that could not be read or was given twice."""
+        """Return a line about each run that could not be read or was passed twice."""
         return self.table.left_out
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Report:
         return fragment(self.table)
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return one row per row and column of the table, unrounded; the columns are those of the CSV."""
+        """Return a row per row and column of the table, unrounded; the columns are those of the CSV."""
         import pandas as pd
 
         return pd.DataFrame(long_rows(self.table), columns=list(CSV_FIELDS))

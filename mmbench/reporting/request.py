@@ -25,7 +25,7 @@ class TableRequest:
     sort        the metric that orders the rows, best first, or "name"; by default the first column
     top         print so many rows besides the floors; 0 = all
     data_dir    where the prepared data lie, for metrics that read them; None = the folder of the environment
-    rows        all rows, or those with the recipe's settings, with tuned ones, or both side by side
+    rows        all rows, or those with the recipe's settings, with tuned settings, or both side by side
     """
 
     metrics: tuple[Metric, ...] = DEFAULT_METRICS

@@ -44,7 +44,7 @@ def mean_text(cell: Cell) -> str:
 
 
 def std_text(cell: Cell) -> str:
-    """Return ` ± .0012`, or "" for one run."""
+    """Return ` ± .0012`, or "" for a single run."""
     return "" if cell.std is None else f" ± {number(cell.std)}"
 
 
@@ -59,7 +59,7 @@ def superscript(mark: str) -> str:
 
 
 def runs_text(row: Row, table: Table) -> str:
-    """Return the number of runs of a row: one per data set if they differ, a dash if none finished."""
+    """Return the number of runs of a row: of each data set if they differ, a dash if none finished."""
     per_dataset = {column.dataset: cell.n for column, cell in zip(table.columns, row.cells, strict=True)}
     counts = list(per_dataset.values())
     texts = [str(n) if n else DASH for n in (counts if len(set(counts)) > 1 else counts[:1])]
@@ -103,7 +103,7 @@ def summary(table: Table) -> list[Line]:
 
 
 def improved_label(table: Table) -> str:
-    """Return "Improved", or "Change" where the row that was asked for is below the strongest other one."""
+    """Return "Improved", or "Change" where the compared row is below the strongest other."""
     is_lower = any(c is not None and c.difference < 0 for c in table.headlines())
     return "Change" if table.compare and is_lower else "Improved"
 

@@ -73,9 +73,9 @@ FACTS: dict[str, Callable[[StoredRun], str]] = {
 
 
 def table_of(runs: Sequence[StoredRun], columns: Sequence[str]) -> list[list[str]]:
-    """Return a row per run. A column is one of FACTS, a metric ("HR@20", "valid HR@20"), or a setting.
+    """Return a row per run. A column is a name of FACTS, a metric ("HR@20", "valid HR@20"), or a setting.
 
-    Raises UsageError for a column that is none of these.
+    Raises UsageError for any other column.
     """
     known = {key for run in runs if run.record for key in run.record.settings}
     texts = [_column(name, known) for name in columns]
@@ -103,7 +103,7 @@ def _setting_text(record: RunRecord, key: str) -> str:
 
 
 def metric_of(run: StoredRun, metric: Metric, split: str) -> float | None:
-    """Return a stored value, None for a run without one; DataError where its file is damaged or lacks lists."""
+    """Return a stored value, None for a run without it; DataError where its file is damaged or lacks lists."""
     if run.record is None or run.record.status == "failed" or not metric.fits(run.record.n_items):
         return None
     return run.record.metrics("valid" if split == "valid" else "test", [metric])[str(metric)]
@@ -128,7 +128,7 @@ def with_settings(runs: Sequence[StoredRun], wanted: dict[str, Any]) -> list[Sto
 
 
 def to_json(runs: Sequence[StoredRun], metrics: Sequence[Metric]) -> list[dict[str, Any]]:
-    """Return everything that the list knows of each run; numbers unrounded, absent ones None."""
+    """Return everything that the list knows of each run; numbers unrounded, absent values None."""
     return [
         {
             "run": run.name, "path": str(run.path), "dataset": run.dataset, "model": run.model,

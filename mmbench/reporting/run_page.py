@@ -28,7 +28,7 @@ class Changed:
     key: str
     value: Any
     usual: str
-    who: str
+    source: str
 
 
 def changed_settings(record: RunRecord) -> list[Changed]:
@@ -154,7 +154,7 @@ def _cost_lines(record: RunRecord) -> Lines:
     parts += [f"ranking {seconds['rank_test']:.1f} s"] if "rank_test" in seconds else []
     lines = [("time", ", ".join(parts))]
     if memory:
-        texts = [f"{where} {size_text(n_bytes)}" for where, n_bytes in sorted(memory.items())]
+        texts = [f"{device} {size_text(n_bytes)}" for device, n_bytes in sorted(memory.items())]
         lines.append(("memory", f"{', '.join(texts)}; {record.n_parameters:,} parameters"))
     return lines
 

@@ -50,7 +50,7 @@ class Runs(Sequence[RunRecord]):
 
     @property
     def failed(self) -> "Runs":
-        """The runs that failed, each with its `reason`."""
+        """Return the runs that failed, each with its `reason`."""
         return Runs((record for record in self if record.status == "failed"), filters=self.filters)
 
     def to_frame(
@@ -59,7 +59,7 @@ class Runs(Sequence[RunRecord]):
         *,
         splits: SplitName | Sequence[SplitName] = SPLITS,
     ) -> "pd.DataFrame":
-        """Return one row per run: FACTS, the settings that somebody chose, and metrics, "test NDCG@10", unrounded.
+        """Return a row per run: FACTS, the settings that somebody chose, and metrics, "test NDCG@10", unrounded.
 
         A failed run has no metrics and a model may lack a setting: NaN. Raises DataError for stored rankings
         that are missing or damaged.
@@ -107,8 +107,8 @@ class Runs(Sequence[RunRecord]):
 
     def _remarks(self) -> list[str]:
         n_more = len(self) - MOST_SHOWN
-        more = [f"... and {n_more:,} more runs; to_frame() has all"] if n_more > 0 else []
-        return more + [f"left out: {text}" for text in self.left_out]
+        omitted = [f"... and {n_more:,} more runs; to_frame() has all"] if n_more > 0 else []
+        return omitted + [f"left out: {text}" for text in self.left_out]
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:

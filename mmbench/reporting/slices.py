@@ -11,9 +11,10 @@ from mmbench.choices import MaskRule, SplitName
 from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.views import TargetView
 from mmbench.errors import UsageError, suggest
+from mmbench.evaluation.corrections import holm
 from mmbench.evaluation.intervals import interval_of
 from mmbench.evaluation.metrics import Metric
-from mmbench.evaluation.significance import Verdict, holm, t_interval, welch_t
+from mmbench.evaluation.significance import Verdict, t_interval, welch_t
 from mmbench.evaluation.slices import FAMILIES, Labels, Targets, label
 from mmbench.features.store import default_encoder, load_features
 from mmbench.reporting.gather import Measured, check_runs, check_users, measure
@@ -42,12 +43,12 @@ class Slice:
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain of the compared row over another one in a slice, mean over users.
+    """The gain of the compared row over another in a slice, mean over users.
 
-    elsewhere  the gain inside the slice minus that outside; None where one of them cannot be had
+    elsewhere  the gain inside the slice minus that outside; None where either is missing
     p          of `elsewhere` by Welch's t, Holm over the slices of the table
     smallest   the difference in hits that the slice's users can show with power .8, 2.8 sqrt(d / n), d the share of
-               users whom one row hits and the other does not
+               users whom exactly either row hits
     """
 
     name: str
@@ -75,7 +76,7 @@ class Sliced:
 
 @dataclass(frozen=True)
 class SliceTable:
-    """The rows of one data set in the slices of one family.
+    """The rows of a data set in the slices of a family.
 
     within  the slice of another family that all users are of, "tied=later"; "" for all users
     """
@@ -193,7 +194,7 @@ def _find(wanted: str, measured: Sequence[tuple[Group, Measured]], names: Sequen
         return matching[0]
     known = ", ".join(names)
     reason = f"matches {len(matching)} rows" if matching else "is not a row"
-    raise UsageError(f"--compare {wanted} {reason} of {measured[0][0].dataset}; name one of: {known}")
+    raise UsageError(f"--compare {wanted} {reason} of {measured[0][0].dataset}; name any of: {known}")
 
 
 # -- labels -----------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def _labels(path: Path, content: str, family: str, split: SplitName) -> Labels:
 
 
 def targets_of(data: LoadedData, split: SplitName) -> Targets:
-    """Return what labels are made from; features are the data set's default ones."""
+    """Return what labels are made from; features are those of the data set's default encoders."""
     prepared, view = data.prepared, data.targets(split)
     events = np.asarray(prepared.offsets[:-1])[view.user] + np.diff(view.offsets)
     features = {}

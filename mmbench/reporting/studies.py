@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from mmbench.tuning.ledger import Ledger, Plan, Trial, best_of
+from mmbench.tuning.ledger import Ledger
 from mmbench.tuning.lines import settings_text
+from mmbench.tuning.records import Plan, Trial, best_of
 from mmbench.tuning.sampling import Tried, importance
 from mmbench.tuning.stored import studies_of
 
@@ -29,7 +30,7 @@ class Study:
 
     @classmethod
     def of(cls, ledger: Ledger) -> "Study":
-        """Return what a ledger holds now; DataError for one that is damaged."""
+        """Return what a ledger holds now; DataError for a damaged ledger."""
         trials = sorted(ledger.trials(), key=lambda trial: trial.number)
         return cls(ledger.path, ledger.plan, tuple(trials))
 
@@ -39,12 +40,12 @@ class Study:
 
     @cached_property
     def best(self) -> Trial | None:
-        """The trial that `run --tuned` takes; None while no trial has finished."""
+        """Return the trial that `run --tuned` takes; None while no trial has finished."""
         return best_of(list(self.trials))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The best settings, and those that every trial had."""
+        """Return the best settings, and those that every trial had."""
         return {**self.plan.fixed, **(self.best.values if self.best else {})}
 
     @property
@@ -53,13 +54,13 @@ class Study:
 
     @cached_property
     def importance(self) -> dict[str, float]:
-        """The share of the values' variance that each setting explains, largest first; {} where that is unknown."""
+        """Return the share of the values' variance that each setting explains, largest first; {} where unknown."""
         tried = [Tried(trial.values, trial.value) for trial in self.trials]
         return importance(self.plan.dimensions, tried)
 
     @property
     def ranked(self) -> list[Trial]:
-        """The trials with a value, the best first; those that were stopped or pruned among them."""
+        """Return the trials with a value, best first, stopped and pruned trials included."""
         return sorted(
             (trial for trial in self.trials if trial.value is not None), key=lambda trial: trial.order
         )
@@ -90,8 +91,8 @@ class Study:
     def _unlike(self, trial: Trial) -> str:
         if trial.number == 0:
             return "(recipe)"
-        own = {key: dimension["own"] for key, dimension in self.plan.space.items()}
-        return settings_text({key: value for key, value in trial.values.items() if value != own[key]})
+        recipe = {key: dimension["own"] for key, dimension in self.plan.space.items()}
+        return settings_text({key: value for key, value in trial.values.items() if value != recipe[key]})
 
     def remarks(self) -> list[str]:
         """Return lines about failed trials, importance, and the best trial beside the recipe's settings."""
@@ -106,17 +107,17 @@ class Study:
 
     def verdict(self) -> str:
         """Say how far the best trial lies above the recipe's own settings."""
-        own = next((trial for trial in self.trials if trial.number == 0), None)
+        recipe = next((trial for trial in self.trials if trial.number == 0), None)
         if self.best is None or self.best.value is None:
             return "no trial has finished yet"
-        if own is None or own.value is None:
+        if recipe is None or recipe.value is None:
             return "the recipe's own settings have no value yet"
         if self.best.number == 0:
             return "no trial was better than the recipe's own settings"
-        gain = self.best.value - own.value
-        within = ", within the spread between seeds" if is_within_noise(self.best, own) else ""
+        gain = self.best.value - recipe.value
+        within = ", within the spread between seeds" if is_within_noise(self.best, recipe) else ""
         return (
-            f"trial {self.best.number} is {gain:.4f} ({gain / max(abs(own.value), 1e-12):.1%}) above the recipe's own "
+            f"trial {self.best.number} is {gain:.4f} ({gain / max(abs(recipe.value), 1e-12):.1%}) above the recipe's "
             f"settings on the validation targets{within}; the best of many is partly luck, so compare on other seeds: "
             "run --tuned"
         )
@@ -130,7 +131,7 @@ class Study:
     __repr__ = __str__
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return one row per trial: number, status, value, seconds, epochs, parameters, and a column per setting."""
+        """Return a row per trial: number, status, value, seconds, epochs, parameters, and a column per setting."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -143,12 +144,14 @@ class Study:
         )  # fmt: skip
 
 
-def is_within_noise(best: Trial, own: Trial) -> bool:
-    """Return whether two trials differ by less than two standard errors, by their seeds' values; one seed says nothing.
+def is_within_noise(best: Trial, recipe: Trial) -> bool:
+    """Return whether two trials differ by less than two standard errors of their seeds' values; False for one seed.
 
     A trial's seeds differ as the seeds of a table do.
     """
-    samples = [[max(value for _, value in curve) for curve in trial.curves if curve] for trial in (best, own)]
+    samples = [
+        [max(value for _, value in curve) for curve in trial.curves if curve] for trial in (best, recipe)
+    ]
     if min(map(len, samples)) < 2:
         return False
     error = sum(stdev(values) ** 2 / len(values) for values in samples) ** 0.5
@@ -156,7 +159,7 @@ def is_within_noise(best: Trial, own: Trial) -> bool:
 
 
 def stored_studies(results_dir: Path, datasets: Sequence[str], models: Sequence[str]) -> list[Study]:
-    """Return every study of models on data sets, whatever was searched and how; DataError for a damaged one."""
+    """Return every study of models on data sets, whatever was searched and how; DataError for a damaged study."""
     return [
         Study.of(ledger)
         for dataset in datasets

@@ -1,4 +1,4 @@
-"""Studies as one HTML page that loads nothing: what was tried, in which order, what each setting matters."""
+"""Studies as an HTML page that loads nothing: what was tried, in which order, how much each setting matters."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mmbench.tuning.ledger import Trial
+    from mmbench.tuning.records import Trial
 
 N_ROWS = 10
 ACROSS = 3  # panels side by side
@@ -47,7 +47,8 @@ def _content(study: Study) -> dict[str, Any]:
         "remarks": study.remarks(),
         "fixed": ", ".join(f"{key} = {value}" for key, value in study.plan.fixed.items()),
         "space": [
-            (key, str(one.searched), one.searched.source) for key, one in study.plan.dimensions.items()
+            (key, str(dimension.searched), dimension.searched.source)
+            for key, dimension in study.plan.dimensions.items()
         ],
         "figures": [{"svg": _drawn(study, name, draw), "caption": CAPTIONS[name]} for name, draw in figures],
     }
@@ -55,7 +56,7 @@ def _content(study: Study) -> dict[str, Any]:
 
 CAPTIONS = {
     "history": "Value of each trial in the order of their numbers. Filled: finished; hollow: pruned; cross at the "
-    "bottom: failed. The line is the best so far, the dashed one the recipe's own settings.",
+    "bottom: failed. The line is the best so far, the dashed line the recipe's settings.",
     "settings": "Value against each searched setting. Orange: the best trial. Pruned trials are hollow.",
     "importance": "Share of the variance between the best trials and all that each setting explains (PED-ANOVA).",
 }
@@ -79,9 +80,9 @@ def history(study: Study) -> "Figure":
     _points(axes, study.ranked, [trial.number for trial in study.ranked])
     best_numbers, best_values = best_so_far(study.trials)
     axes.step(best_numbers, best_values, where="post", color=VERMILION, linewidth=1.4)
-    own = next((trial.value for trial in study.trials if trial.number == 0), None)
-    if own is not None:
-        axes.axhline(own, color=SOFT, linewidth=1, linestyle="--")
+    recipe = next((trial.value for trial in study.trials if trial.number == 0), None)
+    if recipe is not None:
+        axes.axhline(recipe, color=SOFT, linewidth=1, linestyle="--")
     failed = [trial.number for trial in study.trials if trial.status == "failed"]
     axes.plot(failed, [0.02] * len(failed), "x", color=SOFT, transform=axes.get_xaxis_transform())
     axes.set_xlabel("trial")
@@ -92,7 +93,7 @@ def history(study: Study) -> "Figure":
 
 def best_so_far(trials: "Sequence[Trial]") -> tuple[list[int], list[float]]:
     """Return the numbers of the trials that may be chosen, and the largest value up to each."""
-    from mmbench.tuning.ledger import CHOOSABLE
+    from mmbench.tuning.records import CHOOSABLE
 
     chosen = [(t.number, t.value) for t in trials if t.value is not None and t.status in CHOOSABLE]
     values = np.maximum.accumulate([value for _, value in chosen]).tolist() if chosen else []
@@ -119,17 +120,22 @@ def _setting(axes: "Axes", study: Study, key: str) -> None:
     searched, ranked = study.plan.dimensions[key].searched, study.ranked
     values = [trial.values[key] for trial in ranked]
     if searched.points is None:
-        places: list[float] = [float(value) for value in values]
+        positions: list[float] = [float(value) for value in values]
         axes.set_xscale("log" if searched.log else "linear")
     else:
         texts = [json.dumps(point) for point in _in_order(searched.points)]
-        places = [float(texts.index(json.dumps(value))) for value in values]
+        positions = [float(texts.index(json.dumps(value))) for value in values]
         axes.set_xticks(range(len(texts)), [text.strip('"') for text in texts])
         axes.set_xlim(-0.5, len(texts) - 0.5)
-    _points(axes, ranked, places)
+    _points(axes, ranked, positions)
     if study.best is not None and study.best.value is not None:
         axes.plot(
-            places[ranked.index(study.best)], study.best.value, "o", color=VERMILION, markersize=6, zorder=3
+            positions[ranked.index(study.best)],
+            study.best.value,
+            "o",
+            color=VERMILION,
+            markersize=6,
+            zorder=3,
         )
     axes.set_xlabel(key, fontsize=8)
 
@@ -139,27 +145,27 @@ def _in_order(points: Sequence[Any]) -> list[Any]:
     return sorted(points) if is_number else list(points)
 
 
-def _points(axes: "Axes", trials: "Sequence[Trial]", places: Sequence[float]) -> None:
+def _points(axes: "Axes", trials: "Sequence[Trial]", positions: Sequence[float]) -> None:
     for statuses, face in ((FILLED, BLUE), (HOLLOW, "none")):
-        pairs = [(x, t.value) for x, t in zip(places, trials, strict=True) if t.status in statuses]
+        pairs = [(x, t.value) for x, t in zip(positions, trials, strict=True) if t.status in statuses]
         if pairs:
             xs, ys = zip(*pairs, strict=True)
             axes.plot(xs, ys, "o", color=BLUE, markerfacecolor=face, markersize=4, linestyle="none")
 
 
 def importance(study: Study) -> "Figure":
-    """Draw what each setting matters, the most important at the top."""
+    """Draw how much each setting matters, the most important at the top."""
     shares = study.importance
     figure = new_figure(0.5 + 0.26 * len(shares))
     set_title(figure, "Importance")
     axes = figure.add_subplot()
-    places = np.arange(len(shares))[::-1]
-    axes.barh(places, list(shares.values()), height=0.6, color=BLUE)
-    for place, share in zip(places, shares.values(), strict=True):
+    heights = np.arange(len(shares))[::-1]
+    axes.barh(heights, list(shares.values()), height=0.6, color=BLUE)
+    for height, share in zip(heights, shares.values(), strict=True):
         axes.annotate(
-            f"{share:.0%}", (share, place), xytext=(4, 0), textcoords="offset points", va="center", color=INK
+            f"{share:.0%}", (share, height), xytext=(4, 0), textcoords="offset points", va="center", color=INK
         )
-    axes.set_yticks(places, list(shares))
+    axes.set_yticks(heights, list(shares))
     axes.set_xlim(0, 1.1)
     axes.tick_params(axis="both", length=0)
     return figure

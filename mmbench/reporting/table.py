@@ -26,8 +26,8 @@ class Cell:
     seeds: tuple[int, ...] = ()
     values: tuple[float, ...] = ()  # in the order of `seeds`
     mean: float | None = None
-    std: float | None = None  # sample standard deviation (n - 1); None for one run
-    place: int = 0  # 1 = best of the column, 2 = second, on unrounded means; ties share a place
+    std: float | None = None  # sample standard deviation (n - 1); None for a single run
+    place: int = 0  # 1 = best of the column, 2 = second, on unrounded means; ties share it
     star: bool = False  # True if better than the strongest other row, adjusted p < ALPHA
     footnotes: tuple[int, ...] = ()  # indices into Table.footnotes
 
@@ -50,7 +50,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The name, distinguishing settings and marks; unique in a table."""
+        """Return the name, distinguishing settings and marks; unique in a table."""
         return self.name + (f" [{self.config}]" if self.config else "") + (" †" if self.leaky else "")
 
 

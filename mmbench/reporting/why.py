@@ -16,7 +16,7 @@ from mmbench.evaluation.significance import mean_std
 from mmbench.reporting.rounding import number
 from mmbench.runs.store import RunRecord
 
-# Fields of these names come first, in this order; then the other ones of their kind.
+# Fields of these names come first, in this order; then the others of their kind.
 _ORDER = ("mask rule", "data set", "tie order", "data", "model", "samples", "loss")
 _KINDS = ("", "protocol", "features", "setting", "version", "machine", "seed")
 _ONE_CHANGE = ("data set", "tie order", "data")  # another data set has other data
@@ -149,7 +149,7 @@ def _pairs(
 
 
 def _identity(fields: Mapping[str, str], ignored: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the fields that must be equal, without those of code and machine unless one of them is the question."""
+    """Return the fields that must be equal, without those of code and machine unless they are the question."""
     is_about_machines = ignored[0].partition(" ")[0] in _WITHOUT_EFFECT_ON_IDENTITY
     return tuple(
         (name, value)
@@ -162,15 +162,15 @@ def _identity(fields: Mapping[str, str], ignored: Sequence[str]) -> tuple[tuple[
 def _spread_of_seeds(
     a: RunRecord, evidence: Sequence[tuple[RunRecord, Mapping[str, str]]], metric: Metric
 ) -> str:
-    alike = [
+    values = [
         value
         for record, _ in evidence
         if (record.dataset, record.model, record.config_id) == (a.dataset, a.model, a.config_id)
         and (value := _readable(record, metric)) is not None
     ]
-    deviation = mean_std(alike)[1] if alike else None
+    deviation = mean_std(values)[1] if values else None
     return (
-        NOT_MEASURED if deviation is None else f"± {number(deviation)} over {len(alike)} seeds of the first"
+        NOT_MEASURED if deviation is None else f"± {number(deviation)} over {len(values)} seeds of the first"
     )
 
 

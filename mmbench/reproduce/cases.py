@@ -1,4 +1,4 @@
-"""A case study: one user's history beside the lists of two stored runs. The user is chosen by a rule, not by eye."""
+"""A case study: a user's history beside the lists of two stored runs. A rule chooses the user, not the eye."""
 
 import textwrap
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ N_SHOWN = 5  # newest events of the history
 LETTERS, LINES, PIXELS = 22, 3, 160
 RULE = (
     "the user with the longest history, then the smallest number, among those whose next item the paper's model lists "
-    "and the other one does not"
+    "and the other model does not"
 )
 
 
@@ -65,13 +65,13 @@ class CaseStudy:
         ]
 
     def rows(self) -> list[list[str]]:
-        """Return place, history (newest first) and both lists, as texts; what is taken next is marked."""
+        """Return rank, history (newest first) and both lists, as texts; what is taken next is marked."""
         history = [
             f"{event.time.date().isoformat()}  {event.item.title}" for event in self.shown[0].history[::-1]
         ]
         lists = [
-            [("* " if place.is_target else "") + place.item.title for place in shown_lists.places]
-            for shown_lists in self.shown
+            [("* " if entry.is_target else "") + entry.item.title for entry in recommended.entries]
+            for recommended in self.shown
         ]
         columns = [history[: self.k], *lists]
         return [
@@ -81,7 +81,7 @@ class CaseStudy:
 
 
 def choose_case(first: Ranking, second: Ranking, lengths: Mapping[int, int], k: int) -> Case:
-    """Return the case of RULE from two models' rankings under one mask rule; RunError where no user is such.
+    """Return the case of RULE from two models' rankings under the same mask rule; RunError where no user is such.
 
     lengths  of each user's history
     """
@@ -149,19 +149,17 @@ def draw(study: CaseStudy, plan: Plan) -> "Figure":
     rows: list[tuple[str, list[tuple[Item, str, bool]]]] = [
         ("history", [(event.item, event.time.date().isoformat(), False) for event in events])
     ]
-    for label, shown_lists in zip(study.labels, study.shown, strict=True):
-        rows.append(
-            (label, [(place.item, f"{place.rank}.", place.is_target) for place in shown_lists.places])
-        )
+    for label, lists in zip(study.labels, study.shown, strict=True):
+        rows.append((label, [(entry.item, f"{entry.rank}.", entry.is_target) for entry in lists.entries]))
     items = {item.number for _, cells in rows for item, _, _ in cells}
     pictures = thumbnails(_prepared(plan), items, size=PIXELS)
     across = max(len(cells) for _, cells in rows)
     figure = new_figure(0.5 + 1.7 * len(rows))
     set_title(figure, f"{plan.experiment.name}: user {study.shown[0].user}")
     for line, (label, cells) in enumerate(rows):
-        for place, (item, note, is_target) in enumerate(cells):
-            axes = figure.add_subplot(len(rows), across, line * across + place + 1)
-            axes.set_title(f"{label}\n{note}" if place == 0 else f"\n{note}", fontsize=8, loc="left")
+        for column, (item, note, is_target) in enumerate(cells):
+            axes = figure.add_subplot(len(rows), across, line * across + column + 1)
+            axes.set_title(f"{label}\n{note}" if column == 0 else f"\n{note}", fontsize=8, loc="left")
             _draw_item(axes, item, pictures.get(item.number, "no picture"), is_target)
     return figure
 

@@ -20,19 +20,19 @@ UNICODE, ASCII = "●─│", "o-|"  # mean, deviation, printed
 
 
 def measured_columns(result: Reproduced) -> list[int]:
-    """Return the columns in which at least one row was measured."""
+    """Return the columns in which any row was measured."""
     return [
-        at
-        for at in range(len(result.table.columns))
-        if any(row.cells[at].mean is not None for row in result.table.rows)
+        column
+        for column in range(len(result.table.columns))
+        if any(row.cells[column].mean is not None for row in result.table.rows)
     ]
 
 
 def panels(result: Reproduced) -> list[tuple[str, list[int]]]:
-    """Return (label, rows) of each panel: one per sweep; all rows are one panel where nothing is swept."""
+    """Return (label, rows) of each panel: a panel per sweep, or a single panel where nothing is swept."""
     groups: dict[str, list[int]] = {}
-    for at, planned in enumerate(result.plan.rows):
-        groups.setdefault(planned.row.panel, []).append(at)
+    for number_, planned in enumerate(result.plan.rows):
+        groups.setdefault(planned.row.panel, []).append(number_)
     return list(groups.items())
 
 
@@ -56,7 +56,7 @@ def caption(result: Reproduced) -> str:
 
 
 def draw(result: Reproduced) -> "Figure":
-    """Draw the figure; at least one column is measured."""
+    """Draw the figure; a column must be measured."""
     return _draw_lines(result) if result.plan.content.kind == "lines" else _draw_bars(result)
 
 
@@ -67,16 +67,16 @@ def _draw_bars(result: Reproduced) -> "Figure":
     down = -(-len(columns) // across)
     figure = new_figure(0.5 + down * (0.6 + 0.24 * n_rows))
     set_title(figure, f"{result.plan.experiment.name}: {result.plan.content.title}")
-    for place, column in enumerate(columns):
-        axes = figure.add_subplot(down, across, place + 1)
-        _bars(axes, result, column, is_labelled=place % across == 0)
+    for panel, column in enumerate(columns):
+        axes = figure.add_subplot(down, across, panel + 1)
+        _bars(axes, result, column, is_labelled=panel % across == 0)
     return figure
 
 
 def _bars(axes: "Axes", result: Reproduced, column: int, *, is_labelled: bool) -> None:
-    at = np.arange(len(result.table.rows))[::-1]
+    heights = np.arange(len(result.table.rows))[::-1]
     top = max(_high(row.cells[column]) for row in result.table.rows)
-    for y, row, beside in zip(at, result.table.rows, result.beside, strict=True):
+    for y, row, beside in zip(heights, result.table.rows, result.beside, strict=True):
         cell, printed = row.cells[column], beside[column].printed
         if printed is not None:
             top = max(top, printed)
@@ -91,9 +91,11 @@ def _bars(axes: "Axes", result: Reproduced, column: int, *, is_labelled: bool) -
             color=INK, fontsize=7,
         )  # fmt: skip
     axes.set_xlim(0, 1.25 * (top or 1))
-    axes.set_ylim(-0.6, len(at) - 0.4)
+    axes.set_ylim(-0.6, len(heights) - 0.4)
     axes.set_yticks(
-        at, [row.label for row in result.table.rows] if is_labelled else [""] * len(at), fontsize=8
+        heights,
+        [row.label for row in result.table.rows] if is_labelled else [""] * len(heights),
+        fontsize=8,
     )
     axes.set_title(_head(result, column), fontsize=8, loc="left")
     axes.tick_params(axis="both", length=0, labelsize=7)
@@ -109,35 +111,35 @@ def _head(result: Reproduced, column: int) -> str:
 
 
 def _draw_lines(result: Reproduced) -> "Figure":
-    """Draw a row of panels per data set and metric, a panel per sweep, on one scale in each row."""
+    """Draw a row of panels per data set and metric, a panel per sweep, on a common scale in each row."""
     columns, swept = measured_columns(result), panels(result)
     figure = new_figure(0.5 + 1.7 * len(columns))
     set_title(figure, f"{result.plan.experiment.name}: {result.plan.content.title}")
     for line, column in enumerate(columns):
         first: Axes | None = None
-        for place, (label, rows) in enumerate(swept):
-            number_ = line * len(swept) + place + 1
+        for panel, (label, rows) in enumerate(swept):
+            number_ = line * len(swept) + panel + 1
             axes = figure.add_subplot(len(columns), len(swept), number_, sharey=first)
             first = first or axes
             _line(axes, result, column, rows)
             axes.set_xlabel(label, fontsize=8)
-            axes.tick_params(axis="both", length=0, labelsize=7, labelleft=place == 0)
+            axes.tick_params(axis="both", length=0, labelsize=7, labelleft=panel == 0)
         assert first is not None
         first.set_title(_head(result, column), fontsize=8, loc="left")
     return figure
 
 
 def _line(axes: "Axes", result: Reproduced, column: int, rows: Sequence[int]) -> None:
-    cells = [result.table.rows[at].cells[column] for at in rows]
-    measured = [at for at, cell in enumerate(cells) if cell.mean is not None]
-    mean = np.array([cells[at].mean for at in measured], dtype=np.float64)
-    std = np.array([cells[at].std or 0.0 for at in measured])
+    cells = [result.table.rows[row].cells[column] for row in rows]
+    measured = [x for x, cell in enumerate(cells) if cell.mean is not None]
+    mean = np.array([cells[x].mean for x in measured], dtype=np.float64)
+    std = np.array([cells[x].std or 0.0 for x in measured])
     axes.fill_between(measured, mean - std, mean + std, color=BLUE, alpha=0.18, linewidth=0)
     axes.plot(measured, mean, "o-", color=BLUE, markersize=3.5, linewidth=1.4)
     printed = reference(result, column)
     if printed is not None:
         axes.axhline(printed, color=VERMILION, linewidth=1.2, linestyle="--")
-    texts = [str(next(iter(result.plan.rows[at].row.fixed.values()))) for at in rows]
+    texts = [str(next(iter(result.plan.rows[row].row.fixed.values()))) for row in rows]
     axes.set_xticks(range(len(rows)), texts, fontsize=7)
     axes.set_xlim(-0.4, len(rows) - 0.6)
     axes.grid(axis="y")
@@ -153,12 +155,12 @@ def terminal_plot(result: Reproduced, *, ascii_only: bool = False) -> list[str]:
         low, high = _range(result, column, printed)
         lines += ["", f"{_head(result, column)}   {number(low)} to {number(high)}"]
         for _, rows in panels(result):
-            for at in rows:
-                cell = result.table.rows[at].cells[column]
-                known = result.beside[at][column].printed if printed is None else printed
+            for row in rows:
+                cell = result.table.rows[row].cells[column]
+                known = result.beside[row][column].printed if printed is None else printed
                 plot = dots(cell, known, low, high, signs)
                 text = DASH if cell.mean is None else number(cell.mean) + std_text(cell)
-                lines.append(f"  {result.table.rows[at].label.ljust(width)}  {plot}  {text}")
+                lines.append(f"  {result.table.rows[row].label.ljust(width)}  {plot}  {text}")
     if lines:
         lines += ["", f"{signs[0]} mean  {signs[1]} standard deviation  {signs[2]} printed"]
     return lines
@@ -175,16 +177,16 @@ def _range(result: Reproduced, column: int, printed: float | None) -> tuple[floa
 def dots(cell: Cell, printed: float | None, low: float, high: float, signs: str) -> str:
     """Return a row of the plot, PLOT_WIDTH letters wide."""
 
-    def place(value: float) -> int:
+    def letter(value: float) -> int:
         share = (value - low) / (high - low) if high > low else 0.5
         return round(min(1.0, max(0.0, share)) * (PLOT_WIDTH - 1))
 
     letters = [" "] * PLOT_WIDTH
     if cell.mean is not None:
-        for at in range(place(cell.mean - (cell.std or 0.0)), place(_high(cell)) + 1):
-            letters[at] = signs[1]
+        for index in range(letter(cell.mean - (cell.std or 0.0)), letter(_high(cell)) + 1):
+            letters[index] = signs[1]
     if printed is not None:
-        letters[place(printed)] = signs[2]
+        letters[letter(printed)] = signs[2]
     if cell.mean is not None:
-        letters[place(cell.mean)] = signs[0]
+        letters[letter(cell.mean)] = signs[0]
     return "".join(letters)

@@ -45,15 +45,15 @@ def printed_text(beside: Beside) -> str:
         return ""
     if beside.difference is None:
         return rounding.number(beside.printed)
-    where = {None: "n/a", True: "in", False: "out"}[beside.inside]
-    return f"{rounding.number(beside.printed)} {rounding.number(beside.difference, sign=True)} {where}"
+    side = {None: "n/a", True: "in", False: "out"}[beside.inside]
+    return f"{rounding.number(beside.printed)} {rounding.number(beside.difference, sign=True)} {side}"
 
 
-def runs_text(result: Reproduced, at: int) -> str:
+def runs_text(result: Reproduced, row: int) -> str:
     """Return the number of runs of a row on the data sets that are measured."""
-    if not result.plan.rows[at].is_live:
+    if not result.plan.rows[row].is_live:
         return NOT_YET
-    counts = sorted({cell.n for cell in result.table.rows[at].cells if cell.n})
+    counts = sorted({cell.n for cell in result.table.rows[row].cells if cell.n})
     if not counts:
         return DASH
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
@@ -76,10 +76,10 @@ def summary(result: Reproduced) -> list[tuple[str, list[str]]]:
         )
     )
     if content.improved:
-        lines.append((PRINTED, result.place(content.improved.printed)))
+        lines.append((PRINTED, result.under_columns(content.improved.printed)))
     lines.append((content.p.label if content.p else "p (paired t)", texts.get("p (t)", blank)))
     if content.p:
-        lines.append((PRINTED, result.place(content.p.printed)))
+        lines.append((PRINTED, result.under_columns(content.p.printed)))
     return lines if texts else [line for line in lines if line[0] == PRINTED or line[1] != blank]
 
 
@@ -185,8 +185,8 @@ def full_json(result: Reproduced) -> str:
         "not_yet": plan.not_yet,
         "not_prepared": plan.not_prepared,
         "rows": rows,
-        "printed_improved": result.place(improved.printed) if improved else None,
-        "printed_p": result.place(p.printed) if p else None,
+        "printed_improved": result.under_columns(improved.printed) if improved else None,
+        "printed_p": result.under_columns(p.printed) if p else None,
         "comparisons": [comparison_content(line, result.table) for line in result.table.comparisons],
         "warnings": list(result.table.warnings),
         "caption": [{"key": key, "text": text} for key, text in result.table.caption],

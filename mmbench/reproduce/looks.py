@@ -26,7 +26,7 @@ class Looked:
 
     @property
     def plots(self) -> list[Plot]:
-        """The paper's charts of each data set, named by it."""
+        """Return the paper's charts of each data set, named by it."""
         wanted = _CHARTS[self.content.kind]
         return [
             Plot(

@@ -58,10 +58,10 @@ class Plan:
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell once, seed by seed on each data set, so that early tables already hold every row."""
-        at = {target.name: number for number, target in enumerate(self.targets)}
+        """Return every cell once, seed by seed on each data set, so that early tables already hold every row."""
+        order = {target.name: number for number, target in enumerate(self.targets)}
         every = {cell.path: cell for row in self.rows for cells in row.cells.values() for cell in cells}
-        return sorted(every.values(), key=lambda cell: (at[cell.dataset], self.seeds.index(cell.seed)))
+        return sorted(every.values(), key=lambda cell: (order[cell.dataset], self.seeds.index(cell.seed)))
 
     @property
     def not_yet(self) -> list[str]:
@@ -159,18 +159,18 @@ def _plan_row(
     tuned: bool,
 ) -> None:
     entry = registry.find(planned.row.model)
-    own = row_overrides(planned.row, content, overrides)
-    resolve_settings(entry, prepared, own.layers(planned.row.model, entry.known_settings()))
+    row_settings = row_overrides(planned.row, content, overrides)
+    resolve_settings(entry, prepared, row_settings.layers(planned.row.model, entry.known_settings()))
     try:
-        layer = row_layer(results_dir, prepared, planned.row.model, own) if tuned else None
+        layer = row_layer(results_dir, prepared, planned.row.model, row_settings) if tuned else None
         if layer is not None:
-            own = replace(own, tuned={(prepared.name, planned.row.model): layer})
+            row_settings = replace(row_settings, tuned={(prepared.name, planned.row.model): layer})
         planned.cells[prepared.name] = plan(
             results_dir=results_dir,
             datasets=[prepared],
             models=[planned.row.model],
             seeds=seeds,
-            overrides=own,
+            overrides=row_settings,
         )
     except (
         MmbenchError
@@ -231,9 +231,9 @@ def _estimated(cell: Cell) -> State:
 
 
 def seconds_of(path: Path, *, is_trained: bool | None = None) -> float | None:
-    """Return the time that a finished cell took; None for a failed or damaged one.
+    """Return the seconds that a finished cell took; None for a failed or damaged cell.
 
-    is_trained  only of a cell whose model was trained, or only of one whose was not
+    is_trained  only of a cell whose model was trained (True) or was not (False)
     """
     try:
         record = read_record(path)

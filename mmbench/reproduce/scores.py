@@ -20,7 +20,7 @@ HALF_DIGIT = 0.5e-4  # printed numbers have four digits: .0325 stands for all th
 
 @dataclass(frozen=True)
 class Beside:
-    """One cell's printed value and where it lies; None = not printed, not measured, or fewer than two runs."""
+    """A cell's printed value and where it lies; None = not printed, not measured, or fewer than two runs."""
 
     printed: float | None = None
     difference: float | None = None  # measured minus printed
@@ -38,7 +38,7 @@ class Reproduced:
 
     @property
     def heads(self) -> list[str]:
-        """The data set of each column as shown: the paper's name, ours, and what is special."""
+        """Return the data set of each column as shown: the paper's name, ours, and what is special."""
         marks = {dataset.name: " (synthetic)" for dataset in self.table.datasets if dataset.synthetic}
         marks |= dict.fromkeys(self.plan.not_prepared, ", not prepared")
         shown = self.plan.experiment.shown
@@ -48,7 +48,7 @@ class Reproduced:
     def is_measured(self) -> bool:
         return any(cell.mean is not None for row in self.table.rows for cell in row.cells)
 
-    def place(self, line: tuple[str, ...]) -> list[str]:
+    def under_columns(self, line: tuple[str, ...]) -> list[str]:
         """Return texts printed under the paper's columns, put under ours; "" where the paper has no such column."""
         content = self.plan.content
         known = [(dataset, metric) for dataset in content.datasets for metric in content.metrics]
@@ -62,10 +62,10 @@ class Reproduced:
 def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
     """Return the table of a plan whose cells have these records (by folder)."""
     content = plan.content
-    given = [_given(row, records) for row in plan.rows]
+    preset = [_measured(row, records) for row in plan.rows]
     models = [row.row.model for row in plan.rows]
     table = build_preset(
-        given,
+        preset,
         TableRequest(
             datasets=tuple(target.name for target in plan.targets),
             metrics=tuple(parse_metric(name) for name in content.metrics),
@@ -87,7 +87,7 @@ def reproduced(plan: Plan, records: Mapping[Path, RunRecord]) -> Reproduced:
     return replace(result, table=replace(table, caption=(*_caption(result), *measured)))
 
 
-def _given(planned: PlannedRow, records: Mapping[Path, RunRecord]) -> PresetRow:
+def _measured(planned: PlannedRow, records: Mapping[Path, RunRecord]) -> PresetRow:
     groups = {}
     for dataset, cells in planned.cells.items():
         runs = tuple(sorted((records[cell.path] for cell in cells), key=lambda run: run.seed))
@@ -103,7 +103,7 @@ def _per_column(plan: Plan) -> list[Target]:
 
 
 def printed_value(plan: Plan, planned: PlannedRow, target: Target, metric: str) -> float | None:
-    """Return what the paper prints for a row; a point of a sweep has no number of its own."""
+    """Return what the paper prints for a row; a point of a sweep is not printed as a number."""
     if planned.row.panel:
         return None
     return plan.experiment.printed.get((target.printed_as, planned.row.method, metric))

@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 
 
 class Row(_Strict):
-    """One row of a table: our model, and what the paper calls it."""
+    """A row of a table: a model of mmbench, and what the paper calls it."""
 
     model: str  # registry name with its variant
     label: str
@@ -60,7 +60,7 @@ class Shared(_Strict):
 
 
 class PrintedLine(_Strict):
-    """A line under the rows as the paper prints it, one text per column."""
+    """A line under the rows as the paper prints it, a text per column."""
 
     label: str
     printed: tuple[str, ...]
@@ -98,21 +98,21 @@ class Scores(_Experiment):
         if bool(self.sweeps) != bool(self.sweep_model) or bool(self.sweeps) == bool(self.rows):
             raise ValueError("an experiment has either rows, or sweeps with their sweep_model")
         if self.kind == "cases" and (len(self.rows) != 2 or len(self.datasets) != 1):
-            raise ValueError("a case study has two rows and one data set")
+            raise ValueError("a case study has two rows and a single data set")
         if self.kind == "projection" and len(self.rows) != 1:
-            raise ValueError("a projection has one row, whose vectors it shows")
+            raise ValueError("a projection has a single row, whose vectors it shows")
         if self.compare and self.compare not in [row.model for row in self.rows]:
             raise ValueError(f"compare = {self.compare!r} is not a model of the rows")
         for line in (self.improved, self.p):
             if line and len(line.printed) != len(self.datasets) * len(self.metrics):
                 raise ValueError(f"{line.label}: {len(line.printed)} printed values for the columns")
         if len({row.label for row in self.all_rows}) < len(self.all_rows):
-            raise ValueError("two rows have one label")
+            raise ValueError("two rows have the same label")
         return self
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
-        """The rows, or one per point of each sweep."""
+        """Return the rows, or a row per point of each sweep."""
         points = tuple(
             Row(
                 model=self.sweep_model,
@@ -136,7 +136,7 @@ class StatisticColumn(_Strict):
 
 
 class Statistics(_Experiment):
-    """Counts of prepared data sets beside the printed ones."""
+    """Counts of prepared data sets beside the printed counts."""
 
     kind: Literal["statistics"]
     rows_are: Literal["datasets", "statistics"]
@@ -204,17 +204,20 @@ class Experiment:
 
 def paper_files() -> list[tuple[Path, Path]]:
     """Return (paper, its printed numbers): those of mmbench, then those in the folders of MMBENCH_PAPERS."""
-    own = split_paths(os.environ.get("MMBENCH_PAPERS", ""))
-    for folder in own:
+    users = split_paths(os.environ.get("MMBENCH_PAPERS", ""))
+    for folder in users:
         if not folder.is_dir():
             raise UsageError(f"MMBENCH_PAPERS: folder {folder} does not exist")
     shipped = PACKAGE / "papers"
-    places = [(shipped / "experiments", shipped / PRINTED), *((folder, folder / PRINTED) for folder in own)]
-    return [(file, printed) for folder, printed in places for file in sorted(folder.glob("*.toml"))]
+    sources = [
+        (shipped / "experiments", shipped / PRINTED),
+        *((folder, folder / PRINTED) for folder in users),
+    ]
+    return [(file, printed) for folder, printed in sources for file in sorted(folder.glob("*.toml"))]
 
 
 def read_paper(file: Path) -> Paper:
-    """Read and check a paper's file; every fault is one line with the file and the key."""
+    """Read and check a paper's file; UsageError names the file and the key of the first fault."""
     content = read_toml(file)
     try:
         return TypeAdapter(Paper).validate_python(content)
@@ -261,7 +264,7 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find_experiment(name: str) -> Experiment:
-    """Return an experiment such as `hm4sr/table1`; UsageError with the nearest name for an unknown one."""
+    """Return an experiment such as `hm4sr/table1`; UsageError for an unknown name, with the nearest."""
     known = experiments()
     if name not in known:
         raise UsageError(suggest(name, known, what="experiment"))

@@ -33,7 +33,7 @@ class Counted:
         return rounding.statistic(name, facts.computed) if isinstance(facts, Compared) else NOT_PREPARED
 
     def printed(self, dataset: str, name: str) -> str:
-        """Return the printed value, with "=" where the computed one rounds to it."""
+        """Return the printed value, with "=" where the computed value rounds to it."""
         facts = self.values[dataset, name]
         value = facts.printed if isinstance(facts, Compared) else facts
         if value is None:
@@ -45,7 +45,7 @@ class Counted:
 
     @property
     def remarks(self) -> list[str]:
-        """One line per printed value that is not the computed one, and per data set that is not there."""
+        """Return a line per printed value that differs from the computed, and per data set that is not prepared."""
         shown = self.experiment.shown
         lines = [
             f"{shown(target.name)}, {column.label}: {facts.remark}"
@@ -63,7 +63,7 @@ class Counted:
 def counted(
     experiment: Experiment, targets: Sequence[Target], slips: Mapping[str, Sequence[Slip]]
 ) -> Counted:
-    """Count statistics beside the printed ones; `slips` are the catalogue's known misprints by data set."""
+    """Count statistics beside the printed values; `slips` are the catalogue's known misprints by data set."""
     content = experiment.content
     assert isinstance(content, Statistics)
     values: dict[tuple[str, str], Compared | float | None] = {}
@@ -135,9 +135,9 @@ def to_text(counts: Counted, fmt: str) -> str:
 def _markdown(counts: Counted) -> str:
     heads, rows = _body(counts)
     lines = [[escape(label.strip()), *map(escape, texts)] for label, texts in rows]
-    said = "\n".join(f"- {escape(text)}" for text in [_legend(counts), *counts.remarks])
+    remarks = "\n".join(f"- {escape(text)}" for text in [_legend(counts), *counts.remarks])
     title = f"**{counts.experiment.name}: {escape(counts.content.title)}**"
-    return f"{title}\n\n{pipes(['', *map(escape, heads)], lines)}\n\n{said}\n"
+    return f"{title}\n\n{pipes(['', *map(escape, heads)], lines)}\n\n{remarks}\n"
 
 
 def _facts(counts: Counted) -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ from mmbench.runs.plan import Cell
 class Outlook:
     """What is known of some cells before they run.
 
-    seconds  of the missing cells that earlier runs of the same model and data set tell about
-    rough    of those that only other models' runs on the data set tell about
-    unknown  missing cells that nothing tells about
+    seconds  of the missing cells, where earlier runs of the same model and data set exist
+    rough    seconds of the missing cells, where only other models' runs on the data set exist
+    unknown  the number of missing cells without any such run
     """
 
     n_cells: int
@@ -53,15 +53,14 @@ def outlook(cells: Sequence[Cell]) -> Outlook:
     """
     known = states(cells)
     missing = [state for state in known if not state.is_finished]
-    told = [state.seconds for state in missing if state.seconds is not None]
-    untold = [state for state in missing if state.seconds is None]
-    guesses = [_rough_seconds(state) for state in untold]
+    seconds = [state.seconds for state in missing if state.seconds is not None]
+    guesses = [_rough_seconds(state) for state in missing if state.seconds is None]
     rough = [guess for guess in guesses if guess is not None]
-    return Outlook(len(known), len(known) - len(missing), sum(told), sum(rough), len(guesses) - len(rough))
+    return Outlook(len(known), len(known) - len(missing), sum(seconds), sum(rough), len(guesses) - len(rough))
 
 
 def _rough_seconds(state: State) -> float | None:
-    """Return the median time of other models' runs on the cell's data set, of trained or of untrained ones as it is."""
+    """Return the median time of other models' runs on the cell's data set, trained or untrained as the cell's model."""
     is_trained = registry.find(state.cell.model).load().trainable
     folder = state.cell.path.parents[2]
     spent = [

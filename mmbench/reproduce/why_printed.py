@@ -1,4 +1,4 @@
-"""Why a run is not at a printed number: the stored run that is nearest to it, and in what that one differs."""
+"""Why a run is not at a printed number: the stored run that is nearest to the number, and in what it differs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mmbench.runs.store import RunRecord
 class WhyPrinted:
     """A run beside the number that a paper prints for its model.
 
-    nearest  the stored run of the model whose value, under the mask rule `rule`, is nearest to the printed one
+    nearest  the stored run of the model whose value, under the mask rule `rule`, is nearest to the printed value
     fields   in which the nearest run differs from the run; what explains the number if anything known does
     """
 

@@ -17,96 +17,21 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
-from mmbench import sealed, strict
-from mmbench.atomic import hash_json, write_text
+from mmbench import sealed
+from mmbench.atomic import write_text
 from mmbench.errors import DamagedError, DataError, RunError
 from mmbench.locks import held, take
 from mmbench.runs.store import slug
-from mmbench.settings.recipe import Searched
-from mmbench.tuning.sampling import SamplerName, Tried, Values, propose
-from mmbench.tuning.space import Dimension
+from mmbench.tuning.records import Plan, Trial, best_toml
+from mmbench.tuning.sampling import Tried, Values, propose
 
 FORMAT = 1
 STUDY, TRIALS, BEST = "study.json", "trials.jsonl", "best.toml"
 TUNING = "tuning"  # the folder of a model's studies
 RUNNING, VALUES, SECONDS, BEGUN = "trials", "values.json", "seconds", "begun"
 OPTION = "--results-dir"
-Status = Literal["finished", "pruned", "cut", "failed"]
-CHOOSABLE = ("finished", "cut")  # a pruned trial was stopped because it was worse than others
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan(strict.Strict):
-    """What a study searches. Its budget does not belong to it: with more trials the same study continues later."""
-
-    dataset: str
-    model: str
-    metric: str
-    sampler: SamplerName
-    unit: Literal["trials", "seconds"]
-    n_seeds: int  # of each trial
-    prunes: bool
-    space: dict[str, dict[str, Any]]  # by setting: its recipe's own value, and what is tried
-    fixed: dict[str, Any]  # settings that the user gave all trials
-    protocol: dict[str, Any]
-    features: dict[str, Any]  # by modality: what the features were made from
-
-    @cached_property
-    def study_id(self) -> str:
-        return hash_json(self.to_json())[:10]
-
-    @cached_property
-    def seed(self) -> int:
-        """The sampler's, which differs between studies."""
-        return int(self.study_id, 16)
-
-    @cached_property
-    def dimensions(self) -> dict[str, Dimension]:
-        return {
-            key: Dimension(key, content["own"], Searched.model_validate(content["searched"]))
-            for key, content in self.space.items()
-        }
-
-
-def space_content(space: dict[str, Dimension]) -> dict[str, dict[str, Any]]:
-    """Return a search space as a plan holds it, in JSON values."""
-    return {
-        key: json.loads(
-            json.dumps(
-                {
-                    "own": dimension.recipe_value,
-                    "searched": dimension.searched.model_dump(exclude_defaults=True),
-                }
-            )
-        )
-        for key, dimension in space.items()
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial(strict.Strict):
-    """How a trial went. `value`: the mean over its seeds of the best validation value."""
-
-    number: int
-    status: Status
-    values: dict[str, Any]
-    value: float | None = None
-    reason: str = ""
-    seeds: tuple[int, ...] = ()
-    curves: tuple[tuple[tuple[int, float], ...], ...] = ()  # of each seed: epoch, value
-    n_epochs: int = 0  # of all seeds
-    n_parameters: int = 0
-    seconds: float = 0.0
-
-    @property
-    def order(self) -> tuple[float, int, int]:
-        """Smaller is better: the larger value, then fewer parameters, then the earlier trial."""
-        assert self.value is not None
-        return (-self.value, self.n_parameters, self.number)
 
 
 @dataclass(frozen=True)
@@ -328,29 +253,6 @@ def _line(trial: Trial) -> str:
 
 
 # -- the best ---------------------------------------------------------------------------------------------
-
-
-def best_of(trials: list[Trial]) -> Trial | None:
-    """Return the best trial; of equal values that with fewer parameters, then the earlier."""
-    candidates = [trial for trial in trials if trial.value is not None and trial.status in CHOOSABLE]
-    return min(candidates, key=lambda trial: trial.order, default=None)
-
-
-def best_toml(plan: Plan, trials: list[Trial]) -> str:
-    """Return the best settings as TOML, in the form that `mmbench run --config` and recipes have."""
-    best = best_of(trials)
-    if best is None:
-        return "# no trial has finished yet\n"
-    seconds = sum(trial.seconds for trial in trials)
-    head = (
-        f"# {plan.model} on {plan.dataset}: the best of {len(trials)} trials ({seconds / 3600:.2f} h), "
-        f"validation {plan.metric} {best.value:.6f}\n"
-    )
-    source = json.dumps(f"tuned: study {plan.study_id}, trial {best.number}")
-    rows = [
-        f"{key} = {{ value = {json.dumps(value)}, source = {source} }}" for key, value in best.values.items()
-    ]
-    return head + "[settings]\n" + "\n".join(rows) + "\n"
 
 
 def folder_of(results_dir: Path, dataset: str, model: str) -> Path:

@@ -8,7 +8,8 @@ import numpy as np
 
 from mmbench.runs.narrator import clock
 from mmbench.training.progress import EpochReport
-from mmbench.tuning.ledger import Ledger, Trial, best_of
+from mmbench.tuning.ledger import Ledger
+from mmbench.tuning.records import Trial, best_of
 from mmbench.tuning.sampling import size_of
 from mmbench.tuning.study import Budget, Watching
 

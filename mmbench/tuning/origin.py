@@ -6,7 +6,7 @@ from typing import Literal
 
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN
-from mmbench.tuning.ledger import Plan, Trial, best_of
+from mmbench.tuning.records import Plan, Trial, best_of
 from mmbench.tuning.stored import studies_of
 
 

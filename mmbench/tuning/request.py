@@ -9,7 +9,7 @@ from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.runs.overrides import Overrides, check_overrides
-from mmbench.tuning.ledger import Plan
+from mmbench.tuning.records import Plan
 from mmbench.tuning.sampling import SAMPLERS, SamplerName, import_optuna
 from mmbench.tuning.space import Kind, read_space_file
 from mmbench.tuning.study import Budget, plan_study

@@ -8,7 +8,8 @@ from typing import Any
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.models import registry
-from mmbench.tuning.ledger import STUDY, Ledger, Plan, best_of, folder_of
+from mmbench.tuning.ledger import STUDY, Ledger, folder_of
+from mmbench.tuning.records import Plan, best_of
 
 
 def studies_of(results_dir: Path, dataset: str, model: str) -> list[Ledger]:

@@ -20,7 +20,8 @@ from mmbench.runs.workers import MAX_TRIES, Backend, dealt_device, together
 from mmbench.runtime import pick_device, prepare_process
 from mmbench.settings.config import Layer, Origin, check_keys
 from mmbench.training.progress import EpochReport
-from mmbench.tuning.ledger import Claimed, Ledger, Plan, Trial, space_content
+from mmbench.tuning.ledger import Claimed, Ledger
+from mmbench.tuning.records import Plan, Trial, space_content
 from mmbench.tuning.sampling import SamplerName
 from mmbench.tuning.space import Dimension, Kind, as_searched, checked_dimension, space_of
 from mmbench.tuning.trial import check_sealed, run_trial, trial_seeds

@@ -17,7 +17,8 @@ from mmbench.runs.plan import Cell, make_cell
 from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import EpochReport, Progress
 from mmbench.training.trainer import Trainer
-from mmbench.tuning.ledger import Claimed, Plan, Status, Trial
+from mmbench.tuning.ledger import Claimed
+from mmbench.tuning.records import Plan, Status, Trial
 
 LAST_SEED = 10**6  # tuning seeds count down from it: no table's seeds are among them
 ETA = 3  # the best third of the trials that reach an epoch continues

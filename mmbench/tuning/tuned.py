@@ -9,7 +9,7 @@ from mmbench.models import registry
 from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import make_cell
 from mmbench.settings.config import Layer, Origin
-from mmbench.tuning.ledger import best_of
+from mmbench.tuning.records import best_of
 from mmbench.tuning.space import space_of
 from mmbench.tuning.stored import chosen_study
 

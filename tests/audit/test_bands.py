@@ -40,7 +40,7 @@ def test_metrics_whose_digits_were_cut_are_at_most_a_remark(
     runs: list[list[int]], metrics: list[Metric], digits: int
 ) -> None:
     found = check_row(row_of_runs(runs, metrics, digits, cut=True))
-    assert all(one.weight == "remark" and "cut off" in one.hints[-1] for one in found)
+    assert all(finding.weight == "remark" and "cut off" in finding.hints[-1] for finding in found)
 
 
 @settings(max_examples=15, deadline=None)
@@ -50,7 +50,7 @@ def test_a_gain_of_mrr_that_ndcg_cannot_follow_is_reported(runs: list[list[int]]
     lied = mean(TABLE1[2], runs) + gain / (6 / math.log2(7)) + 0.0005
     honest = row_of_runs(runs, TABLE1, 4)
     found = check_row(replace(honest, scores={**honest.scores, TABLE1[3]: printed(lied, 4)}))
-    assert any("MRR@10" in " ".join(one.numbers) for one in found)
+    assert any("MRR@10" in " ".join(finding.numbers) for finding in found)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_three_metrics_of_which_no_two_disagree() -> None:
     (found,) = check_row(row(scores))
     assert len(found.numbers) == 3
     for name in scores:
-        assert check_row(row({one: text for one, text in scores.items() if one != name})) == []
+        assert check_row(row({metric: text for metric, text in scores.items() if metric != name})) == []
     assert check_row(row({**scores, "NDCG@10": "0.0631"})) == []
     assert check_row(row({**scores, "NDCG@10": "0.0605"})) == []  # ranks 1 and 10 only
     assert check_row(row({**scores, "NDCG@10": "0.0602"})) != []
@@ -110,8 +110,8 @@ def test_a_proof_can_be_checked_by_hand(ndcg: str) -> None:
     weights = {name: (-1 if sign == "-" else 1) * float(weight or 1) for sign, weight, name in terms}
     assert set(weights) == set(scores)
     for rank in range(1, 11):
-        one = {"HR@10": 1, "MRR@10": 1 / rank, "NDCG@10": 1 / math.log2(rank + 1)}
-        assert sum(weight * one[name] for name, weight in weights.items()) <= float(bound) + 5e-5
+        gains = {"HR@10": 1, "MRR@10": 1 / rank, "NDCG@10": 1 / math.log2(rank + 1)}
+        assert sum(weight * gains[name] for name, weight in weights.items()) <= float(bound) + 5e-5
     ends = {name: float(text) - math.copysign(0.00005, weights[name]) for name, text in scores.items()}
     least = sum(weight * ends[name] for name, weight in weights.items())
     assert least > float(bound)
@@ -122,10 +122,10 @@ def test_only_the_smallest_conflicts_are_named() -> None:
     (found,) = check_row(row({"HR@5": "0.0500", "HR@10": "0.0400", "NDCG@10": "0.0300"}))
     assert found.numbers == ("HR@5 .0500", "HR@10 .0400")
     found = check_row(row({"HR@5": "0.05", "HR@10": "0.02", "NDCG@10": "0.10", "MRR@10": "0.30"}))
-    pairs = {one.numbers for one in found}
+    pairs = {finding.numbers for finding in found}
     assert ("HR@5 .05", "HR@10 .02") in pairs
     assert ("NDCG@10 .10", "MRR@10 .30") in pairs
-    assert all(len(one) == 2 for one in pairs)
+    assert all(len(pair) == 2 for pair in pairs)
 
 
 @settings(max_examples=60, deadline=None)

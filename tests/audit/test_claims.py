@@ -117,14 +117,14 @@ def test_ranges_of_improvements() -> None:
 )
 def test_underlined_numbers_are_the_second_of_their_column(values: tuple[str, ...], wrong: list[int]) -> None:
     marks = TableClaims.model_validate({"underlined": [["abc"[at], "d", "HR@10"] for at in range(3)]})
-    found = {one.method for one in check_underlined(rows_of(*values), marks)}
+    found = {finding.method for finding in check_underlined(rows_of(*values), marks)}
     assert found - {"a"} == {"abc"[at] for at in wrong} - {"a"}
     assert ("a" in found) == (values[0] > values[1])
 
 
 def statistics(**changed: str) -> list[Finding]:
-    one = {"users": "100", "items": "40", "interactions": "870", **changed}
-    return list(check_statistics(TableClaims.model_validate({"statistics": {"d": one}})))
+    counts = {"users": "100", "items": "40", "interactions": "870", **changed}
+    return list(check_statistics(TableClaims.model_validate({"statistics": {"d": counts}})))
 
 
 @given(st.integers(1, 10**5), st.integers(1, 10**5), st.integers(1, 10**7), st.integers(0, 4))
@@ -156,7 +156,7 @@ def test_true_statistics_are_never_reported(users: int, items: int, events: int,
 )
 def test_statistics_beyond_the_border_are_reported(key: str, text: str, weight: str | None) -> None:
     found = statistics(**{key: text})
-    assert [one.weight for one in found] == ([weight] if weight else [])
+    assert [finding.weight for finding in found] == ([weight] if weight else [])
 
 
 def test_cut_digits_of_a_statistic_are_a_remark() -> None:
@@ -166,12 +166,12 @@ def test_cut_digits_of_a_statistic_are_a_remark() -> None:
 
 
 def test_too_few_events_for_the_shortest_history() -> None:
-    one = {"users": "100", "items": "10", "interactions": "499"}
-    claims = {"statistics": {"d": one}, "fewest_per_user": 5, "fewest_per_item": 50}
+    counts = {"users": "100", "items": "10", "interactions": "499"}
+    claims = {"statistics": {"d": counts}, "fewest_per_user": 5, "fewest_per_item": 50}
     users, items = check_statistics(TableClaims.model_validate(claims))
     assert users.arithmetic == "5 x 100 = 500 > 499"
     assert items.arithmetic == "50 x 10 = 500 > 499"
-    one["interactions"] = "500"
+    counts["interactions"] = "500"
     assert list(check_statistics(TableClaims.model_validate(claims))) == []
 
 
@@ -185,11 +185,14 @@ def test_a_row_in_two_tables_has_one_set_of_numbers() -> None:
         row({"HR@10": "0.30", "NDCG@10": "0.20"}, method="x", table="u", dataset="e"),
     ]
     found = list(check_repeats(rows, "t", paper(same=same)))
-    assert [(one.check, one.weight) for one in found] == [("repeat", "contradiction"), ("twins", "remark")]
+    assert [(finding.check, finding.weight) for finding in found] == [
+        ("repeat", "contradiction"),
+        ("twins", "remark"),
+    ]
     assert "in t; HR@10 .30, NDCG@10 .21 in u" in found[0].arithmetic
     assert "z (u)" in found[1].rule
     assert list(check_repeats(rows, "v", paper(same=same))) == []
-    assert [one.check for one in check_repeats(rows[:3], "u", paper(same=same))] == ["repeat", "repeat"]
+    assert [repeat.check for repeat in check_repeats(rows[:3], "u", paper(same=same))] == ["repeat", "repeat"]
 
 
 def test_one_equal_number_is_no_twin() -> None:

@@ -45,16 +45,16 @@ def test_chances_agree_with_plain_counting(users: int) -> None:
     for readings in (("rounded",), READINGS):
         decimals = [Printed(f"{n}", Fraction(n, 100), Fraction(1, 100)) for n in range(101)]
         good = [
-            any(one.span(reading)[0] <= Fraction(k, users) <= one.span(reading)[1]
+            any(decimal.span(reading)[0] <= Fraction(k, users) <= decimal.span(reading)[1]
                 for k in range(users + 1) for reading in readings)
-            for one in decimals
+            for decimal in decimals
         ]  # fmt: skip
         assert chance(users, 2, readings) == pytest.approx(np.mean(good))
         means = [good[int(Fraction(100 * k, 3 * users) + Fraction(1, 2))] for k in range(3 * users + 1)]
         assert mean_chance(users, 2, readings, 3) == pytest.approx(np.mean(means))
 
 
-def test_tail_is_the_binomial_one() -> None:
+def test_tail_is_that_of_the_binomial() -> None:
     from scipy.stats import binom
 
     for k in range(13):
@@ -76,7 +76,7 @@ def test_single_runs_are_told_from_means_over_runs() -> None:
             (column,) = hit_columns(columns_of(rates), {"d": 273}, 10)
             told[kind, at] = column.single
             found = check_columns([column])
-            assert [one.check for one in found] == (["runs"] if column.single else [])
+            assert [finding.check for finding in found] == (["runs"] if column.single else [])
     assert told[0].mean() > 0.99
     assert not told[1].any()
 
@@ -121,4 +121,4 @@ def test_no_single_run_is_ever_a_stranger(users: int, hits: list[int], digits: i
         row({"HR@10": f"{min(k, users) / users:.{digits}f}"}, method=f"m{at}") for at, k in enumerate(hits)
     ]
     (column,) = hit_columns(rows, {"d": users}, 10)
-    assert all(one.check == "runs" for one in check_columns([column]))
+    assert all(finding.check == "runs" for finding in check_columns([column]))

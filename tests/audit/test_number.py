@@ -21,10 +21,10 @@ from mmbench.audit.number import Printed, decimal_text, overlap
     ],
 )
 def test_value_and_last_digit_are_exact(text: str, value: Fraction, unit: Fraction) -> None:
-    one = Printed.parse(text)
-    assert (one.value, one.unit) == (value, unit)
-    assert one.span() == (value - unit / 2, value + unit / 2)
-    assert one.span("cut") == (value, value + unit)
+    parsed = Printed.parse(text)
+    assert (parsed.value, parsed.unit) == (value, unit)
+    assert parsed.span() == (value - unit / 2, value + unit / 2)
+    assert parsed.span("cut") == (value, value + unit)
 
 
 @pytest.mark.parametrize("text", ["", "-", ".", "12,34", "1e-3", "20.9%", "nan", "1.", "1 2"])

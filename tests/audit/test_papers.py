@@ -21,40 +21,42 @@ from tests.prepared import cli
 
 
 def checks(name: str) -> Counter[tuple[str, str]]:
-    return Counter((one.check, one.weight) for one in audit(name).findings)
+    return Counter((finding.check, finding.weight) for finding in audit(name).findings)
 
 
 def test_rows_of_hm4sr_that_no_users_can_give() -> None:
-    impossible = {(one.method, one.dataset): one for one in audit("hm4sr/table1").of("impossible")}
+    impossible = {
+        (finding.method, finding.dataset): finding for finding in audit("hm4sr/table1").of("impossible")
+    }
     assert set(impossible) == {
         ("sasrec", "amazon-toys"), ("unisrec", "amazon-beauty"), ("gru4rec", "amazon-beauty"),
     }  # fmt: skip
     assert "NDCG@10 .0411" in impossible["sasrec", "amazon-toys"].numbers
     assert "MRR@10 .0288" in impossible["unisrec", "amazon-beauty"].numbers
-    for one in impossible.values():
-        assert one.rule.startswith("(NDCG@10 - NDCG@5) >= 2.1372 x (MRR@10 - MRR@5)")
+    for finding in impossible.values():
+        assert finding.rule.startswith("(NDCG@10 - NDCG@5) >= 2.1372 x (MRR@10 - MRR@5)")
     assert ".0411 - .0348 = .0063" in impossible["sasrec", "amazon-toys"].arithmetic
 
 
 def test_eleven_of_twelve_hit_rates_are_whole_users_of_273() -> None:
     found = audit("tmmsrec/table3")
-    column = next(one for one in found.columns if one.dataset == "amazon-all-beauty")
-    hits = {one.method: one.hits for one in column.counts}
+    column = next(column for column in found.columns if column.dataset == "amazon-all-beauty")
+    hits = {count.method: count.hits for count in column.counts}
     assert hits == {
         "sasrec": 97, "bert4rec": 92, "trimlp": None, "vbpr": 72, "vbpr-itv": 50, "s3rec": 49, "s3rec-itv": 36,
         "mgat": 68, "maml": 93, "freedom": 53, "mmmlp": 101, "tmmsrec": 113,
     }  # fmt: skip
-    assert [one.method for one in column.counts if one.reading == "cut"] == ["vbpr-itv"]
+    assert [count.method for count in column.counts if count.reading == "cut"] == ["vbpr-itv"]
     assert column.single
     assert (column.wide.fitting, column.wide.total) == (11, 12)
-    runs = next(one for one in found.findings if one.check == "runs")
+    runs = next(finding for finding in found.findings if finding.check == "runs")
     assert "10 runs" in runs.rule
     assert "k/2,730" in runs.arithmetic
-    assert not any(one.single for one in found.columns if one is not column)
+    assert not any(other.single for other in found.columns if other is not column)
 
 
 def test_the_improved_row_of_table_4_is_no_row_of_table_4() -> None:
-    wrong = [one for one in audit("tmmsrec/table4").findings if one.check == "improved"]
+    wrong = [finding for finding in audit("tmmsrec/table4").findings if finding.check == "improved"]
     assert len(wrong) == 6
     assert "(.0694 - .0699) / .0699 = -.72 %" in wrong[4].arithmetic
     assert "11.86 % is also printed in table3 under amazon-all-beauty HR@10" in wrong[1].hints
@@ -62,16 +64,18 @@ def test_the_improved_row_of_table_4_is_no_row_of_table_4() -> None:
 
 @pytest.mark.parametrize("name", ["hm4sr/table1", "tmmsrec/table3", "tmmsrec/table5", "tmmsrec/table6"])
 def test_other_improvements_follow(name: str) -> None:
-    assert not [one for one in audit(name).findings if one.check in ("improved", "range")]
+    assert not [finding for finding in audit(name).findings if finding.check in ("improved", "range")]
 
 
 def test_statistics_of_toys() -> None:
     found = audit("hm4sr/table2")
-    assert [one.arithmetic for one in found.of("contradiction")] == [
+    assert [finding.arithmetic for finding in found.of("contradiction")] == [
         "167,597 / 19,412 = 8.634, printed 14.58",
         "167,597 / 11,924 = 14.055, printed 17.03",
     ]
-    assert [one.arithmetic for one in found.of("remark")] == ["231,780 / 24,303 = 9.537, printed 9.53"]
+    assert [finding.arithmetic for finding in found.of("remark")] == [
+        "231,780 / 24,303 = 9.537, printed 9.53"
+    ]
     assert audit("tmmsrec/table2").findings == ()
 
 
@@ -87,14 +91,14 @@ def test_every_claim_names_a_printed_number() -> None:
     known = library()
     scores = {(row.paper, row.table, row.dataset, row.method): row.scores for row in known.rows}
     for paper, claims in known.claims.items():
-        for table, one in claims.tables.items():
-            for method, dataset, metric in one.underlined:
+        for table, facts in claims.tables.items():
+            for method, dataset, metric in facts.underlined:
                 assert metric in scores[paper, table, dataset, method]
-            for claim in one.ranges:
+            for claim in facts.ranges:
                 for method in (claim.ours, *claim.against):
                     assert any(key[1] == table and key[3] == method for key in scores), method
-            for dataset, percent in (one.improved.percent if one.improved else {}).items():
-                assert set(percent) == set(scores[paper, table, dataset, one.improved.ours])
+            for dataset, percent in (facts.improved.percent if facts.improved else {}).items():
+                assert set(percent) == set(scores[paper, table, dataset, facts.improved.ours])
         for same in claims.same:
             assert all(any(key[3] == method for key in scores) for method in same.methods)
 
@@ -152,7 +156,7 @@ def test_three_other_formats() -> None:
     }  # fmt: skip
     table1 = [audit("hm4sr/table1")]
     lines = list(csv.DictReader(io.StringIO(to_text(table1, "csv"))))
-    assert [one["weight"] for one in lines] == ["impossible"] * 3 + ["contradiction"] * 2
+    assert [line["weight"] for line in lines] == ["impossible"] * 3 + ["contradiction"] * 2
     text = to_text(table1, "markdown")
     assert text.startswith("## hm4sr/table1\n")
     assert "- **sasrec on amazon-toys: NDCG@5 .0348, NDCG@10 .0411" in text
@@ -170,4 +174,4 @@ def test_the_list_has_the_same_formats() -> None:
 def test_scores_are_read_as_printed() -> None:
     rows = read_scores(SCORES)
     assert sum(len(row.scores) for row in rows) == 392
-    assert {one.digits for row in rows for one in row.scores.values()} == {4}
+    assert {score.digits for row in rows for score in row.scores.values()} == {4}

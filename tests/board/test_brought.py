@@ -12,7 +12,8 @@ from mmbench.board.writing import write_bundle
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError
 from mmbench.runs.store import RunRecord, read_record
-from mmbench.tuning.ledger import TRIALS, Ledger, Plan, Trial
+from mmbench.tuning.ledger import TRIALS, Ledger
+from mmbench.tuning.records import Plan, Trial
 from tests.board.making import checked, rebuilt
 from tests.cli.forks import Command, run_all
 from tests.models.test_registry import write_own

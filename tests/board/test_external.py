@@ -210,7 +210,7 @@ FAULTS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_what_is_no_list_is_one_line_that_names_the_row(
+def test_a_faulty_list_is_one_line_that_names_the_row(
     toy: Prepared, view: TargetView, scores: np.ndarray, tmp_path: Path, kind: str
 ) -> None:
     edit, words = FAULTS[kind]

@@ -58,8 +58,8 @@ def test_a_worker_is_killed_once_and_everything_is_computed(
         ]  # fmt: skip
         assert of_run[-1].startswith("finished ")
     records = [read_record(cell) for cell in cells(tmp_path / "out")]
-    assert [one.model for one in records] == ["my-line", "random", "random", "sasrec", "sasrec"]
-    assert {one.status for one in records} == {"finished"}
+    assert [record.model for record in records] == ["my-line", "random", "random", "sasrec", "sasrec"]
+    assert {record.status for record in records} == {"finished"}
     assert not list((tmp_path / "out").rglob("begun"))
     for cell in cells(alone):
         assert same_ranks(cell, tmp_path / "out" / cell.relative_to(alone))
@@ -76,8 +76,8 @@ def test_a_cell_that_kills_its_workers_is_a_row_with_its_reason(
     )  # fmt: skip
     assert done.returncode == 1
     assert done.error_lines[-1] == "error: 1 of 3 cells failed; the same command tries them again"
-    records = {one.model: one for one in map(read_record, cells(tmp_path / "out"))}
-    assert {name: one.status for name, one in records.items()} == {
+    records = {record.model: record for record in map(read_record, cells(tmp_path / "out"))}
+    assert {name: record.status for name, record in records.items()} == {
         "my-line": "failed", "pop": "finished", "random": "finished",
     }  # fmt: skip
     assert records["my-line"].reason == "its worker process died twice; it may have run out of memory"

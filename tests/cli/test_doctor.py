@@ -28,8 +28,10 @@ def findings(done: Outcome) -> list[dict[str, str]]:
 
 def said(done: Outcome, topic: str, level: str = "") -> str:
     """The texts of a topic, one a line."""
-    chosen = [one for one in findings(done) if one["topic"] == topic and level in ("", one["level"])]
-    return "\n".join(f"{one['text']} -> {one['do']}" for one in chosen)
+    chosen = [
+        finding for finding in findings(done) if finding["topic"] == topic and level in ("", finding["level"])
+    ]
+    return "\n".join(f"{finding['text']} -> {finding['do']}" for finding in chosen)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def litter(data: Path, results: Path) -> None:
 def test_a_healthy_machine(world: dict[str, Outcome]) -> None:
     done = world["healthy"]
     assert (done.returncode, done.stderr) == (0, "")
-    assert not [one for one in findings(done) if one["level"] == "problem"]
+    assert not [finding for finding in findings(done) if finding["level"] == "problem"]
     assert "torch 2." in said(done, "libraries")
     assert "threads on" in said(done, "torch", "ok")
     assert said(done, "devices")
@@ -104,7 +106,7 @@ def test_text_has_a_line_for_each_finding(world: dict[str, Outcome]) -> None:
     assert world["text"].returncode == 0
     levels = [line.split()[0] for line in lines if not line.lstrip().startswith("->")]
     assert set(levels) <= {"ok", "note", "problem"}
-    assert levels == [one["level"] for one in findings(world["healthy"])]
+    assert levels == [finding["level"] for finding in findings(world["healthy"])]
     assert any(line.split()[1] == "torchvision" for line in lines)
 
 
@@ -116,7 +118,7 @@ def test_torchvision_is_explained(world: dict[str, Outcome]) -> None:
         "pip install torchvision",
         "cannot be",
     )
-    assert sum(one in said(world["healthy"], "torchvision") for one in states) == 1
+    assert sum(state in said(world["healthy"], "torchvision") for state in states) == 1
 
 
 def test_what_is_there_and_what_was_left(world: dict[str, Outcome]) -> None:
@@ -188,16 +190,19 @@ def test_libraries_are_those_that_the_project_requires() -> None:
     import tomllib
 
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {one.split(">")[0].split("<")[0].split("=")[0].strip() for one in project["dependencies"]}
+    names = {
+        requirement.split(">")[0].split("<")[0].split("=")[0].strip()
+        for requirement in project["dependencies"]
+    }
     assert set(machine.LIBRARIES) == names
-    assert {one for packages, _ in machine.PACKAGED.values() for one in packages} >= {
-        one.split(">")[0] for one in project["optional-dependencies"]["encoders"]
+    assert {package for packages, _ in machine.PACKAGED.values() for package in packages} >= {
+        requirement.split(">")[0] for requirement in project["optional-dependencies"]["encoders"]
     }
 
 
 def test_a_missing_library_is_a_problem_or_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_version", lambda name: None if name in ("numpy", "matplotlib") else "1")
-    found = {one.do: one for one in machine.libraries() if one.level != "ok"}
+    found = {library.do: library for library in machine.libraries() if library.level != "ok"}
     assert found["pip install numpy"].level == "problem"
     assert found["pip install matplotlib"].level == "note"
     assert "plots" in found["pip install matplotlib"].text
@@ -212,7 +217,7 @@ def test_a_look_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(folders, "runs", fails)
     monkeypatch.setattr(machine, "torchvision", fails)
     found = examine(tmp_path, tmp_path)
-    texts = [one.text for one in found if one.topic in ("runs", "torchvision")]
+    texts = [finding.text for finding in found if finding.topic in ("runs", "torchvision")]
     assert texts == ["could not be checked: ZeroDivisionError: of all things"] * 2
     assert usable(found)
 

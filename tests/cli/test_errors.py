@@ -301,7 +301,7 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
         ),
         "two protocols in one run": (
             w.command(*QUICK, "sasrec", *END[1:], "--set", "sasrec.mask_seen=input"),
-            r"mask_seen is input \(sasrec\) against none \(pop, .*itemknn.*\); give all models one value "
+            r"mask_seen is input \(sasrec\) against none \(pop, .*itemknn.*\); give all models the same value "
             r"\(--set mask_seen=input or --set mask_seen=none\)",
         ),
         "report over a damaged record": (

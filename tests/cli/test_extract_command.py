@@ -59,6 +59,6 @@ def test_a_model_of_ones_own(data: Path) -> None:
 def test_errors_are_one_line(data: Path, options: tuple[str, ...], code: int, message: str) -> None:
     own = str(data / "models" / "small-bert")
     with pytest.raises(MmbenchError, match=message) as caught:
-        extract(data, *(one.replace("{own}", own) for one in options))
+        extract(data, *(option.replace("{own}", own) for option in options))
     assert caught.value.exit_code == code
     assert "\n" not in str(caught.value)

@@ -42,21 +42,21 @@ def whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same(found: Path, whole: Path) -> None:
     """Equal cells: ranks, best weights, curve and log, and no file that a kill left."""
-    assert [one.relative_to(found) for one in cells(found)] == [
-        one.relative_to(whole) for one in cells(whole)
+    assert [cell.relative_to(found) for cell in cells(found)] == [
+        cell.relative_to(whole) for cell in cells(whole)
     ]
-    for one, other in zip(cells(found), cells(whole), strict=True):
-        assert same_ranks(one, other), one
-        a, b = read_record(one), read_record(other)
+    for cell, other in zip(cells(found), cells(whole), strict=True):
+        assert same_ranks(cell, other), cell
+        a, b = read_record(cell), read_record(other)
         assert (a.status, a.curve, a.best_epoch, a.n_epochs) == (
             "finished",
             b.curve,
             b.best_epoch,
             b.n_epochs,
         )
-        assert (one / "train.jsonl").read_text().count("\n") == a.n_epochs
-        assert load_tensors(one / "best.safetensors")[1]["epoch"] == a.best_epoch
-        assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
+        assert (cell / "train.jsonl").read_text().count("\n") == a.n_epochs
+        assert load_tensors(cell / "best.safetensors")[1]["epoch"] == a.best_epoch
+        assert {file.name for file in cell.iterdir()} == {file.name for file in other.iterdir()}
 
 
 def epochs_logged(results: Path) -> int:

@@ -70,7 +70,7 @@ def test_records_hold_what_decided_and_what_happened(results: Path) -> None:
     assert record.settings["max_epochs"] == Setting(2, Origin.user)
     assert record.settings["max_len"] == Setting(10, Origin.protocol, "toy")
     assert record.selection == Selection(
-        "NDCG@10", max(one["NDCG@10"] for one in record.curve), record.best_epoch
+        "NDCG@10", max(point["NDCG@10"] for point in record.curve), record.best_epoch
     )
     assert {"text", "image"} == record.features.keys()
     assert len(record.data_hash) == 64
@@ -139,9 +139,12 @@ def test_two_jobs_give_the_same_ranks(results: Path, data_dir: Path, tmp_path: P
 def test_two_runs_at_once_share_the_work(results: Path, data_dir: Path, tmp_path: Path) -> None:
     both = [start(*RUN, data=data_dir, results=tmp_path) for _ in range(2)]
     done = [finish(process) for process in both]
-    assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
+    assert [record.returncode for record in done] == [0, 0], [record.stderr for record in done]
     computed = [
-        line.split(":")[0] for one in done for line in one.stderr.splitlines() if line.startswith("finished ")
+        line.split(":")[0]
+        for record in done
+        for line in record.stderr.splitlines()
+        if line.startswith("finished ")
     ]
     assert len(computed) == len(set(computed)) == len(CELLS), "a cell was computed twice or not at all"
     first = (results / "first.out").read_text()
@@ -201,7 +204,7 @@ def test_train_then_evaluate(results: Path, data_dir: Path) -> None:
 
 
 def test_another_masking_rule_is_printed_and_every_rule_is_stored(results: Path, data_dir: Path) -> None:
-    path = next(one for one in cells(results) if "sasrec" in one.parts)
+    path = next(cell for cell in cells(results) if "sasrec" in cell.parts)
     record, found = read_record(path), {}
     for rule in RULES:
         for rescore in ("--rescore", "--no-rescore"):
@@ -226,8 +229,8 @@ def test_another_masking_rule_is_printed_and_every_rule_is_stored(results: Path,
 
 
 def test_members_of_an_ensemble_are_ranked_alone_too(results: Path, data_dir: Path) -> None:
-    one = ("sasrec-ensemble", "--epochs", "1", "--set", "hidden_dim=8")
-    done = cli("train", *one, data=data_dir, results=results)
+    first = ("sasrec-ensemble", "--epochs", "1", "--set", "hidden_dim=8")
+    done = cli("train", *first, data=data_dir, results=results)
     assert done.returncode == 0, done.stderr
     record = read_record(Path(done.stdout.strip()))
     members = record.extra["members"]
@@ -251,14 +254,14 @@ def test_quiet_prints_the_table_only(results: Path, data_dir: Path) -> None:
 def test_a_damaged_cell_is_computed_again(results: Path, data_dir: Path, tmp_path: Path) -> None:
     args = ("run", "random", "--seeds", "2", "--no-floors")
     assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
-    one, two = cells(tmp_path)
-    whole = json.loads((one / "run.json").read_text())
+    first, two = cells(tmp_path)
+    whole = json.loads((first / "run.json").read_text())
     (two / "rankings" / "valid.npz").write_bytes(b"PK")
     for damage in ("no record", {**whole, "environment": None}, {**whole, "seed": 2}):
-        (one / "run.json").write_text(json.dumps(damage))
+        (first / "run.json").write_text(json.dumps(damage))
         done = cli(*args, data=data_dir, results=tmp_path)
         assert (done.returncode, "finished random on toy, seed 1" in done.stderr) == (0, True), done.stderr
         assert ("computed again: random on toy, seed 2" in done.stderr) is (damage == "no record")
-    for cell in (one, two):
+    for cell in (first, two):
         expected = next(path for path in cells(results) if path.parts[-4:] == cell.parts[-4:])
         assert same_ranks(cell, expected)

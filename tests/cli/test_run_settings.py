@@ -96,7 +96,7 @@ def test_a_data_set_that_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> 
     assert (run.returncode, "/toy/pop/" in run.stdout) == (0, True), run.stderr
     for done in (run, cli("datasets", **world), cli("reproduce", **world)):
         assert done.returncode == 0, done.stderr
-        assert [one for one in done.stderr.splitlines() if one.startswith(line)] == done.error_lines[:1]
+        assert [text for text in done.stderr.splitlines() if text.startswith(line)] == done.error_lines[:1]
     asked = cli("run", "pop", "--dataset", "old", **world)
     assert (asked.returncode, len(asked.error_lines)) == (1, 1)
     mistyped = cli("run", "pop", "--dataset", "tyo", **world)
@@ -125,7 +125,7 @@ def test_failed_cells_are_rows_and_the_others_go_on(data_dir: Path, tmp_path: Pa
     assert done.stderr.splitlines()[-1] == "error: 2 of 3 cells failed; the same command tries them again"
     assert all(name in done.stdout for name in ("SASRec", "Line", "Pop"))
     line, pop, sasrec = (read_record(cell) for cell in cells(tmp_path / "results"))
-    assert [one.status for one in (line, pop, sasrec)] == ["failed", "finished", "failed"]
+    assert [record.status for record in (line, pop, sasrec)] == ["failed", "finished", "failed"]
     assert diverged.endswith(sasrec.reason)
     assert "in score" in (line.path / "traceback.txt").read_text()
     debugged = cli("--debug", "run", "my-line", "--no-floors", "--epochs", "3", *SMALL, **world)
@@ -149,8 +149,8 @@ def test_a_user_s_own_model_works_like_any_other(data_dir: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "Line" in done.stdout
     records = [read_record(cell) for cell in cells(tmp_path / "results")]
-    assert [(one.model, one.seed) for one in records] == [("my-line", 1), ("my-line:steep", 1)]
-    assert [one.settings["slope"].value for one in records] == [2.0, 9.0]
+    assert [(record.model, record.seed) for record in records] == [("my-line", 1), ("my-line:steep", 1)]
+    assert [record.settings["slope"].value for record in records] == [2.0, 9.0]
     ranks = records[0].ranks("test")
     assert (ranks.equal == 0).all()
     assert (ranks.greater < 60).all()

@@ -34,21 +34,21 @@ def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same(found: Path, alone: Path) -> None:
-    assert [one.relative_to(found) for one in cells(found)] == [
-        one.relative_to(alone) for one in cells(alone)
+    assert [cell.relative_to(found) for cell in cells(found)] == [
+        cell.relative_to(alone) for cell in cells(alone)
     ]
-    for one, other in zip(cells(found), cells(alone), strict=True):
-        assert same_counts(one, other), one
-        a, b = read_record(one), read_record(other)
+    for cell, other in zip(cells(found), cells(alone), strict=True):
+        assert same_counts(cell, other), cell
+        a, b = read_record(cell), read_record(other)
         assert (a.status, a.best_epoch, a.n_epochs, a.stopped) == (
             "finished",
             b.best_epoch,
             b.n_epochs,
             b.stopped,
         )
-        assert (one / "train.jsonl").read_text().count("\n") == a.n_epochs
-        assert load_tensors(one / "best.safetensors")[1]["epoch"] == a.best_epoch
-        assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
+        assert (cell / "train.jsonl").read_text().count("\n") == a.n_epochs
+        assert load_tensors(cell / "best.safetensors")[1]["epoch"] == a.best_epoch
+        assert {file.name for file in cell.iterdir()} == {file.name for file in other.iterdir()}
 
 
 def test_a_stack_gives_the_cells_of_single_runs_and_says_which_seeds_it_held(
@@ -57,7 +57,10 @@ def test_a_stack_gives_the_cells_of_single_runs_and_says_which_seeds_it_held(
     done = cli(*RUN, "--stack", "2", data=data_dir, results=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path, alone)
-    held = {(one.model, one.seed): one.environment.get("stack") for one in map(read_record, cells(tmp_path))}
+    held = {
+        (record.model, record.seed): record.environment.get("stack")
+        for record in map(read_record, cells(tmp_path))
+    }
     assert [held["sasrec", seed] for seed in (1, 2, 3)] == [[1, 2], [1, 2], None]
     assert {held["gru4rec", seed] for seed in (1, 2, 3)} == {None}
     assert "[1-2/6] sasrec on toy, seeds 1, 2: epoch 6/6  ce " in done.stderr
@@ -93,11 +96,11 @@ def test_stacks_are_dealt_to_workers_and_outlive_one(alone: Path, data_dir: Path
     assert done.returncode == 0, done.stderr
     assert (models / "died").exists()
     found = [read_record(cell) for cell in cells(tmp_path / "out")]
-    assert [one.model for one in found] == ["gru4rec"] * 3 + ["my-line"] * 3 + ["sasrec"] * 3
-    assert {one.status for one in found} == {"finished"}
+    assert [record.model for record in found] == ["gru4rec"] * 3 + ["my-line"] * 3 + ["sasrec"] * 3
+    assert {record.status for record in found} == {"finished"}
     assert not list((tmp_path / "out").rglob("begun"))
     why = "trained seed after seed: its loss is not computed for several models at once"
-    assert [one.environment["notes"] for one in found[:3]] == [[why]] * 3
+    assert [record.environment["notes"] for record in found[:3]] == [[why]] * 3
     assert done.stderr.count(f"gru4rec on toy, seed 1: {why}") == 1, "a worker's notes come with its records"
     for cell in cells(alone):
         assert same_counts(cell, tmp_path / "out" / cell.relative_to(alone))

@@ -45,7 +45,7 @@ def write_2014(folder: Path, events: Sequence[Event], meta: Sequence[dict[str, A
             for item in items
         ]
     write_lines(folder / "reviews_Demo_5.json.gz", (review(*event) for event in events))
-    write_lines(folder / "meta_Demo.json.gz", (repr(one) for one in meta))
+    write_lines(folder / "meta_Demo.json.gz", (repr(record) for record in meta))
     return folder
 
 

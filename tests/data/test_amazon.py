@@ -15,7 +15,7 @@ from tests.data.raw_files import START, review, write_lines
 def test_reviews_in_file_order_as_int64(tmp_path: Path) -> None:
     events = [("b", "y", START + 1), ("a", "x", START), ("b", "x", START)]
     read, notes = read_reviews(
-        write_lines(tmp_path / "r.json.gz", (review(*one) for one in events)), edition="amazon-2014"
+        write_lines(tmp_path / "r.json.gz", (review(*event) for event in events)), edition="amazon-2014"
     )
     found = [
         (read.user_names[u], read.item_names[i], int(t) // TICKS)
@@ -149,8 +149,8 @@ def test_ratings_are_read_but_decide_nothing(tmp_path: Path) -> None:
         {"overall": [1]},
     ]
     lines = [
-        json.dumps({"reviewerID": "a", "asin": f"x{number}", "unixReviewTime": START, **one})
-        for number, one in enumerate(ratings)
+        json.dumps({"reviewerID": "a", "asin": f"x{number}", "unixReviewTime": START, **rating})
+        for number, rating in enumerate(ratings)
     ]
     read, notes = read_reviews(write_lines(tmp_path / "r.json", lines), edition="amazon-2018")
     assert notes == []

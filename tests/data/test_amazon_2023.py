@@ -88,11 +88,11 @@ def test_peer_bug_float32_milliseconds(tmp_path: Path, declare) -> None:
     write_lines(raw / "Demo.jsonl.gz", rows[::-1])
     write_lines(raw / "meta_Demo.jsonl.gz", [meta(parent_asin=item) for item in items])
     for ties in ("file", "reverse", "random:1"):
-        one = made(tmp_path, ties=ties)
-        assert all(history(one, user) == items for user in one.user_ids)
-        assert one.manifest.statistics.tied_neighbours == 0.0
-        assert set(one.times.tolist()) == {LATE // 1000}
-        assert one.times.dtype == np.int64
+        prepared = made(tmp_path, ties=ties)
+        assert all(history(prepared, user) == items for user in prepared.user_ids)
+        assert prepared.manifest.statistics.tied_neighbours == 0.0
+        assert set(prepared.times.tolist()) == {LATE // 1000}
+        assert prepared.times.dtype == np.int64
 
 
 def test_seconds_of_2023_stay_apart(tmp_path: Path, declare) -> None:
@@ -105,8 +105,8 @@ def test_seconds_of_2023_stay_apart(tmp_path: Path, declare) -> None:
     ]
     write_lines(raw / "Demo.jsonl.gz", rows)
     write_lines(raw / "meta_Demo.jsonl.gz", [meta(parent_asin="p")])
-    one = made(tmp_path)
-    assert [b - a for a, b in pairwise(one.times[:6].tolist())] == [1, 1, 128, 1, 1]
+    prepared = made(tmp_path)
+    assert [b - a for a, b in pairwise(prepared.times[:6].tolist())] == [1, 1, 128, 1, 1]
 
 
 def read_one(tmp_path: Path, line: str, **options: Any) -> Any:

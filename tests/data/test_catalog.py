@@ -25,12 +25,12 @@ def test_shipped_catalogue(tmp_path: Path) -> None:
         if name.startswith("amazon-"):
             of = {"amazon-2014": "hm4sr", "amazon-2018": "tmmsrec", "amazon-2023": "clean"}
             assert spec.protocol == of[spec.parser]
-            assert all(one.urls and one.urls[0].startswith("https://") for one in spec.raw_files)
-            assert all(url.rsplit("/", 1)[1] == one.name for one in spec.raw_files for url in one.urls)
+            assert all(file.urls and file.urls[0].startswith("https://") for file in spec.raw_files)
+            assert all(url.rsplit("/", 1)[1] == file.name for file in spec.raw_files for url in file.urls)
             assert "cite" in spec.terms
             assert (spec.printed is None) == (spec.parser == "amazon-2023")
         if name.startswith(("yelp", "microlens")):  # behind terms that a person must accept
-            assert not any(one.urls for one in spec.raw_files)
+            assert not any(file.urls for file in spec.raw_files)
             assert "https://" in spec.notes
 
 
@@ -39,12 +39,12 @@ def test_slips_follow_from_the_printed_counts() -> None:
     known = read_catalog(datasets_file())
     printed = known["amazon-toys"].printed
     assert printed is not None
-    found = {one.statistic: (one.printed, one.correct) for one in known["amazon-toys"].slips}
+    found = {slip.statistic: (slip.printed, slip.correct) for slip in known["amazon-toys"].slips}
     assert found == {
         "actions_per_user": (14.58, round(printed.interactions / printed.users, 2)),
         "actions_per_item": (17.03, round(printed.interactions / printed.items, 2)),
     }
-    assert {(one.statistic, one.printed - one.correct) for one in known["amazon-home"].slips} == {
+    assert {(slip.statistic, slip.printed - slip.correct) for slip in known["amazon-home"].slips} == {
         ("users", 1.0),
         ("items", 1.0),
     }
@@ -95,9 +95,9 @@ def test_broken_toml_missing_file_and_stray_key(tmp_path: Path) -> None:
 
 
 def test_own_files_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = write_toml(tmp_path / "one", AMAZON_2014 + "raw = 'files'", name="first")
+    first = write_toml(tmp_path / "one", AMAZON_2014 + "raw = 'files'", name="first")
     two = write_toml(tmp_path / "two", TABLE, name="second")
-    monkeypatch.setenv("MMBENCH_DATASETS", os.pathsep.join([str(one), str(two)]))
+    monkeypatch.setenv("MMBENCH_DATASETS", os.pathsep.join([str(first), str(two)]))
     known = load_catalog(tmp_path)
     assert {"first", "second", "demo"} <= set(known)
     assert known["first"].raw_dir(tmp_path) == tmp_path / "one" / "files"

@@ -21,11 +21,10 @@ from mmbench.data.demo import (
     N_SEASONS,
     N_STYLES,
     Demo,
-    gap_kind,
     generate,
-    oracle_scores,
     season_of,
 )
+from mmbench.data.demo_oracle import gap_kind, oracle_scores
 from mmbench.errors import UsageError
 from mmbench.features.image import ColourGradient
 from mmbench.features.text import TfidfSvd
@@ -70,7 +69,7 @@ def test_events_are_in_order_without_ties(timed: Demo, untimed: Demo) -> None:
 
 def test_visits_are_the_first_weekend_of_a_month(timed: Demo) -> None:
     for _, times in timed.histories()[:50]:
-        days = [datetime.fromtimestamp(int(one), tz=UTC) for one in times]
+        days = [datetime.fromtimestamp(int(time), tz=UTC) for time in times]
         assert [day.weekday() for day in days] == [(5 + k % 3) % 7 for k in range(len(days))]
         assert all(day.day <= 9 and (day.hour, day.minute) == (0, 0) for day in days)
 
@@ -173,7 +172,7 @@ def test_popularity_alone_is_weak(timed: Demo) -> None:
 def test_pictures_show_the_style_and_texts_name_the_category() -> None:
     """Nearest neighbour in each modality: style only in the picture, brand only in the text."""
     shop = generate(n_users=10, n_items=240)
-    images, _ = ColourGradient().encode(Image.open(io.BytesIO(one)) for one in demo.pictures(shop))
+    images, _ = ColourGradient().encode(Image.open(io.BytesIO(picture)) for picture in demo.pictures(shop))
     texts, _ = TfidfSvd().encode(
         f"{title}. {CATEGORIES[c][0]} {CATEGORIES[c][1]}. {demo.BRANDS[b]}"
         for title, c, b in zip(shop.title, shop.category, shop.brand, strict=True)
@@ -196,16 +195,16 @@ def test_files_are_the_raw_amazon_format(tmp_path: Path) -> None:
     shop = generate(**SMALL)
     with gzip.open(tmp_path / "reviews_Demo_5.json.gz", "rt") as file:
         reviews = [json.loads(line) for line in file]
-    found = {(one["reviewerID"], one["asin"], one["unixReviewTime"]) for one in reviews}
+    found = {(review["reviewerID"], review["asin"], review["unixReviewTime"]) for review in reviews}
     known = zip(shop.user, shop.item, shop.time, strict=True)
     assert found == {(shop.reviewers[user], shop.asins[item], int(time)) for user, item, time in known}
-    assert [one["asin"] for one in reviews] == sorted(one["asin"] for one in reviews)
-    assert {one["overall"] for one in reviews} <= {3.0, 4.0, 5.0}
+    assert [review["asin"] for review in reviews] == sorted(review["asin"] for review in reviews)
+    assert {review["overall"] for review in reviews} <= {3.0, 4.0, 5.0}
     with gzip.open(tmp_path / "meta_Demo.json.gz", "rt") as file:
         items = [ast.literal_eval(line) for line in file]
-    assert [one["asin"] for one in items] == shop.asins
+    assert [item["asin"] for item in items] == shop.asins
     assert set(items[0]) == {"asin", "title", "brand", "categories"}
-    assert all(path[0] == "Demo (synthetic)" for one in items for path in one["categories"])
+    assert all(path[0] == "Demo (synthetic)" for item in items for path in item["categories"])
     with zipfile.ZipFile(tmp_path / "images.zip") as archive:
         assert archive.namelist() == [f"{asin}.png" for asin in shop.asins]
         with Image.open(archive.open("DEMO000000.png")) as picture:
@@ -232,5 +231,5 @@ def test_too_small_a_shop_is_refused() -> None:
 
 def test_seasons_cover_the_year() -> None:
     months = [demo.market_day(month) for month in range(12)]
-    assert Counter(season_of(one) for one in months) == dict.fromkeys(range(N_SEASONS), 3)
+    assert Counter(season_of(month) for month in months) == dict.fromkeys(range(N_SEASONS), 3)
     assert demo.market_day(0) == 1_262_390_400  # Saturday 2010-01-02 00:00 UTC

@@ -63,14 +63,14 @@ def bounded(rows: list[Any], recipe: Recipe) -> list[Any]:
         return {code for code in set(codes) if codes.count(code) >= least}
 
     if recipe.order == "at once":
-        users, items = (enough(rows, *one) for one in sides)
+        users, items = (enough(rows, *side) for side in sides)
         return [row for row in rows if row[0] in users and row[1] in items]
     before = -1
     while len(rows) != before:
         before = len(rows)
-        for one in sides if recipe.order != "items first" else sides[::-1]:
-            kept = enough(rows, *one)
-            rows = [row for row in rows if row[one[0]] in kept]
+        for axis in sides if recipe.order != "items first" else sides[::-1]:
+            kept = enough(rows, *axis)
+            rows = [row for row in rows if row[axis[0]] in kept]
         if recipe.order != "repeated":
             break
     return rows
@@ -100,7 +100,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize("recipe", PLANTED, ids=lambda one: one.words())
+@pytest.mark.parametrize("recipe", PLANTED, ids=lambda axis: axis.words())
 def test_planted_recipes_are_found(recipe: Recipe) -> None:
     """The counts come from the oracle; only the planted recipe gives them."""
     log = random_log()
@@ -134,7 +134,7 @@ def test_no_recipe_is_tried_that_cannot_differ() -> None:
     has = {"a title": np.ones(6, dtype=bool)}
     log = Log("events", user, item, np.zeros(60, dtype=np.int64), None, has)
     recipes = [found.recipe for found in search(log)]
-    assert {(one.rating, one.duplicates, one.require, one.counts) for one in recipes} == {
+    assert {(recipe.rating, recipe.duplicates, recipe.require, recipe.counts) for recipe in recipes} == {
         (0, "keep", "", "events")
     }
 
@@ -217,15 +217,15 @@ def test_the_nearest_recipes_come_with_their_differences(tmp_path: Path, declare
     assert len(found.matches) == 10
     assert found.matches[0].counts == (users, items, interactions)
     assert found.matches[0].distance == pytest.approx(2 / (users + 2))
-    distances = [one.distance for one in found.matches]
+    distances = [match.distance for match in found.matches]
     assert distances == sorted(distances)
-    assert {one.recipe.rating for one in found.matches} == {0}  # no ratings, so none were tried
+    assert {match.recipe.rating for match in found.matches} == {0}  # no ratings, so none were tried
     assert asked(tmp_path, None, items, None).exact
 
 
 def test_what_cannot_be_asked(tmp_path: Path, declare) -> None:
     declare(TABLE)
-    with pytest.raises(UsageError, match="at least one of --users"):
+    with pytest.raises(UsageError, match="give --users"):
         Wanted()
     with pytest.raises(UsageError, match="at least 1"):
         Wanted(users=0)

@@ -25,9 +25,9 @@ def test_the_documented_table_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "i3.jpg").write_bytes(b"x")
     assert add_datasets(tmp_path / "shop.toml", tmp_path / "data") == ["my-shop"]
-    one = prepare("my-shop", tmp_path / "data").prepared
-    record = one.item_records[3]
+    prepared = prepare("my-shop", tmp_path / "data").prepared
+    record = prepared.item_records[3]
     assert record["text"] == "Lamp 3. Home, Light, Gift. Acme. Bright, warm."
     assert (record["image"], record["price"]) == ("i3.jpg", "9")
     assert record["categories"] == [["Home", "Light"], ["Gift"]]
-    assert one.times[:6].tolist() == [1_704_067_200 + 86_400 * day for day in range(6)]
+    assert prepared.times[:6].tolist() == [1_704_067_200 + 86_400 * day for day in range(6)]

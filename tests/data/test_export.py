@@ -48,15 +48,15 @@ def read_back(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("form", ["recbole", "csv", "parquet"])
 def test_round_trip(tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """Order, also of equal times that were drawn at random, times, users and items are the same afterwards."""
-    one = shop(tmp_path, declare)
-    assert one.manifest.statistics.tied_neighbours > 0.05
-    report = export(one, tmp_path / "out", form=form)
+    prepared = shop(tmp_path, declare)
+    assert prepared.manifest.statistics.tied_neighbours > 0.05
+    report = export(prepared, tmp_path / "out", form=form)
     assert report.files[0].name.startswith("mine-random-3.")
     again = read_back(tmp_path, report.files, monkeypatch)
     for name in ARRAYS:
-        assert (again.path / name).read_bytes() == (one.path / name).read_bytes(), name
-    assert again.items_hash == one.items_hash
-    for old, new in zip(one.item_records, again.item_records, strict=True):
+        assert (again.path / name).read_bytes() == (prepared.path / name).read_bytes(), name
+    assert again.items_hash == prepared.items_hash
+    for old, new in zip(prepared.item_records, again.item_records, strict=True):
         assert (new["title"], new["brand"]) == (old["title"], old["brand"])
         if form == "parquet":
             assert (new["categories"], new["text"]) == (old["categories"], old["text"])
@@ -65,8 +65,8 @@ def test_round_trip(tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch, fo
 
 def test_categories_in_text_files(tmp_path: Path, declare) -> None:
     """RecBole parts tokens at blanks, the CSV at | and >: inside a node these give way."""
-    one = shop(tmp_path, declare)
-    export(one, tmp_path / "out", form="recbole")
+    prepared = shop(tmp_path, declare)
+    export(prepared, tmp_path / "out", form="recbole")
     header, first, *_ = (tmp_path / "out" / "mine-random-3" / "mine-random-3.item").read_text().splitlines()
     assert header.split("\t") == [
         "item_id:token", "title:token_seq", "categories:token_seq", "brand:token", "image:token_seq",
@@ -75,7 +75,7 @@ def test_categories_in_text_files(tmp_path: Path, declare) -> None:
     assert first.split("\t") == [
         "i001", "It's & 1", "Root Hair_Care Node>1 Root Gifts", "A | B", "i001.jpg", "http://x/1.jpg",
     ]  # fmt: skip
-    export(one, tmp_path / "out", form="csv")
+    export(prepared, tmp_path / "out", form="csv")
     with (tmp_path / "out" / "mine-random-3.items.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["categories"] == "Root>Hair Care>Node/1|Root>Gifts"
 
@@ -91,12 +91,12 @@ def peer_order(file: Path, kind: type) -> list[str]:
 @pytest.mark.parametrize("times", ["seconds", "rank"])
 def test_peer_bug_float32_order(tmp_path: Path, declare, times: str) -> None:
     """Seconds of today merge in float32; the order survives, and so does the split into last and rest."""
-    one = shop(tmp_path, declare)
-    report = export(one, tmp_path / "out", form="recbole", times=times)
-    expected = [one.item_records[item - 1]["id"] for item in one.items]
+    prepared = shop(tmp_path, declare)
+    report = export(prepared, tmp_path / "out", form="recbole", times=times)
+    expected = [prepared.item_records[item - 1]["id"] for item in prepared.items]
     assert peer_order(report.files[0], np.float32) == expected
     steps = np.array([float(line.split("\t")[2]) for line in report.files[0].read_text().splitlines()[1:]])
-    inside = np.diff(np.repeat(np.arange(one.n_users), np.diff(one.offsets))) == 0
+    inside = np.diff(np.repeat(np.arange(prepared.n_users), np.diff(prepared.offsets))) == 0
     merged = (np.diff(steps.astype(np.float32)) == 0) & (np.diff(steps) > 0) & inside
     assert report.n_merged == merged.sum()
     if times == "rank":

@@ -22,7 +22,7 @@ def columns(events: Events) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @given(EVENTS)
 def test_first_of_duplicates_stays(events: Events) -> None:
     seen: set[tuple[int, int, int]] = set()
-    expected = [not (one in seen or seen.add(one)) for one in events]  # type: ignore[func-returns-value]
+    expected = [not (event in seen or seen.add(event)) for event in events]  # type: ignore[func-returns-value]
     assert first_of_duplicates(*columns(events)).tolist() == expected
 
 
@@ -33,13 +33,13 @@ def slow_core(events: Events, k_user: int, k_item: int, *, distinct: bool) -> Ev
         users = Counter(user for user, _, _ in events)
         pairs = {(user, item) for user, item, _ in events} if distinct else [(u, i) for u, i, _ in events]
         items = Counter(item for _, item in pairs)
-        bad = [one for one in events if users[one[0]] < k_user or items[one[1]] < k_item]
+        bad = [event for event in events if users[event[0]] < k_user or items[event[1]] < k_item]
         if not bad:
             return events
         events = [
-            one
-            for one in events
-            if (one[0] != bad[0][0] if users[bad[0][0]] < k_user else one[1] != bad[0][1])
+            event
+            for event in events
+            if (event[0] != bad[0][0] if users[bad[0][0]] < k_user else event[1] != bad[0][1])
         ]
 
 
@@ -48,9 +48,9 @@ def test_k_core_agrees_with_brute_force(events: Events, k_user: int, k_item: int
     user, item, _ = columns(events)
     counts = "users" if distinct else "events"
     keep, _ = k_core(user, item, min_user=k_user, min_item=k_item, item_counts=counts, iterate=True)
-    kept = [one for one, stays in zip(events, keep, strict=True) if stays]
+    kept = [event for event, stays in zip(events, keep, strict=True) if stays]
     assert kept == slow_core(events, k_user, k_item, distinct=distinct)
-    assert all(n >= k_user for n in Counter(one[0] for one in kept).values())
+    assert all(n >= k_user for n in Counter(row[0] for row in kept).values())
 
 
 @settings(max_examples=30)
@@ -61,7 +61,7 @@ def test_k_core_is_the_largest_set_that_holds(events: Events) -> None:
     keep, _ = k_core(user, item, min_user=2, min_item=2, item_counts="events", iterate=True)
 
     def holds(subset: tuple[tuple[int, int, int], ...]) -> bool:
-        counts = [Counter(one[axis] for one in subset) for axis in (0, 1)]
+        counts = [Counter(pair[axis] for pair in subset) for axis in (0, 1)]
         return all(n >= 2 for count in counts for n in count.values())
 
     sizes = (size for size in range(len(events), -1, -1) if any(map(holds, combinations(events, size))))
@@ -88,9 +88,13 @@ def test_order_sorts_by_user_and_time(events: Events, ties: str) -> None:
     keys = [(user[place], ticks[place]) for place in order]
     assert keys == sorted(keys)
     if ties == "file":
-        assert order.tolist() == sorted(range(len(events)), key=lambda one: (user[one], ticks[one], one))
+        assert order.tolist() == sorted(
+            range(len(events)), key=lambda event: (user[event], ticks[event], event)
+        )
     if ties == "reverse":
-        assert order.tolist() == sorted(range(len(events)), key=lambda one: (user[one], ticks[one], -one))
+        assert order.tolist() == sorted(
+            range(len(events)), key=lambda event: (user[event], ticks[event], -event)
+        )
 
 
 def test_random_ties_depend_on_the_seed_alone() -> None:

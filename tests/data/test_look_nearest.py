@@ -38,7 +38,7 @@ def test_neighbours_are_those_of_the_full_table(prepared: Prepared, monkeypatch:
         plain = sorted((-float(unit[query] @ unit[item]), item) for item in here if item != query)[:5]
         assert [item for item, _ in found.neighbours[query]] == [item for _, item in plain]
         assert [cosine for _, cosine in found.neighbours[query]] == pytest.approx(
-            [-one for one, _ in plain], abs=1e-5
+            [-cosine for cosine, _ in plain], abs=1e-5
         )
     assert found.neighbours[4] == []
     pairs = [(a, b) for a in here for b in here if a != b]

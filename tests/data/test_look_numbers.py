@@ -47,8 +47,8 @@ def test_no_interval_at_all() -> None:
 
 
 def pair_of(*histories: list[tuple[int, int]]) -> tuple[int, int, list[int]] | None:
-    items = np.array([item for one in histories for item, _ in one])
-    times = np.array([time for one in histories for _, time in one])
+    items = np.array([item for history in histories for item, _ in history])
+    times = np.array([time for history in histories for _, time in history])
     found = most_common_pair(neighbours(items, times, np.cumsum([0, *map(len, histories)])))
     return found and (found.first, found.second, found.seconds.tolist())
 

@@ -92,7 +92,7 @@ def test_a_page_holds_everything_and_loads_nothing(full: Prepared) -> None:
     source = html(look(full), [["users", "21", "", "a <remark>"]])
     page = Page(source)
     assert len(source) < 3_000_000
-    assert all(one.startswith(("data:image/jpeg;base64,", "#")) for one in page.loaded)
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in page.loaded)
     assert source.count("http") == source.count("http://www.w3.org/")  # names of formats
     assert page.tags.count("script") == page.tags.count("b") == page.tags.count("link") == 0
     assert page.tags.count("svg") == 7
@@ -124,7 +124,7 @@ def test_colours_of_the_drawings_follow_the_page(full: Prepared) -> None:
 
 def test_a_page_of_next_to_nothing(bare: Prepared) -> None:
     found = look(bare)
-    assert [one.name for one in charts(found)] == [
+    assert [chart.name for chart in charts(found)] == [
         "over-time",
         "intervals",
         "history-length",
@@ -150,7 +150,7 @@ def test_every_plot_is_saved_twice_and_has_a_caption(
 
     before, pyplot = dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules
     files = save_plots(look(full), tmp_path / "new" / "plots")
-    names = [one.name for one in [*charts(look(full)), *sheets(look(full))]]
+    names = [figure.name for figure in [*charts(look(full)), *sheets(look(full))]]
     assert {"contact-sheet", "nearest-text-bert+layers", "nearest-image-vit"} < set(names)
     expected = {f"{name}.{ending}" for name in names for ending in ("png", "svg")} | {"captions.txt"}
     assert {file.name for file in files} == {file.name for file in files[0].parent.iterdir()} == expected
@@ -160,8 +160,8 @@ def test_every_plot_is_saved_twice_and_has_a_caption(
         elif file.suffix == ".svg":
             ElementTree.parse(file)
     captions = (files[0].parent / "captions.txt").read_text(encoding="utf-8").split("\n\n")
-    assert [one.splitlines()[0] for one in captions] == names
-    assert all(len(one.splitlines()[1]) > 40 for one in captions)
+    assert [caption.splitlines()[0] for caption in captions] == names
+    assert all(len(caption.splitlines()[1]) > 40 for caption in captions)
     assert ("matplotlib.pyplot" in sys.modules, dict(matplotlib.rcParams)) == (pyplot, before)
 
 

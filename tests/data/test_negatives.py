@@ -115,5 +115,5 @@ def test_equal_weights_draw_as_uniform_ones_do() -> None:
         for q in (None, np.full(6, 1 / 6))
     ]
     user = torch.tensor([0, 1, 0, 1])
-    plain, weighted = (one.draw(user, 200, torch.Generator().manual_seed(1)) for one in pair)
+    plain, weighted = (sampler.draw(user, 200, torch.Generator().manual_seed(1)) for sampler in pair)
     assert (plain == weighted).double().mean() > 0.999  # but for a number on an edge

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbench.data.packing import arrange, arrange_alike, pack
+from mmbench.data.packing import arrange, arrange_even, pack
 
 
 @given(lengths=st.lists(st.integers(1, 64), max_size=200))
@@ -14,9 +14,9 @@ def test_pack_puts_each_row_once_without_overlap(lengths: list[int]) -> None:
     sizes = np.array(lengths, dtype=np.int64)
     bins, place = pack(sizes, 64)
     taken = set()
-    for one, start, length in zip(bins.tolist(), place.tolist(), lengths, strict=True):
+    for row, start, length in zip(bins.tolist(), place.tolist(), lengths, strict=True):
         assert 0 <= start <= 64 - length
-        cells = {(one, start + k) for k in range(length)}
+        cells = {(row, start + k) for k in range(length)}
         assert not cells & taken
         taken |= cells
     assert len(taken) == sum(lengths)
@@ -45,7 +45,7 @@ def best_fit(lengths: list[int], width: int) -> list[tuple[int, int]]:
 )
 @settings(max_examples=80, deadline=None)
 def test_many_steps_at_once_are_each_packed_best_fit(steps: list[list[int]], width: int) -> None:
-    step = np.repeat(np.arange(len(steps)), [len(one) for one in steps])
+    step = np.repeat(np.arange(len(steps)), [len(step) for step in steps])
     bins, place = pack(
         np.concatenate([np.array(sizes, np.int64) for sizes in steps]), width, step, len(steps)
     )
@@ -65,7 +65,7 @@ def test_arranged_histories_lie_apart_and_are_numbered(
 ) -> None:
     steps = steps[: len(steps) // group * group]
     lengths = np.concatenate([np.array(sizes, np.int64) for sizes in steps])
-    step = np.repeat(np.arange(len(steps)), [len(one) for one in steps])
+    step = np.repeat(np.arange(len(steps)), [len(step) for step in steps])
     grids = arrange(
         lengths,
         step,
@@ -105,7 +105,7 @@ def test_even_shapes_are_few_and_waste_an_eighth_at_most() -> None:
 @settings(max_examples=50, deadline=None)
 def test_histories_of_like_length_lie_in_columns(lengths: list[int]) -> None:
     sizes = np.array(lengths, np.int64)
-    grid = arrange_alike(sizes, layout="packed", max_len=50)
+    grid = arrange_even(sizes, layout="packed", max_len=50)
     height, width = grid.shapes[0]
     taken = np.zeros(height * width, int)
     for place, length in zip(grid.start, sizes, strict=True):

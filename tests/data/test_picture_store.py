@@ -68,12 +68,12 @@ def test_equal_pictures_lie_there_once(tmp_path: Path) -> None:
 
 def test_a_closed_store_is_one_file_readable_without_write_permission(tmp_path: Path) -> None:
     path = filled(tmp_path / "p.sqlite")
-    assert [one.name for one in tmp_path.iterdir()] == ["p.sqlite"]
+    assert [path.name for path in tmp_path.iterdir()] == ["p.sqlite"]
     # As on a read-only disk: nothing can be made beside the file (the tests may run as root).
     frozen = sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)
     assert frozen.execute("SELECT count(*) FROM picture").fetchone() == (4,)
     assert PictureStore(path).read("a.jpg") == b"one"
-    assert [one.name for one in tmp_path.iterdir()] == ["p.sqlite"]
+    assert [path.name for path in tmp_path.iterdir()] == ["p.sqlite"]
 
 
 def test_a_reader_sees_what_the_writer_commits(tmp_path: Path) -> None:
@@ -201,4 +201,4 @@ def test_killed_at_any_moment_it_keeps_what_was_committed(tmp_path: Path, wait_s
     with PictureStore(path) as store:
         assert all(store.read(f"{k}.jpg") == str(k).encode() * 3000 for k in range(last + 1))
         assert store.read("more.jpg") == b"more"
-    assert [one.name for one in tmp_path.iterdir()] == ["p.sqlite"]
+    assert [path.name for path in tmp_path.iterdir()] == ["p.sqlite"]

@@ -18,19 +18,19 @@ def test_arrays_ids_and_manifest(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014)
     events = grid()
     write_2014(raw, [*events, ("stray", "i0", START), ("u0", "rare", START)])
-    one = made(tmp_path)
-    assert (one.n_users, one.n_items, len(one.items)) == (6, 6, 36)
-    assert one.user_ids == [f"u{number}" for number in range(6)]
-    assert [record["id"] for record in one.item_records] == [f"i{number}" for number in range(6)]
-    assert (one.items.dtype, one.times.dtype, one.offsets.tolist()) == (
+    prepared = made(tmp_path)
+    assert (prepared.n_users, prepared.n_items, len(prepared.items)) == (6, 6, 36)
+    assert prepared.user_ids == [f"u{number}" for number in range(6)]
+    assert [record["id"] for record in prepared.item_records] == [f"i{number}" for number in range(6)]
+    assert (prepared.items.dtype, prepared.times.dtype, prepared.offsets.tolist()) == (
         "int32",
         "int64",
         list(range(0, 37, 6)),
     )
-    for user in one.user_ids:
-        assert history(one, user) == [item for who, item, _ in events if who == user]
-    assert one.times[:6].tolist() == [START + step * DAY for step in range(6)]
-    manifest = one.manifest
+    for user in prepared.user_ids:
+        assert history(prepared, user) == [item for who, item, _ in events if who == user]
+    assert prepared.times[:6].tolist() == [START + step * DAY for step in range(6)]
+    manifest = prepared.manifest
     assert manifest.statistics.raw.interactions == 38
     assert {file.file for file in manifest.raw} == {"reviews_Demo_5.json.gz", "meta_Demo.json.gz"}
     assert (manifest.name, manifest.dataset, manifest.printed, manifest.images) == (
@@ -39,8 +39,8 @@ def test_arrays_ids_and_manifest(tmp_path: Path, declare) -> None:
         None,
         None,
     )
-    assert one.item_records[0]["text"] == "Title i0. Root, Node i0."
-    one.verify()
+    assert prepared.item_records[0]["text"] == "Title i0. Root, Node i0."
+    prepared.verify()
 
 
 def test_ids_are_numbered_as_text_whatever_the_order_of_the_file(tmp_path: Path, declare) -> None:
@@ -58,15 +58,20 @@ def test_ids_are_numbered_as_text_whatever_the_order_of_the_file(tmp_path: Path,
 def test_tie_rules_make_data_sets_side_by_side(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), TIED)
     ties = ["file", "reverse", "random:1", "random:2"]
-    found = {one: made(tmp_path, ties=one) for one in ties}
-    assert [one.name for one in found.values()] == ["mine", "mine@reverse", "mine@random:1", "mine@random:2"]
-    orders = {one: history(prepared, "a") for one, prepared in found.items()}
+    found = {tie: made(tmp_path, ties=tie) for tie in ties}
+    assert [prepared.name for prepared in found.values()] == [
+        "mine",
+        "mine@reverse",
+        "mine@random:1",
+        "mine@random:2",
+    ]
+    orders = {order: history(prepared, "a") for order, prepared in found.items()}
     assert orders["file"] == list("pqrstu")
     assert orders["reverse"] == list("utsrqp")
     assert len({tuple(order) for order in orders.values()}) == 4
     assert all(sorted(order) == list("pqrstu") for order in orders.values())
-    assert len({one.hash for one in found.values()}) == 4
-    assert len({one.items_hash for one in found.values()}) == 1
+    assert len({prepared.hash for prepared in found.values()}) == 4
+    assert len({prepared.items_hash for prepared in found.values()}) == 1
     assert found["file"].manifest.statistics.tied_neighbours == 1.0
     assert made(tmp_path, "mine@random:1").hash == found["random:1"].hash
 
@@ -86,10 +91,10 @@ def test_milliseconds_decide_the_order_and_are_no_ties(tmp_path: Path, declare) 
     ]
     write_lines(raw / "events.tsv", ["user\titem\ttimestamp", *rows[::-1]])
     write_lines(raw / "items.tsv", ["item\ttitle\tgenres", "p\tP\t"])
-    one = made(tmp_path, ties="random:1")
-    assert history(one, "a") == list("pqrstu")
-    assert set(one.times.tolist()) == {START}
-    assert one.manifest.statistics.tied_neighbours == 0.0
+    prepared = made(tmp_path, ties="random:1")
+    assert history(prepared, "a") == list("pqrstu")
+    assert set(prepared.times.tolist()) == {START}
+    assert prepared.manifest.statistics.tied_neighbours == 0.0
 
 
 def test_exact_duplicates_go_or_stay_by_protocol(tmp_path: Path, declare) -> None:
@@ -114,13 +119,13 @@ def test_tmmsrec_drops_incomplete_items_before_counting_users(tmp_path: Path, de
     meta = [{"asin": f"i{number}", "title": "T", "imUrl": "http://x"} for number in range(5)]
     meta += [{"asin": "bare", "title": "T"}, {"asin": "mute", "imUrl": "http://x"}]
     write_2014(raw, events, meta)
-    one = made(tmp_path, protocol="tmmsrec")
-    assert one.name == "mine@tmmsrec"
-    assert one.user_ids == ["full"]
-    assert history(one, "full") == [f"i{number}" for number in range(5)]
-    assert one.manifest.statistics.raw.items_dropped_incomplete == 2
-    assert one.item_records[0]["image"] == "i0.jpg"
-    assert one.manifest.statistics.coverage.image == 0.0
+    prepared = made(tmp_path, protocol="tmmsrec")
+    assert prepared.name == "mine@tmmsrec"
+    assert prepared.user_ids == ["full"]
+    assert history(prepared, "full") == [f"i{number}" for number in range(5)]
+    assert prepared.manifest.statistics.raw.items_dropped_incomplete == 2
+    assert prepared.item_records[0]["image"] == "i0.jpg"
+    assert prepared.manifest.statistics.coverage.image == 0.0
 
 
 def test_fetched_pictures_do_not_change_the_data(tmp_path: Path, declare) -> None:
@@ -142,9 +147,9 @@ def test_pictures_in_a_zip(tmp_path: Path, declare) -> None:
     write_2014(raw, grid())
     with zipfile.ZipFile(raw / "images.zip", "w") as archive:
         archive.writestr("i2.png", b"x")
-    one = made(tmp_path)
-    assert [record["image"] for record in one.item_records] == [None, None, "i2.png", None, None, None]
-    assert one.manifest.images.path == str(raw / "images.zip")
+    prepared = made(tmp_path)
+    assert [record["image"] for record in prepared.item_records] == [None, None, "i2.png", None, None, None]
+    assert prepared.manifest.images.path == str(raw / "images.zip")
     (raw / "images.zip").write_bytes(b"no zip")
     with pytest.raises(DataError, match="not a readable zip"):
         made(tmp_path)
@@ -157,13 +162,13 @@ def test_picture_names_cannot_leave_their_folder(tmp_path: Path, declare) -> Non
     names = ["../../secret", "/etc/passwd", "a\\..\\b", "C:x", "", "sub/ok.jpg"]
     items = [f"i{number}\t{name}\t" for number, name in enumerate(names)]
     write_lines(raw / "items.tsv", ["item\ttitle\tgenres", *items])
-    assert [one["image"] for one in made(tmp_path).item_records] == [None] * 5 + ["sub/ok.jpg"]
+    assert [record["image"] for record in made(tmp_path).item_records] == [None] * 5 + ["sub/ok.jpg"]
 
 
 def test_category_vocabulary() -> None:
     """All nodes of all paths, without the one that every item with categories has."""
     paths = [[["Root", "A", "B"], ["Root", "C"]], [["Root", "A"]], [], [["Root"]]]
-    names, ids, offsets = category_vocabulary([{"categories": one} for one in paths])
+    names, ids, offsets = category_vocabulary([{"categories": path} for path in paths])
     assert names == ["A", "B", "C"]
     assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == [[0, 1, 2], [0], [], []]
     names, ids, offsets = category_vocabulary([{"categories": []}])
@@ -172,10 +177,10 @@ def test_category_vocabulary() -> None:
 
 def test_time_split_protocol(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), grid(6, 10))
-    one = made(tmp_path, protocol="clean-time")
-    assert one.name == "mine@clean-time"
-    assert (one.protocol.split, one.protocol.valid_share) == ("time", 0.1)
-    assert one.manifest.statistics.test_users == 6
+    prepared = made(tmp_path, protocol="clean-time")
+    assert prepared.name == "mine@clean-time"
+    assert (prepared.protocol.split, prepared.protocol.valid_share) == ("time", 0.1)
+    assert prepared.manifest.statistics.test_users == 6
 
 
 def test_manifest_holds_no_local_path(tmp_path: Path, declare) -> None:
@@ -185,13 +190,13 @@ def test_manifest_holds_no_local_path(tmp_path: Path, declare) -> None:
 
 def test_demo_goes_through_the_whole_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MMBENCH_DATASETS", raising=False)
-    one = made(tmp_path, "demo")
-    assert one.synthetic
-    assert one.protocol.name == "clean"
-    assert one.manifest.statistics.coverage.image == 1.0
-    assert all(record["title"] and record["categories"] for record in one.item_records)
+    prepared = made(tmp_path, "demo")
+    assert prepared.synthetic
+    assert prepared.protocol.name == "clean"
+    assert prepared.manifest.statistics.coverage.image == 1.0
+    assert all(record["title"] and record["categories"] for record in prepared.item_records)
     (
         tmp_path / "data" / "raw" / "demo" / "images.zip"
     ).unlink()  # a folder that was cut short is written again
     again = prepare("demo", tmp_path / "data")
-    assert (again.fresh, again.prepared.hash) == (False, one.hash)
+    assert (again.fresh, again.prepared.hash) == (False, prepared.hash)

@@ -120,7 +120,7 @@ def test_damaged_raw_file_leaves_the_old_data(tmp_path: Path, declare) -> None:
         made(tmp_path)
     first.verify()
     assert [
-        one.name for one in (tmp_path / "data" / "prepared").iterdir() if not one.name.startswith(".")
+        path.name for path in (tmp_path / "data" / "prepared").iterdir() if not path.name.startswith(".")
     ] == ["mine"]
 
 
@@ -156,7 +156,7 @@ def test_unknown_names(tmp_path: Path) -> None:
 def test_malformed_lines_are_noted_in_the_manifest(tmp_path: Path, declare) -> None:
     raw = declare(AMAZON_2014)
     write_2014(raw, grid())
-    write_lines(raw / "reviews_Demo_5.json.gz", [*(review(*one) for one in grid()), "{"])
+    write_lines(raw / "reviews_Demo_5.json.gz", [*(review(*event) for event in grid()), "{"])
     report = prepare("mine", tmp_path / "data")
     assert "line 37: not JSON" in report.notes[0]
     assert list(report.prepared.manifest.notes) == report.notes
@@ -194,4 +194,4 @@ def test_two_at_once_do_the_work_once(tmp_path: Path, declare) -> None:
         )
         for _ in range(2)
     ]
-    assert sorted(one.communicate(timeout=60)[0].strip() for one in both) == ["False", "True"]
+    assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["False", "True"]

@@ -132,6 +132,6 @@ def test_own_filters_do_not_touch_a_papers_protocol() -> None:
 
 
 def test_seed_of_tie_rule() -> None:
-    assert [random_seed(one) for one in ("file", "reverse", "random:7")] == [None, None, 7]
+    assert [random_seed(order) for order in ("file", "reverse", "random:7")] == [None, None, 7]
     with pytest.raises(UsageError, match="did you mean 'reverse'"):
         check_ties("revers")

@@ -42,11 +42,11 @@ def test_beauty(tmp_path: Path) -> None:
     assert statistics.raw.duplicates == 0
     assert report.notes == []
     # ties in file order: inside one moment of one user the items stand in the order of the raw file, by asin
-    one = report.prepared
-    start, end = one.offsets[0], one.offsets[-1]
-    tied = (one.times[start + 1 : end] == one.times[start : end - 1]).nonzero()[0]
-    inside = tied[~_is_border(one.offsets, tied + 1)]
-    assert (one.items[inside + 1] > one.items[inside]).mean() > 0.999
+    prepared = report.prepared
+    start, end = prepared.offsets[0], prepared.offsets[-1]
+    tied = (prepared.times[start + 1 : end] == prepared.times[start : end - 1]).nonzero()[0]
+    inside = tied[~_is_border(prepared.offsets, tied + 1)]
+    assert (prepared.items[inside + 1] > prepared.items[inside]).mean() > 0.999
 
 
 def _is_border(offsets: Any, places: Any) -> Any:
@@ -76,8 +76,12 @@ def test_detective_on_beauty(tmp_path: Path, more: int, padding: tuple[str, ...]
         pytest.skip(f"{raw} is not there")
     found = match("amazon-beauty", Wanted(22_363 + more, 12_101 + more, 198_502), tmp_path, raw=raw)
     assert found.exact
-    assert [(one.counts, one.padding) for one in found.matches] == [((22_363, 12_101, 198_502), padding)]
-    assert {0, 5} == {one.min_user for one in found.matches[0].recipes if one.min_user == one.min_item} - {3}
+    assert [(match.counts, match.padding) for match in found.matches] == [
+        ((22_363, 12_101, 198_502), padding)
+    ]
+    assert {0, 5} == {
+        recipe.min_user for recipe in found.matches[0].recipes if recipe.min_user == recipe.min_item
+    } - {3}
 
 
 def test_recbole_round_trip_of_beauty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,6 @@ def test_numbers_keep_their_kind() -> None:
     found = literal_object(
         b"{'a': 1, 'b': 1.0, 'c': -0.0, 'd': 1e400, 'e': True, 'f': None, 'g': 10000000000000000001}"
     )
-    assert [type(one) for one in found.values()] == [int, float, float, float, bool, type(None), int]
+    assert [type(value) for value in found.values()] == [int, float, float, float, bool, type(None), int]
     assert math.copysign(1, found["c"]) == -1
     assert found["g"] == 10**19 + 1

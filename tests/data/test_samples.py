@@ -102,7 +102,7 @@ def test_steps_hold_every_target_once_and_exactly_the_wanted_number(kind: str, s
     assert [int(step.n_targets.sum()) for step in steps[:-1]] == [size] * (len(steps) - 1)
     assert 0 < steps[-1].n_targets.sum() <= size
     assert all((step.n_targets > 0).all() for step in steps)
-    assert sorted(one for step in steps for one in targets_of(step)) == sorted(targets_of(rows))
+    assert sorted(target for step in steps for target in targets_of(step)) == sorted(targets_of(rows))
 
 
 def test_steps_of_rows_and_of_sequences_count_rows() -> None:

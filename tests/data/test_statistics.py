@@ -57,7 +57,7 @@ def test_slips_are_shown_beside_the_computed_numbers() -> None:
     assert found["actions_per_user"] == "slip in a page: 7 / 2"
     assert found["sparsity"] == ""
     rows = compare(described(), PRINTED, SLIPS, protocol="clean", default_protocol="clean")
-    assert {one.statistic: one.printed for one in rows}["actions_per_user"] == 9.0
+    assert {row.statistic: row.printed for row in rows}["actions_per_user"] == 9.0
 
 
 def test_a_difference_is_never_hidden() -> None:

@@ -92,7 +92,7 @@ def test_names_with_tie_orders_have_folders_of_their_own(tmp_path: Path) -> None
     write_toy(tmp_path, "toy", created=5.0)
     write_toy(tmp_path, "toy@random:1", created=7.0)
     assert open_prepared("toy@random:1", tmp_path).name == "toy@random:1"
-    assert [one.name for one in list_prepared(tmp_path)] == ["toy@random:1", "toy"]
+    assert [prepared.name for prepared in list_prepared(tmp_path)] == ["toy@random:1", "toy"]
     assert ":" not in str(open_prepared("toy@random:1", tmp_path).path.name)
 
 
@@ -100,7 +100,7 @@ def test_unfinished_data_sets_are_not_listed(tmp_path: Path) -> None:
     done = write_toy(tmp_path)
     for name in (".toy.new-1-ab.tmp", ".toy.old"):
         shutil.copytree(done.path, done.path.parent / name)
-    assert [one.path for one in list_prepared(tmp_path)] == [done.path]
+    assert [prepared.path for prepared in list_prepared(tmp_path)] == [done.path]
 
 
 def test_unknown_names_get_the_nearest_or_the_command(tmp_path: Path) -> None:
@@ -281,8 +281,8 @@ def test_a_damaged_data_set_does_not_hide_the_others(tmp_path: Path) -> None:
     old = write_toy(tmp_path, "old", features=False, created=9.0)
     (old.path / "manifest.json").write_text('{"format": 99, "name": "old"}')
     faults: list[DataError] = []
-    assert [one.name for one in list_prepared(tmp_path, on_error=faults.append)] == [good.name]
-    assert [str(one) for one in faults] == [
+    assert [prepared.name for prepared in list_prepared(tmp_path, on_error=faults.append)] == [good.name]
+    assert [str(fault) for fault in faults] == [
         f"{old.path / 'manifest.json'} was written by another version of mmbench (format 99, this one reads 2); "
         "run: mmbench prepare old --force"
     ]
@@ -299,7 +299,7 @@ def test_writing_again_replaces_and_keeps_features(tmp_path: Path) -> None:
     other = write_toy(tmp_path, features=False, n_items=70)
     with pytest.raises(DataError, match="another catalogue"):
         load_features(other, "text", "toy")
-    assert [one.name for one in (tmp_path / "prepared").iterdir() if one.is_dir()] == ["toy"]
+    assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == ["toy"]
 
 
 @pytest.mark.parametrize("call", ["save", "fsync"])
@@ -349,7 +349,7 @@ def test_files_that_the_system_cuts_off_leave_the_old_data(limit: int, part: str
     found.verify()
     assert found.hash == before.hash
     load_features(found, "text", "toy").verify()
-    assert [one.name for one in (tmp_path / "prepared").iterdir() if one.is_dir()] == ["toy"]
+    assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == ["toy"]
 
 
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -364,10 +364,10 @@ def test_others_may_read_prepared_data(tmp_path: Path) -> None:
         path = write_toy(tmp_path).path
     finally:
         os.umask(before)
-    for one in (path, *path.rglob("*")):
-        expected = 0o755 if one.is_dir() else 0o644
-        if one.suffix != ".lock" and one.name != ".lock":
-            assert stat.S_IMODE(one.stat().st_mode) == expected, one
+    for entry in (path, *path.rglob("*")):
+        expected = 0o755 if entry.is_dir() else 0o644
+        if entry.suffix != ".lock" and entry.name != ".lock":
+            assert stat.S_IMODE(entry.stat().st_mode) == expected, entry
 
 
 def test_manifests_are_plain_json(toy: Prepared) -> None:

@@ -36,7 +36,7 @@ def parsed(folder: Path, body: str) -> RawData:
 )
 def test_text_tables(tmp_path: Path, name: str, separator: str) -> None:
     lines = [("id", "text", "n"), ("007", '"a ""b""' + separator + 'c"', "1"), ("x", "", "2")]
-    file = write_lines(tmp_path / name, (separator.join(one) for one in lines))
+    file = write_lines(tmp_path / name, (separator.join(line) for line in lines))
     rows, notes = rows_of(file, ["n", "id", "text"])
     assert (rows, notes) == ([["1", "007", f'a "b"{separator}c'], ["2", "x", ""]], [])
 
@@ -220,7 +220,7 @@ def test_table_data_set(tmp_path: Path) -> None:
     ],
 )
 def test_units_of_time(tmp_path: Path, unit: str, texts: list[str]) -> None:
-    write_lines(tmp_path / "events.tsv", ["user\titem\ttimestamp", *(f"u\ti\t{one}" for one in texts)])
+    write_lines(tmp_path / "events.tsv", ["user\titem\ttimestamp", *(f"u\ti\t{text}" for text in texts)])
     write_lines(tmp_path / "items.tsv", ["item\ttitle\tgenres", "i\tI\t"])
     events = parsed(tmp_path, TABLE + f'columns.interactions = {{ unit = "{unit}" }}').events
     assert events.ticks[0] == 1_400_000_000 * TICKS

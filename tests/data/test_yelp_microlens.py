@@ -92,8 +92,8 @@ def test_yelp_is_prepared_again_when_photos_come(tmp_path: Path) -> None:
     write_yelp(folder, photos=True)
     second = prepare("yelp", tmp_path / "data", raw=folder)
     assert second.fresh
-    assert [one["image"] for one in second.prepared.item_records[:3]] == ["p3.jpg", "p1.jpg", None]
-    assert [one.file for one in second.prepared.manifest.raw] == [REVIEWS, BUSINESSES, "photos.json"]
+    assert [record["image"] for record in second.prepared.item_records[:3]] == ["p3.jpg", "p1.jpg", None]
+    assert [facts.file for facts in second.prepared.manifest.raw] == [REVIEWS, BUSINESSES, "photos.json"]
 
 
 def test_yelp_fields_of_other_types(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_yelp_malformed_lines(tmp_path: Path, name: str, line: str, message: str
 
 def write_pairs(folder: Path, size: str) -> list[str]:
     pairs = [("u1", "7", 1_600_000_000_001), ("u1", "10", 1_600_000_000_000), ("u2", "7", 1_600_000_000_002)]
-    lines = ["user,item,timestamp", *(",".join(map(str, one)) for one in pairs)]
+    lines = ["user,item,timestamp", *(",".join(map(str, pair)) for pair in pairs)]
     write_lines(folder / f"MicroLens-{size}_pairs.csv", lines)
     covers = folder / f"MicroLens-{size}_covers"
     covers.mkdir()

@@ -94,7 +94,7 @@ def changed(**arrays: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (changed(user=np.zeros(N_USERS, np.int32)), "a user stands there twice"),
+        (changed(user=np.zeros(N_USERS, np.int32)), "a user appears twice"),
         (changed(target=np.zeros(N_USERS, np.int32)), "a target is not an item of 1..30"),
         (changed(target=np.ones(3, np.int32)), "a target is not an item"),
         (changed(greater_train=np.full(N_USERS, 30, np.int32)), "a count under train is outside 0..29"),
@@ -103,9 +103,9 @@ def changed(**arrays: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
             changed(greater_input=np.full(N_USERS, 29, np.int32), equal_input=np.ones(N_USERS, np.int32)),
             "a rank under",
         ),
-        (changed(equal_input=np.ones(5, np.int32)), "one value per user is needed"),
+        (changed(equal_input=np.ones(5, np.int32)), "a value per user is needed"),
         (changed(items_none=np.full((N_USERS, 4), 31, np.int32)), "a list holds no item of 1..30"),
-        (changed(items_input=np.ones((N_USERS, 2), np.int32)), "lists do not have one row per user"),
+        (changed(items_input=np.ones((N_USERS, 2), np.int32)), "lists do not have a row per user"),
         (lambda stored, facts: stored.pop("greater_train"), "greater_train"),
         (lambda stored, facts: facts.pop("made_by"), "made_by"),
         (lambda stored, facts: facts["made_by"].update(host="x"), "host"),

@@ -60,7 +60,7 @@ def ndcg(model: LateFused[FusionConfig], view: TargetView, rule: MaskRule = "non
     return mean_value(rank(model, view, mask_seen=rule), "NDCG@10")
 
 
-def test_the_fusion_beats_both_members_and_a_shuffled_one_loses_its_weight() -> None:
+def test_the_fusion_beats_both_members_and_a_shuffled_member_loses_its_weight() -> None:
     view, first, second = planted(FEWEST_USERS)
     model = Written(first, second)
     choose_weights(model, view, mask_seen="none")
@@ -220,8 +220,8 @@ def test_a_sample_of_users_is_evenly_spaced_and_keeps_their_histories() -> None:
     places = [int(np.flatnonzero(view.user == user)[0]) for user in few.user]
     assert (places[0], places[-1]) == (0, 49)
     for k, place in enumerate(places):
-        one = few.items[few.offsets[k] : few.offsets[k + 1]]
-        assert one.tolist() == view.items[view.offsets[place] : view.offsets[place + 1]].tolist()
+        history = few.items[few.offsets[k] : few.offsets[k + 1]]
+        assert history.tolist() == view.items[view.offsets[place] : view.offsets[place + 1]].tolist()
         assert few.target[k] == view.target[place]
     assert some_users(view, 50) is view
 

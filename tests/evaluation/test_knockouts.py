@@ -210,5 +210,5 @@ def test_one_history_has_no_other_user(view: TargetView) -> None:
         view, items=view.items[: view.offsets[1]], times=view.times[: view.offsets[1]],
         offsets=view.offsets[:2], user=view.user[:1], target=view.target[:1], train_len=view.train_len[:1],
     )  # fmt: skip
-    with pytest.raises(UsageError, match="needs two histories"):
+    with pytest.raises(UsageError, match="needs at least two histories"):
         changed_view("time=other-user", first)

@@ -83,19 +83,19 @@ cases = st.integers(1, 60).flatmap(
 def test_identities_hold_for_every_rank_and_tie(case: tuple[int, tuple[int, int]], k: int) -> None:
     n, (greater, equal) = case
     k = min(k, n)
-    one = {
+    measured = {
         name: Metric(name, k).values(ranks([greater], [equal], n))[0]
         for name in ("HR", "Recall", "Precision", "F1", "NDCG", "MRR", "MAP")
     }
-    assert one["HR"] == one["Recall"] == pytest.approx(k * one["Precision"])
-    assert one["MAP"] == one["MRR"] <= one["NDCG"] + 1e-12
-    assert one["NDCG"] <= one["HR"] + 1e-12
-    assert one["F1"] == pytest.approx(2 * one["HR"] / (k + 1))
-    assert one["HR"] <= Metric("HR", n).values(ranks([greater], [equal], n))[0]
+    assert measured["HR"] == measured["Recall"] == pytest.approx(k * measured["Precision"])
+    assert measured["MAP"] == measured["MRR"] <= measured["NDCG"] + 1e-12
+    assert measured["NDCG"] <= measured["HR"] + 1e-12
+    assert measured["F1"] == pytest.approx(2 * measured["HR"] / (k + 1))
+    assert measured["HR"] <= Metric("HR", n).values(ranks([greater], [equal], n))[0]
     bounds = [
         values(f"NDCG@{k}", [greater], [equal], n=n, ties=rule)[0] for rule in ("pessimistic", "optimistic")
     ]
-    assert bounds[0] - 1e-12 <= one["NDCG"] <= bounds[1] + 1e-12
+    assert bounds[0] - 1e-12 <= measured["NDCG"] <= bounds[1] + 1e-12
 
 
 @given(cases)
@@ -141,7 +141,7 @@ def test_parse_and_write() -> None:
     assert str(parse_metric("ndcg@10")) == "NDCG@10"
     assert parse_metric(" Hit@5 ") == Metric("HR", 5)
     assert str(parse_metric("mrr")) == "MRR"
-    assert [str(parse_metric(one)) for one in ALL] == ALL
+    assert [str(parse_metric(name)) for name in ALL] == ALL
 
 
 @pytest.mark.parametrize(

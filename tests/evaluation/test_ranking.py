@@ -89,7 +89,7 @@ def test_random_scorer_meets_its_expectation() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("at", ["target", "other"])
-def test_a_score_that_is_no_number_names_its_user(value: float, at: str) -> None:
+def test_a_score_that_is_not_finite_names_its_user(value: float, at: str) -> None:
     view, table = random_view(n_users=U, n_items=N), random_table()
     k = 17
     user, target = int(view.user[k]), int(view.target[k])
@@ -126,7 +126,7 @@ def test_masking_removes_what_the_rule_says_and_never_the_target(rule: MaskRule,
     for k in range(U):
         history = view.items[view.offsets[k] : view.offsets[k + 1]]
         gone = {"none": [], "train": history[: view.train_len[k]], "input": history}[rule]
-        in_own_history += int(view.target[k]) in {int(one) for one in gone}
+        in_own_history += int(view.target[k]) in {int(item) for item in gone}
         kept = [i for i in range(1, N + 1) if i not in gone or i == view.target[k]]
         row = table[view.user[k]].numpy()[np.array(kept) - 1]
         own = kept.index(int(view.target[k])) + 1
@@ -218,7 +218,7 @@ def test_the_order_of_users_changes_no_rank() -> None:
     view, table = random_view(n_users=U, n_items=N), random_table(levels=9)
     order = np.random.default_rng(5).permutation(U)
     histories = [view.items[view.offsets[k] : view.offsets[k + 1]] for k in order]
-    lengths = [len(one) for one in histories]
+    lengths = [len(history) for history in histories]
     shuffled = TargetView(
         items=np.concatenate(histories), times=np.zeros(sum(lengths), np.int64),
         offsets=np.concatenate([[0], np.cumsum(lengths)]), user=view.user[order], target=view.target[order],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mmbench.evaluation import significance
+from mmbench.evaluation import corrections, significance
 from mmbench.evaluation.significance import NoVerdict, Outcome, Verdict
 
 
@@ -186,18 +186,18 @@ def test_simulated_null_is_rejected_at_its_level(n: int) -> None:
 
 def test_corrections_match_the_hand_example() -> None:
     p = [0.01, 0.02, 0.03, 0.2]
-    np.testing.assert_allclose(significance.holm(p), [0.04, 0.06, 0.06, 0.2])
-    np.testing.assert_allclose(significance.benjamini_hochberg(p), [0.04, 0.04, 0.04, 0.2])
+    np.testing.assert_allclose(corrections.holm(p), [0.04, 0.06, 0.06, 0.2])
+    np.testing.assert_allclose(corrections.benjamini_hochberg(p), [0.04, 0.04, 0.04, 0.2])
     shuffled = [0.2, 0.03, 0.01, 0.02]
-    np.testing.assert_allclose(significance.holm(shuffled), [0.2, 0.06, 0.04, 0.06])
+    np.testing.assert_allclose(corrections.holm(shuffled), [0.2, 0.06, 0.04, 0.06])
     random = np.random.default_rng(9).random(50)
     np.testing.assert_allclose(
-        significance.benjamini_hochberg(random), scipy_stats.false_discovery_control(random)
+        corrections.benjamini_hochberg(random), scipy_stats.false_discovery_control(random)
     )
-    assert significance.holm([0.5, 0.6]).tolist() == [1.0, 1.0]
-    assert len(significance.holm([])) == len(significance.benjamini_hochberg([])) == 0
+    assert corrections.holm([0.5, 0.6]).tolist() == [1.0, 1.0]
+    assert len(corrections.holm([])) == len(corrections.benjamini_hochberg([])) == 0
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        significance.holm([0.5, np.nan])
+        corrections.holm([0.5, np.nan])
 
 
 @pytest.mark.parametrize("test", TESTS)

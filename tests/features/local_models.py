@@ -90,7 +90,8 @@ def make_sentence_model(folder: Path, *, mode: str = "mean", normalize: bool = T
     (folder / "modules.json").write_text(json.dumps(listed))
     (folder / "1_Pooling").mkdir()
     flags = {
-        f"pooling_mode_{one}": one.startswith(mode) for one in ("cls_token", "mean_tokens", "max_tokens")
+        f"pooling_mode_{pooling}": pooling.startswith(mode)
+        for pooling in ("cls_token", "mean_tokens", "max_tokens")
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **flags}))
     (folder / "sentence_bert_config.json").write_text(

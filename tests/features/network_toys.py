@@ -42,7 +42,7 @@ class Letters:
         return Input(ids, cut=len(raw) > LIMIT) if len(ids) else None
 
     def run(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        width = max(len(one) for one in batch)
+        width = max(len(tokens) for tokens in batch)
         if len(batch) * width > self.fits:
             raise MemoryError
         self.batches.append(len(batch))
@@ -50,7 +50,7 @@ class Letters:
         if self.log is not None:
             with self.log.open("a") as file:
                 file.write(f"{len(batch)}\n")
-        return np.array([[one.sum(), len(one), width, len(batch)] for one in batch], np.float32)
+        return np.array([[tokens.sum(), len(tokens), width, len(batch)] for tokens in batch], np.float32)
 
 
 @dataclass

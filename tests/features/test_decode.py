@@ -170,7 +170,9 @@ def test_cut_at_any_place(form: str) -> None:
 
 def test_threads_decode_at_once_and_leave_the_warnings_of_others_alone() -> None:
     contents = [encoded(picture(seed), "JPEG") for seed in range(8)] + [b"<html>"]
-    expected = [one if isinstance(one, str) else one.tobytes() for one in map(decode, contents)]
+    expected = [
+        picture if isinstance(picture, str) else picture.tobytes() for picture in map(decode, contents)
+    ]
     wrong: list[int] = []
 
     def work() -> None:

@@ -45,7 +45,9 @@ def test_it_is_the_packages_own_network_before_its_classifier(encoder: Efficient
 
     images = [picture(1), drawn("ring", 0)]
     squares = [image.resize((224, 224), Image.Resampling.BICUBIC) for image in images]
-    pixels = np.stack([(np.asarray(one, np.float32) - 127) / 128 for one in squares]).transpose(0, 3, 1, 2)
+    pixels = np.stack([(np.asarray(square, np.float32) - 127) / 128 for square in squares]).transpose(
+        0, 3, 1, 2
+    )
     own = EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=str(efficientnet.weights_file())
     ).eval()

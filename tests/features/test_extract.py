@@ -54,7 +54,7 @@ def test_second_time_nothing_is_done(tmp_path: Path) -> None:
     first = extract_default(prepared)
     stamp = [(feature_dir(prepared, r.modality, r.encoder) / "values.npy").stat().st_mtime_ns for r in first]
     second = extract_default(prepared)
-    assert [one.skipped for one in first + second] == [False, False, True, True]
+    assert [item.skipped for item in first + second] == [False, False, True, True]
     assert [(a.n_present, a.dim, a.reasons) for a in first] == [
         (b.n_present, b.dim, b.reasons) for b in second
     ]
@@ -127,9 +127,9 @@ def test_nothing_present_stores_nothing_and_drops_what_was(tmp_path: Path) -> No
 
 def test_defaults_leave_out_pictures_that_nobody_promised(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, items(3))
-    assert [one.modality for one in extract_default(prepared)] == ["text"]
+    assert [report.modality for report in extract_default(prepared)] == ["text"]
     asked = extract_default(prepared, text="none", image="colour-gradient")
-    assert [(one.modality, one.absent) for one in asked] == [("image", {"no picture named": 3})]
+    assert [(report.modality, report.absent) for report in asked] == [("image", {"no picture named": 3})]
 
 
 def test_progress_names_the_work_and_ends_at_the_total(tmp_path: Path) -> None:

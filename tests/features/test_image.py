@@ -68,7 +68,7 @@ def test_lab_of_known_colours() -> None:
 def test_upright_and_lying_edges_fill_other_bins() -> None:
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::8] = 255
-    both = np.stack([np.stack([one] * 3, axis=-1) for one in (stripes, stripes.T)])
+    both = np.stack([np.stack([grey] * 3, axis=-1) for grey in (stripes, stripes.T)])
     gradient = describe(both)[:, -288:].reshape(2, 36, 8).sum(axis=1)
     assert gradient[0].argmax() == 0  # the gradient of upright edges runs along x
     assert gradient[1].argmax() == 4  # 90 degrees on

@@ -54,7 +54,7 @@ def test_mmrec(prepared: Prepared, tmp_path: Path, name: str) -> None:
 
 def test_a_comma_or_a_quote_is_part_of_an_id_in_a_table_cut_at_tabs(tmp_path: Path) -> None:
     odd = ['"quoted"', "a,b", "2\u2028lines"]
-    prepared = prepare(tmp_path, [{**one, "id": name} for one, name in zip(items(3), odd, strict=True)])
+    prepared = prepare(tmp_path, [{**item, "id": name} for item, name in zip(items(3), odd, strict=True)])
     ids = table(tmp_path / "ids.tsv", odd)
     import_features(prepared, "text", "bert", save(tmp_path / "f.npy", VALUES[:3]), ids)
     assert load_features(prepared, "text", "bert").values[1:].tolist() == VALUES[:3].tolist()

@@ -21,7 +21,7 @@ TEXTS = ["abc", "a", "", "abcdef" * 9, "ab", "abc", "#", "abcdefgh", "b"]
 
 def with_texts(folder: Path, texts: list[str]) -> Prepared:
     return prepare(
-        folder, [{**one, "text": text} for one, text in zip(items(len(texts)), texts, strict=True)]
+        folder, [{**item, "text": text} for item, text in zip(items(len(texts)), texts, strict=True)]
     )
 
 
@@ -31,7 +31,7 @@ def with_pictures(folder: Path, contents: list[bytes | None]) -> Prepared:
         for number, content in enumerate(contents):
             if content is not None:
                 archive.writestr(f"{number}.png", content)
-    records = [{**one, "image": f"{k}.png"} for k, one in enumerate(items(len(contents)))]
+    records = [{**item, "image": f"{k}.png"} for k, item in enumerate(items(len(contents)))]
     return prepare(folder, records, pictures=path)
 
 
@@ -85,7 +85,7 @@ def test_out_of_memory_halves_and_says_so(tmp_path: Path, options: Options) -> N
     encoder = Letters(fits=200)
     extract(prepared, "text", encoder, options=options, say=said.append)
     texts = prepared.item_records
-    assert stored(prepared, encoder).values[1:, 1].tolist() == [len(one["text"]) for one in texts]
+    assert stored(prepared, encoder).values[1:, 1].tolist() == [len(text["text"]) for text in texts]
     assert said[
         0
     ] == f"text letters: out of memory with {options.batch_size or 120} in a batch; continuing with " + (

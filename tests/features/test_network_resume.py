@@ -29,8 +29,8 @@ def prepared(tmp_path: Path) -> Prepared:
             if number % 7 != 3:
                 archive.writestr(f"{number}.png", encoded(picture(number)))
     records = [
-        {**one, "text": f"thing {k}{' long' * (k % 9)}" if k % 11 else "", "image": f"{k}.png"}
-        for k, one in enumerate(items(N))
+        {**item, "text": f"thing {k}{' long' * (k % 9)}" if k % 11 else "", "image": f"{k}.png"}
+        for k, item in enumerate(items(N))
     ]
     return prepare(tmp_path, records, pictures=path)
 
@@ -51,7 +51,7 @@ def take(prepared: Prepared, modality: str) -> tuple[bytes, bytes]:
     """The stored bytes; the folder of the modality is then removed."""
     folder = feature_dir(prepared, modality, NAMES[modality])
     found = (folder / "values.npy").read_bytes(), (folder / "present.npy").read_bytes()
-    left = {one.name for one in folder.parent.iterdir()}
+    left = {path.name for path in folder.parent.iterdir()}
     assert left == {folder.name, ".swap.lock", f".{folder.name}.lock"}, "nothing of the work is left"
     shutil.rmtree(folder.parent)
     return found
@@ -111,7 +111,7 @@ def store_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(one.name for one in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.usefixtures("store_at_once")
@@ -124,7 +124,7 @@ def test_sizes_found_before_the_stop_hold_after_it(prepared: Prepared) -> None:
     said: list[str] = []
     again = Letters(fits=150)
     extract(prepared, "text", again, say=said.append)
-    assert not any("out of memory" in one for one in said)
+    assert not any("out of memory" in text for text in said)
     assert len(again.batches) == n_batches - Stopping.stop_after
     assert take(prepared, "text") == expected
 
@@ -158,14 +158,14 @@ def test_damaged_work_is_done_again(prepared: Prepared, damage: str) -> None:
     extract(prepared, "text", encoder, options=Options(batch_size=4), say=said.append)
     n_done = {"cut": 4, "gap": 4, "plan": 0, "device": 0}[damage]
     assert sum(encoder.batches) == N - len(range(0, N, 11)) - n_done
-    assert any("the two round differently" in one for one in said) == (damage == "device")
+    assert any("the two round differently" in text for text in said) == (damage == "device")
     assert take(prepared, "text") == expected
 
 
 @pytest.mark.usefixtures("store_at_once")
 def test_unfinished_work_on_other_inputs_goes(prepared: Prepared, tmp_path: Path) -> None:
     stale = interrupted(prepared, Options(batch_size=4))
-    other = prepare(tmp_path, [{**one, "text": f"other {one['id']}"} for one in items(N)])
+    other = prepare(tmp_path, [{**item, "text": f"other {item['id']}"} for item in items(N)])
     extract(other, "text", Letters(), options=Options(batch_size=4))
     assert not stale.exists()
     interrupted(other, Options(batch_size=5, float16=True))

@@ -75,6 +75,6 @@ def test_every_setting_shows_in_the_description() -> None:
         {"shape": "squash"}, {"shape": "pad"}, {"resize": 65}, {"crop": 48}, {"interpolation": "bicubic"},
         {"mean": (0.1, 0.5, 0.5)}, {"std": (0.1, 0.5, 0.5)}, {"scale": 1.0},
     ]  # fmt: skip
-    assert {one for each in changed for one in each} == {field.name for field in dataclasses.fields(Pixels)}
-    texts = {json.dumps(dataclasses.replace(base, **one).describe()) for one in changed}  # type: ignore[arg-type]
+    assert {part for each in changed for part in each} == {field.name for field in dataclasses.fields(Pixels)}
+    texts = {json.dumps(dataclasses.replace(base, **change).describe()) for change in changed}  # type: ignore[arg-type]
     assert len(texts | {json.dumps(base.describe())}) == len(changed) + 1

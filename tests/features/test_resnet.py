@@ -94,7 +94,7 @@ def test_only_the_classifier_may_be_missing(file: Path, lost: str, said: str) ->
 
 def test_weights_of_another_network_are_refused(file: Path) -> None:
     state = torch.load(file, weights_only=True)
-    torch.save({f"module.{name}": one for name, one in state.items()}, file)
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, file)
     with pytest.raises(DataError, match=r"mine.pth lacks weights: 265, first bn1.bias"):
         ResNet50(device="cpu").load()
 

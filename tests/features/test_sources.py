@@ -195,7 +195,7 @@ def test_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
     assert marks[0] == marks[1] == marks[2] != marks[3]
 
 
-def test_why_one_is_not_in_the_store_is_a_reason_but_no_input(tmp_path: Path) -> None:
+def test_why_a_picture_is_not_in_the_store_is_a_reason_but_not_an_input(tmp_path: Path) -> None:
     record = [{**items(1)[0], "image": "a.png"}]
     marks, path = set(), tmp_path / "p.sqlite"
     for reason in ("HTTP 404 Not Found", "no connection"):
@@ -246,7 +246,7 @@ def test_pictures_that_moved_away_are_one_line(make: Any, tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_a_zip_that_is_none_any_more_is_one_line(tmp_path: Path) -> None:
+def test_a_zip_that_became_unreadable_is_one_line(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "p.zip", {"a.png": FILES["good.png"]})
     prepared = prepare(tmp_path, items(1, image="a.png"), pictures=path)
     path.write_text("no zip")

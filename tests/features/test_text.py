@@ -37,8 +37,8 @@ def test_same_texts_same_bits() -> None:
 
 def test_signs_do_not_depend_on_the_solver() -> None:
     """Another random start of the solver may flip components; the largest loading decides the sign."""
-    one, two = (TfidfSvd(random_state=seed).encode(TEXTS)[0] for seed in (0, 7))
-    np.testing.assert_allclose(one, two, atol=1e-4)
+    first, two = (TfidfSvd(random_state=seed).encode(TEXTS)[0] for seed in (0, 7))
+    np.testing.assert_allclose(first, two, atol=1e-4)
 
 
 def test_dim_is_the_limit() -> None:

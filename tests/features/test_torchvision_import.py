@@ -110,4 +110,4 @@ def test_here_models_and_transforms_work_without_operators() -> None:
     from torchvision.transforms import v2
 
     assert v2.Resize(8)(PICTURES[0]).size == (8, 12)
-    assert sum(one.numel() for one in resnet18(weights=None).parameters()) == 11_689_512
+    assert sum(parameter.numel() for parameter in resnet18(weights=None).parameters()) == 11_689_512

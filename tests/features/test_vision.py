@@ -42,7 +42,7 @@ def encoder(folder: Path, **options: Any) -> TransformersVision:
 def features(folder: Path, **options: Any) -> np.ndarray:
     built = encoder(folder, **options)
     inputs = [built.prepare(image) for image in PICTURES]
-    return built.run([one.array for one in inputs if one is not None])
+    return built.run([input.array for input in inputs if input is not None])
 
 
 def forward(folder: Path, model: str = "AutoModel") -> tuple[Any, torch.Tensor]:
@@ -195,8 +195,8 @@ def test_identity_says_what_decides_the_values(models: dict[str, Path], tmp_path
         encoder(networks.save("vit", tmp_path / "a" / "vit", resample=3)),
     ]
     networks.change_weights(moved, lambda tensors: tensors["vit.layernorm.bias"].add_(1e-3))
-    seen = [identity, *(one.identity() for one in [*others, encoder(moved)])]
-    assert len({json.dumps(one, sort_keys=True) for one in seen}) == 5
+    seen = [identity, *(encoded.identity() for encoded in [*others, encoder(moved)])]
+    assert len({json.dumps(event, sort_keys=True) for event in seen}) == 5
 
 
 def test_identity_reads_no_weights(copied: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_model_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch
 def test_extraction_stores_every_layer(models: dict[str, Path], tmp_path: Path) -> None:
     for number, image in enumerate(PICTURES[:2]):
         (tmp_path / f"{number}.png").write_bytes(encoded(image))
-    records = [{**one, "image": f"{number}.png"} for number, one in enumerate(items(3))]
+    records = [{**item, "image": f"{number}.png"} for number, item in enumerate(items(3))]
     prepared = prepare(tmp_path / "data", records, pictures=tmp_path)
     report = extract(prepared, "image", f"{models['vit']}+layers", options=Options(device="cpu"))
     assert (report.n_present, report.absent) == (2, {"missing file": 1})

@@ -9,8 +9,8 @@ from tests.fetch.server import Server, serving
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving() as one:
-        yield one
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -43,8 +43,8 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[PictureServer]:
-    with serving({f"/i{k}.jpg": page(jpeg(k)) for k in range(N)}) as one:
-        yield one
+    with serving({f"/i{k}.jpg": page(jpeg(k)) for k in range(N)}) as server:
+        yield server
 
 
 def slow(then: Page, seconds: float) -> Page:
@@ -62,7 +62,7 @@ class Shop:
         self.data, self.raw = folder / "data", folder / "data" / "raw" / "mine"
         meta: list[dict[str, Any]] = [{"asin": f"i{k}", "title": f"Title {k}"} for k in range(N)]
         if server is not None:
-            meta = [{**one, "imUrl": f"{server.url}/{one['asin']}.jpg"} for one in meta]
+            meta = [{**record, "imUrl": f"{server.url}/{record['asin']}.jpg"} for record in meta]
         write_2014(self.raw, grid(6, N), meta)
         self.catalog = write_toml(folder, AMAZON_2014 + IMAGES)
         monkeypatch.setenv("MMBENCH_DATASETS", str(self.catalog))
@@ -169,7 +169,7 @@ def test_without_addresses_nothing_is_asked_or_said(shop_of: ShopOf, monkeypatch
     done = shop.run("prepare", "mine")
     assert done.returncode == 0, done.stderr
     assert "pictures:" not in done.stdout + done.stderr
-    assert [one.name for one in shop.raw.glob("*images*")] == []
+    assert [path.name for path in shop.raw.glob("*images*")] == []
 
 
 def test_a_folder_of_the_users_wins(shop_of: ShopOf, server: PictureServer) -> None:
@@ -218,7 +218,7 @@ def test_killed_in_the_middle_it_goes_on_without_asking_twice(shop_of: ShopOf, s
     assert done.returncode == 0, done.stderr
     assert sorted(server.asked) == sorted(f"/i{k}.jpg" for k in range(N) if f"i{k}.jpg" not in stored)
     assert len(shop.fetched()) == N
-    assert sorted(one.name for one in shop.raw.glob("images*")) == ["images.sqlite"]
+    assert sorted(path.name for path in shop.raw.glob("images*")) == ["images.sqlite"]
 
 
 def test_ctrl_c_stops_soon_and_keeps_what_was_fetched(shop_of: ShopOf, server: PictureServer) -> None:
@@ -301,5 +301,5 @@ def test_a_growing_store_decides_nothing_about_items_without_an_address(tmp_path
     finally:
         catalog.undo()
     assert forced.hash == before.hash
-    assert [one["image"] for one in forced.item_records] == ["a1.jpg", "b1.jpg", "c1.jpg"]
+    assert [record["image"] for record in forced.item_records] == ["a1.jpg", "b1.jpg", "c1.jpg"]
     assert json.loads((forced.path / "manifest.json").read_text())["statistics"]["coverage"]["image"] == 0

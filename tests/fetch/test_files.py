@@ -63,7 +63,7 @@ def test_fault(fault: Fault, server: Server, tmp_path: Path, waits: list[float])
         assert (fetched.sha256, fetched.size) == (SHA, N)
         assert target.read_bytes() == FILE
         assert left(tmp_path) == {NAME}
-    assert tuple(len(one.requests) for one in server.files.values()) == fault.requests
+    assert tuple(len(file.requests) for file in server.files.values()) == fault.requests
     if fault.error and fault.sha256 != "wrong":  # what was left behind does no harm once the server is well
         serve(server, Fault("well", [[GOOD]] * len(fault.mirrors)))
         fetch(urls, target, waits)
@@ -285,7 +285,7 @@ def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path, waits: list[f
         thread.join(10)
     assert sum("waiting" in text for text in notes) == 1
     assert len(resource.requests) == 1
-    assert [one is None for one in done] == [False, True]
+    assert [record is None for record in done] == [False, True]
     assert left(tmp_path) == {NAME}
 
 
@@ -293,8 +293,8 @@ def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path, waits: list[f
 def proxy() -> Iterator[Server]:
     from tests.fetch.server import serving
 
-    with serving() as one:
-        yield one
+    with serving() as server:
+        yield server
 
 
 def test_the_proxy_of_the_environment_is_used(

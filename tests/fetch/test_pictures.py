@@ -180,14 +180,14 @@ def test_a_host_that_asks_for_a_pause_gets_it(tmp_path: Path) -> None:
 
 def test_few_requests_at_once_to_one_host_but_several_hosts_at_once(tmp_path: Path) -> None:
     pages = {f"/{k}": page(jpeg(k), after_s=0.05) for k in range(24)}
-    with serving(pages) as one, serving(pages) as two:
-        urls = [f"{server.url}/{k}" for k in range(24) for server in (one, two)]
+    with serving(pages) as first, serving(pages) as two:
+        urls = [f"{server.url}/{k}" for k in range(24) for server in (first, two)]
         started = time.monotonic()
         report = fetch_pictures(shop(tmp_path, urls), tmp_path / "p", limits=Limits(**QUICK, per_host=3))
         took = time.monotonic() - started
         assert report.fetched == 48
-        assert one.most_at_once == two.most_at_once == 3
-        assert max(one.times[0], two.times[0]) < min(one.times[-1], two.times[-1])
+        assert first.most_at_once == two.most_at_once == 3
+        assert max(first.times[0], two.times[0]) < min(first.times[-1], two.times[-1])
     assert took < 2 * 24 * 0.05  # one after the other
 
 
@@ -220,7 +220,7 @@ def test_two_that_fetch_into_one_store_share_the_work(tmp_path: Path) -> None:
             thread.join()
         assert set(server.asked.values()) == {1}
     assert waited == [True]
-    assert sorted((one.fetched, one.stored) for one in reports) == [(0, 10), (10, 0)]
+    assert sorted((report.fetched, report.stored) for report in reports) == [(0, 10), (10, 0)]
 
 
 def test_retry_asks_again_for_what_is_gone_and_a_new_address_does_so_by_itself(tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_a_dead_host_costs_a_few_failures_and_one_line(tmp_path: Path) -> None:
     )
     assert "\n" not in report.notes[0]
     known = entries(tmp_path / "p").values()
-    assert sum(one.tries for one in known if dead in one.url) <= 20 + 8
-    assert not any(one.final for one in known if dead in one.url)
+    assert sum(name.tries for name in known if dead in name.url) <= 20 + 8
+    assert not any(name.final for name in known if dead in name.url)
     assert len(report.missing[f"{dead[7:]} was given up"]) > 350
 
 
@@ -262,7 +262,7 @@ def test_a_host_that_blocks_us_says_nothing_of_its_pictures(tmp_path: Path, refu
         assert report.fetched == 0
         assert len(report.notes) == 1
         assert sum(server.asked.values()) <= 10 + 8
-        assert not any(one.final for one in entries(tmp_path / "p").values())
+        assert not any(entry.final for entry in entries(tmp_path / "p").values())
         server.pages = {f"/{k}": page(jpeg(k)) for k in range(100)}
         assert fetch_pictures(prepared, tmp_path / "p", limits=LIMITS).fetched == 100
 
@@ -310,7 +310,7 @@ def test_addresses_that_are_none(tmp_path: Path) -> None:
     ]
     report = fetch_pictures(shop(tmp_path, urls), tmp_path / "p", limits=LIMITS)
     assert report.missing == {"the address is not valid": [f"a{k:03d}.jpg" for k in range(6)]}
-    assert all(one.final for one in entries(tmp_path / "p").values())
+    assert all(entry.final for entry in entries(tmp_path / "p").values())
 
 
 def test_without_an_address_nothing_is_made_or_opened(
@@ -337,8 +337,8 @@ def test_the_store_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> No
             known = entries(path)
         found.append(
             [
-                (one.name, one.url.rpartition("/")[2], one.sha256, one.reason, one.final, one.tries)
-                for one in known.values()
+                (name.name, name.url.rpartition("/")[2], name.sha256, name.reason, name.final, name.tries)
+                for name in known.values()
             ]
         )
     assert found[0] == found[1] == found[2]

@@ -76,7 +76,7 @@ def test_the_hash_of_the_catalogue_is_the_last_word(server: Server, tmp_path: Pa
     assert list(read_recorded(tmp_path)["mine"]) == ["m.json.gz"]
 
 
-def test_a_hash_that_the_catalogue_names_later_replaces_the_recorded_one(
+def test_a_hash_that_the_catalogue_names_later_replaces_the_recorded_hash(
     server: Server, tmp_path: Path
 ) -> None:
     server.add("/r", FILE)
@@ -110,7 +110,7 @@ def test_a_changed_local_file_is_named(server: Server, tmp_path: Path) -> None:
     server.add("/m", OTHER)
     fetch(spec_at(server, tmp_path), tmp_path)
     sha256 = read_recorded(tmp_path)["mine"]["r.json.gz"].sha256
-    good, bad = (RawFileFacts(file="r.json.gz", sha256=one, bytes=1) for one in (sha256, "1" * 64))
+    good, bad = (RawFileFacts(file="r.json.gz", sha256=digest, bytes=1) for digest in (sha256, "1" * 64))
     check_recorded(tmp_path, "mine", tmp_path, [good])
     check_recorded(tmp_path, "other", tmp_path, [bad])
     with pytest.raises(DataError, match=r"r\.json\.gz is not the file that was fetched on .*unlock mine"):

@@ -18,7 +18,7 @@ NO_DROPOUT = {"dropout": 0.0, "attn_dropout": 0.0}
 
 VARIANTS = [
     "mmsr",
-    *(f"mmsr:{one}" for one in ("as-released", "k3", "across-first", "inside-first", "positions")),
+    *(f"mmsr:{variant}" for variant in ("as-released", "k3", "across-first", "inside-first", "positions")),
 ]
 
 

@@ -61,7 +61,7 @@ def test_a_later_item_is_seen() -> None:
 def test_padding_and_neighbours_do_not_matter() -> None:
     histories = [[4, 9, 2], [1], [3, 3, 8, 20, 30, 7, 7], [11, 12]]
     model = toy_model("bert4rec", toy_catalog()).double().eval()
-    alone = torch.cat([model.query(history_batch(model, [one])) for one in histories])
+    alone = torch.cat([model.query(history_batch(model, [history])) for history in histories])
     torch.testing.assert_close(model.query(history_batch(model, histories)), alone, rtol=0, atol=1e-12)
     view = view_of(histories)
     rows = last_rows(view.offsets, torch.arange(4).numpy(), 7)

@@ -80,7 +80,7 @@ def test_finds_planted_blocks() -> None:
     """Two groups of users with a group of items each; a user has 6 of the 10, the others are to be found."""
     generator = torch.Generator().manual_seed(0)
     blocks = [(torch.randperm(10, generator=generator) + 1 + 10 * (user % 2)).tolist() for user in range(40)]
-    view = view_of([one[:6] for one in blocks])
+    view = view_of([block[:6] for block in blocks])
     model = toy_model("bpr-mf", catalog_of(view, n_items=20, features=False), hidden_dim=8)
     seeds = iter(range(1000))
     overfit(
@@ -94,8 +94,8 @@ def test_finds_planted_blocks() -> None:
     pop = toy_model("pop", catalog_of(view, n_items=20, features=False))
     popular = pop.score(history_batch(pop, [[1]] * 40))
     hits = pop_hits = 0.0
-    for user, one in enumerate(blocks):
-        for held_out in one[6:]:
+    for user, block in enumerate(blocks):
+        for held_out in block[6:]:
             hits += (scores[user] > scores[user, held_out - 1]).sum().item() < 10
             pop_hits += (popular[user] > popular[user, held_out - 1]).sum().item() < 10
     assert hits / 160 > 0.95
@@ -171,13 +171,13 @@ def test_regularisation_closed_forms(use_bias: bool) -> None:
     positive = weights["item_emb.weight"][batch.target]
     negative = weights["item_emb.weight"][batch.negatives]
     bias = plain.item_bias.weight.detach() if use_bias else torch.zeros(31, 1, dtype=torch.float64)
-    own_bias, other_bias = (bias[one].square().sum() for one in (batch.target, batch.negatives))
-    squares = [one.square().sum() for one in (user, positive, negative)]
+    own_bias, other_bias = (bias[items].square().sum() for items in (batch.target, batch.negatives))
+    squares = [vectors.square().sum() for vectors in (user, positive, negative)]
     n = 2 * len(batch.user)
     expected = {
         "l2": lam * (sum(squares) + own_bias + other_bias) / n,
         "paper": (0.1 * squares[0] + 0.2 * (squares[1] + own_bias) + 0.4 * (squares[2] + other_bias)) / n,
-        "mmrec": lam * sum(one.sqrt() for one in squares) / len(batch.user),
+        "mmrec": lam * sum(square.sqrt() for square in squares) / len(batch.user),
     }
     own = {"paper": {"user_reg": 0.1, "positive_reg": 0.2, "negative_reg": 0.4}}
     assert plain.loss(batch).keys() == {"bpr"}

@@ -65,9 +65,7 @@ def x() -> Tensor:
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
 def test_horizontal_filters_equal_a_loop_of_convolutions(x: Tensor, activation: str) -> None:
     layer = horizontal(window=5, activation=activation)
-    act = {"relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "identity": lambda one: one}[
-        activation
-    ]
+    act = {"relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "identity": lambda z: z}[activation]
     expected = []
     for height, (weight, bias) in enumerate(zip(layer.weight, layer.bias, strict=True), start=1):
         responses = F.conv2d(x[:, None], weight.view(3, 1, height, 6), bias)  # [T, H, L-k+1, 1]
@@ -78,8 +76,8 @@ def test_horizontal_filters_equal_a_loop_of_convolutions(x: Tensor, activation: 
     inputs = [x, *layer.parameters()]
     fast_grads = torch.autograd.grad((found * coefficient).sum(), inputs)
     slow_grads = torch.autograd.grad((slow * coefficient).sum(), inputs)
-    for one, other in zip(fast_grads[1:], slow_grads[1:], strict=True):
-        torch.testing.assert_close(one, other)
+    for grad, other in zip(fast_grads[1:], slow_grads[1:], strict=True):
+        torch.testing.assert_close(grad, other)
     # Starts in empty rows tie; whichever of them is the maximum, real items get the same.
     torch.testing.assert_close(fast_grads[0][2:], slow_grads[0][2:])
     torch.testing.assert_close(fast_grads[0][1, 2:], slow_grads[0][1, 2:])
@@ -134,7 +132,7 @@ def test_windows_by_hand() -> None:
     model = make(window=3)
     view = view_of([[1, 2, 3, 4, 5], [6, 7]])
     batch = training_batch(model, view, samples="all")
-    windows = {tuple(one) for one in model.windows(batch).tolist()}
+    windows = {tuple(window) for window in model.windows(batch).tolist()}
     assert windows == {(0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4), (0, 0, 6)}
 
 
@@ -142,7 +140,7 @@ def test_windows_by_hand() -> None:
 def test_neither_layout_nor_neighbours_move_a_state(name: str) -> None:
     view, model = view_of(HISTORIES), make(name)
     rows = last_rows(view.offsets, torch.arange(4).numpy(), 8)
-    alone = [model.query(history_batch(model, [one], users=[k])) for k, one in enumerate(HISTORIES)]
+    alone = [model.query(history_batch(model, [history], users=[k])) for k, history in enumerate(HISTORIES)]
     for layout in ("packed", "padded", "fixed"):
         batch = Batcher(view.items, view.times, layout=layout, max_len=12).evaluation(rows)
         torch.testing.assert_close(model.query(batch), torch.cat(alone), rtol=0, atol=1e-12)
@@ -168,17 +166,17 @@ def test_state_by_hand() -> None:
     model, official = make(), make("caser:official")
     with torch.no_grad():
         official.item_bias.normal_()
-    for one in (model, official):
-        batch = history_batch(one, [[4, 9, 2]], users=[3])
-        x = one.item_emb(torch.tensor([[0, 0, 4, 9, 2]]))
-        both = torch.cat([one.vertical(x), one.horizontal(x)], 1)
-        z = (both @ one.fc.weight.T + one.fc.bias).relu()
-        z = torch.cat([z, one.user_emb.weight[3:4]], 1)
-        if one is model:
-            expected = (z @ one.out.weight.T + one.out.bias) @ one.item_emb.weight[1:].T
+    for network in (model, official):
+        batch = history_batch(network, [[4, 9, 2]], users=[3])
+        x = network.item_emb(torch.tensor([[0, 0, 4, 9, 2]]))
+        both = torch.cat([network.vertical(x), network.horizontal(x)], 1)
+        z = (both @ network.fc.weight.T + network.fc.bias).relu()
+        z = torch.cat([z, network.user_emb.weight[3:4]], 1)
+        if network is model:
+            expected = (z @ network.out.weight.T + network.out.bias) @ network.item_emb.weight[1:].T
         else:
-            expected = z @ one.out_table.T + one.item_bias
-        torch.testing.assert_close(one.score(batch), expected)
+            expected = z @ network.out_table.T + network.item_bias
+        torch.testing.assert_close(network.score(batch), expected)
 
 
 def test_recboles_relu_keeps_states_positive() -> None:
@@ -193,7 +191,7 @@ def test_recboles_relu_keeps_states_positive() -> None:
 def test_either_kind_of_filter_can_be_left_out(off: str) -> None:
     model = make(**{off: 0})
     model.loss(training_batch(model, toy_view()))["ce"].backward()
-    assert all(one.grad is not None for one in model.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 # Training
@@ -247,7 +245,7 @@ def test_official_windows_are_all_runs(window: int, n_targets: int, tmp_path: Pa
     plan = trainer.plan_epoch()
     assert len(plan.steps) == 5
     batches = list(batches_of_epoch([trainer], [plan]))
-    assert sorted(one for batch in batches for one in found_windows(model, batch)) == sorted(found)
+    assert sorted(window for batch in batches for window in found_windows(model, batch)) == sorted(found)
     expected = [
         (user, tuple(before), tuple(after))
         for user, history in enumerate(histories)
@@ -255,7 +253,7 @@ def test_official_windows_are_all_runs(window: int, n_targets: int, tmp_path: Pa
     ]
     assert sorted(found) == sorted(expected)
     for user, history in enumerate(histories):
-        assert sum(one[0] == user for one in found) == max(1, len(history) - window - n_targets + 1)
+        assert sum(window[0] == user for window in found) == max(1, len(history) - window - n_targets + 1)
 
 
 def test_every_window_has_up_to_n_targets() -> None:
@@ -298,7 +296,7 @@ def test_sampled_losses_of_two_models_at_once() -> None:
     def loss(tensors: dict[str, Tensor], table: Tensor) -> Tensor:
         return models[0]._bce(TrainBatch.of(tensors), table)
 
-    singles = [loss({key: one[k] for key, one in stacked.items()}, tables[k]) for k in (0, 1)]
+    singles = [loss({key: run[k] for key, run in stacked.items()}, tables[k]) for k in (0, 1)]
     torch.testing.assert_close(vmap(loss)(stacked, tables), torch.stack(singles))
 
 
@@ -306,7 +304,7 @@ def test_regulariser_is_the_sum_of_plain_norms() -> None:
     model = make(reg_weight=0.5)
     weights = [model.item_emb.weight, model.user_emb.weight, model.vertical.weight, model.fc.weight]
     weights += [model.out.weight, *model.horizontal.weight]
-    expected = 0.5 * sum(one.square().sum().sqrt() for one in weights)
+    expected = 0.5 * sum(weight.square().sum().sqrt() for weight in weights)
     torch.testing.assert_close(model.loss(training_batch(model, toy_view()))["reg"], expected)
 
 

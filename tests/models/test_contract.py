@@ -41,12 +41,16 @@ def _needs(name: str) -> Needs:
     return make(name).needs
 
 
-NOT_CAUSAL = [one for one in TRAINED if not _needs(one).causal or _needs(one).samples == ("pairs",)]
+NOT_CAUSAL = [name for name in TRAINED if not _needs(name).causal or _needs(name).samples == ("pairs",)]
 
 
 # The newest item has the last position, or the rows of a batch are compared: one pass over all positions is then
 # another loss than one per prefix.
-LENGTHS_COUNT = ["iisan:official", "iisan:left-padded", *(one for one in TRAINED if one.startswith("s3rec"))]
+LENGTHS_COUNT = [
+    "iisan:official",
+    "iisan:left-padded",
+    *(name for name in TRAINED if name.startswith("s3rec")),
+]
 LENGTHS_COUNT += ["gsasrec:official", "gsasrec:as-released", "esasrec:official", "esasrec:newest-first"]
 
 
@@ -65,7 +69,7 @@ def test_only_these_models_are_not_causal() -> None:
     known |= {"mmmlp", "tmmsrec:mlp4rec", "tmmsrec:as-released", "tmmsrec:leaky"}  # states see padding
     known |= {"dif-sr", "tedrec"}  # states see padding and later events
     known.add("mmsr")  # a graph is of the whole history
-    assert {one for one in NOT_CAUSAL if one.partition(":")[0] not in known} <= known
+    assert {name for name in NOT_CAUSAL if name.partition(":")[0] not in known} <= known
 
 
 EVERYWHERE = tuple(
@@ -134,9 +138,11 @@ def _first_step(trainers: list[Trainer]) -> tuple[dict[str, torch.Tensor], dict[
     """Loss terms [S] and gradients [S, ..] of a stack's first step."""
     stack = Stack(trainers)
     with padding_kept_out(trainers[0].model):
-        plans = [one.plan_epoch() for one in trainers]
+        plans = [trainer.plan_epoch() for trainer in trainers]
         names, values = stack.step(next(batches_of_epoch(trainers, plans)))
-    grads = {name: one.grad for name, one in stack.parameters.items() if one.grad is not None}
+    grads = {
+        name: parameter.grad for name, parameter in stack.parameters.items() if parameter.grad is not None
+    }
     return dict(zip(names, values, strict=True)), grads
 
 
@@ -175,7 +181,11 @@ def test_seeds_in_a_stack_have_the_losses_and_gradients_that_they_have_alone(
             torch.testing.assert_close(terms[term][k], value.detach(), rtol=1e-9, atol=1e-12)
         trainer.model.zero_grad()
         torch.stack(list(alone.values())).sum().backward()
-        own = {key: one.grad for key, one in trainer.model.named_parameters() if one.grad is not None}
+        own = {
+            key: parameter.grad
+            for key, parameter in trainer.model.named_parameters()
+            if parameter.grad is not None
+        }
         assert set(own) == set(grads)
         for key, grad in own.items():
             torch.testing.assert_close(

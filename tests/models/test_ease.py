@@ -131,7 +131,7 @@ def test_the_smaller_matrix_is_inverted() -> None:
     for n_users, solver in ((20, "dual"), (60, "dense")):
         model = toy_model("ease", catalog_of(toy_view(n_users=n_users), n_items=33, features=False))
         assert model.extra_state() == {"solver": solver, "fitted_items": 30, "fitted_events": 1.0}
-        assert max(max(one.shape) for one in model.solution.buffers() if one.dim() == 2) <= 30
+        assert max(max(buffer.shape) for buffer in model.solution.buffers() if buffer.dim() == 2) <= 30
 
 
 @pytest.mark.parametrize("values", ["binary", "count"])
@@ -253,9 +253,14 @@ def test_ids_of_items_and_users_mean_nothing(solver: str) -> None:
     shuffled = [histories[user] for user in rng.permutation(len(histories))]
     model, other_items, other_users = (
         toy_model(
-            "ease", catalog_of(one, n_items=30, features=False), solver=solver, k=29, reg_weight=2.0, **EXACT
+            "ease",
+            catalog_of(events, n_items=30, features=False),
+            solver=solver,
+            k=29,
+            reg_weight=2.0,
+            **EXACT,
         )
-        for one in (view, replace(view, items=rename[view.items]), view_of(shuffled))
+        for events in (view, replace(view, items=rename[view.items]), view_of(shuffled))
     )
     history = [4, 9, 2, 9]
     scores = model.score(history_batch(model, [history]))[0]
@@ -269,8 +274,8 @@ def test_ids_of_items_and_users_mean_nothing(solver: str) -> None:
 def test_float32_is_close(solver: str) -> None:
     catalog = catalog_of(toy_view(n_users=60, n_items=80), n_items=80, features=False)
     exact, single = (
-        toy_model("ease", catalog, solver=solver, solve_precision=one, reg_weight=1.0)
-        for one in ("float64", "float32")
+        toy_model("ease", catalog, solver=solver, solve_precision=precision, reg_weight=1.0)
+        for precision in ("float64", "float32")
     )
     batch = history_batch(exact, [[4, 9, 2, 9], list(range(1, 9))])
     assert single.score(batch).dtype == torch.float32 or solver == "dual"
@@ -286,7 +291,9 @@ def test_one_array_of_the_inverse_s_size_is_held(monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(0)
     n_items = 1500
     histories = [rng.choice(n_items, 4, replace=False) + 1 for _ in range(2 * n_items)]
-    catalog = catalog_of(view_of([one.tolist() for one in histories]), n_items=n_items, features=False)
+    catalog = catalog_of(
+        view_of([history.tolist() for history in histories]), n_items=n_items, features=False
+    )
     toy_model("ease", small_catalog(), solver="dense")  # what is imported on the way is there now
     tracemalloc.start()
     model = toy_model("ease", catalog, solver="dense")

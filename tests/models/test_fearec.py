@@ -200,7 +200,7 @@ def test_time_branch_alone_is_sasrec() -> None:
     other = toy_model("sasrec", toy_catalog(), seed=1).double().eval()
     other.load_state_dict(model.state_dict(), strict=True)
     with torch.no_grad():
-        found, expected = (one.score(history_batch(one, histories)) for one in (model, other))
+        found, expected = (network.score(history_batch(network, histories)) for network in (model, other))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -358,7 +358,7 @@ def test_a_user_with_equal_windows_at_other_times_has_two_prefixes() -> None:
     pool.window = record
     for _ in range(20):
         pool.draw(batch)
-    assert {tuple(one.tolist()) for one in drawn[1::2]} == {(3, drawn[1][1].item(), 1)}
+    assert {tuple(draw.tolist()) for draw in drawn[1::2]} == {(3, drawn[1][1].item(), 1)}
 
 
 def test_overfits_64_prefixes() -> None:
@@ -379,7 +379,7 @@ def test_overfits_64_prefixes() -> None:
     assert terms["ce"] < 0.05
     model.eval()
     with torch.no_grad():
-        hit = model.score(history_batch(model, [one[:4] for one in histories])).argmax(1) + 1
+        hit = model.score(history_batch(model, [history[:4] for history in histories])).argmax(1) + 1
     assert (hit == batch.target).double().mean() > 0.95  # each history now chooses its own lags
 
 

@@ -140,7 +140,7 @@ def test_the_whole_graph_is_normalised_and_symmetric() -> None:
 
 def test_repeated_events_are_one_edge() -> None:
     once, thrice = (catalog_of(view_of([h, [2]]), n_items=3) for h in ([1, 2], [1, 2, 1, 1, 2]))
-    first, second = (user_matrix(toy_model("freedom", one, **WHOLE).full) for one in (once, thrice))
+    first, second = (user_matrix(toy_model("freedom", catalog, **WHOLE).full) for catalog in (once, thrice))
     assert torch.equal(first, second)
 
 
@@ -344,9 +344,11 @@ def test_each_seed_of_a_stack_has_its_own_pruned_graphs(tmp_path: Path) -> None:
     stacked = [trainer_of(tmp_path / "stack" / str(seed), seed=seed) for seed in (1, 2, 3)]
     assert dict(fit_together(stacked, size=3)) == dict.fromkeys(range(3))
     assert not any(trainer.progress.notes for trainer in stacked)
-    for one, other in zip(alone, stacked, strict=True):
-        assert not torch.equal(one.model.pruned.source, alone[(alone.index(one) + 1) % 3].model.pruned.source)
-        for name, value in state_of(one.model).items():
+    for scores, other in zip(alone, stacked, strict=True):
+        assert not torch.equal(
+            scores.model.pruned.source, alone[(alone.index(scores) + 1) % 3].model.pruned.source
+        )
+        for name, value in state_of(scores.model).items():
             torch.testing.assert_close(state_of(other.model)[name], value, rtol=1e-6, atol=1e-9)
 
 

@@ -57,7 +57,7 @@ def test_padding_and_other_rows_do_not_matter(name: str) -> None:
     view = view_of(histories)
     model = toy_model(name, toy_catalog(), n_layers=2).double().eval()
     rows = last_rows(view.offsets, torch.arange(4).numpy(), 8)
-    alone = torch.cat([model.query(history_batch(model, [one])) for one in histories])
+    alone = torch.cat([model.query(history_batch(model, [history])) for history in histories])
     for layout in ("padded", "fixed"):
         batch = Batcher(view.items, view.times, layout=layout, max_len=12).evaluation(rows)
         torch.testing.assert_close(model.query(batch), alone, rtol=0, atol=1e-12)
@@ -95,9 +95,9 @@ def test_all_positions_give_the_gradient_of_all_prefixes(name: str) -> None:
     loss_prefix, of_prefix = gradients(model, training_batch(model, view, samples="prefix"))
     assert loss_all == pytest.approx(loss_prefix, rel=1e-13)
     assert of_all.keys() == of_prefix.keys() == dict(model.named_parameters()).keys()
-    for key, one in of_all.items():
-        assert one.any(), key
-        torch.testing.assert_close(one, of_prefix[key], rtol=0, atol=1e-14)
+    for key, part in of_all.items():
+        assert part.any(), key
+        torch.testing.assert_close(part, of_prefix[key], rtol=0, atol=1e-14)
 
 
 def test_dropout_acts_on_embeddings_only() -> None:

@@ -199,7 +199,7 @@ def naive_category_loss(model: HM4SR, batch: Any, *, kind: str) -> torch.Tensor:
         logits = model.category_head(tables[prefix].flatten(1))
         each.append(F.binary_cross_entropy_with_logits(logits, model.categories[prefix], reduction="none"))
     if kind == "sum":
-        return torch.stack([one.sum() for one in each]).mean()
+        return torch.stack([part.sum() for part in each]).mean()
     return torch.cat(each).mean()
 
 

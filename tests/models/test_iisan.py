@@ -36,11 +36,11 @@ N_OFFICIAL, WIDTH = 7, 768
 ROWS = [[1, 2, 3], [4, 2, 5, 1, 6], [3, 7, 5, 2]]
 
 
-def wave(p: int, shape: Sequence[int], scale: float, *, one: bool = False) -> Tensor:
+def wave(p: int, shape: Sequence[int], scale: float, *, offset: bool = False) -> Tensor:
     """c sin(p + i j + i/2 + j) of a matrix, c sin(p + i/2) of a vector; 1 more for the scales of norms."""
     i = torch.arange(shape[0], dtype=torch.float64)
     if len(shape) == 1:
-        return scale * (p + i / 2).sin() + one
+        return scale * (p + i / 2).sin() + offset
     j = torch.arange(shape[1], dtype=torch.float64)
     return scale * (p + i[:, None] * j + i[:, None] / 2 + j).sin()
 
@@ -57,7 +57,7 @@ def place_official_weights(model: Any) -> None:
     """Number the tensors 0..145 in the official order."""
     p = -1
 
-    def put(parameter: Tensor, scale: float, *, one: bool = False, lead: int | None = None) -> None:
+    def put(parameter: Tensor, scale: float, *, offset: bool = False, lead: int | None = None) -> None:
         nonlocal p
         p += 1
         rows = (
@@ -67,7 +67,7 @@ def place_official_weights(model: Any) -> None:
             if parameter.dim() == 1
             else parameter[lead]
         )
-        rows.copy_(wave(p, rows.shape, scale, one=one))
+        rows.copy_(wave(p, rows.shape, scale, offset=offset))
 
     with torch.no_grad():
         side = model.side
@@ -87,17 +87,17 @@ def place_official_weights(model: Any) -> None:
         put(side.join.weight, 0.1)
         put(side.join.bias, 0.3)
         put(model.position_emb.weight, 0.3)
-        put(model.norm.weight, 0.3, one=True)
+        put(model.norm.weight, 0.3, offset=True)
         put(model.norm.bias, 0.3)
         for block in model.encoder.blocks:
             for part in block.attention.qkv.weight.split(8):
                 put(part, 0.3)
             put(block.attention.out.weight, 0.3)
-            put(block.norm1.weight, 0.3, one=True)
+            put(block.norm1.weight, 0.3, offset=True)
             put(block.norm1.bias, 0.3)
             for parameter in (block.up.weight, block.up.bias, block.down.weight, block.down.bias):
                 put(parameter, 0.3)
-            put(block.norm2.weight, 0.3, one=True)
+            put(block.norm2.weight, 0.3, offset=True)
             put(block.norm2.bias, 0.3)
     assert p == 145
 

@@ -66,7 +66,7 @@ def test_each_modality_reaches_its_own_tower_and_the_one_between_both() -> None:
         }  # fmt: skip
 
 
-def test_layers_are_every_second_one_from_the_embeddings_to_the_last() -> None:
+def test_every_second_layer_counts_from_the_embeddings_to_the_last() -> None:
     catalog = toy_catalog()
     reads = [make(catalog), make(catalog, layer_step=1)]
     for model, layers in zip(reads, (range(0, 13, 2), range(13)), strict=True):

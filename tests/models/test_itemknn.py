@@ -150,7 +150,9 @@ def test_idf_weighs_history_items_too() -> None:
 
 @pytest.mark.parametrize("name", ["itemknn", "itemknn-cbf"])
 def test_self_similarity_is_beside_the_k_neighbours(name: str) -> None:
-    plain, repeats = (matrix_of(toy_model(name, toy_catalog(), k=3, self_sim=one)) for one in (0.0, 1.0))
+    plain, repeats = (
+        matrix_of(toy_model(name, toy_catalog(), k=3, self_sim=similarity)) for similarity in (0.0, 1.0)
+    )
     assert not plain.diagonal().any()
     torch.testing.assert_close(repeats - plain, torch.eye(30, dtype=torch.float64))
 

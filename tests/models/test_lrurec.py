@@ -66,7 +66,7 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("position", LAYOUTS, ids=lambda one: "x".join(map(str, one.shape)))
+@pytest.mark.parametrize("position", LAYOUTS, ids=lambda layout: "x".join(map(str, layout.shape)))
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.complex128, 1e-12), (torch.complex64, 1e-4)])
 def test_scan_is_the_loop_in_value_and_gradient(position: Tensor, dtype: torch.dtype, atol: float) -> None:
     torch.manual_seed(0)
@@ -152,7 +152,9 @@ def test_streaming_by_hand_is_the_full_pass(form: str) -> None:
             torch.testing.assert_close(
                 found[segment_end - len(history) + 1 : segment_end + 1], expected, rtol=0, atol=1e-12
             )
-        scores = torch.stack([by_hand(model, one)[-1] for one in HISTORIES]) @ model.item_emb.weight[1:].T
+        scores = (
+            torch.stack([by_hand(model, history)[-1] for history in HISTORIES]) @ model.item_emb.weight[1:].T
+        )
         torch.testing.assert_close(model.score(batch), scores + model.item_bias, rtol=0, atol=1e-12)
 
 
@@ -248,11 +250,11 @@ def test_the_loss_is_the_cross_entropy_of_the_scores() -> None:
 def test_weight_decay_reaches_the_ring_but_no_bias() -> None:
     """As in the released code, whose optimiser leaves out biases and LayerNorms only."""
     model = toy_model("lrurec", toy_catalog())
-    recipe = {key: one.value for key, one in registry.find("lrurec").recipe.settings.items()}
+    recipe = {key: setting.value for key, setting in registry.find("lrurec").recipe.settings.items()}
     config = TrainConfig(weight_decay=recipe["weight_decay"], decay_1d=recipe["decay_1d"], optimizer="adamw")
     decayed = {
-        id(one): group["weight_decay"] > 0 for group in make_optimizer(model, config).param_groups
-        for one in group["params"]
+        id(parameter): group["weight_decay"] > 0 for group in make_optimizer(model, config).param_groups
+        for parameter in group["params"]
     }  # fmt: skip
     for name, parameter in model.named_parameters():
         assert decayed[id(parameter)] == ("bias" not in name and "norm" not in name), name
@@ -275,8 +277,8 @@ def test_overfits_64_sequences() -> None:
     model = toy_model(
         "lrurec", catalog, dropout=0.0, lru_dropout=0.0, hidden_dim=32, state_dim=64, inner_dim=64
     )
-    last = history_batch(model, [one[:4] for one in histories])
-    target = torch.tensor([one[4] for one in histories])
+    last = history_batch(model, [history[:4] for history in histories])
+    target = torch.tensor([history[4] for history in histories])
 
     def step() -> Tensor:
         return F.cross_entropy(model.score(last), target - 1)

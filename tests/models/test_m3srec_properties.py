@@ -51,16 +51,16 @@ def test_one_expert_is_a_feed_forward_layer() -> None:
     assert experts.router is None
 
 
-def test_equal_experts_answer_like_one_whatever_the_router_says() -> None:
+def test_equal_experts_answer_like_a_single_expert_whatever_the_router_says() -> None:
     """Shares sum to 1: what they multiply and what they add."""
     experts, y = mixture(2, 3), torch.randn(2, 9, 4, dtype=torch.float64)
-    one = mixture(2, 1)
+    single = mixture(2, 1)
     with torch.no_grad():
-        experts.up.weight.copy_(one.up.weight.repeat(1, 3, 1))
-        experts.up.bias.copy_(one.up.bias.view(2, 6).repeat(1, 3).flatten())
-        experts.down.weight.copy_(one.down.weight.repeat(1, 1, 3))
-        experts.down_bias.copy_(one.down_bias.view(2, 4).repeat(1, 3).flatten())
-    torch.testing.assert_close(experts(y), one(y))
+        experts.up.weight.copy_(single.up.weight.repeat(1, 3, 1))
+        experts.up.bias.copy_(single.up.bias.view(2, 6).repeat(1, 3).flatten())
+        experts.down.weight.copy_(single.down.weight.repeat(1, 1, 3))
+        experts.down_bias.copy_(single.down_bias.view(2, 4).repeat(1, 3).flatten())
+    torch.testing.assert_close(experts(y), single(y))
 
 
 def test_streams_that_are_equal_stay_equal() -> None:

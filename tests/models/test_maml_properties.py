@@ -233,8 +233,8 @@ def test_stacked_seeds_end_where_single_ones_do(train_nets: bool, tmp_path: Path
         trainer.fit()
     assert dict(fit_together(groups["stack"], size=3)) == dict.fromkeys(range(3))
     assert not any(trainer.progress.notes for trainer in groups["stack"])
-    for one, other in zip(groups["alone"], groups["stack"], strict=True):
-        for name, value in state_of(one.model).items():
+    for group, other in zip(groups["alone"], groups["stack"], strict=True):
+        for name, value in state_of(group.model).items():
             torch.testing.assert_close(state_of(other.model)[name], value, rtol=1e-6, atol=1e-8)
 
 

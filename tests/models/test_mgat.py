@@ -206,7 +206,7 @@ def with_events(histories: list[list[int]], n_items: int = 12) -> Catalog:
 
 def changed_by(first: list[list[int]], second: list[list[int]], **settings: Any) -> list[int]:
     """Return the nodes whose vectors differ between two sets of events of the same sizes."""
-    before, after = (all_nodes(exact_model(with_events(one), **settings)) for one in (first, second))
+    before, after = (all_nodes(exact_model(with_events(events), **settings)) for events in (first, second))
     return ((before - after).abs().amax(1) > 1e-9).nonzero()[:, 0].tolist()
 
 
@@ -301,10 +301,10 @@ def test_one_modality_alone_is_the_mean_over_itself() -> None:
 
 
 def test_one_layer_has_no_parameters_of_a_second() -> None:
-    one, two = (toy_model("mgat", toy_catalog(), n_layers=n) for n in (1, 2))
-    assert not any("layers.1" in name for name in one.state_dict())
+    shallow, two = (toy_model("mgat", toy_catalog(), n_layers=n) for n in (1, 2))
+    assert not any("layers.1" in name for name in shallow.state_dict())
     assert any("layers.1" in name for name in two.state_dict())
-    assert one.item_table().shape == (30, 64)
+    assert shallow.item_table().shape == (30, 64)
     assert two.item_table().shape == (30, 128)
 
 

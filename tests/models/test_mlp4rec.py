@@ -44,7 +44,7 @@ def by_hand(model: Recommender[Any], history: list[int]) -> Tensor:
     n_empty, encoder = 8 - len(history), model.encoder
     is_left = model.config.pad_side == "left"
     items = torch.tensor([0] * n_empty + history if is_left else history + [0] * n_empty)
-    rows = [model.item_emb(items), *(one(items) for one in model.features.values())]  # each [L, D]
+    rows = [model.item_emb(items), *(feature(items) for feature in model.features.values())]  # each [L, D]
 
     def unit(name: str, x: Tensor) -> Tensor:
         mlp = encoder.mlps[name]
@@ -58,15 +58,20 @@ def by_hand(model: Recommender[Any], history: list[int]) -> Tensor:
     for _ in range(model.config.n_layers):
         if model.config.mixing == "parallel":
             normed = [norm("all", row) for row in rows]
-            across = torch.stack([unit("row", torch.stack([one[t] for one in normed])) for t in range(8)], 1)
-            rows = [unit("place", one) + unit("channel", one.T).T + across[k] for k, one in enumerate(normed)]
+            across = torch.stack(
+                [unit("row", torch.stack([feature[t] for feature in normed])) for t in range(8)], 1
+            )
+            rows = [
+                unit("place", feature) + unit("channel", feature.T).T + across[k]
+                for k, feature in enumerate(normed)
+            ]
             continue
         rows = [row + unit("place", norm("place", row)) for row in rows]
         rows = [row + unit("channel", norm("channel", row).T).T for row in rows]
         if len(rows) > 1:
             mixed = [torch.stack([row[t] for row in rows]) for t in range(8)]  # each [K, D]
-            mixed = [one + unit("row", norm("row", one)) for one in mixed]
-            rows = [torch.stack([one[k] for one in mixed]) for k in range(len(rows))]
+            mixed = [part + unit("row", norm("row", part)) for part in mixed]
+            rows = [torch.stack([part[k] for part in mixed]) for k in range(len(rows))]
     last = rows[0][7 if is_left else len(history) - 1]
     return F.layer_norm(last, (6,), encoder.out_norm.weight, encoder.out_norm.bias, eps=1e-12)
 
@@ -158,8 +163,8 @@ def test_the_mixer_is_not_causal_and_sees_the_padding() -> None:
     assert not model.needs.causal
     assert (model.needs.samples, model.needs.layout) == (("prefix",), "fixed")
     first, second = (
-        model.encoder(model.rows(history_batch(model, [one]).item_seq))
-        for one in ([4, 9, 2, 7], [4, 9, 2, 8])
+        model.encoder(model.rows(history_batch(model, [history]).item_seq))
+        for history in ([4, 9, 2, 7], [4, 9, 2, 8])
     )
     assert (first[0, 1] - second[0, 1]).abs().max() > 1e-6
     right, left = make(), make("mlp4rec:left")
@@ -174,7 +179,7 @@ def test_category_rows_are_means() -> None:
     weight = table.emb.weight
     found = table(torch.tensor([[0, 3, 6], [2, 4, 4]]))
     expected = [torch.zeros(6), weight[[3, 4]].mean(0), weight[[1, 2]].mean(0), weight[2], torch.zeros(6)]
-    torch.testing.assert_close(found.flatten(0, 1)[:5], torch.stack([one.double() for one in expected]))
+    torch.testing.assert_close(found.flatten(0, 1)[:5], torch.stack([tensor.double() for tensor in expected]))
 
 
 def test_items_without_a_feature_have_a_zero_row() -> None:

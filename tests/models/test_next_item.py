@@ -107,7 +107,7 @@ DRAWN = [
 ]
 
 
-@pytest.mark.parametrize("settings", DRAWN, ids=lambda one: "-".join(one.values()))
+@pytest.mark.parametrize("settings", DRAWN, ids=lambda drawn: "-".join(drawn.values()))
 def test_the_corrected_sum_is_that_over_the_items_that_are_not_excluded(settings: dict[str, Any]) -> None:
     """E[sum_j e^(s_j - c_j)] over the engine's own draws, within four standard errors."""
     loss = next_item("ss", n_negatives=40, mix=0.7, **settings)
@@ -117,9 +117,9 @@ def test_the_corrected_sum_is_that_over_the_items_that_are_not_excluded(settings
     batch = batch_of([2] * n, user=[1] * n)
     sums = []
     if isinstance(drawer, StepDrawer):
-        one = batch_of([2], user=[1])
+        drawn = batch_of([2], user=[1])
         for items in drawer.draw_steps(n, generator):
-            step = one.with_drawn(**{SHARED: items})
+            step = drawn.with_drawn(**{SHARED: items})
             shown = loss._is_negative(step, items[None])
             assert shown is not None
             sums.append(((scores[items - 1] - loss._correction(step, items[None])).exp() * shown).sum())
@@ -294,7 +294,7 @@ def test_half_precision_is_computed_in_float32() -> None:
         torch.testing.assert_close(half, loss(query.float(), table.float(), batch), rtol=1e-6, atol=0)
 
 
-def test_a_bias_is_one_more_column() -> None:
+def test_a_bias_is_an_additional_column() -> None:
     query, table, bias = random(3, 4), random(6, 4, seed=1), random(6, seed=2)
     wide = torch.cat([query, torch.ones(3, 1).double()], 1), torch.cat([table, bias[:, None]], 1)
     batch = batch_of([2, 3, 6], negatives=[[1, 4], [5, 4], [1, 2]], **{SHARED: [1, 4]})

@@ -83,7 +83,7 @@ def test_seeds_in_a_stack_have_the_losses_that_they_have_alone(
         trainers[-1].begin()
     stack = Stack(trainers)
     with padding_kept_out(trainers[0].model):
-        batch = next(batches_of_epoch(trainers, [one.plan_epoch() for one in trainers]))
+        batch = next(batches_of_epoch(trainers, [trainer.plan_epoch() for trainer in trainers]))
         _, values = stack.step(batch)
     for k, trainer in enumerate(trainers):
         alone = trainer.model.loss(next(batches_of_epoch([trainer], [trainer.plan_epoch()])))

@@ -38,7 +38,7 @@ def make(name: str = "nextitnet", **settings: Any) -> Recommender[Any]:
 def test_neither_layout_nor_neighbours_move_a_state(name: str) -> None:
     view, model = view_of(HISTORIES), make(name)
     rows = last_rows(view.offsets, torch.arange(4).numpy(), 8)
-    alone = torch.cat([model.query(history_batch(model, [one])) for one in HISTORIES])
+    alone = torch.cat([model.query(history_batch(model, [history])) for history in HISTORIES])
     for layout in ("packed", "padded", "fixed"):
         batch = Batcher(view.items, view.times, layout=layout, max_len=12).evaluation(rows)
         torch.testing.assert_close(model.query(batch), alone, rtol=0, atol=1e-12)
@@ -83,9 +83,9 @@ def test_all_positions_give_the_gradient_of_all_prefixes() -> None:
     loss_prefix, of_prefix = gradients(model, training_batch(model, view, samples="prefix"))
     assert loss_all == pytest.approx(loss_prefix, rel=1e-13)
     assert of_all.keys() == of_prefix.keys() == dict(model.named_parameters()).keys()
-    for key, one in of_all.items():
-        assert one.any(), key
-        torch.testing.assert_close(one, of_prefix[key], rtol=0, atol=1e-13)
+    for key, part in of_all.items():
+        assert part.any(), key
+        torch.testing.assert_close(part, of_prefix[key], rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["nextitnet", "nextitnet:official-softmax"])
@@ -123,7 +123,7 @@ def test_regulariser_is_the_sum_of_plain_norms() -> None:
     block = model.encoder.blocks[0]
     weights = [model.item_emb.weight, model.out.weight, block.conv1.map.weight, block.conv2.map.weight]
     weights += [block.norm1.weight, block.norm2.weight]
-    expected = 0.5 * sum(one.square().sum().sqrt() for one in weights)
+    expected = 0.5 * sum(weight.square().sum().sqrt() for weight in weights)
     torch.testing.assert_close(model.loss(training_batch(model, toy_view()))["reg"], expected)
     assert "reg" not in make(reg_weight=0.0).loss(training_batch(model, toy_view()))
 

@@ -32,7 +32,7 @@ def test_means_over_seeds_are_the_expectations(ranks: list) -> None:
         "MRR@10": (1 / place).sum() / N_ITEMS,
     }
     for name, value in expected.items():
-        users = np.stack([parse_metric(name).values(one) for one in ranks])
+        users = np.stack([parse_metric(name).values(rank) for rank in ranks])
         error = users.std() / users.size**0.5
         assert users.mean() == pytest.approx(value, abs=3 * error), name
         # Seeds are independent: their means vary as much as so many independent users do.
@@ -43,22 +43,22 @@ def test_means_over_seeds_are_the_expectations(ranks: list) -> None:
 def test_ranks_are_uniform_without_ties(ranks: list) -> None:
     from scipy.stats import chisquare
 
-    greater = np.concatenate([one.greater for one in ranks])
+    greater = np.concatenate([rank.greater for rank in ranks])
     assert chisquare(np.bincount(greater, minlength=N_ITEMS)).pvalue > 1e-3
-    assert sum(int(one.equal.sum()) for one in ranks) == 0
+    assert sum(int(rank.equal.sum()) for rank in ranks) == 0
 
 
 def test_score_is_fixed_by_seed_user_and_item() -> None:
     model = toy_model("random", toy_catalog(), seed=1)
-    one = model.score(history_batch(model, [[1], [2, 3], [4]], users=[0, 5, 0]))
-    assert torch.equal(one[0], one[2])
-    assert torch.equal(one[1], model.score(history_batch(model, [[7]], users=[5]))[0])
-    assert one.unique().numel() == 60
-    assert one.dtype == torch.float64
-    assert one.min() >= 0
-    assert one.max() < 1
+    scores = model.score(history_batch(model, [[1], [2, 3], [4]], users=[0, 5, 0]))
+    assert torch.equal(scores[0], scores[2])
+    assert torch.equal(scores[1], model.score(history_batch(model, [[7]], users=[5]))[0])
+    assert scores.unique().numel() == 60
+    assert scores.dtype == torch.float64
+    assert scores.min() >= 0
+    assert scores.max() < 1
     other = toy_model("random", toy_catalog(), seed=2).score(history_batch(model, [[1]], users=[0]))
-    assert not torch.isin(other, one).any()
+    assert not torch.isin(other, scores).any()
     assert not model.deterministic
 
 

@@ -31,7 +31,7 @@ def catalog_from(events: Sequence[Event], *, n_items: int, n_users: int = 0, **m
     """The catalogue of these events, which stand in each user's order of time."""
     n_users = max([n_users, *(user + 1 for user, _, _ in events)])
     own = [[(item, time) for who, item, time in events if who == user] for user in range(n_users)]
-    view = view_of([[item for item, _ in one] for one in own], [[time for _, time in one] for one in own])
+    view = view_of([[item for item, _ in part] for part in own], [[time for _, time in part] for part in own])
     return replace(catalog_of(view, n_items=n_items, features=False), **more)
 
 
@@ -49,7 +49,7 @@ def counts_by_hand(
 ) -> list[float]:
     inside = [(user, item) for user, item, time in events if now - window < time <= now]
     inside = sorted(set(inside)) if users else inside
-    return [float(sum(item == one for _, one in inside)) for item in range(1, n_items + 1)]
+    return [float(sum(item == bought for _, bought in inside)) for item in range(1, n_items + 1)]
 
 
 def with_back_off(counts: list[float], every: list[float]) -> list[float]:
@@ -112,7 +112,7 @@ def test_the_moment_is_that_of_the_last_input_event() -> None:
     days = [*range(-MAX_LEN - 2, 0), 10]
     histories, at = [[1, 2], [3], long], [[0, 7], [10], days]
     batch = history_batch(
-        model, histories, times=[[START + day * DAY for day in one] for one in at], users=[0, 1, 2]
+        model, histories, times=[[START + day * DAY for day in days] for days in at], users=[0, 1, 2]
     )
     assert model.score(batch).tolist() == [[1, 1, 1, 0], [0, 2, 2, 0], [0, 2, 2, 0]]
     everywhere = toy_model("recent-pop:global", catalog, backoff=False)
@@ -147,7 +147,7 @@ def score_by_hand(
 ) -> list[float]:
     """The definitions of the specification, one event after the other."""
     n = catalog.n_items
-    events = [one for one in events_of(catalog) if not (settings.get("exclude_own") and one[0] == user)]
+    events = [event for event in events_of(catalog) if not (settings.get("exclude_own") and event[0] == user)]
     form, days = settings.get("form", "window"), settings.get("window_days", 7.0) or math.inf
 
     def counts(window: float) -> list[float]:
@@ -157,7 +157,7 @@ def score_by_hand(
     if form == "decay":
         tau = settings["decay_days"] * DAY
         past = [(item, math.exp((time - now) / tau)) for _, item, time in events if time <= now]
-        return [sum(weight for one, weight in past if one == item) for item in range(1, n + 1)]
+        return [sum(weight for bought, weight in past if bought == item) for item in range(1, n + 1)]
     if form == "trend":
         longer = counts(4 * days * DAY)
         rates = zip(recent, longer, every, strict=True)
@@ -200,12 +200,12 @@ def test_no_event_after_the_moment_is_seen(setting: dict[str, Any]) -> None:
     moments = sorted({time for _, _, time in events})[20:200:37]
     model = toy_model("recent-pop", catalog, **setting)
     for now in moments:
-        later = [one for one in events if one[2] > now]
+        later = [event for event in events if event[2] > now]
         assert later
-        changed = [one for one in events if one[2] <= now]
+        changed = [event for event in events if event[2] <= now]
         changed += [(user, item % 30 + 1, time + 1) for user, item, time in later[:-1]]
         changed += [(user, 3, now + 1) for user in range(10)]
-        order = sorted(changed, key=lambda one: one[2])
+        order = sorted(changed, key=lambda entry: entry[2])
         more = {key: getattr(catalog, key) for key in ("category_ids", "category_offsets", "n_categories")}
         other = toy_model("recent-pop", catalog_from(order, n_items=30, n_users=20, **more), **setting)
         assert torch.equal(ask(model, now, users=[4]), ask(other, now, users=[4]))

@@ -45,9 +45,9 @@ def prune_by_hand(walk: Matrix, k: int, *, by: str, normalise: bool) -> Matrix:
     """Without the diagonal, the k largest of each row (or column); of equal ones the smaller id."""
     size = len(walk)
     kept = [[0.0] * size for _ in range(size)]
-    for one in range(size):
-        others = [other for other in range(size) if other != one]
-        pairs = [(one, other) if by == "source" else (other, one) for other in others]
+    for number in range(size):
+        others = [other for other in range(size) if other != number]
+        pairs = [(number, other) if by == "source" else (other, number) for other in others]
         ranked = sorted(pairs, key=lambda pair: (-walk[pair[0]][pair[1]], pair))
         for i, j in ranked[:k]:
             kept[i][j] = walk[i][j]
@@ -207,8 +207,8 @@ def test_beta_pushes_popular_items_down() -> None:
         means.append(count[best].mean().item())
     assert means == sorted(means, reverse=True)
     assert means[0] > 1.5 * means[-1]
-    one = toy_model("rp3beta", catalog, alpha=1.0, beta=30.0)
-    scores = one.score(history_batch(one, [[1]]))[0]
+    network = toy_model("rp3beta", catalog, alpha=1.0, beta=30.0)
+    scores = network.score(history_batch(network, [[1]]))[0]
     reached = scores > 0
     assert count[scores.argmax()] == count[reached].min()
 
@@ -239,8 +239,8 @@ def test_ids_of_items_and_users_mean_nothing() -> None:
     histories = [history.tolist() for history in np.split(view.items, view.offsets[1:-1])]
     shuffled = [histories[user] for user in rng.permutation(len(histories))]
     model, other_items, other_users = (
-        toy_model("rp3beta", catalog_of(one, n_items=30, features=False), k=29)
-        for one in (view, replace(view, items=rename[view.items]), view_of(shuffled))
+        toy_model("rp3beta", catalog_of(network, n_items=30, features=False), k=29)
+        for network in (view, replace(view, items=rename[view.items]), view_of(shuffled))
     )
     history = [4, 9, 2, 9]
     scores = model.score(history_batch(model, [history]))[0]

@@ -50,7 +50,7 @@ def test_padding_and_neighbours_do_not_matter(name: str) -> None:
     histories = [[4, 9, 2], [1], [3, 3, 8, 20, 30, 7, 7, 2, 5], [11, 12]]
     model = toy_model(name, toy_catalog()).double().eval()
     together = model.query(history_batch(model, histories))
-    alone = torch.cat([model.query(history_batch(model, [one])) for one in histories])
+    alone = torch.cat([model.query(history_batch(model, [history])) for history in histories])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
 
 
@@ -63,8 +63,8 @@ def test_all_positions_give_the_gradient_of_all_prefixes(name: str) -> None:
     loss_prefix, of_prefix = gradients(model, training_batch(model, view, samples="prefix"))
     assert loss_all == pytest.approx(loss_prefix, rel=1e-13)
     assert of_all.keys() == of_prefix.keys()
-    for key, one in of_all.items():
-        torch.testing.assert_close(one, of_prefix[key], rtol=0, atol=1e-14)
+    for key, part in of_all.items():
+        torch.testing.assert_close(part, of_prefix[key], rtol=0, atol=1e-14)
 
 
 def test_history_of_one_attends_to_itself_alone() -> None:
@@ -95,7 +95,7 @@ def test_overfits_64_sequences(name: str, ceiling: float) -> None:
     view = view_of(histories)
     catalog = catalog_of(view, n_items=64, features=False)
     model = toy_model(name, catalog, dropout=0.0, attn_dropout=0.0, hidden_dim=32, inner_dim=64)
-    target = torch.tensor([one[4] for one in histories])
+    target = torch.tensor([history[4] for history in histories])
     seeds = iter(range(10_000))
 
     def step() -> Tensor:

@@ -86,7 +86,7 @@ def test_silent_text_and_image_members_leave_sasrec() -> None:
     single = sasrec(dropout=0.0)
     state = single.state_dict()
     for ours, theirs in (("items", "item_emb"), ("encoder", "official_encoder")):
-        state = {key.replace(f"{theirs}.", f"{ours}."): one for key, one in state.items()}
+        state = {key.replace(f"{theirs}.", f"{ours}."): tensor for key, tensor in state.items()}
     ensemble.members["id"].load_state_dict(state)
     batch = training_batch(single, toy_view())
     loss, found = gradients(ensemble, batch)
@@ -111,7 +111,7 @@ def test_each_member_is_causal_and_blind_to_padding(name: str) -> None:
     for member in ("id", "text", "image"):
         model.members.alone = member
         together = model.query(history_batch(model, HISTORIES))
-        alone = torch.cat([model.query(history_batch(model, [one])) for one in HISTORIES])
+        alone = torch.cat([model.query(history_batch(model, [history])) for history in HISTORIES])
         torch.testing.assert_close(together, alone)
         view = toy_view()
         a = model.query(training_batch(model, view, samples="all"))
@@ -121,12 +121,12 @@ def test_each_member_is_causal_and_blind_to_padding(name: str) -> None:
 
 @BOTH
 def test_equal_members_rank_as_one(name: str) -> None:
-    model, one = make(f"{name}:three-ids"), make(name, modalities=["id"])
+    model, single = make(f"{name}:three-ids"), make(name, modalities=["id"])
     assert list(model.members) == ["id", "id_2", "id_3"]
     for member in model.members.values():
-        member.load_state_dict(one.members["id"].state_dict())
+        member.load_state_dict(single.members["id"].state_dict())
     batch = history_batch(model, HISTORIES)
-    torch.testing.assert_close(model.score(batch), 3 * one.score(batch))
+    torch.testing.assert_close(model.score(batch), 3 * single.score(batch))
 
 
 def test_repeated_members_have_names_of_their_own_and_other_weights() -> None:
@@ -151,14 +151,16 @@ def test_joint_loss_is_of_the_sum_and_separate_losses_are_of_each() -> None:
 def test_ways_to_combine() -> None:
     scores = [torch.randn(3, 40, dtype=torch.float64) * 10, torch.randn(3, 40, dtype=torch.float64)]
     constant = torch.full((3, 40), 2.5, dtype=torch.float64)
-    standard = [(one - one.mean(1, keepdim=True)) / one.std(1, keepdim=True, correction=0) for one in scores]
+    standard = [
+        (score - score.mean(1, keepdim=True)) / score.std(1, keepdim=True, correction=0) for score in scores
+    ]
     torch.testing.assert_close(combine_scores([*scores, constant], "zscore"), sum(standard))
     torch.testing.assert_close(combine_scores(scores, "prob").sum(1), torch.full((3,), 2.0).double())
     moved = [scores[0] + torch.randn(3, 1, dtype=torch.float64), scores[1]]
     for how in ("zscore", "prob"):
         torch.testing.assert_close(combine_scores(moved, how), combine_scores(scores, how))
     logs = [
-        one.log_softmax(1) for one in scores
+        score.log_softmax(1) for score in scores
     ]  # ranks as the raw sum does: shifted by one number per target
     raw = combine_scores(scores, "sum")
     assert torch.equal(combine_scores(logs, "sum").argsort(1), raw.argsort(1))
@@ -189,7 +191,7 @@ def trainer(model: Recommender[Any], folder: Path, **settings: Any) -> Trainer:
 
 
 def weights_of(model: Recommender[Any], member: str) -> dict[str, Tensor]:
-    return {key: one.clone() for key, one in model.members[member].state_dict().items()}
+    return {key: tensor.clone() for key, tensor in model.members[member].state_dict().items()}
 
 
 def fitted(name: str, folder: Path, catalog: Catalog | None = None, **settings: Any) -> Recommender[Any]:
@@ -224,8 +226,10 @@ def test_a_stage_trains_and_ranks_its_member_alone(name: str, tmp_path: Path) ->
     inner: Callable[[Recommender[Any]], float] = run.validate
 
     def validate(current: Recommender[Any]) -> float:
-        asked = [one for one, _ in current.members.active()]
-        trained = {key.split(".")[1] for key, one in current.named_parameters() if one.requires_grad}
+        asked = [member for member, _ in current.members.active()]
+        trained = {
+            key.split(".")[1] for key, parameter in current.named_parameters() if parameter.requires_grad
+        }
         seen.append((asked, sorted(trained)))
         return inner(current)
 
@@ -236,7 +240,7 @@ def test_a_stage_trains_and_ranks_its_member_alone(name: str, tmp_path: Path) ->
     assert order == sorted(order, key=["id", "text", "image"].index)
     assert all(asked == trained for asked, trained in seen)
     assert progress.stage == 3
-    assert [one for one, _ in model.members.active()] == ["id", "text", "image"]  # and together in the end
+    assert [name for name, _ in model.members.active()] == ["id", "text", "image"]  # and together in the end
 
 
 @BOTH
@@ -248,7 +252,7 @@ def test_each_member_ends_with_its_own_best_epoch(name: str, tmp_path: Path) -> 
     kept: list[dict[str, Tensor]] = []
 
     def validate(current: Recommender[Any]) -> float:
-        kept.append({key: one.clone() for key, one in current.state_dict().items()})
+        kept.append({key: tensor.clone() for key, tensor in current.state_dict().items()})
         return next(values)
 
     run.validate = validate
@@ -276,11 +280,11 @@ def test_a_killed_run_goes_on_with_its_member(name: str, call: int, tmp_path: Pa
 
 
 def test_joint_training_is_one_stage() -> None:
-    assert [one.name for one in make().stages] == ["train"]
+    assert [stage.name for stage in make().stages] == ["train"]
     model = make()
     model.start_stage("train")
     model.start_epoch(1)
-    assert all(one.requires_grad for one in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert len(list(model.members.active())) == 3
 
 
@@ -350,7 +354,7 @@ def test_no_member_is_refused(name: str) -> None:
 def test_controls_have_their_sizes() -> None:
     def count(name: str, **settings: Any) -> int:
         model = toy_model(name, toy_catalog(), **settings)
-        return sum(one.numel() for one in model.parameters())
+        return sum(parameter.numel() for parameter in model.parameters())
 
     assert count("sasrec-ensemble:three-ids") == 3 * count("sasrec-ensemble", modalities=["id"])
     assert make("sasrec-ensemble:single-3d", hidden_dim=384).item_table().shape == (30, 384)

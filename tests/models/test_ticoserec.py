@@ -48,7 +48,7 @@ def test_histories_are_whole_beyond_max_len() -> None:
     assert window == list(range(window[0], window[0] + 8))
     assert window[0] < 9  # the batch's own row begins with item 10
     torch.manual_seed(0)
-    assert window in [one for _ in range(20) for one in model.views(batch).tolist()]
+    assert window in [view for _ in range(20) for view in model.views(batch).tolist()]
 
 
 def test_users_with_the_most_even_gaps() -> None:
@@ -109,15 +109,18 @@ def test_hybrid_takes_the_higher_score() -> None:
         similar = kind(catalog)
         similar.update(table)
         for item in range(1, 10):
-            one, two = offline[item - 1].max().item(), online[item - 1].max().item()
+            offline_score, two = offline[item - 1].max().item(), online[item - 1].max().item()
             if kind is TICO.SimilarItems:
                 low, high = (float(m[m > float("-inf")].min()) for m in (offline, online))
-                first = (one - low) / (float(offline.max()) - low)
+                first = (offline_score - low) / (float(offline.max()) - low)
                 second = (two - high) / (float(online.max()) - high)
             else:
                 low = float(offline[offline > float("-inf")].min())
-                first, second = (float(offline.max()) - one) / (float(offline.max()) - low), (two + 1) / 101
-            source = offline if one > float("-inf") and first >= second else online
+                first, second = (
+                    (float(offline.max()) - offline_score) / (float(offline.max()) - low),
+                    (two + 1) / 101,
+                )
+            source = offline if offline_score > float("-inf") and first >= second else online
             assert similar.current[item].item() == source[item - 1].argmax().item() + 1, (kind, item)
 
 
@@ -141,8 +144,8 @@ def test_contrastive_term_waits_for_its_warm_up() -> None:
     expected = plain.loss(batch)
     model.start_epoch(40)
     plain.start_epoch(41)
-    for one in (model, plain):
-        found = one.loss(batch)
+    for network in (model, plain):
+        found = network.loss(batch)
         assert found.keys() == {"bce"}
         assert torch.equal(found["bce"], expected["bce"])
     model.start_epoch(41)
@@ -150,7 +153,7 @@ def test_contrastive_term_waits_for_its_warm_up() -> None:
     assert found.keys() == {"bce", "nce"}
     torch.testing.assert_close(found["bce"], expected["bce"])
     sum(found.values()).backward()
-    assert all(one.grad is not None and one.grad.any() for one in model.parameters())
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
     assert not model.item_emb.weight.grad[0].any()
 
 
@@ -182,9 +185,9 @@ def test_views_hold_inputs_and_known_items_only() -> None:
         for row, user in enumerate(users.tolist()):
             inputs = view.items[view.offsets[user] : view.offsets[user + 1] - 1].tolist()
             near = {int(model.similar.current[item]) for item in inputs}
-            for one in (a[row].tolist(), b[row].tolist()):
-                assert len(one) == 8
-                assert 0 in near or set(one) <= {0, *inputs, *near}
+            for offline_score in (a[row].tolist(), b[row].tolist()):
+                assert len(offline_score) == 8
+                assert 0 in near or set(offline_score) <= {0, *inputs, *near}
             if model.is_uniform[user]:
                 assert a[row].tolist() == b[row].tolist() == [0] * (8 - len(inputs)) + inputs[-8:]
     assert model.is_uniform[users].any()
@@ -196,9 +199,9 @@ def test_history_that_fills_its_row_is_sasrec() -> None:
     other.load_state_dict(model.state_dict(), strict=True)
     histories = [list(range(1, 9)), [5, 5, 5, 1, 30, 2, 9, 4, 6, 7]]
     with torch.no_grad():
-        found, expected = (one.score(history_batch(one, histories)) for one in (model, other))
+        found, expected = (network.score(history_batch(network, histories)) for network in (model, other))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-        short = [history_batch(one, [[1, 2, 3]]) for one in (model, other)]
+        short = [history_batch(network, [[1, 2, 3]]) for network in (model, other)]
         assert (model.score(short[0]) - other.score(short[1])).abs().max() > 1e-6
         other.position_emb.weight.copy_(model.position_emb.weight.roll(3, 0))  # place 0 here is place 5 there
         torch.testing.assert_close(model.score(short[0]), other.score(short[1]), rtol=0, atol=1e-12)

@@ -25,15 +25,15 @@ RATES = [0.1, 0.3, 0.5, 0.7, 1.0]
 
 def rows_of(times: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
     """Items 1, 2, .. with their gaps and lengths; the last time of each list is the target's."""
-    width = max(len(one) for one in times) - 1
+    width = max(len(time) for time in times) - 1
     items, gaps = (
         torch.zeros(len(times), width, dtype=torch.int64),
         torch.zeros(len(times), width, dtype=torch.int64),
     )
-    for row, one in enumerate(times):
-        items[row, : len(one) - 1] = torch.arange(1, len(one))
-        gaps[row, : len(one) - 1] = torch.tensor(one).diff()
-    return items, gaps, torch.tensor([len(one) - 1 for one in times])
+    for row, time in enumerate(times):
+        items[row, : len(time) - 1] = torch.arange(1, len(time))
+        gaps[row, : len(time) - 1] = torch.tensor(time).diff()
+    return items, gaps, torch.tensor([len(time) - 1 for time in times])
 
 
 def random_times(seed: int = 0, n: int = 60) -> list[list[int]]:
@@ -82,16 +82,16 @@ def test_the_window_of_the_specification() -> None:
 def test_crop_takes_the_most_even_window(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    for one, found in zip(times, real(*augmentation.crop(items, gaps, length, rate)), strict=True):
-        width = int(rate * (len(one) - 1))
+    for time, found in zip(times, real(*augmentation.crop(items, gaps, length, rate)), strict=True):
+        width = int(rate * (len(time) - 1))
         if width <= 2:
             assert len(found) == 1
-            assert 1 <= found[0] < len(one)
+            assert 1 <= found[0] < len(time)
             continue
-        start = most_even(one, width)
+        start = most_even(time, width)
         assert found == list(range(start + 1, start + width + 1))
-        least = window_variance(one, start, width)
-        assert all(least <= window_variance(one, k, width) * (1 + 1e-9) for k in range(len(one) - width))
+        least = window_variance(time, start, width)
+        assert all(least <= window_variance(time, k, width) * (1 + 1e-9) for k in range(len(time) - width))
 
 
 def test_a_crop_of_one_item_takes_any() -> None:
@@ -118,9 +118,9 @@ def test_reorder_shuffles_the_most_even_window_only(rate: float) -> None:
     items, gaps, length = rows_of(times)
     torch.manual_seed(0)
     moved = 0
-    for one, found in zip(times, real(*augmentation.reorder(items, gaps, length, rate)), strict=True):
-        width, given = int(rate * (len(one) - 1)), list(range(1, len(one)))
-        start = most_even(one, width) if width > 1 else 0
+    for time, found in zip(times, real(*augmentation.reorder(items, gaps, length, rate)), strict=True):
+        width, given = int(rate * (len(time) - 1)), list(range(1, len(time)))
+        start = most_even(time, width) if width > 1 else 0
         if width < 2:
             assert found == given
         assert found[:start] == given[:start]
@@ -146,13 +146,13 @@ def test_mask_hides_its_share(rate: float, mode: str) -> None:
     torch.manual_seed(0)
     found, size = augmentation.mask(items, gaps, length, rate, mode)
     assert torch.equal(size, length)
-    for one, row in zip(times, found.tolist(), strict=True):
-        n = len(one) - 1
+    for time, row in zip(times, found.tolist(), strict=True):
+        n = len(time) - 1
         hidden = {place for place in range(n) if row[place] == 0}
         assert len(hidden) == int(rate * n)
         assert all(row[place] == place + 1 for place in range(n) if place not in hidden)
         if mode != "random":
-            assert hidden == set(by_gap(one, largest=mode == "maximum")[: int(rate * n)])
+            assert hidden == set(by_gap(time, largest=mode == "maximum")[: int(rate * n)])
 
 
 def test_random_mask_is_uniform() -> None:
@@ -167,10 +167,10 @@ def test_substitute_changes_the_items_with_the_smallest_gaps(rate: float) -> Non
     times = random_times()
     items, gaps, length = rows_of(times)
     found = real(*augmentation.substitute(items, gaps, length, rate, items + 100))
-    for one, row in zip(times, found, strict=True):
-        n = len(one) - 1
+    for time, row in zip(times, found, strict=True):
+        n = len(time) - 1
         changed = {place for place in range(n) if row[place] == place + 101}
-        assert changed == (set(by_gap(one, largest=False)[: max(1, int(rate * n))]) if n > 1 else set())
+        assert changed == (set(by_gap(time, largest=False)[: max(1, int(rate * n))]) if n > 1 else set())
         assert all(row[place] == place + 1 for place in range(n) if place not in changed)
 
 
@@ -179,9 +179,9 @@ def test_insert_follows_the_items_with_the_largest_gaps(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
     found, size = augmentation.insert(items, gaps, length, rate, items + 100)
-    for one, row in zip(times, real(found, size), strict=True):
-        n = len(one) - 1
-        after = set(by_gap(one, largest=True)[: max(1, int(rate * n))])
+    for time, row in zip(times, real(found, size), strict=True):
+        n = len(time) - 1
+        after = set(by_gap(time, largest=True)[: max(1, int(rate * n))])
         expected = [[place + 1, place + 101] if place in after else [place + 1] for place in range(n)]
         assert row == [item for part in expected for item in part]
 
@@ -191,8 +191,8 @@ def test_no_other_places_of_insertion_make_gaps_more_even() -> None:
     times = random_times(seed=1, n=20)
     items, gaps, length = rows_of(times)
     found, size = augmentation.insert(items, gaps, length, 0.3, items + 100)
-    for one, row in zip(times, real(found, size), strict=True):
-        between = np.diff(one).astype(float)
+    for time, row in zip(times, real(found, size), strict=True):
+        between = np.diff(time).astype(float)
         chosen = tuple(item - 101 for item in row if item > 100)
 
         def variance(places: tuple[int, ...], between: np.ndarray = between) -> float:
@@ -208,11 +208,11 @@ def test_places_as_released(largest: bool) -> None:
     """The official code asks at which rank item i stands and takes the answer for a place."""
     times = random_times(seed=2)
     _, gaps, length = rows_of(times)
-    count = torch.tensor([max(1, (len(one) - 1) // 3) for one in times])
+    count = torch.tensor([max(1, (len(time) - 1) // 3) for time in times])
     found = RELEASED.released_positions(gaps, length, count, largest=largest)
     ranked = augmentation.choose_positions(gaps, length, count, largest=largest)
-    for one, row, n in zip(times, found, count.tolist(), strict=True):
-        order = by_gap(one, largest=largest)
+    for time, row, n in zip(times, found, count.tolist(), strict=True):
+        order = by_gap(time, largest=largest)
         assert set(row.nonzero()[:, 0].tolist()) == {order.index(i) for i in range(n)}
     assert torch.equal(found.sum(1), ranked.sum(1))
     assert not torch.equal(found, ranked)
@@ -232,9 +232,9 @@ def test_short_histories_are_not_cropped_or_reordered() -> None:
     torch.manual_seed(0)
     found = views_of(times, reorder_rate=0.7)
     assert found[0] == given  # told to stay alone
-    longer = sum(len(one) == 18 for one in found[1:])
-    masked = sum(0 in one for one in found[1:])
-    changed = sum(any(item > 100 for item in one) and len(one) == 12 for one in found[1:])
+    longer = sum(len(view) == 18 for view in found[1:])
+    masked = sum(0 in view for view in found[1:])
+    changed = sum(any(item > 100 for item in view) and len(view) == 12 for view in found[1:])
     assert longer + masked + changed == 399
     assert [longer, masked, changed] == pytest.approx([133] * 3, abs=40)
 
@@ -245,11 +245,11 @@ def test_long_histories_get_all_five() -> None:
     found = views_of([[k * k for k in range(14)]] * 500, reorder_rate=0.7)
     assert found[0] == given
     kinds = {
-        "insert": [len(one) > 13 for one in found[1:]],
-        "mask": [0 in one for one in found[1:]],
-        "crop": [len(one) == 9 for one in found[1:]],
-        "substitute": [len(one) == 13 and any(item > 100 for item in one) for one in found[1:]],
-        "reorder": [sorted(one) == given and one != given for one in found[1:]],
+        "insert": [len(view) > 13 for view in found[1:]],
+        "mask": [0 in view for view in found[1:]],
+        "crop": [len(view) == 9 for view in found[1:]],
+        "substitute": [len(view) == 13 and any(item > 100 for item in view) for view in found[1:]],
+        "reorder": [sorted(view) == given and view != given for view in found[1:]],
     }
     assert all(sum(ways) == 1 for ways in zip(*kinds.values(), strict=True))
     assert [sum(kind) for kind in kinds.values()] == pytest.approx([100] * 5, abs=40)

@@ -107,7 +107,7 @@ def test_no_tensor_has_a_vector_for_every_pair() -> None:
     batch = training_batch(model, view, samples="last-window")
     sizes: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda one: sizes.append(one.numel()) or one, lambda one: one
+        lambda index: sizes.append(index.numel()) or index, lambda index: index
     ):
         model.loss(batch)
     n_rows, width = batch.item_seq.shape
@@ -128,7 +128,7 @@ def by_hand(model: Recommender[Any], history: list[int], codes: Tensor) -> Tenso
                 key[j] + model.position_key.weight[j] + model.time_key.weight[codes[i, j]]
                 for j in range(i + 1)
             ]
-            logits = torch.stack([one @ query[i] for one in keys]) / dim**0.5
+            logits = torch.stack([key @ query[i] for key in keys]) / dim**0.5
             values = [
                 value[j] + model.position_value.weight[j] + model.time_value.weight[codes[i, j]]
                 for j in range(i + 1)
@@ -186,14 +186,14 @@ def test_a_single_code_is_a_constant(network: str) -> None:
 
 def catalog_with(*times: list[int]) -> Any:
     """Users 0, 1, .. with training events at these times."""
-    return catalog_of(view_of([[1 + k % 9 for k in range(len(one))] for one in times], times), n_items=30)
+    return catalog_of(view_of([[1 + k % 9 for k in range(len(time))] for time in times], times), n_items=30)
 
 
 @pytest.mark.parametrize("rounding", ["floor", "points"])
 def test_shift_and_scale_of_time_change_nothing(rounding: str) -> None:
     scores = []
     for shift, scale in ((0, 1), (123_456_789, 1), (0, 7), (99, 86_400)):
-        own = [START + shift + scale * one for one in (0, 3, 3, 10, 31)]
+        own = [START + shift + scale * second for second in (0, 3, 3, 10, 31)]
         model = lively(catalog=catalog_with(own), interval_rounding=rounding)
         with torch.no_grad():
             scores.append(model.score(history_batch(model, [ITEMS], times=[own])))
@@ -262,7 +262,7 @@ def test_codes_by_hand() -> None:
 
 
 def test_codes_tell_seconds_apart_and_stay_in_range() -> None:
-    times = [START + one for one in (0, 1, 3, 3, 100_000)]  # float32 keeps 128 seconds at this size
+    times = [START + second for second in (0, 1, 3, 3, 100_000)]  # float32 keeps 128 seconds at this size
     model = toy_model("tisasrec", catalog_with(times), time_span=256)
     codes = model.codes(history_batch(model, [[1, 2, 3, 4, 5]], times=[times]))[0, :5, :5]
     assert codes[0].tolist() == [0, 1, 3, 3, 256]
@@ -279,7 +279,7 @@ def test_codes_tell_seconds_apart_and_stay_in_range() -> None:
 
 
 def test_seconds_leave_one_bit_of_daily_times() -> None:
-    times = [START + DAY * one for one in (0, 0, 1, 5, 5)]
+    times = [START + DAY * day for day in (0, 0, 1, 5, 5)]
     codes = {}
     for unit in ("personal", "second"):
         model = toy_model("tisasrec", catalog_with(times), interval_unit=unit)
@@ -297,8 +297,8 @@ def test_every_place_knows_its_user() -> None:
     rows, columns = batch.mask.nonzero(as_tuple=True)
     # Read back from the items: a place's history is a window of its user's events.
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        one = int(user[row, column])
-        events = view.items[start[one] : view.offsets[one + 1]].tolist()
+        index = int(user[row, column])
+        events = view.items[start[index] : view.offsets[index + 1]].tolist()
         first = column - int(batch.position[row, column])
         window = batch.item_seq[row, first : column + 1].tolist()
         assert any(events[k : k + len(window)] == window for k in range(len(events)))
@@ -313,7 +313,9 @@ def test_a_changed_gap_changes_the_score(network: str) -> None:
         moved = [*DAYS[:2], DAYS[2] + DAY, *DAYS[3:]]
         assert (model.score(history_batch(model, [ITEMS], times=[moved])) - before).abs().max() > 1e-6
         moved = [*DAYS[:2], DAYS[2] + 1, *DAYS[3:]]  # lost in rounding down, but for pairs of later events
-        codes = [model.codes(history_batch(model, [ITEMS], times=[one]))[0, 2, :3] for one in (DAYS, moved)]
+        codes = [
+            model.codes(history_batch(model, [ITEMS], times=[times]))[0, 2, :3] for times in (DAYS, moved)
+        ]
         assert torch.equal(*codes)
 
 
@@ -350,9 +352,9 @@ def test_official_loss(variant: str, power: int) -> None:
     batch = training_batch(model, toy_view(), samples="last-window")
     terms = model.loss(batch)
     torch.testing.assert_close(terms["bce"], loss_by_hand("bce", model.score(batch), batch))
-    tables = [one.weight for name, one in model.named_children() if isinstance(one, nn.Embedding)]
+    tables = [module.weight for name, module in model.named_children() if isinstance(module, nn.Embedding)]
     assert len(tables) == 5
-    expected = 5e-5 * sum(torch.linalg.vector_norm(one) ** power for one in tables)
+    expected = 5e-5 * sum(torch.linalg.vector_norm(table) ** power for table in tables)
     torch.testing.assert_close(terms["l2"], expected)
 
 

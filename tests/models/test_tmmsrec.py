@@ -24,7 +24,7 @@ from tests.models.toy import (
     training_batch,
 )
 
-NAMES = ["tmmsrec", *(f"tmmsrec:{one}" for one in VARIANTS)]
+NAMES = ["tmmsrec", *(f"tmmsrec:{variant}" for variant in VARIANTS)]
 
 
 # Encoders
@@ -76,7 +76,7 @@ def test_padding_keys_change_short_histories_only() -> None:
     model, released = shaken(make()), shaken(make("tmmsrec:as-released", **INTENDED | {"padding_keys": True}))
     released.load_state_dict(model.state_dict())
     histories = [[1, 2, 3], list(range(1, 9))]
-    a, b = (one.query(history_batch(one, histories)) for one in (model, released))
+    a, b = (network.query(history_batch(network, histories)) for network in (model, released))
     assert not torch.allclose(a[0], b[0])
     torch.testing.assert_close(a[1], b[1])
 
@@ -84,7 +84,7 @@ def test_padding_keys_change_short_histories_only() -> None:
 @pytest.mark.parametrize("name", ["tmmsrec", "tmmsrec:rp", "tmmsrec:mlp", "tmmsrec:nextitnet"])
 def test_layouts_and_neighbours_do_not_change_a_state(name: str) -> None:
     model = shaken(make(name))
-    alone = torch.cat([model.query(batch_of("padded", [one])) for one in HISTORIES])
+    alone = torch.cat([model.query(batch_of("padded", [history])) for history in HISTORIES])
     for layout in ("packed", "padded", "fixed"):
         torch.testing.assert_close(model.query(batch_of(layout, HISTORIES)), alone)
 
@@ -92,7 +92,7 @@ def test_layouts_and_neighbours_do_not_change_a_state(name: str) -> None:
 def test_gru_backbone_ignores_padding() -> None:
     model = shaken(make("tmmsrec:gru4rec"))
     assert model.needs.layout == "padded"
-    alone = torch.cat([model.query(batch_of("padded", [one])) for one in HISTORIES])
+    alone = torch.cat([model.query(batch_of("padded", [history])) for history in HISTORIES])
     for layout in ("padded", "fixed"):
         torch.testing.assert_close(model.query(batch_of(layout, HISTORIES)), alone)
 
@@ -133,7 +133,7 @@ def test_add_fuses_by_sum_and_meets_the_sum() -> None:
     vectors = model.vectors(batch.item_seq)
     assert two_stage.time is not None
     prepared = two_stage.time.prepare(batch)
-    summed = sum(one + two_stage.time(one, prepared) for one in vectors)
+    summed = sum(vector + two_stage.time(vector, prepared) for vector in vectors)
     state = model.encoders["all"](summed, batch.attention_mask(causal=True), batch.mask)
     torch.testing.assert_close(model.encode(batch), state)
     torch.testing.assert_close(model.item_table(), sum(model.vectors(torch.arange(1, 31))))
@@ -157,7 +157,7 @@ def test_items_without_a_modality_score_nothing_in_it() -> None:
     assert (text.abs().sum(1) == 0).nonzero().flatten().tolist() == [2, 6]
     assert (image.abs().sum(1) == 0).nonzero().flatten().tolist() == [2, 10, 11]
     padding = model.vectors(torch.zeros(1, dtype=torch.int64))
-    assert all((one == 0).all() for one in padding)
+    assert all((vectors == 0).all() for vectors in padding)
 
 
 def test_presence_is_read_from_the_features_when_the_catalogue_has_no_flags() -> None:
@@ -169,7 +169,7 @@ def test_presence_is_read_from_the_features_when_the_catalogue_has_no_flags() ->
 def test_features_of_the_models_width_are_used_as_they_are() -> None:
     catalog = toy_catalog()  # text has 12 dims, image 8
     model = make(catalog=catalog, hidden_dim=12)
-    assert [name for name, one in model.features.items() if one.map is not None] == ["image"]
+    assert [name for name, feature in model.features.items() if feature.map is not None] == ["image"]
     assert catalog.text_feat is not None
     assert torch.equal(model.item_table()[:, 12:24], catalog.text_feat[1:].double())
 
@@ -190,13 +190,24 @@ def test_gradient_reaches_every_parameter_and_every_encoder(name: str) -> None:
     model = make(name)
     (term,) = model.loss(training_batch(model, toy_view())).values()  # eq. 14, or that of the variant ce
     term.backward()
-    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters()
+    )
     for part in model.features.values():
-        assert max(float(one.grad.abs().max()) for one in part.parameters() if one.grad is not None) > 1e-6
+        assert (
+            max(
+                float(parameter.grad.abs().max())
+                for parameter in part.parameters()
+                if parameter.grad is not None
+            )
+            > 1e-6
+        )
     n_groups = len(model.modalities) if model.is_grouped else 1
     for part in model.encoders.values():
         largest = [
-            one.grad.view(n_groups, -1).abs().amax(1) for one in part.parameters() if one.grad is not None
+            parameter.grad.view(n_groups, -1).abs().amax(1)
+            for parameter in part.parameters()
+            if parameter.grad is not None
         ]
         assert torch.stack(largest).amax(0).min() > 1e-6
 
@@ -222,7 +233,7 @@ def test_all_positions_equal_prefixes_in_loss_and_gradient(name: str) -> None:
         batch = batch.with_drawn(negatives=(batch.user * 7 + batch.target * 3)[:, None] % 30 + 1)
         loss = model.loss(batch)["bce"]
         loss.backward()
-        results.append([loss.detach(), *(one.grad for one in model.parameters())])
+        results.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
     assert (
         len(training_batch(model, toy_view(), samples="all").slot) == len(toy_view().items) - 20
     )  # all but each user's first
@@ -246,6 +257,6 @@ def test_initial_weights_are_xavier_normal() -> None:
     block = encoder_of(model, "text").blocks[0]
     for weight, std in ((block.query.weight, 192**-0.5 / 2**0.5), (block.up.weight, 192**-0.5)):
         assert float(weight.detach().std()) == pytest.approx(std, rel=0.05)
-    assert all((one.bias == 0).all() for one in (block.query, block.key, block.value, block.out))
+    assert all((layer.bias == 0).all() for layer in (block.query, block.key, block.value, block.out))
     assert (model.item_emb.weight[0] == 0).all()
     assert float(model.item_emb.weight[1:].detach().std()) == pytest.approx((2 / (31 + 192)) ** 0.5, rel=0.05)

@@ -67,18 +67,18 @@ def test_civil_date_equals_the_calendar() -> None:
         for m, d in ((1, 1), (2, 28), (3, 1), (12, 31))
     ]
     dates = [*days, *edges, *(datetime(y, 2, 29, tzinfo=UTC) for y in (1600, 1968, 2000, 2012, 2400))]
-    stamps = torch.tensor([(one - EPOCH) // timedelta(seconds=1) for one in dates])
+    stamps = torch.tensor([(date - EPOCH) // timedelta(seconds=1) for date in dates])
     for shift in (0, 1, DAY - 1):  # every second of a day is that day, before 1970 too
         year, month, day = civil_date(stamps + shift)
-        assert year.tolist() == [one.year for one in dates]
-        assert month.tolist() == [one.month for one in dates]
-        assert day.tolist() == [one.day for one in dates]
+        assert year.tolist() == [date.year for date in dates]
+        assert month.tolist() == [date.month for date in dates]
+        assert day.tolist() == [date.day for date in dates]
 
 
 def test_civil_date_keeps_shape_and_integers() -> None:
     parts = civil_date(torch.full((2, 3), -1))
-    assert all(one.shape == (2, 3) and one.dtype == torch.int64 for one in parts)
-    assert [int(one[0, 0]) for one in parts] == [1969, 12, 31]
+    assert all(part.shape == (2, 3) and part.dtype == torch.int64 for part in parts)
+    assert [int(part[0, 0]) for part in parts] == [1969, 12, 31]
 
 
 # TIE
@@ -152,18 +152,18 @@ def test_padding_has_angle_zero() -> None:
 def test_equal_times_rotate_all_items_alike() -> None:
     model, plain = make("tmmsrec"), make("tmmsrec:np")
     plain.load_state_dict(model.state_dict())
-    times = [[START] * len(one) for one in HISTORIES]
+    times = [[START] * len(history) for history in HISTORIES]
     batch = history_batch(model, HISTORIES, times=times)
     date = datetime.fromtimestamp(START, UTC)
     p = block_diagonal(date.year, date.month, date.day, 24)
-    rotated = [one + one @ p for one in plain.vectors(batch.item_seq)]
+    rotated = [vector + vector @ p for vector in plain.vectors(batch.item_seq)]
     by_hand = batch.at_slots(plain.encode(batch, rotated)) @ plain.item_table().T
     torch.testing.assert_close(model.score(batch), by_hand)
     assert not torch.allclose(by_hand, plain.score(batch))
 
 
 def test_time_matters_to_tie_and_to_nothing_else() -> None:
-    later = [[START + 400 * DAY * (k + 1) for k in range(len(one))] for one in HISTORIES]
+    later = [[START + 400 * DAY * (k + 1) for k in range(len(history))] for history in HISTORIES]
     for name, is_moved in (
         ("tmmsrec", True),
         ("tmmsrec:np", False),

@@ -53,7 +53,7 @@ def test_table_4_variants_have_one_encoder_per_modality() -> None:
 
 def test_tables_5_and_6_and_the_shared_encoder_have_their_parameters() -> None:
     full, encoder = n_parameters(make()), n_parameters(make("tmmsrec:id").encoders)
-    assert all(n_parameters(make(f"tmmsrec:{one}")) == full for one in ("np", "rp", "vp"))
+    assert all(n_parameters(make(f"tmmsrec:{variant}")) == full for variant in ("np", "rp", "vp"))
     shared = n_parameters(make("tmmsrec:as-released", **INTENDED | {"encoder": "shared"}))
     assert (
         shared
@@ -86,8 +86,8 @@ def test_frozen_features_are_no_weights() -> None:
 
 def catalog_without(*modalities: str) -> Catalog:
     values = dict(vars(toy_catalog()))
-    for one in modalities:
-        values[f"{one}_feat"] = values[f"has_{one}"] = None
+    for modality in modalities:
+        values[f"{modality}_feat"] = values[f"has_{modality}"] = None
     return Catalog(**values)
 
 

@@ -34,7 +34,7 @@ def released_weights(kernel: TriangularKernel) -> Tensor:
 
 def by_hand(model: Recommender[Any], history: list[int]) -> Tensor:
     """The state after the last event, place by place with sums; sigmoid twice."""
-    whole, local = (released_weights(one) for one in (model.mixer.whole, model.mixer.local))
+    whole, local = (released_weights(mixer) for mixer in (model.mixer.whole, model.mixer.local))
     session = len(whole) // model.config.n_sessions
     first = len(whole) - len(history) if model.config.align == "left-pad" else 0
     x = dict(enumerate(model.item_emb.weight[history].detach(), start=first))
@@ -59,7 +59,9 @@ def test_equals_the_sums_by_hand(name: str, n_sessions: int) -> None:
 def test_causal_by_construction() -> None:
     model = make()
     assert model.needs.causal
-    a, b = (model.encode(history_batch(model, [one]))[0] for one in ([4, 9, 2, 7, 5], [4, 9, 2, 8, 5]))
+    a, b = (
+        model.encode(history_batch(model, [history]))[0] for history in ([4, 9, 2, 7, 5], [4, 9, 2, 8, 5])
+    )
     assert torch.equal(a[:3], b[:3])
     assert (a[3:] - b[3:]).abs().amax(-1).min() > 1e-6
 
@@ -104,7 +106,7 @@ def test_the_local_kernel_stays_in_its_session() -> None:
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu", "relu", "identity"])
 def test_more_padding_never_changes_a_state(activation: str) -> None:
     model = make(activation=activation)
-    alone = torch.cat([model.query(history_batch(model, [one])) for one in HISTORIES])
+    alone = torch.cat([model.query(history_batch(model, [history])) for history in HISTORIES])
     torch.testing.assert_close(model.query(history_batch(model, HISTORIES)), alone, rtol=0, atol=1e-12)
     if activation == "identity":
         kernel = model.mixer
@@ -141,7 +143,7 @@ def test_sessions_must_divide_the_length() -> None:
 def test_parameter_count() -> None:
     """Both tables, the bias, and the triangles: L (L + 1) / 2 and S s (s + 1) / 2 entries that act."""
     model = toy_model("trimlp", toy_catalog(), hidden_dim=6)
-    count = sum(one.numel() for one in model.parameters())
+    count = sum(parameter.numel() for parameter in model.parameters())
     assert count == 31 * 6 + 30 * 6 + 30 + 8 * 9 // 2 + 2 * (4 * 5 // 2)
 
 

@@ -21,9 +21,9 @@ def make(name: str = "trimlp-ensemble", catalog: Catalog | None = None, **settin
     model = toy_model(name, catalog or toy_catalog(), **{"hidden_dim": 6, **settings}).double().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for key, one in model.named_parameters():
+        for key, parameter in model.named_parameters():
             if "entries" in key or "head" in key:
-                one.add_(torch.randn(one.shape, generator=generator, dtype=torch.float64))
+                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     return model
 
 
@@ -73,8 +73,8 @@ def test_a_tied_head_starts_as_the_centred_state_and_small_ids() -> None:
 
 
 def test_kernels_belong_to_one_member_each() -> None:
-    kernels = [one.mixer.whole.entries for one in make().members.values()]
-    assert len({one.data_ptr() for one in kernels}) == 3
+    kernels = [member.mixer.whole.entries for member in make().members.values()]
+    assert len({kernel.data_ptr() for kernel in kernels}) == 3
 
 
 def test_rolling_to_the_left_and_back() -> None:
@@ -146,5 +146,5 @@ def test_a_dead_output_bias_is_no_part_of_tied_scores() -> None:
     model = make()
     assert not model.item_table()[:, -1].any()
     linear = make("trimlp-ensemble:linear")
-    biases = sum(one.head.bias for one in linear.members.values())
+    biases = sum(member.head.bias for member in linear.members.values())
     torch.testing.assert_close(linear.item_table()[:, -1], biases)

@@ -67,7 +67,9 @@ def gradients(model: Recommender[Any], batch: TrainBatch) -> tuple[float, dict[s
     assert isinstance(loss, Tensor)
     loss.backward()
     return loss.item(), {
-        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
     }
 
 
@@ -90,9 +92,9 @@ def random_fives() -> list[list[int]]:
 
 def ranks_last_items_first(model: Recommender[Any], histories: Sequence[Sequence[int]]) -> bool:
     """Whether no other item has a higher score after a history's events but the last than that last one."""
-    last = torch.tensor([one[-1] for one in histories])
+    last = torch.tensor([history[-1] for history in histories])
     with torch.no_grad():
-        scores = model.score(history_batch(model, [one[:-1] for one in histories]))
+        scores = model.score(history_batch(model, [history[:-1] for history in histories]))
     return torch.equal(scores.argmax(1) + 1, last)
 
 
@@ -127,7 +129,7 @@ def stack_groups(grouped: nn.Module, members: Sequence[nn.Module]) -> None:
     weights = [dict(member.named_parameters()) for member in members]
     with torch.no_grad():
         for name, parameter in grouped.named_parameters():
-            parameter.copy_(torch.stack([one[name] for one in weights]).view_as(parameter))
+            parameter.copy_(torch.stack([weight[name] for weight in weights]).view_as(parameter))
 
 
 def take_group(member: nn.Module, grouped: nn.Module, g: int) -> None:

@@ -43,13 +43,13 @@ def test_convolution_of_packed_histories_is_torchs_of_each(
 
 def test_taps_stand_where_the_formula_says(x: Tensor) -> None:
     conv = CausalConv(6, 6, kernel_size=3, dilation=2).double()
-    one = torch.eye(6, dtype=torch.float64)
-    none = torch.zeros_like(one)
+    identity = torch.eye(6, dtype=torch.float64)
+    none = torch.zeros_like(identity)
     with torch.no_grad():
         conv.map.bias.zero_()
-        conv.map.weight.copy_(torch.cat([none, none, one], 1))  # W_2 = I
+        conv.map.weight.copy_(torch.cat([none, none, identity], 1))  # W_2 = I
         assert torch.equal(conv(x[None], places(14))[0], x)
-        conv.map.weight.copy_(torch.cat([one, none, none], 1))  # W_0 = I: a shift by 4
+        conv.map.weight.copy_(torch.cat([identity, none, none], 1))  # W_0 = I: a shift by 4
         assert torch.equal(conv(x[None], places(14))[0], F.pad(x, (0, 0, 4, 0))[:14])
 
 

@@ -26,9 +26,9 @@ def dense(weight: Tensor, edges: Graph) -> Tensor:
     """Return the weights as a matrix [n, m], edge after edge."""
     matrix = weight.new_zeros(edges.n_targets, edges.n_sources)
     for number, (source, target) in enumerate(zip(edges.source.tolist(), edges.target.tolist(), strict=True)):
-        one = torch.zeros_like(matrix)
-        one[target, source] = 1.0
-        matrix = matrix + weight[number] * one
+        edge = torch.zeros_like(matrix)
+        edge[target, source] = 1.0
+        matrix = matrix + weight[number] * edge
     return matrix
 
 
@@ -89,8 +89,8 @@ def test_softmax_mix_against_a_loop() -> None:
     outer = draw(N_TARGETS, WIDTH, seed=2)
     found = torch.autograd.grad((edges.softmax_mix(mild, x) * outer).sum(), (mild, x))
     expected = torch.autograd.grad((by_loop(mild, x) * outer).sum(), (mild, x))
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)
+    for value, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, other)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

@@ -63,7 +63,7 @@ def test_a_grouped_encoder_is_as_many_separate_ones(make: Make, slot: Tensor | N
     grouped = make(GROUPS).double()
     stack_groups(grouped, members)
     x = torch.randn(GROUPS, ROWS, WIDTH, DIM, dtype=torch.float64, requires_grad=True)
-    expected = torch.stack([one(x[g], MASK, slot) for g, one in enumerate(members)])
+    expected = torch.stack([member(x[g], MASK, slot) for g, member in enumerate(members)])
     found = grouped(x, MASK, slot)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
@@ -74,8 +74,8 @@ def test_a_grouped_encoder_is_as_many_separate_ones(make: Make, slot: Tensor | N
     given = torch.autograd.grad((found * weight).sum(), [x, *grouped.parameters()])
     torch.testing.assert_close(given[0], wanted[0], rtol=0, atol=1e-12)
     of_members = zip(*[iter(wanted[1:])] * len(list(grouped.parameters())), strict=True)
-    for one, others in zip(given[1:], zip(*of_members, strict=True), strict=True):
-        torch.testing.assert_close(one, torch.stack(others).view_as(one), rtol=0, atol=1e-12)
+    for grad, others in zip(given[1:], zip(*of_members, strict=True), strict=True):
+        torch.testing.assert_close(grad, torch.stack(others).view_as(grad), rtol=0, atol=1e-12)
 
 
 @both
@@ -94,8 +94,8 @@ def test_seeds_stack_on_top_of_groups(make: Make) -> None:
     parameters, buffers = stack_module_state(seeds)
     x = torch.randn(2, GROUPS, ROWS, WIDTH, DIM, dtype=torch.float64)
 
-    def call(weights: Any, rest: Any, one: Tensor) -> Tensor:
-        return functional_call(seeds[0], (weights, rest), (one, MASK, SLOT))
+    def call(weights: Any, rest: Any, single: Tensor) -> Tensor:
+        return functional_call(seeds[0], (weights, rest), (single, MASK, SLOT))
 
     expected = torch.stack([seed(part, MASK, SLOT) for seed, part in zip(seeds, x, strict=True)])
     torch.testing.assert_close(vmap(call)(parameters, buffers, x), expected, rtol=0, atol=1e-12)
@@ -116,8 +116,8 @@ def test_only_biases_and_norms_have_one_dimension(make: Make) -> None:
 
 def test_a_grouped_layer_starts_like_separate_ones() -> None:
     torch.manual_seed(0)
-    one, many = nn.Linear(100, 300), GroupedLinear(GROUPS, 100, 300)
-    for ours, theirs in ((many.weight, one.weight), (many.bias, one.bias)):
+    single, many = nn.Linear(100, 300), GroupedLinear(GROUPS, 100, 300)
+    for ours, theirs in ((many.weight, single.weight), (many.bias, single.bias)):
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
         assert 0.095 < ours.abs().max().item() <= 0.1  # nn.Linear draws from U(-1/sqrt(100), 1/sqrt(100))
 

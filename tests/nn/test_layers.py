@@ -46,8 +46,8 @@ def test_slots_equal_all_places(make: type[nn.Module], n_layers: int, slots: lis
     torch.testing.assert_close(short, whole, rtol=0, atol=1e-12)
     wanted = torch.autograd.grad((whole * weight).sum(), inputs)
     given = torch.autograd.grad((short * weight).sum(), inputs)
-    for one, other in zip(given, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    for value, other in zip(given, wanted, strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 3)])

@@ -138,7 +138,7 @@ def test_info_nce_same_target_rules() -> None:
     logits[0, 2] = logits[2, 0] = 0.0
     zeroed = info_nce(anchor, positive, temperature=0.5, same=same, same_logit=0.0)
     torch.testing.assert_close(zeroed, F.cross_entropy(logits, torch.arange(4)))
-    assert len({round(float(one), 9) for one in (plain, removed, zeroed)}) == 3
+    assert len({round(float(loss), 9) for loss in (plain, removed, zeroed)}) == 3
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

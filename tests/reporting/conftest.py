@@ -56,7 +56,7 @@ def as_ranking(
     chosen = {rule: (under or {}).get(rule, ranks) for rule in RULES}
     return Ranking(
         name=name, user=ranks.user, target=np.ones_like(ranks.user), n_items=ranks.n_candidates,
-        counts={rule: (one.greater, one.equal) for rule, one in chosen.items()}, lists=lists or {},
+        counts={rule: (ranks.greater, ranks.equal) for rule, ranks in chosen.items()}, lists=lists or {},
         made_by=MadeBy(run=run),
     )  # fmt: skip
 
@@ -125,7 +125,7 @@ def fake_run(
 
 def make_table(records: "list[RunRecord]", **request: Any) -> Table:
     """The table of these records; keywords are fields of the request, lists are tuples."""
-    as_tuples = {key: tuple(one) if isinstance(one, list) else one for key, one in request.items()}
+    as_tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in request.items()}
     return build_table(records, TableRequest(**as_tuples))
 
 

@@ -60,7 +60,7 @@ def test_one_order_is_no_band(results: Path) -> None:
         tie_bands(mmbench.load(results_dir=results), metric=HR)
 
 
-def test_a_run_takes_each_order_and_refuses_one_that_is_none(tmp_path: Path) -> None:
+def test_a_run_takes_each_order_and_refuses_unknown_orders(tmp_path: Path) -> None:
     write_toy(tmp_path / "data", histories=random_histories(n_users=40))
     write_toy(tmp_path / "data", "toy@random:1", histories=random_histories(n_users=40), ties="random:1")
     folders = {"data_dir": tmp_path / "data", "results_dir": tmp_path / "results"}

@@ -92,7 +92,7 @@ def test_several_configurations_are_rows_named_by_what_differs(results: Path) ->
     assert {row.label for row in table.rows} == {"SASRec [dropout=0.5]", "SASRec [dropout=0.2]"}
 
 
-def test_one_choice_on_two_data_sets_is_one_row(results: Path) -> None:
+def test_the_same_choice_on_two_data_sets_is_a_single_row(results: Path) -> None:
     """The recipe's own per-dataset values do not split a row; what the user chose does."""
     for dataset, recipe in (("aa", 0.5), ("bb", 0.3)):
         fake_run(results, dataset=dataset, settings={"dropout": recipe})
@@ -288,7 +288,7 @@ def test_valid_targets_can_be_reported(results: Path) -> None:
 
 def test_one_more_hit_moves_the_table_by_one_over_the_users(results: Path) -> None:
     records = [fake_run(results / str(hits), ranks=ranks_with_hits(hits, 273)) for hits in (101, 102)]
-    less, more = (make_table([one], metrics=[HR10]).rows[0].cells[0].mean or 0 for one in records)
+    less, more = (make_table([record], metrics=[HR10]).rows[0].cells[0].mean or 0 for record in records)
     assert more - less == pytest.approx(1 / 273, abs=1e-15)
 
 
@@ -303,9 +303,11 @@ def test_usage_errors(results: Path) -> None:
     for dropout in (0.2, 0.3):
         fake_run(results, "gru4rec", settings={"dropout": dropout}, chosen=("dropout",))
     with pytest.raises(
-        UsageError, match=r"--compare gru4rec matches 2 rows; name one of them by its label: .*dropout=0.2"
+        UsageError, match=r"--compare gru4rec matches 2 rows; name a single row by its label: .*dropout=0.2"
     ):
-        make_table([one for one in all_records(results) if "dropout" in one.settings], compare="gru4rec")
+        make_table(
+            [record for record in all_records(results) if "dropout" in record.settings], compare="gru4rec"
+        )
     chosen = make_table(all_records(results), compare="gru4rec [dropout=0.2]")
     assert chosen.compare == "GRU4Rec [dropout=0.2]"
 

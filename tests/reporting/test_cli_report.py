@@ -42,7 +42,7 @@ def test_choices_of_data_sets_models_and_metrics(folder: Path) -> None:
         results=folder,
     )  # fmt: skip
     lines = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert [(one["dataset"], one["model"], one["metric"]) for one in lines] == [
+    assert [(line["dataset"], line["model"], line["metric"]) for line in lines] == [
         ("bb", "sasrec", "Recall@20"), ("bb", "sasrec", "MRR"), ("bb", "pop", "Recall@20"), ("bb", "pop", "MRR"),
     ]  # fmt: skip
 
@@ -55,7 +55,9 @@ def test_tests_and_corrections_reach_the_table(folder: Path) -> None:
     content = json.loads(done.stdout)
     assert (content["unit"], content["correction"], content["compare"]) == ("user", "bh", "SASRec")
     worse = next(
-        one for one in content["comparisons"] if one["against"] == "HM4SR" and one["metric"] == "HR@10"
+        comparison
+        for comparison in content["comparisons"]
+        if comparison["against"] == "HM4SR" and comparison["metric"] == "HR@10"
     )
     assert worse["outcome"]["direction"] == "worse"
 
@@ -153,7 +155,7 @@ def test_runs_on_the_data_as_prepared_now(tmp_path: Path) -> None:
     assert done.stderr.startswith("warning: left out of the table: data set 'gone' is not prepared")
     assert len(done.stderr.splitlines()) == 1
     content = json.loads(done.stdout)
-    assert [one["name"] for one in content["datasets"]] == ["toy"]
+    assert [dataset["name"] for dataset in content["datasets"]] == ["toy"]
     assert content["datasets"][0]["data_hash"] == now
     write_toy(tmp_path / "data", "toy", features=False, seed=3)
     none = mmbench("report", "--current-data", "-d", "toy", results=root, **data)

@@ -46,14 +46,16 @@ def test_the_default_test_is_scipys_paired_t_against_the_strongest_other(results
 def test_the_family_is_all_rivals_times_all_columns(results: Path) -> None:
     table = make_table(paper_like(results, datasets=("aa", "bb")), compare="HM4SR")
     assert len(table.comparisons) == table.family == 3 * 10
-    raw = [one.outcome.p for one in table.comparisons if isinstance(one.outcome, Verdict)]
+    raw = [
+        comparison.outcome.p for comparison in table.comparisons if isinstance(comparison.outcome, Verdict)
+    ]
     order = np.argsort(raw)
     by_hand = np.empty(30)
     running = 0.0
     for position, at in enumerate(order):
         running = max(running, min(1.0, (30 - position) * raw[at]))
         by_hand[at] = running
-    np.testing.assert_allclose([one.adjusted for one in table.comparisons], by_hand)
+    np.testing.assert_allclose([comparison.adjusted for comparison in table.comparisons], by_hand)
     for part in (
         "30 comparisons in 10 columns",
         "Holm correction over 30 tests",
@@ -65,7 +67,7 @@ def test_the_family_is_all_rivals_times_all_columns(results: Path) -> None:
 def test_corrections(results: Path) -> None:
     records = paper_like(results)
     plain = make_table(records, correction="none", compare="hm4sr")
-    assert all(one.adjusted is None for one in plain.comparisons)
+    assert all(comparison.adjusted is None for comparison in plain.comparisons)
     bh, holm = (make_table(records, correction=kind, compare="hm4sr") for kind in ("bh", "holm"))
     for loose, strict, raw in zip(bh.comparisons, holm.comparisons, plain.comparisons, strict=True):
         assert (raw.p or 0) <= (loose.adjusted or 0) <= (strict.adjusted or 0)
@@ -142,13 +144,13 @@ def test_one_run_gives_words_and_no_p(results: Path) -> None:
     fake_run(results, "pop", ranks=ranks_with_hits(10), deterministic=True)
     fake_run(results, "itemknn", ranks=ranks_with_hits(20), deterministic=True)
     table = make_table(all_records(results), metrics=[HR10])
-    assert [one.p for one in table.comparisons] == [None, None, None]
+    assert [comparison.p for comparison in table.comparisons] == [None, None, None]
     assert headline(table).percent == pytest.approx(25.0)  # the size is known, only the test is not
     assert table.family == 0
     assert "one run" in caption_of(table, "No p")
-    assert "one run per row, so no deviation is known" in caption_of(table, "Numbers")
+    assert "a single run per row, so no deviation is known" in caption_of(table, "Numbers")
     floors = make_table(all_records(results), metrics=[HR10], compare="itemknn")
-    words = {floors.rows[one.rival].model: one.outcome for one in floors.comparisons}
+    words = {floors.rows[comparison.rival].model: comparison.outcome for comparison in floors.comparisons}
     pop = words["pop"]
     assert isinstance(pop, NoVerdict)
     assert pop.words == "constants"
@@ -173,7 +175,7 @@ def test_users_test_is_mcnemar_for_hits_and_randomisation_for_the_rest(results: 
     )
     hits, gains = table.comparisons
     ours, theirs = (
-        one.ranks("test").greater < 10 for one in sorted(all_records(results), key=lambda r: r.model)
+        record.ranks("test").greater < 10 for record in sorted(all_records(results), key=lambda r: r.model)
     )
     won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     assert isinstance(hits.outcome, Verdict)
@@ -201,7 +203,7 @@ def test_users_test_does_not_grow_with_the_number_of_seeds(results: Path) -> Non
 
 def test_hits_averaged_over_runs_take_the_randomisation_test(results: Path) -> None:
     table = make_table(paper_like(results, seeds=3), metrics=[HR10], test="users", compare="hm4sr")
-    assert {one.outcome.test for one in table.comparisons} == {"sign flip (10,000 draws)"}
+    assert {comparison.outcome.test for comparison in table.comparisons} == {"sign flip (10,000 draws)"}
 
 
 def test_wilcoxon_and_sign_flip_say_what_they_cannot_reach(results: Path) -> None:
@@ -209,5 +211,5 @@ def test_wilcoxon_and_sign_flip_say_what_they_cannot_reach(results: Path) -> Non
     for test in ("wilcoxon", "sign-flip"):
         table = make_table(records, test=test, compare="hm4sr")  # type: ignore[arg-type]
         assert "cannot fall below .0625 with n = 5" in caption_of(table, "Test")
-        assert any("no claim is possible: Holm over 15 tests" in one for one in table.warnings)
+        assert any("no claim is possible: Holm over 15 tests" in warning for warning in table.warnings)
     assert not make_table(records, compare="hm4sr").warnings

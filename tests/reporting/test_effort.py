@@ -11,7 +11,8 @@ from mmbench.reporting import TableRequest, build_table
 from mmbench.reporting.table import Table
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import Origin
-from mmbench.tuning.ledger import Ledger, Plan, Trial
+from mmbench.tuning.ledger import Ledger
+from mmbench.tuning.records import Plan, Trial
 from tests.reporting.conftest import fake_run
 
 
@@ -53,7 +54,7 @@ def test_without_a_study_nothing_is_said(tmp_path: Path) -> None:
     assert has_star(table)
 
 
-def test_one_tuned_row_beside_an_untuned_one(tmp_path: Path) -> None:
+def test_a_tuned_row_beside_an_untuned_row(tmp_path: Path) -> None:
     runs = records(tmp_path)
     study(runs[0], 30, lr=0.001)
     table = build_table(runs)

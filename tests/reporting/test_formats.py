@@ -240,13 +240,13 @@ def test_json_holds_seeds_and_every_comparison(table: Table) -> None:
     cell = next(row for row in content["rows"] if row["row"] == "HM4SR")["cells"][0]
     assert cell["seeds"] == [0, 1, 2, 3]
     assert sum(cell["values"]) / 4 == pytest.approx(cell["mean"], abs=1e-15)
-    strongest = [one for one in content["comparisons"] if one["strongest"]]
+    strongest = [comparison for comparison in content["comparisons"] if comparison["strongest"]]
     assert len(strongest) == 10
-    assert {one["against"] for one in strongest} == {"SASRec"}
-    for one in content["comparisons"]:
-        assert one["outcome"]["direction"] in ("better", "worse", "equal")
-        assert one["p_adjusted"] >= one["outcome"]["p"]
-        assert one["interval_95"][0] < one["difference"] < one["interval_95"][1]
+    assert {comparison["against"] for comparison in strongest} == {"SASRec"}
+    for comparison in content["comparisons"]:
+        assert comparison["outcome"]["direction"] in ("better", "worse", "equal")
+        assert comparison["p_adjusted"] >= comparison["outcome"]["p"]
+        assert comparison["interval_95"][0] < comparison["difference"] < comparison["interval_95"][1]
     assert content["sides"] == 2
     assert content["unit"] == "run"
 
@@ -262,8 +262,8 @@ def test_nothing_is_rounded_before_the_renderers(results: Path) -> None:
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_every_format_takes_tables_without_tests_or_values(fmt: str, results: Path) -> None:
-    one = make_table([fake_run(results)])
-    assert "Improved" not in to_text(one, fmt)  # type: ignore[arg-type]
+    table = make_table([fake_run(results)])
+    assert "Improved" not in to_text(table, fmt)  # type: ignore[arg-type]
     failed = make_table([fake_run(results / "x", reason="out of memory")])
     assert "out of memory" in to_text(failed, fmt)  # type: ignore[arg-type]
 

@@ -65,7 +65,7 @@ def test_a_choice_that_is_the_other_data_set_s_own_value_shares_its_row(results:
     }
 
 
-def test_no_two_rows_have_one_label(results: Path) -> None:
+def test_no_two_rows_have_the_same_label(results: Path) -> None:
     """The recipe's values of two data sets are called so, also where one of them is also somebody's choice."""
     for dataset, dropout in (("aa", 0.5), ("bb", 0.3)):
         fake_run(results, dataset=dataset, settings={"dropout": dropout})

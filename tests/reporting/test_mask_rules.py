@@ -42,7 +42,7 @@ def test_the_numbers_are_those_of_the_rule(asked: MaskRule | None, expected: flo
     assert words.get(asked or "none", "no seen item is masked") in caption_of(table, "Metrics")
 
 
-def test_without_a_rule_the_one_of_the_selection_counts(results: Path) -> None:
+def test_without_a_rule_that_of_the_selection_counts(results: Path) -> None:
     two_models(results, other=(50, 45), selected="input")
     table = make_table(all_records(results), metrics=[HR10])
     assert row_of(table, "SASRec").cells[0].mean == pytest.approx(0.45)

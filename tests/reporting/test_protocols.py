@@ -33,13 +33,13 @@ def test_the_same_models_on_both_sides_are_told_apart_by_a_setting(results: Path
     said = refusal(records)
     assert "mask_seen is none against train against input; first: " in said
     assert said.endswith(
-        "(3 protocols in all); choose one side: mmbench report --set mask_seen=none or --set mask_seen=train or "
+        "(3 protocols in all); choose a side: mmbench report --set mask_seen=none or --set mask_seen=train or "
         "--set mask_seen=input"
     )
     for mask in masks:
         kept = keep_settings(records, {"mask_seen": [mask]})
         check_protocols("toys", kept)
-        assert [one.protocol["mask_seen"] for one in kept] == [mask] * 2
+        assert [row.protocol["mask_seen"] for row in kept] == [mask] * 2
 
 
 def test_data_prepared_anew_are_told_apart_by_their_hash(results: Path) -> None:
@@ -47,7 +47,7 @@ def test_data_prepared_anew_are_told_apart_by_their_hash(results: Path) -> None:
     new = run(results, protocol={"data": "b2" * 32, "min_user": 10}, data_hash="b2" * 32)
     said = refusal([old, new])
     assert "data_hash is a1a1a1a1a1a1... against b2b2b2b2b2b2...; min_user is 5 against 10; first" in said
-    assert said.endswith("; choose one side: mmbench report --current-data")
+    assert said.endswith("; choose a side: mmbench report --current-data")
     assert keep_data([old, new], {"toys": "b2" * 32}) == [new]
     assert keep_data([old, new], {"other": "b2" * 32}) == []
 
@@ -63,21 +63,21 @@ def test_every_option_that_is_needed_is_named_and_no_other(results: Path) -> Non
     assert said.endswith(
         "mmbench report --current-data and --set 'candidates=of none' or --set 'candidates=of train'"
     )
-    listed = [run(results, protocol={"require": one}) for one in ([], ["text"])]
-    assert refusal(listed).endswith("; remove the folders of one side")
+    listed = [run(results, protocol={"require": required}) for required in ([], ["text"])]
+    assert refusal(listed).endswith("; remove the folders of a side")
 
 
 def test_values_are_compared_as_they_are_meant(results: Path) -> None:
     settings = {"lr": 0.001, "n_layers": 1, "use_time": True, "samples": "prefix", "sizes": [1, 2]}
-    one = run(results, settings=settings)
+    record = run(results, settings=settings)
     for key, text in (
         ("lr", "1e-3"), ("n_layers", "1.0"), ("use_time", "true"), ("samples", "prefix"), ("sizes", "[1, 2]"),
         ("min_user", "5"),
     ):  # fmt: skip
-        assert keep_settings([one], {key: [text]}) == [one]
+        assert keep_settings([record], {key: [text]}) == [record]
     for key, text in (("use_time", "1"), ("n_layers", "true")):
         with pytest.raises(UsageError, match=f"--set {key}={text}: no run has this value; stored: (true|1)"):
-            keep_settings([one], {key: [text]})
+            keep_settings([record], {key: [text]})
 
 
 def test_values_of_a_key_are_alternatives_and_keys_are_not(results: Path) -> None:
@@ -87,7 +87,7 @@ def test_values_of_a_key_are_alternatives_and_keys_are_not(results: Path) -> Non
     pop = run(results, model="pop")  # has neither
     assert keep_settings([*records, pop], {"dropout": ["0.1", "0.2"]}) == records[:2]
     assert keep_settings([*records, pop], {}) == [*records, pop]
-    with pytest.raises(UsageError, match=r"no run has all of --set dropout=0.1 --set n_layers=2; leave one"):
+    with pytest.raises(UsageError, match=r"no run has all of --set dropout=0.1 --set n_layers=2; leave some"):
         keep_settings(records, {"dropout": ["0.1"], "n_layers": ["2"]})
     with pytest.raises(UsageError, match=r"--set dropuot: unknown setting .*; did you mean 'dropout'\?"):
         keep_settings(records, {"dropuot": ["0.1"]})

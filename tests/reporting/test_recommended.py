@@ -44,12 +44,12 @@ def test_history_list_and_target_of_a_user(pop: RunRecord, shop: Prepared) -> No
     assert [event.item.number for event in shown.history] == own[:-1]
     times = shop.times[shop.offsets[USER] : shop.offsets[USER + 1]].tolist()
     assert [int(event.time.timestamp()) for event in shown.history] == times[:-1]
-    assert [place.item.number for place in shown.places] == by_popularity(shop)[:8]
-    assert [place.rank for place in shown.places] == list(range(1, 9))
+    assert [entry.item.number for entry in shown.entries] == by_popularity(shop)[:8]
+    assert [entry.rank for entry in shown.entries] == list(range(1, 9))
     assert shown.target.number == own[-1]
-    assert {place.item.number for place in shown.places if place.is_target} <= {own[-1]}
+    assert {entry.item.number for entry in shown.entries if entry.is_target} <= {own[-1]}
     assert shown.rank[0] <= by_popularity(shop).index(own[-1]) + 1 <= shown.rank[1]
-    first = shown.places[0].item
+    first = shown.entries[0].item
     assert (first.title, first.id) == (f"thing {first.number - 1}", f"i{first.number - 1:05}")
     names = {f"category {c}" for c in {(first.number - 1) % 6, (first.number - 1) ** 2 % 6}}
     assert first.categories == ("" if (first.number - 1) % 10 == 3 else ", ".join(sorted(names)))
@@ -59,7 +59,7 @@ def test_items_of_the_history_are_left_out_when_asked(pop: RunRecord, shop: Prep
     shown = mmbench.recommend(pop, f"u{USER:05}", 20, mask_seen="input", data_dir=shop.data_dir)
     own = events(shop, USER)
     allowed = [item for item in by_popularity(shop) if item not in own[:-1] or item == own[-1]]
-    assert [place.item.number for place in shown.places] == allowed[:20]
+    assert [entry.item.number for entry in shown.entries] == allowed[:20]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -130,7 +130,7 @@ def test_small_slices_have_no_number(runs: list[RunRecord], shop: Prepared) -> N
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"family": "repeat", "compare": "hm4sr"}, "name one of"),
+        ({"family": "repeat", "compare": "hm4sr"}, "name any of"),
         ({"family": "popluarity"}, "popularity"),
         ({"family": "repeat", "metric": parse_metric("Gini@10")}, "per user"),
     ],

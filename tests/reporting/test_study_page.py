@@ -10,7 +10,7 @@ import pytest
 from mmbench.reporting.studies import Study, is_within_noise
 from mmbench.reporting.study_page import best_so_far, html
 from mmbench.settings.recipe import Searched
-from mmbench.tuning.ledger import Plan, Status, Trial, space_content
+from mmbench.tuning.records import Plan, Status, Trial, space_content
 from mmbench.tuning.space import Dimension
 
 SPACE = {
@@ -53,7 +53,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_the_best_is_the_best_finished_one_and_its_gain_is_said(study: Study) -> None:
+def test_the_best_is_the_best_finished_trial_with_its_gain(study: Study) -> None:
     assert study.best is not None
     assert study.best.number == 6
     assert study.settings == {"max_epochs": 3, **study.trials[6].values}

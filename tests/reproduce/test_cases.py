@@ -23,7 +23,7 @@ def ranking(lists: list[list[int]], users: list[int], targets: list[int]) -> Ran
     )  # fmt: skip
 
 
-def test_the_user_is_the_one_of_the_rule() -> None:
+def test_the_rule_chooses_the_user() -> None:
     """Users 0..4 take 1..5 next; user 2 and 4 are hit by the first model alone, user 4 has the longer history."""
     first = ranking([[9, 9], [2, 9], [3, 9], [9, 9], [9, 5]], [0, 1, 2, 3, 4], [1, 2, 3, 4, 5])
     second = ranking([[9, 9], [9, 4], [9, 9], [9, 2], [1, 9]], [4, 3, 2, 1, 0], [5, 4, 3, 2, 1])

@@ -85,7 +85,7 @@ def test_a_table_from_nothing_and_again(world: World, tmp_path: Path) -> None:
     assert "epoch" not in again.stderr
     assert {path: (path / "run.json").stat().st_mtime_ns for path in cells(world.results)} == made
 
-    overrides = parse_sets([one for one in SMALL if one != "--set"], epochs=1)
+    overrides = parse_sets([argument for argument in SMALL if argument != "--set"], epochs=1)
     as_run = plan(
         results_dir=world.results, datasets=[open_prepared("toy", world.data)], models=["sasrec"], seeds=[1, 2],
         overrides=overrides,
@@ -201,7 +201,7 @@ def test_what_is_stored_is_shown_and_nothing_computed(data_dir: Path, papers: Pa
     assert cells(world.results) == []
     assert world.process("tiny/table1", *RUN, "--seeds", "1", "--stack", "off").returncode == 0
     made = cells(world.results)
-    (next(one for one in made if one.parents[1].name == "random") / "run.json").unlink()
+    (next(path for path in made if path.parents[1].name == "random") / "run.json").unlink()
     shown = world.here("tiny/table1", *RUN, "--stored")
     assert shown.returncode == 0, shown.stderr
     assert len(cells(world.results)) == len(made) - 1

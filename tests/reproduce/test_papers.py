@@ -20,7 +20,7 @@ from tests.reproduce.conftest import PAPER, write_paper
 
 PAPERS = PACKAGE / "papers"
 ASKED = [
-    *(f"hm4sr/{one}" for one in ("table1", "table2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8")),
+    *(f"hm4sr/{name}" for name in ("table1", "table2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8")),
     *(f"tmmsrec/table{number}" for number in (2, 3, 4, 5, 6)),
     *(f"tmmsrec/fig{number}" for number in (2, 4, 5, 6, 7)),
 ]  # fmt: skip
@@ -42,13 +42,13 @@ def test_no_printed_number_is_lost() -> None:
     assert sum(len(table) for table in printed.values()) == 392
     assert sum(1 for _ in (PAPERS / "printed.csv").open()) == 393, "two lines name the same cell"
     for (paper, table), numbers in printed.items():
-        one = find_experiment(f"{paper}/{table}")
-        content = content_of(one.name)
+        experiment = find_experiment(f"{paper}/{table}")
+        content = content_of(experiment.name)
         places = {
             (d, row.method, m) for d in content.datasets for row in content.rows for m in content.metrics
         }
         assert set(numbers) == places
-        assert one.printed == numbers
+        assert experiment.printed == numbers
 
 
 def test_printed_numbers_agree_with_the_recipes() -> None:
@@ -82,10 +82,10 @@ def test_settings_of_registered_rows_exist_and_are_valid(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCORES)
 def test_compared_rows_and_printed_tables_exist(name: str) -> None:
-    one, content = find_experiment(name), content_of(name)
+    experiment, content = find_experiment(name), content_of(name)
     if content.printed_from:
-        assert one.printed
-        shown = {row.method for row in content.all_rows} & {method for _, method, _ in one.printed}
+        assert experiment.printed
+        shown = {row.method for row in content.all_rows} & {method for _, method, _ in experiment.printed}
         assert shown, "no row has a printed value in the table that is named"
     if content.shared:
         assert content.shared.source
@@ -111,20 +111,20 @@ def test_statistics_agree_with_the_catalogue() -> None:
             assert printed is not None
             for count in ("users", "items", "interactions"):
                 assert content.printed[dataset][count] == getattr(printed, count)
-            assert set(content.printed[dataset]) == {one.name for one in content.statistics}
+            assert set(content.printed[dataset]) == {statistic.name for statistic in content.statistics}
 
 
 def test_printed_improvements_of_hm4sr_follow_from_its_columns() -> None:
     """So no percentage stands under a wrong column (TMMSRec's table 4 is known not to follow)."""
     for name in ("hm4sr/table1", "tmmsrec/table5"):
-        one, content = find_experiment(name), content_of(name)
+        experiment, content = find_experiment(name), content_of(name)
         assert content.improved is not None
         texts = iter(content.improved.printed)
         for dataset in content.datasets:
             for metric in content.metrics:
-                own = one.printed[dataset, content.compare, metric]
+                own = experiment.printed[dataset, content.compare, metric]
                 best = max(
-                    one.printed[dataset, row.method, metric]
+                    experiment.printed[dataset, row.method, metric]
                     for row in content.rows
                     if row.method != content.compare
                 )
@@ -148,7 +148,7 @@ def test_unknown_names_get_the_nearest() -> None:
             'datasets = ["toy", "else"]',
             r"\['else'\] have no printed name",
         ),
-        ('label = "Chance"', 'label = "Popular"', "two rows have one label"),
+        ('label = "Chance"', 'label = "Popular"', "two rows have the same label"),
         ('sweep_model = "sasrec"', "", "either rows, or sweeps"),
     ],
 )

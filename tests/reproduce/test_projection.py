@@ -58,7 +58,7 @@ def test_the_command_shows_the_stored_run_s_vectors_and_saves_the_figure(
     )
     shown = projection(record, data_dir)
     widths = {"text": 12, "image": 8, "id": ids.shape[1]}
-    assert [(one.source, one.method, one.width) for one in shown.projected] == [
+    assert [(projection.source, projection.method, projection.width) for projection in shown.projected] == [
         (source, method, width) for source, width in widths.items() for method in ("PCA", "t-SNE")
     ]
     prepared = open_prepared("toy", data_dir)

@@ -33,11 +33,11 @@ def plan(data_dir: Path, papers: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def planned(name: str, data_dir: Path, results: Path, seeds: tuple[int, ...] = (1, 2, 3)) -> Plan:
-    one = find_experiment(name)
+    result = find_experiment(name)
     return make_plan(
-        one,
+        result,
         results_dir=results,
-        targets=choose_targets(one, [], data_dir),
+        targets=choose_targets(result, [], data_dir),
         seeds=seeds,
         overrides=Overrides(),
     )
@@ -64,39 +64,39 @@ def fill(plan: Plan, data_dir: Path) -> dict[Path, RunRecord]:
 
 
 @pytest.fixture
-def one(plan: Plan, data_dir: Path) -> Reproduced:
+def result(plan: Plan, data_dir: Path) -> Reproduced:
     return reproduced(plan, fill(plan, data_dir))
 
 
-def row(one: Reproduced, label: str) -> int:
-    return next(at for at, found in enumerate(one.table.rows) if found.name == label)
+def row(result: Reproduced, label: str) -> int:
+    return next(at for at, found in enumerate(result.table.rows) if found.name == label)
 
 
-def test_rows_and_columns_are_the_paper_s(one: Reproduced) -> None:
-    labels = [found.name for found in one.table.rows]
+def test_rows_and_columns_are_the_paper_s(result: Reproduced) -> None:
+    labels = [found.name for found in result.table.rows]
     assert labels == ["Popular", "Future", "Chance", "SASRec-X", "SASRec (Ours)"]
-    assert [(c.dataset, str(c.metric)) for c in one.table.columns] == [
+    assert [(c.dataset, str(c.metric)) for c in result.table.columns] == [
         ("toy", "HR@10"), ("toy", "NDCG@10"), ("amazon-home", "HR@10"), ("amazon-home", "NDCG@10"),
     ]  # fmt: skip
-    assert one.heads[0] == "Toy (toy) (synthetic)"
-    assert one.heads[2] == "Home (amazon-home), not prepared"
+    assert result.heads[0] == "Toy (toy) (synthetic)"
+    assert result.heads[2] == "Home (amazon-home), not prepared"
 
 
-def test_difference_and_interval_by_hand(one: Reproduced) -> None:
+def test_difference_and_interval_by_hand(result: Reproduced) -> None:
     values = np.array(HITS["random"]) / 120
-    beside = one.beside[row(one, "Chance")][0]
+    beside = result.beside[row(result, "Chance")][0]
     assert beside.printed == 0.1667
     assert beside.difference == pytest.approx(values.mean() - 0.1667)
     assert beside.interval == pytest.approx(t_interval(values))
     assert beside.inside is True
-    ours = one.beside[row(one, "SASRec (Ours)")][1]
+    ours = result.beside[row(result, "SASRec (Ours)")][1]
     low, high = t_interval(np.array(HITS["sasrec"]) / 120) or (0, 0)
     assert high < 1
     assert ours.inside is (low - HALF_DIGIT <= 0.1 <= high + HALF_DIGIT) is False
 
 
-def test_one_run_has_no_interval(one: Reproduced) -> None:
-    beside = one.beside[row(one, "Popular")][0]
+def test_one_run_has_no_interval(result: Reproduced) -> None:
+    beside = result.beside[row(result, "Popular")][0]
     assert (beside.interval, beside.inside) == (None, None)
     assert beside.difference == pytest.approx(10 / 120 - 0.5)
 
@@ -116,14 +116,14 @@ def test_rounding_of_the_printed_number_counts_as_inside(plan: Plan, data_dir: P
         assert found.beside[row(found, "Chance")][0].inside is inside
 
 
-def test_rows_not_yet_and_data_not_prepared_are_shown(one: Reproduced) -> None:
-    future = row(one, "Future")
-    assert all(cell.mean is None for cell in one.table.rows[future].cells)
-    assert one.beside[future][0].printed == 0.0325
-    assert one.beside[future][3].printed == 0.0456
-    assert one.plan.not_yet == ["Future", "SASRec-X"]
-    assert one.plan.not_prepared == ["amazon-home"]
-    said = dict(one.table.caption)
+def test_rows_not_yet_and_data_not_prepared_are_shown(result: Reproduced) -> None:
+    future = row(result, "Future")
+    assert all(cell.mean is None for cell in result.table.rows[future].cells)
+    assert result.beside[future][0].printed == 0.0325
+    assert result.beside[future][3].printed == 0.0456
+    assert result.plan.not_yet == ["Future", "SASRec-X"]
+    assert result.plan.not_prepared == ["amazon-home"]
+    said = dict(result.table.caption)
     assert "Future, SASRec-X" in said["Not yet"]
     assert "mmbench prepare amazon-home" in said["Missing"]
 
@@ -147,8 +147,8 @@ def test_a_row_becomes_live_when_its_model_is_registered(
     ]
 
 
-def test_improved_and_p_are_of_the_own_row_against_the_best_other(one: Reproduced) -> None:
-    content = json.loads(to_text(one, "json"))
+def test_improved_and_p_are_of_the_own_row_against_the_best_other(result: Reproduced) -> None:
+    content = json.loads(to_text(result, "json"))
     against = [line for line in content["comparisons"] if line["strongest"]]
     assert [line["against"] for line in against] == ["Chance", "Chance"]
     ours, best = np.array(HITS["sasrec"]) / 120, np.array(HITS["random"]) / 120
@@ -157,8 +157,8 @@ def test_improved_and_p_are_of_the_own_row_against_the_best_other(one: Reproduce
     assert against[0]["p_adjusted"] is None
 
 
-def test_layout_of_the_terminal_table(one: Reproduced) -> None:
-    lines = to_text(one, "terminal").splitlines()
+def test_layout_of_the_terminal_table(result: Reproduced) -> None:
+    lines = to_text(result, "terminal").splitlines()
     assert lines[0] == "tiny/table1: All methods"
     body = lines[lines.index(next(line for line in lines if line.startswith("Method"))) + 2 :]
     body = body[: next(at for at, line in enumerate(body) if line.startswith("━"))]
@@ -181,11 +181,11 @@ def test_layout_of_the_terminal_table(one: Reproduced) -> None:
     ]
 
 
-def test_markdown_and_csv_have_every_cell(one: Reproduced) -> None:
-    table = [line for line in to_text(one, "markdown").splitlines() if line.startswith("|")]
+def test_markdown_and_csv_have_every_cell(result: Reproduced) -> None:
+    table = [line for line in to_text(result, "markdown").splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert "| *printed*" in table[3]
-    lines = list(csv.DictReader(io.StringIO(to_text(one, "csv"))))
+    lines = list(csv.DictReader(io.StringIO(to_text(result, "csv"))))
     assert len(lines) == 5 * 4
     assert {line["status"] for line in lines} == {"measured", "not yet", "not prepared"}
     chance = next(line for line in lines if line["method"] == "Chance")
@@ -194,15 +194,15 @@ def test_markdown_and_csv_have_every_cell(one: Reproduced) -> None:
     assert float(chance["low"]) < 0.1667 < float(chance["high"])
 
 
-def test_a_restricted_table_keeps_each_printed_text_in_its_column(one: Reproduced) -> None:
-    texts = one.plan.content.improved
+def test_a_restricted_table_keeps_each_printed_text_in_its_column(result: Reproduced) -> None:
+    texts = result.plan.content.improved
     assert texts is not None
-    assert one.place(texts.printed) == list(texts.printed)
-    only = Reproduced(one.plan, one.table, one.beside)
+    assert result.under_columns(texts.printed) == list(texts.printed)
+    only = Reproduced(result.plan, result.table, result.beside)
     object.__setattr__(
-        only, "table", only.table.__class__(**{**vars(only.table), "columns": one.table.columns[2:]})
+        only, "table", only.table.__class__(**{**vars(only.table), "columns": result.table.columns[2:]})
     )
-    assert only.place(texts.printed) == ["+3.00%", "+4.00%"]
+    assert only.under_columns(texts.printed) == ["+3.00%", "+4.00%"]
 
 
 @pytest.fixture
@@ -227,9 +227,9 @@ def test_a_sweep_has_a_row_per_point_and_one_reference(swept: Reproduced) -> Non
 def test_a_sweep_is_stronger_than_set_and_a_row_s_setting_is_weaker(
     plan: Plan, data_dir: Path, tmp_path: Path
 ) -> None:
-    one = find_experiment("tiny/fig1")
+    result = find_experiment("tiny/fig1")
     found = make_plan(
-        one, results_dir=tmp_path, targets=choose_targets(one, [], data_dir), seeds=(1,),
+        result, results_dir=tmp_path, targets=choose_targets(result, [], data_dir), seeds=(1,),
         overrides=Overrides(everywhere={"hidden_dim": 12}),
     )  # fmt: skip
     widths = [cells["toy"][0].settings["hidden_dim"].value for cells in (line.cells for line in found.rows)]
@@ -249,7 +249,7 @@ def test_figures_are_drawn_with_the_measured_numbers(
     assert list(lines.axes[0].lines[1].get_ydata()) == [0.1, 0.1]
     found = planned("tiny/fig2", data_dir, tmp_path)
     bars = draw(reproduced(found, fill(found, data_dir)))
-    assert [one.get_width() for one in bars.axes[0].patches] == pytest.approx([10 / 120, 21 / 120])
+    assert [patch.get_width() for patch in bars.axes[0].patches] == pytest.approx([10 / 120, 21 / 120])
 
 
 def test_dots_lie_where_the_numbers_are() -> None:

@@ -9,7 +9,8 @@ from mmbench.data.store import Prepared
 from mmbench.reproduce.plan import Plan, Target, make_plan
 from mmbench.reproduce.spec import find_experiment
 from mmbench.runs.overrides import Overrides
-from mmbench.tuning.ledger import Ledger, Trial
+from mmbench.tuning.ledger import Ledger
+from mmbench.tuning.records import Trial
 from mmbench.tuning.study import Budget, plan_study
 
 

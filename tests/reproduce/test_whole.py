@@ -56,7 +56,7 @@ def test_the_command_prints_every_experiment_and_the_whole(
     )
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.startswith("tiny/")}
-    assert set(lines) == {one.name for one in experiments_of("tiny")}
+    assert set(lines) == {experiment.name for experiment in experiments_of("tiny")}
     assert lines["tiny/table1"][1:3] == ["5", "0"]
     assert "amazon-home," in lines["tiny/table1"]
     assert "Future," in lines["tiny/table1"]

@@ -67,12 +67,12 @@ def test_other_data_are_another_configuration_and_another_table(tmp_path: Path) 
     items, times, offsets = random_histories()
     changed = items.copy()
     changed[-1] = changed[-1] % 60 + 1
-    one, other = (
+    first, second = (
         cell_on(write_toy(tmp_path / str(at), histories=(events, times, offsets)), tmp_path / "results")
         for at, events in enumerate((items, changed))
     )
-    assert one.config_id != other.config_id
-    assert one.fingerprint != other.fingerprint
+    assert first.config_id != second.config_id
+    assert first.fingerprint != second.fingerprint
 
 
 @pytest.mark.parametrize("rule", ["train", "input"])
@@ -80,9 +80,9 @@ def test_another_mask_rule_is_another_configuration_and_another_table(
     rule: str, toy: Prepared, tmp_path: Path
 ) -> None:
     for model in ("sasrec", "pop"):
-        one, other = cell_on(toy, tmp_path, model), cell_on(toy, tmp_path, model, mask_seen=rule)
-        assert one.config_id != other.config_id
-        assert one.fingerprint != other.fingerprint
+        first, second = cell_on(toy, tmp_path, model), cell_on(toy, tmp_path, model, mask_seen=rule)
+        assert first.config_id != second.config_id
+        assert first.fingerprint != second.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_another_mask_rule_is_another_configuration_and_another_table(
 def test_another_setting_is_another_configuration_of_the_same_table(
     key: str, value: Any, toy: Prepared, tmp_path: Path
 ) -> None:
-    one, other = cell_on(toy, tmp_path), cell_on(toy, tmp_path, **{key: value})
-    assert one.config_id != other.config_id
-    assert one.fingerprint == other.fingerprint
+    first, second = cell_on(toy, tmp_path), cell_on(toy, tmp_path, **{key: value})
+    assert first.config_id != second.config_id
+    assert first.fingerprint == second.fingerprint
 
 
 def test_a_newer_definition_of_metrics_is_another_table(
@@ -109,10 +109,10 @@ def test_a_newer_definition_of_metrics_is_another_table(
 
 
 def test_seeds_share_a_configuration_and_not_a_folder(toy: Prepared, tmp_path: Path) -> None:
-    one, other = (cell_on(toy, tmp_path, seed=seed) for seed in (1, 2))
-    assert identity(one) == identity(other)
-    assert one.path.parent == other.path.parent
-    assert (one.path.name, other.path.name) == ("seed_1", "seed_2")
+    first, second = (cell_on(toy, tmp_path, seed=seed) for seed in (1, 2))
+    assert identity(first) == identity(second)
+    assert first.path.parent == second.path.parent
+    assert (first.path.name, second.path.name) == ("seed_1", "seed_2")
 
 
 def test_features_count_by_what_made_them() -> None:
@@ -132,9 +132,11 @@ def test_other_features_are_another_configuration(tmp_path: Path) -> None:
     prepared = write_toy(tmp_path)
     for name, seed in (("first", 1), ("second", 2)):
         add_features(prepared, "text", name, seed=seed)
-    one, other = (cell_on(prepared, tmp_path, "tmmsrec", text_encoder=name) for name in ("first", "second"))
-    assert one.config_id != other.config_id
-    assert one.fingerprint == other.fingerprint
+    first, second = (
+        cell_on(prepared, tmp_path, "tmmsrec", text_encoder=name) for name in ("first", "second")
+    )
+    assert first.config_id != second.config_id
+    assert first.fingerprint == second.fingerprint
 
 
 def test_two_models_never_share_a_configuration(toy: Prepared, tmp_path: Path) -> None:
@@ -161,14 +163,14 @@ def test_the_mask_rule_reaches_selection_and_stored_ranks(
     record = run_cell(cell_on(toy, tmp_path, mask_seen=rule, **SMALL), device="cpu")
     assert record.selection is not None
     values = {
-        other: mean_value(record.ranking("valid").ranks(other), record.selection.metric) for other in RULES
+        second: mean_value(record.ranking("valid").ranks(second), record.selection.metric) for second in RULES
     }
     assert record.selection.value == pytest.approx(values[rule], rel=1e-12)
     assert values["none"] != values["train"]
     assert values["train"] == values["input"], "a validation target comes after training events only"
     for split in SPLITS:
         assert np.array_equal(record.ranks(split).greater, record.ranking(split).ranks(rule).greater)
-    sums = {int(record.ranking("test").ranks(other).greater.sum()) for other in RULES}
+    sums = {int(record.ranking("test").ranks(second).greater.sum()) for second in RULES}
     assert len(sums) == 3, "the rules differ on the test targets"
 
 
@@ -189,7 +191,9 @@ def test_precision_is_that_of_parameters_and_scores(
     record = run_cell(cell, device="cpu")
     assert record.status == "finished", record.reason
     model = reopen(record, data_dir=data_dir, device="cpu").model
-    stored = {one.dtype for one in load_tensors(cell.path / BEST)[0].values() if one.is_floating_point()}
-    seen = Seen({one.dtype for one in model.parameters()}, model.item_table().dtype, stored)
+    stored = {
+        tensor.dtype for tensor in load_tensors(cell.path / BEST)[0].values() if tensor.is_floating_point()
+    }
+    seen = Seen({parameter.dtype for parameter in model.parameters()}, model.item_table().dtype, stored)
     wanted = getattr(torch, precision)
     assert seen == Seen({wanted}, wanted, {wanted})

@@ -216,8 +216,8 @@ def test_a_floor_is_never_leaky(toy: Prepared, tmp_path: Path) -> None:
     """Nothing selects by the test item there, and its cell is the same one under both settings."""
     slip = Overrides(everywhere={"validation": "test-item"})
     pop, sasrec = (
-        plan(results_dir=tmp_path, datasets=[toy], models=[one], seeds=[1], overrides=slip)[0]
-        for one in ("pop", "sasrec")
+        plan(results_dir=tmp_path, datasets=[toy], models=[name], seeds=[1], overrides=slip)[0]
+        for name in ("pop", "sasrec")
     )
     assert pop.path == cells_of(toy, tmp_path, "pop")[0].path
     assert not execute([pop], watcher=Listener(), device="cpu")[0].leaky

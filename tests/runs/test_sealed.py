@@ -41,34 +41,34 @@ def reachable(root: Any) -> Iterator[tuple[str, np.ndarray]]:
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("trainer", root)]
     while waiting:
-        path, one = waiting.pop()
+        path, thing = waiting.pop()
         if (
-            id(one) in seen
-            or one is None
-            or isinstance(one, (str, bytes, int, float, type, types.ModuleType))
+            id(thing) in seen
+            or thing is None
+            or isinstance(thing, (str, bytes, int, float, type, types.ModuleType))
         ):
             continue
-        seen.add(id(one))
-        if isinstance(one, torch.Tensor):
-            yield path, one.detach().cpu().numpy()
-            waiting += [(f"{path}.grad", one.grad)]
-        elif isinstance(one, np.ndarray):
-            yield path, np.asarray(one)
-            waiting.append((f"{path}.base", one.base))
-        elif isinstance(one, dict):
-            waiting += [(f"{path}[{key!r}]", value) for key, value in one.items()]
-        elif isinstance(one, (list, tuple, set, frozenset)):
-            waiting += [(f"{path}[{k}]", value) for k, value in enumerate(one)]
-        elif isinstance(one, types.FunctionType):
-            cells = zip(one.__code__.co_freevars, one.__closure__ or (), strict=True)
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            yield path, thing.detach().cpu().numpy()
+            waiting += [(f"{path}.grad", thing.grad)]
+        elif isinstance(thing, np.ndarray):
+            yield path, np.asarray(thing)
+            waiting.append((f"{path}.base", thing.base))
+        elif isinstance(thing, dict):
+            waiting += [(f"{path}[{key!r}]", value) for key, value in thing.items()]
+        elif isinstance(thing, (list, tuple, set, frozenset)):
+            waiting += [(f"{path}[{k}]", value) for k, value in enumerate(thing)]
+        elif isinstance(thing, types.FunctionType):
+            cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
             waiting += [(f"{path}<{name}>", cell.cell_contents) for name, cell in cells]
-            waiting += [(f"{path}.defaults", one.__defaults__), (f"{path}.keywords", one.__kwdefaults__)]
-        elif isinstance(one, types.MethodType):
-            waiting += [(f"{path}.self", one.__self__), (f"{path}.func", one.__func__)]
+            waiting += [(f"{path}.defaults", thing.__defaults__), (f"{path}.keywords", thing.__kwdefaults__)]
+        elif isinstance(thing, types.MethodType):
+            waiting += [(f"{path}.self", thing.__self__), (f"{path}.func", thing.__func__)]
         else:
-            waiting += [(f"{path}.{name}", value) for name, value in getattr(one, "__dict__", {}).items()]
-            for slot in getattr(type(one), "__slots__", ()):
-                waiting.append((f"{path}.{slot}", getattr(one, slot, None)))
+            waiting += [(f"{path}.{name}", value) for name, value in getattr(thing, "__dict__", {}).items()]
+            for slot in getattr(type(thing), "__slots__", ()):
+                waiting.append((f"{path}.{slot}", getattr(thing, slot, None)))
 
 
 def leaks(root: Any) -> tuple[list[str], int]:

@@ -69,8 +69,8 @@ def test_memory_that_a_ranking_lacks_once_fails_one_seed(
 
     monkeypatch.setattr(ranking, "_chunks", chunks)
     records = run(cells_of(toy, tmp_path, model))
-    assert sorted(one.status for one in records.values()) == ["failed", "finished", "finished"]
-    (failed,) = (one for one in records.values() if one.status == "failed")
+    assert sorted(record.status for record in records.values()) == ["failed", "finished", "finished"]
+    (failed,) = (record for record in records.values() if record.status == "failed")
     assert ", validation: CUDA out of memory; the ranking needs more: " in failed.reason
     assert not (failed.path / "traceback.txt").exists()
 
@@ -87,7 +87,11 @@ def test_an_unforeseen_error_of_a_seed_trained_alone_fails_that_seed(
 
     monkeypatch.setattr(Trainer, "step", step)
     records = run(cells_of(toy, tmp_path, "gru4rec"))
-    assert {seed: one.status for seed, one in records.items()} == {1: "finished", 2: "failed", 3: "finished"}
+    assert {seed: record.status for seed, record in records.items()} == {
+        1: "finished",
+        2: "failed",
+        3: "finished",
+    }
     assert re.fullmatch(r"trainer\.py:\d+ in train_epoch\(\): RuntimeError: cuDNN error", records[2].reason)
     assert "in step" in (records[2].path / "traceback.txt").read_text()
 
@@ -99,7 +103,7 @@ def test_seeds_that_cannot_be_stacked_end_one_after_another(
     inner, models = execute.build_model, list[Any]()
 
     def build(*given: Any) -> Any:
-        assert [one for one in models if one() is not None] == []
+        assert [model for model in models if model() is not None] == []
         made = inner(*given)
         models.append(weakref.ref(made[0]))
         return made
@@ -109,7 +113,7 @@ def test_seeds_that_cannot_be_stacked_end_one_after_another(
     ended = run_stack(cells, device="cpu", watcher=heard)
     assert next(ended).seed == 1
     assert [(cell.path / LOG).is_file() for cell in cells] == [True, False, False]
-    assert [one.seed for one in ended] == [2, 3]
+    assert [record.seed for record in ended] == [2, 3]
     assert heard.notes == ["trained seed after seed: its loss is not computed for several models at once"]
 
 
@@ -213,6 +217,6 @@ def test_a_record_counts_the_epochs_of_all_stages(
     record = run(cells_of(toy, tmp_path, model, [1]))[1]
     assert (record.status, record.n_epochs) == ("finished", 3 * n_stages)
     assert (record.path / LOG).read_text().count("\n") == record.n_epochs
-    stages = [one.get("stage") for one in record.curve]
+    stages = [point.get("stage") for point in record.curve]
     assert stages == ([None] * 3 if n_stages == 1 else [0, 0, 0, 1, 1, 1, 2, 2, 2])
-    assert [one["epoch"] for one in record.curve] == [1, 2, 3] * n_stages
+    assert [point["epoch"] for point in record.curve] == [1, 2, 3] * n_stages

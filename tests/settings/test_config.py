@@ -104,7 +104,9 @@ def test_the_defaults_of_training_are_valid() -> None:
 def test_later_layers_win_and_are_named(toy: Prepared) -> None:
     entry = registry.find("sasrec:official")
     found = resolve_settings(entry, toy, [Layer(Origin.user, {"hidden_dim": 48})])
-    assert {key: (one.value, one.origin) for key, one in found.items() if key in EXPECTED} == EXPECTED
+    assert {
+        key: (setting.value, setting.origin) for key, setting in found.items() if key in EXPECTED
+    } == EXPECTED
     assert found["max_len"].note == "toy"
     assert found["beta2"].note == "official"
     assert found["lr"].note == entry.recipe.settings["lr"].source
@@ -203,7 +205,7 @@ def test_what_an_experiment_declares_is_weaker_and_what_it_sweeps_is_stronger_th
     )
     layers = overrides.layers("sasrec", ["lr", "n_heads", "dropout"])
     found = resolve(layers, known=["lr", "n_heads", "dropout"], where="test")
-    assert {key: (one.value, one.origin) for key, one in found.items()} == {
+    assert {key: (setting.value, setting.origin) for key, setting in found.items()} == {
         "lr": (0.1, Origin.user), "dropout": (0.2, Origin.experiment), "n_heads": (8, Origin.experiment),
     }  # fmt: skip
 

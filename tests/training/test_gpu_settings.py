@@ -74,8 +74,8 @@ def test_a_step_done_again_sees_the_same_noise(call: int, tmp_path: Path) -> Non
         trainer = make(tmp_path / str(calls), model=model)
         assert len(trainer.fit().notes) == bool(calls)
         trained.append(trainer)
-    assert same(*(state_of(one.model) for one in trained))
-    drawn = [[batch.negatives for batch in one.model.batches] for one in trained]  # type: ignore[union-attr]
+    assert same(*(state_of(model.model) for model in trained))
+    drawn = [[batch.negatives for batch in model.model.batches] for model in trained]  # type: ignore[union-attr]
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
     assert log_of(tmp_path / "0") == log_of(tmp_path / str(call))
 
@@ -134,7 +134,7 @@ def test_bfloat16_products_train_and_leave_float32_weights(
         trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path / matmul)
         trainer.folder.mkdir()
         trainer.fit()
-        assert {one.dtype for one in model.parameters()} == {torch.float32}
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
         trained[matmul] = [line["loss"] for line in log_of(trainer.folder)]
     assert trained["bfloat16"] != trained["float32"]
     for found, expected in zip(trained["bfloat16"], trained["float32"], strict=True):

@@ -44,7 +44,7 @@ def assert_same_end(folder: Path, settings: dict[str, Any], kills: list[tuple[st
     assert log_of(folder / "killed") == log_of(folder / "whole")
     assert same(state_of(last.model), state_of(whole.model))
     for name in (BEST, RESUME):
-        a, b = (checkpoint.load_tensors(folder / one / name)[0] for one in ("whole", "killed"))
+        a, b = (checkpoint.load_tensors(folder / run / name)[0] for run in ("whole", "killed"))
         assert same(a, b), name
 
 
@@ -61,7 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_killed_training_ends_like_one_in_peace(case: str, tmp_path: Path) -> None:
+def test_a_killed_training_ends_like_an_undisturbed_training(case: str, tmp_path: Path) -> None:
     settings = CASES[case]
     whole = make(tmp_path / "count", **settings)
     counter = KillAt(whole, "step", 10**9)
@@ -140,7 +140,7 @@ def test_best_weights_are_those_of_the_best_epoch_wherever_a_kill_falls(seed: in
         assert facts == {"stage": 1, "epoch": found.best_epoch}, call
         assert not (folder / CANDIDATE).exists()
         if stage == 0:  # the first stage ended, with its own best weights, after the kill
-            first_best = max(found.curve[:3], key=lambda one: one["NDCG@20"])["epoch"]
+            first_best = max(found.curve[:3], key=lambda point: point["NDCG@20"])["epoch"]
             assert same(entered[1], seen[0, int(first_best)]), call
     assert call > 20
 

@@ -74,8 +74,8 @@ def fit(trainers: Sequence[Trainer], size: int = 10, watcher: Any = None) -> dic
 
 
 def assert_close(found: Trainer, expected: Trainer) -> None:
-    for name, one in expected.model.named_parameters():
-        assert torch.allclose(found.model.get_parameter(name), one, rtol=1e-8, atol=1e-10), name
+    for name, parameter in expected.model.named_parameters():
+        assert torch.allclose(found.model.get_parameter(name), parameter, rtol=1e-8, atol=1e-10), name
     a, b = found.progress, expected.progress
     assert (a.epoch, a.step, a.best_epoch, a.stopped) == (b.epoch, b.step, b.best_epoch, b.stopped)
     lines, other = log_of(found.folder), log_of(expected.folder)
@@ -99,14 +99,14 @@ CASES: dict[str, TrainConfig] = {
 def test_a_seed_in_a_stack_is_the_seed_alone(case: str, tmp_path: Path) -> None:
     """Float64, without dropout: weights, losses of every epoch, step counts."""
     alone = [make(tmp_path / "alone", seed, config=CASES[case]) for seed in SEEDS]
-    for one in alone:
-        one.fit()
+    for scores in alone:
+        scores.fit()
     stacked = [make(tmp_path / "stack", seed, config=CASES[case]) for seed in SEEDS]
     assert fit(stacked) == dict.fromkeys(SEEDS)
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
     assert not same(state_of(stacked[0].model), state_of(stacked[1].model))
-    assert [one.progress.stack for one in stacked] == [list(SEEDS)] * 3
+    assert [run.progress.stack for run in stacked] == [list(SEEDS)] * 3
     assert alone[0].progress.stack == []
 
 
@@ -114,8 +114,8 @@ def test_negatives_are_those_of_the_seed_alone(tmp_path: Path) -> None:
     alone, stacked = (
         [make(tmp_path / kind, seed, loss="bce") for seed in SEEDS] for kind in ("alone", "stack")
     )
-    for one in alone:
-        one.fit()
+    for scores in alone:
+        scores.fit()
     fit(stacked)
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
@@ -139,8 +139,8 @@ def test_each_seed_stops_on_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> None:
     alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
-    for one in alone:
-        one.fit()
+    for scores in alone:
+        scores.fit()
     ended = fit_together(stacked, size=size)
     assert next(ended) == (0, None)
     assert stacked[-1].stage_epoch == (0, 0), "the first are trained to their ends before the next begin"
@@ -161,7 +161,9 @@ def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> N
     ],
 )
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_killed_stack_ends_like_one_in_peace(method: str, call: int, victim: int, tmp_path: Path) -> None:
+def test_a_killed_stack_ends_like_an_undisturbed_stack(
+    method: str, call: int, victim: int, tmp_path: Path
+) -> None:
     """With dropout: after a kill between two runs' checkpoints all train that epoch again, with the same noise."""
     whole = [make(tmp_path / "whole", seed, rate=0.3) for seed in SEEDS]
     fit(whole)
@@ -177,7 +179,7 @@ def test_a_killed_stack_ends_like_one_in_peace(method: str, call: int, victim: i
         assert not (resumed.folder / PREVIOUS).exists()
 
 
-def test_a_stack_killed_at_any_file_operation_ends_like_one_in_peace(tmp_path: Path) -> None:
+def test_a_stack_killed_at_any_file_operation_ends_like_an_undisturbed_stack(tmp_path: Path) -> None:
     """Every flush and every rename, two seeds, with dropout, one of them stopping early."""
     config = replace(CONFIG, max_epochs=4, patience=1)
 
@@ -190,7 +192,7 @@ def test_a_stack_killed_at_any_file_operation_ends_like_one_in_peace(tmp_path: P
 
     whole = trainers(tmp_path / "whole")
     fit(whole)
-    assert {one.progress.epoch for one in whole} == {2, 4}
+    assert {trainer.progress.epoch for trainer in whole} == {2, 4}
     call, is_killed = 0, True
     while is_killed:
         call += 1
@@ -223,21 +225,21 @@ def test_a_stack_goes_on_alone_and_a_single_run_in_a_stack(tmp_path: Path) -> No
         for seed in SEEDS:
             assert (tmp_path / folder / f"seed_{seed}" / RESUME).is_file()
     alone = [make(tmp_path / "first", seed) for seed in SEEDS]
-    for one in alone:
-        assert len(log_of(one.folder)) == 2
-        one.fit()
+    for scores in alone:
+        assert len(log_of(scores.folder)) == 2
+        scores.fit()
     together = [make(tmp_path / "second", seed) for seed in SEEDS]
     fit(together)
     for found in (alone, together):
-        for one, expected in zip(found, whole, strict=True):
-            assert_close(one, expected)
+        for loss, expected in zip(found, whole, strict=True):
+            assert_close(loss, expected)
 
 
 def test_with_dropout_the_same_stack_gives_the_same_bits(tmp_path: Path) -> None:
     runs = [[make(tmp_path / kind, seed, rate=0.3) for seed in SEEDS] for kind in "ab"]
-    for number, one in enumerate(runs):
+    for number, run in enumerate(runs):
         torch.manual_seed(number)  # what the process drew before must not matter
-        fit(one)
+        fit(run)
     for a, b in zip(*runs, strict=True):
         assert same(state_of(a.model), state_of(b.model))
     alone = make(tmp_path / "alone", SEEDS[0], rate=0.3)
@@ -305,8 +307,8 @@ def test_out_of_memory_makes_smaller_stacks_and_says_so(
         return inner(self, *given)
 
     alone = [make(tmp_path / "alone", seed) for seed in SEEDS]
-    for one in alone:
-        one.fit()
+    for scores in alone:
+        scores.fit()
     monkeypatch.setattr(Stack, "step", step)
     stacked, notes = [make(tmp_path / "stack", seed) for seed in SEEDS], Notes()
     assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
@@ -314,7 +316,7 @@ def test_out_of_memory_makes_smaller_stacks_and_says_so(
         *(f"out of GPU memory; continued with {n} rows of logits at once" for n in (256, 128, 64)),
         "out of GPU memory; continued with 2 seeds at once",
     ]
-    assert [one.progress.notes for one in stacked] == [notes.notes] * 3
+    assert [run.progress.notes for run in stacked] == [notes.notes] * 3
     assert losses.rows_of_logits() == losses.ROWS_OF_LOGITS
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
@@ -334,14 +336,14 @@ def test_a_model_that_torch_cannot_stack_is_trained_seed_after_seed(tmp_path: Pa
         return trainer
 
     alone = [make(tmp_path / "alone", seed) for seed in SEEDS]
-    for one in alone:
-        one.fit()
+    for scores in alone:
+        scores.fit()
     stacked, notes = [looks_at_values(make(tmp_path / "stack", seed)) for seed in SEEDS], Notes()
     assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
     assert len(notes.notes) == 1
     assert notes.notes[0].startswith("trained seed after seed, the stack failed: ")
-    assert [one.progress.notes for one in stacked] == [notes.notes] * 3
-    assert [one.progress.stack for one in stacked] == [[], [], []], "the record must not claim a stack"
+    assert [run.progress.notes for run in stacked] == [notes.notes] * 3
+    assert [run.progress.stack for run in stacked] == [[], [], []], "the record must not claim a stack"
     for found, expected in zip(stacked, alone, strict=True):
         assert_close(found, expected)
 

@@ -68,7 +68,7 @@ def test_zero_on_validation_is_a_first_best(tmp_path: Path) -> None:
 
 def test_max_epochs_stops_and_the_last_epoch_is_validated(tmp_path: Path) -> None:
     found, _ = run_scripted(tmp_path, [0.1, 0.2, 0.3], max_epochs=5, eval_every=2)
-    assert [int(one["epoch"]) for one in found.curve] == [2, 4, 5]
+    assert [int(point["epoch"]) for point in found.curve] == [2, 4, 5]
     assert (found.stopped, found.best_epoch) == ("max_epochs", 5)
 
 
@@ -88,7 +88,7 @@ def test_the_best_weights_are_loaded_at_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_loss_that_is_no_number_names_epoch_batch_and_term(
+def test_a_loss_that_is_not_finite_names_epoch_batch_and_term(
     bad: float, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU the loss is looked at every few steps only, and the batch is named all the same."""
@@ -110,7 +110,7 @@ def test_a_loss_that_is_no_number_names_epoch_batch_and_term(
     assert [line["epoch"] for line in log_of(tmp_path / "bad")] == [1]
 
 
-def test_a_score_that_is_no_number_names_the_epoch(tmp_path: Path) -> None:
+def test_a_score_that_is_not_finite_names_the_epoch(tmp_path: Path) -> None:
     def validate(model: Recommender[Any]) -> float:
         raise RunError("user number 3 has no finite score")
 
@@ -171,7 +171,7 @@ def test_every_stage_with_early_stopping_looks_for_its_own_best(tmp_path: Path) 
     assert (found.stage, found.epoch, found.best_epoch, found.best) == (2, 4, 2, 0.3)
     assert same(entry[1], snapshots[1]), "the second stage starts from the first's best weights"
     assert same(state_of(trainer.model), snapshots[5])
-    assert [(one["stage"], one["epoch"]) for one in found.curve] == [
+    assert [(point["stage"], point["epoch"]) for point in found.curve] == [
         *((0, k) for k in (1, 2, 3, 4)), *((1, k) for k in (1, 2, 3, 4)),
     ]  # fmt: skip
 

@@ -1,6 +1,4 @@
-"""Computes the gradients of a step several times with two threads and prints which models have equal ones.
-
-test_two_threads.py runs it.
+"""Computes the gradients of a step several times with two threads; prints which models have equal gradients.
 
 Sizes are large enough for torch to share an operation between threads, which it does from 32,768 elements on: 600
 targets of 64 numbers. A model and its step are made once; each repetition begins with the same draws.

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.data.store import Prepared
-from mmbench.tuning.ledger import Ledger, Trial
+from mmbench.tuning.ledger import Ledger
+from mmbench.tuning.records import Trial
 from mmbench.tuning.study import Budget, plan_study
 
 FIXED = {"hidden_dim": 8, "inner_dim": 8, "n_layers": 1, "n_heads": 1, "max_epochs": 3, "batch_size": 128}

@@ -46,15 +46,15 @@ def history(sampler: SamplerName, n: int, seed: int = 1, space: dict[str, Dimens
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_setting_stays_in_its_space(sampler: SamplerName) -> None:
     tried = history(sampler, 40)
-    for one in tried:
-        values = one.values
+    for trial in tried:
+        values = trial.values
         assert 1e-4 <= values["lr"] <= 1e-2
         assert values["n_layers"] in (1, 2, 3, 4)
         assert isinstance(values["n_layers"], int)
         assert values["dropout"] in (0.5, 0.1, 0.3)
         assert values["loss"] in ("ce", "bpr")
         assert values["dilations"] in ([1, 2], [1, 4])
-    assert all(len({json.dumps(one.values[key]) for one in tried}) > 1 for key in SPACE)
+    assert all(len({json.dumps(trial.values[key]) for trial in tried}) > 1 for key in SPACE)
 
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, "grid"])
@@ -69,8 +69,8 @@ def test_a_proposal_rests_on_the_trials_before_only(sampler: SamplerName) -> Non
     """Another process, with the ledger alone, proposes the same; another study something else."""
     first, again = history(sampler, 15), history(sampler, 15)
     assert first == again
-    assert [one.values for one in history(sampler, 15, seed=2)] != [one.values for one in first]
-    stored = [Tried(json.loads(json.dumps(one.values)), one.value) for one in first]
+    assert [trial.values for trial in history(sampler, 15, seed=2)] != [item.values for item in first]
+    stored = [Tried(json.loads(json.dumps(item.values)), item.value) for item in first]
     assert propose(sampler, SPACE, 15, 1, stored) == propose(sampler, SPACE, 15, 1, first)
 
 
@@ -92,8 +92,8 @@ def test_a_grid_has_every_combination_once_the_recipe_s_first() -> None:
 
 def test_chance_draws_ranges_evenly_in_their_scale() -> None:
     drawn = [propose("random", SPACE, number, 5, []) for number in range(1, 2001)]
-    logs = Counter(math.floor(math.log10(one["lr"]) * 2) for one in drawn if one)  # half decades
-    layers = Counter(one["n_layers"] for one in drawn if one)
+    logs = Counter(math.floor(math.log10(draw["lr"]) * 2) for draw in drawn if draw)  # half decades
+    layers = Counter(draw["n_layers"] for draw in drawn if draw)
     assert set(layers) == {1, 2, 3, 4}
     assert all(abs(count - 500) < 6 * math.sqrt(500) for count in [*logs.values(), *layers.values()])
 
@@ -102,7 +102,7 @@ def test_chance_draws_ranges_evenly_in_their_scale() -> None:
 def test_small_spaces_are_tried_through_before_anything_is_repeated(sampler: SamplerName) -> None:
     tried = history(sampler, 11, space=LISTS)
     assert (
-        len({json.dumps(one.values, sort_keys=True) for one in tried}) >= 10
+        len({json.dumps(trial.values, sort_keys=True) for trial in tried}) >= 10
     )  # 50 draws may miss the last one
     every = [Tried(values, 0.0) for number in range(12) if (values := propose("grid", LISTS, number, 1, []))]
     assert propose(sampler, LISTS, 12, 1, every) is None
@@ -120,7 +120,7 @@ def test_chance_finds_a_planted_optimum_as_often_as_arithmetic_says() -> None:
             values = propose("random", space, number, seed, tried)
             assert values is not None
             tried.append(Tried(values, 0.0))
-        hits += {"a": 7, "b": 3} in [one.values for one in tried]
+        hits += {"a": 7, "b": 3} in [trial.values for trial in tried]
     expected = 10 / 99
     assert abs(hits / n_studies - expected) < 4 * math.sqrt(expected * (1 - expected) / n_studies)
 
@@ -129,7 +129,7 @@ def test_the_estimator_beats_chance_on_a_smooth_value() -> None:
     def reached(sampler: SamplerName) -> float:
         best = []
         for seed in range(4):
-            values = [one.value for one in history(sampler, 40, seed=seed) if one.value is not None]
+            values = [trial.value for trial in history(sampler, 40, seed=seed) if trial.value is not None]
             best.append(max(values))
         return sum(best) / len(best)
 

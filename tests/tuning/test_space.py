@@ -25,7 +25,7 @@ def values(space: dict[str, Dimension], key: str) -> set[object]:
     return set(space[key].searched.values or ())
 
 
-def test_the_shared_part_is_the_one_that_was_decided() -> None:
+def test_the_shared_part_is_as_decided() -> None:
     assert {key: searched.values for key, searched in SHARED.items()} == {
         "lr": (3e-4, 1e-3, 3e-3),
         "dropout": (0.1, 0.3, 0.5),
@@ -88,9 +88,7 @@ def test_the_recipe_s_own_value_is_in_every_space() -> None:
     assert values(space_of(registry.find("tisasrec"), "recipe"), "hidden_dim") == {10, 20, 30, 40, 50, 64}
 
 
-def test_a_variant_s_value_and_one_of_a_data_set_join(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_of_a_variant_and_of_a_data_set_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = '[dataset.toy]\nslope = { value = 5.0, source = "paper table 8" }\n'
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path, code=OWN, recipe=RECIPE + SEARCH + extra)))
     ends = {
@@ -135,8 +133,8 @@ def test_a_file_lists_what_is_searched_for_all_models_and_for_one(tmp_path: Path
     assert search.kind == "listed"
     listed = {
         model: {
-            key: str(one) if not isinstance(one, list) else ", ".join(map(str, one))
-            for key, one in search.listed.of_user(model, registry.find(model).known_settings()).items()
+            key: str(value) if not isinstance(value, list) else ", ".join(map(str, value))
+            for key, value in search.listed.of_user(model, registry.find(model).known_settings()).items()
         }
         for model in models
     }

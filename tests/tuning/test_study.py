@@ -17,7 +17,7 @@ from mmbench.runs.workers import Backend
 from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import EpochReport
 from mmbench.tuning import trial as trial_module
-from mmbench.tuning.ledger import Trial, best_of
+from mmbench.tuning.records import Trial, best_of
 from mmbench.tuning.stored import chosen_study
 from mmbench.tuning.study import Budget, Watching, plan_study, run_study
 from mmbench.tuning.trial import EndedError, is_worse, trial_cell
@@ -94,7 +94,7 @@ class KillAt(Watching):
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_a_study_interrupted_ten_times_has_the_trials_of_one_in_peace(
+def test_a_study_interrupted_ten_times_has_the_trials_of_an_undisturbed_study(
     sampler: str, toy: Prepared, tmp_path: Path
 ) -> None:
     peace = run_study(open_study(toy, tmp_path / "peace", sampler=sampler), toy, Budget(trials=4))
@@ -289,7 +289,7 @@ def test_other_features_are_another_study(tmp_path: Path) -> None:
     assert plan_study(prepared, "hm4sr", **options).study_id != before.study_id
 
 
-def test_the_best_settings_are_found_again_and_their_cell_is_the_typed_one(
+def test_the_best_settings_are_read_again_and_their_cell_is_that_of_typed_settings(
     toy: Prepared, tmp_path: Path
 ) -> None:
     ledger = open_study(toy, tmp_path)

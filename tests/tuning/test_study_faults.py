@@ -8,7 +8,8 @@ import pytest
 from mmbench import sealed
 from mmbench.data.store import Prepared
 from mmbench.errors import DamagedError, OtherVersionError, UsageError
-from mmbench.tuning.ledger import TRIALS, Ledger, Trial
+from mmbench.tuning.ledger import TRIALS, Ledger
+from mmbench.tuning.records import Trial
 from mmbench.tuning.study import Budget, run_study
 from tests.tuning.making import facts, open_study
 
@@ -57,7 +58,7 @@ def test_damage_says_how_to_keep_the_trials(toy: Prepared, tmp_path: Path) -> No
         open_study(toy, tmp_path)
 
 
-def test_half_a_line_is_left_out_and_a_changed_one_is_named(toy: Prepared, tmp_path: Path) -> None:
+def test_half_a_line_is_left_out_and_a_changed_line_is_named(toy: Prepared, tmp_path: Path) -> None:
     ledger = open_study(toy, tmp_path)
     run_study(ledger, toy, Budget(trials=2))
     file = ledger.path / TRIALS

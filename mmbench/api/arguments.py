@@ -1,4 +1,4 @@
-"""What Python callers write, made uniform: one name or several, folders, numbers of numpy."""
+"""What Python callers write, made uniform: a name or several, folders, numbers of numpy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def results_folder(folder: Folder) -> Path:
 
 
 def names_of(names: Names | None, what: str, *, example: str) -> list[str]:
-    """Return one name or several as a list; UsageError for what is not a text."""
+    """Return a name or several as a list; UsageError for what is not a text."""
     members = several(names)
     for name in members:
         check_name(name, what, example=example)
@@ -43,7 +43,7 @@ def datasets_of(datasets: str | Prepared | Sequence[str | Prepared] | None) -> l
 
 
 def several(members: Any) -> list[Any]:
-    """Return a sequence as a list, a single thing as a list of it, None as an empty one."""
+    """Return a sequence as a list, a single thing as a list of it, None as an empty list."""
     if members is None:
         return []
     return [members] if isinstance(members, str) or not isinstance(members, Iterable) else list(members)
@@ -63,7 +63,7 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def one_of(word: str, words: Sequence[W], option: str) -> W:
-    """Return a word of an option's vocabulary; UsageError, with the nearest word, for another one."""
+    """Return a word of an option's vocabulary; UsageError, with the nearest word, for any other."""
     for known in words:
         if known == word:
             return known
