@@ -13,33 +13,41 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mmbench.api import (
+        bundle,
         check,
         fuse,
         knockout,
+        leaderboard,
         load,
         power,
         prepare,
         recommend,
         report,
         run,
+        score,
         studies,
         tune,
+        verify,
         why,
     )
 
     __all__ = [
         "__version__",
+        "bundle",
         "check",
         "fuse",
         "knockout",
+        "leaderboard",
         "load",
         "power",
         "prepare",
         "recommend",
         "report",
         "run",
+        "score",
         "studies",
         "tune",
+        "verify",
         "why",
     ]
 else:
@@ -68,17 +76,21 @@ else:
         __name__,
         {
             "mmbench.api": (
+                "bundle",
                 "check",
                 "fuse",
                 "knockout",
+                "leaderboard",
                 "load",
                 "power",
                 "prepare",
                 "recommend",
                 "report",
                 "run",
+                "score",
                 "studies",
                 "tune",
+                "verify",
                 "why",
             )
         },

@@ -84,17 +84,21 @@ def test_an_unknown_name_is_an_attribute_error(package: str) -> None:
 
 def test_the_package_has_the_interface_and_no_more() -> None:
     assert set(api.__all__) == {
+        "bundle",
         "check",
         "fuse",
         "knockout",
+        "leaderboard",
         "load",
         "power",
         "prepare",
         "recommend",
         "report",
         "run",
+        "score",
         "studies",
         "tune",
+        "verify",
         "why",
     }
     public = {name for name in dir(mmbench) if not name.startswith("_")}

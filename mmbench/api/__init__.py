@@ -10,6 +10,7 @@ running.py    data sets prepared, runs computed
 searching.py  settings searched
 results.py    stored runs, tables, lists
 asking.py     what a number rests on
+sharing.py    bundles, verification, lists of other programs, the leaderboard
 """
 
 from mmbench.api.asking import check, fuse, knockout, power, why
@@ -17,18 +18,23 @@ from mmbench.api.results import load, recommend, report
 from mmbench.api.running import plan_cells as plan_cells
 from mmbench.api.running import prepare, run
 from mmbench.api.searching import studies, tune
+from mmbench.api.sharing import bundle, leaderboard, score, verify
 
 __all__ = [
+    "bundle",
     "check",
     "fuse",
     "knockout",
+    "leaderboard",
     "load",
     "power",
     "prepare",
     "recommend",
     "report",
     "run",
+    "score",
     "studies",
     "tune",
+    "verify",
     "why",
 ]
