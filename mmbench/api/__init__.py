@@ -10,6 +10,7 @@ running.py    data sets prepared, runs computed
 searching.py  settings searched
 results.py    stored runs, tables, lists
 asking.py     what a number rests on
+sharing.py    bundles, verification, lists of other programs, the leaderboard
 
 A name is imported when it is asked for: `report` does without torch, which takes longer to import than most tables to
 make.
@@ -22,19 +23,24 @@ if TYPE_CHECKING:
     from mmbench.api.results import load, recommend, report
     from mmbench.api.running import prepare, run
     from mmbench.api.searching import studies, tune
+    from mmbench.api.sharing import bundle, leaderboard, score, verify
 
     __all__ = [
+        "bundle",
         "check",
         "fuse",
         "knockout",
+        "leaderboard",
         "load",
         "power",
         "prepare",
         "recommend",
         "report",
         "run",
+        "score",
         "studies",
         "tune",
+        "verify",
         "why",
     ]
 else:
@@ -47,5 +53,6 @@ else:
             "mmbench.api.results": ("load", "recommend", "report"),
             "mmbench.api.running": ("prepare", "run"),
             "mmbench.api.searching": ("studies", "tune"),
+            "mmbench.api.sharing": ("bundle", "leaderboard", "score", "verify"),
         },
     )
