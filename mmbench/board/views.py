@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from mmbench.board.curves import curve_svg
+from mmbench.board.entries import MAIN, METRICS, Entry, chosen_settings
+<<<<<<< /tmp/w/v_t.py
 from mmbench.board.inside import HISTORY_LENGTH
+=======
+>>>>>>> /tmp/w/v_v.py
 from mmbench.board.ordering import MAIN_INDEX, Board, Overall, Place
-from mmbench.board.places import MAIN, METRICS, Entry, chosen_settings
 from mmbench.board.printed import printed_rows
 from mmbench.board.verification import Level
 from mmbench.choices import MaskRule
@@ -48,7 +51,11 @@ class Pages:
 
 
 def run_page(entry: Entry) -> str:
+<<<<<<< /tmp/w/v_t.py
+    """Return the name of an entry's page, which is another one when what it says changes."""
+=======
     """Return the name of an entry's page, which changes with its content."""
+>>>>>>> /tmp/w/v_v.py
     record = entry.record
     return f"run-{slug(record.dataset)}-{slug(record.model)}-{record.config_id}-{entry.content}.html"
 
@@ -58,7 +65,7 @@ def run_page(entry: Entry) -> str:
 
 def board_view(board: Board, pages: Pages) -> dict[str, Any]:
     """Return what the page of a board shows."""
-    first = board.places[0]
+    first = board.entries[0]
     return {
         "dataset": board.dataset, "page": board.page, "fingerprint": board.fingerprint,
         "synthetic": first.record.synthetic, "n_users": f"{first.n_users:,}",
@@ -69,7 +76,7 @@ def board_view(board: Board, pages: Pages) -> dict[str, Any]:
             for rule in board.rules
         ],
         "resolution": None if board.resolution is None else number(board.resolution),
-        "alpha": f"{board.alpha:.2g}", "n_rows": len(board.places),
+        "alpha": f"{board.alpha:.2g}", "n_rows": len(board.entries),
         "printed": [vars(row) for row in printed_rows(board.dataset)],
     }  # fmt: skip
 
@@ -164,7 +171,11 @@ def _sort(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.9f}"
 
 
+<<<<<<< /tmp/w/v_t.py
+# -- one configuration ------------------------------------------------------------------------------------
+=======
 # -- a configuration --------------------------------------------------------------------------------------
+>>>>>>> /tmp/w/v_v.py
 
 
 def run_view(entry: Entry, board: Board, pages: Pages, *, before: str) -> dict[str, Any]:
@@ -175,7 +186,7 @@ def run_view(entry: Entry, board: Board, pages: Pages, *, before: str) -> dict[s
     return {
         "name": entry.name, "model": record.model, "dataset": record.dataset, "config_id": record.config_id,
         "board_page": board.page, "model_page": pages.model(entry), "rank": place.rank or DASH,
-        "n_rows": len(board.places), "level": entry.level, "meaning": MEANINGS[entry.level],
+        "n_rows": len(board.entries), "level": entry.level, "meaning": MEANINGS[entry.level],
         "outdated": entry.outdated, "leaky": record.leaky, "synthetic": record.synthetic, "before": before,
         "metrics": [str(metric) for metric in METRICS],
         "seeds": [_seed(entry, k) for k in range(len(entry.seeds))],
@@ -186,7 +197,10 @@ def run_view(entry: Entry, board: Board, pages: Pages, *, before: str) -> dict[s
         "features": [(modality, use.encoder, use.identity[:12]) for modality, use in record.features.items()],
         "checks": entry.checks, "bundle": pages.bundle(entry),
         "bundle_size": _size(entry), "facts": _facts(entry), "notes": record.notes,
+<<<<<<< /tmp/w/v_t.py
         "slices": _slices(entry), "cases": _cases(entry),
+=======
+>>>>>>> /tmp/w/v_v.py
     }  # fmt: skip
 
 
@@ -199,6 +213,7 @@ def _seed(entry: Entry, k: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+<<<<<<< /tmp/w/v_t.py
 def _slices(entry: Entry) -> list[dict[str, Any]]:
     """Return MAIN in each slice of users, by family."""
     families = {} if entry.inside is None else entry.inside.slices
@@ -231,6 +246,8 @@ def _cases(entry: Entry) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+=======
+>>>>>>> /tmp/w/v_v.py
 def _setting(key: str, setting: Setting) -> tuple[str, str, str, str]:
     return key, value_text(setting.value), str(setting.origin.value), setting.note
 
@@ -283,7 +300,7 @@ def model_view(
             {
                 "dataset": board.dataset, "board_page": board.page, "metric": str(metric),
                 "result": _number(row.mean(index, board.rules[0])), "rank": _rank(board, row, index),
-                "n_rows": len(board.places), "label": _label(row), "run_page": pages.run(row), "level": row.level,
+                "n_rows": len(board.entries), "label": _label(row), "run_page": pages.run(row), "level": row.level,
             }
             for board, row in placed for index, metric in enumerate(METRICS)
         ],
@@ -291,6 +308,15 @@ def model_view(
 
 
 def _rank(board: Board, entry: Entry, metric: int) -> str:
+<<<<<<< /tmp/w/v_t.py
+    """Return 1 + the number of ranked rows whose mean of this one metric is higher."""
+    rule = board.rules[0]
+    means = [place.entry.mean(metric, rule) for place in board.places[rule] if place.rank]
+    own = entry.mean(metric, rule)
+    if entry.record.leaky or np.isnan(own):
+        return DASH
+    return str(1 + sum(mean > own and not is_same(mean, own) for mean in means))
+=======
     """Return 1 + the number of ranked rows whose mean of this metric is higher."""
     rule = board.rules[0]
     means = [place.entry.mean(metric, rule) for place in board.places[rule] if place.rank]
@@ -298,6 +324,7 @@ def _rank(board: Board, entry: Entry, metric: int) -> str:
     if entry.record.leaky or np.isnan(own_mean):
         return DASH
     return str(1 + sum(mean > own_mean and not is_same(mean, own_mean) for mean in means))
+>>>>>>> /tmp/w/v_v.py
 
 
 def overall_view(rows: Sequence[Overall]) -> list[dict[str, Any]]:
@@ -307,9 +334,12 @@ def overall_view(rows: Sequence[Overall]) -> list[dict[str, Any]]:
             "name": row.name, "page": f"model-{slug(row.model)}.html", "rank": f"{row.rank:.2f}",
             "rank_interval": f"{row.rank_interval[0]:.2f} to {row.rank_interval[1]:.2f}", "wins": f"{row.wins:.0%}",
             "wins_interval": f"{row.wins_interval[0]:.0%} to {row.wins_interval[1]:.0%}",
+<<<<<<< /tmp/w/v_t.py
             "elo": f"{row.elo:.0f}", "elo_interval": f"{row.elo_interval[0]:.0f} to {row.elo_interval[1]:.0f}",
             "behind": f"{100 * row.behind:.1f}",
             "behind_interval": f"{100 * row.behind_interval[0]:.1f} to {100 * row.behind_interval[1]:.1f}",
+=======
+>>>>>>> /tmp/w/v_v.py
         }
         for row in rows
     ]  # fmt: skip
@@ -330,10 +360,10 @@ def index_view(boards: Sequence[Board], pages: Pages) -> list[dict[str, Any]]:
                 else {"value": _number(best.mean(index, rule)), "name": best.name, "page": pages.run(best),
                       "bold": best.level == "re-trained"}
             )  # fmt: skip
-        first = board.places[0]
+        first = board.entries[0]
         rows.append({
             "dataset": board.dataset, "page": board.page, "fingerprint": board.fingerprint[:8],
-            "n_users": f"{first.n_users:,}", "n_items": f"{first.record.n_items:,}", "n_rows": len(board.places),
+            "n_users": f"{first.n_users:,}", "n_items": f"{first.record.n_items:,}", "n_rows": len(board.entries),
             "synthetic": first.record.synthetic, "mask": rule, "cells": cells,
         })  # fmt: skip
     return rows
