@@ -9,10 +9,7 @@ import numpy as np
 
 from mmbench.board.curves import curve_svg
 from mmbench.board.entries import MAIN, METRICS, Entry, chosen_settings
-<<<<<<< /tmp/w/v_t.py
 from mmbench.board.inside import HISTORY_LENGTH
-=======
->>>>>>> /tmp/w/v_v.py
 from mmbench.board.ordering import MAIN_INDEX, Board, Overall, Place
 from mmbench.board.printed import printed_rows
 from mmbench.board.verification import Level
@@ -51,11 +48,7 @@ class Pages:
 
 
 def run_page(entry: Entry) -> str:
-<<<<<<< /tmp/w/v_t.py
-    """Return the name of an entry's page, which is another one when what it says changes."""
-=======
     """Return the name of an entry's page, which changes with its content."""
->>>>>>> /tmp/w/v_v.py
     record = entry.record
     return f"run-{slug(record.dataset)}-{slug(record.model)}-{record.config_id}-{entry.content}.html"
 
@@ -171,11 +164,7 @@ def _sort(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.9f}"
 
 
-<<<<<<< /tmp/w/v_t.py
-# -- one configuration ------------------------------------------------------------------------------------
-=======
 # -- a configuration --------------------------------------------------------------------------------------
->>>>>>> /tmp/w/v_v.py
 
 
 def run_view(entry: Entry, board: Board, pages: Pages, *, before: str) -> dict[str, Any]:
@@ -197,10 +186,7 @@ def run_view(entry: Entry, board: Board, pages: Pages, *, before: str) -> dict[s
         "features": [(modality, use.encoder, use.identity[:12]) for modality, use in record.features.items()],
         "checks": entry.checks, "bundle": pages.bundle(entry),
         "bundle_size": _size(entry), "facts": _facts(entry), "notes": record.notes,
-<<<<<<< /tmp/w/v_t.py
         "slices": _slices(entry), "cases": _cases(entry),
-=======
->>>>>>> /tmp/w/v_v.py
     }  # fmt: skip
 
 
@@ -213,7 +199,6 @@ def _seed(entry: Entry, k: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-<<<<<<< /tmp/w/v_t.py
 def _slices(entry: Entry) -> list[dict[str, Any]]:
     """Return MAIN in each slice of users, by family."""
     families = {} if entry.inside is None else entry.inside.slices
@@ -246,8 +231,6 @@ def _cases(entry: Entry) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-=======
->>>>>>> /tmp/w/v_v.py
 def _setting(key: str, setting: Setting) -> tuple[str, str, str, str]:
     return key, value_text(setting.value), str(setting.origin.value), setting.note
 
@@ -308,15 +291,6 @@ def model_view(
 
 
 def _rank(board: Board, entry: Entry, metric: int) -> str:
-<<<<<<< /tmp/w/v_t.py
-    """Return 1 + the number of ranked rows whose mean of this one metric is higher."""
-    rule = board.rules[0]
-    means = [place.entry.mean(metric, rule) for place in board.places[rule] if place.rank]
-    own = entry.mean(metric, rule)
-    if entry.record.leaky or np.isnan(own):
-        return DASH
-    return str(1 + sum(mean > own and not is_same(mean, own) for mean in means))
-=======
     """Return 1 + the number of ranked rows whose mean of this metric is higher."""
     rule = board.rules[0]
     means = [place.entry.mean(metric, rule) for place in board.places[rule] if place.rank]
@@ -324,7 +298,6 @@ def _rank(board: Board, entry: Entry, metric: int) -> str:
     if entry.record.leaky or np.isnan(own_mean):
         return DASH
     return str(1 + sum(mean > own_mean and not is_same(mean, own_mean) for mean in means))
->>>>>>> /tmp/w/v_v.py
 
 
 def overall_view(rows: Sequence[Overall]) -> list[dict[str, Any]]:
@@ -334,12 +307,9 @@ def overall_view(rows: Sequence[Overall]) -> list[dict[str, Any]]:
             "name": row.name, "page": f"model-{slug(row.model)}.html", "rank": f"{row.rank:.2f}",
             "rank_interval": f"{row.rank_interval[0]:.2f} to {row.rank_interval[1]:.2f}", "wins": f"{row.wins:.0%}",
             "wins_interval": f"{row.wins_interval[0]:.0%} to {row.wins_interval[1]:.0%}",
-<<<<<<< /tmp/w/v_t.py
             "elo": f"{row.elo:.0f}", "elo_interval": f"{row.elo_interval[0]:.0f} to {row.elo_interval[1]:.0f}",
             "behind": f"{100 * row.behind:.1f}",
             "behind_interval": f"{100 * row.behind_interval[0]:.1f} to {100 * row.behind_interval[1]:.1f}",
-=======
->>>>>>> /tmp/w/v_v.py
         }
         for row in rows
     ]  # fmt: skip
