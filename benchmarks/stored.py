@@ -8,10 +8,8 @@ holds the first run only, in turns.
 
 import argparse
 import itertools
-import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,11 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.turns import ROOT, Timed, machine, short, table, write_section
+from benchmarks.turns import ROOT
 from mmbench.atomic import hash_json
 from mmbench.runs.store import RunRecord, cell_path, read_all, write_rankings, write_record
 from mmbench.settings.config import Origin, Setting
@@ -46,13 +43,25 @@ def command(folder: Path, results: Path, *arguments: str) -> tuple[float, float,
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise SystemExit(f"mmbench {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise SystemExit(
+            f"mmbench {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
+        )
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 def copies(record: RunRecord, n_runs: int) -> Iterator[tuple[str, str, int]]:
     """Yield model, configuration and seed of every further run."""
-    names = [record.model, "gru4rec", "bert4rec", "caser", "nextitnet", "lrurec", "tisasrec", "esasrec", "hm4sr"]
+    names = [
+        record.model,
+        "gru4rec",
+        "bert4rec",
+        "caser",
+        "nextitnet",
+        "lrurec",
+        "tisasrec",
+        "esasrec",
+        "hm4sr",
+    ]
     every = ((number, seed) for number in itertools.count() for seed in range(1, SEEDS + 1))
     for number, seed in itertools.islice(every, n_runs):
         yield names[number % len(names)], hash_json([number])[:10], seed

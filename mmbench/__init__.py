@@ -18,10 +18,29 @@ else:
     from mmbench.lazy import attach
 
     _API = (
-        "check", "fuse", "knockout", "load", "power", "prepare", "recommend", "report", "run", "studies", "tune",
-        "why",
+        "bundle", "check", "fuse", "knockout", "leaderboard", "load", "power", "prepare", "recommend", "report", "run",
+        "score", "studies", "tune", "verify", "why",
     )  # fmt: skip
+    _MOVED = {
+        "again": "mmbench.runs.rerank",
+        "cell": "mmbench.runs.plan",
+        "checkpoint": "mmbench.training.checkpoint",
+        "config": "mmbench.settings.config",
+        "evaluate": "mmbench.evaluation.ranking",
+        "experiment": "mmbench.runs.execute",
+        "memory": "mmbench.training.out_of_memory",
+        "metrics": "mmbench.evaluation.metrics",
+        "optim": "mmbench.training.optim",
+        "parallel": "mmbench.runs.workers",
+        "progress": "mmbench.training.progress",
+        "recipe": "mmbench.settings.recipe",
+        "registry": "mmbench.models.registry",
+        "results": "mmbench.runs.store",
+        "stack": "mmbench.training.stack",
+        "stats": "mmbench.evaluation.significance",
+        "train": "mmbench.training.trainer",
+    }
     __getattr__, __dir__, _exported = attach(
-        __name__, {"mmbench.api": _API}, packages=("data", "errors", "models", "nn")
+        __name__, {"mmbench.api": _API}, packages=("data", "errors", "models", "nn"), moved=_MOVED
     )
     __all__ = ["__version__", *_exported]

@@ -11,11 +11,13 @@ def attach(
     homes: Mapping[str, Iterable[str]],
     *,
     packages: Iterable[str] = (),
+    moved: Mapping[str, str] | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return `__getattr__`, `__dir__` and `__all__` of a package (PEP 562).
 
     homes     module -> the names that the package takes from it
     packages  sub-packages that are imported when they are asked for
+    moved     former module -> its place now, which an ImportError names
 
     The package also writes the same imports under TYPE_CHECKING, for mypy and editors; a test compares both.
     """
@@ -23,6 +25,8 @@ def attach(
     folders = tuple(packages)
 
     def get(name: str) -> Any:
+        if moved and name in moved:
+            raise ImportError(f"{package}.{name} is {moved[name]} now; import that")
         if name in folders:
             return import_module(f"{package}.{name}")
         if name not in home_of:

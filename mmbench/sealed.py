@@ -23,9 +23,7 @@ from mmbench.explain import explain
 FORMAT = "format"  # the key that holds the number of a file's format
 SEAL = "sha256"  # the key, or the archive's member, that holds the hash
 FACTS = "facts"
-HEADER = Struct(
-    "<8sH"
-)  # the beginning of an .npy file, version 1.0: its magic bytes and the length of its header
+HEADER = Struct("<8sH")  # how an .npy file of version 1.0 begins: magic bytes, length of its header
 
 
 # -- JSON -------------------------------------------------------------------------------------------------
@@ -131,7 +129,7 @@ def _array(member: bytes) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def _layout(begin: bytes, header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, order and type of an array; runs share headers, and numpy reads a header slower than its array."""
+    """Return shape, order and type of an array; headers repeat, and numpy parses slowly."""
     file = BytesIO(begin + header)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("an array of another version of the .npy format")

@@ -293,3 +293,24 @@ def test_a_damaged_data_set_is_passed_over_with_a_warning(tmp_path: Path) -> Non
 
 def test_errors_of_the_interface_are_those_of_the_package() -> None:
     assert mmbench.errors.MmbenchError is MmbenchError
+
+
+def test_a_search_prints_a_line_for_each_trial(
+    data_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the value, the best so far and the settings; without `progress` nothing."""
+    options: dict[str, Any] = {
+        "datasets": "toy", "sampler": "grid", "space": "recipe", "search": {"lr": [0.01, 0.001]}, "epochs": 1,
+        "settings": {"hidden_dim": 8, "inner_dim": 8, "batch_size": 64}, "data_dir": data_dir, "results_dir": tmp_path,
+    }  # fmt: skip
+    mmbench.tune("sasrec", trials=1, **options)
+    assert capfd.readouterr() == ("", "")
+    (study,) = mmbench.tune("sasrec", trials=2, progress=True, **options)
+    said = capfd.readouterr()
+    assert said.out == ""
+    (line,) = [line for line in said.err.splitlines() if line.startswith("2 of 2 trials: ")]
+    assert (
+        f"trial 1 {study.trials[1].value:.4f} (best {study.best.value:.4f}, trial {study.best.number})"
+        in line
+    )
+    assert f"lr={study.trials[1].values['lr']}" in line

@@ -51,12 +51,14 @@ def declared(package: str) -> dict[str, str]:
     "code",
     [
         "import mmbench; dir(mmbench); mmbench.__version__",
+        "import mmbench; mmbench.report, mmbench.load, mmbench.recommend",
+        "import mmbench.reporting.run_list, mmbench.reporting.run_page",
         "import mmbench.data, mmbench.models, mmbench.nn; dir(mmbench.models)",
         "import sys; sys.argv = ['mmbench', '--help']\n"
         "from mmbench.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0",
     ],
-    ids=["import", "packages", "help"],
+    ids=["import", "report", "runs", "packages", "help"],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
     assert heavy_after(code) == "[]"
@@ -86,21 +88,46 @@ def test_an_unknown_name_is_an_attribute_error(package: str) -> None:
 
 def test_the_package_has_the_interface_and_no_more() -> None:
     assert set(api.__all__) == {
+        "bundle",
         "check",
         "fuse",
         "knockout",
+        "leaderboard",
         "load",
         "power",
         "prepare",
         "recommend",
         "report",
         "run",
+        "score",
         "studies",
         "tune",
+        "verify",
         "why",
     }
     public = {name for name in dir(mmbench) if not name.startswith("_")}
     assert public == {*api.__all__, "data", "errors", "models", "nn"}
+
+
+MOVED = [
+    ("registry", "models.registry"), ("config", "settings.config"), ("train", "training.trainer"),
+    ("evaluate", "evaluation.ranking"), ("experiment", "runs.execute"), ("results", "runs.store"),
+    ("memory", "training.out_of_memory"), ("stats", "evaluation.significance"), ("cell", "runs.plan"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "place"), MOVED)
+def test_a_module_that_moved_names_its_place(name: str, place: str) -> None:
+    with pytest.raises(ImportError) as error:
+        exec(f"from mmbench import {name}")
+    assert str(error.value) == f"mmbench.{name} is mmbench.{place} now; import that"
+    importlib.import_module(f"mmbench.{place}")
+
+
+def test_every_place_that_is_named_exists() -> None:
+    for name, place in vars(mmbench)["_MOVED"].items():
+        assert importlib.util.find_spec(place) is not None, name
+        assert importlib.util.find_spec(f"mmbench.{name}") is None, name
 
 
 def test_a_name_is_imported_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,25 +10,49 @@ running.py    data sets prepared, runs computed
 searching.py  settings searched
 results.py    stored runs, tables, lists
 asking.py     what a number rests on
+sharing.py    bundles, verification, lists of other programs, the leaderboard
+
+A name is imported when it is asked for: `report` does without torch, which takes longer to import than most tables to
+make.
 """
 
-from mmbench.api.asking import check, fuse, knockout, power, why
-from mmbench.api.results import load, recommend, report
-from mmbench.api.running import plan_cells as plan_cells
-from mmbench.api.running import prepare, run
-from mmbench.api.searching import studies, tune
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "check",
-    "fuse",
-    "knockout",
-    "load",
-    "power",
-    "prepare",
-    "recommend",
-    "report",
-    "run",
-    "studies",
-    "tune",
-    "why",
-]
+if TYPE_CHECKING:
+    from mmbench.api.asking import check, fuse, knockout, power, why
+    from mmbench.api.results import load, recommend, report
+    from mmbench.api.running import prepare, run
+    from mmbench.api.searching import studies, tune
+    from mmbench.api.sharing import bundle, leaderboard, score, verify
+
+    __all__ = [
+        "bundle",
+        "check",
+        "fuse",
+        "knockout",
+        "leaderboard",
+        "load",
+        "power",
+        "prepare",
+        "recommend",
+        "report",
+        "run",
+        "score",
+        "studies",
+        "tune",
+        "verify",
+        "why",
+    ]
+else:
+    from mmbench.lazy import attach
+
+    __getattr__, __dir__, __all__ = attach(
+        __name__,
+        {
+            "mmbench.api.asking": ("check", "fuse", "knockout", "power", "why"),
+            "mmbench.api.results": ("load", "recommend", "report"),
+            "mmbench.api.running": ("prepare", "run"),
+            "mmbench.api.searching": ("studies", "tune"),
+            "mmbench.api.sharing": ("bundle", "leaderboard", "score", "verify"),
+        },
+    )

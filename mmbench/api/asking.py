@@ -23,6 +23,7 @@ from mmbench.reproduce.why_printed import WhyPrinted, why_printed
 from mmbench.runs.fuse import fuse_runs
 from mmbench.runs.knock_out import knock_out
 from mmbench.runs.loading import load_runs
+from mmbench.runs.look_log import note_looks
 from mmbench.runs.request import choose_datasets
 from mmbench.runs.store import RunRecord
 
@@ -46,6 +47,8 @@ def knockout(
     records = [runs] if isinstance(runs, RunRecord) else list(runs)
     folder = data_folder(data_dir)
     results = {record.title: knock_out(record, chosen, data_dir=folder, device=device) for record in records}
+    if split == "test":
+        note_looks(records, data_dir=folder)
     return rows_of_drops(group_runs(records)[0], results, metric=wanted, split=split)
 
 
@@ -58,12 +61,16 @@ def power(
     b: str | None = None,
     difference: float | None = None,
     correction: Correction = "holm",
+    data_dir: Folder = None,
 ) -> Power | None:
     """Return which differences the runs of a data set can show; see `power_of_runs`. None below two rows."""
-    wanted = as_metrics(metric)[0]
-    return power_of_runs(
-        list(runs), dataset, metric=wanted, a=a, b=b, difference=difference, correction=correction
+    wanted, records = as_metrics(metric)[0], list(runs)
+    shown = power_of_runs(
+        records, dataset, metric=wanted, a=a, b=b, difference=difference, correction=correction
     )
+    if shown is not None:
+        note_looks((r for r in records if r.dataset == dataset), data_dir=data_folder(data_dir))
+    return shown
 
 
 def why(
@@ -71,6 +78,7 @@ def why(
     b: RunRecord | str,
     *,
     metric: str | Metric = "NDCG@10",
+    data_dir: Folder = None,
     results_dir: Folder = None,
 ) -> Why | WhyPrinted:
     """Return in which fields two runs differ and what each difference is worth by the stored runs.
@@ -79,8 +87,12 @@ def why(
     """
     chosen, stored = as_metrics(metric)[0], load_runs(results_folder(results_dir), datasets=[], models=[])[0]
     if isinstance(b, str):
-        return why_printed(a, b, stored, metric=chosen)
-    return explain(a, b, stored, metric=chosen)
+        beside = why_printed(a, b, stored, metric=chosen)
+        note_looks([a, beside.nearest], data_dir=data_folder(data_dir))
+        return beside
+    explained = explain(a, b, stored, metric=chosen)
+    note_looks([a, b], data_dir=data_folder(data_dir))
+    return explained
 
 
 def check(

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmbench.atomic import hash_json
 from mmbench.board.checks import Check, has_fault, offline_checks
+from mmbench.board.inside import Inside, look_inside
 from mmbench.board.manifest import SUFFIX
 from mmbench.board.opened import Bundle, opened
 from mmbench.board.outdated import why_outdated
@@ -23,7 +24,7 @@ from mmbench.reporting.labels import group_runs, is_floor
 from mmbench.runs.plan import FEATURE_CHANGES, RANKING_SETTINGS
 from mmbench.runs.store import RunRecord, read_all
 from mmbench.settings.config import DELIBERATE, Setting, TrainConfig
-from mmbench.tuning.tuned import settings_origin
+from mmbench.tuning.origin import settings_origin
 
 MAIN = Metric("NDCG", 10)  # orders the rows and tests their differences
 METRICS = (MAIN, *(metric for metric in DEFAULT_METRICS if metric != MAIN))
@@ -46,6 +47,7 @@ class Entry:
     per_user  by mask rule: MAIN of each user, mean over seeds, float32 [U]; absent where it is unknown
     level     what was verified; `checks` say it in words
     bundle    the archive, None for runs of the results folder
+    inside    slices and lists of a few users, None where they cannot or must not be shown
     """
 
     record: RunRecord
@@ -61,6 +63,7 @@ class Entry:
     level: Level = "claimed"
     checks: tuple[tuple[str, str, str], ...] = ()
     bundle: Path | None = None
+    inside: Inside | None = None
 
     @property
     def name(self) -> str:
@@ -110,22 +113,31 @@ class Entry:
 
 
 def make_entry(
-    records: Sequence[RunRecord], ranking: Callable[[RunRecord, str], Ranking], **extra: Any
+    records: Sequence[RunRecord],
+    ranking: Callable[[RunRecord, str], Ranking],
+    *,
+    data_dir: Path | None = None,
+    **extra: Any,
 ) -> Entry:
-    """Return the entry of a configuration's finished runs; `ranking` returns their test rankings."""
+    """Return the entry of a configuration's finished runs, whose test rankings `ranking` returns.
+
+    data_dir  where prepared data lie, from which slices and lists of users are shown; None = show none
+    """
     first = records[0]
     rules: tuple[MaskRule, MaskRule] = (first.mask_seen, OTHER_RULE[first.mask_seen])
     rankings = [ranking(record, "test") for record in records]
     users = rankings[0].user
     order = np.argsort(users, kind="stable")
     seconds = [record.seconds.get("train", 0.0) + record.seconds.get("valid", 0.0) for record in records]
+    per_user = {
+        rule: np.stack([MAIN.values(ranked.ranks(rule))[order] for ranked in rankings]).mean(0).astype(np.float32)
+        for rule in rules if all(_can(MAIN, ranked, rule) for ranked in rankings)
+    }  # fmt: skip
+    inside = None if data_dir is None else look_inside(records, ranking, per_user.get(rules[0]), data_dir)
     return Entry(
         record=clean_record(first), seeds=tuple(record.seed for record in records),
         values={rule: np.array([_values(ranked, rule) for ranked in rankings]) for rule in rules},
-        per_user={
-            rule: np.stack([MAIN.values(ranked.ranks(rule))[order] for ranked in rankings]).mean(0).astype(np.float32)
-            for rule in rules if all(_can(MAIN, ranked, rule) for ranked in rankings)
-        },
+        per_user=per_user, inside=inside,
         users=hash_json(users[order].tolist())[:16], n_users=len(users),
         budget=_budget(first), curves=tuple(map(_curve, records)), hours=float(np.mean(seconds)) / 3600, **extra,
     )  # fmt: skip
@@ -182,7 +194,9 @@ class LeftOut:
     reason: str
 
 
-def entries_of_bundles(folder: Path, *, on_left_out: Callable[[LeftOut], object]) -> Iterator[Entry]:
+def entries_of_bundles(
+    folder: Path, *, on_left_out: Callable[[LeftOut], object], data_dir: Path | None = None
+) -> Iterator[Entry]:
     """Yield an entry per bundle of a folder; of those that fail a check, call `on_left_out`."""
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
@@ -192,16 +206,16 @@ def entries_of_bundles(folder: Path, *, on_left_out: Callable[[LeftOut], object]
                     fault = next(check for check in checks if check.status == "fault")
                     on_left_out(LeftOut(path.name, f"{fault.name}: {fault.text}"))
                 else:
-                    yield _entry_of_bundle(bundle, checks)
+                    yield _entry_of_bundle(bundle, checks, data_dir)
         except MmbenchError as error:
             on_left_out(LeftOut(path.name, _public(error)))
 
 
-def _entry_of_bundle(bundle: Bundle, checks: Sequence[Check]) -> Entry:
+def _entry_of_bundle(bundle: Bundle, checks: Sequence[Check], data_dir: Path | None) -> Entry:
     verdict = read_verdict(bundle.path, bundle.sha256)
     texts = tuple((check.name, check.status, check.text) for check in checks)
     return make_entry(
-        bundle.records, bundle.ranking, failed=bundle.manifest.failed, bundle=bundle.path,
+        bundle.records, bundle.ranking, data_dir=data_dir, failed=bundle.manifest.failed, bundle=bundle.path,
         level="claimed" if verdict is None else verdict.level, checks=texts if verdict is None else verdict.checks,
     )  # fmt: skip
 
@@ -212,7 +226,9 @@ def _public(error: MmbenchError) -> str:
     return text
 
 
-def entries_of_results(results_dir: Path, *, on_left_out: Callable[[LeftOut], object]) -> Iterator[Entry]:
+def entries_of_results(
+    results_dir: Path, *, on_left_out: Callable[[LeftOut], object], data_dir: Path | None = None
+) -> Iterator[Entry]:
     """Yield an entry per configuration of a results folder; of runs that cannot be read, call `on_left_out`."""
 
     def unreadable(path: Path, error: DataError) -> None:
@@ -224,7 +240,7 @@ def entries_of_results(results_dir: Path, *, on_left_out: Callable[[LeftOut], ob
             continue
         try:
             yield make_entry(
-                group.finished, lambda record, split: record.ranking(split),
+                group.finished, lambda record, split: record.ranking(split), data_dir=data_dir,
                 failed=without_private(
                     {str(record.seed): record.reason for record in group.failed}, is_free_text=True
                 ),

@@ -18,13 +18,13 @@ import numpy as np
 from mmbench.atomic import hash_file, hash_json
 from mmbench.board.lists_file import RowsOfLists, read_columns, read_lists, read_ranks
 from mmbench.choices import DEFAULT_LISTS, RULES, MaskRule
+from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared, open_prepared
 from mmbench.data.views import TargetView, ranges
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.evidence import LIST_RULES, MadeBy, Ranking, TopLists
 from mmbench.models.registry import EXTERNAL
 from mmbench.runs import store
-from mmbench.runs.build import load_data
 from mmbench.runs.plan import comparable
 from mmbench.runs.store import RECORD, RunRecord, cell_path, read_record
 from mmbench.runtime import code_version, environment

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmbench.board.entries import MAIN, METRICS, Entry
 from mmbench.choices import MaskRule
+from mmbench.evaluation.bradley_terry import ratings, wins_of
 from mmbench.evaluation.power import ALPHA, smallest_effect
 from mmbench.evaluation.significance import Verdict, one_sample_t, paired_t, welch_t
 from mmbench.reporting.places import is_same
@@ -154,11 +155,18 @@ def _letter(number: int) -> str:
 # -- across data sets -------------------------------------------------------------------------------------
 
 DRAWS = 2000
+ELO_DRAWS = 500  # each is a search for a maximum
 
 
 @dataclass(frozen=True)
 class Overall:
-    """A model across boards: mean rank and win rate, each with a 95 % bootstrap interval over boards."""
+    """A model across boards, each number with a 95 % bootstrap interval over boards.
+
+    rank    mean rank
+    wins    share of the other models that it is better than
+    elo     rating by who is better where, 1000 on average (mmbench.evaluation.bradley_terry)
+    behind  mean of 1 - value / best value of the board
+    """
 
     name: str
     model: str
@@ -167,6 +175,10 @@ class Overall:
     rank_interval: tuple[float, float]
     wins: float
     wins_interval: tuple[float, float]
+    elo: float
+    elo_interval: tuple[float, float]
+    behind: float
+    behind_interval: tuple[float, float]
 
 
 def overall(boards: Sequence[Board]) -> list[Overall]:
@@ -184,11 +196,16 @@ def overall(boards: Sequence[Board]) -> list[Overall]:
     ranks = 1 + above + equal / 2
     wins = (len(common) - ranks) / (len(common) - 1)
     drawn = np.random.default_rng(0).integers(len(boards), size=(DRAWS, len(boards)))
+    games = wins_of(means)
+    elo, elos = ratings(games.sum(0)), ratings(games[drawn[:ELO_DRAWS]].sum(1))
+    behind = 1 - means / np.maximum(means.max(1, keepdims=True), 1e-12)
     rows = [
         Overall(
             name=best[0][model][0].name, model=model, n_boards=len(boards),
             rank=float(ranks[:, m].mean()), rank_interval=_interval(ranks[drawn, m].mean(1)),
             wins=float(wins[:, m].mean()), wins_interval=_interval(wins[drawn, m].mean(1)),
+            elo=float(elo[m]), elo_interval=_interval(elos[:, m]),
+            behind=float(behind[:, m].mean()), behind_interval=_interval(behind[drawn, m].mean(1)),
         )
         for m, model in enumerate(common)
     ]  # fmt: skip

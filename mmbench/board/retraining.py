@@ -16,7 +16,8 @@ from mmbench.evaluation.evidence import Ranking
 from mmbench.evaluation.metrics import Metric
 from mmbench.models import registry
 from mmbench.runs.narrator import RunLines
-from mmbench.runs.rerank import cell_of, reopen
+from mmbench.runs.plan import cell_of
+from mmbench.runs.rerank import reopen
 from mmbench.runs.schedule import execute
 from mmbench.runs.store import cell_path
 from mmbench.training.files import BEST

@@ -18,9 +18,9 @@ from mmbench.board import retraining
 from mmbench.board.archive import BundleError
 from mmbench.board.checks import Check, has_fault, offline_checks
 from mmbench.board.opened import Bundle, opened
+from mmbench.data.loaded import load_data
 from mmbench.data.store import is_prepared, open_prepared
 from mmbench.errors import DataError, MmbenchError, UsageError
-from mmbench.runs.build import load_data
 
 Level = Literal["claimed", "re-scored", "re-trained"]
 LEVELS: tuple[Level, ...] = get_args(Level)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmbench.board.curves import curve_svg
 from mmbench.board.entries import MAIN, METRICS, Entry, chosen_settings
+from mmbench.board.inside import HISTORY_LENGTH
 from mmbench.board.ordering import MAIN_INDEX, Board, Overall, Place
 from mmbench.board.printed import printed_rows
 from mmbench.board.verification import Level
@@ -185,6 +186,7 @@ def run_view(entry: Entry, board: Board, pages: Pages, *, before: str) -> dict[s
         "features": [(modality, use.encoder, use.identity[:12]) for modality, use in record.features.items()],
         "checks": entry.checks, "bundle": pages.bundle(entry),
         "bundle_size": _size(entry), "facts": _facts(entry), "notes": record.notes,
+        "slices": _slices(entry), "cases": _cases(entry),
     }  # fmt: skip
 
 
@@ -195,6 +197,38 @@ def _seed(entry: Entry, k: int) -> dict[str, Any]:
         "seed": entry.seeds[k], "values": [_number(float(value)) for value in values], "best": curve.best or DASH,
         "colour": k % 6,
     }  # fmt: skip
+
+
+def _slices(entry: Entry) -> list[dict[str, Any]]:
+    """Return MAIN in each slice of users, by family."""
+    families = {} if entry.inside is None else entry.inside.slices
+    return [
+        {
+            "family": family,
+            "rows": [
+                {
+                    "name": piece.name, "n": f"{piece.n:,}", "of_hits": f"{piece.of_hits:.0%}",
+                    "value": DASH if piece.value is None else number(piece.value),
+                    "interval": "" if piece.interval is None else " to ".join(map(number, piece.interval)),
+                }
+                for piece in slices if piece.n
+            ],
+        }
+        for family, slices in families.items()
+    ]  # fmt: skip
+
+
+def _cases(entry: Entry) -> list[dict[str, Any]]:
+    """Return the lists of a few users, without the users' ids."""
+    cases = () if entry.inside is None else entry.inside.cases
+    return [
+        {
+            "history": [(event.item, event.time.date().isoformat()) for event in case.shown.history[-HISTORY_LENGTH:]],
+            "n_events": f"{len(case.shown.history):,}", "places": case.shown.entries, "target": case.shown.target,
+            "line": case.shown.target_line, "pictures": case.pictures, "rule": case.shown.rule,
+        }
+        for case in cases
+    ]  # fmt: skip
 
 
 def _setting(key: str, setting: Setting) -> tuple[str, str, str, str]:
@@ -273,6 +307,9 @@ def overall_view(rows: Sequence[Overall]) -> list[dict[str, Any]]:
             "name": row.name, "page": f"model-{slug(row.model)}.html", "rank": f"{row.rank:.2f}",
             "rank_interval": f"{row.rank_interval[0]:.2f} to {row.rank_interval[1]:.2f}", "wins": f"{row.wins:.0%}",
             "wins_interval": f"{row.wins_interval[0]:.0%} to {row.wins_interval[1]:.0%}",
+            "elo": f"{row.elo:.0f}", "elo_interval": f"{row.elo_interval[0]:.0f} to {row.elo_interval[1]:.0f}",
+            "behind": f"{100 * row.behind:.1f}",
+            "behind_interval": f"{100 * row.behind_interval[0]:.1f} to {100 * row.behind_interval[1]:.1f}",
         }
         for row in rows
     ]  # fmt: skip

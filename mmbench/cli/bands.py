@@ -23,8 +23,9 @@ def print_bands(
     mask_seen: MaskRule | None,
 ) -> None:
     """Print the bands of each metric, and which row is best under which order."""
+    from mmbench.cli.tables import print_looks
     from mmbench.reporting.bands import tie_bands
-    from mmbench.reporting.targets import look_lines, tie_lines
+    from mmbench.reporting.targets import tie_lines
 
     for metric in metrics:
         for table in tie_bands(
@@ -32,9 +33,9 @@ def print_bands(
         ):
             _print(state, table)
     if split == "test":
-        lines = [*tie_lines(records, data_dir=state.data_dir), *look_lines(records, data_dir=state.data_dir)]
-        for label, text in lines:
+        for label, text in tie_lines(records, data_dir=state.data_dir):
             state.out.print(f"{label}  {text}", markup=False)
+        print_looks(state, records)
 
 
 def _print(state: State, table: "BandTable") -> None:

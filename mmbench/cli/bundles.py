@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbench.cli import complete
 from mmbench.cli.run import DeviceOption
 from mmbench.cli.state import State
-from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
     from mmbench.board.checks import Check
@@ -20,15 +20,19 @@ Examples:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: mmbench bundle results/demo/hm4sr/96b31b6212 -o hm4sr-demo.mmb.zip")(bundle)
+    app.command(epilog="Example: mmbench bundle 96b31b6 -o hm4sr-demo.mmb.zip")(bundle)
     app.command(epilog=_VERIFY)(verify)
 
 
 def bundle(
     ctx: typer.Context,
     result: Annotated[
-        Path,
-        typer.Argument(metavar="RESULT", help="Folder of a configuration, results/<data set>/<model>/<id>."),
+        str,
+        typer.Argument(
+            metavar="RESULT",
+            help="A configuration, as mmbench runs shows it (83a48b2), or its folder.",
+            autocompletion=complete.runs,
+        ),
     ],
     output: Annotated[
         Path,
@@ -45,12 +49,9 @@ def bundle(
 ) -> None:
     """Pack all seeds of a configuration into a file that others can check: ranks, lists, settings, curves."""
     state: State = ctx.obj
-    from mmbench.board.manifest import SUFFIX
-    from mmbench.board.writing import write_bundle
+    from mmbench import api
 
-    if not output.name.endswith(SUFFIX):
-        raise UsageError(f"-o {output}: the name must end in {SUFFIX}")
-    written = write_bundle(result, output, with_lists=not no_lists, with_weights=weights)
+    written = api.bundle(result, output, lists=not no_lists, weights=weights, results_dir=state.results_dir)
     for note in written.notes:
         state.note(note)
     manifest = written.manifest
@@ -93,17 +94,13 @@ def verify(
     Nothing of it is run. The verdict of --rescore and --retrain is stored beside it.
     """
     state: State = ctx.obj
-    from mmbench.board.verification import Work, check_date, today, write_verdict
-    from mmbench.board.verification import verify as check_bundle
+    from mmbench import api
 
-    work = Work(
-        data_dir=state.data_dir, rescore=rescore, retrain=retrain, device=device, trusts_code=trust_code,
-        date=today() if date is None else check_date(date),
+    verdict = api.verify(
+        path, rescore=rescore, retrain=retrain, date=date, trust_code=trust_code, device=device,
+        data_dir=state.data_dir, on_check=lambda check: _print(state, check), say=state.note,
     )  # fmt: skip
-    verdict = check_bundle(path, work, on_check=lambda check: _print(state, check), say=state.note)
     state.out.print(f"level: {verdict.level}", markup=False)
-    if work.needs_data:
-        state.note(f"wrote {write_verdict(path, verdict)}")
     if any(status == "fault" for _, status, _ in verdict.checks):
         raise typer.Exit(1)
 

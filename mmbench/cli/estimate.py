@@ -20,7 +20,7 @@ def estimate(
 ) -> None:
     """Time some steps of each model, and print the time, memory and disk that the missing runs need at most."""
     state: State = ctx.obj
-    from mmbench import api
+    from mmbench.api.running import plan_cells
     from mmbench.cli.tables import print_table
     from mmbench.cli.watching import run_view, watchers
     from mmbench.fetch.files import size_text
@@ -29,7 +29,7 @@ def estimate(
     from mmbench.runs.narrator import clock
 
     experiment = read_experiment_file(file)
-    cells = api.plan_cells(
+    cells = plan_cells(
         **experiment.run_options, data_dir=state.data_dir, results_dir=state.results_dir,
         watchers=watchers(state, run_view(state)),
     )  # fmt: skip

@@ -1,12 +1,12 @@
 """`mmbench evaluate`: stored weights ranked again, or stored rankings, as numbers."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmbench.choices import DEFAULT_LISTS, MaskRule, SplitName
 from mmbench.cli import complete
+from mmbench.cli.named_runs import SeveralRuns
 from mmbench.cli.run import DeviceOption, ListsOption
 from mmbench.cli.state import State
 from mmbench.cli.words import words
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     ctx: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
+    runs: SeveralRuns,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,13 +47,12 @@ def evaluate(
 ) -> None:
     """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
     state: State = ctx.obj
-    from mmbench.cli.tables import print_table
+    from mmbench.cli.tables import print_looks, print_table
     from mmbench.evaluation.metrics import parse_metric
-    from mmbench.runs.look_log import note_looks
-    from mmbench.runs.store import read_record
+    from mmbench.runs.naming import runs_named
 
     wanted = [parse_metric(name) for name in words(metric) or ["HR@10", "NDCG@10", "MRR@10"]]
-    records = [read_record(path) for path in runs]
+    records = runs_named(state.results_dir, runs)
     for name in wanted:
         name.check(min(record.n_items for record in records))
     head, rows = ["run", "split", *map(str, wanted)], []
@@ -62,12 +61,12 @@ def evaluate(
             rule = mask_seen or record.mask_seen
             values = [_value_text(state, name, ranking, rule, record) for name in wanted]
             rows.append([str(record.path), ranking.name, *values])
-    note_looks(records, data_dir=state.data_dir)
     if state.out.is_terminal:
         print_table(state, head, rows)
-        return
-    for row in (head, *rows):
-        typer.echo("\t".join(row))  # not rich, which turns tabs into spaces
+    else:
+        for row in (head, *rows):
+            typer.echo("\t".join(row))  # not rich, which turns tabs into spaces
+    print_looks(state, records, is_aside=True)
 
 
 def _rankings_to_print(

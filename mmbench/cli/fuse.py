@@ -1,12 +1,12 @@
 """`mmbench fuse`: the scores of finished runs, summed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmbench.choices import DEFAULT_LISTS
+from mmbench.cli.named_runs import SeveralRuns
 from mmbench.cli.run import DeviceOption, ListsOption
 from mmbench.cli.state import State
 
@@ -28,10 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def fuse(
     ctx: typer.Context,
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of finished runs (seed_<n>) of the same protocol."),
-    ],
+    runs: SeveralRuns,
     scale: Annotated[
         str,
         typer.Option(
@@ -51,15 +48,17 @@ def fuse(
     """Sum the scores of finished runs and store the result as a run; the weights never see a test target."""
     state: State = ctx.obj
     from mmbench import api
-    from mmbench.runs.store import read_record
+    from mmbench.cli.tables import print_looks
+    from mmbench.runs.naming import runs_named
 
-    members = [read_record(path) for path in runs]
+    members = runs_named(state.results_dir, runs)
     fused = api.fuse(
         members, scale=scale, weights=weights, device=device, lists=lists, data_dir=state.data_dir,
         results_dir=state.results_dir,
     )  # fmt: skip
     _print(state, members, fused)
     state.out.print(str(fused.path), markup=False)
+    print_looks(state, [*members, fused], is_aside=True)
 
 
 def _print(state: State, members: "Sequence[RunRecord]", fused: "RunRecord") -> None:

@@ -1,12 +1,12 @@
 """`mmbench knockout`: stored runs ranked again without a part of what their models read."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmbench.choices import SplitName
+from mmbench.cli.named_runs import SeveralRuns
 from mmbench.cli.run import DeviceOption
 from mmbench.cli.state import State
 from mmbench.errors import RunError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RANKED, RETRAINED = "text,image,time,order,history", "text,image"
 _EPILOG = """\b
 Examples:
-  mmbench knockout results/demo/hm4sr/*/seed_*
+  mmbench knockout 83a48b2
   mmbench knockout results/demo/hm4sr/*/seed_1 --what image,time
   mmbench knockout results/demo/hm4sr/*/seed_1 --what text=shuffled:7,history=3
   mmbench knockout results/demo/hm4sr/*/seed_* --retrain --what image"""
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def knockout(
     ctx: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs (seed_<n>).")],
+    runs: SeveralRuns,
     knock_outs: Annotated[
         str,
         typer.Option(
@@ -53,18 +53,19 @@ def knockout(
 ) -> None:
     """Rank stored runs again without texts, pictures, times, order or old events: what do their models use?"""
     state: State = ctx.obj
+    from mmbench.cli.tables import print_looks
     from mmbench.evaluation.knockouts import parse_knockouts
     from mmbench.evaluation.metrics import parse_metric
     from mmbench.reporting.knock_outs import as_retrained, rows_of_drops
     from mmbench.reporting.labels import group_runs
-    from mmbench.runs.store import read_record
+    from mmbench.runs.naming import runs_named
 
     wanted = parse_metric(metric)
     wanted.check_of_ranks("--metric")
     chosen = (knock_outs or (RETRAINED if retrain else RANKED)).split(",")
     if not retrain:
         parse_knockouts(chosen)  # raises for an unknown knock-out before a run is opened
-    records = [read_record(path) for path in dict.fromkeys(runs)]
+    records = runs_named(state.results_dir, runs)
     for record in records:
         _check(record)
         wanted.check(record.n_items)
@@ -74,6 +75,8 @@ def knockout(
     for row in rows:
         _print(state, as_retrained(row) if retrain else row, str(wanted), split)
     _print_caption(state, rows, retrain=retrain)
+    if split == "test":
+        print_looks(state, records)
 
 
 def _ranked(

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from mmbench.cli.state import State
-from mmbench.errors import DataError
 
 _EPILOG = """\b
 Examples:
@@ -25,6 +24,14 @@ def leaderboard(
         Path | None, typer.Option(metavar="DIR", help="Folder of bundles, with the verdicts of `verify`.")
     ] = None,
     results: Annotated[bool, typer.Option(help="Also show the runs of the results folder.")] = True,
+    no_lists: Annotated[
+        bool,
+        typer.Option(
+            "--no-lists",
+            help="Show no slices and no lists of users: the data may not be passed on. Without it they are shown "
+            "where a run has lists and its data set is prepared here.",
+        ),
+    ] = False,
     title: Annotated[str, typer.Option(help="Of the index.")] = "Leaderboard",
     date: Annotated[
         str | None, typer.Option(metavar="YYYY-MM-DD", show_default="today", help="Of this version.")
@@ -35,26 +42,17 @@ def leaderboard(
     Bundles with a fault are left out and named. Building again adds to the log.
     """
     state: State = ctx.obj
-    from mmbench.board import entries as made
-    from mmbench.board.site import build_site
-    from mmbench.board.verification import check_date, today
+    from mmbench import api
     from mmbench.visible import one_line
 
-    if bundles is not None and not bundles.is_dir():
-        raise DataError(
-            f"{bundles} is not a folder; mmbench bundle RESULT -o {bundles}/NAME.mmb.zip makes bundles"
-        )
-    left_out: list[made.LeftOut] = []
-    entries = list(made.entries_of_bundles(bundles, on_left_out=left_out.append)) if bundles else []
-    if results:
-        entries += made.entries_of_results(state.results_dir, on_left_out=left_out.append)
-    entries = made.without_repeats(entries, on_left_out=left_out.append)
-    for each in left_out:
-        state.warn(f"left out: {each.name}: {one_line(each.reason)}")
-    day = today() if date is None else check_date(date)
-    built = build_site(entries, output, left_out=left_out, date=day, title=title)
+    site = api.leaderboard(
+        output, bundles=bundles, results=results, lists=not no_lists, title=title, date=date,
+        data_dir=state.data_dir, results_dir=state.results_dir,
+        on_left_out=lambda each: state.warn(f"left out: {each.name}: {one_line(each.reason)}"),
+    )  # fmt: skip
+    built, n = site.built, site.n_configurations
     state.out.print(
-        f"{built.index}: {len(entries)} configuration{'s' * (len(entries) != 1)} on {len(built.boards)} "
+        f"{built.index}: {n} configuration{'s' * (n != 1)} on {len(built.boards)} "
         f"board{'s' * (len(built.boards) != 1)}, {built.n_pages} pages, version {built.version}",
         markup=False, highlight=False,
     )  # fmt: skip

@@ -42,7 +42,7 @@ def power(
 ) -> None:
     """Say which differences stored runs can show, and how many seeds or users the differences that they have need."""
     state: State = ctx.obj
-    from mmbench.cli.tables import open_named
+    from mmbench.cli.tables import open_named, print_looks
     from mmbench.evaluation.metrics import parse_metric
     from mmbench.reporting.power import power_of_runs
     from mmbench.runs.store import read_all
@@ -65,6 +65,7 @@ def power(
         _print_assumed(state, dataset)
     else:
         _print(state, power, metric, dataset)
+        print_looks(state, records)
 
 
 def _print(state: State, power: "Power", metric: str, dataset: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmbench.choices import DEFAULT_LISTS, MaskRule
+from mmbench.cli.named_runs import OneRun
 from mmbench.cli.state import State
 from mmbench.errors import DataError, UsageError
 
@@ -19,7 +20,7 @@ TABLES = (".parquet", ".csv")
 
 _EPILOG = """\b
 Examples:
-  mmbench recommend results/demo/hm4sr/*/seed_1 --user U0001
+  mmbench recommend 83a48b2/1 --user U0001
   mmbench recommend results/demo/hm4sr/*/seed_1 --user U0001 --format html -o user.html
   mmbench recommend results/demo/hm4sr/*/seed_1 --all -o lists.parquet"""
 
@@ -30,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def recommend(
     ctx: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run (seed_<n>).")],
+    run: OneRun,
     user: Annotated[str | None, typer.Option(metavar="ID", help="A user's id, as in the raw data.")] = None,
     every: Annotated[
         bool, typer.Option("--all", help="All users' lists as a table; needs --output.")
@@ -55,10 +56,10 @@ def recommend(
     if every == (user is not None):
         raise UsageError("give either --user ID or --all")
     from mmbench import api
-    from mmbench.runs.look_log import note_looks
-    from mmbench.runs.store import read_record
+    from mmbench.cli.tables import print_looks
+    from mmbench.runs.naming import run_named
 
-    record = read_record(run)
+    record = run_named(state.results_dir, run)
     if every:
         if output is None or output.suffix not in TABLES:
             raise UsageError(f"--all needs --output FILE, a name in {' or '.join(TABLES)}")
@@ -67,7 +68,7 @@ def recommend(
         stored = record.ranking("test").list_length or DEFAULT_LISTS
         _write_table(all_lists(record, k=k or stored, data_dir=state.data_dir, rule=mask_seen), output)
         state.err.print(f"wrote {output}", markup=False)
-        note_looks([record], data_dir=state.data_dir)
+        print_looks(state, [record], is_aside=True)
         return
     assert user is not None
     shown = api.recommend(record, user, k=k or 10, mask_seen=mask_seen, data_dir=state.data_dir)
@@ -77,6 +78,7 @@ def recommend(
         raise UsageError("--output takes a page; add --format html")
     else:
         _print(state, shown)
+    print_looks(state, [record], is_noted_before=True, is_aside=fmt == "html")
 
 
 def _write_table(table: "pd.DataFrame", file: Path) -> None:

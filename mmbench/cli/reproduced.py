@@ -1,5 +1,6 @@
 """What `mmbench reproduce` prints and draws of what is measured."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,13 +42,14 @@ def show(
     output: Path | None,
 ) -> None:
     """Print the table and draw the figure; report failures last."""
+    from mmbench.reporting.targets import look_lines
     from mmbench.reproduce.scores import reproduced
-    from mmbench.runs.look_log import note_looks
 
     if not records:
         raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
     result = reproduced(plan, records)
-    note_looks(records.values(), data_dir=state.data_dir)
+    looks = look_lines(list(records.values()), data_dir=state.data_dir)
+    result = replace(result, table=replace(result.table, caption=(*result.table.caption, *looks)))
     state.warn_left_out(result.table.left_out)
     if plan.content.kind == "cases":
         _emit_case(state, result, records, fmt, output)

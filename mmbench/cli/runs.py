@@ -120,6 +120,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show runs in full: scores, settings that differ from the recipe, training curve, time, notes."""
+    from mmbench.cli.tables import print_looks
     from mmbench.reporting import run_page
     from mmbench.runs.inventory import find_runs
 
@@ -127,12 +128,12 @@ def show(
     runs, metrics = find_runs(state.results_dir, names), _metrics(metric)
     if as_json:
         typer.echo(json.dumps([run_page.to_json(run, metrics) for run in runs], indent=1))
-        return
-    for index, run in enumerate(runs):
+    for index, run in enumerate([] if as_json else runs):
         if index:
             state.out.print()
         for label, text in run_page.page_lines(run, metrics, ascii_only=state.is_ascii_only):
             _print_line(state, label, text)
+    print_looks(state, [run.record for run in runs if run.record is not None], is_aside=True)
 
 
 @runs_app.command(epilog="Example: mmbench runs rm 83a48b2/1 results/demo/sasrec/*/seed_3")

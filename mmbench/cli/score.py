@@ -47,15 +47,15 @@ def score(
     Ids are those of the raw data. Every user with a test target needs a list.
     """
     state: State = ctx.obj
-    from mmbench.board.external import Entry, score_lists
-    from mmbench.cli.tables import open_current
+    from mmbench import api
+    from mmbench.cli.tables import open_current, print_looks
 
-    prepared = open_current(state, dataset)
-    record = score_lists(
-        lists, Entry(name=name, seed=seed, mask_seen=mask_seen), dataset=prepared.name,
-        data_dir=state.data_dir, results_dir=state.results_dir, replaces=force,
+    record = api.score(
+        lists, name, dataset=open_current(state, dataset), seed=seed, mask_seen=mask_seen, replace=force,
+        data_dir=state.data_dir, results_dir=state.results_dir,
     )  # fmt: skip
     _print(state, record)
+    print_looks(state, [record], is_aside=True)
 
 
 def _print(state: State, record: "RunRecord") -> None:

@@ -35,6 +35,7 @@ def print_slices(
     output: Path | None,
 ) -> None:
     """Print each metric in each slice of a family; as CSV with `--format csv` or `--output FILE.csv`."""
+    from mmbench.cli.tables import print_looks
     from mmbench.reporting.slices import slice_tables
 
     as_csv = fmt == "csv" or (fmt is None and output is not None and output.suffix == ".csv")
@@ -50,11 +51,14 @@ def print_slices(
     ]  # fmt: skip
     if as_csv:
         _write_csv(state, tables, output)
+        if split == "test":
+            print_looks(state, records, is_aside=True)
         return
     for table in tables:
         _print(state, table)
     if split == "test":
-        _print_looks(state, records, tables)
+        shown = {table.dataset for table in tables}
+        print_looks(state, [record for record in records if record.dataset in shown])
 
 
 def _write_csv(state: State, tables: "Sequence[SliceTable]", output: Path | None) -> None:
@@ -93,14 +97,6 @@ def _fields(table: "SliceTable", row: "Sliced") -> list[list[object]]:
             ]
         lines.append(["" if value is None else value for value in line])
     return lines
-
-
-def _print_looks(state: State, records: "Sequence[RunRecord]", tables: "Sequence[SliceTable]") -> None:
-    from mmbench.reporting.targets import look_lines
-
-    shown = {table.dataset for table in tables}
-    for label, text in look_lines([r for r in records if r.dataset in shown], data_dir=state.data_dir):
-        state.out.print(f"{label}  {text}", markup=False)
 
 
 def _print(state: State, table: "SliceTable") -> None:

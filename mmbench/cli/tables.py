@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING
 from mmbench.cli.state import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmbench.data.store import Prepared
+    from mmbench.runs.store import RunRecord
 
 _WHOLE_WORD = 40  # letters; a longer word, such as a path, may be broken
 
@@ -59,6 +62,22 @@ def print_statistics(state: State, prepared: "Prepared") -> None:
     printed = prepared.manifest.printed
     header = ["statistic", "computed", f"printed ({printed.source})" if printed else "printed", "remark"]
     print_table(state, header, statistic_rows(prepared.manifest))
+
+
+def print_looks(
+    state: State, records: "Sequence[RunRecord]", *, is_noted_before: bool = False, is_aside: bool = False
+) -> None:
+    """Note that test numbers of these runs are shown, and print how often those of their data sets were.
+
+    is_aside  on stderr, where stdout is data for other programs
+    """
+    from mmbench.reporting.targets import look_lines
+
+    for label, text in look_lines(records, data_dir=state.data_dir, is_noted_before=is_noted_before):
+        if is_aside:
+            state.note(text)
+        else:
+            state.out.print(f"{label}  {text}", markup=False)
 
 
 def print_table(state: State, header: list[str], rows: list[list[str]]) -> None:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbench.cli import complete
+from mmbench.cli.named_runs import ONE_HELP
 from mmbench.cli.state import State
 
 if TYPE_CHECKING:
@@ -16,32 +18,38 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: mmbench why results/demo/hm4sr/*/seed_1 results/demo/sasrec/*/seed_1")(why)
+    app.command(epilog="Example: mmbench why 83a48b2/1 96b31b6/1")(why)
 
 
 def why(
     ctx: typer.Context,
-    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a finished run (seed_<n>).")],
+    a: Annotated[str, typer.Argument(metavar="A", help=ONE_HELP, autocompletion=complete.runs)],
     b: Annotated[
         str,
-        typer.Argument(metavar="B", help="Folder of another run, or a printed table such as hm4sr/table1."),
+        typer.Argument(
+            metavar="B",
+            help="Another run, or a printed table such as hm4sr/table1.",
+            autocompletion=complete.runs,
+        ),
     ],
     metric: Annotated[str, typer.Option(help="Whose difference.")] = "NDCG@10",
 ) -> None:
     """List every field in which two runs differ, what matters most first, with the measured effect of each."""
     state: State = ctx.obj
+    from mmbench.cli.tables import print_looks
     from mmbench.evaluation.metrics import parse_metric
     from mmbench.reporting.rounding import number
     from mmbench.reporting.why import why as explain
     from mmbench.reproduce.spec import experiments
-    from mmbench.runs.store import read_all, read_record
+    from mmbench.runs.naming import run_named
+    from mmbench.runs.store import read_all
 
-    wanted, first = parse_metric(metric), read_record(a)
+    wanted, first = parse_metric(metric), run_named(state.results_dir, a)
     stored = read_all(state.results_dir, on_error=lambda path, error: state.warn(f"skipped: {error}"))
     if not Path(b).is_dir() and b.partition("/")[0] in {name.partition("/")[0] for name in experiments()}:
         _print_printed(state, first, b, list(stored), wanted)
         return
-    second = read_record(Path(b))
+    second = run_named(state.results_dir, b)
     for record in (first, second):
         wanted.check(record.n_items)
     difference = explain(first, second, list(stored), metric=wanted)
@@ -50,10 +58,11 @@ def why(
     state.out.print(
         f"B - A  {number(difference.b - difference.a, sign=True)}  {wanted} on the test targets", markup=False
     )
-    if not difference.fields:
+    if difference.fields:
+        _print_fields(state, difference.fields, "B")
+    else:
         state.out.print("no field differs: A and B are the same run", markup=False)
-        return
-    _print_fields(state, difference.fields, "B")
+    print_looks(state, [first, second])
 
 
 def _print_fields(state: State, fields: "Sequence[Field]", other: str) -> None:
@@ -68,6 +77,7 @@ def _print_printed(
     state: State, run: "RunRecord", name: str, stored: "list[RunRecord]", metric: "Metric"
 ) -> None:
     """Print a run beside a printed number, and what the stored run differs in that is nearest to it."""
+    from mmbench.cli.tables import print_looks
     from mmbench.reporting.rounding import number
     from mmbench.reproduce.why_printed import why_printed
 
@@ -83,3 +93,4 @@ def _print_printed(
         state.out.print(
             "no stored run of the model is nearer than A: no known field explains it", markup=False
         )
+    print_looks(state, [run, shown.nearest])

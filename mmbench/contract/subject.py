@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from mmbench.contract.toy import DAY, START, catalog_of, history_batch, toy_catalog, toy_view
+from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared
 from mmbench.data.views import TrainView
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.runs.build import cell_catalog, load_data
+from mmbench.runs.build import cell_catalog
 from mmbench.runs.plan import make_cell
 
 SMALL = {"hidden_dim": 12, "emb_dim": 12, "inner_dim": 16, "n_heads": 2}

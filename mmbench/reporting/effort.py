@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from mmbench.reporting.labels import Group
 from mmbench.reporting.table import Row
-from mmbench.tuning.tuned import SettingsOrigin, settings_origin
+from mmbench.tuning.origin import SettingsOrigin, settings_origin
 
 Efforts = Mapping[str, Mapping[str, SettingsOrigin]]  # by data set and row label
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from mmbench.reporting.labels import Group
 from mmbench.reporting.table import Row
-from mmbench.runs.controls import CONTROL_MODELS, LATE_FUSION
-from mmbench.runs.plan import FEATURE_CHANGES
+from mmbench.runs.plan import CONTROL_MODELS, FEATURE_CHANGES, LATE_FUSION
 
 
 def missing_control_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:

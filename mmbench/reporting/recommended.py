@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmbench.choices import MaskRule
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.store import Prepared
 from mmbench.errors import RunError, UsageError
 from mmbench.evaluation.evidence import ListsError, Ranking
 from mmbench.look.pictures import data_url, thumbnails
-from mmbench.runs.build import LoadedData, load_data
-from mmbench.runs.rerank import cell_of
+from mmbench.runs.plan import cell_of
 from mmbench.runs.store import RunRecord
 from mmbench.visible import one_line
 
@@ -143,21 +143,23 @@ def page(recommended: Recommended, data_dir: Path) -> str:
 
     from mmbench.visible import visible_if_text
 
-    prepared = _opened(recommended.record, data_dir).prepared
     shown = [event.item for event in recommended.history]
     shown += [*(entry.item for entry in recommended.entries), recommended.target]
-    pictures = _pictures(prepared, {item.number for item in shown})
+    pictures = pictures_of(recommended.record, {item.number for item in shown}, data_dir, size=PICTURE_SIZE)
     source = (files("mmbench.reporting") / "recommended.html.j2").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined, finalize=visible_if_text)
     return template.from_string(source).render(shown=recommended, run=recommended.record, pictures=pictures)
 
 
-def _pictures(prepared: Prepared, items: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Return the `url` of each item's picture, or the `reason` why there is none."""
+def pictures_of(
+    record: RunRecord, items: Iterable[int], data_dir: Path, *, size: int
+) -> dict[int, dict[str, Any]]:
+    """Return the `url` of each item's picture with sides of `size` pixels, or the `reason` why there is none."""
+    prepared = _opened(record, data_dir).prepared
     return {
         item: {"url": "", "reason": picture} if isinstance(picture, str)
         else {"url": data_url(picture), "reason": ""}
-        for item, picture in thumbnails(prepared, items, size=PICTURE_SIZE).items()
+        for item, picture in thumbnails(prepared, items, size=size).items()
     }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Where a number comes from: a metric in each slice of the targets, and whether a gain differs between slices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.choices import MaskRule, SplitName
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.views import TargetView
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.corrections import holm
@@ -19,8 +20,7 @@ from mmbench.features.store import default_encoder, load_features
 from mmbench.reporting.gather import Measured, check_runs, check_users, measure
 from mmbench.reporting.labels import Group, group_runs, row_keys, row_names
 from mmbench.reporting.request import TableRequest
-from mmbench.runs.build import LoadedData, load_data
-from mmbench.runs.rerank import cell_of
+from mmbench.runs.plan import cell_of
 from mmbench.runs.store import RunRecord
 
 LEAST_USERS, LEAST_HITS = 30, 10  # a slice with fewer users, or hits of all its rows, has no number
@@ -156,7 +156,7 @@ def _table(
         for k in range(len(labels.names))
     ]
     rows = [
-        _with_gains(Sliced(name, _slices(values[name], labels, hits)), values, chosen, labels)
+        _with_gains(Sliced(name, slices_of(values[name], labels, hits)), values, chosen, labels)
         for name in order
     ]
     rule = request.mask_seen or records[0].mask_seen
@@ -237,7 +237,16 @@ def tied_share(view: TargetView, target_times: np.ndarray) -> float:
 # -- numbers ----------------------------------------------------------------------------------------------
 
 
-def _slices(values: np.ndarray, labels: Labels, hits: Sequence[int]) -> tuple[Slice, ...]:
+def slices_of(
+    values: np.ndarray,
+    labels: Labels,
+    hits: Sequence[int] | None = None,
+    *,
+    interval: Callable[[np.ndarray], tuple[float, float] | None] = interval_of,
+) -> tuple[Slice, ...]:
+    """Return the slices of a row's values per user; `hits` of each slice, over all rows, are by default its own."""
+    if hits is None:
+        hits = [int(((values > 0) & (labels.index == k)).sum()) for k in range(len(labels.names))]
     total = max(int((values > 0).sum()), 1)
     slices = []
     for k, name in enumerate(labels.names):
@@ -246,7 +255,7 @@ def _slices(values: np.ndarray, labels: Labels, hits: Sequence[int]) -> tuple[Sl
         slices.append(
             Slice(
                 name, len(part), float(part.mean()) if is_shown else None,
-                interval_of(part) if is_shown else None, float((part > 0).sum()) / total,
+                interval(part) if is_shown else None, float((part > 0).sum()) / total,
             )
         )  # fmt: skip
     return tuple(slices)

@@ -6,23 +6,25 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.choices import SplitName
+from mmbench.data.loaded import load_data
 from mmbench.data.store import open_prepared
 from mmbench.errors import MmbenchError
 from mmbench.evaluation.data_facts import DataFacts
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.target_weights import WEIGHTS, border_of, effective_size
-from mmbench.runs.build import load_data
 from mmbench.runs.facts import data_facts
 from mmbench.runs.look_log import looks_at, note_looks
 from mmbench.runs.store import RunRecord
 
 
-def look_lines(records: Sequence[RunRecord], *, data_dir: Path) -> list[tuple[str, str]]:
-    """Note that test numbers of these runs are shown, and return the caption about each data set."""
+def look_lines(
+    records: Sequence[RunRecord], *, data_dir: Path, is_noted_before: bool = False
+) -> list[tuple[str, str]]:
+    """Note that test numbers of these runs are shown, unless that was done, and return the caption of each data set."""
     lines = []
     for dataset in dict.fromkeys(record.dataset for record in records if record.status == "finished"):
         shown = [record for record in records if record.dataset == dataset]
-        is_noted = note_looks(shown, data_dir=data_dir)
+        is_noted = is_noted_before or note_looks(shown, data_dir=data_dir)
         looks = looks_at(shown, data_dir=data_dir)
         times, number = _counted(looks.times, "time"), _counted(len(looks.configurations), "configuration")
         missed = "" if is_noted else "; this time could not be noted, no folder can be written"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmbench.data.loaded import load_data
 from mmbench.errors import RunError
 from mmbench.evaluation.evidence import Ranking
 from mmbench.evaluation.metrics import parse_metric
@@ -16,7 +17,6 @@ from mmbench.look.plots import Plot
 from mmbench.look.style import SOFT, VERMILION, new_figure, set_title
 from mmbench.reporting.recommended import Item, Recommended, recommended
 from mmbench.reproduce.plan import Plan
-from mmbench.runs.build import load_data
 from mmbench.runs.store import RunRecord
 
 if TYPE_CHECKING:

@@ -2,18 +2,16 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mmbench.choices import SplitName
-from mmbench.data.split import Split, make_split
-from mmbench.data.store import Prepared, open_path
-from mmbench.data.views import TargetView, TrainView, target_view, training_view
+from mmbench.data.loaded import LoadedData
+from mmbench.data.store import open_path
 from mmbench.errors import RunError, UsageError
 from mmbench.features.store import FeatureSet, load_features
 from mmbench.features.use import FeatureUse
@@ -24,38 +22,6 @@ from mmbench.runs.plan import Cell, configs
 from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
 from mmbench.settings.feature_change import FeatureChange
-
-
-@dataclass(frozen=True)
-class LoadedData:
-    """A data set as a cell's parts see it: the training events and the validation targets."""
-
-    prepared: Prepared
-    split: Split
-    train: TrainView
-    valid: TargetView
-
-    @cached_property
-    def brand_ids(self) -> torch.Tensor:
-        """A number of each item's brand, int64 [N + 1], from 1 in the order of the names; 0 = it has none."""
-        brands = [record["brand"] for record in self.prepared.item_records]
-        number = {name: k for k, name in enumerate(sorted({*brands} - {""}), start=1)}
-        return torch.tensor([0, *(number.get(brand, 0) for brand in brands)])
-
-    def targets(self, split: SplitName) -> TargetView:
-        """Return what is ranked. The test targets are opened by this call only, after the training."""
-        return self.valid if split == "valid" else target_view(self.prepared, self.split, split)
-
-
-@lru_cache(maxsize=2)
-def load_data(path: Path, content: str) -> LoadedData:
-    """Load a prepared data set whose hash is `content`; all cells of a data set share a copy."""
-    prepared = open_path(path)
-    if prepared.hash != content:
-        raise RunError(f"{path} changed during the run; start it again")
-    prepared.verify()
-    split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
-    return LoadedData(prepared, split, training_view(prepared, split), target_view(prepared, split, "valid"))
 
 
 @lru_cache(maxsize=16)
@@ -115,7 +81,7 @@ def cell_catalog(cell: Cell, data: LoadedData) -> Catalog:
     for modality in features:
         catalog = _with_change(cell, catalog, modality)
     if "category" in entry.recipe.inputs:  # reading all records takes a second, so nobody else pays for it
-        catalog = replace(catalog, brand_ids=data.brand_ids)
+        catalog = replace(catalog, brand_ids=torch.from_numpy(data.brand_ids))
     return catalog
 
 

@@ -17,16 +17,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared, open_path
 from mmbench.errors import UsageError
 from mmbench.models import registry
 from mmbench.models.base import Recommender
-from mmbench.runs.build import build_model, load_data
+from mmbench.runs.build import build_model
 from mmbench.runs.overrides import Overrides
-from mmbench.runs.plan import Cell, make_cell
+from mmbench.runs.plan import CONTROL_MODELS, LATE_FUSION, Cell, make_cell
 
-LATE_FUSION = "late-fusion"
-CONTROL_MODELS = (LATE_FUSION, "ease-text", "itemknn-cbf")
 FEATURE_SEEDS = (1, 2, 3)  # crossed with the seeds of the runs: a single permutation may be lucky
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmbench.atomic import write_text
 from mmbench.choices import DEFAULT_LISTS
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.store import open_path
 from mmbench.data.views import TargetView
 from mmbench.errors import FAILURES, MmbenchError
@@ -29,7 +30,7 @@ from mmbench.models.base import Recommender
 from mmbench.models.late_fusion import LateFused
 from mmbench.paths import PACKAGE
 from mmbench.runs import store
-from mmbench.runs.build import LoadedData, build_model, load_data
+from mmbench.runs.build import build_model
 from mmbench.runs.plan import Cell
 from mmbench.runs.rerank import RunModel
 from mmbench.runs.store import RANKINGS, TRACEBACK, RunRecord, Selection

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.choices import SplitName
+from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.data_facts import DataFacts, Vectors
 from mmbench.features.store import default_encoder, load_features
-from mmbench.runs.build import load_data
-from mmbench.runs.rerank import cell_of
+from mmbench.runs.plan import cell_of
 from mmbench.runs.store import RunRecord
 
 

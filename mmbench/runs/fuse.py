@@ -18,6 +18,7 @@ import torch
 from mmbench.atomic import hash_json
 from mmbench.choices import DEFAULT_LISTS, SPLITS
 from mmbench.data.batcher import Batcher
+from mmbench.data.loaded import LoadedData
 from mmbench.data.samples import last_rows
 from mmbench.data.views import TargetView
 from mmbench.errors import RunError, UsageError
@@ -26,7 +27,6 @@ from mmbench.evaluation.fusion import ScaledChunk, WeightKind, find_weights
 from mmbench.evaluation.ranking import chunk_size, rank_scores
 from mmbench.nn.score_scales import FusionWeights, Scale, rescale
 from mmbench.runs import store
-from mmbench.runs.build import LoadedData
 from mmbench.runs.rerank import MEMBERS, RunModel, reopen
 from mmbench.runs.store import RunRecord, slug
 from mmbench.runs.workers import cannot_write, claim

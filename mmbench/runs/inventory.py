@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from mmbench.errors import DataError, RunError, UsageError
+from mmbench.errors import MOST_SHOWN, DataError, RunError, UsageError, nearest
 from mmbench.models import registry
 from mmbench.runs.store import RECORD, RunRecord, read_record, slug
 from mmbench.runs.workers import LOCK, claim
@@ -121,13 +121,23 @@ def _named(name: str, results_dir: Path, stored: Sequence[StoredRun]) -> list[St
     chosen = [run for run in stored if match and run.config_id.startswith(match["config"])]
     configurations = {(run.dataset, run.model, run.config_id) for run in chosen}
     if len(configurations) > 1:
-        ids = ", ".join(sorted(config_id for _, _, config_id in configurations))
+        ids = ", ".join(
+            f"{config_id} ({model} on {dataset})"
+            for dataset, model, config_id in sorted(configurations, key=lambda names: names[2])
+        )
         raise UsageError(f"{name!r} is the beginning of several configurations: {ids}; write more of it")
     if match and match["seed"]:
         chosen = [run for run in chosen if run.seed == int(match["seed"])]
     if not chosen:
-        raise UsageError(f"no run {name!r} in {results_dir}; mmbench runs lists them")
+        raise UsageError(f"no run {name!r} in {results_dir}{_meant(name, stored)}; mmbench runs lists them")
     return chosen
+
+
+def _meant(name: str, stored: Sequence[StoredRun]) -> str:
+    """Return the names that an unknown one may have meant, in words; "" for none."""
+    near = nearest(name, {run.name for run in stored} | {run.config_id[:SHOWN_DIGITS] for run in stored})
+    more = ", ..." if len(near) > MOST_SHOWN else ""
+    return f"; did you mean {' or '.join(map(repr, near[:MOST_SHOWN]))}{more}?" if near else ""
 
 
 def _is_below(path: Path, folder: Path) -> bool:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmbench.choices import SPLITS
 from mmbench.errors import DataError
@@ -12,7 +13,9 @@ from mmbench.runs.store import RECORD, RunRecord
 from mmbench.settings.config import Origin
 from mmbench.settings.describe import value_text
 from mmbench.training.names import LOG, RESUME
-from mmbench.training.progress import EpochReport
+
+if TYPE_CHECKING:
+    from mmbench.training.progress import EpochReport
 
 SHOWN_CUTOFF = 10  # is the cutoff of the NDCG in the line about a run's end
 
@@ -78,7 +81,7 @@ class TrainingLines:
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
         """Ignore a step; lines are per epoch."""
 
-    def epoch(self, report: EpochReport) -> None:
+    def epoch(self, report: "EpochReport") -> None:
         now = time.monotonic()
         # The first epoch's time on the clock counts the start of everything, too.
         self.seconds.append(now - self.epoch_began if self.report else report.seconds)
@@ -105,7 +108,7 @@ class TrainingLines:
             for name, value in self.report.valid.items()
         ]
 
-    def epoch_text(self, report: EpochReport) -> str:
+    def epoch_text(self, report: "EpochReport") -> str:
         parts = [f"[{self.numbers}/{self.total}] {self.title}: epoch {report.epoch}/{self.max_epochs}"]
         parts += [terms_text(report.loss), *self.valid_text(), f"{report.seconds:.1f} s"]
         return "  ".join([*parts, self.left()]).rstrip()

@@ -7,8 +7,8 @@ from typing import Any
 
 from mmbench.atomic import hash_json
 from mmbench.data.protocol import Protocol
-from mmbench.data.store import Prepared
-from mmbench.errors import UsageError
+from mmbench.data.store import Prepared, open_prepared
+from mmbench.errors import RunError, UsageError
 from mmbench.evaluation import metrics
 from mmbench.features.store import FeatureSet, default_encoder, load_features
 from mmbench.features.use import FeatureUse
@@ -22,6 +22,8 @@ FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")
 RANKING_SETTINGS = ("max_len", "mask_seen", "precision")
 ENCODERS = ("text_encoder", "image_encoder")  # a result is identified by the features read, not by their name
 FEATURE_CHANGES = ("text_features", "image_features")
+LATE_FUSION = "late-fusion"
+CONTROL_MODELS = (LATE_FUSION, "ease-text", "itemknn-cbf")  # what a multi-modal model is compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,3 +224,18 @@ def comparable(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str,
         "ranks_of_ties": "expected",
         "metrics": METRIC_VERSION,
     }
+
+
+def cell_of(record: store.RunRecord, data_dir: Path) -> Cell:
+    """Return the cell that made a record, for ranking its checkpoint again; RunError for data that changed since."""
+    prepared = open_prepared(record.dataset, data_dir)
+    if prepared.hash != record.data_hash:
+        raise RunError(
+            f"{record.path} was run on other data (hash {record.data_hash[:12]}, "
+            f"{record.dataset} now has {prepared.hash[:12]})"
+        )
+    return Cell(
+        dataset=record.dataset, data_path=prepared.path, model=record.model, seed=record.seed,
+        settings=record.settings, features=record.features, protocol=record.protocol,
+        config_id=record.config_id, path=record.path, notes=tuple(record.notes),
+    )  # fmt: skip

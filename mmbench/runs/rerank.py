@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmbench.choices import DEFAULT_LISTS, SPLITS
-from mmbench.data.store import open_prepared
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.errors import DataError, RunError
 from mmbench.evaluation.evidence import MadeBy, Ranking
 from mmbench.evaluation.interventions import AS_TRAINED, Intervention, part, rank_under
@@ -20,8 +20,8 @@ from mmbench.models.base import Recommender
 from mmbench.models.late_fusion import LateFused
 from mmbench.nn.score_scales import FusionWeights
 from mmbench.runs import store
-from mmbench.runs.build import LoadedData, build_model, load_data
-from mmbench.runs.plan import Cell
+from mmbench.runs.build import build_model
+from mmbench.runs.plan import cell_of
 from mmbench.runs.store import RunRecord
 from mmbench.runtime import code_version, environment, pick_device
 from mmbench.training import checkpoint
@@ -86,21 +86,6 @@ class RunModel:
 
 
 # -- stored runs ------------------------------------------------------------------------------------------
-
-
-def cell_of(record: RunRecord, data_dir: Path) -> Cell:
-    """Return the cell that made a record, for ranking its checkpoint again; RunError for data that changed since."""
-    prepared = open_prepared(record.dataset, data_dir)
-    if prepared.hash != record.data_hash:
-        raise RunError(
-            f"{record.path} was run on other data (hash {record.data_hash[:12]}, "
-            f"{record.dataset} now has {prepared.hash[:12]})"
-        )
-    return Cell(
-        dataset=record.dataset, data_path=prepared.path, model=record.model, seed=record.seed,
-        settings=record.settings, features=record.features, protocol=record.protocol,
-        config_id=record.config_id, path=record.path, notes=tuple(record.notes),
-    )  # fmt: skip
 
 
 def reopen(

@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared
 from mmbench.errors import FAILURES, DataError, RunError, UsageError
-from mmbench.runs.build import build_model, load_data
+from mmbench.runs.build import build_model
 from mmbench.runs.execute import explain_failure, selection_value
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.settings.config import Layer, Origin

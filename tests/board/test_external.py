@@ -14,6 +14,7 @@ from mmbench.board.checks import has_fault
 from mmbench.board.external import Entry, ranking_of, score_lists
 from mmbench.board.writing import write_bundle
 from mmbench.choices import RULES
+from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared
 from mmbench.data.views import TargetView
 from mmbench.errors import DataError, MmbenchError, UsageError
@@ -21,7 +22,6 @@ from mmbench.evaluation.evidence import Ranking
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.ranking import rank_fully
 from mmbench.reporting import TableRequest, build_table
-from mmbench.runs.build import load_data
 from mmbench.runs.plan import comparable
 from mmbench.runs.store import read_all, read_record
 from mmbench.settings.config import Origin, Setting

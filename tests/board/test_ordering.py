@@ -132,6 +132,15 @@ def test_models_across_data_sets(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert rows[0].rank_interval == (1.0, 2.0)
     assert rows[2].rank_interval == (3.0, 3.0)
+    elo = [row.elo for row in rows]
+    assert elo[0] == pytest.approx(elo[1], abs=1e-6), "each is better once"
+    assert elo[2] < 1000 < elo[0]
+    assert sum(elo) == pytest.approx(3000)
+    assert all(row.elo_interval[0] <= row.elo <= row.elo_interval[1] for row in rows)
+    values = {greater: 1 / np.log2(greater + 2) for greater in (0, 2, 9)}
+    assert [row.behind for row in rows] == pytest.approx(
+        [(1 - values[2]) / 2, (1 - values[2]) / 2, 1 - values[9]], abs=1e-6
+    )
 
 
 def test_one_board_has_no_overall(tmp_path: Path) -> None:

@@ -123,7 +123,38 @@ def test_both_kinds_of_rows_stand_side_by_side(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [len(row.cells[0].values) for row in table.rows] == [3, 3, 3, 3, 1]
     assert len(table.left_out) == 1
-    assert "origin of its settings is --set" in table.left_out[0]
+    assert "its settings were given by --set, and --rows both has none of these" in table.left_out[0]
+
+
+@pytest.mark.parametrize("rows", ["recipe", "tuned", "both"])
+def test_every_configuration_of_a_model_without_a_training_is_a_row(rows: Any, tmp_path: Path) -> None:
+    """A floor that was searched too is not dropped for its own recipe, and nothing is said to be left out."""
+    runs = both(tmp_path)[:-1]
+    for k, skill in ((5, 0.2), (100, 0.3)):
+        runs.append(
+            fake_run(
+                tmp_path, "itemknn", skill=skill, deterministic=True, best_epoch=0, stopped="closed form",
+                settings={"k": k}, chosen=("k",) if k == 100 else (), origin=Origin.tuned,
+            )
+        )  # fmt: skip
+    table = build_table(runs, TableRequest(rows=rows))
+    plain = build_table([run for run in runs if run.model in ("itemknn", "pop")], TableRequest())
+    labels = [row.label for row in table.rows if row.model in ("itemknn", "pop")]
+    assert sorted(labels) == sorted(row.label for row in plain.rows)
+    assert len(labels) == 3
+    assert table.left_out == ()
+
+
+def test_a_second_tuned_configuration_is_named_with_the_one_that_is_shown(tmp_path: Path) -> None:
+    runs = both(tmp_path)[:-1]
+    other = fake_run(tmp_path, "sasrec", seed=1, settings={"lr": 0.01}, chosen=("lr",), origin=Origin.tuned)
+    study(other, 5, unit="seconds", lr=0.01)
+    shown = next(run for run in runs if run.model == "sasrec" and run.settings["lr"].value == 0.003)
+    (line,) = build_table([*runs, other], TableRequest(rows="both")).left_out
+    assert line == (
+        f"sasrec on toys, configuration {other.config_id}: --rows both has one tuned row of a model, here "
+        f"configuration {shown.config_id}; mmbench report without --rows has both"
+    )
 
 
 @pytest.mark.parametrize(("rows", "config"), [("recipe", "recipe"), ("tuned", "tuned, 30 trials")])

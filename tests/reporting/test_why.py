@@ -122,9 +122,9 @@ def test_the_command(folder: Path, records: list[RunRecord]) -> None:
     fast, slow = find(records, lr=0.01), find(records, lr=0.001)
     done = cli("why", fast.path, slow.path, data=folder / "data", results=folder / "results")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split()[:4] == ["setting", "lr", "0.01", "0.001"]
+    assert done.stdout.splitlines()[-2].split()[:4] == ["setting", "lr", "0.01", "0.001"]
     same = cli("why", fast.path, fast.path, data=folder / "data", results=folder / "results")
     assert "no field differs: A and B are the same run" in same.stdout
-    wrong = cli("why", fast.path, folder, data=folder / "data", results=folder / "results")
+    wrong = cli("why", fast.path, folder / "data", data=folder / "data", results=folder / "results")
     assert (wrong.returncode, len(wrong.error_lines)) == (1, 1)
     assert "is not a finished run" in wrong.stderr

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from mmbench.data.loaded import load_data
 from mmbench.runs import execute
-from mmbench.runs.build import load_data
 from mmbench.runs.plan import make_cell
 from mmbench.settings.config import Layer, Origin
 from tests.prepared import random_histories, write_data_set

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 import mmbench
+from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.runs.build import build_model, load_data
+from mmbench.runs.build import build_model
 from mmbench.runs.controls import n_trained, plan_controls
 from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell

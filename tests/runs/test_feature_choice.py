@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench.data.loaded import LoadedData
 from mmbench.data.split import make_split
 from mmbench.data.store import Prepared
 from mmbench.data.views import target_view, training_view
@@ -16,7 +17,7 @@ from mmbench.features.manifest import MadeBy, Stored
 from mmbench.features.store import write_features
 from mmbench.models.registry import find
 from mmbench.reporting.labels import group_runs, row_keys
-from mmbench.runs.build import LoadedData, make_catalog
+from mmbench.runs.build import make_catalog
 from mmbench.runs.execute import run_cell
 from mmbench.runs.overrides import Overrides, check_overrides
 from mmbench.runs.plan import Cell, make_cell

@@ -115,12 +115,12 @@ def test_weights_of_the_validation_targets_are_the_best_of_the_grid(
 def test_no_test_target_is_opened_before_the_weights_are_chosen(
     world: tuple[Prepared, Path, Runs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmbench.runs import build
+    from mmbench.data import loaded
 
     _, folder, runs = world
     events: list[str] = []
-    real_view, real_find = build.target_view, fuse_module.find_weights
-    monkeypatch.setattr(build, "target_view", lambda *args: events.append(args[2]) or real_view(*args))
+    real_view, real_find = loaded.target_view, fuse_module.find_weights
+    monkeypatch.setattr(loaded, "target_view", lambda *args: events.append(args[2]) or real_view(*args))
     monkeypatch.setattr(
         fuse_module, "find_weights", lambda *a, **k: (real_find(*a, **k), events.append("chosen"))[0]
     )

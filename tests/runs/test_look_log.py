@@ -61,6 +61,45 @@ def test_every_command_that_shows_test_numbers_counts_once_and_validation_does_n
     assert f"test targets of toy: looked at {len(shows) + 1} times for 1 configuration." in text
 
 
+@pytest.fixture(scope="module")
+def pair(shop: Prepared, tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
+    folder = tmp_path_factory.mktemp("pair")
+    return [finished(shop, folder, "pop"), finished(shop, folder, "itemknn")]
+
+
+def test_questions_to_runs_are_looks_and_say_how_many(forgotten: Prepared, pair: list[RunRecord]) -> None:
+    """Each command adds one look and prints the count; on stderr where stdout is data, with short names of runs."""
+    data, results = forgotten.data_dir, pair[0].path.parents[3]
+    first, second = (f"{run.config_id[:7]}/{run.seed}" for run in pair)
+    commands = [
+        ("why", first, second), ("power", "--dataset", "toy"), ("fuse", first, second, "--weights", "equal"),
+        ("knockout", first, "--what", "history=1"), ("evaluate", first, "--no-rescore"), ("runs", "show", second),
+        ("recommend", first, "--user", "u00007"),
+    ]  # fmt: skip
+    for number, command in enumerate(commands, start=1):
+        shown = cli(*command, data=data, results=results)
+        assert shown.returncode == 0, shown.stderr
+        assert counted(pair[0], data)[0] == number, command
+        is_data = command[0] in ("fuse", "evaluate", "runs")
+        text = shown.stderr if is_data else shown.stdout
+        assert f"test targets of toy: looked at {number} time" in text, command
+    assert counted(pair[0], data) == (len(commands), 3), "the two and their fusion"
+    on_valid = cli("knockout", first, "--what", "history=1", "--split", "valid", data=data, results=results)
+    assert (on_valid.returncode, "looked at" in on_valid.stdout) == (0, False)
+    assert counted(pair[0], data)[0] == len(commands)
+
+
+def test_questions_from_python_are_looks_too(forgotten: Prepared, pair: list[RunRecord]) -> None:
+    data, results = forgotten.data_dir, pair[0].path.parents[3]
+    mmbench.why(*pair, data_dir=data, results_dir=results)
+    mmbench.power(pair, "toy", data_dir=data)
+    mmbench.knockout(pair[0], "history=1", data_dir=data)
+    assert counted(pair[0], data) == (3, 2)
+    mmbench.knockout(pair[0], "history=1", split="valid", data_dir=data)
+    assert mmbench.power(pair[:1], "toy", data_dir=data) is None
+    assert counted(pair[0], data) == (3, 2)
+
+
 def test_a_look_names_configuration_data_and_date(forgotten: Prepared, pop: RunRecord) -> None:
     assert note_looks([pop], data_dir=forgotten.data_dir)
     (line,) = (forgotten.data_dir / "prepared" / "toy.looks.jsonl").read_text().splitlines()

@@ -59,19 +59,19 @@ def test_a_trial_s_value_is_that_of_the_same_run_on_the_validation_targets(
 def test_no_test_target_is_opened_and_no_rank_of_one_is_on_disk(
     toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmbench.runs import build
+    from mmbench.data import loaded
 
-    real = build.target_view
+    real = loaded.target_view
 
     def only_valid(prepared: Any, split: Any, name: str) -> Any:
         assert name == "valid"
         return real(prepared, split, name)  # type: ignore[arg-type]
 
-    build.load_data.cache_clear()
-    monkeypatch.setattr(build, "target_view", only_valid)
+    loaded.load_data.cache_clear()
+    monkeypatch.setattr(loaded, "target_view", only_valid)
     ledger = open_study(toy, tmp_path)
     run_study(ledger, toy, Budget(trials=2))
-    build.load_data.cache_clear()
+    loaded.load_data.cache_clear()
     assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file() and not file.name.endswith(".lock")) == [
         "best.toml", "study.json", "trials.jsonl",
     ]  # fmt: skip

@@ -1,0 +1,68 @@
+"""How the settings of a stored run came about: from the recipe, from a search, or typed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mmbench.runs.store import RunRecord
+from mmbench.settings.config import CHOSEN
+from mmbench.tuning.records import Plan, Trial, best_of
+from mmbench.tuning.stored import studies_of
+
+
+@dataclass(frozen=True)
+class SettingsOrigin:
+    """How a run's settings came about.
+
+    budget     what was spent on the search: "30 trials" or "2 h"; "" = nothing was searched
+    cost       what it took: "30 trials, 1.9 h"
+    n_trials   of the search
+    is_recipe  whether the settings are the recipe's; a search may end with them
+    """
+
+    kind: Literal["recipe", "tuned", "--set"]
+    budget: str = ""
+    cost: str = ""
+    n_trials: int = 0
+    is_recipe: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.cost})" if self.cost else self.kind
+
+
+def settings_origin(record: RunRecord) -> SettingsOrigin:
+    """Return how the settings of a stored run came about.
+
+    The ledgers beside the run decide, because the same settings may have been typed, or be the recipe's.
+    """
+    values = {key: setting.value for key, setting in record.settings.items()}
+    origins = []
+    for ledger in studies_of(record.path.parents[3], record.dataset, record.model):
+        trials = ledger.trials()
+        best = best_of(trials)
+        if best is None or ledger.plan.protocol != record.protocol:
+            continue
+        chosen = {**ledger.plan.fixed, **best.values}
+        if _agree(values, chosen) and _others_are_of_the_recipe(record, set(chosen)):
+            recipe = {key: dimension["own"] for key, dimension in ledger.plan.space.items()}
+            is_recipe = best.values == recipe and not ledger.plan.fixed
+            origins.append(_origin(ledger.plan, trials, is_recipe))
+    if origins:
+        return max(origins, key=lambda origin: origin.n_trials)
+    is_chosen = any(setting.origin in CHOSEN for setting in record.settings.values())
+    return SettingsOrigin("--set" if is_chosen else "recipe", is_recipe=not is_chosen)
+
+
+def _origin(plan: Plan, trials: Sequence[Trial], is_recipe: bool) -> SettingsOrigin:
+    hours = sum(trial.seconds for trial in trials) / 3600
+    time = f"{hours:.1f} h" if hours >= 0.05 else f"{hours * 60:.1f} min"
+    budget = f"{len(trials)} trials" if plan.unit == "trials" else f"{hours:.0f} h"
+    return SettingsOrigin("tuned", budget, f"{len(trials)} trials, {time}", len(trials), is_recipe)
+
+
+def _agree(values: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    return all(values.get(key) == value for key, value in wanted.items())
+
+
+def _others_are_of_the_recipe(record: RunRecord, keys: set[str]) -> bool:
+    return not any(setting.origin in CHOSEN and key not in keys for key, setting in record.settings.items())
