@@ -81,7 +81,7 @@ def _case(record: RunRecord, user: str, test: Ranking, data_dir: Path) -> Case:
     k = min(LIST_LENGTH, test.list_length)
     shown = recommended(record, user, k=k, data_dir=data_dir, rule=rule)
     items = [event.item.number for event in shown.history[-HISTORY_LENGTH:]]
-    items += [*(place.item.number for place in shown.entries), shown.target.number]
+    items += [*(entry.item.number for entry in shown.entries), shown.target.number]
     return Case(shown, pictures_of(record, set(items), data_dir, size=PICTURE_SIZE))
 
 

@@ -224,7 +224,7 @@ def _cases(entry: Entry) -> list[dict[str, Any]]:
     return [
         {
             "history": [(event.item, event.time.date().isoformat()) for event in case.shown.history[-HISTORY_LENGTH:]],
-            "n_events": f"{len(case.shown.history):,}", "places": case.shown.entries, "target": case.shown.target,
+            "n_events": f"{len(case.shown.history):,}", "entries": case.shown.entries, "target": case.shown.target,
             "line": case.shown.target_line, "pictures": case.pictures, "rule": case.shown.rule,
         }
         for case in cases

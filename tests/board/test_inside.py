@@ -56,7 +56,7 @@ def test_slices_are_those_of_the_report_and_lists_those_of_recommend(
     assert [case.shown.user for case in inside.cases] == users
     for case, user in zip(inside.cases, users, strict=True):
         shown = mmbench.recommend(pop, user, k=5, data_dir=data_dir)
-        assert [place.item for place in case.shown.places] == [place.item for place in shown.places]
+        assert [entry.item for entry in case.shown.entries] == [entry.item for entry in shown.entries]
         assert case.shown.target == shown.target
 
 
