@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.api.watching import watchers_of
-from mmbench.arguments import Folder, check_name, data_folder, results_folder
+from mmbench.api.arguments import Folder, check_name, data_folder, results_folder
 from mmbench.board import entries as made
 from mmbench.board.checks import Check
 from mmbench.board.external import Entry, score_lists
