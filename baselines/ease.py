@@ -45,7 +45,7 @@ class EASEConfig:
     self_sim: NonNegativeFloat = 0.0  # an item's weight for itself; 1 suits data with repeats
     pop_weight: NonNegativeFloat = 0.0  # adds pop_weight * popularity (1 = the most popular) to every score
     # "dense" inverts [N, N] and "dual" [U, U], with the same scores; "auto" takes the smaller of the two. Approximate:
-    # "top" fits the max_items most popular items only, "sparse" each item with its k most correlated ones.
+    # "top" fits the max_items most popular items only, "sparse" each item with its k most correlated items.
     solver: Literal["auto", "dense", "dual", "top", "sparse"] = "auto"
     max_items: PositiveInt = 30_000  # rows of the largest matrix that is inverted
     k: PositiveInt = 200  # "sparse": items in each item's system, beside itself

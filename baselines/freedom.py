@@ -1,7 +1,7 @@
 """FREEDOM: A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation. Zhou and Shen,
 ACM MM 2023, arXiv:2211.06924.  Official code: github.com/enoche/FREEDOM @ 6f896e2.
 
-Two graphs: a frozen graph of items that look or read alike, built once from features, and the user-item graph of
+Two graphs: a frozen graph of items that look or read similarly, built once from features, and the user-item graph of
 training events, of which each epoch keeps few edges, preferably those between rare users and items. LightGCN runs on
 the second, an average over neighbours on the first; their sum meets the user. The order of events is ignored.
 
@@ -91,7 +91,7 @@ class ItemGraph(Graph):
     weight: Tensor  # float [E]
 
     def __init__(self, shares: dict[str, float], catalog: Catalog, k: int) -> None:
-        """Take the weight of each modality; an item that lacks one has the other's row, and without both itself."""
+        """Take the weight of each modality; an item that lacks either has the other's row, and without both itself."""
         n = catalog.n_items
         feats = {name: getattr(catalog, f"{name}_feat") for name in shares}
         has = {name: getattr(catalog, f"has_{name}") for name in shares}
@@ -194,10 +194,10 @@ class FREEDOM(Recommender[FREEDOMConfig]):
         start = torch.cat([self.user_emb.weight, self.item_emb.weight])
         users, items = light_gcn(graph, start, self.config.n_layers).split([self.n_users, self.n_items])
         if self.config.use_item_graph:
-            alike = self.item_emb.weight
+            similar = self.item_emb.weight
             for _ in range(self.config.n_item_layers):
-                alike = self.item_graph(alike)
-            items = items + alike
+                similar = self.item_graph(similar)
+            items = items + similar
         return users, items
 
     # -- training and scores ------------------------------------------------------------------------------

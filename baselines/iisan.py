@@ -159,7 +159,7 @@ class IISAN(Recommender[IISANConfig]):
         if shape != other:
             raise ValueError(
                 "text and image features must have the same number of layers and the same width, but have "
-                f"{shape[0]} layers {shape[1]} wide and {other[0]} layers {other[1]} wide; extract both anew"
+                f"{shape[0]} layers {shape[1]} wide and {other[0]} layers {other[1]} wide; extract both again"
             )
         self.side = SideNetwork(config, *shape)
         self.position_emb = nn.Embedding(catalog.max_len, dim)

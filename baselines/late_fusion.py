@@ -65,7 +65,7 @@ class LateFusionMember(nn.Module):
         )  # fmt: skip
 
     def restart(self) -> None:
-        """Draw all weights anew."""
+        """Draw all weights again."""
         init_normal(self, std=0.02)
         if isinstance(self.items, nn.Embedding):
             zero_padding(self.items)

@@ -152,7 +152,7 @@ class MGAT(Recommender[MGATConfig]):
 
     @torch.no_grad()
     def _silence_absent_users(self, catalog: Catalog) -> None:
-        """Zero the vectors of users without a training event: they are never trained, and so are all ranked alike."""
+        """Zero the vectors of users without a training event: they are never trained, and so are all ranked equally."""
         absent = catalog.histories.n_events == 0
         self.node_emb.weight[: catalog.n_users][absent] = 0.0
         for tower in self.towers.values():

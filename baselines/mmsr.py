@@ -105,8 +105,8 @@ def relations(
 ) -> Tensor:
     """Return the relation of each ordered pair of nodes, int64 [B, n, n], row = receiving node.
 
-    1 self; of nodes of one type in consecutive events: 2 where the row's comes first, 3 where it comes later, 4 where
-    both occur; of nodes of one event: item -> picture 5, back 6, item -> text 7, back 8, picture -> text 9, back 10.
+    1 self; of nodes of a type in consecutive events: 2 where the row's comes first, 3 where it comes later, 4 where
+    both occur; of nodes of an event: item -> picture 5, back 6, item -> text 7, back 8, picture -> text 9, back 10.
     items int64 [B, L], 0 = none; events [B, L, n_m] of each of `types`: 0 items, 1 picture codes, 2 text codes.
     """
     has_step = (items[:, 1:] > 0).to(events[0])
@@ -140,9 +140,9 @@ def _keeps_codes(items: Tensor) -> Tensor:
     first, second = items[:, :-1], items[:, 1:]
     n_steps = first.shape[1]
     earlier = torch.ones(n_steps, n_steps, dtype=torch.bool, device=items.device).tril(-1)
-    alike = (first[:, :, None] == first[:, None]) & (second[:, :, None] == second[:, None]) & earlier
+    same = (first[:, :, None] == first[:, None]) & (second[:, :, None] == second[:, None]) & earlier
     reverse = (first[:, :, None] == second[:, None]) & (second[:, :, None] == first[:, None]) & earlier
-    return (first != second) & ~(alike.any(2) & reverse.any(2))
+    return (first != second) & ~(same.any(2) & reverse.any(2))
 
 
 # -- codes -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ NonInvasiveAttention queries and keys from the fusion and values from the ids, e
 query()/item_table() the score.
 Three differences matter, the recipe lists all: (1) the paper fills in masked items (BERT4Rec's task); here a causal
 network predicts the next item, as in the table that this model is compared in. (2) The paper does not say whether each
-layer fuses anew; here each does, with separate parameters (`fuse_once`). (3) Ids come from a LayerNorm and side
+layer fuses again; here each does, with separate parameters (`fuse_once`). (3) Ids come from a LayerNorm and side
 information does not, so it is 50 times smaller at first; `side_norm` brings it to the same size.
 """
 

@@ -66,7 +66,7 @@ class SASRecMember(nn.Module):
         )  # fmt: skip
 
     def restart(self) -> None:
-        """Draw all weights anew."""
+        """Draw all weights again."""
         draw = nn.init.xavier_normal_ if self.init == "xavier-normal" else nn.init.xavier_uniform_
         for parameter in self.parameters():
             if parameter.dim() == 2:

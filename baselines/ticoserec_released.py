@@ -33,7 +33,7 @@ def released_positions(values: Tensor, length: Tensor, count: Tensor, *, largest
 
 
 class ReleasedSimilarItems(SimilarItems):
-    """Similar items by the released code: offline similarities are reversed, online ones rescaled from -1..100."""
+    """Similar items by the released code: it reverses offline similarities and rescales online ones from -1..100."""
 
     def score_offline(self, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return (high - value) / (high - low).clamp(min=1e-12)

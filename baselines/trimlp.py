@@ -1,8 +1,8 @@
 """TriMLP: A Foundational MLP-Like Architecture for Sequential Recommendation. Jiang, Xu, Yang, Yang, Wang, Li, Zhuang,
 Xiong, ACM TOIS 42(6), 2024, doi 10.1145/3670995.  Official code: github.com/jiangyiheng1/TriMLP@999e23d.
 
-Two triangular kernels mix a history along time, first all of it, then each of its sessions (stretches of equal length);
-all channels are mixed alike, without LayerNorm, residuals or positions. A separate linear layer scores items.
+Two triangular kernels mix a history along time, first all of it, then each of its sessions (stretches of equal length),
+with the same weights for all channels, without LayerNorm, residuals or positions. A separate linear layer scores items.
 
 Axes: R rows, W width, L = max_len, D hidden, T targets, N items.
 Follows: the official code; TriangularMixer (mmbench/nn/mlp.py) is its mixer, query()/item_table() its output layer.

@@ -84,7 +84,7 @@ class TriMLPMember(nn.Module):
                 self.items.weight.mul_(self.id_std)
 
     def restart(self) -> None:
-        """Draw everything anew that is drawn."""
+        """Draw all weights again."""
         for module in self.modules():
             if isinstance(module, nn.Embedding | nn.Linear):
                 module.reset_parameters()

@@ -37,12 +37,13 @@ def declared(package: str) -> dict[str, str]:
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     )
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom) and node.module != package]
-    names = {str(node.module): [alias.name for alias in node.names] for node in imports}
     return {
-        name: home
-        for home, listed in names.items()
-        for name in (importlib.import_module(home).__all__ if listed == ["*"] else listed)
+        name: str(node.module)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        for name in (importlib.import_module(str(node.module)).__all__ if alias.name == "*" else [alias.name])
+        if name != "__all__"
     }
 
 

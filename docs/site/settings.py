@@ -93,7 +93,7 @@ def metrics_page() -> str:
         "",
         "Written NAME@K: `--metric NDCG@10`. r is the rank of the user's one held-out item, C the number of",
         "items ranked, K the cutoff. A metric of ranks is computed for each user and averaged; a metric",
-        "of lists has one value for the catalogue, so no test over users applies to it.",
+        "of lists has a value for the catalogue, so no test over users applies to it.",
         "[Evaluation](../evaluation.md) says how ranks, ties and tests are made.",
     ]
     rows = []

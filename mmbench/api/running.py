@@ -163,21 +163,12 @@ def plan_cells(
         prepared = in_tie_orders(prepared, tie_orders, data_folder(data_dir), watchers=watchers)
     if tuned or study is not None:
         layers = tuned_layers(
-            results_folder(results_dir),
-            prepared,
-            names,
-            requested=requested,
-            overrides=overrides,
-            study_id=study,
-        )
+            results_folder(results_dir), prepared, names, requested=requested, overrides=overrides, study_id=study
+        )  # fmt: skip
         overrides = replace(overrides, tuned=layers)
     cells = plan(
-        results_dir=results_folder(results_dir),
-        datasets=prepared,
-        models=names,
-        seeds=numbers,
-        overrides=overrides,
-    )
+        results_dir=results_folder(results_dir), datasets=prepared, models=names, seeds=numbers, overrides=overrides
+    )  # fmt: skip
     if controls:
         cells = plan_controls(
             cells, results_dir=results_folder(results_dir), datasets=prepared, models=requested, seeds=numbers,

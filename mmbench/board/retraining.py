@@ -153,7 +153,7 @@ def retrain(
     A deterministic model is computed once; its value must be the bundle's to half a user.
     """
     records = bundle.records
-    first, deterministic = records[0], records[0].deterministic
+    deterministic = records[0].deterministic
     stored = [METRIC.value(bundle.ranking(record, "test"), record.mask_seen) for record in records]
     if not deterministic and len(records) < 2:
         return Check(
@@ -167,8 +167,7 @@ def retrain(
     except MmbenchError as error:
         return Check("retrain", "fault", str(error)), None
     if deterministic:
-        half = 0.5 / len(bundle.ranking(first, "test").user)
-        low, high = stored[0] - half, stored[0] + half
+        low, high = _half_a_user(stored[0], len(bundle.ranking(records[0], "test").user))
     else:
         low, high = prediction_interval(stored, len(seeds))
     result = Retrained(tuple(seeds), tuple(values), low, high)
@@ -177,6 +176,11 @@ def retrain(
         f"{'inside' if result.is_inside else 'outside'} [{low:.4f}, {high:.4f}], the {LEVEL:.0%} interval of the bundle"
     )
     return Check("retrain", "ok" if result.is_inside else "fault", text), result
+
+
+def _half_a_user(value: float, n_users: int) -> tuple[float, float]:
+    """Return the interval around a mean over users that half a user's value cannot leave."""
+    return value - 0.5 / n_users, value + 0.5 / n_users
 
 
 def _train(

@@ -54,7 +54,7 @@ def _folder() -> Path:
     if len(folders) > 1:
         raise UsageError(
             f"{len(folders)} folders of models are named ({', '.join(map(str, folders))}); "
-            "name the one for the new model with --models-dir"
+            "name the folder of the new model with --models-dir"
         )
     folder = folders[0] if folders else DEFAULT_FOLDER
     if folder.exists() and not folder.is_dir():

@@ -112,6 +112,17 @@ class _Preparation:
         source = self._source(definition, files, listing)
         if existing is not None and existing.manifest.source == source:
             return _update_manifest(existing, files, listing), False, []
+        return self._write(raw_dir, files, listing, definition, source)
+
+    def _write(
+        self,
+        raw_dir: Path,
+        files: tuple[RawFileFacts, ...],
+        listing: ImageListing | None,
+        definition: Definition,
+        source: str,
+    ) -> tuple[Prepared, bool, list[str]]:
+        """Prepare the raw files of a folder and write the result; return what `run` returns."""
         data = parse(self.spec, raw_dir, deciding(listing), self.progress)
         self.progress("filtering and sorting")
         content, statistics = _build(self.spec, data, self.rules, listing)

@@ -50,7 +50,7 @@ AS_TRAINED = Intervention("")
 
 
 def part(name: str) -> Intervention:
-    """Let one of the model's `parts` score alone."""
+    """Let a single part of the model's `parts` score alone."""
     return Intervention(f"part={name}", model=lambda model: model.alone(name))
 
 

@@ -183,7 +183,7 @@ def _with_shuffled_times(view: TargetView, seed: int) -> TargetView:
 
 
 def _with_times_of_others(view: TargetView, seed: int) -> TargetView:
-    """Give each history the newest times of the next longer one; the longest has those of the next shorter.
+    """Give each history the newest times of the next longer; the longest has those of the next shorter.
 
     Histories of equal length are in random order. Where the other history is shorter, its oldest time fills up.
     """

@@ -1,4 +1,4 @@
-"""Metrics of each user's list of best items, one value per user; NaN where a list has too few items for it.
+"""Metrics of each user's list of best items, a value per user; NaN where a list has too few items for it.
 
 N items, U training users, c_i training events and u_i training users of item i, K places:
 
@@ -12,7 +12,7 @@ N items, U training users, c_i training events and u_i training users of item i,
     -category            users with fewer than two others too. Categories are sets: f_i is 1 at each of the item's
     Serendipity          mean over places r of max(p_r - q_r, 0) [item r is the target], p_r = (N + 1 - r) / N,
                          q_r = (N + 1 - rank of its popularity) / N, 0 for an item without events; equal counts share a
-                         rank and the next count has the next one (RecTools 41a5a63, `Serendipity`)
+                         rank and the next count has the next (RecTools 41a5a63, `Serendipity`)
     Serendipity-ordinal  the same with ranks 1..N of popularity, ties by smaller id
 
 Lists are those of mmbench.evaluation.evidence, 0 where a user has fewer candidates. Axes: n users.
@@ -73,9 +73,9 @@ def _tail(listed: Listed) -> np.ndarray:
 def _repeats(listed: Listed) -> np.ndarray:
     view, width = listed.facts.view, listed.facts.n_items + 1
     rows = _rows_of(listed)
-    had = np.repeat(np.arange(len(view)), np.diff(view.offsets)) * width
-    had += view.items[view.offsets[0] : view.offsets[-1]]
-    return _mean_of(np.isin(rows[:, None] * width + listed.items, had).astype(np.float64), listed.items)
+    seen = np.repeat(np.arange(len(view)), np.diff(view.offsets)) * width
+    seen += view.items[view.offsets[0] : view.offsets[-1]]
+    return _mean_of(np.isin(rows[:, None] * width + listed.items, seen).astype(np.float64), listed.items)
 
 
 def _rows_of(listed: Listed) -> np.ndarray:

@@ -1,17 +1,17 @@
-"""Metrics of one held-out target per user, and of the lists of all users: no averaging of runs, no rounding, no scores.
+"""Metrics of a held-out target per user, and of the lists of all users: no averaging of runs, no rounding, no scores.
 
-The target is beaten by `greater` candidates and tied with `equal` others, so its 1-based rank r is one of
+The target is beaten by `greater` candidates and tied with `equal` others, so its 1-based rank r is among
 greater+1 .. greater+equal+1. A metric of ranks is a gain q(r) that is zero beyond its cutoff K:
 
     name       q(r), r <= K        remark
     HR         1                   share of users whose target is among the first K
-    Recall     1                   one target: equal to HR
+    Recall     1                   a single target: equal to HR
     Precision  1 / K               HR / K
     F1         2 / (K + 1)         harmonic mean of Precision and Recall
-    NDCG       1 / log2(r + 1)     the ideal DCG of one target is 1
+    NDCG       1 / log2(r + 1)     the ideal DCG of a target is 1
     MRR        1 / r
     MAP        1 / r               normaliser min(K, 1 target) = 1: equal to MRR
-    AUC        (C - r) / (C - 1)   C candidates, no cutoff; a tie counts one half when ties = "expected"
+    AUC        (C - r) / (C - 1)   C candidates, no cutoff; a tie counts half when ties = "expected"
 
 MRR, NDCG and MAP also exist without a cutoff (K = C). Tie rules:
 
@@ -22,7 +22,7 @@ MRR, NDCG and MAP also exist without a cutoff (K = C). Tie rules:
 
 HR, NDCG and MRR with a cutoff also exist with weights of the targets against popularity, HR-debiased@10 (see
 mmbench.evaluation.target_weights). A metric of lists reads the first K items of every user's list, ties by smaller id.
-Those of mmbench.evaluation.list_metrics have a value per user. These have one value for the catalogue and none per
+Those of mmbench.evaluation.list_metrics have a value per user. These have a value for the catalogue and none per
 user, so no test over users applies to them:
 
     Coverage   #{i: i stands in some list} / N          N items; grows with the number of users
@@ -70,16 +70,16 @@ _GAINS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
 }
 _FORMULAS = {
     "HR": "1 if r <= {k}",
-    "Recall": "1 if r <= {k} (one target: equal to HR)",
+    "Recall": "1 if r <= {k} (a single target: equal to HR)",
     "Precision": "1/{k} if r <= {k}",
     "F1": "2/({k}+1) if r <= {k}",
     "NDCG": "1/log2(r+1){cut}",
     "MRR": "1/r{cut}",
-    "MAP": "1/r{cut} (one target: equal to MRR)",
+    "MAP": "1/r{cut} (a single target: equal to MRR)",
     "AUC": "(C-r)/(C-1), C candidates",
     "Coverage": "share of all items that stand in some user's list of the first {k}",
-    "Gini": "inequality of how many lists of the first {k} an item stands in, 0 = all alike",
-    "Entropy": "entropy of which item stands in the lists of the first {k}, divided by that of all alike",
+    "Gini": "inequality of how many lists of the first {k} an item stands in, 0 = all equal",
+    "Entropy": "entropy of which item stands in the lists of the first {k}, divided by that of all equal",
 }
 
 
@@ -127,7 +127,7 @@ class Metric:
 
     @property
     def per(self) -> Literal["user", "catalogue"]:
-        """Return whether there is a value per user, whose mean is shown, or one for the catalogue."""
+        """Return whether there is a value per user, whose mean is shown, or a value for the catalogue."""
         return "catalogue" if self.name in _OF_LISTS else "user"
 
     @property
@@ -144,9 +144,7 @@ class Metric:
     def check_per_user(self, what: str) -> None:
         """Raise UsageError, about `what`, when the metric has no value per user."""
         if self.per == "catalogue":
-            raise UsageError(
-                f"{what}: {self} has one value for the catalogue and none per user; take NDCG@10"
-            )
+            raise UsageError(f"{what}: {self} has a value for the catalogue and none per user; take NDCG@10")
 
     def check_of_ranks(self, what: str) -> None:
         """Raise UsageError, about `what`, when the metric is no mean over users of a value of the rank."""
@@ -197,7 +195,7 @@ class Metric:
         return plain * target_weights.relative_weights(self.weight, ranking.target, facts.events)
 
     def mean(self, values: np.ndarray) -> float:
-        """Return the mean over users of values that `per_user` returned; UsageError where no user has one."""
+        """Return the mean over users of values that `per_user` returned; UsageError where no user has a value."""
         is_value = ~np.isnan(values)
         if not is_value.any():
             raise UsageError(f"{self}: no user's list has two items with such features")
@@ -252,7 +250,7 @@ class Metric:
         return float(_tables(self.name, self.k, n_candidates)[1][-1] / n_candidates)
 
     def random_std(self, n_candidates: int) -> float:
-        """Return the deviation of one user's value for random scores; divide by sqrt(users) for the mean's."""
+        """Return the deviation of a user's value for random scores; divide by sqrt(users) for the mean's."""
         self.check_of_ranks(str(self))
         self.check(n_candidates)
         gains, _ = _tables(self.name, self.k, n_candidates)
@@ -260,7 +258,7 @@ class Metric:
 
 
 def _counts(ranks: RankCounts) -> tuple[np.ndarray, np.ndarray]:
-    """Return `greater` and `equal` as int64; DataError for impossible ones: a damaged file, not a low score."""
+    """Return `greater` and `equal` as int64; DataError for impossible counts: a damaged file, not a low score."""
     greater, equal = np.asarray(ranks.greater), np.asarray(ranks.equal)
     if greater.shape != equal.shape or greater.ndim != 1:
         raise DataError(f"ranks are damaged: shapes {greater.shape}, {equal.shape}; evaluate the run again")
@@ -270,13 +268,15 @@ def _counts(ranks: RankCounts) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"ranks are damaged: counts of type {greater.dtype}, {equal.dtype}; evaluate again")
     greater, equal = greater.astype(np.int64), equal.astype(np.int64)
     if greater.min() < 0 or equal.min() < 0 or (greater + equal).max() >= ranks.n_candidates:
-        raise DataError(f"ranks are damaged: one is outside 1..{ranks.n_candidates}; evaluate the run again")
+        raise DataError(
+            f"ranks are damaged: a rank is outside 1..{ranks.n_candidates}; evaluate the run again"
+        )
     return greater, equal
 
 
 @lru_cache(maxsize=256)
 def _tables(name: str, k: int | None, n_candidates: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return gains [K + 1]: gains[g] = q(g + 1), the last one 0 (beyond K); prefix [K + 1]: prefix[r] = Q(r)."""
+    """Return gains [K + 1]: gains[g] = q(g + 1), the last 0 (beyond K); prefix [K + 1]: prefix[r] = Q(r)."""
     cutoff = n_candidates if k is None else k
     gains = _GAINS[name](np.arange(1, cutoff + 1, dtype=np.float64), cutoff, n_candidates)
     tables = np.append(gains, 0.0), np.concatenate([[0.0], np.cumsum(gains)])
@@ -303,14 +303,14 @@ def default_metrics(n_candidates: int) -> tuple["Metric", ...]:
 
 def parse_metric(text: str) -> Metric:
     """Return the metric of a text such as `ndcg@10`; UsageError for an unknown name or an impossible cutoff."""
-    word, at, cutoff = text.strip().partition("@")
+    word, sign, cutoff = text.strip().partition("@")
     upper = word.upper()
     canonical = {name.upper(): name for name in NAMES} | _ALIASES
     if upper not in canonical:
         near = suggest(word, NAMES, what="metric") if word not in ("", "@") else "a metric has no name"
         raise UsageError(f"{near} (write for example NDCG@10)")
     name = canonical[upper]
-    if not at:
+    if not sign:
         if name not in _WITHOUT_CUTOFF:
             raise UsageError(f"metric {name} needs a cutoff, for example {name}@10")
         return Metric(name)
@@ -323,6 +323,6 @@ def parse_metric(text: str) -> Metric:
 
 
 def as_metrics(metrics: str | Metric | Iterable[str | Metric]) -> tuple[Metric, ...]:
-    """Return one metric or several, as texts or as metrics; UsageError as `parse_metric`."""
+    """Return a metric or several, as texts or as metrics; UsageError as `parse_metric`."""
     several = [metrics] if isinstance(metrics, str | Metric) else metrics
     return tuple(parse_metric(metric) if isinstance(metric, str) else metric for metric in several)

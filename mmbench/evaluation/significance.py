@@ -72,7 +72,7 @@ def paired_t(a: np.ndarray, b: np.ndarray) -> Outcome:
 
 
 def one_sample_t(values: np.ndarray, constant: float) -> Outcome:
-    """Test runs of a seeded method against a deterministic one, whose value has no seed variance."""
+    """Test runs of a seeded method against a deterministic method, whose value has no seed variance."""
     values = _vector(values, "values")
     return _t_of_differences(values - constant, test="one-sample t", scale=_scale(values))
 
@@ -345,7 +345,7 @@ def _no_verdict(test: str, n: int, difference: float, words: str, reason: str) -
 def _degenerate(d: np.ndarray, test: str, scale: float) -> NoVerdict | None:
     """Return why these differences have no p, or None when they have one.
 
-    A constant difference has none either: runs that never vary are copies, not evidence.
+    A constant difference has no p either: runs that never vary are copies, not evidence.
     """
     mean = float(d.mean())
     if len(d) < 2:

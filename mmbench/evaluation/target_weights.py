@@ -17,7 +17,7 @@ LARGEST = 10.0
 
 
 def border_of(targets: np.ndarray) -> int:
-    """Return how many targets of one item count in full, quartiles by linear interpolation."""
+    """Return how many targets of an item count in full, quartiles by linear interpolation."""
     numbers = np.unique(targets, return_counts=True)[1]
     low, high = np.percentile(numbers, (25, 75))
     return int(high + COEFFICIENT * (high - low))

@@ -107,7 +107,7 @@ def is_memorized(view: TargetView, train: TrainView, n_items: int) -> np.ndarray
 def smallest_window(
     view: TargetView, train: TrainView, n_items: int, relations: tuple[str, ...]
 ) -> np.ndarray:
-    """Return the smallest window in which a target has one of the relations, int64 [n]; 0 = none, or memorized."""
+    """Return the smallest window in which a target has any of the relations, int64 [n]; 0 = none, or memorized."""
     lengths, ends = np.diff(view.offsets), view.offsets[1:]
     memorized, smallest = is_memorized(view, train, n_items), np.zeros(len(view), dtype=np.int64)
     for window in WINDOWS:

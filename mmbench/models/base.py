@@ -1,6 +1,6 @@
 """The contract between a model and mmbench: the only base class, and the data that a model receives.
 
-Axes: R rows of a batch (bins of packed histories, or one history each), W width, T targets of the step,
+Axes: R rows of a batch (bins of packed histories, or a history each), W width, T targets of the step,
 N items, D width of the score product, E training events.
 
 A model gets its configuration and a `Catalog` (tensors, no files). Training calls `loss(batch)`; ranking calls
@@ -174,7 +174,7 @@ class Recommender(nn.Module, Generic[C]):
         return ()
 
     def alone(self, part: str) -> AbstractContextManager[None]:
-        """Return a context inside which the model's score is that of one of its `parts`."""
+        """Return a context inside which the model's score is that of a single part of its `parts`."""
         raise TypeError(f"{type(self).__name__} has no parts")
 
     def extra_state(self) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class ContentBPR(Recommender[C]):
         return torch.cat(columns, 1)
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Return the mean of -log sigma(x_uij), where x_uij = x_ui - x_uj, and the penalty if there is one."""
+        """Return the mean of -log sigma(x_uij), where x_uij = x_ui - x_uj, and the penalty if it has a weight."""
         ids = pairs(batch)  # [T, 1 + K]
         user, items = self.user_emb(batch.user), self.item_emb(ids)
         thetas = [part.user_emb(batch.user) for part in self.content_parts]

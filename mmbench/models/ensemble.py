@@ -1,4 +1,4 @@
-"""Models of several members whose scores are combined, trained together or one after another.
+"""Models of several members whose scores are combined, trained together or in turn.
 
 Axes: T targets, N items. `Ensemble` builds on the contract of mmbench.models.base; its subclasses are model files.
 """
@@ -99,7 +99,7 @@ C = TypeVar("C", bound=EnsembleConfig)
 class SeparateEnsemble(Recommender[M]):
     """A member per modality, trained in turn. A subclass says how they score and what they learn from.
 
-    A member has `items` (ids -> vectors) and `restart()`, which draws its weights anew when its stage begins.
+    A member has `items` (ids -> vectors) and `restart()`, which draws its weights again when its stage begins.
     """
 
     def __init__(self, config: M, catalog: Catalog, member: Callable[[M, Catalog, str], nn.Module]) -> None:

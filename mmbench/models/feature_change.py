@@ -29,7 +29,7 @@ def change_features(catalog: Catalog, modality: str, change: FeatureChange) -> C
 
     Of features with a state per layer, `shuffled` moves an item's states together; the others treat each layer
     separately. `shuffled` permutes texts and pictures independently of each other; `shuffled-together`
-    permutes both alike, among the items that have both and among those that have one of them.
+    permutes both in the same way, among the items that have both and among those that have only either.
 
     Raises ValueError where fewer than two items have a modality that is to be shuffled.
     """
@@ -87,7 +87,7 @@ def permuted(ids: Tensor, generator: torch.Generator, modality: str) -> Tensor:
 def permuted_together(catalog: Catalog, seed: int, modality: str) -> Tensor:
     """Return whose vectors each item gets, int64 [N + 1], the same for every modality.
 
-    Items that have both modalities are one cycle, and so are those that have only the text or only the picture: no
+    Items that have both modalities form a cycle, and so are those that have only the text or only the picture: no
     presence changes. The only item of such a kind keeps its vector.
     """
     kinds = torch.zeros(catalog.n_items + 1, dtype=torch.int64)

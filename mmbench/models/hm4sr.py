@@ -115,7 +115,7 @@ class Angle(nn.Module):
         self.register_buffer("rates", rates, persistent=False)
 
     def reset(self) -> None:
-        """Draw the weights anew."""
+        """Draw the weights again."""
         nn.init.normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
 
@@ -340,7 +340,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         return (entropy.mean(-1) * weight).sum() / weight.sum()
 
     def same_targets(self, batch: TrainBatch) -> Tensor:
-        """Return which pairs of targets are not negatives of each other: equal ones, or of one user; bool [T, T]."""
+        """Return which pairs of targets are not negatives of each other: equal, or of one user; bool [T, T]."""
         same = batch.target[:, None] == batch.target[None, :]
         if self.config.same_user == "removed":
             same |= batch.user[:, None] == batch.user[None, :]

@@ -39,7 +39,7 @@ class LateFused(Recommender[F]):
     weights: FusionWeights
 
     def init_fusion(self, n_members: int, train_items: Tensor) -> None:
-        """Weigh the members alike. The popularity of items is that among these events."""
+        """Weigh the members equally. The popularity of items is that among these events."""
         self.register_buffer("shares", torch.ones(n_members, dtype=torch.int64))
         counts = torch.bincount(train_items, minlength=self.n_items + 1)
         self.register_buffer("popularity", counts.double().log1p(), persistent=False)

@@ -182,7 +182,7 @@ E = TypeVar("E", bound=Extra)
 class Needs:
     """How the engine must feed a model.
 
-    layout     "packed": several histories side by side in one row, told apart by `batch.segment`;
+    layout     "packed": several histories side by side in a row, distinguished by `batch.segment`;
                "padded": a history per row, right padded to the longest of the batch;
                "fixed":  a history per row, right padded to max_len.
     samples    kinds of training samples that fit, the default first; see mmbench.data.samples.
@@ -202,7 +202,7 @@ class Needs:
         kinds = [extra.name or type(extra).__name__ for extra in self.extras]
         for kind in kinds:
             if kinds.count(kind) > 1:
-                raise ValueError(f"{kind} occurs twice among the extras of a model's needs; keep one of them")
+                raise ValueError(f"{kind} occurs twice among the extras of a model's needs; keep it once")
 
     def get(self, kind: type[E]) -> E | None:
         """Return the extra of this kind; None when the model does not need it."""

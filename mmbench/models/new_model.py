@@ -49,7 +49,7 @@ def check_name(name: str) -> None:
 
 
 def _check_free(name: str, folder: Path) -> None:
-    """Raise UsageError when a registered model, or one in the folder, has the name or is shown under it."""
+    """Raise UsageError when a registered model, or a model in the folder, has the name or is shown under it."""
     for entry in registry.entries_with(folder).values():
         if name in (entry.name, entry.recipe.display.casefold()):
             raise UsageError(f"model {name!r} exists already ({entry.file}); choose another name")

@@ -4,7 +4,7 @@ A model's configuration inherits `Sampling` and names its `loss`; its constructo
 it adds to its needs and which it calls in `loss()`. Every key is part of a result's identity.
 
 Axes: T targets of the step, N items, D width, K negatives.  s+ is the score of the target, s_j that of a negative,
-both with the item's bias if it has one.  Means are over the targets:
+both with the item's bias if it has any.  Means are over the targets:
 
     ce    log sum_i e^s_i - s+, over all items
     bce   softplus(-s+) + sum_j softplus(s_j)
@@ -41,7 +41,7 @@ Loss = Literal["ce", "bce", "bpr", "gbce", "ss", "sce"]
 
 
 def is_loss(kind: str) -> "TypeIs[Loss]":
-    """Return whether a model's setting names a loss of this module, not one that only the model has."""
+    """Return whether a model's setting names a loss of this module, not a loss that only the model has."""
     return kind in get_args(Loss)
 
 

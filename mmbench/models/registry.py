@@ -94,8 +94,8 @@ class ModelEntry:
         """Return the keys of the model's own settings; those that many models inherit (of losses) come last."""
         cls = self.config_class()
         names = [parameter.name for parameter in fields(cls)]
-        own = inspect.get_annotations(cls)
-        return [name for name in names if name in own] + [name for name in names if name not in own]
+        declared = inspect.get_annotations(cls)
+        return sorted(names, key=lambda name: name not in declared)
 
     def known_settings(self) -> list[str]:
         """Return the keys that the model takes: its own and those of training, which must not overlap."""
@@ -208,7 +208,7 @@ def model_dirs() -> list[Path]:
 
 
 def entries_with(folder: Path) -> dict[str, ModelEntry]:
-    """Return the registered models and those of a folder, read anew; folders that do not exist have none."""
+    """Return the registered models and those of a folder, read again; folders that do not exist have none."""
     users = [*split_paths(os.environ.get("MMBENCH_MODELS", "")), folder]
     existing = {user.resolve(): user for user in users if user.is_dir()}
     return _read_dirs.__wrapped__((*shipped_dirs(), *existing.values()))

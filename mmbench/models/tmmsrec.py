@@ -262,7 +262,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
     # -- score --------------------------------------------------------------------------------------------
 
     def vectors(self, ids: Tensor) -> list[Tensor]:
-        """Return the vectors of items `ids` [...] by modality (eq. 2-4, 6), [..., D] each; a missing one is zero."""
+        """Return the vectors of items `ids` [...] by modality (eq. 2-4, 6), [..., D] each; a missing vector is zero."""
         return [table(ids) for table in self._tables()]
 
     def _tables(self) -> list[nn.Module]:

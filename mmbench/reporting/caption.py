@@ -62,7 +62,7 @@ def metrics_lines(metrics: Sequence[Metric], ties: Ties, rules: Iterable[MaskRul
     if lists:
         lines.append((
             "Lists",
-            f"one value for the catalogue, from every user's list of the best items, {masked}, ties by smaller id: "
+            f"a value for the catalogue, from every user's list of the best items, {masked}, ties by smaller id: "
             f"{'; '.join(_definitions(lists))}.",
         ))  # fmt: skip
     if of_users:

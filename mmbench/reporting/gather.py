@@ -137,7 +137,7 @@ def _measure_run(record: RunRecord, ranking: Ranking, request: TableRequest) -> 
 
 
 def facts_for(metric: Metric, record: RunRecord, request: TableRequest) -> DataFacts | None:
-    """Return what a metric reads of a run's data set; None for one that reads the ranking alone."""
+    """Return what a metric reads of a run's data set; None for a metric that reads the ranking alone."""
     if not metric.reads_data:
         return None
     return data_facts(record, request.split, request.data_dir or paths.data_dir())

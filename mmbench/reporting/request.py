@@ -57,6 +57,6 @@ class TableRequest:
             for metric in self.metrics:
                 if metric.per == "catalogue":
                     raise UsageError(
-                        f"--test users: {metric} has one value for the catalogue and none per user; "
+                        f"--test users: {metric} has a value for the catalogue and none per user; "
                         "leave it out or use --test t"
                     )

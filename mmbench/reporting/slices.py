@@ -104,7 +104,7 @@ def slice_tables(
 ) -> list[SliceTable]:
     """Return a table for each data set of the runs.
 
-    within   FAMILY=LABEL: only users of this slice, for one cause at a time
+    within   FAMILY=LABEL: only users of this slice, for a single cause at a time
     compare  MODEL or the label of a row that is compared with every other row
 
     Raises UsageError where a row is not there or labels cannot be made, RunError where the data changed since.
@@ -166,7 +166,7 @@ def _table(
 
 
 def _kept(record: RunRecord, within: str, split: SplitName, data_dir: Path) -> np.ndarray:
-    """Return which users are of the slice that `--within` names, bool [U]; UsageError for one that is none."""
+    """Return which users are of the slice that `--within` names, bool [U]; UsageError for any other text."""
     family, _, name = within.partition("=")
     if family not in FAMILIES or not name:
         raise UsageError(f"--within {within}: write it as FAMILY=LABEL, for example transition=never")

@@ -110,13 +110,17 @@ def run_trial(
         _raise_fault_of_machine(error, claimed.number)
         reason = explain_failure(error, plan.model)
         return replace(base, status="failed", reason=reason, seconds=elapsed())
+    return replace(_with_outcomes(base, done), seconds=elapsed())
+
+
+def _with_outcomes(trial: Trial, done: Sequence[tuple[int, "Outcome"]]) -> Trial:
+    """Return a trial with the outcomes of its seeds: (seed, outcome) in the order of the trainings."""
     outcomes = [outcome for _, outcome in done]
     values = [outcome.value for outcome in outcomes if outcome.value is not None]
     return replace(
-        base, status=outcomes[-1].ended or "finished", value=fmean(values) if values else None,
+        trial, status=outcomes[-1].ended or "finished", value=fmean(values) if values else None,
         seeds=tuple(seed for seed, _ in done), curves=tuple(outcome.curve for outcome in outcomes),
         n_epochs=sum(outcome.n_epochs for outcome in outcomes), n_parameters=outcomes[0].n_parameters,
-        seconds=elapsed(),
     )  # fmt: skip
 
 

@@ -257,9 +257,7 @@ def test_a_metric_of_the_catalogue_has_no_value_per_user() -> None:
     assert (str(metric), metric.needs, metric.per) == ("Coverage@10", "lists", "catalogue")
     assert {(parse_metric(name).needs, parse_metric(name).per) for name in ALL} == {("ranks", "user")}
     for ask in (lambda: metric.values(ranks([0], [0])), lambda: metric.random_mean(100)):
-        with pytest.raises(
-            UsageError, match=r"Coverage@10 has one value for the catalogue and none per user"
-        ):
+        with pytest.raises(UsageError, match=r"Coverage@10 has a value for the catalogue and none per user"):
             ask()
     with pytest.raises(UsageError, match=r"Coverage@9: K must be in 1..8"):
         coverage(np.ones((2, 8)), 9, 8)

@@ -119,7 +119,7 @@ def test_coverage_is_a_column_that_follows_the_rule(results: Path) -> None:
         assert f"share of all items that stand in some user's list of the first {k}" in caption_of(
             table, "Lists"
         )
-    with pytest.raises(UsageError, match="--test users: Coverage@2 has one value for the catalogue"):
+    with pytest.raises(UsageError, match="--test users: Coverage@2 has a value for the catalogue"):
         make_table(all_records(results), metrics=[Metric("Coverage", 2)], test="users")
 
 
