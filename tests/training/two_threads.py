@@ -1,4 +1,6 @@
-"""Computes the gradients of a step several times with two threads and prints which models have equal ones (test_two_threads.py).
+"""Computes the gradients of a step several times with two threads and prints which models have equal ones.
+
+tests/training/test_two_threads.py starts it.
 
 Sizes are large enough for torch to share an operation between threads, which it does from 32,768 elements on: 600
 targets of 64 numbers. A model and its step are made once; each repetition begins with the same draws.
@@ -16,8 +18,8 @@ from mmbench.models import registry
 N_USERS, N_ITEMS, WIDTH, N_TARGETS, REPEATS = 200, 600, 64, 600, 4
 # Where the layers see whole rows of 50 places, or the batch counts rows: so few already make 600 places.
 FEWER = {
-    "bert4rec": 64, "dif-sr": 100, "fearec": 64, "mlp4rec": 24, "mmmlp": 24, "mmsr": 100, "s3rec": 32, "sasrec-ensemble": 64, "ticoserec": 64,
-    "tmmsrec": 24, "trimlp": 64, "trimlp-ensemble": 64,
+    "bert4rec": 64, "dif-sr": 100, "fearec": 64, "mlp4rec": 24, "mmmlp": 24, "mmsr": 100, "s3rec": 32,
+    "sasrec-ensemble": 64, "ticoserec": 64, "tmmsrec": 24, "trimlp": 64, "trimlp-ensemble": 64,
 }  # fmt: skip
 
 
