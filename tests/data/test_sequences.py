@@ -60,9 +60,7 @@ def test_models_that_read_times_refuse_sequences_in_one_line(folder: Path) -> No
         UsageError, match="tisasrec reads times, but the interactions of lines only have an order"
     ):
         make_cell(results_dir=folder, prepared=data, model="tisasrec", seed=1, overrides=[])
-    assert (
-        make_cell(results_dir=folder, prepared=data, model="sasrec", seed=1, overrides=[]).model == "sasrec"
-    )
+    assert make_cell(results_dir=folder, prepared=data, model="ease", seed=1, overrides=[]).model == "ease"
     assert "time" in registry.find("tisasrec").recipe.inputs
 
 
