@@ -122,7 +122,10 @@ def _configuration(bundle: Bundle) -> str:
             f"this version's {record.model} has the setting {min(missing)}, which the runs do not have"
         )
     values = {key: record.settings[key].value for key in keys}
-    identity = configuration_id(record.model, values, record.features, protocol=record.protocol)
+    plugin = record.environment.get("code", {}).get("plugin")
+    identity = configuration_id(
+        record.model, values, record.features, protocol=record.protocol, plugin=plugin
+    )
     if identity != record.config_id:
         if set(record.settings) - set(entry.known_settings()):
             raise NotedError(f"the settings are those of another version of {record.model}")

@@ -262,7 +262,7 @@ def _close(run: Opened, lists: int) -> RunRecord:
         seconds={**progress.seconds, **ranked.seconds, **median}, peak_memory=peak_memory(run.device),
         extra=model.extra_state(),
         environment={
-            **environment(run.device, registry.find(cell.model).own_code()),
+            **environment(run.device, registry.find(cell.model).code_facts()),
             **({"stack": progress.stack} if progress.stack else {}),
             **({"notes": progress.notes} if progress.notes else {}),
         },

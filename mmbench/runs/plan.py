@@ -179,7 +179,8 @@ def make_cell(
     if entry.load().trainable:
         metrics.parse_metric(settings["selection_metric"].value).check(prepared.n_items)
     keys = settings_of_use(entry) - set(ENCODERS)
-    config_id = configuration_id(model, {key: settings[key].value for key in keys}, uses, protocol=protocol)
+    values = {key: settings[key].value for key in keys}
+    config_id = configuration_id(model, values, uses, protocol=protocol, plugin=entry.plugin_facts())
     return Cell(
         dataset=prepared.name, data_path=prepared.path, model=model, seed=seed, settings=settings,
         features=uses, protocol=protocol, config_id=config_id, notes=tuple(notes),
@@ -198,17 +199,21 @@ def configuration_id(
     features: Mapping[str, FeatureUse],
     *,
     protocol: Mapping[str, Any],
+    plugin: Mapping[str, str] | None = None,
 ) -> str:
     """Return the name of a configuration, which differs wherever the result of a seed may differ.
 
     Features count by what made them, so that a result of another processor, whose features differ in the last
     digits, has the same name. The model's name counts, so that no two models share a folder.
+
+    plugin  package, version and code of a model from an installed package, whose author may change it any day
     """
     identity = {
         "model": model,
         "settings": dict(settings),
         "features": identities(features),
         "protocol": dict(protocol),
+        **({"plugin": dict(plugin)} if plugin else {}),
     }
     return hash_json(identity)[:10]
 
