@@ -158,7 +158,7 @@ class Recommender(nn.Module, Generic[C]):
         raise TypeError(f"{type(self).__name__} has no dot-product score")
 
     def score(self, batch: Batch) -> Tensor:
-        """Return scores of all items, [T, N]; column i - 1 belongs to item i.Override it if it is no dot product."""
+        """Return scores of all items, [T, N]; column i - 1 belongs to item i. Override it if it is no dot product."""
         return self.query(batch) @ self.item_table().T
 
     def score_cost(self, n_items: int) -> int:
