@@ -97,7 +97,7 @@ def _schema(bundle: Bundle) -> str:
             record.display,
         ) != expected:
             raise FaultError(f"the record of seed {record.seed} is of another run than the manifest says")
-        for name in ("settings", "features", "n_items", "deterministic", "leaky", "external"):
+        for name in ("settings", "features", "sources", "n_items", "deterministic", "leaky", "external"):
             if getattr(record, name) != getattr(first, name):
                 raise FaultError(f"seeds {first.seed} and {record.seed} differ in {name}")
         for split in bundle.splits:
@@ -124,7 +124,7 @@ def _configuration(bundle: Bundle) -> str:
     values = {key: record.settings[key].value for key in keys}
     plugin = record.environment.get("code", {}).get("plugin")
     identity = configuration_id(
-        record.model, values, record.features, protocol=record.protocol, plugin=plugin
+        record.model, values, record.features, protocol=record.protocol, plugin=plugin, sources=record.sources
     )
     if identity != record.config_id:
         if set(record.settings) - set(entry.known_settings()):
