@@ -15,8 +15,8 @@ Differences that matter (missrec.toml lists all, with their switches):
     clusters empty (variant as-released).
 (2) regulariser: the mean over histories of the squared mean of their interests; the code sums over the batch, padding
     too (variant as-released).
-(3) pre-training is off; `pretrain = "target"` trains on the run's data set first, "source" on other data sets, with the
-    item drop as the only augmentation.
+(3) pre-training is off; `pretrain_on = ["target"]` trains on the run's data set first, names on other data sets, with
+    the item drop as the only augmentation.
 """
 
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Needs
+from mmbench.models.pretraining import PretrainedConfig
 from mmbench.nn.clusters import count_by, density_peaks, effective_number, lloyd
 from mmbench.nn.encoder_decoder import EPS, DecoderLayer, EncoderLayer
 from mmbench.nn.features import available
@@ -50,7 +51,7 @@ N_MAPS = 5  # maps of N numbers that a score holds together
 
 
 @dataclass(frozen=True, kw_only=True)
-class MISSRecConfig:
+class MISSRecConfig(PretrainedConfig):
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
     n_layers: PositiveInt  # half of them in the encoder, half in the decoder
@@ -67,7 +68,6 @@ class MISSRecConfig:
     cluster_passes: NonNegativeInt  # counts passes of k-means
     neighbour_share: Fraction  # share of all vectors that the densities of DPC-KNN look at
     diversity_weight: NonNegativeFloat  # gamma
-    pretrain: Literal["none", "target", "source"] = "none"  # on the run's data set first, or on others
     pretrain_epochs: PositiveInt
     pretrain_batch_size: PositiveInt
     pretrain_cluster_ratio: Fraction
@@ -77,6 +77,7 @@ class MISSRecConfig:
     ss_weight: NonNegativeFloat  # weighs the sequence-sequence contrast
 
     def __post_init__(self) -> None:
+        self.check_pretraining()
         check_heads(self.hidden_dim, self.n_heads)
         if self.n_layers % 2:
             raise ValueError(
@@ -84,7 +85,7 @@ class MISSRecConfig:
             )
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError('modalities must name "text", "image" or both, each once')
-        if self.fusion == "per-item" and self.pretrain != "none":
+        if self.fusion == "per-item" and self.pretrain_on:
             raise ValueError(
                 'fusion = "per-item" ties a slope to each item of a data set; pre-train with "learned"'
             )
@@ -150,10 +151,12 @@ class MISSRec(Recommender[MISSRecConfig]):
     @property
     def stages(self) -> tuple[Stage, ...]:
         config = self.config
-        if config.pretrain == "none":
+        if not config.pretrain_on:
             return (Stage(),)
         size = {"batch_size": config.pretrain_batch_size}
-        first = Stage(name="pretrain", epochs=config.pretrain_epochs, settings=size, data=config.pretrain)
+        first = Stage(
+            name="pretrain", epochs=config.pretrain_epochs, settings=size, data=config.pretraining_data
+        )
         return (first, Stage(name="finetune"))
 
     def start_stage(self, name: str) -> None:
@@ -384,7 +387,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         label = self.lookup[1:].flatten() - 1
         return {
             "modalities": self.modalities,
-            "pretrain": self.config.pretrain,
+            "pretrain_on": self.config.pretrain_on,
             "interests": n_interests,
             "interests_used": int((count_by(label, n_interests) > 0).sum()),
             "interests_effective": effective_number(label, n_interests),

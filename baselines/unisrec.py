@@ -11,7 +11,7 @@ Follows: paper sec. 2.1.1-2.1.2, the adaptor, WhiteningExperts() and content(); 
 sequence-item and 2.2.2 the sequence-sequence contrast, pretraining_terms(); sec. 2.3 fine-tuning, loss() and
 start_stage().
 Differences that matter (unisrec.toml lists all, with their switches):
-(1) pre-training is off; `pretrain = "target"` trains on the run's data set first, "source" on other data sets. Its
+(1) pre-training is off; `pretrain_on = ["target"]` trains on the run's data set first, names on other data sets. Its
     augmentation is the item drop only: the word drop needs a second encoding of every text.
 (2) padding is not a class of the softmax, and an item whose vector is zero is the constant 0, where a cosine has no
     gradient (1e12 in the code).
@@ -31,6 +31,7 @@ from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.pretraining import PretrainedConfig
 from mmbench.nn.features import available
 from mmbench.nn.item_drop import choose_kept, shorten
 from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
@@ -42,7 +43,7 @@ TINY = 1e-6  # an item vector below this norm is the constant 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniSRecConfig(Sampling):
+class UniSRecConfig(Sampling, PretrainedConfig):
     loss: Loss = "ce"
     hidden_dim: PositiveInt
     inner_dim: PositiveInt
@@ -58,7 +59,6 @@ class UniSRecConfig(Sampling):
     expert_masks: Literal["own", "shared"] = "own"  # dropout masks per expert, or for all
     noisy_gate: bool = True
     catalogue_noise: Literal["own", "shared"] = "own"  # noise per occurrence in a history, or per item
-    pretrain: Literal["none", "target", "source"] = "none"  # on the run's data set first, or on others
     pretrain_epochs: PositiveInt
     pretrain_batch_size: PositiveInt
     freeze: bool = True  # Transformer and positions, after a pre-training
@@ -68,6 +68,7 @@ class UniSRecConfig(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_pretraining()
         check_heads(self.hidden_dim, self.n_heads)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError('modalities must name "text", "image" or both, each once')
@@ -114,7 +115,7 @@ class UniSRec(Recommender[UniSRecConfig]):
     @property
     def stages(self) -> tuple[Stage, ...]:
         config = self.config
-        if config.pretrain == "none":
+        if not config.pretrain_on:
             return (Stage(),)
         size = {"batch_size": config.pretrain_batch_size}
         first = Stage(
@@ -122,7 +123,7 @@ class UniSRec(Recommender[UniSRecConfig]):
             epochs=config.pretrain_epochs,
             samples="prefix",
             settings=size,
-            data=config.pretrain,
+            data=config.pretraining_data,
         )
         return (first, Stage(name="finetune"))
 
@@ -223,7 +224,7 @@ class UniSRec(Recommender[UniSRecConfig]):
         return info_nce(anchor, positive, temperature=self.config.temperature, same=same)
 
     def extra_state(self) -> dict[str, object]:
-        return {"modalities": self.modalities, "pretrain": self.config.pretrain}
+        return {"modalities": self.modalities, "pretrain_on": self.config.pretrain_on}
 
 
 def without_tiny(vectors: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ Names are imported when they are asked for: `import mmbench` loads neither torch
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from mmbench.api import *  # noqa: F403

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -92,10 +93,10 @@ def _commit(folder: Path) -> str:
         return ""
 
 
-def environment(device: str, own_code: str = "") -> dict[str, Any]:
+def environment(device: str, code: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what made a result: code, libraries, machine, device, threads, time; no host or user names.
 
-    own_code  `ModelEntry.own_code` of the model.
+    code  what is known about the model's code where it does not ship with mmbench (`ModelEntry.code_facts`)
     """
     import torch
 
@@ -106,7 +107,7 @@ def environment(device: str, own_code: str = "") -> dict[str, Any]:
         except PackageNotFoundError:
             libraries[name] = ""
     return {
-        "code": {**code_version(), **({"own_model": own_code} if own_code else {})},
+        "code": {**code_version(), **(code or {})},
         "python": platform.python_version(),
         "libraries": libraries,
         "system": f"{platform.system()} {platform.machine()}",

@@ -8,6 +8,7 @@ import pytest
 
 from mmbench.contract.report import check_model
 from mmbench.contract.subject import of_toy
+from mmbench.data.demo import write_raw
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,13 +34,16 @@ def test_the_documented_model_is_found_and_keeps_the_contract(documented_model: 
 def test_the_documented_python_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every block of docs/python.md, one after another, in an empty folder."""
+    """Every block of docs/python.md, one after another, in a folder with the raw files of a small demo."""
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 12
     monkeypatch.chdir(tmp_path)
     for variable in ("MMBENCH_DATA", "MMBENCH_RESULTS", "MMBENCH_MODELS", "MMBENCH_DATASETS"):
         monkeypatch.delenv(variable, raising=False)
+    raw = tmp_path / "data" / "raw" / "demo"
+    raw.mkdir(parents=True)
+    write_raw(raw, n_users=150, n_items=60)
     names: dict[str, Any] = {}
     exec(blocks[0], names)
     assert {record.status for record in names["runs"]} == {"finished"}
@@ -48,7 +52,7 @@ def test_the_documented_python_works(
     for block in blocks[1:]:
         exec(block, names)
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("1000 499 [")
+    assert said[0].startswith("150 60 [")
     assert [(record.model, record.seed) for record in names["runs"]] == [
         ("sasrec", 1), ("sasrec:official", 1), ("sasrec", 5), ("sasrec:official", 5),
     ]  # fmt: skip

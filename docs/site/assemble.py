@@ -16,6 +16,8 @@ DOCS = ROOT / "docs"
 
 def assemble(folder: Path) -> None:
     """Write mkdocs.yml and docs/ into the folder; what lay there is replaced."""
+    from docs.site import notebooks
+
     pages = folder / "docs"
     if pages.exists():
         shutil.rmtree(pages)
@@ -23,6 +25,8 @@ def assemble(folder: Path) -> None:
     shutil.copy(DOCS / "site" / "mkdocs.yml", folder / "mkdocs.yml")
     shutil.copy(DOCS / "site" / "site.css", pages / "site.css")
     shutil.copy(ROOT / "CHANGELOG.md", pages / "changes.md")
+    for notebook in (DOCS / "tutorials").glob("*.ipynb"):
+        (pages / "tutorials" / f"{notebook.stem}.md").write_text(notebooks.page(notebook), encoding="utf-8")
     for name, text in reference().items():
         file = pages / "reference" / name
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbench.api.watching import watchers_of
 from mmbench.api.arguments import Folder, check_name, data_folder, results_folder
+from mmbench.api.watching import watchers_of
 from mmbench.board import entries as made
 from mmbench.board.checks import Check
 from mmbench.board.external import Entry, score_lists

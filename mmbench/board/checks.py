@@ -97,7 +97,7 @@ def _schema(bundle: Bundle) -> str:
             record.display,
         ) != expected:
             raise FaultError(f"the record of seed {record.seed} is of another run than the manifest says")
-        for name in ("settings", "features", "n_items", "deterministic", "leaky", "external"):
+        for name in ("settings", "features", "sources", "n_items", "deterministic", "leaky", "external"):
             if getattr(record, name) != getattr(first, name):
                 raise FaultError(f"seeds {first.seed} and {record.seed} differ in {name}")
         for split in bundle.splits:
@@ -122,7 +122,10 @@ def _configuration(bundle: Bundle) -> str:
             f"this version's {record.model} has the setting {min(missing)}, which the runs do not have"
         )
     values = {key: record.settings[key].value for key in keys}
-    identity = configuration_id(record.model, values, record.features, protocol=record.protocol)
+    plugin = record.environment.get("code", {}).get("plugin")
+    identity = configuration_id(
+        record.model, values, record.features, protocol=record.protocol, plugin=plugin, sources=record.sources
+    )
     if identity != record.config_id:
         if set(record.settings) - set(entry.known_settings()):
             raise NotedError(f"the settings are those of another version of {record.model}")

@@ -161,8 +161,10 @@ def run_app(*, debug: bool) -> int:
 
 
 def users_folders() -> list[Path]:
-    """Return the folders of the user's own models."""
-    return split_paths(os.environ.get("MMBENCH_MODELS", ""))
+    """Return the folders of code that is not ours: the user's own models, and installed packages with entry points."""
+    from mmbench.plugins import places
+
+    return [*split_paths(os.environ.get("MMBENCH_MODELS", "")), *places()]
 
 
 def tell(error: BaseException) -> int:

@@ -57,9 +57,9 @@ def _prepared(ctx: Any) -> list[str]:
 
 
 def _encoders(ctx: Any) -> list[str]:
-    from mmbench.features.encoders import ENCODERS
+    from mmbench.features.encoders import ENCODERS, encoder_names
 
-    return [name for names in ENCODERS.values() for name in names]
+    return [name for modality in ENCODERS for name in encoder_names(modality)]
 
 
 def _experiments(ctx: Any) -> list[str]:

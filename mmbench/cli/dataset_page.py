@@ -16,6 +16,7 @@ def page(spec: "DatasetSpec", canonical: str, rules: "Protocol", data_dir: Path,
     from mmbench.data.protocol import SUMMARIES
 
     rows = [["name", canonical], ["title", spec.title], ["parser", spec.parser]]
+    rows += [["from", f"{spec.reader.package} {spec.reader.version}"]] if spec.reader else []
     rows += [["synthetic", "yes: generated, not real users"]] if spec.synthetic else []
     rows += [["", ""], ["FILES", ""], *_raw_rows(spec, data_dir, ask=ask)]
     rows += (

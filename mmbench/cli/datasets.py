@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.cli import complete, exchange
+from mmbench.cli import complete, drafting, exchange
 from mmbench.cli.groups import NameOrCommand
 from mmbench.cli.looks import stats
 from mmbench.cli.pictures import list_pictures
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(datasets_app, name="datasets")
 
 
+datasets_app.command(epilog=drafting.EPILOG)(drafting.init)
 datasets_app.command("pictures", epilog="Example: mmbench datasets pictures amazon-beauty --missing")(
     list_pictures
 )
@@ -50,7 +51,7 @@ def list_command(ctx: typer.Context) -> None:
 
 
 def _print_list(state: State) -> None:
-    from mmbench.data.catalog import load_catalog
+    from mmbench.data.catalog import load_catalog, plugged
     from mmbench.data.store import list_prepared
     from mmbench.features.store import list_features
 
@@ -72,6 +73,7 @@ def _print_list(state: State) -> None:
         state_text = "outdated" if is_outdated else "prepared"
         rows.append([name, state_text, *counts, features or "none", title])
     _print_columns(state, ["data set", "state", "users", "items", "interactions", "features", "title"], rows)
+    state.warn_plugins(plugged(state.data_dir).faults)
 
 
 def _print_columns(state: State, header: list[str], rows: list[list[str]]) -> None:
@@ -94,7 +96,7 @@ def remove(
     """Remove a data set's prepared data and features, and its table if it was added; raw files and runs stay."""
     from mmbench.cli.asking import confirm
     from mmbench.data.catalog import added_datasets, forget_dataset
-    from mmbench.data.removal import prepared_bytes, remove_prepared
+    from mmbench.data.removal import prepared_bytes, remaining, remove_prepared
     from mmbench.fetch.files import size_text
 
     state: State = ctx.obj
@@ -106,11 +108,14 @@ def remove(
     parts += [f"the table of {name}"] if is_added else []
     if not yes:
         confirm(f"Remove {' and '.join(parts)}?")
+    stays = remaining(name, state.data_dir, state.results_dir)
     if n_bytes is not None:
         remove_prepared(name, state.data_dir)
     if is_added:
         forget_dataset(name, state.data_dir)
     state.out.print(f"removed {' and '.join(parts)}", markup=False)
+    for text in stays:
+        state.out.print(f"stays: {text}", markup=False)
 
 
 def _prepared(state: State) -> "list[Prepared]":

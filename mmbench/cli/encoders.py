@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 def print_encoders(state: State) -> None:
     """Print a row per registered encoder: where its weights come from, and what is missing on this machine."""
+    from mmbench.features.encoders import plugged
     from mmbench.features.overview import available
 
     rows = [
         [
             encoder.modality,
             f"{encoder.name} (default)" if encoder.default else encoder.name,
-            f"{'up to ' if encoder.card.up_to else ''}{encoder.card.dim}",
+            f"{'up to ' if encoder.card.up_to else ''}{encoder.card.dim or ''}",
             encoder.card.used_by,
             encoder.weights,
             encoder.state,
@@ -30,6 +31,7 @@ def print_encoders(state: State) -> None:
         "also: a folder of a saved transformers model, or owner/name on the hub; then :cls or :mean, and +layers",
         markup=False,
     )
+    state.warn_plugins(plugged().faults)
 
 
 def print_stored(state: State, name: str) -> None:

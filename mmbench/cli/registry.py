@@ -21,6 +21,7 @@ def models(
     from rich.table import Table
 
     from mmbench.models import registry
+    from mmbench.models.entry import SHIPPED
 
     state: State = ctx.obj
     entries = list(registry.entries().values())
@@ -28,16 +29,19 @@ def models(
     if tag is not None and tag not in tags:
         raise UsageError(suggest(tag, tags, what="tag"))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "reads", "source", "variants", "what"):
+    from_elsewhere = any(entry.origin != SHIPPED for entry in entries)
+    for name in ("model", "reads", "source", *(["from"] if from_elsewhere else []), "variants", "what"):
         table.add_column(name, overflow="fold")
     for entry in entries:
         recipe = entry.recipe
         if tag is not None and tag not in recipe.tags:
             continue
         source = f"{recipe.paper.venue} {recipe.paper.year}" if recipe.paper else "sanity floor"
-        table.add_row(
-            recipe.name, " ".join(recipe.inputs), source, str(len(recipe.variants) or ""), recipe.summary
-        )
+        origin = [entry.origin] if from_elsewhere else []
+        count = str(len(recipe.variants) or "")
+        table.add_row(recipe.name, " ".join(recipe.inputs), source, *origin, count, recipe.summary)
         for name, variant in recipe.variants.items() if variants else ():
-            table.add_row(f"  {recipe.name}:{name}", "", variant.source, "", variant.summary)
+            blank = [""] * len(origin)
+            table.add_row(f"  {recipe.name}:{name}", "", variant.source, *blank, "", variant.summary)
     state.out.print(table)
+    state.warn_plugins(registry.plugged().faults)

@@ -118,6 +118,7 @@ def _print_head(state: State, page: "ModelPage") -> None:
     if paper := page.paper:
         cited = f"{paper.authors}: {paper.title}. {paper.venue} {paper.year}"
         rows = [("paper", cited), ("page", paper.url), ("code", paper.code), *rows]
+    rows += [("from", page.origin if page.origin != "mmbench" else "")]
     rows += [("class", f"{page.model_class} in {page.file}"), ("trained", "yes" if page.is_trained else "no")]
     for label, text in rows:
         if text:

@@ -64,6 +64,11 @@ class State:
         for text in texts:
             self.warn(f"left out of the table: {text}")
 
+    def warn_plugins(self, faults: Iterable[str]) -> None:
+        """Say what of installed packages is left out, and why."""
+        for fault in faults:
+            self.warn(f"plugin left out: {fault}")
+
     def note(self, text: str) -> None:
         """Print a remark as a line on stderr; silent with --quiet."""
         self.err.print(f"note: {text}", markup=False)

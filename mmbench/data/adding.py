@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mmbench.data import sequences
 from mmbench.data.catalog import add_datasets, read_catalog
 from mmbench.data.parsers import declared_columns
 from mmbench.data.raw_files import raw_folders
@@ -34,5 +35,8 @@ def check_headers(spec: DatasetSpec, data_dir: Path) -> list[Path]:
 
 
 def _read_first(path: Path, spec: DatasetSpec, raw_file: RawFile) -> None:
-    """Read the header and the first row of a table, which are refused as `prepare` would refuse them."""
+    """Read the beginning of a file, which is refused as `prepare` would refuse it."""
+    if spec.parser == "sequence" and raw_file == spec.files.interactions:
+        sequences.check_first(path)
+        return
     next(read_rows(path, declared_columns(spec, raw_file), new_faults(path)), None)

@@ -1,7 +1,8 @@
 """datasets.toml -> DatasetSpec. The tables are checked strictly; no raw file is opened.
 
 Files are read in this order: the catalogue that ships with mmbench, `<data-dir>/datasets.toml` (written by
-`mmbench datasets add`), and the files that `MMBENCH_DATASETS` (or `--datasets`) names.
+`mmbench datasets add`), and the files that `MMBENCH_DATASETS` (or `--datasets`) names; then the tables of installed
+packages.
 """
 
 import json
@@ -11,9 +12,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mmbench import plugins
 from mmbench.atomic import write_text
 from mmbench.data.protocol import PreparedName, Protocol, build_protocol
-from mmbench.data.spec import DatasetSpec, known_keys
+from mmbench.data.spec import INJECTED, DatasetSpec, known_keys
 from mmbench.errors import UsageError, suggest
 from mmbench.explain import read_toml
 from mmbench.paths import datasets_file, split_paths
@@ -30,6 +32,26 @@ def catalog_files(data_dir: Path) -> list[Path]:
 
 def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
     """Return all data sets by name; UsageError names file, table and key of the first fault."""
+    specs = _read_files(data_dir)
+    return {**{name: spec for name, (spec, _) in specs.items()}, **plugged(data_dir).members}
+
+
+def plugged(data_dir: Path) -> plugins.Plugged[DatasetSpec]:
+    """Return the data sets of installed packages, and what of theirs is left out."""
+    known = {name: str(file) for name, (_, file) in _read_files(data_dir).items()}
+    return plugins.merge("datasets", "data set", _tables_of, known)
+
+
+def _tables_of(plugin: plugins.Plugin) -> dict[str, DatasetSpec]:
+    """Return the data sets of the tables in the folder of an installed package."""
+    files = sorted(plugin.folder().glob("*.toml"))
+    if not files:
+        raise UsageError(f"{plugin.folder()} holds no table (*.toml); see docs/plugins.md")
+    return {name: spec for file in files for name, spec in read_catalog(file, plugin).items()}
+
+
+def _read_files(data_dir: Path) -> dict[str, tuple[DatasetSpec, Path]]:
+    """Return the data sets of all catalogue files by name, each with its file."""
     specs: dict[str, DatasetSpec] = {}
     origin: dict[str, Path] = {}
     for file in catalog_files(data_dir):
@@ -40,23 +62,33 @@ def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
                     f"{file}: data set {name!r} is already defined in {origin[name]}; rename either"
                 )
             specs[name], origin[name] = spec, file
-    return specs
+    return {name: (spec, origin[name]) for name, spec in specs.items()}
 
 
-def read_catalog(file: Path) -> dict[str, DatasetSpec]:
-    """Read and check the tables of a file; `raw` becomes absolute and defaults to the folder of a user's file."""
+def read_catalog(file: Path, plugin: plugins.Plugin | None = None) -> dict[str, DatasetSpec]:
+    """Read and check the tables of a file.
+
+    `raw` becomes absolute and defaults to the folder of a user's file; in the file of an installed package (`plugin`),
+    to none, so that nothing is ever fetched into it.
+    """
     content = read_toml(file)
-    return {name: _read_table(file, name, table) for name, table in content.items()}
+    return {name: _read_table(file, name, table, plugin) for name, table in content.items()}
 
 
-def _read_table(file: Path, name: str, table: Any) -> DatasetSpec:
+def _read_table(file: Path, name: str, table: Any, plugin: plugins.Plugin | None) -> DatasetSpec:
     if not isinstance(table, dict):
         raise UsageError(f"{file}: {name} is outside a table; put a line [name-of-the-data-set] before it")
     if "name" in table:
         raise UsageError(
             f"{file} [{name}]: the table's heading already names the data set; remove the key 'name'"
         )
-    if file != datasets_file() and isinstance(table.get("raw", ""), str):
+    if plugin is not None and ":" in str(table.get("parser", "")):
+        target = f"{plugin.module}.{table['parser']}"
+        table = {**table, "reader": {"target": target, **plugin.facts()}}
+    elif "reader" in table:
+        raise UsageError(f"{file} [{name}]: unknown key 'reader'; parser names how the files are read")
+    folder = file.parent if plugin is None or "raw" in table else None
+    if file != datasets_file() and folder is not None and isinstance(table.get("raw", ""), str):
         table = {**table, "raw": str((file.parent / Path(table.get("raw", "")).expanduser()).resolve())}
     try:
         return DatasetSpec.model_validate({**table, "name": name})
@@ -71,7 +103,7 @@ def _explain(error: ValidationError) -> str:
     path = first["loc"]
     key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
-        known = [key for key in known_keys(DatasetSpec, path[:-1]) if key != "name" or len(path) > 1]
+        known = [key for key in known_keys(DatasetSpec, path[:-1]) if key not in INJECTED or len(path) > 1]
         inside = f"in {'.'.join(str(part) for part in path[:-1])}: " if len(path) > 1 else ""
         return inside + suggest(str(path[-1]), known, what="key")
     if first["type"] == "missing":
@@ -86,7 +118,9 @@ def find_dataset(name: str, data_dir: Path) -> DatasetSpec:
     """Return the data set called `name`; UsageError for an unknown name, with the nearest."""
     known = load_catalog(data_dir)
     if name not in known:
-        raise UsageError(suggest(name, known, what="data set"))
+        others = plugged(data_dir)
+        others.check(name)
+        raise UsageError(f"{suggest(name, known, what='data set')}{others.hint()}")
     return known[name]
 
 

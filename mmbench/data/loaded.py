@@ -34,7 +34,7 @@ class LoadedData:
         return self.valid if split == "valid" else target_view(self.prepared, self.split, split)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def load_data(path: Path, content: str) -> LoadedData:
     """Load a prepared data set whose hash is `content`; all cells of a data set share a copy."""
     prepared = open_path(path)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbench.data import amazon, microlens, yelp
+from mmbench.data import amazon, foreign, microlens, sequences, yelp
 from mmbench.data.images import ImageListing, member_name
 from mmbench.data.matching import ID_RULES, match_names
-from mmbench.data.raw import EventBuilder, RawData, RawEvents, RawItem, parse_id, parse_rating
+from mmbench.data.raw import EventBuilder, RawData, RawEvents, RawItem, group_of, parse_id, parse_rating
 from mmbench.data.spec import DatasetSpec, ItemColumns, RawFile
 from mmbench.data.tables import new_faults, read_rows
 from mmbench.data.text import clean
@@ -21,8 +21,21 @@ _BUILT_IN = ("title", "brand", "categories")
 
 def parse(spec: DatasetSpec, raw_dir: Path, listing: ImageListing | None, progress: Progress) -> RawData:
     """Read the raw files of `spec` in `raw_dir`; every fault raises a DataError of a single line."""
+    if spec.reader is not None:
+        progress(f"reading {spec.files.interactions.name}")
+        data = foreign.read(spec, spec.reader, raw_dir)
+        return _with_pictures(spec, data, listing)
     reader = _parse_tables if spec.is_table else _parse_records
     return reader(spec, raw_dir, listing, progress)
+
+
+def _with_pictures(spec: DatasetSpec, data: RawData, listing: ImageListing | None) -> RawData:
+    """Return the data with an entry for every item, and with the picture of each item for which none is named."""
+    for name in data.events.item_names:
+        data.items.setdefault(name, RawItem(id=name))
+    for item in data.items.values():
+        item.image = item.image or _image_member(spec, item, listing)
+    return data
 
 
 def _parse_records(
@@ -139,7 +152,12 @@ def _parse_tables(
 
 
 def declared_columns(spec: DatasetSpec, raw_file: RawFile) -> list[str]:
-    """Return the columns of a file of a table data set that its table in datasets.toml names."""
+    """Return the columns of a file of a table data set that its table in datasets.toml names.
+
+    The lines of sequences have none.
+    """
+    if spec.parser == "sequence" and raw_file == spec.files.interactions:
+        return []
     return _item_table_columns(spec) if raw_file == spec.files.items else _event_columns(spec)
 
 
@@ -149,6 +167,8 @@ def _event_columns(spec: DatasetSpec) -> list[str]:
 
 
 def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -> tuple[RawEvents, list[str]]:
+    if spec.parser == "sequence":
+        return sequences.read(file, groups)
     columns = spec.interaction_columns
     builder, faults = EventBuilder(), new_faults(file)
     names = _event_columns(spec)
@@ -156,12 +176,7 @@ def _read_events(spec: DatasetSpec, file: Path, groups: dict[str, str] | None) -
         try:
             item_id = parse_id(item, "item id")
             if groups is not None:
-                if item_id not in groups:
-                    raise ValueError(
-                        f"item {shown(item_id)} is not in the item table (which has {shown(next(iter(groups)))}), "
-                        "so its group is unknown"
-                    )
-                item_id = groups[item_id]
+                item_id = group_of(item_id, groups)
             ticks = parse_ticks(timestamp, columns.unit)
             builder.add(parse_id(user, "user id"), item_id, ticks, *map(parse_rating, rating))
         except ValueError as error:

@@ -9,7 +9,7 @@ import io
 import math
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -207,6 +207,16 @@ def parse_id(value: Any, what: str) -> str:
     if not is_utf8(value):
         raise ValueError(f"{what} {shown(value)} is not Unicode text")
     return value
+
+
+def group_of(item: str, groups: Mapping[str, str]) -> str:
+    """Return the group that an item belongs to; ValueError for an item that is not in the item table."""
+    if item not in groups:
+        raise ValueError(
+            f"item {shown(item)} is not in the item table (which has {shown(next(iter(groups)))}), "
+            "so its group is unknown"
+        )
+    return groups[item]
 
 
 def parse_rating(value: Any) -> float:

@@ -7,8 +7,10 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmbench.data.protocol import OWN_FILTERS, PROTOCOLS, is_ties
+from mmbench.errors import suggest
 
-Parser = Literal["amazon-2014", "amazon-2018", "amazon-2023", "yelp", "microlens", "table", "recbole"]
+PARSERS = ("amazon-2014", "amazon-2018", "amazon-2023", "yelp", "microlens", "table", "recbole", "sequence")
+INJECTED = ("name", "reader")  # keys of a DatasetSpec that no table has
 Role = Literal["interactions", "items"]
 # The text fields of formats with fixed fields, and the column that names an item's picture in them.
 TEXT_FIELDS = {
@@ -143,12 +145,26 @@ class Slip(_Strict):
     why: str = Field(min_length=3)
 
 
+class Reader(_Strict):
+    """The reader of a data set that an installed package brings: "package.module:function" and what identifies it."""
+
+    target: str
+    package: str
+    version: str
+    code: str
+
+
 class DatasetSpec(_Strict):
-    """A table of datasets.toml."""
+    """A table of datasets.toml.
+
+    parser  one of PARSERS; in a table of an installed package also "module:function", a reader beside the table
+    reader  that function, None where mmbench reads the files
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     title: str = Field(min_length=1)
-    parser: Parser
+    parser: str
+    reader: Reader | None = None
     files: RawFiles
     images: Images | None = None
     columns: Columns = Columns()
@@ -162,6 +178,13 @@ class DatasetSpec(_Strict):
     raw: str | None = None  # the folder of the raw files; the catalogue makes it absolute
     terms: str = ""  # the terms under which the raw files may be used, and their source
     notes: str = ""
+
+    @field_validator("parser")
+    @classmethod
+    def _known_parser(cls, value: str) -> str:
+        if ":" not in value and value not in PARSERS:
+            raise ValueError(suggest(value, PARSERS, what="parser"))
+        return value
 
     @field_validator("protocol")
     @classmethod
@@ -183,8 +206,18 @@ class DatasetSpec(_Strict):
             raise ValueError(
                 f"filters cannot change protocol {self.protocol!r}; only {' and '.join(OWN_FILTERS)} take filters"
             )
-        if not self.is_table:
+        if ":" in self.parser:
+            if self.reader is None:
+                raise ValueError(
+                    f"parser {self.parser!r} names code, which only the tables of installed packages may do; "
+                    "see docs/plugins.md"
+                )
+        elif not self.is_table:
             self._check_fixed_format()
+        elif self.parser == "sequence" and self.columns.interactions != InteractionColumns():
+            raise ValueError(
+                "columns.interactions: the lines of parser 'sequence' have no columns; remove them"
+            )
         elif self.files.items is None and (self.columns.items.group or self.images):
             raise ValueError("columns.items.group and images need files.items")
         elif not self.has_times and PROTOCOLS[self.protocol].split == "time":
@@ -210,12 +243,13 @@ class DatasetSpec(_Strict):
 
     @property
     def is_table(self) -> bool:
-        return self.parser in ("table", "recbole")
+        """Whether items are read from a table whose columns are declared; interactions are, too, but of sequences."""
+        return self.parser in ("table", "recbole", "sequence")
 
     @property
     def has_times(self) -> bool:
         """Return whether the interactions have times and not only an order."""
-        return self.columns.interactions.unit != "order"
+        return self.interaction_columns.unit != "order"
 
     @property
     def pictures(self) -> Images | None:
@@ -227,8 +261,13 @@ class DatasetSpec(_Strict):
 
     @property
     def interaction_columns(self) -> InteractionColumns:
-        """Return the columns as declared; RecBole's names are its format's defaults. MicroLens has milliseconds."""
+        """Return the columns as declared; RecBole's names are the defaults of its format. MicroLens has milliseconds.
+
+        Sequences have none, and only an order.
+        """
         columns = self.columns.interactions
+        if self.parser == "sequence":
+            return columns.model_copy(update={"unit": "order"})
         if self.parser == "microlens":
             return columns.model_copy(update={"unit": "ms"})
         if self.parser != "recbole":
@@ -273,6 +312,8 @@ class DatasetSpec(_Strict):
         kept["columns"]["interactions"].pop("rating")
         if self.files.photos is None:
             kept["files"].pop("photos")
+        if self.reader is None:
+            kept.pop("reader")
         for entry in (*(file for file in kept["files"].values() if file), *filter(None, [kept["images"]])):
             for key in ("urls", "sha256", "size", "about"):
                 entry.pop(key, None)

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mmbench.data.lines import RowReader
 from mmbench.data.raw import Faults, missing_name, open_raw
@@ -28,6 +28,20 @@ def new_faults(file: Path) -> Faults:
     return Faults(file, unit="row" if kind_of(file) == ".parquet" else "line")
 
 
+def read_header(file: Path) -> list[str]:
+    """Return the names of a table's columns; DataError for a file that is no such table."""
+    if kind_of(file) == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return list(pq.read_schema(file).names)
+        except (pa.ArrowException, OSError) as error:
+            raise _not_parquet(file, error) from error
+    with open_raw(file) as stream:
+        return _open_text(file, stream, new_faults(file))[0]
+
+
 def read_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
     """Yield (line or row number, values of `columns`) of each row; malformed rows are added to `faults`.
 
@@ -39,18 +53,28 @@ def read_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Ro
 
 
 def _text_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
-    kind = kind_of(file)
-    is_recbole = kind in (".inter", ".item")
     with open_raw(file) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        rows = RowReader(file, text, KINDS[kind], faults, quoting=not is_recbole).rows()
-        first = next(rows, None)
-        if first is None:
-            raise DataError(f"{file} is empty; get the file again")
-        header = _recbole_header(file, first[1]) if is_recbole else [name.strip() for name in first[1]]
+        header, rows = _open_text(file, stream, faults)
         indices = [_column_index(file, header, column) for column in columns]
         for number, row in rows:
             yield number, [row[index] for index in indices]
+
+
+def _open_text(file: Path, stream: IO[bytes], faults: Faults) -> tuple[list[str], Iterator[Row]]:
+    """Return the header of a text table and an iterator over its rows; DataError for an empty file."""
+    kind = kind_of(file)
+    is_recbole = kind in (".inter", ".item")
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    rows = RowReader(file, text, KINDS[kind], faults, quoting=not is_recbole).rows()
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{file} is empty; get the file again")
+    header = _recbole_header(file, first[1]) if is_recbole else [name.strip() for name in first[1]]
+    return header, rows
+
+
+def _not_parquet(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file} is not a readable Parquet file ({first_line(error)}); get it again")
 
 
 def _recbole_header(file: Path, header: list[str]) -> list[str]:
@@ -91,9 +115,7 @@ def _parquet_rows(file: Path, columns: Sequence[str], faults: Faults) -> Iterato
                     faults.n_lines += 1
                     yield number, list(values)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{file} is not a readable Parquet file ({first_line(error)}); get it again"
-        ) from error
+        raise _not_parquet(file, error) from error
 
 
 def _values(column: Any) -> list[Any]:

@@ -5,6 +5,8 @@ seconds (float32 steps are 128 s at 1.4e9).
 """
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -107,6 +109,18 @@ def check_period(file: Path, ticks: np.ndarray, unit: str) -> None:
         f"{file}: read as unit = {unit!r}, all {len(ticks):,} events are from {first} to {last}, which cannot be"
         f"{_hint(raw, unit)}"
     )
+
+
+def guess_unit(values: Sequence[Any]) -> str | None:
+    """Return the unit in which all of some values are plausible times, or ORDER for positions; None for neither."""
+    for unit in ("iso", "s", "ms"):
+        with suppress(ValueError):
+            if values and all(_is_plausible(parse_ticks(value, unit)) for value in values):
+                return unit
+    with suppress(ValueError):
+        if values and max(_parse_position(value) for value in values) < 10**7:
+            return ORDER
+    return None
 
 
 def _is_plausible(ticks: int) -> bool:

@@ -17,13 +17,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from mmbench.errors import UsageError, suggest
+from mmbench import plugins
+from mmbench.errors import FAILURES, MmbenchError, UsageError, suggest
+from mmbench.explain import explain
 from mmbench.features.manifest import MODALITIES, Modality
-from mmbench.features.store import check_modality
+from mmbench.features.store import check_encoder_name, check_modality
 
 
 class Encoder(Protocol):
@@ -168,6 +170,54 @@ def parse_name(text: str) -> EncoderName:
     return EncoderName(head, None if layers else pooling, layers)
 
 
+def plugged() -> plugins.Plugged[plugins.Plugin]:
+    """Return the encoders of installed packages by "modality.name", and what of theirs is left out."""
+    known = {f"{modality}.{name}": "mmbench" for modality, names in ENCODERS.items() for name in names}
+    return plugins.merge("encoders", "encoder", _encoder_of, known)
+
+
+def _encoder_of(plugin: plugins.Plugin) -> dict[str, plugins.Plugin]:
+    """Return the encoder of an entry point, whose name must be "text.NAME" or "image.NAME" and which must exist."""
+    modality, dot, name = plugin.name.partition(".")
+    if modality not in MODALITIES or not dot:
+        raise UsageError(f"entry point {plugin.name} of an encoder must be called text.NAME or image.NAME")
+    check_encoder_name(name)
+    plugin.place()
+    return {plugin.name: plugin}
+
+
+def encoder_names(modality: Modality) -> list[str]:
+    """Return the names of the encoders of a modality: those of mmbench, then those of installed packages."""
+    prefix = f"{modality}."
+    others = [name.removeprefix(prefix) for name in plugged().members if name.startswith(prefix)]
+    return [*ENCODERS[modality], *others]
+
+
+def plugin_facts(modality: Modality, name: str) -> dict[str, str]:
+    """Return package, version and code of an encoder from an installed package; {} for any other."""
+    plugin = None if name in ENCODERS[modality] else plugged().members.get(f"{modality}.{name}")
+    return {} if plugin is None else plugin.facts()
+
+
+def _build_plugged(
+    plugin: plugins.Plugin, name: str, device: str, precision: str
+) -> Encoder | NetworkEncoder:
+    """Build an encoder of an installed package; UsageError in one line for whatever goes wrong."""
+    try:
+        built = plugin.load()(name=name, device=device, precision=precision)
+    except MmbenchError:
+        raise
+    except FAILURES as error:
+        reason = explain(error, folders=[plugin.code_folder()])
+        raise UsageError(f"{plugin.title}: encoder {name} cannot be built: {reason}") from error
+    wanted = [method for method in ("identity", "encode") if not hasattr(built, method)]
+    if wanted and not isinstance(built, NetworkEncoder):
+        raise UsageError(
+            f"{plugin.title}: encoder {name} has no {wanted[0]}(); see Encoder in mmbench.features.encoders"
+        )
+    return cast(Encoder | NetworkEncoder, built)
+
+
 def get_encoder(
     modality: str, name: str | None = None, *, device: str = "auto", precision: str = "auto"
 ) -> Encoder | NetworkEncoder:
@@ -177,6 +227,10 @@ def get_encoder(
     if name in CLASSICAL[known]:
         classical: Encoder = _import(CLASSICAL[known][name])()
         return classical
+    others = plugged()
+    others.check(f"{known}.{name}")
+    if f"{known}.{name}" in others.members:
+        return _build_plugged(others.members[f"{known}.{name}"], name, device, precision)
     parts = parse_name(name)
     network = NETWORKS[known].get(parts.base)
     if network is None:
@@ -184,8 +238,8 @@ def get_encoder(
             raise UsageError(f"encoder {name!r}: {parts.base} takes neither a pooling nor +layers")
         if not ("/" in parts.base or Path(parts.base).is_dir()):
             raise UsageError(
-                f"{suggest(name, ENCODERS[known], what=f'{known} encoder')}; "
-                "or give a folder, or a name on the hub with a slash"
+                f"{suggest(name, encoder_names(known), what=f'{known} encoder')}; "
+                f"or give a folder, or a name on the hub with a slash{others.hint()}"
             )
         network = Network(UNREGISTERED[known], parts.base)
     built: NetworkEncoder = _import(network.target)(

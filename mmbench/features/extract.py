@@ -15,7 +15,7 @@ from mmbench.atomic import remove_leftovers
 from mmbench.data.decoding import PREPROCESSING
 from mmbench.data.store import DATA_DIR, Prepared
 from mmbench.errors import DataError, UsageError
-from mmbench.features.encoders import Encoder, NetworkEncoder, get_encoder
+from mmbench.features.encoders import Encoder, NetworkEncoder, get_encoder, plugin_facts
 from mmbench.features.manifest import MadeBy, Modality, Stored, made_from
 from mmbench.features.network import NOTHING, encode_all
 from mmbench.features.sources import PictureSource, TextSource
@@ -186,7 +186,9 @@ class _Extraction:
                 f"the {INPUTS[self.modality]} of {name} changed since it was prepared; run: mmbench preprocess {name}"
             )
         preprocessing = PREPROCESSING if self.modality == "image" else "white space collapsed"
-        return MadeBy(identity=self.encoder.identity(), inputs=fingerprint, preprocessing=preprocessing)
+        plugin = plugin_facts(self.modality, self.name)
+        identity = self.encoder.identity() | ({"plugin": plugin} if plugin else {})
+        return MadeBy(identity=identity, inputs=fingerprint, preprocessing=preprocessing)
 
     def _stored(self, made: MadeBy) -> ExtractReport | None:
         return stored_report(self.prepared, self.modality, self.name, made, self.options.dtype)

@@ -15,7 +15,7 @@ import numpy as np
 from mmbench.atomic import hash_file
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, UsageError
-from mmbench.features.encoders import ENCODERS
+from mmbench.features.encoders import encoder_names
 from mmbench.features.extract import ExtractReport, store_report, stored_report
 from mmbench.features.imported_files import read_array, read_ids
 from mmbench.features.manifest import MadeBy, Modality
@@ -66,11 +66,11 @@ def import_features(
 
 
 def _check_name(modality: Modality, name: str) -> None:
-    """Raise UsageError when the name cannot be a folder's name or is that of a built-in encoder."""
+    """Raise UsageError when the name cannot be a folder's name or is that of a registered encoder."""
     check_encoder_name(name)
-    if name in ENCODERS[modality]:
+    if name in encoder_names(modality):
         raise UsageError(
-            f"{name!r} is the name of a built-in {modality} encoder; import the array under another name"
+            f"{name!r} is the name of a registered {modality} encoder; import the array under another name"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError
-from mmbench.features.encoders import CLASSICAL, DEFAULT, ENCODERS, NETWORKS
+from mmbench.features.encoders import CLASSICAL, DEFAULT, ENCODERS, NETWORKS, encoder_names, plugged
 from mmbench.features.manifest import MODALITIES, FeatureManifest, Modality
 from mmbench.features.store import INPUTS, default_of, feature_dir, is_of_catalogue, is_stale, list_features
 
@@ -19,7 +19,7 @@ READY, FETCHED = "ready", "weights are fetched at first use"
 class Card:
     """What is known about a registered encoder without building it."""
 
-    dim: int
+    dim: int | None  # None: nobody knows before it is built
     weights: str  # says where they come from
     used_by: str = ""  # names the paper that uses these features
     up_to: bool = False  # small catalogues get fewer numbers
@@ -66,6 +66,9 @@ def available() -> list[Available]:
             weights = card.weights or f"hub: {source}"
             state = READY if name in CLASSICAL[modality] else _network_state(name, source)
             encoders.append(Available(modality, name, name == DEFAULT[modality], card, weights, state))
+        for name in encoder_names(modality)[len(ENCODERS[modality]) :]:
+            title = plugged().members[f"{modality}.{name}"].title
+            encoders.append(Available(modality, name, False, Card(None, title), title, READY))
     return encoders
 
 

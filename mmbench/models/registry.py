@@ -1,201 +1,22 @@
-"""Registry of models by name: a recipe and a class, read from the model folders; code is imported when it is needed."""
+"""Registry of models by name: recipes from the folders of models and from installed packages."""
 
-import importlib
 import inspect
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import replace
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
-from mmbench.atomic import hash_json
-from mmbench.errors import FAILURES, UsageError, suggest
-from mmbench.explain import explain
-from mmbench.paths import PACKAGE, baselines_dir, split_paths
-from mmbench.settings.config import Layer, Origin, TrainConfig, build, check_keys, check_value, defaults_of
-from mmbench.settings.recipe import Recipe, Sourced, read_recipe
-
-if TYPE_CHECKING:
-    from mmbench.models.base import Recommender
-
+from mmbench import plugins
+from mmbench.errors import UsageError, suggest
+from mmbench.models.entry import ModelEntry, shipped_dirs, values_of
+from mmbench.paths import split_paths
+from mmbench.settings.config import check_keys, check_value, defaults_of
+from mmbench.settings.recipe import read_recipe
 
 EXTERNAL = "external-"  # begins the names of other programs, whose lists `mmbench score` stored
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A registered model, or a variant of it: its recipe and the file beside it."""
-
-    recipe: Recipe
-    file: Path  # <name>.py
-    variant: str = ""
-
-    @property
-    def name(self) -> str:
-        """Return the model's name, without a variant."""
-        return self.recipe.name
-
-    @property
-    def display(self) -> str:
-        """Return the name that tables print."""
-        return f"{self.recipe.display}:{self.variant}" if self.variant else self.recipe.display
-
-    @property
-    def class_name(self) -> str:
-        """Return the name of the class that the recipe has for the variant, or else for the model."""
-        of_variant = self.recipe.variants[self.variant].model_class if self.variant else ""
-        return of_variant or self.recipe.model_class
-
-    def load(self) -> "type[Recommender[Any]]":
-        """Import the model file and return its class.
-
-        A class of a variant is in <name>_released.py or in the model's file.
-        """
-        files = [self.file]
-        if self.class_name != self.recipe.model_class:
-            released = self.file.with_name(f"{self.file.stem}_released.py")
-            files = [released, self.file] if released.is_file() else files
-        for file in files:
-            module = _import_file(file)
-            if hasattr(module, self.class_name):
-                return _checked_class(getattr(module, self.class_name), file, self.class_name)
-        searched = " or ".join(str(file) for file in files)
-        raise UsageError(
-            f"{searched}: no class {self.class_name}; write it, or correct `class` in the recipe"
-        )
-
-    def own_code(self) -> str:
-        """Return a hash of the Python files beside a model of the user's; "" for models that ship with mmbench."""
-        if self.file.parent in shipped_dirs():
-            return ""
-        files = self.file.parent.glob("*.py")
-        return hash_json({file.name: sha256(file.read_bytes()).hexdigest() for file in files})[:16]
-
-    def config_class(self) -> type:
-        """Return the class of the settings: the annotation of `config` in the model's class, or the type argument of
-        `Recommender[...]` in it or in a base."""
-        for cls in self.load().__mro__:
-            named = [inspect.get_annotations(cls, eval_str=True).get("config")]
-            named += [
-                argument for base in cls.__dict__.get("__orig_bases__", ()) for argument in get_args(base)
-            ]
-            for argument in named:
-                if isinstance(argument, type) and is_dataclass(argument):
-                    return argument
-        raise UsageError(
-            f"{self.file}: write class {self.class_name}(Recommender[YourConfig]) with a dataclass"
-        )
-
-    def own_settings(self) -> list[str]:
-        """Return the keys of the model's own settings; those that many models inherit (of losses) come last."""
-        cls = self.config_class()
-        names = [parameter.name for parameter in fields(cls)]
-        declared = inspect.get_annotations(cls)
-        return sorted(names, key=lambda name: name not in declared)
-
-    def known_settings(self) -> list[str]:
-        """Return the keys that the model takes: its own and those of training, which must not overlap."""
-        settings, shared = self.own_settings(), [parameter.name for parameter in fields(TrainConfig)]
-        both = set(settings) & set(shared)
-        if both:
-            raise UsageError(
-                f"{self.file}: {sorted(both)} are training settings too; rename them in the model"
-            )
-        return settings + shared
-
-    def unread_settings(self) -> set[str]:
-        """Return the settings of modalities that the recipe's inputs do not name."""
-        unread = {"text", "image"} - {*self.recipe.inputs}
-        return {f"{modality}_{setting}" for modality in unread for setting in ("encoder", "features")}
-
-    def class_of(self, key: str) -> type:
-        """Return the class that has the setting: that of the model's settings, or TrainConfig."""
-        return self.config_class() if key in self.own_settings() else TrainConfig
-
-    def values(self, dataset: str) -> dict[str, Any]:
-        """Return the value of each setting on a data set, before the protocol's and the user's settings."""
-        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *self.layers(dataset)]
-        return {key: value for layer in layers for key, value in layer.values.items()}
-
-    def config(self, dataset: str = "", **settings: Any) -> Any:
-        """Return the model's configuration on a data set, with some of its own settings replaced."""
-        settings_of_model = self.own_settings()
-        values = {key: value for key, value in self.values(dataset).items() if key in settings_of_model}
-        return build(self.config_class(), values | settings, where=self.name)
-
-    def layers(self, dataset: str) -> list[Layer]:
-        """Return the recipe's layers of settings for a data set, weakest first."""
-        recipe = self.recipe
-        layers = [
-            Layer(Origin.default, defaults_of(self.config_class())),
-            _sourced(Origin.recipe, recipe.settings),
-        ]
-        base = dataset.split("@")[0]
-        if base in recipe.dataset:
-            layers.append(_sourced(Origin.dataset, recipe.dataset[base], base))
-        if self.variant:
-            layers.append(Layer(Origin.variant, dict(recipe.variants[self.variant].settings), self.variant))
-        return layers
-
-    def variants(self) -> list["ModelEntry"]:
-        """Return the model without a variant, and each of its variants."""
-        return [replace(self, variant=variant) for variant in ("", *self.recipe.variants)]
-
-
-def _sourced(origin: Origin, table: Mapping[str, Sourced], note: str = "") -> Layer:
-    """Return a table of a recipe as a layer whose notes are the recipe's sources."""
-    return Layer(origin, _values(table), note, {key: setting.source for key, setting in table.items()})
-
-
-def _checked_class(value: Any, file: Path, name: str) -> "type[Recommender[Any]]":
-    """Return what a model file calls by a class's name, if it is a model; UsageError for anything else."""
-    from mmbench.models.base import Recommender
-
-    if isinstance(value, type) and issubclass(value, Recommender):
-        return value
-    what = (
-        "a class of something else"
-        if isinstance(value, type)
-        else f"of type {type(value).__name__}, not a class"
-    )
-    raise UsageError(f"{file}: {name} is {what}; write class {name}(Recommender[YourConfig])")
-
-
-def _import_file(file: Path) -> Any:
-    """Import a model file once, as part of mmbench if it lies there, else as part of a package made of its folder.
-
-    Thus a model file can import its neighbours: `from .other import Other`.
-    """
-    if file.parent == PACKAGE / "models":
-        return importlib.import_module(f"mmbench.models.{file.stem}")
-    if not file.is_file():
-        raise UsageError(
-            f"{file.with_suffix('.toml')} has no {file.name} beside it; write it, or move the recipe"
-        )
-    try:
-        return importlib.import_module(f"{_package_of(file.parent.resolve())}.{file.stem}")
-    except FAILURES as error:
-        raise UsageError(f"{file}: cannot be imported: {explain(error, folders=[file.parent])}") from error
-
-
-def _package_of(folder: Path) -> str:
-    """Return the name of the package whose modules are the files of a folder; register it if it is new."""
-    name = f"mmbench_models_{sha256(str(folder).encode()).hexdigest()[:12]}"
-    if name not in sys.modules:
-        package = ModuleType(name)
-        package.__path__ = [str(folder)]
-        sys.modules[name] = package
-    importlib.invalidate_caches()  # a file may be new
-    return name
-
-
-def shipped_dirs() -> list[Path]:
-    """Return the folders of the models that come with mmbench."""
-    return [PACKAGE / "models", baselines_dir()]
 
 
 def model_dirs() -> list[Path]:
@@ -211,7 +32,8 @@ def entries_with(folder: Path) -> dict[str, ModelEntry]:
     """Return the registered models and those of a folder, read again; folders that do not exist have none."""
     users = [*split_paths(os.environ.get("MMBENCH_MODELS", "")), folder]
     existing = {user.resolve(): user for user in users if user.is_dir()}
-    return _read_dirs.__wrapped__((*shipped_dirs(), *existing.values()))
+    known = _read_dirs.__wrapped__((*shipped_dirs(), *existing.values()))
+    return {**known, **_plugged_beside(known).members}
 
 
 @cache
@@ -226,9 +48,36 @@ def _read_dirs(dirs: tuple[Path, ...]) -> dict[str, ModelEntry]:
     return known
 
 
+@cache
+def _plugged(dirs: tuple[Path, ...], search_path: tuple[str, ...]) -> plugins.Plugged[ModelEntry]:
+    """Return the models of the packages that are installed on a search path, beside those of some folders."""
+    return _plugged_beside(_read_dirs(dirs))
+
+
+def _plugged_beside(known: Mapping[str, ModelEntry]) -> plugins.Plugged[ModelEntry]:
+    """Return the models of installed packages beside known ones, whose names are taken."""
+    return plugins.merge("models", "model", _models_of, {name: entry.origin for name, entry in known.items()})
+
+
+def _models_of(plugin: plugins.Plugin) -> dict[str, ModelEntry]:
+    """Return the models of an installed package, from the recipes in its folder."""
+    entries = [
+        ModelEntry(read_recipe(file), file.with_suffix(".py"), plugin=plugin)
+        for file in sorted(plugin.folder().glob("*.toml"))
+    ]
+    if not entries:
+        raise UsageError(f"{plugin.folder()} holds no recipe (NAME.toml); see docs/plugins.md")
+    return {entry.name: entry for entry in entries}
+
+
+def plugged() -> plugins.Plugged[ModelEntry]:
+    """Return the models of installed packages, and what of theirs is left out."""
+    return _plugged(tuple(model_dirs()), tuple(sys.path))
+
+
 def entries() -> dict[str, ModelEntry]:
-    """Return all registered models by name."""
-    return _read_dirs(tuple(model_dirs()))
+    """Return all registered models by name: those of folders, then those of installed packages."""
+    return {**_read_dirs(tuple(model_dirs())), **plugged().members}
 
 
 def all_names(*, variants: bool = True) -> list[str]:
@@ -254,7 +103,9 @@ def find(name: str) -> ModelEntry:
             "ranked or trained again"
         )
     if model not in known:
-        raise UsageError(suggest(name, all_names() if variant else known, what="model"))
+        plugged().check(model)
+        text = suggest(name, all_names() if variant else known, what="model")
+        raise UsageError(f"{text}{plugged().hint()}")
     entry = known[model]
     if colon and not variant:
         raise UsageError(
@@ -292,19 +143,15 @@ def check_recipe(entry: ModelEntry) -> None:
     value either in the recipe or in the class of the settings.
     """
     recipe, file = entry.recipe, entry.file.with_suffix(".toml")
-    _check_table(entry, _values(recipe.settings), where=f"{file} [settings]")
+    _check_table(entry, values_of(recipe.settings), where=f"{file} [settings]")
     _check_stated_once(entry, where=f"{file} [settings]")
     for name, table in recipe.dataset.items():
-        _check_table(entry, _values(table), where=f"{file} [dataset.{name}]")
+        _check_table(entry, values_of(table), where=f"{file} [dataset.{name}]")
     for variant in entry.variants():
         if variant.variant:
             settings = recipe.variants[variant.variant].settings
             _check_table(variant, settings, where=f"{file} [variants.{variant.variant}]")
     _check_search(entry, where=f"{file} [search]")
-
-
-def _values(table: Mapping[str, Sourced]) -> dict[str, Any]:
-    return {key: setting.value for key, setting in table.items()}
 
 
 def _check_table(entry: ModelEntry, values: Mapping[str, Any], *, where: str) -> None:

@@ -323,6 +323,7 @@ class _Builder:
             *caption.other_rule_lines(self._other_winners()),
             *caption.data_lines([info for info in table.datasets if info.n_users]),
             *caption.feature_lines(groups),
+            *caption.pretraining_lines(groups),
             *effort_lines(self.efforts),
             *missing_control_lines(groups),
             *caption.machine_lines(groups),

@@ -9,6 +9,7 @@ from functools import partial
 from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Verdict, smallest_sign_p
+from mmbench.models.pretraining import SETTING, described
 from mmbench.reporting.gather import Measured
 from mmbench.reporting.labels import Group
 from mmbench.reporting.table import ALPHA, Column, Comparison, DatasetInfo, Row, Table
@@ -164,6 +165,17 @@ def feature_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
         parts = [f"{encoder} ({', '.join(rows)})" for encoder, rows in encoders.items()]
         lines.append(("Features", f"{dataset}: {'; '.join(parts)}."))
     return lines + _feature_mixtures(groups)
+
+
+def pretraining_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
+    """Return what the rows of models that can be pre-trained on data sets were pre-trained on."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    for group, row in groups:
+        setting = group.records[0].settings.get(SETTING)
+        if setting is not None and row.label not in rows[described(setting.value)]:
+            rows[described(setting.value)].append(row.label)
+    parts = [f"{text} ({', '.join(labels)})" for text, labels in rows.items()]
+    return [("Pre-training", f"{'; '.join(parts)}.")] if parts else []
 
 
 def _feature_mixtures(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:

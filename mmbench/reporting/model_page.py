@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from mmbench.models.registry import ModelEntry
+from mmbench.models.entry import ModelEntry
 from mmbench.paths import PACKAGE
 from mmbench.settings.config import Layer, Origin, Setting, TrainConfig, defaults_of, resolve
 from mmbench.settings.describe import legal_values
@@ -56,6 +56,7 @@ class ModelPage:
     summary: str
     dataset: str
     paper: Paper | None
+    origin: str
     file: str
     model_class: str
     inputs: tuple[str, ...]
@@ -80,6 +81,7 @@ def page_of(entry: ModelEntry, *, dataset: str = "", protocol: Layer | None = No
         summary=f"{recipe.summary}; {variant.summary}" if variant else recipe.summary,
         dataset=dataset,
         paper=recipe.paper,
+        origin=entry.origin,
         file=_file_of(entry),
         model_class=entry.class_name,
         inputs=recipe.inputs,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmbench.data.loaded import LoadedData
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.store import open_path
 from mmbench.errors import RunError, UsageError
 from mmbench.features.store import FeatureSet, load_features
@@ -19,9 +19,11 @@ from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.feature_change import change_features
 from mmbench.runs.plan import Cell, configs
+from mmbench.runs.sources import CellSource
 from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
 from mmbench.settings.feature_change import FeatureChange
+from mmbench.training.sources import Pretraining, Source
 
 
 @lru_cache(maxsize=16)
@@ -73,16 +75,34 @@ def _with_change(cell: Cell, catalog: Catalog, modality: str) -> Catalog:
 
 def cell_catalog(cell: Cell, data: LoadedData) -> Catalog:
     """Return what the model of a cell may know: the training events, and features as its settings want them."""
+    return _catalog_of(cell, data, cell.features)
+
+
+def _catalog_of(cell: Cell, data: LoadedData, uses: Mapping[str, FeatureUse]) -> Catalog:
+    """Return the catalogue of the cell's data set, or of one that it is pre-trained on."""
     entry = registry.find(cell.model)
-    features = {
-        modality: _load_features(data.prepared.path, modality, use) for modality, use in cell.features.items()
-    }
+    features = {modality: _load_features(data.prepared.path, modality, use) for modality, use in uses.items()}
     catalog = make_catalog(data, features, int(cell.settings["max_len"].value))
     for modality in features:
         catalog = _with_change(cell, catalog, modality)
     if "category" in entry.recipe.inputs:  # reading all records takes a second, so nobody else pays for it
         catalog = replace(catalog, brand_ids=torch.from_numpy(data.brand_ids))
     return catalog
+
+
+def pretraining_of(cell: Cell, data: LoadedData) -> Pretraining | None:
+    """Return the other data sets that the cell's model is pre-trained on; None without any.
+
+    Of them, too, it sees training events only, and features as the cell's settings want them.
+    """
+    if not cell.sources:
+        return None
+    return Pretraining(tuple(_open_source(cell, source) for source in cell.sources), cell_catalog(cell, data))
+
+
+def _open_source(cell: Cell, source: CellSource) -> Source:
+    data = load_data(source.path, source.use.data)
+    return Source(source.use.name, data.train, _catalog_of(cell, data, source.use.features))
 
 
 def build_model(

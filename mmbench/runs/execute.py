@@ -30,7 +30,7 @@ from mmbench.models.base import Recommender
 from mmbench.models.late_fusion import LateFused
 from mmbench.paths import PACKAGE
 from mmbench.runs import store
-from mmbench.runs.build import build_model
+from mmbench.runs.build import build_model, pretraining_of
 from mmbench.runs.plan import Cell
 from mmbench.runs.rerank import RunModel
 from mmbench.runs.store import RANKINGS, TRACEBACK, RunRecord, Selection
@@ -186,7 +186,7 @@ def _trainer(run: Opened, watcher: Watcher | None) -> Trainer:
 
     return Trainer(
         run.model, run.data.train, validate, config, seed=run.cell.seed, folder=run.cell.path, device=device,
-        watcher=watcher,
+        watcher=watcher, pretraining=pretraining_of(run.cell, run.data),
     )  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def _base_record(cell: Cell) -> RunRecord:
         # What is not trained is not selected either, and its cell is the same under both settings.
         leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
         protocol=cell.protocol, n_items=prepared.n_items, settings=cell.settings, features=cell.features,
-        notes=list(cell.notes),
+        sources=list(cell.uses_of_sources), notes=list(cell.notes),
     )  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def _close(run: Opened, lists: int) -> RunRecord:
         seconds={**progress.seconds, **ranked.seconds, **median}, peak_memory=peak_memory(run.device),
         extra=model.extra_state(),
         environment={
-            **environment(run.device, registry.find(cell.model).own_code()),
+            **environment(run.device, registry.find(cell.model).code_facts()),
             **({"stack": progress.stack} if progress.stack else {}),
             **({"notes": progress.notes} if progress.notes else {}),
         },

@@ -14,6 +14,7 @@ from mmbench.features.store import FeatureSet, default_encoder, load_features
 from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.runs import store
+from mmbench.runs.sources import CellSource, SourceUse, choose_sources, identities_of
 from mmbench.settings.config import Layer, Origin, Setting, TrainConfig, build, defaults_of, resolve
 from mmbench.settings.feature_change import STORED
 
@@ -40,6 +41,7 @@ class Cell:
     config_id: str
     path: Path
     notes: tuple[str, ...] = ()
+    sources: tuple[CellSource, ...] = ()  # other data sets that the model is pre-trained on
 
     @property
     def fingerprint(self) -> str:
@@ -47,8 +49,15 @@ class Cell:
 
     @property
     def feature_identities(self) -> dict[str, str]:
-        """Return what made the features that the model reads, by modality."""
-        return identities(self.features)
+        """Return what made the features that the model reads, by modality, and what it is pre-trained on."""
+        others = {
+            f"pre-training on {source.name}": hash_json(source.identity) for source in self.uses_of_sources
+        }
+        return {**identities(self.features), **others}
+
+    @property
+    def uses_of_sources(self) -> tuple[SourceUse, ...]:
+        return tuple(source.use for source in self.sources)
 
     @property
     def title(self) -> str:
@@ -178,11 +187,19 @@ def make_cell(
     protocol = comparable(prepared, settings)
     if entry.load().trainable:
         metrics.parse_metric(settings["selection_metric"].value).check(prepared.n_items)
-    keys = settings_of_use(entry) - set(ENCODERS)
-    config_id = configuration_id(model, {key: settings[key].value for key in keys}, uses, protocol=protocol)
+    values = {key: settings[key].value for key in settings_of_use(entry) - set(ENCODERS)}
+    sources = choose_sources(values, prepared, features)
+    config_id = configuration_id(
+        model,
+        values,
+        uses,
+        protocol=protocol,
+        plugin=entry.plugin_facts(),
+        sources=[source.use for source in sources],
+    )
     return Cell(
         dataset=prepared.name, data_path=prepared.path, model=model, seed=seed, settings=settings,
-        features=uses, protocol=protocol, config_id=config_id, notes=tuple(notes),
+        features=uses, protocol=protocol, config_id=config_id, notes=tuple(notes), sources=sources,
         path=store.cell_path(results_dir, dataset=prepared.name, model=model, config_id=config_id, seed=seed),
     )  # fmt: skip
 
@@ -198,18 +215,26 @@ def configuration_id(
     features: Mapping[str, FeatureUse],
     *,
     protocol: Mapping[str, Any],
+    plugin: Mapping[str, str] | None = None,
+    sources: Sequence[SourceUse] = (),
 ) -> str:
     """Return the name of a configuration, which differs wherever the result of a seed may differ.
 
     Features count by what made them, so that a result of another processor, whose features differ in the last
-    digits, has the same name. The model's name counts, so that no two models share a folder.
+    digits, has the same name. Data sets of a pre-training count by their content. The model's name counts, so that
+    no two models share a folder.
+
+    plugin  package, version and code of a model from an installed package, whose author may change it any day
     """
-    identity = {
+    identity: dict[str, Any] = {
         "model": model,
         "settings": dict(settings),
         "features": identities(features),
         "protocol": dict(protocol),
+        **({"plugin": dict(plugin)} if plugin else {}),
     }
+    if sources:
+        identity["sources"] = identities_of(sources)
     return hash_json(identity)[:10]
 
 

@@ -161,7 +161,7 @@ def evaluate_again(
     before = _readable_rankings(record)
     rankings = run.rank_as_trained(lists=lists)
     store.write_rankings(record.path, rankings)
-    ranked = environment(run.device, registry.find(record.model).own_code())
+    ranked = environment(run.device, registry.find(record.model).code_facts())
     store.write_record(replace(record, environment={**record.environment, "ranked_again": ranked}))
     return Evaluated(rankings, _n_changed(before, rankings))
 

@@ -27,6 +27,7 @@ from mmbench.errors import DamagedError, DataError
 from mmbench.evaluation.evidence import Ranking, Ranks, read_ranking, write_ranking
 from mmbench.evaluation.metrics import Metric, as_metrics, default_metrics
 from mmbench.features.use import FeatureUse
+from mmbench.runs.sources import SourceUse
 from mmbench.settings.config import Setting
 
 FORMAT = 2
@@ -72,6 +73,7 @@ class Stored(strict.Strict):
     n_items: int = 0
     settings: dict[str, Setting] = field(default_factory=dict)
     features: dict[str, FeatureUse] = field(default_factory=dict)  # by modality
+    sources: list[SourceUse] = field(default_factory=list)  # other data sets that it was pre-trained on
     selection: Selection | None = None  # None: nothing was selected (a closed form, a fixed number of epochs)
     n_parameters: int = 0
     n_epochs: int = 0  # of all stages

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mmbench.errors import UsageError
 from mmbench.explain import read_toml
-from mmbench.models.registry import ModelEntry
+from mmbench.models.entry import ModelEntry
 from mmbench.settings.config import check_value
 from mmbench.settings.recipe import Searched
 

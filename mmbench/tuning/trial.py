@@ -11,7 +11,7 @@ from typing import Any
 from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared
 from mmbench.errors import FAILURES, DataError, RunError, UsageError
-from mmbench.runs.build import build_model
+from mmbench.runs.build import build_model, pretraining_of
 from mmbench.runs.execute import explain_failure, selection_value
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.settings.config import Layer, Origin
@@ -179,8 +179,9 @@ def _train(cell: Cell, device: str, judge: Judge) -> Outcome:
     if not model.trainable:
         return Outcome(validate(model), (), 0, n_parameters)
     trainer = Trainer(
-        model, data.train, validate, config, seed=cell.seed, folder=cell.path, device=device, watcher=judge
-    )
+        model, data.train, validate, config, seed=cell.seed, folder=cell.path, device=device, watcher=judge,
+        pretraining=pretraining_of(cell, data),
+    )  # fmt: skip
     ended: Status | None = None
     try:
         trainer.fit()

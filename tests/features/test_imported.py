@@ -212,7 +212,7 @@ def test_several_arrays_or_none(prepared: Prepared, tmp_path: Path) -> None:
 
 def test_built_in_names_are_kept_for_built_in_encoders(prepared: Prepared, tmp_path: Path) -> None:
     array, ids = save(tmp_path / "f.npy", VALUES), write_ids(tmp_path / "i.txt")
-    with pytest.raises(UsageError, match="built-in text encoder"):
+    with pytest.raises(UsageError, match="registered text encoder"):
         import_features(prepared, "text", "tfidf-svd", array, ids)
     import_features(prepared, "image", "tfidf-svd", array, ids)
 

@@ -174,7 +174,7 @@ def test_what_it_reads_tells_what_an_item_is(name: str, modality: str, knows: bo
         ({"n_layers": 3}, "n_layers 3 must be even"),
         ({"modalities": []}, "modalities must name"),
         (
-            {"fusion": "per-item", "pretrain": "target"},
+            {"fusion": "per-item", "pretrain_on": ["target"]},
             'fusion = "per-item" ties a slope to each item of a data set',
         ),
     ],

@@ -115,11 +115,11 @@ def validation(model: Recommender[Any]) -> float:
 
 
 def test_a_killed_run_finds_the_same_interests(tmp_path: Path) -> None:
-    whole = trainer_of(tmp_path / "whole", pretrain="target", pretrain_epochs=2)
+    whole = trainer_of(tmp_path / "whole", pretrain_on=("target",), pretrain_epochs=2)
     whole.fit()
     for killed_in in (1, 3, 4):
         folder, left = tmp_path / str(killed_in), killed_in
-        trainer = trainer_of(folder, pretrain="target", pretrain_epochs=2)
+        trainer = trainer_of(folder, pretrain_on=("target",), pretrain_epochs=2)
         inner = trainer.files.log
 
         def log(line: Any, inner: Any = inner) -> None:
@@ -132,7 +132,7 @@ def test_a_killed_run_finds_the_same_interests(tmp_path: Path) -> None:
         trainer.files.log = log  # type: ignore[method-assign]
         with pytest.raises(KilledError):
             trainer.fit()
-        again = trainer_of(folder, pretrain="target", pretrain_epochs=2)
+        again = trainer_of(folder, pretrain_on=("target",), pretrain_epochs=2)
         again.fit()
         assert same(state_of(again.model), state_of(whole.model)), killed_in
 
@@ -157,7 +157,7 @@ def test_seeds_in_a_stack_have_interests_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_what_each_stage_trains(freeze: bool) -> None:
-    model = make(pretrain="target", freeze=freeze)
+    model = make(pretrain_on=("target",), freeze=freeze)
     first, last = model.stages
     assert (first.epochs, first.settings, last.epochs) == (100, {"batch_size": 1024}, None)
     batch = training_batch(model, toy_view())
@@ -187,7 +187,7 @@ def test_without_pretraining_there_is_one_stage() -> None:
 def test_pretraining_terms_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each augmented history as one of its own; nothing is removed for equal targets."""
     model = make(
-        pretrain="target", dropout=0.0, ss_weight=0.5, diversity_weight=0.3, temperature=0.4
+        pretrain_on=("target",), dropout=0.0, ss_weight=0.5, diversity_weight=0.3, temperature=0.4
     ).double()
     model.start_stage("pretrain")
     model.start_epoch(1)
@@ -226,7 +226,7 @@ def other(n_items: int, seed: int, **changes: Any) -> Source:
 
 def test_other_data_sets_and_then_the_target(tmp_path: Path) -> None:
     sources = (other(25, 1), other(41, 2))
-    model = make(pretrain="source", pretrain_epochs=1, pretrain_cluster_ratio=0.1).double()
+    model = make(pretrain_on=("first", "second"), pretrain_epochs=1, pretrain_cluster_ratio=0.1).double()
     before = {key: value.clone() for key, value in state_of(model).items()}
     pretraining = Pretraining(sources, toy_catalog())
     trainer = Trainer(model, toy_view(), validation, CONFIG, seed=1, folder=tmp_path, pretraining=pretraining)
@@ -245,7 +245,7 @@ def test_other_data_sets_and_then_the_target(tmp_path: Path) -> None:
     ("changes", "has"), [({"text_feat": None}, "has none"), ({"text_feat": torch.zeros(26, 5)}, "has 5")]
 )
 def test_data_sets_that_do_not_fit_are_one_line(changes: dict[str, Any], has: str) -> None:
-    model = make(pretrain="source")
+    model = make(pretrain_on=("first", "second"))
     with pytest.raises(
         UsageError, match=f"^MISSRec reads text features 12 wide, and a data set .* {has}; extract"
     ):

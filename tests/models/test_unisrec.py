@@ -337,4 +337,4 @@ def test_features_that_are_missing() -> None:
     with pytest.raises(ValueError, match="reads text features, and the data set has none"):
         make(catalog=toy_catalog(features=False))
     model = make("unisrec:text-image", replace(toy_catalog(), image_feat=None))
-    assert model.extra_state() == {"modalities": ["text"], "pretrain": "none"}
+    assert model.extra_state() == {"modalities": ["text"], "pretrain_on": ()}

@@ -38,13 +38,13 @@ def test_without_pretraining_there_is_one_stage_that_trains_everything() -> None
     assert set(grads) == {name for name, _ in model.named_parameters()}
 
 
-@pytest.mark.parametrize("pretrain", ["target", "source"])
-def test_stages_of_a_pretraining(pretrain: str) -> None:
-    first, last = make(pretrain=pretrain, pretrain_epochs=7, pretrain_batch_size=99).stages
+@pytest.mark.parametrize(("names", "data"), [(("target",), "target"), (("first", "second"), "source")])
+def test_stages_of_a_pretraining(names: tuple[str, ...], data: str) -> None:
+    first, last = make(pretrain_on=names, pretrain_epochs=7, pretrain_batch_size=99).stages
     assert (first.epochs, first.samples, first.data, first.settings) == (
         7,
         "prefix",
-        pretrain,
+        data,
         {"batch_size": 99},
     )
     assert (last.epochs, last.samples, last.data, last.settings) == (None, None, "target", {})
@@ -53,7 +53,7 @@ def test_stages_of_a_pretraining(pretrain: str) -> None:
 @pytest.mark.parametrize("freeze", [True, False])
 @pytest.mark.parametrize("use_ids", [True, False])
 def test_what_each_stage_trains(freeze: bool, use_ids: bool) -> None:
-    model = make(pretrain="target", freeze=freeze, use_ids=use_ids)
+    model = make(pretrain_on=("target",), freeze=freeze, use_ids=use_ids)
     first, last = model.stages
     batch = training_batch(model, toy_view(), samples="prefix")
     model.start_stage(first.name)
@@ -74,7 +74,7 @@ def test_what_each_stage_trains(freeze: bool, use_ids: bool) -> None:
 
 
 def test_pretraining_reads_no_ids() -> None:
-    model = make(pretrain="target").eval()
+    model = make(pretrain_on=("target",)).eval()
     model.start_stage("pretrain")
     batch = training_batch(model, toy_view(), samples="prefix")
     terms = []
@@ -89,7 +89,7 @@ def test_the_first_item_may_be_dropped_or_the_last() -> None:
     """With every item dropped but one, the augmented history is that one item."""
     view = view_of([[1, 2, 3, 4, 5, 9]])
     for rule, stays in (("first-kept", 1), ("last-kept", 5)):
-        model = make(pretrain="target", drop_rate=1.0, item_drop=rule).double().eval()
+        model = make(pretrain_on=("target",), drop_rate=1.0, item_drop=rule).double().eval()
         fill(model)
         model.start_stage("pretrain")
         batch = training_batch(model, view, samples="prefix")
@@ -152,7 +152,7 @@ def trainer_of(
     folder: Path, *, sources: Any = SOURCES, seed: int = 1, config: TrainConfig = CONFIG, **settings: Any
 ) -> Trainer:
     folder.mkdir(exist_ok=True)
-    model = make(TARGET.catalog, pretrain="source", pretrain_batch_size=64, **settings)
+    model = make(TARGET.catalog, pretrain_on=("first", "second"), pretrain_batch_size=64, **settings)
     pretraining = None if sources is None else Pretraining(sources, TARGET.catalog)
     return Trainer(
         model, TARGET.view, share_of_next_kind, config, seed=seed, folder=folder, pretraining=pretraining

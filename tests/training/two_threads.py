@@ -17,8 +17,7 @@ N_USERS, N_ITEMS, WIDTH, N_TARGETS, REPEATS = 200, 600, 64, 600, 4
 # Where the layers see whole rows of 50 places, or the batch counts rows: so few already make 600 places.
 FEWER = {
     "bert4rec": 64, "dif-sr": 100, "fearec": 64, "mlp4rec": 24, "mmmlp": 24, "mmsr": 100, "s3rec": 32,
-    "sasrec-ensemble": 64, "ticoserec": 64,
-    "tmmsrec": 24, "trimlp": 64, "trimlp-ensemble": 64,
+    "sasrec-ensemble": 64, "ticoserec": 64, "tmmsrec": 24, "trimlp": 64, "trimlp-ensemble": 64,
 }  # fmt: skip
 
 
