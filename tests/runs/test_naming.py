@@ -69,7 +69,7 @@ def test_a_name_that_means_none_or_too_many_is_one_line(
 
 
 def test_a_folder_without_runs_says_what_a_run_is(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no finished run: it has no run.json; give a folder"):
+    with pytest.raises(DataError, match=r"is not a finished run: it has no run.json; give a folder"):
         runs_named(tmp_path, [tmp_path])
 
 
