@@ -309,5 +309,8 @@ def test_a_search_prints_a_line_for_each_trial(
     said = capfd.readouterr()
     assert said.out == ""
     (line,) = [line for line in said.err.splitlines() if line.startswith("2 of 2 trials: ")]
-    assert f"trial 1 {study.trials[1].value:.4f} (best {study.best.value:.4f}, trial {study.best.number})" in line
+    assert (
+        f"trial 1 {study.trials[1].value:.4f} (best {study.best.value:.4f}, trial {study.best.number})"
+        in line
+    )
     assert f"lr={study.trials[1].values['lr']}" in line
