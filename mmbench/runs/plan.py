@@ -16,6 +16,7 @@ from mmbench.models import registry
 from mmbench.runs import store
 from mmbench.settings.config import Layer, Origin, Setting, TrainConfig, build, defaults_of, resolve
 from mmbench.settings.feature_change import STORED
+from mmbench.tracking import TrackedRun
 
 METRIC_VERSION = 1  # raised when a metric's definition changes; rows with different versions never mix
 FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")
@@ -38,6 +39,9 @@ class Cell:
     config_id: str
     path: Path
     notes: tuple[str, ...] = ()
+    track: tuple[
+        str, ...
+    ] = ()  # names of the trackers that hear of it (mmbench.tracking); they decide nothing
 
     @property
     def fingerprint(self) -> str:
@@ -47,6 +51,15 @@ class Cell:
     def feature_identities(self) -> dict[str, str]:
         """Return what made the features that the model reads, by modality."""
         return identities(self.features)
+
+    def tracked(self, *, title: str = "", folder: Path | None = None) -> TrackedRun:
+        """Return what trackers are told of the cell, by default under its own folder's title."""
+        return TrackedRun(
+            title=title or store.run_title(self.dataset, self.model, self.config_id, self.seed),
+            folder=folder or self.path, dataset=self.dataset, model=self.model, config_id=self.config_id,
+            seed=self.seed, settings={key: setting.value for key, setting in self.settings.items()},
+            identity={**self.protocol, "features": self.feature_identities},
+        )  # fmt: skip
 
     @property
     def title(self) -> str:
