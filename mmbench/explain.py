@@ -52,7 +52,10 @@ def _place(error: BaseException, folder: Path) -> str:
     if isinstance(error, SyntaxError) and os.path.realpath(error.filename or "").startswith(inside):
         return f"{Path(error.filename or '').name}:{error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if os.path.realpath(frame.filename).startswith(inside):
+        is_file = not frame.filename.startswith(
+            "<"
+        )  # Python's own frozen modules have names like <frozen ...>
+        if is_file and os.path.realpath(frame.filename).startswith(inside):
             function = "" if frame.name == "<module>" else f" in {frame.name}()"
             return f"{Path(frame.filename).name}:{frame.lineno}{function}"
     return ""

@@ -14,7 +14,7 @@ from mmbench.reporting.protocols import keep_current, keep_settings, typed
 from mmbench.reporting.recommended import Recommended, recommended
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import Runs
-from mmbench.reporting.targets import look_lines, read_lines, tie_lines
+from mmbench.reporting.targets import look_lines, read_lines, repeat_lines, tie_lines
 from mmbench.runs.loading import check_names, load_runs, without_results
 from mmbench.runs.look_log import note_looks
 from mmbench.runs.store import RunRecord, select
@@ -113,7 +113,11 @@ def report(
     folder = data_folder(data_dir)
     table = replace(table, caption=(*table.caption, *read_lines(chosen, wanted, split, data_dir=folder)))
     if split == "test":
-        lines = [*tie_lines(chosen, data_dir=folder), *look_lines(chosen, data_dir=folder)]
+        lines = [
+            *tie_lines(chosen, data_dir=folder),
+            *repeat_lines(chosen, mask_seen, data_dir=folder),
+            *look_lines(chosen, data_dir=folder),
+        ]
         table = replace(table, caption=(*table.caption, *lines))
     return Report(table)
 

@@ -38,6 +38,7 @@ from mmbench.runs.schedule import execute, finished, plan
 from mmbench.runs.store import RunRecord
 from mmbench.runs.workers import find_backend
 from mmbench.runtime import pick_device
+from mmbench.tracking.naming import check_trackers
 from mmbench.training.devices import stack_size
 from mmbench.tuning.tuned import tuned_layers
 
@@ -86,12 +87,14 @@ def run(
     jobs: int = 1,
     backend: str = "local",
     address: str | None = None,
+    slurm: Mapping[str, Any] | None = None,
     device: str = "auto",
     stack: str | int = "auto",
     floors: bool = True,
     controls: bool = False,
     lists: int = DEFAULT_LISTS,
     tie_orders: Sequence[str] = (),
+    track: Names | None = None,
     dry_run: bool = False,
     debug: bool = False,
     data_dir: Folder = None,
@@ -106,11 +109,13 @@ def run(
     tuned     with the best settings that `mmbench tune` found, those of `study` if it is named; `settings` are stronger
     epochs    the largest number of epochs
     jobs      runs computed at the same time, each in its own process; `backend` and `address`: who computes them
+    slurm     settings of the jobs of `backend="slurm"`: {"partition": "gpu", "timeout_min": 120}
     stack     seeds of a model that are trained together: a number, "off", or "auto", which stacks on a GPU only
     floors    also run the models of mmbench.choices.FLOORS
     controls  also run what explains away the gain of models that read features (mmbench.runs.controls)
     lists     best items of each user that are stored for the test targets
     tie_orders  orders of equal times, ["file", "random:1"], under each of which the data sets are prepared and run
+    track     trackers that hear of the runs: "tensorboard", "wandb", "mlflow", or "module:Class" (mmbench.tracking)
     dry_run   compute nothing; return the runs that are finished
     debug     raise the first error of a run, with its traceback, instead of storing it as a failed run
 
@@ -120,9 +125,10 @@ def run(
     watchers = watchers_of(progress)
     if not isinstance(lists, int) or lists < 0:
         raise UsageError(f"--lists {lists}: must be a whole number from 0")
-    chosen = find_backend(backend, address, jobs)
-    # A cluster's workers have other devices than this machine: "auto" does not stack there.
-    n_stacked = stack_size(str(stack), pick_device(device) if address is None else "cpu")
+    chosen, trackers = find_backend(backend, address, jobs, plain(slurm or {})), chosen_trackers(track)
+    # The workers of a cluster have devices of their own: "auto" does not stack there.
+    is_here = address is None and chosen.kind != "slurm"
+    n_stacked = stack_size(str(stack), pick_device(device) if is_here else "cpu")
     cells = plan_cells(
         models, datasets=datasets, seeds=seeds, settings=settings, tuned=tuned, study=study, epochs=epochs,
         floors=floors, controls=controls, tie_orders=tie_orders, data_dir=data_dir, results_dir=results_dir,
@@ -130,10 +136,18 @@ def run(
     )  # fmt: skip
     if dry_run:
         return Runs(_stored(cells, watchers))
+    cells = [replace(cell, track=trackers) for cell in cells]
     records = execute(
         cells, watcher=watchers.run, device=device, backend=chosen, stack=n_stacked, debug=debug, lists=lists
     )
     return Runs(records)
+
+
+def chosen_trackers(names: Names | None) -> tuple[str, ...]:
+    """Return the trackers of these names, each once; UsageError for one that cannot be had."""
+    trackers = tuple(dict.fromkeys(names_of(names, "tracker", example="tensorboard")))
+    check_trackers(trackers)
+    return trackers
 
 
 def plan_cells(

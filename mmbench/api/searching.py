@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.api.arguments import Folder, Names, data_folder, datasets_of, names_of, plain, results_folder
+from mmbench.api.running import chosen_trackers
 from mmbench.api.watching import Progress, watchers_of
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
@@ -33,7 +34,9 @@ def tune(
     jobs: int = 1,
     backend: str = "local",
     address: str | None = None,
+    slurm: Mapping[str, Any] | None = None,
     device: str = "auto",
+    track: Names | None = None,
     data_dir: Folder = None,
     results_dir: Folder = None,
     progress: Progress = False,
@@ -46,6 +49,8 @@ def tune(
     space     "shared", "recipe", or a TOML file with a table [search]
     settings  given to all trials, as in `run`
     search    lists of values by setting, or tables as in a recipe's [search]: {"lr": [0.001, 0.003]}
+    slurm     settings of jobs, as in `run`
+    track     trackers that hear of each seed of a trial, as in `run`
     ended     is called with each study when its budget is spent
 
     A study that is stored is continued; no test target is opened. `run(..., tuned=True)` uses the best settings.
@@ -54,7 +59,7 @@ def tune(
     watchers, requested = watchers_of(progress), names_of(models, "model", example="sasrec")
     if not requested:
         raise UsageError("no model is named; say for example 'sasrec'")
-    chosen = find_backend(backend, address, jobs)
+    chosen, trackers = find_backend(backend, address, jobs, plain(slurm or {})), chosen_trackers(track)
     wanted = make_search(
         requested, trials=trials, hours=hours, sampler=sampler, space=space, settings=plain(settings or {}),
         listed=plain(search or {}), epochs=epochs, seeds_per_trial=seeds_per_trial, prune=prune,
@@ -64,7 +69,13 @@ def tune(
     for data, planned in plan_studies(wanted, prepared, requested, results_dir=results_folder(results_dir)):
         ledger = Ledger.open(results_folder(results_dir), planned)
         run_study(
-            ledger, data, wanted.budget, device=device, backend=chosen, watching=StudyLines(watchers.say)
+            ledger,
+            data,
+            wanted.budget,
+            device=device,
+            backend=chosen,
+            watching=StudyLines(watchers.say),
+            track=trackers,
         )
         studies.append(Study.of(ledger))
         ended(studies[-1])

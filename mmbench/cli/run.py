@@ -10,6 +10,7 @@ import typer
 
 from mmbench.choices import DEFAULT_LISTS, FLOORS
 from mmbench.cli import complete
+from mmbench.cli.options import SlurmOption, TrackOption, read_slurm
 from mmbench.cli.state import State
 from mmbench.cli.words import words
 from mmbench.errors import MmbenchError, RunError, UsageError
@@ -123,11 +124,14 @@ def run(
     jobs: Annotated[
         int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
     ] = 1,
-    backend: Annotated[str, typer.Option(help="Who computes the cells: local, dask or ray.")] = "local",
+    backend: Annotated[
+        str, typer.Option(help="Who computes the cells: local, dask, ray or slurm.")
+    ] = "local",
     address: Annotated[
         str | None,
         typer.Option(help="A running Dask scheduler or Ray cluster; by default started on this machine."),
     ] = None,
+    slurm: SlurmOption = None,
     device: DeviceOption = "auto",
     stack: StackOption = "auto",
     floors: Annotated[bool, typer.Option(help=f"Also run {', '.join(FLOORS)}.")] = True,
@@ -155,6 +159,7 @@ def run(
             autocompletion=complete.metrics,
         ),
     ] = None,
+    track: TrackOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
     ] = False,
@@ -184,8 +189,9 @@ def run(
         )  # fmt: skip
     with run_view(state).watching() as view:
         runs = api.run(
-            **experiment.run_options, jobs=jobs, backend=backend, address=address, device=device, stack=stack,
-            tie_orders=words([tie_orders] if tie_orders else None), lists=experiment.lists, dry_run=dry_run,
+            **experiment.run_options, jobs=jobs, backend=backend, address=address, slurm=read_slurm(slurm),
+            device=device, stack=stack, tie_orders=words([tie_orders] if tie_orders else None),
+            lists=experiment.lists, track=words(track), dry_run=dry_run,
             debug=state.debug, data_dir=state.data_dir, results_dir=state.results_dir,
             progress=watchers(state, view),
         )  # fmt: skip

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbench.cli.options import SlurmOption, TrackOption, read_slurm
 from mmbench.cli.run import DeviceOption, split_sets
 from mmbench.cli.state import State
 from mmbench.cli.tables import print_table
+from mmbench.cli.words import words
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -59,12 +61,16 @@ def tune(
         bool, typer.Option(help="Stop trials early that are worse than two thirds of the others.")
     ] = True,
     jobs: Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process.")] = 1,
-    backend: Annotated[str, typer.Option(help="Who computes the trials: local, dask or ray.")] = "local",
+    backend: Annotated[
+        str, typer.Option(help="Who computes the trials: local, dask, ray or slurm.")
+    ] = "local",
     address: Annotated[
         str | None,
         typer.Option(help="A running Dask scheduler or Ray cluster; by default started on this machine."),
     ] = None,
+    slurm: SlurmOption = None,
     device: DeviceOption = "auto",
+    track: TrackOption = None,
     show: Annotated[
         bool, typer.Option("--show", help="Print what the stored studies found; compute nothing.")
     ] = False,
@@ -93,7 +99,8 @@ def tune(
         studies = api.tune(
             models, datasets=dataset or [], trials=trials, hours=hours, sampler=sampler, space=space, settings=settings,
             search=search, epochs=epochs, seeds_per_trial=seeds_per_trial, prune=prune, jobs=jobs, backend=backend,
-            address=address, device=device, data_dir=state.data_dir, results_dir=state.results_dir,
+            address=address, slurm=read_slurm(slurm), device=device, track=words(track),
+            data_dir=state.data_dir, results_dir=state.results_dir,
             progress=watchers(state), ended=lambda study: _close(state, study),
         )  # fmt: skip
     if html is not None:

@@ -7,6 +7,7 @@ packages.
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,18 @@ def catalog_files(data_dir: Path) -> list[Path]:
 
 def load_catalog(data_dir: Path) -> dict[str, DatasetSpec]:
     """Return all data sets by name; UsageError names file, table and key of the first fault."""
-    specs = _read_files(data_dir)
-    return {**{name: spec for name, (spec, _) in specs.items()}, **plugged(data_dir).members}
+    files = _read_files(data_dir)
+    return {**{name: spec for name, (spec, _) in files.items()}, **_plugged_beside(files).members}
 
 
 def plugged(data_dir: Path) -> plugins.Plugged[DatasetSpec]:
     """Return the data sets of installed packages, and what of theirs is left out."""
-    known = {name: str(file) for name, (_, file) in _read_files(data_dir).items()}
+    return _plugged_beside(_read_files(data_dir))
+
+
+def _plugged_beside(files: Mapping[str, tuple[DatasetSpec, Path]]) -> plugins.Plugged[DatasetSpec]:
+    """Return the data sets of installed packages beside those of files, whose names are taken."""
+    known = {name: str(file) for name, (_, file) in files.items()}
     return plugins.merge("datasets", "data set", _tables_of, known)
 
 

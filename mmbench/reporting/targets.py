@@ -1,12 +1,12 @@
-"""What a caption says of the targets: looks at the test, ties in time, what metrics read besides ranks."""
+"""What a caption says of the targets: looks at the test, ties in time, repeats, what metrics read besides ranks."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mmbench.choices import SplitName
-from mmbench.data.loaded import load_data
+from mmbench.choices import MaskRule, SplitName
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.store import open_prepared
 from mmbench.errors import MmbenchError
 from mmbench.evaluation.data_facts import DataFacts
@@ -54,17 +54,58 @@ def tie_lines(records: Sequence[RunRecord], *, data_dir: Path) -> list[tuple[str
 
 def tied_share(record: RunRecord, data_dir: Path) -> float | None:
     """Return the share of test targets with the time of the newest input event; None where it cannot be known."""
+    data = _data_of(record, data_dir)
+    if data is None or not data.prepared.has_times:
+        return None
+    times, offsets = np.asarray(data.prepared.times), np.asarray(data.prepared.offsets)
+    users = np.flatnonzero(data.split.test_pos >= 0)
+    events = offsets[users] + data.split.test_pos[users]
+    return float((times[events] == times[events - 1]).mean())
+
+
+def _data_of(record: RunRecord, data_dir: Path) -> LoadedData | None:
+    """Return the data of a run; None where they are not prepared as the run had them."""
     try:
         prepared = open_prepared(record.dataset, data_dir)
-        if prepared.hash != record.data_hash or not prepared.has_times:
-            return None
-        split = load_data(prepared.path, prepared.hash).split
+        return load_data(prepared.path, prepared.hash) if prepared.hash == record.data_hash else None
     except MmbenchError:
         return None
-    times, offsets = np.asarray(prepared.times), np.asarray(prepared.offsets)
-    users = np.flatnonzero(split.test_pos >= 0)
-    events = offsets[users] + split.test_pos[users]
-    return float((times[events] == times[events - 1]).mean())
+
+
+def repeat_lines(
+    records: Sequence[RunRecord], rule: MaskRule | None, *, data_dir: Path
+) -> list[tuple[str, str]]:
+    """Return how many test targets are items that their user already has, for each data set where some are.
+
+    rule  the mask rule of the numbers; None = that of each run
+    """
+    lines = []
+    for dataset in dict.fromkeys(record.dataset for record in records):
+        runs = [record for record in records if record.dataset == dataset]
+        share = repeated_share(runs[0], data_dir)
+        if share:
+            text = f"{dataset}: {100 * share:.1f} % of test targets are items that the user already has"
+            masked = any((rule or record.mask_seen) != "none" for record in runs)
+            advice = (
+                "; a target is never masked and the user's other items are, so these targets are almost given away: "
+                "compare under --mask-seen none"
+            )
+            lines.append(("Repeats", f"{text}{advice if masked else ''}."))
+    return lines
+
+
+def repeated_share(record: RunRecord, data_dir: Path) -> float | None:
+    """Return the share of test targets that stand in the history before them; None where it cannot be known."""
+    data = _data_of(record, data_dir)
+    if data is None:
+        return None
+    view, n = data.targets("test"), data.prepared.n_items + 1
+    items, offsets = np.asarray(data.prepared.items), np.asarray(data.prepared.offsets)
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    position = np.arange(len(items)) - offsets[owner]
+    known = owner * n + items
+    before = known[position < data.split.test_pos[owner]]
+    return float(np.isin(view.user * n + view.target, before).mean()) if len(view) else None
 
 
 def read_lines(

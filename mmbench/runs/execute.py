@@ -7,7 +7,7 @@ is the only place that does. The test targets are opened only after the training
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,8 @@ from mmbench.runs.rerank import RunModel
 from mmbench.runs.store import RANKINGS, TRACEBACK, RunRecord, Selection
 from mmbench.runtime import environment, pick_device
 from mmbench.settings.config import TrainConfig
+from mmbench.tracking.base import TrackedEnd
+from mmbench.tracking.tracking import Tracking
 from mmbench.training.devices import peak_memory, reset_peak_memory
 from mmbench.training.files import BEST, CANDIDATE, LOG, PREVIOUS, RESUME
 from mmbench.training.progress import Progress, Watcher
@@ -62,6 +64,7 @@ class Opened:
 
 
 Result = tuple[Cell, Opened | BaseException]  # a trained model, or what stopped it
+Tracked = Mapping[Path, Tracking]  # who hears of each cell, by its folder
 
 
 def run_cell(
@@ -76,7 +79,8 @@ def run_cell(
 
     lists  length of the lists of best items that are stored, 0 for none
     """
-    return _settle(_train_one(cell, device, watcher), lists=lists, debug=debug)
+    tracked = _tracking_of([cell])
+    return _settle(_train_one(cell, device, watcher, tracked), tracked=tracked, lists=lists, debug=debug)
 
 
 def run_stack(
@@ -91,16 +95,22 @@ def run_stack(
 
     A model that cannot be stacked is trained seed after seed, and the watcher is told why.
     """
+    tracked = _tracking_of(cells)
+    settle = partial(_settle, tracked=tracked, lists=lists, debug=debug)
     # `map` keeps no trained model while the next is made.
-    return map(partial(_settle, lists=lists, debug=debug), _train_all(cells, device, watcher))
+    return map(settle, _train_all(cells, device, watcher, tracked))
+
+
+def _tracking_of(cells: Sequence[Cell]) -> Tracked:
+    return {cell.path: Tracking(cell.track, cell.tracked) for cell in cells}
 
 
 # -- training ---------------------------------------------------------------------------------------------
 
 
-def _train_one(cell: Cell, device: str, watcher: Watcher | None) -> Result:
+def _train_one(cell: Cell, device: str, watcher: Watcher | None, tracked: Tracked) -> Result:
     try:
-        run = open_run(cell, pick_device(device), watcher)
+        run = open_run(cell, pick_device(device), watcher, tracked[cell.path])
         if run.trainer is not None:
             run.trainer.fit()
     except FAILURES as error:
@@ -108,16 +118,18 @@ def _train_one(cell: Cell, device: str, watcher: Watcher | None) -> Result:
     return cell, run
 
 
-def _train_all(cells: Sequence[Cell], device: str, watcher: Watcher | None) -> Iterator[Result]:
+def _train_all(
+    cells: Sequence[Cell], device: str, watcher: Watcher | None, tracked: Tracked
+) -> Iterator[Result]:
     """Yield the results of cells in the order of their ends."""
     waiting, note = iter(cells), ""
     for cell in waiting:
-        result = _try_to_open(cell, device)
+        result = _try_to_open(cell, device, tracked)
         trainer = _trainer_of(result)
         if trainer is not None and not note:
             reason = why_not(trainer)
             if not reason:
-                others = (_try_to_open(other, device) for other in waiting)
+                others = (_try_to_open(other, device, tracked) for other in waiting)
                 yield from _fit([result, *others], watcher)
                 return
             note = f"trained seed after seed: {reason}"
@@ -129,9 +141,9 @@ def _train_all(cells: Sequence[Cell], device: str, watcher: Watcher | None) -> I
         del result, trainer  # frees their model before the next is made
 
 
-def _try_to_open(cell: Cell, device: str) -> Result:
+def _try_to_open(cell: Cell, device: str, tracked: Tracked) -> Result:
     try:
-        return cell, open_run(cell, pick_device(device))
+        return cell, open_run(cell, pick_device(device), tracking=tracked[cell.path])
     except FAILURES as error:
         return cell, error
 
@@ -158,8 +170,10 @@ def _fit(results: list[Result], watcher: Watcher | None) -> Iterator[Result]:
         yield from ((cell, error) for cell, _ in left.values())
 
 
-def open_run(cell: Cell, device: str, watcher: Watcher | None = None) -> Opened:
-    """Load a cell's data and make its model and trainer."""
+def open_run(
+    cell: Cell, device: str, watcher: Watcher | None = None, tracking: Tracking | None = None
+) -> Opened:
+    """Load a cell's data and make its model and trainer, whose epochs `tracking` hears of."""
     cell.path.mkdir(parents=True, exist_ok=True)
     remove_temporary(cell.path)
     data = load_data(cell.data_path, open_path(cell.data_path).hash)
@@ -169,6 +183,7 @@ def open_run(cell: Cell, device: str, watcher: Watcher | None = None) -> Opened:
     run = Opened(cell, data, model, config, device, None, Progress())
     if model.trainable:
         run.trainer = _trainer(run, watcher)
+        run.trainer.on_log = tracking.log if tracking is not None and tracking.names else None
         return run
     for stale in (LOG, BEST):
         (cell.path / stale).unlink(missing_ok=True)
@@ -198,7 +213,21 @@ def selection_value(model: Recommender[Any], *, view: TargetView, config: TrainC
 # -- records ----------------------------------------------------------------------------------------------
 
 
-def _settle(result: Result, *, lists: int, debug: bool) -> RunRecord:
+def _settle(result: Result, *, tracked: Tracked, lists: int, debug: bool) -> RunRecord:
+    """Rank and store a trained cell, or store why there is no result; tell its trackers of the end."""
+    record = _record_of(result, lists=lists, debug=debug)
+    tracked[record.path].end(lambda: _end_of(record))
+    return record
+
+
+def _end_of(record: RunRecord) -> TrackedEnd:
+    return TrackedEnd(
+        status=record.status, reason=record.reason, best_epoch=record.best_epoch,
+        n_parameters=record.n_parameters, valid=record.metrics("valid"), test=record.metrics("test"),
+    )  # fmt: skip
+
+
+def _record_of(result: Result, *, lists: int, debug: bool) -> RunRecord:
     """Rank and store a trained cell, or store why there is no result."""
     cell, run = result
     try:

@@ -17,6 +17,7 @@ from mmbench.runs import store
 from mmbench.runs.sources import CellSource, SourceUse, choose_sources, identities_of
 from mmbench.settings.config import Layer, Origin, Setting, TrainConfig, build, defaults_of, resolve
 from mmbench.settings.feature_change import STORED
+from mmbench.tracking import TrackedRun
 
 METRIC_VERSION = 1  # raised when a metric's definition changes; rows with different versions never mix
 FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")
@@ -42,6 +43,7 @@ class Cell:
     path: Path
     notes: tuple[str, ...] = ()
     sources: tuple[CellSource, ...] = ()  # other data sets that the model is pre-trained on
+    track: tuple[str, ...] = ()  # names of trackers (mmbench.tracking); they decide nothing
 
     @property
     def fingerprint(self) -> str:
@@ -58,6 +60,15 @@ class Cell:
     @property
     def uses_of_sources(self) -> tuple[SourceUse, ...]:
         return tuple(source.use for source in self.sources)
+
+    def tracked(self, *, title: str = "", folder: Path | None = None) -> TrackedRun:
+        """Return what trackers are told of the cell, by default under its own folder's title."""
+        return TrackedRun(
+            title=title or store.run_title(self.dataset, self.model, self.config_id, self.seed),
+            folder=folder or self.path, dataset=self.dataset, model=self.model, config_id=self.config_id,
+            seed=self.seed, settings={key: setting.value for key, setting in self.settings.items()},
+            identity={**self.protocol, "features": self.feature_identities},
+        )  # fmt: skip
 
     @property
     def title(self) -> str:

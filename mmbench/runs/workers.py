@@ -1,4 +1,4 @@
-"""Cells side by side: processes of this machine, a Dask cluster or a Ray cluster, all through joblib.
+"""Cells side by side: processes of this machine, a Dask or a Ray cluster through joblib, jobs of Slurm by submitit.
 
 A cell is shipped as settings and paths; its result comes back through the results folder, which every worker
 must see. A worker that dies takes its cell with it; the cell is tried again once, from its last epoch, and then
@@ -9,10 +9,10 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,9 +22,10 @@ from filelock import FileLock, Timeout
 from mmbench.errors import RunError, UsageError, suggest
 from mmbench.locks import take
 from mmbench.runs.plan import Cell
+from mmbench.runs.slurm import JobDiedError, Jobs
 from mmbench.runs.store import RunRecord
 
-Kind = Literal["local", "dask", "ray"]
+Kind = Literal["local", "dask", "ray", "slurm"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LOCK = "cell.lock"  # in a cell's folder; held while the cell is computed
 BEGUN = (
@@ -39,25 +40,34 @@ Pool = Callable[[Sequence[Group], int], Iterator[tuple[Cell, RunRecord]]]
 
 @dataclass(frozen=True)
 class Backend:
-    """Where cells are computed. `address` is that of a cluster; None starts a cluster on this machine."""
+    """Where cells are computed.
+
+    address   of a Dask or Ray cluster; None starts one on this machine
+    settings  of the jobs of a Slurm cluster (mmbench.runs.slurm)
+    """
 
     kind: Kind = "local"
     address: str | None = None
     jobs: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.jobs, int) or self.jobs < 1:
             raise UsageError(f"--jobs {self.jobs}: must be a whole number from 1")
-        if self.address is not None and self.kind == "local":
+        if self.settings and self.kind != "slurm":
+            raise UsageError("--slurm sets jobs of a Slurm cluster; add --backend slurm")
+        if self.address is not None and self.kind in ("local", "slurm"):
             raise UsageError("--address names a cluster; say which kind with --backend dask or --backend ray")
 
 
-def find_backend(name: str, address: str | None, jobs: int) -> Backend:
+def find_backend(
+    name: str, address: str | None, jobs: int, settings: Mapping[str, Any] | None = None
+) -> Backend:
     """Return the backend of a name; UsageError for an unknown name, with the nearest."""
     kind = next((known for known in KINDS if known == name), None)
     if kind is None:
         raise UsageError(suggest(str(name), KINDS, what="backend"))
-    return Backend(kind, address, jobs)
+    return Backend(kind, address, jobs, settings or {})
 
 
 def side_by_side(
@@ -123,7 +133,7 @@ def nothing_came(cell: Cell, kind: Kind) -> RunError:
 def _worker_died(error: BaseException) -> bool:
     """Return whether a worker died; errors of Dask and Ray are known by name, since neither need be installed."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, BrokenExecutor) or bool(
+    return isinstance(error, BrokenExecutor | JobDiedError) or bool(
         names & {"KilledWorker", "RayActorError", "WorkerCrashedError"}
     )
 
@@ -173,6 +183,8 @@ def _opened(
 ) -> AbstractContextManager[Pool]:
     if backend.kind == "local":
         return _local(work)
+    if backend.kind == "slurm":
+        return nullcontext(partial(Jobs(backend.settings).compute, work=work))
     return _dask(backend, work) if backend.kind == "dask" else _ray(backend, work, ended)
 
 

@@ -6,7 +6,7 @@ so a run that was killed continues from its last finished epoch and ends with th
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,8 @@ class Trainer:
         use_graphs: bool = True,
         pretraining: Pretraining | None = None,
     ) -> None:
+        # Is called with the log's line of each finished epoch, and the epoch's number over all stages.
+        self.on_log: Callable[[Mapping[str, Any], int], object] | None = None
         self.model, self.validate, self.config = model, validate, config
         self.seed, self.files, self.device, self.watcher = seed, TrainingFiles(folder), device, watcher
         self.needs, self.stages = model.needs, plan_stages(model, config)
@@ -271,6 +273,8 @@ class Trainer:
             self._validate(line)
         self.files.log(line)
         self._save(keep_previous=keep_previous)
+        if self.on_log is not None:
+            self.on_log(line, progress.earlier + progress.epoch)
 
     def settle(self) -> None:
         """Keep a new best, and enter the next stage if this is over."""

@@ -125,15 +125,19 @@ def run_study(
     device: str = "auto",
     backend: Backend | None = None,
     watching: Watching | None = None,
+    track: tuple[str, ...] = (),
 ) -> list[Trial]:
-    """Compute trials until the budget is spent; return all of the study, in the order of their numbers."""
+    """Compute trials until the budget is spent; return all of the study, in the order of their numbers.
+
+    track  names of the trackers that hear of each seed of a trial
+    """
     backend, watching = backend or Backend(), watching or Watching()
     watching.opened(ledger, budget, backend.jobs)
     if backend.kind == "local" and backend.jobs == 1:
         prepare_process(default_threads(1))
-        work(ledger, prepared, budget, device=pick_device(device), watching=watching)
+        work(ledger, prepared, budget, device=pick_device(device), watching=watching, track=track)
     elif _is_left(ledger, budget):  # a cluster is not started for nothing
-        _work_in_processes(ledger, prepared, budget, device, backend, watching)
+        _work_in_processes(ledger, prepared, budget, device, backend, watching, track)
     return sorted(ledger.trials(), key=lambda trial: trial.number)
 
 
@@ -152,6 +156,7 @@ def work(
     watching: Watching,
     is_worker: bool = False,
     only_begun: bool = False,
+    track: tuple[str, ...] = (),
 ) -> None:
     """Compute trials until the budget is spent, or only those that workers did not give back."""
     while budget.seconds is None or ledger.spent() < budget.seconds:
@@ -159,13 +164,19 @@ def work(
             if claimed is None:
                 return
             watching.began(claimed.number, claimed.values)
-            trial = _compute(ledger, prepared, claimed, budget, device, watching)
+            trial = _compute(ledger, prepared, claimed, budget, device, watching, track)
             ledger.record(trial)
         watching.ended(trial)
 
 
 def _compute(
-    ledger: Ledger, prepared: Prepared, claimed: Claimed, budget: Budget, device: str, watching: Watching
+    ledger: Ledger,
+    prepared: Prepared,
+    claimed: Claimed,
+    budget: Budget,
+    device: str,
+    watching: Watching,
+    track: tuple[str, ...],
 ) -> Trial:
     if claimed.n_begun > MAX_TRIES:
         return Trial(number=claimed.number, status="failed", values=claimed.values, reason=DIED)
@@ -185,7 +196,7 @@ def _compute(
 
     return run_trial(
         ledger.plan, prepared, claimed, others=ledger.trials(), device=device, elapsed=elapsed, is_over=is_over,
-        on_epoch=on_epoch,
+        on_epoch=on_epoch, track=track,
     )  # fmt: skip
 
 
@@ -193,7 +204,13 @@ def _compute(
 
 
 def _work_in_processes(
-    ledger: Ledger, prepared: Prepared, budget: Budget, device: str, backend: Backend, watching: Watching
+    ledger: Ledger,
+    prepared: Prepared,
+    budget: Budget,
+    device: str,
+    backend: Backend,
+    watching: Watching,
+    track: tuple[str, ...],
 ) -> None:
     """Let several processes share a study's trials, and report those that end.
 
@@ -208,6 +225,7 @@ def _work_in_processes(
         budget,
         device,
         environment=shipped_environment(),
+        track=track,
     )
     with _reported(ledger, watching):
         n_ended = -1
@@ -257,11 +275,12 @@ def _worker(
     environment: dict[str, str],
     jobs: int,
     only_begun: bool = False,
+    track: tuple[str, ...] = (),
 ) -> None:
     os.environ.update(environment)
     prepare_process(default_threads(jobs))
     with dealt_device(device) as chosen:
         work(
             Ledger.read(study), open_path(data), budget, device=pick_device(chosen), watching=Watching(),
-            is_worker=True, only_begun=only_begun,
+            is_worker=True, only_begun=only_begun, track=track,
         )  # fmt: skip

@@ -1,7 +1,8 @@
 """A trial: its settings trained with the tuning seeds and ranked on the validation targets, on nothing else."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,17 +12,22 @@ from typing import Any
 from mmbench.data.loaded import load_data
 from mmbench.data.store import Prepared
 from mmbench.errors import FAILURES, DataError, RunError, UsageError
+from mmbench.explain import first_line
 from mmbench.runs.build import build_model, pretraining_of
 from mmbench.runs.execute import explain_failure, selection_value
 from mmbench.runs.plan import Cell, make_cell
+from mmbench.runs.store import slug
 from mmbench.settings.config import Layer, Origin
+from mmbench.tracking.base import TrackedEnd
+from mmbench.tracking.tracking import Tracking
 from mmbench.training.progress import EpochReport, Progress
 from mmbench.training.trainer import Trainer
-from mmbench.tuning.ledger import Claimed
+from mmbench.tuning.ledger import TUNING, Claimed
 from mmbench.tuning.records import Plan, Status, Trial
 
 LAST_SEED = 10**6  # tuning seeds count down from it: no table's seeds are among them
 ETA = 3  # the best third of the trials that reach an epoch continues
+TRACKED = "tracked"  # the folder of a study in which trackers of its trials write
 RUNGS = tuple(4 * ETA**k for k in range(8))  # epochs at which trials are compared
 
 
@@ -87,10 +93,12 @@ def run_trial(
     elapsed: Callable[[], float] = lambda: 0.0,
     is_over: Callable[[], bool] = lambda: False,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    track: tuple[str, ...] = (),
 ) -> Trial:
     """Compute a trial, from where it was interrupted. A trial whose settings or model fail keeps the reason.
 
     elapsed  the seconds that were spent on the trial so far
+    track    names of the trackers that hear of each seed
 
     A fault that is not of the settings, such as a full disk or damaged data, raises: the trial is resumed later.
     """
@@ -102,7 +110,9 @@ def run_trial(
     try:
         for seed in trial_seeds(plan.n_seeds):
             cell = trial_cell(plan, prepared, claimed.values, seed, claimed.folder / f"seed_{seed}")
-            done.append((seed, _train(cell, device, judge)))
+            with _tracked(cell, plan, claimed, track) as tracking:
+                done.append((seed, _train(cell, device, judge, tracking)))
+                tracking.end(partial(_end_of, done[-1][1], plan.metric))
             if done[-1][1].ended:
                 break
             judge.prunes = False  # the first seed decides whether the others are worth their time
@@ -169,7 +179,34 @@ class Outcome:
     ended: Status | None = None
 
 
-def _train(cell: Cell, device: str, judge: Judge) -> Outcome:
+@contextmanager
+def _tracked(cell: Cell, plan: Plan, claimed: Claimed, names: tuple[str, ...]) -> Iterator[Tracking]:
+    """Yield the trackers of a trial's seed, which hear of its end when its training fails.
+
+    Their files lie beside the trials, whose own folders go when they end.
+    """
+    place = f"trial_{claimed.number}/seed_{cell.seed}"
+    title = f"{slug(plan.dataset)}/{slug(plan.model)}/{TUNING}/{plan.study_id}/{place}"
+    folder = claimed.folder.parents[1] / TRACKED / place
+    tracking = Tracking(names, partial(cell.tracked, title=title, folder=folder))
+    try:
+        yield tracking
+    except FAILURES as error:
+        reason = first_line(error)
+        tracking.end(lambda: TrackedEnd(status="failed", reason=reason))
+        raise
+
+
+def _end_of(outcome: Outcome, metric: str) -> TrackedEnd:
+    """Return what trackers hear of the end of a trial's seed, whose test targets are never ranked."""
+    status = outcome.ended or "finished"
+    return TrackedEnd(
+        status=status, n_parameters=outcome.n_parameters,
+        valid={} if outcome.value is None else {metric: outcome.value},
+    )  # fmt: skip
+
+
+def _train(cell: Cell, device: str, judge: Judge, tracking: Tracking) -> Outcome:
     """Train a model and return its best validation value; without a training, the value of what it computed."""
     cell.path.mkdir(parents=True, exist_ok=True)
     data = load_data(cell.data_path, str(cell.protocol["data"]))
@@ -182,6 +219,7 @@ def _train(cell: Cell, device: str, judge: Judge) -> Outcome:
         model, data.train, validate, config, seed=cell.seed, folder=cell.path, device=device, watcher=judge,
         pretraining=pretraining_of(cell, data),
     )  # fmt: skip
+    trainer.on_log = tracking.log
     ended: Status | None = None
     try:
         trainer.fit()

@@ -6,13 +6,14 @@ Run: python -m pytest tests/runs/test_look_log.py
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import mmbench
 from mmbench.data.store import Prepared
-from mmbench.reporting.targets import tied_share
+from mmbench.reporting.targets import repeated_share, tied_share
 from mmbench.runs.look_log import looks_at, note_looks
 from mmbench.runs.store import RunRecord
 from tests.prepared import cli, write_toy
@@ -152,3 +153,19 @@ def test_the_share_of_tied_targets_is_counted(shop: Prepared, pop: RunRecord) ->
     assert 0 < sum(tied) < len(tied)
     text = str(mmbench.report([pop], data_dir=shop.data_dir))
     assert f"{100 * sum(tied) / len(tied):.1f} % of test targets share their time" in text
+
+
+def test_repeated_targets_are_counted_and_masking_them_is_warned_of(shop: Prepared, pop: RunRecord) -> None:
+    items, bounds = shop.items.tolist(), shop.offsets.tolist()
+    histories = [items[start:end] for start, end in pairwise(bounds)]
+    share = sum(history[-1] in history[:-1] for history in histories) / len(histories)
+    assert 0 < share < 1
+    assert repeated_share(pop, shop.data_dir) == pytest.approx(share, abs=1e-12)
+    texts = {
+        rule: str(mmbench.report([pop], mask_seen=rule, data_dir=shop.data_dir)) for rule in ("none", "input")
+    }
+    counted_text = f"{100 * share:.1f} % of test targets are items that the user already has"
+    assert all(counted_text in " ".join(text.split()) for text in texts.values())
+    assert {rule: "compare under --mask-seen none" in " ".join(text.split()) for rule, text in texts.items()} == {
+        "none": False, "input": True,
+    }  # fmt: skip

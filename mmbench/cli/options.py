@@ -1,0 +1,33 @@
+"""Options of `mmbench run` and `tune` about who computes and who hears of it."""
+
+from typing import Annotated, Any
+
+import typer
+
+from mmbench.errors import UsageError
+
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Set the jobs of --backend slurm: partition=gpu, timeout_min=120, ...; repeatable.",
+    ),
+]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Tell a tracker of every epoch: tensorboard, wandb, mlflow, or module:Class; repeatable.",
+    ),
+]
+
+
+def read_slurm(texts: list[str] | None) -> dict[str, Any]:
+    """Return the settings of `--slurm key=value`."""
+    from mmbench.settings.config import parse_value
+
+    pairs = [text.partition("=") for text in texts or []]
+    for key, _, value in pairs:
+        if not key or not value:
+            raise UsageError(f"--slurm {key!r}: write it as KEY=VALUE, for example partition=gpu")
+    return {key: parse_value(value) for key, _, value in pairs}
