@@ -88,11 +88,11 @@ def test_ranks_are_the_cpus(name: str) -> None:
     model = make(name, **small(name)).double()
     view = random_view(n_users=20, n_items=N_ITEMS, longest=14)
     expected = rank(model, view)
-    found = rank(model.to(GPU), view, device=GPU)
+    actual = rank(model.to(GPU), view, device=GPU)
     # Scores that are equal but for their last bits may be told apart by one of the two only.
-    same_place = (found.greater == expected.greater) & (found.equal == expected.equal)
+    same_place = (actual.greater == expected.greater) & (actual.equal == expected.equal)
     assert same_place.mean() >= 0.9, name
-    middle = [ranks.greater + ranks.equal / 2 for ranks in (found, expected)]
+    middle = [ranks.greater + ranks.equal / 2 for ranks in (actual, expected)]
     assert np.abs(middle[0] - middle[1]).max() <= 1, name
 
 
@@ -106,9 +106,9 @@ def test_batches_are_the_cpus(layout: Any) -> None:
         )
         for device in ("cpu", GPU)
     )
-    moved, found = to_gpu(here).tensors(), there.tensors()
-    assert moved.keys() == found.keys()
-    assert all(torch.equal(moved[name], tensor) for name, tensor in found.items())
+    moved, actual = to_gpu(here).tensors(), there.tensors()
+    assert moved.keys() == actual.keys()
+    assert all(torch.equal(moved[name], tensor) for name, tensor in actual.items())
 
 
 @pytest.mark.parametrize("n_items", [1_000, 50_001])
@@ -117,12 +117,12 @@ def test_the_fused_cross_entropy_is_torchs(n_items: int) -> None:
     query = torch.randn(700, 16, generator=generator, dtype=torch.float64)
     table = torch.randn(n_items, 16, generator=generator, dtype=torch.float64)
     target = torch.randint(1, n_items + 1, (700,), generator=generator)
-    found = []
+    actual = []
     for fused in (True, False):
         q, t = (tensor.to(GPU).requires_grad_() for tensor in (query, table))
         goal = target.to(GPU)
         loss = cross_entropy(q, t, goal) if fused else torch.nn.functional.cross_entropy(q @ t.T, goal - 1)
         loss.backward()
-        found.append((loss.detach(), q.grad, t.grad))
-    for a, b in zip(*found, strict=True):
+        actual.append((loss.detach(), q.grad, t.grad))
+    for a, b in zip(*actual, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

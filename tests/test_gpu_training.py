@@ -270,10 +270,10 @@ def test_a_gpu_makes_the_lists_of_a_cpu() -> None:
         table = torch.randint(levels, (40, 900), generator=torch.Generator().manual_seed(0)).float()
         expected = ranking.rank_fully(Written(table), view, name="test", lists=9)
         model = Written(table.to(GPU))
-        found = ranking.rank_fully(model, view, name="test", lists=9, device=GPU)
-        assert found.n_different(expected) == 0
+        actual = ranking.rank_fully(model, view, name="test", lists=9, device=GPU)
+        assert actual.n_different(expected) == 0
         for rule, lists in expected.lists.items():
-            assert (found.lists[rule].items == lists.items).all()
+            assert (actual.lists[rule].items == lists.items).all()
 
 
 def test_bfloat16_trains_and_ranks_in_float32(tmp_path: Path) -> None:

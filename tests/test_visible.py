@@ -47,12 +47,12 @@ def test_nothing_is_left_to_obey(text: str) -> None:
 
 @given(st.text())
 def test_letters_stay_and_what_is_safe_stays_so(text: str) -> None:
-    found = visible(text)
-    assert is_harmless(found)
-    assert visible(found) == found
-    assert len(found) == len(text)
+    actual = visible(text)
+    assert is_harmless(actual)
+    assert visible(actual) == actual
+    assert len(actual) == len(text)
     if is_harmless(text) and not set(text) & set("\u061c\u200e\u200f"):
-        assert found == text
+        assert actual == text
     assert "\n" not in one_line(text)
 
 
@@ -89,8 +89,8 @@ def test_a_console_s_own_colours_stay() -> None:
 
 def test_cells_of_a_spreadsheet_are_no_formulas() -> None:
     rows = [["=1+1", "+A1", "-cmd", "@sum", "\t=1", "-0.5", "+3e-2", -0.25, None, "plain", "\x1b[2J"]]
-    (found,) = csv.reader(io.StringIO(plain.csv_text(list("abcdefghijk"), rows).partition("\n")[2]))
-    assert found == [
+    (actual,) = csv.reader(io.StringIO(plain.csv_text(list("abcdefghijk"), rows).partition("\n")[2]))
+    assert actual == [
         "'=1+1",
         "'+A1",
         "'-cmd",

@@ -39,8 +39,8 @@ def test_rounded_metrics_of_ranks_are_never_reported(
 def test_metrics_whose_digits_were_cut_are_at_most_a_remark(
     runs: list[list[int]], metrics: list[Metric], digits: int
 ) -> None:
-    found = check_row(row_of_runs(runs, metrics, digits, cut=True))
-    assert all(finding.weight == "remark" and "cut off" in finding.hints[-1] for finding in found)
+    actual = check_row(row_of_runs(runs, metrics, digits, cut=True))
+    assert all(finding.weight == "remark" and "cut off" in finding.hints[-1] for finding in actual)
 
 
 @settings(max_examples=15, deadline=None)
@@ -49,8 +49,8 @@ def test_a_gain_of_mrr_that_ndcg_cannot_follow_is_reported(runs: list[list[int]]
     gain = mean(TABLE1[1], runs) - mean(TABLE1[0], runs)
     lied = mean(TABLE1[2], runs) + gain / (6 / math.log2(7)) + 0.0005
     honest = row_of_runs(runs, TABLE1, 4)
-    found = check_row(replace(honest, scores={**honest.scores, TABLE1[3]: printed(lied, 4)}))
-    assert any("MRR@10" in " ".join(finding.numbers) for finding in found)
+    actual = check_row(replace(honest, scores={**honest.scores, TABLE1[3]: printed(lied, 4)}))
+    assert any("MRR@10" in " ".join(finding.numbers) for finding in actual)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_a_gain_of_mrr_that_ndcg_cannot_follow_is_reported(runs: list[list[int]]
 def test_each_known_bound_just_beyond_its_border_is_reported_and_on_it_is_not(
     scores: dict[str, str], rule: str
 ) -> None:
-    (found,) = check_row(row(scores))
-    assert found.weight == "impossible" or "cut off" in found.hints[-1]
-    assert found.rule.startswith(rule)
-    assert set(found.numbers) == {f"{name} {text[1:]}" for name, text in scores.items()}
+    (actual,) = check_row(row(scores))
+    assert actual.weight == "impossible" or "cut off" in actual.hints[-1]
+    assert actual.rule.startswith(rule)
+    assert set(actual.numbers) == {f"{name} {text[1:]}" for name, text in scores.items()}
     small, large = sorted(scores, key=lambda name: name != rule.split(" ")[0], reverse=True)
     raised = f"{float(scores[large]) + 0.0001:.4f}"
     assert check_row(row({small: scores[small], large: raised})) == []
@@ -82,8 +82,8 @@ def test_the_band_of_differences_is_tight() -> None:
     # 2.1372 x (.0100 - .0001) = .02116: a gain of NDCG of .0211 + .0001 is enough, .0210 + .0001 is not
     scores = {"NDCG@5": "0.0150", "MRR@5": "0.0100", "MRR@10": "0.0200"}
     assert check_row(row({**scores, "NDCG@10": "0.0361"})) == []
-    (found,) = check_row(row({**scores, "NDCG@10": "0.0360"}))
-    assert len(found.numbers) == 4
+    (actual,) = check_row(row({**scores, "NDCG@10": "0.0360"}))
+    assert len(actual.numbers) == 4
     # and from the other side: 10/log2(11) = 2.8906, times (.0100 + .0001) = .029195
     assert check_row(row({**scores, "NDCG@10": "0.0442"})) == []
     assert len(check_row(row({**scores, "NDCG@10": "0.0443"}))) == 1
@@ -92,8 +92,8 @@ def test_the_band_of_differences_is_tight() -> None:
 def test_three_metrics_of_which_no_two_disagree() -> None:
     # with HR .1 and MRR .05 the largest NDCG is .0631 (every hit at rank 2)
     scores = {"HR@10": "0.1000", "MRR@10": "0.0500", "NDCG@10": "0.0700"}
-    (found,) = check_row(row(scores))
-    assert len(found.numbers) == 3
+    (actual,) = check_row(row(scores))
+    assert len(actual.numbers) == 3
     for name in scores:
         assert check_row(row({metric: text for metric, text in scores.items() if metric != name})) == []
     assert check_row(row({**scores, "NDCG@10": "0.0631"})) == []
@@ -104,8 +104,8 @@ def test_three_metrics_of_which_no_two_disagree() -> None:
 @pytest.mark.parametrize("ndcg", ["0.0700", "0.0602"])
 def test_a_proof_can_be_checked_by_hand(ndcg: str) -> None:
     scores = {"HR@10": "0.1000", "MRR@10": "0.0500", "NDCG@10": ndcg}
-    (found,) = check_row(row(scores))
-    left, bound = re.fullmatch(r"(.+) <= (\S+): users .*", found.rule).groups()
+    (actual,) = check_row(row(scores))
+    left, bound = re.fullmatch(r"(.+) <= (\S+): users .*", actual.rule).groups()
     terms = re.findall(r"(-|\+|^) ?(?:(\S+) x )?([A-Z]+@\d+)", left)
     weights = {name: (-1 if sign == "-" else 1) * float(weight or 1) for sign, weight, name in terms}
     assert set(weights) == set(scores)
@@ -115,14 +115,14 @@ def test_a_proof_can_be_checked_by_hand(ndcg: str) -> None:
     ends = {name: float(text) - math.copysign(0.00005, weights[name]) for name, text in scores.items()}
     least = sum(weight * ends[name] for name, weight in weights.items())
     assert least > float(bound)
-    assert f"= {least:.5f}".replace("= 0.", "= .").replace("= -0.", "= -.") in found.arithmetic
+    assert f"= {least:.5f}".replace("= 0.", "= .").replace("= -0.", "= -.") in actual.arithmetic
 
 
 def test_only_the_smallest_conflicts_are_named() -> None:
-    (found,) = check_row(row({"HR@5": "0.0500", "HR@10": "0.0400", "NDCG@10": "0.0300"}))
-    assert found.numbers == ("HR@5 .0500", "HR@10 .0400")
-    found = check_row(row({"HR@5": "0.05", "HR@10": "0.02", "NDCG@10": "0.10", "MRR@10": "0.30"}))
-    pairs = {finding.numbers for finding in found}
+    (actual,) = check_row(row({"HR@5": "0.0500", "HR@10": "0.0400", "NDCG@10": "0.0300"}))
+    assert actual.numbers == ("HR@5 .0500", "HR@10 .0400")
+    actual = check_row(row({"HR@5": "0.05", "HR@10": "0.02", "NDCG@10": "0.10", "MRR@10": "0.30"}))
+    pairs = {finding.numbers for finding in actual}
     assert ("HR@5 .05", "HR@10 .02") in pairs
     assert ("NDCG@10 .10", "MRR@10 .30") in pairs
     assert all(len(pair) == 2 for pair in pairs)
@@ -131,10 +131,10 @@ def test_only_the_smallest_conflicts_are_named() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2000), st.integers(1, 2000))
 def test_ndcg_and_mrr_agree_with_their_wedge(ndcg: int, mrr: int) -> None:
-    found = check_row(row({"NDCG@10": f"{ndcg / 10_000:.4f}", "MRR@10": f"{mrr / 10_000:.4f}"}))
+    actual = check_row(row({"NDCG@10": f"{ndcg / 10_000:.4f}", "MRR@10": f"{mrr / 10_000:.4f}"}))
     widest = 10 / math.log2(11)
     possible = ndcg + 0.5 >= mrr - 0.5 and max(ndcg - 0.5, 0) <= widest * (mrr + 0.5)
-    assert (found == []) == possible
+    assert (actual == []) == possible
 
 
 @given(st.lists(st.sampled_from(ALL), min_size=2, max_size=6, unique=True))
@@ -149,13 +149,13 @@ def test_rules_hold_at_every_rank_and_are_tight_at_theirs(metrics: list[Metric])
 
 def repairs(finding: Finding) -> dict[str, tuple[int, int]]:
     """`NDCG@5 .0298 to .0332` -> {"NDCG@5": (298, 332)}."""
-    found = re.findall(r"(\w+@\d+) (\.\d+) to (\.\d+)", finding.hints[0])
-    return {name: (round(float(low) * 10_000), round(float(high) * 10_000)) for name, low, high in found}
+    actual = re.findall(r"(\w+@\d+) (\.\d+) to (\.\d+)", finding.hints[0])
+    return {name: (round(float(low) * 10_000), round(float(high) * 10_000)) for name, low, high in actual}
 
 
 def test_the_named_repairs_are_exactly_those_that_help() -> None:
-    (found,) = check_row(row(SASREC_TOYS))
-    named = repairs(found)
+    (actual,) = check_row(row(SASREC_TOYS))
+    named = repairs(actual)
     assert set(named) == set(SASREC_TOYS)
     for name, (low, high) in named.items():
         for value, helps in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
@@ -177,8 +177,8 @@ def test_reach_is_what_brute_force_reaches() -> None:
 
 
 def test_more_than_everybody_is_impossible() -> None:
-    (found,) = check_row(row({"HR@10": "1.01"}))
-    assert found.weight == "impossible"
+    (actual,) = check_row(row({"HR@10": "1.01"}))
+    assert actual.weight == "impossible"
     assert check_row(row({"HR@10": "1.00", "NDCG@10": "1.00"})) == []
     assert len(check_row(row({"HR@1": "0.60", "MRR@1": "0.55"}))) == 1
 

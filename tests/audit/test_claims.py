@@ -55,18 +55,18 @@ def test_improvements_beyond_the_border_are_reported() -> None:
     # (.27575 - .27455) / .27455 = .437 %, (.27565 - .27465) / .27465 = .364 %
     for percent, wrong in (("0.40", False), ("0.44", False), ("0.45", True), ("0.36", False), ("0.35", True)):
         assert bool(improved(rows, percent)) == wrong, percent
-    (found,) = improved(rows, "37.85")
-    assert found.weight == "contradiction"
+    (actual,) = improved(rows, "37.85")
+    assert actual.weight == "contradiction"
     assert (
-        found.arithmetic == "(.2757 - .2746) / .2746 = +.40 % (with rounding +.36 to +.44), printed 37.85 %"
+        actual.arithmetic == "(.2757 - .2746) / .2746 = +.40 % (with rounding +.36 to +.44), printed 37.85 %"
     )
-    assert found.hints == ("it would be right against c",)
+    assert actual.hints == ("it would be right against c",)
 
 
 def test_improvements_right_only_with_digits_cut_off_are_remarks() -> None:
     # 1.69 % before rounding, or 1.68 to 1.70
-    (found,) = improved(rows_of("1.0169", "1.0000"), "1.6")
-    assert found.weight == "remark"
+    (actual,) = improved(rows_of("1.0169", "1.0000"), "1.6")
+    assert actual.weight == "remark"
     assert improved(rows_of("1.0169", "1.0000"), "1.7") == []
 
 
@@ -75,8 +75,8 @@ def test_a_percentage_that_stands_in_another_table_is_named() -> None:
         t={"improved": {"ours": "a", "percent": {"d": {"HR@10": "11.86"}}}},
         u={"improved": {"ours": "a", "percent": {"e": {"HR@5": "11.86"}}}},
     )
-    (found,) = check_improved(rows_of("0.3000", "0.2000"), "t", claims.tables["t"], claims)
-    assert found.hints == ("11.86 % is also printed in u under e HR@5",)
+    (actual,) = check_improved(rows_of("0.3000", "0.2000"), "t", claims.tables["t"], claims)
+    assert actual.hints == ("11.86 % is also printed in u under e HR@5",)
 
 
 def test_a_second_that_may_be_nothing_proves_nothing() -> None:
@@ -117,9 +117,9 @@ def test_ranges_of_improvements() -> None:
 )
 def test_underlined_numbers_are_the_second_of_their_column(values: tuple[str, ...], wrong: list[int]) -> None:
     marks = TableClaims.model_validate({"underlined": [["abc"[at], "d", "HR@10"] for at in range(3)]})
-    found = {finding.method for finding in check_underlined(rows_of(*values), marks)}
-    assert found - {"a"} == {"abc"[at] for at in wrong} - {"a"}
-    assert ("a" in found) == (values[0] > values[1])
+    actual = {finding.method for finding in check_underlined(rows_of(*values), marks)}
+    assert actual - {"a"} == {"abc"[at] for at in wrong} - {"a"}
+    assert ("a" in actual) == (values[0] > values[1])
 
 
 def statistics(**changed: str) -> list[Finding]:
@@ -155,14 +155,14 @@ def test_true_statistics_are_never_reported(users: int, items: int, events: int,
     ],
 )
 def test_statistics_beyond_the_border_are_reported(key: str, text: str, weight: str | None) -> None:
-    found = statistics(**{key: text})
-    assert [finding.weight for finding in found] == ([weight] if weight else [])
+    actual = statistics(**{key: text})
+    assert [finding.weight for finding in actual] == ([weight] if weight else [])
 
 
 def test_cut_digits_of_a_statistic_are_a_remark() -> None:
-    (found,) = statistics(interactions="877", per_user="8.7")
-    assert found.weight == "remark"
-    assert found.arithmetic == "877 / 100 = 8.77, printed 8.7"
+    (actual,) = statistics(interactions="877", per_user="8.7")
+    assert actual.weight == "remark"
+    assert actual.arithmetic == "877 / 100 = 8.77, printed 8.7"
 
 
 def test_too_few_events_for_the_shortest_history() -> None:
@@ -184,13 +184,13 @@ def test_a_row_in_two_tables_has_one_set_of_numbers() -> None:
         row({"HR@10": "0.30", "NDCG@10": "0.20"}, method="z", table="u"),
         row({"HR@10": "0.30", "NDCG@10": "0.20"}, method="x", table="u", dataset="e"),
     ]
-    found = list(check_repeats(rows, "t", paper(same=same)))
-    assert [(finding.check, finding.weight) for finding in found] == [
+    actual = list(check_repeats(rows, "t", paper(same=same)))
+    assert [(finding.check, finding.weight) for finding in actual] == [
         ("repeat", "contradiction"),
         ("twins", "remark"),
     ]
-    assert "in t; HR@10 .30, NDCG@10 .21 in u" in found[0].arithmetic
-    assert "z (u)" in found[1].rule
+    assert "in t; HR@10 .30, NDCG@10 .21 in u" in actual[0].arithmetic
+    assert "z (u)" in actual[1].rule
     assert list(check_repeats(rows, "v", paper(same=same))) == []
     assert [repeat.check for repeat in check_repeats(rows[:3], "u", paper(same=same))] == ["repeat", "repeat"]
 

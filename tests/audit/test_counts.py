@@ -19,10 +19,10 @@ from tests.audit.making import row
 )
 def test_every_single_run_has_its_count(case: tuple[int, int], digits: int) -> None:
     users, hits = case
-    found = count_hits("m", Printed.parse(f"{hits / users:.{digits}f}"), users)
-    assert found.reading == "rounded"
+    actual = count_hits("m", Printed.parse(f"{hits / users:.{digits}f}"), users)
+    assert actual.reading == "rounded"
     if users < 10**digits:
-        assert found.hits == hits
+        assert actual.hits == hits
     exact = Fraction(hits * 10**digits, users)
     cut = count_hits("m", Printed.parse(f"{exact.__floor__() / 10**digits:.{digits}f}"), users)
     assert cut.hits is not None
@@ -75,8 +75,8 @@ def test_single_runs_are_told_from_means_over_runs() -> None:
         for kind, rates in enumerate((runs[:, 0], runs.mean(1))):
             (column,) = hit_columns(columns_of(rates), {"d": 273}, 10)
             told[kind, at] = column.single
-            found = check_columns([column])
-            assert [finding.check for finding in found] == (["runs"] if column.single else [])
+            actual = check_columns([column])
+            assert [finding.check for finding in actual] == (["runs"] if column.single else [])
     assert told[0].mean() > 0.99
     assert not told[1].any()
 

@@ -39,8 +39,8 @@ def test_rows_of_hm4sr_that_no_users_can_give() -> None:
 
 
 def test_eleven_of_twelve_hit_rates_are_whole_users_of_273() -> None:
-    found = audit("tmmsrec/table3")
-    column = next(column for column in found.columns if column.dataset == "amazon-all-beauty")
+    actual = audit("tmmsrec/table3")
+    column = next(column for column in actual.columns if column.dataset == "amazon-all-beauty")
     hits = {count.method: count.hits for count in column.counts}
     assert hits == {
         "sasrec": 97, "bert4rec": 92, "trimlp": None, "vbpr": 72, "vbpr-itv": 50, "s3rec": 49, "s3rec-itv": 36,
@@ -49,10 +49,10 @@ def test_eleven_of_twelve_hit_rates_are_whole_users_of_273() -> None:
     assert [count.method for count in column.counts if count.reading == "cut"] == ["vbpr-itv"]
     assert column.single
     assert (column.wide.fitting, column.wide.total) == (11, 12)
-    runs = next(finding for finding in found.findings if finding.check == "runs")
+    runs = next(finding for finding in actual.findings if finding.check == "runs")
     assert "10 runs" in runs.rule
     assert "k/2,730" in runs.arithmetic
-    assert not any(other.single for other in found.columns if other is not column)
+    assert not any(other.single for other in actual.columns if other is not column)
 
 
 def test_the_improved_row_of_table_4_is_no_row_of_table_4() -> None:
@@ -68,12 +68,12 @@ def test_other_improvements_follow(name: str) -> None:
 
 
 def test_statistics_of_toys() -> None:
-    found = audit("hm4sr/table2")
-    assert [finding.arithmetic for finding in found.of("contradiction")] == [
+    actual = audit("hm4sr/table2")
+    assert [finding.arithmetic for finding in actual.of("contradiction")] == [
         "167,597 / 19,412 = 8.634, printed 14.58",
         "167,597 / 11,924 = 14.055, printed 17.03",
     ]
-    assert [finding.arithmetic for finding in found.of("remark")] == [
+    assert [finding.arithmetic for finding in actual.of("remark")] == [
         "231,780 / 24,303 = 9.537, printed 9.53"
     ]
     assert audit("tmmsrec/table2").findings == ()

@@ -22,8 +22,8 @@ SECRET = "http://user:hunter2@proxy.example:3128"
 def findings(done: Outcome) -> list[dict[str, str]]:
     content = json.loads(done.stdout)
     assert content["usable"] == (done.returncode == 0)
-    found: list[dict[str, str]] = content["findings"]
-    return found
+    actual: list[dict[str, str]] = content["findings"]
+    return actual
 
 
 def said(done: Outcome, topic: str, level: str = "") -> str:
@@ -202,10 +202,10 @@ def test_libraries_are_those_that_the_project_requires() -> None:
 
 def test_a_missing_library_is_a_problem_or_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_version", lambda name: None if name in ("numpy", "matplotlib") else "1")
-    found = {library.do: library for library in machine.libraries() if library.level != "ok"}
-    assert found["pip install numpy"].level == "problem"
-    assert found["pip install matplotlib"].level == "note"
-    assert "plots" in found["pip install matplotlib"].text
+    actual = {library.do: library for library in machine.libraries() if library.level != "ok"}
+    assert actual["pip install numpy"].level == "problem"
+    assert actual["pip install matplotlib"].level == "note"
+    assert "plots" in actual["pip install matplotlib"].text
 
 
 def test_a_look_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ def test_a_look_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     monkeypatch.setattr(folders, "runs", fails)
     monkeypatch.setattr(machine, "torchvision", fails)
-    found = examine(tmp_path, tmp_path)
-    texts = [finding.text for finding in found if finding.topic in ("runs", "torchvision")]
+    actual = examine(tmp_path, tmp_path)
+    texts = [finding.text for finding in actual if finding.topic in ("runs", "torchvision")]
     assert texts == ["could not be checked: ZeroDivisionError: of all things"] * 2
-    assert usable(found)
+    assert usable(actual)
 
 
 def test_help_has_an_example(tmp_path: Path) -> None:

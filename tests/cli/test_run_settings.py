@@ -47,10 +47,10 @@ def test_a_costly_floor_stays_away_from_large_catalogues(
 
     def planned(*args: str) -> tuple[list[str], list[str]]:
         folders = ["--data-dir", str(tmp_path / "data"), "--results-dir", str(tmp_path / "results")]
-        found = CliRunner().invoke(app, [*folders, "run", *args, "--dataset", "toy", "--dry-run"])
-        assert found.exit_code == 0, found.output
-        models = [Path(line.split()[1]).parents[1].name for line in found.stdout.splitlines()]
-        return models, found.stderr.splitlines()
+        actual = CliRunner().invoke(app, [*folders, "run", *args, "--dataset", "toy", "--dry-run"])
+        assert actual.exit_code == 0, actual.output
+        models = [Path(line.split()[1]).parents[1].name for line in actual.stdout.splitlines()]
+        return models, actual.stderr.splitlines()
 
     n_items = open_prepared("toy", tmp_path / "data").n_items
     monkeypatch.setitem(FLOORS, "ease", n_items)
@@ -75,8 +75,8 @@ def test_settings_of_one_model_and_two_data_sets(data_dir: Path, tmp_path: Path)
         "--epochs", "1", "--set", "sasrec.lr=0.01", *SMALL, data=tmp_path / "data", results=out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = [(read_record(cell).dataset, read_record(cell).model) for cell in cells(out)]
-    assert sorted(found) == [(d, m) for d in ("toy", "toy@reverse") for m in ("itemknn", "pop", "sasrec")]
+    actual = [(read_record(cell).dataset, read_record(cell).model) for cell in cells(out)]
+    assert sorted(actual) == [(d, m) for d in ("toy", "toy@reverse") for m in ("itemknn", "pop", "sasrec")]
     assert all(
         read_record(cell).settings["lr"] == Setting(0.01, Origin.user)
         for cell in cells(out)

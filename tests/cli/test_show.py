@@ -129,8 +129,8 @@ def test_a_variant_and_a_data_set_change_the_settings(folder: Path) -> None:
     ablation, released, on_data = (json.loads(outcome.stdout) for outcome in done)
 
     def row(page: dict[str, Any], key: str) -> tuple[Any, ...]:
-        (found,) = [row for row in page["settings"] if row["key"] == key]
-        return tuple(found[part] for part in ("value", "origin", "note"))
+        (actual,) = [row for row in page["settings"] if row["key"] == key]
+        return tuple(actual[part] for part in ("value", "origin", "note"))
 
     assert row(ablation, "use_interactive_moe") == (False, "variant", "-imoe")
     assert (ablation["variants"], ablation["reported"]) == ([], {})

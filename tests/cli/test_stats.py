@@ -63,11 +63,11 @@ def rows(outcome: Outcome) -> list[str]:
 def test_shapes_stand_below_the_statistics(outcomes: dict[str, Outcome]) -> None:
     done = outcomes["plain"]
     assert (done.returncode, done.stderr) == (0, "")
-    found = rows(done)
-    assert "users 2" in found
-    assert "target already in the input 0.0% / 50.0% valid / test" in found
-    assert "most common pair thing 1 -> thing 2: 2 users, 0 s to 1 day" in found
-    assert any(line.startswith("history lengths ██ 3 to 4 events") for line in found)
+    actual = rows(done)
+    assert "users 2" in actual
+    assert "target already in the input 0.0% / 50.0% valid / test" in actual
+    assert "most common pair thing 1 -> thing 2: 2 users, 0 s to 1 day" in actual
+    assert any(line.startswith("history lengths ██ 3 to 4 events") for line in actual)
 
 
 def test_plots_and_page_are_written_and_named(outcomes: dict[str, Outcome], folder: Path) -> None:
@@ -83,9 +83,9 @@ def test_plots_and_page_are_written_and_named(outcomes: dict[str, Outcome], fold
 def test_json_is_all_of_the_output(outcomes: dict[str, Outcome]) -> None:
     done = outcomes["json"]
     assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(done.stdout)
-    assert found["statistics"]["test_repeats"] == 0.5
-    assert found["look"]["pair"] == {"items": ["i1", "i2"], "seconds": [0, 86_400]}
+    actual = json.loads(done.stdout)
+    assert actual["statistics"]["test_repeats"] == 0.5
+    assert actual["look"]["pair"] == {"items": ["i1", "i2"], "seconds": [0, 86_400]}
 
 
 @pytest.mark.parametrize(
@@ -116,23 +116,23 @@ def test_a_wrong_target_is_refused_before_any_work(outcomes: dict[str, Outcome],
 def test_list_of_encoders(outcomes: dict[str, Outcome]) -> None:
     from mmbench.features.encoders import ENCODERS
 
-    found = rows(outcomes["list"])
-    assert found[1].startswith("text tfidf-svd (default) up to 256")
-    names = {(line.split()[0], line.split()[1]) for line in found[1:-1]}
+    actual = rows(outcomes["list"])
+    assert actual[1].startswith("text tfidf-svd (default) up to 256")
+    names = {(line.split()[0], line.split()[1]) for line in actual[1:-1]}
     assert names == {(modality, name) for modality, names in ENCODERS.items() for name in names}
-    (bert,) = [line for line in found if line.startswith("text bert-base-uncased")]
+    (bert,) = [line for line in actual if line.startswith("text bert-base-uncased")]
     assert "768 HM4SR hub: google-bert/bert-base-uncased" in bert
 
 
 def test_list_of_stored_features(outcomes: dict[str, Outcome], folder: Path) -> None:
-    found = rows(outcomes["list of one"])
+    actual = rows(outcomes["list of one"])
     present = int(open_prepared("toy", folder / "data").n_items)
-    assert found[0] == f"toy: {present} items"
+    assert actual[0] == f"toy: {present} items"
     assert any(
-        line.startswith("text toy (default) 12 float32 ") and line.endswith("MB yes") for line in found
+        line.startswith("text toy (default) 12 float32 ") and line.endswith("MB yes") for line in actual
     )
-    assert sum(line.endswith("no: other items, or another order of them") for line in found) == 2
-    assert found[-1] == "small: no features are stored; run: mmbench extract small"
+    assert sum(line.endswith("no: other items, or another order of them") for line in actual) == 2
+    assert actual[-1] == "small: no features are stored; run: mmbench extract small"
 
 
 def test_a_partial_file_is_taken_when_that_is_said(outcomes: dict[str, Outcome]) -> None:

@@ -17,11 +17,11 @@ def test_reviews_in_file_order_as_int64(tmp_path: Path) -> None:
     read, notes = read_reviews(
         write_lines(tmp_path / "r.json.gz", (review(*event) for event in events)), edition="amazon-2014"
     )
-    found = [
+    actual = [
         (read.user_names[u], read.item_names[i], int(t) // TICKS)
         for u, i, t in zip(read.user, read.item, read.ticks, strict=True)
     ]
-    assert (found, notes, read.ticks.dtype, read.has_times) == (events, [], "int64", True)
+    assert (actual, notes, read.ticks.dtype, read.has_times) == (events, [], "int64", True)
 
 
 BAD_REVIEWS = [

@@ -63,12 +63,12 @@ def test_layouts_give_equal_states(name: str) -> None:
     view = toy_view()
     model = toy_model(name, toy_catalog()).double().eval()
     rows = plan_rows(view.offsets, "all", 8)
-    found = {}
+    actual = {}
     for layout in ("packed", "padded", "fixed"):
         batch = Batcher(view.items, view.times, layout=layout, max_len=8).training(rows)
-        found[layout] = model.query(batch).detach()
-    torch.testing.assert_close(found["packed"], found["padded"], rtol=0, atol=1e-12)
-    torch.testing.assert_close(found["packed"], found["fixed"], rtol=0, atol=1e-12)
+        actual[layout] = model.query(batch).detach()
+    torch.testing.assert_close(actual["packed"], actual["padded"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual["packed"], actual["fixed"], rtol=0, atol=1e-12)
 
 
 def test_toy_helpers_make_what_the_engine_makes() -> None:
@@ -94,9 +94,9 @@ def test_many_steps_at_once_are_the_steps_one_by_one(layout: Any, kind: str) -> 
     together = batcher.training_steps(steps, prefixes=prefixes)
     assert len(together) == len(steps) > 2
     for step, batch in zip(steps, together, strict=True):
-        alone, found = batcher.training(step, prefixes=prefixes).tensors(), batch.tensors()
-        assert alone.keys() == found.keys()
-        assert all(torch.equal(found[name], value) for name, value in alone.items())
+        alone, actual = batcher.training(step, prefixes=prefixes).tensors(), batch.tensors()
+        assert alone.keys() == actual.keys()
+        assert all(torch.equal(actual[name], value) for name, value in alone.items())
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])

@@ -39,8 +39,8 @@ def test_slips_follow_from_the_printed_counts() -> None:
     known = read_catalog(datasets_file())
     printed = known["amazon-toys"].printed
     assert printed is not None
-    found = {slip.statistic: (slip.printed, slip.correct) for slip in known["amazon-toys"].slips}
-    assert found == {
+    actual = {slip.statistic: (slip.printed, slip.correct) for slip in known["amazon-toys"].slips}
+    assert actual == {
         "actions_per_user": (14.58, round(printed.interactions / printed.users, 2)),
         "actions_per_item": (17.03, round(printed.interactions / printed.items, 2)),
     }

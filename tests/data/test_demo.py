@@ -195,9 +195,9 @@ def test_files_are_the_raw_amazon_format(tmp_path: Path) -> None:
     shop = generate(**SMALL)
     with gzip.open(tmp_path / "reviews_Demo_5.json.gz", "rt") as file:
         reviews = [json.loads(line) for line in file]
-    found = {(review["reviewerID"], review["asin"], review["unixReviewTime"]) for review in reviews}
+    actual = {(review["reviewerID"], review["asin"], review["unixReviewTime"]) for review in reviews}
     known = zip(shop.user, shop.item, shop.time, strict=True)
-    assert found == {(shop.reviewers[user], shop.asins[item], int(time)) for user, item, time in known}
+    assert actual == {(shop.reviewers[user], shop.asins[item], int(time)) for user, item, time in known}
     assert [review["asin"] for review in reviews] == sorted(review["asin"] for review in reviews)
     assert {review["overall"] for review in reviews} <= {3.0, 4.0, 5.0}
     with gzip.open(tmp_path / "meta_Demo.json.gz", "rt") as file:

@@ -105,7 +105,7 @@ def test_planted_recipes_are_found(recipe: Recipe) -> None:
     """The counts come from the oracle; only the planted recipe gives them."""
     log = random_log()
     counts = oracle(log, recipe)
-    alike = [found.recipe for found in search(log, least=counts[2]) if found[1:] == counts]
+    alike = [actual.recipe for actual in search(log, least=counts[2]) if actual[1:] == counts]
     assert alike == [recipe]
 
 
@@ -113,19 +113,19 @@ def test_all_recipes_leave_what_the_oracle_leaves() -> None:
     log = random_log(1)
     rng = np.random.default_rng(2)
     every = list(search(log))
-    assert len(every) == len({found.recipe for found in every}) > 1000
+    assert len(every) == len({actual.recipe for actual in every}) > 1000
     for place in rng.integers(0, len(every), 60):
         assert oracle(log, every[place].recipe) == every[place][1:], every[place].recipe.words()
 
 
 def test_repeated_bounds_are_those_of_preparing() -> None:
     log = random_log(3)
-    for found in search(log):
-        recipe = found.recipe
+    for actual in search(log):
+        recipe = actual.recipe
         if recipe == replace(Recipe("events"), min_user=recipe.min_user, min_item=recipe.min_item):
             keep, _ = k_core(log.user, log.item, min_user=recipe.min_user, min_item=recipe.min_item,
                              item_counts="events", iterate=True)  # fmt: skip
-            assert int(keep.sum()) == found.interactions
+            assert int(keep.sum()) == actual.interactions
 
 
 def test_no_recipe_is_tried_that_cannot_differ() -> None:
@@ -133,7 +133,7 @@ def test_no_recipe_is_tried_that_cannot_differ() -> None:
     user, item = np.divmod(np.arange(60), 6)
     has = {"a title": np.ones(6, dtype=bool)}
     log = Log("events", user, item, np.zeros(60, dtype=np.int64), None, has)
-    recipes = [found.recipe for found in search(log)]
+    recipes = [actual.recipe for actual in search(log)]
     assert {(recipe.rating, recipe.duplicates, recipe.require, recipe.counts) for recipe in recipes} == {
         (0, "keep", "", "events")
     }
@@ -174,9 +174,9 @@ def test_from_raw_files_to_a_line_that_prepares_the_same(tmp_path: Path, declare
     write_raw(raw, log)
     recipe = replace(PLAIN, require="an image", duplicates="exact", order="users first", min_item=3)
     counts = oracle(log, recipe)
-    found = asked(tmp_path, *counts)
-    assert found.exact
-    line = found.matches[0].recipe.keys(own_file=found.own_file)
+    actual = asked(tmp_path, *counts)
+    assert actual.exact
+    line = actual.matches[0].recipe.keys(own_file=actual.own_file)
     assert line == (
         'filters = { duplicates = "drop", min_user = 5, min_item = 3, iterate = false, require = ["image"] }'
     )
@@ -189,10 +189,10 @@ def test_other_files_of_the_category_are_tried(tmp_path: Path, declare) -> None:
     raw = declare(TABLE)
     write_raw(raw, random_log(5))
     write_raw(raw, random_log(6), "reviews_Demo.json.gz")
-    found = asked(tmp_path, *oracle(random_log(6), PLAIN))
-    assert len(found.files) == 2
-    assert found.matches[0].recipe == replace(PLAIN, file="reviews_Demo.json.gz")
-    assert (found.matches[0].recipe.keys(own_file=found.own_file) or "").startswith(
+    actual = asked(tmp_path, *oracle(random_log(6), PLAIN))
+    assert len(actual.files) == 2
+    assert actual.matches[0].recipe == replace(PLAIN, file="reviews_Demo.json.gz")
+    assert (actual.matches[0].recipe.keys(own_file=actual.own_file) or "").startswith(
         'files.interactions = { name = "reviews_Demo.json.gz" } and filters = {'
     )
 
@@ -202,9 +202,9 @@ def test_padding_ids_are_recognised(tmp_path: Path, declare) -> None:
     write_raw(declare(TABLE), log)
     users, items, interactions = oracle(log, PLAIN)
     for more, padding in (((1, 1), ("user", "item")), ((0, 1), ("item",)), ((0, 0), ())):
-        found = asked(tmp_path, users + more[0], items + more[1], interactions)
-        assert found.exact
-        assert (found.matches[0].recipe.min_user, found.matches[0].padding) == (5, padding)
+        actual = asked(tmp_path, users + more[0], items + more[1], interactions)
+        assert actual.exact
+        assert (actual.matches[0].recipe.min_user, actual.matches[0].padding) == (5, padding)
     assert not asked(tmp_path, users, items, interactions + 1).exact  # no padding event exists
 
 
@@ -212,14 +212,14 @@ def test_the_nearest_recipes_come_with_their_differences(tmp_path: Path, declare
     log = random_log()
     write_raw(declare(TABLE), log, rated=False)
     users, items, interactions = oracle(log, PLAIN)
-    found = asked(tmp_path, users + 2, items, interactions)
-    assert not found.exact
-    assert len(found.matches) == 10
-    assert found.matches[0].counts == (users, items, interactions)
-    assert found.matches[0].distance == pytest.approx(2 / (users + 2))
-    distances = [match.distance for match in found.matches]
+    actual = asked(tmp_path, users + 2, items, interactions)
+    assert not actual.exact
+    assert len(actual.matches) == 10
+    assert actual.matches[0].counts == (users, items, interactions)
+    assert actual.matches[0].distance == pytest.approx(2 / (users + 2))
+    distances = [match.distance for match in actual.matches]
     assert distances == sorted(distances)
-    assert {match.recipe.rating for match in found.matches} == {0}  # no ratings, so none were tried
+    assert {match.recipe.rating for match in actual.matches} == {0}  # no ratings, so none were tried
     assert asked(tmp_path, None, items, None).exact
 
 

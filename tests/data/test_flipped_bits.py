@@ -71,10 +71,10 @@ def flips(content: bytes) -> Iterator[bytes]:
 def refusal(read: Callable[[], dict[str, Any]], expected: dict[str, Any]) -> str:
     """Return why nothing is read, "" when what is read is what was written."""
     try:
-        found = read()
+        actual = read()
     except DamagedError as error:
         return str(error)
-    assert equal(expected, found), "other content, and no word"
+    assert equal(expected, actual), "other content, and no word"
     return ""
 
 

@@ -38,14 +38,14 @@ def base(tmp_path: Path, declare) -> Path:
 
 def check_whole(data: Path, hashes: set[str]) -> str:
     """A reader finds `mine`, old or new, with all of its features; return its hash."""
-    (found,) = list_prepared(data)
-    found.verify()
-    assert found.name == "mine"
-    assert found.hash in hashes
+    (actual,) = list_prepared(data)
+    actual.verify()
+    assert actual.name == "mine"
+    assert actual.hash in hashes
     for encoder in ("mine", "length"):
-        load_features(found, "text", encoder).verify()
-    assert default_encoder(found, "text") == "length"
-    return found.hash
+        load_features(actual, "text", encoder).verify()
+    assert default_encoder(actual, "text") == "length"
+    return actual.hash
 
 
 def test_prepare_killed_anywhere_leaves_the_old_or_the_new_data(base: Path, tmp_path: Path) -> None:

@@ -21,36 +21,36 @@ from mmbench.look.terminal import bars
 
 
 def test_thirty_equal_spans_hold_every_event_once() -> None:
-    found = over_time(np.array([0, 1, 29, 30, 59, 60]))
-    assert (len(found.counts), found.days) == (30, 2 / DAY)
-    assert (found.counts[0], found.counts[14], found.counts[15], found.counts[29]) == (2, 1, 1, 2)
-    assert found.counts.sum() == 6
+    actual = over_time(np.array([0, 1, 29, 30, 59, 60]))
+    assert (len(actual.counts), actual.days) == (30, 2 / DAY)
+    assert (actual.counts[0], actual.counts[14], actual.counts[15], actual.counts[29]) == (2, 1, 1, 2)
+    assert actual.counts.sum() == 6
 
 
 def test_equal_times_are_one_span() -> None:
-    found = over_time(np.array([7, 7, 7]))
-    assert (found.edges.tolist(), found.counts.tolist(), found.days) == ([7, 7], [3], 0)
+    actual = over_time(np.array([7, 7, 7]))
+    assert (actual.edges.tolist(), actual.counts.tolist(), actual.days) == ([7, 7], [3], 0)
 
 
 def test_intervals_stay_inside_a_user_and_limits_inside_their_class() -> None:
     times = np.array([0, 0, HOUR, HOUR + 1 + HOUR, 5, 5 + 100 * DAY, 5 + 200 * DAY + 1, 5 + 600 * DAY])
     near = neighbours(np.arange(1, 9), times, np.array([0, 4, 8]))
     assert near.gap.tolist() == [0, HOUR, HOUR + 1, 100 * DAY, 100 * DAY + 1, 400 * DAY - 1]
-    found = intervals(near.gap)
-    assert found.counts.tolist() == [1, 1, 1, 0, 0, 1, 1, 1]
-    assert found.long_share == pytest.approx(2 / 6)
+    actual = intervals(near.gap)
+    assert actual.counts.tolist() == [1, 1, 1, 0, 0, 1, 1, 1]
+    assert actual.long_share == pytest.approx(2 / 6)
 
 
 def test_no_interval_at_all() -> None:
-    found = intervals(neighbours(np.array([1, 2]), np.array([0, 9]), np.array([0, 1, 2])).gap)
-    assert (found.n, found.long_share, found.quantiles) == (0, 0.0, {})
+    actual = intervals(neighbours(np.array([1, 2]), np.array([0, 9]), np.array([0, 1, 2])).gap)
+    assert (actual.n, actual.long_share, actual.quantiles) == (0, 0.0, {})
 
 
 def pair_of(*histories: list[tuple[int, int]]) -> tuple[int, int, list[int]] | None:
     items = np.array([item for history in histories for item, _ in history])
     times = np.array([time for history in histories for _, time in history])
-    found = most_common_pair(neighbours(items, times, np.cumsum([0, *map(len, histories)])))
-    return found and (found.first, found.second, found.seconds.tolist())
+    actual = most_common_pair(neighbours(items, times, np.cumsum([0, *map(len, histories)])))
+    return actual and (actual.first, actual.second, actual.seconds.tolist())
 
 
 def test_the_most_common_pair_is_ordered_and_counts_users_not_events() -> None:
@@ -69,30 +69,30 @@ def test_no_two_different_items_are_neighbours() -> None:
 
 
 def test_few_lengths_have_a_class_each() -> None:
-    found = lengths(np.array([3, 3, 5]))
-    assert (found.counts.tolist(), found.open_end) == ([2, 0, 1], False)
-    assert [found.label(at) for at in range(3)] == ["3", "4", "5"]
+    actual = lengths(np.array([3, 3, 5]))
+    assert (actual.counts.tolist(), actual.open_end) == ([2, 0, 1], False)
+    assert [actual.label(at) for at in range(3)] == ["3", "4", "5"]
 
 
 def test_the_longest_hundredth_shares_the_last_class() -> None:
     values = np.concatenate([np.arange(5, 95).repeat(10), [1000, 5000]])
-    found = lengths(values)
-    assert len(found.counts) <= 31
-    assert found.counts.sum() == len(values)
-    assert (found.label(0), found.label(len(found.counts) - 1)) == ("5-7", "95+")
-    assert found.counts[-1] == 2
+    actual = lengths(values)
+    assert len(actual.counts) <= 31
+    assert actual.counts.sum() == len(values)
+    assert (actual.label(0), actual.label(len(actual.counts) - 1)) == ("5-7", "95+")
+    assert actual.counts[-1] == 2
 
 
 def test_one_length_only() -> None:
-    found = lengths(np.array([8, 8]))
-    assert (found.counts.tolist(), found.label(0)) == ([2], "8")
+    actual = lengths(np.array([8, 8]))
+    assert (actual.counts.tolist(), actual.label(0)) == ([2], "8")
 
 
 def test_popularity_and_its_head() -> None:
-    found = popularity(np.array([3, 3, 3, 3, 3, 3, 1, 2, 2, 5]), n_items=5)
-    assert found.items.tolist() == [3, 2, 1, 5, 4]  # ties by item; the fourth item has no event
-    assert found.counts.tolist() == [6, 2, 1, 1, 0]
-    assert (found.n_head, found.head_share) == (1, 0.6)
+    actual = popularity(np.array([3, 3, 3, 3, 3, 3, 1, 2, 2, 5]), n_items=5)
+    assert actual.items.tolist() == [3, 2, 1, 5, 4]  # ties by item; the fourth item has no event
+    assert actual.counts.tolist() == [6, 2, 1, 1, 0]
+    assert (actual.n_head, actual.head_share) == (1, 0.6)
 
 
 def test_items_to_show() -> None:

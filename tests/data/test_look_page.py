@@ -123,20 +123,20 @@ def test_colours_of_the_drawings_follow_the_page(full: Prepared) -> None:
 
 
 def test_a_page_of_next_to_nothing(bare: Prepared) -> None:
-    found = look(bare)
-    assert [chart.name for chart in charts(found)] == [
+    actual = look(bare)
+    assert [chart.name for chart in charts(actual)] == [
         "over-time",
         "intervals",
         "history-length",
         "popularity",
         "shares",
     ]
-    assert sheets(found) == []
-    text = Page(html(found, [])).text
+    assert sheets(actual) == []
+    text = Page(html(actual, [])).text
     assert "All 4 interactions have the same time, 1970-01-01 (UTC)." in text
     assert "has no pictures" in text
     assert "mmbench extract bare" in text
-    assert [row[0] for row in shape_rows(found)] == [
+    assert [row[0] for row in shape_rows(actual)] == [
         "interactions over time", "time between neighbours", "history lengths", "item popularity",
     ]  # fmt: skip
 
@@ -166,12 +166,12 @@ def test_every_plot_is_saved_twice_and_has_a_caption(
 
 
 def test_the_numbers_as_json(full: Prepared, bare: Prepared) -> None:
-    found = json.loads(json.dumps(as_json(look(full)), allow_nan=False))
-    assert sum(found["over_time"]["counts"]) == 190
-    assert sum(found["history_length"]["counts"]) == 21
-    assert sum(found["intervals"]["counts"]) == 190 - 21
-    assert found["shares"]["image features vit"] == 29 / 30
-    assert sum(found["text_words"]["counts"]) == found["text_words"]["n_items"] == 30
+    actual = json.loads(json.dumps(as_json(look(full)), allow_nan=False))
+    assert sum(actual["over_time"]["counts"]) == 190
+    assert sum(actual["history_length"]["counts"]) == 21
+    assert sum(actual["intervals"]["counts"]) == 190 - 21
+    assert actual["shares"]["image features vit"] == 29 / 30
+    assert sum(actual["text_words"]["counts"]) == actual["text_words"]["n_items"] == 30
     nothing = json.loads(json.dumps(as_json(look(bare)), allow_nan=False))
     assert (nothing["pair"], nothing["text_words"]) == (None, None)
 
@@ -183,9 +183,9 @@ def test_pictures_that_are_gone_and_features_of_other_items_are_notes(full: Prep
     other = write_data(tmp_path, histories, n_items=N, records=records, pictures=file, name="other")
     shutil.copytree(full.features_dir, other.features_dir)
     file.unlink()
-    found: Look = look(other)
-    text = Page(html(found, [])).text
-    assert len(found.notes) == 3
+    actual: Look = look(other)
+    text = Page(html(actual, [])).text
+    assert len(actual.notes) == 3
     assert "gone.zip" in text
     assert text.count("was made for another catalogue") == 2
     assert "pictures are gone" in text

@@ -58,22 +58,22 @@ def test_ids_are_numbered_as_text_whatever_the_order_of_the_file(tmp_path: Path,
 def test_tie_rules_make_data_sets_side_by_side(tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), TIED)
     ties = ["file", "reverse", "random:1", "random:2"]
-    found = {tie: made(tmp_path, ties=tie) for tie in ties}
-    assert [prepared.name for prepared in found.values()] == [
+    actual = {tie: made(tmp_path, ties=tie) for tie in ties}
+    assert [prepared.name for prepared in actual.values()] == [
         "mine",
         "mine@reverse",
         "mine@random:1",
         "mine@random:2",
     ]
-    orders = {order: history(prepared, "a") for order, prepared in found.items()}
+    orders = {order: history(prepared, "a") for order, prepared in actual.items()}
     assert orders["file"] == list("pqrstu")
     assert orders["reverse"] == list("utsrqp")
     assert len({tuple(order) for order in orders.values()}) == 4
     assert all(sorted(order) == list("pqrstu") for order in orders.values())
-    assert len({prepared.hash for prepared in found.values()}) == 4
-    assert len({prepared.items_hash for prepared in found.values()}) == 1
-    assert found["file"].manifest.statistics.tied_neighbours == 1.0
-    assert made(tmp_path, "mine@random:1").hash == found["random:1"].hash
+    assert len({prepared.hash for prepared in actual.values()}) == 4
+    assert len({prepared.items_hash for prepared in actual.values()}) == 1
+    assert actual["file"].manifest.statistics.tied_neighbours == 1.0
+    assert made(tmp_path, "mine@random:1").hash == actual["random:1"].hash
 
 
 def test_tie_rule_does_not_touch_different_times(tmp_path: Path, declare) -> None:

@@ -74,13 +74,13 @@ def test_detective_on_beauty(tmp_path: Path, more: int, padding: tuple[str, ...]
     raw = Path(os.environ["MMBENCH_REAL_DATA"]) / "amazon-2014-raw"
     if not raw.is_dir():
         pytest.skip(f"{raw} is not there")
-    found = match("amazon-beauty", Wanted(22_363 + more, 12_101 + more, 198_502), tmp_path, raw=raw)
-    assert found.exact
-    assert [(match.counts, match.padding) for match in found.matches] == [
+    actual = match("amazon-beauty", Wanted(22_363 + more, 12_101 + more, 198_502), tmp_path, raw=raw)
+    assert actual.exact
+    assert [(match.counts, match.padding) for match in actual.matches] == [
         ((22_363, 12_101, 198_502), padding)
     ]
     assert {0, 5} == {
-        recipe.min_user for recipe in found.matches[0].recipes if recipe.min_user == recipe.min_item
+        recipe.min_user for recipe in actual.matches[0].recipes if recipe.min_user == recipe.min_item
     } - {3}
 
 

@@ -50,9 +50,9 @@ def written(record: dict[Any, Any]) -> bytes:
 @given(RECORDS)
 @settings(max_examples=150, deadline=None)
 def test_whatever_repr_writes_comes_back(record: dict[Any, Any]) -> None:
-    found = literal_object(written(record))
-    assert found == record
-    assert repr(found) == repr(record)  # 1, 1.0 and True are equal, but not the same
+    actual = literal_object(written(record))
+    assert actual == record
+    assert repr(actual) == repr(record)  # 1, 1.0 and True are equal, but not the same
 
 
 @given(RECORDS)
@@ -191,9 +191,9 @@ def test_halves_of_a_pair_are_joined_or_replaced(tmp_path: Path) -> None:
 
 
 def test_numbers_keep_their_kind() -> None:
-    found = literal_object(
+    actual = literal_object(
         b"{'a': 1, 'b': 1.0, 'c': -0.0, 'd': 1e400, 'e': True, 'f': None, 'g': 10000000000000000001}"
     )
-    assert [type(value) for value in found.values()] == [int, float, float, float, bool, type(None), int]
-    assert math.copysign(1, found["c"]) == -1
-    assert found["g"] == 10**19 + 1
+    assert [type(value) for value in actual.values()] == [int, float, float, float, bool, type(None), int]
+    assert math.copysign(1, actual["c"]) == -1
+    assert actual["g"] == 10**19 + 1

@@ -19,14 +19,14 @@ def samples_of(histories: list[list[int]], kind: str, *, max_len: int = 3) -> Co
     view = view_of(histories)
     rows = plan_rows(view.offsets, kind, max_len)
     batch = Batcher(view.items, view.times, layout="padded", max_len=max_len).training(rows)
-    found: Counter = Counter()
+    actual: Counter = Counter()
     width = batch.item_seq.shape[1]
     for slot, user, target in zip(
         batch.slot.tolist(), batch.user.tolist(), batch.target.tolist(), strict=True
     ):
         row, place = divmod(slot, width)
-        found[user, tuple(batch.item_seq[row, : place + 1].tolist()), target] += 1
-    return found
+        actual[user, tuple(batch.item_seq[row, : place + 1].tolist()), target] += 1
+    return actual
 
 
 def test_plan_rows_as_drawn() -> None:

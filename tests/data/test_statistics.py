@@ -27,15 +27,15 @@ def described() -> Statistics:
 
 
 def test_statistics_by_hand() -> None:
-    found = described()
-    assert (found.users, found.items, found.interactions) == (2, 3, 7)
-    assert (found.actions_per_user, found.actions_per_item) == (3.5, pytest.approx(7 / 3))
-    assert found.sparsity == pytest.approx(1 - 5 / 6)  # 5 of 6 (user, item) pairs occur
-    assert found.tied_neighbours == pytest.approx(2 / 5)
-    assert found.long_intervals == pytest.approx(2 / 5)  # 101 days twice; 100 is not more than 100
-    assert (found.valid_repeats, found.test_repeats) == (0.0, 1.0)
-    assert (found.first_time, found.last_time) == (0, 201 * DAY)
-    assert found.history_length["0.5"] == 3.5
+    actual = described()
+    assert (actual.users, actual.items, actual.interactions) == (2, 3, 7)
+    assert (actual.actions_per_user, actual.actions_per_item) == (3.5, pytest.approx(7 / 3))
+    assert actual.sparsity == pytest.approx(1 - 5 / 6)  # 5 of 6 (user, item) pairs occur
+    assert actual.tied_neighbours == pytest.approx(2 / 5)
+    assert actual.long_intervals == pytest.approx(2 / 5)  # 101 days twice; 100 is not more than 100
+    assert (actual.valid_repeats, actual.test_repeats) == (0.0, 1.0)
+    assert (actual.first_time, actual.last_time) == (0, 201 * DAY)
+    assert actual.history_length["0.5"] == 3.5
 
 
 PRINTED = {"users": 2.0, "items": 4.0, "interactions": 7.0}
@@ -51,11 +51,11 @@ def remarks(statistics: Statistics, protocol: str = "clean") -> dict[str, str]:
 
 
 def test_slips_are_shown_beside_the_computed_numbers() -> None:
-    found = remarks(described())
-    assert (found["users"], found["interactions"]) == ("as printed", "as printed")
-    assert found["items"] == "slip in a page: padding counted"
-    assert found["actions_per_user"] == "slip in a page: 7 / 2"
-    assert found["sparsity"] == ""
+    actual = remarks(described())
+    assert (actual["users"], actual["interactions"]) == ("as printed", "as printed")
+    assert actual["items"] == "slip in a page: padding counted"
+    assert actual["actions_per_user"] == "slip in a page: 7 / 2"
+    assert actual["sparsity"] == ""
     rows = compare(described(), PRINTED, SLIPS, protocol="clean", default_protocol="clean")
     assert {row.statistic: row.printed for row in rows}["actions_per_user"] == 9.0
 

@@ -345,10 +345,10 @@ def test_files_that_the_system_cuts_off_leave_the_old_data(limit: int, part: str
     assert done.returncode == 7, done.stderr
     assert done.stdout.count("\n") == 1
     assert "cannot write" in done.stdout
-    found = open_prepared("toy", tmp_path)
-    found.verify()
-    assert found.hash == before.hash
-    load_features(found, "text", "toy").verify()
+    actual = open_prepared("toy", tmp_path)
+    actual.verify()
+    assert actual.hash == before.hash
+    load_features(actual, "text", "toy").verify()
     assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == ["toy"]
 
 

@@ -21,8 +21,8 @@ def by_scipy(wins: np.ndarray) -> np.ndarray:
             total += PRIOR * (np.logaddexp(0, -strengths[i]) + np.logaddexp(0, strengths[i]))
         return total
 
-    found = minimize(loss, np.zeros(len(wins)), tol=1e-12).x
-    return MEAN + SCALE * (found - found.mean())
+    actual = minimize(loss, np.zeros(len(wins)), tol=1e-12).x
+    return MEAN + SCALE * (actual - actual.mean())
 
 
 def test_ratings_are_the_maximum_of_the_likelihood() -> None:

@@ -15,12 +15,12 @@ from tests.scorers import Written, random_view
 
 def brute_force(scores: np.ndarray, target: np.ndarray, seen: set[tuple[int, int]]) -> list[tuple[int, int]]:
     """(greater, equal) of each row, one candidate after the other."""
-    found = []
+    actual = []
     for row, own in enumerate(target - 1):
         rivals = [j for j in range(scores.shape[1]) if j != own and (row, j) not in seen]
         above = sum(bool(scores[row, j] > scores[row, own]) for j in rivals)
-        found.append((above, sum(bool(scores[row, j] == scores[row, own]) for j in rivals)))
-    return found
+        actual.append((above, sum(bool(scores[row, j] == scores[row, own]) for j in rivals)))
+    return actual
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -51,12 +51,12 @@ def test_counts_agree_with_brute_force(
             assert torch.equal(counts.maxima[:, block], part.amax(1))
         flat = np.sort(rng.choice(n_rows * n_items, min(20, n_rows * n_items), replace=False))
         pairs = Pairs(flat // n_items, flat % n_items, rng.random(len(flat)) < 0.5)
-        for found, chosen in zip(
+        for actual, chosen in zip(
             without(counts, scores, target, pairs), (pairs.is_training, slice(None)), strict=True
         ):
             seen = set(zip(pairs.row[chosen].tolist(), pairs.item[chosen].tolist(), strict=True))
             expected = brute_force(scores.numpy(), target, seen)
-            assert list(zip(found[0].tolist(), found[1].tolist(), strict=True)) == expected
+            assert list(zip(actual[0].tolist(), actual[1].tolist(), strict=True)) == expected
 
 
 def test_what_was_seen_is_counted_once_and_for_training_when_any_event_of_it_is() -> None:
@@ -87,5 +87,5 @@ def test_more_rivals_than_float32_can_count_one_by_one(others: float, expected: 
     scores = torch.full((1, n_items), others)
     scores[0, 6] = 0.0
     counts = count(scores, torch.tensor([7]))
-    found = {"greater": int(counts.greater[0]), "equal": int(counts.equal[0])}
-    assert found == {"greater": 0, "equal": 0, expected: n_items - 1}
+    actual = {"greater": int(counts.greater[0]), "equal": int(counts.equal[0])}
+    assert actual == {"greater": 0, "equal": 0, expected: n_items - 1}

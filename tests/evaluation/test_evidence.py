@@ -50,10 +50,10 @@ def test_what_is_written_is_read(name: str, file: str, lists: int, tmp_path: Pat
     ranking = made(name, lists)
     write_ranking(tmp_path / "rankings", ranking)
     assert [path.name for path in (tmp_path / "rankings").iterdir()] == [file]
-    found = read_ranking(tmp_path / "rankings", name, advice="again")
-    assert_equal(found, ranking)
-    assert found.user.dtype == found.target.dtype == found.ranks("train").greater.dtype == np.int64
-    assert (found.split, found.condition) == (name.split("~")[0], name.partition("~")[2])
+    actual = read_ranking(tmp_path / "rankings", name, advice="again")
+    assert_equal(actual, ranking)
+    assert actual.user.dtype == actual.target.dtype == actual.ranks("train").greater.dtype == np.int64
+    assert (actual.split, actual.condition) == (name.split("~")[0], name.partition("~")[2])
 
 
 def test_every_changed_byte_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_every_changed_byte_is_noticed_or_changes_nothing(tmp_path: Path) -> Non
             good[:place] + bytes([good[place] ^ (1 << int(rng.integers(8)))]) + good[place + 1 :]
         )
         try:
-            found = read_ranking(tmp_path, "test", advice="again")
+            actual = read_ranking(tmp_path, "test", advice="again")
         except DamagedError as error:
             noticed += 1
             assert str(error).endswith("again")  # noqa: PT017 - either outcome is right
         else:
-            assert_equal(found, ranking)
+            assert_equal(actual, ranking)
     assert noticed > 200
 
 

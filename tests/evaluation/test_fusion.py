@@ -187,12 +187,12 @@ def test_learned_weights_are_those_of_the_likelihood_s_maximum(
     share = float(model.shares[0] / model.shares.sum())
 
     def best(part: float) -> float:
-        found = minimize_scalar(
+        actual = minimize_scalar(
             lambda size: -likelihood(view, tables, size * np.array([part, 1 - part]), rule),
             bounds=(0.1, 20.0),
             method="bounded",
         )
-        return -float(found.fun)
+        return -float(actual.fun)
 
     assert best(share) > max(best(share - 0.02), best(share + 0.02))
 

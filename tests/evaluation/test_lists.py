@@ -50,9 +50,9 @@ def test_the_best_are_those_of_a_full_stable_sort(made: tuple[np.ndarray, int], 
     assert maxima is not None
     expected_values, expected = scores.sort(dim=1, descending=True, stable=True)
     for method in (best, best_by_sorting):  # of a CPU, of a GPU
-        items, found = method(scores, k, maxima)
+        items, actual = method(scores, k, maxima)
         assert items.tolist() == expected[:, :k].tolist()
-        assert (found == expected_values[:, :k].numpy()).all()
+        assert (actual == expected_values[:, :k].numpy()).all()
 
 
 def candidates_of(view: TargetView, k: int, rule: MaskRule, n_items: int) -> np.ndarray:
@@ -77,29 +77,29 @@ def test_lists_hold_the_best_candidates_of_their_rule(
     for k, user in enumerate(view.user):  # models like what their users know
         values[user, view.items[view.offsets[k] : view.offsets[k + 1]] - 1] += 2
     table = torch.tensor(values, dtype=torch.float32)
-    found = rank_fully(kind(table), view, name="test", lists=length, chunk=7)
-    assert found.list_length == min(length, n_items)
+    actual = rank_fully(kind(table), view, name="test", lists=length, chunk=7)
+    assert actual.list_length == min(length, n_items)
     rules: tuple[MaskRule, ...] = ("none", "input")
     for rule in rules:
-        lists = found.lists[rule]
+        lists = actual.lists[rule]
         assert (lists.items.dtype, lists.scores.dtype) == (np.int32, np.float16)
         for k, user in enumerate(view.user):
             row = table[user].numpy()
-            expected = stable_sort(row, candidates_of(view, k, rule, n_items), found.list_length)
+            expected = stable_sort(row, candidates_of(view, k, rule, n_items), actual.list_length)
             assert lists.items[k].tolist() == expected
             own = [row[item - 1] if item else -np.inf for item in expected]
             assert lists.scores[k].tolist() == np.float16(own).tolist()
-    assert (found.lists["none"].items != found.lists["input"].items).any()
+    assert (actual.lists["none"].items != actual.lists["input"].items).any()
 
 
 def test_a_target_stands_in_its_list_at_its_rank_or_not_at_all() -> None:
     view = random_view(n_users=50, n_items=100, longest=30)
     table = torch.from_numpy(np.random.default_rng(1).permutation(5000).reshape(50, 100).astype(np.float32))
-    found = rank_fully(Written(table), view, name="test", lists=20)
+    actual = rank_fully(Written(table), view, name="test", lists=20)
     inside = 0
-    for rule in found.lists:
+    for rule in actual.lists:
         for k, (items, greater) in enumerate(
-            zip(found.lists[rule].items, found.ranks(rule).greater, strict=True)
+            zip(actual.lists[rule].items, actual.ranks(rule).greater, strict=True)
         ):
             places = np.flatnonzero(items == view.target[k])
             assert places.tolist() == ([greater] if greater < 20 else [])

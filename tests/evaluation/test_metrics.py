@@ -53,12 +53,12 @@ def test_tie_rules_by_hand() -> None:
 def brute_force(scores: np.ndarray, name: str, k: int, rng: np.random.Generator, repeats: int) -> np.ndarray:
     """Gain of item 0 after sorting with random tie breaking, one value per repeat."""
     gain = {"HR": lambda r: 1.0, "NDCG": lambda r: 1 / np.log2(r + 1), "MRR": lambda r: 1 / r}[name]
-    found = np.empty(repeats)
+    actual = np.empty(repeats)
     for at in range(repeats):
         order = np.lexsort((rng.random(len(scores)), -scores))
         rank = int(np.flatnonzero(order == 0)[0]) + 1
-        found[at] = gain(rank) if rank <= k else 0.0
-    return found
+        actual[at] = gain(rank) if rank <= k else 0.0
+    return actual
 
 
 @pytest.mark.parametrize("name", ["HR", "NDCG", "MRR"])
@@ -119,9 +119,9 @@ def test_hit_rate_never_falls_with_k() -> None:
 def test_a_random_scorer_meets_its_closed_form(name: str) -> None:
     metric, n, users = parse_metric(name), 50, 20_000
     greater = np.random.default_rng(2).integers(0, n, users)
-    found = metric.values(Ranks(np.arange(users), greater, np.zeros(users, dtype=np.int64), n))
-    assert abs(found.mean() - metric.random_mean(n)) < 3 * metric.random_std(n) / np.sqrt(users) + 1e-12
-    assert found.std() == pytest.approx(metric.random_std(n), rel=0.05, abs=1e-9)
+    actual = metric.values(Ranks(np.arange(users), greater, np.zeros(users, dtype=np.int64), n))
+    assert abs(actual.mean() - metric.random_mean(n)) < 3 * metric.random_std(n) / np.sqrt(users) + 1e-12
+    assert actual.std() == pytest.approx(metric.random_std(n), rel=0.05, abs=1e-9)
 
 
 def test_constant_scores_earn_what_random_scores_earn() -> None:
@@ -234,12 +234,12 @@ def test_coverage_of_round_robin_lists_is_one() -> None:
 def test_coverage_of_random_lists_meets_its_expectation() -> None:
     """Each of N items is missed by all of U independent lists of K with probability (1 - K/N)^U."""
     rng, n_items, k, n_users = np.random.default_rng(0), 400, 5, 60
-    found = [
+    actual = [
         coverage(np.stack([rng.permutation(n_items)[:k] for _ in range(n_users)]) + 1, k, n_items)
         for _ in range(30)
     ]
     expected = 1 - (1 - k / n_items) ** n_users
-    assert np.mean(found) == pytest.approx(expected, abs=4 * np.std(found) / np.sqrt(30))
+    assert np.mean(actual) == pytest.approx(expected, abs=4 * np.std(actual) / np.sqrt(30))
     assert 0.45 < expected < 0.6
 
 

@@ -31,17 +31,17 @@ def sorted_places(row: np.ndarray, target: int) -> tuple[int, int]:
 @pytest.mark.parametrize("levels", [None, 2, 5])
 def test_counts_agree_with_sorting(kind: type[Written], levels: int | None) -> None:
     view, table = random_view(n_users=U, n_items=N), random_table(levels=levels)
-    found = rank(kind(table), view)
+    actual = rank(kind(table), view)
     for k in range(U):
         expected = sorted_places(table[view.user[k]].numpy(), int(view.target[k]))
-        assert (found.greater[k], found.equal[k]) == expected
-    assert (found.user == view.user).all()
-    assert found.n_candidates == N
+        assert (actual.greater[k], actual.equal[k]) == expected
+    assert (actual.user == view.user).all()
+    assert actual.n_candidates == N
 
 
 def test_expected_metrics_are_means_over_random_tie_breaks() -> None:
     view, table = random_view(n_users=U, n_items=N), random_table(levels=4)
-    found, rng = rank(Written(table), view), np.random.default_rng(0)
+    actual, rng = rank(Written(table), view), np.random.default_rng(0)
     rounds, sums = 3000, {"HR@5": 0.0, "NDCG@10": 0.0, "MRR": 0.0}
     for _ in range(rounds):
         noise = rng.random((U, N))
@@ -55,36 +55,36 @@ def test_expected_metrics_are_means_over_random_tie_breaks() -> None:
         sums["NDCG@10"] += np.where(place <= 10, 1 / np.log2(place + 1), 0).mean()
         sums["MRR"] += (1 / place).mean()
     for name, total in sums.items():
-        assert mean_value(found, name) == pytest.approx(total / rounds, abs=0.003)
+        assert mean_value(actual, name) == pytest.approx(total / rounds, abs=0.003)
 
 
 def test_oracle_has_rank_one_for_everybody() -> None:
     view = random_view(n_users=U, n_items=N)
     table = random_table()
     table[torch.from_numpy(view.user), torch.from_numpy(view.target - 1)] = 100.0
-    found = rank(Written(table), view)
-    assert (found.greater == 0).all()
-    assert (found.equal == 0).all()
+    actual = rank(Written(table), view)
+    assert (actual.greater == 0).all()
+    assert (actual.equal == 0).all()
     for name in ("HR@1", "NDCG@10", "MRR"):
-        assert mean_value(found, name) == 1.0
+        assert mean_value(actual, name) == 1.0
 
 
 @pytest.mark.parametrize("k", [1, 7, N])
 def test_constant_scorer_gets_k_of_n(k: int) -> None:
-    found = rank(Written(torch.zeros(U, N)), random_view(n_users=U, n_items=N))
-    assert (found.equal == N - 1).all()
-    assert mean_value(found, f"HR@{k}") == pytest.approx(k / N, abs=1e-12)
+    actual = rank(Written(torch.zeros(U, N)), random_view(n_users=U, n_items=N))
+    assert (actual.equal == N - 1).all()
+    assert mean_value(actual, f"HR@{k}") == pytest.approx(k / N, abs=1e-12)
 
 
 def test_random_scorer_meets_its_expectation() -> None:
     n_users = 4000
     view = random_view(n_users=n_users, n_items=N)
     table = torch.rand(n_users, N, generator=torch.Generator().manual_seed(3))
-    found = rank(Written(table), view)
+    actual = rank(Written(table), view)
     for name in ("HR@10", "NDCG@10", "MRR"):
         metric = parse_metric(name)
         error = metric.random_std(N) / n_users**0.5
-        assert abs(mean_value(found, name) - metric.random_mean(N)) < 3 * error
+        assert abs(mean_value(actual, name) - metric.random_mean(N)) < 3 * error
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -96,8 +96,8 @@ def test_a_score_that_is_not_finite_names_its_user(value: float, at: str) -> Non
     item = target if at == "target" else target % N + 1
     table[user, item - 1] = value
     if at == "other" and value == float("-inf"):
-        found = rank(Written(table), view)  # out of the race, which is not an error
-        assert found.greater[k] == (table[user] > table[user, target - 1]).sum()
+        actual = rank(Written(table), view)  # out of the race, which is not an error
+        assert actual.greater[k] == (table[user] > table[user, target - 1]).sum()
         return
     with pytest.raises(RunError, match=rf"user number {user} "):
         rank(Written(table), view)
@@ -112,16 +112,16 @@ def test_a_target_whose_rivals_are_all_minus_infinity_is_first() -> None:
     view = random_view(n_users=U, n_items=N)
     table = torch.full((U, N), float("-inf"))
     table[torch.from_numpy(view.user), torch.from_numpy(view.target - 1)] = -5.0
-    found = rank(Written(table), view)
-    assert (found.greater == 0).all()
-    assert (found.equal == 0).all()
+    actual = rank(Written(table), view)
+    assert (actual.greater == 0).all()
+    assert (actual.equal == 0).all()
 
 
 @pytest.mark.parametrize("rule", ["none", "train", "input"])
 @pytest.mark.parametrize("levels", [None, 3])
 def test_masking_removes_what_the_rule_says_and_never_the_target(rule: MaskRule, levels: int | None) -> None:
     view, table = random_view(n_users=U, n_items=N, longest=25), random_table(levels=levels)
-    found = rank(Written(table, max_len=4), view, mask_seen=rule, chunk=7)
+    actual = rank(Written(table, max_len=4), view, mask_seen=rule, chunk=7)
     in_own_history = 0
     for k in range(U):
         history = view.items[view.offsets[k] : view.offsets[k + 1]]
@@ -130,7 +130,7 @@ def test_masking_removes_what_the_rule_says_and_never_the_target(rule: MaskRule,
         kept = [i for i in range(1, N + 1) if i not in gone or i == view.target[k]]
         row = table[view.user[k]].numpy()[np.array(kept) - 1]
         own = kept.index(int(view.target[k])) + 1
-        assert (found.greater[k], found.equal[k]) == sorted_places(row, own)
+        assert (actual.greater[k], actual.equal[k]) == sorted_places(row, own)
     assert rule == "none" or in_own_history > 5, "the exemption of targets was not put to the test"
 
 
@@ -141,32 +141,32 @@ def test_everything_seen_leaves_the_target_alone() -> None:
         train_len=np.array([N]),
     )  # fmt: skip
     for rule in ("train", "input"):
-        found = rank(Written(random_table()), view, mask_seen=rule)
-        assert (found.greater[0], found.equal[0]) == (0, 0)
+        actual = rank(Written(random_table()), view, mask_seen=rule)
+        assert (actual.greater[0], actual.equal[0]) == (0, 0)
 
 
 @pytest.mark.parametrize("levels", [None, 3])
 def test_one_pass_gives_the_counts_of_every_rule(levels: int | None) -> None:
     view, table = random_view(n_users=U, n_items=N, longest=25), random_table(levels=levels)
-    found = rank_fully(Written(table), view, name="test", chunk=7)
-    assert (found.name, found.n_items, found.lists, found.spread) == ("test", N, {}, None)
-    assert (found.user == view.user).all()
-    assert (found.target == view.target).all()
+    actual = rank_fully(Written(table), view, name="test", chunk=7)
+    assert (actual.name, actual.n_items, actual.lists, actual.spread) == ("test", N, {}, None)
+    assert (actual.user == view.user).all()
+    assert (actual.target == view.target).all()
     differ = 0
     for rule in RULES:
         alone = rank(Written(table), view, mask_seen=rule)
-        assert (found.ranks(rule).greater == alone.greater).all()
-        assert (found.ranks(rule).equal == alone.equal).all()
-        differ += int((alone.greater != found.ranks("none").greater).sum())
+        assert (actual.ranks(rule).greater == alone.greater).all()
+        assert (actual.ranks(rule).equal == alone.equal).all()
+        differ += int((alone.greater != actual.ranks("none").greater).sum())
     assert differ > U
 
 
 def test_the_spread_is_the_mean_over_users_of_the_deviation_over_items() -> None:
     table = random_table()
-    found = rank_fully(
+    actual = rank_fully(
         Written(table), random_view(n_users=U, n_items=N), name="test", with_spread=True, chunk=7
     )
-    assert found.spread == pytest.approx(table.double().numpy().std(1, ddof=1).mean(), rel=1e-12)
+    assert actual.spread == pytest.approx(table.double().numpy().std(1, ddof=1).mean(), rel=1e-12)
 
 
 class PaddedTable(WrittenAsProduct):
@@ -209,9 +209,9 @@ def test_the_chunk_size_changes_no_rank(kind: type[Written], rule: MaskRule) -> 
     view, table = random_view(n_users=U, n_items=N), random_table(levels=9)
     whole = rank(kind(table), view, mask_seen=rule, chunk=10_000)
     for chunk in (1, 3, U - 1, U):
-        found = rank(kind(table), view, mask_seen=rule, chunk=chunk)
-        assert (found.greater == whole.greater).all()
-        assert (found.equal == whole.equal).all()
+        actual = rank(kind(table), view, mask_seen=rule, chunk=chunk)
+        assert (actual.greater == whole.greater).all()
+        assert (actual.equal == whole.equal).all()
 
 
 def test_the_order_of_users_changes_no_rank() -> None:
@@ -259,9 +259,9 @@ def test_ranking_is_exact_in_float32_and_float64_and_refuses_less() -> None:
     view = random_view(n_users=U, n_items=N)
     view.target[:] = 1
     for dtype in (torch.float32, torch.float64):
-        found = rank(WrittenAsProduct(table.to(dtype)), view)
-        assert (found.greater == 1).all()
-        assert (found.equal == 0).all()
+        actual = rank(WrittenAsProduct(table.to(dtype)), view)
+        assert (actual.greater == 1).all()
+        assert (actual.equal == 0).all()
     for dtype in (torch.float16, torch.bfloat16):
         with pytest.raises(RunError, match="too coarse"):
             rank(WrittenAsProduct(table.to(dtype)), view)

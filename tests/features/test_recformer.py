@@ -80,9 +80,9 @@ def build(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str = "recformer"
 def test_it_is_what_the_published_code_computes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = build(monkeypatch, folder)
     assert isinstance(encoder, Recformer)
-    found = encoder.run([encoder.prepare(text).array for text in TEXTS])
+    actual = encoder.run([encoder.prepare(text).array for text in TEXTS])
     expected = torch.stack([by_hand(folder, text) for text in TEXTS]).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert encoder.identity()["weights"].keys() == {"recformer_ckpt.bin"}
 
 

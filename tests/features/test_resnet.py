@@ -46,11 +46,11 @@ def test_features_are_what_the_classifier_reads(file: Path, network: torch.nn.Mo
     encoder = get_encoder("image", "resnet50", device="cpu")
     assert isinstance(encoder, ResNet50)
     pixels = [encoder.pixels(picture(seed)) for seed in (1, 2)]
-    found = encoder.run(pixels)
-    assert (found.shape, found.dtype) == ((2, 2048), np.dtype(np.float32))
+    actual = encoder.run(pixels)
+    assert (actual.shape, actual.dtype) == ((2, 2048), np.dtype(np.float32))
     with torch.inference_mode():
         logits = network(torch.from_numpy(np.stack(pixels)))
-        again = network.get_submodule("fc")(torch.from_numpy(found))
+        again = network.get_submodule("fc")(torch.from_numpy(actual))
     np.testing.assert_allclose(again.numpy(), logits.numpy(), rtol=1e-3, atol=1e-4)
 
 

@@ -45,23 +45,23 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_common_formats(form: str) -> None:
-    found = pixels(encoded(RGB, form))
-    assert found.shape == (30, 40, 3)
-    assert np.abs(found - np.asarray(RGB).astype(int)).mean() < 40
+    actual = pixels(encoded(RGB, form))
+    assert actual.shape == (30, 40, 3)
+    assert np.abs(actual - np.asarray(RGB).astype(int)).mean() < 40
 
 
 def test_transparency_lies_on_white() -> None:
     for image in (half_transparent(), half_transparent().convert("P")):
         options: dict[str, Any] = {"transparency": image.getpixel((15, 5))} if image.mode == "P" else {}
-        found = pixels(encoded(image, **options))
-        assert (found[:, 15] == 255).all()
-        assert (found[:, 5] == (255, 0, 0)).all()
+        actual = pixels(encoded(image, **options))
+        assert (actual[:, 15] == 255).all()
+        assert (actual[:, 5] == (255, 0, 0)).all()
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     deep = (np.arange(400).reshape(20, 20) * 160).astype(np.uint16)
-    found = pixels(encoded(Image.fromarray(deep)))
-    np.testing.assert_allclose(found[..., 0], deep / 257, atol=0.51)
+    actual = pixels(encoded(Image.fromarray(deep)))
+    np.testing.assert_allclose(actual[..., 0], deep / 257, atol=0.51)
 
 
 def test_float_grey() -> None:
@@ -172,8 +172,8 @@ def test_reasons_are_counted(make: Any, tmp_path: Path) -> None:
     records = [{**record, "image": member} for record, member in zip(items(8), MEMBERS, strict=True)]
     source = PictureSource(prepare(tmp_path, records, pictures=images))
     ticks: list[int] = []
-    found = [picture is not None for picture in source.read(ticks.append)]
-    assert found == [True, True] + [False] * 6
+    actual = [picture is not None for picture in source.read(ticks.append)]
+    assert actual == [True, True] + [False] * 6
     assert ticks == list(range(1, 9))
     assert dict(+source.reasons) == {
         "duplicate": 1, "blank": 1, "not a picture": 1, "truncated": 1, "empty file": 1, "missing file": 1,

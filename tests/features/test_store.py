@@ -297,9 +297,9 @@ def test_the_identity_is_what_made_them_and_not_the_bytes(prepared: Prepared) ->
         replace(made, preprocessing="some"),
         replace(made, inputs=None),
     ]
-    found = {write_features(prepared, "text", "a", values, present, other).use.identity for other in others}
+    actual = {write_features(prepared, "text", "a", values, present, other).use.identity for other in others}
     half = write_features(prepared, "text", "a", values, present, made, dtype="float16").use.identity
-    assert len({uses[0].identity, half, *found}) == 5
+    assert len({uses[0].identity, half, *actual}) == 5
 
 
 def test_removed_features_are_absent(prepared: Prepared) -> None:

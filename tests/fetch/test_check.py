@@ -61,8 +61,8 @@ CASES = [
 def test_content(name: str, content: bytes, said: str | None, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.part"
     file.write_bytes(content)
-    found = fault_of(file, name)
-    assert found is None if said is None else found is not None and found.startswith(said)
+    actual = fault_of(file, name)
+    assert actual is None if said is None else actual is not None and actual.startswith(said)
 
 
 def test_which_formats_find_out_a_mixture() -> None:

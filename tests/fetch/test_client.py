@@ -11,21 +11,21 @@ from tests.fetch.server import Answer, Server
 
 
 def pauses(error: FetchError, *, tries: int) -> list[float]:
-    found: list[float] = []
+    actual: list[float] = []
 
     def fails() -> None:
         raise error
 
     with pytest.raises(FetchError) as caught:
-        retrying(tries=tries, first_wait_s=1.0).copy(sleep=found.append)(fails)
+        retrying(tries=tries, first_wait_s=1.0).copy(sleep=actual.append)(fails)
     assert caught.value is error
-    return found
+    return actual
 
 
 def test_pauses_double_and_are_spread() -> None:
-    found = pauses(FetchError("x", transient=True), tries=5)
-    assert len(found) == 4
-    assert all(wait <= pause <= wait + 1 for wait, pause in zip((1, 2, 4, 8), found, strict=True))
+    actual = pauses(FetchError("x", transient=True), tries=5)
+    assert len(actual) == 4
+    assert all(wait <= pause <= wait + 1 for wait, pause in zip((1, 2, 4, 8), actual, strict=True))
 
 
 def test_what_cannot_get_better_is_tried_once() -> None:

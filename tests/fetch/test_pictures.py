@@ -290,8 +290,8 @@ def test_the_second_address_of_a_picture(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_second_address_of_amazon_pictures() -> None:
-    found = jobs.Job("http://ecx.images-amazon.com/images/I/51abc._SY300_.jpg", ("a.jpg",)).addresses
-    assert found[1] == "https://m.media-amazon.com/images/I/51abc._SY300_.jpg"
+    actual = jobs.Job("http://ecx.images-amazon.com/images/I/51abc._SY300_.jpg", ("a.jpg",)).addresses
+    assert actual[1] == "https://m.media-amazon.com/images/I/51abc._SY300_.jpg"
     for url in (
         "http://ecx.images-amazon.com/images/G/01/x.jpg",
         "https://images-na.ssl-images-amazon.com/images/I/5",
@@ -326,7 +326,7 @@ def test_without_an_address_nothing_is_made_or_opened(
 
 
 def test_the_store_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
-    found = []
+    actual = []
     for per_host in (1, 2, 8):
         pages = {f"/{k}": page(jpeg(k % 7), after_s=0.01 * (k % 3)) for k in range(30)}
         pages |= {"/3": status(404), "/4": first(1, status(500), page(jpeg(4))), "/5": page(HTML)}
@@ -335,14 +335,14 @@ def test_the_store_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> No
             prepared = shop(tmp_path, [f"{server.url}/{k % 20}" for k in range(30)])
             fetch_pictures(prepared, path, limits=Limits(**QUICK, per_host=per_host))
             known = entries(path)
-        found.append(
+        actual.append(
             [
                 (name.name, name.url.rpartition("/")[2], name.sha256, name.reason, name.final, name.tries)
                 for name in known.values()
             ]
         )
-    assert found[0] == found[1] == found[2]
-    assert len(found[0]) == 30
+    assert actual[0] == actual[1] == actual[2]
+    assert len(actual[0]) == 30
 
 
 def test_progress_counts_every_picture(tmp_path: Path) -> None:

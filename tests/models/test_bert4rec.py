@@ -115,8 +115,8 @@ def test_last_only_finds_the_end_in_every_layout() -> None:
     for layout in ("packed", "padded", "fixed"):
         batch = Batcher(view.items, view.times, layout=layout, max_len=8).training(rows)
         mask = draw_mask(batch, mask_ratio=0.0, last_only=1.0)
-        found = sorted(batch.item_seq[mask].tolist())
-        assert found == sorted(view.items[view.offsets[1:] - 1].tolist())
+        actual = sorted(batch.item_seq[mask].tolist())
+        assert actual == sorted(view.items[view.offsets[1:] - 1].tolist())
 
 
 def test_forced_place_is_uniform() -> None:
@@ -180,13 +180,13 @@ def test_scores_are_dot_products_with_the_bias_of_items_only() -> None:
 def test_every_parameter_gets_a_gradient_and_the_padding_row_none() -> None:
     model = toy_model("bert4rec", toy_catalog(), dropout=0.0, attn_dropout=0.0)
     torch.manual_seed(0)
-    _, found = gradients(model, training_batch(model, toy_view()))
-    assert found.keys() == dict(model.named_parameters()).keys()
-    for key, grad in found.items():
+    _, actual = gradients(model, training_batch(model, toy_view()))
+    assert actual.keys() == dict(model.named_parameters()).keys()
+    for key, grad in actual.items():
         assert grad.any(), key
-    assert not found["item_emb.weight"][0].any()
-    assert found["item_emb.weight"][31].any()
-    assert found["item_bias"].all()
+    assert not actual["item_emb.weight"][0].any()
+    assert actual["item_emb.weight"][31].any()
+    assert actual["item_bias"].all()
 
 
 def test_overfits_64_users_by_their_last_item() -> None:

@@ -33,17 +33,17 @@ def test_gradient_of_one_triple() -> None:
         model.item_bias.weight[1:].normal_()
     batch = training_batch(model, view_of([[4]]))
     i, j = 4, int(batch.negatives[0, 0])
-    _, found = gradients(model, batch)
+    _, actual = gradients(model, batch)
     user, q_i, q_j = model.user_emb.weight[0], model.item_emb.weight[i], model.item_emb.weight[j]
     b = model.item_bias.weight
     s = torch.sigmoid(-(user @ q_i + b[i] - user @ q_j - b[j]))
-    torch.testing.assert_close(found["user_emb.weight"][0], -s * (q_i - q_j))
-    torch.testing.assert_close(found["item_emb.weight"][i], -s * user)
-    torch.testing.assert_close(found["item_emb.weight"][j], s * user)
-    torch.testing.assert_close(found["item_bias.weight"][[i, j], 0], torch.cat([-s, s]))
-    assert not found["user_emb.weight"][1:].any()
+    torch.testing.assert_close(actual["user_emb.weight"][0], -s * (q_i - q_j))
+    torch.testing.assert_close(actual["item_emb.weight"][i], -s * user)
+    torch.testing.assert_close(actual["item_emb.weight"][j], s * user)
+    torch.testing.assert_close(actual["item_bias.weight"][[i, j], 0], torch.cat([-s, s]))
+    assert not actual["user_emb.weight"][1:].any()
     others = [k for k in range(31) if k not in (i, j)]
-    assert not found["item_emb.weight"][others].any()
+    assert not actual["item_emb.weight"][others].any()
 
 
 def test_bias_alone_learns_popularity() -> None:
@@ -122,10 +122,10 @@ def test_score_is_the_users_and_ignores_the_history() -> None:
     model = toy_model("bpr-mf", toy_catalog(), init="xavier")
     with torch.no_grad():
         model.item_bias.weight[1:].normal_()
-        found = model.score(history_batch(model, [[1], [5, 6, 7]], users=[3, 3]))
+        actual = model.score(history_batch(model, [[1], [5, 6, 7]], users=[3, 3]))
     expected = model.item_emb.weight[1:] @ model.user_emb.weight[3] + model.item_bias.weight[1:, 0]
-    torch.testing.assert_close(found[0], found[1])
-    torch.testing.assert_close(found[0], expected.detach())
+    torch.testing.assert_close(actual[0], actual[1])
+    torch.testing.assert_close(actual[0], expected.detach())
 
 
 def test_users_without_events_are_ranked_by_the_bias() -> None:
@@ -144,14 +144,14 @@ def test_same_seed_same_losses() -> None:
     def losses(seed: int) -> list[float]:
         model = toy_model("bpr-mf", toy_catalog(), seed=seed)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        found = []
+        actual = []
         for step in range(5):
             optimizer.zero_grad()
             loss = model.loss(training_batch(model, view, seed=100 * seed + step))["bpr"]
             loss.backward()
             optimizer.step()
-            found.append(loss.item())
-        return found
+            actual.append(loss.item())
+        return actual
 
     assert losses(1) == losses(1)
     assert losses(1) != losses(2)

@@ -70,11 +70,11 @@ def test_horizontal_filters_equal_a_loop_of_convolutions(x: Tensor, activation: 
     for height, (weight, bias) in enumerate(zip(layer.weight, layer.bias, strict=True), start=1):
         responses = F.conv2d(x[:, None], weight.view(3, 1, height, 6), bias)  # [T, H, L-k+1, 1]
         expected.append(F.max_pool1d(act(responses[..., 0]), 6 - height)[..., 0])
-    found, slow = layer(x), torch.cat(expected, 1)
-    torch.testing.assert_close(found, slow)
-    coefficient = torch.randn(found.shape, dtype=torch.float64)
+    actual, slow = layer(x), torch.cat(expected, 1)
+    torch.testing.assert_close(actual, slow)
+    coefficient = torch.randn(actual.shape, dtype=torch.float64)
     inputs = [x, *layer.parameters()]
-    fast_grads = torch.autograd.grad((found * coefficient).sum(), inputs)
+    fast_grads = torch.autograd.grad((actual * coefficient).sum(), inputs)
     slow_grads = torch.autograd.grad((slow * coefficient).sum(), inputs)
     for grad, other in zip(fast_grads[1:], slow_grads[1:], strict=True):
         torch.testing.assert_close(grad, other)
@@ -91,11 +91,11 @@ def test_a_filter_as_high_as_the_window_has_one_place(x: Tensor) -> None:
 
 def test_only_height_one_ignores_the_order(x: Tensor) -> None:
     layer = horizontal(window=5, activation="identity")
-    found, permuted = layer(x[2:]), layer(x[2:, [3, 0, 4, 1, 2]])
-    torch.testing.assert_close(found[:, :3], permuted[:, :3])
+    actual, permuted = layer(x[2:]), layer(x[2:, [3, 0, 4, 1, 2]])
+    torch.testing.assert_close(actual[:, :3], permuted[:, :3])
     for height in range(2, 6):
         own = slice(3 * height - 3, 3 * height)
-        assert (found[:, own] - permuted[:, own]).abs().max() > 1e-3, height
+        assert (actual[:, own] - permuted[:, own]).abs().max() > 1e-3, height
 
 
 def test_vertical_filters_weigh_rows(x: Tensor) -> None:
@@ -238,30 +238,30 @@ def test_official_windows_are_all_runs(window: int, n_targets: int, tmp_path: Pa
     model = toy_model(
         "caser:official", catalog_of(view, n_items=30), hidden_dim=4, window=window, n_targets=n_targets
     )
-    found = found_windows(model, training_batch(model, view))
+    actual = found_windows(model, training_batch(model, view))
     config = TrainConfig(batch_unit="rows", batch_size=5, max_len=8)
     trainer = Trainer(model, view, lambda model: 0.0, config, seed=1, folder=tmp_path)
     trainer.begin()
     plan = trainer.plan_epoch()
     assert len(plan.steps) == 5
     batches = list(batches_of_epoch([trainer], [plan]))
-    assert sorted(window for batch in batches for window in found_windows(model, batch)) == sorted(found)
+    assert sorted(window for batch in batches for window in found_windows(model, batch)) == sorted(actual)
     expected = [
         (user, tuple(before), tuple(after))
         for user, history in enumerate(histories)
         for before, after in windows_of(history, window, n_targets)
     ]
-    assert sorted(found) == sorted(expected)
+    assert sorted(actual) == sorted(expected)
     for user, history in enumerate(histories):
-        assert sum(window[0] == user for window in found) == max(1, len(history) - window - n_targets + 1)
+        assert sum(window[0] == user for window in actual) == max(1, len(history) - window - n_targets + 1)
 
 
 def test_every_window_has_up_to_n_targets() -> None:
     model = make("caser:official", train_windows="every", n_targets=2, window=3)
     batch = training_batch(model, view_of([[1, 2, 3, 4], [5, 6]]))
     number, targets, is_target = model.targets(batch)
-    found = zip(model.windows(batch)[number].tolist(), targets, is_target, strict=True)
-    assert sorted((a, b[c].tolist()) for a, b, c in found) == [
+    actual = zip(model.windows(batch)[number].tolist(), targets, is_target, strict=True)
+    assert sorted((a, b[c].tolist()) for a, b, c in actual) == [
         ([0, 0, 1], [2, 3]), ([0, 0, 5], [6]), ([0, 1, 2], [3, 4]), ([1, 2, 3], [4]),
     ]  # fmt: skip
 
@@ -310,12 +310,12 @@ def test_regulariser_is_the_sum_of_plain_norms() -> None:
 
 def test_all_slots_see_the_windows_of_all_prefixes() -> None:
     model, view = make(window=5), toy_view()
-    found = []
+    actual = []
     for samples in ("all", "prefix"):
         batch = training_batch(model, view, samples=samples)
         rows = torch.cat([batch.user[:, None], model.windows(batch), batch.target[:, None]], 1)  # type: ignore[index]
-        found.append(sorted(rows.tolist()))
-    assert found[0] == found[1]
+        actual.append(sorted(rows.tolist()))
+    assert actual[0] == actual[1]
     assert max(len(view.items[a:b]) for a, b in zip(view.offsets, view.offsets[1:], strict=False)) > MAX_LEN
 
 

@@ -133,7 +133,7 @@ def test_real_matrices_are_the_transforms(width: int, bins: tuple[int, int]) -> 
 def test_values_move_left_by_the_best_lags(training: bool) -> None:
     layer = core(8, topk_factor=2).train(training)  # 4 lags
     r, value = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 8, 6, dtype=torch.float64)
-    found = layer.by_lag(r, value)
+    actual = layer.by_lag(r, value)
     for row in range(5):
         ranked = r.mean(0) if training else r[row]
         lags = sorted(range(8), key=lambda tau: -ranked[tau])[:4]
@@ -141,7 +141,7 @@ def test_values_move_left_by_the_best_lags(training: bool) -> None:
         expected = sum(
             w * torch.cat([value[row, tau:], value[row, :tau]]) for w, tau in zip(weight, lags, strict=True)
         )
-        torch.testing.assert_close(found[row], expected, rtol=0, atol=1e-13)
+        torch.testing.assert_close(actual[row], expected, rtol=0, atol=1e-13)
 
 
 def test_equal_queries_and_keys_fit_best_without_lag() -> None:
@@ -200,8 +200,8 @@ def test_time_branch_alone_is_sasrec() -> None:
     other = toy_model("sasrec", toy_catalog(), seed=1).double().eval()
     other.load_state_dict(model.state_dict(), strict=True)
     with torch.no_grad():
-        found, expected = (network.score(history_batch(network, histories)) for network in (model, other))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        actual, expected = (network.score(history_batch(network, histories)) for network in (model, other))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 def test_a_later_item_reaches_earlier_places() -> None:
@@ -249,14 +249,14 @@ def test_terms_of_each_mode(contrast: str, terms: set[str]) -> None:
     catalog = catalog_of(view, n_items=30, features=False)
     model = toy_model("fearec", catalog, **QUIET, contrast=contrast, un_weight=0.3, su_weight=0.7).double()
     batch = training_batch(model, view)
-    found = model.loss(batch)
-    assert found.keys() == {"ce", *terms}
+    actual = model.loss(batch)
+    assert actual.keys() == {"ce", *terms}
     h = model.query(batch)
     logits = h @ model.item_emb.weight[1:].T
-    torch.testing.assert_close(found["ce"], nn.functional.cross_entropy(logits, batch.target - 1))
+    torch.testing.assert_close(actual["ce"], nn.functional.cross_entropy(logits, batch.target - 1))
     for term in terms:
         weight = 0.3 if term == "un" else 0.7
-        torch.testing.assert_close(found[term], weight * FEAREC.nce(h, h, temperature=1.0))
+        torch.testing.assert_close(actual[term], weight * FEAREC.nce(h, h, temperature=1.0))
 
 
 def test_second_pass_differs_by_dropout_only() -> None:
@@ -276,13 +276,13 @@ def test_us_x_compares_the_second_pass_with_the_same_target() -> None:
     model, view = toy_model("fearec", toy_catalog(n_items=12)), toy_view(n_items=12)
     batch = training_batch(model, view)
     torch.manual_seed(0)
-    found = model.loss(batch)["us_x"]
+    actual = model.loss(batch)["us_x"]
     torch.manual_seed(0)
     model.query(batch)
     second = model.query(batch)
     items, last = model.same_target.draw(batch)
     third = model.encode(items, torch.arange(len(items)) * 8 + last)
-    torch.testing.assert_close(found, 0.1 * FEAREC.nce(second, third, temperature=1.0))
+    torch.testing.assert_close(actual, 0.1 * FEAREC.nce(second, third, temperature=1.0))
 
 
 def test_regulariser() -> None:
@@ -302,12 +302,12 @@ def test_regulariser() -> None:
 
 def prefixes(view: Any, width: int) -> dict[int, list[tuple[int, tuple[int, ...]]]]:
     """target -> (user, newest `width` items before it) of every training prefix, with loops."""
-    found: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
+    actual: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
     for user, (start, stop) in enumerate(zip(view.offsets[:-1], view.offsets[1:], strict=True)):
         history = view.items[start:stop].tolist()
         for t in range(1, len(history)):
-            found.setdefault(history[t], []).append((user, tuple(history[max(t - width, 0) : t])))
-    return found
+            actual.setdefault(history[t], []).append((user, tuple(history[max(t - width, 0) : t])))
+    return actual
 
 
 def test_same_target_prefixes() -> None:

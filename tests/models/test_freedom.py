@@ -52,8 +52,8 @@ def test_scores_are_the_official_ones() -> None:
         [0.0927441529, 0.0405602015, -0.1582129823, -0.0646491797, -0.0360381761],
         [0.0301780104, 0.0121955377, -0.0633817500, -0.0184700027, -0.0176204440],
     ]
-    found = all_scores(official_model(), 3)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-10)
+    actual = all_scores(official_model(), 3)
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
 def test_losses_are_the_official_ones() -> None:

@@ -125,7 +125,7 @@ def test_bpr_max_with_one_negative() -> None:
 def test_losses_against_their_sums() -> None:
     torch.manual_seed(0)
     scores = torch.randn(3, 7, dtype=torch.float64)
-    found = dict.fromkeys(("top1", "top1-max", "bpr-mean", "bpr-max", "sampled-ce"), 0.0)
+    actual = dict.fromkeys(("top1", "top1-max", "bpr-mean", "bpr-max", "sampled-ce"), 0.0)
 
     def sigma(x: float) -> float:
         return 1 / (1 + math.exp(-x))
@@ -134,16 +134,16 @@ def test_losses_against_their_sums() -> None:
         own, others = scores[i, i].item(), [scores[i, j].item() for j in range(7) if j != i]
         norm = sum(map(math.exp, others))  # the softmax leaves the positive out
         share = [math.exp(r) / norm for r in others]
-        found["top1"] += sum(sigma(r - own) + sigma(r * r) for r in others) / 6 / 3
-        found["top1-max"] += (
+        actual["top1"] += sum(sigma(r - own) + sigma(r * r) for r in others) / 6 / 3
+        actual["top1-max"] += (
             sum(s * (sigma(r - own) + sigma(r * r)) for s, r in zip(share, others, strict=True)) / 3
         )
-        found["bpr-mean"] -= sum(math.log(sigma(own - r)) for r in others) / 6 / 3
+        actual["bpr-mean"] -= sum(math.log(sigma(own - r)) for r in others) / 6 / 3
         likely = sum(s * sigma(own - r) for s, r in zip(share, others, strict=True))
         penalty = sum(s * r * r for s, r in zip(share, others, strict=True))
-        found["bpr-max"] += (-math.log(likely) + 0.3 * penalty) / 3
-        found["sampled-ce"] -= (own - math.log(norm + math.exp(own))) / 3
-    for kind, expected in found.items():
+        actual["bpr-max"] += (-math.log(likely) + 0.3 * penalty) / 3
+        actual["sampled-ce"] -= (own - math.log(norm + math.exp(own))) / 3
+    for kind, expected in actual.items():
         assert candidate_loss(scores, kind=kind, score_reg=0.3).item() == pytest.approx(expected), kind
 
 
@@ -197,12 +197,12 @@ def test_sampled_loss_by_hand(use_logq: bool) -> None:
 def test_official_losses_reach_every_parameter(loss: str) -> None:
     model = toy_model("gru4rec:official", toy_catalog(), **SMALL, loss=loss, elu_param=0.5)
     torch.manual_seed(0)
-    value, found = gradients(model, training_batch(model, toy_view()))
+    value, actual = gradients(model, training_batch(model, toy_view()))
     assert math.isfinite(value)
     for key, parameter in model.named_parameters():
-        assert found[key].any(), key
-        assert torch.isfinite(found[key]).all()
-        assert found[key].shape == parameter.shape
+        assert actual[key].any(), key
+        assert torch.isfinite(actual[key]).all()
+        assert actual[key].shape == parameter.shape
 
 
 def test_without_recurrence_only_the_last_item_counts() -> None:

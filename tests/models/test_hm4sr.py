@@ -110,17 +110,17 @@ def test_day_of_year_is_the_calendars(day: int) -> None:
 
 def test_exact_phase_tells_neighbouring_seconds_apart_where_float32_cannot() -> None:
     """Regression: float32 unix seconds have a step of 128."""
-    found = {}
+    actual = {}
     for kind in (Angle, Float32Angle):
         angle = kind(4, frequency=1.0, inside=True)
         with torch.no_grad():
             angle.weight.fill_(0.5)
             angle.bias.zero_()
-            found[kind] = angle(torch.tensor([1_400_000_000, 1_400_000_001]))
-    assert not torch.allclose(found[Angle][0], found[Angle][1])
-    assert torch.equal(found[Float32Angle][0], found[Float32Angle][1])
+            actual[kind] = angle(torch.tensor([1_400_000_000, 1_400_000_001]))
+    assert not torch.allclose(actual[Angle][0], actual[Angle][1])
+    assert torch.equal(actual[Float32Angle][0], actual[Float32Angle][1])
     expected = math.cos(math.fmod(0.5 * 1_400_000_001, 2 * math.pi))
-    assert found[Angle][1, 0].item() == pytest.approx(expected, abs=1e-5)
+    assert actual[Angle][1, 0].item() == pytest.approx(expected, abs=1e-5)
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.sampled_from([0.1, 0.3, 0.5, 1.0]))
@@ -163,7 +163,7 @@ def test_pcl_is_the_released_procedure_one_history_after_another(
     monkeypatch.setattr(hm4sr, "choose_share", lambda segment, share: segment % 2 == 1)
     x, time = model.fuse(model.tables(batch.item_seq), batch)
     assert time is not None
-    _, found = model.encode_for_loss(x, time, batch.attention_mask(causal=True), batch)
+    _, actual = model.encode_for_loss(x, time, batch.attention_mask(causal=True), batch)
     segment = (batch if batch.prefix_rows is None else batch.prefix_rows).segment.flatten()
     slots = batch.slot if batch.prefix_rows is None else batch.prefix_rows.slot
     flat_x, flat_time, last = x.flatten(0, 1), time.flatten(0, 1), batch.position.flatten()[batch.slot]
@@ -174,7 +174,7 @@ def test_pcl_is_the_released_procedure_one_history_after_another(
             said = model.placeholders(flat_time[place]).unflatten(-1, (2, 12))
             own = torch.cat([own[:, :1], said], 1)
         alone = model.encode(own[None], torch.ones(1, end + 1, end + 1).tril().bool(), torch.tensor([end]))
-        torch.testing.assert_close(found[:, t], alone[1:, 0])
+        torch.testing.assert_close(actual[:, t], alone[1:, 0])
 
 
 def test_frozen_experts_are_saved_but_never_trained() -> None:
@@ -243,19 +243,19 @@ def test_same_target_pairs_leave_the_denominator_or_stay_as_one() -> None:
         for i in range(4):
             rivals = [filler if same[i, j] and i != j else logits[i, j].exp().item() for j in range(4)]
             terms.append(-logits[i, i].item() + math.log(sum(rivals)))
-        found = model.contrast(anchor, positive, same, 0.2)
-        assert found.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+        actual = model.contrast(anchor, positive, same, 0.2)
+        assert actual.item() == pytest.approx(sum(terms) / 4, rel=1e-5)
         if rule == "removed":
-            assert torch.equal(make().contrast(anchor, positive, same, 0.2), found)
+            assert torch.equal(make().contrast(anchor, positive, same, 0.2), actual)
 
 
 def test_targets_of_one_user_are_negatives_unless_removed() -> None:
     """Two users with two targets each: "removed" leaves each target the two of the other user."""
-    found = {}
+    actual = {}
     for rule in ("negatives", "removed"):
         model = make(same_user=rule, use_pcl=False, use_category=False, dropout=0.0, attn_dropout=0.0)
         batch = training_batch(model, toy_view())
-        found[rule] = model.loss(batch)["idcl"].item()
+        actual[rule] = model.loss(batch)["idcl"].item()
         tables = model.tables()
         x, _ = model.fuse(tables[batch.item_seq], batch)
         state = F.normalize(model.encode(x, batch.attention_mask(causal=True), batch.slot)[0], dim=1)
@@ -265,8 +265,8 @@ def test_targets_of_one_user_are_negatives_unless_removed() -> None:
             out |= batch.user[:, None] == batch.user[None]
         out.fill_diagonal_(False)
         expected = F.cross_entropy(logits.masked_fill(out, -math.inf), torch.arange(len(logits)))
-        assert found[rule] == pytest.approx(expected.item(), rel=1e-5)
-    assert found["removed"] < found["negatives"]
+        assert actual[rule] == pytest.approx(expected.item(), rel=1e-5)
+    assert actual["removed"] < actual["negatives"]
 
 
 def test_score_is_the_sum_of_three_dot_products() -> None:

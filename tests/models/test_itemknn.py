@@ -39,14 +39,14 @@ def dense_similarity(
     """The specification's formula with loops, [source, target], zero diagonal."""
     r = r * idf
     n_items = r.shape[1]
-    found = np.zeros((n_items, n_items))
+    actual = np.zeros((n_items, n_items))
     for j in range(n_items):
         for i in range(n_items):
             if i != j:
                 target, source = np.linalg.norm(r[:, i]), np.linalg.norm(r[:, j])
                 scale = target ** (2 * asymmetry) * source ** (2 - 2 * asymmetry)
-                found[j, i] = r[:, j] @ r[:, i] / (scale + shrink + 1e-6)
-    return found
+                actual[j, i] = r[:, j] @ r[:, i] / (scale + shrink + 1e-6)
+    return actual
 
 
 def pruned(similarity: np.ndarray, k: int, *, by_target: bool) -> np.ndarray:

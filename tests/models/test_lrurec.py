@@ -75,14 +75,14 @@ def test_scan_is_the_loop_in_value_and_gradient(position: Tensor, dtype: torch.d
     angle = torch.rand(5, dtype=torch.float64) * 2 * math.pi
     log_lambda = torch.complex(modulus.log(), angle).to(dtype).requires_grad_()
     weight = torch.randn_like(u)
-    found = []
+    actual = []
     for function in (scan, loop):
         h = function(u, log_lambda, position)
         objective = (h * weight).real.sum()
         wanted = [u, log_lambda] if (position > 0).any() or function is scan else [u]
         grads = torch.autograd.grad(objective, wanted)
-        found.append((h, *grads))
-    (h, of_u, of_lambda), (h_loop, of_u_loop, *rest) = found
+        actual.append((h, *grads))
+    (h, of_u, of_lambda), (h_loop, of_u_loop, *rest) = actual
     torch.testing.assert_close(h, h_loop, rtol=0, atol=atol)
     torch.testing.assert_close(of_u, of_u_loop, rtol=0, atol=atol)
     expected = rest[0] if rest else torch.zeros_like(of_lambda)
@@ -106,7 +106,7 @@ def by_hand(model: Recommender[Any], history: list[int]) -> Tensor:
     """State after each item of one history [L, D]: one item at a time, from each block's complex state alone."""
     is_paper = model.config.form == "paper"
     states = [0.0] * len(model.blocks)
-    found = []
+    actual = []
     for t, item in enumerate(history):
         x = F.layer_norm(
             model.item_emb.weight[item], (model.config.hidden_dim,), model.norm.weight, model.norm.bias
@@ -126,8 +126,8 @@ def by_hand(model: Recommender[Any], history: list[int]) -> Tensor:
             y = block.norm1(out + x)
             z = block.down(F.gelu(block.up(y)))
             x = block.norm2((F.gelu(z) if is_paper else z) + y)
-        found.append(x)
-    return torch.stack(found)
+        actual.append(x)
+    return torch.stack(actual)
 
 
 def lively(form: str = "code", **settings: Any) -> Recommender[Any]:
@@ -146,11 +146,11 @@ def test_streaming_by_hand_is_the_full_pass(form: str) -> None:
     model = lively(form)
     batch = history_batch(model, HISTORIES)
     with torch.no_grad():
-        found = model.encode(batch).flatten(0, 1)
+        actual = model.encode(batch).flatten(0, 1)
         for segment_end, history in zip(batch.slot.tolist(), HISTORIES, strict=True):
             expected = by_hand(model, history)
             torch.testing.assert_close(
-                found[segment_end - len(history) + 1 : segment_end + 1], expected, rtol=0, atol=1e-12
+                actual[segment_end - len(history) + 1 : segment_end + 1], expected, rtol=0, atol=1e-12
             )
         scores = (
             torch.stack([by_hand(model, history)[-1] for history in HISTORIES]) @ model.item_emb.weight[1:].T
@@ -235,10 +235,10 @@ def test_everything_else_is_truncated_normal() -> None:
 
 def test_gradients_reach_decays_angles_and_scales() -> None:
     model = toy_model("lrurec", toy_catalog(), dropout=0.0, lru_dropout=0.0)
-    _, found = gradients(model, training_batch(model, toy_view()))
+    _, actual = gradients(model, training_batch(model, toy_view()))
     for name in ("blocks.0.ring_log", "blocks.1.ring_log"):
-        assert found[name].abs().amax(1).gt(0).all()
-    assert not found["item_emb.weight"][0].any(), "the padding row must get no gradient"
+        assert actual[name].abs().amax(1).gt(0).all()
+    assert not actual["item_emb.weight"][0].any(), "the padding row must get no gradient"
 
 
 def test_the_loss_is_the_cross_entropy_of_the_scores() -> None:

@@ -67,7 +67,7 @@ def test_features_weights_and_scores_are_the_official_ones() -> None:
             model.attention.item_side(model.item_emb.weight[2], f[2]),
         )
         weights = model.attention.weights(*sides)
-    for found, expected in (
+    for actual, expected in (
         (f[2], [-0.0142263768, -0.3636200260, -0.6026627828]),
         (weights, [0.5916116138, 1.1413634766, 1.2670249095]),
         (
@@ -75,7 +75,7 @@ def test_features_weights_and_scores_are_the_official_ones() -> None:
             [-0.5072359208, -1.4849812162, -1.9723876832, -1.2308799156, -0.4086608911],
         ),
     ):
-        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-10)
+        torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
 def test_losses_are_the_official_ones() -> None:
@@ -101,12 +101,12 @@ def test_a_step_of_the_released_code() -> None:
     optimizer.step()
     with torch.no_grad():
         model.constrain(dict(model.named_parameters()))
-    for found, expected in (
+    for actual, expected in (
         (model.user_emb.weight[0], [0.4217354920, 0.0695600041, -0.4784621374]),
         (model.item_emb.weight[2], [0.0715600031, -0.4784621374, 0.3274932994]),
     ):
         torch.testing.assert_close(
-            found.detach(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9
+            actual.detach(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9
         )
 
 

@@ -111,8 +111,8 @@ def test_scores_and_losses_are_the_official_ones(n_layers: int) -> None:
     torch.testing.assert_close(all_scores(model, 2), scores, rtol=0, atol=1e-10)
     for scale in ("mean", "official"):
         scaled = official_model(n_layers=n_layers, loss_scale=scale)
-        found = scaled.loss(official_triples(scaled))["bpr"].item()
-        assert found == pytest.approx(expected[scale], abs=1e-10)
+        actual = scaled.loss(official_triples(scaled))["bpr"].item()
+        assert actual == pytest.approx(expected[scale], abs=1e-10)
 
 
 # -- against plain loops -------------------------------------------------------------------------------------------

@@ -212,10 +212,10 @@ def test_scores_are_what_their_formula_says(name: str) -> None:
     model = make(name).eval()
     batch = history_batch(model, PLAIN)
     with torch.no_grad():
-        found, states = model.score(batch), model.query(batch)
+        actual, states = model.score(batch), model.query(batch)
         expected = [scores_by_hand(model, u) for u in states.tolist()]
-    torch.testing.assert_close(found.tolist(), expected)
-    assert found.abs().max() <= 1
+    torch.testing.assert_close(actual.tolist(), expected)
+    assert actual.abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", ["missrec:-text", "missrec:-image"])
@@ -272,7 +272,7 @@ def test_memory_and_diversity_are_those_of_a_set(name: str) -> None:
         first = slot - int(batch.position.flatten()[slot])
         histories.append(batch.item_seq.flatten()[first : slot + 1].tolist())
     with torch.no_grad():
-        found, looks = model.memory(MISSREC.whole(batch))
+        actual, looks = model.memory(MISSREC.whole(batch))
         width, total = batch.item_seq.shape[1], 0.0
         for slot, history in zip(batch.slot.tolist(), histories, strict=True):
             interests = sorted(interests_of(model, history))
@@ -281,7 +281,7 @@ def test_memory_and_diversity_are_those_of_a_set(name: str) -> None:
                 model.encoder[0](x, torch.ones(1, len(interests), len(interests)) > 0)
             )[0]
             row, place = divmod(slot, width)
-            seen = found[row][looks[row, place]]
+            seen = actual[row][looks[row, place]]
             assert len(seen) == len(interests)
             ids = model.lookup[batch.item_seq[row]].T.flatten()[looks[row, place]]
             torch.testing.assert_close(seen[ids.argsort()], expected)

@@ -26,13 +26,13 @@ from tests.models.toy import (
 def test_repeated_items_change_the_decoder_only() -> None:
     model = make().eval()
     batches = [history_batch(model, [history]) for history in ([4, 9, 2], [4, 9, 9, 4, 2])]
-    found = []
+    actual = []
     for batch in batches:
         memory, looks = model.memory(MISSREC.whole(batch))
         ids = model.lookup[batch.item_seq[0]].T.flatten()
         seen = looks[0, 0]
-        found.append(memory[0][seen][ids[seen].argsort()])
-    torch.testing.assert_close(found[0], found[1])
+        actual.append(memory[0][seen][ids[seen].argsort()])
+    torch.testing.assert_close(actual[0], actual[1])
     assert not torch.allclose(model.query(batches[0]), model.query(batches[1]))
 
 

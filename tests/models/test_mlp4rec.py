@@ -136,9 +136,9 @@ def test_features_act_through_the_row_mixer_only(n_layers: int) -> None:
         feat = model.features["text"].feat
         kept = feat[history[place]].clone()
         feat[history[place]] += 1.0
-        found = last_state(model, history)
+        actual = last_state(model, history)
         feat[history[place]] = kept
-        return found
+        return actual
 
     for place in range(4):
         assert (moved(place) - base).abs().max() > 1e-6, place
@@ -177,16 +177,18 @@ def test_category_rows_are_means() -> None:
     """Toy item 3 has categories 3 and 4, item 6 one and 2, item 2 only 2, item 4 none."""
     table = make().features["category"]
     weight = table.emb.weight
-    found = table(torch.tensor([[0, 3, 6], [2, 4, 4]]))
+    actual = table(torch.tensor([[0, 3, 6], [2, 4, 4]]))
     expected = [torch.zeros(6), weight[[3, 4]].mean(0), weight[[1, 2]].mean(0), weight[2], torch.zeros(6)]
-    torch.testing.assert_close(found.flatten(0, 1)[:5], torch.stack([tensor.double() for tensor in expected]))
+    torch.testing.assert_close(
+        actual.flatten(0, 1)[:5], torch.stack([tensor.double() for tensor in expected])
+    )
 
 
 def test_items_without_a_feature_have_a_zero_row() -> None:
     """Toy items 3 and 7 have no text, 3, 11 and 12 no image; the maps' biases must not stand in."""
     model = make("mlp4rec:mm")
-    found = model.rows(torch.tensor([[3, 11, 5, 0]]))[0, :, 2:].abs().sum(-1) > 0
-    assert found.tolist() == [[False, False], [True, False], [True, True], [False, False]]
+    actual = model.rows(torch.tensor([[3, 11, 5, 0]]))[0, :, 2:].abs().sum(-1) > 0
+    assert actual.tolist() == [[False, False], [True, False], [True, True], [False, False]]
 
 
 def test_features_that_a_data_set_lacks_are_left_out() -> None:

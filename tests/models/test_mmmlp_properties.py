@@ -123,13 +123,13 @@ def test_the_released_loop_is_one_pass(is_training: bool) -> None:
     assert loss != pytest.approx(gradients(deep, batch)[0])  # the id stream is deeper there
     x, place = model.streams(batch.item_seq)[1:], batch.slot % 8
     for _ in range(4):
-        found = model.mixers[1](x, place)
+        actual = model.mixers[1](x, place)
     items = [history.tolist() for history in batch.item_seq]
     for k in (1, 2):
         expected = torch.stack(
             [stream_by_hand(model, k, row)[p] for row, p in zip(items, place, strict=True)]
         )
-        torch.testing.assert_close(found[k - 1], expected)
+        torch.testing.assert_close(actual[k - 1], expected)
     assert all(grads[key].abs().max() > 0 for key in grads)
 
 

@@ -162,13 +162,13 @@ def test_relations_are_those_of_a_loop_over_edges(settings: dict[str, Any]) -> N
                 codes, model.types, is_unique=is_unique, is_released=model.config.code_edges == "released"
             )
             place = node_places(graphs, number, nodes)
-            found = {
+            actual = {
                 (a, b): int(graphs.relation[number, place[a], place[b]])
                 for a in nodes
                 for b in nodes
                 if graphs.relation[number, place[a], place[b]]
             }
-            assert found == expected
+            assert actual == expected
             assert graphs.relation[number].ne(0).sum() == len(expected)  # no edges of what is not a node
             last = nodes[[node for node in nodes if node[0] == 0].index(name_of_last(codes, is_unique))]
             assert int(graphs.last[number]) == place[last]

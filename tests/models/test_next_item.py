@@ -127,10 +127,10 @@ def test_the_corrected_sum_is_that_over_the_items_that_are_not_excluded(settings
         assert drawer is not None
         items = drawer.draw(batch.user, batch.target, generator)
         sums = list((scores[items - 1] - loss._correction(batch, items)).exp().sum(1))
-    found = torch.stack(sums)
+    actual = torch.stack(sums)
     excluded = {2} if settings["exclude"] == "target" else set(HISTORIES[1])
     expected = sum(math.exp(SCORES[i - 1]) for i in range(1, 7) if i not in excluded)
-    assert abs(found.mean() - expected) < 4 * found.std() / n**0.5 + 1e-12
+    assert abs(actual.mean() - expected) < 4 * actual.std() / n**0.5 + 1e-12
 
 
 def test_the_sampled_softmax_tends_to_the_cross_entropy_from_below() -> None:

@@ -50,14 +50,14 @@ def test_reading_at_the_end_of_the_padding_depends_on_its_length() -> None:
     with torch.no_grad():
         model.item_emb.weight[0].normal_()  # RecBole: a random row
     rows = last_rows(view.offsets, torch.arange(1).numpy(), 8)
-    found = []
+    actual = []
     for width in (4, 8, 12):
         batch = Batcher(view.items, view.times, layout="fixed", max_len=width).evaluation(rows)
         hidden = model.encoder(model.item_emb(batch.item_seq), torch.arange(width)[None])
-        found.append((hidden[0, -1], hidden[0, 2]))
-    assert (found[0][0] - found[1][0]).abs().max() > 1e-3
-    assert (found[1][0] - found[2][0]).abs().max() > 1e-3
-    torch.testing.assert_close(found[0][1], found[2][1])  # at the last real item it does not
+        actual.append((hidden[0, -1], hidden[0, 2]))
+    assert (actual[0][0] - actual[1][0]).abs().max() > 1e-3
+    assert (actual[1][0] - actual[2][0]).abs().max() > 1e-3
+    torch.testing.assert_close(actual[0][1], actual[2][1])  # at the last real item it does not
 
 
 @EACH

@@ -236,8 +236,8 @@ def test_pre_training_terms_are_those_of_plain_loops(layout: str) -> None:
 def test_fine_tuning_states_are_those_of_plain_loops() -> None:
     model = shaken(make())
     histories = [[4, 9, 9, 2, 30, 7], [5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
-    found = model.query(history_batch(model, histories))
-    for state, history in zip(found, histories, strict=True):
+    actual = model.query(history_batch(model, histories))
+    for state, history in zip(actual, histories, strict=True):
         expected = states_by_hand(model, history[-MAX_LEN:], causal=True)[-1]
         assert state.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
 

@@ -117,20 +117,20 @@ def test_overfits_64_sequences(name: str, ceiling: float) -> None:
 @BOTH
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = toy_model(name, toy_catalog(), dropout=0.0, attn_dropout=0.0)
-    _, found = gradients(model, training_batch(model, toy_view()))
-    assert found.keys() == dict(model.named_parameters()).keys()
-    for key, grad in found.items():
+    _, actual = gradients(model, training_batch(model, toy_view()))
+    assert actual.keys() == dict(model.named_parameters()).keys()
+    for key, grad in actual.items():
         if key.endswith("key.bias"):  # adds the same to all keys of a query, which the softmax forgets
             continue
         assert grad.any(), key
-    assert not found["item_emb.weight"][0].any(), "the padding row must get no gradient"
-    assert found["position_emb.weight"].any(1).all()
+    assert not actual["item_emb.weight"][0].any(), "the padding row must get no gradient"
+    assert actual["position_emb.weight"].any(1).all()
 
 
 def test_positions_beyond_the_longest_history_get_no_gradient() -> None:
     model = toy_model("sasrec", toy_catalog(), dropout=0.0, attn_dropout=0.0)
-    _, found = gradients(model, training_batch(model, view_of([[1, 2, 3, 4]])))
-    assert found["position_emb.weight"].any(1).tolist() == [True] * 3 + [False] * 5
+    _, actual = gradients(model, training_batch(model, view_of([[1, 2, 3, 4]])))
+    assert actual["position_emb.weight"].any(1).tolist() == [True] * 3 + [False] * 5
 
 
 def test_post_norm_encoder_is_torchs() -> None:

@@ -89,11 +89,11 @@ def test_silent_text_and_image_members_leave_sasrec() -> None:
         state = {key.replace(f"{theirs}.", f"{ours}."): tensor for key, tensor in state.items()}
     ensemble.members["id"].load_state_dict(state)
     batch = training_batch(single, toy_view())
-    loss, found = gradients(ensemble, batch)
+    loss, actual = gradients(ensemble, batch)
     expected, own = gradients(single, batch)
     assert loss == pytest.approx(expected, rel=1e-6)
-    torch.testing.assert_close(found["members.id.items.weight"], own["item_emb.weight"])
-    assert len(own) == sum(key.startswith("members.id.") for key in found)
+    torch.testing.assert_close(actual["members.id.items.weight"], own["item_emb.weight"])
+    assert len(own) == sum(key.startswith("members.id.") for key in actual)
     histories = history_batch(single, HISTORIES)
     torch.testing.assert_close(ensemble.score(histories), single.score(histories))
 
@@ -171,10 +171,10 @@ def test_ways_to_combine() -> None:
 def test_a_score_that_is_no_product_is_ranked_by_itself(name: str) -> None:
     model = make(name)
     assert not model.is_dot_product
-    found = rank(model, VALID).greater
+    actual = rank(model, VALID).greater
     plain = make(name, combine="sum")
     assert plain.is_dot_product
-    assert (found != rank(plain, VALID).greater).any()
+    assert (actual != rank(plain, VALID).greater).any()
 
 
 # Members one after another

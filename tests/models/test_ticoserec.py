@@ -55,12 +55,12 @@ def test_users_with_the_most_even_gaps() -> None:
     histories = [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2], [3], [1, 2, 3, 4, 5]]
     times = [[0, 5, 10, 16], [0, 0, 7, 14], [0, 3], [9], [0, 1, 9, 10, 10]]
     catalog = catalog_of(view_of(histories, times), n_items=5, features=False)
-    found = {
+    actual = {
         share: TICO.most_uniform(catalog.histories, share).nonzero()[:, 0].tolist()
         for share in (0.2, 0.5, 0.75, 1)
     }
     # Variances: 2/9, 0 (equal times merged), 0, no target, 98/9.
-    assert found == {0.2: [], 0.5: [1, 2], 0.75: [0, 1, 2], 1: [0, 1, 2, 4]}
+    assert actual == {0.2: [], 0.5: [1, 2], 0.75: [0, 1, 2], 1: [0, 1, 2, 4]}
 
 
 def test_similarity_by_hand() -> None:
@@ -145,14 +145,14 @@ def test_contrastive_term_waits_for_its_warm_up() -> None:
     model.start_epoch(40)
     plain.start_epoch(41)
     for network in (model, plain):
-        found = network.loss(batch)
-        assert found.keys() == {"bce"}
-        assert torch.equal(found["bce"], expected["bce"])
+        actual = network.loss(batch)
+        assert actual.keys() == {"bce"}
+        assert torch.equal(actual["bce"], expected["bce"])
     model.start_epoch(41)
-    found = model.loss(batch)
-    assert found.keys() == {"bce", "nce"}
-    torch.testing.assert_close(found["bce"], expected["bce"])
-    sum(found.values()).backward()
+    actual = model.loss(batch)
+    assert actual.keys() == {"bce", "nce"}
+    torch.testing.assert_close(actual["bce"], expected["bce"])
+    sum(actual.values()).backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
     assert not model.item_emb.weight.grad[0].any()
 
@@ -162,11 +162,11 @@ def test_contrastive_term_is_nce_of_flattened_views() -> None:
     batch = training_batch(model, toy_view())
     model.start_epoch(41)
     torch.manual_seed(3)
-    found = model.loss(batch)["nce"]
+    actual = model.loss(batch)["nce"]
     torch.manual_seed(3)
     a, b = model.encode(model.views(batch)).flatten(1).chunk(2)
     assert a.shape == (len(batch.item_seq), 8 * 64)
-    torch.testing.assert_close(found, 0.3 * TICO.nce(a, b, 1.0))
+    torch.testing.assert_close(actual, 0.3 * TICO.nce(a, b, 1.0))
     torch.testing.assert_close(TICO.nce(b, a, 1.0), TICO.nce(a, b, 1.0))
 
 
@@ -199,8 +199,8 @@ def test_history_that_fills_its_row_is_sasrec() -> None:
     other.load_state_dict(model.state_dict(), strict=True)
     histories = [list(range(1, 9)), [5, 5, 5, 1, 30, 2, 9, 4, 6, 7]]
     with torch.no_grad():
-        found, expected = (network.score(history_batch(network, histories)) for network in (model, other))
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        actual, expected = (network.score(history_batch(network, histories)) for network in (model, other))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
         short = [history_batch(network, [[1, 2, 3]]) for network in (model, other)]
         assert (model.score(short[0]) - other.score(short[1])).abs().max() > 1e-6
         other.position_emb.weight.copy_(model.position_emb.weight.roll(3, 0))  # place 0 here is place 5 there

@@ -74,22 +74,22 @@ def test_the_window_of_the_specification() -> None:
     assert real(*augmentation.crop(items, gaps, length, 0.7)) == [[2, 3, 4, 5]]
     similar = items + 100
     assert real(*augmentation.insert(items, gaps, length, 0.1, similar)) == [[1, 2, 3, 4, 104, 5, 6]]
-    found, _ = augmentation.substitute(items, gaps, length, 0.1, similar)
-    assert found.tolist() == [[101, 2, 3, 4, 5, 6]]
+    actual, _ = augmentation.substitute(items, gaps, length, 0.1, similar)
+    assert actual.tolist() == [[101, 2, 3, 4, 5, 6]]
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_crop_takes_the_most_even_window(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    for time, found in zip(times, real(*augmentation.crop(items, gaps, length, rate)), strict=True):
+    for time, actual in zip(times, real(*augmentation.crop(items, gaps, length, rate)), strict=True):
         width = int(rate * (len(time) - 1))
         if width <= 2:
-            assert len(found) == 1
-            assert 1 <= found[0] < len(time)
+            assert len(actual) == 1
+            assert 1 <= actual[0] < len(time)
             continue
         start = most_even(time, width)
-        assert found == list(range(start + 1, start + width + 1))
+        assert actual == list(range(start + 1, start + width + 1))
         least = window_variance(time, start, width)
         assert all(least <= window_variance(time, k, width) * (1 + 1e-9) for k in range(len(time) - width))
 
@@ -97,9 +97,9 @@ def test_crop_takes_the_most_even_window(rate: float) -> None:
 def test_a_crop_of_one_item_takes_any() -> None:
     items, gaps, length = rows_of([HAND[:4]] * 300)
     torch.manual_seed(0)
-    found, size = augmentation.crop(items, gaps, length, 0.5)
+    actual, size = augmentation.crop(items, gaps, length, 0.5)
     assert size.eq(1).all()
-    assert torch.bincount(found[:, 0]).tolist()[1:] == pytest.approx([100] * 3, abs=35)
+    assert torch.bincount(actual[:, 0]).tolist()[1:] == pytest.approx([100] * 3, abs=35)
 
 
 def test_equal_variances_are_equal_whatever_stands_before_them() -> None:
@@ -118,23 +118,23 @@ def test_reorder_shuffles_the_most_even_window_only(rate: float) -> None:
     items, gaps, length = rows_of(times)
     torch.manual_seed(0)
     moved = 0
-    for time, found in zip(times, real(*augmentation.reorder(items, gaps, length, rate)), strict=True):
+    for time, actual in zip(times, real(*augmentation.reorder(items, gaps, length, rate)), strict=True):
         width, given = int(rate * (len(time) - 1)), list(range(1, len(time)))
         start = most_even(time, width) if width > 1 else 0
         if width < 2:
-            assert found == given
-        assert found[:start] == given[:start]
-        assert found[start + width :] == given[start + width :]
-        assert sorted(found) == given
-        moved += found != given
+            assert actual == given
+        assert actual[:start] == given[:start]
+        assert actual[start + width :] == given[start + width :]
+        assert sorted(actual) == given
+        moved += actual != given
     assert moved > 0 or rate == 0.1
 
 
 def test_every_order_of_the_window_is_as_likely() -> None:
     items, gaps, length = rows_of([[0, 1, 2, 3]] * 1200)
     torch.manual_seed(0)
-    found, _ = augmentation.reorder(items, gaps, length, 1.0)
-    counts = torch.unique(found, dim=0, return_counts=True)[1]
+    actual, _ = augmentation.reorder(items, gaps, length, 1.0)
+    counts = torch.unique(actual, dim=0, return_counts=True)[1]
     assert counts.tolist() == pytest.approx([200] * 6, abs=60)
 
 
@@ -144,9 +144,9 @@ def test_mask_hides_its_share(rate: float, mode: str) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
     torch.manual_seed(0)
-    found, size = augmentation.mask(items, gaps, length, rate, mode)
+    actual, size = augmentation.mask(items, gaps, length, rate, mode)
     assert torch.equal(size, length)
-    for time, row in zip(times, found.tolist(), strict=True):
+    for time, row in zip(times, actual.tolist(), strict=True):
         n = len(time) - 1
         hidden = {place for place in range(n) if row[place] == 0}
         assert len(hidden) == int(rate * n)
@@ -158,16 +158,16 @@ def test_mask_hides_its_share(rate: float, mode: str) -> None:
 def test_random_mask_is_uniform() -> None:
     items, gaps, length = rows_of([HAND] * 1000)
     torch.manual_seed(0)
-    found, _ = augmentation.mask(items, gaps, length, 0.5, "random", RELEASED.released_positions)
-    assert (found == 0).sum(0).tolist() == pytest.approx([500] * 6, abs=75)
+    actual, _ = augmentation.mask(items, gaps, length, 0.5, "random", RELEASED.released_positions)
+    assert (actual == 0).sum(0).tolist() == pytest.approx([500] * 6, abs=75)
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_substitute_changes_the_items_with_the_smallest_gaps(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    found = real(*augmentation.substitute(items, gaps, length, rate, items + 100))
-    for time, row in zip(times, found, strict=True):
+    actual = real(*augmentation.substitute(items, gaps, length, rate, items + 100))
+    for time, row in zip(times, actual, strict=True):
         n = len(time) - 1
         changed = {place for place in range(n) if row[place] == place + 101}
         assert changed == (set(by_gap(time, largest=False)[: max(1, int(rate * n))]) if n > 1 else set())
@@ -178,8 +178,8 @@ def test_substitute_changes_the_items_with_the_smallest_gaps(rate: float) -> Non
 def test_insert_follows_the_items_with_the_largest_gaps(rate: float) -> None:
     times = random_times()
     items, gaps, length = rows_of(times)
-    found, size = augmentation.insert(items, gaps, length, rate, items + 100)
-    for time, row in zip(times, real(found, size), strict=True):
+    actual, size = augmentation.insert(items, gaps, length, rate, items + 100)
+    for time, row in zip(times, real(actual, size), strict=True):
         n = len(time) - 1
         after = set(by_gap(time, largest=True)[: max(1, int(rate * n))])
         expected = [[place + 1, place + 101] if place in after else [place + 1] for place in range(n)]
@@ -190,8 +190,8 @@ def test_no_other_places_of_insertion_make_gaps_more_even() -> None:
     """With each inserted item in the middle of its gap."""
     times = random_times(seed=1, n=20)
     items, gaps, length = rows_of(times)
-    found, size = augmentation.insert(items, gaps, length, 0.3, items + 100)
-    for time, row in zip(times, real(found, size), strict=True):
+    actual, size = augmentation.insert(items, gaps, length, 0.3, items + 100)
+    for time, row in zip(times, real(actual, size), strict=True):
         between = np.diff(time).astype(float)
         chosen = tuple(item - 101 for item in row if item > 100)
 
@@ -209,13 +209,13 @@ def test_places_as_released(largest: bool) -> None:
     times = random_times(seed=2)
     _, gaps, length = rows_of(times)
     count = torch.tensor([max(1, (len(time) - 1) // 3) for time in times])
-    found = RELEASED.released_positions(gaps, length, count, largest=largest)
+    actual = RELEASED.released_positions(gaps, length, count, largest=largest)
     ranked = augmentation.choose_positions(gaps, length, count, largest=largest)
-    for time, row, n in zip(times, found, count.tolist(), strict=True):
+    for time, row, n in zip(times, actual, count.tolist(), strict=True):
         order = by_gap(time, largest=largest)
         assert set(row.nonzero()[:, 0].tolist()) == {order.index(i) for i in range(n)}
-    assert torch.equal(found.sum(1), ranked.sum(1))
-    assert not torch.equal(found, ranked)
+    assert torch.equal(actual.sum(1), ranked.sum(1))
+    assert not torch.equal(actual, ranked)
 
 
 def views_of(times: list[list[int]], **settings: Any) -> list[list[int]]:
@@ -230,11 +230,11 @@ def test_short_histories_are_not_cropped_or_reordered() -> None:
     given = list(range(1, 13))
     times = [[k * k for k in range(13)]] * 400
     torch.manual_seed(0)
-    found = views_of(times, reorder_rate=0.7)
-    assert found[0] == given  # told to stay alone
-    longer = sum(len(view) == 18 for view in found[1:])
-    masked = sum(0 in view for view in found[1:])
-    changed = sum(any(item > 100 for item in view) and len(view) == 12 for view in found[1:])
+    actual = views_of(times, reorder_rate=0.7)
+    assert actual[0] == given  # told to stay alone
+    longer = sum(len(view) == 18 for view in actual[1:])
+    masked = sum(0 in view for view in actual[1:])
+    changed = sum(any(item > 100 for item in view) and len(view) == 12 for view in actual[1:])
     assert longer + masked + changed == 399
     assert [longer, masked, changed] == pytest.approx([133] * 3, abs=40)
 
@@ -242,14 +242,14 @@ def test_short_histories_are_not_cropped_or_reordered() -> None:
 def test_long_histories_get_all_five() -> None:
     given = list(range(1, 14))
     torch.manual_seed(0)
-    found = views_of([[k * k for k in range(14)]] * 500, reorder_rate=0.7)
-    assert found[0] == given
+    actual = views_of([[k * k for k in range(14)]] * 500, reorder_rate=0.7)
+    assert actual[0] == given
     kinds = {
-        "insert": [len(view) > 13 for view in found[1:]],
-        "mask": [0 in view for view in found[1:]],
-        "crop": [len(view) == 9 for view in found[1:]],
-        "substitute": [len(view) == 13 and any(item > 100 for item in view) for view in found[1:]],
-        "reorder": [sorted(view) == given and view != given for view in found[1:]],
+        "insert": [len(view) > 13 for view in actual[1:]],
+        "mask": [0 in view for view in actual[1:]],
+        "crop": [len(view) == 9 for view in actual[1:]],
+        "substitute": [len(view) == 13 and any(item > 100 for item in view) for view in actual[1:]],
+        "reorder": [sorted(view) == given and view != given for view in actual[1:]],
     }
     assert all(sum(ways) == 1 for ways in zip(*kinds.values(), strict=True))
     assert [sum(kind) for kind in kinds.values()] == pytest.approx([100] * 5, abs=40)

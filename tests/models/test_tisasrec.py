@@ -91,11 +91,11 @@ def test_attention_is_the_formula_in_value_and_gradient(n_heads: int, n_copies: 
     mask = (segment[:, :, None] == segment[:, None]) & torch.ones(width, width, dtype=torch.bool).tril()
     relations = module().Relations(mask, codes, pk, pv, tk, tv)
     weight = torch.randn(n_rows, width, dim, dtype=torch.float64)
-    found = []
+    actual = []
     for function in (module().attend, naive):
         out = function(q, k, v, relations, n_heads=n_heads, drop=nn.Identity())
-        found.append((out, *torch.autograd.grad((out * weight).sum(), [q, k, v, pk, pv, tk, tv])))
-    for ours, literal in zip(*found, strict=True):
+        actual.append((out, *torch.autograd.grad((out * weight).sum(), [q, k, v, pk, pv, tk, tv])))
+    for ours, literal in zip(*actual, strict=True):
         torch.testing.assert_close(ours, literal, rtol=0, atol=1e-13)
 
 
@@ -146,8 +146,8 @@ def test_the_authors_network_by_hand(network: str) -> None:
     batch = history_batch(model, [ITEMS], times=[DAYS])
     with torch.no_grad():
         expected = by_hand(model, ITEMS, model.codes(batch)[0, :5, :5])
-        found = model.encode(batch)[0, :5]
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        actual = model.encode(batch)[0, :5]
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(model.query(batch)[0], expected[-1], rtol=0, atol=1e-12)
 
 
@@ -251,11 +251,11 @@ def test_codes_by_hand() -> None:
     assert floor.codes(batch)[0, :5, :5].tolist() == expected
     catalog = catalog_with([START, START + 10, START + 26])  # points 0, 1, 3 (of 2.6): distance 16 is 1, or 2
     times = [START, START + 10, START + 26]
-    found = {}
+    actual = {}
     for rounding in ("floor", "points"):
         model = toy_model("tisasrec", catalog, interval_rounding=rounding)
-        found[rounding] = model.codes(history_batch(model, [[1, 2, 3]], times=[times]))[0, :3, :3].tolist()
-    assert found == {
+        actual[rounding] = model.codes(history_batch(model, [[1, 2, 3]], times=[times]))[0, :3, :3].tolist()
+    assert actual == {
         "floor": [[0, 1, 2], [1, 0, 1], [2, 1, 0]],
         "points": [[0, 1, 3], [1, 0, 2], [3, 2, 0]],
     }
@@ -324,16 +324,16 @@ def test_codes_and_positions_that_occur_get_a_gradient(network: str) -> None:
     view = toy_view()
     model = lively(network, time_span=40).train()
     batch = training_batch(model, view, samples="last-window")
-    _, found = gradients(model, batch)
+    _, actual = gradients(model, batch)
     seen = torch.zeros(41, dtype=torch.bool)
     seen[model.codes(batch)[batch.attention_mask(causal=True) & batch.mask[:, :, None]]] = True
     assert 3 < seen.sum() < 41
     assert seen[0]
     for name in ("time_key.weight", "time_value.weight"):
-        assert torch.equal(found[name].abs().amax(1) > 1e-12, seen), name
+        assert torch.equal(actual[name].abs().amax(1) > 1e-12, seen), name
     for name in ("position_key.weight", "position_value.weight"):
-        assert found[name].abs().amax(1).gt(1e-12).all(), name
-    assert not found["item_emb.weight"][0].any(), "the padding row must get no gradient"
+        assert actual[name].abs().amax(1).gt(1e-12).all(), name
+    assert not actual["item_emb.weight"][0].any(), "the padding row must get no gradient"
 
 
 def test_rows_of_a_batch_drop_different_entries() -> None:

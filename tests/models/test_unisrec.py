@@ -240,10 +240,10 @@ def test_a_large_ranking_computes_each_item_once_with_the_same_scores() -> None:
 @pytest.mark.parametrize("name", ["unisrec", "unisrec:inductive", "unisrec:text-image"])
 def test_all_positions_and_prefixes_have_one_loss(name: str) -> None:
     model, view = make(name, **STILL), toy_view()
-    found = [gradients(model, training_batch(model, view, samples=kind)) for kind in ("all", "prefix")]
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
-    for key, grad in found[0][1].items():
-        torch.testing.assert_close(grad, found[1][1][key], rtol=1e-7, atol=1e-9)
+    actual = [gradients(model, training_batch(model, view, samples=kind)) for kind in ("all", "prefix")]
+    assert actual[0][0] == pytest.approx(actual[1][0], rel=1e-10)
+    for key, grad in actual[0][1].items():
+        torch.testing.assert_close(grad, actual[1][1][key], rtol=1e-7, atol=1e-9)
 
 
 def test_loss_is_the_cross_entropy_of_cosines_over_the_temperature() -> None:

@@ -72,8 +72,8 @@ def published_triples(model: Recommender[Any]) -> TrainBatch:
 
 def test_scores_are_those_of_the_reimplementations() -> None:
     expected = [[-0.8349463947, -0.0720956184, 0.7570395370], [-0.9515759507, -0.2479304501, 0.6836611630]]
-    found = all_scores(published_model(), 2)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-10)
+    actual = all_scores(published_model(), 2)
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
 def test_losses_are_those_of_the_reimplementations() -> None:
@@ -116,11 +116,11 @@ def test_scores_loss_and_penalty_against_plain_loops() -> None:
     raw = catalog.image_feat.double()
     mean_norm = raw.norm(dim=1)[catalog.has_image].mean()
     feat = raw / mean_norm
-    found = all_scores(model, 3)
+    actual = all_scores(model, 3)
     for user in range(3):
         for item in range(1, 31):
             expected = score_by_hand(weights, feat, user, item)
-            assert float(found[user, item - 1]) == pytest.approx(expected, abs=1e-6)  # features were float32
+            assert float(actual[user, item - 1]) == pytest.approx(expected, abs=1e-6)  # features were float32
 
     total, squares, pairs = 0.0, 0.0, 0
     for user, target, negatives in zip(

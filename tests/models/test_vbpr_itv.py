@@ -196,12 +196,12 @@ def test_widths() -> None:
 
 def norms_of_taste(model: Recommender[Any]) -> dict[str, float]:
     """Return the mean length of what texts and pictures add to the user vectors' comparisons."""
-    found = {}
+    actual = {}
     for name in ("text", "image"):
         part: Any = model.content[name]
         theta: Tensor = part.user_emb.weight.detach()
-        found[name] = (theta @ part.map.detach().T).norm(dim=1).mean().item()
-    return found
+        actual[name] = (theta @ part.map.detach().T).norm(dim=1).mean().item()
+    return actual
 
 
 def test_finds_style_in_pictures_and_brand_in_texts() -> None:

@@ -31,28 +31,28 @@ def test_components_are_those_of_the_singular_value_decomposition(
     centred = x.double().numpy() - x.double().numpy().mean(0)
     u, s, v = np.linalg.svd(centred, full_matrices=False)
     expected = torch.from_numpy(u * s)[:, :4]
-    found = principal_components(x, 4)
-    torch.testing.assert_close(found.abs(), expected.abs(), rtol=0, atol=1e-9)
-    for row, coordinates, direction in zip(expected.T, found.T, v[:4], strict=True):
+    actual = principal_components(x, 4)
+    torch.testing.assert_close(actual.abs(), expected.abs(), rtol=0, atol=1e-9)
+    for row, coordinates, direction in zip(expected.T, actual.T, v[:4], strict=True):
         sign = np.sign(direction[np.abs(direction).argmax()])
         torch.testing.assert_close(coordinates, row * sign, rtol=0, atol=1e-9)
 
 
 def test_components_of_fewer_features_are_filled_with_zeros() -> None:
-    found = principal_components(noise(20, 3), 5)
-    assert found.shape == (20, 5)
-    assert found[:, :3].abs().sum(0).min() > 0
-    assert not found[:, 3:].any()
+    actual = principal_components(noise(20, 3), 5)
+    assert actual.shape == (20, 5)
+    assert actual[:, :3].abs().sum(0).min() > 0
+    assert not actual[:, 3:].any()
 
 
 @pytest.mark.parametrize("n_clusters", [1, 2, 5, 12])
 def test_planted_clusters_are_found(n_clusters: int) -> None:
     """Also where one of them is ten times as large as the others."""
     x, label = planted(n_clusters)
-    found = nearest_few(x, k_means(x, n_clusters), 1)[:, 0]
+    actual = nearest_few(x, k_means(x, n_clusters), 1)[:, 0]
     for own in range(n_clusters):
-        assert len(found[label == own].unique()) == 1
-    assert len(found.unique()) == n_clusters
+        assert len(actual[label == own].unique()) == 1
+    assert len(actual.unique()) == n_clusters
 
 
 @pytest.mark.parametrize("block", [7, 4096])

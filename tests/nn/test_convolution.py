@@ -36,9 +36,9 @@ def test_convolution_of_packed_histories_is_torchs_of_each(
 ) -> None:
     torch.manual_seed(0)
     conv = CausalConv(6, 5, kernel_size=kernel_size, dilation=dilation).double()
-    found = conv(x[None], places(9, 1, 4))[0]
+    actual = conv(x[None], places(9, 1, 4))[0]
     expected = [torch_conv(conv, part, dilation) for part in x.split([9, 1, 4])]
-    torch.testing.assert_close(found, torch.cat(expected))
+    torch.testing.assert_close(actual, torch.cat(expected))
 
 
 def test_taps_stand_where_the_formula_says(x: Tensor) -> None:

@@ -52,8 +52,8 @@ def test_mix_is_a_matrix_product_with_its_gradients() -> None:
     assert torch.autograd.gradcheck(edges.mix, (weight, x))
     outer = draw(N_TARGETS, WIDTH, seed=2)
     by_hand = torch.autograd.grad((expected * outer).sum(), (weight, x))
-    found = torch.autograd.grad((edges.mix(weight, x) * outer).sum(), (weight, x))
-    for a, b in zip(found, by_hand, strict=True):
+    actual = torch.autograd.grad((edges.mix(weight, x) * outer).sum(), (weight, x))
+    for a, b in zip(actual, by_hand, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -87,9 +87,9 @@ def test_softmax_mix_against_a_loop() -> None:
     mild = draw(7).requires_grad_()
     assert torch.autograd.gradcheck(edges.softmax_mix, (mild, x))
     outer = draw(N_TARGETS, WIDTH, seed=2)
-    found = torch.autograd.grad((edges.softmax_mix(mild, x) * outer).sum(), (mild, x))
+    actual = torch.autograd.grad((edges.softmax_mix(mild, x) * outer).sum(), (mild, x))
     expected = torch.autograd.grad((by_loop(mild, x) * outer).sum(), (mild, x))
-    for value, other in zip(found, expected, strict=True):
+    for value, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(value, other)
 
 
@@ -109,8 +109,8 @@ def test_several_models_at_once(shared: bool) -> None:
     alone = torch.stack([value(x[k], a[k], weight if shared else weight[k]) for k in range(3)])
     torch.testing.assert_close(together, alone)
     grads = torch.autograd.grad(together.sum(), (x, a, weight))
-    for found, expected in zip(grads, torch.autograd.grad(alone.sum(), (x, a, weight)), strict=True):
-        torch.testing.assert_close(found, expected)
+    for actual, expected in zip(grads, torch.autograd.grad(alone.sum(), (x, a, weight)), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_graphs_of_their_own_in_a_stack() -> None:

@@ -64,14 +64,14 @@ def test_a_grouped_encoder_is_as_many_separate_ones(make: Make, slot: Tensor | N
     stack_groups(grouped, members)
     x = torch.randn(GROUPS, ROWS, WIDTH, DIM, dtype=torch.float64, requires_grad=True)
     expected = torch.stack([member(x[g], MASK, slot) for g, member in enumerate(members)])
-    found = grouped(x, MASK, slot)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    actual = grouped(x, MASK, slot)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
     weight = torch.randn_like(expected)
     wanted = torch.autograd.grad(
         (expected * weight).sum(), [x, *(p for m in members for p in m.parameters())]
     )
-    given = torch.autograd.grad((found * weight).sum(), [x, *grouped.parameters()])
+    given = torch.autograd.grad((actual * weight).sum(), [x, *grouped.parameters()])
     torch.testing.assert_close(given[0], wanted[0], rtol=0, atol=1e-12)
     of_members = zip(*[iter(wanted[1:])] * len(list(grouped.parameters())), strict=True)
     for grad, others in zip(given[1:], zip(*of_members, strict=True), strict=True):

@@ -60,8 +60,8 @@ def test_states_and_gradients_are_those_of_a_single_pass(dropout: float) -> None
     for states in (chunked_states, literal):
         torch.manual_seed(3)
         results.append(outcome(states(encoder, x, mask), encoder, x))
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_noise_of_the_second_pass_leaves_no_trace() -> None:
@@ -115,8 +115,8 @@ def test_the_loss_of_hm4sr_is_the_same_in_one_pass_and_in_chunks(monkeypatch: py
         terms = model.loss(batch)
         torch.stack(list(terms.values())).sum().backward()
         results.append([*terms.values(), *(parameter.grad for parameter in model.parameters())])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_only_long_rows_on_a_cpu_are_made_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,9 +146,9 @@ def all_records(root: Path) -> list[RunRecord]:
 
 
 def headline(table: Table, column: int = 0) -> Comparison:
-    found = table.headlines()[column]
-    assert found is not None
-    return found
+    actual = table.headlines()[column]
+    assert actual is not None
+    return actual
 
 
 def row_of(table: Table, label: str) -> Row:
@@ -156,7 +156,7 @@ def row_of(table: Table, label: str) -> Row:
 
 
 def caption_of(table: Table, key: str) -> str:
-    return " ".join(text for found, text in table.caption if found == key)
+    return " ".join(text for actual, text in table.caption if actual == key)
 
 
 def ranks_with_hits(hits: int, n_users: int = 100) -> Ranks:

@@ -272,11 +272,11 @@ def test_models_notes_and_definitions_are_in_the_caption(results: Path) -> None:
 def test_tie_rules_change_the_numbers_and_the_caption(results: Path) -> None:
     constant = Ranks(np.arange(50), np.zeros(50, dtype=int), np.full(50, N_ITEMS - 1), N_ITEMS)
     record = fake_run(results, ranks=constant)
-    found = {
+    actual = {
         rule: make_table([record], metrics=[HR10], ties=rule).rows[0].cells[0].mean  # type: ignore[arg-type]
         for rule in ("expected", "optimistic", "pessimistic")
     }
-    assert found == {"expected": pytest.approx(10 / N_ITEMS), "optimistic": 1.0, "pessimistic": 0.0}
+    assert actual == {"expected": pytest.approx(10 / N_ITEMS), "optimistic": 1.0, "pessimistic": 0.0}
 
 
 def test_valid_targets_can_be_reported(results: Path) -> None:

@@ -31,16 +31,16 @@ HR10 = Metric("HR", 10)
 def test_the_default_test_is_scipys_paired_t_against_the_strongest_other(results: Path) -> None:
     table = make_table(paper_like(results), metrics=[HR10], compare="hm4sr")
     ours, theirs = row_of(table, "HM4SR").cells[0], row_of(table, "SASRec").cells[0]
-    found, oracle = headline(table), scipy_stats.ttest_rel(ours.values, theirs.values)
-    assert table.rows[found.rival].label == "SASRec"
-    assert isinstance(found.outcome, Verdict)
-    assert found.outcome.p == pytest.approx(oracle.pvalue)
-    assert found.interval == pytest.approx(tuple(oracle.confidence_interval()))
-    assert found.outcome.direction == "better"
-    assert found.difference == pytest.approx(np.mean(ours.values) - np.mean(theirs.values))
-    assert found.percent == pytest.approx(100 * found.difference / np.mean(theirs.values))
-    assert isinstance(found.beside, Verdict)
-    assert found.beside.p >= 2 / 2**5
+    actual, oracle = headline(table), scipy_stats.ttest_rel(ours.values, theirs.values)
+    assert table.rows[actual.rival].label == "SASRec"
+    assert isinstance(actual.outcome, Verdict)
+    assert actual.outcome.p == pytest.approx(oracle.pvalue)
+    assert actual.interval == pytest.approx(tuple(oracle.confidence_interval()))
+    assert actual.outcome.direction == "better"
+    assert actual.difference == pytest.approx(np.mean(ours.values) - np.mean(theirs.values))
+    assert actual.percent == pytest.approx(100 * actual.difference / np.mean(theirs.values))
+    assert isinstance(actual.beside, Verdict)
+    assert actual.beside.p >= 2 / 2**5
 
 
 def test_the_family_is_all_rivals_times_all_columns(results: Path) -> None:
@@ -76,8 +76,8 @@ def test_corrections(results: Path) -> None:
 
 def test_without_compare_the_best_of_each_column_meets_the_second(results: Path) -> None:
     table = make_table(paper_like(results), metrics=[HR10])
-    found = headline(table)
-    assert (table.rows[found.compared].label, table.rows[found.rival].label) == ("HM4SR", "SASRec")
+    actual = headline(table)
+    assert (table.rows[actual.compared].label, table.rows[actual.rival].label) == ("HM4SR", "SASRec")
     assert "chosen on these very numbers" in caption_of(table, "Test")
 
 
@@ -101,13 +101,13 @@ def test_against_a_deterministic_row_the_t_test_has_one_sample(results: Path) ->
         fake_run(results, "sasrec", seed=seed, ranks=ranks_with_hits(hits))
     fake_run(results, "pop", seed=1, deterministic=True, ranks=ranks_with_hits(28))
     for compare, sign in (("sasrec", 1), ("pop", -1)):
-        found = headline(make_table(all_records(results), metrics=[HR10], compare=compare))
-        assert isinstance(found.outcome, Verdict)
-        assert found.outcome.test == "one-sample t"
-        assert found.outcome.p == pytest.approx(
+        actual = headline(make_table(all_records(results), metrics=[HR10], compare=compare))
+        assert isinstance(actual.outcome, Verdict)
+        assert actual.outcome.test == "one-sample t"
+        assert actual.outcome.p == pytest.approx(
             scipy_stats.ttest_1samp([0.30, 0.33, 0.35, 0.31], 0.28).pvalue
         )
-        assert np.sign(found.outcome.difference) == np.sign(found.difference) == sign
+        assert np.sign(actual.outcome.difference) == np.sign(actual.difference) == sign
 
 
 def test_pairs_are_equal_seeds_and_the_rest_is_said(results: Path) -> None:
@@ -190,15 +190,15 @@ def test_users_test_is_mcnemar_for_hits_and_randomisation_for_the_rest(results: 
 def test_users_test_does_not_grow_with_the_number_of_seeds(results: Path) -> None:
     """The unit stays the user: five copies of each run change neither n nor p (no pseudo-replication)."""
     ranks = {"hm4sr": skilled_ranks(1.25, seed=1), "sasrec": skilled_ranks(1.1, seed=2)}
-    found = []
+    actual = []
     for seeds in (1, 5):
         root = results / str(seeds)
         for model, seed in itertools.product(ranks, range(seeds)):
             fake_run(root, model, seed=seed, ranks=ranks[model])
         table = make_table(all_records(root), metrics=[Metric("NDCG", 10)], test="users")
-        found.append((headline(table).outcome.n, headline(table).p))
-    assert found[0] == pytest.approx(found[1])
-    assert found[0][0] == N_USERS
+        actual.append((headline(table).outcome.n, headline(table).p))
+    assert actual[0] == pytest.approx(actual[1])
+    assert actual[0][0] == N_USERS
 
 
 def test_hits_averaged_over_runs_take_the_randomisation_test(results: Path) -> None:

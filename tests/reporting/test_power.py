@@ -51,9 +51,9 @@ def values(records: list[RunRecord], model: str) -> np.ndarray:
 
 
 def test_deviations_are_those_of_paired_differences(records: list[RunRecord]) -> None:
-    found = power_of_runs(records, "toy", metric=NDCG, a="sasrec", b="gru4rec")
-    assert found is not None
-    (contrast,) = found.contrasts
+    actual = power_of_runs(records, "toy", metric=NDCG, a="sasrec", b="gru4rec")
+    assert actual is not None
+    (contrast,) = actual.contrasts
     d = values(records, "sasrec") - values(records, "gru4rec")
     over_seeds, over_users = d.mean(1), d.mean(0)
     assert contrast.difference == pytest.approx(d.mean())

@@ -65,23 +65,23 @@ def value(record: RunRecord) -> float:
 
 def test_a_setting_s_effect_is_the_mean_over_pairs_that_differ_in_it_alone(records: list[RunRecord]) -> None:
     fast, slow = find(records, lr=0.01), find(records, lr=0.001)
-    found = why(fast, slow, records, metric=NDCG)
-    (field,) = found.fields
+    actual = why(fast, slow, records, metric=NDCG)
+    (field,) = actual.fields
     changes = [value(find(records, seed, lr=0.001)) - value(find(records, seed, lr=0.01)) for seed in (1, 2)]
     assert (field.name, field.a, field.b) == ("setting lr", "0.01", "0.001")
     assert field.effect == f"{np.mean(changes):+.4f} (2 pairs of runs)".replace("0.", ".", 1)
-    assert (found.a, found.b) == (value(fast), value(slow))
+    assert (actual.a, actual.b) == (value(fast), value(slow))
 
 
 def test_two_differences_are_taken_apart_where_runs_exist(records: list[RunRecord]) -> None:
     fast, other = find(records, 2, lr=0.01), find(records, lr=0.001, weight_decay=0.1)
-    found = {field.name: field for field in why(fast, other, records, metric=NDCG).fields}
-    assert list(found) == ["setting lr", "setting weight_decay", "seed"]
-    assert found["setting lr"].effect.endswith("(2 pairs of runs)")
+    actual = {field.name: field for field in why(fast, other, records, metric=NDCG).fields}
+    assert list(actual) == ["setting lr", "setting weight_decay", "seed"]
+    assert actual["setting lr"].effect.endswith("(2 pairs of runs)")
     decay = value(other) - value(find(records, lr=0.001))
-    assert found["setting weight_decay"].effect.startswith(f"{decay:+.4f}".replace("0.", ".", 1))
+    assert actual["setting weight_decay"].effect.startswith(f"{decay:+.4f}".replace("0.", ".", 1))
     seeds = np.std([value(find(records, seed, lr=0.01)) for seed in (1, 2)], ddof=1)
-    assert found["seed"].effect == f"± {seeds:.4f} over 2 seeds of the first".replace("0.", ".", 1)
+    assert actual["seed"].effect == f"± {seeds:.4f} over 2 seeds of the first".replace("0.", ".", 1)
     alone = why(fast, other, [], metric=NDCG)
     assert {field.effect for field in alone.fields} == {NOT_MEASURED}
 

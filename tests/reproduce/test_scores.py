@@ -69,11 +69,11 @@ def result(plan: Plan, data_dir: Path) -> Reproduced:
 
 
 def row(result: Reproduced, label: str) -> int:
-    return next(at for at, found in enumerate(result.table.rows) if found.name == label)
+    return next(at for at, actual in enumerate(result.table.rows) if actual.name == label)
 
 
 def test_rows_and_columns_are_the_paper_s(result: Reproduced) -> None:
-    labels = [found.name for found in result.table.rows]
+    labels = [actual.name for actual in result.table.rows]
     assert labels == ["Popular", "Future", "Chance", "SASRec-X", "SASRec (Ours)"]
     assert [(c.dataset, str(c.metric)) for c in result.table.columns] == [
         ("toy", "HR@10"), ("toy", "NDCG@10"), ("amazon-home", "HR@10"), ("amazon-home", "NDCG@10"),
@@ -112,8 +112,8 @@ def test_rounding_of_the_printed_number_counts_as_inside(plan: Plan, data_dir: P
             store_ranks(records[cell.path], test=ranks)
     for printed, inside in ((0.1667, True), (0.1666, False)):
         experiment = replace(plan.experiment, printed={key: printed})
-        found = reproduced(replace(plan, experiment=experiment), records)
-        assert found.beside[row(found, "Chance")][0].inside is inside
+        actual = reproduced(replace(plan, experiment=experiment), records)
+        assert actual.beside[row(actual, "Chance")][0].inside is inside
 
 
 def test_rows_not_yet_and_data_not_prepared_are_shown(result: Reproduced) -> None:
@@ -137,9 +137,9 @@ def test_a_row_becomes_live_when_its_model_is_registered(
     folder = write_own(tmp_path / "models", code=OWN, recipe=recipe, stem="no_such_model")
     monkeypatch.setenv("MMBENCH_PAPERS", str(papers))
     monkeypatch.setenv("MMBENCH_MODELS", str(folder))
-    found = planned("tiny/table1", data_dir, tmp_path)
-    assert found.not_yet == ["SASRec-X"]
-    assert [cell.model for cell in found.cells if cell.seed == 1] == [
+    actual = planned("tiny/table1", data_dir, tmp_path)
+    assert actual.not_yet == ["SASRec-X"]
+    assert [cell.model for cell in actual.cells if cell.seed == 1] == [
         "pop",
         "no-such-model",
         "random",
@@ -207,12 +207,12 @@ def test_a_restricted_table_keeps_each_printed_text_in_its_column(result: Reprod
 
 @pytest.fixture
 def swept(plan: Plan, data_dir: Path, tmp_path: Path) -> Reproduced:
-    found = planned("tiny/fig1", data_dir, tmp_path)
-    return reproduced(found, fill(found, data_dir))
+    actual = planned("tiny/fig1", data_dir, tmp_path)
+    return reproduced(actual, fill(actual, data_dir))
 
 
 def test_a_sweep_has_a_row_per_point_and_one_reference(swept: Reproduced) -> None:
-    assert [found.name for found in swept.table.rows] == ["d = 4", "d = 8", "p = 0.0", "p = 0.3"]
+    assert [actual.name for actual in swept.table.rows] == ["d = 4", "d = 8", "p = 0.0", "p = 0.3"]
     assert [label for label, _ in panels(swept)] == ["d", "p"]
     assert reference(swept, 0) == 0.1
     assert all(cell.printed is None for line in swept.beside for cell in line)
@@ -228,13 +228,15 @@ def test_a_sweep_is_stronger_than_set_and_a_row_s_setting_is_weaker(
     plan: Plan, data_dir: Path, tmp_path: Path
 ) -> None:
     result = find_experiment("tiny/fig1")
-    found = make_plan(
+    actual = make_plan(
         result, results_dir=tmp_path, targets=choose_targets(result, [], data_dir), seeds=(1,),
         overrides=Overrides(everywhere={"hidden_dim": 12}),
     )  # fmt: skip
-    widths = [cells["toy"][0].settings["hidden_dim"].value for cells in (line.cells for line in found.rows)]
+    widths = [cells["toy"][0].settings["hidden_dim"].value for cells in (line.cells for line in actual.rows)]
     assert widths == [4, 8, 12, 12]
-    origins = [cells["toy"][0].settings["hidden_dim"].origin for cells in (line.cells for line in found.rows)]
+    origins = [
+        cells["toy"][0].settings["hidden_dim"].origin for cells in (line.cells for line in actual.rows)
+    ]
     assert origins == [Origin.experiment, Origin.experiment, Origin.user, Origin.user]
     assert all(cell.settings["max_len"].value == 9 for cell in plan.cells if cell.model != "sasrec")
     assert all(cell.settings["max_len"].value == 10 for cell in plan.cells if cell.model == "sasrec")
@@ -247,8 +249,8 @@ def test_figures_are_drawn_with_the_measured_numbers(
     drawn = lines.axes[0].lines[0].get_ydata()
     assert list(drawn) == pytest.approx([(43 + 4) / 120, (43 + 8) / 120])
     assert list(lines.axes[0].lines[1].get_ydata()) == [0.1, 0.1]
-    found = planned("tiny/fig2", data_dir, tmp_path)
-    bars = draw(reproduced(found, fill(found, data_dir)))
+    actual = planned("tiny/fig2", data_dir, tmp_path)
+    bars = draw(reproduced(actual, fill(actual, data_dir)))
     assert [patch.get_width() for patch in bars.axes[0].patches] == pytest.approx([10 / 120, 21 / 120])
 
 

@@ -108,12 +108,12 @@ def test_what_a_finished_run_says_is_as_it_was_or_an_error(
     path = tmp_path / finished.title
     shutil.copytree(finished.path, path)
     good = stored(path)
-    found = [
+    actual = [
         noticed(lambda: stored(path), good)
         for changed in flips((path / name).read_bytes(), 300)
         if (path / name).write_bytes(changed)
     ]
-    assert sum(found) >= least, "most bytes carry numbers"
+    assert sum(actual) >= least, "most bytes carry numbers"
 
 
 def test_what_the_best_weights_rank_is_as_it_was_or_an_error(
@@ -123,12 +123,12 @@ def test_what_the_best_weights_rank_is_as_it_was_or_an_error(
     shutil.copytree(finished.path, path)
     good = ranked_again(path, data_dir)
     assert not Numbers(good.record, stored(path).rankings).differ(good)
-    found = [
+    actual = [
         noticed(lambda: ranked_again(path, data_dir), good)
         for changed in flips((path / BEST).read_bytes(), 300)
         if (path / BEST).write_bytes(changed)
     ]
-    assert sum(found) >= 280
+    assert sum(actual) >= 280
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_killed_run_ends_as_in_peace_or_with_an_error(
 ) -> None:
     good = stored(finished.path)
     content = (killed.path / name).read_bytes()
-    found = []
+    actual = []
     for number, changed in enumerate(flips(content, n)):
         cell = cell_of(toy, tmp_path / str(number))
         shutil.copytree(killed.path, cell.path)
@@ -172,6 +172,6 @@ def test_a_killed_run_ends_as_in_peace_or_with_an_error(
             assert not Numbers(good.record, numbers.rankings).differ(good)
             assert numbers.record["curve"] == good.record["curve"]
             assert numbers.record["selection"] == good.record["selection"]
-        found.append(record.status == "failed")
+        actual.append(record.status == "failed")
         shutil.rmtree(cell.path)
-    assert sum(found) >= least
+    assert sum(actual) >= least

@@ -73,7 +73,7 @@ def reachable(root: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 def leaks(root: Any) -> tuple[list[str], int]:
     """Paths of arrays with a secret item or time, and how many arrays were searched."""
-    found, searched = [], 0
+    actual, searched = [], 0
     for path, array in reachable(root):
         searched += 1
         if not np.issubdtype(array.dtype, np.integer):
@@ -81,8 +81,8 @@ def leaks(root: Any) -> tuple[list[str], int]:
         is_secret = (array >= FIRST_SECRET) & (array < FIRST_SECRET + N_USERS)
         is_secret |= (array >= SECRET_TIME) & (array < SECRET_TIME + N_USERS)
         if is_secret.any():
-            found.append(path)
-    return found, searched
+            actual.append(path)
+    return actual, searched
 
 
 def run_watched(
@@ -112,18 +112,18 @@ def test_no_test_target_is_reachable_from_the_trainer(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = write_sealed(tmp_path)
-    found, searched = run_watched(prepared, tmp_path / "results", model, monkeypatch)
-    assert found == []
+    actual, searched = run_watched(prepared, tmp_path / "results", model, monkeypatch)
+    assert actual == []
     assert searched > 20
 
 
 def test_the_search_does_find_a_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`validation = "test-item"`, a released slip that is offered as a switch, leaks by its purpose."""
     prepared = write_sealed(tmp_path)
-    found, _ = run_watched(
+    actual, _ = run_watched(
         prepared, tmp_path / "results", "sasrec", monkeypatch, validation="test-item", hidden_dim=8, n_heads=1
     )
-    assert "trainer.validate<judged>.target" in found
+    assert "trainer.validate<judged>.target" in actual
 
 
 def test_runs_selected_on_the_test_item_are_marked(tmp_path: Path) -> None:

@@ -92,9 +92,9 @@ def test_unknown_keys_fail_with_the_nearest() -> None:
     ],
 )  # fmt: skip
 def test_values_on_the_command_line(text: str, value: Any) -> None:
-    found = parse_value(text)
-    assert found == value
-    assert type(found) is type(value)
+    actual = parse_value(text)
+    assert actual == value
+    assert type(actual) is type(value)
 
 
 def test_the_defaults_of_training_are_valid() -> None:
@@ -103,13 +103,13 @@ def test_the_defaults_of_training_are_valid() -> None:
 
 def test_later_layers_win_and_are_named(toy: Prepared) -> None:
     entry = registry.find("sasrec:official")
-    found = resolve_settings(entry, toy, [Layer(Origin.user, {"hidden_dim": 48})])
+    actual = resolve_settings(entry, toy, [Layer(Origin.user, {"hidden_dim": 48})])
     assert {
-        key: (setting.value, setting.origin) for key, setting in found.items() if key in EXPECTED
+        key: (setting.value, setting.origin) for key, setting in actual.items() if key in EXPECTED
     } == EXPECTED
-    assert found["max_len"].note == "toy"
-    assert found["beta2"].note == "official"
-    assert found["lr"].note == entry.recipe.settings["lr"].source
+    assert actual["max_len"].note == "toy"
+    assert actual["beta2"].note == "official"
+    assert actual["lr"].note == entry.recipe.settings["lr"].source
     plain = resolve_settings(registry.find("sasrec"), toy, [])
     assert (plain["loss"].value, plain["loss"].origin) == ("ce", Origin.default)
     assert set(plain) == set(entry.known_settings())
@@ -132,9 +132,9 @@ def test_a_data_set_s_table_stands_between_recipe_and_variant(toy: Prepared) -> 
     table = {key: sourced(value=value, source="test") for key, value in (("lr", 0.5), ("loss", "bpr"))}
     with_table = entry.recipe.model_copy(update={"dataset": {"toy": table}})
     changed = registry.ModelEntry(recipe=with_table, file=entry.file, variant="official")
-    found = resolve_settings(changed, toy, [])
-    assert found["lr"] == Setting(0.5, Origin.dataset, "test")
-    assert found["loss"] == Setting("bce", Origin.variant, "official")
+    actual = resolve_settings(changed, toy, [])
+    assert actual["lr"] == Setting(0.5, Origin.dataset, "test")
+    assert actual["loss"] == Setting("bce", Origin.variant, "official")
     layers = [(layer.origin, layer.note) for layer in changed.layers("toy@random:1")]
     assert layers == [
         (Origin.default, ""), (Origin.recipe, ""), (Origin.dataset, "toy"), (Origin.variant, "official"),
@@ -204,8 +204,8 @@ def test_what_an_experiment_declares_is_weaker_and_what_it_sweeps_is_stronger_th
         {"lr": 0.1, "n_heads": 4}, declared={"lr": 1.0, "dropout": 0.2}, swept={"n_heads": 8}
     )
     layers = overrides.layers("sasrec", ["lr", "n_heads", "dropout"])
-    found = resolve(layers, known=["lr", "n_heads", "dropout"], where="test")
-    assert {key: (setting.value, setting.origin) for key, setting in found.items()} == {
+    actual = resolve(layers, known=["lr", "n_heads", "dropout"], where="test")
+    assert {key: (setting.value, setting.origin) for key, setting in actual.items()} == {
         "lr": (0.1, Origin.user), "dropout": (0.2, Origin.experiment), "n_heads": (8, Origin.experiment),
     }  # fmt: skip
 

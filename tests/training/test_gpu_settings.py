@@ -137,8 +137,8 @@ def test_bfloat16_products_train_and_leave_float32_weights(
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
         trained[matmul] = [line["loss"] for line in log_of(trainer.folder)]
     assert trained["bfloat16"] != trained["float32"]
-    for found, expected in zip(trained["bfloat16"], trained["float32"], strict=True):
-        assert found == pytest.approx(expected, rel=0.02)
+    for actual, expected in zip(trained["bfloat16"], trained["float32"], strict=True):
+        assert actual == pytest.approx(expected, rel=0.02)
 
 
 def test_tf32_is_on_in_training_only() -> None:
@@ -165,8 +165,8 @@ def test_a_compiled_loss_trains_the_same_weights(
         trainer.folder.mkdir()
         trainer.fit()
         trained[compiles] = [line["loss"] for line in log_of(trainer.folder)]
-    for found, expected in zip(trained[True], trained[False], strict=True):
-        assert found == pytest.approx(expected, rel=1e-4)
+    for actual, expected in zip(trained[True], trained[False], strict=True):
+        assert actual == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_the_compiler_cannot_do_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

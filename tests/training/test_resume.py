@@ -38,9 +38,9 @@ def assert_same_end(folder: Path, settings: dict[str, Any], kills: list[tuple[st
         with pytest.raises(KilledError):
             trainer.fit()
     last = make(folder / "killed", **settings)
-    found = last.fit()
-    assert without_times(found) == without_times(expected)
-    assert len(found.epoch_seconds) == len(expected.epoch_seconds)
+    actual = last.fit()
+    assert without_times(actual) == without_times(expected)
+    assert len(actual.epoch_seconds) == len(expected.epoch_seconds)
     assert log_of(folder / "killed") == log_of(folder / "whole")
     assert same(state_of(last.model), state_of(whole.model))
     for name in (BEST, RESUME):
@@ -134,13 +134,13 @@ def test_best_weights_are_those_of_the_best_epoch_wherever_a_kill_falls(seed: in
         last = make(folder, validate=noisy(seen, noise, holder), **settings)
         last.model.on_stage = lambda model, name, kept=entered: kept.append(state_of(model))  # type: ignore[assignment]
         holder[:] = [last]
-        found = last.fit()
-        assert same(state_of(last.model), seen[1, found.best_epoch]), call
+        actual = last.fit()
+        assert same(state_of(last.model), seen[1, actual.best_epoch]), call
         facts = checkpoint.load_tensors(folder / BEST)[1]
-        assert facts == {"stage": 1, "epoch": found.best_epoch}, call
+        assert facts == {"stage": 1, "epoch": actual.best_epoch}, call
         assert not (folder / CANDIDATE).exists()
         if stage == 0:  # the first stage ended, with its own best weights, after the kill
-            first_best = max(found.curve[:3], key=lambda point: point["NDCG@20"])["epoch"]
+            first_best = max(actual.curve[:3], key=lambda point: point["NDCG@20"])["epoch"]
             assert same(entered[1], seen[0, int(first_best)]), call
     assert call > 20
 

@@ -43,33 +43,33 @@ def run_scripted(folder: Path, values: list[float], **config: Any) -> tuple[Prog
 
 
 def test_early_stopping_counts_exactly_patience(tmp_path: Path) -> None:
-    found, _ = run_scripted(tmp_path, [0.1, 0.3, 0.2, 0.2, 0.2, 0.9], max_epochs=50, patience=3)
-    assert (found.epoch, found.best_epoch, found.best, found.stopped) == (5, 2, 0.3, "patience")
+    actual, _ = run_scripted(tmp_path, [0.1, 0.3, 0.2, 0.2, 0.2, 0.9], max_epochs=50, patience=3)
+    assert (actual.epoch, actual.best_epoch, actual.best, actual.stopped) == (5, 2, 0.3, "patience")
     assert [line["bad"] for line in log_of(tmp_path)] == [0, 0, 1, 2, 3]
 
 
 def test_a_gain_starts_the_count_anew_and_equal_is_no_gain(tmp_path: Path) -> None:
-    found, _ = run_scripted(tmp_path, [0.3, 0.3, 0.30000001, 0.30000001, 0.3], max_epochs=50, patience=2)
-    assert (found.epoch, found.best_epoch, found.best) == (5, 3, 0.30000001)
+    actual, _ = run_scripted(tmp_path, [0.3, 0.3, 0.30000001, 0.30000001, 0.3], max_epochs=50, patience=2)
+    assert (actual.epoch, actual.best_epoch, actual.best) == (5, 3, 0.30000001)
 
 
 def test_recbole_s_rule_compares_four_digits_takes_equals_and_waits_once_more(tmp_path: Path) -> None:
     """Counted by hand after RecBole's `early_stopping`: the run ends when the count exceeds the patience."""
     values = [0.30001, 0.30004, 0.2, 0.29996, 0.2, 0.2, 0.2, 0.9]
-    found, _ = run_scripted(tmp_path, values, max_epochs=50, patience=2, patience_rule="recbole")
+    actual, _ = run_scripted(tmp_path, values, max_epochs=50, patience=2, patience_rule="recbole")
     assert [line["bad"] for line in log_of(tmp_path)] == [0, 0, 1, 0, 1, 2, 3]
-    assert (found.epoch, found.best_epoch, found.best, found.stopped) == (7, 4, 0.29996, "patience")
+    assert (actual.epoch, actual.best_epoch, actual.best, actual.stopped) == (7, 4, 0.29996, "patience")
 
 
 def test_zero_on_validation_is_a_first_best(tmp_path: Path) -> None:
-    found, _ = run_scripted(tmp_path, [0.0, 0.0, 0.0], max_epochs=50, patience=2)
-    assert (found.epoch, found.best_epoch, found.best) == (3, 1, 0.0)
+    actual, _ = run_scripted(tmp_path, [0.0, 0.0, 0.0], max_epochs=50, patience=2)
+    assert (actual.epoch, actual.best_epoch, actual.best) == (3, 1, 0.0)
 
 
 def test_max_epochs_stops_and_the_last_epoch_is_validated(tmp_path: Path) -> None:
-    found, _ = run_scripted(tmp_path, [0.1, 0.2, 0.3], max_epochs=5, eval_every=2)
-    assert [int(point["epoch"]) for point in found.curve] == [2, 4, 5]
-    assert (found.stopped, found.best_epoch) == ("max_epochs", 5)
+    actual, _ = run_scripted(tmp_path, [0.1, 0.2, 0.3], max_epochs=5, eval_every=2)
+    assert [int(point["epoch"]) for point in actual.curve] == [2, 4, 5]
+    assert (actual.stopped, actual.best_epoch) == ("max_epochs", 5)
 
 
 def test_the_best_weights_are_loaded_at_the_end(tmp_path: Path) -> None:
@@ -140,11 +140,11 @@ def test_two_stages_train_in_their_own_way(tmp_path: Path) -> None:
         tmp_path, stages=STAGES, on_stage=new_bias, validate=scripted(values),
         config=replace(CONFIG, max_epochs=50, patience=2, warmup_steps=0),
     )  # fmt: skip
-    found = later.fit()
+    actual = later.fit()
     after: Any = later.model
     assert after.started[-1] == "finetune"
     assert after.epochs == [1, 2, 3, 4]
-    assert (found.epoch, found.best_epoch, found.stopped) == (4, 2, "patience")
+    assert (actual.epoch, actual.best_epoch, actual.stopped) == (4, 2, "patience")
     assert torch.equal(state_of(after)["left.weight"], pretrained["left.weight"]), "the frozen table moved"
     assert [(line["stage"], line["epoch"]) for line in log_of(tmp_path)] == [
         (0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (1, 4),
@@ -167,11 +167,11 @@ def test_every_stage_with_early_stopping_looks_for_its_own_best(tmp_path: Path) 
         on_stage=lambda model, name: entry.append(state_of(model)),
         config=replace(CONFIG, patience=2, max_epochs=20),
     )  # fmt: skip
-    found = trainer.fit()
-    assert (found.stage, found.epoch, found.best_epoch, found.best) == (2, 4, 2, 0.3)
+    actual = trainer.fit()
+    assert (actual.stage, actual.epoch, actual.best_epoch, actual.best) == (2, 4, 2, 0.3)
     assert same(entry[1], snapshots[1]), "the second stage starts from the first's best weights"
     assert same(state_of(trainer.model), snapshots[5])
-    assert [(point["stage"], point["epoch"]) for point in found.curve] == [
+    assert [(point["stage"], point["epoch"]) for point in actual.curve] == [
         *((0, k) for k in (1, 2, 3, 4)), *((1, k) for k in (1, 2, 3, 4)),
     ]  # fmt: skip
 
@@ -181,8 +181,8 @@ def test_a_run_of_fixed_epochs_keeps_its_last_weights(tmp_path: Path) -> None:
         raise AssertionError("a stage of fixed epochs is not validated")
 
     trainer = make(tmp_path, stages=(Stage(epochs=3),), validate=validate)
-    found = trainer.fit()
-    assert (found.epoch, found.best_epoch, found.stopped) == (3, 3, "fixed epochs")
+    actual = trainer.fit()
+    assert (actual.epoch, actual.best_epoch, actual.stopped) == (3, 3, "fixed epochs")
     other = make(tmp_path / "other", stages=(Stage(epochs=3),), validate=validate)
     checkpoint.load_weights(other.model, tmp_path / BEST)
     assert same(state_of(trainer.model), state_of(other.model))
@@ -193,8 +193,8 @@ def test_a_stage_of_no_epochs_trains_none(n_stages: int, tmp_path: Path) -> None
     stages = (Stage(name="a", epochs=0), Stage(name="b", epochs=2))[:n_stages]
     trainer = make(tmp_path, stages=stages)
     before = state_of(trainer.model)
-    found = trainer.fit()
-    assert (found.epoch, found.stopped) == (2 * (n_stages - 1), "fixed epochs")
+    actual = trainer.fit()
+    assert (actual.epoch, actual.stopped) == (2 * (n_stages - 1), "fixed epochs")
     assert same(state_of(trainer.model), before) == (n_stages == 1)
     assert (tmp_path / LOG).is_file() == (n_stages == 2)
 

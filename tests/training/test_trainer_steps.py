@@ -167,10 +167,10 @@ def test_negatives_avoid_the_items_that_the_rule_names(rule: Any, tmp_path: Path
         for user, row in zip(batch.user.tolist(), batch.negatives.tolist(), strict=True):
             drawn.setdefault(user, set()).update(row)
     n_of_history = 0
-    for user, found in drawn.items():
+    for user, actual in drawn.items():
         history = VIEW.items[VIEW.offsets[user] : VIEW.offsets[user + 1]].tolist()
         excluded = set(history) if rule is whole_history else {history[-1]}
-        assert found <= set(range(1, N_ITEMS + 1)) - excluded
-        n_of_history += len(found & set(history))
+        assert actual <= set(range(1, N_ITEMS + 1)) - excluded
+        n_of_history += len(actual & set(history))
     assert len(drawn) == N_USERS
     assert (n_of_history > 0) == (rule is only_last)

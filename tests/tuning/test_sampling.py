@@ -75,14 +75,14 @@ def test_a_proposal_rests_on_the_trials_before_only(sampler: SamplerName) -> Non
 
 
 def test_a_grid_has_every_combination_once_the_recipe_s_first() -> None:
-    found = []
+    actual = []
     for number in range(20):
         values = propose("grid", LISTS, number, 1, [])
         if values is None:
             break
-        found.append(json.dumps(values, sort_keys=True))
-    assert len(found) == len(set(found)) == size_of(LISTS) == 12
-    assert found[0] == json.dumps(
+        actual.append(json.dumps(values, sort_keys=True))
+    assert len(actual) == len(set(actual)) == size_of(LISTS) == 12
+    assert actual[0] == json.dumps(
         {key: dimension.recipe_value for key, dimension in LISTS.items()}, sort_keys=True
     )
     assert size_of(SPACE) is None
@@ -137,7 +137,7 @@ def test_the_estimator_beats_chance_on_a_smooth_value() -> None:
 
 
 def test_importance_names_what_matters() -> None:
-    found = importance(SPACE, history("random", 60))
-    assert set(found) == set(SPACE)
-    assert min(found, key=lambda key: found[key]) == "dilations"
+    actual = importance(SPACE, history("random", 60))
+    assert set(actual) == set(SPACE)
+    assert min(actual, key=lambda key: actual[key]) == "dilations"
     assert importance(SPACE, history("random", 5)) == {}

@@ -118,8 +118,8 @@ def test_more_trials_later_go_on_with_the_same_study(
     whole: list[Trial], toy: Prepared, tmp_path: Path
 ) -> None:
     for n in (1, 3, 4, 2):
-        found = run_study(open_study(toy, tmp_path, budget=Budget(trials=n)), toy, Budget(trials=n))
-    assert facts(found) == facts(whole)
+        actual = run_study(open_study(toy, tmp_path, budget=Budget(trials=n)), toy, Budget(trials=n))
+    assert facts(actual) == facts(whole)
 
 
 def test_processes_share_a_grid_and_none_runs_a_point_twice(toy: Prepared, tmp_path: Path) -> None:
@@ -296,8 +296,8 @@ def test_the_best_settings_are_read_again_and_their_cell_is_that_of_typed_settin
     trials = run_study(ledger, toy, Budget(trials=4))
     run_study(open_study(toy, tmp_path, sampler="grid"), toy, Budget(trials=2))
     plan = ledger.plan
-    found = chosen_study(tmp_path, toy, "sasrec", protocol=plan.protocol, features=plan.features)
-    assert found.plan.study_id == plan.study_id  # the one with more trials
+    actual = chosen_study(tmp_path, toy, "sasrec", protocol=plan.protocol, features=plan.features)
+    assert actual.plan.study_id == plan.study_id  # the one with more trials
     best = best_of(trials)
     assert best is not None
     typed = make_cell(
