@@ -139,7 +139,7 @@ def test_names_of_runs(stored: tuple[Path, dict[str, Path]], tmp_path: Path) -> 
 def test_the_beginning_of_two_configurations_is_refused(tmp_path: Path) -> None:
     for config in ("abcd111111", "abcd222222"):
         fake_run(tmp_path, config_id=config)
-    with pytest.raises(UsageError, match="abcd111111, abcd222222"):
+    with pytest.raises(UsageError, match=r"abcd111111 \(sasrec on toys\), abcd222222 \(sasrec on toys\)"):
         find_runs(tmp_path, ["abcd"])
     assert len(find_runs(tmp_path, ["abcd1"])) == 1
 
