@@ -9,6 +9,8 @@ import pytest
 from mmbench.data.store import Prepared, open_prepared
 from tests.prepared import write_toy
 
+ROOT = Path(__file__).resolve().parent
+
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,7 +25,11 @@ def toy(data_dir: Path) -> Prepared:
     return open_prepared("toy", data_dir)
 
 
-LONG = ("test_demo_answers.py", "test_two_threads.py")  # files with a test that takes longer than most files
+# Files with a test that takes seconds, the longest first.
+LONG = (
+    "test_demo_answers.py", "tuning/test_workers.py", "cli/test_backends.py", "training/test_two_threads.py",
+    "cli/test_resume.py", "test_docs.py", "cli/test_errors.py", "test_benchmarks.py", "cli/test_stack.py",
+)  # fmt: skip
 
 
 def pytest_configure() -> None:
@@ -34,8 +40,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that no process is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    """Put long tests first, so that no process is left alone with one at the end."""
+    places = {ROOT / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

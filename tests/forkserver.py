@@ -1,8 +1,8 @@
 """Run `mmbench` commands in processes of their own without paying for the start of an interpreter each time.
 
-A server process imports torch and mmbench once and then forks for every command, so each command has a process,
-arguments, an environment, a folder, stdout, stderr and an exit code to itself, and leaves nothing behind in the
-server. What an interpreter reads only when it starts (the encoding of stdout, the number of threads) is that of
+A server process (tests.fork_main) imports torch and mmbench once and then forks for every command, so each command has
+a process, arguments, an environment, a folder, stdout, stderr and an exit code to itself, and leaves nothing behind in
+the server. What an interpreter reads only when it starts (the encoding of stdout, the number of threads) is that of
 the server; `needs_own_interpreter` names the commands for which that matters.
 """
 
@@ -14,79 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 READ_AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "LD_", "LC_", "LANG", "TORCH", "CUDA", "HF_")
-WORKERS = ("--jobs", "-j", "--backend")  # their workers import the main module by its name
-
-SERVER = """
-import ctypes, io, json, os, signal, sys, traceback
-import torch, torch._dynamo, pandas, scipy.stats, tabulate
-import mmbench.__main__, mmbench.cli, mmbench.cli.live, mmbench.runs.schedule, mmbench.runs.execute
-import mmbench.reporting.build, mmbench.data.prepare, mmbench.features.extract
-
-def spoil(number, how):
-    # Puts a stream in a situation (see ForkServer.run) and returns what the interpreter would write to.
-    if how == "closed":
-        os.close(number)
-        return None
-    if how == "full":
-        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
-    if how == "unread":
-        ours, theirs = os.pipe()
-        os.dup2(theirs, number)
-        os.close(ours)
-    encoding = how if how not in ("closed", "full", "unread") else "utf-8"
-    raw = io.open(number, "wb", 0, closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, line_buffering=number == 2)
-
-def drop_capabilities():
-    # Lets the modes of files count for root, too.
-    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    ctypes.CDLL(None).capset(ctypes.byref(header), ctypes.byref(sets))
-
-def child(command):
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, command["out"], os.O_WRONLY),
-                                (2, command["err"], os.O_WRONLY)):
-        file = os.open(name, flags)
-        os.dup2(file, number)
-        os.close(file)
-    os.chdir(command["cwd"])
-    os.environ.clear()
-    os.environ.update(command["env"])
-    sys.argv = ["mmbench", *command["args"]]
-    sys.stdout, sys.stderr = spoil(1, command["stdout"]), spoil(2, command["stderr"])
-    if command["is_unprivileged"]:
-        drop_capabilities()
-    code = 0
-    try:
-        mmbench.cli.main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    finally:
-        os._exit(code)
-
-replies = os.fdopen(os.dup(1), "w")
-requests = os.fdopen(os.dup(0), "r")
-for line in requests:
-    pid = os.fork()
-    if pid == 0:
-        child(json.loads(line))
-    print(json.dumps({"pid": pid}), file=replies, flush=True)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    print(json.dumps({"code": code}), file=replies, flush=True)
-"""
+START_S = 600  # for the server to import everything, and to fork; a busy machine takes long
 
 
 def is_read_at_start(variable: str) -> bool:
@@ -94,12 +28,45 @@ def is_read_at_start(variable: str) -> bool:
 
 
 def needs_own_interpreter(args: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Return whether a command cannot be forked: no fork here, a setting read at start, or workers."""
+    """Return whether a command is not forked: no fork here, a setting that is read at start, or a cluster's workers."""
     return (
         not hasattr(os, "fork")
         or any(map(is_read_at_start, env))
-        or any(arg.startswith(WORKERS) for arg in args)
+        or any(arg.startswith("--backend") for arg in args)
     )
+
+
+class Forked:
+    """A command at work, with those methods of `subprocess.Popen` that tests use. It leads a group of its own."""
+
+    def __init__(self, server: "ForkServer", pid: int, folder: "tempfile.TemporaryDirectory[str]") -> None:
+        self.server, self.pid, self.folder = server, pid, folder
+
+    @property
+    def returncode(self) -> int | None:
+        return self.server.codes.get(self.pid)
+
+    def poll(self) -> int | None:
+        self.server.listen(lambda: True, 0)
+        return self.returncode
+
+    def wait(self, timeout: float = 600) -> int:
+        """Return the exit code, -N after signal N; subprocess.TimeoutExpired after `timeout` s."""
+        if not self.server.listen(lambda: self.pid in self.server.codes, timeout):
+            raise subprocess.TimeoutExpired("mmbench", timeout)
+        return self.server.codes[self.pid]
+
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
+        """Wait for the end; return stdout and stderr."""
+        self.wait(timeout)
+        return self._text("out"), self._text("err")
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def _text(self, name: str) -> str:
+        return Path(self.folder.name, name).read_text(encoding="utf-8", errors="replace")
 
 
 class ForkServer:
@@ -107,62 +74,80 @@ class ForkServer:
 
     def __init__(self, env: Mapping[str, str], cwd: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "tests.fork_main"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=dict(env), cwd=cwd, start_new_session=True,
         )  # fmt: skip
+        self.begun: list[int] = []
+        self.codes: dict[int, int] = {}
         self.buffer = b""
         atexit.register(self.process.kill)
 
-    def run(
+    def start(
         self,
         args: Sequence[str],
         *,
         env: Mapping[str, str],
         cwd: Path,
-        timeout: float,
+        module: str = "mmbench.cli",
         stdout: str = "utf-8",
         stderr: str = "utf-8",
         is_unprivileged: bool = False,
-    ) -> tuple[int, str, str]:
-        """Return exit code, stdout and stderr of a command; AssertionError when it takes longer than `timeout` s.
+    ) -> Forked:
+        """Start a command, which is a call of `main` in a module.
 
         stdout, stderr   an encoding, "full", "closed", or "unread": a pipe whose reader has left
         is_unprivileged  root, too, may not write where the modes of files forbid it
         """
-        with tempfile.TemporaryDirectory(prefix="mmbench-fork-") as folder:
-            out, err = Path(folder, "out"), Path(folder, "err")
-            out.touch()
-            err.touch()
-            request = {
-                "args": list(args), "env": dict(env), "cwd": str(cwd), "out": str(out), "err": str(err),
-                "stdout": stdout, "stderr": stderr, "is_unprivileged": is_unprivileged,
-            }  # fmt: skip
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
-            pid = self._reply(60)["pid"]
-            try:
-                code = self._reply(timeout)["code"]
-            except TimeoutError:
-                os.killpg(pid, signal.SIGKILL)
-                self._reply(60)
-                texts = f"{out.read_text()}\n{err.read_text()}"
-                raise AssertionError(f"still running after {timeout} s\n{texts}") from None
-            return code, *(file.read_text(encoding="utf-8", errors="replace") for file in (out, err))
+        folder = tempfile.TemporaryDirectory(prefix="mmbench-fork-")
+        out, err = Path(folder.name, "out"), Path(folder.name, "err")
+        out.touch()
+        err.touch()
+        request = {
+            "module": module, "args": list(args), "env": dict(env), "cwd": str(cwd), "out": str(out), "err": str(err),
+            "stdout": stdout, "stderr": stderr, "is_unprivileged": is_unprivileged,
+        }  # fmt: skip
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
+        assert self.listen(lambda: bool(self.begun), START_S), "the server of commands does not answer"
+        return Forked(self, self.begun.pop(), folder)
 
-    def _reply(self, timeout: float) -> dict[str, int]:
+    def run(self, args: Sequence[str], *, timeout: float, **options: object) -> tuple[int, str, str]:
+        """Return exit code, stdout and stderr of a command; AssertionError when it takes longer than `timeout` s."""
+        command = self.start(args, **options)  # type: ignore[arg-type]
+        try:
+            out, err = command.communicate(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(command.pid, signal.SIGKILL)
+            texts = "\n".join(command.communicate())
+            raise AssertionError(f"still running after {timeout} s\n{texts}") from None
+        return command.wait(), out, err
+
+    def listen(self, is_enough: Callable[[], bool], timeout: float) -> bool:
+        """Read replies until `is_enough()`, or for `timeout` s; return which of them."""
+        until = time.monotonic() + timeout
+        while True:
+            left = 0.0 if is_enough() else until - time.monotonic()
+            if not self._read(max(left, 0.0)) and left <= 0:
+                return is_enough()
+
+    def _read(self, timeout: float) -> bool:
+        """Take in the replies that come within `timeout` s; return whether anything came."""
         assert self.process.stdout is not None
         number = self.process.stdout.fileno()
-        while b"\n" not in self.buffer:
-            if not select.select([number], [], [], timeout)[0]:
-                raise TimeoutError
-            part = os.read(number, 4096)
-            if not part:
-                raise AssertionError(f"the server of commands ended with {self.process.wait()}")
-            self.buffer += part
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        reply: dict[str, int] = json.loads(line)
-        return reply
+        if not select.select([number], [], [], timeout)[0]:
+            return False
+        part = os.read(number, 65536)
+        if not part:
+            raise AssertionError(f"the server of commands ended with {self.process.wait()}")
+        *lines, self.buffer = (self.buffer + part).split(b"\n")
+        for reply in map(json.loads, lines):
+            if "code" in reply:
+                self.codes[reply["pid"]] = reply["code"]
+            else:
+                self.codes.pop(reply["pid"], None)  # of an earlier process of that number
+                self.begun.append(reply["pid"])
+        return True
 
 
 def server(env: Mapping[str, str], cwd: Path) -> ForkServer:

@@ -30,12 +30,12 @@ from mmbench.contract.data_set import (
     write_toy,
 )
 from mmbench.features.manifest import MadeBy
-from tests.forkserver import needs_own_interpreter, server
+from tests.forkserver import Forked, needs_own_interpreter, server
 
 __all__ = [
     "MADE", "N_ITEMS", "N_USERS", "PROTOCOL", "ROOT", "SMALL", "START", "Outcome", "add_features", "cells", "cli",
     "environment", "finish", "kill_group", "random_histories", "rankings_of", "same_counts", "same_ranks",
-    "same_weights", "shown_alike", "start", "wait_for", "write_data_set", "write_toy",
+    "same_weights", "shown_alike", "start", "start_anew", "wait_for", "write_data_set", "write_toy",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,8 +85,23 @@ def start(
     results: Path | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+) -> "subprocess.Popen[str] | Forked":
+    """Start `python -m mmbench ...` as a process of its own group, forked where that makes no difference."""
+    texts = [str(arg) for arg in args]
+    if not needs_own_interpreter(texts, env or {}):
+        full = environment(data=data, results=results, env=env)
+        return server(full, ROOT).start(texts, env=full, cwd=cwd or data or ROOT)
+    return start_anew(*args, data=data, results=results, env=env, cwd=cwd)
+
+
+def start_anew(
+    *args: str | Path,
+    data: Path | None = None,
+    results: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """`python -m mmbench ...` as a process of its own group."""
+    """Start `python -m mmbench ...` with an interpreter of its own, as users do."""
     return subprocess.Popen(
         [sys.executable, "-m", "mmbench", *map(str, args)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
@@ -94,7 +109,7 @@ def start(
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> Outcome:
+def finish(process: "subprocess.Popen[str] | Forked", *, timeout: float = 600) -> Outcome:
     """Wait for the end; a process that hangs is killed and fails the test."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -102,10 +117,10 @@ def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> Outcome:
         kill_group(process)
         out, err = process.communicate()
         raise AssertionError(f"still running after {timeout} s\n{out}\n{err}") from None
-    return Outcome(process.returncode, out, err)
+    return Outcome(process.wait(), out, err)
 
 
-def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+def kill_group(process: "subprocess.Popen[str] | Forked", number: int = signal.SIGKILL) -> None:
     """Send a signal to a process that `start` made and to its workers."""
     try:
         os.killpg(process.pid, number)
@@ -119,14 +134,10 @@ def cli(
     results: Path | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    timeout: float = 120,
+    timeout: float = 600,
 ) -> Outcome:
     """Run `python -m mmbench ...` to its end, in a forked process where that makes no difference."""
-    texts = [str(arg) for arg in args]
-    if needs_own_interpreter(texts, env or {}):
-        return finish(start(*args, data=data, results=results, env=env, cwd=cwd), timeout=timeout)
-    full = environment(data=data, results=results, env=env)
-    return Outcome(*server(full, ROOT).run(texts, env=full, cwd=cwd or data or ROOT, timeout=timeout))
+    return finish(start(*args, data=data, results=results, env=env, cwd=cwd), timeout=timeout)
 
 
 def shown_alike(first: str, second: str) -> bool:
@@ -135,7 +146,7 @@ def shown_alike(first: str, second: str) -> bool:
     return re.sub(looked, "looked at", first) == re.sub(looked, "looked at", second)
 
 
-def wait_for(condition: Any, *, seconds: float = 60, every: float = 0.01) -> None:
+def wait_for(condition: Any, *, seconds: float = 300, every: float = 0.01) -> None:
     """Return when `condition()` is true."""
     until = time.monotonic() + seconds
     while not condition():

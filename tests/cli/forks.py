@@ -24,7 +24,7 @@ class Command:
     is_unprivileged: bool = False
 
 
-def run_all(commands: Sequence[Command], *, timeout: float = 120) -> list[Outcome]:
+def run_all(commands: Sequence[Command], *, timeout: float = 600) -> list[Outcome]:
     """Return the outcomes of the commands, run one after another in the project's folder."""
     outcomes = []
     for command in commands:

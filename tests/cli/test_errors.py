@@ -15,7 +15,7 @@ from mmbench.data.store import open_prepared
 from mmbench.runs import store
 from tests.cli.forks import Command, run_all
 from tests.models.test_registry import OWN, RECIPE, write_own
-from tests.prepared import SMALL, Outcome, cells, cli, random_histories, write_toy
+from tests.prepared import ROOT, SMALL, Outcome, cells, finish, random_histories, start_anew, write_toy
 
 QUICK = ("--quiet", "run")
 END = ("--no-floors", "--epochs", "1", *SMALL)
@@ -359,8 +359,8 @@ def check_a_failed_cell_is_a_row_among_others(outcome: Outcome) -> None:
 
 
 def check_a_fresh_interpreter_says_the_same(case: Case) -> None:
-    """The forked processes stand for `python -m mmbench`."""
+    """Expect of `python -m mmbench` what the forked process gave that stands for it."""
     outcome, _, _, command = case
-    found = cli(*command.args, data=command.data, results=command.results)
-    assert (found.returncode, found.stdout) == (outcome.returncode, outcome.stdout)
-    assert found.stderr.replace("python -m mmbench", "mmbench") == outcome.stderr
+    fresh = finish(start_anew(*command.args, data=command.data, results=command.results, cwd=ROOT))
+    assert (fresh.returncode, fresh.stdout) == (outcome.returncode, outcome.stdout)
+    assert fresh.stderr.replace("python -m mmbench", "mmbench") == outcome.stderr

@@ -1,165 +1,110 @@
-"""Real kills: whatever ends a run, the same command finishes it with the results of a run in peace."""
+"""Real kills: whatever ends a run, the same command finishes it with the results of a run that nothing ended."""
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from mmbench.runs.store import read_record
 from mmbench.training.checkpoint import load_tensors
-from tests.prepared import SMALL, cells, cli, environment, finish, kill_group, same_ranks, start, wait_for
+from tests.cli.interrupted import NAME, at, n_at_work, write_model
+from tests.forkserver import Forked
+from tests.prepared import cells, cli, environment, finish, kill_group, same_ranks, start, wait_for
 
-TWO = ("run", "sasrec", "gru4rec", "--no-floors", "--dataset", "toy", *SMALL)
-RUN = (*TWO, "--epochs", "15")
-
-# The same in many more steps: seconds long on any machine, so that a signal finds it at work.
-LONG = (*TWO, "--epochs", "10", "--set", "batch_size=4")
-
-
-@pytest.fixture(scope="module")
-def long_whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of the long command without any signal."""
-    folder = tmp_path_factory.mktemp("long-whole")
-    done = cli(*LONG, data=data_dir, results=folder)
-    assert done.returncode == 0, done.stderr
-    return folder
+N_EPOCHS, N_STEPS = 8, 10  # of a seed; steps of an epoch
+RUN = ("run", NAME, "--no-floors", "--dataset", "toy", "--seeds", "2", "--epochs", str(N_EPOCHS))
 
 
 @pytest.fixture(scope="module")
 def whole(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of the same command without any kill."""
+    """Return results of the command without any kill."""
     folder = tmp_path_factory.mktemp("whole")
-    done = cli(*RUN, data=data_dir, results=folder)
+    done = cli(*RUN, data=data_dir, results=folder, env=at(write_model(folder / "models")))
     assert done.returncode == 0, done.stderr
+    assert [read_record(cell).n_epochs for cell in cells(folder)] == [N_EPOCHS, N_EPOCHS]
     return folder
 
 
-def assert_same(found: Path, whole: Path) -> None:
-    """Equal cells: ranks, best weights, curve and log, and no file that a kill left."""
-    assert [cell.relative_to(found) for cell in cells(found)] == [
-        cell.relative_to(whole) for cell in cells(whole)
-    ]
-    for cell, other in zip(cells(found), cells(whole), strict=True):
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "models")
+
+
+def assert_same(results: Path, whole: Path) -> None:
+    """Expect equal cells: ranks, best weights, curve and log, and no file that a kill left."""
+    assert [cell.parent.name for cell in cells(results)] == [cell.parent.name for cell in cells(whole)]
+    for cell, other in zip(cells(results), cells(whole), strict=True):
+        assert cell.name == other.name
         assert same_ranks(cell, other), cell
         a, b = read_record(cell), read_record(other)
         assert (a.status, a.curve, a.best_epoch, a.n_epochs) == (
-            "finished",
-            b.curve,
-            b.best_epoch,
-            b.n_epochs,
-        )
+            "finished", b.curve, b.best_epoch, b.n_epochs,
+        )  # fmt: skip
         assert (cell / "train.jsonl").read_text().count("\n") == a.n_epochs
         assert load_tensors(cell / "best.safetensors")[1]["epoch"] == a.best_epoch
         assert {file.name for file in cell.iterdir()} == {file.name for file in other.iterdir()}
 
 
-def epochs_logged(results: Path) -> int:
-    return sum(file.read_text().count("\n") for file in results.rglob("train.jsonl"))
-
-
-def test_kills_at_random_moments(long_whole: Path, data_dir: Path, tmp_path: Path) -> None:
-    """Each kill falls up to half a second after the run began to write, so inside an epoch or a checkpoint."""
-    rng, hits = random.Random(20), []
-    for _ in range(4):
-        before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
-        process = start(*LONG, data=data_dir, results=tmp_path)
-
-        def has_written(process: subprocess.Popen[str] = process, before: dict = before) -> bool:
-            now = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("train.jsonl")}
-            return process.poll() is not None or any(before.get(f) != t for f, t in now.items())
-
-        wait_for(has_written)
-        time.sleep(rng.uniform(0, 0.5))
-        kill_group(process)
-        hits.append(process.wait())
-        process.communicate()
-    assert hits.count(-signal.SIGKILL) >= 2, f"the run is too short to be killed: {hits}"
-    done = cli(*LONG, data=data_dir, results=tmp_path)
+def finish_and_compare(models: Path, data: Path, results: Path, whole: Path) -> None:
+    done = cli(*RUN, data=data, results=results, env=at(models))
     assert done.returncode == 0, done.stderr
-    assert_same(tmp_path, long_whole)
+    assert_same(results, whole)
 
 
-KILLED_AT = """
-import os, signal, sys
-name, left = sys.argv.pop(1), [int(sys.argv.pop(1))]
-inner = getattr(os, name)
-def counting(*args, **kwargs):
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return inner(*args, **kwargs)
-setattr(os, name, counting)
-from mmbench.cli import main
-main()
-"""
+def test_kills_inside_epochs_and_writes(whole: Path, models: Path, data_dir: Path, tmp_path: Path) -> None:
+    """A real SIGKILL before a random step, and before the n-th flush or rename: of weights, resume state, record."""
+    rng = random.Random(20)
+    results = tmp_path / "results"
+    steps = [f"step:{rng.randint(1, 2 * N_STEPS)}" for _ in range(4)]
+    for moment in (steps[0], "fsync:1", steps[1], "replace:9", steps[2], "fsync:22", steps[3]):
+        done = cli(*RUN, data=data_dir, results=results, env=at(models, moment))
+        assert done.returncode == -signal.SIGKILL, (moment, done)
+    n_logged = sum(file.read_text().count("\n") for file in results.rglob("train.jsonl"))
+    assert 3 < n_logged < 2 * N_EPOCHS
+    finish_and_compare(models, data_dir, results, whole)
 
 
-def test_kills_inside_writes(whole: Path, data_dir: Path, tmp_path: Path) -> None:
-    """A real SIGKILL just before the n-th flush or rename: of weights, resume state, ranks and record."""
-    world = environment(data=data_dir, results=tmp_path)
-    for name, number in (("fsync", 1), ("replace", 9), ("fsync", 22)):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED_AT, name, str(number), *RUN],
-            env=world,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr
-    progress = epochs_logged(tmp_path)
-    assert progress > 3
-    done = cli(*RUN, data=data_dir, results=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert_same(tmp_path, whole)
-
-
-def start_and_wait(data: Path, results: Path, jobs: int) -> "subprocess.Popen[str]":
-    """Start the long command and return it at work; start it anew where it was over before this process looked."""
-    for _ in range(3):
-        shutil.rmtree(results, ignore_errors=True)
-        process = start(*LONG, "--jobs", str(jobs), data=data, results=results)
-        wait_for(lambda process=process: process.poll() is not None or epochs_logged(results) >= 3)  # type: ignore[misc]
-        if process.poll() is None:
-            return process
-        finish(process)
-    raise AssertionError("the long command is too short for this machine")
+def start_and_wait(models: Path, data: Path, results: Path, *, jobs: int) -> "subprocess.Popen[str] | Forked":
+    """Start the command; return it when each of its jobs is in the middle of its third epoch."""
+    env = at(models, f"step:{2 * N_STEPS + 5}", waits=True)
+    process = start(*RUN, "--jobs", str(jobs), data=data, results=results, env=env)
+    wait_for(lambda: n_at_work(models) == jobs or process.poll() is not None)
+    assert process.poll() is None, finish(process)
+    return process
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(
-    jobs: int, long_whole: Path, data_dir: Path, tmp_path: Path
+def test_ctrl_c_stops_with_one_line_and_the_same_command_resumes(
+    jobs: int, whole: Path, models: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     """As a terminal does it: the signal goes to the whole group of processes."""
-    process = start_and_wait(data_dir, tmp_path / "results", jobs)
+    process = start_and_wait(models, data_dir, tmp_path / "results", jobs=jobs)
     kill_group(process, signal.SIGINT)
-    stopped = finish(process, timeout=30)
+    stopped = finish(process)
     assert stopped.returncode == 130, stopped.stderr
     assert stopped.error_lines.count("stopped; the same command resumes from here") == 1
     assert "Traceback" not in stopped.stderr
     assert stopped.stdout == ""
-    wait_for(lambda: not group_lives(process.pid), seconds=10)
-    done = cli(*LONG, data=data_dir, results=tmp_path / "results")
-    assert done.returncode == 0, done.stderr
-    assert_same(tmp_path / "results", long_whole)
+    wait_for(lambda: not group_lives(process.pid))
+    finish_and_compare(models, data_dir, tmp_path / "results", whole)
 
 
-def test_sigterm_ends_the_workers_too(data_dir: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_the_workers_too(models: Path, data_dir: Path, tmp_path: Path) -> None:
     """`kill` and schedulers send it to the one process that they know."""
-    process = start_and_wait(data_dir, tmp_path / "results", 2)
+    process = start_and_wait(models, data_dir, tmp_path / "results", jobs=2)
     process.send_signal(signal.SIGTERM)
-    stopped = finish(process, timeout=30)
+    stopped = finish(process)
     assert stopped.returncode == 130, stopped.stderr
     assert stopped.error_lines.count("stopped; the same command resumes from here") == 1
-    wait_for(lambda: not group_lives(process.pid), seconds=10)
+    wait_for(lambda: not group_lives(process.pid))
 
 
 def group_lives(group: int) -> bool:
-    """Whether a process of the group, a worker for instance, is still there."""
+    """Return whether a process of the group, a worker for instance, is still there."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -167,21 +112,22 @@ def group_lives(group: int) -> bool:
     return True
 
 
-def test_a_run_takes_over_from_one_that_dies(long_whole: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_takes_over_from_one_that_dies(
+    whole: Path, models: Path, data_dir: Path, tmp_path: Path
+) -> None:
     """Two runs at once; one is killed. The lock goes with it, and the other finishes its cell."""
-    first = start(*LONG, data=data_dir, results=tmp_path)
-    wait_for(lambda: first.poll() is not None or epochs_logged(tmp_path) >= 1)
-    os.killpg(first.pid, signal.SIGSTOP)  # it holds the lock of its cell and does nothing
-    assert len(cells(tmp_path)) < 2, "the first run was over before it could be stopped"
-    second = start(*LONG, data=data_dir, results=tmp_path)
-    wait_for(lambda: second.poll() is not None or len(list(tmp_path.rglob("run.json"))) >= 1)
+    results = tmp_path / "results"
+    first = start_and_wait(models, data_dir, results, jobs=1)  # it holds the lock of its cell
+    assert not cells(results)
+    second = start(*RUN, data=data_dir, results=results, env=at(models))
+    wait_for(lambda: second.poll() is not None or cells(results))
     assert second.poll() is None, "the second must wait for the cell that the first holds"
     kill_group(first)
     first.communicate()
     done = finish(second)
     assert done.returncode == 0, done.stderr
-    assert "another run is computing sasrec on toy, seed 1; waiting for it" in done.stderr
-    assert_same(tmp_path, long_whole)
+    assert f"another run is computing {NAME} on toy, seed 1; waiting for it" in done.stderr
+    assert_same(results, whole)
 
 
 FULL = """
@@ -194,18 +140,21 @@ main()
 """
 
 
-def test_a_full_disk_ends_with_one_line_and_the_same_command_goes_on(
-    whole: Path, data_dir: Path, tmp_path: Path
+def test_a_full_disk_ends_with_one_line_and_the_same_command_resumes(
+    whole: Path, models: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """The operating system cuts every file off at `limit` bytes: first none fits, then weights do not."""
+    """The operating system cuts every file off at `limit` bytes: first none fits, then weights do not.
+
+    These commands have an interpreter each: the limit would hold for the files that forks write their output to.
+    """
+    results = tmp_path / "results"
     for limit in (0, 4000):
         done = subprocess.run(
             [sys.executable, "-c", FULL, str(limit), "--quiet", *RUN],
-            env=environment(data=data_dir, results=tmp_path), capture_output=True, text=True, check=False,
+            env=environment(data=data_dir, results=results, env=at(models)),
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert "cannot write" in done.stderr
-    done = cli(*RUN, data=data_dir, results=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert_same(tmp_path, whole)
+    finish_and_compare(models, data_dir, results, whole)

@@ -13,7 +13,7 @@ from mmbench.runs.store import Selection, read_record, write_rankings
 from mmbench.settings.config import Origin, Setting
 from mmbench.training.checkpoint import hash_tensors, load_tensors
 from tests.models.test_registry import write_own
-from tests.prepared import SMALL, cells, cli, finish, same_ranks, shown_alike, start
+from tests.prepared import SMALL, cells, cli, finish, same_ranks, shown_alike, start, start_anew
 
 RUN = ("run", "sasrec", "hm4sr", "--dataset", "toy", "--seeds", "2", "--epochs", "2", *SMALL)
 
@@ -118,12 +118,13 @@ def test_the_same_command_skips_all_and_names_them(results: Path, data_dir: Path
 
 
 def test_two_jobs_give_the_same_ranks(results: Path, data_dir: Path, tmp_path: Path) -> None:
-    """Also with a user's own model, which the worker processes must find."""
+    """Also with a user's own model, which the workers must find, and with the main module, which they import."""
     out = tmp_path / "results"
-    done = cli(
+    process = start_anew(
         "--models-dir", write_own(tmp_path / "models"), "run", "sasrec", "random", "my-line", "--no-floors",
         "--seeds", "2", "--epochs", "2", *SMALL, "--jobs", "2", data=data_dir, results=out,
     )  # fmt: skip
+    done = finish(process)
     assert done.returncode == 0, done.stderr
     assert [cell.parents[1].name for cell in cells(out)] == [
         "my-line",

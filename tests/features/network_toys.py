@@ -69,16 +69,17 @@ class Means(Letters):
         return np.concatenate([np.stack(batch).mean(axis=(2, 3)), found[:, 3:]], axis=1).astype(np.float32)
 
 
-def main(prepared: str, modality: str, log: str, seconds: str) -> None:
+def main() -> None:
     """Extract with batches of 4, every batch stored at once."""
+    prepared, modality, log, seconds = sys.argv[1:]
     network.FLUSH_SECONDS = 0.0
     encoder = (Letters if modality == "text" else Means)(log=Path(log), seconds=float(seconds))
-    said: list[str] = []
+    lines: list[str] = []
     report = extract(
-        open_path(Path(prepared)), modality, encoder, options=Options(batch_size=4), say=said.append
+        open_path(Path(prepared)), modality, encoder, options=Options(batch_size=4), say=lines.append
     )
-    print(*said, report.line(), sep="\n")
+    print(*lines, report.line(), sep="\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

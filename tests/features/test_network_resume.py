@@ -1,8 +1,6 @@
 """Real kills of real processes: what was done is not done again, and nobody sees the kill in the values."""
 
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from mmbench.features.extract import Options, extract
 from mmbench.features.store import feature_dir
 from tests.features.network_toys import Letters
 from tests.features.toy import encoded, items, picture, prepare
+from tests.forkserver import Forked, server
 from tests.prepared import ROOT, environment, finish, kill_group, wait_for
 
 N = 61
@@ -35,12 +34,9 @@ def prepared(tmp_path: Path) -> Prepared:
     return prepare(tmp_path, records, pictures=path)
 
 
-def begin(prepared: Prepared, modality: str, log: Path, *, seconds: float) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.features.network_toys", prepared.path, modality, log, str(seconds)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(),
-        start_new_session=True,
-    )  # fmt: skip
+def begin(prepared: Prepared, modality: str, log: Path, *, seconds: float) -> Forked:
+    args, env = [str(prepared.path), modality, str(log), str(seconds)], environment()
+    return server(env, ROOT).start(args, module="tests.features.network_toys", env=env, cwd=ROOT)
 
 
 def lines(log: Path) -> list[str]:
