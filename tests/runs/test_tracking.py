@@ -6,6 +6,7 @@ Run: python -m pytest tests/runs/test_tracking.py
 import json
 import os
 import re
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -152,8 +153,11 @@ def test_a_wrong_tracker_is_refused_before_anything_is_computed(name: str, why: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tracker_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+@pytest.mark.parametrize("spec", [None, ModuleSpec("wandb", None)], ids=["nothing", "a folder of runs"])
+def test_a_tracker_without_its_package_says_what_to_install(
+    spec: ModuleSpec | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     with pytest.raises(UsageError, match=r"pip install 'mmbench\[wandb\]'"):
         check_trackers(["wandb"])
 
