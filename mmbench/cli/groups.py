@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from typer.core import TyperGroup
-
+from mmbench.cli.shape import Group
 from mmbench.errors import UsageError, suggest
 
 
-class NameOrCommand(TyperGroup):
+class NameOrCommand(Group):
     """What is no command is the name of a data set; what is neither fails with the nearest of both."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
