@@ -113,7 +113,7 @@ class Contestant:
             "steps_per_epoch": len(train), "eval_users": len(valid._dataset), "torch": torch.__version__,
             "eval_pairs": hashlib.sha256(pairs.encode()).hexdigest(), "anomaly_detection": torch.is_anomaly_enabled(),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "numpy": np.__version__, "allocator": os.environ.get("MALLOC_MMAP_MAX_", "default"),
+            "numpy": np.__version__, "allocator": os.environ.get("MALLOC_MMAP_THRESHOLD_", "default"),
         }  # fmt: skip
         self.train_part, self.valid_part = Part(train, endless=True), Evaluated(valid, endless=False)
 

@@ -43,7 +43,7 @@ from mmbench.paths import data_dir
 
 HERE = Path(__file__).resolve().parent
 # The settings of prepare_process() as glibc reads them from the environment.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 MAX_LEN, BATCH = 50, 1024
 
 ATTENTION = ({"n_layers": 2, "n_heads": 2, "hidden_size": 64, "inner_size": 256, "loss_type": "CE"},

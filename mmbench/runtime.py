@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,8 @@ from mmbench.atomic import hash_json
 from mmbench.choices import whole_number
 from mmbench.errors import UsageError
 from mmbench.paths import PACKAGE, baselines_dir
+
+MAPPED_BYTES = 32 * 2**20  # the largest threshold that glibc takes
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
@@ -51,7 +54,9 @@ def pick_device(name: str) -> str:
 def prepare_process(n_threads: int | None = None) -> None:
     """Set the number of threads, and keep glibc from giving freed memory back after every step.
 
-    Large temporaries otherwise cost a page fault per 4 KiB each time they are made: about 30% of a step.
+    Large temporaries otherwise cost a page fault per 4 KiB each time they are made: about 30% of a step. Blocks of
+    `MAPPED_BYTES` and more are still mapped by themselves: in the heap their sizes, which differ from step to step,
+    leave gaps that the next step does not fit into, and the process grows for hours.
     """
     import torch
 
@@ -64,9 +69,16 @@ def prepare_process(n_threads: int | None = None) -> None:
             mallopt = ctypes.CDLL(None).mallopt
         except (OSError, AttributeError):  # another C library: only speed is lost
             return
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_mmap_max, 0)
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        mallopt(m_mmap_threshold, MAPPED_BYTES)
         mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def release_memory() -> None:
+    """Give memory that is free, but was kept for the next step, back to the system, where the C library can."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @cache

@@ -22,7 +22,7 @@ REPLACED = {
     "amazon-beauty": "demo", "hm-fashion": "demo", "file,random:1,random:2,random:3": "file,random:2",
     "/shared/data": "data", "/shared/results": "results",
 }  # fmt: skip
-SMALLER = {"--seeds": "2", "--trials": "1", "--raw": "data/raw/demo"}
+SMALLER = {"--seeds": "2", "--trials": "1", "--raw": "data/raw/demo", "--html": "page.html"}
 # Why a command line is parsed only.
 NOT_RUN = {
     r"--address": "needs a cluster",
@@ -62,7 +62,8 @@ def lines() -> list[Line]:
 def _lines_of(page: Path) -> Iterator[Line]:
     """Yield the `mmbench` commands of indented and of fenced blocks."""
     is_fenced = False
-    for text in page.read_text(encoding="utf-8").splitlines():
+    content = re.sub(r"\\\n +", "", page.read_text(encoding="utf-8"))  # lines that end in a backslash go on
+    for text in content.splitlines():
         is_fenced ^= text.startswith("```")
         if not (is_fenced or text.startswith("    ")):
             continue
@@ -144,7 +145,7 @@ def _expanded(word: str, folder: Path) -> list[str]:
     for id_, model in (("83a48b2", "sasrec"), ("19ad53e", "hm4sr")):
         if word.startswith(id_):
             return [word.replace(id_, Path(_paths(folder, f"results/demo/{model}/*")[0]).name)]
-    return _paths(folder, word) if "*" in word else [word]
+    return _paths(folder, word.replace("seed_*", "seed_1")) if "*" in word else [word]
 
 
 def _paths(folder: Path, pattern: str) -> list[str]:

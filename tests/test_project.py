@@ -12,6 +12,7 @@ from mmbench.models import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
 OWNED = (
     "README.md", "CITATION.cff", ".github/CONTRIBUTING.md", "docs/index.md", "docs/site/mkdocs.yml",
 )  # fmt: skip
@@ -80,10 +81,7 @@ def test_the_workflow_covers_what_the_project_declares() -> None:
         assert f"{system}-latest" in workflow
 
 
-@pytest.mark.parametrize(
-    "page",
-    [".github/CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))],
-)
+@pytest.mark.parametrize("page", [".github/CONTRIBUTING.md", *PAGES])
 def test_pages_that_a_page_names_exist(page: str) -> None:
     file = ROOT / page
     for target in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", file.read_text(encoding="utf-8")):
@@ -99,3 +97,11 @@ def test_the_top_of_the_repository_holds_what_it_is_meant_to_hold() -> None:
     made_here = {"data", "dist", "build"}  # ignored by git
     present = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert present - made_here <= allowed
+
+
+@pytest.mark.parametrize("page", ["README.md", ".github/CONTRIBUTING.md", *PAGES])
+def test_lines_of_documents_are_short(page: str) -> None:
+    """At most 100 columns; a row of a table is as long as it must be."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    long = [number for number, line in enumerate(lines, 1) if len(line) > 100 and not line.startswith("|")]
+    assert not long, f"{page}: wrap lines {long}"

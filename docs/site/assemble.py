@@ -25,6 +25,9 @@ def assemble(folder: Path) -> None:
     shutil.copy(DOCS / "site" / "mkdocs.yml", folder / "mkdocs.yml")
     shutil.copy(DOCS / "site" / "site.css", pages / "site.css")
     shutil.copy(ROOT / "CHANGELOG.md", pages / "changes.md")
+    index = pages / "index.md"
+    index.write_text(index.read_text(encoding="utf-8").replace(".ipynb)", ".md)"), encoding="utf-8")
+    (pages / "tutorials").mkdir(exist_ok=True)
     for notebook in (DOCS / "tutorials").glob("*.ipynb"):
         (pages / "tutorials" / f"{notebook.stem}.md").write_text(notebooks.page(notebook), encoding="utf-8")
     for name, text in reference().items():

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from typer.core import TyperGroup
-
+from mmbench.cli.shape import Group
 from mmbench.errors import UsageError, suggest
 
 
-class NameOrCommand(TyperGroup):
-    """A group that reads an unknown command as the name of a data set; of neither, it suggests the nearest of both."""
+class NameOrCommand(Group):
+    """A group that takes an unknown command for a data set; the name of neither fails with the nearest."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0]

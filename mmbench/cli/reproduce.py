@@ -1,4 +1,4 @@
-"""`mmbench reproduce`: the printed tables and figures of the papers, run again."""
+"""`mmbench reproduce`: the published tables and figures of the papers, computed again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -36,7 +36,7 @@ def reproduce(
         Optional[str],  # noqa: UP045
         typer.Argument(
             metavar="PAPER/EXPERIMENT",
-            help="Such as hm4sr/table1, or PAPER with --all; without it all are listed.",
+            help="For example hm4sr/table1; PAPER alone with --all. Without it, all experiments are listed.",
             autocompletion=complete.experiments,
         ),
     ] = None,
@@ -63,20 +63,26 @@ def reproduce(
     ] = False,
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
     jobs: Annotated[
-        int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
+        int, typer.Option(min=1, help="Runs computed at the same time, each in its own process.")
     ] = 1,
     device: DeviceOption = "auto",
     stack: StackOption = "auto",
     fmt: Annotated[
         Optional[FormatOption],  # noqa: UP045
         typer.Option(
-            "--format", "-f", show_default="terminal, or by the suffix of --output", help="Of the table."
+            "--format",
+            "-f",
+            show_default="terminal, or by the suffix of --output",
+            help="Format of the table.",
         ),
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--output", "-o", show_default="stdout", help="File of a table; folder of a figure (PNG, SVG)."
+            "--output",
+            "-o",
+            show_default="stdout",
+            help="Write the table to this file, or the figure (PNG, SVG) to this folder.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -91,7 +97,7 @@ def reproduce(
         bool, typer.Option("--stored", help="Print what earlier runs have left; compute nothing.")
     ] = False,
 ) -> None:
-    """Run what a printed table or figure needs, and print it in its layout with the printed numbers beside."""
+    """Reproduce a published table or figure: compute the missing runs, print results beside the published numbers."""
     state: State = ctx.obj
     from mmbench.reporting.protocols import check_planned
     from mmbench.reproduce.plan import choose_targets, stored_only

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbench.cli import complete
+from mmbench.cli.shape import Group
 from mmbench.cli.state import State
 from mmbench.errors import RunError, UsageError, suggest
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 SHOWN_METRICS = ("NDCG@10", "MRR@10", "HR@10")
 
 runs_app = typer.Typer(
+    cls=Group,
     invoke_without_command=True,
     help="Stored runs: list, show and remove them.",
     epilog="""\b

@@ -6,7 +6,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
 # Global options, and whether a value follows them.
@@ -47,7 +47,30 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
     return [*first, *rest]
 
 
-class Root(TyperGroup):
+class WithoutTypes:
+    """A command whose help shows no types of Python: `<list[str]>` beside an argument, `<bool>` beside a flag."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if isinstance(parameter, TyperArgument) or (parameter.metavar is None and parameter.is_flag):
+                vars(parameter)["display_type_rich"] = _no_type
+        return parameters
+
+
+def _no_type(ctx: Any) -> None:
+    """Return what typer shows of a type: nothing."""
+
+
+class Command(WithoutTypes, TyperCommand):
+    """A command of `mmbench`."""
+
+
+class Group(WithoutTypes, TyperGroup):
+    """A group of commands of `mmbench`."""
+
+
+class Root(Group):
     """The command `mmbench`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -74,6 +97,8 @@ def arrange(app: typer.Typer) -> None:
 
 def _name_values(app: typer.Typer) -> None:
     """Name the value of every option that names none; a flag has none."""
+    for command in app.registered_commands:
+        command.cls = Command
     called = [app.registered_callback, *app.registered_commands]
     for callback in filter(None, (entry.callback for entry in called if entry is not None)):
         for hint in get_type_hints(callback, include_extras=True).values():

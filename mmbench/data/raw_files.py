@@ -19,11 +19,15 @@ class RawFilesMissingError(DataError):
     def __init__(self, spec: DatasetSpec, files: list[RawFile], looked: list[Path]) -> None:
         self.spec, self.files, self.folder = spec, files, looked[0]
         names = " and ".join(file.name for file in files)
-        hosts = [file.urls[0] for file in files if file.urls]
-        get = f"get {'it' if len(files) == 1 else 'them'} from {' and '.join(hosts)}, then " if hosts else ""
+        it = "it" if len(files) == 1 else "them"
+        where = (
+            f" (mmbench datasets {spec.name} shows where to get {it})"
+            if any(file.urls for file in files)
+            else ""
+        )
         super().__init__(
             f"{spec.name}: raw file{'s' * (len(files) > 1)} {names} not found in {' or '.join(map(str, looked))}; "
-            f"{get}put {'it' if len(files) == 1 else 'them'} into the folder or name the folder with --raw DIR"
+            f"put {it} into the folder{where}, or name their folder with --raw DIR"
         )
 
 

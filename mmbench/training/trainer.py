@@ -20,7 +20,7 @@ from mmbench.data.views import TrainView
 from mmbench.errors import RunError
 from mmbench.models.base import Recommender
 from mmbench.models.needs import Drawer, StepDrawer
-from mmbench.runtime import derive_seed
+from mmbench.runtime import derive_seed, release_memory
 from mmbench.settings.config import TrainConfig
 from mmbench.training import checkpoint
 from mmbench.training.batches import EpochPlan, batches_of_epoch
@@ -273,6 +273,7 @@ class Trainer:
             self._validate(line)
         self.files.log(line)
         self._save(keep_previous=keep_previous)
+        release_memory()
         if self.on_log is not None:
             self.on_log(line, progress.earlier + progress.epoch)
 

@@ -80,7 +80,7 @@ def test_missing_raw_files_say_where_from_and_where_to(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "reviews_Toys_and_Games_5.json.gz and meta_Toys_and_Games.json.gz not found in" in text
     assert str(tmp_path / "raw" / "amazon-toys") in text
-    assert "https://snap.stanford.edu/" in text
+    assert "mmbench datasets amazon-toys shows where to get them" in text
     assert "--raw DIR" in text
     assert "\n" not in text
     with pytest.raises(RawFilesMissingError, match="put them into the folder"):
