@@ -13,7 +13,9 @@ import torch
 
 from benchmarks.generated import ITEMS, LEAST, USERS, histories
 from benchmarks.gpu import HEADER, SHAPES, Gauge, Row
+from benchmarks.multimodal import Cost, measure, report
 from benchmarks.turns import Timed, write_section
+from mmbench.data.store import Prepared
 from tests.prepared import ROOT, environment
 
 
@@ -79,6 +81,24 @@ def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     steps = {(row["model"], row["seeds"]): row["steps"] for row in rows}
     assert all(0 < steps[model, 2] == steps[model, 1] for model in ("sasrec", "hm4sr"))  # a stack
     assert sum(line.startswith("| games-small |") for line in table.read_text().splitlines()) == len(rows)
+
+
+def test_costs_of_models_with_side_information_stand_beside_sasrecs(toy: Prepared) -> None:
+    costs = {
+        (cost.model, cost.stage): cost for cost in measure(["sasrec", "sasrec-ensemble", "iisan"], toy, 1)
+    }
+    assert list(costs) == [("sasrec", "train"), ("sasrec-ensemble", "train"), ("iisan", "")]
+    assert "run: mmbench extract toy" in costs["iisan", ""].reason
+    for cost in costs.values():
+        assert bool(cost.reason) == (cost.n_steps == 0)
+        assert cost.epoch >= cost.n_steps * cost.step
+
+
+def test_a_model_that_takes_over_twenty_times_sasrecs_epoch_is_marked() -> None:
+    costs = [Cost("sasrec", "train", 10, 0.1, 1.0), Cost("a", "pretrain", 10, 9.0, 90.0, is_last=False)]
+    costs += [Cost("a", "finetune", 10, 2.1, 21.0), Cost("b", "train", 10, 2.0, 20.0)]
+    ratios = [line.split("|")[6].strip() for line in report(costs).splitlines()[2:]]
+    assert ratios == ["1.00", "90.0", "**21.0**", "20.0"]
 
 
 def test_gpu_tells_why_there_are_no_numbers(tmp_path: Path) -> None:

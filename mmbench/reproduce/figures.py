@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmbench.look.style import BLUE, INK, SOFT, VERMILION, new_figure, set_title
+from mmbench.models import registry
 from mmbench.reporting.rounding import DASH, number, std_text
 from mmbench.reporting.table import Cell
 from mmbench.reproduce.scores import Reproduced
@@ -46,10 +47,21 @@ def reference(result: Reproduced, column: int) -> float | None:
     return result.plan.experiment.printed.get((base, sweep[0].row.method, str(head.metric)))
 
 
+def recipe_points(result: Reproduced, rows: Sequence[int], dataset: str) -> list[int]:
+    """Return which points of a sweep, counted from 0, are the recipe's own value on a data set."""
+    points = []
+    for point, at in enumerate(rows):
+        row = result.plan.rows[at].row
+        values = registry.find(row.model).values(dataset)
+        if all(values[setting] == value for setting, value in row.fixed.items()):
+            points.append(point)
+    return points
+
+
 def caption(result: Reproduced) -> str:
     """Return what the figure shows."""
     swept = result.plan.content.kind == "lines"
-    how = "Lines: means over runs, bands: one standard deviation." if swept else (
+    how = "Lines: means over runs, bands: one standard deviation, rings: the recipe's value." if swept else (
         "Bars: means over runs, whiskers: one standard deviation."
     )  # fmt: skip
     return f"{result.plan.content.source}: {result.plan.content.title}. {how} Orange: printed, where it is known."
@@ -136,6 +148,12 @@ def _line(axes: "Axes", result: Reproduced, column: int, rows: Sequence[int]) ->
     std = np.array([cells[x].std or 0.0 for x in measured])
     axes.fill_between(measured, mean - std, mean + std, color=BLUE, alpha=0.18, linewidth=0)
     axes.plot(measured, mean, "o-", color=BLUE, markersize=3.5, linewidth=1.4)
+    own = set(recipe_points(result, rows, result.table.columns[column].dataset))
+    rings = [(at, value) for at, value in zip(measured, mean, strict=True) if at in own]
+    if rings:
+        axes.plot(
+            *zip(*rings, strict=True), "o", color=INK, markersize=8, fillstyle="none", markeredgewidth=1
+        )
     printed = reference(result, column)
     if printed is not None:
         axes.axhline(printed, color=VERMILION, linewidth=1.2, linestyle="--")

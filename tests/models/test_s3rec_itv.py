@@ -190,25 +190,26 @@ def test_labels_against_items_of_the_catalogue_by_hand() -> None:
 
 def trained(name: str, folder: Path, **settings: Any) -> Any:
     """Return the model after an epoch of each stage, with dropout and weights that vary."""
-    few = {"hidden_dim": 12, "inner_dim": 16, "attribute_min_count": 1, "pretrain_epochs": 1}
+    few = {
+        "hidden_dim": 8, "inner_dim": 8, "n_layers": 1, "attribute_min_count": 1, "pretrain_epochs": 1,
+        "pretrain_batch_size": 64,
+    }  # fmt: skip
     model = toy_model(name, toy_catalog(), seed=3, **few, **settings)
-    config = TrainConfig(max_len=MAX_LEN, max_epochs=1, batch_size=8, batch_unit="rows")
+    config = TrainConfig(max_len=MAX_LEN, max_epochs=1, batch_size=64, batch_unit="rows")
     folder.mkdir()
     Trainer(model, toy_view(), lambda _: 0.0, config, seed=1, folder=folder).fit()
     return model
 
 
-@pytest.mark.parametrize("image", ["codes", "dense"])
-def test_a_weight_of_zero_trains_what_s3rec_does(image: str, tmp_path: Path) -> None:
+def test_a_weight_of_zero_trains_what_s3rec_does(tmp_path: Path) -> None:
     plain = trained("s3rec", tmp_path / "a")
-    without = trained("s3rec-itv", tmp_path / "b", image=image, image_weight=0.0, pool=5)
-    weights = dict(without.named_parameters())
-    for name, parameter in plain.named_parameters():
-        assert torch.equal(parameter, weights[name]), name
-    batch = history_batch(plain, HISTORIES)
-    assert torch.equal(plain.eval().score(batch), without.eval().score(batch))
-    other = trained("s3rec-itv", tmp_path / "c", image=image, pool=5)
-    assert not torch.equal(other.item_emb.weight, plain.item_emb.weight)
+    for image in ("codes", "dense"):
+        without = trained("s3rec-itv", tmp_path / image, image=image, image_weight=0.0, pool=5)
+        weights = dict(without.named_parameters())
+        for name, parameter in plain.named_parameters():
+            assert torch.equal(parameter, weights[name]), name
+        batch = history_batch(plain, HISTORIES)
+        assert torch.equal(plain.eval().score(batch), without.eval().score(batch))
 
 
 @pytest.mark.parametrize("image", ["codes", "dense"])

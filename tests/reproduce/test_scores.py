@@ -13,7 +13,7 @@ from mmbench.data.store import open_prepared
 from mmbench.evaluation.evidence import Ranks
 from mmbench.evaluation.significance import paired_t, t_interval
 from mmbench.reporting.table import Cell
-from mmbench.reproduce.figures import PLOT_WIDTH, dots, draw, panels, reference, terminal_plot
+from mmbench.reproduce.figures import PLOT_WIDTH, dots, draw, panels, recipe_points, reference, terminal_plot
 from mmbench.reproduce.formats import to_text
 from mmbench.reproduce.plan import Plan, choose_targets, make_plan
 from mmbench.reproduce.scores import HALF_DIGIT, Reproduced, reproduced
@@ -222,6 +222,26 @@ def test_a_sweep_has_a_row_per_point_and_one_reference(swept: Reproduced) -> Non
     plot = [line for line in terminal_plot(swept) if "●" in line and "mean" not in line]
     assert len(plot) == 4
     assert all("│" in line for line in plot)
+
+
+def test_the_recipes_own_value_is_ringed_in_every_panel(
+    swept: Reproduced, data_dir: Path, tmp_path: Path
+) -> None:
+    """HM4SR's figure 4 varies one setting at a time, so that all its panels share one configuration."""
+    experiment = find_experiment("hm4sr/fig4")
+    plan = make_plan(
+        experiment, results_dir=tmp_path, targets=choose_targets(experiment, ["toy"], data_dir), seeds=(1,),
+        overrides=Overrides(),
+    )  # fmt: skip
+    figure = Reproduced(plan, swept.table, swept.beside)
+    shared = set()
+    for _, rows in panels(figure):
+        (point,) = recipe_points(figure, rows, "toy")
+        shared.add(plan.rows[rows[point]].cells["toy"][0].config_id)
+    assert len(shared) == 1
+    assert recipe_points(swept, panels(swept)[0][1], "toy") == [], (
+        "the recipe's width is not among those swept"
+    )
 
 
 def test_a_sweep_is_stronger_than_set_and_a_row_s_setting_is_weaker(
