@@ -37,7 +37,7 @@ def test_the_documented_python_works(
     """Every block of docs/python.md, one after another, in a folder with the raw files of a small demo."""
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    assert len(blocks) == 12
+    assert len(blocks) == 14
     monkeypatch.chdir(tmp_path)
     for variable in ("MMBENCH_DATA", "MMBENCH_RESULTS", "MMBENCH_MODELS", "MMBENCH_DATASETS"):
         monkeypatch.delenv(variable, raising=False)
