@@ -75,11 +75,11 @@ def _lines_of(page: Path) -> Iterator[Line]:
 
 def inline() -> list[Line]:
     """Return the commands that are quoted within sentences and tables."""
-    actual = []
+    quoted = []
     for page in PAGES:
         for text in re.findall(r"`(?:mmbench) ([^`]+)`", page.read_text(encoding="utf-8")):
-            actual.append(Line(str(page.relative_to(ROOT)), text, tuple(text.split())))
-    return actual
+            quoted.append(Line(str(page.relative_to(ROOT)), text, tuple(text.split())))
+    return quoted
 
 
 @cache

@@ -66,7 +66,7 @@ def _own_settings(pages: Iterable[ModelPage]) -> Iterable[list[str]]:
 def comments_of(cls: type) -> dict[str, str]:
     """Return the comment of each field of a class: on the lines above it that are comments only, or behind it."""
     source = inspect.getsource(cls)
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     lines = source.splitlines()
     comments = {
         token.start[0]: token.string.lstrip("# ")
@@ -82,8 +82,8 @@ def comments_of(cls: type) -> dict[str, str]:
         texts = [
             comments[number] for number in range(first, (node.end_lineno or first) + 1) if number in comments
         ]
-        found[node.target.id] = " ".join(texts)
-    return found
+        meanings[node.target.id] = " ".join(texts)
+    return meanings
 
 
 def metrics_page() -> str:
