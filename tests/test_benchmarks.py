@@ -3,8 +3,6 @@
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +14,22 @@ from benchmarks.gpu import HEADER, SHAPES, Gauge, Row
 from benchmarks.multimodal import Cost, measure, report
 from benchmarks.turns import Timed, write_section
 from mmbench.data.store import Prepared
+from tests.forkserver import server
 from tests.prepared import ROOT, environment
 
 
 def run(script: str, folder: Path, *arguments: str) -> dict:
-    """Run a benchmark with --tiny; returns what it wrote as JSON."""
-    file = folder / "numbers.json"
-    command = [sys.executable, f"benchmarks/{script}.py", "--tiny", "--json", str(file), *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=environment(), timeout=300, check=False
+    """Run a benchmark with --tiny in a forked process; return what it wrote as JSON."""
+    file, env = folder / "numbers.json", environment()
+    code, out, err = server(env, ROOT).run(
+        ["--tiny", "--json", str(file), *arguments],
+        module=f"benchmarks.{script}",
+        env=env,
+        cwd=ROOT,
+        timeout=600,
     )
-    assert done.returncode == 0, done.stderr
-    assert "| --- |" in done.stdout
+    assert code == 0, err
+    assert "| --- |" in out
     return json.loads(file.read_text())
 
 
