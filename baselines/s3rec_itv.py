@@ -39,11 +39,11 @@ class S3RecITVConfig(S3RecConfig):
     n_blocks: PositiveInt  # of a vector, each with its own codes
     n_codes: PositiveInt  # of a block; fewer in catalogues below 20 n_codes items
     n_components: NonNegativeInt  # a vector is reduced to so many dims before it is coded; 0 = not at all
-    max_code_share: Fraction  # codes that more of the items have are no class of theirs
+    max_code_share: Fraction  # a code shared by more than this fraction of the items is dropped
     class_mean: bool  # divides AAP and MAP by the number of classes
     contrast: Contrast  # is the loss of "dense"
     temperature: PositiveFloat  # of "info_nce"
-    pool: PositiveInt  # counts the items of a step that an item is told from, see VectorTerms
+    pool: PositiveInt  # at most so many other items are contrasted with an event's item
 
 
 def codes_per_block(config: S3RecITVConfig, n_items: int) -> int:
@@ -68,7 +68,7 @@ def code_labels(config: S3RecITVConfig, feat: Tensor, present: Tensor) -> Labels
     n_classes = config.n_blocks * n_codes
     count = torch.bincount(label.flatten(), minlength=n_classes)
     is_kept = (count <= config.max_code_share * len(items))[label]
-    if n_codes < 4:
+    if n_codes < 4:  # of two or three codes some always exceed the limit
         is_kept = torch.ones_like(is_kept)
     item = items[:, None].expand_as(label)
     return Labels(item[is_kept], label[is_kept], n_items, 0, n_classes)
@@ -125,10 +125,10 @@ class VectorTerms(nn.Module):
         has = self.present[items]
         query = torch.where(is_masked[..., None], self.map(states), self.aap(states)).flatten(0, 1)
         keys, items = self.key(F.embedding(items, self.feat)).flatten(0, 1), items.flatten()
-        aap, masked = (
+        aap, map_ = (
             self.contrasts(query, keys, items, (mask & has).flatten()) for mask in (is_visible, is_masked)
         )
-        return aap, masked
+        return aap, map_
 
     def contrasts(self, query: Tensor, keys: Tensor, items: Tensor, is_chosen: Tensor) -> Tensor:
         """Return the sum of the losses of chosen events; query, keys [P, D], items int64 [P], is_chosen bool [P]."""
@@ -148,8 +148,8 @@ class VectorTerms(nn.Module):
     def draw_others(self, items: Tensor, is_chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Return the items to tell a step's chosen ones from, int64 [M], and which of them are real, bool [M].
 
-        What is drawn depends on which items the step has, on neither padding nor torch's generator: with
-        image_weight = 0 a training draws what S3-Rec's does.
+        The draw is a hash of the step's chosen items and uses no generator, so that with image_weight = 0 a training
+        equals that of S3-Rec.
         """
         chosen = items.masked_fill(~is_chosen, 0)
         salt = (mixed(chosen) * is_chosen).sum()
@@ -201,9 +201,8 @@ class S3RecITV(S3Rec):
         self, states: Tensor, items: Tensor, is_visible: Tensor, is_masked: Tensor
     ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
-        sides = {"text": self.parts_of_pretraining, **dict(self.sides.items())}
         for name, weight in (("text", 1.0), ("image", self.config.image_weight)):
-            side = sides[name]
+            side = dict(self.sides.items()).get(name, self.parts_of_pretraining)
             if not isinstance(side, ClassTerms | VectorTerms):
                 raise TypeError(f"{type(side).__name__} has no terms")
             if self.config.class_mean and isinstance(side, ClassTerms) and side.labels is not None:

@@ -44,7 +44,7 @@ class SASRecConfig(Sampling):
     n_heads: PositiveInt
     dropout: Probability
     attn_dropout: Probability  # the official network uses `dropout` everywhere
-    l2_emb: NonNegativeFloat = 0.0  # weighs the squared norms of both tables
+    l2_emb: NonNegativeFloat = 0.0  # weighs the squared norms of item and position embeddings
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,8 +61,10 @@ class UniSRecConfig(Sampling, PretrainedConfig):
     catalogue_noise: Literal["own", "shared"] = "own"  # noise per occurrence in a history, or per item
     pretrain_epochs: PositiveInt
     pretrain_batch_size: PositiveInt
-    freeze: bool = True  # Transformer and positions, after a pre-training
-    item_drop: Literal["last-kept", "first-kept"]  # "last-kept" as released, "first-kept" as intended
+    freeze: bool = True  # fine-tuning does not train Transformer and positions of a pre-training
+    item_drop: Literal[
+        "last-kept", "first-kept"
+    ]  # "last-kept" as released, "first-kept" as intended: choose_kept
     drop_rate: Fraction  # share of a history's items that its augmentation loses
     ss_weight: NonNegativeFloat  # lambda, weighs the sequence-sequence contrast
 
@@ -191,12 +193,12 @@ class UniSRec(Recommender[UniSRecConfig]):
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         if self.is_pretraining:
             return self.pretraining_terms(batch)
-        catalogue = self.content()
+        content = self.content()
         is_shared = self.config.catalogue_noise == "shared"
-        history = F.embedding(batch.item_seq, catalogue) if is_shared else self.content(batch.item_seq)
+        history = F.embedding(batch.item_seq, content) if is_shared else self.content(batch.item_seq)
         states = F.normalize(self.states(batch, history), dim=-1)
         query = states / self.config.temperature
-        return {self.config.loss: self.next_item_loss(query, self.candidates(catalogue), batch)}
+        return {self.config.loss: self.next_item_loss(query, self.candidates(content), batch)}
 
     def next_item_loss(self, query: Tensor, candidates: Tensor, batch: TrainBatch) -> Tensor:
         return self.next_item(query, candidates[1:], batch)

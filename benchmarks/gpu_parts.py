@@ -25,7 +25,7 @@ from mmbench.data.views import TargetView, target_view, training_view
 from mmbench.evaluation.ranking import rank
 from mmbench.models import registry
 from mmbench.nn.losses import cross_entropy
-from mmbench.runs.plan import configs
+from mmbench.runs.plan import make_configs
 from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 from mmbench.training.batches import STEPS_AT_ONCE, batches_of_epoch
 from mmbench.training.precision import on_own_stream
@@ -113,7 +113,7 @@ class Bench:
         layers = [Layer(Origin.default, defaults_of(TrainConfig)), *entry.layers("")]
         known = entry.known_settings()
         chosen = resolve([*layers, Layer(Origin.user, settings)], known=known, where=model)
-        model_config, self.config = configs(entry, chosen)
+        model_config, self.config = make_configs(entry, chosen)
         torch.manual_seed(1)
         catalog = make_catalog(data, view, {"features": features}, self.config.max_len)
         built = entry.load()(model_config, catalog).to(device)

@@ -24,7 +24,7 @@ from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank
 from mmbench.models import registry
 from mmbench.models.base import Catalog
-from mmbench.runs.plan import configs
+from mmbench.runs.plan import make_configs
 from mmbench.runtime import prepare_process
 from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 from mmbench.training.batches import STEPS_AT_ONCE, EpochPlan, batches_of_epoch
@@ -97,7 +97,7 @@ class Contestant:
         settings = resolve(
             [*layers, Layer(Origin.user, spec["settings"])], known=entry.known_settings(), where=entry.name
         )
-        model_config, self.config = configs(entry, settings)
+        model_config, self.config = make_configs(entry, settings)
         torch.manual_seed(1)
         model = entry.load()(model_config, make_catalog(data, view, spec, self.config.max_len))
         self.trainer = Trainer(model, view, lambda _: 0.0, self.config, seed=1, folder=folder)

@@ -14,13 +14,13 @@ import pytest
 
 from mmbench.data import demo, prepare
 from mmbench.data.store import Prepared
-from mmbench.evaluation.knockouts import parse_knockouts
+from mmbench.evaluation.knockout_kinds import parse_knockouts
 from mmbench.evaluation.metrics import Metric, mean_value
 from mmbench.features.extract import extract_default
-from mmbench.reporting.knock_outs import rows_of_drops
+from mmbench.reporting.knockout_drops import rows_of_drops
 from mmbench.reporting.labels import group_runs
 from mmbench.runs.execute import run_cell
-from mmbench.runs.knock_out import knock_out
+from mmbench.runs.knockout import knock_out
 from mmbench.runs.plan import make_cell
 from mmbench.runs.store import read_all
 from mmbench.settings.config import Layer, Origin

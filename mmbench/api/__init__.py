@@ -3,17 +3,17 @@
     runs = mmbench.run(["hm4sr", "sasrec"], datasets=["demo"], seeds=3)
     mmbench.report(runs)
 
-Arguments are called as the options of the command line, and errors (mmbench.errors) are its single lines; nothing
-ends the process. Nothing is printed unless `progress=True` asks for plain lines on stderr.
+Arguments are named after the options of the commands (datasets: --dataset, settings: --set). Errors are exceptions of
+mmbench.errors with the line that the command prints; nothing ends the process.
+Nothing is printed unless `progress=True` asks for plain lines on stderr.
 
 running.py    data sets prepared, runs computed
 searching.py  settings searched
 results.py    stored runs, tables, lists
-asking.py     what a number rests on
+asking.py     knockout, power, why, check, fuse: what a number rests on
 sharing.py    bundles, verification, lists of other programs, the leaderboard
 
-A name is imported when it is asked for: `report` does without torch, which takes longer to import than most tables to
-make.
+A name is imported when it is asked for, so that `report` need not import torch, which is slower than most tables.
 """
 
 from typing import TYPE_CHECKING

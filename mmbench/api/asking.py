@@ -10,18 +10,18 @@ from mmbench.contract.report import Finding
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.fusion import WEIGHT_KINDS
-from mmbench.evaluation.knockouts import KNOCKOUTS, parse_knockouts
+from mmbench.evaluation.knockout_kinds import KNOCKOUTS, parse_knockouts
 from mmbench.evaluation.metrics import Metric, as_metrics
 from mmbench.models import registry
 from mmbench.nn.score_scales import SCALES
-from mmbench.reporting.knock_outs import RowOfDrops, rows_of_drops
+from mmbench.reporting.knockout_drops import RowOfDrops, rows_of_drops
 from mmbench.reporting.labels import group_runs
 from mmbench.reporting.power import Power, power_of_runs
 from mmbench.reporting.why import Why
 from mmbench.reporting.why import why as explain
 from mmbench.reproduce.why_printed import WhyPrinted, why_printed
 from mmbench.runs.fuse import fuse_runs
-from mmbench.runs.knock_out import knock_out
+from mmbench.runs.knockout import knock_out
 from mmbench.runs.loading import load_runs
 from mmbench.runs.look_log import note_looks
 from mmbench.runs.request import choose_datasets

@@ -13,7 +13,7 @@ from mmbench.errors import MmbenchError
 from mmbench.evaluation.evidence import LIST_RULES, Ranking
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metric
 from mmbench.models import registry
-from mmbench.runs.plan import ENCODERS, configuration_id, settings_of_use
+from mmbench.runs.plan import ENCODERS, configuration_id, effective_settings
 from mmbench.runs.store import RunRecord
 from mmbench.tuning.records import best_of
 from mmbench.tuning.stored import studies_of
@@ -116,7 +116,7 @@ def _configuration(bundle: Bundle) -> str:
     if record.model.partition(":")[0] not in registry.entries():
         raise UncheckedError(f"this version has no model {record.model}")
     entry = registry.find(record.model)
-    keys = settings_of_use(entry) - set(ENCODERS)
+    keys = effective_settings(entry) - set(ENCODERS)
     if missing := keys - set(record.settings):
         raise NotedError(
             f"this version's {record.model} has the setting {min(missing)}, which the runs do not have"

@@ -25,7 +25,7 @@ from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.evidence import LIST_RULES, MadeBy, Ranking, TopLists
 from mmbench.models.registry import EXTERNAL
 from mmbench.runs import store
-from mmbench.runs.plan import comparable
+from mmbench.runs.plan import comparison_protocol
 from mmbench.runs.store import RECORD, RunRecord, cell_path, read_record
 from mmbench.runtime import code_version, environment
 from mmbench.settings.config import Origin, Setting
@@ -63,7 +63,7 @@ def score_lists(
     prepared = open_prepared(dataset, data_dir)
     view = load_data(prepared.path, prepared.hash).targets("test")
     rule = entry.mask_seen or prepared.protocol.mask_seen
-    protocol = comparable(prepared, {"mask_seen": Setting(rule, Origin.protocol)})
+    protocol = comparison_protocol(prepared, {"mask_seen": Setting(rule, Origin.protocol)})
     config_id = hash_json({"external": entry.name, "protocol": protocol})[:10]
     path = cell_path(results_dir, dataset=dataset, model=entry.model, config_id=config_id, seed=entry.seed)
     sha256 = hash_file(file) if file.is_file() else ""

@@ -33,7 +33,7 @@ def evaluate(
     ] = None,
     rescore: Annotated[
         bool,
-        typer.Option(help="Rank the stored checkpoint again; --no-rescore only reads the stored rankings."),
+        typer.Option(help="Rank the stored best weights again; --no-rescore only reads the stored rankings."),
     ] = True,
     mask_seen: Annotated[
         MaskRule | None,

@@ -12,8 +12,8 @@ from mmbench.cli.state import State
 from mmbench.errors import RunError
 
 if TYPE_CHECKING:
-    from mmbench.reporting.knock_outs import RowOfDrops
-    from mmbench.runs.knock_out import KnockedOut
+    from mmbench.reporting.knockout_drops import RowOfDrops
+    from mmbench.runs.knockout import KnockedOut
     from mmbench.runs.store import RunRecord
 
 RANKED, RETRAINED = "text,image,time,order,history", "text,image"
@@ -54,9 +54,9 @@ def knockout(
     """Rank stored runs again without texts, pictures, times, order or old events: what do their models use?"""
     state: State = ctx.obj
     from mmbench.cli.tables import print_looks
-    from mmbench.evaluation.knockouts import parse_knockouts
+    from mmbench.evaluation.knockout_kinds import parse_knockouts
     from mmbench.evaluation.metrics import parse_metric
-    from mmbench.reporting.knock_outs import as_retrained, rows_of_drops
+    from mmbench.reporting.knockout_drops import as_retrained, rows_of_drops
     from mmbench.reporting.labels import group_runs
     from mmbench.runs.naming import runs_named
 
@@ -83,8 +83,8 @@ def _ranked(
     state: State, records: "Sequence[RunRecord]", what: list[str], device: str
 ) -> "dict[str, list[KnockedOut]]":
     """Rank the stored weights of each run again; return what came of it by the run's title."""
-    from mmbench.evaluation.knockouts import parse_knockouts
-    from mmbench.runs.knock_out import knock_out
+    from mmbench.evaluation.knockout_kinds import parse_knockouts
+    from mmbench.runs.knockout import knock_out
 
     chosen = parse_knockouts(what)
     return {

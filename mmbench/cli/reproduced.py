@@ -61,7 +61,7 @@ def show(
         _emit(state, result, fmt, output)
     failed = sum(record.status == "failed" for record in records.values())
     if failed:
-        raise RunError(f"{failed} of {len(records)} cells failed; the same command tries them again")
+        raise RunError(f"{failed} of {len(records)} runs failed; the same command tries them again")
 
 
 def _why(plan: "Plan") -> str:

@@ -122,11 +122,9 @@ def run(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Cells computed at the same time, each in its own process.")
+        int, typer.Option(min=1, help="Runs computed at the same time, each in its own process.")
     ] = 1,
-    backend: Annotated[
-        str, typer.Option(help="Who computes the cells: local, dask, ray or slurm.")
-    ] = "local",
+    backend: Annotated[str, typer.Option(help="Who computes the runs: local, dask, ray or slurm.")] = "local",
     address: Annotated[
         str | None,
         typer.Option(help="A running Dask scheduler or Ray cluster; by default started on this machine."),
@@ -161,10 +159,10 @@ def run(
     ] = None,
     track: TrackOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the cells and which exist; compute nothing.")
+        bool, typer.Option("--dry-run", help="Show the runs and which exist; compute nothing.")
     ] = False,
 ) -> None:
-    """Train and evaluate every missing cell of models x data sets x seeds, then print the table."""
+    """Train and evaluate every missing run of models x data sets x seeds, then print the table."""
     state: State = ctx.obj
     from mmbench import api
     from mmbench.cli.watching import run_view, watchers
@@ -267,7 +265,7 @@ def close_with_table(state: State, runs: "Runs", options: "ReportOptions") -> No
 
     failed = runs.failed
     if len(failed) == len(runs):
-        raise RunError(f"every cell failed; the first: {failed[0].model}: {failed[0].failure}")
+        raise RunError(f"every run failed; the first: {failed[0].model}: {failed[0].failure}")
     report = api.report(
         runs, metrics=options.metrics or DEFAULT_METRICS, compare=options.compare or None, test=options.test,
         correction=options.correction, split=options.split, ties=options.ties, mask_seen=options.mask_seen,
@@ -280,7 +278,7 @@ def close_with_table(state: State, runs: "Runs", options: "ReportOptions") -> No
     )
     render(report.table, "terminal", state.out, layout)
     if failed:
-        raise RunError(f"{len(failed)} of {len(runs)} cells failed; the same command tries them again")
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
 
 
 def train(

@@ -4,7 +4,7 @@ A change of the catalogue is made before the model is built and its weights are 
 before batches are laid out, so that it is the same in every layout. The mask rules stay about the histories as they
 are, so that all rankings of a run have the same candidates and can be compared user by user.
 
-`mmbench.evaluation.knockouts` has the changes that take something away.
+`mmbench.evaluation.knockout_kinds` has the changes that take something away.
 """
 
 from collections.abc import Callable

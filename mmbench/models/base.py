@@ -87,7 +87,11 @@ class Stage:
 
 
 class Recommender(nn.Module, Generic[C]):
-    """Base of every model. Subclasses end `__init__` with their weight initialisation, after all layers exist."""
+    """Base of every model.
+
+    Subclasses end `__init__` with their weight initialisation, after all layers exist, unless the released code leaves
+    later layers at torch's defaults (HM4SR).
+    """
 
     trainable: ClassVar[bool] = True  # False: no loss; __init__ computes everything from the catalogue
     deterministic: ClassVar[bool] = False  # True: the seed changes nothing

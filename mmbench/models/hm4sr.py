@@ -119,8 +119,8 @@ class Angle(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
 
-    def phase(self, seconds: Tensor) -> Tensor:
-        """Return the cosine at seconds int64 [...], [..., D]."""
+    def argument(self, seconds: Tensor) -> Tensor:
+        """Return the argument of the cosine at seconds int64 [...], modulo 2 pi, float64 [..., D]."""
         return self.linear(seconds, torch.float64).remainder(2 * math.pi)
 
     def linear(self, seconds: Tensor, precision: torch.dtype) -> Tensor:
@@ -131,7 +131,7 @@ class Angle(nn.Module):
 
     def forward(self, seconds: Tensor) -> Tensor:
         """Return the cosine at seconds int64 [...], [..., D]."""
-        return self.phase(seconds).to(self.weight.dtype).cos()
+        return self.argument(seconds).to(self.weight.dtype).cos()
 
 
 class TimeEncoding(nn.Module):
@@ -184,13 +184,13 @@ class TemporalMoE(nn.Module):
 
     experts: Tensor  # W_i^temp, [k2, M D]
 
-    def __init__(self, width: int, dim: int, n_experts: int) -> None:
+    def __init__(self, time_width: int, n_scaled: int, n_experts: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, n_experts)
-        self.experts = nn.Parameter(0.1 * torch.randn(n_experts, dim))
+        self.gate = nn.Linear(time_width, n_experts)
+        self.experts = nn.Parameter(0.1 * torch.randn(n_experts, n_scaled))
 
     def forward(self, e: Tensor, time: Tensor) -> Tensor:
-        """e' [R, W, M, D], time [R, W, width] -> x^temp [R, W, M, D]."""
+        """e' [R, W, M, D], time [R, W, time width] -> x^temp [R, W, M, D]."""
         weight = self.gate(time).softmax(-1) @ self.experts  # [R, W, M D]
         return weight.unflatten(-1, e.shape[-2:]) * e
 
@@ -252,8 +252,8 @@ class HM4SR(Recommender[HM4SRConfig]):
     def make_time(self, catalog: Catalog) -> TimeEncoding:
         return TimeEncoding(self.config, catalog)
 
-    def make_temporal(self, width: int) -> TemporalMoE:
-        return TemporalMoE(self.time.width, width, self.config.n_temporal_experts)
+    def make_temporal(self, n_scaled: int) -> TemporalMoE:
+        return TemporalMoE(self.time.width, n_scaled, self.config.n_temporal_experts)
 
     def _init_weights(self) -> None:
         init_normal(self, std=0.02)
@@ -319,7 +319,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         }
         if self.use_category:
             terms["cp"] = config.category_weight * self.category_term(tables, items, mask, batch)
-        same = self.same_targets(batch)
+        same = self.not_negatives(batch)
         if config.use_idcl:  # eq. 23
             ids = self.item_emb(batch.target)
             terms["idcl"] = config.idcl_weight * self.contrast(states[0], ids, same, config.temperature)
@@ -329,6 +329,7 @@ class HM4SR(Recommender[HM4SRConfig]):
 
     def category_term(self, tables: Tensor, items: Tensor, mask: Tensor, batch: TrainBatch) -> Tensor:
         """Return eq. 21-22 over the items of every prefix, `items` [R, W, M, D]; an item counts once per prefix."""
+        # The weight of an event is the number of prefixes, one for each target, that contain it.
         slots = torch.zeros_like(batch.item_seq, dtype=tables.dtype).flatten().scatter(0, batch.slot, 1.0)
         weight = (slots.view_as(batch.item_seq)[:, None] @ mask.to(tables.dtype))[:, 0] * batch.mask  # [R, W]
         logits = self.category_head(items.flatten(-2))  # eq. 21
@@ -339,7 +340,7 @@ class HM4SR(Recommender[HM4SRConfig]):
             return (entropy.sum(-1) * weight).sum() / len(batch.slot)
         return (entropy.mean(-1) * weight).sum() / weight.sum()
 
-    def same_targets(self, batch: TrainBatch) -> Tensor:
+    def not_negatives(self, batch: TrainBatch) -> Tensor:
         """Return which pairs of targets are not negatives of each other: equal, or of one user; bool [T, T]."""
         same = batch.target[:, None] == batch.target[None, :]
         if self.config.same_user == "removed":
@@ -347,7 +348,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         return same
 
     def contrast(self, anchor: Tensor, positive: Tensor, same: Tensor, temperature: float) -> Tensor:
-        """Return the contrast of eq. 23, or that of eq. 25 averaged over the content modalities (eq. 26)."""
+        """Return InfoNCE of states [T, D] (eq. 23), or of [M - 1, T, D], averaged over modalities (eq. 25-26)."""
         return info_nce(anchor, positive, temperature=temperature, same=same)
 
     def encode_for_loss(

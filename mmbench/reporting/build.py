@@ -44,14 +44,14 @@ def build_table(records: Sequence[RunRecord], request: TableRequest = DEFAULT_RE
         chosen = EffortRows(list(zip(keys, groups, strict=True)), labels)
     else:
         chosen = effort_rows(groups, request.rows)
-    labels, repeated = chosen.labels, [*repeated, *chosen.left_out]
+    labels, left_out = chosen.labels, [*repeated, *chosen.left_out]
     grid = Grid(request, datasets, list(dict.fromkeys(key for key, _ in chosen.entries)))
     grid.reasons.update(chosen.missing)
     for key, group in chosen.entries:
         grid.add(key, group)
     grid.check()
     names = row_names(records)
-    builder = _Builder(grid, {key: (names[key.model], labels[key]) for key in grid.keys}, repeated)
+    builder = _Builder(grid, {key: (names[key.model], labels[key]) for key in grid.keys}, left_out)
     builder.sort()
     return builder.table(builder.find(request.compare) if request.compare else None)
 
@@ -90,11 +90,11 @@ class _Builder:
     """A table in the making: the grid, and its rows in order.
 
     names     (display name, label of the configuration) of each row
-    repeated  lines about runs that were given more than once
+    left_out  lines about runs that are not in the table, such as those given twice
     """
 
-    def __init__(self, grid: Grid, names: Mapping[RowKey, tuple[str, str]], repeated: Sequence[str]) -> None:
-        self.grid, self.request, self.repeated = grid, grid.request, repeated
+    def __init__(self, grid: Grid, names: Mapping[RowKey, tuple[str, str]], left_out: Sequence[str]) -> None:
+        self.grid, self.request, self.left_out = grid, grid.request, left_out
         self.columns = [
             Column(dataset, metric) for dataset in grid.datasets for metric in self.request.metrics
         ]
@@ -103,7 +103,7 @@ class _Builder:
         self.rows = mark_places([self._row(key, *names[key]) for key in self.keys], len(self.columns))
 
     def sort(self) -> None:
-        """Put floors last; sort the rest as requested, else in the order of the models, else strongest first.
+        """Put floors last. The others follow --sort; without it the order of --model, then falling means.
 
         With both the recipe's and tuned rows, those of a model stay together.
         """
@@ -183,7 +183,7 @@ class _Builder:
             family=sum(comparison.p is not None for comparison in comparisons),
             top=request.top,
             left_out=(
-                *self.repeated,
+                *self.left_out,
                 *(fault.reason for faults in self.grid.faults.values() for fault in faults),
             ),
         )
@@ -297,22 +297,22 @@ class _Builder:
     @property
     def _groups(self) -> list[tuple[Group, Row]]:
         return [
-            (self.grid.groups[cell], self._row_of(cell)) for cell in self._cells() if cell in self.grid.groups
+            (self.grid.groups[key], self._row_of(key)) for key in self._grid_keys() if key in self.grid.groups
         ]
 
     @property
     def _measured(self) -> list[tuple[str, Row, Measured]]:
         return [
-            (cell[0], self._row_of(cell), self.grid.measured[cell])
-            for cell in self._cells()
-            if cell in self.grid.measured
+            (key[0], self._row_of(key), self.grid.measured[key])
+            for key in self._grid_keys()
+            if key in self.grid.measured
         ]
 
-    def _cells(self) -> list[tuple[str, RowKey]]:
+    def _grid_keys(self) -> list[tuple[str, RowKey]]:
         return list(self.grid.in_order(self.keys))
 
-    def _row_of(self, cell: tuple[str, RowKey]) -> Row:
-        return self.rows[self.keys.index(cell[1])]
+    def _row_of(self, grid_key: tuple[str, RowKey]) -> Row:
+        return self.rows[self.keys.index(grid_key[1])]
 
     def _caption(self, table: Table) -> list[tuple[str, str]]:
         groups, request = self._groups, self.request
@@ -342,7 +342,7 @@ class _Builder:
         ]
 
     def _other_winners(self) -> list[caption.OtherWinner]:
-        """Return the columns with other best rows under the other mask rule."""
+        """Return the columns whose best row changes under the other mask rule."""
         changed = []
         for number, column in enumerate(self.columns):
             metric_index = self.request.metrics.index(column.metric)

@@ -18,7 +18,7 @@ from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.feature_change import change_features
-from mmbench.runs.plan import Cell, configs
+from mmbench.runs.plan import Cell, make_configs
 from mmbench.runs.sources import CellSource
 from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
@@ -116,7 +116,7 @@ def build_model(
     change  is made to the catalogue before the model gets it
     """
     entry = registry.find(cell.model)
-    model_config, train_config = configs(entry, cell.settings)
+    model_config, train_config = make_configs(entry, cell.settings)
     catalog = cell_catalog(cell, data)
     if change is not None:
         catalog = change(catalog)

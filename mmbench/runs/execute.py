@@ -2,8 +2,8 @@
 
     open the cell -> train its model -> rank valid and test -> store rankings and record
 
-`_train_all` yields each cell with its trained model or with what stopped it; `_settle` makes a record of either, and
-is the only place that does. The test targets are opened only after the training is over.
+`_train_one` and `_train_all` give each cell with its trained model or with what stopped it; `_rank_and_store` stores a
+record of either. The test targets are opened after the training, except by validation = "test-item", a released slip.
 """
 
 import time
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,11 +56,11 @@ class Opened:
     config: TrainConfig
     device: str
     trainer: Trainer | None
-    closed_form: Progress  # is the progress where nothing is trained
+    untrained: Progress  # the progress where nothing is trained
 
     @property
     def progress(self) -> Progress:
-        return self.trainer.progress if self.trainer is not None else self.closed_form
+        return self.trainer.progress if self.trainer is not None else self.untrained
 
 
 Result = tuple[Cell, Opened | BaseException]  # a trained model, or what stopped it
@@ -80,7 +80,9 @@ def run_cell(
     lists  length of the lists of best items that are stored, 0 for none
     """
     tracked = _tracking_of([cell])
-    return _settle(_train_one(cell, device, watcher, tracked), tracked=tracked, lists=lists, debug=debug)
+    return _rank_and_store(
+        _train_one(cell, device, watcher, tracked), tracked=tracked, lists=lists, debug=debug
+    )
 
 
 def run_stack(
@@ -96,9 +98,9 @@ def run_stack(
     A model that cannot be stacked is trained seed after seed, and the watcher is told why.
     """
     tracked = _tracking_of(cells)
-    settle = partial(_settle, tracked=tracked, lists=lists, debug=debug)
+    rank_and_store = partial(_rank_and_store, tracked=tracked, lists=lists, debug=debug)
     # `map` keeps no trained model while the next is made.
-    return map(settle, _train_all(cells, device, watcher, tracked))
+    return map(rank_and_store, _train_all(cells, device, watcher, tracked))
 
 
 def _tracking_of(cells: Sequence[Cell]) -> Tracked:
@@ -122,7 +124,7 @@ def _train_all(
     cells: Sequence[Cell], device: str, watcher: Watcher | None, tracked: Tracked
 ) -> Iterator[Result]:
     """Yield the results of cells in the order of their ends."""
-    waiting, note = iter(cells), ""
+    waiting, note = iter(cells), ""  # the first cell that can be stacked takes all others with it
     for cell in waiting:
         result = _try_to_open(cell, device, tracked)
         trainer = _trainer_of(result)
@@ -182,22 +184,22 @@ def open_run(
     model, config = build_model(cell, data, device)
     run = Opened(cell, data, model, config, device, None, Progress())
     if model.trainable:
-        run.trainer = _trainer(run, watcher)
+        run.trainer = _make_trainer(run, watcher)
         run.trainer.on_log = tracking.log if tracking is not None and tracking.names else None
         return run
     for stale in (LOG, BEST):
         (cell.path / stale).unlink(missing_ok=True)
     spent = {"train": time.perf_counter() - began, "valid": 0.0}
-    run.closed_form = Progress(stopped="closed form", seconds=spent)
+    run.untrained = Progress(stopped="closed form", seconds=spent)
     return run
 
 
-def _trainer(run: Opened, watcher: Watcher | None) -> Trainer:
+def _make_trainer(run: Opened, watcher: Watcher | None) -> Trainer:
     config, device = run.config, run.device
-    judged = run.data.targets("test" if config.validation == "test-item" else "valid")
+    targets = run.data.targets("test" if config.validation == "test-item" else "valid")
 
     def validate(current: Recommender[Any]) -> float:
-        return selection_value(current, view=judged, config=config, device=device)
+        return selection_value(current, view=targets, config=config, device=device)
 
     return Trainer(
         run.model, run.data.train, validate, config, seed=run.cell.seed, folder=run.cell.path, device=device,
@@ -213,8 +215,8 @@ def selection_value(model: Recommender[Any], *, view: TargetView, config: TrainC
 # -- records ----------------------------------------------------------------------------------------------
 
 
-def _settle(result: Result, *, tracked: Tracked, lists: int, debug: bool) -> RunRecord:
-    """Rank and store a trained cell, or store why there is no result; tell its trackers of the end."""
+def _rank_and_store(result: Result, *, tracked: Tracked, lists: int, debug: bool) -> RunRecord:
+    """Rank a trained cell and store its record, or store why there is no result; tell its trackers of the end."""
     record = _record_of(result, lists=lists, debug=debug)
     tracked[record.path].end(lambda: _end_of(record))
     return record
@@ -228,12 +230,12 @@ def _end_of(record: RunRecord) -> TrackedEnd:
 
 
 def _record_of(result: Result, *, lists: int, debug: bool) -> RunRecord:
-    """Rank and store a trained cell, or store why there is no result."""
-    cell, run = result
+    """Return the stored record, of a result or of its failure."""
+    cell, outcome = result
     try:
-        if isinstance(run, BaseException):
-            raise run
-        record = _close(run, lists)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        record = _finished_record(outcome, lists)
         store.write_record(record)
         tidy(cell.path)
         return record
@@ -254,30 +256,30 @@ def explain_failure(error: BaseException, model: str) -> str:
 
 def fail_cell(cell: Cell, reason: str) -> RunRecord:
     """Store a failed record with its reason. Checkpoints stay, so the next attempt resumes."""
-    record = replace(_base_record(cell), status="failed", reason=one_line(without_folders(reason))[:500])
+    record = replace(_base_record(cell, "failed"), reason=one_line(without_folders(reason))[:500])
     store.write_record(record)
     return record
 
 
-def _base_record(cell: Cell) -> RunRecord:
-    """Return what is known of a cell before it is computed."""
+def _base_record(cell: Cell, status: Literal["finished", "failed"]) -> RunRecord:
+    """Return a record of what is known of a cell without computing it."""
     entry = registry.find(cell.model)
     prepared = open_path(cell.data_path)
     return RunRecord(
         path=cell.path, dataset=cell.dataset, model=cell.model, config_id=cell.config_id, seed=cell.seed,
         display=entry.display,
-        status="finished", deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
-        # What is not trained is not selected either, and its cell is the same under both settings.
+        status=status, deterministic=entry.load().deterministic, synthetic=prepared.synthetic,
+        # A model without training has no epoch to select: `validation` changes nothing, and is not in its config id.
         leaky=entry.load().trainable and cell.settings["validation"].value == "test-item",
         protocol=cell.protocol, n_items=prepared.n_items, settings=cell.settings, features=cell.features,
         sources=list(cell.uses_of_sources), notes=list(cell.notes),
     )  # fmt: skip
 
 
-def _close(run: Opened, lists: int) -> RunRecord:
-    """Rank, store the rankings, and return the record."""
+def _finished_record(run: Opened, lists: int) -> RunRecord:
+    """Rank, store the rankings, and return the record, which is not stored yet."""
     cell, model, progress = run.cell, run.model, run.progress
-    base = _base_record(cell)
+    base = _base_record(cell, "finished")
     if isinstance(model, LateFused):
         choose_weights(model, run.data.valid, mask_seen=run.config.mask_seen, device=run.device)
     ranked = RunModel(base.title, model, run.data, run.device)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmbench.errors import UsageError, suggest
 from mmbench.models import registry
-from mmbench.runs.plan import settings_of_use
+from mmbench.runs.plan import effective_settings
 from mmbench.settings.config import Layer, Origin
 from mmbench.settings.words import unknown_setting
 
@@ -88,5 +88,5 @@ def check_overrides(overrides: Overrides, models: Sequence[str], *, option: str 
         for key in settings:
             if key not in keys:
                 raise UsageError(f"{option} {name}.{key}: {unknown_setting(key, keys)}")
-            if key not in settings_of_use(entry):
+            if key not in effective_settings(entry):
                 raise UsageError(f"{option} {name}.{key}: {name} has no use for this setting")

@@ -1,4 +1,4 @@
-"""Cells of an experiment: a model on a data set with a seed, with everything that decides the result resolved."""
+"""Cells: a model on a data set with a seed, with everything that decides the result resolved."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,8 +21,15 @@ from mmbench.tracking import TrackedRun
 
 METRIC_VERSION = 1  # raised when a metric's definition changes; rows with different versions never mix
 FROM_PROTOCOL = ("max_len", "selection_metric", "patience", "mask_seen")
-RANKING_SETTINGS = ("max_len", "mask_seen", "precision")
-ENCODERS = ("text_encoder", "image_encoder")  # a result is identified by the features read, not by their name
+RANKING_SETTINGS = (
+    "max_len",
+    "mask_seen",
+    "precision",
+)  # of TrainConfig, all that counts in a model without training
+ENCODERS = (
+    "text_encoder",
+    "image_encoder",
+)  # not in the config id: the features themselves identify a result
 FEATURE_CHANGES = ("text_features", "image_features")
 LATE_FUSION = "late-fusion"
 CONTROL_MODELS = (LATE_FUSION, "ease-text", "itemknn-cbf")  # what a multi-modal model is compared with
@@ -30,7 +37,7 @@ CONTROL_MODELS = (LATE_FUSION, "ease-text", "itemknn-cbf")  # what a multi-modal
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Everything that decides a result, resolved; made in the parent process, run anywhere."""
+    """What decides a result, resolved, and where it goes; made in the parent process, computed anywhere."""
 
     dataset: str
     data_path: Path
@@ -50,7 +57,7 @@ class Cell:
         return store.fingerprint_of(self.protocol)
 
     @property
-    def feature_identities(self) -> dict[str, str]:
+    def input_identities(self) -> dict[str, str]:
         """Return what made the features that the model reads, by modality, and what it is pre-trained on."""
         others = {
             f"pre-training on {source.name}": hash_json(source.identity) for source in self.uses_of_sources
@@ -67,7 +74,7 @@ class Cell:
             title=title or store.run_title(self.dataset, self.model, self.config_id, self.seed),
             folder=folder or self.path, dataset=self.dataset, model=self.model, config_id=self.config_id,
             seed=self.seed, settings={key: setting.value for key, setting in self.settings.items()},
-            identity={**self.protocol, "features": self.feature_identities},
+            identity={**self.protocol, "features": self.input_identities},
         )  # fmt: skip
 
     @property
@@ -87,7 +94,7 @@ def resolve_settings(
     ]
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)
     # As validated, so that dropout = 0 and dropout = 0.0 are the same configuration.
-    checked = values_of(configs(entry, settings))
+    checked = values_of(make_configs(entry, settings))
     return {key: Setting(checked[key], setting.origin, setting.note) for key, setting in settings.items()}
 
 
@@ -96,16 +103,16 @@ def protocol_layer(protocol: Protocol) -> Layer:
     return Layer(Origin.protocol, {key: getattr(protocol, key) for key in FROM_PROTOCOL}, protocol.name)
 
 
-def values_of(built: tuple[Any, ...]) -> dict[str, Any]:
+def values_of(configs: tuple[Any, ...]) -> dict[str, Any]:
     """Return all fields of some configuration objects as JSON values."""
     return {
         parameter.name: list(value) if isinstance(value := getattr(config, parameter.name), tuple) else value
-        for config in built
+        for config in configs
         for parameter in fields(config)
     }
 
 
-def configs(entry: registry.ModelEntry, settings: Mapping[str, Setting]) -> tuple[Any, TrainConfig]:
+def make_configs(entry: registry.ModelEntry, settings: Mapping[str, Setting]) -> tuple[Any, TrainConfig]:
     """Return the model's and the training's configuration objects; UsageError names a bad value."""
     shared = {parameter.name for parameter in fields(TrainConfig)}
     values = {key: setting.value for key, setting in settings.items()}
@@ -125,13 +132,15 @@ def choose_features(
     """Return the feature sets that a model reads, and a note for each modality that the data set lacks."""
     chosen: dict[str, FeatureSet] = {}
     notes = []
-    model, (config, _) = entry.load(), configs(entry, settings)
-    if not prepared.has_times and "time" in entry.recipe.inputs and model.reads(config, "time"):
+    model_class, (config, _) = entry.load(), make_configs(entry, settings)
+    if not prepared.has_times and "time" in entry.recipe.inputs and model_class.reads(config, "time"):
         raise UsageError(
             f"{entry.name} reads times, but the interactions of {prepared.name} only have an order (unit = 'order'); "
             "choose a model or a variant that reads none, or prepare the data with times"
         )
-    wanted = [name for name in ("text", "image") if name in entry.recipe.inputs and model.reads(config, name)]
+    wanted = [
+        name for name in ("text", "image") if name in entry.recipe.inputs and model_class.reads(config, name)
+    ]
     for modality in wanted:
         name = str(settings[f"{modality}_encoder"].value)
         encoder = default_encoder(prepared, modality) if name == "auto" else name
@@ -148,7 +157,7 @@ def choose_features(
                     f"{made.n_items:,} items), because {prepared.name} has no extracted features; "
                     f"--set {modality}_encoder={encoder} chooses them without this note"
                 )
-            if chosen[modality].n_layers and not model.reads_layers:
+            if chosen[modality].n_layers and not model_class.reads_layers:
                 raise UsageError(
                     f"{entry.name} reads a single vector per item, but {encoder} of {prepared.name} has "
                     f"{chosen[modality].n_layers} layers; choose another {modality}_encoder"
@@ -161,7 +170,7 @@ def choose_features(
     return chosen, notes
 
 
-def settings_of_use(entry: registry.ModelEntry) -> set[str]:
+def effective_settings(entry: registry.ModelEntry) -> set[str]:
     """Return the settings that can change what a model does; in a model without training, training settings cannot."""
     of_model = {parameter.name for parameter in fields(entry.config_class())}
     ranking = of_model.union(RANKING_SETTINGS, ENCODERS, FEATURE_CHANGES)
@@ -169,7 +178,9 @@ def settings_of_use(entry: registry.ModelEntry) -> set[str]:
     return keys - entry.unread_settings()
 
 
-def check_changes(entry: registry.ModelEntry, settings: Mapping[str, Setting], read: Collection[str]) -> None:
+def check_feature_changes(
+    entry: registry.ModelEntry, settings: Mapping[str, Setting], read: Collection[str]
+) -> None:
     """Raise UsageError for a change of features of a modality that is not among those read."""
     for modality in ("text", "image"):
         key = f"{modality}_features"
@@ -189,16 +200,16 @@ def make_cell(
     seed: int,
     overrides: Sequence[Layer],
 ) -> Cell:
-    """Resolve a cell. Its folder is named by a hash of everything but the seed and the code."""
+    """Resolve a cell. Its folder is named by a hash of effective settings, features, protocol and a plugin's code."""
     entry = registry.find(model)
     settings = resolve_settings(entry, prepared, overrides)
     features, notes = choose_features(entry, prepared, settings)
-    check_changes(entry, settings, features)
+    check_feature_changes(entry, settings, features)
     uses = {modality: stored.use for modality, stored in features.items()}
-    protocol = comparable(prepared, settings)
+    protocol = comparison_protocol(prepared, settings)
     if entry.load().trainable:
         metrics.parse_metric(settings["selection_metric"].value).check(prepared.n_items)
-    values = {key: settings[key].value for key in settings_of_use(entry) - set(ENCODERS)}
+    values = {key: settings[key].value for key in effective_settings(entry) - set(ENCODERS)}
     sources = choose_sources(values, prepared, features)
     config_id = configuration_id(
         model,
@@ -249,7 +260,7 @@ def configuration_id(
     return hash_json(identity)[:10]
 
 
-def comparable(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str, Any]:
+def comparison_protocol(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str, Any]:
     """Return the fields of the protocol that two rows must share to stand in the same table."""
     kept = {k: v for k, v in prepared.protocol.to_json().items() if k not in (*FROM_PROTOCOL, "name")}
     return {
@@ -263,7 +274,7 @@ def comparable(prepared: Prepared, settings: Mapping[str, Setting]) -> dict[str,
 
 
 def cell_of(record: store.RunRecord, data_dir: Path) -> Cell:
-    """Return the cell that made a record, for ranking its checkpoint again; RunError for data that changed since."""
+    """Return the cell of a record for ranking, without sources and trackers; RunError for data that changed since."""
     prepared = open_prepared(record.dataset, data_dir)
     if prepared.hash != record.data_hash:
         raise RunError(

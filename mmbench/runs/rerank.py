@@ -140,20 +140,7 @@ def _changed_buffers(model: Recommender[Any], intact: Recommender[Any]) -> dict[
     }
 
 
-def rank_stored(
-    record: RunRecord, intervention: Intervention, *, data_dir: Path, device: str = "auto", lists: int = 0
-) -> list[Ranking]:
-    """Rank a finished run's best weights under an intervention; store both rankings beside the run's own.
-
-    The caller holds the lock of the run's folder.
-    """
-    run = reopen(record, data_dir=data_dir, device=device, intervention=intervention)
-    rankings = run.rank(intervention, lists=lists)
-    store.write_rankings(record.path, rankings)
-    return rankings
-
-
-def evaluate_again(
+def rank_again(
     record: RunRecord, *, data_dir: Path, device: str = "auto", lists: int = DEFAULT_LISTS
 ) -> Evaluated:
     """Rank a finished run's best weights again and replace its own rankings; the record says what ranked it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmbench.choices import SPLITS
 from mmbench.data.store import Prepared, open_prepared
 from mmbench.errors import RunError, UsageError
-from mmbench.runs.knock_out import FEATURES, KnockedOut, why_not_read
+from mmbench.runs.knockout import FEATURES, KnockedOut, why_not_read
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.runs.store import RunRecord, read_record
 from mmbench.settings.config import DELIBERATE, Layer, Origin

@@ -1,5 +1,7 @@
 """Scheduling: which cells are missing, who computes them, what happens when one fails.
 
+`plan` lists the cells, `execute` computes the missing ones, each by mmbench.runs.execute.run_cell.
+
 A cell is claimed by an advisory lock on a file in its folder. The system drops the lock when a process dies,
 however it dies, so several `mmbench run` can share a results folder and none waits for a dead process.
 """
@@ -18,11 +20,12 @@ from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DataError, OtherVersionError, RunError
 from mmbench.models import registry
 from mmbench.paths import split_paths
+from mmbench.runs import rerank
 from mmbench.runs.execute import LEFTOVERS, fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.following import following
 from mmbench.runs.overrides import Overrides, check_overrides
 from mmbench.runs.plan import Cell, make_cell
-from mmbench.runs.rerank import Evaluated, evaluate_again
+from mmbench.runs.rerank import Evaluated
 from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
 from mmbench.runtime import code_version, prepare_process
@@ -175,13 +178,13 @@ def _other_code(record: RunRecord) -> bool:
 
 
 def rank_again(record: RunRecord, *, data_dir: Path, device: str, lists: int = DEFAULT_LISTS) -> Evaluated:
-    """Rank a stored run again, see `evaluate_again`, while we hold its lock."""
+    """Rank a stored run again, see `mmbench.runs.rerank.rank_again`, while we hold its lock."""
     lock = claim(record.path, wait=False)
     if lock is None:
         raise RunError(f"{record.path} is being computed by another run; try again when it is done")
     with lock:
         try:
-            return evaluate_again(record, data_dir=data_dir, device=device, lists=lists)
+            return rerank.rank_again(record, data_dir=data_dir, device=device, lists=lists)
         except OSError as error:
             raise RunError(f"cannot write {record.path}: {error.strerror or error}") from error
 

@@ -84,7 +84,10 @@ class TrainConfig:
 
 
 class Origin(StrEnum):
-    """Who gave a setting its value; in the order of precedence, later wins."""
+    """Who gave a setting its value, from weakest to strongest.
+
+    Only what a declared sweep varies (`experiment` too) is stronger than `user`.
+    """
 
     default = "default"  # the configuration class
     protocol = "protocol"  # the data set's protocol

@@ -25,7 +25,7 @@ class MemoryLimit:
         self.device, self.advice, self.tell = device, advice, tell
         self.rows_of_logits = losses.ROWS_OF_LOGITS
 
-    def spare(self, work: Callable[[], T], clean: Callable[[], None]) -> T:
+    def retry_with_less(self, work: Callable[[], T], clean: Callable[[], None]) -> T:
         """Do `work`; as long as memory runs out, `clean` and do it again with fewer rows of logits at once.
 
         Raises RunError when that no longer helps.
@@ -47,7 +47,7 @@ class MemoryLimit:
             torch.cuda.empty_cache()
             self.tell(continues_with(f"{fewer} rows of logits at once"))
 
-    def once(self, work: Callable[[], None]) -> None:
+    def fail_if_full(self, work: Callable[[], None]) -> None:
         """Do `work`, which must not be done twice; raise RunError when memory runs out."""
         try:
             work()

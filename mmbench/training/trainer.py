@@ -1,8 +1,10 @@
-"""The training loop: optimiser, stages, early stopping on validation, checkpoints. It never sees test.
+"""The training loop: optimiser, stages, early stopping on validation, checkpoints.
 
-`fit` gets training events and validation targets; the arrays that it is given hold no test item
-(mmbench.data.views). Everything random in an epoch is drawn from seeds derived from (run seed, stage, epoch),
-so a run that was killed continues from its last finished epoch and ends with the same weights.
+The training arrays hold no validation and no test item (mmbench.data.views). `validate` ranks the validation targets;
+only validation = "test-item", a released slip whose rows carry a mark, makes it rank the test targets.
+
+Everything random in an epoch is drawn from seeds derived from (run seed, stage, epoch), so a run that was killed
+continues from its last finished epoch and ends with the same weights.
 """
 
 import time
@@ -38,7 +40,7 @@ Outcome = dict[str, float] | Exception  # mean loss terms of an epoch, or why th
 
 
 class Stepper(Protocol):
-    """What takes the optimiser steps: of a run (Trainer) or of several at once (mmbench.training.stack.Stack)."""
+    """Takes optimiser steps, for a run (Trainer) or for several together (mmbench.training.stack.Stack)."""
 
     def set_rate(self, rate: float) -> None: ...
     def step(self, batch: TrainBatch) -> Terms: ...
@@ -50,7 +52,7 @@ class Trainer:
     `begin`, `plan_epoch`, `finish_epoch` and `settle` are its parts, for mmbench.training.stack, which trains
     several runs at once.
 
-    pretraining  what a model with stages on source data is trained on in them
+    pretraining  the source data of stages with data = "source"; None without such stages
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Trainer:
         use_graphs: bool = True,
         pretraining: Pretraining | None = None,
     ) -> None:
-        # Is called with the log's line of each finished epoch, and the epoch's number over all stages.
+        # `on_log(line, epoch)` is called after each finished epoch; epochs count over all stages.
         self.on_log: Callable[[Mapping[str, Any], int], object] | None = None
         self.model, self.validate, self.config = model, validate, config
         self.seed, self.files, self.device, self.watcher = seed, TrainingFiles(folder), device, watcher
@@ -76,7 +78,7 @@ class Trainer:
         self.allows_graphs = use_graphs
         self.progress = Progress()
         self.memory = MemoryLimit(device, f"lower batch_size (now {config.batch_size})", self.tell)
-        # Of the current stage:
+        # Of the current stage, set by `start_stage`:
         self.data, self.view = "target", train
         self.batcher: Batcher
         self.drawers: dict[str, Drawer | StepDrawer]
@@ -113,7 +115,7 @@ class Trainer:
 
     @property
     def changes_between_epochs(self) -> bool:
-        """Return whether the model may change its computation between epochs, so that no recorded step can be kept."""
+        """Return whether the model may change its computation between epochs, so that captured graphs are dropped."""
         return type(self.model).start_epoch is not Recommender.start_epoch
 
     def set_rate(self, rate: float) -> None:
@@ -123,8 +125,10 @@ class Trainer:
         """Take an optimiser step, as a CUDA graph where it is captured."""
         if self.graphs is not None and (terms := self.graphs.replay(batch)) is not None:
             return terms
-        terms = self.memory.spare(lambda: self.learner.gradients(batch), self.learner.forget_gradients)
-        self.memory.once(self.learner.update)
+        terms = self.memory.retry_with_less(
+            lambda: self.learner.gradients(batch), self.learner.forget_gradients
+        )
+        self.memory.fail_if_full(self.learner.update)
         return terms
 
     # -- stages -------------------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ class Trainer:
             self.on_log(line, progress.earlier + progress.epoch)
 
     def settle(self) -> None:
-        """Keep a new best, and enter the next stage if this is over."""
+        """Accept a new best, and enter the next stage if the current one is over."""
         self.files.settle()
         self._leave_finished_stages()
 
@@ -309,7 +313,7 @@ class Trainer:
 
 
 def is_gain(value: float, best: float, rule: str) -> bool:
-    """Return whether a validation's value counts as better than the best so far, or, by RecBole's rule, as good.
+    """Return whether a value beats the best so far: larger ("strict"), or at least equal in four digits ("recbole").
 
     "strict" compares unrounded values, so the earlier of two equal epochs stays the best.
     """

@@ -89,7 +89,7 @@ def plan_study(
         dataset=prepared.name, model=model, metric=str(cell.settings["selection_metric"].value), sampler=sampler,
         unit="trials" if budget.trials is not None else "seconds", n_seeds=n_seeds, prunes=prunes,
         space=space_content(dict(sorted(space.items()))), fixed={key: cell.settings[key].value for key in fixed},
-        protocol=cell.protocol, features=cell.feature_identities,
+        protocol=cell.protocol, features=cell.input_identities,
     )  # fmt: skip
 
 

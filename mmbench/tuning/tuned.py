@@ -67,7 +67,7 @@ def _layer(
         prepared,
         model,
         protocol=cell.protocol,
-        features=cell.feature_identities,
+        features=cell.input_identities,
         declared={key: value for key, value in overrides.declared.items() if key in known},
         study_id=study_id,
     )

@@ -22,7 +22,7 @@ from mmbench.evaluation.evidence import Ranking
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.ranking import rank_fully
 from mmbench.reporting import TableRequest, build_table
-from mmbench.runs.plan import comparable
+from mmbench.runs.plan import comparison_protocol
 from mmbench.runs.store import read_all, read_record
 from mmbench.settings.config import Origin, Setting
 from tests.board.making import checked
@@ -255,7 +255,9 @@ def test_lists_of_masked_items_alone_are_refused(toy: Prepared, view: TargetView
 def external_id(toy: Prepared) -> str:
     """Return the configuration of "Their model" under the protocol's own mask rule."""
     setting = Setting(toy.protocol.mask_seen, Origin.protocol)
-    return hash_json({"external": "Their model", "protocol": comparable(toy, {"mask_seen": setting})})[:10]
+    return hash_json(
+        {"external": "Their model", "protocol": comparison_protocol(toy, {"mask_seen": setting})}
+    )[:10]
 
 
 def test_the_command(toy: Prepared, data_dir: Path, scores: np.ndarray, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_run_outlives_its_workers(backend: str, alone: Path, data_dir: Path, t
             f"sasrec on toy, seed {seed}", *(f"sasrec on toy, seed {seed}: epoch {n}/2" for n in (1, 2))
         ]  # fmt: skip
         assert of_run[-1].startswith("finished ")
-    assert done.error_lines[-1] == "error: 1 of 6 cells failed; the same command tries them again"
+    assert done.error_lines[-1] == "error: 1 of 6 runs failed; the same command tries them again"
     records = {(record.model, record.seed): record for record in map(read_record, cells(out))}
     failed = records.pop(("my-line:steep", 1))
     assert (failed.status, failed.reason) == (

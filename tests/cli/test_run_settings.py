@@ -122,7 +122,7 @@ def test_failed_cells_are_rows_and_the_others_go_on(data_dir: Path, tmp_path: Pa
     )
     assert "in score" in Path(traceback).read_text()
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == "error: 2 of 3 cells failed; the same command tries them again"
+    assert done.stderr.splitlines()[-1] == "error: 2 of 3 runs failed; the same command tries them again"
     assert all(name in done.stdout for name in ("SASRec", "Line", "Pop"))
     line, pop, sasrec = (read_record(cell) for cell in cells(tmp_path / "results"))
     assert [record.status for record in (line, pop, sasrec)] == ["failed", "finished", "failed"]

@@ -14,7 +14,7 @@ from mmbench.data.views import TargetView
 from mmbench.errors import UsageError
 from mmbench.evaluation.evidence import Ranking
 from mmbench.evaluation.interventions import AS_TRAINED, Intervention, rank_under
-from mmbench.evaluation.knockouts import constant, history
+from mmbench.evaluation.knockout_kinds import constant, history
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.evaluation.ranking import rank_fully
 from mmbench.models.base import Catalog, Recommender

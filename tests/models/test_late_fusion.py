@@ -13,7 +13,7 @@ from mmbench.models.ensemble import combine_scores
 from mmbench.nn.score_scales import FusionWeights, rescale, weighted_sum
 from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import make_cell
-from mmbench.runs.rerank import evaluate_again, reopen
+from mmbench.runs.rerank import rank_again, reopen
 from mmbench.settings.config import Layer, Origin
 from tests.models.toy import history_batch, toy_catalog, toy_model, toy_view, training_batch
 from tests.prepared import write_toy
@@ -110,7 +110,7 @@ def test_weights_from_validation_are_stored_and_used_again(
     shares = record.extra["shares"]
     monkeypatch.setattr("mmbench.evaluation.fusion.FEWEST_USERS", 10_000)  # nothing is chosen again
     assert reopen(record, data_dir=tmp_path / "data", device="cpu").model.shares.tolist() == shares
-    assert evaluate_again(record, data_dir=tmp_path / "data", device="cpu").n_changed == 0
+    assert rank_again(record, data_dir=tmp_path / "data", device="cpu").n_changed == 0
     names = {ranking.name for ranking in (record.ranking("test~part=id"), record.ranking("test~part=text"))}
     assert names == {"test~part=id", "test~part=text"}
 

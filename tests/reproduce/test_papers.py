@@ -14,7 +14,7 @@ from mmbench.paths import PACKAGE, datasets_file
 from mmbench.reproduce.plan import is_live, row_overrides
 from mmbench.reproduce.spec import Scores, Statistics, experiments, find_experiment, read_paper, read_printed
 from mmbench.runs.overrides import Overrides
-from mmbench.runs.plan import configs
+from mmbench.runs.plan import make_configs
 from mmbench.settings.config import Layer, Origin, TrainConfig, defaults_of, resolve
 from tests.reproduce.conftest import PAPER, write_paper
 
@@ -77,7 +77,7 @@ def test_settings_of_registered_rows_exist_and_are_valid(name: str) -> None:
             *entry.layers(content.datasets[0]),
             *row_overrides(row, content, Overrides()).layers(row.model, known),
         ]
-        configs(entry, resolve(layers, known=known, where=row.label))
+        make_configs(entry, resolve(layers, known=known, where=row.label))
 
 
 @pytest.mark.parametrize("name", SCORES)

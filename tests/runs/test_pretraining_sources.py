@@ -108,7 +108,7 @@ def test_the_content_of_other_data_sets_is_part_of_a_configuration(data: Path, t
     first, second = cell_of(data, tmp_path), cell_of(tmp_path, tmp_path)
     assert first.protocol == second.protocol, "the run's own data are the same"
     assert first.config_id != second.config_id
-    assert first.feature_identities.keys() == {"text", "pre-training on other", "pre-training on third"}
+    assert first.input_identities.keys() == {"text", "pre-training on other", "pre-training on third"}
     ids = {first.config_id}
     for names in (["third", "other"], ["other"], ["target"], []):
         ids.add(cell_of(data, tmp_path, pretrain_on=names).config_id)

@@ -8,12 +8,13 @@ import pytest
 
 from mmbench.data.store import Prepared
 from mmbench.errors import RunError
-from mmbench.evaluation.evidence import RULES
-from mmbench.evaluation.interventions import AS_TRAINED
-from mmbench.evaluation.knockouts import constant, history
+from mmbench.evaluation.evidence import RULES, Ranking
+from mmbench.evaluation.interventions import AS_TRAINED, Intervention
+from mmbench.evaluation.knockout_kinds import constant, history
+from mmbench.runs import store
 from mmbench.runs.execute import fail_cell, run_cell
 from mmbench.runs.plan import Cell, make_cell
-from mmbench.runs.rerank import rank_stored, reopen
+from mmbench.runs.rerank import reopen
 from mmbench.runs.store import RANKINGS, RunRecord, read_record
 from mmbench.settings.config import Layer, Origin
 from tests.models.test_registry import write_own
@@ -68,6 +69,17 @@ def finished(prepared: Prepared, folder: Path, model: str, **settings: Any) -> R
     return record
 
 
+def rank_stored(
+    record: RunRecord, intervention: Intervention, *, data_dir: Path, lists: int = 0
+) -> list[Ranking]:
+    """Rank a run under an intervention, and store both rankings beside the run's own."""
+    rankings = reopen(record, data_dir=data_dir, device="cpu", intervention=intervention).rank(
+        intervention, lists=lists
+    )
+    store.write_rankings(record.path, rankings)
+    return rankings
+
+
 @pytest.fixture
 def by_text(toy: Prepared, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
     own = write_own(tmp_path / "own", code=BY_TEXT, recipe=RECIPE, stem="by_text")
@@ -76,7 +88,7 @@ def by_text(toy: Prepared, data_dir: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_weights_do_not_bring_back_what_an_intervention_took(by_text: RunRecord, data_dir: Path) -> None:
-    valid, test = rank_stored(by_text, constant("text"), data_dir=data_dir, device="cpu")
+    valid, test = rank_stored(by_text, constant("text"), data_dir=data_dir)
     for ranking in (valid, test):
         assert (ranking.ranks("none").equal == by_text.n_items - 1).all()
     assert (by_text.ranking("test").ranks("none").equal == 0).mean() > 0.5
@@ -89,7 +101,7 @@ def test_rankings_under_a_change_are_stored_beside_the_run_s_own(by_text: RunRec
     folder = by_text.path / RANKINGS
     own = {file.name: file.read_bytes() for file in folder.iterdir()}
     record = (by_text.path / "run.json").read_bytes()
-    made = rank_stored(by_text, history(2), data_dir=data_dir, device="cpu", lists=5)
+    made = rank_stored(by_text, history(2), data_dir=data_dir, lists=5)
     assert [ranking.name for ranking in made] == ["valid~history=2", "test~history=2"]
     assert {file.name for file in folder.iterdir()} == {
         *own, "valid~history-2.npz", "test~history-2.npz",
@@ -111,10 +123,10 @@ def test_what_a_model_does_not_read_changes_nothing(by_text: RunRecord, data_dir
 
 def test_a_registered_multi_modal_model_uses_its_text(toy: Prepared, data_dir: Path, tmp_path: Path) -> None:
     record = finished(toy, tmp_path, "tmmsrec:id+text", hidden_dim=12)
-    _, blind = rank_stored(record, constant("text"), data_dir=data_dir, device="cpu")
+    _, blind = rank_stored(record, constant("text"), data_dir=data_dir)
     assert (blind.n_different(record.ranking("test")) or 0) > 60
     without = finished(toy, tmp_path, "tmmsrec:id", hidden_dim=12)
-    _, same = rank_stored(without, constant("text"), data_dir=data_dir, device="cpu")
+    _, same = rank_stored(without, constant("text"), data_dir=data_dir)
     assert same.n_different(without.ranking("test")) == 0
 
 

@@ -12,7 +12,7 @@ import mmbench
 from mmbench.data.store import Prepared
 from mmbench.errors import RunError, UsageError
 from mmbench.evaluation.metrics import parse_metric
-from mmbench.reporting.knock_outs import Drop, RowOfDrops, as_retrained
+from mmbench.reporting.knockout_drops import Drop, RowOfDrops, as_retrained
 from mmbench.reporting.labels import Group
 from mmbench.runs.retrain import plan_retraining
 from mmbench.runs.store import RunRecord, read_record

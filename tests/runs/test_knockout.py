@@ -8,12 +8,12 @@ import pytest
 from mmbench.data.store import Prepared
 from mmbench.errors import RunError
 from mmbench.evaluation.evidence import write_ranking
-from mmbench.evaluation.knockouts import knockout, parse_knockouts
+from mmbench.evaluation.knockout_kinds import knockout, parse_knockouts
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import t_interval
-from mmbench.reporting.knock_outs import rows_of_drops
+from mmbench.reporting.knockout_drops import rows_of_drops
 from mmbench.reporting.labels import group_runs
-from mmbench.runs.knock_out import knock_out
+from mmbench.runs.knockout import knock_out
 from mmbench.runs.store import RANKINGS, RunRecord
 from mmbench.runs.workers import claim
 from tests.models.test_registry import write_own

@@ -10,7 +10,7 @@ import torch
 from mmbench.data.views import TargetView
 from mmbench.errors import UsageError
 from mmbench.evaluation.interventions import rank_under
-from mmbench.evaluation.knockouts import KNOCKOUTS, knockout, parse_knockouts
+from mmbench.evaluation.knockout_kinds import KNOCKOUTS, knockout, parse_knockouts
 from mmbench.models import registry
 from mmbench.models.base import Catalog
 from mmbench.models.needs import Needs

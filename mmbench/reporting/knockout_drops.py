@@ -11,7 +11,7 @@ from mmbench.evaluation.evidence import Ranking
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import t_interval
 from mmbench.reporting.labels import Group
-from mmbench.runs.knock_out import UNREAD, KnockedOut
+from mmbench.runs.knockout import UNREAD, KnockedOut
 
 LEVEL = 0.95  # of all intervals of a table together
 # By name or kind: what a run that loses something uses.
