@@ -3,7 +3,7 @@
 Each slip has a setting, so that it can be undone and its effect measured.
 
 Axes: as in hm4sr.py; B samples, L = max_len.
-Follows: FrozenTemporalMoE() frozen experts, Float32Angle() the phase in float32, category_term() category scores of
+Follows: FrozenTemporalMoE() frozen experts, Float32Angle() the argument in float32, category_term() category scores of
 wrong entries, contrast() equal targets that stay in the denominator.
 """
 
@@ -34,17 +34,17 @@ class FrozenTemporalMoE(TemporalMoE):
     They are saved here, because a checkpoint without them scores differently each time it is loaded.
     """
 
-    def __init__(self, width: int, dim: int, n_experts: int) -> None:
-        super().__init__(width, dim, n_experts)
+    def __init__(self, time_width: int, n_scaled: int, n_experts: int) -> None:
+        super().__init__(time_width, n_scaled, n_experts)
         experts = self.experts.detach()
         del self.experts
         self.register_buffer("experts", experts)
 
 
 class Float32Angle(Angle):
-    """Angle with the phase of the released code, in float32, where successive seconds are 128 apart."""
+    """Angle with the argument of the released code, in float32, where successive seconds are 128 apart."""
 
-    def phase(self, seconds: Tensor) -> Tensor:
+    def argument(self, seconds: Tensor) -> Tensor:
         return self.linear(seconds, torch.float32)
 
 
@@ -55,9 +55,9 @@ class HM4SRAsReleased(HM4SR):
         angle = Float32Angle if self.config.absolute_time == "float32" else Angle
         return TimeEncoding(self.config, catalog, angle)
 
-    def make_temporal(self, width: int) -> TemporalMoE:
+    def make_temporal(self, n_scaled: int) -> TemporalMoE:
         kind = FrozenTemporalMoE if self.config.temporal_experts == "frozen" else TemporalMoE
-        return kind(self.time.width, width, self.config.n_temporal_experts)
+        return kind(self.time.width, n_scaled, self.config.n_temporal_experts)
 
     def category_term(self, tables: Tensor, items: Tensor, mask: Tensor, batch: TrainBatch) -> Tensor:
         """Return eq. 22 over entries (sample number, position number) of the flattened scores [B L, C].
