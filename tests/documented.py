@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SMALL = ("--epochs", "1", "--set", "hidden_dim=12", "--set", "inner_dim=12", "--set", "batch_size=512")
 REPLACED = {
-    "amazon-beauty": "demo", "hm-fashion": "demo", "file,random:1,random:2,random:3": "file,random:2",
+    "amazon-beauty": "demo", "hm-fashion": "demo", "movielens-posters": "demo", "file,random:1,random:2,random:3": "file,random:2",
     "/shared/data": "data", "/shared/results": "results",
 }  # fmt: skip
 SMALLER = {"--seeds": "2", "--trials": "1", "--raw": "data/raw/demo", "--html": "page.html"}
@@ -33,7 +33,7 @@ NOT_RUN = {
     r"verify": "compares with the real demo; tests/board verifies bundles",
     r"--plots": "draws every figure for some seconds; tests/look draws them",
     r"datasets match": "needs raw files that are fetched",
-    r"run gru4rec sasrec lrurec": "trains seven models on real data",
+    r"run gru4rec sasrec lrurec|run sasrec gru4rec lrurec|ease:set": "trains many models on real data",
     r"reproduce hm4sr/(table1|fig4)(?!.*(--dry-run|--stored|--tuned))": "trains 14 models or 23 settings",
     r"why \S+ hm4sr/table1": "needs a run on the paper's data; tests/reproduce/test_why_printed.py has one",
     r"check markov-mf|--canary": "takes a minute; test_docs.py checks the model, tests/contract its command",
@@ -142,7 +142,12 @@ def _expanded(word: str, folder: Path) -> list[str]:
         return [path for number in numbers for path in _expanded(word.replace(match[0], number), folder)]
     if match := re.search(r"^results/demo/([a-z0-9]+)/[0-9a-f]{10}(/seed_1)?$", word):
         return _paths(folder, f"results/demo/{match[1]}/*{match[2] or ''}")[:1]
-    for id_, model in (("83a48b2", "sasrec"), ("19ad53e", "hm4sr")):
+    for id_, model in (
+        ("83a48b2", "sasrec"),
+        ("9e501d8", "sasrec"),
+        ("19ad53e", "hm4sr"),
+        ("96b31b6", "hm4sr"),
+    ):
         if word.startswith(id_):
             return [word.replace(id_, Path(_paths(folder, f"results/demo/{model}/*")[0]).name)]
     return _paths(folder, word.replace("seed_*", "seed_1")) if "*" in word else [word]

@@ -113,10 +113,10 @@ def test_another_format_is_not_damage(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     write_json(file, CONTENT, version=2)
     assert read_json(file, advice=ADVICE, version=2) == CONTENT
-    with pytest.raises(OtherVersionError, match=r"\(format 2, this one reads 3\); make it again$"):
+    with pytest.raises(OtherVersionError, match=r"\(format 2, not 3\); make it again$"):
         read_json(file, advice=ADVICE, version=3)
     file.write_text('{"format": 1, "name": "toy"}')  # of a time before files had hashes
-    with pytest.raises(OtherVersionError, match=r"\(format 1, this one reads 2\); make it again$"):
+    with pytest.raises(OtherVersionError, match=r"\(format 1, not 2\); make it again$"):
         read_json(file, advice=ADVICE, version=2)
 
 

@@ -85,7 +85,7 @@ def _model(page: ModelPage, numbers: Mapping[str, str]) -> Iterator[str]:
         (
             [code(row.key), code(value_text(row.setting.value)), cell(row.setting.note), code(row.may_be)]
             for row in page.settings
-            if row.is_own or row.setting.origin is not Origin.default
+            if row.of_model or row.setting.origin is not Origin.default
         ),
     )
     if page.variants:

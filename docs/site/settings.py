@@ -56,7 +56,7 @@ def _own_settings(pages: Iterable[ModelPage]) -> Iterable[list[str]]:
     values: dict[str, dict[str, None]] = defaultdict(dict)
     for model in pages:
         for row in model.settings:
-            if row.is_own:
+            if row.of_model:
                 models[row.key].append(f"[{model.display}](models/{model.name}.md)")
                 values[row.key][row.may_be] = None
     for key in sorted(models):

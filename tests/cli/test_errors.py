@@ -197,6 +197,7 @@ def usage_cases(w: World) -> dict[str, tuple[Command, int, str]]:
             w.command("--quiet", "--models-dir", w.models(recipe=RECIPE.replace("tags", "tagz")), "run", "pop"),
             "my_line.toml: ",
         ),
+        "evaluate nothing": (w.command("evaluate", w.fresh()), "no run .*; mmbench runs lists them"),
         "metric of evaluate": (w.command("evaluate", "x", "--metric", "NDGC@10"), "unknown metric 'NDGC'"),
         "cutoff beyond the items": (
             w.command("evaluate", "--no-rescore", cells(w.results)[0], "--metric", "HR@61"), r"K must be in 1\.\.60",
@@ -263,7 +264,6 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
             w.command(*QUICK, "pop", "random", "--jobs", "2", results=blocked), "cannot write",
         ),
         "results folder in nowhere": (w.command(*QUICK, "pop", results=Path("/proc/nowhere")), "cannot write"),
-        "evaluate nothing": (w.command("evaluate", w.fresh()), "is not a finished run"),
         "evaluate a damaged record": (evaluate(lambda cell: cut(cell / "run.json")), r"run\.json is damaged"),
         "evaluate a record of text": (evaluate(lambda cell: (cell / "run.json").write_text('"x"')), "is damaged"),
         "evaluate a record without settings": (

@@ -283,7 +283,7 @@ def test_a_damaged_data_set_does_not_hide_the_others(tmp_path: Path) -> None:
     faults: list[DataError] = []
     assert [prepared.name for prepared in list_prepared(tmp_path, on_error=faults.append)] == [good.name]
     assert [str(fault) for fault in faults] == [
-        f"{old.path / 'manifest.json'} was written by another version of mmbench (format 99, this one reads 2); "
+        f"{old.path / 'manifest.json'} was written by another version of mmbench (format 99, not 2); "
         "run: mmbench prepare old --force"
     ]
     with pytest.raises(UsageError, match=r"'tyo' is not prepared .* did you mean 'toy'"):

@@ -239,7 +239,7 @@ def test_results_of_the_first_version_are_refused_with_the_command(tmp_path: Pat
     (run.path / "run.json").write_text(json.dumps(first), encoding="utf-8")
     done = mmbench("report", results=tmp_path / "r")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "run.json was written by another version of mmbench (format 1, this one reads 2)" in done.stderr
+    assert "run.json was written by another version of mmbench (format 1, not 2)" in done.stderr
     assert "and run it again: mmbench run" in done.stderr
 
 

@@ -152,7 +152,7 @@ def test_a_second_tuned_configuration_is_named_with_the_one_that_is_shown(tmp_pa
     shown = next(run for run in runs if run.model == "sasrec" and run.settings["lr"].value == 0.003)
     (line,) = build_table([*runs, other], TableRequest(rows="both")).left_out
     assert line == (
-        f"sasrec on toys, configuration {other.config_id}: --rows both has one tuned row of a model, here "
+        f"sasrec on toys, configuration {other.config_id}: --rows both has a single tuned row of a model, here "
         f"configuration {shown.config_id}; mmbench report without --rows has both"
     )
 

@@ -16,7 +16,7 @@ from mmbench.reporting.knockout_drops import Drop, RowOfDrops, as_retrained
 from mmbench.reporting.labels import Group
 from mmbench.runs.retrain import plan_retraining
 from mmbench.runs.store import RunRecord, read_record
-from tests.prepared import cli
+from tests.prepared import cli, shown_alike
 
 NDCG = parse_metric("NDCG@10")
 SETTINGS = {"ease-text.modalities": ["id", "text"]}
@@ -55,7 +55,7 @@ def test_the_command_trains_what_is_missing_and_prints_the_difference(run: RunRe
     assert f"{drop:.4f}".replace("0.", ".") in line
     assert "worth" in shown.stdout
     written = (plan.cell.path / "run.json").stat().st_mtime_ns
-    assert cli(*options, data=data_dir, results=results).stdout == shown.stdout
+    assert shown_alike(cli(*options, data=data_dir, results=results).stdout, shown.stdout)
     assert (plan.cell.path / "run.json").stat().st_mtime_ns == written, "what is stored is not computed again"
 
 

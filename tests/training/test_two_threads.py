@@ -83,7 +83,7 @@ def test_steps_with_two_threads_have_one_result() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.two_threads", *names],
         # Threads that wait by spinning take the cores from other tests.
-        env={**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
+        env={**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
         capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
