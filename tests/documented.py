@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SMALL = ("--epochs", "1", "--set", "hidden_dim=12", "--set", "inner_dim=12", "--set", "batch_size=512")
 REPLACED = {
-    "amazon-beauty": "demo", "hm-fashion": "demo", "movielens-posters": "demo", "file,random:1,random:2,random:3": "file,random:2",
+    "amazon-beauty": "demo", "hm-fashion": "demo", "movielens-posters": "demo",
+    "file,random:1,random:2,random:3": "file,random:2",
     "/shared/data": "data", "/shared/results": "results",
 }  # fmt: skip
 SMALLER = {"--seeds": "2", "--trials": "1", "--raw": "data/raw/demo", "--html": "page.html"}
