@@ -2,25 +2,25 @@
 
 A run of SASRec on the demo, trained for two epochs, is stored again under many configurations, seeds and models, each
 in its own folder and with its own seals, as that many runs would have left it. Then commands run on the folder, each
-in a process of its own: seconds of the whole command (start of Python included), and the same command on a folder that
-holds the first run only, in turns.
+in a process of its own, and on a folder that holds the first run only, in turns: processor seconds of the whole
+command, start of Python included.
 """
 
 import argparse
 import itertools
+import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.turns import ROOT
+from benchmarks.turns import ROOT, Timed, machine, table, write_section
 from mmbench.atomic import hash_json
 from mmbench.runs.store import RunRecord, cell_path, read_all, write_rankings, write_record
 from mmbench.settings.config import Origin, Setting
@@ -28,25 +28,23 @@ from mmbench.settings.config import Origin, Setting
 SEEDS = 10
 
 
-def command(folder: Path, results: Path, *arguments: str) -> tuple[float, float, str]:
-    """Run a command of mmbench; return its seconds, its processor seconds and its output."""
+def command(folder: Path, results: Path, *arguments: str) -> float:
+    """Run a command of mmbench; return its processor seconds."""
     environment = {
         **os.environ, "MMBENCH_DATA": str(folder / "data"), "MMBENCH_RESULTS": str(results),
         "PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "mmbench", *arguments],
         env=environment, cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(
             f"mmbench {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
         )
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def copies(record: RunRecord, n_runs: int) -> Iterator[tuple[str, str, int]]:
@@ -100,19 +98,32 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 
 def measure(folder: Path, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Return command -> folder -> processor seconds of each round."""
-    found: dict[str, dict[str, list[float]]] = {}
-    runs = {name: f"{record.config_id}/{record.seed}" for name in ("single", "many")
-            for record in [next(read_all(folder / name))]}  # fmt: skip
+    """Return command -> folder -> processor seconds of each round; the folders alternate."""
+    runs = {name: next(read_all(folder / name)) for name in ("single", "many")}
+    measured: dict[str, dict[str, list[float]]] = {}
     for name, arguments in COMMANDS.items():
-        found[name] = {"single": [], "many": [], "many_wall": []}
+        measured[name] = {"single": [], "many": []}
         for _ in range(rounds):
-            single, many = ([runs[of] if word == "RUN" else word for word in arguments] for of in runs)
-            found[name]["single"].append(command(folder, folder / "single", *single)[1])
-            wall, processor, _ = command(folder, folder / "many", *many)
-            found[name]["many"].append(processor)
-            found[name]["many_wall"].append(wall)
-    return found
+            for of, record in runs.items():
+                words = [f"{record.config_id}/{record.seed}" if word == "RUN" else word for word in arguments]
+                measured[name][of].append(command(folder, folder / of, *words))
+    return measured
+
+
+def describe(measured: dict[str, dict[str, list[float]]], n_runs: int) -> str:
+    facts = machine(1)
+    rows = [
+        [name, str(Timed(tuple(each["single"]))), str(Timed(tuple(each["many"])))]
+        for name, each in measured.items()
+    ]
+    return f"""## Commands over {n_runs:,} stored runs
+
+{facts["date"]}, {facts["processor"]}, load {facts["load"]} when it ended. Processor seconds of the whole
+command, start of Python included; medians (least–most). The runs are copies of a run of the demo,
+{SEEDS} seeds of each configuration. Made by `python benchmarks/stored.py`.
+
+{table(["command", "one run", f"{n_runs:,} runs"], rows)}
+"""
 
 
 def main() -> None:
@@ -120,6 +131,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="few runs, to see that it works")
     parser.add_argument("--runs", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--keep", type=Path, help="use this folder, and keep what is made in it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mmbench-stored-") as temporary:
@@ -127,9 +140,14 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "many").is_dir():
             prepared_folder(folder, 20 if arguments.tiny else arguments.runs)
-        found = measure(folder, 1 if arguments.tiny else arguments.rounds)
-    for name, values in found.items():
-        print(name, {key: [round(value, 2) for value in each] for key, each in values.items()})
+        measured = measure(folder, 1 if arguments.tiny else arguments.rounds)
+        n_runs = sum(1 for _ in (folder / "many").glob("*/*/*/*/run.json"))
+    text = describe(measured, n_runs)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(measured), encoding="utf-8")
+    if arguments.write:
+        write_section("stored", text)
 
 
 if __name__ == "__main__":
