@@ -123,7 +123,7 @@ def test_the_search_does_find_a_leak(tmp_path: Path, monkeypatch: pytest.MonkeyP
     actual, _ = run_watched(
         prepared, tmp_path / "results", "sasrec", monkeypatch, validation="test-item", hidden_dim=8, n_heads=1
     )
-    assert "trainer.validate<judged>.target" in actual
+    assert "trainer.validate<targets>.target" in actual
 
 
 def test_runs_selected_on_the_test_item_are_marked(tmp_path: Path) -> None:
