@@ -149,6 +149,7 @@ def _expanded(word: str, folder: Path) -> list[str]:
         ("9e501d8", "sasrec"),
         ("19ad53e", "hm4sr"),
         ("96b31b6", "hm4sr"),
+        ("5802eea", "hm4sr"),
     ):
         if word.startswith(id_):
             return [word.replace(id_, Path(_paths(folder, f"results/demo/{model}/*")[0]).name)]
