@@ -1,4 +1,6 @@
-"""What a training does when a GPU's memory runs out: it takes the same step again with less memory at once.
+"""What a training does about memory: it gives back what is free, and goes on when that of a GPU runs out.
+
+When it runs out, the same step is taken again with less memory at once.
 
 The noise of the step (dropout, weights drawn in the loss) is set back first, so that the result is what enough memory
 would have given, up to the order in which sums are formed.
@@ -11,8 +13,11 @@ import torch
 
 from mmbench.errors import RunError, out_of_memory
 from mmbench.nn import losses
+from mmbench.runtime import release_memory
 
 T = TypeVar("T")
+# Steps between two releases of free memory, after which the next step costs page faults: a fifth of a short epoch.
+STEPS_PER_RELEASE = 100
 
 
 class MemoryLimit:
@@ -24,6 +29,7 @@ class MemoryLimit:
     def __init__(self, device: str, advice: str, tell: Callable[[str], None]) -> None:
         self.device, self.advice, self.tell = device, advice, tell
         self.rows_of_logits = losses.ROWS_OF_LOGITS
+        self.steps_since_release = 0
 
     def retry_with_less(self, work: Callable[[], T], clean: Callable[[], None]) -> T:
         """Do `work`; as long as memory runs out, `clean` and do it again with fewer rows of logits at once.
@@ -53,6 +59,13 @@ class MemoryLimit:
             work()
         except torch.cuda.OutOfMemoryError as error:
             raise self.error(str(error)) from None
+
+    def count_steps(self, n_steps: int) -> None:
+        """Count the steps of an epoch, and release free memory after enough of them."""
+        self.steps_since_release += n_steps
+        if self.steps_since_release >= STEPS_PER_RELEASE:
+            release_memory()
+            self.steps_since_release = 0
 
     def error(self, reason: str) -> RunError:
         return out_of_memory(reason, self.advice)

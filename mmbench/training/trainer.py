@@ -22,7 +22,7 @@ from mmbench.data.views import TrainView
 from mmbench.errors import RunError
 from mmbench.models.base import Recommender
 from mmbench.models.needs import Drawer, StepDrawer
-from mmbench.runtime import derive_seed, release_memory
+from mmbench.runtime import derive_seed
 from mmbench.settings.config import TrainConfig
 from mmbench.training import checkpoint
 from mmbench.training.batches import EpochPlan, batches_of_epoch
@@ -277,7 +277,6 @@ class Trainer:
             self._validate(line)
         self.files.log(line)
         self._save(keep_previous=keep_previous)
-        release_memory()
         if self.on_log is not None:
             self.on_log(line, progress.earlier + progress.epoch)
 
@@ -346,6 +345,7 @@ def train_epoch(
                     watcher.step(epoch, step, n_steps, mean_terms(means))
     for trainer in trainers:
         trainer.progress.step += n_steps
+    lead.memory.count_steps(n_steps)
     return [faults.get(k, means[k]) for k in range(len(trainers))]
 
 
