@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from mmbench.choices import MaskRule
-from mmbench.data.loaded import load_data
 from mmbench.errors import MmbenchError
 from mmbench.evaluation.evidence import LIST_RULES, Ranking
 from mmbench.evaluation.significance import t_interval
 from mmbench.reporting.recommended import Recommended, pictures_of, recommended
 from mmbench.reporting.slices import Slice, labels_of, slices_of
-from mmbench.runs.rerank import cell_of
+from mmbench.runs.facts import data_of
 from mmbench.runs.store import RunRecord
 
 FAMILIES = ("history", "popularity", "tied")
@@ -56,7 +55,7 @@ def look_inside(
     if not test.lists or not test.has_targets:
         return None
     try:
-        data = load_data(cell_of(first, data_dir).data_path, first.data_hash)
+        data = data_of(first, data_dir)
         view = data.targets("test")
         order = np.argsort(test.user, kind="stable")
         # Users and targets of a foreign bundle may be none of this data set.

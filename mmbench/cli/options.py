@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbench.errors import UsageError
+from mmbench.cli.words import key_values
 
 SlurmOption = Annotated[
     list[str] | None,
@@ -26,8 +26,5 @@ def read_slurm(texts: list[str] | None) -> dict[str, Any]:
     """Return the settings of `--slurm key=value`."""
     from mmbench.settings.config import parse_value
 
-    pairs = [text.partition("=") for text in texts or []]
-    for key, _, value in pairs:
-        if not key or not value:
-            raise UsageError(f"--slurm {key!r}: write it as KEY=VALUE, for example partition=gpu")
-    return {key: parse_value(value) for key, _, value in pairs}
+    pairs = key_values(texts, option="--slurm", form="KEY=VALUE, for example partition=gpu")
+    return {key: parse_value(value) for key, value in pairs}

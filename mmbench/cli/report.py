@@ -12,7 +12,7 @@ from mmbench.choices import Correction, Format, MaskRule, Rows, SplitName, Style
 from mmbench.cli import complete
 from mmbench.cli.bands import BandName
 from mmbench.cli.state import State
-from mmbench.cli.words import words
+from mmbench.cli.words import filters, words
 from mmbench.errors import MmbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ Examples:
   mmbench report --style paper --output table.tex
   mmbench report --brief --sort HR@10 --top 5
   mmbench report --format csv > results.csv"""
+
+
+SET_FORM = "KEY=VALUE, for example --set mask_seen=none"
 
 
 def register(app: typer.Typer) -> None:
@@ -212,7 +215,7 @@ def report(
     if brief:
         layout = replace(BRIEF, transposed=transpose)
     runs = api.load(
-        datasets=datasets, models=models, settings=_parse_filters(set_ or []), current_data=current_data,
+        datasets=datasets, models=models, settings=filters(set_, form=SET_FORM), current_data=current_data,
         data_dir=state.data_dir, results_dir=state.results_dir,
     )  # fmt: skip
     state.warn_left_out(runs.left_out)
@@ -263,17 +266,6 @@ def _note_outdated_data(state: State, records: "Sequence[RunRecord]") -> None:
         with suppress(MmbenchError):
             if is_prepared(name, state.data_dir):
                 note_outdated(state, open_prepared(name, state.data_dir))
-
-
-def _parse_filters(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Return `--set` texts as key -> values."""
-    wanted: dict[str, list[str]] = {}
-    for text in texts:
-        key, _, value = text.partition("=")
-        if not key or not value:
-            raise UsageError(f"--set {text!r}: write it as KEY=VALUE, for example --set mask_seen=none")
-        wanted.setdefault(key, []).append(value)
-    return wanted
 
 
 def _emit(state: State, table: "Table", fmt: Format, output: Path | None, layout: "Layout") -> None:

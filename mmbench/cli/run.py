@@ -1,7 +1,6 @@
 """`mmbench run` and `mmbench train`."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from mmbench.choices import DEFAULT_LISTS, FLOORS
 from mmbench.cli import complete
 from mmbench.cli.options import SlurmOption, TrackOption, read_slurm
 from mmbench.cli.state import State
-from mmbench.cli.words import words
+from mmbench.cli.words import key_values, words
 from mmbench.errors import MmbenchError, RunError, UsageError
 
 if TYPE_CHECKING:
@@ -72,16 +71,7 @@ def read_sets(texts: list[str] | None) -> dict[str, Any]:
     """Return the settings of `--set key=value` and `--set model.key=value`; the last value of a key counts."""
     from mmbench.settings.config import parse_value
 
-    return {key: parse_value(value) for key, value in split_sets(texts, form="KEY=VALUE or MODEL.KEY=VALUE")}
-
-
-def split_sets(texts: list[str] | None, *, form: str) -> Iterator[tuple[str, str]]:
-    """Yield key and value of each `--set` text; UsageError, with the form, for a text that lacks either."""
-    for text in texts or []:
-        key, _, value = text.partition("=")
-        if not key or key.endswith(".") or not value:
-            raise UsageError(f"--set {text!r}: write it as {form}")
-        yield key, value
+    return {key: parse_value(value) for key, value in key_values(texts, form="KEY=VALUE or MODEL.KEY=VALUE")}
 
 
 def parse_sets(texts: list[str] | None, *, epochs: int | None = None) -> "Overrides":

@@ -10,6 +10,7 @@ import typer
 from mmbench.cli import complete
 from mmbench.cli.shape import Group
 from mmbench.cli.state import State
+from mmbench.cli.words import filters
 from mmbench.errors import RunError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def list_runs(
 
     state: State = ctx.obj
     runs = _choose(state, model, dataset, older)
-    runs = run_list.with_settings(_in_states(runs, state_ or []), _filters(set_ or []))
+    runs = run_list.with_settings(_in_states(runs, state_ or []), filters(set_, form="KEY=VALUE"))
     runs = [run for run in runs if newer is None or run.days_old() <= newer]
     if as_json:
         typer.echo(json.dumps(run_list.to_json(runs, _metrics(None)), indent=1))
@@ -214,15 +215,6 @@ def _in_states(runs: "list[StoredRun]", asked: Sequence[str]) -> "list[StoredRun
         if name not in RUN_STATES:
             raise UsageError(f"--state: {suggest(name, RUN_STATES, what='state')}")
     return [run for run in runs if not asked or run.state in asked]
-
-
-def _filters(texts: list[str]) -> dict[str, list[str]]:
-    from mmbench.cli.run import split_sets
-
-    wanted: dict[str, list[str]] = {}
-    for key, value in split_sets(texts, form="KEY=VALUE"):
-        wanted.setdefault(key, []).append(value)
-    return wanted
 
 
 def _metrics(names: list[str] | None) -> "list[Metric]":

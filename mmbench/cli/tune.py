@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmbench.cli.options import SlurmOption, TrackOption, read_slurm
-from mmbench.cli.run import DeviceOption, split_sets
+from mmbench.cli.run import DeviceOption
 from mmbench.cli.state import State
 from mmbench.cli.tables import print_table
-from mmbench.cli.words import words
+from mmbench.cli.words import key_values, words
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def parse_lists(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, list
 
     settings: dict[str, Any] = {}
     lists: dict[str, list[Any]] = {}
-    for key, text in split_sets(texts, form="KEY=VALUE, KEY=A,B,C or MODEL.KEY=..."):
+    for key, text in key_values(texts, form="KEY=VALUE, KEY=A,B,C or MODEL.KEY=..."):
         settings.pop(key, None)
         lists.pop(key, None)
         value = parse_value(text)

@@ -150,12 +150,16 @@ def _cooccur(targets: Targets) -> Named:
     return ("yes", "no"), np.where(shares, 0, 1)
 
 
+def is_repeated(view: TargetView) -> np.ndarray:
+    """Return whether each target is an item of the history before it, bool [n]."""
+    row = np.repeat(np.arange(len(view)), np.diff(view.offsets))
+    repeated = np.zeros(len(view), dtype=bool)
+    repeated[row[view.items[view.offsets[0] : view.offsets[-1]] == view.target[row]]] = True
+    return repeated
+
+
 def _repeat(targets: Targets) -> Named:
-    view = targets.view
-    row = np.repeat(np.arange(len(view)), targets.lengths)
-    is_repeat = np.zeros(len(view), dtype=bool)
-    is_repeat[row[view.items[view.offsets[0] : view.offsets[-1]] == view.target[row]]] = True
-    return ("repeat", "new"), np.where(is_repeat, 0, 1)
+    return ("repeat", "new"), np.where(is_repeated(targets.view), 0, 1)
 
 
 def _tied(targets: Targets) -> Named:

@@ -96,7 +96,9 @@ class ModelEntry:
 
     def plugin_facts(self) -> dict[str, str]:
         """Return package, version and hash of the code of a model from an installed package; {} for any other."""
-        return {} if self.plugin is None else {**self.plugin.facts(), "code": self.own_code()}
+        if self.plugin is None:
+            return {}
+        return {"package": self.plugin.package, "version": self.plugin.version, "code": self.own_code()}
 
     def code_facts(self) -> dict[str, Any]:
         """Return what a record says about code that does not ship with mmbench."""

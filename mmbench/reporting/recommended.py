@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmbench.choices import MaskRule
-from mmbench.data.loaded import LoadedData, load_data
+from mmbench.data.loaded import LoadedData
 from mmbench.data.store import Prepared
 from mmbench.errors import RunError, UsageError
 from mmbench.evaluation.evidence import ListsError, Ranking
 from mmbench.look.pictures import data_url, thumbnails
-from mmbench.runs.plan import cell_of
+from mmbench.runs.facts import data_of
 from mmbench.runs.store import RunRecord
 from mmbench.visible import one_line
 
@@ -166,7 +166,7 @@ def pictures_of(
 def _opened(record: RunRecord, data_dir: Path) -> LoadedData:
     if record.status != "finished":
         raise RunError(f"{record.path} did not finish ({record.reason}); run it again first")
-    return load_data(cell_of(record, data_dir).data_path, record.data_hash)
+    return data_of(record, data_dir)
 
 
 def _top(record: RunRecord, ranking: Ranking, rule: MaskRule, k: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 
 from mmbench.choices import MaskRule, SplitName
 from mmbench.data.loaded import LoadedData, load_data
-from mmbench.data.views import TargetView
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.corrections import holm
 from mmbench.evaluation.intervals import interval_of
@@ -227,11 +226,6 @@ def targets_of(data: LoadedData, split: SplitName) -> Targets:
         present={modality: np.asarray(stored.present) for modality, stored in features.items()},
         text=np.asarray(features["text"].values, dtype=np.float32) if "text" in features else None,
     )  # fmt: skip
-
-
-def tied_share(view: TargetView, target_times: np.ndarray) -> float:
-    """Return the share of targets with the time of the newest input event."""
-    return float((target_times == view.times[view.offsets[1:] - 1]).mean())
 
 
 # -- numbers ----------------------------------------------------------------------------------------------

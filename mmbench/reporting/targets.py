@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.choices import MaskRule, SplitName
-from mmbench.data.loaded import LoadedData, load_data
-from mmbench.data.store import open_prepared
+from mmbench.data.loaded import LoadedData
 from mmbench.errors import MmbenchError
 from mmbench.evaluation.data_facts import DataFacts
 from mmbench.evaluation.metrics import Metric
+from mmbench.evaluation.slices import is_repeated
 from mmbench.evaluation.target_weights import WEIGHTS, border_of, effective_size
-from mmbench.runs.facts import data_facts
+from mmbench.runs.facts import data_facts, data_of
 from mmbench.runs.look_log import looks_at, note_looks
 from mmbench.runs.store import RunRecord
 
@@ -66,8 +66,7 @@ def tied_share(record: RunRecord, data_dir: Path) -> float | None:
 def _data_of(record: RunRecord, data_dir: Path) -> LoadedData | None:
     """Return the data of a run; None where they are not prepared as the run had them."""
     try:
-        prepared = open_prepared(record.dataset, data_dir)
-        return load_data(prepared.path, prepared.hash) if prepared.hash == record.data_hash else None
+        return data_of(record, data_dir)
     except MmbenchError:
         return None
 
@@ -99,13 +98,8 @@ def repeated_share(record: RunRecord, data_dir: Path) -> float | None:
     data = _data_of(record, data_dir)
     if data is None:
         return None
-    view, n = data.targets("test"), data.prepared.n_items + 1
-    items, offsets = np.asarray(data.prepared.items), np.asarray(data.prepared.offsets)
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    position = np.arange(len(items)) - offsets[owner]
-    known = owner * n + items
-    before = known[position < data.split.test_pos[owner]]
-    return float(np.isin(view.user * n + view.target, before).mean()) if len(view) else None
+    view = data.targets("test")
+    return float(is_repeated(view).mean()) if len(view) else None
 
 
 def read_lines(

@@ -185,7 +185,7 @@ def open_run(
     run = Opened(cell, data, model, config, device, None, Progress())
     if model.trainable:
         run.trainer = _make_trainer(run, watcher)
-        run.trainer.on_log = tracking.log if tracking is not None and tracking.names else None
+        run.trainer.on_log = tracking.log if tracking is not None else None
         return run
     for stale in (LOG, BEST):
         (cell.path / stale).unlink(missing_ok=True)

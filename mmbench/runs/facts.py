@@ -1,4 +1,4 @@
-"""What metrics read of the data set that a stored run was made on."""
+"""The data set that a stored run was made on, and what metrics read of it."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.choices import SplitName
-from mmbench.data.loaded import load_data
+from mmbench.data.loaded import LoadedData, load_data
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.data_facts import DataFacts, Vectors
 from mmbench.features.store import default_encoder, load_features
 from mmbench.runs.plan import cell_of
 from mmbench.runs.store import RunRecord
+
+
+def data_of(record: RunRecord, data_dir: Path) -> LoadedData:
+    """Return the data of a run; DataError where they are not prepared, RunError where they changed since."""
+    return load_data(cell_of(record, data_dir).data_path, record.data_hash)
 
 
 def data_facts(record: RunRecord, split: SplitName, data_dir: Path) -> DataFacts:
