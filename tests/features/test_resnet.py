@@ -15,13 +15,16 @@ from mmbench.features.resnet import FILE, PIXELS, PUBLISHED, ResNet50
 from mmbench.features.torchvision_import import prepare_torchvision
 from tests.features.toy import picture
 
-pytestmark = pytest.mark.skipif(
-    prepare_torchvision() not in ("complete", "declared"), reason="torchvision is not installed"
-)
+
+@pytest.fixture(scope="module", autouse=True)
+def torchvision() -> None:
+    """Import it when the first test runs: it takes seconds, which a collection need not spend."""
+    if prepare_torchvision() not in ("complete", "declared"):
+        pytest.skip("torchvision is not installed")
 
 
 @pytest.fixture(scope="module")
-def network() -> torch.nn.Module:
+def network(torchvision: None) -> torch.nn.Module:
     from torchvision.models import resnet50
 
     with torch.random.fork_rng():
