@@ -27,8 +27,9 @@ def toy(data_dir: Path) -> Prepared:
 
 # Files with a test that takes seconds, the longest first.
 LONG = (
-    "test_demo_answers.py", "tuning/test_workers.py", "cli/test_backends.py", "training/test_two_threads.py",
-    "cli/test_resume.py", "test_docs.py", "cli/test_errors.py", "test_benchmarks.py", "cli/test_stack.py",
+    "test_demo_answers.py", "cli/test_backends.py", "training/test_two_threads.py", "cli/test_resume.py",
+    "test_documented_commands.py", "training/test_gpu_settings.py", "cli/test_errors.py", "test_benchmarks.py",
+    "cli/test_stack.py", "runs/test_slurm.py", "test_docs.py", "tuning/test_workers.py",
 )  # fmt: skip
 
 

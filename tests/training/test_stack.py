@@ -84,6 +84,25 @@ def assert_close(found: Trainer, expected: Trainer) -> None:
         assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-9)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Trainer]:
+    """Return the seeds, each trained by itself; nobody trains them any further."""
+    folder = tmp_path_factory.mktemp("alone")
+    trainers = [make(folder, seed) for seed in SEEDS]
+    for trainer in trainers:
+        trainer.fit()
+    return trainers
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Trainer]:
+    """Return a stack that was trained with dropout in peace; nobody trains it any further."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    trainers = [make(folder, seed, rate=0.3) for seed in SEEDS]
+    fit(trainers)
+    return trainers
+
+
 CASES: dict[str, TrainConfig] = {
     "adam": CONFIG,
     "adamw, schedule, warm-up": replace(
@@ -137,10 +156,8 @@ def test_each_seed_stops_on_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> None:
-    alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
-    for scores in alone:
-        scores.fit()
+def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, alone: list[Trainer], tmp_path: Path) -> None:
+    stacked = [make(tmp_path, seed) for seed in SEEDS]
     ended = fit_together(stacked, size=size)
     assert next(ended) == (0, None)
     assert stacked[-1].stage_epoch == (0, 0), "the first are trained to their ends before the next begin"
@@ -162,18 +179,16 @@ def test_a_smaller_stack_takes_the_seeds_in_turn(size: int, tmp_path: Path) -> N
 )
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_a_killed_stack_ends_like_an_undisturbed_stack(
-    method: str, call: int, victim: int, tmp_path: Path
+    method: str, call: int, victim: int, undisturbed: list[Trainer], tmp_path: Path
 ) -> None:
     """With dropout: after a kill between two runs' checkpoints all train that epoch again, with the same noise."""
-    whole = [make(tmp_path / "whole", seed, rate=0.3) for seed in SEEDS]
-    fit(whole)
     killed = [make(tmp_path / "killed", seed, rate=0.3) for seed in SEEDS]
     KillAt(killed[victim], method, call)
     with pytest.raises(KilledError):
         fit(killed)
     again = [make(tmp_path / "killed", seed, rate=0.3) for seed in SEEDS]
     assert fit(again) == dict.fromkeys(SEEDS)
-    for resumed, expected in zip(again, whole, strict=True):
+    for resumed, expected in zip(again, undisturbed, strict=True):
         assert same(state_of(resumed.model), state_of(expected.model))
         assert log_of(resumed.folder) == log_of(expected.folder)
         assert not (resumed.folder / PREVIOUS).exists()
@@ -213,38 +228,35 @@ def test_a_stack_killed_at_any_file_operation_ends_like_an_undisturbed_stack(tmp
     assert call > 20
 
 
-def test_a_stack_goes_on_alone_and_a_single_run_in_a_stack(tmp_path: Path) -> None:
+def test_a_stack_goes_on_alone_and_a_single_run_in_a_stack(alone: list[Trainer], tmp_path: Path) -> None:
     """Their files are the same, so `--stack` may change between a kill and the next start."""
     short = replace(CONFIG, max_epochs=2)
-    whole = [make(tmp_path / "whole", seed) for seed in SEEDS]
-    fit(whole)
     fit([make(tmp_path / "first", seed, config=short) for seed in SEEDS])
     for seed in SEEDS:
         make(tmp_path / "second", seed, config=short).fit()
     for folder in ("first", "second"):
         for seed in SEEDS:
             assert (tmp_path / folder / f"seed_{seed}" / RESUME).is_file()
-    alone = [make(tmp_path / "first", seed) for seed in SEEDS]
-    for scores in alone:
-        assert len(log_of(scores.folder)) == 2
-        scores.fit()
+    singles = [make(tmp_path / "first", seed) for seed in SEEDS]
+    for trainer in singles:
+        assert len(log_of(trainer.folder)) == 2
+        trainer.fit()
     together = [make(tmp_path / "second", seed) for seed in SEEDS]
     fit(together)
-    for found in (alone, together):
-        for loss, expected in zip(found, whole, strict=True):
-            assert_close(loss, expected)
+    for resumed in (singles, together):
+        for actual, expected in zip(resumed, alone, strict=True):
+            assert_close(actual, expected)
 
 
-def test_with_dropout_the_same_stack_gives_the_same_bits(tmp_path: Path) -> None:
-    runs = [[make(tmp_path / kind, seed, rate=0.3) for seed in SEEDS] for kind in "ab"]
-    for number, run in enumerate(runs):
-        torch.manual_seed(number)  # what the process drew before must not matter
-        fit(run)
-    for a, b in zip(*runs, strict=True):
-        assert same(state_of(a.model), state_of(b.model))
-    alone = make(tmp_path / "alone", SEEDS[0], rate=0.3)
-    alone.fit()
-    assert not same(state_of(alone.model), state_of(runs[0][0].model)), "the noise is the stack's"
+def test_with_dropout_the_same_stack_gives_the_same_bits(undisturbed: list[Trainer], tmp_path: Path) -> None:
+    stacked = [make(tmp_path / "stack", seed, rate=0.3) for seed in SEEDS]
+    torch.manual_seed(1)  # what the process drew before must not matter
+    fit(stacked)
+    for actual, expected in zip(stacked, undisturbed, strict=True):
+        assert same(state_of(actual.model), state_of(expected.model))
+    single = make(tmp_path / "single", SEEDS[0], rate=0.3)
+    single.fit()
+    assert not same(state_of(single.model), state_of(stacked[0].model)), "the noise is the stack's"
 
 
 def test_dropout_draws_for_each_model() -> None:
@@ -253,8 +265,8 @@ def test_dropout_draws_for_each_model() -> None:
     assert abs(((found[0] == 0) == (found[1] == 0)).double().mean().item() - 0.5) < 0.05
 
 
-def test_a_run_that_fails_leaves_the_others_as_they_are(tmp_path: Path) -> None:
-    alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
+def test_a_run_that_fails_leaves_the_others_as_they_are(alone: list[Trainer], tmp_path: Path) -> None:
+    stacked = [make(tmp_path, seed) for seed in SEEDS]
     with torch.no_grad():
         stacked[1].model.get_parameter("item_emb.weight")[5, 0] = float("nan")
     faults = fit(stacked)
@@ -262,7 +274,6 @@ def test_a_run_that_fails_leaves_the_others_as_they_are(tmp_path: Path) -> None:
     assert "epoch 1, batch 1: loss term 'ce' is nan; lower lr (now 0.01)" in str(faults[5])
     assert [faults[3], faults[8]] == [None, None]
     for k in (0, 2):
-        alone[k].fit()
         assert_close(stacked[k], alone[k])
     assert not (stacked[1].folder / BEST).exists()
 
@@ -297,7 +308,7 @@ def test_the_watcher_hears_steps_and_epochs(tmp_path: Path) -> None:
 
 
 def test_out_of_memory_makes_smaller_stacks_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: list[Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = Stack.step
 
@@ -306,9 +317,6 @@ def test_out_of_memory_makes_smaller_stacks_and_says_so(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return inner(self, *given)
 
-    alone = [make(tmp_path / "alone", seed) for seed in SEEDS]
-    for scores in alone:
-        scores.fit()
     monkeypatch.setattr(Stack, "step", step)
     stacked, notes = [make(tmp_path / "stack", seed) for seed in SEEDS], Notes()
     assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
@@ -322,7 +330,9 @@ def test_out_of_memory_makes_smaller_stacks_and_says_so(
         assert_close(found, expected)
 
 
-def test_a_model_that_torch_cannot_stack_is_trained_seed_after_seed(tmp_path: Path) -> None:
+def test_a_model_that_torch_cannot_stack_is_trained_seed_after_seed(
+    alone: list[Trainer], tmp_path: Path
+) -> None:
     """A user's own model need not know of stacks."""
 
     def looks_at_values(trainer: Trainer) -> Trainer:
@@ -335,9 +345,6 @@ def test_a_model_that_torch_cannot_stack_is_trained_seed_after_seed(tmp_path: Pa
         trainer.model.loss = loss  # type: ignore[method-assign]
         return trainer
 
-    alone = [make(tmp_path / "alone", seed) for seed in SEEDS]
-    for scores in alone:
-        scores.fit()
     stacked, notes = [looks_at_values(make(tmp_path / "stack", seed)) for seed in SEEDS], Notes()
     assert fit(stacked, watcher=notes) == dict.fromkeys(SEEDS)
     assert len(notes.notes) == 1
