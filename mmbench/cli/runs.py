@@ -86,8 +86,8 @@ def list_runs(
         typer.Option(
             metavar="NAME,...",
             show_default="run,data set,model,state,time,NDCG@10,age,set",
-            help="What to show: also seed, epochs, best, reason, parameters, device, code, size, path, any setting, "
-            "any metric (HR@20, valid HR@20).",
+            help="What to show: also seed, epochs, best, reason, energy, parameters, device, code, size, path, "
+            "any setting, any metric (HR@20, valid HR@20).",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
