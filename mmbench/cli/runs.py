@@ -87,8 +87,8 @@ def list_runs(
         typer.Option(
             metavar="NAME,...",
             show_default="run,data set,model,state,time,valid NDCG@10,age,set",
-            help="What to show: also seed, epochs, best, reason, parameters, device, code, size, path, any setting, "
-            "any metric (valid HR@20; HR@20 of the test targets counts as a look at them).",
+            help="What to show: also seed, epochs, best, reason, energy, parameters, device, code, size, path, "
+            "any setting, any metric (valid HR@20; HR@20 of the test targets counts as a look at them).",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

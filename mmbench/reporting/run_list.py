@@ -7,6 +7,7 @@ from typing import Any
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.metrics import Metric, parse_metric
 from mmbench.fetch.files import size_text
+from mmbench.reporting.energy import energy_json, energy_text
 from mmbench.reporting.labels import ignored_settings
 from mmbench.reporting.protocols import keep_settings, typed
 from mmbench.reporting.rounding import DASH, number
@@ -63,6 +64,7 @@ FACTS: dict[str, Callable[[StoredRun], str]] = {
     "epochs": lambda run: str(run.n_epochs or ""),
     "best": _of_record(lambda record: str(record.best_epoch or "")),
     "time": _of_record(lambda record: clock(spent(record))),
+    "energy": _of_record(lambda record: energy_text(record.energy) if record.energy else ""),
     "parameters": _of_record(lambda record: f"{record.n_parameters:,}"),
     "device": _of_record(lambda record: str(record.environment.get("device", ""))),
     "code": _of_record(lambda record: str(record.environment.get("code", {}).get("commit", ""))),
@@ -147,7 +149,7 @@ def to_json(runs: Sequence[StoredRun], metrics: Sequence[Metric]) -> list[dict[s
             "epochs": run.n_epochs, "best_epoch": run.record.best_epoch if run.record else None,
             "changed": datetime.fromtimestamp(run.changed, UTC).isoformat(timespec="seconds"),
             "bytes": folder_bytes(run.path), "settings": chosen_settings(run.record),
-            "seconds": dict(run.record.seconds) if run.record else {},
+            "seconds": dict(run.record.seconds) if run.record else {}, "energy": energy_json(run.record),
             **{
                 split: {str(metric): _readable(run, metric, split) for metric in metrics}
                 for split in ("valid", "test")

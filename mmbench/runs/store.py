@@ -29,6 +29,7 @@ from mmbench.evaluation.metrics import Metric, as_metrics, default_metrics
 from mmbench.features.use import FeatureUse
 from mmbench.runs.sources import SourceUse
 from mmbench.settings.config import Setting
+from mmbench.tracking.energy import EnergyUse
 
 if TYPE_CHECKING:
     from mmbench.evaluation.data_facts import DataFacts
@@ -86,6 +87,7 @@ class Stored(strict.Strict):
         default_factory=dict
     )  # "train", "valid", "rank_test", "epoch" (median), ...
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, "host" and "device"
+    energy: EnergyUse | None = None  # None: nobody asked for it, or nothing could be measured
     environment: dict[str, Any] = field(default_factory=dict)  # code, versions, device, threads, when, notes
     external: bool = False  # lists of another program, see mmbench.board.external
     extra: dict[str, Any] = field(default_factory=dict)
