@@ -12,6 +12,7 @@ import torch
 from mmbench import matrix_units
 from mmbench.choices import RULES, SPLITS, MaskRule
 from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import mean_value
 from mmbench.features.use import FeatureUse
 from mmbench.models import registry
@@ -119,6 +120,20 @@ def test_another_setting_is_another_configuration_of_the_same_table(
     first, second = cell_on(toy, tmp_path), cell_on(toy, tmp_path, **{key: value})
     assert first.config_id != second.config_id
     assert first.fingerprint == second.fingerprint
+
+
+def test_the_selection_of_a_small_catalogue_has_a_cutoff_that_it_holds(tmp_path: Path) -> None:
+    """The protocol's NDCG@20 becomes NDCG@12; a cutoff that somebody chose is refused instead."""
+    twelve = write_toy(
+        tmp_path, n_items=12, histories=random_histories(n_items=12), selection_metric="NDCG@20"
+    )
+    cell = cell_on(twelve, tmp_path, **SMALL)
+    assert cell.settings["selection_metric"].value == "NDCG@12"
+    record = run_cell(cell)
+    assert (record.status, record.selection and record.selection.metric) == ("finished", "NDCG@12")
+    with pytest.raises(UsageError, match=r"has only 12 items.*selection_metric=HR@12"):
+        cell_on(twelve, tmp_path, selection_metric="HR@20")
+    assert cell_on(twelve, tmp_path, selection_metric="HR@12").settings["selection_metric"].value == "HR@12"
 
 
 def test_a_newer_definition_of_metrics_is_another_table(
