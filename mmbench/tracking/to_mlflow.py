@@ -23,7 +23,7 @@ class MlflowTracker:
         tags = {TITLE: run.title, "mmbench.folder": str(run.folder.absolute())}
         running = self.client.search_runs(
             [experiment],
-            " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+            " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
             + " and attributes.status = 'RUNNING'",
         )
         if running:
@@ -51,8 +51,19 @@ class MlflowTracker:
             self.client.log_metric(self.run_id, f"{prefix}/{name.replace('@', '_at_')}", value, step=step)
 
 
+def _quoted(value: str) -> str:
+    """Return a value as MLflow's filters read it; a folder may have an apostrophe in its name."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
 def _experiment(client: Any, name: str) -> str:
     """Return the id of the experiment of a name, made if need be."""
     known = client.get_experiment_by_name(name)
-    made: str = known.experiment_id if known is not None else client.create_experiment(name)
-    return made
+    if known is None:
+        try:
+            return str(client.create_experiment(name))
+        except Exception:
+            known = client.get_experiment_by_name(name)  # another run may have made it in the meantime
+            if known is None:
+                raise
+    return str(known.experiment_id)
