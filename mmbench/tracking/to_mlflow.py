@@ -1,7 +1,13 @@
 """Runs in MLflow, in the store that MLFLOW_TRACKING_URI names, by default the library's own."""
 
+import os
 from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
+
+from filelock import FileLock
 
 from mmbench.tracking.base import TrackedEnd, TrackedEpoch, TrackedRun
 
@@ -18,8 +24,9 @@ class MlflowTracker:
     def begin(self, run: TrackedRun) -> None:
         from mlflow.tracking import MlflowClient
 
-        self.client = MlflowClient()
-        experiment = _experiment(self.client, f"mmbench {run.dataset}")
+        with _opening():
+            self.client = MlflowClient()
+            experiment = _experiment(self.client, f"mmbench {run.dataset}")
         tags = {TITLE: run.title, "mmbench.folder": str(run.folder.absolute())}
         running = self.client.search_runs(
             [experiment],
@@ -49,6 +56,15 @@ class MlflowTracker:
         """Log metrics; MLflow takes no @ in their names."""
         for name, value in values.items():
             self.client.log_metric(self.run_id, f"{prefix}/{name.replace('@', '_at_')}", value, step=step)
+
+
+def _opening() -> FileLock:
+    """Return a lock that lets a single process of this machine open a store.
+
+    MLflow makes the tables of a new SQLite file when it is opened, and fails where two processes do so at once.
+    """
+    store = f"{Path.home()} {os.getcwd()} {os.environ.get('MLFLOW_TRACKING_URI', '')}"
+    return FileLock(Path(gettempdir()) / f"mmbench-mlflow-{sha256(store.encode()).hexdigest()[:16]}.lock")
 
 
 def _quoted(value: str) -> str:

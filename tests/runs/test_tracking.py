@@ -7,6 +7,8 @@ import json
 import os
 import re
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,8 +209,15 @@ class Racing:
 
     made: ClassVar[bool] = False
     runs: ClassVar[list[str]] = []
+    opening: ClassVar[list[str]] = []
 
     def get_experiment_by_name(self, name: str) -> object:
+        """Look, and fail as a new SQLite file does where another opens it at the same time."""
+        self.opening.append(name)
+        time.sleep(0.01)
+        if len(self.opening) > 1:
+            raise RuntimeError("table experiments already exists")
+        self.opening.remove(name)
         return SimpleNamespace(experiment_id="7") if self.made else None
 
     def create_experiment(self, name: str) -> str:
@@ -226,13 +235,16 @@ class Racing:
     def log_dict(self, *arguments: object) -> None: ...
 
 
-def test_mlflow_uses_an_experiment_that_another_run_made_at_once(
+def test_mlflow_runs_that_begin_at_once_share_a_new_store_and_its_experiment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=Racing))
-    maker_of("mlflow")().begin(TrackedRun(folder=tmp_path, **RUN))  # type: ignore[arg-type]
-    assert Racing.runs == ["7"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
+    run = TrackedRun(folder=tmp_path, **RUN)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda tracker: tracker.begin(run), [maker_of("mlflow")() for _ in range(3)]))
+    assert Racing.runs == ["7", "7", "7"]
 
 
 def test_mlflow_has_one_run_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
