@@ -76,7 +76,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Timed:
-    """The median of some rounds, and how far they lay apart."""
+    """The values of some rounds: their median, and how far they lie apart."""
 
     values: tuple[float, ...]
 
@@ -85,21 +85,21 @@ class Timed:
         return statistics.median(self.values)
 
     def scaled(self, factor: float) -> "Timed":
-        return Timed(tuple(one * factor for one in self.values))
+        return Timed(tuple(value * factor for value in self.values))
 
     def __str__(self) -> str:
         return f"{short(self.median)} ({short(min(self.values))}–{short(max(self.values))})"
 
 
 def short(value: float) -> str:
-    """Three digits."""
+    """Return a number with three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def in_turns(
     workers: Mapping[str, Worker], rounds: int, do: str, **details: Any
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each worker's answers; the workers alternate, so that all meet the same noise."""
+    """Return each worker's answers; the workers alternate, so that all meet the same noise."""
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
@@ -108,18 +108,18 @@ def in_turns(
 
 
 def per(answers: Iterable[Mapping[str, Any]], unit: str, clock: str = "seconds") -> Timed:
-    """Seconds for one `unit` of each answer; `clock` "cpu": processor time of the worker."""
-    return Timed(tuple(one[clock] / one[unit] for one in answers))
+    """Return the seconds per `unit` of each answer; `clock` "cpu": processor time of the worker."""
+    return Timed(tuple(answer[clock] / answer[unit] for answer in answers))
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on and when; no host or user names."""
+    """Return what the numbers were measured on and when; no host or user names."""
     processor = platform.machine()
     cpu = Path("/proc/cpuinfo")
     if cpu.is_file():
         lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines()
         processor = next(
-            (one.split(":")[1].strip() for one in lines if one.startswith("model name")), processor
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor
         )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     return {
@@ -129,19 +129,26 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
+    """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write_section(key: str, text: str, page: Path = PAGE) -> None:
-    """Put `text` in the place of the page's section `key`, or at its end."""
+    """Put `text` in the place of the page's section `key`, or at its end; stop at a page whose markers do not pair up.
+
+    Markers stand on lines of their own, so that a program that fills paragraphs moves none.
+    """
     begin, end = f"<!-- {key}: begin -->", f"<!-- {key}: end -->"
     old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
-    section = f"{begin}\n{text.strip()}\n{end}"
-    before, found, rest = old.partition(begin)
-    if found:
-        new = before + section + rest.partition(end)[2]
+    lines = old.splitlines()
+    if (lines.count(begin), lines.count(end)) not in ((0, 0), (1, 1)) or (begin in old) != (begin in lines):
+        raise SystemExit(
+            f"{page}: {begin} and {end} must stand on a line of their own each, both once; nothing written"
+        )
+    section = [begin, *text.strip().splitlines(), end]
+    if begin in lines:
+        new = [*lines[: lines.index(begin)], *section, *lines[lines.index(end) + 1 :]]
     else:
-        new = f"{old.rstrip()}\n\n{section}\n"
-    page.write_text(new, encoding="utf-8")
+        new = [*old.rstrip().splitlines(), "", *section]
+    page.write_text("\n".join(new) + "\n", encoding="utf-8")

@@ -104,7 +104,7 @@ class Contestant:
         self.trainer.progress.stage = len(model.stages) - 1
         self.stage = self.trainer.stage
         self.trainer.start_stage()
-        self.noise = torch.Generator().manual_seed(1)
+        self.generators = {name: torch.Generator().manual_seed(1) for name in self.trainer.drawers}
         self.order = np.random.default_rng(1)
         self.rows, self.steps = self._plan()
         self.coming = self._stream()
@@ -143,7 +143,7 @@ class Contestant:
     def _lay_out(self) -> list[tuple[Rows, Batch]]:
         """The next steps with their batches, as many as a training lays out at once."""
         rows = [next(self.coming) for _ in range(STEPS_AT_ONCE)]
-        plan = EpochPlan(1, rows, self.noise)
+        plan = EpochPlan(1, rows, self.generators)
         return list(zip(rows, batches_of_epoch([self.trainer], [plan]), strict=True))
 
     def train(self, steps: int, seconds: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from benchmarks.extras import requirements
 from benchmarks.generated import ITEMS, LEAST, USERS, histories
 from benchmarks.gpu import HEADER, SHAPES, Gauge, Row
 from benchmarks.multimodal import Cost, measure, report
-from benchmarks.turns import Timed, write_section
+from benchmarks.turns import PAGE, Timed, write_section
 from mmbench.data.store import Prepared
 from tests.forkserver import server
 from tests.installed import write_package
@@ -66,20 +66,23 @@ def test_recbole_reads_the_same_data_and_is_mended(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [("--models", "hm4sr"), ("--large",)])
 def test_scaling_runs(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     results = run("scaling", tmp_path, *arguments)["results"]
-    found = results["hm4sr"]["users x16, items x1"] if "hm4sr" in results else results
-    assert found["memory"] > 2**20
-    assert all(value > 0 for name in ("step", "epoch", "ranking", "plan", "batch") for value in found[name])
+    columns = list(results.values()) if "--large" in arguments else [results["hm4sr"]["users x16, items x1"]]
+    assert len(columns) == (3 if "--large" in arguments else 1)
+    for column in columns:
+        assert column["memory"] > 2**20
+        names = ("step", "epoch", "ranking", "plan", "batch")
+        assert all(value > 0 for name in names for value in column[name])
 
 
 def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     table = tmp_path / "table.md"
     found = run(
         "gpu", tmp_path, "--device", "cpu", "--data", "games", "--models", "sasrec", "hm4sr", "--seeds", "1", "2",
-        "--vary", "matmul", "float32", "bfloat16", "--epochs", "2", "--out", str(table),
+        "--vary", "matmul", "float32", "tf32", "--epochs", "2", "--out", str(table),
     )  # fmt: skip
     rows = found["results"]
     assert [(row["model"], row["seeds"], row["settings"]["matmul"]) for row in rows] == [
-        *itertools.product(("sasrec", "hm4sr"), (1, 2), ("float32", "bfloat16"))
+        *itertools.product(("sasrec", "hm4sr"), (1, 2), ("float32", "tf32"))
     ]
     assert all(not row["reason"] and len(row["epoch"]) == 2 for row in rows)
     assert all(row["kernels"] > 100 and row["memory"] > 2**20 and row["ranking"] > 0 for row in rows)
@@ -172,6 +175,28 @@ def test_a_section_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -
     text = page.read_text()
     assert "first" not in text
     assert text.index("third") < text.index("second")
+
+
+def test_every_section_of_the_page_is_replaced_by_its_writer_and_no_other_line_moves(tmp_path: Path) -> None:
+    published, page = PAGE.read_text().splitlines(), tmp_path / "page.md"
+    keys = [line[5 : -len(": begin -->")] for line in published if line.endswith(": begin -->")]
+    assert keys
+    for key in keys:
+        begin, end = (published.index(f"<!-- {key}: {edge} -->") for edge in ("begin", "end"))
+        page.write_text("\n".join(published) + "\n")
+        write_section(key, "## New\n\ntext", page)
+        assert page.read_text().splitlines() == [
+            *published[: begin + 1], "## New", "", "text", *published[end:]
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["text <!-- one: end -->", "text <!-- one:\nend -->", ""])
+def test_a_section_without_an_end_of_its_own_is_refused_and_the_page_stays(tmp_path: Path, end: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(old := f"# Page\n\n<!-- one: begin -->\n{end}\n\nwhat follows\n")
+    with pytest.raises(SystemExit, match="must stand on a line of their own"):
+        write_section("one", "new", page)
+    assert page.read_text() == old
 
 
 def test_the_median_is_shown_with_the_spread() -> None:

@@ -135,8 +135,8 @@ def run(
     n_stacked = stack_size(str(stack), pick_device(device) if is_here else "cpu")
     cells = plan_cells(
         models, datasets=datasets, seeds=seeds, settings=settings, tuned=tuned, study=study, epochs=epochs,
-        floors=floors, controls=controls, tie_orders=tie_orders, data_dir=data_dir, results_dir=results_dir,
-        watchers=watchers,
+        floors=floors, controls=controls, tie_orders=tie_orders, device=device, data_dir=data_dir,
+        results_dir=results_dir, watchers=watchers,
     )  # fmt: skip
     if dry_run:
         return Runs(_stored(cells, watchers))
@@ -166,6 +166,7 @@ def plan_cells(
     floors: bool = True,
     controls: bool = False,
     tie_orders: Sequence[str] = (),
+    device: str = "auto",
     data_dir: Folder = None,
     results_dir: Folder = None,
     watchers: Watchers,
@@ -174,7 +175,8 @@ def plan_cells(
     requested = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
     if not requested:
         raise UsageError("no model is named; say for example 'sasrec'")
-    overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
+    overrides = Overrides.of(plain(settings or {}), epochs=epochs, device=device)
+    numbers = seed_list(seeds)
     names = choose_models(requested, floors=floors)
     prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
     if tie_orders:

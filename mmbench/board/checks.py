@@ -80,6 +80,11 @@ def _run(name: str, check: Callable[[Bundle], str], bundle: Bundle) -> Check:
 # -- records ----------------------------------------------------------------------------------------------
 
 
+def _value(record: RunRecord, key: str) -> tuple[object, ...]:
+    """Return a setting's value, () where it is missing. Who chose it (recipe, search, user) makes no difference."""
+    return (record.settings[key].value,) if key in record.settings else ()
+
+
 def _schema(bundle: Bundle) -> str:
     """Check that the records are finished runs of the manifest's configuration."""
     manifest, first = bundle.manifest, bundle.records[0]
@@ -97,9 +102,12 @@ def _schema(bundle: Bundle) -> str:
             record.display,
         ) != expected:
             raise FaultError(f"the record of seed {record.seed} is of another run than the manifest says")
-        for name in ("settings", "features", "sources", "n_items", "deterministic", "leaky", "external"):
+        for name in ("features", "sources", "n_items", "deterministic", "leaky", "external"):
             if getattr(record, name) != getattr(first, name):
                 raise FaultError(f"seeds {first.seed} and {record.seed} differ in {name}")
+        for key in sorted(first.settings.keys() | record.settings.keys()):
+            if _value(record, key) != _value(first, key):
+                raise FaultError(f"seeds {first.seed} and {record.seed} differ in the setting {key}")
         for split in bundle.splits:
             bundle.ranking(record, split)
     runs = f"{len(bundle.records)} finished runs"

@@ -74,11 +74,11 @@ def read_sets(texts: list[str] | None) -> dict[str, Any]:
     return {key: parse_value(value) for key, value in key_values(texts, form="KEY=VALUE or MODEL.KEY=VALUE")}
 
 
-def parse_sets(texts: list[str] | None, *, epochs: int | None = None) -> "Overrides":
-    """Return the settings of `--set` and `--epochs`."""
+def parse_sets(texts: list[str] | None, *, epochs: int | None, device: str) -> "Overrides":
+    """Return the settings of `--set` and `--epochs`, for trainings on a device."""
     from mmbench.runs.overrides import Overrides
 
-    return Overrides.of(read_sets(texts), epochs=epochs)
+    return Overrides.of(read_sets(texts), epochs=epochs, device=device)
 
 
 def run(

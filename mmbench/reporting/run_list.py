@@ -17,7 +17,7 @@ from mmbench.runs.store import RunRecord
 from mmbench.settings.config import DELIBERATE
 from mmbench.settings.describe import value_text
 
-DEFAULT_COLUMNS = ("run", "data set", "model", "state", "time", "NDCG@10", "age", "set")
+DEFAULT_COLUMNS = ("run", "data set", "model", "state", "time", "valid NDCG@10", "age", "set")
 
 
 def age_text(days: float) -> str:
@@ -79,9 +79,13 @@ def table_of(runs: Sequence[StoredRun], columns: Sequence[str]) -> list[list[str
 
     Raises UsageError for any other column.
     """
-    known = {key for run in runs if run.record for key in run.record.settings}
+    known = known_settings(runs)
     texts = [_column(name, known) for name in columns]
     return [[text(run) for text in texts] for run in runs]
+
+
+def known_settings(runs: Sequence[StoredRun]) -> set[str]:
+    return {key for run in runs if run.record for key in run.record.settings}
 
 
 def _column(name: str, settings: set[str]) -> Callable[[StoredRun], str]:
@@ -98,6 +102,13 @@ def _column(name: str, settings: set[str]) -> Callable[[StoredRun], str]:
     if split not in ("", "test", "valid"):
         raise UsageError(f"--columns {name!r}: write {metric}, or valid {metric}")
     return lambda run: metric_text(run, wanted, split or "test")
+
+
+def shows_test(columns: Sequence[str], settings: set[str]) -> bool:
+    """Return whether a column holds a metric of test targets."""
+    return any(
+        not name.startswith("valid ") and name not in FACTS and name not in settings for name in columns
+    )
 
 
 def _setting_text(record: RunRecord, key: str) -> str:
@@ -139,14 +150,17 @@ def to_json(runs: Sequence[StoredRun], metrics: Sequence[Metric]) -> list[dict[s
             "changed": datetime.fromtimestamp(run.changed, UTC).isoformat(timespec="seconds"),
             "bytes": folder_bytes(run.path), "settings": chosen_settings(run.record),
             "seconds": dict(run.record.seconds) if run.record else {}, "energy": energy_json(run.record),
-            "test": {str(metric): _readable(run, metric) for metric in metrics},
+            **{
+                split: {str(metric): _readable(run, metric, split) for metric in metrics}
+                for split in ("valid", "test")
+            },
         }
         for run in runs
     ]  # fmt: skip
 
 
-def _readable(run: StoredRun, metric: Metric) -> float | None:
+def _readable(run: StoredRun, metric: Metric, split: str) -> float | None:
     try:
-        return metric_of(run, metric, "test")
+        return metric_of(run, metric, split)
     except DataError:
         return None
