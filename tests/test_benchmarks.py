@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.extras import measure as measure_packages
+from benchmarks.extras import requirements
 from benchmarks.generated import ITEMS, LEAST, USERS, histories
 from benchmarks.gpu import HEADER, SHAPES, Gauge, Row
 from benchmarks.multimodal import Cost, measure, report
 from benchmarks.turns import PAGE, Timed, write_section
 from mmbench.data.store import Prepared
 from tests.forkserver import server
+from tests.installed import write_package
 from tests.prepared import ROOT, environment
 
 
@@ -198,3 +201,30 @@ def test_a_section_without_an_end_of_its_own_is_refused_and_the_page_stays(tmp_p
 
 def test_the_median_is_shown_with_the_spread() -> None:
     assert str(Timed((3.0, 1.0, 200.0)).scaled(2)) == "6.00 (2.00–400)"
+
+
+def test_an_extra_names_what_it_and_its_parts_need() -> None:
+    project = {
+        "name": "shop", "dependencies": ["numpy>=1"],
+        "optional-dependencies": {"a": ["x>=1", "y"], "b": ["y", "z"], "all": ["shop[a, b]", "w"]},
+    }  # fmt: skip
+    assert requirements(project) == ["numpy>=1"]
+    assert requirements(project, "all") == ["x>=1", "y", "z", "w"]
+
+
+def test_packages_are_weighed_without_those_of_every_environment(tmp_path: Path) -> None:
+    write_package(tmp_path, "small", points="", files={"small.py": "a" * 100})
+    write_package(tmp_path, "large", points="", files={"large/__init__.py": "b" * 7000})
+    write_package(tmp_path, "pip", points="", files={"pip/__init__.py": "c" * 50_000})
+    for info in tmp_path.glob("*.dist-info"):
+        name = info.name.partition("-")[0]
+        files = [
+            path for path in tmp_path.rglob("*") if path.is_file() and name in str(path.relative_to(tmp_path))
+        ]
+        lines = "".join(f"{path.relative_to(tmp_path)},,\n" for path in files)
+        (info / "RECORD").write_text(lines)
+    size = measure_packages(tmp_path)
+    assert sorted(size.packages) == ["large", "small"]
+    assert size.largest == ["large", "small"]
+    assert 7000 <= size.packages["large"] < 7500
+    assert 7100 <= size.n_bytes < 9000
