@@ -7,9 +7,10 @@ that it is ready, and facts about its data. Commands:
     {"do": "rank", "users": 4096}              -> users
     {"do": "plan"}                             -> rows, steps of an epoch
     {"do": "batches", "steps": 20}             -> steps, laying out their batches only (mmbench)
+    {"do": "lists", "file": "lists.tsv"}       -> users, whose lists of best items for validation the file then has
     {"do": "memory"}                           -> bytes, peak resident memory of the process
 
-All but the last also give `seconds` by the wall and `cpu`, processor time of the worker, which other jobs on the
+All but the last two also give `seconds` by the wall and `cpu`, processor time of the worker, which other jobs on the
 machine lengthen less.
 """
 
@@ -19,6 +20,7 @@ import platform
 import statistics
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -134,10 +136,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def filled(text: str, width: int = 100) -> list[str]:
+    """Return the lines of a text in Markdown, its paragraphs filled; headings and tables stay."""
+    lines: list[str] = []
+    for part in text.strip().split("\n\n"):
+        is_prose = not part.startswith(("#", "|"))
+        lines += (
+            textwrap.wrap(part, width, break_on_hyphens=False, break_long_words=False)
+            if is_prose
+            else part.splitlines()
+        )
+        lines.append("")
+    return lines[:-1]
+
+
 def write_section(key: str, text: str, page: Path = PAGE) -> None:
     """Put `text` in the place of the page's section `key`, or at its end; stop at a page whose markers do not pair up.
 
-    Markers stand on lines of their own, so that a program that fills paragraphs moves none.
+    Markers stand on lines of their own, and paragraphs are filled to the width of documents here.
     """
     begin, end = f"<!-- {key}: begin -->", f"<!-- {key}: end -->"
     old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
@@ -146,7 +162,7 @@ def write_section(key: str, text: str, page: Path = PAGE) -> None:
         raise SystemExit(
             f"{page}: {begin} and {end} must stand on a line of their own each, both once; nothing written"
         )
-    section = [begin, *text.strip().splitlines(), end]
+    section = [begin, *filled(text), end]
     if begin in lines:
         new = [*lines[: lines.index(begin)], *section, *lines[lines.index(end) + 1 :]]
     else:

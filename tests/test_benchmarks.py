@@ -1,8 +1,7 @@
-"""The benchmarks run, on very small data and without timing anything; RecBole only where an environment is named."""
+"""The benchmarks run, on very small data and without timing anything."""
 
 import itertools
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -38,29 +37,16 @@ def run(script: str, folder: Path, *arguments: str) -> dict:
 
 def test_peers_run_without_a_peer(tmp_path: Path) -> None:
     numbers = run("peers", tmp_path, "--models", "bert4rec")
-    own = numbers["results"]["bert4rec"]["mmbench"]
-    assert own["facts"]["users"] == 150
-    assert own["facts"]["items"] == 80
-    assert all(part > 0 for name in ("epoch", "predictions", "ranking") for part in own[name])
+    ours = numbers["results"]["bert4rec"]["mmbench"]
+    assert ours["facts"]["users"] == 150
+    assert ours["facts"]["items"] == 80
+    assert all(part > 0 for name in ("epoch", "predictions", "ranking") for part in ours[name])
 
 
 def test_the_board_is_measured(tmp_path: Path) -> None:
     numbers = run("board", tmp_path)
     assert numbers["bare_mb"] < numbers["bundle_mb"]
     assert numbers["board_kb"] > 0
-
-
-@pytest.mark.skipif(
-    not os.environ.get("MMBENCH_RECBOLE"), reason="MMBENCH_RECBOLE names no python with RecBole"
-)
-def test_recbole_reads_the_same_data_and_is_mended(tmp_path: Path) -> None:
-    numbers = run("peers", tmp_path, "--models", "sasrec", "--python", os.environ["MMBENCH_RECBOLE"])
-    shipped, fixed, own = (number["facts"] for number in numbers["results"]["sasrec"].values())
-    assert shipped["anomaly_detection"]
-    assert not fixed["anomaly_detection"]
-    assert shipped["train_targets"] == fixed["train_targets"] == own["train_targets"]
-    # Padding is not a class here, but has a row in both tables.
-    assert shipped["parameters"] == own["parameters"]
 
 
 @pytest.mark.parametrize("arguments", [("--models", "hm4sr"), ("--large",)])

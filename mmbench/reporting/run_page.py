@@ -1,6 +1,6 @@
 """Everything about a stored run that a reader asks first: state, scores, what differs from the recipe, its training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,9 @@ class Changed:
 
 def changed_settings(record: RunRecord) -> list[Changed]:
     """Return the settings of a run that differ from the recipe of its model on its data set."""
-    try:
-        usual = registry.find(record.model).values(record.dataset)
-    except UsageError:  # the model is no longer registered
-        usual = {}
-    changed = []
-    for key in chosen_settings(record):
+    chosen, changed = chosen_settings(record), []
+    usual = _usual_values(record, chosen)
+    for key in chosen:
         setting, value = record.settings[key], usual.get(key)
         value = list(value) if isinstance(value, tuple) else value
         if key in usual and value == setting.value:
@@ -47,6 +44,19 @@ def changed_settings(record: RunRecord) -> list[Changed]:
         text = value_text(value) if key in usual else ""
         changed.append(Changed(key, setting.value, text, f"{setting.origin} {setting.note}".strip()))
     return changed
+
+
+def _usual_values(record: RunRecord, keys: Iterable[str]) -> dict[str, Any]:
+    """Return the values that the model has on the data set, of these settings at least where it has them.
+
+    The model's class is read, which imports torch, only for a setting that neither recipe nor training states.
+    """
+    try:
+        entry = registry.find(record.model)
+        stated = entry.stated_values(record.dataset)
+        return stated if stated.keys() >= set(keys) else entry.values(record.dataset)
+    except UsageError:  # the model is no longer registered
+        return {}
 
 
 def spark(points: Sequence[Point], *, ascii_only: bool = False) -> str:
