@@ -3,7 +3,6 @@
 import socket
 import zipfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,19 +72,6 @@ def test_without_lists_no_item_is_named(made: Made, tmp_path: Path) -> None:
         with ranking_arrays(tmp_path / "files", seed) as arrays:
             assert not arrays["target"].any()
             assert not any(name.startswith(("items", "scores")) for name in arrays)
-
-
-def test_seeds_may_differ_in_who_chose_a_setting_and_not_in_its_value(made: Made, tmp_path: Path) -> None:
-    """A tuned seed and an untuned one are of one configuration where the search found the recipe's values."""
-
-    def of_seed_2(folder: Path, **change: object) -> None:
-        run = folder / "seed_2" / "run.json"
-        edit_json(run, lambda content: content["settings"]["lr"].update(change))
-
-    tuned = rebuilt(made.sasrec, tmp_path / "t.mmb.zip", partial(of_seed_2, origin="tuned", note="30 trials"))
-    assert not has_fault(list(checked(tuned)[1].values()))
-    other = rebuilt(made.sasrec, tmp_path / "o.mmb.zip", partial(of_seed_2, value=0.5))
-    assert checked(other)[1]["schema"].text == "seeds 1 and 2 differ in the setting lr"
 
 
 # -- private ----------------------------------------------------------------------------------------------
