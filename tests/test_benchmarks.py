@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.extras import measure as measure_packages
+from benchmarks.extras import requirements
 from benchmarks.generated import ITEMS, LEAST, USERS, histories
 from benchmarks.gpu import HEADER, SHAPES, Gauge, Row
 from benchmarks.multimodal import Cost, measure, report
@@ -18,6 +20,7 @@ from mmbench.data.adding import add
 from mmbench.data.prepare import prepare
 from mmbench.data.store import Prepared
 from tests.forkserver import server
+from tests.installed import write_package
 from tests.prepared import ROOT, environment
 
 
@@ -65,11 +68,11 @@ def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     table = tmp_path / "table.md"
     found = run(
         "gpu", tmp_path, "--device", "cpu", "--data", "games", "--models", "sasrec", "hm4sr", "--seeds", "1", "2",
-        "--vary", "matmul", "float32", "bfloat16", "--epochs", "2", "--out", str(table),
+        "--vary", "matmul", "float32", "tf32", "--epochs", "2", "--out", str(table),
     )  # fmt: skip
     rows = found["results"]
     assert [(row["model"], row["seeds"], row["settings"]["matmul"]) for row in rows] == [
-        *itertools.product(("sasrec", "hm4sr"), (1, 2), ("float32", "bfloat16"))
+        *itertools.product(("sasrec", "hm4sr"), (1, 2), ("float32", "tf32"))
     ]
     assert all(not row["reason"] and len(row["epoch"]) == 2 for row in rows)
     assert all(row["kernels"] > 100 and row["memory"] > 2**20 and row["ranking"] > 0 for row in rows)
@@ -213,3 +216,30 @@ def test_a_table_of_a_users_own_is_added_and_prepared(tmp_path: Path) -> None:
         rows = [row for row in rows if min(counts[name] for name in row) >= 5]
     assert len(prepared.items) == len(rows)
     assert (prepared.n_users, prepared.n_items) == tuple(len({row[side] for row in rows}) for side in (0, 1))
+
+
+def test_an_extra_names_what_it_and_its_parts_need() -> None:
+    project = {
+        "name": "shop", "dependencies": ["numpy>=1"],
+        "optional-dependencies": {"a": ["x>=1", "y"], "b": ["y", "z"], "all": ["shop[a, b]", "w"]},
+    }  # fmt: skip
+    assert requirements(project) == ["numpy>=1"]
+    assert requirements(project, "all") == ["x>=1", "y", "z", "w"]
+
+
+def test_packages_are_weighed_without_those_of_every_environment(tmp_path: Path) -> None:
+    write_package(tmp_path, "small", points="", files={"small.py": "a" * 100})
+    write_package(tmp_path, "large", points="", files={"large/__init__.py": "b" * 7000})
+    write_package(tmp_path, "pip", points="", files={"pip/__init__.py": "c" * 50_000})
+    for info in tmp_path.glob("*.dist-info"):
+        name = info.name.partition("-")[0]
+        files = [
+            path for path in tmp_path.rglob("*") if path.is_file() and name in str(path.relative_to(tmp_path))
+        ]
+        lines = "".join(f"{path.relative_to(tmp_path)},,\n" for path in files)
+        (info / "RECORD").write_text(lines)
+    size = measure_packages(tmp_path)
+    assert sorted(size.packages) == ["large", "small"]
+    assert size.largest == ["large", "small"]
+    assert 7000 <= size.packages["large"] < 7500
+    assert 7100 <= size.n_bytes < 9000

@@ -177,7 +177,9 @@ class Metric:
         if not self.reads_data:
             return self.values(ranking.ranks(rule), ties)
         if facts is None:
-            raise UsageError(f"{self} reads the data set too; mmbench report --metric {self} prints it")
+            raise UsageError(
+                f"{self} reads the data set too; mmbench report --metric {self} prints it, and runs.to_frame has it"
+            )
         if self.needs == "ranks":
             return self._weighted(ranking, rule, ties, facts)
         self.check(ranking.n_items)

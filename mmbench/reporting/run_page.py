@@ -9,6 +9,7 @@ from mmbench.evaluation.metrics import Metric
 from mmbench.fetch.files import size_text
 from mmbench.look.letters import ASCII, BLOCKS
 from mmbench.models import registry
+from mmbench.reporting.energy import energy_json, energy_line
 from mmbench.reporting.rounding import DASH, number
 from mmbench.reporting.run_list import chosen_settings, metric_text, spent
 from mmbench.runs.curves import Curves, Point, read_curves
@@ -102,7 +103,8 @@ def to_json(run: StoredRun, metrics: Sequence[Metric]) -> dict[str, Any]:
         "scores": {split: _values(record, split, metrics) for split in ("valid", "test")} if finished else {},
         "changed_settings": [vars(setting) for setting in changed_settings(record)] if record else [],
         "curves": {"metric": curves.metric, "valid": list(curves.valid), "loss": list(curves.loss)},
-        "seconds": dict(record.seconds) if record else {}, "notes": list(record.notes) if record else [],
+        "seconds": dict(record.seconds) if record else {}, "energy": energy_json(record),
+        "notes": list(record.notes) if record else [],
         "environment": dict(record.environment) if record else {},
     }  # fmt: skip
 
@@ -166,7 +168,7 @@ def _cost_lines(record: RunRecord) -> Lines:
     if memory:
         texts = [f"{device} {size_text(n_bytes)}" for device, n_bytes in sorted(memory.items())]
         lines.append(("memory", f"{', '.join(texts)}; {record.n_parameters:,} parameters"))
-    return lines
+    return lines + ([("energy", energy_line(record.energy))] if record.energy else [])
 
 
 def _threads(made: dict[str, Any]) -> str:

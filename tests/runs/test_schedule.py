@@ -34,6 +34,9 @@ class Listener:
     def damaged(self, cell: Cell, why: str) -> None:
         self.said.append(("damaged", cell.model))
 
+    def missing(self, cells: Sequence[Cell], jobs: int) -> None:
+        """Ignore what is told for the time left."""
+
     def waiting(self, cell: Cell) -> None:
         self.said.append(("waiting", cell.model))
         self.on_waiting()
