@@ -30,7 +30,7 @@ def estimate(
 
     experiment = read_experiment_file(file)
     cells = plan_cells(
-        **experiment.run_options, data_dir=state.data_dir, results_dir=state.results_dir,
+        **experiment.run_options, device=device, data_dir=state.data_dir, results_dir=state.results_dir,
         watchers=watchers(state, run_view(state)),
     )  # fmt: skip
     costs = list(costs_of(cells, device=device, say=lambda text: state.err.print(text, markup=False)))

@@ -123,7 +123,7 @@ def reproduce(
     n_stacked = stack_size(stack, pick_device(device))
     if seeds is None and chosen.content.seeds > 1:
         state.err.print(f"seeds: {chosen.content.seeds}, as in the paper (--seeds chooses)")
-    plan = _plan(state, chosen, targets, seeds or str(chosen.content.seeds), set_, epochs, tuned)
+    plan = _plan(state, chosen, targets, seeds or str(chosen.content.seeds), set_, epochs, tuned, device)
     if not stored:
         check_planned(plan.cells)
     if dry_run:
@@ -165,7 +165,9 @@ def _whole(
     def make(experiment: "Experiment") -> "Plan":
         assert isinstance(experiment.content, Scores)
         targets = choose_targets(experiment, dataset or [], state.data_dir, on_error=lambda fault: None)
-        return _plan(state, experiment, targets, seeds or str(experiment.content.seeds), sets, epochs, tuned)
+        return _plan(
+            state, experiment, targets, seeds or str(experiment.content.seeds), sets, epochs, tuned, "auto"
+        )
 
     prepared = [data.name for data in list_prepared(state.data_dir, on_error=state.skip_data)]
     print_paper(state, paper, make, data_sets=prepared, jobs=jobs)
@@ -225,6 +227,7 @@ def _plan(
     sets: list[str] | None,
     epochs: int | None,
     tuned: bool,
+    device: str,
 ) -> "Plan":
     from mmbench.reproduce.plan import make_plan
 
@@ -233,7 +236,7 @@ def _plan(
         results_dir=state.results_dir,
         targets=targets,
         seeds=parse_seeds(seeds),
-        overrides=parse_sets(sets, epochs=epochs),
+        overrides=parse_sets(sets, epochs=epochs, device=device),
         tuned=tuned,
     )
 

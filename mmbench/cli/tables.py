@@ -100,3 +100,13 @@ def print_table(state: State, header: list[str], rows: list[list[str]]) -> None:
     from tabulate import tabulate
 
     state.out.print(tabulate(rows, headers=header, tablefmt="plain", disable_numparse=True), markup=False)
+
+
+def with_interval(
+    value: float | None, interval: tuple[float, float] | None, *, sign: bool = False
+) -> list[str]:
+    """Return a value and its interval as two columns of a table."""
+    from mmbench.reporting.rounding import DASH, number
+
+    ends = DASH if interval is None else f"[{', '.join(map(number, interval))}]"
+    return [DASH if value is None else number(value, sign=sign), ends]

@@ -94,7 +94,15 @@ def torch_build() -> Iterator[Finding]:
             "note", "devices", f"an NVIDIA driver is installed, but torch ({build}) finds no GPU", help_text
         )
     elif not n_devices:
-        yield Finding("ok", "devices", "cpu; float32 (TF32 and bfloat16 are for GPUs)")
+        yield Finding("ok", "devices", f"cpu; {_units()}")
+
+
+def _units() -> str:
+    from mmbench.matrix_units import has_matrix_units
+
+    if has_matrix_units():
+        return "matrix units for bfloat16: --set matmul=auto trains with them, by default all is float32"
+    return "float32; no matrix units for bfloat16 (AMX)"
 
 
 def _device(torch: Any, number: int) -> Finding:

@@ -60,6 +60,7 @@ class Cell:
     notes: tuple[str, ...] = ()
     sources: tuple[CellSource, ...] = ()  # other data sets that the model is pre-trained on
     track: tuple[str, ...] = ()  # names of trackers (mmbench.tracking); they decide nothing
+    energy: str = ""  # country whose electricity is used; "": the energy is not measured. It decides nothing
 
     @property
     def fingerprint(self) -> str:

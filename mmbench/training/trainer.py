@@ -32,7 +32,7 @@ from mmbench.training.graphs import StepGraphs, why_no_graphs
 from mmbench.training.learner import Learner, Terms
 from mmbench.training.optim import learning_rate
 from mmbench.training.out_of_memory import MemoryLimit
-from mmbench.training.precision import on_own_stream, tf32
+from mmbench.training.precision import on_own_stream, rounded_products
 from mmbench.training.progress import LossSums, Outlook, Progress, Watcher, mean_terms, report_epoch
 from mmbench.training.sources import Pretraining, source_data
 from mmbench.training.stages import StagePlan, plan_stages
@@ -344,7 +344,7 @@ def train_epoch(
     torch.manual_seed(_noise_seed(trainers, epoch))
     sums, faults = LossSums(lead.device, len(trainers)), dict[int, Exception]()
     config = lead.stage.config
-    with on_own_stream(lead.device), tf32(config.matmul):
+    with on_own_stream(lead.device), rounded_products(config.matmul, lead.device):
         for step, batch in enumerate(batches_of_epoch(trainers, plans), start=1):
             rate = learning_rate(config, epoch, lead.progress.step + step)
             stepper.set_rate(rate)

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench import matrix_units
 from mmbench.choices import RULES, SPLITS, MaskRule
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import mean_value
 from mmbench.features.use import FeatureUse
+from mmbench.models import registry
 from mmbench.runs import plan
 from mmbench.runs.execute import run_cell
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell, configuration_id, make_cell
 from mmbench.runs.rerank import reopen
 from mmbench.runs.store import fingerprint_of
@@ -47,6 +50,26 @@ OF_SETTINGS = {"name", "max_len", "mask_seen", "selection_metric", "patience"}
 def test_every_field_of_a_protocol_is_in_one_of_the_tests() -> None:
     assert set(OTHER) | OF_SETTINGS == set(PROTOCOL.to_json())
     assert all(OTHER[key] != getattr(PROTOCOL, key) for key in OTHER)
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_what_matmul_auto_means_is_decided_before_a_run_has_a_name(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: bool
+) -> None:
+    """The configuration is that of the value written out, for all models and for a single model."""
+    monkeypatch.setattr(matrix_units, "has_matrix_units", lambda: units)
+    meant = "bfloat16" if units else "float32"
+
+    def planned(**settings: str) -> tuple[str, str]:
+        overrides = Overrides.of(settings, device="cpu")
+        layers = overrides.layers("sasrec", registry.find("sasrec").known_settings())
+        cell = make_cell(results_dir=tmp_path, prepared=toy, model="sasrec", seed=1, overrides=layers)
+        return cell.config_id, cell.settings["matmul"].value
+
+    written = planned(matmul=meant)
+    assert planned(matmul="auto") == planned(**{"sasrec.matmul": "auto"}) == written
+    assert written[1] == meant
+    assert (written[0] == planned()[0]) == (not units)
 
 
 @pytest.mark.parametrize("field", OTHER)
