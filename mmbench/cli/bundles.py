@@ -41,7 +41,8 @@ def bundle(
         ),
     ],
     no_lists: Annotated[
-        bool, typer.Option("--no-lists", help="Leave out lists and targets: the data may not be passed on.")
+        bool,
+        typer.Option("--no-lists", help="Leave out lists and targets, for data that may not be passed on."),
     ] = False,
     weights: Annotated[
         bool, typer.Option("--weights", help="Put in the weights, for verify --rescore.")
