@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import Field, PydanticUserError, TypeAdapter, ValidationError
@@ -189,6 +190,16 @@ def check_value(cls: type, key: str, value: Any, *, where: str) -> Any:
     return _validated(get_type_hints(cls, include_extras=True)[key], value, where=where, key=key)
 
 
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return the adapter of a type; those of classes are kept, because making one takes milliseconds."""
+    return _adapter_of_class(kind) if isinstance(kind, type) else TypeAdapter(kind)
+
+
+@lru_cache(maxsize=256)
+def _adapter_of_class(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def _validated(kind: Any, value: Any, *, where: str, key: str) -> Any:
     """Return a value validated as `kind`, the type of setting `key`, or of all settings if that is empty."""
     for name, part in value.items() if isinstance(value, Mapping) else ((key, value),):
@@ -197,7 +208,7 @@ def _validated(kind: Any, value: Any, *, where: str, key: str) -> Any:
     content = dict(value) if isinstance(value, Mapping) else value
     try:
         # Through JSON: pydantic's strict mode takes a dataclass from keys and values only there.
-        return TypeAdapter(kind).validate_json(json.dumps(content, default=str), strict=True)
+        return _adapter(kind).validate_json(json.dumps(content, default=str), strict=True)
     except PydanticUserError as error:
         name = getattr(kind, "__name__", kind)
         raise UsageError(
