@@ -54,9 +54,9 @@ class GroupedLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if is_eager_cpu(x):  # a pass that scales and shifts as it norms; a GPU wants few operations instead
-            parameters = (parameter.view(self.n_groups, self.dim) for parameter in (self.weight, self.bias))
-            groups = zip(x, *parameters, strict=True)
-            return torch.stack([F.layer_norm(part, (self.dim,), *both, self.eps) for part, *both in groups])
+            size = (self.dim,)
+            groups = zip(x, self.weight.split(self.dim), self.bias.split(self.dim), strict=True)
+            return torch.stack([F.layer_norm(part, size, scale, by, self.eps) for part, scale, by in groups])
         shape = (self.n_groups, *[1] * (x.dim() - 2), self.dim)
         normed = F.layer_norm(x, (self.dim,), eps=self.eps)
         return torch.addcmul(self.bias.view(shape), normed, self.weight.view(shape))
