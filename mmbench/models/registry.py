@@ -183,7 +183,7 @@ def _check_stated_once(entry: ModelEntry, *, where: str) -> None:
     may repeat it with its source.
     """
     for variant in entry.variants():
-        cls = variant.config_class()
+        cls, stated = variant.config_class(), variant.values("")
         defaults = defaults_of(cls)
         declared = {
             key
@@ -194,7 +194,7 @@ def _check_stated_once(entry: ModelEntry, *, where: str) -> None:
         for key in variant.own_settings():
             if key in defaults and key in declared and key in entry.recipe.settings:
                 raise UsageError(f"{where}: {key} has a value in {cls.__name__} too; remove it here or there")
-            if key not in variant.values(""):
+            if key not in stated:
                 raise UsageError(
                     f"{where}: {key} has no value; state it here, or as the default in {cls.__name__}"
                 )
