@@ -29,6 +29,7 @@ from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.categories import CategorySets, CategoryTable
 from mmbench.nn.layers import Dropout, check_heads, hide, init_normal, take_slots
 from mmbench.nn.losses import wide
+from mmbench.nn.parts import in_parts
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 EPS = 1e-12
@@ -248,6 +249,8 @@ class DIFSR(Recommender[DIFSRConfig]):
         return state
 
     def query(self, batch: Batch) -> Tensor:
+        if self.reads_padding:  # then each row has a single slot
+            return in_parts(lambda part: self.encode(part, part.slot), batch, self.config.inner_dim)
         return self.encode(batch, batch.slot)
 
     def item_table(self) -> Tensor:

@@ -21,13 +21,14 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling, is_loss
 from mmbench.nn.layers import Dropout, zero_padding
+from mmbench.nn.recurrent import gru_states
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
 CandidateLoss = Literal["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"]
@@ -140,13 +141,8 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
         length = batch.mask.sum(1).cpu()
         packed = pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False)
         for layer in self.gru:
-            packed, _ = layer(packed)
-            packed = PackedSequence(
-                self.hidden_drop(packed.data),
-                packed.batch_sizes,
-                packed.sorted_indices,
-                packed.unsorted_indices,
-            )
+            packed = gru_states(layer, packed)  # type: ignore[arg-type]
+            packed = packed._replace(data=self.hidden_drop(packed.data))
         return pad_packed_sequence(packed, batch_first=True, total_length=batch.item_seq.shape[1])[0]
 
     def state(self, batch: Batch) -> Tensor:

@@ -28,7 +28,8 @@ from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling
 from mmbench.nn.features import FeatureTable
 from mmbench.nn.layers import init_normal, zero_padding
-from mmbench.nn.mlp import MLPEncoder, shift
+from mmbench.nn.mlp import EXPANSION, MLPEncoder, shift
+from mmbench.nn.parts import in_parts
 from mmbench.settings.config import PositiveInt, Probability
 
 Feature = Literal["category", "text", "image"]
@@ -126,6 +127,10 @@ class MLP4Rec(Recommender[MLP4RecConfig]):
 
     def query(self, batch: Batch) -> Tensor:
         """Return u = LN(M_0) at the last event of each history, [T, D]."""
+        return in_parts(self.users, batch, (1 + len(self.features)) * EXPANSION * self.config.hidden_dim)
+
+    def users(self, batch: Batch) -> Tensor:
+        """Return u of all slots together, [T, D]."""
         items, slot = batch.item_seq, batch.slot
         if self.config.pad_side == "left":
             items = shift(items, (~batch.mask).sum(1))

@@ -32,6 +32,7 @@ from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import Dropout, init_normal, zero_padding
 from mmbench.nn.losses import cross_entropy
 from mmbench.nn.mlp import shift
+from mmbench.nn.parts import in_parts
 from mmbench.settings.config import PositiveInt, Probability
 
 CONTENT = ("text", "image")
@@ -164,6 +165,11 @@ class MMMLP(Recommender[MMMLPConfig]):
 
     def query(self, batch: Batch) -> Tensor:
         """Return u = LN_0(W LN([id, text, image] at the last event) + b), [T, D]."""
+        config = self.config
+        return in_parts(self.users, batch, (1 + len(self.features)) * config.expansion * config.hidden_dim)
+
+    def users(self, batch: Batch) -> Tensor:
+        """Return u of all slots together, [T, D]."""
         row, position = batch.slot // self.max_len, batch.slot % self.max_len
         items = batch.item_seq.index_select(0, row)  # a row for each slot
         if self.config.pad_side == "left":

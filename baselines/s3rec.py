@@ -295,22 +295,30 @@ class S3Rec(Recommender[S3RecConfig]):
             raise TypeError("pretrain_epochs is 0, so the modules of pre-training do not exist")
         return self.pretraining
 
-    def pretraining_loss(self, batch: Batch, cloze: Cloze) -> dict[str, Tensor]:
+    def pretraining_states(self, batch: TrainBatch, cloze: Cloze) -> tuple[Tensor, Tensor]:
+        """Return the states of all events of the cloze version, [R, W, D], and those of context, positive and negative
+        at the end of each history, [3, n, D]; one pass of the encoder, which finishes no other states."""
+        versions = torch.cat([cloze.items, cloze.context, cloze.positive, cloze.negative])
+        place = torch.arange(versions.numel(), device=versions.device).view(4, -1)
+        slot = torch.cat([place[0], place[1:, batch.ends].flatten()])
+        states = self.encode(versions, batch, causal=False, slot=slot)
+        n_places = batch.item_seq.numel()
+        return states[:n_places].view(*batch.item_seq.shape, -1), states[n_places:].unflatten(0, (3, -1))
+
+    def pretraining_loss(self, batch: TrainBatch, cloze: Cloze) -> dict[str, Tensor]:
         """Return the weighted terms, each a sum over the events, or the histories, that it concerns."""
         config, parts = self.config, self.parts_of_pretraining
-        versions = torch.cat([cloze.items, cloze.context, cloze.positive, cloze.negative])
-        states, context, positive, negative = self.encode(versions, batch, causal=False).chunk(4)
+        states, (context, positive, negative) = self.pretraining_states(batch, cloze)
         is_visible = batch.mask & ~cloze.is_masked
         query = parts.mip(states)
         pairs = [(query * self.item_emb(items)).sum(-1) for items in (batch.item_seq, cloze.negatives)]
         mip = pair_loss(pairs[0], pairs[1], config.pair_form)
-        is_last = batch.mask & (batch.position == history_lengths(batch) - 1)
         query = parts.sp(context)
         sp = pair_loss((query * positive).sum(-1), (query * negative).sum(-1), config.pair_form)
         return {
             **self.side_terms(states, batch.item_seq, is_visible, cloze.is_masked),
             "mip": config.mip_weight * masked_sum(mip, cloze.is_masked),
-            "sp": config.sp_weight * masked_sum(sp, is_last),
+            "sp": config.sp_weight * sp.sum(),
         }
 
     def side_terms(

@@ -2,10 +2,10 @@
 
 22,363 users, 12,101 items, 8.9 events a user: at least five, median 7, one in a hundred above 38, so that windows
 of long histories occur as often as in the real data. Popularity falls like 1 / (rank + n_items / 200). There is
-nothing to learn in them: they are for measuring time and memory.
+nothing to learn in them, as they are for measuring time and memory, until `with_successors` puts it there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,18 @@ def histories(
     clock = np.cumsum(rng.integers(0, 30, n_events))
     times = START + DAY * (clock - np.repeat(clock[offsets[:-1]], lengths))
     return Histories(items, times, offsets, n_items)
+
+
+def with_successors(made: Histories, share: float, seed: int = 0) -> Histories:
+    """Return histories in which each item has a fixed successor, which follows it with this probability."""
+    rng = np.random.default_rng(seed)
+    successor, items = np.append(0, rng.permutation(made.n_items) + 1), made.items.copy()
+    lengths, follows = np.diff(made.offsets), rng.random(len(items)) < share
+    for place in range(1, int(lengths.max())):
+        events = (made.offsets[:-1] + place)[lengths > place]
+        events = events[follows[events]]
+        items[events] = successor[items[events - 1]]
+    return replace(made, items=items)
 
 
 def write(data_dir: Path, name: str, made: Histories, *, features: int = 0, layers: int = 0) -> Prepared:

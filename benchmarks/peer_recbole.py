@@ -9,8 +9,6 @@ evaluating, because torch.load refuses RecBole's checkpoints. With `fixed`, auto
 importing RecBole's sequential models switches on (sine.py), is switched off again.
 """
 
-import hashlib
-import json
 import logging
 import os
 import sys
@@ -19,6 +17,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from peer_worker import Clock, K, hash_pairs, serve, write_lists
 
 warnings.filterwarnings("ignore")
 for _name, _kind in (("bool8", np.bool_), ("float_", np.float64), ("complex_", np.complex128),
@@ -77,10 +79,6 @@ class Evaluated(Part):
         return type(self.loader)
 
 
-def since(wall, cpu):
-    return {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-
-
 class Contestant:
     def __init__(self, spec):
         torch.set_num_threads(spec["threads"])
@@ -107,11 +105,12 @@ class Contestant:
             valid._dataset.id2token(name, valid._dataset.inter_feat[name].numpy())
             for name in ("user_id", "item_id")
         ]
-        pairs = "\n".join(sorted(" ".join(pair) for pair in zip(*columns, strict=True)))
+        self.data = data
         self.facts = {
             "users": data.user_num - 1, "items": data.item_num - 1, "train_targets": len(train._dataset),
             "steps_per_epoch": len(train), "eval_users": len(valid._dataset), "torch": torch.__version__,
-            "eval_pairs": hashlib.sha256(pairs.encode()).hexdigest(), "anomaly_detection": torch.is_anomaly_enabled(),
+            "eval_pairs": hash_pairs(" ".join(pair) for pair in zip(*columns, strict=True)),
+            "anomaly_detection": torch.is_anomaly_enabled(),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "numpy": np.__version__, "allocator": os.environ.get("MALLOC_MMAP_THRESHOLD_", "default"),
         }  # fmt: skip
@@ -119,34 +118,35 @@ class Contestant:
 
     def train(self, steps, seconds):
         part = self.train_part.next(steps, seconds)
-        began = time.perf_counter(), time.process_time()
+        clock = Clock()
         loss = self.trainer._train_epoch(part, 0)
-        return {**since(*began), "steps": part.done, "targets": part.targets, "loss": loss / part.done}
+        return {**clock.read(), "steps": part.done, "targets": part.targets, "loss": loss / part.done}
 
     def rank(self, users):
         """Whole batches, until `users` are reached."""
         size = self.valid_part.loader.step
         part = self.valid_part.next(-(-users // size), 0.0)
-        began = time.perf_counter(), time.process_time()
+        clock = Clock()
         values = self.trainer.evaluate(part, load_best_model=False)
-        return {**since(*began), "users": part.targets, "metrics": dict(values)}
+        return {**clock.read(), "users": part.targets, "metrics": dict(values)}
 
-    def memory(self):
-        """Largest resident set of this process. `ru_maxrss` would count what the parent held when it forked."""
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return {"bytes": int(next(one for one in lines if one.startswith("VmHWM")).split()[1]) * 1024}
-
-
-def main():
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not stand between the answers
-    contestant = Contestant(json.loads(sys.argv[1]))
-    print(json.dumps(contestant.facts), file=answers)
-    for line in sys.stdin:
-        command = json.loads(line)
-        do = command.pop("do")
-        print(json.dumps(getattr(contestant, do)(**command)), file=answers)
+    def lists(self, file):
+        """Write the best items of every user, as the trainer's evaluation scores them: nothing is masked."""
+        names, rows = self.data.field2id_token["item_id"], []
+        self.trainer.model.eval()
+        with torch.no_grad():
+            for batch in self.valid_part.loader:
+                scores = self.trainer.model.full_sort_predict(batch[0]).view(len(batch[0]), -1)
+                scores[:, 0] = -np.inf  # padding
+                best = scores.topk(K)
+                users = self.data.id2token("user_id", batch[0]["user_id"].numpy())
+                for user, items, values in zip(
+                    users, best.indices.tolist(), best.values.tolist(), strict=True
+                ):
+                    rows += [(user, names[item], value) for item, value in zip(items, values, strict=True)]
+        write_lists(file, rows)
+        return {"users": len(rows) // K}
 
 
 if __name__ == "__main__":
-    main()
+    serve(Contestant)

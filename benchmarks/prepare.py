@@ -1,4 +1,4 @@
-"""Memory and time of preparing a data set of the size of Amazon Home: python benchmarks/prepare.py FOLDER
+"""Memory and time of preparing a data set of the size of Amazon Home, or a table: python benchmarks/prepare.py FOLDER
 
 Generates raw files in the 2014 formats into FOLDER (about 0.5 GB, kept for the next call), runs
 `mmbench preprocess amazon-home` on them as a process of its own, and prints its peak memory and time.
@@ -7,6 +7,9 @@ prepare    mmbench as a process: 66,519 users, 28,237 items, 551,682 interaction
 in memory  (--in-memory) the same files the plain way: pandas reads the reviews, a list holds the metadata; nothing
            is filtered. Its memory and time relative to the first
 literals   lines of the metadata by the literal parser of Python, and by ours; the median of rounds in turns
+
+With --table a CSV of a million events of 100,000 users and 20,000 items with titles is generated instead, added as a
+user's own data set and prepared; `--write` puts the cost into docs/benchmarks.md.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.turns import machine, table, write_section
 from mmbench.data.raw import read_lines
 from mmbench.data.records import literal_object
 
@@ -41,6 +45,26 @@ PROSE = """the of stainless steel kitchen cotton soft pillow set inch with and f
 dishwasher safe knife coffee maker glass wood table bed sheet queen king towel storage vacuum cup bowl it's don't
 "non-stick" 12" piece quality durable design modern vintage handle lid microwave oven cook bake heat timer"""
 WORDS = PROSE.split()
+TABLE = (1_000_000, 100_000, 20_000)  # events, users, items of --table
+TINY = (3_000, 300, 60)
+DEFINITION = """[own-table]
+title = "A user's own table"
+parser = "table"
+raw = "."
+files.interactions.name = "events.csv"
+files.items.name = "items.csv"
+protocol = "clean"
+
+[own-table.columns.interactions]
+user = "user"
+item = "item"
+timestamp = "time"
+unit = "s"
+
+[own-table.columns.items]
+item = "item"
+title = "title"
+"""
 
 
 def text(rng: random.Random, mean: int) -> str:
@@ -136,6 +160,54 @@ items = [ast.literal_eval(line) for line in gzip.open(sys.argv[2], "rt", encodin
 """
 
 
+def generate_table(folder: Path, size: tuple[int, int, int]) -> None:
+    """Write the two tables and their definition: users and items by falling popularity, times in no order."""
+    n_events, n_users, n_items = size
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, words = np.random.default_rng(0), random.Random(0)
+    popularity = 1 / (np.arange(n_items) + n_items / 100)
+    columns = (
+        rng.integers(0, n_users, n_events), rng.choice(n_items, n_events, p=popularity / popularity.sum()),
+        rng.integers(13_000 * DAY, 16_000 * DAY, n_events),
+    )  # fmt: skip
+    with (folder / "events.csv").open("w", encoding="utf-8") as file:
+        file.write("user,item,time\n")
+        file.writelines(
+            f"u{user:06},{asin(item)},{time}\n" for user, item, time in zip(*columns, strict=True)
+        )
+    with (folder / "items.csv").open("w", encoding="utf-8") as file:
+        file.write("item,title\n")
+        file.writelines(f"{asin(item)},{text(words, 9).replace(chr(34), '')}\n" for item in range(n_items))
+    (folder / "own.toml").write_text(DEFINITION, encoding="utf-8")
+
+
+def measure_table(folder: Path, size: tuple[int, int, int]) -> tuple[str, list[Cost]]:
+    """Add and prepare the table; return a section for the page, and what both commands cost."""
+    generate_table(folder, size)
+    with tempfile.TemporaryDirectory(prefix="mmbench-") as data:
+        program = [sys.executable, "-m", "mmbench", "--data-dir", data]
+        costs = [measure([*program, "datasets", "add", str(folder / "own.toml")])[0]]
+        cost, output = measure([*program, "prepare", "own-table"])
+        costs.append(cost)
+    counts = [line.split() for line in output.splitlines()]
+    counts = [words for words in counts if len(words) == 2 and words[0] in ("users", "items", "interactions")]
+    facts = machine(1)
+    rows = [
+        [f"`mmbench {name}`", f"{cost.cpu:.1f}", f"{cost.memory:,.0f}"]
+        for name, cost in zip(("datasets add own.toml", "prepare own-table"), costs, strict=True)
+    ]
+    section = f"""## A table of {size[0]:,} events
+
+{facts["date"]}, {facts["processor"]}, load {facts["load"]} when it ended. {size[1]:,} users and {size[2]:,} items in a
+CSV file, in no order, and titles in another; prepared:
+{", ".join(f"{number} {name}" for name, number in counts)}. Text features and the start of Python included.
+Made by `python benchmarks/prepare.py FOLDER --table`.
+
+{table(["command", "processor s", "peak MiB"], rows)}
+"""
+    return section, costs
+
+
 def compare_literals(file: Path, n_lines: int, rounds: int) -> None:
     lines = [line for _, line in islice(read_lines(file), n_lines)]
     contestants: dict[str, Callable[[bytes], Any]] = {
@@ -160,8 +232,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the raw files; outside the repository")
     parser.add_argument("--in-memory", action="store_true", help="also load everything the plain way")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--table", action="store_true", help="a user's own table of a million events instead")
+    parser.add_argument("--tiny", action="store_true", help="with --table: a small one, to see that it runs")
+    parser.add_argument("--json", type=Path, help="with --table: write the costs to this file")
+    parser.add_argument("--write", action="store_true", help="with --table: put it into docs/benchmarks.md")
     given = parser.parse_args()
     folder = given.folder.resolve()
+    if given.table:
+        section, costs = measure_table(folder, TINY if given.tiny else TABLE)
+        print(section)
+        if given.json:
+            given.json.write_text(json.dumps([asdict(cost) for cost in costs]), encoding="utf-8")
+        if given.write:
+            write_section("table", section)
+        return
     generate(folder)
     with tempfile.TemporaryDirectory(prefix="mmbench-") as data:
         command = [sys.executable, "-m", "mmbench", "--data-dir", data, "preprocess", "amazon-home"]

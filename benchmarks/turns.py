@@ -7,9 +7,10 @@ that it is ready, and facts about its data. Commands:
     {"do": "rank", "users": 4096}              -> users
     {"do": "plan"}                             -> rows, steps of an epoch
     {"do": "batches", "steps": 20}             -> steps, laying out their batches only (mmbench)
+    {"do": "lists", "file": "lists.tsv"}       -> users, whose lists of best items for validation the file then has
     {"do": "memory"}                           -> bytes, peak resident memory of the process
 
-All but the last also give `seconds` by the wall and `cpu`, processor time of the worker, which other jobs on the
+All but the last two also give `seconds` by the wall and `cpu`, processor time of the worker, which other jobs on the
 machine lengthen less.
 """
 
@@ -19,6 +20,7 @@ import platform
 import statistics
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -76,7 +78,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Timed:
-    """The median of some rounds, and how far they lay apart."""
+    """The values of some rounds: their median, and how far they lie apart."""
 
     values: tuple[float, ...]
 
@@ -85,21 +87,21 @@ class Timed:
         return statistics.median(self.values)
 
     def scaled(self, factor: float) -> "Timed":
-        return Timed(tuple(one * factor for one in self.values))
+        return Timed(tuple(value * factor for value in self.values))
 
     def __str__(self) -> str:
         return f"{short(self.median)} ({short(min(self.values))}–{short(max(self.values))})"
 
 
 def short(value: float) -> str:
-    """Three digits."""
+    """Return a number with three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def in_turns(
     workers: Mapping[str, Worker], rounds: int, do: str, **details: Any
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each worker's answers; the workers alternate, so that all meet the same noise."""
+    """Return each worker's answers; the workers alternate, so that all meet the same noise."""
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
@@ -108,18 +110,18 @@ def in_turns(
 
 
 def per(answers: Iterable[Mapping[str, Any]], unit: str, clock: str = "seconds") -> Timed:
-    """Seconds for one `unit` of each answer; `clock` "cpu": processor time of the worker."""
-    return Timed(tuple(one[clock] / one[unit] for one in answers))
+    """Return the seconds per `unit` of each answer; `clock` "cpu": processor time of the worker."""
+    return Timed(tuple(answer[clock] / answer[unit] for answer in answers))
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on and when; no host or user names."""
+    """Return what the numbers were measured on and when; no host or user names."""
     processor = platform.machine()
     cpu = Path("/proc/cpuinfo")
     if cpu.is_file():
         lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines()
         processor = next(
-            (one.split(":")[1].strip() for one in lines if one.startswith("model name")), processor
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor
         )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     return {
@@ -129,19 +131,40 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
+    """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def filled(text: str, width: int = 100) -> list[str]:
+    """Return the lines of a text in Markdown, its paragraphs filled; headings and tables stay."""
+    lines: list[str] = []
+    for part in text.strip().split("\n\n"):
+        is_prose = not part.startswith(("#", "|"))
+        lines += (
+            textwrap.wrap(part, width, break_on_hyphens=False, break_long_words=False)
+            if is_prose
+            else part.splitlines()
+        )
+        lines.append("")
+    return lines[:-1]
+
+
 def write_section(key: str, text: str, page: Path = PAGE) -> None:
-    """Put `text` in the place of the page's section `key`, or at its end."""
+    """Put `text` in the place of the page's section `key`, or at its end; stop at a page whose markers do not pair up.
+
+    Markers stand on lines of their own, and paragraphs are filled to the width of documents here.
+    """
     begin, end = f"<!-- {key}: begin -->", f"<!-- {key}: end -->"
     old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
-    section = f"{begin}\n{text.strip()}\n{end}"
-    before, found, rest = old.partition(begin)
-    if found:
-        new = before + section + rest.partition(end)[2]
+    lines = old.splitlines()
+    if (lines.count(begin), lines.count(end)) not in ((0, 0), (1, 1)) or (begin in old) != (begin in lines):
+        raise SystemExit(
+            f"{page}: {begin} and {end} must stand on a line of their own each, both once; nothing written"
+        )
+    section = [begin, *filled(text), end]
+    if begin in lines:
+        new = [*lines[: lines.index(begin)], *section, *lines[lines.index(end) + 1 :]]
     else:
-        new = f"{old.rstrip()}\n\n{section}\n"
-    page.write_text(new, encoding="utf-8")
+        new = [*old.rstrip().splitlines(), "", *section]
+    page.write_text("\n".join(new) + "\n", encoding="utf-8")

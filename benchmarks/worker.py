@@ -15,13 +15,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.generated import Histories, histories
+from benchmarks.peer_worker import Clock, K, write_lists
 from mmbench.data.batch import Batch
 from mmbench.data.samples import Rows, plan_rows, plan_steps
 from mmbench.data.split import leave_one_out
 from mmbench.data.store import open_path
 from mmbench.data.views import TargetView, TrainView, ranges, target_view, training_view
 from mmbench.evaluation.metrics import mean_value
-from mmbench.evaluation.ranking import rank
+from mmbench.evaluation.ranking import rank, rank_fully
 from mmbench.models import registry
 from mmbench.models.base import Catalog
 from mmbench.runs.plan import make_configs
@@ -39,7 +40,7 @@ def read(spec: dict[str, Any]) -> Histories:
     if "path" not in spec:
         return histories(spec["users"], spec["items"])
     prepared = open_path(Path(spec["path"]))
-    arrays = (np.asarray(one) for one in (prepared.items, prepared.times, prepared.offsets))
+    arrays = (np.asarray(array) for array in (prepared.items, prepared.times, prepared.offsets))
     return Histories(*arrays, prepared.n_items)
 
 
@@ -72,22 +73,13 @@ def some_of(view: TargetView, n: int) -> TargetView:
     )  # fmt: skip
 
 
-class Clock:
-    """Seconds since it was made, by the wall and of the processor."""
-
-    def __init__(self) -> None:
-        self.began, self.cpu = time.perf_counter(), time.process_time()
-
-    def read(self) -> dict[str, Any]:
-        return {"seconds": time.perf_counter() - self.began, "cpu": time.process_time() - self.cpu}
-
-
 class Contestant:
     """A model under the trainer of mmbench, stepped from outside."""
 
     def __init__(self, spec: dict[str, Any], folder: Path) -> None:
         prepare_process(spec["threads"])
         clock = Clock()
+        self.path = spec.get("path", "")
         data = read(spec)
         split = leave_one_out(np.diff(data.offsets))
         view = training_view(data, split)  # type: ignore[arg-type]
@@ -104,7 +96,7 @@ class Contestant:
         self.trainer.progress.stage = len(model.stages) - 1
         self.stage = self.trainer.stage
         self.trainer.start_stage()
-        self.noise = torch.Generator().manual_seed(1)
+        self.generators = {name: torch.Generator().manual_seed(1) for name in self.trainer.drawers}
         self.order = np.random.default_rng(1)
         self.rows, self.steps = self._plan()
         self.coming = self._stream()
@@ -113,7 +105,7 @@ class Contestant:
             "users": data.n_users, "items": data.n_items, "train_targets": int(self.rows.n_targets.sum()),
             "steps_per_epoch": len(self.steps), "eval_users": len(self.valid), "torch": torch.__version__,
             "setup": clock.read()["seconds"], "interactions": len(data.items),
-            "parameters": sum(one.numel() for one in model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
         }  # fmt: skip
 
     def _plan(self, samples: str | None = None) -> tuple[Rows, list[Rows]]:
@@ -143,14 +135,14 @@ class Contestant:
     def _lay_out(self) -> list[tuple[Rows, Batch]]:
         """The next steps with their batches, as many as a training lays out at once."""
         rows = [next(self.coming) for _ in range(STEPS_AT_ONCE)]
-        plan = EpochPlan(1, rows, self.noise)
+        plan = EpochPlan(1, rows, self.generators)
         return list(zip(rows, batches_of_epoch([self.trainer], [plan]), strict=True))
 
     def train(self, steps: int, seconds: float) -> dict[str, Any]:
         self.trainer.model.train()
         done = targets = 0
         clock, loss = Clock(), 0.0
-        while done < steps or time.perf_counter() - clock.began < seconds:
+        while done < steps or time.perf_counter() - clock.wall < seconds:
             self.batches_ready = self.batches_ready or self._lay_out()
             rows, batch = self.batches_ready.pop(0)
             loss = float(self.trainer.step(batch).values.sum())
@@ -173,6 +165,20 @@ class Contestant:
         values = {name: mean_value(ranks, name) for name in METRICS}
         return {**clock.read(), "users": len(part), "metrics": values}
 
+    def lists(self, file: str) -> dict[str, Any]:
+        """Write the best items of every user, scored by their place, because stored scores are rounded."""
+        prepared = open_path(Path(self.path))
+        names = [record["id"] for record in prepared.item_records]
+        ranking = rank_fully(self.trainer.model, self.valid, name="valid", lists=K)
+        rows = (
+            (prepared.user_ids[user], names[item - 1], K - place)
+            for user, items in zip(ranking.user.tolist(), ranking.lists["none"].items.tolist(), strict=True)
+            for place, item in enumerate(items)
+            if item
+        )
+        write_lists(file, rows)
+        return {"users": len(self.valid)}
+
     def memory(self) -> dict[str, Any]:
         return {"bytes": peak_resident()}
 
@@ -181,7 +187,7 @@ def peak_resident() -> int:
     """Largest resident set of this process. `ru_maxrss` would count what the parent held when it forked."""
     status = Path("/proc/self/status")
     if status.is_file():
-        line = next(one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource
 

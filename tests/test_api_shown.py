@@ -18,6 +18,7 @@ from mmbench.errors import DataError, ProtocolMismatchError, UsageError
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.reporting.report import Report
 from mmbench.reporting.runs import FACTS, Runs
+from mmbench.runs.facts import data_facts
 from tests.prepared import cells, cli, random_histories, shown_alike, write_toy
 from tests.reporting.conftest import fake_run, paper_like
 
@@ -242,6 +243,18 @@ def test_a_frame_of_runs_has_facts_settings_and_metrics(results: Path) -> None:
             assert row[f"{split} HR@10"] == values.mean() == run.metrics(split, ["HR@10"])["HR@10"]  # type: ignore[arg-type]
     assert frame.loc[frame["model"] == "sasrec", "hidden_dim"].tolist() == [16, 16]
     assert list(runs.to_frame(["HR@5"], splits=["test"]).columns)[-1:] == ["test HR@5"]
+
+
+def test_a_frame_of_runs_has_metrics_that_read_the_data_set(results: Path, data_dir: Path) -> None:
+    runs = mmbench.load(results_dir=results)
+    frame = runs.to_frame(["HR@10", "Novelty@10", "HR-debiased@10"], splits="test", data_dir=data_dir)
+    for (_, row), run in zip(frame.iterrows(), runs, strict=True):
+        facts = data_facts(run, "test", data_dir)
+        for name in ("Novelty@10", "HR-debiased@10"):
+            expected = parse_metric(name).value(run.ranking("test"), run.mask_seen, facts=facts)
+            assert row[f"test {name}"] == expected
+    with pytest.raises(UsageError, match=r"runs\.to_frame has it"):
+        runs[0].metrics("test", "Novelty@10")
 
 
 def test_a_setting_with_the_name_of_a_fact_takes_no_column(tmp_path: Path) -> None:

@@ -1,20 +1,26 @@
-"""The benchmarks run, on very small data and without timing anything; RecBole only where an environment is named."""
+"""The benchmarks run, on very small data and without timing anything."""
 
 import itertools
 import json
-import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.extras import measure as measure_packages
+from benchmarks.extras import requirements
 from benchmarks.generated import ITEMS, LEAST, USERS, histories
 from benchmarks.gpu import HEADER, SHAPES, Gauge, Row
 from benchmarks.multimodal import Cost, measure, report
-from benchmarks.turns import Timed, write_section
+from benchmarks.prepare import generate_table
+from benchmarks.turns import PAGE, Timed, filled, write_section
+from mmbench.data.adding import add
+from mmbench.data.prepare import prepare
 from mmbench.data.store import Prepared
 from tests.forkserver import server
+from tests.installed import write_package
 from tests.prepared import ROOT, environment
 
 
@@ -35,10 +41,10 @@ def run(script: str, folder: Path, *arguments: str) -> dict:
 
 def test_peers_run_without_a_peer(tmp_path: Path) -> None:
     numbers = run("peers", tmp_path, "--models", "bert4rec")
-    own = numbers["results"]["bert4rec"]["mmbench"]
-    assert own["facts"]["users"] == 150
-    assert own["facts"]["items"] == 80
-    assert all(part > 0 for name in ("epoch", "predictions", "ranking") for part in own[name])
+    ours = numbers["results"]["bert4rec"]["mmbench"]
+    assert ours["facts"]["users"] == 150
+    assert ours["facts"]["items"] == 80
+    assert all(part > 0 for name in ("epoch", "predictions", "ranking") for part in ours[name])
 
 
 def test_the_board_is_measured(tmp_path: Path) -> None:
@@ -47,36 +53,26 @@ def test_the_board_is_measured(tmp_path: Path) -> None:
     assert numbers["board_kb"] > 0
 
 
-@pytest.mark.skipif(
-    not os.environ.get("MMBENCH_RECBOLE"), reason="MMBENCH_RECBOLE names no python with RecBole"
-)
-def test_recbole_reads_the_same_data_and_is_mended(tmp_path: Path) -> None:
-    numbers = run("peers", tmp_path, "--models", "sasrec", "--python", os.environ["MMBENCH_RECBOLE"])
-    shipped, fixed, own = (number["facts"] for number in numbers["results"]["sasrec"].values())
-    assert shipped["anomaly_detection"]
-    assert not fixed["anomaly_detection"]
-    assert shipped["train_targets"] == fixed["train_targets"] == own["train_targets"]
-    # Padding is not a class here, but has a row in both tables.
-    assert shipped["parameters"] == own["parameters"]
-
-
 @pytest.mark.parametrize("arguments", [("--models", "hm4sr"), ("--large",)])
 def test_scaling_runs(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     results = run("scaling", tmp_path, *arguments)["results"]
-    found = results["hm4sr"]["users x16, items x1"] if "hm4sr" in results else results
-    assert found["memory"] > 2**20
-    assert all(value > 0 for name in ("step", "epoch", "ranking", "plan", "batch") for value in found[name])
+    columns = list(results.values()) if "--large" in arguments else [results["hm4sr"]["users x16, items x1"]]
+    assert len(columns) == (3 if "--large" in arguments else 1)
+    for column in columns:
+        assert column["memory"] > 2**20
+        names = ("step", "epoch", "ranking", "plan", "batch")
+        assert all(value > 0 for name in names for value in column[name])
 
 
 def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     table = tmp_path / "table.md"
     found = run(
         "gpu", tmp_path, "--device", "cpu", "--data", "games", "--models", "sasrec", "hm4sr", "--seeds", "1", "2",
-        "--vary", "matmul", "float32", "bfloat16", "--epochs", "2", "--out", str(table),
+        "--vary", "matmul", "float32", "tf32", "--epochs", "2", "--out", str(table),
     )  # fmt: skip
     rows = found["results"]
     assert [(row["model"], row["seeds"], row["settings"]["matmul"]) for row in rows] == [
-        *itertools.product(("sasrec", "hm4sr"), (1, 2), ("float32", "bfloat16"))
+        *itertools.product(("sasrec", "hm4sr"), (1, 2), ("float32", "tf32"))
     ]
     assert all(not row["reason"] and len(row["epoch"]) == 2 for row in rows)
     assert all(row["kernels"] > 100 and row["memory"] > 2**20 and row["ranking"] > 0 for row in rows)
@@ -171,5 +167,79 @@ def test_a_section_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -
     assert text.index("third") < text.index("second")
 
 
+def test_every_section_of_the_page_is_replaced_by_its_writer_and_no_other_line_moves(tmp_path: Path) -> None:
+    published, page = PAGE.read_text().splitlines(), tmp_path / "page.md"
+    keys = [line[5 : -len(": begin -->")] for line in published if line.endswith(": begin -->")]
+    assert keys
+    for key in keys:
+        begin, end = (published.index(f"<!-- {key}: {edge} -->") for edge in ("begin", "end"))
+        page.write_text("\n".join(published) + "\n")
+        write_section(key, "## New\n\ntext", page)
+        assert page.read_text().splitlines() == [
+            *published[: begin + 1], "## New", "", "text", *published[end:]
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["text <!-- one: end -->", "text <!-- one:\nend -->", ""])
+def test_a_section_without_an_end_of_its_own_is_refused_and_the_page_stays(tmp_path: Path, end: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(old := f"# Page\n\n<!-- one: begin -->\n{end}\n\nwhat follows\n")
+    with pytest.raises(SystemExit, match="must stand on a line of their own"):
+        write_section("one", "new", page)
+    assert page.read_text() == old
+
+
 def test_the_median_is_shown_with_the_spread() -> None:
     assert str(Timed((3.0, 1.0, 200.0)).scaled(2)) == "6.00 (2.00–400)"
+
+
+def test_paragraphs_of_a_section_are_filled_and_tables_and_headings_stay() -> None:
+    table = "| a | b |\n| --- | --- |\n| " + "c " * 80 + "| d |"
+    lines = filled(f"## A title\n\nshort\nlines {'of words ' * 20}\n\n{table}\n")
+    assert lines[:2] == ["## A title", ""]
+    assert "\n".join(lines).endswith(f"\n\n{table}")
+    prose = lines[2 : lines.index("| a | b |") - 1]
+    assert all(len(line) <= 100 for line in prose)
+    assert " ".join(prose).split() == ["short", "lines", *["of", "words"] * 20]
+
+
+def test_a_table_of_a_users_own_is_added_and_prepared(tmp_path: Path) -> None:
+    generate_table(tmp_path / "own", (1_500, 100, 40))
+    add(tmp_path / "own" / "own.toml", tmp_path / "data")
+    prepared = prepare("own-table", tmp_path / "data").prepared
+    rows = [line.split(",")[:2] for line in (tmp_path / "own" / "events.csv").read_text().splitlines()[1:]]
+    assert len(rows) == 1_500
+    before = 0
+    while before != len(rows):  # until every user and item that is left has five events
+        before = len(rows)
+        counts = Counter(name for row in rows for name in row)
+        rows = [row for row in rows if min(counts[name] for name in row) >= 5]
+    assert len(prepared.items) == len(rows)
+    assert (prepared.n_users, prepared.n_items) == tuple(len({row[side] for row in rows}) for side in (0, 1))
+
+
+def test_an_extra_names_what_it_and_its_parts_need() -> None:
+    project = {
+        "name": "shop", "dependencies": ["numpy>=1"],
+        "optional-dependencies": {"a": ["x>=1", "y"], "b": ["y", "z"], "all": ["shop[a, b]", "w"]},
+    }  # fmt: skip
+    assert requirements(project) == ["numpy>=1"]
+    assert requirements(project, "all") == ["x>=1", "y", "z", "w"]
+
+
+def test_packages_are_weighed_without_those_of_every_environment(tmp_path: Path) -> None:
+    write_package(tmp_path, "small", points="", files={"small.py": "a" * 100})
+    write_package(tmp_path, "large", points="", files={"large/__init__.py": "b" * 7000})
+    write_package(tmp_path, "pip", points="", files={"pip/__init__.py": "c" * 50_000})
+    for info in tmp_path.glob("*.dist-info"):
+        name = info.name.partition("-")[0]
+        files = [
+            path for path in tmp_path.rglob("*") if path.is_file() and name in str(path.relative_to(tmp_path))
+        ]
+        lines = "".join(f"{path.relative_to(tmp_path)},,\n" for path in files)
+        (info / "RECORD").write_text(lines)
+    size = measure_packages(tmp_path)
+    assert sorted(size.packages) == ["large", "small"]
+    assert size.largest == ["large", "small"]
+    assert 7000 <= size.packages["large"] < 7500
+    assert 7100 <= size.n_bytes < 9000

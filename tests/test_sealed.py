@@ -52,9 +52,12 @@ def test_every_changed_byte_of_a_json_file_is_noticed_or_harmless(tmp_path: Path
     assert silent < len(good)
 
 
-def test_every_changed_byte_of_an_array_file_is_noticed_or_harmless(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_every_changed_byte_of_an_array_file_is_noticed_or_harmless(
+    tmp_path: Path, is_compressed: bool
+) -> None:
     file = tmp_path / "a.npz"
-    write_arrays(file, ARRAYS, {"n": 7})
+    write_arrays(file, ARRAYS, {"n": 7}, is_compressed=is_compressed)
     good = file.read_bytes()
     for place in range(len(good)):
         file.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])

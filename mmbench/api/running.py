@@ -38,6 +38,7 @@ from mmbench.runs.schedule import execute, finished, plan
 from mmbench.runs.store import RunRecord
 from mmbench.runs.workers import find_backend
 from mmbench.runtime import pick_device
+from mmbench.tracking.energy_accounts import check_country
 from mmbench.tracking.naming import check_trackers
 from mmbench.training.devices import stack_size
 from mmbench.tuning.tuned import tuned_layers
@@ -95,6 +96,7 @@ def run(
     lists: int = DEFAULT_LISTS,
     tie_orders: Sequence[str] = (),
     track: Names | None = None,
+    energy: str | None = None,
     dry_run: bool = False,
     debug: bool = False,
     data_dir: Folder = None,
@@ -116,6 +118,7 @@ def run(
     lists     best items of each user that are stored for the test targets
     tie_orders  orders of equal times, ["file", "random:1"], under each of which the data sets are prepared and run
     track     trackers that hear of the runs: "tensorboard", "wandb", "mlflow", or "module:Class" (mmbench.tracking)
+    energy    measure the energy of each run with CodeCarbon; the code of the country whose electricity is used, "DEU"
     dry_run   compute nothing; return the runs that are finished
     debug     raise the first error of a run, with its traceback, instead of storing it as a failed run
 
@@ -126,17 +129,18 @@ def run(
     if not isinstance(lists, int) or lists < 0:
         raise UsageError(f"--lists {lists}: must be a whole number from 0")
     chosen, trackers = find_backend(backend, address, jobs, plain(slurm or {})), chosen_trackers(track)
+    country = check_country(energy) if energy is not None else ""
     # The workers of a cluster have devices of their own: "auto" does not stack there.
     is_here = address is None and chosen.kind != "slurm"
     n_stacked = stack_size(str(stack), pick_device(device) if is_here else "cpu")
     cells = plan_cells(
         models, datasets=datasets, seeds=seeds, settings=settings, tuned=tuned, study=study, epochs=epochs,
-        floors=floors, controls=controls, tie_orders=tie_orders, data_dir=data_dir, results_dir=results_dir,
-        watchers=watchers,
+        floors=floors, controls=controls, tie_orders=tie_orders, device=device, data_dir=data_dir,
+        results_dir=results_dir, watchers=watchers,
     )  # fmt: skip
     if dry_run:
         return Runs(_stored(cells, watchers))
-    cells = [replace(cell, track=trackers) for cell in cells]
+    cells = [replace(cell, track=trackers, energy=country) for cell in cells]
     records = execute(
         cells, watcher=watchers.run, device=device, backend=chosen, stack=n_stacked, debug=debug, lists=lists
     )
@@ -162,6 +166,7 @@ def plan_cells(
     floors: bool = True,
     controls: bool = False,
     tie_orders: Sequence[str] = (),
+    device: str = "auto",
     data_dir: Folder = None,
     results_dir: Folder = None,
     watchers: Watchers,
@@ -170,7 +175,8 @@ def plan_cells(
     requested = list(map(registry.canonical, names_of(models, "model", example="sasrec")))
     if not requested:
         raise UsageError("no model is named; say for example 'sasrec'")
-    overrides, numbers = Overrides.of(plain(settings or {}), epochs=epochs), seed_list(seeds)
+    overrides = Overrides.of(plain(settings or {}), epochs=epochs, device=device)
+    numbers = seed_list(seeds)
     names = choose_models(requested, floors=floors)
     prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
     if tie_orders:

@@ -62,7 +62,7 @@ def tune(
     chosen, trackers = find_backend(backend, address, jobs, plain(slurm or {})), chosen_trackers(track)
     wanted = make_search(
         requested, trials=trials, hours=hours, sampler=sampler, space=space, settings=plain(settings or {}),
-        listed=plain(search or {}), epochs=epochs, seeds_per_trial=seeds_per_trial, prune=prune,
+        listed=plain(search or {}), epochs=epochs, seeds_per_trial=seeds_per_trial, prune=prune, device=device,
     )  # fmt: skip
     prepared = choose_datasets(datasets_of(datasets), data_folder(data_dir), watchers=watchers)
     studies = []

@@ -17,6 +17,7 @@ from mmbench.board.writing import Written, write_bundle
 from mmbench.choices import MaskRule
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, UsageError
+from mmbench.runs.look_log import note_looks
 from mmbench.runs.naming import configuration_named
 from mmbench.runs.request import choose_datasets
 from mmbench.runs.store import RunRecord
@@ -137,6 +138,8 @@ def leaderboard(
     date     of this version, YYYY-MM-DD, by default today
     on_left_out  is called with what is not on the board, before anything is written
 
+    Pages of runs of the results folder are a look at their test targets, and noted as such.
+
     Raises DataError where `bundles` is no folder, UsageError when there is nothing to show.
     """
     folder = None if bundles is None else Path(bundles)
@@ -160,4 +163,5 @@ def leaderboard(
     for each in left_out:
         on_left_out(each)
     built = build_site(entries, Path(output), left_out=left_out, date=day, title=title)
+    note_looks((entry.record for entry in entries if entry.bundle is None), data_dir=data_folder(data_dir))
     return Site(built, tuple(left_out), len(entries))

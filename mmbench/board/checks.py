@@ -97,13 +97,28 @@ def _schema(bundle: Bundle) -> str:
             record.display,
         ) != expected:
             raise FaultError(f"the record of seed {record.seed} is of another run than the manifest says")
-        for name in ("settings", "features", "sources", "n_items", "deterministic", "leaky", "external"):
+        if key := _other_setting(first, record):
+            raise FaultError(f"seeds {first.seed} and {record.seed} differ in the setting {key}")
+        for name in ("features", "sources", "n_items", "deterministic", "leaky", "external"):
             if getattr(record, name) != getattr(first, name):
                 raise FaultError(f"seeds {first.seed} and {record.seed} differ in {name}")
         for split in bundle.splits:
             bundle.ranking(record, split)
     runs = f"{len(bundle.records)} finished runs"
     return f"{runs} of {manifest.model} on {manifest.dataset}, protocol {first.fingerprint}"
+
+
+def _other_setting(a: RunRecord, b: RunRecord) -> str:
+    """Return a setting whose values differ, "" where there is none.
+
+    Who gave a value (the recipe, --set, a search) may differ, and so may the names of encoders: features identify a
+    result by what made them.
+    """
+    for key in sorted({*a.settings, *b.settings} - {*ENCODERS}):
+        values = [record.settings[key].value if key in record.settings else None for record in (a, b)]
+        if values[0] != values[1]:
+            return key
+    return ""
 
 
 def _configuration(bundle: Bundle) -> str:

@@ -193,10 +193,10 @@ def fail(message: str, code: int) -> int:
 
     A word of hundreds of letters is cut.
     """
-    from mmbench.cli.state import at_blanks
+    from mmbench.cli.state import for_stderr
 
     line = re.sub(rf"(\S{{{LONGEST_WORD}}})\S+", r"\1...", one_line(message))
-    typer.echo(at_blanks(f"error: {line}"), err=True)
+    typer.echo(for_stderr(f"error: {line}"), err=True)
     return code
 
 

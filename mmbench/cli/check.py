@@ -26,12 +26,14 @@ def register(app: typer.Typer) -> None:
 def check(
     ctx: typer.Context,
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Model names, with :variant if wanted.")
+        list[str], typer.Argument(metavar="MODEL", help="Model names, with :variant if wanted.")
     ],
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Take catalogue, features and histories from this data set; by default from a toy data set."
+            "--dataset",
+            "-d",
+            help="Take catalogue, features and histories from this data set; by default from a toy data set.",
         ),
     ] = None,
     canary: Annotated[
@@ -44,7 +46,7 @@ def check(
 ) -> None:
     """Check models without a full training: shapes, padding, causality, gradients, what is stored, leaks.
 
-    A line for each check, with what to do where it is broken. Ends with 1 when a check is.
+    Prints a line for each check, with what to do where one is broken; the exit code is then 1.
     """
     state: State = ctx.obj
     from mmbench import api

@@ -26,11 +26,11 @@ def estimate(
     from mmbench.fetch.files import size_text
     from mmbench.runs.estimate import estimate as costs_of
     from mmbench.runs.experiment_file import read_experiment_file
-    from mmbench.runs.narrator import clock
+    from mmbench.runs.time_left import clock
 
     experiment = read_experiment_file(file)
     cells = plan_cells(
-        **experiment.run_options, data_dir=state.data_dir, results_dir=state.results_dir,
+        **experiment.run_options, device=device, data_dir=state.data_dir, results_dir=state.results_dir,
         watchers=watchers(state, run_view(state)),
     )  # fmt: skip
     costs = list(costs_of(cells, device=device, say=lambda text: state.err.print(text, markup=False)))

@@ -11,9 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mmbench.runs.narrator import RunLines, TrainingLines, clock, terms_text
+from mmbench.runs.narrator import RunLines, TrainingLines, epoch_of, terms_text
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RunRecord
+from mmbench.runs.time_left import clock
 from mmbench.training.progress import EpochReport
 
 
@@ -27,6 +28,7 @@ class Panel(TrainingLines):
         self.terms: dict[str, float] = {}
 
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
+        super().step(epoch, step, n_steps, terms)
         self.position, self.terms = (epoch, step, n_steps), terms
         self.view.refresh()
 
@@ -41,7 +43,7 @@ class Panel(TrainingLines):
             Text(f"run {self.numbers} of {self.total}", style="bold"),
             Text(self.title, style="bold cyan"),
         )
-        table.add_row("epoch", f"{epoch} of at most {self.max_epochs}   step {step} of {n_steps}")
+        table.add_row("epoch", f"{self._epoch_text(epoch)}   step {step} of {n_steps}")
         table.add_row("", ProgressBar(total=n_steps, completed=step, width=40))
         table.add_row("loss", terms_text(self.terms))
         for text in self.valid_text():
@@ -49,13 +51,25 @@ class Panel(TrainingLines):
         now = time.monotonic()
         table.add_row("time", f"{clock(now - self.began)}   {self.left()}")
         if self.total > 1:
-            table.add_row("", f"{clock(now - self.view.began)} since the first run began")
+            table.add_row("all runs", self.view.time_text())
         return table
+
+    def _epoch_text(self, epoch: int) -> str:
+        """Return which epoch is under way and how many there can be; the newest report is of the epoch before."""
+        if self.report is None:
+            return f"{epoch} of at most {self.max_epochs}"
+        outlook = self.report.outlook
+        if epoch > self.report.epoch:
+            stage, most = outlook.stage, outlook.n_epochs
+        else:  # epochs are counted from 1 in a new stage
+            stage, most = outlook.stage + 1, self.max_epochs
+        of_stages = f" in stage {stage} of {outlook.n_stages}" if outlook.n_stages > 1 else ""
+        return f"{epoch} of at most {most}{of_stages}"
 
     def row(self) -> tuple[Text, ...]:
         """Return the run as a line among others: which run, which epoch and which value fit 80 columns."""
         report = self.report
-        epoch = f"epoch {report.epoch}/{self.max_epochs}" if report else "starting"
+        epoch = epoch_of(report) if report else "starting"
         valid = next(iter(report.valid.items()), None) if report else None
         return (
             Text(f"{self.numbers}/{self.total}", style="bold"),
@@ -78,7 +92,7 @@ class RunView(RunLines):
         self.console, self.out = console, out
         self.live: Live | None = None
         self.current: Panel | None = None
-        self.began = time.monotonic()
+        self.began: float | None = None  # when the first run began
         self.elsewhere: dict[Path, Panel] = {}  # runs that other processes compute at present
 
     @contextmanager
@@ -98,6 +112,7 @@ class RunView(RunLines):
         if self.live is None and self.console.is_terminal and not self.console.quiet:
             self.live = Live(console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
+        self.began = time.monotonic() if self.began is None else self.began
         panel = Panel(self, cells, number, total)
         if self.is_elsewhere:
             self.elsewhere[cells[0].path] = panel
@@ -113,6 +128,11 @@ class RunView(RunLines):
         super().ends(cell, record)
         self.refresh()
 
+    def time_text(self) -> str:
+        """Return how long the runs have taken so far, and how long those that are missing take."""
+        began = time.monotonic() if self.began is None else self.began
+        return f"{clock(time.monotonic() - began)}   {self.time_left.text()}".rstrip()
+
     def plain(self, text: str) -> None:
         """Print a line for those who have no live panel."""
         if self.live is None:
@@ -125,6 +145,6 @@ class RunView(RunLines):
             table = Table.grid(padding=(0, 2))
             for panel in list(self.elsewhere.values()):
                 table.add_row(*panel.row())
-            self.live.update(table)
+            self.live.update(Group(table, Text(f"all runs  {self.time_text()}")))
         elif self.current is not None:
             self.live.update(Group(self.current.render()))

@@ -1,4 +1,4 @@
-"""Options of `mmbench run` and `tune` about who computes and who hears of it."""
+"""Options of `mmbench run`, `train` and `tune` about who computes, who hears of it, and what is measured."""
 
 from typing import Annotated, Any
 
@@ -18,6 +18,13 @@ TrackOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="Tell a tracker of every epoch: tensorboard, wandb, mlflow, or module:Class; repeatable.",
+    ),
+]
+EnergyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COUNTRY",
+        help=r"Measure each run's energy and CO2 (needs mmbench\[energy]); the country's code, such as DEU or USA.",
     ),
 ]
 

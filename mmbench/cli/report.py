@@ -178,7 +178,7 @@ def report(
         str | None,
         typer.Option(
             "--slice",
-            metavar="FAMILY",
+            metavar="FAMILY,...",
             help="By slices of the targets instead: history, popularity, count, transition, memgen, cooccur, repeat, "
             "tied, gap, text, image, near, history-text, memgen-symmetry, ... (docs/trust.md); --compare MODEL asks "
             "whether its gain differs between them.",
@@ -192,6 +192,13 @@ def report(
             help="With --slice: only users of this slice, transition=never.",
         ),
     ] = "",
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="With --slice of several families and --compare: what the gain depends on in each, the others equal.",
+        ),
+    ] = False,
     band: Annotated[
         BandName | None,
         typer.Option(
@@ -220,14 +227,15 @@ def report(
     )  # fmt: skip
     state.warn_left_out(runs.left_out)
     _note_outdated_data(state, runs)
-    if within and slice_ is None:
-        raise UsageError(f"--within {within}: it goes with --slice FAMILY")
+    if (within or together) and slice_ is None:
+        option = f"--within {within}" if within else "--together"
+        raise UsageError(f"{option}: it goes with --slice FAMILY")
     if slice_ is not None:
         from mmbench.cli.slices import print_slices
 
         print_slices(
-            state, runs, slice_, metrics=metrics if metric else [parse_metric("NDCG@10")], split=split,
-            mask_seen=mask_seen, compare=compare, within=within, fmt=fmt, output=output,
+            state, runs, words([slice_]), metrics=metrics if metric else [parse_metric("NDCG@10")], split=split,
+            mask_seen=mask_seen, compare=compare, within=within, together=together, fmt=fmt, output=output,
         )  # fmt: skip
         return
     if band is not None:

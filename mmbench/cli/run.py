@@ -9,7 +9,7 @@ import typer
 
 from mmbench.choices import DEFAULT_LISTS, FLOORS
 from mmbench.cli import complete
-from mmbench.cli.options import SlurmOption, TrackOption, read_slurm
+from mmbench.cli.options import EnergyOption, SlurmOption, TrackOption, read_slurm
 from mmbench.cli.state import State
 from mmbench.cli.words import key_values, words
 from mmbench.errors import MmbenchError, RunError, UsageError
@@ -74,11 +74,11 @@ def read_sets(texts: list[str] | None) -> dict[str, Any]:
     return {key: parse_value(value) for key, value in key_values(texts, form="KEY=VALUE or MODEL.KEY=VALUE")}
 
 
-def parse_sets(texts: list[str] | None, *, epochs: int | None = None) -> "Overrides":
-    """Return the settings of `--set` and `--epochs`."""
+def parse_sets(texts: list[str] | None, *, epochs: int | None, device: str) -> "Overrides":
+    """Return the settings of `--set` and `--epochs`, for trainings on a device."""
     from mmbench.runs.overrides import Overrides
 
-    return Overrides.of(read_sets(texts), epochs=epochs)
+    return Overrides.of(read_sets(texts), epochs=epochs, device=device)
 
 
 def run(
@@ -148,6 +148,7 @@ def run(
         ),
     ] = None,
     track: TrackOption = None,
+    energy: EnergyOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and which exist; compute nothing.")
     ] = False,
@@ -179,7 +180,7 @@ def run(
         runs = api.run(
             **experiment.run_options, jobs=jobs, backend=backend, address=address, slurm=read_slurm(slurm),
             device=device, stack=stack, tie_orders=words([tie_orders] if tie_orders else None),
-            lists=experiment.lists, track=words(track), dry_run=dry_run,
+            lists=experiment.lists, track=words(track), energy=energy, dry_run=dry_run,
             debug=state.debug, data_dir=state.data_dir, results_dir=state.results_dir,
             progress=watchers(state, view),
         )  # fmt: skip
@@ -288,6 +289,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")] = None,
     device: DeviceOption = "auto",
     lists: ListsOption = DEFAULT_LISTS,
+    energy: EnergyOption = None,
 ) -> None:
     """Train a model with a seed, rank valid and test, and print where the result lies."""
     state: State = ctx.obj
@@ -297,8 +299,8 @@ def train(
     with run_view(state).watching() as view:
         runs = api.run(
             model, datasets=[dataset] if dataset else [], seeds=[seed], settings=read_sets(set_), epochs=epochs,
-            device=device, stack="off", floors=False, lists=lists, debug=state.debug, data_dir=state.data_dir,
-            results_dir=state.results_dir, progress=watchers(state, view),
+            device=device, stack="off", floors=False, lists=lists, energy=energy, debug=state.debug,
+            data_dir=state.data_dir, results_dir=state.results_dir, progress=watchers(state, view),
         )  # fmt: skip
     record = runs[0]
     if record.status == "failed":

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +16,7 @@ from mmbench.errors import RunError, UsageError, suggest
 if TYPE_CHECKING:
     from mmbench.evaluation.metrics import Metric
     from mmbench.runs.inventory import StoredRun
+    from mmbench.runs.store import RunRecord
 
 SHOWN_METRICS = ("NDCG@10", "MRR@10", "HR@10")
 
@@ -85,9 +86,9 @@ def list_runs(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            show_default="run,data set,model,state,time,NDCG@10,age,set",
-            help="What to show: also seed, epochs, best, reason, parameters, device, code, size, path, any setting, "
-            "any metric (HR@20, valid HR@20).",
+            show_default="run,data set,model,state,time,valid NDCG@10,age,set",
+            help="What to show: also seed, epochs, best, reason, energy, parameters, device, code, size, path, "
+            "any setting, any metric (valid HR@20; HR@20 of the test targets counts as a look at them).",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -95,7 +96,7 @@ def list_runs(
     """List the stored runs, the last changed at the end."""
     if ctx.invoked_subcommand is not None:
         return
-    from mmbench.cli.tables import print_table
+    from mmbench.cli.tables import print_looks, print_table
     from mmbench.reporting import run_list
 
     state: State = ctx.obj
@@ -104,6 +105,7 @@ def list_runs(
     runs = [run for run in runs if newer is None or run.days_old() <= newer]
     if as_json:
         typer.echo(json.dumps(run_list.to_json(runs, _metrics(None)), indent=1))
+        print_looks(state, _records(runs), is_aside=True)
         return
     names = [name.strip() for name in columns.split(",")] if columns else list(run_list.DEFAULT_COLUMNS)
     rows = run_list.table_of(runs, names)
@@ -113,6 +115,8 @@ def list_runs(
         names, rows = names[:-1], [row[:-1] for row in rows]  # nobody chose a setting
     if rows:
         print_table(state, names, rows)
+    if run_list.shows_test(names, run_list.known_settings(runs)):
+        print_looks(state, _records(runs), is_aside=True)
 
 
 @runs_app.command(epilog="Example: mmbench runs show 83a48b2/1")
@@ -136,7 +140,11 @@ def show(
             state.out.print()
         for label, text in run_page.page_lines(run, metrics, ascii_only=state.is_ascii_only):
             _print_line(state, label, text)
-    print_looks(state, [run.record for run in runs if run.record is not None], is_aside=True)
+    print_looks(state, _records(runs), is_aside=True)
+
+
+def _records(runs: "Iterable[StoredRun]") -> "list[RunRecord]":
+    return [run.record for run in runs if run.record is not None]
 
 
 @runs_app.command(epilog="Example: mmbench runs rm 83a48b2/1 results/demo/sasrec/*/seed_3")
@@ -166,7 +174,7 @@ def prune(
     dataset: DatasetOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Remove all runs of a kind: of any kind that is named, and of these only those that --older, -m and -d keep."""
+    """Remove all runs of the kinds that are named (--failed, ...), among them only those of --older, -m and -d."""
     from mmbench.runs.inventory import is_smoke
 
     state: State = ctx.obj

@@ -1,8 +1,9 @@
 """`mmbench report --slice`: tables by slice for the terminal or as CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import typer
 
@@ -24,50 +25,99 @@ _FIELDS = (
 def print_slices(
     state: State,
     records: "Sequence[RunRecord]",
-    family: str,
+    families: "Sequence[str]",
     *,
     metrics: "Sequence[Metric]",
     split: SplitName,
     mask_seen: MaskRule | None,
     compare: str | None,
     within: str,
+    together: bool,
     fmt: Format | None,
     output: Path | None,
 ) -> None:
-    """Print each metric in each slice of a family; as CSV with `--format csv` or `--output FILE.csv`."""
+    """Print each metric in each slice of each family, or what gains depend on when the families are taken together.
+
+    `--format csv` and `--output FILE.csv` write it.
+    """
     from mmbench.cli.tables import print_looks
-    from mmbench.reporting.slices import slice_tables
 
     as_csv = fmt == "csv" or (fmt is None and output is not None and output.suffix == ".csv")
     if not as_csv and (output is not None or fmt not in (None, "terminal")):
         raise UsageError("--slice: the table is printed, or written with --format csv; leave --format out")
+    options = _Options(data_dir=state.data_dir, split=split, mask_seen=mask_seen, within=within)
+    make = _explained if together else _sliced
+    fields, lines, printed, datasets = make(records, families, metrics, compare, options)
+    if as_csv:
+        _write_csv(state, fields, lines, output)
+    else:
+        for show in printed:
+            show(state)
+    if split == "test":
+        print_looks(state, [record for record in records if record.dataset in datasets], is_aside=as_csv)
+
+
+class _Options(TypedDict):
+    """Options that tables of slices and explanations of gains share."""
+
+    data_dir: Path
+    split: SplitName
+    mask_seen: MaskRule | None
+    within: str
+
+
+# The fields and lines of a CSV, what prints the same on the terminal, and the data sets shown.
+_Made = tuple[Sequence[str], list[list[object]], list[Callable[[State], None]], set[str]]
+
+
+def _sliced(
+    records: "Sequence[RunRecord]",
+    families: Sequence[str],
+    metrics: "Sequence[Metric]",
+    compare: str | None,
+    options: _Options,
+) -> _Made:
+    from mmbench.reporting.slices import slice_tables
+
     tables = [
         table
         for metric in metrics
-        for table in slice_tables(
-            records, family, metric=metric, data_dir=state.data_dir, split=split, mask_seen=mask_seen,
-            compare=compare, within=within,
-        )
-    ]  # fmt: skip
-    if as_csv:
-        _write_csv(state, tables, output)
-        if split == "test":
-            print_looks(state, records, is_aside=True)
-        return
-    for table in tables:
-        _print(state, table)
-    if split == "test":
-        shown = {table.dataset for table in tables}
-        print_looks(state, [record for record in records if record.dataset in shown])
+        for family in families
+        for table in slice_tables(records, family, metric=metric, compare=compare, **options)
+    ]
+    lines = [line for table in tables for row in table.rows for line in _fields(table, row)]
+    return _FIELDS, lines, [partial(_print, table=table) for table in tables], {t.dataset for t in tables}
 
 
-def _write_csv(state: State, tables: "Sequence[SliceTable]", output: Path | None) -> None:
+def _explained(
+    records: "Sequence[RunRecord]",
+    families: Sequence[str],
+    metrics: "Sequence[Metric]",
+    compare: str | None,
+    options: _Options,
+) -> _Made:
+    from mmbench.cli import slices_together
+    from mmbench.reporting.slices_together import explain_gains
+
+    if compare is None:
+        raise UsageError("--together: name the row whose gains are looked at: --compare MODEL")
+    made = [
+        explained
+        for metric in metrics
+        for explained in explain_gains(records, families, metric=metric, compare=compare, **options)
+    ]
+    lines = [line for explained in made for line in slices_together.csv_lines(explained)]
+    shown: list[Callable[[State], None]] = [
+        partial(slices_together.show, explained=explained) for explained in made
+    ]
+    return slices_together.FIELDS, lines, shown, {explained.dataset for explained in made}
+
+
+def _write_csv(state: State, fields: Sequence[str], lines: list[list[object]], output: Path | None) -> None:
     from mmbench.atomic import write_text
     from mmbench.reporting.plain import csv_text
 
-    text = csv_text(
-        list(_FIELDS), [line for table in tables for row in table.rows for line in _fields(table, row)]
-    )
+    text = csv_text(list(fields), lines)
     if output is None:
         typer.echo(text, nl=False)
         return
@@ -123,16 +173,18 @@ def _print(state: State, table: "SliceTable") -> None:
 
 
 def _line(piece: "Slice") -> list[str]:
-    values = _value(piece.value, piece.interval)
+    from mmbench.cli.tables import with_interval
+
+    values = with_interval(piece.value, piece.interval)
     return [f"  {piece.name}", f"{piece.n:,}", *values, f"{piece.of_hits:.0%}"]
 
 
 def _print_gains(state: State, table: "SliceTable", row: "Sliced") -> None:
-    from mmbench.cli.tables import print_table
+    from mmbench.cli.tables import print_table, with_interval
     from mmbench.reporting.rounding import DASH, number, p_value
 
     lines = [
-        [f"  {gain.name}", *_value(gain.gain, gain.interval, sign=True), _percent(gain, piece),
+        [f"  {gain.name}", *with_interval(gain.gain, gain.interval, sign=True), _percent(gain, piece),
          DASH if gain.elsewhere is None else number(gain.elsewhere, sign=True),
          DASH if gain.p is None else p_value(gain.p), DASH if gain.smallest is None else number(gain.smallest)]
         for gain, piece in zip(row.gains, row.slices, strict=True) if gain.n
@@ -150,10 +202,3 @@ def _percent(gain: "Gain", piece: "Slice") -> str:
     from mmbench.reporting.rounding import DASH
 
     return f"{100 * gain.gain / piece.value:+.0f}" if gain.gain is not None and piece.value else DASH
-
-
-def _value(value: float | None, interval: tuple[float, float] | None, *, sign: bool = False) -> list[str]:
-    from mmbench.reporting.rounding import DASH, number
-
-    ends = DASH if interval is None else f"[{', '.join(map(number, interval))}]"
-    return [DASH if value is None else number(value, sign=sign), ends]

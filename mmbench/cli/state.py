@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +17,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def at_blanks(text: str) -> str:
-    """Return a line for stderr: on a terminal broken at blanks, so that no name is cut in two; elsewhere as it is."""
+def for_stderr(text: str) -> str:
+    """Return a line for stderr: on a terminal broken at blanks, elsewhere as it is."""
     if not sys.stderr.isatty():
         return text
-    width = shutil.get_terminal_size().columns
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    from mmbench.console import at_blanks
+
+    return at_blanks(text, shutil.get_terminal_size().columns)
 
 
 @dataclass
@@ -57,7 +57,7 @@ class State:
 
     def warn(self, text: str) -> None:
         """Print a line on stderr, with --quiet too: something that was requested is not in the output."""
-        typer.echo(at_blanks(f"warning: {visible(text)}"), err=True)
+        typer.echo(for_stderr(f"warning: {visible(text)}"), err=True)
 
     def warn_left_out(self, texts: Iterable[str]) -> None:
         """Say which runs are not in a table, and why."""

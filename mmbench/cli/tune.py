@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
 def tune(
     ctx: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models, with :variant if wanted.")],
-    dataset: Annotated[list[str] | None, typer.Option(help="Prepared data set; repeatable.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Prepared data set; repeatable.")
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option(min=1, show_default="30", help="Trials of each model, the recipe's own among them."),
@@ -56,7 +58,9 @@ def tune(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs of a training.")] = None,
-    seeds_per_trial: Annotated[int, typer.Option(min=1, max=100, help="A trial's value is their mean.")] = 1,
+    seeds_per_trial: Annotated[
+        int, typer.Option(min=1, max=100, help="Seeds of each trial, whose mean is its value.")
+    ] = 1,
     prune: Annotated[
         bool, typer.Option(help="Stop trials early that are worse than two thirds of the others.")
     ] = True,

@@ -100,6 +100,17 @@ class TrainBatch(Batch):
     )
     drawn: Mapping[str, Tensor] = field(default_factory=dict)  # samples drawn for each target, [T, ...]
     prefix_rows: PrefixRows | None = None
+    last_places: Tensor | None = None  # see `ends`
+
+    @property
+    def ends(self) -> Tensor:
+        """Return the last place of each history, int64 [n], indices into the flattened [R * W].
+
+        Only rows whose targets the model chooses itself ("sequence", "sequence-prefix") have them.
+        """
+        if self.last_places is None:
+            raise KeyError("this batch has targets, and its slots are their places; it has no ends")
+        return self.last_places
 
     @property
     def negatives(self) -> Tensor:

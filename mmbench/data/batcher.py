@@ -5,6 +5,7 @@ themselves are gathered on the device. There is no loop over events or histories
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -66,7 +67,14 @@ class Batcher:
         slot, user, following = self._send(targets["slot"], targets["user"], targets["following"])
         of_target = {"slot": slot, "user": user, "target": self.items[following]}
         prefix_grids = self._prefixes(rows, targets, grids, t_step, len(steps), group) if prefixes else None
-        return list(_cut(fields, of_target, grids, t_step, group, prefix_grids))
+        batches = list(_cut(fields, of_target, grids, t_step, group, prefix_grids))
+        if rows.n_targets.any():
+            return batches
+        (ends,) = self._send(grids.start + rows.length - 1)
+        return [
+            replace(batch, last_places=ends[low:high].view((group, -1) if group else (-1,)))
+            for batch, (low, high) in zip(batches, pairwise(_cuts(step, len(steps), group or 1)), strict=True)
+        ]
 
     def _send(self, *arrays: np.ndarray) -> tuple[Tensor, ...]:
         """Copy arrays of equal length to the device in a single transfer, without waiting for it."""

@@ -223,7 +223,7 @@ def _ranking(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Rank
 def _check(ranking: Ranking) -> None:
     """Raise ValueError for what no ranking can be."""
     n, n_items = len(ranking.user), ranking.n_items
-    if len(np.unique(ranking.user)) < n:
+    if not _is_ascending(ranking.user) and len(np.unique(ranking.user)) < n:
         raise ValueError("a user appears twice")
     least = 0 if not (ranking.has_targets or ranking.lists) else 1
     if ranking.target.shape != (n,) or not _within(ranking.target, least, n_items):
@@ -236,13 +236,17 @@ def _check(ranking: Ranking) -> None:
         ranks = ranking.ranks(rule)
         if not (_within(ranks.greater, 0, n_items - 1) and _within(ranks.equal, 0, n_items - 1)):
             raise ValueError(f"a count under {rule} is outside 0..{n_items - 1}")
-        if not _within(ranks.greater + ranks.equal, 0, n_items - 1):
+        if len(ranks) and (ranks.greater + ranks.equal).max() >= n_items:
             raise ValueError(f"a rank under {rule} is outside 1..{n_items}")
     for lists in ranking.lists.values():
         if lists.items.shape != (n, ranking.list_length) or lists.scores.shape != lists.items.shape:
             raise ValueError("lists do not have a row per user")
         if not _within(lists.items, 0, n_items):
             raise ValueError(f"a list holds no item of 1..{n_items}")
+
+
+def _is_ascending(values: np.ndarray) -> bool:
+    return bool((values[1:] > values[:-1]).all())
 
 
 def _within(values: np.ndarray, least: int, largest: int) -> bool:

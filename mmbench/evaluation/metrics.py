@@ -177,7 +177,9 @@ class Metric:
         if not self.reads_data:
             return self.values(ranking.ranks(rule), ties)
         if facts is None:
-            raise UsageError(f"{self} reads the data set too; mmbench report --metric {self} prints it")
+            raise UsageError(
+                f"{self} reads the data set too; mmbench report --metric {self} prints it, and runs.to_frame has it"
+            )
         if self.needs == "ranks":
             return self._weighted(ranking, rule, ties, facts)
         self.check(ranking.n_items)
@@ -196,10 +198,13 @@ class Metric:
 
     def mean(self, values: np.ndarray) -> float:
         """Return the mean over users of values that `per_user` returned; UsageError where no user has a value."""
+        mean = float(values.mean())
+        if not np.isnan(mean):
+            return mean
         is_value = ~np.isnan(values)
         if not is_value.any():
             raise UsageError(f"{self}: no user's list has two items with such features")
-        return float(values.mean() if is_value.all() else values[is_value].mean())
+        return float(values[is_value].mean())
 
     def formula(self, k: str = "") -> str:
         """Return the value in words, r the 1-based rank of the target; `k` is written for the cutoff."""
@@ -239,6 +244,8 @@ class Metric:
         if ties != "expected":
             raise UsageError(suggest(str(ties), TIE_RULES, what="tie rule"))
         k = len(prefix) - 1
+        if not equal.any():
+            return gains[np.minimum(greater, k)]
         mean = (prefix[np.minimum(greater + equal + 1, k)] - prefix[np.minimum(greater, k)]) / (equal + 1)
         # Without a tie the gain itself, so that HR@1 == NDCG@1 == MRR@1 to the last bit.
         return np.where(equal == 0, gains[np.minimum(greater, k)], mean)
@@ -266,7 +273,7 @@ def _counts(ranks: RankCounts) -> tuple[np.ndarray, np.ndarray]:
         raise DataError("ranks hold no user; evaluate the run again")
     if not (np.issubdtype(greater.dtype, np.integer) and np.issubdtype(equal.dtype, np.integer)):
         raise DataError(f"ranks are damaged: counts of type {greater.dtype}, {equal.dtype}; evaluate again")
-    greater, equal = greater.astype(np.int64), equal.astype(np.int64)
+    greater, equal = greater.astype(np.int64, copy=False), equal.astype(np.int64, copy=False)
     if greater.min() < 0 or equal.min() < 0 or (greater + equal).max() >= ranks.n_candidates:
         raise DataError(
             f"ranks are damaged: a rank is outside 1..{ranks.n_candidates}; evaluate the run again"

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -148,8 +148,11 @@ class ModelEntry:
 
     def values(self, dataset: str) -> dict[str, Any]:
         """Return the value of each setting on a data set, before the protocol's and the user's settings."""
-        layers = [Layer(Origin.default, defaults_of(TrainConfig)), *self.layers(dataset)]
-        return {key: value for layer in layers for key, value in layer.values.items()}
+        return _merged([_TRAINING, *self.layers(dataset)])
+
+    def stated_values(self, dataset: str) -> dict[str, Any]:
+        """Return the value of each setting that need not be read from the model's class; its file is not imported."""
+        return _merged([_TRAINING, *self._stated_layers(dataset)])
 
     def config(self, dataset: str = "", **settings: Any) -> Any:
         """Return the model's configuration on a data set, with some of its own settings replaced."""
@@ -158,12 +161,13 @@ class ModelEntry:
         return build(self.config_class(), values | settings, where=self.name)
 
     def layers(self, dataset: str) -> list[Layer]:
-        """Return the recipe's layers of settings for a data set, weakest first."""
+        """Return the model's layers of settings for a data set, weakest first."""
+        return [Layer(Origin.default, defaults_of(self.config_class())), *self._stated_layers(dataset)]
+
+    def _stated_layers(self, dataset: str) -> list[Layer]:
+        """Return the layers of the recipe."""
         recipe = self.recipe
-        layers = [
-            Layer(Origin.default, defaults_of(self.config_class())),
-            _sourced(Origin.recipe, recipe.settings),
-        ]
+        layers = [_sourced(Origin.recipe, recipe.settings)]
         base = dataset.split("@")[0]
         if base in recipe.dataset:
             layers.append(_sourced(Origin.dataset, recipe.dataset[base], base))
@@ -174,6 +178,14 @@ class ModelEntry:
     def variants(self) -> list["ModelEntry"]:
         """Return the model without a variant, and each of its variants."""
         return [replace(self, variant=variant) for variant in ("", *self.recipe.variants)]
+
+
+_TRAINING = Layer(Origin.default, defaults_of(TrainConfig))
+
+
+def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the value of each setting of some layers, weakest first."""
+    return {key: value for layer in layers for key, value in layer.values.items()}
 
 
 def _sourced(origin: Origin, table: Mapping[str, Sourced], note: str = "") -> Layer:

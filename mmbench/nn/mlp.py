@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmbench.nn.layers import Dropout, take_rows, take_slots
 
 Activation = Literal["sigmoid", "gelu", "relu", "identity"]
+EXPANSION = 4  # inner width of the MLPs of an `MLPEncoder`, divided by the outer width; "parallel" has 3
 
 
 def shift(x: Tensor, steps: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ class MLPEncoder(nn.Module):
         sizes = {"place": (max_len, -3), "channel": (dim, -1), "row": (n_rows, -2)}
         if n_rows == 1:
             del sizes["row"]
-        ratio = 4 if self.is_serial else 3
+        ratio = EXPANSION if self.is_serial else 3
         self.mlps = nn.ModuleDict(
             {
                 name: AxisMLP(size, axis=axis, ratio=ratio, dropout=dropout, bias=self.is_serial)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mmbench.nn.layers import take_rows
+from mmbench.nn.parts import is_eager_cpu
 
 MANY_PLACES = 2**14  # rows times width from which memory counts more than the time of a second pass
 CHUNK_PLACES = 2**12
@@ -47,8 +48,7 @@ def wants_chunks(x: Tensor) -> bool:
 
     A GPU has the memory, or does the step again with less; a compiled or captured step cannot be recomputed.
     """
-    is_plain = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    return is_plain and x.shape[0] * x.shape[1] >= MANY_PLACES
+    return is_eager_cpu(x) and x.shape[0] * x.shape[1] >= MANY_PLACES
 
 
 def chunked_states(encoder: nn.Module, x: Tensor, mask: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Nothing is rounded here; the renderers round. Rows that are not comparable are r
 with their reason, and runs that cannot be read are left out and named.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -296,23 +296,20 @@ class _Builder:
 
     @property
     def _groups(self) -> list[tuple[Group, Row]]:
-        return [
-            (self.grid.groups[key], self._row_of(key)) for key in self._grid_keys() if key in self.grid.groups
-        ]
+        return [(self.grid.groups[cell], row) for cell, row in self._grid_cells() if cell in self.grid.groups]
 
     @property
     def _measured(self) -> list[tuple[str, Row, Measured]]:
         return [
-            (key[0], self._row_of(key), self.grid.measured[key])
-            for key in self._grid_keys()
-            if key in self.grid.measured
+            (cell[0], row, self.grid.measured[cell])
+            for cell, row in self._grid_cells()
+            if cell in self.grid.measured
         ]
 
-    def _grid_keys(self) -> list[tuple[str, RowKey]]:
-        return list(self.grid.in_order(self.keys))
-
-    def _row_of(self, grid_key: tuple[str, RowKey]) -> Row:
-        return self.rows[self.keys.index(grid_key[1])]
+    def _grid_cells(self) -> Iterator[tuple[tuple[str, RowKey], Row]]:
+        """Yield the cells (data set, key of the row) of the table with their rows, data set by data set."""
+        rows = dict(zip(self.keys, self.rows, strict=True))
+        yield from ((cell, rows[cell[1]]) for cell in self.grid.in_order(self.keys))
 
     def _caption(self, table: Table) -> list[tuple[str, str]]:
         groups, request = self._groups, self.request

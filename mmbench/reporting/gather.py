@@ -236,7 +236,9 @@ class Grid:
         return self.footnotes.index(text)
 
     def runs(self, key: RowKey) -> list[RunRecord]:
-        return [run for (_, other), group in self.groups.items() if other == key for run in group.records]
+        """Return the runs of a row, data set by data set."""
+        groups = (self.groups.get(cell) for cell in self.in_order([key]))
+        return [run for group in groups if group is not None for run in group.records]
 
     def rules(self, dataset: str) -> list[MaskRule]:
         """Return the mask rules of a data set's numbers."""

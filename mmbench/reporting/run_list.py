@@ -7,16 +7,17 @@ from typing import Any
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.metrics import Metric, parse_metric
 from mmbench.fetch.files import size_text
+from mmbench.reporting.energy import energy_json, energy_text
 from mmbench.reporting.labels import ignored_settings
 from mmbench.reporting.protocols import keep_settings, typed
 from mmbench.reporting.rounding import DASH, number
 from mmbench.runs.inventory import StoredRun, folder_bytes
-from mmbench.runs.narrator import clock
 from mmbench.runs.store import RunRecord
+from mmbench.runs.time_left import clock
 from mmbench.settings.config import DELIBERATE
 from mmbench.settings.describe import value_text
 
-DEFAULT_COLUMNS = ("run", "data set", "model", "state", "time", "NDCG@10", "age", "set")
+DEFAULT_COLUMNS = ("run", "data set", "model", "state", "time", "valid NDCG@10", "age", "set")
 
 
 def age_text(days: float) -> str:
@@ -63,6 +64,7 @@ FACTS: dict[str, Callable[[StoredRun], str]] = {
     "epochs": lambda run: str(run.n_epochs or ""),
     "best": _of_record(lambda record: str(record.best_epoch or "")),
     "time": _of_record(lambda record: clock(spent(record))),
+    "energy": _of_record(lambda record: energy_text(record.energy) if record.energy else ""),
     "parameters": _of_record(lambda record: f"{record.n_parameters:,}"),
     "device": _of_record(lambda record: str(record.environment.get("device", ""))),
     "code": _of_record(lambda record: str(record.environment.get("code", {}).get("commit", ""))),
@@ -77,9 +79,13 @@ def table_of(runs: Sequence[StoredRun], columns: Sequence[str]) -> list[list[str
 
     Raises UsageError for any other column.
     """
-    known = {key for run in runs if run.record for key in run.record.settings}
+    known = known_settings(runs)
     texts = [_column(name, known) for name in columns]
     return [[text(run) for text in texts] for run in runs]
+
+
+def known_settings(runs: Sequence[StoredRun]) -> set[str]:
+    return {key for run in runs if run.record for key in run.record.settings}
 
 
 def _column(name: str, settings: set[str]) -> Callable[[StoredRun], str]:
@@ -96,6 +102,13 @@ def _column(name: str, settings: set[str]) -> Callable[[StoredRun], str]:
     if split not in ("", "test", "valid"):
         raise UsageError(f"--columns {name!r}: write {metric}, or valid {metric}")
     return lambda run: metric_text(run, wanted, split or "test")
+
+
+def shows_test(columns: Sequence[str], settings: set[str]) -> bool:
+    """Return whether a column holds a metric of test targets."""
+    return any(
+        not name.startswith("valid ") and name not in FACTS and name not in settings for name in columns
+    )
 
 
 def _setting_text(record: RunRecord, key: str) -> str:
@@ -136,15 +149,18 @@ def to_json(runs: Sequence[StoredRun], metrics: Sequence[Metric]) -> list[dict[s
             "epochs": run.n_epochs, "best_epoch": run.record.best_epoch if run.record else None,
             "changed": datetime.fromtimestamp(run.changed, UTC).isoformat(timespec="seconds"),
             "bytes": folder_bytes(run.path), "settings": chosen_settings(run.record),
-            "seconds": dict(run.record.seconds) if run.record else {},
-            "test": {str(metric): _readable(run, metric) for metric in metrics},
+            "seconds": dict(run.record.seconds) if run.record else {}, "energy": energy_json(run.record),
+            **{
+                split: {str(metric): _readable(run, metric, split) for metric in metrics}
+                for split in ("valid", "test")
+            },
         }
         for run in runs
     ]  # fmt: skip
 
 
-def _readable(run: StoredRun, metric: Metric) -> float | None:
+def _readable(run: StoredRun, metric: Metric, split: str) -> float | None:
     try:
-        return metric_of(run, metric, "test")
+        return metric_of(run, metric, split)
     except DataError:
         return None

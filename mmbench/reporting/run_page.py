@@ -1,6 +1,6 @@
 """Everything about a stored run that a reader asks first: state, scores, what differs from the recipe, its training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,13 @@ from mmbench.evaluation.metrics import Metric
 from mmbench.fetch.files import size_text
 from mmbench.look.letters import ASCII, BLOCKS
 from mmbench.models import registry
+from mmbench.reporting.energy import energy_json, energy_line
 from mmbench.reporting.rounding import DASH, number
 from mmbench.reporting.run_list import chosen_settings, metric_text, spent
 from mmbench.runs.curves import Curves, Point, read_curves
 from mmbench.runs.inventory import StoredRun, folder_bytes
-from mmbench.runs.narrator import clock
 from mmbench.runs.store import TRACEBACK, RunRecord
+from mmbench.runs.time_left import clock
 from mmbench.settings.describe import value_text
 
 MOST_LETTERS = 60
@@ -33,12 +34,9 @@ class Changed:
 
 def changed_settings(record: RunRecord) -> list[Changed]:
     """Return the settings of a run that differ from the recipe of its model on its data set."""
-    try:
-        usual = registry.find(record.model).values(record.dataset)
-    except UsageError:  # the model is no longer registered
-        usual = {}
-    changed = []
-    for key in chosen_settings(record):
+    chosen, changed = chosen_settings(record), []
+    usual = _usual_values(record, chosen)
+    for key in chosen:
         setting, value = record.settings[key], usual.get(key)
         value = list(value) if isinstance(value, tuple) else value
         if key in usual and value == setting.value:
@@ -46,6 +44,19 @@ def changed_settings(record: RunRecord) -> list[Changed]:
         text = value_text(value) if key in usual else ""
         changed.append(Changed(key, setting.value, text, f"{setting.origin} {setting.note}".strip()))
     return changed
+
+
+def _usual_values(record: RunRecord, keys: Iterable[str]) -> dict[str, Any]:
+    """Return the values that the model has on the data set, of these settings at least where it has them.
+
+    The model's class is read, which imports torch, only for a setting that neither recipe nor training states.
+    """
+    try:
+        entry = registry.find(record.model)
+        stated = entry.stated_values(record.dataset)
+        return stated if stated.keys() >= set(keys) else entry.values(record.dataset)
+    except UsageError:  # the model is no longer registered
+        return {}
 
 
 def spark(points: Sequence[Point], *, ascii_only: bool = False) -> str:
@@ -92,7 +103,8 @@ def to_json(run: StoredRun, metrics: Sequence[Metric]) -> dict[str, Any]:
         "scores": {split: _values(record, split, metrics) for split in ("valid", "test")} if finished else {},
         "changed_settings": [vars(setting) for setting in changed_settings(record)] if record else [],
         "curves": {"metric": curves.metric, "valid": list(curves.valid), "loss": list(curves.loss)},
-        "seconds": dict(record.seconds) if record else {}, "notes": list(record.notes) if record else [],
+        "seconds": dict(record.seconds) if record else {}, "energy": energy_json(record),
+        "notes": list(record.notes) if record else [],
         "environment": dict(record.environment) if record else {},
     }  # fmt: skip
 
@@ -156,7 +168,7 @@ def _cost_lines(record: RunRecord) -> Lines:
     if memory:
         texts = [f"{device} {size_text(n_bytes)}" for device, n_bytes in sorted(memory.items())]
         lines.append(("memory", f"{', '.join(texts)}; {record.n_parameters:,} parameters"))
-    return lines
+    return lines + ([("energy", energy_line(record.energy))] if record.energy else [])
 
 
 def _threads(made: dict[str, Any]) -> str:

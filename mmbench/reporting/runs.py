@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from mmbench import paths
 from mmbench.choices import SPLITS, SplitName
 from mmbench.errors import DataError
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.reporting.rounding import DASH, number
+from mmbench.runs.facts import data_facts
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import DELIBERATE
 
@@ -58,11 +61,15 @@ class Runs(Sequence[RunRecord]):
         metrics: str | Metric | Iterable[str | Metric] = DEFAULT_METRICS,
         *,
         splits: SplitName | Sequence[SplitName] = SPLITS,
+        data_dir: Path | None = None,
     ) -> "pd.DataFrame":
         """Return a row per run: FACTS, the settings that somebody chose, and metrics, "test NDCG@10", unrounded.
 
-        A failed run has no metrics and a model may lack a setting: NaN. Raises DataError for stored rankings
-        that are missing or damaged.
+        A failed run has no metrics and a model may lack a setting: NaN.
+
+        data_dir  where metrics that read the data set, as Novelty@10 does, find it; by default as in every function
+
+        Raises DataError for stored rankings that are missing or damaged.
         """
         import pandas as pd
 
@@ -75,7 +82,7 @@ class Runs(Sequence[RunRecord]):
             | {
                 f"{split} {name}": value
                 for split in parts
-                for name, value in record.metrics(split, wanted).items()
+                for name, value in _metrics(record, split, wanted, data_dir).items()
             }
             for record in self
         ]
@@ -109,6 +116,14 @@ class Runs(Sequence[RunRecord]):
         n_more = len(self) - MOST_SHOWN
         omitted = [f"... and {n_more:,} more runs; to_frame() has all"] if n_more > 0 else []
         return omitted + [f"left out: {text}" for text in self.left_out]
+
+
+def _metrics(
+    record: RunRecord, split: SplitName, wanted: Sequence[Metric], data_dir: Path | None
+) -> dict[str, float]:
+    if record.status == "failed" or not any(metric.reads_data for metric in wanted):
+        return record.metrics(split, wanted)
+    return record.metrics(split, wanted, data_facts(record, split, data_dir or paths.data_dir()))
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:

@@ -108,6 +108,49 @@ def slice_tables(
 
     Raises UsageError where a row is not there or labels cannot be made, RunError where the data changed since.
     """
+    return [
+        _table(rows, family, data_dir)
+        for rows in rows_of(
+            records, metric=metric, data_dir=data_dir, split=split, mask_seen=mask_seen, compare=compare,
+            within=within,
+        )
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a data set: a metric of each user, mean over a row's runs.
+
+    kept      which of the data set's targets these users are, bool
+    values    by name of the row, the compared one first, then by falling mean
+    compared  the name of the compared row; "" where nothing is compared
+    """
+
+    records: tuple[RunRecord, ...]
+    metric: Metric
+    rule: MaskRule
+    split: SplitName
+    within: str
+    kept: np.ndarray
+    values: dict[str, np.ndarray]
+    compared: str
+
+    @property
+    def dataset(self) -> str:
+        return self.records[0].dataset
+
+
+def rows_of(
+    records: Sequence[RunRecord],
+    *,
+    metric: Metric,
+    data_dir: Path,
+    split: SplitName,
+    mask_seen: MaskRule | None,
+    compare: str | None,
+    within: str,
+) -> list[Rows]:
+    """Return the rows of each data set that are compared by slices; arguments and errors are those of slice_tables."""
     metric.check_of_ranks("--slice")
     finished = [record for record in records if record.status == "finished"]
     if not finished:
@@ -116,26 +159,16 @@ def slice_tables(
     datasets = sorted({record.dataset for record in finished})
     check_runs(finished, datasets, request)
     return [
-        _table(
-            [record for record in finished if record.dataset == dataset],
-            family,
-            request,
-            data_dir,
-            compare,
-            within,
+        _rows(
+            [record for record in finished if record.dataset == dataset], request, data_dir, compare, within
         )
         for dataset in datasets
     ]
 
 
-def _table(
-    records: list[RunRecord],
-    family: str,
-    request: TableRequest,
-    data_dir: Path,
-    compare: str | None,
-    within: str,
-) -> SliceTable:
+def _rows(
+    records: list[RunRecord], request: TableRequest, data_dir: Path, compare: str | None, within: str
+) -> Rows:
     groups, _ = group_runs(records)
     measured = [(group, row) for group in groups if (row := measure(group, request)[0]) is not None]
     if not measured:
@@ -143,24 +176,31 @@ def _table(
             f"no ranking of {records[0].dataset} can be read; run: mmbench evaluate {records[0].path}"
         )
     check_users(measured)
-    labels = labels_of(records[0], family, request.split, data_dir)
-    kept = _kept(records[0], within, request.split, data_dir) if within else np.ones(len(labels.index), bool)
-    labels = replace(labels, index=labels.index[kept])
+    n_users = len(measured[0][1].per_user[0])
+    kept = _kept(records[0], within, request.split, data_dir) if within else np.ones(n_users, bool)
     names = _names([group for group, _ in measured])
     values = {name: row.per_user[0][kept] for name, (_, row) in zip(names, measured, strict=True)}
     chosen = None if compare is None else _find(compare, measured, names)
     order = sorted(names, key=lambda name: (name != chosen, -values[name].mean()))
+    return Rows(
+        tuple(records), request.metrics[0], request.mask_seen or records[0].mask_seen, request.split, within,
+        kept, {name: values[name] for name in order}, chosen or "",
+    )  # fmt: skip
+
+
+def _table(rows: Rows, family: str, data_dir: Path) -> SliceTable:
+    labels = labels_of(rows.records[0], family, rows.split, data_dir)
+    labels = replace(labels, index=labels.index[rows.kept])
     hits = [
-        sum(((row > 0) & (labels.index == k)).sum() for row in values.values())
+        sum(((row > 0) & (labels.index == k)).sum() for row in rows.values.values())
         for k in range(len(labels.names))
     ]
-    rows = [
-        _with_gains(Sliced(name, slices_of(values[name], labels, hits)), values, chosen, labels)
-        for name in order
+    sliced = [
+        _with_gains(Sliced(name, slices_of(values, labels, hits)), rows.values, rows.compared or None, labels)
+        for name, values in rows.values.items()
     ]
-    rule = request.mask_seen or records[0].mask_seen
     return SliceTable(
-        records[0].dataset, family, request.metrics[0], rule, request.split, chosen or "", tuple(rows), within
+        rows.dataset, family, rows.metric, rows.rule, rows.split, rows.compared, tuple(sliced), rows.within
     )
 
 

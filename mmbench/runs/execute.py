@@ -7,7 +7,7 @@ record of either. The test targets are opened after the training, except by vali
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,15 @@ from mmbench.models.late_fusion import LateFused
 from mmbench.paths import PACKAGE
 from mmbench.runs import store
 from mmbench.runs.build import build_model, pretraining_of
+from mmbench.runs.observers import Observers
 from mmbench.runs.plan import Cell
 from mmbench.runs.rerank import RunModel
 from mmbench.runs.store import RANKINGS, TRACEBACK, RunRecord, Selection
 from mmbench.runtime import environment, pick_device
 from mmbench.settings.config import TrainConfig
 from mmbench.tracking.base import TrackedEnd
-from mmbench.tracking.tracking import Tracking
+from mmbench.tracking.energy_accounts import FILE as ENERGY
+from mmbench.tracking.energy_accounts import EnergyAccounts
 from mmbench.training.devices import peak_memory, reset_peak_memory
 from mmbench.training.files import BEST, CANDIDATE, LOG, PREVIOUS, RESUME
 from mmbench.training.progress import Progress, Watcher
@@ -64,7 +66,6 @@ class Opened:
 
 
 Result = tuple[Cell, Opened | BaseException]  # a trained model, or what stopped it
-Tracked = Mapping[Path, Tracking]  # who hears of each cell, by its folder
 
 
 def run_cell(
@@ -79,10 +80,10 @@ def run_cell(
 
     lists  length of the lists of best items that are stored, 0 for none
     """
-    tracked = _tracking_of([cell])
-    return _rank_and_store(
-        _train_one(cell, device, watcher, tracked), tracked=tracked, lists=lists, debug=debug
-    )
+    observers = Observers.of([cell])
+    with observers.energy:
+        result = _train_one(cell, device, watcher, observers)
+        return _rank_and_store(result, observers=observers, lists=lists, debug=debug)
 
 
 def run_stack(
@@ -97,22 +98,19 @@ def run_stack(
 
     A model that cannot be stacked is trained seed after seed, and the watcher is told why.
     """
-    tracked = _tracking_of(cells)
-    rank_and_store = partial(_rank_and_store, tracked=tracked, lists=lists, debug=debug)
-    # `map` keeps no trained model while the next is made.
-    return map(rank_and_store, _train_all(cells, device, watcher, tracked))
-
-
-def _tracking_of(cells: Sequence[Cell]) -> Tracked:
-    return {cell.path: Tracking(cell.track, cell.tracked) for cell in cells}
+    observers = Observers.of(cells)
+    rank_and_store = partial(_rank_and_store, observers=observers, lists=lists, debug=debug)
+    with observers.energy:
+        # `map` keeps no trained model while the next is made.
+        yield from map(rank_and_store, _train_all(cells, device, watcher, observers))
 
 
 # -- training ---------------------------------------------------------------------------------------------
 
 
-def _train_one(cell: Cell, device: str, watcher: Watcher | None, tracked: Tracked) -> Result:
+def _train_one(cell: Cell, device: str, watcher: Watcher | None, observers: Observers) -> Result:
     try:
-        run = open_run(cell, pick_device(device), watcher, tracked[cell.path])
+        run = open_run(cell, pick_device(device), watcher, observers)
         if run.trainer is not None:
             run.trainer.fit()
     except FAILURES as error:
@@ -121,17 +119,17 @@ def _train_one(cell: Cell, device: str, watcher: Watcher | None, tracked: Tracke
 
 
 def _train_all(
-    cells: Sequence[Cell], device: str, watcher: Watcher | None, tracked: Tracked
+    cells: Sequence[Cell], device: str, watcher: Watcher | None, observers: Observers
 ) -> Iterator[Result]:
     """Yield the results of cells in the order of their ends."""
     waiting, note = iter(cells), ""  # the first cell that can be stacked takes all others with it
     for cell in waiting:
-        result = _try_to_open(cell, device, tracked)
+        result = _try_to_open(cell, device, observers)
         trainer = _trainer_of(result)
         if trainer is not None and not note:
             reason = why_not(trainer)
             if not reason:
-                others = (_try_to_open(other, device, tracked) for other in waiting)
+                others = (_try_to_open(other, device, observers) for other in waiting)
                 yield from _fit([result, *others], watcher)
                 return
             note = f"trained seed after seed: {reason}"
@@ -143,9 +141,9 @@ def _train_all(
         del result, trainer  # frees their model before the next is made
 
 
-def _try_to_open(cell: Cell, device: str, tracked: Tracked) -> Result:
+def _try_to_open(cell: Cell, device: str, observers: Observers) -> Result:
     try:
-        return cell, open_run(cell, pick_device(device), tracking=tracked[cell.path])
+        return cell, open_run(cell, pick_device(device), observers=observers)
     except FAILURES as error:
         return cell, error
 
@@ -173,11 +171,13 @@ def _fit(results: list[Result], watcher: Watcher | None) -> Iterator[Result]:
 
 
 def open_run(
-    cell: Cell, device: str, watcher: Watcher | None = None, tracking: Tracking | None = None
+    cell: Cell, device: str, watcher: Watcher | None = None, observers: Observers | None = None
 ) -> Opened:
-    """Load a cell's data and make its model and trainer, whose epochs `tracking` hears of."""
+    """Load a cell's data and make its model and trainer, whose epochs the observers hear of."""
     cell.path.mkdir(parents=True, exist_ok=True)
     remove_temporary(cell.path)
+    if observers is not None:
+        observers.begin(cell, device)
     data = load_data(cell.data_path, open_path(cell.data_path).hash)
     reset_peak_memory(device)
     began = time.perf_counter()
@@ -185,7 +185,7 @@ def open_run(
     run = Opened(cell, data, model, config, device, None, Progress())
     if model.trainable:
         run.trainer = _make_trainer(run, watcher)
-        run.trainer.on_log = tracking.log if tracking is not None else None
+        run.trainer.on_log = observers.log_of(cell) if observers is not None else None
         return run
     for stale in (LOG, BEST):
         (cell.path / stale).unlink(missing_ok=True)
@@ -215,10 +215,11 @@ def selection_value(model: Recommender[Any], *, view: TargetView, config: TrainC
 # -- records ----------------------------------------------------------------------------------------------
 
 
-def _rank_and_store(result: Result, *, tracked: Tracked, lists: int, debug: bool) -> RunRecord:
+def _rank_and_store(result: Result, *, observers: Observers, lists: int, debug: bool) -> RunRecord:
     """Rank a trained cell and store its record, or store why there is no result; tell its trackers of the end."""
-    record = _record_of(result, lists=lists, debug=debug)
-    tracked[record.path].end(lambda: _end_of(record))
+    observers.energy.share()  # what is used from now on is this cell's alone
+    record = _record_of(result, observers.energy, lists=lists, debug=debug)
+    observers.tracking[record.path].end(lambda: _end_of(record))
     return record
 
 
@@ -229,17 +230,18 @@ def _end_of(record: RunRecord) -> TrackedEnd:
     )  # fmt: skip
 
 
-def _record_of(result: Result, *, lists: int, debug: bool) -> RunRecord:
+def _record_of(result: Result, energy: EnergyAccounts, *, lists: int, debug: bool) -> RunRecord:
     """Return the stored record, of a result or of its failure."""
     cell, outcome = result
     try:
         if isinstance(outcome, BaseException):
             raise outcome
-        record = _finished_record(outcome, lists)
+        record = replace(_finished_record(outcome, lists), energy=energy.leave(cell.path))
         store.write_record(record)
         tidy(cell.path)
         return record
     except FAILURES as error:
+        energy.leave(cell.path)
         if debug:
             raise
         if isinstance(error, MmbenchError | OSError):
@@ -309,7 +311,7 @@ def _selection(run: Opened) -> Selection | None:
 
 # -- leftovers --------------------------------------------------------------------------------------------
 
-LEFTOVERS = (RESUME, PREVIOUS, CANDIDATE, TRACEBACK)  # files that a finished cell has no use for
+LEFTOVERS = (RESUME, PREVIOUS, CANDIDATE, TRACEBACK, ENERGY)  # files that a finished cell has no use for
 
 
 def remove_temporary(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from mmbench.runs.plan import Cell
 from mmbench.runs.workers import BEGUN
 from mmbench.training.files import LOG, StageEpoch
-from mmbench.training.progress import EpochReport, Watcher
+from mmbench.training.progress import EpochReport, Outlook, Watcher
 
 POLL_S = 0.5  # seconds between looks at the logs
 
@@ -105,6 +105,6 @@ def _stage_epoch(line: Mapping[str, Any]) -> StageEpoch:
 
 def _report(line: Mapping[str, Any]) -> EpochReport:
     return EpochReport(
-        epoch=line["epoch"], seconds=line["seconds"], loss=line["loss"], valid=line.get("valid", {}),
-        best=line.get("best", 0.0), best_epoch=line.get("best_epoch", 0), n_runs=1,
+        epoch=line["epoch"], outlook=Outlook(**line["outlook"]), seconds=line["seconds"], loss=line["loss"],
+        valid=line.get("valid", {}), best=line.get("best", 0.0), best_epoch=line.get("best_epoch", 0),
     )  # fmt: skip

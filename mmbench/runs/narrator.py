@@ -10,6 +10,7 @@ from mmbench.errors import DataError
 from mmbench.evaluation.metrics import Metric
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RECORD, RunRecord
+from mmbench.runs.time_left import EpochTimes, TimeLeft, clock
 from mmbench.settings.config import Origin
 from mmbench.settings.describe import value_text
 from mmbench.training.names import LOG, RESUME
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
     from mmbench.training.progress import EpochReport
 
 SHOWN_CUTOFF = 10  # is the cutoff of the NDCG in the line about a run's end
-
-
-def clock(seconds: float) -> str:
-    """Return a duration: 81.2 -> "1:21"; hours only when there are any."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def epochs_done(path: Path) -> int:
@@ -64,39 +58,50 @@ def terms_text(terms: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
 
 
+def epoch_of(report: "EpochReport") -> str:
+    """Return which epoch ended: "epoch 3/100", with its stage where there are several."""
+    outlook = report.outlook
+    stage = f"stage {outlook.stage}/{outlook.n_stages} " if outlook.n_stages > 1 else ""
+    return f"{stage}epoch {report.epoch}/{outlook.n_epochs}"
+
+
 class TrainingLines:
     """What is being trained at present: a run, or a stack of seeds, whose numbers are means then."""
 
     def __init__(self, run: "RunLines", cells: Sequence[Cell], number: int, total: int) -> None:
-        self.run, self.total, first = run, total, cells[0]
+        self.run, self.cells, self.total, first = run, cells, total, cells[0]
         self.title = first.title if len(cells) == 1 else (
             f"{first.model} on {first.dataset}, seeds {', '.join(str(cell.seed) for cell in cells)}"
         )  # fmt: skip
         self.numbers = str(number) if len(cells) == 1 else f"{number}-{number + len(cells) - 1}"
-        self.began = self.epoch_began = time.monotonic()
+        self.began = time.monotonic()
         self.max_epochs = int(first.settings["max_epochs"].value)
         self.report: EpochReport | None = None
-        self.seconds: list[float] = []
+        self.times = EpochTimes(time.monotonic)
 
     def step(self, epoch: int, step: int, n_steps: int, terms: dict[str, float]) -> None:
-        """Ignore a step; lines are per epoch."""
+        """Take the time of a step; lines are per epoch."""
+        self.times.step(step, n_steps)
 
     def epoch(self, report: "EpochReport") -> None:
-        now = time.monotonic()
-        # The first epoch's time on the clock counts the start of everything, too.
-        self.seconds.append(now - self.epoch_began if self.report else report.seconds)
-        self.epoch_began, self.report = now, report
+        self.times.epoch(report)
+        self.report = report
+        self.run.time_left.epoch(self.cells, self.times.pace, report)
         self.run.plain(self.epoch_text(report))
 
     def note(self, text: str) -> None:
         self.run.say(f"{self.title}: {text}")
 
     def left(self) -> str:
-        """Return an upper bound of the time that is left: early stopping usually ends a run sooner."""
+        """Return the time that is left at most: early stopping usually ends a run sooner.
+
+        Epochs of another stage to come may take longer than those so far: "about".
+        """
         if self.report is None:
             return ""
-        recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
-        return f"at most {clock(recent * (self.max_epochs - self.report.epoch))} left"
+        outlook = self.report.outlook
+        word = "at most" if outlook.is_last_stage else "about"
+        return f"{word} {clock(self.times.pace * outlook.n_left)} left"
 
     def valid_text(self) -> list[str]:
         if self.report is None:
@@ -109,9 +114,9 @@ class TrainingLines:
         ]
 
     def epoch_text(self, report: "EpochReport") -> str:
-        parts = [f"[{self.numbers}/{self.total}] {self.title}: epoch {report.epoch}/{self.max_epochs}"]
-        parts += [terms_text(report.loss), *self.valid_text(), f"{report.seconds:.1f} s"]
-        return "  ".join([*parts, self.left()]).rstrip()
+        parts = [f"[{self.numbers}/{self.total}] {self.title}: {epoch_of(report)}"]
+        parts += [terms_text(report.loss), *self.valid_text(), f"{report.seconds:.1f} s", self.left()]
+        return "  ".join(filter(None, [*parts, self.run.time_left.text()]))
 
 
 class RunLines:
@@ -122,6 +127,7 @@ class RunLines:
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self._say = say
+        self.time_left = TimeLeft()
         self.is_elsewhere = False  # computed in other processes, whose notes come with their records
 
     def say(self, text: str) -> None:
@@ -142,11 +148,16 @@ class RunLines:
         self.result(f"{state:8}  {cell.path}  {interrupted}".rstrip())
 
     def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None:
+        self.time_left.stored(cell, record)
         remark = " (made by another version of the code)" if other_code else ""
         self.say(f"already finished: {cell.title}{remark}")
 
     def damaged(self, cell: Cell, why: str) -> None:
         self.say(f"computed again: {cell.title}, because {why.partition(';')[0]}")
+
+    def missing(self, cells: Sequence[Cell], jobs: int) -> None:
+        """Take note of the runs that will be computed, so that the time left counts them all."""
+        self.time_left.plan(cells, jobs)
 
     def waiting(self, cell: Cell) -> None:
         self.say(f"another run is computing {cell.title}; waiting for it")
@@ -155,8 +166,7 @@ class RunLines:
         """Say how many runs are computed side by side; their lines are those of runs in this process."""
         self.is_elsewhere = True
         self._say_notes(cells)
-        count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
-        self.say(f"{count}, {jobs} at a time")
+        self.say(f"{len(cells)} run{'s' * (len(cells) != 1)}, {jobs} at a time")
 
     def begins(self, cells: Sequence[Cell], number: int, total: int) -> TrainingLines:
         if not self.is_elsewhere:
@@ -169,6 +179,7 @@ class RunLines:
         return training
 
     def ends(self, cell: Cell, record: RunRecord) -> None:
+        self.time_left.ends(cell, record)
         if record.status == "failed":
             self.say(f"FAILED {cell.title}: {record.failure}")
             return

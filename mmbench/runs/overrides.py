@@ -7,6 +7,7 @@ from typing import Any
 from mmbench.errors import UsageError, suggest
 from mmbench.models import registry
 from mmbench.runs.plan import effective_settings
+from mmbench.runtime import pick_device
 from mmbench.settings.config import Layer, Origin
 from mmbench.settings.words import unknown_setting
 
@@ -29,15 +30,20 @@ class Overrides:
     tuned: Mapping[tuple[str, str], Layer] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], *, epochs: int | None = None) -> "Overrides":
+    def of(
+        cls, settings: Mapping[str, Any], *, epochs: int | None = None, device: str = "auto"
+    ) -> "Overrides":
         """Return the user's settings, of which some are of one model only: "lr", "hm4sr.dropout", "hm4sr:-tmoe.lr".
 
         epochs  the largest number of epochs of all models
+        device  where the models are trained: it decides what `matmul = "auto"` is, so that a row never mixes two
         """
         everywhere: dict[str, Any] = {}
         by_model: dict[str, dict[str, Any]] = {}
         for text, value in settings.items():
             model, _, name = text.rpartition(".")
+            if (name, value) == ("matmul", "auto"):
+                value = fastest_matmul_of(device)
             (by_model.setdefault(model, {}) if model else everywhere)[name] = value
         if epochs is not None:
             everywhere["max_epochs"] = epochs
@@ -63,6 +69,13 @@ class Overrides:
             Layer(Origin.experiment, self.swept),
         )
         return [layer for layer in layers if layer.values]
+
+
+def fastest_matmul_of(device: str) -> str:
+    """Return what the setting `matmul = "auto"` means for a device, which may be "auto" too."""
+    from mmbench.matrix_units import fastest_matmul
+
+    return fastest_matmul(pick_device(device))
 
 
 def check_overrides(overrides: Overrides, models: Sequence[str], *, option: str = "--set") -> None:

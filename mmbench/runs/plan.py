@@ -1,7 +1,7 @@
 """Cells: a model on a data set with a seed, with everything that decides the result resolved."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,16 @@ from mmbench.features.use import FeatureUse
 from mmbench.models import registry
 from mmbench.runs import store
 from mmbench.runs.sources import CellSource, SourceUse, choose_sources, identities_of
-from mmbench.settings.config import Layer, Origin, Setting, TrainConfig, build, defaults_of, resolve
+from mmbench.settings.config import (
+    DELIBERATE,
+    Layer,
+    Origin,
+    Setting,
+    TrainConfig,
+    build,
+    defaults_of,
+    resolve,
+)
 from mmbench.settings.feature_change import STORED
 from mmbench.tracking import TrackedRun
 
@@ -51,6 +60,14 @@ class Cell:
     notes: tuple[str, ...] = ()
     sources: tuple[CellSource, ...] = ()  # other data sets that the model is pre-trained on
     track: tuple[str, ...] = ()  # names of trackers (mmbench.tracking); they decide nothing
+    energy: str = ""  # country whose electricity is used; "": the energy is not measured. It decides nothing
+
+    def with_seed(self, seed: int) -> "Cell":
+        """Return the cell of the same configuration with another seed."""
+        path = store.cell_path(
+            self.path.parents[3], dataset=self.dataset, model=self.model, config_id=self.config_id, seed=seed
+        )
+        return replace(self, seed=seed, path=path)
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +112,27 @@ def resolve_settings(
     settings = resolve(layers, known=entry.known_settings(), where=entry.name)
     # As validated, so that dropout = 0 and dropout = 0.0 are the same configuration.
     checked = values_of(make_configs(entry, settings))
-    return {key: Setting(checked[key], setting.origin, setting.note) for key, setting in settings.items()}
+    resolved = {key: Setting(checked[key], setting.origin, setting.note) for key, setting in settings.items()}
+    return {**resolved, "selection_metric": fitting_selection(resolved["selection_metric"], prepared)}
+
+
+def fitting_selection(setting: Setting, prepared: Prepared) -> Setting:
+    """Return the metric that selects the epoch, with all items as its cutoff where there are fewer than that.
+
+    UsageError for a cutoff that somebody chose for this run.
+    """
+    metric = metrics.parse_metric(setting.value)
+    if metric.fits(prepared.n_items):
+        return setting
+    largest = f"{metric.name}@{prepared.n_items}"
+    if setting.origin in DELIBERATE:
+        raise UsageError(
+            f"selection_metric={metric}: {prepared.name} has only {prepared.n_items} items; the largest cutoff is "
+            f"selection_metric={largest}"
+        )
+    return Setting(
+        largest, setting.origin, f"{metric} on larger catalogues; {prepared.n_items} items are ranked"
+    )
 
 
 def protocol_layer(protocol: Protocol) -> Layer:
@@ -207,8 +244,6 @@ def make_cell(
     check_feature_changes(entry, settings, features)
     uses = {modality: stored.use for modality, stored in features.items()}
     protocol = comparison_protocol(prepared, settings)
-    if entry.load().trainable:
-        metrics.parse_metric(settings["selection_metric"].value).check(prepared.n_items)
     values = {key: settings[key].value for key in effective_settings(entry) - set(ENCODERS)}
     sources = choose_sources(values, prepared, features)
     config_id = configuration_id(

@@ -10,7 +10,10 @@ from mmbench.data.definition import check_current
 from mmbench.data.protocol import PreparedName, check_ties
 from mmbench.data.store import Prepared, is_prepared, list_prepared, open_prepared
 from mmbench.errors import DataError, UsageError
-from mmbench.features.pipeline import PrepareWatcher, prepare_whole
+from mmbench.features.extract import SKIP
+from mmbench.features.manifest import MODALITIES
+from mmbench.features.pipeline import Preparation, PrepareWatcher, extract_features, prepare_whole
+from mmbench.features.store import default_encoder, find_manifest
 from mmbench.models import registry
 from mmbench.runs.plan import Cell
 from mmbench.runs.schedule import RunWatcher
@@ -76,7 +79,8 @@ def in_tie_orders(
 ) -> list[Prepared]:
     """Return each data set under each order of equal times ("file", "random:1"); what is not prepared is prepared.
 
-    UsageError for an order that is none, and for data without a table that says where their raw files are.
+    Under every order there are the features that runs of the data set read by default. UsageError for an order that
+    is none, for data without a table that says where their raw files are, and for imported features.
     """
     for order in orders:
         check_ties(order)
@@ -89,9 +93,40 @@ def _in_order(prepared: Prepared, order: str, data_dir: Path, watchers: Watchers
         return prepared
     name = PreparedName.parse(prepared.name)
     text = "@".join(part for part in (name.dataset, name.protocol, order) if part)
-    if is_prepared(text, data_dir):
-        return open_prepared(text, data_dir)
-    return prepare_whole(text, data_dir, watcher=watchers.preparation)
+    encoders = {name: default_encoder(prepared, name) for name in MODALITIES}
+    for modality, encoder in encoders.items():
+        _check_extracted(prepared, text, modality, encoder, data_dir)
+    if not is_prepared(text, data_dir):
+        how = Preparation(text=encoders["text"] or SKIP, image=encoders["image"] or SKIP)
+        return prepare_whole(text, data_dir, how, watcher=watchers.preparation)
+    ordered = open_prepared(text, data_dir)
+    missing = {
+        name: encoder for name, encoder in encoders.items() if encoder and not _has(ordered, name, encoder)
+    }
+    if missing:
+        wanted = {name: missing.get(name, SKIP) for name in MODALITIES}
+        extract_features(ordered, text=wanted["text"], image=wanted["image"], watcher=watchers.preparation)
+    return ordered
+
+
+def _has(prepared: Prepared, modality: str, encoder: str) -> bool:
+    return find_manifest(prepared, modality, encoder) is not None
+
+
+def _check_extracted(
+    prepared: Prepared, ordered: str, modality: str, encoder: str | None, data_dir: Path
+) -> None:
+    """Raise UsageError where a data set reads imported features, which nothing here can make for another order."""
+    manifest = find_manifest(prepared, modality, encoder) if encoder else None
+    if manifest is None or not manifest.is_imported:
+        return
+    if is_prepared(ordered, data_dir) and _has(open_prepared(ordered, data_dir), modality, manifest.encoder):
+        return
+    raise UsageError(
+        f"{prepared.name} reads the imported {modality} features {encoder}, which {ordered} lacks; import them there, "
+        f"too: mmbench preprocess {ordered} && mmbench import-features {ordered} --modality {modality} "
+        f"--name {encoder} --array ... --ids ..."
+    )
 
 
 def _open(dataset: str | Prepared, data_dir: Path, watchers: Watchers) -> Prepared:

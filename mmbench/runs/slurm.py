@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmbench.errors import RunError, UsageError
+from mmbench.errors import RunError, UsageError, suggest
 from mmbench.explain import first_line
 from mmbench.visible import one_line
 
@@ -50,7 +50,9 @@ class Jobs:
         prefixed = {key if key in SHARED else f"slurm_{key}": value for key, value in chosen.items()}
         try:
             self.executor.update_parameters(**prefixed)
-        except (NameError, TypeError, ValueError, AssertionError) as error:
+        except NameError as error:  # submitit's, for a setting that it does not know
+            raise UsageError(f"--slurm: {_unknown_setting(str(error))}") from error
+        except (TypeError, ValueError, AssertionError) as error:
             raise UsageError(f"--slurm: {_line(error)}") from error
 
     def compute(self, pieces: Sequence[W], n_jobs: int, *, work: Callable[[W], list[R]]) -> Iterator[R]:
@@ -92,6 +94,15 @@ class Jobs:
 
 def _line(error: BaseException) -> str:
     return one_line(first_line(error))
+
+
+def _unknown_setting(message: str) -> str:
+    """Return which setting is unknown and what is near; submitit prefixes names, and lists all that it has."""
+    unknown = re.search(r"'(?:slurm_)?(\w+)'", message)
+    known = re.search(r"Valid arguments: ([\w, ]+)", message)
+    if unknown is None or known is None:
+        return one_line(message.splitlines()[0])
+    return suggest(unknown[1], [*SHARED, *known[1].split(", ")], what="setting")
 
 
 def _last_line(error: BaseException) -> str:

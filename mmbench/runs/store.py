@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmbench import sealed, strict
 from mmbench.atomic import hash_json
@@ -29,6 +29,10 @@ from mmbench.evaluation.metrics import Metric, as_metrics, default_metrics
 from mmbench.features.use import FeatureUse
 from mmbench.runs.sources import SourceUse
 from mmbench.settings.config import Setting
+from mmbench.tracking.energy import EnergyUse
+
+if TYPE_CHECKING:
+    from mmbench.evaluation.data_facts import DataFacts
 
 FORMAT = 2
 RECORD, RANKINGS = "run.json", "rankings"
@@ -83,6 +87,7 @@ class Stored(strict.Strict):
         default_factory=dict
     )  # "train", "valid", "rank_test", "epoch" (median), ...
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, "host" and "device"
+    energy: EnergyUse | None = None  # None: nobody asked for it, or nothing could be measured
     environment: dict[str, Any] = field(default_factory=dict)  # code, versions, device, threads, when, notes
     external: bool = False  # lists of another program, see mmbench.board.external
     extra: dict[str, Any] = field(default_factory=dict)
@@ -149,17 +154,22 @@ class RunRecord(Stored):
         return self.ranking(split).ranks(rule or self.mask_seen)
 
     def metrics(
-        self, split: SplitName = "test", metrics: str | Metric | Iterable[str | Metric] | None = None
+        self,
+        split: SplitName = "test",
+        metrics: str | Metric | Iterable[str | Metric] | None = None,
+        facts: "DataFacts | None" = None,
     ) -> dict[str, float]:
         """Return metrics of a split by name, unrounded, under the run's own mask rule; none of a failed run.
 
         metrics  by default `default_metrics` of the catalogue's size
+        facts    what metrics that read the data set, as Novelty@10 does, need of it (`mmbench.runs.facts.data_facts`);
+                 `Runs.to_frame` has them by itself
         """
         if self.status == "failed":
             return {}
         ranking = self.ranking(split)
         wanted = default_metrics(self.n_items) if metrics is None else as_metrics(metrics)
-        return {str(metric): metric.value(ranking, self.mask_seen) for metric in wanted}
+        return {str(metric): metric.value(ranking, self.mask_seen, facts=facts) for metric in wanted}
 
     def __repr__(self) -> str:
         state = self.status if self.status == "finished" else f"failed: {self.reason}"

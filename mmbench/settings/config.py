@@ -75,7 +75,8 @@ class TrainConfig:
     text_features: FeatureText = "stored"  # what is read in place of them, such as shuffled:1
     image_features: FeatureText = "stored"  # as text_features
     precision: Literal["float32", "float64"] = "float32"  # of parameters and scores
-    # Products in training. tf32: on GPUs that have it; bfloat16: autocast, and tf32 for what stays float32.
+    # Products in training. tf32: on GPUs that have it; bfloat16: autocast and tf32 on GPUs, and on CPUs with matrix
+    # units (AMX) rounded inputs. `--set matmul=auto` is what the machine that plans the run has, before it has a name.
     matmul: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False  # torch.compile of the loss; minutes at the start, and no gain on a CPU
 

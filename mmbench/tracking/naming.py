@@ -24,15 +24,15 @@ METHODS = ("begin", "epoch", "end")
 def check_trackers(names: Sequence[str]) -> None:
     """Raise UsageError for a tracker that does not exist, cannot be imported, or whose package is not installed."""
     for name in names:
-        if name in TRACKERS and not _is_installed(name):
+        if name in TRACKERS and not is_installed(name):
             raise UsageError(
                 f"--track {name} needs the package {name!r}; install it: pip install 'mmbench[{name}]'"
             )
         maker_of(name)
 
 
-def _is_installed(package: str) -> bool:
-    """Return whether a package is installed; a folder of its name, such as wandb/ with runs in it, is none."""
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed; a folder of its name, such as wandb/ with runs in it, is not a package."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None
 

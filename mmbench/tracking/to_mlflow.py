@@ -1,7 +1,13 @@
 """Runs in MLflow, in the store that MLFLOW_TRACKING_URI names, by default the library's own."""
 
+import os
 from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
+
+from filelock import FileLock
 
 from mmbench.tracking.base import TrackedEnd, TrackedEpoch, TrackedRun
 
@@ -18,12 +24,13 @@ class MlflowTracker:
     def begin(self, run: TrackedRun) -> None:
         from mlflow.tracking import MlflowClient
 
-        self.client = MlflowClient()
-        experiment = _experiment(self.client, f"mmbench {run.dataset}")
+        with _opening():
+            self.client = MlflowClient()
+            experiment = _experiment(self.client, f"mmbench {run.dataset}")
         tags = {TITLE: run.title, "mmbench.folder": str(run.folder.absolute())}
         running = self.client.search_runs(
             [experiment],
-            " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+            " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
             + " and attributes.status = 'RUNNING'",
         )
         if running:
@@ -51,8 +58,28 @@ class MlflowTracker:
             self.client.log_metric(self.run_id, f"{prefix}/{name.replace('@', '_at_')}", value, step=step)
 
 
+def _opening() -> FileLock:
+    """Return a lock that lets a single process of this machine open a store.
+
+    MLflow makes the tables of a new SQLite file when it is opened, and fails where two processes do so at once.
+    """
+    store = f"{Path.home()} {os.getcwd()} {os.environ.get('MLFLOW_TRACKING_URI', '')}"
+    return FileLock(Path(gettempdir()) / f"mmbench-mlflow-{sha256(store.encode()).hexdigest()[:16]}.lock")
+
+
+def _quoted(value: str) -> str:
+    """Return a value as MLflow's filters read it; a folder may have an apostrophe in its name."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
 def _experiment(client: Any, name: str) -> str:
     """Return the id of the experiment of a name, made if need be."""
     known = client.get_experiment_by_name(name)
-    made: str = known.experiment_id if known is not None else client.create_experiment(name)
-    return made
+    if known is None:
+        try:
+            return str(client.create_experiment(name))
+        except Exception:
+            known = client.get_experiment_by_name(name)  # another run may have made it in the meantime
+            if known is None:
+                raise
+    return str(known.experiment_id)

@@ -1,20 +1,33 @@
 """How precisely a training multiplies, and whether its loss is compiled."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any, TypeVar
 
 import torch
 
 from mmbench.errors import RunError
+from mmbench.matrix_units import bfloat16_units, has_matrix_units
 
 T = TypeVar("T")
 
 
 @contextmanager
-def tf32(matmul: str) -> Iterator[None]:
-    """Let a GPU round the inputs of float32 products to 10 bits inside, unless `matmul` is "float32"."""
+def rounded_products(matmul: str, device: str) -> Iterator[None]:
+    """Let float32 products round their inputs inside, as `matmul` asks; nothing else changes.
+
+    tf32 and bfloat16 let a GPU use TF32 (10 bits); bfloat16 lets a CPU with matrix units use them (7 bits). Raises
+    RunError for bfloat16 on a CPU without them, whose products would be float32 under another name.
+    """
+    if device == "cpu":
+        if matmul == "bfloat16" and not has_matrix_units():
+            raise RunError(
+                "matmul = bfloat16: this processor has no matrix units (AMX); leave it out, or take matmul = auto"
+            )
+        with bfloat16_units() if matmul == "bfloat16" else nullcontext():
+            yield
+        return
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
@@ -27,9 +40,9 @@ def tf32(matmul: str) -> Iterator[None]:
 
 
 def autocast(matmul: str, device: str) -> AbstractContextManager[Any]:
-    """Compute products in bfloat16 inside, if `matmul` asks for it."""
-    wanted = matmul == "bfloat16"
-    return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=wanted)
+    """Compute a GPU's products in bfloat16 inside, if `matmul` asks for it."""
+    kind = device.partition(":")[0]
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=matmul == "bfloat16" and kind != "cpu")
 
 
 def compiled(loss: Callable[..., T]) -> Callable[..., T]:

@@ -40,10 +40,31 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """How far a training has come, and how far it can go: early stopping may end it sooner."""
+
+    stage: int = 1  # counts from 1
+    n_stages: int = 1
+    n_epochs: int  # of the stage, at most
+    n_done: int  # finished epochs of all stages
+    n_left: int  # epochs of all stages that are left, at most
+
+    @property
+    def n_total(self) -> int:
+        """Return how many epochs the training has at most."""
+        return self.n_done + self.n_left
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.stage == self.n_stages
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochReport:
     """A finished epoch of a run, or the means over the runs of a stack."""
 
-    epoch: int
+    epoch: int  # of the stage
+    outlook: Outlook
     seconds: float
     loss: dict[str, float]
     valid: dict[str, float]  # the selection metric; empty when the epoch was not validated
@@ -52,12 +73,14 @@ class EpochReport:
     n_runs: int = 1
 
 
-def report_epoch(runs: Sequence[Progress], losses: Sequence[dict[str, float]], metric: str) -> EpochReport:
+def report_epoch(
+    runs: Sequence[Progress], losses: Sequence[dict[str, float]], metric: str, outlook: Outlook
+) -> EpochReport:
     """Sum up the epoch that the runs have just finished."""
     first = runs[0]
     measured = [run.curve[-1] for run in runs if run.curve and run.curve[-1]["epoch"] == first.epoch]
     return EpochReport(
-        epoch=first.epoch, seconds=sum(run.epoch_seconds[-1] for run in runs), loss=mean_terms(losses),
+        epoch=first.epoch, outlook=outlook, seconds=sum(run.epoch_seconds[-1] for run in runs), loss=mean_terms(losses),
         valid={metric: fmean(point[metric] for point in measured)} if measured else {},
         best=fmean(run.best for run in runs), best_epoch=first.best_epoch, n_runs=len(runs),
     )  # fmt: skip

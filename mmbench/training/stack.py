@@ -122,8 +122,9 @@ class _Together:
         if self.watcher is not None and well:
             runs = [self.left[number] for number in well]
             metric = runs[0].config.selection_metric
-            report = report_epoch([run.progress for run in runs], list(well.values()), metric)  # type: ignore[arg-type]
-            self.watcher.epoch(report)
+            outlook = max((run.outlook for run in runs), key=lambda outlook: outlook.n_left)
+            losses: list[dict[str, float]] = list(well.values())  # type: ignore[arg-type]
+            self.watcher.epoch(report_epoch([run.progress for run in runs], losses, metric, outlook))
         for number in well:
             faults[number] = _attempt(self.left[number].settle)
         return faults

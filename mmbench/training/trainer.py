@@ -9,6 +9,7 @@ continues from its last finished epoch and ends with the same weights.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +32,8 @@ from mmbench.training.graphs import StepGraphs, why_no_graphs
 from mmbench.training.learner import Learner, Terms
 from mmbench.training.optim import learning_rate
 from mmbench.training.out_of_memory import MemoryLimit
-from mmbench.training.precision import on_own_stream, tf32
-from mmbench.training.progress import LossSums, Progress, Watcher, mean_terms, report_epoch
+from mmbench.training.precision import on_own_stream, rounded_products
+from mmbench.training.progress import LossSums, Outlook, Progress, Watcher, mean_terms, report_epoch
 from mmbench.training.sources import Pretraining, source_data
 from mmbench.training.stages import StagePlan, plan_stages
 
@@ -97,7 +98,8 @@ class Trainer:
                 raise terms
             self.finish_epoch(terms, time.perf_counter() - began)  # counts, validates, logs and saves it
             if self.watcher is not None:
-                self.watcher.epoch(report_epoch([self.progress], [terms], self.config.selection_metric))
+                metric = self.config.selection_metric
+                self.watcher.epoch(report_epoch([self.progress], [terms], metric, self.outlook))
             self.settle()
         return self.progress
 
@@ -145,6 +147,17 @@ class Trainer:
     def stage_epoch(self) -> StageEpoch:
         """Return (stage, finished epochs of it)."""
         return self.progress.stage, self.progress.epoch
+
+    @property
+    def outlook(self) -> Outlook:
+        """Return how far the training can go after the epoch that is just finished."""
+        progress, stage = self.progress, self.stage
+        of_stage = 0 if progress.stopped else stage.last_epoch - progress.epoch
+        return Outlook(
+            stage=progress.stage + 1, n_stages=len(self.stages), n_epochs=stage.last_epoch,
+            n_done=progress.earlier + progress.epoch,
+            n_left=of_stage + sum(later.last_epoch for later in self.stages[progress.stage + 1 :]),
+        )  # fmt: skip
 
     def begin(self) -> None:
         """Start, or continue after the last finished epoch."""
@@ -275,7 +288,7 @@ class Trainer:
         is_last = progress.epoch == self.stage.last_epoch
         if self.stage.epochs is None and (progress.epoch % self.stage.config.eval_every == 0 or is_last):
             self._validate(line)
-        self.files.log(line)
+        self.files.log({**line, "outlook": asdict(self.outlook)})
         self._save(keep_previous=keep_previous)
         if self.on_log is not None:
             self.on_log(line, progress.earlier + progress.epoch)
@@ -331,7 +344,7 @@ def train_epoch(
     torch.manual_seed(_noise_seed(trainers, epoch))
     sums, faults = LossSums(lead.device, len(trainers)), dict[int, Exception]()
     config = lead.stage.config
-    with on_own_stream(lead.device), tf32(config.matmul):
+    with on_own_stream(lead.device), rounded_products(config.matmul, lead.device):
         for step, batch in enumerate(batches_of_epoch(trainers, plans), start=1):
             rate = learning_rate(config, epoch, lead.progress.step + step)
             stepper.set_rate(rate)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.runs.narrator import clock
+from mmbench.runs.time_left import clock
 from mmbench.training.progress import EpochReport
 from mmbench.tuning.ledger import Ledger
 from mmbench.tuning.records import Trial, best_of

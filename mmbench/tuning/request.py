@@ -48,6 +48,7 @@ def make_search(
     epochs: int | None = None,
     seeds_per_trial: int = 1,
     prune: bool = True,
+    device: str = "auto",
 ) -> Search:
     """Return the search of these options of `mmbench tune`; UsageError for an option that is wrong or no model has."""
     if trials is not None and hours is not None:
@@ -63,7 +64,8 @@ def make_search(
     if chosen == "tpe":
         import_optuna()
     kind, of_file = _space(space)
-    fixed, of_user = Overrides.of(settings or {}, epochs=epochs), Overrides.of(listed or {})
+    fixed = Overrides.of(settings or {}, epochs=epochs, device=device)
+    of_user = Overrides.of(listed or {})
     from_file = Overrides.of(of_file)
     check_overrides(from_file, models, option=f"--space {space}:")
     for overrides in (fixed, of_user):

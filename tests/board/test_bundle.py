@@ -40,6 +40,25 @@ def test_a_bundle_passes_its_checks(made: Made) -> None:
     assert checks["data"].status == "note"  # nobody knows the toy data
 
 
+@pytest.mark.parametrize(
+    ("key", "change", "status"),
+    [
+        ("lr", {"origin": "user", "note": ""}, "ok"),  # the recipe's value was typed for this seed
+        ("text_encoder", {"value": "none", "origin": "user"}, "ok"),  # sasrec reads no texts
+        ("lr", {"value": 0.5}, "fault"),
+    ],
+)
+def test_seeds_differ_in_values_not_in_who_gave_them(
+    key: str, change: dict[str, object], status: str, made: Made, tmp_path: Path
+) -> None:
+    def edit(folder: Path) -> None:
+        edit_json(folder / "seed_2" / "run.json", lambda content: content["settings"][key].update(change))
+
+    _, checks = checked(rebuilt(made.sasrec, tmp_path / "edited.mmb.zip", edit))
+    assert checks["schema"].status == status
+    assert status == "ok" or "seeds 1 and 2 differ in the setting lr" in checks["schema"].text
+
+
 def test_without_lists_no_item_is_named(made: Made, tmp_path: Path) -> None:
     bundle = tmp_path / "bare.mmb.zip"
     write_bundle(made.folder("sasrec"), bundle, with_lists=False)

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 from mmbench.cli import app, asking
 from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.models import registry
-from mmbench.reporting.run_page import spark
+from mmbench.reporting.run_page import changed_settings, spark
 from mmbench.runs.inventory import find_runs, is_smoke, list_runs, look_at
 from mmbench.runs.workers import claim
+from mmbench.settings.describe import value_text
 from tests.cli.making_runs import fill, invoke
 from tests.reporting.conftest import fake_run
 
@@ -162,6 +163,20 @@ def test_the_page_shows_what_differs_from_the_recipe(stored: tuple[Path, dict[st
     assert [row["key"] for row in page["changed_settings"]] == ["lr"]
     assert page["curves"]["valid"] == [[1, 0.1], [2, 0.3], [3, 0.2]]
     assert set(page["scores"]["test"]) == {"HR@5"}
+
+
+def test_a_setting_that_only_the_class_of_the_model_states_is_compared_with_it(tmp_path: Path) -> None:
+    entry = registry.find("hm4sr")
+    stated, values = entry.stated_values("toys"), entry.values("toys")
+    assert stated.items() <= values.items()
+    of_class = sorted(values.keys() - stated.keys())
+    assert of_class
+    key = next(key for key in of_class if isinstance(values[key], bool))
+    run = fake_run(tmp_path, "hm4sr", seed=1, settings={key: not values[key], "lr": 0.5}, chosen=(key, "lr"))
+    changes = {change.key: (change.value, change.usual) for change in changed_settings(run)}
+    assert changes == {
+        key: (not values[key], value_text(values[key])), "lr": (0.5, value_text(values["lr"]))
+    }  # fmt: skip
 
 
 def test_pages_of_runs_without_a_result(stored: tuple[Path, dict[str, Path]]) -> None:

@@ -1,5 +1,6 @@
 """Global options in any place, completion, lists with commas, ranges of seeds, help: in this process."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mmbench.cli import app, asking, complete
 from mmbench.cli.run import parse_seeds
 from mmbench.cli.shape import PANELS, hoisted
 from mmbench.cli.words import words
+from mmbench.console import SafeConsole
 from mmbench.data.catalog import added_datasets
 from mmbench.data.store import is_prepared
 from mmbench.errors import MmbenchError, RunError, UsageError
@@ -188,6 +190,26 @@ def test_an_interrupted_run_says_where_it_is(toy: Any, tmp_path: Path) -> None:
     assert [line.split()[-5:] for line in lines[:2]] == [["missing", str(cell.path)]] * 2
     assert lines[2].endswith("interrupted at epoch 2 of 9")
     assert lines[3] == "resuming sasrec on toy, seed 1 at epoch 3"
+
+
+MACHINE = "text for programs, which stays as it is"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_remark_on_a_terminal_is_broken_at_blanks(is_terminal: bool) -> None:
+    out = io.StringIO()
+    console = SafeConsole(file=out, force_terminal=is_terminal, width=24, color_system=None)
+    console.print("  run: mmbench datasets stats amazon-beauty@random:1")
+    console.print("prints\ntwo lines")
+    console.print(MACHINE, soft_wrap=True)
+    expected = ["  run: mmbench datasets", "stats", "amazon-beauty@random:1"]
+    whole = ["  run: mmbench datasets stats amazon-beauty@random:1"]
+    assert out.getvalue().splitlines() == [
+        *(expected if is_terminal else whole),
+        "prints",
+        "two lines",
+        MACHINE,
+    ]
 
 
 def test_a_sweep_s_cells_say_what_they_sweep(toy: Any, tmp_path: Path) -> None:

@@ -120,6 +120,23 @@ def test_a_group_of_steps_is_one_batch_with_a_leading_axis(layout: Any, kind: st
             assert seen(own) == seen(alone)
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("group", [0, 2])
+def test_rows_without_targets_have_ends(layout: Any, group: int) -> None:
+    view = toy_view(n_users=40)
+    batcher = Batcher(view.items, view.times, layout=layout, max_len=8)
+    rows = plan_rows(view.offsets, "sequence-prefix", 8)
+    steps = [rows[low : low + 25] for low in range(0, 100, 25)]
+    batches = batcher.training_steps(steps, group=group)
+    ends = torch.cat([batch.ends.view(-1, 25) for batch in batches])
+    grids = [grid for batch in batches for grid in batch.item_seq.view(-1, *batch.item_seq.shape[-2:])]
+    for step, end, grid in zip(steps, ends, grids, strict=True):
+        assert grid.flatten()[end].tolist() == view.items[step.start + step.length - 1].tolist()
+        assert len(set(end.tolist())) == 25
+    with pytest.raises(KeyError, match="has targets"):
+        _ = batcher.training(steps_of_epoch("all", 12)[0]).ends
+
+
 def seen(batch: TrainBatch) -> list[list[list[int]]]:
     """What each slot may look at, in the batch and in its prefixes: items, times and positions."""
     if not batch.slot.numel():

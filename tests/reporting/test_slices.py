@@ -15,6 +15,7 @@ from mmbench.evaluation.evidence import MadeBy, Ranking
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.evaluation.slices import FAMILIES
 from mmbench.reporting.slices import interaction_p, labels_of, slice_tables
+from mmbench.reporting.slices_together import explain_gains
 from mmbench.runs.store import RunRecord, read_record, write_rankings
 from tests.prepared import cli, write_toy
 from tests.runs.test_rerank import finished
@@ -157,3 +158,58 @@ def test_the_command_prints_the_table_and_writes_it(
     refused = cli(*options, "--format", "latex", data=shop.data_dir, results=results)
     assert refused.returncode == 2
     assert len(refused.error_lines) == 1
+
+
+def test_together_a_planted_cause_is_told_from_what_goes_along_with_it(
+    runs: list[RunRecord], shop: Prepared
+) -> None:
+    """Only repeated targets were planted; `cooccur` goes along with them, since a user shares items with itself."""
+    options = {"metric": NDCG, "data_dir": shop.data_dir, "compare": "random"}
+    (explained,) = explain_gains(runs, ["cooccur", "repeat", "popularity"], **options)
+    assert (explained.compared, explained.other) == ("Random", "Pop")
+    families = {family.family: family for family in explained.families}
+    assert families["repeat"].p < 1e-6
+    for name in ("cooccur", "popularity"):
+        assert families[name].p is None or families[name].p > 0.05
+    (new,) = families["repeat"].labels if families["repeat"].reference == "repeat" else [None]
+    effect = new or families["repeat"].labels[0]
+    assert abs(effect.difference) > 0.3
+    assert effect.interval[0] < effect.difference < effect.interval[1]
+    assert explained.n + explained.left_out == N_USERS
+
+
+@pytest.mark.parametrize(
+    ("families", "reason"),
+    [
+        (["repeat"], "two families"),
+        (["repeat", "repeat"], "two families"),
+        (["repeat", "reptae"], "'reptae'"),
+    ],
+)
+def test_together_needs_families(
+    runs: list[RunRecord], shop: Prepared, families: list[str], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        explain_gains(runs, families, metric=NDCG, data_dir=shop.data_dir, compare="random")
+
+
+def test_together_on_the_command_line(
+    runs: list[RunRecord], shop: Prepared, results: Path, tmp_path: Path
+) -> None:
+    options = ("report", "--slice", "repeat,popularity", "--together")
+    shown = cli(*options, "--compare", "random", data=shop.data_dir, results=results)
+    assert shown.returncode == 0, shown.stderr
+    assert "does the gain depend on it?" in shown.stdout
+    assert "looked at" in shown.stdout + shown.stderr
+    written = cli(
+        *options, "--compare", "random", "-o", tmp_path / "t.csv", data=shop.data_dir, results=results
+    )
+    assert written.returncode == 0
+    head, *lines = (tmp_path / "t.csv").read_text().splitlines()
+    assert head.startswith("dataset,metric,compared,row,users,gain,family,reference")
+    assert len(lines) >= 2
+    for wrong, reason in ((options, "--compare MODEL"), (("report", "--together"), "--slice FAMILY")):
+        refused = cli(*wrong, data=shop.data_dir, results=results)
+        assert refused.returncode == 2
+        assert len(refused.error_lines) == 1
+        assert reason in refused.error_lines[0]

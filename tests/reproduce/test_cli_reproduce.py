@@ -59,7 +59,7 @@ def test_a_table_from_nothing_and_again(world: World, tmp_path: Path) -> None:
     assert dry.returncode == 0, dry.stderr
     lines = dry.stdout.splitlines()
     assert [line.split()[:2] for line in lines[:5]] == [["missing", "unknown"]] * 5
-    assert lines[5] == "5 cells, 0 finished, 5 missing"
+    assert lines[5] == "5 runs, 0 finished, 5 missing"
     assert lines[6] == "time left: unknown, no earlier run of these models on these data sets"
     assert lines[7:] == [
         "not yet: Future, SASRec-X",
@@ -91,7 +91,7 @@ def test_a_table_from_nothing_and_again(world: World, tmp_path: Path) -> None:
     assert "epoch" not in again.stderr
     assert {path: (path / "run.json").stat().st_mtime_ns for path in cells(world.results)} == made
 
-    overrides = parse_sets([argument for argument in SMALL if argument != "--set"], epochs=1)
+    overrides = parse_sets([argument for argument in SMALL if argument != "--set"], epochs=1, device="cpu")
     as_run = plan(
         results_dir=world.results, datasets=[open_prepared("toy", world.data)], models=["sasrec"], seeds=[1, 2],
         overrides=overrides,

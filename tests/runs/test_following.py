@@ -44,7 +44,14 @@ class Run:
 
 
 def line(epoch: int, *, stage: int = 0) -> str:
-    content = {"stage": stage, "epoch": epoch, "seconds": 1.0, "loss": {"ce": 2.0}}
+    outlook = {
+        "stage": stage + 1,
+        "n_stages": stage + 1,
+        "n_epochs": 100,
+        "n_done": epoch,
+        "n_left": 100 - epoch,
+    }
+    content = {"stage": stage, "epoch": epoch, "outlook": outlook, "seconds": 1.0, "loss": {"ce": 2.0}}
     return json.dumps({**content, "valid": {"NDCG@10": 0.1}, "best": epoch / 10, "best_epoch": epoch}) + "\n"
 
 
@@ -110,6 +117,7 @@ def test_a_terminal_of_80_columns_has_a_line_for_each_worker(two: list[Cell]) ->
     console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system=None)
     view = RunView(console)
     with view.watching():
+        view.missing(two, 2)
         view.queued(two, 2)
         follower = Follower(two, view)
         write(two[0], line(1), line(2))
@@ -123,4 +131,6 @@ def test_a_terminal_of_80_columns_has_a_line_for_each_worker(two: list[Cell]) ->
     assert [row.split() for row in rows] == [
         ["1/2", "sasrec", "on", "toy,", "seed", "1", "epoch", "2/100", "NDCG@10", "0.1000", "0:00"],
         ["2/2", "sasrec", "on", "toy,", "seed", "2", "starting", "0:00"],
+        # 98 epochs of a second are left of the first run, 100 of the second
+        ["all", "runs", "0:00", "about", "1:40", "left", "for", "2", "runs"],
     ]

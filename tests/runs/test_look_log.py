@@ -90,6 +90,25 @@ def test_questions_to_runs_are_looks_and_say_how_many(forgotten: Prepared, pair:
     assert counted(pair[0], data)[0] == len(commands)
 
 
+def test_a_list_of_runs_is_a_look_where_a_column_is_of_test_targets(
+    forgotten: Prepared, pair: list[RunRecord], tmp_path: Path
+) -> None:
+    data, results = forgotten.data_dir, pair[0].path.parents[3]
+    lists = {
+        (): 0, ("--columns", "run,set,valid HR@10"): 0, ("--columns", "run,valid HR@10,HR@10"): 1,
+        ("--columns", "test HR@10"): 1, ("--json",): 1,
+    }  # fmt: skip
+    total = 0
+    for options, looks in lists.items():
+        total += looks
+        shown = cli("runs", *options, data=data, results=results)
+        assert shown.returncode == 0, shown.stderr
+        assert ("looked at" in shown.stderr) == bool(looks)
+        assert counted(pair[0], data)[0] == total, options
+    mmbench.leaderboard(tmp_path / "site", data_dir=data, results_dir=results)
+    assert counted(pair[0], data)[0] == total + 1
+
+
 def test_questions_from_python_are_looks_too(forgotten: Prepared, pair: list[RunRecord]) -> None:
     data, results = forgotten.data_dir, pair[0].path.parents[3]
     mmbench.why(*pair, data_dir=data, results_dir=results)

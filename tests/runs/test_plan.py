@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench import matrix_units
 from mmbench.choices import RULES, SPLITS, MaskRule
 from mmbench.data.store import Prepared
+from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import mean_value
 from mmbench.features.use import FeatureUse
+from mmbench.models import registry
 from mmbench.runs import plan
 from mmbench.runs.execute import run_cell
+from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell, configuration_id, make_cell
 from mmbench.runs.rerank import reopen
 from mmbench.runs.store import fingerprint_of
@@ -46,6 +50,26 @@ OF_SETTINGS = {"name", "max_len", "mask_seen", "selection_metric", "patience"}
 def test_every_field_of_a_protocol_is_in_one_of_the_tests() -> None:
     assert set(OTHER) | OF_SETTINGS == set(PROTOCOL.to_json())
     assert all(OTHER[key] != getattr(PROTOCOL, key) for key in OTHER)
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_what_matmul_auto_means_is_decided_before_a_run_has_a_name(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: bool
+) -> None:
+    """The configuration is that of the value written out, for all models and for a single model."""
+    monkeypatch.setattr(matrix_units, "has_matrix_units", lambda: units)
+    meant = "bfloat16" if units else "float32"
+
+    def planned(**settings: str) -> tuple[str, str]:
+        overrides = Overrides.of(settings, device="cpu")
+        layers = overrides.layers("sasrec", registry.find("sasrec").known_settings())
+        cell = make_cell(results_dir=tmp_path, prepared=toy, model="sasrec", seed=1, overrides=layers)
+        return cell.config_id, cell.settings["matmul"].value
+
+    written = planned(matmul=meant)
+    assert planned(matmul="auto") == planned(**{"sasrec.matmul": "auto"}) == written
+    assert written[1] == meant
+    assert (written[0] == planned()[0]) == (not units)
 
 
 @pytest.mark.parametrize("field", OTHER)
@@ -96,6 +120,20 @@ def test_another_setting_is_another_configuration_of_the_same_table(
     first, second = cell_on(toy, tmp_path), cell_on(toy, tmp_path, **{key: value})
     assert first.config_id != second.config_id
     assert first.fingerprint == second.fingerprint
+
+
+def test_the_selection_of_a_small_catalogue_has_a_cutoff_that_it_holds(tmp_path: Path) -> None:
+    """The protocol's NDCG@20 becomes NDCG@12; a cutoff that somebody chose is refused instead."""
+    twelve = write_toy(
+        tmp_path, n_items=12, histories=random_histories(n_items=12), selection_metric="NDCG@20"
+    )
+    cell = cell_on(twelve, tmp_path, **SMALL)
+    assert cell.settings["selection_metric"].value == "NDCG@12"
+    record = run_cell(cell)
+    assert (record.status, record.selection and record.selection.metric) == ("finished", "NDCG@12")
+    with pytest.raises(UsageError, match=r"has only 12 items.*selection_metric=HR@12"):
+        cell_on(twelve, tmp_path, selection_metric="HR@20")
+    assert cell_on(twelve, tmp_path, selection_metric="HR@12").settings["selection_metric"].value == "HR@12"
 
 
 def test_a_newer_definition_of_metrics_is_another_table(

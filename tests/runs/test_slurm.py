@@ -100,7 +100,17 @@ def test_a_cell_that_kills_its_jobs_fails_and_the_others_finish(folder: Path) ->
     [
         ({"cluster": "moon"}, UsageError, "--slurm cluster=moon"),
         ({**LOCAL, "timeout_min": "soon"}, UsageError, "--slurm"),
-        ({**LOCAL, "no_such_thing": 1}, UsageError, "no_such_thing"),
+        (
+            {**LOCAL, "no_such_thing": 1},
+            UsageError,
+            "unknown setting 'no_such_thing'; known: account, .*timeout_min",
+        ),
+        (
+            {**LOCAL, "partitoin": "gpu"},
+            UsageError,
+            r"^--slurm: unknown setting 'partitoin'; did you mean 'partition'\?$",
+        ),
+        ({**LOCAL, "timeout_minn": 5}, UsageError, "did you mean 'timeout_min'"),
     ],
 )
 def test_a_wrong_setting_is_one_line(settings: dict[str, Any], kind: type[Exception], why: str) -> None:

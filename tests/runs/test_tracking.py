@@ -6,8 +6,13 @@ Run: python -m pytest tests/runs/test_tracking.py
 import json
 import os
 import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -199,13 +204,58 @@ def interrupted_and_resumed(name: str, folder: Path) -> None:
     second.end(END)
 
 
+class Racing:
+    """A client of MLflow that loses a race: another run makes the experiment between its look and its own try."""
+
+    made: ClassVar[bool] = False
+    runs: ClassVar[list[str]] = []
+    opening: ClassVar[list[str]] = []
+
+    def get_experiment_by_name(self, name: str) -> object:
+        """Look, and fail as a new SQLite file does where another opens it at the same time."""
+        self.opening.append(name)
+        time.sleep(0.01)
+        if len(self.opening) > 1:
+            raise RuntimeError("table experiments already exists")
+        self.opening.remove(name)
+        return SimpleNamespace(experiment_id="7") if self.made else None
+
+    def create_experiment(self, name: str) -> str:
+        Racing.made = True
+        raise RuntimeError(f"Experiment(name={name}) already exists")
+
+    def search_runs(self, experiments: list[str], text: str) -> list[object]:
+        return []
+
+    def create_run(self, experiment: str, **options: object) -> object:
+        self.runs.append(experiment)
+        return SimpleNamespace(info=SimpleNamespace(run_id="1"))
+
+    def log_param(self, *arguments: object) -> None: ...
+    def log_dict(self, *arguments: object) -> None: ...
+
+
+def test_mlflow_runs_that_begin_at_once_share_a_new_store_and_its_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=Racing))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
+    run = TrackedRun(folder=tmp_path, **RUN)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda tracker: tracker.begin(run), [maker_of("mlflow")() for _ in range(3)]))
+    assert Racing.runs == ["7", "7", "7"]
+
+
 def test_mlflow_has_one_run_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow", reason="the package mlflow is not installed")
     from mlflow.tracking import MlflowClient
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'store.db'}")
-    interrupted_and_resumed("mlflow", tmp_path)
+    folder = tmp_path / "someone's"
+    folder.mkdir()
+    interrupted_and_resumed("mlflow", folder)
     client = MlflowClient()
     experiment = client.get_experiment_by_name("mmbench toy")
     (run,) = client.search_runs([experiment.experiment_id])

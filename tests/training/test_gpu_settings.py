@@ -11,10 +11,12 @@ from torch import Tensor
 
 from mmbench.errors import RunError
 from mmbench.evaluation.ranking import rank
+from mmbench.matrix_units import bfloat16_units, has_matrix_units
 from mmbench.models.needs import Needs, Negatives
 from mmbench.nn import losses
 from mmbench.runtime import prepare_process
-from mmbench.training.precision import tf32
+from mmbench.training import precision
+from mmbench.training.precision import rounded_products
 from mmbench.training.progress import EpochReport
 from mmbench.training.trainer import Trainer, train_epoch
 from tests.models.toy import MAX_LEN, catalog_of, toy_model, toy_view
@@ -119,6 +121,7 @@ def test_out_of_gpu_memory_in_a_ranking_ends_with_one_line(tmp_path: Path) -> No
         make(tmp_path, model=Wide(n_items=N_ITEMS, n_users=N_USERS), validate=validate).fit()
 
 
+@pytest.mark.skipif(not has_matrix_units(), reason="this processor has no matrix units (AMX)")
 @pytest.mark.parametrize(
     ("name", "settings"), [("sasrec", {}), ("fearec", {}), ("ticoserec", {"contrast_warm_up": 0})]
 )
@@ -141,12 +144,57 @@ def test_bfloat16_products_train_and_leave_float32_weights(
         assert actual == pytest.approx(expected, rel=0.02)
 
 
+def test_without_matrix_units_bfloat16_ends_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_matrix_units", lambda: False)
+    config = replace(CONFIG, matmul="bfloat16")
+    with pytest.raises(RunError, match=r"^matmul = bfloat16: this processor has no matrix units \(AMX\)"):
+        make(tmp_path, config=config).fit()
+
+
+def test_matrix_units_are_used_in_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, forward and backward, are inside; validation and everything after a training is float32."""
+    monkeypatch.setattr(precision, "has_matrix_units", lambda: True)
+    seen: dict[str, set[str]] = {"loss": set(), "backward": set(), "validation": set()}
+
+    def note(where: str) -> None:
+        seen[where].add(torch.backends.mkldnn.matmul.fp32_precision)  # type: ignore[attr-defined]
+
+    class Noting(Bilinear):
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            note("loss")
+            terms = super().loss(batch)
+            next(iter(terms.values())).register_hook(lambda gradient: note("backward"))
+            return terms
+
+    def validate(model: Any) -> float:
+        note("validation")
+        return 0.0
+
+    before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    config = replace(CONFIG, matmul="bfloat16")
+    model = Noting(n_items=N_ITEMS, n_users=N_USERS)
+    make(tmp_path, model=model, config=config, validate=validate).fit()
+    assert seen == {"loss": {"bf16"}, "backward": {"bf16"}, "validation": {before}}
+    assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
+
+
+def test_whether_there_are_matrix_units_is_measured() -> None:
+    """The answer is that of products: rounded ones differ from those of float64 by more than float32 explains."""
+    numbers = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+    with bfloat16_units():
+        actual = numbers @ numbers
+    error = (actual.double() - numbers.double() @ numbers.double()).abs().max()
+    assert has_matrix_units() == bool(error > 1e-4)
+
+
 def test_tf32_is_on_in_training_only() -> None:
     prepare_process()
-    with tf32("tf32"):
+    with rounded_products("tf32", "cuda"):
         assert torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
-    with tf32("float32"):
+    with rounded_products("float32", "cuda"):
         assert not torch.backends.cuda.matmul.allow_tf32
 
 
