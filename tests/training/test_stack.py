@@ -196,7 +196,7 @@ def test_a_killed_stack_ends_like_an_undisturbed_stack(
 
 def test_a_stack_killed_at_any_file_operation_ends_like_an_undisturbed_stack(tmp_path: Path) -> None:
     """Every flush and every rename, two seeds, with dropout, one of them stopping early."""
-    config = replace(CONFIG, max_epochs=4, patience=1)
+    config = replace(CONFIG, max_epochs=4, patience=1, batch_size=128)
 
     def trainers(folder: Path) -> list[Trainer]:
         rules = {
