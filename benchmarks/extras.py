@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.turns import ROOT, machine, table, write_section
 
 MB = 1e6
-MOST_NAMED = 3  # of the largest packages of an extra
 OF_EACH_VENV = ("pip", "setuptools")
 
 
@@ -36,10 +35,6 @@ class Size:
 
     def __str__(self) -> str:
         return f"{self.n_bytes / MB:,.1f}" if self.n_bytes < 10 * MB else f"{self.n_bytes / MB:,.0f}"
-
-    @property
-    def largest(self) -> list[str]:
-        return sorted(self.packages, key=lambda name: -self.packages[name])[:MOST_NAMED]
 
 
 def requirements(project: Mapping[str, object], extra: str = "") -> list[str]:
@@ -109,21 +104,19 @@ def measure_extras(
     return sizes
 
 
-def describe(sizes: Mapping[str, Size]) -> str:
+def describe(sizes: Mapping[str, Size], left_out: Sequence[str]) -> str:
+    names = ", ".join(f"`{name}`" for name in left_out)
+    omitted = f" Not measured: {names}." if names else ""
     facts, base = machine(1), sizes[""]
-    rows = [
-        [f"`{name}`", str(len(size.packages)), str(size), ", ".join(size.largest)]
-        for name, size in sizes.items()
-        if name
-    ]
+    rows = [[f"`{name}`", str(len(size.packages)), str(size)] for name, size in sizes.items() if name]
     return f"""## What each extra adds
 
 {facts["date"]}, Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}. Packages and MB beyond
 what `pip install mmbench` brings ({len(base.packages)} packages, {base} MB with the build of PyTorch that was installed
-here); what an extra shares with the base or needs in a newer version counts as installed. Made by
+here); a package of the base counts only where an extra needs another version.{omitted} Made by
 `python benchmarks/extras.py`.
 
-{table(["`mmbench[...]`", "packages", "MB", "largest"], rows)}
+{table(["`mmbench[...]`", "packages", "MB"], rows)}
 """
 
 
@@ -140,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mmbench-extras-") as temporary:
         sizes = measure_extras(project, arguments.extras, Path(temporary), arguments.base)
-    text = describe(sizes)
+    text = describe(sizes, [name for name in known if name not in sizes])
     print(text)
     if arguments.json:
         content = {name: asdict(size) for name, size in sizes.items()}
