@@ -199,8 +199,9 @@ def measure_table(folder: Path, size: tuple[int, int, int]) -> tuple[str, list[C
     section = f"""## A table of {size[0]:,} events
 
 {facts["date"]}, {facts["processor"]}, load {facts["load"]} when it ended. {size[1]:,} users and {size[2]:,} items in a
-CSV file, in no order, and titles in another; prepared: {", ".join(f"{number} {name}" for name, number in counts)}.
-Start of Python included. Made by `python benchmarks/prepare.py FOLDER --table`.
+CSV file, in no order, and titles in another; prepared:
+{", ".join(f"{number} {name}" for name, number in counts)}. Text features and the start of Python included.
+Made by `python benchmarks/prepare.py FOLDER --table`.
 
 {table(["command", "processor s", "peak MiB"], rows)}
 """

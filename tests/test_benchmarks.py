@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from benchmarks.extras import requirements
 from benchmarks.generated import ITEMS, LEAST, USERS, histories
 from benchmarks.gpu import HEADER, SHAPES, Gauge, Row
 from benchmarks.multimodal import Cost, measure, report
-from benchmarks.turns import PAGE, Timed, write_section
+from benchmarks.prepare import generate_table
+from benchmarks.turns import PAGE, Timed, filled, write_section
+from mmbench.data.adding import add
+from mmbench.data.prepare import prepare
 from mmbench.data.store import Prepared
 from tests.forkserver import server
 from tests.installed import write_package
@@ -187,6 +191,31 @@ def test_a_section_without_an_end_of_its_own_is_refused_and_the_page_stays(tmp_p
 
 def test_the_median_is_shown_with_the_spread() -> None:
     assert str(Timed((3.0, 1.0, 200.0)).scaled(2)) == "6.00 (2.00–400)"
+
+
+def test_paragraphs_of_a_section_are_filled_and_tables_and_headings_stay() -> None:
+    table = "| a | b |\n| --- | --- |\n| " + "c " * 80 + "| d |"
+    lines = filled(f"## A title\n\nshort\nlines {'of words ' * 20}\n\n{table}\n")
+    assert lines[:2] == ["## A title", ""]
+    assert "\n".join(lines).endswith(f"\n\n{table}")
+    prose = lines[2 : lines.index("| a | b |") - 1]
+    assert all(len(line) <= 100 for line in prose)
+    assert " ".join(prose).split() == ["short", "lines", *["of", "words"] * 20]
+
+
+def test_a_table_of_a_users_own_is_added_and_prepared(tmp_path: Path) -> None:
+    generate_table(tmp_path / "own", (1_500, 100, 40))
+    add(tmp_path / "own" / "own.toml", tmp_path / "data")
+    prepared = prepare("own-table", tmp_path / "data").prepared
+    rows = [line.split(",")[:2] for line in (tmp_path / "own" / "events.csv").read_text().splitlines()[1:]]
+    assert len(rows) == 1_500
+    before = 0
+    while before != len(rows):  # until every user and item that is left has five events
+        before = len(rows)
+        counts = Counter(name for row in rows for name in row)
+        rows = [row for row in rows if min(counts[name] for name in row) >= 5]
+    assert len(prepared.items) == len(rows)
+    assert (prepared.n_users, prepared.n_items) == tuple(len({row[side] for row in rows}) for side in (0, 1))
 
 
 def test_an_extra_names_what_it_and_its_parts_need() -> None:
