@@ -233,7 +233,6 @@ def main() -> None:
             results[model], reached[model] = compete(model, prepared, exported, wanted)
             rows += lines(model, results[model], reached[model])
             steps.append(steps_measured(model, results[model]))
-            print("\n".join("  ".join(line) for line in rows), flush=True)
         facts |= data_facts(wanted, prepared, results)
     text = describe(wanted, facts, rows, "; ".join(steps))
     print(text)
@@ -253,6 +252,7 @@ def compete(
     """Return what the contestants of a model took, and with --quality how they reached the goal, from new weights."""
     with ExitStack() as stack:
         results = measure(start_all(model, prepared, exported, wanted, stack), wanted)
+    print("\n".join("  ".join(line) for line in lines(model, results, {})), flush=True)
     if not wanted.quality:
         return results, {}
     with ExitStack() as stack:

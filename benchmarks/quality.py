@@ -93,6 +93,7 @@ def _train(worker: Worker, scorer: Scorer, *, goal: float | None, most_epochs: i
         answer = worker.ask("train", steps=worker.facts["steps_per_epoch"], seconds=0)
         seconds, cpu = seconds + answer["seconds"], cpu + answer["cpu"]
         epochs.append(Epoch(seconds, cpu, scorer.value(worker)))
+        print(f"{worker.name}, epoch {len(epochs)}: {METRIC} {epochs[-1].value:.4f}", flush=True)
         values = [epoch.value for epoch in epochs]
         if values[-1] >= goal if goal is not None else len(values) - 1 - int(np.argmax(values)) >= PATIENCE:
             break

@@ -1,7 +1,7 @@
 """Cells: a model on a data set with a seed, with everything that decides the result resolved."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,13 @@ class Cell:
     sources: tuple[CellSource, ...] = ()  # other data sets that the model is pre-trained on
     track: tuple[str, ...] = ()  # names of trackers (mmbench.tracking); they decide nothing
     energy: str = ""  # country whose electricity is used; "": the energy is not measured. It decides nothing
+
+    def with_seed(self, seed: int) -> "Cell":
+        """Return the cell of the same configuration with another seed."""
+        path = store.cell_path(
+            self.path.parents[3], dataset=self.dataset, model=self.model, config_id=self.config_id, seed=seed
+        )
+        return replace(self, seed=seed, path=path)
 
     @property
     def fingerprint(self) -> str:

@@ -47,18 +47,25 @@ def plan(
     check_overrides(overrides, models)
     cells = []
     for prepared in datasets:
-        for number, seed in enumerate(seeds):
-            for model in models:
-                entry = registry.find(model)
-                if number and entry.load().deterministic:
-                    continue  # every seed gives the same run
-                layers = overrides.layers(model, entry.known_settings(), prepared.name)
-                cells.append(
-                    make_cell(
-                        results_dir=results_dir, prepared=prepared, model=model, seed=seed, overrides=layers
-                    )
-                )
+        of_models = [_unseeded(results_dir, prepared, model, overrides) for model in models]
+        cells += [
+            cell.with_seed(seed)
+            for number, seed in enumerate(seeds)
+            for cell, is_deterministic in of_models
+            if not (number and is_deterministic)  # every seed gives the same run
+        ]
     return cells
+
+
+def _unseeded(results_dir: Path, prepared: Prepared, model: str, overrides: Overrides) -> tuple[Cell, bool]:
+    """Return a cell of a model, whose seed is still to be set, and whether the model is deterministic.
+
+    Only the seed differs between the cells of a model, so settings are resolved once however many seeds there are.
+    """
+    entry = registry.find(model)
+    layers = overrides.layers(model, entry.known_settings(), prepared.name)
+    cell = make_cell(results_dir=results_dir, prepared=prepared, model=model, seed=0, overrides=layers)
+    return cell, entry.load().deterministic
 
 
 def finished(cell: Cell) -> RunRecord | None:

@@ -14,10 +14,11 @@ from mmbench.models import registry
 from mmbench.runs import schedule
 from mmbench.runs.execute import fail_cell
 from mmbench.runs.overrides import Overrides
-from mmbench.runs.plan import Cell
+from mmbench.runs.plan import Cell, make_cell
 from mmbench.runs.schedule import execute, finished, plan
 from mmbench.runs.store import RunRecord
 from mmbench.runs.workers import BEGUN, LOCK, Backend, forget_mark
+from mmbench.settings.config import Layer, Origin
 
 
 class Listener:
@@ -250,3 +251,32 @@ def test_no_more_workers_are_started_than_there_are_cells(
     records = execute(cells, watcher=Listener(), device="cpu", backend=Backend(jobs=jobs))
     assert [record.status for record in records] == ["finished"] * n_cells
     assert asked == ([workers] if workers else [])
+
+
+def test_the_cells_of_a_plan_are_those_that_are_made_one_by_one(toy: Prepared, tmp_path: Path) -> None:
+    overrides, layers = Overrides(everywhere={"lr": 0.5}), [Layer(Origin.user, {"lr": 0.5})]
+    actual = plan(
+        results_dir=tmp_path, datasets=[toy], models=["sasrec", "pop", "gru4rec"], seeds=[3, 5], overrides=overrides
+    )  # fmt: skip
+    pairs = [(3, "sasrec"), (3, "pop"), (3, "gru4rec"), (5, "sasrec"), (5, "gru4rec")]  # pop has no seeds
+    assert [(cell.seed, cell.model) for cell in actual] == pairs
+    for cell in actual:
+        assert cell == make_cell(
+            results_dir=tmp_path, prepared=toy, model=cell.model, seed=cell.seed, overrides=layers
+        )
+
+
+def test_settings_are_resolved_once_for_all_seeds(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved: list[str] = []
+
+    def counted(**details: Any) -> Cell:
+        resolved.append(details["model"])
+        return make_cell(**details)
+
+    monkeypatch.setattr(schedule, "make_cell", counted)
+    models = ["sasrec", "pop"]
+    cells = plan(results_dir=tmp_path, datasets=[toy], models=models, seeds=range(300), overrides=Overrides())
+    assert len({cell.path for cell in cells}) == 301
+    assert resolved == models
