@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from mmbench.errors import UsageError
+
 PACKAGE = Path(__file__).resolve().parent
 NEW_MODELS = Path("my-models")  # where `mmbench new-model` writes without --models-dir
 
@@ -27,6 +29,15 @@ def data_dir() -> Path:
 def results_dir() -> Path:
     """Return the folder of results: `--results-dir`, else `MMBENCH_RESULTS`, else `results/`."""
     return Path(os.environ.get("MMBENCH_RESULTS", "results"))
+
+
+def paper_dirs() -> list[Path]:
+    """Return the folders of a user's own papers, which MMBENCH_PAPERS names; UsageError where one is not there."""
+    folders = split_paths(os.environ.get("MMBENCH_PAPERS", ""))
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"MMBENCH_PAPERS: folder {folder} does not exist")
+    return folders
 
 
 def split_paths(text: str) -> list[Path]:

@@ -13,6 +13,16 @@ formats.py   terminal, Markdown, CSV, JSON
 
 from mmbench.audit.build import audit
 from mmbench.audit.finding import MEANINGS, WEIGHTS, Audit, Finding, HitColumn
-from mmbench.audit.sources import Library, library
+from mmbench.audit.sources import Library, library, library_of_file
 
-__all__ = ["MEANINGS", "WEIGHTS", "Audit", "Finding", "HitColumn", "Library", "audit", "library"]
+__all__ = [
+    "MEANINGS",
+    "WEIGHTS",
+    "Audit",
+    "Finding",
+    "HitColumn",
+    "Library",
+    "audit",
+    "library",
+    "library_of_file",
+]

@@ -6,7 +6,7 @@ from mmbench.audit.sources import Library, TableClaims, library, of_table
 
 
 def audit(name: str, source: Library | None = None) -> Audit:
-    """Return everything that the checks find in the table PAPER/TABLE; reads only what ships with mmbench."""
+    """Return everything that the checks find in the table PAPER/TABLE; by default of the papers that mmbench knows."""
     known = source or library()
     paper, table = known.find(name)
     claims = known.claims[paper]
@@ -44,9 +44,10 @@ def _count(claims: TableClaims) -> int:
 def _notes(one_target: str, scores: bool, hits: bool) -> tuple[str, ...]:
     notes = ["A number printed as x with p digits was anything in x ± 0.5 10^-p before rounding."]
     if scores:
+        where = f" - {one_target}" if one_target else ", which is taken for granted"
         notes.append(
-            f"Scores: one target per user - {one_target}. The inequalities hold for each user, hence for means over "
-            "users, and for means over runs too, as long as all numbers of a row come from the same runs."
+            f"Scores: one target per user{where}. The inequalities hold for each user, hence for means over users, and "
+            "for means over runs too, as long as all numbers of a row come from the same runs."
         )
     if hits:
         notes.append(

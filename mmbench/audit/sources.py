@@ -1,4 +1,7 @@
-"""The papers' printed numbers, read strictly: `papers/printed.csv` (scores) and `papers/claims.toml` (the rest)."""
+"""The papers' printed numbers, read strictly: `papers/printed.csv` (scores) and `papers/claims.toml` (the rest).
+
+Folders of `MMBENCH_PAPERS` hold files of the same kind, of which claims.toml may be missing.
+"""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -13,7 +16,7 @@ from mmbench.audit.number import Printed
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.metrics import Metric, parse_metric
 from mmbench.explain import read_toml, reading
-from mmbench.paths import PACKAGE
+from mmbench.paths import PACKAGE, paper_dirs
 
 SCORES = PACKAGE / "papers" / "printed.csv"
 CLAIMS = PACKAGE / "papers" / "claims.toml"
@@ -101,11 +104,17 @@ class Same(_Strict):
 
 
 class PaperClaims(_Strict):
+    """What a paper prints beside its scores.
+
+    one_target  where it says that a user has one target; "" = it is taken for granted
+    statistics  names the table that prints the numbers of users; "" = none does, and hits are not counted
+    """
+
     title: str
-    one_target: str
-    statistics: str  # names the table that prints the numbers of users
+    one_target: str = ""
+    statistics: str = ""
     same: tuple[Same, ...] = ()
-    tables: dict[str, TableClaims]
+    tables: dict[str, TableClaims] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +139,10 @@ class Library:
         return known[name]
 
     def users(self, paper: str) -> dict[str, int]:
-        """Return the number of users of each data set, as the paper prints it."""
+        """Return the number of users of each data set that the paper prints."""
         claims = self.claims[paper]
+        if not claims.statistics:
+            return {}
         table = claims.tables[claims.statistics]
         return {name: int(statistics.users.value) for name, statistics in table.statistics.items()}
 
@@ -167,14 +178,37 @@ def read_claims(file: Path) -> dict[str, PaperClaims]:
         return {paper: PaperClaims.model_validate(table) for paper, table in content.items()}
 
 
-@lru_cache(maxsize=1)
 def library() -> Library:
-    """Return the papers that ship with mmbench."""
-    rows, claims = read_scores(SCORES), read_claims(CLAIMS)
+    """Return the papers that ship with mmbench, and those of the folders of MMBENCH_PAPERS."""
+    return _library(tuple(paper_dirs()))
+
+
+@lru_cache(maxsize=2)
+def _library(folders: tuple[Path, ...]) -> Library:
+    rows, claims = list(read_scores(SCORES)), read_claims(CLAIMS)
     for row in rows:
         if row.paper not in claims:
             raise DataError(f"{CLAIMS} has no table [{row.paper}], but {SCORES} has scores of it")
-    return Library(rows=rows, claims=claims)
+    for folder in folders:
+        more = _library_of(folder / SCORES.name, folder / CLAIMS.name)
+        if twice := claims.keys() & more.claims.keys():
+            raise DataError(f"{folder}: another folder has the paper {min(twice)}, too; give it another name")
+        rows += more.rows
+        claims |= more.claims
+    return Library(rows=tuple(rows), claims=claims)
+
+
+def library_of_file(scores: Path) -> Library:
+    """Return the papers whose scores a CSV holds, with the claims.toml beside it where there is one."""
+    if not scores.is_file():
+        raise UsageError(f"{scores} does not exist; write a CSV with the columns {','.join(FIELDS)}")
+    return _library_of(scores, scores.with_name(CLAIMS.name))
+
+
+def _library_of(scores: Path, claims_file: Path) -> Library:
+    rows = read_scores(scores) if scores.is_file() else ()
+    claims = read_claims(claims_file) if claims_file.is_file() else {}
+    return Library(rows=rows, claims={row.paper: PaperClaims(title=row.paper) for row in rows} | claims)
 
 
 def of_table(rows: Iterable[Row], paper: str, table: str) -> list[Row]:

@@ -1,6 +1,7 @@
 """`mmbench audit`: printed numbers of the papers that cannot be right."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -19,7 +20,8 @@ _EPILOG = """\b
 Examples:
   mmbench audit
   mmbench audit hm4sr/table1
-  mmbench audit tmmsrec/table3 --format markdown > audit.md"""
+  mmbench audit tmmsrec/table3 --format markdown > audit.md
+  mmbench audit printed.csv"""
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +33,10 @@ def audit(
     table: Annotated[
         Optional[str],  # noqa: UP045
         typer.Argument(
-            metavar="PAPER/TABLE", show_default="a list of all tables", help="For example hm4sr/table1."
+            metavar="PAPER/TABLE",
+            show_default="a list of all tables",
+            help="For example hm4sr/table1, also of a paper in the folders of MMBENCH_PAPERS; or a CSV of printed "
+            "numbers (paper,table,dataset,method,metric,value), all of whose tables are examined.",
         ),
     ] = None,
     fmt: Annotated[AuditFormat, typer.Option("--format", "-f", help="Output format.")] = AuditFormat.terminal,
@@ -42,17 +47,20 @@ def audit(
     and improvements and statistics must follow from the numbers printed beside them.
     """
     from mmbench.audit import audit as examine
-    from mmbench.audit import library
+    from mmbench.audit import library, library_of_file
     from mmbench.audit.formats import LIST_HEAD, list_rows, listing, print_terminal, to_text
     from mmbench.cli.tables import print_table
 
     state: State = ctx.obj
     if table is not None:
-        report = examine(table)
+        source = library_of_file(Path(table)) if table.endswith(".csv") else library()
+        names = [f"{paper}/{name}" for paper, name in source.tables()] if table.endswith(".csv") else [table]
+        reports = [examine(name, source) for name in names]
         if fmt.value == "terminal":
-            print_terminal(report, state.out)
+            for report in reports:
+                print_terminal(report, state.out)
         else:
-            state.out.out(to_text([report], fmt.value), end="", highlight=False)
+            state.out.out(to_text(reports, fmt.value), end="", highlight=False)
         return
     audits = [examine(f"{paper}/{name}") for paper, name in library().tables()]
     if fmt.value == "terminal":

@@ -5,7 +5,6 @@ A user's own folders, each with such files and a printed.csv, are named by `MMBE
 """
 
 import csv
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.explain import read_toml, reading
-from mmbench.paths import PACKAGE, split_paths
+from mmbench.paths import PACKAGE, paper_dirs
 
-PRINTED = "printed.csv"
+PRINTED, CLAIMS = "printed.csv", "claims.toml"
 PRINTED_FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
 Statistic = Literal["users", "items", "interactions", "actions_per_user", "actions_per_item", "sparsity"]
 
@@ -204,16 +203,17 @@ class Experiment:
 
 def paper_files() -> list[tuple[Path, Path]]:
     """Return (paper, its printed numbers): those of mmbench, then those in the folders of MMBENCH_PAPERS."""
-    users = split_paths(os.environ.get("MMBENCH_PAPERS", ""))
-    for folder in users:
-        if not folder.is_dir():
-            raise UsageError(f"MMBENCH_PAPERS: folder {folder} does not exist")
     shipped = PACKAGE / "papers"
     sources = [
         (shipped / "experiments", shipped / PRINTED),
-        *((folder, folder / PRINTED) for folder in users),
+        *((folder, folder / PRINTED) for folder in paper_dirs()),
     ]
-    return [(file, printed) for folder, printed in sources for file in sorted(folder.glob("*.toml"))]
+    return [
+        (file, printed)
+        for folder, printed in sources
+        for file in sorted(folder.glob("*.toml"))
+        if file.name != CLAIMS
+    ]
 
 
 def read_paper(file: Path) -> Paper:

@@ -175,3 +175,71 @@ def test_scores_are_read_as_printed() -> None:
     rows = read_scores(SCORES)
     assert sum(len(row.scores) for row in rows) == 392
     assert {score.digits for row in rows for score in row.scores.values()} == {4}
+
+
+# -- papers of a user -------------------------------------------------------------------------------------
+
+PAGE = """paper,table,dataset,method,metric,value
+mine,table1,beauty,theirs,NDCG@10,.6111
+mine,table1,beauty,theirs,HR@10,.3232
+mine,table1,beauty,other,NDCG@10,.0415
+mine,table1,beauty,other,HR@10,.0811
+mine,table2,beauty,fresh,HR@10,.0815
+"""
+CLAIMS_OF_MINE = """[mine]
+title = "Mine (2026)"
+statistics = "table0"
+[mine.tables.table0]
+[mine.tables.table0.statistics.beauty]
+users = "1000"
+items = "50"
+interactions = "9000"
+"""
+
+
+def test_a_user_s_numbers_are_examined(tmp_path: Path) -> None:
+    """A published page has this row: no NDCG is above its HR."""
+    (tmp_path / "page.csv").write_text(PAGE)
+    shown = cli("audit", tmp_path / "page.csv", "--format", "json")
+    tables = {content["name"]: content["findings"] for content in json.loads(shown.stdout)}
+    assert set(tables) == {"mine/table1", "mine/table2"}
+    (finding,) = [each for each in tables["mine/table1"] if each["weight"] == "impossible"]
+    assert finding["method"] == "theirs"
+    assert tables["mine/table2"] == []
+
+
+def test_a_user_s_folder_of_papers_is_known(tmp_path: Path) -> None:
+    (tmp_path / "printed.csv").write_text(PAGE)
+    env = {"MMBENCH_PAPERS": str(tmp_path)}
+    listed = cli("audit", env=env).stdout
+    assert "mine/table1" in listed
+    assert "hm4sr/table1" in listed
+    assert "HR@10 >= NDCG@10" in cli("audit", "mine/table1", env=env).stdout
+    assert cli("audit", "mine/table1").returncode == 2
+
+    (tmp_path / "claims.toml").write_text(
+        CLAIMS_OF_MINE
+    )  # with users, hits are counted: .0811 of 1,000 are none
+    assert cli("reproduce", env=env).returncode == 0, "claims are no experiment"
+    shown = cli("audit", "mine/table1", env=env).stdout
+    assert "Mine (2026)" in shown
+    assert "users" in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (PAGE.replace(".6111", "high"), "line 2"),
+        (PAGE.replace("NDCG@10", "Gini@10"), "line 2"),
+        ("a,b\n", "columns must be"),
+        (PAGE.replace("mine", "hm4sr"), "has the paper hm4sr, too"),
+    ],
+)
+def test_a_user_s_wrong_files_are_one_line(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "printed.csv").write_text(content)
+    wrong = cli("audit", "mine/table1", env={"MMBENCH_PAPERS": str(tmp_path)})
+    assert wrong.returncode in (1, 2)
+    assert len(wrong.error_lines) == 1
+    assert reason in wrong.error_lines[0]
+    missing = cli("audit", tmp_path / "nowhere.csv")
+    assert (missing.returncode, len(missing.error_lines)) == (2, 1)
