@@ -31,8 +31,9 @@ class SafeConsole(Console):
         )
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print; on the terminal of stderr, which shows remarks, a line that is a text is broken at blanks."""
-        if self.stderr and self.is_terminal and len(objects) == 1 and isinstance(objects[0], str):
+        """Print; on a terminal a text is broken at blanks, unless `soft_wrap` leaves that to the terminal."""
+        is_text = len(objects) == 1 and isinstance(objects[0], str)
+        if is_text and self.is_terminal and not options.get("soft_wrap"):
             objects = (at_blanks(objects[0], self.width),)
         super().print(*objects, **options)
 

@@ -38,6 +38,7 @@ NOT_RUN = {
     r"--track (wandb|mlflow)": "needs a package that development does not",
     r"reproduce hm4sr/(table1|fig4)(?!.*(--dry-run|--stored|--tuned))": "trains 14 models or 23 settings",
     r"why \S+ hm4sr/table1": "needs a run on the paper's data; tests/reproduce/test_why_printed.py has one",
+    r"--together": "needs thirty users in each slice; tests/reporting/test_slices.py has them",
     r"check markov-mf|--canary": "takes a minute; test_docs.py checks the model, tests/contract its command",
 }
 

@@ -74,3 +74,19 @@ def test_pages_named_in_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(((?:docs/)?[\w./-]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("docs/**/*.md")})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_begins_a_line_stands_in_no_paragraph(page: Path) -> None:
+    """A page that was wrapped again may have taken a heading, or the marker that `--write` looks for, into a line."""
+    text = re.sub(
+        r"^```.*?^```$|^    .*?$|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
+    assert not re.findall(r"^.*\S #{2,4} .*$", text, flags=re.M)
+    markers = re.findall(r"<!--.*?-->", text, flags=re.S)
+    assert [marker for marker in markers if f"\n{marker}\n" not in f"\n{text}\n"] == []
+    begun = [marker.replace(": begin -->", "") for marker in markers if marker.endswith(": begin -->")]
+    assert begun == [marker.replace(": end -->", "") for marker in markers if marker.endswith(": end -->")]

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import mmbench
 from mmbench.models import registry
@@ -105,3 +106,11 @@ def test_lines_of_documents_are_short(page: str) -> None:
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     long = [number for number, line in enumerate(lines, 1) if len(line) > 100 and not line.startswith("|")]
     assert not long, f"{page}: wrap lines {long}"
+
+
+def test_the_hooks_have_a_ruff_that_the_checks_may_have() -> None:
+    """Rules that a later ruff dropped would refuse code that continuous integration accepts."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (hook,) = re.findall(r"ruff-pre-commit\n    rev: v(\S+)", hooks)
+    (least,) = [line for line in PROJECT["optional-dependencies"]["dev"] if line.startswith("ruff")]
+    assert hook in Requirement(least).specifier

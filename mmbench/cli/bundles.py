@@ -41,7 +41,8 @@ def bundle(
         ),
     ],
     no_lists: Annotated[
-        bool, typer.Option("--no-lists", help="Leave out lists and targets: the data may not be passed on.")
+        bool,
+        typer.Option("--no-lists", help="Leave out lists and targets, for data that may not be passed on."),
     ] = False,
     weights: Annotated[
         bool, typer.Option("--weights", help="Put in the weights, for verify --rescore.")
@@ -50,6 +51,7 @@ def bundle(
     """Pack all seeds of a configuration into a file that others can check: ranks, lists, settings, curves."""
     state: State = ctx.obj
     from mmbench import api
+    from mmbench.fetch.files import size_text
 
     written = api.bundle(result, output, lists=not no_lists, weights=weights, results_dir=state.results_dir)
     for note in written.notes:
@@ -57,7 +59,7 @@ def bundle(
     manifest = written.manifest
     state.out.print(
         f"{output}: {manifest.model} on {manifest.dataset}, {_seeds(len(manifest.seeds))}, "
-        f"{written.n_bytes / 1e6:.1f} MB",
+        f"{size_text(written.n_bytes)}",
         markup=False,
     )
     for seed, reason in manifest.failed.items():

@@ -44,7 +44,7 @@ def check(
 ) -> None:
     """Check models without a full training: shapes, padding, causality, gradients, what is stored, leaks.
 
-    A line for each check, with what to do where it is broken. Ends with 1 when a check is.
+    Prints a line for each check, with what to do where one is broken; the exit code is then 1.
     """
     state: State = ctx.obj
     from mmbench import api

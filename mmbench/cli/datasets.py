@@ -146,7 +146,7 @@ def show(
     name: Annotated[str, typer.Argument(metavar="DATASET")],
     ask: Annotated[bool, typer.Option("--ask", help="Ask the servers for unknown sizes.")] = False,
 ) -> None:
-    """Show what will be fetched, its size, address and terms; also protocol, printed counts, slips."""
+    """Show what will be fetched, its size, address and terms; the protocol; published counts and errors in them."""
     from mmbench.cli.dataset_page import page
     from mmbench.data.catalog import resolve_name
 

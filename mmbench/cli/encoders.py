@@ -51,6 +51,8 @@ def print_stored(state: State, name: str) -> None:
 
 
 def _stored_row(features: "StoredFeatures", n_items: int) -> list[str]:
+    from mmbench.fetch.files import size_text
+
     manifest = features.manifest
     return [
         manifest.modality,
@@ -60,6 +62,6 @@ def _stored_row(features: "StoredFeatures", n_items: int) -> list[str]:
         f"{manifest.n_present:,} of {n_items:,} ({100 * manifest.n_present / n_items:.1f}%)",
         datetime.fromtimestamp(manifest.created, tz=UTC).date().isoformat(),
         manifest.made_from[:12],
-        f"{features.n_bytes / 1e6:.1f} MB",
+        size_text(features.n_bytes),
         features.fits or "yes",
     ]

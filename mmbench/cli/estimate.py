@@ -26,7 +26,7 @@ def estimate(
     from mmbench.fetch.files import size_text
     from mmbench.runs.estimate import estimate as costs_of
     from mmbench.runs.experiment_file import read_experiment_file
-    from mmbench.runs.narrator import clock
+    from mmbench.runs.time_left import clock
 
     experiment = read_experiment_file(file)
     cells = plan_cells(

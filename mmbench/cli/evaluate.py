@@ -39,7 +39,7 @@ def evaluate(
         MaskRule | None,
         typer.Option(
             show_default="the run's own rule",
-            help="The rule for items that a user already has whose numbers are printed; all rules are stored.",
+            help="Print the numbers under this rule for items that a user already has; all rules are stored.",
         ),
     ] = None,
     lists: ListsOption = DEFAULT_LISTS,

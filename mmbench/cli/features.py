@@ -26,7 +26,7 @@ def import_command(
     dim: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            min=1, help="Numbers per row, for a check; useful for a .feat1CLS, which has no header."
+            min=1, help="Width of a row, which is then checked; useful for a .feat1CLS, which has no header."
         ),
     ] = None,
     allow_partial: Annotated[

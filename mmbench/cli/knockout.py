@@ -41,8 +41,8 @@ def knockout(
             help="text, image, time, order, history, or a single change such as text=constant, time=shuffled:3.",
         ),
     ] = "",
-    metric: Annotated[str, typer.Option(help="Whose drop is shown.")] = "NDCG@10",
-    split: Annotated[SplitName, typer.Option(help="Whose drop is shown; both are ranked.")] = "test",
+    metric: Annotated[str, typer.Option(help="Metric whose drop is shown.")] = "NDCG@10",
+    split: Annotated[SplitName, typer.Option(help="Split whose drop is shown; both are ranked.")] = "test",
     retrain: Annotated[
         bool,
         typer.Option(
@@ -149,7 +149,7 @@ def _print_caption(state: State, rows: "Sequence[RowOfDrops]", *, retrain: bool)
         "to a network that was trained without it (--retrain)."
     )
     state.out.print(
-        "drop: intact minus knocked out, mean over users (several seeds: their mean for each user). Intervals over "
-        f"users hold together with 95 % (Bonferroni, {n} of them). {asks}",
+        "drop: intact minus knocked out, mean over users (several seeds: their mean for each user). The "
+        f"{n} intervals over users hold jointly with 95 % (Bonferroni). {asks}",
         markup=False,
     )

@@ -28,13 +28,13 @@ def leaderboard(
         bool,
         typer.Option(
             "--no-lists",
-            help="Show no slices and no lists of users: the data may not be passed on. Without it they are shown "
+            help="Show no slices and no lists of users, for data that may not be passed on. By default they are shown "
             "where a run has lists and its data set is prepared here.",
         ),
     ] = False,
-    title: Annotated[str, typer.Option(help="Of the index.")] = "Leaderboard",
+    title: Annotated[str, typer.Option(help="Title of the index page.")] = "Leaderboard",
     date: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM-DD", show_default="today", help="Of this version.")
+        str | None, typer.Option(metavar="YYYY-MM-DD", show_default="today", help="Date of this version.")
     ] = None,
 ) -> None:
     """Write a leaderboard as plain pages: open SITE/index.html, or serve the folder anywhere.

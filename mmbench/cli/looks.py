@@ -87,7 +87,8 @@ def _save_plots(state: State, content: "Look", folder: Path) -> None:
 def _save_page(state: State, content: "Look", file: Path) -> None:
     from mmbench.atomic import write_text
     from mmbench.cli.statistics import statistic_rows
+    from mmbench.fetch.files import size_text
     from mmbench.look.page import html
 
     write_text(file, html(content, statistic_rows(content.prepared.manifest)))
-    state.err.print(f"{content.name}: page {file}, {file.stat().st_size / 1e6:.2f} MB", markup=False)
+    state.err.print(f"{content.name}: page {file}, {size_text(file.stat().st_size)}", markup=False)

@@ -24,23 +24,30 @@ def register(app: typer.Typer) -> None:
 
 def power(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="The data set.")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Data set of the runs.")],
     a: Annotated[
         str | None,
-        typer.Option("--a", metavar="MODEL[/CONFIG]", show_default="the best row", help="A row."),
+        typer.Option("--a", metavar="MODEL[/CONFIG]", show_default="the best row", help="First row."),
     ] = None,
     b: Annotated[
         str | None,
-        typer.Option("--b", metavar="MODEL[/CONFIG]", show_default="every other row", help="Its rival."),
+        typer.Option(
+            "--b",
+            metavar="MODEL[/CONFIG]",
+            show_default="every other row",
+            help="Row that it is compared with.",
+        ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="Whose differences.")] = "NDCG@10",
+    metric: Annotated[str, typer.Option(help="Metric that is compared.")] = "NDCG@10",
     difference: Annotated[
         float | None,
-        typer.Option(show_default="that of the rows", help="Between the rows, that must be told apart."),
+        typer.Option(show_default="that of the rows", help="Difference that must be detected."),
     ] = None,
-    correction: Annotated[Correction, typer.Option(help="Of the tests that are planned.")] = "holm",
+    correction: Annotated[
+        Correction, typer.Option(help="Correction for the number of planned tests.")
+    ] = "holm",
 ) -> None:
-    """Say which differences stored runs can show, and how many seeds or users the differences that they have need."""
+    """Say which differences stored runs can detect, and how many seeds or users their own differences need."""
     state: State = ctx.obj
     from mmbench.cli.tables import open_named, print_looks
     from mmbench.evaluation.metrics import parse_metric

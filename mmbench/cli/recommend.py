@@ -38,7 +38,9 @@ def recommend(
     ] = False,
     k: Annotated[
         int | None,
-        typer.Option("--k", min=1, show_default="10; all that are stored with --all", help="Items."),
+        typer.Option(
+            "--k", min=1, show_default="10; all that are stored with --all", help="How many items to show."
+        ),
     ] = None,
     mask_seen: Annotated[
         MaskRule | None,

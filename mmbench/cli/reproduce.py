@@ -87,7 +87,7 @@ def reproduce(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the cells, which exist, and the time left; compute nothing."),
+        typer.Option("--dry-run", help="Show the runs, which exist, and the time left; compute nothing."),
     ] = False,
     whole: Annotated[
         bool,
@@ -193,7 +193,9 @@ def _say_targets(state: State, experiment: "Experiment", targets: "list[Target]"
                 f"{target.name} is not prepared; run: mmbench prepare {target.name}", markup=False
             )
         elif target.printed_as not in experiment.content.datasets:
-            state.err.print(f"{target.name}: {experiment.name} prints nothing for it", markup=False)
+            state.err.print(
+                f"{experiment.name} has no numbers for {target.name}: only yours are shown", markup=False
+            )
         if target.prepared is not None:
             note_outdated(state, target.prepared)
 
@@ -242,7 +244,8 @@ def _plan(
 def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
     """Print each cell with its state and time; then what is left in all, and what is missing."""
     from mmbench.reproduce.plan import states
-    from mmbench.runs.narrator import clock, declared_settings, interruption
+    from mmbench.runs.narrator import declared_settings, interruption
+    from mmbench.runs.time_left import clock
 
     known = states(plan.cells)
     for status in known:
@@ -256,7 +259,8 @@ def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
         state.out.print(f"{word:8}  {time:>8}  {status.cell.path}{remark}", markup=False)
     missing = [status for status in known if not status.is_finished]
     seconds = [status.seconds for status in missing if status.seconds is not None]
-    state.out.print(f"{len(known)} cells, {len(known) - len(missing)} finished, {len(missing)} missing")
+    if known:
+        state.out.print(f"{len(known)} runs, {len(known) - len(missing)} finished, {len(missing)} missing")
     if seconds:
         unknown = f"; {len(missing) - len(seconds)} more unknown" if len(seconds) < len(missing) else ""
         state.out.print(

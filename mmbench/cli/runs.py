@@ -174,7 +174,7 @@ def prune(
     dataset: DatasetOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Remove all runs of a kind: of any kind that is named, and of these only those that --older, -m and -d keep."""
+    """Remove all runs of the kinds that are named (--failed, ...), among them only those of --older, -m and -d."""
     from mmbench.runs.inventory import is_smoke
 
     state: State = ctx.obj

@@ -33,10 +33,13 @@ def score(
     ],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="Prepared data set.")],
     name: Annotated[str, typer.Option(help="What tables call it.")],
-    seed: Annotated[int, typer.Option(help="Of this training, where there are several.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of that training, where there are several.")] = 1,
     mask_seen: Annotated[
         MaskRule | None,
-        typer.Option(show_default="that of the protocol", help="The rule of its numbers (of its ranks)."),
+        typer.Option(
+            show_default="that of the protocol",
+            help="Mask rule of the numbers shown; the ranks of a file must have been computed under it.",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace other lists of this name and seed.")

@@ -57,11 +57,14 @@ def print_statistics(state: State, prepared: "Prepared") -> None:
     """Print the statistics of a data set beside the printed counts."""
     from mmbench.cli.statistics import statistic_rows
 
+    title = "" if prepared.manifest.title == prepared.name else f": {prepared.manifest.title}"
     synthetic = " (synthetic)" if prepared.synthetic else ""
-    state.out.print(f"{prepared.name}: {prepared.manifest.title}{synthetic}", markup=False)
-    printed = prepared.manifest.printed
-    header = ["statistic", "computed", f"printed ({printed.source})" if printed else "printed", "remark"]
-    print_table(state, header, statistic_rows(prepared.manifest))
+    state.out.print(f"{prepared.name}{title}{synthetic}", markup=False)
+    rows, printed = statistic_rows(prepared.manifest), prepared.manifest.printed
+    if printed is None:  # of a user's own data nobody printed a count
+        print_table(state, ["statistic", "computed", "remark"], [[*row[:2], row[3]] for row in rows])
+    else:
+        print_table(state, ["statistic", "computed", f"printed ({printed.source})", "remark"], rows)
 
 
 def print_looks(

@@ -56,7 +56,9 @@ def tune(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs of a training.")] = None,
-    seeds_per_trial: Annotated[int, typer.Option(min=1, max=100, help="A trial's value is their mean.")] = 1,
+    seeds_per_trial: Annotated[
+        int, typer.Option(min=1, max=100, help="Seeds of each trial, whose mean is its value.")
+    ] = 1,
     prune: Annotated[
         bool, typer.Option(help="Stop trials early that are worse than two thirds of the others.")
     ] = True,

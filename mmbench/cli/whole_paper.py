@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmbench.reproduce.whole import Outlook
 
 HOUR = 3600
-HEADER = ["experiment", "cells", "finished", "time left", "not here"]
+HEADER = ["experiment", "runs", "finished", "time left", "not here"]
 
 
 def print_paper(
@@ -48,12 +48,12 @@ def print_paper(
     whole = outlook(cells_once(plans))
     shared = sum(len(plan.cells) for plan in plans) - whole.n_cells
     state.out.print(
-        f"{whole.n_cells} different cells ({shared} are shared), {whole.n_finished} finished, {whole.n_missing} missing"
+        f"{whole.n_cells} different runs ({shared} are shared), {whole.n_finished} finished, {whole.n_missing} missing"
     )
     state.out.print(f"time left, {jobs} at a time: {left_text(whole, jobs) or 'none'}")
     if whole.rough or whole.unknown:
         state.out.print(
-            "~: median of other models' runs on the same data set; ?: cells that nothing is known about"
+            "~: median of other models' runs on the same data set; ?: runs that nothing is known about"
         )
 
 

@@ -32,7 +32,7 @@ def why(
             autocompletion=complete.runs,
         ),
     ],
-    metric: Annotated[str, typer.Option(help="Whose difference.")] = "NDCG@10",
+    metric: Annotated[str, typer.Option(help="Metric whose difference is explained.")] = "NDCG@10",
 ) -> None:
     """List every field in which two runs differ, what matters most first, with the measured effect of each."""
     state: State = ctx.obj

@@ -265,8 +265,8 @@ def times_are_read(subject: Subject) -> None:
 
 def declares(subject: Subject, what: str) -> bool:
     """Return whether a model says that it reads "text", "image" or "time" with these settings."""
-    entry, config = subject.entry, subject.make().config
-    return what in entry.recipe.inputs and entry.load().reads(config, what)
+    entry = subject.entry
+    return what in entry.recipe.inputs and entry.load().reads(subject.config(), what)
 
 
 def _at(subject: Subject, times: np.ndarray) -> Subject:

@@ -63,11 +63,15 @@ class Subject:
         without: dict[str, Any] = {} if dropout else {key: 0.0 for key in names if key.endswith("dropout")}
         return {**chosen, **without, **self.settings}
 
+    def config(self, *, dropout: bool = True, **settings: Any) -> Any:
+        """Return the configuration of a small model, with some of its settings replaced."""
+        return self.entry.config("toy", **(self.small(dropout=dropout) | settings))
+
     def make(
         self, *, seed: int = 0, catalog: Catalog | None = None, dropout: bool = True, **settings: Any
     ) -> Recommender[Any]:
         """Return a new model; the same seed gives the same weights."""
-        config = self.entry.config("toy", **(self.small(dropout=dropout) | settings))
+        config = self.config(dropout=dropout, **settings)
         torch.manual_seed(seed)
         return self.entry.load()(config, self.catalog if catalog is None else catalog)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import zipfile
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -160,6 +161,7 @@ def draft_of(name: str, interactions: Table, items: Table | None, folder: Path, 
     if output.absolute().parent != folder:
         lines.append(f"raw = {_toml(str(folder))}")
     lines += _text_fields(items, about_items)
+    lines += _images(items, about_items, folder)
     lines += ["", f"[{name}.columns.interactions]", *map(_line, events)]
     if items is not None:
         lines += ["", f"[{name}.columns.items]", *map(_line, about_items)]
@@ -322,11 +324,43 @@ def _text_fields(table: Table | None, guesses: Sequence[Guess]) -> list[str]:
     roles = [role for role in ("title", "categories", "brand") if any(guess.key == role for guess in guesses)]
     columns = [guess.value for guess in guesses if isinstance(guess.value, str)]
     fields = [*roles, *_further_texts(table, columns)]
-    lines = [f"text_fields = {_toml(fields)}   # what text encoders read, in this order"]
-    pictures = [name for name, values in table.columns.items() if values and all(map(PICTURE.search, values))]
-    if pictures and not any(guess.key == "image_url" for guess in guesses):
-        lines.append(
-            f'# images = {{ name = "FOLDER OR ZIP", member = {_toml("{" + pictures[0] + "}")} }}'
-            f"   # {_safe(pictures[0])} looks like names of pictures"
-        )
-    return lines
+    return [f"text_fields = {_toml(fields)}   # what text encoders read, in this order"]
+
+
+def _images(table: Table | None, guesses: Sequence[Guess], folder: Path) -> list[str]:
+    """Return the line about pictures whose names are a column, and about the folder or zip beside the files."""
+    if table is None or any(guess.key == "image_url" for guess in guesses):
+        return []
+    named = [name for name, values in table.columns.items() if values and all(map(PICTURE.search, values))]
+    if not named:
+        return []
+    member = _toml("{" + named[0] + "}")
+    place, n_there = _pictures_beside(folder, table.columns[named[0]])
+    if place is None:
+        why = f"{_safe(named[0])} looks like names of pictures"
+        return [f'# images = {{ name = "FOLDER OR ZIP", member = {member} }}   # {why}']
+    why = (
+        f"it has {n_there} of the first {len(table.columns[named[0]])} pictures that {_safe(named[0])} names"
+    )
+    return [f"images = {{ name = {_toml(place)}, member = {member} }}   # {why}"]
+
+
+def _members(place: Path) -> set[str]:
+    """Return the names of the files in a folder or zip; of another file, or of what cannot be read, none."""
+    with suppress(OSError, zipfile.BadZipFile):
+        if place.is_dir():
+            return {entry.name for entry in os.scandir(place) if entry.is_file()}
+        if place.suffix.casefold() == ".zip":
+            with zipfile.ZipFile(place) as archive:
+                return set(archive.namelist())
+    return set()
+
+
+def _pictures_beside(folder: Path, names: Sequence[str]) -> tuple[str | None, int]:
+    """Return the folder or zip in `folder` that has most of these files, and how many; (None, 0) where none has any."""
+    best: tuple[str | None, int] = (None, 0)
+    for place in sorted(folder.iterdir()):
+        n_there = len(_members(place).intersection(names))
+        if n_there > best[1]:
+            best = place.name, n_there
+    return best

@@ -61,6 +61,10 @@ def libraries() -> Iterator[Finding]:
             yield Finding("note" if needed else "problem", "libraries", text, f"pip install {name}")
 
 
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def torch_build() -> Iterator[Finding]:
     """Yield the version of torch and its devices."""
     try:
@@ -76,8 +80,12 @@ def torch_build() -> Iterator[Finding]:
         text = f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         yield Finding("problem", "torch", text, "pip install --force-reinstall torch")
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("ok", "torch", f"{torch.__version__} ({build}), {threads} threads on {cores} cores")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding(
+        "ok",
+        "torch",
+        f"{torch.__version__} ({build}), {_count(threads, 'thread')} on {_count(cores, 'core')}",
+    )
     for number in range(n_devices):
         yield _device(torch, number)
     if not n_devices and shutil.which("nvidia-smi"):

@@ -87,10 +87,11 @@ class ExtractReport:
         share = 100 * self.n_present / self.n_items if self.n_items else 0.0
         parts = [f"{self.modality} {self.encoder}: {self.n_present} of {self.n_items} items ({share:.1f}%)"]
         size = f"{self.n_layers} layers of {self.dim}" if self.n_layers else f"{self.dim}"
-        parts.append(f"{size} numbers each" if self.dim else "nothing stored")
+        parts.append(f"{size} dimensions" if self.dim else "nothing stored")
         if self.absent:
             parts.append("absent: " + ", ".join(f"{n} {reason}" for reason, n in sorted(self.absent.items())))
-        parts += [f"{n} {note}" for note, n in sorted(self.reasons.items()) if note in NOTES[self.modality]]
+        notes = sorted(item for item in self.reasons.items() if item[0] in NOTES[self.modality])
+        parts += [f"{n} {note}{'s' * (note == 'duplicate' and n != 1)}" for note, n in notes]
         if self.items_per_second and not self.skipped:
             parts.append(f"{self.items_per_second:.1f} items/s")
         parts.append("already stored" if self.skipped else f"{self.seconds:.1f} s")

@@ -227,7 +227,11 @@ def extract_features(
         )  # fmt: skip
     watcher.extracted(prepared.name, reports)
     if image is None and prepared.manifest.images is None:
-        fetch = any("image_url" in record for record in prepared.item_records)
-        hint = f"; mmbench prepare {prepared.name} fetches them" if fetch else ""
-        watcher.result(prepared.name, f"no pictures are there, so no image features{hint}")
+        has_addresses = any("image_url" in record for record in prepared.item_records)
+        hint = (
+            f"mmbench prepare {prepared.name} fetches them"
+            if has_addresses
+            else "the key images of the data set's table names their folder (docs/data.md)"
+        )
+        watcher.result(prepared.name, f"no pictures are there, so no image features; {hint}")
     return reports

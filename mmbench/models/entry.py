@@ -223,8 +223,11 @@ def _import_file(file: Path) -> Any:
         raise UsageError(
             f"{file.with_suffix('.toml')} has no {file.name} beside it; write it, or move the recipe"
         )
+    module = f"{_package_of(file.parent.resolve())}.{file.stem}"
+    if module not in sys.modules:
+        importlib.invalidate_caches()  # the file may be new
     try:
-        return importlib.import_module(f"{_package_of(file.parent.resolve())}.{file.stem}")
+        return importlib.import_module(module)
     except FAILURES as error:
         raise UsageError(f"{file}: cannot be imported: {explain(error, folders=[file.parent])}") from error
 
@@ -236,5 +239,4 @@ def _package_of(folder: Path) -> str:
         package = ModuleType(name)
         package.__path__ = [str(folder)]
         sys.modules[name] = package
-    importlib.invalidate_caches()  # a file may be new
     return name

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench import plugins
-from mmbench.errors import UsageError, suggest
+from mmbench.errors import UsageError, nearest, suggest
 from mmbench.models.entry import ModelEntry, shipped_dirs, values_of
 from mmbench.paths import split_paths
 from mmbench.settings.config import check_keys, check_value, defaults_of
@@ -104,7 +104,10 @@ def find(name: str) -> ModelEntry:
         )
     if model not in known:
         plugged().check(model)
-        text = suggest(name, all_names() if variant else known, what="model")
+        names = all_names() if variant else known
+        text = suggest(name, names, what="model") if nearest(name, names) else (
+            f"unknown model {name!r}; mmbench models lists all, --models-dir FOLDER adds your own"
+        )  # fmt: skip
         raise UsageError(f"{text}{plugged().hint()}")
     entry = known[model]
     if colon and not variant:
@@ -167,7 +170,7 @@ def _check_stated_once(entry: ModelEntry, *, where: str) -> None:
     may repeat it with its source.
     """
     for variant in entry.variants():
-        cls = variant.config_class()
+        cls, stated = variant.config_class(), variant.values("")
         defaults = defaults_of(cls)
         declared = {
             key
@@ -178,7 +181,7 @@ def _check_stated_once(entry: ModelEntry, *, where: str) -> None:
         for key in variant.own_settings():
             if key in defaults and key in declared and key in entry.recipe.settings:
                 raise UsageError(f"{where}: {key} has a value in {cls.__name__} too; remove it here or there")
-            if key not in variant.values(""):
+            if key not in stated:
                 raise UsageError(
                     f"{where}: {key} has no value; state it here, or as the default in {cls.__name__}"
                 )

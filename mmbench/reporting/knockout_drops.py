@@ -68,7 +68,7 @@ def rows_of_drops(
 
     results  by title of the run, the same knock-outs in the same order for all runs of a group
 
-    The intervals hold together: each has the level 1 - .05 / m, m the number of intervals (Bonferroni).
+    The intervals hold jointly: each has the level 1 - .05 / m, m the number of intervals (Bonferroni).
     """
     metric.check_of_ranks("mmbench knockout")
     measured = [(group, _measure(group, results, metric, split)) for group in groups]

@@ -12,8 +12,8 @@ from mmbench.reporting.labels import ignored_settings
 from mmbench.reporting.protocols import keep_settings, typed
 from mmbench.reporting.rounding import DASH, number
 from mmbench.runs.inventory import StoredRun, folder_bytes
-from mmbench.runs.narrator import clock
 from mmbench.runs.store import RunRecord
+from mmbench.runs.time_left import clock
 from mmbench.settings.config import DELIBERATE
 from mmbench.settings.describe import value_text
 

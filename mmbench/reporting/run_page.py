@@ -14,8 +14,8 @@ from mmbench.reporting.rounding import DASH, number
 from mmbench.reporting.run_list import chosen_settings, metric_text, spent
 from mmbench.runs.curves import Curves, Point, read_curves
 from mmbench.runs.inventory import StoredRun, folder_bytes
-from mmbench.runs.narrator import clock
 from mmbench.runs.store import TRACEBACK, RunRecord
+from mmbench.runs.time_left import clock
 from mmbench.settings.describe import value_text
 
 MOST_LETTERS = 60

@@ -166,8 +166,7 @@ class RunLines:
         """Say how many runs are computed side by side; their lines are those of runs in this process."""
         self.is_elsewhere = True
         self._say_notes(cells)
-        count = f"{len(cells)} runs" if len(cells) != 1 else "1 run"
-        self.say(f"{count}, {jobs} at a time")
+        self.say(f"{len(cells)} run{'s' * (len(cells) != 1)}, {jobs} at a time")
 
     def begins(self, cells: Sequence[Cell], number: int, total: int) -> TrainingLines:
         if not self.is_elsewhere:

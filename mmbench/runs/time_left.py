@@ -132,7 +132,7 @@ class TimeLeft:
         text = f"{'at most' if is_bound else 'about'} {clock(total)} left for"
         if len(known) == len(missing):
             return f"{text} {len(missing)} runs"
-        return f"{text} {len(known)} of {len(missing)} runs; the others are not timed yet"
+        return f"{text} {len(known)} of {len(missing)} runs; others not timed yet"
 
     def _estimate(self, cell: Cell) -> Estimate | None:
         training = self._training.get(cell.path)

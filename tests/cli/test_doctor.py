@@ -85,7 +85,7 @@ def test_a_healthy_machine(world: dict[str, Outcome]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert not [finding for finding in findings(done) if finding["level"] == "problem"]
     assert "torch 2." in said(done, "libraries")
-    assert "threads on" in said(done, "torch", "ok")
+    assert "1 thread on " in said(done, "torch", "ok")
     assert said(done, "devices")
     assert "created when needed" in said(done, "data")
     assert "free" in said(done, "results")

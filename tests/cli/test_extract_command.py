@@ -36,7 +36,7 @@ def test_a_model_of_ones_own(data: Path) -> None:
     options = ("--text", f"{data / 'models' / 'small-bert'}+layers", "--float16", "--batch-size", "4",
                "--device", "cpu", "--precision", "float32")  # fmt: skip
     printed = extract(data, *options)
-    assert "text small-bert+layers: 9 of 9 items (100.0%); 3 layers of 32 numbers each; " in printed
+    assert "text small-bert+layers: 9 of 9 items (100.0%); 3 layers of 32 dimensions; " in printed
     assert " items/s; " in printed
     stored = load_features(prepared, "text", "small-bert+layers")
     assert (stored.values.shape, str(stored.values.dtype)) == ((10, 3, 32), "float16")

@@ -192,15 +192,24 @@ def test_an_interrupted_run_says_where_it_is(toy: Any, tmp_path: Path) -> None:
     assert lines[3] == "resuming sasrec on toy, seed 1 at epoch 3"
 
 
+MACHINE = "text for programs, which stays as it is"
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_remark_on_a_terminal_is_broken_at_blanks(is_terminal: bool) -> None:
     out = io.StringIO()
-    console = SafeConsole(stderr=True, file=out, force_terminal=is_terminal, width=24, color_system=None)
+    console = SafeConsole(file=out, force_terminal=is_terminal, width=24, color_system=None)
     console.print("  run: mmbench datasets stats amazon-beauty@random:1")
     console.print("prints\ntwo lines")
+    console.print(MACHINE, soft_wrap=True)
     expected = ["  run: mmbench datasets", "stats", "amazon-beauty@random:1"]
     whole = ["  run: mmbench datasets stats amazon-beauty@random:1"]
-    assert out.getvalue().splitlines() == [*(expected if is_terminal else whole), "prints", "two lines"]
+    assert out.getvalue().splitlines() == [
+        *(expected if is_terminal else whole),
+        "prints",
+        "two lines",
+        MACHINE,
+    ]
 
 
 def test_a_sweep_s_cells_say_what_they_sweep(toy: Any, tmp_path: Path) -> None:

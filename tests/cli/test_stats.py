@@ -138,4 +138,4 @@ def test_list_of_stored_features(outcomes: dict[str, Outcome], folder: Path) -> 
 def test_a_partial_file_is_taken_when_that_is_said(outcomes: dict[str, Outcome]) -> None:
     done = outcomes["partial"]
     assert done.returncode == 0, done.stderr
-    assert "text x: 1 of 4 items (25.0%); 2 numbers each" in done.stdout
+    assert "text x: 1 of 4 items (25.0%); 2 dimensions" in done.stdout

@@ -3,6 +3,7 @@
 Run: python -m pytest tests/data/test_draft.py
 """
 
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -62,6 +63,34 @@ def test_a_draft_is_accepted_and_prepares_what_the_files_hold(tmp_path: Path) ->
     assert record["categories"] == [["Home", "Light"], ["Gift", record["id"][1:]]]
     assert record["price"] == f"{record['id'][1:]}.5"
     assert spec.columns.items.image_url == "photo"
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "elsewhere"])
+def test_pictures_that_lie_beside_the_files_are_named(kind: str, tmp_path: Path) -> None:
+    """Of two places the one that has more of them; where none has any, the line is left to be filled in."""
+    (tmp_path / "orders.csv").write_text("customer,sku,ordered_at\na,s1,2024-03-01\na,s2,2024-03-02\n")
+    (tmp_path / "products.csv").write_text("sku,name,file\ns1,Cup,s1.jpg\ns2,Plate,s2.jpg\n")
+    (tmp_path / "a-few").mkdir()
+    (tmp_path / "a-few" / "s1.jpg").write_bytes(b"")
+    names = ["s1.jpg", "s2.jpg", "s3.jpg"]
+    if kind == "folder":
+        (tmp_path / "photos").mkdir()
+        for name in names:
+            (tmp_path / "photos" / name).write_bytes(b"")
+    elif kind == "zip":
+        with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, b"")
+    else:
+        (tmp_path / "a-few" / "s1.jpg").unlink()
+    file, _ = write_draft(tmp_path / "orders.csv", tmp_path / "products.csv", name="mine")
+    (line,) = [line for line in file.read_text().splitlines() if "images" in line]
+    expected = {
+        "folder": 'images = { name = "photos", member = "{file}" }   # it has 2 of the first 2 pictures',
+        "zip": 'images = { name = "photos.zip", member = "{file}" }   # it has 2 of the first 2 pictures',
+        "elsewhere": '# images = { name = "FOLDER OR ZIP", member = "{file}" }',
+    }
+    assert line.startswith(expected[kind])
 
 
 def test_every_guess_has_a_reason(tmp_path: Path) -> None:

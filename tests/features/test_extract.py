@@ -43,7 +43,7 @@ def test_rows_belong_to_their_items(tmp_path: Path) -> None:
 def test_report_line_says_what_is_missing(tmp_path: Path) -> None:
     line = extract(with_pictures(tmp_path, [5, None, 7, 5]), "image").line()
     assert line.startswith(
-        "image colour-gradient: 3 of 4 items (75.0%); 594 numbers each; absent: 1 missing file; "
+        "image colour-gradient: 3 of 4 items (75.0%); 594 dimensions; absent: 1 missing file; "
     )
     assert "1 duplicate" in line
     assert line.endswith(" s")

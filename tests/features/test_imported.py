@@ -226,6 +226,6 @@ def test_command_line(prepared: Prepared, tmp_path: Path) -> None:
     state = State(data_dir=tmp_path, results_dir=tmp_path)
     result = CliRunner().invoke(app, ["import-features", "toy", *options], obj=state)
     assert result.exit_code == 0, result.output
-    assert "text bert: 3 of 4 items (75.0%); 2 numbers each; absent: 1 not in the id map" in result.output
+    assert "text bert: 3 of 4 items (75.0%); 2 dimensions; absent: 1 not in the id map" in result.output
     shown = CliRunner().invoke(app, ["import-features", "--help"]).output
     assert "Example:" in shown

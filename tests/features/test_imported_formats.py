@@ -114,7 +114,7 @@ def test_rows_that_several_items_share_are_counted(prepared: Prepared, tmp_path:
         prepared, "image", "mmrec", save(tmp_path / "f.npy", values), table(tmp_path / "ids.tsv")
     )
     assert report.reasons["duplicate"] == 2
-    assert "2 duplicate" in report.line()
+    assert "2 duplicates" in report.line()
 
 
 @pytest.mark.parametrize("single_first", [False, True])

@@ -81,8 +81,12 @@ def test_names_with_variants() -> None:
         ("SASRec", "did you mean 'sasrec'?"),
         ("sasrec:offical", "unknown variant 'sasrec:offical'; did you mean 'sasrec:official'?"),
         ("sasrce:official", "did you mean 'sasrec:official'?"),
-        ("qqqqq", "known: "),
+        ("qqqqq", "unknown model 'qqqqq'; mmbench models lists all"),
         ("", "unknown model ''"),
+        (
+            "my-own-net",
+            "unknown model 'my-own-net'; mmbench models lists all, --models-dir FOLDER adds your own",
+        ),
     ],
 )
 def test_unknown_names_get_the_nearest(name: str, said: str) -> None:

@@ -59,7 +59,7 @@ def test_a_table_from_nothing_and_again(world: World, tmp_path: Path) -> None:
     assert dry.returncode == 0, dry.stderr
     lines = dry.stdout.splitlines()
     assert [line.split()[:2] for line in lines[:5]] == [["missing", "unknown"]] * 5
-    assert lines[5] == "5 cells, 0 finished, 5 missing"
+    assert lines[5] == "5 runs, 0 finished, 5 missing"
     assert lines[6] == "time left: unknown, no earlier run of these models on these data sets"
     assert lines[7:] == [
         "not yet: Future, SASRec-X",

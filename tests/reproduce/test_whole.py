@@ -61,7 +61,7 @@ def test_the_command_prints_every_experiment_and_the_whole(
     assert "amazon-home," in lines["tiny/table1"]
     assert "Future," in lines["tiny/table1"]
     assert lines["tiny/fig3"][1:] == ["amazon-home"]
-    assert "different cells" in done.stdout
+    assert "different runs" in done.stdout
     for arguments, message in (
         (("tini", "--all", "--dry-run"), "did you mean 'tiny'?"),
         (("tiny", "--all"), "add --dry-run"),

@@ -79,20 +79,20 @@ def test_a_bound_stays_a_bound_until_a_seed_ends(cells: list[Cell]) -> None:
     left.plan(cells, 1)
     assert left.text() == ""
     left.epoch([cells[0]], 2.0, report(10))  # 90 epochs of this seed, 100 of the other
-    assert left.text() == "at most 6:20 left for 2 of 4 runs; the others are not timed yet"
+    assert left.text() == "at most 6:20 left for 2 of 4 runs; others not timed yet"
     left.ends(cells[0], ended(cells[0], n_epochs=30, seconds=70.0))
-    assert left.text() == "about 1:10 left for 1 of 3 runs; the others are not timed yet"
+    assert left.text() == "about 1:10 left for 1 of 3 runs; others not timed yet"
     left.ends(cells[1], ended(cells[1], n_epochs=0, seconds=0.0, status="failed"))
-    assert left.text() == "about 1:10 left for 1 of 2 runs; the others are not timed yet"
+    assert left.text() == "about 1:10 left for 1 of 2 runs; others not timed yet"
     # The first seed had 30 epochs, so 20 of this seed are left: 40 s.
     left.epoch([cells[2]], 2.0, report(10))
-    assert left.text() == "about 0:40 left for 1 of 2 runs; the others are not timed yet"
+    assert left.text() == "about 0:40 left for 1 of 2 runs; others not timed yet"
     left.epoch(
         [cells[2]], 2.0, report(29, best_epoch=28)
     )  # patience ends 4 epochs after the best at the earliest
-    assert left.text() == "about 0:06 left for 1 of 2 runs; the others are not timed yet"
+    assert left.text() == "about 0:06 left for 1 of 2 runs; others not timed yet"
     left.epoch([cells[2]], 2.0, report(99, best_epoch=99))
-    assert left.text() == "about 0:02 left for 1 of 2 runs; the others are not timed yet"
+    assert left.text() == "about 0:02 left for 1 of 2 runs; others not timed yet"
     left.ends(cells[2], ended(cells[2], n_epochs=99, seconds=200.0))
     assert left.text() == "", "of a single run its own line tells"
 
@@ -117,9 +117,9 @@ def test_runs_that_were_finished_before_tell_the_length(cells: list[Cell]) -> No
     left = TimeLeft()
     left.plan(cells[1:], 1)
     left.stored(cells[0], ended(cells[0], n_epochs=40, seconds=1000.0))
-    assert left.text() == "about 16:40 left for 1 of 3 runs; the others are not timed yet"
+    assert left.text() == "about 16:40 left for 1 of 3 runs; others not timed yet"
     left.epoch([cells[2]], 2.0, report(10))
-    assert left.text() == "about 1:00 left for 1 of 3 runs; the others are not timed yet"
+    assert left.text() == "about 1:00 left for 1 of 3 runs; others not timed yet"
 
 
 def test_lines_without_a_terminal_say_it_too(cells: list[Cell]) -> None:
