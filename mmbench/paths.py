@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+NEW_MODELS = Path("my-models")  # where `mmbench new-model` writes without --models-dir
 
 
 def baselines_dir() -> Path:

@@ -29,11 +29,7 @@ def is_read_at_start(variable: str) -> bool:
 
 def needs_own_interpreter(args: Sequence[str], env: Mapping[str, str]) -> bool:
     """Return whether a command is not forked: no fork here, a setting that is read at start, or a cluster's workers."""
-    return (
-        not hasattr(os, "fork")
-        or any(map(is_read_at_start, env))
-        or any(arg.startswith("--backend") for arg in args)
-    )
+    return not hasattr(os, "fork") or any(map(is_read_at_start, env)) or bool({"dask", "ray"} & set(args))
 
 
 class Forked:

@@ -26,12 +26,14 @@ def register(app: typer.Typer) -> None:
 def check(
     ctx: typer.Context,
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Model names, with :variant if wanted.")
+        list[str], typer.Argument(metavar="MODEL", help="Model names, with :variant if wanted.")
     ],
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Take catalogue, features and histories from this data set; by default from a toy data set."
+            "--dataset",
+            "-d",
+            help="Take catalogue, features and histories from this data set; by default from a toy data set.",
         ),
     ] = None,
     canary: Annotated[

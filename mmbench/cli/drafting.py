@@ -20,7 +20,7 @@ def init(
         str, typer.Argument(metavar="INTERACTIONS", help="Table of users, items and times.")
     ],
     items: Annotated[
-        str | None, typer.Argument(metavar="[ITEMS]", help="Table of items: titles, categories, brands.")
+        str | None, typer.Argument(metavar="ITEMS", help="Table of items: titles, categories, brands.")
     ] = None,
     name: Annotated[
         str | None,

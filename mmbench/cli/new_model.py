@@ -9,10 +9,9 @@ import typer
 from mmbench.cli.state import State
 from mmbench.cli.words import words
 from mmbench.errors import UsageError
-from mmbench.paths import split_paths
+from mmbench.paths import NEW_MODELS, split_paths
 
 Modality = Literal["text", "image"]
-DEFAULT_FOLDER = Path("my-models")
 _EPILOG = """\b
 Examples:
   mmbench new-model markov-mf
@@ -56,7 +55,7 @@ def _folder() -> Path:
             f"{len(folders)} folders of models are named ({', '.join(map(str, folders))}); "
             "name the folder of the new model with --models-dir"
         )
-    folder = folders[0] if folders else DEFAULT_FOLDER
+    folder = folders[0] if folders else NEW_MODELS
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder with --models-dir")
     return folder

@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
 def tune(
     ctx: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models, with :variant if wanted.")],
-    dataset: Annotated[list[str] | None, typer.Option(help="Prepared data set; repeatable.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Prepared data set; repeatable.")
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option(min=1, show_default="30", help="Trials of each model, the recipe's own among them."),

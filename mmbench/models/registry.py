@@ -12,7 +12,7 @@ from typing import Any
 from mmbench import plugins
 from mmbench.errors import UsageError, nearest, suggest
 from mmbench.models.entry import ModelEntry, shipped_dirs, values_of
-from mmbench.paths import split_paths
+from mmbench.paths import NEW_MODELS, split_paths
 from mmbench.settings.config import check_keys, check_value, defaults_of
 from mmbench.settings.recipe import read_recipe
 
@@ -104,6 +104,8 @@ def find(name: str) -> ModelEntry:
         )
     if model not in known:
         plugged().check(model)
+        if hint := _own_file(model):
+            raise UsageError(f"unknown model {name!r}; {hint}")
         names = all_names() if variant else known
         text = suggest(name, names, what="model") if nearest(name, names) else (
             f"unknown model {name!r}; mmbench models lists all, --models-dir FOLDER adds your own"
@@ -118,6 +120,17 @@ def find(name: str) -> ModelEntry:
         names = [f"{model}:{known_variant}" for known_variant in entry.recipe.variants]
         raise UsageError(suggest(name, names, what="variant"))
     return replace(entry, variant=variant)
+
+
+def _own_file(model: str) -> str:
+    """Return where files of the user's hold a model of this name, and what is missing; "" where none does."""
+    stem = model.replace("-", "_")
+    for folder in model_dirs():
+        code, recipe = folder / f"{stem}.py", folder / f"{stem}.toml"
+        if folder not in shipped_dirs() and code.is_file() and not recipe.is_file():
+            return f"{code} has no recipe {recipe.name} beside it"
+    recipe = NEW_MODELS / f"{stem}.toml"
+    return f"{recipe} may be it: add --models-dir {NEW_MODELS}" if recipe.is_file() else ""
 
 
 def canonical(name: str) -> str:

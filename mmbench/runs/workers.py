@@ -32,6 +32,7 @@ BEGUN = (
     "begun"  # lies in a cell's folder while a worker has it, with a byte for each that did not give it back
 )
 MAX_TRIES = 2
+ANSWER_S = 10  # how long a Dask scheduler has to answer
 POLL_S = 0.3  # how often a Ray run looks which cells have ended
 Group = tuple[Cell, ...]  # cells that a worker computes together: seeds in a stack, or a single cell
 Work = Callable[[Group], list[tuple[Cell, RunRecord]]]
@@ -221,7 +222,7 @@ def _dask(backend: Backend, work: Work) -> Iterator[Pool]:
             )  # fmt: skip
             client = distributed.Client(cluster)
         else:
-            cluster, client = None, distributed.Client(backend.address, timeout="10s")
+            cluster, client = None, distributed.Client(backend.address, timeout=ANSWER_S)
     except (OSError, TimeoutError) as error:
         raise RunError(f"no Dask scheduler answers at {backend.address}: {error}") from error
     try:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mmbench.errors import RunError
+from mmbench.runs import workers
 from mmbench.runs.store import read_record
+from mmbench.runs.workers import Backend, Kind, together
 from tests.models.test_registry import OWN, write_own
 from tests.prepared import SMALL, cells, cli, environment, same_ranks
 
@@ -22,15 +25,18 @@ ONCE = """        import os; from pathlib import Path
         if self.config.slope == 2.0 and not flag.exists():
             flag.touch(); os.kill(os.getpid(), 9)
 """
-ALWAYS = """        if self.config.slope == 9.0:  # of my-line:steep
+ALWAYS = """        import os
+        if self.config.slope == 9.0:  # of my-line:steep
             os.kill(os.getpid(), 9)
 """
-TRAINED = ("sasrec", "random", "--dataset", "toy", "--seeds", "2", "--epochs", "2", "--no-floors", *SMALL)
+TRAINED = ("sasrec", "--dataset", "toy", "--seeds", "2", "--epochs", "2", "--no-floors", *SMALL)
 
 
 @pytest.fixture(autouse=True)
 def installed(request: pytest.FixtureRequest) -> None:
-    package = {"dask": "distributed", "ray": "ray"}.get(request.node.callspec.params.get("backend", "local"))
+    """Skip a test of a back end whose package is not installed."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    package = {"dask": "distributed", "ray": "ray"}.get(parameters.get("backend", "local"))
     if package:
         pytest.importorskip(package)
 
@@ -42,43 +48,60 @@ def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def told(lines: list[str], seed: int) -> list[str]:
+    """Return what a command tells of a run of sasrec, in its order, without numbers that are measured."""
+    of_run = [line for line in lines if f"sasrec on toy, seed {seed}" in line]
+    return [re.sub(r"\[./.\] |  .*|: 2 epochs, .*", "", line) for line in of_run]
+
+
+def expected_of(seed: int) -> list[str]:
+    name = f"sasrec on toy, seed {seed}"
+    return [name, f"{name}: epoch 1/2", f"{name}: epoch 2/2", f"finished {name}"]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_run_outlives_its_workers(backend: str, alone: Path, data_dir: Path, tmp_path: Path) -> None:
-    """The first cell kills its worker once and is computed anew; the last kills all that take it and fails alone."""
-    models = write_own(tmp_path / "models", code=OWN.replace(DIES, ONCE + ALWAYS + DIES))
+def test_a_run_outlives_a_worker(backend: str, alone: Path, data_dir: Path, tmp_path: Path) -> None:
+    """The first cell kills its worker once and is computed anew; those beside it are as they are alone."""
+    models = write_own(tmp_path / "models", code=OWN.replace(DIES, ONCE + DIES))
     out = tmp_path / "out"
     done = cli(
-        "run", "my-line", *TRAINED, "my-line:steep", "--jobs", "2", "--backend", backend, data=data_dir, results=out,
+        "run", "my-line", *TRAINED, "--jobs", "2", "--backend", backend, data=data_dir, results=out,
         env={"MMBENCH_MODELS": str(models)},
     )  # fmt: skip
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 0, done.stderr
     assert (models / "died").exists()
-    for seed in (1, 2):  # a run elsewhere is told of as one here, in its order
-        of_run = [line for line in done.error_lines if f"sasrec on toy, seed {seed}" in line]
-        assert [re.sub(r"\[./6\] ", "", line).partition("  ")[0] for line in of_run[:-1]] == [
-            f"sasrec on toy, seed {seed}", *(f"sasrec on toy, seed {seed}: epoch {n}/2" for n in (1, 2))
-        ]  # fmt: skip
-        assert of_run[-1].startswith("finished ")
-    assert done.error_lines[-1] == "error: 1 of 6 runs failed; the same command tries them again"
-    records = {(record.model, record.seed): record for record in map(read_record, cells(out))}
-    failed = records.pop(("my-line:steep", 1))
-    assert (failed.status, failed.reason) == (
-        "failed", "its worker process died twice; it may have run out of memory",
-    )  # fmt: skip
-    assert sorted(records) == [("my-line", 1), ("random", 1), ("random", 2), ("sasrec", 1), ("sasrec", 2)]
-    assert {record.status for record in records.values()} == {"finished"}
+    for seed in (1, 2):
+        assert told(done.error_lines, seed) == expected_of(seed)
+    records = {(record.model, record.seed): record.status for record in map(read_record, cells(out))}
+    assert records == dict.fromkeys([("my-line", 1), ("sasrec", 1), ("sasrec", 2)], "finished")
     assert not list(out.rglob("begun"))
     for cell in cells(alone):
         assert same_ranks(cell, out / cell.relative_to(alone))
 
 
+def test_a_run_that_kills_all_its_workers_fails_alone(data_dir: Path, tmp_path: Path) -> None:
+    models = write_own(tmp_path / "models", code=OWN.replace(DIES, ALWAYS + DIES))
+    out = tmp_path / "out"
+    done = cli(
+        "run", "my-line:steep", "random", "--dataset", "toy", "--no-floors", "--jobs", "2", "--backend", "local",
+        data=data_dir, results=out, env={"MMBENCH_MODELS": str(models)},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert done.error_lines[-1] == "error: 1 of 2 runs failed; the same command tries them again"
+    records = {record.model: (record.status, record.reason) for record in map(read_record, cells(out))}
+    reason = "its worker process died twice; it may have run out of memory"
+    assert records["my-line:steep"] == ("failed", reason)
+    assert records["random"][0] == "finished"
+    assert not list(out.rglob("begun"))
+
+
 @pytest.fixture
-def scheduler(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A Dask cluster of another process; the parameter is the number of threads of its worker."""
+def scheduler() -> Iterator[str]:
+    """A Dask cluster of another process, with a worker that runs a task at a time."""
     code = (
         "import sys, distributed\n"
         "if __name__ == '__main__':\n"
-        f"    c = distributed.LocalCluster(n_workers=1, threads_per_worker={request.param}, dashboard_address=None)\n"
+        "    c = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)\n"
         "    print(c.scheduler_address, flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -96,7 +119,7 @@ def scheduler(request: pytest.FixtureRequest) -> Iterator[str]:
     process.wait(timeout=30)
 
 
-@pytest.mark.parametrize(("backend", "scheduler"), [("dask", 1)], indirect=["scheduler"])
+@pytest.mark.parametrize("backend", ["dask"])
 def test_a_running_cluster_is_used(backend: str, scheduler: str, data_dir: Path, tmp_path: Path) -> None:
     done = cli(
         "run", "random", "--seeds", "2", "--no-floors", "--backend", backend, "--address", scheduler,
@@ -106,29 +129,36 @@ def test_a_running_cluster_is_used(backend: str, scheduler: str, data_dir: Path,
     assert [read_record(cell).status for cell in cells(tmp_path)] == ["finished", "finished"]
 
 
-@pytest.mark.parametrize(("backend", "scheduler"), [("dask", 2)], indirect=["scheduler"])
-def test_two_cells_in_one_process_are_refused(
-    backend: str, scheduler: str, data_dir: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("backend", ["dask"])
+def test_two_cells_in_one_process_are_refused(backend: Kind) -> None:
     """They would share torch's random generator."""
-    done = cli(
-        "run", "random", "--no-floors", "--backend", backend, "--address", scheduler, "--dataset", "toy",
-        data=data_dir, results=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "--nthreads 1" in done.error_lines[-1]
+    import distributed
+
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster,
+        pytest.raises(RunError, match="--nthreads 1"),
+    ):
+        together(list, Backend(backend, cluster.scheduler_address), 1)
 
 
 @pytest.mark.parametrize(
-    ("backend", "args", "said"),
+    ("args", "expected"),
     [
-        ("local", ["--backend", "dsk"], "did you mean 'dask'?"),
-        ("local", ["--address", "tcp://127.0.0.1:1"], "--backend dask or --backend ray"),
-        ("dask", ["--backend", "dask", "--address", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
+        (["--backend", "dsk"], "did you mean 'dask'?"),
+        (["--address", "tcp://127.0.0.1:1"], "--backend dask or --backend ray"),
     ],
 )
-def test_wrong_places(backend: str, args: list[str], said: str, data_dir: Path, tmp_path: Path) -> None:
+def test_a_wrong_backend_is_one_line(args: list[str], expected: str, data_dir: Path, tmp_path: Path) -> None:
     done = cli("run", "pop", "--no-floors", "--dataset", "toy", *args, data=data_dir, results=tmp_path)
     assert done.returncode in (1, 2)
-    assert said in done.error_lines[-1]
+    assert expected in done.error_lines[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["dask"])
+def test_an_address_without_a_scheduler_is_one_line(backend: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "ANSWER_S", 0.1)
+    with pytest.raises(RunError, match=r"^no Dask scheduler answers at tcp://127\.0\.0\.1:1: .*$"):
+        together(list, Backend(backend, "tcp://127.0.0.1:1"), 1)

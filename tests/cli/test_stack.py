@@ -13,7 +13,7 @@ CALM = (
     "--set", "dropout=0", "--set", "attn_dropout=0", "--set", "precision=float64", "--set", "adam_eps=1e-4",
 )  # fmt: skip
 RUN = (
-    "run", "sasrec", "gru4rec", "--no-floors", "--dataset", "toy", "--seeds", "3", "--epochs", "6", *SMALL, *CALM,
+    "run", "sasrec", "gru4rec", "--no-floors", "--dataset", "toy", "--seeds", "3", "--epochs", "4", *SMALL, *CALM,
 )  # fmt: skip
 TRAINED = """
     def loss(self, batch):
@@ -63,7 +63,7 @@ def test_a_stack_gives_the_cells_of_single_runs_and_says_which_seeds_it_held(
     }
     assert [held["sasrec", seed] for seed in (1, 2, 3)] == [[1, 2], [1, 2], None]
     assert {held["gru4rec", seed] for seed in (1, 2, 3)} == {None}
-    assert "[1-2/6] sasrec on toy, seeds 1, 2: epoch 6/6  ce " in done.stderr
+    assert "[1-2/6] sasrec on toy, seeds 1, 2: epoch 4/4  ce " in done.stderr
     assert "(best 0." in done.stderr
     assert "mean of 2 seeds)" in done.stderr
     note = "gru4rec on toy, seeds 1, 2: trained seed after seed: its loss is not computed for several models at once"

@@ -95,6 +95,26 @@ def test_unknown_names_get_the_nearest(name: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_a_model_in_the_folder_of_new_models_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a registered name is near, which is not what was meant."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="did you mean 'm3srec'"):
+        registry.find("my-rec")
+    (tmp_path / "my-models").mkdir()
+    (tmp_path / "my-models" / "my_rec.toml").write_text("")
+    with pytest.raises(UsageError, match=r"my-models/my_rec\.toml may be it: add --models-dir my-models"):
+        registry.find("my-rec")
+
+
+def test_code_without_a_recipe_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBENCH_MODELS", str(tmp_path))
+    (tmp_path / "my_rec.py").write_text("")
+    with pytest.raises(UsageError, match=r"my_rec\.py has no recipe my_rec\.toml beside it"):
+        registry.find("my-rec")
+
+
 def test_a_user_s_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBENCH_MODELS", str(write_own(tmp_path)))
     entry = registry.find("my-line:steep")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from mmbench.nn import grouped
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
 from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder, init_normal
 from mmbench.settings.config import TrainConfig
@@ -130,3 +131,30 @@ def test_a_grouped_layer_starts_like_separate_ones() -> None:
     assert not many.bias.any()
     assert module[1].weight.eq(1).all()
     assert not module[1].bias.any()
+
+
+@pytest.mark.parametrize("shape", [(ROWS, DIM), (ROWS, WIDTH, DIM), (2, ROWS, WIDTH, DIM)])
+def test_norms_are_those_of_each_group_on_every_device(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    norm = GroupedLayerNorm(GROUPS, DIM, 1e-5).double()
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.normal_()
+    x, weight = torch.randn(2, GROUPS, *shape, dtype=torch.float64)
+    x.requires_grad_()
+    separate = [nn.LayerNorm(DIM, eps=1e-5).double() for _ in range(GROUPS)]
+    for group, part in enumerate(separate):
+        vectors = (vector.detach().view(GROUPS, DIM)[group] for vector in norm.parameters())
+        part.load_state_dict(dict(zip(("weight", "bias"), vectors, strict=True)))
+    expected = torch.stack([part(values) for part, values in zip(separate, x, strict=True)])
+    (of_x,) = torch.autograd.grad((expected * weight).sum(), x, retain_graph=True)
+    of_scale = torch.autograd.grad((expected * weight).sum(), [part.weight for part in separate])
+    for is_eager in (True, False):  # False: what a GPU does
+        monkeypatch.setattr(grouped, "is_eager_cpu", lambda x, answer=is_eager: answer)
+        actual = norm(x)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+        by_x, by_scale = torch.autograd.grad((actual * weight).sum(), [x, norm.weight])
+        torch.testing.assert_close(by_x, of_x, rtol=0, atol=1e-12)
+        torch.testing.assert_close(by_scale, torch.cat(of_scale), rtol=0, atol=1e-12)

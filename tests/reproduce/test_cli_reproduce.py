@@ -91,7 +91,7 @@ def test_a_table_from_nothing_and_again(world: World, tmp_path: Path) -> None:
     assert "epoch" not in again.stderr
     assert {path: (path / "run.json").stat().st_mtime_ns for path in cells(world.results)} == made
 
-    overrides = parse_sets([argument for argument in SMALL if argument != "--set"], epochs=1)
+    overrides = parse_sets([argument for argument in SMALL if argument != "--set"], epochs=1, device="cpu")
     as_run = plan(
         results_dir=world.results, datasets=[open_prepared("toy", world.data)], models=["sasrec"], seeds=[1, 2],
         overrides=overrides,
