@@ -53,8 +53,10 @@ STRUCTURED, LIKELY = (
     (600, 300),
     0.7,
 )  # users and items with --quality; how likely an item's successor follows it
-SIZES = ("Width 64, 2 layers, 2 heads, inner width 256, cross entropy over all items (GRU4Rec: 64 and 128 wide, one "
-         "layer; BERT4Rec: a fifth masked)")  # fmt: skip
+SIZES = (  # the second part is about the models that are not SASRec
+    "Width 64, 2 layers, 2 heads, inner width 256, cross entropy over all items",
+    " (GRU4Rec: 64 and 128 wide, one layer; BERT4Rec: a fifth masked)",
+)
 
 
 def measure(workers: Mapping[str, Worker], wanted: argparse.Namespace) -> dict[str, Any]:
@@ -130,18 +132,25 @@ def describe(wanted: argparse.Namespace, facts: dict[str, Any], rows: list[list[
 
 {facts["date"]}, {facts["processor"]}, threads: {facts["threads"]} of {facts["cores"]} cores,
 load {facts["load"]} when it began. {facts["users"]:,} users, {facts["items"]:,} items,
-{facts["interactions"]:,} interactions. {versions}. {SIZES},
+{facts["interactions"]:,} interactions. {versions}. {SIZES[0]}{SIZES[1] * (wanted.models != ["sasrec"])},
 length {MAX_LEN}, {wanted.batch:,} targets a step, learning rate {wanted.lr}. Medians of {wanted.rounds} rounds in turns
 (least–most); bold: how many times mmbench's. Training is scaled to an epoch from the steps measured: {measured}.
 Ranking: {min(wanted.users, facts["users"]):,} users a round, scaled to all, metrics included; rounds:
 {wanted.rank_rounds}. Processor time is what the process used; other jobs lengthen it less than the time by the
-wall.{differences}
-BERT4Rec: compare per prediction, because an epoch of RecBole masks every prefix of every history, those of mmbench and
-RecTools every history once.{_about_quality(wanted)}
+wall.{differences}{_about_models(wanted)}{_about_quality(wanted)}
 Made by `python benchmarks/peers.py`.
 
 {table(header, rows)}
 """
+
+
+def _about_models(wanted: argparse.Namespace) -> str:
+    if "bert4rec" not in wanted.models:
+        return ""
+    return (
+        " BERT4Rec: compare per prediction, because an epoch of RecBole masks every prefix of every history, those of "
+        "mmbench and RecTools every history once."
+    )
 
 
 def _about_quality(wanted: argparse.Namespace) -> str:
@@ -149,8 +158,9 @@ def _about_quality(wanted: argparse.Namespace) -> str:
         return ""
     return (
         f" The goal is {SHARE:.0%} of mmbench's best validation {METRIC}; mmbench ranks the targets in the lists of "
-        f"all contestants, and only training counts, at most {wanted.most_epochs} epochs. RecBole as shipped computes "
-        "what it computes without its defects, so its epochs are those, in its own time."
+        f"all contestants, and only training counts, at most {wanted.most_epochs} epochs."
+        + " RecBole as shipped computes what it computes without its defects, so its epochs are those, in its own time."
+        * ("recbole" in wanted.python)
     )
 
 

@@ -75,25 +75,25 @@ class Scorer:
 
 def courses(workers: Mapping[str, Worker], scorer: Scorer, ours: str, most_epochs: int) -> dict[str, Course]:
     """Return the course of each contestant; mmbench trains first, until its best is `PATIENCE` epochs old."""
-    own = _train(workers[ours], scorer, goal=None, most_epochs=most_epochs)
+    own = _train(ours, workers[ours], scorer, goal=None, most_epochs=most_epochs)
     goal = SHARE * max(epoch.value for epoch in own)
     results = {}
     for name, worker in workers.items():
-        epochs = own if name == ours else _train(worker, scorer, goal=goal, most_epochs=most_epochs)
+        epochs = own if name == ours else _train(name, worker, scorer, goal=goal, most_epochs=most_epochs)
         reached = next((number for number, epoch in enumerate(epochs, start=1) if epoch.value >= goal), 0)
         results[name] = Course(tuple(epochs), reached)
     return results
 
 
-def _train(worker: Worker, scorer: Scorer, *, goal: float | None, most_epochs: int) -> list[Epoch]:
-    """Train until the goal is reached; without a goal, until the best epoch is `PATIENCE` epochs old."""
+def _train(name: str, worker: Worker, scorer: Scorer, *, goal: float | None, most_epochs: int) -> list[Epoch]:
+    """Train a contestant until the goal is reached; without a goal, until the best epoch is `PATIENCE` epochs old."""
     epochs: list[Epoch] = []
     seconds = cpu = 0.0
     while len(epochs) < most_epochs:
         answer = worker.ask("train", steps=worker.facts["steps_per_epoch"], seconds=0)
         seconds, cpu = seconds + answer["seconds"], cpu + answer["cpu"]
         epochs.append(Epoch(seconds, cpu, scorer.value(worker)))
-        print(f"{worker.name}, epoch {len(epochs)}: {METRIC} {epochs[-1].value:.4f}", flush=True)
+        print(f"{name}, epoch {len(epochs)}: {METRIC} {epochs[-1].value:.4f}", flush=True)
         values = [epoch.value for epoch in epochs]
         if values[-1] >= goal if goal is not None else len(values) - 1 - int(np.argmax(values)) >= PATIENCE:
             break

@@ -52,7 +52,8 @@ def declared(package: str) -> dict[str, str]:
     [
         "import mmbench; dir(mmbench); mmbench.__version__",
         "import mmbench; mmbench.report, mmbench.load, mmbench.recommend",
-        "import mmbench.reporting.run_list, mmbench.reporting.run_page",
+        "import mmbench.reporting.run_list, mmbench.reporting.run_page\n"
+        "from mmbench.models import registry; registry.find('hm4sr').stated_values('demo')",
         "import mmbench.data, mmbench.models, mmbench.nn; dir(mmbench.models)",
         "import sys; sys.argv = ['mmbench', '--help']\n"
         "from mmbench.cli import main\n"

@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import TYPE_CHECKING
 
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RunRecord
-from mmbench.training.progress import EpochReport
+
+if TYPE_CHECKING:
+    from mmbench.training.progress import EpochReport
 
 Configuration = tuple[Path, str, str]  # what the seeds of a row share: data, model, config id
 RECENT = 5  # epochs whose median is the pace
@@ -42,7 +45,7 @@ class EpochTimes:
             self._n_steps = n_steps
             self._steps = [*self._steps[:1], (self.now(), step)]
 
-    def epoch(self, report: EpochReport) -> None:
+    def epoch(self, report: "EpochReport") -> None:
         now = self.now()
         if self._ended is None:
             self.seconds.append(self._first(now) or report.seconds)
@@ -76,7 +79,7 @@ class _Training:
     """A run in training: seconds per epoch of its own, and its newest epoch."""
 
     pace: float
-    report: EpochReport
+    report: "EpochReport"
 
     @property
     def is_bound(self) -> bool:
@@ -107,7 +110,7 @@ class TimeLeft:
         self._missing.pop(cell.path, None)
         self._stored.setdefault(configuration_of(cell), []).append(record)
 
-    def epoch(self, cells: Sequence[Cell], pace: float, report: EpochReport) -> None:
+    def epoch(self, cells: Sequence[Cell], pace: float, report: "EpochReport") -> None:
         """Take note of an epoch of a run, or of a stack, whose runs share its seconds."""
         for cell in cells:
             if cell.path in self._missing:
