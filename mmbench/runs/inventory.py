@@ -171,10 +171,15 @@ def _without_record(path: Path, state: RunState, reason: str = "") -> StoredRun:
     n_epochs = log.read_bytes().count(b"\n") if log.is_file() else 0
     times = [file.stat().st_mtime for file in [path, *path.iterdir()] if file.exists()]
     return StoredRun(
-        path=path, dataset=dataset, model=_model_of(model), config_id=config_id,
+        path=path, dataset=_dataset_of(dataset), model=_model_of(model), config_id=config_id,
         seed=int(folder.removeprefix("seed_")), state=state, reason=reason, n_epochs=n_epochs, changed=max(times),
         record=None,
     )  # fmt: skip
+
+
+def _dataset_of(folder: str) -> str:
+    """Return the data set whose runs lie in a folder of this name: `shop@random-1` -> `shop@random:1`."""
+    return re.sub(r"@random-(\d+)$", r"@random:\1", folder)
 
 
 def _model_of(folder: str) -> str:

@@ -1,6 +1,7 @@
 """`mmbench runs` on made-up results folders, in this process."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ def test_every_run_has_its_state(stored: tuple[Path, dict[str, Path]]) -> None:
     record = look_at(paths["finished"]).record
     assert record is not None
     assert finished["test"]["NDCG@10"] == record.metrics("test", "NDCG@10")["NDCG@10"]
+
+
+def test_an_unfinished_run_has_the_name_of_its_data_set_under_a_tie_order(
+    fresh: tuple[Path, dict[str, Path]],
+) -> None:
+    """A folder's name has no colon, a data set's has."""
+    root, paths = fresh
+    below = Path(*paths["interrupted"].parts[-3:])
+    shutil.copytree(paths["interrupted"], root / "shop@clean@random-12" / below)
+    (row,) = listed(root, "-d", "shop@clean@random:12")
+    assert (row["dataset"], row["state"]) == ("shop@clean@random:12", "interrupted")
 
 
 @pytest.mark.parametrize(
