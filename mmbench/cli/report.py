@@ -1,13 +1,17 @@
 """`mmbench report`: stored results as a table with tests."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbench import __version__
 from mmbench.choices import Correction, Format, MaskRule, Rows, SplitName, Style, TestName, Ties
 from mmbench.cli import complete
 from mmbench.cli.bands import BandName
@@ -283,5 +287,12 @@ def _emit(state: State, table: "Table", fmt: Format, output: Path | None, layout
     if output is None:
         render(table, fmt, state.out, layout)
         return
-    write_text(output, to_text(table, fmt, layout))
+    made = replace(table, caption=(*table.caption, ("Made", _made_by())))
+    write_text(output, to_text(made, fmt, layout))
     state.err.print(f"wrote {output}", markup=False)
+
+
+def _made_by() -> str:
+    """Return what makes a file, for whoever finds it later: version, day and command."""
+    day = datetime.now().astimezone().date().isoformat()
+    return f"by mmbench {__version__} on {day}: mmbench {shlex.join(sys.argv[1:])}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbench import __version__
 from tests.prepared import Outcome, cli, write_toy
 from tests.reporting.conftest import fake_run, paper_like
 
@@ -70,6 +71,16 @@ def test_output_file_takes_the_format_of_its_suffix(folder: Path, tmp_path: Path
     assert r"\begin{tabular}" in (tmp_path / "new" / "table.tex").read_text(encoding="utf-8")
     mmbench("report", "-f", "markdown", "-o", str(tmp_path / "table.txt"), results=folder)
     assert (tmp_path / "table.txt").read_text(encoding="utf-8").startswith("| Model")
+
+
+def test_a_file_says_what_made_it_and_a_short_one_does_not(folder: Path, tmp_path: Path) -> None:
+    for name, options in (("page.html", ()), ("table.md", ()), ("brief.md", ("--brief",))):
+        assert mmbench("report", *options, "-o", str(tmp_path / name), results=folder).returncode == 0
+    for name in ("page.html", "table.md"):
+        text = " ".join((tmp_path / name).read_text(encoding="utf-8").split())
+        assert f"by mmbench {__version__} on 20" in text
+        assert "report -o " in text
+    assert "by mmbench" not in (tmp_path / "brief.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
