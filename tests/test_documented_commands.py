@@ -150,7 +150,13 @@ def _write_lists(folder: Path) -> None:
     (folder / "bundles").mkdir()
 
 
+def _write_printed(folder: Path) -> None:
+    lines = ["paper,table,dataset,method,metric,value", "page,board,shop,theirs,HR@10,.3232"]
+    (folder / "printed.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 FILES: dict[str, Callable[[Path], None]] = {
+    "docs/audit.md": _write_printed,
     "docs/adding_a_model.md": _write_models,
     "docs/board.md": _write_lists,
     "docs/data.md": _write_large_shop,
