@@ -35,7 +35,7 @@ NOT_RUN = {
     r"--plots": "draws every figure for some seconds; tests/look draws them",
     r"datasets match": "needs raw files that are fetched",
     r"run gru4rec sasrec lrurec|run sasrec gru4rec lrurec|ease:set": "trains models on real data",
-    r"--track (wandb|mlflow)": "needs a package that development does not",
+    r"--track (wandb|mlflow)|--energy": "needs a package that development does not",
     r"reproduce hm4sr/(table1|fig4)(?!.*(--dry-run|--stored|--tuned))": "trains 14 models or 23 settings",
     r"why \S+ hm4sr/table1": "needs a run on the paper's data; tests/reproduce/test_why_printed.py has one",
     r"--together": "needs thirty users in each slice; tests/reporting/test_slices.py has them",
