@@ -6,6 +6,8 @@ from pathlib import Path
 from mmbench.errors import UsageError
 
 PACKAGE = Path(__file__).resolve().parent
+PAPER_SCORES = "printed.csv"  # in a folder of papers: scores
+PAPER_CLAIMS = "claims.toml"  # and what papers print beside them
 NEW_MODELS = Path("my-models")  # where `mmbench new-model` writes without --models-dir
 
 

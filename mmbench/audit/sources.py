@@ -16,10 +16,9 @@ from mmbench.audit.number import Printed
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.metrics import Metric, parse_metric
 from mmbench.explain import read_toml, reading
-from mmbench.paths import PACKAGE, paper_dirs
+from mmbench.paths import PACKAGE, PAPER_CLAIMS, PAPER_SCORES, paper_dirs
 
-SCORES = PACKAGE / "papers" / "printed.csv"
-CLAIMS = PACKAGE / "papers" / "claims.toml"
+SCORES, CLAIMS = PACKAGE / "papers" / PAPER_SCORES, PACKAGE / "papers" / PAPER_CLAIMS
 FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
 
 
@@ -172,10 +171,17 @@ def read_scores(file: Path) -> tuple[Row, ...]:
 
 
 def read_claims(file: Path) -> dict[str, PaperClaims]:
-    """Read the claims of each paper; DataError for an unknown key or text that is not a number."""
+    """Read the claims of each paper; DataError for unknown keys and tables, and for text that is not a number."""
     content = read_toml(file, DataError)
     with reading(file, DataError):
-        return {paper: PaperClaims.model_validate(table) for paper, table in content.items()}
+        claims = {paper: PaperClaims.model_validate(table) for paper, table in content.items()}
+    for paper, printed in claims.items():
+        if printed.statistics and printed.statistics not in printed.tables:
+            tables = ", ".join(printed.tables) or "it has no tables"
+            raise DataError(
+                f"{file}: {paper}: statistics = {printed.statistics!r} is none of its tables: {tables}"
+            )
+    return claims
 
 
 def library() -> Library:
@@ -190,7 +196,7 @@ def _library(folders: tuple[Path, ...]) -> Library:
         if row.paper not in claims:
             raise DataError(f"{CLAIMS} has no table [{row.paper}], but {SCORES} has scores of it")
     for folder in folders:
-        more = _library_of(folder / SCORES.name, folder / CLAIMS.name)
+        more = _library_of(folder / PAPER_SCORES, folder / PAPER_CLAIMS)
         if twice := claims.keys() & more.claims.keys():
             raise DataError(f"{folder}: another folder has the paper {min(twice)}, too; give it another name")
         rows += more.rows
@@ -202,7 +208,7 @@ def library_of_file(scores: Path) -> Library:
     """Return the papers whose scores a CSV holds, with the claims.toml beside it where there is one."""
     if not scores.is_file():
         raise UsageError(f"{scores} does not exist; write a CSV with the columns {','.join(FIELDS)}")
-    return _library_of(scores, scores.with_name(CLAIMS.name))
+    return _library_of(scores, scores.with_name(PAPER_CLAIMS))
 
 
 def _library_of(scores: Path, claims_file: Path) -> Library:

@@ -53,9 +53,11 @@ def audit(
 
     state: State = ctx.obj
     if table is not None:
-        source = library_of_file(Path(table)) if table.endswith(".csv") else library()
-        names = [f"{paper}/{name}" for paper, name in source.tables()] if table.endswith(".csv") else [table]
-        reports = [examine(name, source) for name in names]
+        if table.endswith(".csv"):
+            source = library_of_file(Path(table))
+            reports = [examine(f"{paper}/{name}", source) for paper, name in source.tables()]
+        else:
+            reports = [examine(table)]
         if fmt.value == "terminal":
             for report in reports:
                 print_terminal(report, state.out)

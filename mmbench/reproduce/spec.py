@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.explain import read_toml, reading
-from mmbench.paths import PACKAGE, paper_dirs
+from mmbench.paths import PACKAGE, PAPER_CLAIMS, PAPER_SCORES, paper_dirs
 
-PRINTED, CLAIMS = "printed.csv", "claims.toml"
 PRINTED_FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
 Statistic = Literal["users", "items", "interactions", "actions_per_user", "actions_per_item", "sparsity"]
 
@@ -205,14 +204,14 @@ def paper_files() -> list[tuple[Path, Path]]:
     """Return (paper, its printed numbers): those of mmbench, then those in the folders of MMBENCH_PAPERS."""
     shipped = PACKAGE / "papers"
     sources = [
-        (shipped / "experiments", shipped / PRINTED),
-        *((folder, folder / PRINTED) for folder in paper_dirs()),
+        (shipped / "experiments", shipped / PAPER_SCORES),
+        *((folder, folder / PAPER_SCORES) for folder in paper_dirs()),
     ]
     return [
         (file, printed)
         for folder, printed in sources
         for file in sorted(folder.glob("*.toml"))
-        if file.name != CLAIMS
+        if file.name != PAPER_CLAIMS
     ]
 
 

@@ -243,3 +243,14 @@ def test_a_user_s_wrong_files_are_one_line(tmp_path: Path, content: str, reason:
     assert reason in wrong.error_lines[0]
     missing = cli("audit", tmp_path / "nowhere.csv")
     assert (missing.returncode, len(missing.error_lines)) == (2, 1)
+
+
+def test_claims_that_name_a_table_they_lack_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "printed.csv").write_text(PAGE)
+    (tmp_path / "claims.toml").write_text(
+        CLAIMS_OF_MINE.replace('statistics = "table0"', 'statistics = "tabel0"')
+    )
+    wrong = cli("audit", "mine/table1", env={"MMBENCH_PAPERS": str(tmp_path)})
+    assert (wrong.returncode, len(wrong.error_lines)) == (1, 1)
+    assert "claims.toml" in wrong.error_lines[0]
+    assert "'tabel0' is none of its tables: table0" in wrong.error_lines[0]
