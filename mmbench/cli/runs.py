@@ -115,7 +115,7 @@ def list_runs(
         names, rows = names[:-1], [row[:-1] for row in rows]  # nobody chose a setting
     if rows:
         print_table(state, names, rows)
-    if run_list.shows_test(names, run_list.known_settings(runs)):
+    if run_list.shows_test(names, runs):
         print_looks(state, _records(runs), is_aside=True)
 
 

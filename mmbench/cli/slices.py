@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import typer
 
@@ -14,7 +14,10 @@ from mmbench.errors import UsageError
 if TYPE_CHECKING:
     from mmbench.evaluation.metrics import Metric
     from mmbench.reporting.slices import Gain, Slice, Sliced, SliceTable
+    from mmbench.reporting.slices_together import Explained
     from mmbench.runs.store import RunRecord
+
+    T = TypeVar("T", SliceTable, Explained)
 
 _FIELDS = (
     "dataset", "family", "within", "metric", "row", "slice", "n", "value", "low", "high", "share_of_hits", "compared",
@@ -40,19 +43,25 @@ def print_slices(
 
     `--format csv` and `--output FILE.csv` write it.
     """
+    from mmbench.cli.slices_together import FIELDS, csv_lines, show
     from mmbench.cli.tables import print_looks
+    from mmbench.reporting.slices import slice_tables
 
     as_csv = fmt == "csv" or (fmt is None and output is not None and output.suffix == ".csv")
     if not as_csv and (output is not None or fmt not in (None, "terminal")):
         raise UsageError("--slice: the table is printed, or written with --format csv; leave --format out")
+    put = partial(_put, state, output=output, as_csv=as_csv)
     options = _Options(data_dir=state.data_dir, split=split, mask_seen=mask_seen, within=within)
-    make = _explained if together else _sliced
-    fields, lines, printed, datasets = make(records, families, metrics, compare, options)
-    if as_csv:
-        _write_csv(state, fields, lines, output)
+    if together:
+        datasets = put(_explained(records, families, metrics, compare, options), FIELDS, csv_lines, show)
     else:
-        for show in printed:
-            show(state)
+        tables = [
+            table
+            for metric in metrics
+            for family in families
+            for table in slice_tables(records, family, metric=metric, compare=compare, **options)
+        ]
+        datasets = put(tables, _FIELDS, _csv_lines, _print)
     if split == "test":
         print_looks(state, [record for record in records if record.dataset in datasets], is_aside=as_csv)
 
@@ -66,51 +75,41 @@ class _Options(TypedDict):
     within: str
 
 
-# The fields and lines of a CSV, what prints the same on the terminal, and the data sets shown.
-_Made = tuple[Sequence[str], list[list[object]], list[Callable[[State], None]], set[str]]
-
-
-def _sliced(
-    records: "Sequence[RunRecord]",
-    families: Sequence[str],
-    metrics: "Sequence[Metric]",
-    compare: str | None,
-    options: _Options,
-) -> _Made:
-    from mmbench.reporting.slices import slice_tables
-
-    tables = [
-        table
-        for metric in metrics
-        for family in families
-        for table in slice_tables(records, family, metric=metric, compare=compare, **options)
-    ]
-    lines = [line for table in tables for row in table.rows for line in _fields(table, row)]
-    return _FIELDS, lines, [partial(_print, table=table) for table in tables], {t.dataset for t in tables}
-
-
 def _explained(
     records: "Sequence[RunRecord]",
     families: Sequence[str],
     metrics: "Sequence[Metric]",
     compare: str | None,
     options: _Options,
-) -> _Made:
-    from mmbench.cli import slices_together
+) -> "list[Explained]":
     from mmbench.reporting.slices_together import explain_gains
 
     if compare is None:
         raise UsageError("--together: name the row whose gains are looked at: --compare MODEL")
-    made = [
+    return [
         explained
         for metric in metrics
         for explained in explain_gains(records, families, metric=metric, compare=compare, **options)
     ]
-    lines = [line for explained in made for line in slices_together.csv_lines(explained)]
-    shown: list[Callable[[State], None]] = [
-        partial(slices_together.show, explained=explained) for explained in made
-    ]
-    return slices_together.FIELDS, lines, shown, {explained.dataset for explained in made}
+
+
+def _put(
+    state: State,
+    made: "Sequence[T]",
+    fields: Sequence[str],
+    lines_of: "Callable[[T], list[list[object]]]",
+    show: "Callable[[State, T], None]",
+    *,
+    output: Path | None,
+    as_csv: bool,
+) -> set[str]:
+    """Print what was made, or write its lines as CSV; return the data sets that it is about."""
+    if as_csv:
+        _write_csv(state, fields, [line for each in made for line in lines_of(each)], output)
+    else:
+        for each in made:
+            show(state, each)
+    return {each.dataset for each in made}
 
 
 def _write_csv(state: State, fields: Sequence[str], lines: list[list[object]], output: Path | None) -> None:
@@ -123,6 +122,10 @@ def _write_csv(state: State, fields: Sequence[str], lines: list[list[object]], o
         return
     write_text(output, text)
     state.err.print(f"wrote {output}", markup=False)
+
+
+def _csv_lines(table: "SliceTable") -> list[list[object]]:
+    return [line for row in table.rows for line in _fields(table, row)]
 
 
 def _fields(table: "SliceTable", row: "Sliced") -> list[list[object]]:

@@ -79,12 +79,12 @@ def table_of(runs: Sequence[StoredRun], columns: Sequence[str]) -> list[list[str
 
     Raises UsageError for any other column.
     """
-    known = known_settings(runs)
+    known = _known_settings(runs)
     texts = [_column(name, known) for name in columns]
     return [[text(run) for text in texts] for run in runs]
 
 
-def known_settings(runs: Sequence[StoredRun]) -> set[str]:
+def _known_settings(runs: Sequence[StoredRun]) -> set[str]:
     return {key for run in runs if run.record for key in run.record.settings}
 
 
@@ -93,22 +93,27 @@ def _column(name: str, settings: set[str]) -> Callable[[StoredRun], str]:
         return FACTS[name]
     if name in settings:
         return _of_record(lambda record: _setting_text(record, name))
-    split, _, metric = name.rpartition(" ")
+    split, text = _metric_column(name)
     try:
-        wanted = parse_metric(metric)
+        wanted = parse_metric(text)
     except UsageError:
         known = [*FACTS, *sorted(settings), "NDCG@10", "HR@10", "MRR@10"]
         raise UsageError(f"--columns: {suggest(name, known, what='column')}") from None
-    if split not in ("", "test", "valid"):
-        raise UsageError(f"--columns {name!r}: write {metric}, or valid {metric}")
-    return lambda run: metric_text(run, wanted, split or "test")
+    if split not in ("test", "valid"):
+        raise UsageError(f"--columns {name!r}: write {text}, or valid {text}")
+    return lambda run: metric_text(run, wanted, split)
 
 
-def shows_test(columns: Sequence[str], settings: set[str]) -> bool:
-    """Return whether a column holds a metric of test targets."""
-    return any(
-        not name.startswith("valid ") and name not in FACTS and name not in settings for name in columns
-    )
+def _metric_column(name: str) -> tuple[str, str]:
+    """Return split and metric of a column that is neither a fact nor a setting: "HR@20" is of the test targets."""
+    split, _, metric = name.rpartition(" ")
+    return split or "test", metric
+
+
+def shows_test(columns: Sequence[str], runs: Sequence[StoredRun]) -> bool:
+    """Return whether a column of `table_of` holds a metric of test targets."""
+    others = set(columns) - FACTS.keys() - _known_settings(runs)
+    return any(_metric_column(name)[0] == "test" for name in others)
 
 
 def _setting_text(record: RunRecord, key: str) -> str:

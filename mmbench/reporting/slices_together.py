@@ -3,6 +3,7 @@ measured with the others held equal, by a regression of the users' gains on all 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -107,12 +108,11 @@ def _explain(rows: Rows, other: str, families: Sequence[Labels]) -> Explained:
         )
     gains = gains[kept]
     families = [replace(labels, index=labels.index[kept]) for labels in families]
-    asked = [(labels, k) for labels in families for k in _compared_labels(labels)]
-    columns = np.array([labels.index == k for labels, k in asked]).T
+    columns = np.array([labels.index == k for labels in families for k in _compared_labels(labels)]).T
     fit = _fit(gains, columns, rows.dataset)
     return Explained(
         rows.dataset, rows.metric, rows.rule, rows.split, rows.compared, other, len(gains), int((~kept).sum()),
-        float(gains.mean()), _effects(families, asked, fit),
+        float(gains.mean()), _effects(families, fit),
     )  # fmt: skip
 
 
@@ -131,30 +131,28 @@ def _fit(gains: np.ndarray, columns: np.ndarray, dataset: str) -> Fit:
         ) from None
 
 
-def _effects(
-    families: Sequence[Labels], asked: Sequence[tuple[Labels, int]], fit: Fit
-) -> tuple[FamilyEffect, ...]:
-    place = {j: k for k, j in enumerate(fit.kept)}  # of a column among the coefficients
-    adjusted = dict(zip(fit.kept, holm([fit.p(k) for k in range(len(fit.kept))]), strict=True))
-    made = []
+def _effects(families: Sequence[Labels], fit: Fit) -> tuple[FamilyEffect, ...]:
+    """Return the effects of a fit whose columns are the compared labels of each family in turn."""
+    adjusted = holm([fit.p(k) for k in range(len(fit.kept))])
+    place = {column: k for k, column in enumerate(fit.kept)}  # of a column among the coefficients
+    columns, made = count(), []
     for labels in families:
         counts = np.bincount(labels.index, minlength=len(labels.names))
-        effects, mine = [], []
-        for j, (family, k) in enumerate(asked):
-            if family is not labels:
-                continue
-            effect = Effect(labels.names[k], int(counts[k]))
-            if j in place:
-                mine.append(place[j])
-                effect = replace(
-                    effect, difference=float(fit.coefficients[place[j]]), interval=fit.interval(place[j]),
-                    p=float(adjusted[j]),
-                )  # fmt: skip
-            effects.append(effect)
+        places = {label: place.get(next(columns)) for label in _compared_labels(labels)}
+        effects = [
+            Effect(
+                labels.names[label], int(counts[label]),
+                *(() if k is None else (float(fit.coefficients[k]), fit.interval(k), float(adjusted[k]))),
+            )
+            for label, k in places.items()
+        ]  # fmt: skip
+        told_apart = [k for k in places.values() if k is not None]
         reference = int(counts.argmax())
-        p = fit.joint_p(mine) if mine else None
         made.append(
-            FamilyEffect(labels.family, labels.names[reference], int(counts[reference]), tuple(effects), p)
-        )
+            FamilyEffect(
+                labels.family, labels.names[reference], int(counts[reference]), tuple(effects),
+                fit.joint_p(told_apart) if told_apart else None,
+            )
+        )  # fmt: skip
     tested = iter(holm([family.p for family in made if family.p is not None]))
     return tuple(family if family.p is None else replace(family, p=float(next(tested))) for family in made)
