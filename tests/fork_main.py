@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 
@@ -91,17 +92,27 @@ def enter(command: dict[str, Any]) -> None:
     sys.stdout, sys.stderr = out, err  # type: ignore[assignment]  # None stands for a closed stream
     if command["is_unprivileged"]:
         drop_capabilities()
+    if "--jobs" in command["args"] or command["module"] != "mmbench.cli":
+        from tests.fork_nursery import start_from_a_nursery
+
+        start_from_a_nursery()
 
 
 def child(command: dict[str, Any]) -> None:
     """Call `main` of the command's module and end this process with its exit code."""
     import importlib
-    import traceback
 
     enter(command)
+    end_after(lambda: importlib.import_module(command["module"]).main())
+
+
+def end_after(call: Callable[[], object]) -> None:
+    """Make a call and end this process as an interpreter ends after it."""
+    import traceback
+
     code = 0
     try:
-        importlib.import_module(command["module"]).main()
+        call()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
     except BaseException:

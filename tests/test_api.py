@@ -3,24 +3,28 @@
 Run: python -m pytest tests/test_api.py
 """
 
-import subprocess
-import sys
+import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import mmbench
 from mmbench.choices import FLOORS
+from mmbench.cli import app
+from mmbench.data import demo
 from mmbench.data.store import Prepared, open_prepared
 from mmbench.errors import DataError, MmbenchError, UsageError
 from mmbench.reporting.runs import Runs
 from mmbench.runs.store import read_record
+from tests.forkserver import server
 from tests.models.test_registry import OWN, write_own
-from tests.prepared import cells, cli, environment, same_ranks, write_toy
+from tests.prepared import ROOT, cells, cli, environment, same_ranks, write_toy
 
 SETTINGS = {"hidden_dim": 16, "inner_dim": 16, "batch_size": 64, "sasrec.lr": 0.002}
 COMMAND = (
@@ -152,32 +156,19 @@ def test_a_run_that_fails_is_a_row_with_its_reason(
         ask(data_dir, tmp_path / "debug", models="my-line", settings={}, seeds=1, debug=True)
 
 
-NOTEBOOK = """
-import threading, sys
-assert not hasattr(sys.modules["__main__"], "__file__")
-import mmbench
-found = []
-def work():
-    found.extend(mmbench.run(["sasrec", "pop"], datasets="toy", seeds=2, epochs=2, floors=False, jobs=2,
-                             settings={settings!r}))
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-for run in found:
-    print(run.model, run.seed, run.status)
-"""
-
-
 def test_runs_side_by_side_from_a_thread_of_a_process_without_a_file(
     results: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", NOTEBOOK.replace("{settings!r}", repr(SETTINGS))], cwd=tmp_path,
-        capture_output=True, text=True, timeout=180, check=False,
-        env=environment(data=data_dir, results=tmp_path / "results"),
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["sasrec 1 finished", "pop 1 finished", "sasrec 2 finished"]
+    env = environment(data=data_dir, results=tmp_path / "results")
+    options = {
+        "models": ["sasrec", "pop"], "datasets": "toy", "seeds": 2, "epochs": 2, "floors": False, "jobs": 2,
+        "settings": SETTINGS,
+    }  # fmt: skip
+    code, out, err = server(env, ROOT).run(
+        [json.dumps(options)], module="tests.notebook", env=env, cwd=tmp_path, timeout=600
+    )
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["sasrec 1 finished", "pop 1 finished", "sasrec 2 finished"]
     for path in cells(tmp_path / "results"):
         assert same_ranks(path, results / path.relative_to(tmp_path / "results")), path
 
@@ -232,17 +223,23 @@ def test_what_is_wrong_is_one_line(name: str, data_dir: Path, tmp_path: Path) ->
 # -- prepare ------------------------------------------------------------------------------------------------
 
 
-def test_the_demo_prepares_itself(tmp_path: Path) -> None:
-    """When it is named, by Python and by the command; then it is as `prepare` would make it."""
+def test_the_demo_prepares_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is named, by Python and by the command; then it is as `prepare` would make it.
+
+    The demo is a smaller one here, so the command runs in this process.
+    """
+    monkeypatch.setattr(demo, "write_raw", partial(demo.write_raw, n_users=150, n_items=60))
     data = mmbench.prepare("demo", data_dir=tmp_path / "a")
     runs = mmbench.run(
         "pop", datasets=["demo"], floors=False, data_dir=tmp_path / "b", results_dir=tmp_path / "r"
     )
     (tmp_path / "c").mkdir()
-    done = cli("run", "pop", "--dataset", "demo", "--no-floors", data=tmp_path / "c", results=tmp_path / "s")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("MMBENCH_DATA", str(tmp_path / "c"))
+    monkeypatch.setenv("MMBENCH_RESULTS", str(tmp_path / "s"))
+    done = CliRunner().invoke(app, ["run", "pop", "--dataset", "demo", "--no-floors"])
+    assert done.exit_code == 0, done.output
     assert isinstance(data, Prepared)
-    assert repr(data).startswith("<synthetic data set demo: 1,000 users, 499 items, ")
+    assert repr(data).startswith("<synthetic data set demo: 150 users, ")
     assert [run.data_hash for run in runs] == [data.hash]
     by_command = open_prepared("demo", tmp_path / "c")
     assert by_command.hash == data.hash

@@ -25,6 +25,7 @@ def test_other_features_cost_neighbours_by_picture_all_that_they_knew(tmp_path: 
     demo.write_raw(tmp_path / "raw")
     prepared = prepare.prepare("demo", tmp_path / "data", raw=tmp_path / "raw").prepared
     extract_default(prepared)
+    assert (prepared.n_users, prepared.n_items) == (1_000, 499)
     alone = hit_rate(prepared, tmp_path, "itemknn-cbf:image")
     chance = 10 / prepared.n_items
     changed = {text: hit_rate(prepared, tmp_path, "itemknn-cbf:image", image_features=text)

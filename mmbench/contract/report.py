@@ -22,7 +22,7 @@ def _if_trained(subject: Subject) -> str:
 
 
 def _if_product(subject: Subject) -> str:
-    return "" if subject.make().is_dot_product else "the score is not a product"
+    return "" if subject.example.is_dot_product else "the score is not a product"
 
 
 def _if_causal(subject: Subject) -> str:
@@ -44,7 +44,7 @@ def _if_shift(subject: Subject) -> str:
 def _if_one_data_set(subject: Subject) -> str:
     if reason := _if_trained(subject):
         return reason
-    on_source = any(stage.data == "source" for stage in subject.make().stages)
+    on_source = any(stage.data == "source" for stage in subject.example.stages)
     return "a stage is trained on other data sets" if on_source else ""
 
 
@@ -171,12 +171,12 @@ def check_model(subject: Subject, *, names: tuple[str, ...] = ()) -> Iterator[Fi
 def _buildable(subject: Subject) -> Subject:
     """Return the subject; with the sizes of its recipe where it cannot be made small."""
     try:
-        subject.make()
+        _ = subject.example
     except Exception:
         if not subject.is_small:
             raise
         subject = replace(subject, is_small=False)
-        subject.make()
+        _ = subject.example
     return subject
 
 

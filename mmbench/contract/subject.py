@@ -27,6 +27,11 @@ TIMES = tuple(tuple(START + 3 * DAY * k + 40 * k * k for k in range(len(history)
 N_USERS = 20  # of a data set; the checks need few
 
 
+def seed_cpu(seed: int) -> None:
+    """Seed torch's default generator; `torch.manual_seed` also notes for a GPU who asked, which takes longer."""
+    torch.default_generator.manual_seed(seed)
+
+
 @dataclass(frozen=True)
 class Subject:
     """A registered model, or a variant of it, and the data of its checks.
@@ -44,7 +49,7 @@ class Subject:
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_small: bool = True
 
-    @property
+    @cached_property
     def entry(self) -> registry.ModelEntry:
         return registry.find(self.name)
 
@@ -65,19 +70,36 @@ class Subject:
 
     def config(self, *, dropout: bool = True, **settings: Any) -> Any:
         """Return the configuration of a small model, with some of its settings replaced."""
-        return self.entry.config("toy", **(self.small(dropout=dropout) | settings))
+        if settings:
+            return self.entry.config("toy", **(self.small(dropout=dropout) | settings))
+        return self._configs[dropout]
+
+    @cached_property
+    def _configs(self) -> dict[bool, Any]:
+        """Return the configuration with dropout, and without."""
+        return {with_it: self.entry.config("toy", **self.small(dropout=with_it)) for with_it in (True, False)}
 
     def make(
         self, *, seed: int = 0, catalog: Catalog | None = None, dropout: bool = True, **settings: Any
     ) -> Recommender[Any]:
         """Return a new model; the same seed gives the same weights."""
         config = self.config(dropout=dropout, **settings)
-        torch.manual_seed(seed)
+        seed_cpu(seed)
         return self.entry.load()(config, self.catalog if catalog is None else catalog)
 
     @cached_property
+    def example(self) -> Recommender[Any]:
+        """Return a model to ask what it declares; nobody trains or changes it."""
+        return self.make()
+
+    @cached_property
+    def known(self) -> dict[str, Any]:
+        """Hold what several checks compute of this very subject."""
+        return {}
+
+    @property
     def needs(self) -> Needs:
-        return self.make().needs
+        return self.example.needs
 
     def scores(self, model: Recommender[Any]) -> Tensor:
         """Return the scores of all items after each history, without gradients or dropout, [H, N]."""

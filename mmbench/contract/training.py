@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmbench.contract.checks import expect, gap
-from mmbench.contract.subject import Subject, by_heart
+from mmbench.contract.subject import Subject, by_heart, seed_cpu
 from mmbench.contract.toy import DAY, START, history_batch, training_batch
 from mmbench.data.views import TrainView
 from mmbench.models.base import Recommender, Stage
@@ -33,7 +33,7 @@ def loss(subject: Subject) -> None:
     batch = training_batch(model, subject.view)
     terms = []
     for _ in range(2):
-        torch.manual_seed(7)
+        seed_cpu(7)
         terms.append(model.loss(batch))
     expect(bool(terms[0]), "loss() returns no term")
     for name, value in terms[0].items():
@@ -59,7 +59,7 @@ def gradients(subject: Subject) -> None:
     model = subject.make()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     reached: set[str] = set()
-    torch.manual_seed(0)
+    seed_cpu(0)
     for stage, step in product(masking_stages(model), range(3)):
         if stage is not None and step == 0:
             model.start_stage(stage.name)
@@ -142,7 +142,7 @@ def learn_by_heart(subject: Subject) -> Learned:
 
 
 def _loss_of(model: Recommender[Any], view: TrainView) -> float:
-    torch.manual_seed(0)
+    seed_cpu(0)
     return _total(model.loss(training_batch(model, view))).item()
 
 

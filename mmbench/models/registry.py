@@ -13,7 +13,7 @@ from mmbench import plugins
 from mmbench.errors import UsageError, nearest, suggest
 from mmbench.models.entry import ModelEntry, shipped_dirs, values_of
 from mmbench.paths import NEW_MODELS, split_paths
-from mmbench.settings.config import check_keys, check_value, defaults_of
+from mmbench.settings.config import TrainConfig, check_keys, check_value, defaults_of
 from mmbench.settings.recipe import read_recipe
 
 EXTERNAL = "external-"  # begins the names of other programs, whose lists `mmbench score` stored
@@ -172,8 +172,9 @@ def check_recipe(entry: ModelEntry) -> None:
 
 def _check_table(entry: ModelEntry, values: Mapping[str, Any], *, where: str) -> None:
     check_keys(values, entry.known_settings(), where=where)
+    settings, settings_class = entry.own_settings(), entry.config_class()
     for key, value in values.items():
-        check_value(entry.class_of(key), key, value, where=where)
+        check_value(settings_class if key in settings else TrainConfig, key, value, where=where)
 
 
 def _check_stated_once(entry: ModelEntry, *, where: str) -> None:

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ import pytest
 from mmbench.runs.store import read_record
 from mmbench.training.checkpoint import load_tensors
 from tests.cli.interrupted import NAME, at, n_at_work, write_model
-from tests.forkserver import Forked
-from tests.prepared import cells, cli, environment, finish, kill_group, same_ranks, start, wait_for
+from tests.forkserver import Forked, server
+from tests.prepared import ROOT, cells, cli, environment, finish, kill_group, same_ranks, start, wait_for
 
 N_EPOCHS, N_STEPS = 8, 10  # of a seed; steps of an epoch
 RUN = ("run", NAME, "--no-floors", "--dataset", "toy", "--seeds", "2", "--epochs", str(N_EPOCHS))
@@ -130,31 +129,17 @@ def test_a_run_takes_over_from_one_that_dies(
     assert_same(results, whole)
 
 
-FULL = """
-import errno, os, resource, sys
-limit = int(sys.argv.pop(1))
-from mmbench.cli import main
-import torch, mmbench.training.trainer
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-main()
-"""
-
-
 def test_a_full_disk_ends_with_one_line_and_the_same_command_resumes(
     whole: Path, models: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """The operating system cuts every file off at `limit` bytes: first none fits, then weights do not.
-
-    These commands have an interpreter each: the limit would hold for the files that forks write their output to.
-    """
+    """The operating system cuts every file off at `limit` bytes: first none fits, then weights do not."""
     results = tmp_path / "results"
+    env = environment(data=data_dir, results=results, env=at(models))
     for limit in (0, 4000):
-        done = subprocess.run(
-            [sys.executable, "-c", FULL, str(limit), "--quiet", *RUN],
-            env=environment(data=data_dir, results=results, env=at(models)),
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 1
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert "cannot write" in done.stderr
+        code, _, err = server(env, ROOT).run(
+            [str(limit), "--quiet", *RUN], module="tests.cli.full_disk", env=env, cwd=ROOT, timeout=600
+        )
+        assert code == 1
+        assert len(err.splitlines()) == 1, err
+        assert "cannot write" in err
     finish_and_compare(models, data_dir, results, whole)

@@ -264,15 +264,15 @@ def test_what_free_scores_learn(kind: Loss, settings: dict[str, Any], wants: str
     assert not isinstance(drawer, StepDrawer)
     generator = torch.Generator().manual_seed(0)
     scores = torch.zeros(5, 1, dtype=torch.float64, requires_grad=True)
-    optimizer, mean = torch.optim.Adam([scores], lr=0.05), torch.zeros(5, dtype=torch.float64)
-    for step in range(300):
-        target = torch.multinomial(P, 2_000, replacement=True, generator=generator) + 1
+    optimizer, mean = torch.optim.Adam([scores], lr=0.1), torch.zeros(5, dtype=torch.float64)
+    for step in range(200):
+        target = torch.multinomial(P, 400, replacement=True, generator=generator) + 1
         batch = batch_of(target.tolist())
         batch = batch.with_drawn(negatives=drawer.draw(batch.user, batch.target, generator))
         optimizer.zero_grad()
-        loss(torch.ones(2_000, 1, dtype=torch.float64), scores, batch).backward()
+        loss(torch.ones(400, 1, dtype=torch.float64), scores, batch).backward()
         optimizer.step()
-        if step >= 200:
+        if step >= 100:
             mean += scores.detach()[:, 0] / 100
     q = loss.log_q.exp()
     expected = (P if wants == "p" else P / q).log()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import mmbench
+from mmbench.data.demo import write_raw
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.reporting.recommended import page
@@ -102,7 +103,8 @@ def test_titles_from_outside_are_safe_in_every_form(tmp_path: Path) -> None:
 
 
 def test_the_page_has_the_pictures(tmp_path: Path) -> None:
-    """On the demo, whose pictures are drawn."""
+    """On a small demo, whose pictures are drawn."""
+    write_raw(tmp_path / "raw" / "demo", n_users=150, n_items=60)
     shop = mmbench.prepare("demo", data_dir=tmp_path)
     record = finished(shop, tmp_path / "results", "pop")
     done = cli("recommend", record.path, "--user", shop.user_ids[0], "--format", "html", data=tmp_path)

@@ -22,7 +22,9 @@ from mmbench.training.files import LOG
 from mmbench.training.learner import Learner
 from mmbench.training.progress import EpochReport
 from mmbench.training.trainer import Trainer
-from tests.training.test_stack import SEEDS, assert_close, fit, make
+from tests.training.test_stack import SEEDS, alone, assert_close, fit, make
+
+__all__ = ["alone"]  # a fixture: the seeds, each trained by itself
 
 SMALL = {"hidden_dim": 8, "inner_dim": 8, "batch_size": 64, "max_epochs": 3}
 
@@ -154,18 +156,16 @@ def fails_once(trainer: Trainer, method: str, call: int, error: Exception) -> No
     [("begin", 1), ("validate", 1), ("validate", 2), ("_save", 2), ("plan_epoch", 1), ("plan_epoch", 2)],
 )
 def test_an_unforeseen_error_of_one_seed_stops_that_seed_only(
-    method: str, call: int, size: int, tmp_path: Path
+    method: str, call: int, size: int, alone: list[Trainer], tmp_path: Path
 ) -> None:
-    alone, stacked = ([make(tmp_path / kind, seed) for seed in SEEDS] for kind in ("alone", "stack"))
+    stacked = [make(tmp_path, seed) for seed in SEEDS]
     error = OSError(5, "Input/output error") if method == "_save" else RuntimeError("")
     fails_once(stacked[1], method, call, error)
     faults = fit(stacked, size=size, watcher=RealView())
-    own = (
-        None if size > 1 and method == "plan_epoch" else error
-    )  # what failed in the pass of all went well alone
-    assert faults == {3: None, 5: own, 8: None}
+    # What failed in the pass of all went well alone.
+    expected = None if size > 1 and method == "plan_epoch" else error
+    assert faults == {3: None, 5: expected, 8: None}
     for k in (0, 2):
-        alone[k].fit()
         assert_close(stacked[k], alone[k])
 
 

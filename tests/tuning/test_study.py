@@ -13,16 +13,15 @@ from mmbench.errors import MmbenchError, RunError, UsageError
 from mmbench.evaluation.metrics import mean_value
 from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import make_cell
-from mmbench.runs.workers import Backend
 from mmbench.settings.config import Layer, Origin
 from mmbench.training.progress import EpochReport
 from mmbench.tuning import trial as trial_module
 from mmbench.tuning.records import Trial, best_of
-from mmbench.tuning.stored import chosen_study
+from mmbench.tuning.stored import chosen_study, studies_of
 from mmbench.tuning.study import Budget, Watching, plan_study, run_study
 from mmbench.tuning.trial import EndedError, is_worse, trial_cell
-from tests.prepared import add_features, write_toy
-from tests.tuning.making import FIXED, facts, open_study
+from tests.prepared import add_features, cli, write_toy
+from tests.tuning.making import FIXED, LISTS, facts, open_study
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +122,19 @@ def test_more_trials_later_go_on_with_the_same_study(
 
 
 def test_processes_share_a_grid_and_none_runs_a_point_twice(toy: Prepared, tmp_path: Path) -> None:
-    ledger = open_study(
-        toy, tmp_path, sampler="grid", settings=FIXED | {"attn_dropout": 0.0, "max_epochs": 1}
+    settings = (
+        FIXED
+        | {"attn_dropout": 0.0, "max_epochs": 1}
+        | {key: str(values)[1:-1] for key, values in LISTS.items()}
     )
-    trials = run_study(ledger, toy, Budget(trials=50), backend=Backend(jobs=2))
+    chosen = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    done = cli(
+        "tune", "sasrec", "--dataset", "toy", "--sampler", "grid", "--space", "recipe", "--trials", "50",
+        "--jobs", "2", *chosen, data=toy.data_dir, results=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (ledger,) = studies_of(tmp_path, "toy", "sasrec")
+    trials = ledger.trials()
     assert len(trials) == 9  # three values each, the recipe's own among them
     assert len({json.dumps(trial.values, sort_keys=True) for trial in trials}) == 9
     assert [trial.number for trial in trials] == list(range(9))

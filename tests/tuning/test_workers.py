@@ -12,8 +12,10 @@ from mmbench.runs import workers
 from mmbench.runs.workers import Backend, Group
 from mmbench.tuning.ledger import Ledger
 from mmbench.tuning.records import Trial
+from mmbench.tuning.stored import studies_of
 from mmbench.tuning.study import Budget, plan_study, run_study
 from tests.models.test_registry import OWN, RECIPE, write_own
+from tests.prepared import cli
 
 SCORES = "        return (self"  # the line of OWN's score() before which its process dies
 DIES = """        import os
@@ -26,26 +28,34 @@ def search(
     backend: Backend, code: str, data_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[object, Trial]:
     """Search a grid of six slopes with two workers; return the trials by their slopes."""
-    models = write_own(folder / "models", code=code, recipe=RECIPE)
-    monkeypatch.setenv("MMBENCH_MODELS", str(models))
+    monkeypatch.setenv("MMBENCH_MODELS", str(write_own(folder / "models", code=code, recipe=RECIPE)))
     toy, budget = open_prepared("toy", data_dir), Budget(trials=6)
     plan = plan_study(
         toy, "my-line", results_dir=folder, budget=budget, sampler="grid", kind="listed",
         lists={"slope": [1.0, 3.0, 4.0, 5.0, 6.0]},
     )  # fmt: skip
     ledger = Ledger.open(folder / "results", plan)
-    trials = {trial.values["slope"]: trial for trial in run_study(ledger, toy, budget, backend=backend)}
-    assert sorted(trials) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    return by_slope(ledger, run_study(ledger, toy, budget, backend=backend))
+
+
+def by_slope(ledger: Ledger, trials: Sequence[Trial]) -> dict[object, Trial]:
+    """Return the trials by their slopes; expect each of six, and no mark of a worker."""
+    searched = {trial.values["slope"]: trial for trial in trials}
+    assert sorted(searched) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert not list(ledger.path.rglob("begun"))
-    return trials
+    return searched
 
 
-def test_a_trial_that_kills_its_workers_fails_alone(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trials = search(
-        Backend("local", None, 2), OWN.replace(SCORES, DIES + SCORES), data_dir, tmp_path, monkeypatch
-    )
+def test_a_trial_that_kills_its_workers_fails_alone(data_dir: Path, tmp_path: Path) -> None:
+    """In processes of this machine, as the command starts them."""
+    models = write_own(tmp_path / "models", code=OWN.replace(SCORES, DIES + SCORES), recipe=RECIPE)
+    done = cli(
+        "tune", "my-line", "--dataset", "toy", "--sampler", "grid", "--trials", "6", "--jobs", "2",
+        "--set", "slope=1.0,3.0,4.0,5.0,6.0", data=data_dir, results=tmp_path, env={"MMBENCH_MODELS": str(models)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (ledger,) = studies_of(tmp_path, "toy", "my-line")
+    trials = by_slope(ledger, ledger.trials())
     failed = {slope: trial.reason for slope, trial in trials.items() if trial.status == "failed"}
     assert failed == {5.0: "its worker process died twice; it may have run out of memory"}
     assert all(trial.value is not None for slope, trial in trials.items() if slope not in failed)
