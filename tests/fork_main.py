@@ -92,7 +92,8 @@ def enter(command: dict[str, Any]) -> None:
     sys.stdout, sys.stderr = out, err  # type: ignore[assignment]  # None stands for a closed stream
     if command["is_unprivileged"]:
         drop_capabilities()
-    if "--jobs" in command["args"] or command["module"] != "mmbench.cli":
+    starts_interpreters = "--jobs" in command["args"] or command["module"] != "mmbench.cli"
+    if starts_interpreters and sys.platform == "linux":
         from tests.fork_nursery import start_from_a_nursery
 
         start_from_a_nursery()

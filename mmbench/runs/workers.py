@@ -1,4 +1,4 @@
-"""Cells side by side: processes of this machine, a Dask or a Ray cluster through joblib, jobs of Slurm by submitit.
+"""Cells side by side: processes of this machine and Ray by joblib, a Dask cluster, jobs of Slurm by submitit.
 
 A cell is shipped as settings and paths; its result comes back through the results folder, which every worker
 must see. A worker that dies takes its cell with it; the cell is tried again once, from its last epoch, and then
@@ -14,6 +14,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -212,8 +213,6 @@ def _local(work: Work) -> Iterator[Pool]:
 @contextmanager
 def _dask(backend: Backend, work: Work) -> Iterator[Pool]:
     distributed = _import("distributed", backend)
-    from joblib import Parallel, delayed, parallel_config
-
     try:
         if backend.address is None:
             cluster = distributed.LocalCluster(
@@ -234,12 +233,13 @@ def _dask(backend: Backend, work: Work) -> Iterator[Pool]:
             )
 
         def pool(groups: Sequence[Group], jobs: int) -> Iterator[tuple[Cell, RunRecord]]:
-            with parallel_config(backend="dask"):
-                parallel = Parallel(
-                    n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
-                )
-                for results in parallel(delayed(work)(group) for group in groups):
-                    yield from results
+            # Not through joblib, which computes in this very process where the cluster has a single worker.
+            tasks = (client.submit(work, group, pure=False) for group in groups)
+            running = distributed.as_completed(islice(tasks, jobs))
+            for task in running:
+                yield from task.result()
+                for following in islice(tasks, 1):
+                    running.add(following)
 
         yield pool
     finally:
