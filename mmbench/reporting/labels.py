@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -68,8 +68,10 @@ def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
 def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
     """Return the row of each group, and each row's `config` label ("" when there is nothing to say).
 
-    A label always has the settings that a user chose, and TUNED for those that a search chose. It also has settings in
-    which a model's configurations differ on a data set, and those that were chosen differently on different data sets.
+    A label always has the settings that a user chose, and TUNED for those that a search chose; of what a declared
+    experiment chose, it has what its rows differ in. Values of the recipe are in it only where rows differ in nothing
+    else. Rows differ in settings in which a model's configurations differ on a data set, and in those that were chosen
+    differently on different data sets.
     Values per data set, of a recipe or of searches, do not split a row. Rows of several data sets become a single row
     if their users chose the same values. Searches of a model that ended differently on a data set are told apart by
     their values.
@@ -90,7 +92,7 @@ def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
             choices = [(*choice, group.config_id) for choice, group in zip(choices, members, strict=True)]
         for index, choice in zip(indices, choices, strict=True):
             keys[index] = RowKey(model, choice)
-            labels[keys[index]] = _label(names, choice)
+        labels |= _labels([keys[index] for index in indices], names, settings)
     return keys, labels
 
 
@@ -205,6 +207,29 @@ def _choices(
 def _are_unique(groups: Sequence[Group], choices: Sequence[tuple[str, ...]]) -> bool:
     identities = [(group.dataset, choice) for group, choice in zip(groups, choices, strict=True)]
     return len(identities) == len(set(identities))
+
+
+def _labels(
+    keys: Sequence[RowKey], names: Sequence[str], settings: Sequence[dict[str, _Value]]
+) -> dict[RowKey, str]:
+    """Return the label of each row, of the key and the settings of each group.
+
+    Values that nobody set for a run are left out, but where rows would then have the same label.
+    """
+    deliberate: dict[RowKey, set[str]] = defaultdict(set)
+    for key, values in zip(keys, settings, strict=True):
+        deliberate[key] |= {name for name, value in values.items() if value.deliberate}
+    short = {
+        key: _label(
+            names, [text if name in told else "" for name, text in zip(names, key.choice, strict=False)]
+        )
+        for key, told in deliberate.items()
+    }
+    is_shared = Counter(short.values())
+    return {
+        key: _label(names, key.choice) if is_shared[label] > 1 or len(key.choice) > len(names) else label
+        for key, label in short.items()
+    }
 
 
 def _label(names: Sequence[str], choice: Sequence[str]) -> str:
