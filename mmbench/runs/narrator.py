@@ -120,7 +120,7 @@ class TrainingLines:
 
 
 class RunLines:
-    """All cells of a run (see mmbench.runs.schedule.RunWatcher).
+    """All cells of a run (see mmbench.runs.watchers.RunWatcher).
 
     say  is called with each line
     """
