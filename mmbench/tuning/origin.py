@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmbench.errors import counted
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN
 from mmbench.tuning.records import Plan, Trial, best_of
@@ -56,8 +57,8 @@ def settings_origin(record: RunRecord) -> SettingsOrigin:
 def _origin(plan: Plan, trials: Sequence[Trial], is_recipe: bool) -> SettingsOrigin:
     hours = sum(trial.seconds for trial in trials) / 3600
     time = f"{hours:.1f} h" if hours >= 0.05 else f"{hours * 60:.1f} min"
-    budget = f"{len(trials)} trials" if plan.unit == "trials" else f"{hours:.0f} h"
-    return SettingsOrigin("tuned", budget, f"{len(trials)} trials, {time}", len(trials), is_recipe)
+    budget = counted(len(trials), "trial") if plan.unit == "trials" else f"{hours:.0f} h"
+    return SettingsOrigin("tuned", budget, f"{counted(len(trials), 'trial')}, {time}", len(trials), is_recipe)
 
 
 def _agree(values: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
