@@ -11,7 +11,8 @@ import pytest
 from mmbench.evaluation.metrics import Metric
 from mmbench.features.use import FeatureUse
 from mmbench.reporting.table import Table
-from mmbench.settings.config import Origin
+from mmbench.runs.store import write_record
+from mmbench.settings.config import Origin, Setting
 from tests.reporting.conftest import all_records, caption_of, fake_run, make_table, row_of
 
 HR10 = Metric("HR", 10)
@@ -113,9 +114,46 @@ def test_what_a_user_or_a_search_set_is_told_though_the_model_has_one_configurat
     """`--set lr=0.1 --epochs 2` is not a plain SASRec, whatever else the table holds."""
     fake_run(results, settings={"lr": 0.1}, max_epochs=2, chosen=("lr", "max_epochs"), origin=origin)
     fake_run(results, "gru4rec")
-    is_told = origin in (Origin.user, Origin.tuned)
-    label = "SASRec [lr=0.1, max_epochs=2]" if is_told else "SASRec"
-    assert sorted(places(table_of(results))) == ["GRU4Rec", label]
+    labels = {Origin.user: "SASRec [lr=0.1, max_epochs=2]", Origin.tuned: "SASRec [tuned]"}
+    assert sorted(places(table_of(results))) == ["GRU4Rec", labels.get(origin, "SASRec")]
+
+
+def tuned(results: Path, *, dataset: str = "toys", **settings: Any) -> None:
+    fake_run(results, dataset=dataset, settings=settings, chosen=tuple(settings), origin=Origin.tuned)
+
+
+def test_tuned_values_of_each_data_set_are_one_row_beside_the_recipe_s(results: Path) -> None:
+    for dataset, lr in (("aa", 0.01), ("bb", 0.02)):
+        fake_run(results, dataset=dataset)
+        tuned(results, dataset=dataset, lr=lr, dropout=0.5)
+    assert places(table_of(results)) == {"SASRec": ["aa", "bb"], "SASRec [tuned]": ["aa", "bb"]}
+
+
+def test_seeds_of_a_recipe_that_a_search_chose_too_are_one_row(results: Path) -> None:
+    fake_run(results, seed=1)
+    fake_run(results, seed=2, chosen=("lr",), origin=Origin.tuned)
+    assert [(row.label, row.cells[0].n) for row in table_of(results).rows] == [("SASRec [tuned]", 2)]
+
+
+def test_what_was_typed_beside_tuned_values_is_told(results: Path) -> None:
+    chosen: dict[str, Any] = {"settings": {"lr": 0.01}, "chosen": ("lr",), "origin": Origin.tuned}
+    fake_run(results, seed=1, **chosen)
+    record = fake_run(results, seed=1, max_epochs=3, **chosen)
+    record.settings["max_epochs"] = Setting(3, Origin.user)
+    write_record(record)
+    assert sorted(places(table_of(results))) == [
+        "SASRec [tuned, max_epochs=100]",
+        "SASRec [tuned, max_epochs=3]",
+    ]
+
+
+def test_two_tuned_configurations_are_told_apart_by_their_values(results: Path) -> None:
+    fake_run(results)
+    for dropout in (0.2, 0.5):
+        tuned(results, lr=0.01, dropout=dropout)
+    assert set(places(table_of(results))) == {
+        "SASRec [lr=0.001]", "SASRec [dropout=0.2, lr=0.01]", "SASRec [dropout=0.5, lr=0.01]",
+    }  # fmt: skip
 
 
 def test_a_choice_that_is_also_the_recipe_s_value_is_told(results: Path) -> None:
