@@ -18,6 +18,7 @@ from mmbench.choices import FLOORS
 from mmbench.data.store import Prepared, open_prepared
 from mmbench.errors import DataError, MmbenchError, UsageError
 from mmbench.reporting.runs import Runs
+from mmbench.runs.shelves import FOLDER
 from mmbench.runs.store import read_record
 from tests.models.test_registry import OWN, write_own
 from tests.prepared import cells, cli, environment, same_ranks, write_toy
@@ -51,7 +52,7 @@ def inodes(results: Path) -> dict[Path, tuple[int, int]]:
     return {
         file: (file.stat().st_ino, file.stat().st_mtime_ns)
         for file in results.rglob("*")
-        if file.is_file() and "experiments" not in file.parts
+        if file.is_file() and not {"experiments", FOLDER} & set(file.parts)
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
+from mmbench.errors import counted
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Verdict, smallest_sign_p
 from mmbench.models.pretraining import SETTING, described
@@ -276,7 +277,7 @@ def test_lines(
     first = compare or "the best row of each column (chosen on these very numbers)"
     family = (
         f"Declared family: {first} against every other row in every column, {len(comparisons)} comparisons in "
-        f"{n_columns} column{'s' * (n_columns > 1)}"
+        f"{counted(n_columns, 'column')}"
     )
     if len(tested) < len(comparisons):
         family += f", {len(comparisons) - len(tested)} of them without a p"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmbench.errors import counted
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN
 from mmbench.settings.describe import value_text
@@ -61,9 +62,9 @@ def settings_origin(record: RunRecord) -> SettingsOrigin:
 def _origin(plan: Plan, trials: Sequence[Trial], changes: Mapping[str, object]) -> SettingsOrigin:
     hours = sum(trial.seconds for trial in trials) / 3600
     time = f"{hours:.1f} h" if hours >= 0.05 else f"{hours * 60:.1f} min"
-    budget = f"{len(trials)} trials" if plan.unit == "trials" else f"{hours:.0f} h"
+    budget = counted(len(trials), "trial") if plan.unit == "trials" else f"{hours:.0f} h"
     return SettingsOrigin(
-        "tuned", budget, cost=f"{len(trials)} trials, {time}", n_trials=len(trials), is_recipe=not changes,
+        "tuned", budget, cost=f"{counted(len(trials), 'trial')}, {time}", n_trials=len(trials), is_recipe=not changes,
         changes=", ".join(f"{key}={value_text(value)}" for key, value in sorted(changes.items())),
     )  # fmt: skip
 
