@@ -27,6 +27,7 @@ SETTLED_S = 2.0  # no file system that we know has coarser times
 # The code whose results are kept: another state of it finds no shelves.
 _CODE = (
     "evaluation/*.py",
+    "reporting/gather.py",
     "runs/shelves.py",
     "runs/known_rankings.py",
     "runs/store.py",
