@@ -4,6 +4,8 @@ Weights are [G, ...]. Vectors of each group (biases, norms) are stored flat, [G 
 single dimension for a bias or a norm.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,10 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1, -2)
+        if is_eager_cpu(x) and not torch.is_autocast_enabled("cpu"):
+            bias = None if self.bias is None else self.bias.view(self.n_groups, 1, -1)
+            mapped: Tensor = _GroupedMap.apply(flat, self.weight, bias)
+            return mapped.view(*x.shape[:-1], -1)
         n_parts = choose_n_parts(flat.shape[1]) if x.is_cuda else 1
         weight: Tensor = self.weight
         if n_parts > 1:
@@ -41,6 +47,33 @@ class GroupedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.n_groups} x ({self.weight.shape[2]} -> {self.weight.shape[1]})"
+
+
+class _GroupedMap(torch.autograd.Function):
+    """x @ w.T + b of x [G, P, D_in], w [G, D_out, D_in] and b [G, 1, D_out] or None.
+
+    The gradient of w comes out as w lies in memory; autograd's is its transpose, which is copied for every step.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias, x, weight.mT)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        (x, weight), (grad,) = ctx.saved_tensors, grads
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        return (
+            torch.bmm(grad, weight) if by_x else None,
+            torch.bmm(grad.mT, x) if by_weight else None,
+            grad.sum(1, keepdim=True) if by_bias else None,
+        )
 
 
 class GroupedLayerNorm(nn.Module):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, layer_norm, linear
+from mmbench.nn.parts import has_values
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -25,6 +26,18 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if x.is_cuda:
         return F.dropout(x, cut / 256)
     return x * keep_bytes(x, cut).to(x.dtype).mul_(256.0 / (256 - cut))
+
+
+def dropout_of_rows(x: Tensor, row: Tensor, n_rows: int, p: float, training: bool) -> Tensor:
+    """Apply dropout to the rows `row` int64 [P] of a table with `n_rows`, x [P, ...].
+
+    A CPU draws for the whole table, so the result is that of dropping the table and then taking its rows.
+    """
+    cut = min(round(p * 256), 255)
+    if not training or cut == 0 or x.is_cuda:
+        return dropout(x, p, training)
+    keep = keep_bytes(x.new_empty(n_rows, *x.shape[1:]), cut).index_select(0, row)
+    return x * keep.to(x.dtype).mul_(256.0 / (256 - cut))
 
 
 def keep_bytes(x: Tensor, cut: int) -> Tensor:
@@ -102,7 +115,7 @@ class Attention(nn.Module):
         width = mask.shape[2]
         row, column = slot // width, slot % width
         q = query.unflatten(-1, (self.n_heads, 1, -1))  # [..., T, H, 1, D/H]
-        of_row = key_value.index_select(-3, row).unflatten(-1, (2, self.n_heads, -1))
+        of_row = rows_at(key_value, row, -3).unflatten(-1, (2, self.n_heads, -1))
         k, v = of_row.movedim((-3, -2), (0, -3)).contiguous()  # each [..., T, H, W, D/H]
         return self.attend(q, k, v, mask[row, column][:, None], band).squeeze(-2)
 
@@ -131,6 +144,16 @@ def take_rows(table: Tensor, index: Tensor) -> Tensor:
     """
     rows = F.embedding(index, table[..., None].flatten(1))
     return rows.view(*index.shape, *table.shape[1:])
+
+
+def rows_at(x: Tensor, row: Tensor, dim: int = 0) -> Tensor:
+    """Return x at the rows `row` int64 [T] of an axis; x itself, not a copy, where they are all its rows in order.
+
+    So they are where every sample is a row of its own.
+    """
+    if len(row) == x.shape[dim] and has_values(row) and torch.equal(row, torch.arange(len(row))):
+        return x
+    return x.index_select(dim, row)
 
 
 def take_slots(x: Tensor, slot: Tensor | None) -> Tensor:

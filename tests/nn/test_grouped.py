@@ -102,6 +102,34 @@ def test_seeds_stack_on_top_of_groups(make: Make) -> None:
     torch.testing.assert_close(vmap(call)(parameters, buffers, x), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_of_a_grouped_map_are_exact_and_lie_as_the_weights_do(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = GroupedLinear(GROUPS, 4, 3, bias=bias).double()
+    x = torch.randn(GROUPS, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    parameters = dict(layer.named_parameters())
+
+    def call(x: Tensor, *weights: Tensor) -> Tensor:
+        out: Tensor = functional_call(layer, dict(zip(parameters, weights, strict=True)), (x,))
+        return out
+
+    assert torch.autograd.gradcheck(call, (x, *parameters.values()))
+    (grad,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    assert grad.stride() == layer.weight.stride()
+    frozen = torch.autograd.grad(layer(x.detach()).square().sum(), layer.weight)[0]
+    assert torch.equal(frozen, grad)
+
+
+def test_a_grouped_map_takes_part_in_autocast() -> None:
+    layer = GroupedLinear(GROUPS, 4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(torch.randn(GROUPS, 5, 4))
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+
+
 @both
 def test_only_biases_and_norms_have_one_dimension(make: Make) -> None:
     """Weight decay leaves them out by that rule, grouped or not."""
