@@ -98,8 +98,7 @@ class Attention(nn.Module):
         qkv [..., R, W, 3D] -> [..., R, W, D], or [..., T, D] at `slot` [T].
         """
         if slot is None or len(slot) > len(mask):
-            # A copy here saves a copy in each of the products.
-            q, k, v = qkv.unflatten(-1, (3, self.n_heads, -1)).movedim((-3, -2), (0, -3)).contiguous()
+            q, k, v = by_head(qkv, 3, self.n_heads)
             return take_grouped_slots(self.attend(q, k, v, mask), slot)
         # With no more slots than rows it is cheaper to compute the slots' rows of the weights only.
         query, key_value = qkv.split((qkv.shape[-1] // 3, qkv.shape[-1] * 2 // 3), -1)
@@ -115,8 +114,7 @@ class Attention(nn.Module):
         width = mask.shape[2]
         row, column = slot // width, slot % width
         q = query.unflatten(-1, (self.n_heads, 1, -1))  # [..., T, H, 1, D/H]
-        of_row = rows_at(key_value, row, -3).unflatten(-1, (2, self.n_heads, -1))
-        k, v = of_row.movedim((-3, -2), (0, -3)).contiguous()  # each [..., T, H, W, D/H]
+        k, v = by_head(rows_at(key_value, row, -3), 2, self.n_heads)  # each [..., T, H, W, D/H]
         return self.attend(q, k, v, mask[row, column][:, None], band).squeeze(-2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, band: Tensor | None = None) -> Tensor:
@@ -125,6 +123,15 @@ class Attention(nn.Module):
         logits = hide(logits if band is None else logits @ band, mask)
         weights = dropout(logits.softmax(-1), self.attn_dropout, self.training)
         return ((weights if band is None else weights @ band) @ v).transpose(-2, -3).flatten(-2)
+
+
+def by_head(x: Tensor, n_parts: int, n_heads: int) -> list[Tensor]:
+    """Return the parts of x [..., R, W, n D] by head, each [..., R, H, W, D/H].
+
+    A copy of each part here saves copies in the products, and leaves a single copy on the way back.
+    """
+    parts = x.unflatten(-1, (n_parts, n_heads, -1)).unbind(-3)
+    return [part.transpose(-2, -3).contiguous() for part in parts]
 
 
 def hide(logits: Tensor, mask: Tensor) -> Tensor:
