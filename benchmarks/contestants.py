@@ -93,7 +93,7 @@ PEERS: dict[str, Peer] = {
         version="RecTools 0.17.0", worker=HERE / "peer_rectools.py", lr="lr", is_whole=False,
         settings={
             "sasrec": {**_RECTOOLS, "dropout_rate": 0.5},
-            "bert4rec": {**_RECTOOLS, "dropout_rate": 0.2, "data_preparator_kwargs": {"mask_prob": 0.2}},
+            "bert4rec": {**_RECTOOLS, "dropout_rate": 0.2, "mask_prob": 0.2},
         },
         contestants=(Contestant("RecTools"),),
         differences="RecTools trains on the last 50 targets of a history in one pass, fills steps by users, and its "

@@ -216,11 +216,14 @@ def test_a_wrong_interpreter_is_one_line(text: str, words: str) -> None:
 def test_real_peers_read_the_same_data(tmp_path: Path, name: str, variable: str) -> None:
     if not os.environ.get(variable):
         pytest.skip(f"{variable} names no python with {PEERS[name].version}")
-    arguments = ("--models", "sasrec", "--python", f"{name}={os.environ[variable]}", "--quality")
-    numbers = run("peers", tmp_path, *arguments)
-    of_model = numbers["results"]["sasrec"]
+    models = list(PEERS[name].settings)
+    numbers = run(
+        "peers", tmp_path, "--models", *models, "--python", f"{name}={os.environ[variable]}", "--quality"
+    )
     titles = [contestant.title for contestant in PEERS[name].contestants]
-    assert list(of_model) == [*titles, "mmbench"]
+    for model in models:
+        assert list(numbers["results"][model]) == [*titles, "mmbench"]
+    of_model = numbers["results"]["sasrec"]
     assert all(len(course["epochs"]) in (1, 2) for course in numbers["courses"]["sasrec"].values())
     if name == "recbole":
         shipped, fixed, ours = (result["facts"] for result in of_model.values())
