@@ -33,18 +33,17 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.layers import (
     Attention,
     Dropout,
-    PostNormEncoder,
-    check_heads,
     init_normal,
     rows_at,
     take_slots,
 )
 from mmbench.nn.losses import nce
-from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 # States that a contrastive term compares: h, its second pass h', the pass h_s of a prefix with the same target.
 ENDS = {"un": ("h", "h'"), "su": ("h", "h_s"), "us_x": ("h'", "h_s")}
@@ -52,14 +51,8 @@ PAIRS = {"none": (), "un": ("un",), "su": ("su",), "us": ("un", "su"), "us_x": (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FEARecConfig(Sampling):
+class FEARecConfig(TransformerConfig):
     loss: Loss = "ce"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
     global_ratio: Fraction  # alpha: share of the frequencies that a layer reads
     topk_factor: PositiveInt  # int(topk_factor ln W) lags are kept
     dual_domain: bool  # False: frequency branch only
@@ -76,7 +69,6 @@ class FEARecConfig(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
         if self.freq_weight and self.contrast != "us_x":
             raise ValueError(f"freq_weight belongs to contrast = 'us_x' (got {self.contrast!r})")
 
@@ -262,10 +254,7 @@ class FEARec(Recommender[FEARecConfig]):
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(width, dim)
         self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
-        self.encoder = PostNormEncoder(
-            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout,
-        )  # fmt: skip
+        self.encoder = config.encoder()
         bands = ramp(config.n_layers, width // 2 + 1, config.global_ratio)
         for block, bins in zip(self.encoder.blocks, bands, strict=True):
             block.attention = HybridAttention(config, width=width, bins=bins)

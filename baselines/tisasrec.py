@@ -28,31 +28,23 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.grouped import Linear
-from mmbench.nn.layers import Dropout, check_heads, dropout, init_normal, take_slots, zero_padding
-from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+from mmbench.nn.layers import Dropout, dropout, init_normal, take_slots, zero_padding
+from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiSASRecConfig(Sampling):
+class TiSASRecConfig(TransformerConfig):
     network: Literal["bert-style", "official", "paper"] = "bert-style"
     loss: Loss = "ce"
     time_span: NonNegativeInt  # k, the largest interval code
     interval_unit: Literal["personal", "second"] = "personal"  # "second": of a port without the personal unit
     interval_rounding: Literal["floor", "points"] = "floor"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
     attn_dropout: Probability  # networks official and paper use `dropout` everywhere
     l2_emb: NonNegativeFloat = 0.0  # weighs the norms of all five tables
     l2_norm: Literal["squared", "plain"] = "squared"  # "plain": the PyTorch port's penalty
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
 
 
 def personal_unit(catalog: Catalog) -> Tensor:
