@@ -27,6 +27,7 @@ from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem
 from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.categories import CategorySets, CategoryTable
+from mmbench.nn.grouped import Linear
 from mmbench.nn.layers import Attention, Dropout, init_normal, take_slots, zero_padding
 
 EPS = 1e-12
@@ -118,7 +119,7 @@ class NonInvasiveBlock(nn.Module):
         dim = config.hidden_dim
         self.attention = NonInvasiveAttention(dim, config.n_heads, config.attn_dropout)
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=EPS), nn.LayerNorm(dim, eps=EPS)
-        self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+        self.up, self.down = Linear(dim, config.inner_dim), Linear(config.inner_dim, dim)
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, fused: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:

@@ -33,7 +33,7 @@ from mmbench.models.needs import Needs, Prefixes
 from mmbench.models.next_item import Loss, NextItem
 from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.calendar import DAY, day_of_year
-from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
+from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, Linear
 from mmbench.nn.layers import Dropout, init_normal, take_rows, zero_padding
 from mmbench.nn.losses import info_nce
 from mmbench.nn.recompute import both_states, states_at
@@ -80,7 +80,7 @@ class InteractiveMoE(nn.Module):
         n_modalities = len(alphas)
         self.n_experts, self.shape = n_experts, (n_modalities, dim)
         # A single map holds all experts: k1 x (M D -> M D); its M slices are eq. 8's W_{i,m}.
-        self.experts = nn.Linear(n_modalities * dim, n_experts * n_modalities * dim)
+        self.experts = Linear(n_modalities * dim, n_experts * n_modalities * dim)
         self.gates = GroupedLinear(n_modalities, dim, n_experts)
         self.alpha = nn.Parameter(torch.tensor(alphas))
 
@@ -215,7 +215,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(feat.shape[1], dim) for name, feat in features.items()}
+            {name: Linear(feat.shape[1], dim) for name, feat in features.items()}
         )
         self.use_pcl = config.use_pcl and config.use_temporal_moe and n_modalities > 1
         # All modalities are encoded together; with PCL the id is apart, because content is encoded a second time.
