@@ -18,9 +18,8 @@ ROWS_OF_LOGITS = 512  # are held in memory together; below 128 the matrix produc
 FEWEST_ROWS = 64
 _rows_of_logits = ContextVar("rows of logits", default=ROWS_OF_LOGITS)
 ALIGN = 16  # rows of logits begin at multiples of it, which makes products on CPUs 1.2 to 1.8 times faster
-NEGLIGIBLE = (
-    1e-30  # single precision has no digits left below 1e-38, and products there take 200 times as long
-)
+# Single precision has no digits left below 1e-38, and products there take 200 times as long.
+NEGLIGIBLE = 1e-30
 
 
 def logits_buffer(n_rows: int, n_items: int, like: Tensor) -> Tensor:
