@@ -25,26 +25,22 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.categories import CategorySets, CategoryTable
-from mmbench.nn.layers import Dropout, check_heads, hide, init_normal, take_slots
+from mmbench.nn.grouped import Linear
+from mmbench.nn.layers import Dropout, hide, init_normal, take_slots
 from mmbench.nn.losses import wide
 from mmbench.nn.parts import in_parts
-from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
+from mmbench.settings.config import NonNegativeFloat, PositiveInt
 
 EPS = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class DIFSRConfig(Sampling):
+class DIFSRConfig(TransformerConfig):
     loss: Loss = "ce"
-    hidden_dim: PositiveInt
     attribute_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
     fusion: Literal["sum", "concat", "gate"]
     fusion_input: Literal["raw", "masked"]  # selects what concat and gate read
     pooling: Literal["sum", "mean"]  # combines the vectors of an item's categories
@@ -53,7 +49,6 @@ class DIFSRConfig(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
         if self.attribute_dim % self.n_heads:
             raise ValueError(f"attribute_dim {self.attribute_dim} is not divisible by n_heads {self.n_heads}")
 
@@ -135,9 +130,9 @@ class DecoupledAttention(nn.Module):
         super().__init__()
         dim, self.n_heads, self.drop = config.hidden_dim, config.n_heads, Dropout(config.attn_dropout)
         widths = (config.attribute_dim, dim, dim)
-        self.query = nn.ModuleList(nn.Linear(n, n) for n in widths)
-        self.key = nn.ModuleList(nn.Linear(n, n) for n in widths)
-        self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.query = nn.ModuleList(Linear(n, n) for n in widths)
+        self.key = nn.ModuleList(Linear(n, n) for n in widths)
+        self.value, self.out = Linear(dim, dim), Linear(dim, dim)
         self.is_masked = config.fusion_input == "masked"
         fusions = {"concat": ConcatFusion, "gate": GateFusion}
         self.fusion = fusions[config.fusion](n_positions) if config.fusion in fusions else SumFusion()
@@ -169,7 +164,7 @@ class DecoupledBlock(nn.Module):
         dim = config.hidden_dim
         self.attention = DecoupledAttention(config, n_positions)
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=EPS), nn.LayerNorm(dim, eps=EPS)
-        self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+        self.up, self.down = Linear(dim, config.inner_dim), Linear(config.inner_dim, dim)
         self.drop = Dropout(config.dropout)
 
     def forward(self, streams: Streams, mask: Tensor, slot: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ Differences from the paper (P) and the official code (C):
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,17 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.layers import (
     Attention,
     Dropout,
-    PostNormEncoder,
-    check_heads,
     init_normal,
-    take_rows,
+    rows_at,
     take_slots,
 )
 from mmbench.nn.losses import nce
-from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 # States that a contrastive term compares: h, its second pass h', the pass h_s of a prefix with the same target.
 ENDS = {"un": ("h", "h'"), "su": ("h", "h_s"), "us_x": ("h'", "h_s")}
@@ -52,14 +51,8 @@ PAIRS = {"none": (), "un": ("un",), "su": ("su",), "us": ("un", "su"), "us_x": (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FEARecConfig(Sampling):
+class FEARecConfig(TransformerConfig):
     loss: Loss = "ce"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
     global_ratio: Fraction  # alpha: share of the frequencies that a layer reads
     topk_factor: PositiveInt  # int(topk_factor ln W) lags are kept
     dual_domain: bool  # False: frequency branch only
@@ -76,7 +69,6 @@ class FEARecConfig(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
         if self.freq_weight and self.contrast != "us_x":
             raise ValueError(f"freq_weight belongs to contrast = 'us_x' (got {self.contrast!r})")
 
@@ -90,12 +82,52 @@ def ramp(n_layers: int, n_bins: int, ratio: float) -> list[tuple[int, int]]:
     return [(int(n_bins * (1 - share) - i * step), int(n_bins - i * step)) for i in range(n_layers)]
 
 
+class _Circulant(torch.autograd.Function):
+    """Matrices [R, W, W] whose entry (t, s) is that of values [R, W] at the lag from t to s, around the circle.
+
+    `_LagSums` is its adjoint: each is the other's derivative. lag and ahead are the buffers of `HybridAttention`.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, lag: Tensor, ahead: Tensor) -> Tensor:
+        n_rows, width = values.shape
+        return values.index_select(1, lag).view(n_rows, width, width)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return _LagSums.apply(grads[0], *ctx.saved_tensors), None, None
+
+
+class _LagSums(torch.autograd.Function):
+    """Sums [R, W] of matrices [R, W, W] over the entries (t, s) of each lag."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrices: Tensor, lag: Tensor, ahead: Tensor) -> Tensor:
+        return matrices.flatten(1).index_select(1, ahead).view(matrices.shape).sum(2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return _Circulant.apply(grads[0], *ctx.saved_tensors), None, None
+
+
 class HybridAttention(Attention):
     """Auto-correlation (frequency branch) and attention (time branch) over a band of frequencies."""
 
     band: Tensor
     lag: Tensor
-    pair: Tensor
+    ahead: Tensor
 
     def __init__(self, config: FEARecConfig, *, width: int, bins: tuple[int, int]) -> None:
         super().__init__(config.hidden_dim, config.n_heads, config.attn_dropout)
@@ -105,10 +137,10 @@ class HybridAttention(Attention):
         band[slice(*bins)] = 1.0
         time = torch.arange(width)
         self.register_buffer("band", band, persistent=False)  # [M]
-        # lag[t, s] is the tau with t + tau = s around the circle; pair[tau, t] the flat index of (t + tau, t).
+        # lag[t, s] is the tau with t + tau = s around the circle; ahead[tau, t] the flat index of (t, t + tau).
         self.register_buffer("lag", ((time - time[:, None]) % width).flatten(), persistent=False)
-        pair = (time + time[:, None]) % width * width + time
-        self.register_buffer("pair", pair.flatten(), persistent=False)
+        ahead = time * width + (time + time[:, None]) % width
+        self.register_buffer("ahead", ahead.flatten(), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
         """Mix x [R, W, D] under mask bool [R, W, W]: [R, W, D], or [T, D] at `slot` [T] (flat in [R W])."""
@@ -136,9 +168,8 @@ class HybridAttention(Attention):
         It equals irfft(mean(rfft(query) * conj(rfft(key)))), without the complex arrays. Its band is the correlation of
         the bands.
         """
-        n_rows, width, dim = query.shape
-        products = query @ key.transpose(1, 2)  # [R, W, W]
-        return products.flatten(1).index_select(1, self.pair).view(n_rows, width, width).sum(2) / dim
+        sums: Tensor = _LagSums.apply(key @ query.transpose(1, 2), self.lag, self.ahead)
+        return sums / query.shape[2]
 
     def by_time(self, qkv: Tensor, mask: Tensor, slot: Tensor | None, project: Tensor | None) -> Tensor:
         """Return ordinary attention; `project`, if given, first maps queries, keys and values to the layer's band."""
@@ -148,7 +179,7 @@ class HybridAttention(Attention):
             return self.mix(project @ qkv, mask, slot)
         width, dim = qkv.shape[1], qkv.shape[2] // 3
         query, key_value = qkv.split((dim, 2 * dim), dim=2)
-        at_slots = project[slot % width][:, None] @ query.index_select(0, slot // width)  # [T, 1, D]
+        at_slots = project[slot % width][:, None] @ rows_at(query, slot // width)  # [T, 1, D]
         return self.attend_once(at_slots.squeeze(1), key_value, mask, slot, project)
 
     def by_lag(self, r: Tensor, value: Tensor, slot: Tensor | None = None) -> Tensor:
@@ -161,10 +192,10 @@ class HybridAttention(Attention):
         weight = torch.zeros_like(r).scatter(1, chosen, r.gather(1, chosen).softmax(1))  # [R, W], by lag
         n_rows, width = r.shape
         if slot is None or len(slot) > n_rows:
-            return take_slots(weight.index_select(1, self.lag).view(-1, width, width) @ value, slot)
+            return take_slots(_Circulant.apply(weight, self.lag, self.ahead) @ value, slot)
         row, column = slot // width, slot % width
         lag = self.lag.view(width, width)[column]  # [T, W]
-        return (take_rows(weight, row).gather(1, lag)[:, None] @ value.index_select(0, row)).squeeze(1)
+        return (rows_at(weight, row).gather(1, lag)[:, None] @ rows_at(value, row)).squeeze(1)
 
 
 class SameTarget(nn.Module):
@@ -223,10 +254,7 @@ class FEARec(Recommender[FEARecConfig]):
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(width, dim)
         self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
-        self.encoder = PostNormEncoder(
-            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout,
-        )  # fmt: skip
+        self.encoder = config.encoder()
         bands = ramp(config.n_layers, width // 2 + 1, config.global_ratio)
         for block, bins in zip(self.encoder.blocks, bands, strict=True):
             block.attention = HybridAttention(config, width=width, bins=bins)

@@ -21,13 +21,13 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
 from mmbench.models.next_item import Loss, NextItem, Sampling, is_loss
-from mmbench.nn.layers import Dropout, zero_padding
+from mmbench.nn.layers import Dropout, dropout_of_rows, take_rows, zero_padding
 from mmbench.nn.recurrent import gru_states
 from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
 
@@ -98,7 +98,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
             )
             for k in range(config.n_layers)
         )
-        self.emb_drop, self.hidden_drop = Dropout(config.dropout), Dropout(config.hidden_dropout)
+        self.hidden_drop = Dropout(config.hidden_dropout)
         if is_official:
             self.item_bias = nn.Parameter(torch.zeros(catalog.n_items))
         else:
@@ -132,22 +132,28 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
     def needs(self) -> Needs:
         return Needs(layout="padded", stackable=False, extras=self.next_item.extras)
 
-    def encode(self, batch: Batch) -> Tensor:
-        """Return the states of all positions [R, W, H]; zero on padding.
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the states of all P events [P, H], and for each place of the flat [R W] its number among them.
 
-        A packed sequence skips padding, whatever the mix of lengths.
+        They lie as torch packs sequences, step after step, so that nothing is computed for padding; its number is 0.
         """
-        x = self.emb_drop(self.item_emb(batch.item_seq))
+        places = torch.arange(batch.item_seq.numel(), device=batch.item_seq.device)
+        grid = torch.stack([batch.item_seq, places.view_as(batch.item_seq)], -1)
         length = batch.mask.sum(1).cpu()
-        packed = pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(grid, length, batch_first=True, enforce_sorted=False)
+        items, place = packed.data.unbind(-1)
+        rate = self.config.dropout
+        x = dropout_of_rows(self.item_emb(items), place, len(places), rate, self.training)
+        packed = packed._replace(data=x)
         for layer in self.gru:
             packed = gru_states(layer, packed)  # type: ignore[arg-type]
             packed = packed._replace(data=self.hidden_drop(packed.data))
-        return pad_packed_sequence(packed, batch_first=True, total_length=batch.item_seq.shape[1])[0]
+        return packed.data, torch.zeros_like(places).scatter(0, place, places[: len(place)])
 
     def state(self, batch: Batch) -> Tensor:
         """Return the states at the slots, [T, D]."""
-        hidden = batch.at_slots(self.encode(batch))
+        states, number = self.encode(batch)
+        hidden = take_rows(states, number[batch.slot])
         return hidden if self.config.network == "official" else self.out(hidden)
 
     def query(self, batch: Batch) -> Tensor:

@@ -25,13 +25,14 @@ from torch.utils.checkpoint import checkpoint
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs, WholeRows
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.features import LayerFeatures
 from mmbench.nn.grouped import GroupedLinear
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads
+from mmbench.nn.layers import Dropout, PostNormEncoder
 from mmbench.nn.losses import rows_of_logits
 from mmbench.nn.memo import Memo
-from mmbench.settings.config import PositiveInt, Probability
+from mmbench.settings.config import PositiveInt
 
 TOWERS = ("image", "text", "inter")
 TEMPERATURE = 0.1  # divides the gates' logits
@@ -42,22 +43,12 @@ ITEM_BLOCK = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class IISANConfig(Sampling):
+class IISANConfig(TransformerConfig):
     loss: Loss | Literal["inbatch"]
     positions: Literal["oldest-first", "left-padded"]
     layer_step: PositiveInt  # reads the embedding output and every layer_step-th block; 1 = all
     bottleneck_dim: PositiveInt
     activation: Literal["relu", "gelu"]  # belongs to the adapters
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
 
 
 class Adapter(nn.Module):

@@ -24,23 +24,18 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.categories import CategorySets, CategoryTable
-from mmbench.nn.layers import Attention, Dropout, check_heads, init_normal, take_slots, zero_padding
-from mmbench.settings.config import PositiveInt, Probability
+from mmbench.nn.grouped import Linear
+from mmbench.nn.layers import Attention, Dropout, init_normal, take_slots, zero_padding
 
 EPS = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class NOVAConfig(Sampling):
+class NOVAConfig(TransformerConfig):
     loss: Loss = "ce"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
     fusion: Literal["add", "concat", "gate"]
     sides: tuple[Literal["position", "category"], ...]
     pooling: Literal["sum", "mean"]  # combines the vectors of an item's categories
@@ -50,7 +45,6 @@ class NOVAConfig(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
         if not self.sides or len(set(self.sides)) < len(self.sides):
             raise ValueError(f"sides {list(self.sides)} must name position, category, or both, each once")
 
@@ -125,7 +119,7 @@ class NonInvasiveBlock(nn.Module):
         dim = config.hidden_dim
         self.attention = NonInvasiveAttention(dim, config.n_heads, config.attn_dropout)
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=EPS), nn.LayerNorm(dim, eps=EPS)
-        self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+        self.up, self.down = Linear(dim, config.inner_dim), Linear(config.inner_dim, dim)
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, fused: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:

@@ -23,15 +23,16 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Needs, Samples
-from mmbench.models.next_item import Loss, NextItem, Sampling
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
-from mmbench.settings.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
+from mmbench.nn.layers import Dropout, init_normal, zero_padding
+from mmbench.settings.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
-class S3RecConfig(Sampling):
+class S3RecConfig(TransformerConfig):
     attributes: Literal["category+brand", "category"]
     attribute_min_count: PositiveInt  # attributes that fewer items share are left out
     pretrain_epochs: NonNegativeInt
@@ -43,16 +44,6 @@ class S3RecConfig(Sampling):
     sp_weight: NonNegativeFloat
     pair_form: Literal["double", "logit"]  # is the form of MIP and SP, see pair_loss
     loss: Loss  # is that of fine-tuning
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
 
 
 class Labels(nn.Module):
@@ -221,10 +212,7 @@ class S3Rec(Recommender[S3RecConfig]):
         self.item_emb = nn.Embedding(catalog.n_items + 2, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
-        self.encoder = PostNormEncoder(
-            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout,
-        )  # fmt: skip
+        self.encoder = config.encoder()
         self.pretraining: Pretraining | None = None
         if config.pretrain_epochs:
             self.pretraining = Pretraining(config, self.labels_of(config, catalog), catalog)

@@ -22,33 +22,23 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.layers import (
     Dropout,
-    PostNormEncoder,
     PreQueryEncoder,
-    check_heads,
     init_normal,
     zero_padding,
 )
-from mmbench.settings.config import NonNegativeFloat, PositiveInt, Probability
+from mmbench.settings.config import NonNegativeFloat, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class SASRecConfig(Sampling):
+class SASRecConfig(TransformerConfig):
     network: Literal["bert-style", "official"] = "bert-style"
     loss: Loss = "ce"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
     attn_dropout: Probability  # the official network uses `dropout` everywhere
     l2_emb: NonNegativeFloat = 0.0  # weighs the squared norms of item and position embeddings
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
 
 
 class SASRec(Recommender[SASRecConfig]):
@@ -65,10 +55,7 @@ class SASRec(Recommender[SASRecConfig]):
             )  # fmt: skip
         else:
             self.norm = nn.LayerNorm(dim, eps=1e-12)
-            self.encoder = PostNormEncoder(
-                dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-                dropout=config.dropout, attn_dropout=config.attn_dropout,
-            )  # fmt: skip
+            self.encoder = config.encoder()
         self.next_item = NextItem(config.loss, config, catalog)
         self._init_weights()
 

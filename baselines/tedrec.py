@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.features import available
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, dropout, init_normal
+from mmbench.nn.layers import Dropout, dropout, init_normal
 from mmbench.nn.losses import wide
 from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
@@ -37,14 +38,8 @@ LEAST_NOISE = 0.01  # is the least deviation of a gate's logit in training
 
 
 @dataclass(frozen=True, kw_only=True)
-class TedRecConfig(Sampling):
+class TedRecConfig(TransformerConfig):
     loss: Loss = "ce"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
     adaptor_dropout: Probability  # drops features, with a mask for each expert
     n_experts: PositiveInt  # G
     temperature: PositiveFloat  # tau
@@ -53,7 +48,6 @@ class TedRecConfig(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
         if len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities {list(self.modalities)} must name each modality once")
 
@@ -213,10 +207,7 @@ class TedRec(Recommender[TedRecConfig]):
         )
         self.fusion = FrequencyFusion(catalog.max_len, dim, len(self.modalities))
         self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
-        self.encoder = PostNormEncoder(
-            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout,
-        )  # fmt: skip
+        self.encoder = config.encoder()
         self._init_weights()
 
     def _init_weights(self) -> None:

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.augmentation import (
     Choose,
     choose_positions,
@@ -41,15 +42,13 @@ from mmbench.nn.augmentation import (
     substitute,
 )
 from mmbench.nn.histories import TrainHistories
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
+from mmbench.nn.layers import Dropout, init_normal
 from mmbench.nn.losses import nce
 from mmbench.settings.config import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
-    Probability,
 )
 
 BLOCK = 1024  # items whose similarities to all others are in memory together
@@ -57,14 +56,8 @@ SHORT = 3  # the first three operations in `augment` apply to short histories to
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiCoSeRecConfig(Sampling):
+class TiCoSeRecConfig(TransformerConfig):
     loss: Loss = "bce"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
     crop_rate: Fraction
     reorder_rate: Fraction
     mask_rate: Fraction
@@ -78,10 +71,6 @@ class TiCoSeRecConfig(Sampling):
     contrast_weight: NonNegativeFloat
     contrast_warm_up: NonNegativeInt  # epochs without the contrastive term
     online_warm_up: NonNegativeInt  # epochs before item embeddings may name similar items
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
 
 
 def augment(
@@ -224,10 +213,7 @@ class TiCoSeRec(Recommender[TiCoSeRecConfig]):
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
-        self.encoder = PostNormEncoder(
-            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout,
-        )  # fmt: skip
+        self.encoder = config.encoder()
         self.histories = catalog.histories
         self.register_buffer(
             "is_uniform", most_uniform(self.histories, config.uniform_share), persistent=False

@@ -28,30 +28,23 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
-from mmbench.nn.layers import Dropout, check_heads, dropout, init_normal, take_slots, zero_padding
-from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
+from mmbench.nn.grouped import Linear
+from mmbench.nn.layers import Dropout, dropout, init_normal, take_slots, zero_padding
+from mmbench.settings.config import NonNegativeFloat, NonNegativeInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiSASRecConfig(Sampling):
+class TiSASRecConfig(TransformerConfig):
     network: Literal["bert-style", "official", "paper"] = "bert-style"
     loss: Loss = "ce"
     time_span: NonNegativeInt  # k, the largest interval code
     interval_unit: Literal["personal", "second"] = "personal"  # "second": of a port without the personal unit
     interval_rounding: Literal["floor", "points"] = "floor"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
     attn_dropout: Probability  # networks official and paper use `dropout` everywhere
     l2_emb: NonNegativeFloat = 0.0  # weighs the norms of all five tables
     l2_norm: Literal["squared", "plain"] = "squared"  # "plain": the PyTorch port's penalty
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
 
 
 def personal_unit(catalog: Catalog) -> Tensor:
@@ -116,8 +109,8 @@ class TimeAttention(nn.Module):
     def __init__(self, config: TiSASRecConfig) -> None:
         super().__init__()
         self.n_heads, self.drop = config.n_heads, Dropout(config.attn_dropout)
-        self.qkv = nn.Linear(config.hidden_dim, 3 * config.hidden_dim)
-        self.out = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.qkv = Linear(config.hidden_dim, 3 * config.hidden_dim)
+        self.out = Linear(config.hidden_dim, config.hidden_dim)
 
     def forward(self, x: Tensor, relations: Relations, slot: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
@@ -135,7 +128,7 @@ class PostNormTimeBlock(nn.Module):
         dim = config.hidden_dim
         self.attention, self.drop = TimeAttention(config), Dropout(config.dropout)
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-12), nn.LayerNorm(dim, eps=1e-12)
-        self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+        self.up, self.down = Linear(dim, config.inner_dim), Linear(config.inner_dim, dim)
 
     def forward(self, x: Tensor, relations: Relations, slot: Tensor | None = None) -> Tensor:
         """Return the next layer's x [R, W, D], or [T, D] at `slot` [T] only."""
@@ -154,8 +147,8 @@ class PreNormTimeBlock(nn.Module):
         super().__init__()
         dim, self.n_heads, self.is_paper = config.hidden_dim, config.n_heads, config.network == "paper"
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-8), nn.LayerNorm(dim, eps=1e-8)
-        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.up, self.down = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+        self.query, self.key, self.value = Linear(dim, dim), Linear(dim, dim), Linear(dim, dim)
+        self.up, self.down = Linear(dim, config.inner_dim), Linear(config.inner_dim, dim)
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, relations: Relations, slot: Tensor | None = None) -> Tensor:

@@ -30,11 +30,12 @@ from mmbench.data.batch import Batch, TrainBatch
 from mmbench.errors import UsageError
 from mmbench.models.base import Catalog, Recommender, Stage
 from mmbench.models.needs import Needs
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
 from mmbench.models.pretraining import PretrainedConfig
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.features import available
 from mmbench.nn.item_drop import choose_kept, shorten
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal
+from mmbench.nn.layers import Dropout, init_normal
 from mmbench.nn.losses import info_nce
 from mmbench.nn.whitening import WhiteningExperts
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
@@ -43,14 +44,8 @@ TINY = 1e-6  # an item vector below this norm is the constant 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniSRecConfig(Sampling, PretrainedConfig):
+class UniSRecConfig(TransformerConfig, PretrainedConfig):
     loss: Loss = "ce"
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
     n_experts: PositiveInt  # G
     adaptor_dropout: Probability
     temperature: PositiveFloat  # tau, the same in the cross entropy and both contrasts
@@ -71,7 +66,6 @@ class UniSRecConfig(Sampling, PretrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_pretraining()
-        check_heads(self.hidden_dim, self.n_heads)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError('modalities must name "text", "image" or both, each once')
 
@@ -86,10 +80,7 @@ class UniSRec(Recommender[UniSRecConfig]):
             self.register_buffer(f"{name}_feat", getattr(catalog, f"{name}_feat"), persistent=False)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
-        self.encoder = PostNormEncoder(
-            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout,
-        )  # fmt: skip
+        self.encoder = config.encoder()
         self.adaptors = nn.ModuleDict({name: self._make_adaptor(name) for name in self.modalities})
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim) if config.use_ids else None
         self.is_pretraining = False

@@ -93,7 +93,7 @@ PEERS: dict[str, Peer] = {
         version="RecTools 0.17.0", worker=HERE / "peer_rectools.py", lr="lr", is_whole=False,
         settings={
             "sasrec": {**_RECTOOLS, "dropout_rate": 0.5},
-            "bert4rec": {**_RECTOOLS, "dropout_rate": 0.2, "data_preparator_kwargs": {"mask_prob": 0.2}},
+            "bert4rec": {**_RECTOOLS, "dropout_rate": 0.2, "mask_prob": 0.2},
         },
         contestants=(Contestant("RecTools"),),
         differences="RecTools trains on the last 50 targets of a history in one pass, fills steps by users, and its "
@@ -135,7 +135,7 @@ def start_all(
             spec = _spec(peer, model, contestant, exported, wanted)
             worker = Worker([python, peer.worker], spec, cwd=exported.parent, env=contestant.environment)
             workers[contestant.title] = stack.enter_context(worker)
-            check_same_data(peer, prepared, worker.facts)
+            check_same_data(peer, prepared, worker.facts, wanted.batch)
     workers[OURS] = stack.enter_context(start_mmbench(model, prepared, wanted))
     return workers
 
@@ -158,10 +158,10 @@ def start_mmbench(model: str, prepared: Prepared, wanted: argparse.Namespace) ->
     return Worker([sys.executable, HERE / "worker.py"], spec, cwd=prepared.path, env={})
 
 
-def check_same_data(peer: Peer, prepared: Prepared, facts: Mapping[str, Any]) -> None:
+def check_same_data(peer: Peer, prepared: Prepared, facts: Mapping[str, Any], targets_a_step: int) -> None:
     """Stop unless a peer sees the same users, items and validation targets.
 
-    A peer that trains on all targets must have as many as mmbench.
+    A peer that trains on all targets must have as many as mmbench, and as many a step as it was told.
     """
     split = make_split(prepared.protocol, np.asarray(prepared.times), np.asarray(prepared.offsets))
     view = target_view(prepared, split, "valid")
@@ -175,8 +175,9 @@ def check_same_data(peer: Peer, prepared: Prepared, facts: Mapping[str, Any]) ->
     }  # fmt: skip
     if peer.is_whole:
         known["train_targets"] = int(np.maximum(split.train_len - 1, 0).sum())
+        known["steps_per_epoch"] = -(-known["train_targets"] // targets_a_step)
     for name, value in known.items():
         if facts[name] != value:
             raise SystemExit(
-                f"{peer.version} reads other data: {name} is {facts[name]}, mmbench has {value}; nothing is measured"
+                f"{peer.version} is not comparable: {name} is {facts[name]}, mmbench has {value}; nothing is measured"
             )

@@ -87,7 +87,7 @@ class Contestant:
             "train_neg_sample_args": None, "use_gpu": False, "show_progress": False, "state": "ERROR",
             "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
             "metrics": ["NDCG", "MRR", "Hit"], "topk": [5, 10], "valid_metric": "NDCG@10",
-            "checkpoint_dir": "saved", **spec["settings"],
+            "checkpoint_dir": "saved", "train_batch_size": spec["targets_a_step"], **spec["settings"],
         }  # fmt: skip
         arguments, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line
         config = Config(model=spec["model"], dataset=spec["dataset"], config_dict=settings)

@@ -22,7 +22,7 @@ from mmbench.console import SafeConsole
 from mmbench.features.pipeline import PrepareWatcher
 from mmbench.reporting import render
 from mmbench.reporting.layout import Layout
-from mmbench.runs.request import Watchers
+from mmbench.runs.watchers import Watchers
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 WIDTH = 88

@@ -3,7 +3,7 @@
 A run of SASRec on the demo, trained for two epochs, is stored again under many configurations, seeds and models, each
 in its own folder and with its own seals, as that many runs would have left it. Then commands run on the folder, each
 in a process of its own, and on a folder that holds the first run only, in turns: processor seconds of the whole
-command, start of Python included.
+command, start of Python included. The first report finds no shelves of what earlier commands learned, the others do.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.turns import ROOT, Timed, machine, table, write_section
 from mmbench.atomic import hash_json
+from mmbench.runs.shelves import FOLDER as SHELVES
 from mmbench.runs.store import RunRecord, cell_path, read_all, write_rankings, write_record
 from mmbench.settings.config import Origin, Setting
 
@@ -88,7 +90,9 @@ def prepared_folder(folder: Path, n_runs: int) -> None:
     multiply(record, many, n_runs)
 
 
+FIRST = "mmbench report, the first"
 COMMANDS: dict[str, Sequence[str]] = {
+    FIRST: ("report",),
     "mmbench report --model sasrec": ("report", "--model", "sasrec"),
     "mmbench report": ("report",),
     "mmbench runs": ("runs",),
@@ -105,6 +109,8 @@ def measure(folder: Path, rounds: int) -> dict[str, dict[str, list[float]]]:
         measured[name] = {"single": [], "many": []}
         for _ in range(rounds):
             for of, record in runs.items():
+                if name == FIRST:
+                    shutil.rmtree(folder / of / SHELVES, ignore_errors=True)
                 words = [f"{record.config_id}/{record.seed}" if word == "RUN" else word for word in arguments]
                 measured[name][of].append(command(folder, folder / of, *words))
     return measured

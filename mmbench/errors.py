@@ -50,6 +50,16 @@ def out_of_memory(reason: str, advice: str) -> RunError:
     return RunError(f"{reason.split('. ')[0]}; {advice}")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 run", "2,000 runs"."""
+    return f"{number:,} {plural(number, noun)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Return the noun as it stands after a number."""
+    return noun if number == 1 else f"{noun}s"
+
+
 def suggest(name: str, known: Iterable[str], *, what: str) -> str:
     """Return the hint for an unknown `name`: the nearest of `known`, or all of them when none is near."""
     options = sorted(known)

@@ -1,13 +1,14 @@
 """Seeds, the device, threads, and the record of the environment. Knows nothing of recommendation."""
 
 import ctypes
+import gc
 import hashlib
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -79,6 +80,18 @@ def release_memory() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Pause Python's search for cycles, which takes a third of the time in which thousands of records are read."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @cache

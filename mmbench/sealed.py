@@ -47,14 +47,23 @@ def read_json(path: Path, *, advice: str, version: int | None = None) -> dict[st
     version  the format that we read; OtherVersionError for any other, whether or not it carries a hash
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise damaged(path, explain(error), advice) from error
+    return open_json(text, path, advice=advice, version=version)
+
+
+def open_json(text: bytes, path: Path, *, advice: str, version: int | None = None) -> dict[str, Any]:
+    """Return what `read_json` does, of the text of a file."""
+    try:
+        content = json.loads(text.decode(), parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError("no JSON object")
         sha256 = content.pop(SEAL, None)
         is_whole = isinstance(sha256, str) and hash_content(content) == sha256
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:  # 1e999 is read as infinity and has no hash
+    except (ValueError, RecursionError) as error:  # 1e999 is read as infinity and has no hash
         raise damaged(path, explain(error), advice) from error
     if version is not None and (is_whole or sha256 is None):
         _check_version(path, content, version, advice)

@@ -28,9 +28,14 @@ class Strict:
 
 def read(kind: type[T], content: Any) -> T:
     """Return JSON content as the dataclass `kind`, lists as tuples; ValueError says in a line what does not fit."""
+    return read_text(kind, json.dumps(content))
+
+
+def read_text(kind: type[T], text: str | bytes) -> T:
+    """Return the text of a JSON file as `read` does its content."""
     try:
         adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
-        return adapter.validate_json(json.dumps(content))
+        return adapter.validate_json(text)
     except ValidationError as error:
         raise ValueError(_explain(error)) from None
 
@@ -38,6 +43,11 @@ def read(kind: type[T], content: Any) -> T:
 def dump(value: Any) -> Any:
     """Return a dataclass as JSON content: dictionaries, lists, texts and numbers."""
     return _adapter(value.__class__).dump_python(value, mode="json")
+
+
+def dump_text(kind: type[T], value: T) -> bytes:
+    """Return a value of a type as the text of a JSON file, for `read_text`."""
+    return _adapter(cast("Any", kind)).dump_json(value)
 
 
 @lru_cache(maxsize=64)

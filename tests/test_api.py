@@ -21,6 +21,7 @@ from mmbench.data import demo
 from mmbench.data.store import Prepared, open_prepared
 from mmbench.errors import DataError, MmbenchError, UsageError
 from mmbench.reporting.runs import Runs
+from mmbench.runs.shelves import FOLDER
 from mmbench.runs.store import read_record
 from tests.forkserver import server
 from tests.models.test_registry import OWN, write_own
@@ -55,7 +56,7 @@ def inodes(results: Path) -> dict[Path, tuple[int, int]]:
     return {
         file: (file.stat().st_ino, file.stat().st_mtime_ns)
         for file in results.rglob("*")
-        if file.is_file() and "experiments" not in file.parts
+        if file.is_file() and not {"experiments", FOLDER} & set(file.parts)
     }
 
 

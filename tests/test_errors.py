@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmbench.errors import nearest, suggest
+from mmbench.errors import counted, nearest, plural, suggest
 from mmbench.models import registry
 from mmbench.settings.words import OTHER_NAMES, unknown_setting
 
@@ -58,3 +58,11 @@ def test_models_are_known_as_tables_call_them() -> None:
             assert registry.canonical(text) == name
         for variant in entry.recipe.variants:
             assert registry.canonical(f"{entry.recipe.display}:{variant}") == f"{name}:{variant}"
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (12_345, "12,345 runs")]
+)
+def test_a_number_stands_with_its_noun(number: int, expected: str) -> None:
+    assert counted(number, "run") == expected
+    assert expected.endswith(f" {plural(number, 'run')}")

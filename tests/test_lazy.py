@@ -65,6 +65,37 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     assert heavy_after(code) == "[]"
 
 
+SHOP = """
+[shop]
+title = "Shop"
+parser = "table"
+files.interactions = { name = "orders.csv" }
+files.items = { name = "products.csv" }
+columns.interactions = { user = "user", item = "item", timestamp = "time", unit = "s" }
+columns.items = { item = "id", title = "name" }
+"""
+
+
+def test_preparing_needs_no_torch_where_no_encoder_does(tmp_path: Path) -> None:
+    (tmp_path / "shop.toml").write_text(SHOP, encoding="utf-8")
+    orders = [
+        f"u{user},i{(user + step) % 7},{1_700_000_000 + 86_400 * step + user}"
+        for user in range(8)
+        for step in range(6)
+    ]
+    (tmp_path / "orders.csv").write_text("\n".join(["user,item,time", *orders]), encoding="utf-8")
+    products = [f"i{number},lamp of kind {number}" for number in range(7)]
+    (tmp_path / "products.csv").write_text("\n".join(["id,name", *products]), encoding="utf-8")
+    code = (
+        "import mmbench\nfrom pathlib import Path\nfrom mmbench.data.catalog import add_datasets\n"
+        f"add_datasets(Path({str(tmp_path / 'shop.toml')!r}), Path({str(tmp_path / 'data')!r}))\n"
+        "for _ in range(2):\n"
+        f"    data = mmbench.prepare('shop', text='tfidf-svd', data_dir={str(tmp_path / 'data')!r}, progress=True)\n"
+        "assert list(data.features_dir.iterdir())"
+    )
+    assert "torch" not in heavy_after(code)
+
+
 def test_the_probe_sees_what_is_imported() -> None:
     assert heavy_after("import mmbench; mmbench.models.Recommender") != "[]"
 

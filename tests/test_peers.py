@@ -36,7 +36,8 @@ class Fake:
     def __init__(self, spec):
         self.events, self.epoch, self.knows = Events(spec["events"]), 0, spec["settings"]["knows"]
         targets = sum(max(len(history) - 3, 0) for history in self.events.histories)
-        self.facts = {{**self.events.facts(), "train_targets": targets, "steps_per_epoch": 3, "torch": "none"}}
+        n_steps = -(-targets // spec.get("targets_a_step", 100))
+        self.facts = {{**self.events.facts(), "train_targets": targets, "steps_per_epoch": n_steps, "torch": "none"}}
 
     def train(self, steps, seconds):
         self.epoch += 1
@@ -91,7 +92,7 @@ def test_a_peer_is_started_measured_and_trained_to_the_goal(
 
     monkeypatch.setattr(contestants, "start_mmbench", start_ours)
     wanted = argparse.Namespace(
-        python={"fake": Path(sys.executable)}, threads=1, batch=64, lr=0.01, rounds=2, steps=3, seconds=0.0, users=7,
+        python={"fake": Path(sys.executable)}, threads=1, batch=100, lr=0.01, rounds=2, steps=3, seconds=0.0, users=7,
         rank_rounds=1,
     )  # fmt: skip
     with ExitStack() as stack:
@@ -109,16 +110,17 @@ def test_a_peer_is_started_measured_and_trained_to_the_goal(
     assert lines("sasrec", results, reached)[0][-3:] == ["1.0000", "4", "4.00 = **2.00 x**"]
 
 
-@pytest.mark.parametrize("name", ["users", "eval_pairs", "train_targets"])
-def test_a_peer_that_reads_other_data_is_refused(prepared: Prepared, exported: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["users", "eval_pairs", "train_targets", "steps_per_epoch"])
+def test_a_peer_with_other_data_or_steps_is_refused(prepared: Prepared, exported: Path, name: str) -> None:
     from benchmarks.peer_worker import Events
 
     events = Events(exported / f"{exported.name}.inter")
     targets = int(np.maximum(np.diff(prepared.offsets) - 3, 0).sum())
-    facts: dict[str, Any] = {**events.facts(), "train_targets": targets}
-    check_same_data(PEERS["recbole"], prepared, facts)
-    with pytest.raises(SystemExit, match=f"reads other data: {name} is other, mmbench has"):
-        check_same_data(PEERS["recbole"], prepared, {**facts, name: "other"})
+    facts: dict[str, Any] = {**events.facts(), "train_targets": targets, "steps_per_epoch": targets // 50 + 1}
+    assert targets % 50
+    check_same_data(PEERS["recbole"], prepared, facts, 50)
+    with pytest.raises(SystemExit, match=f"is not comparable: {name} is other, mmbench has"):
+        check_same_data(PEERS["recbole"], prepared, {**facts, name: "other"}, 50)
 
 
 class Planted:
@@ -214,11 +216,14 @@ def test_a_wrong_interpreter_is_one_line(text: str, words: str) -> None:
 def test_real_peers_read_the_same_data(tmp_path: Path, name: str, variable: str) -> None:
     if not os.environ.get(variable):
         pytest.skip(f"{variable} names no python with {PEERS[name].version}")
-    arguments = ("--models", "sasrec", "--python", f"{name}={os.environ[variable]}", "--quality")
-    numbers = run("peers", tmp_path, *arguments)
-    of_model = numbers["results"]["sasrec"]
+    models = list(PEERS[name].settings)
+    numbers = run(
+        "peers", tmp_path, "--models", *models, "--python", f"{name}={os.environ[variable]}", "--quality"
+    )
     titles = [contestant.title for contestant in PEERS[name].contestants]
-    assert list(of_model) == [*titles, "mmbench"]
+    for model in models:
+        assert list(numbers["results"][model]) == [*titles, "mmbench"]
+    of_model = numbers["results"]["sasrec"]
     assert all(len(course["epochs"]) in (1, 2) for course in numbers["courses"]["sasrec"].values())
     if name == "recbole":
         shipped, fixed, ours = (result["facts"] for result in of_model.values())

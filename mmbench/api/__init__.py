@@ -7,7 +7,8 @@ Arguments are named after the options of the commands (datasets: --dataset, sett
 mmbench.errors with the line that the command prints; nothing ends the process.
 Nothing is printed unless `progress=True` asks for plain lines on stderr.
 
-running.py    data sets prepared, runs computed
+preparing.py  data sets prepared
+running.py    runs computed
 searching.py  settings searched
 results.py    stored runs, tables, lists
 asking.py     knockout, power, why, check, fuse: what a number rests on
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmbench.api.asking import check, fuse, knockout, power, why
+    from mmbench.api.preparing import prepare
     from mmbench.api.results import load, recommend, report
-    from mmbench.api.running import prepare, run
+    from mmbench.api.running import run
     from mmbench.api.searching import studies, tune
     from mmbench.api.sharing import bundle, leaderboard, score, verify
 
@@ -50,8 +52,9 @@ else:
         __name__,
         {
             "mmbench.api.asking": ("check", "fuse", "knockout", "power", "why"),
+            "mmbench.api.preparing": ("prepare",),
             "mmbench.api.results": ("load", "recommend", "report"),
-            "mmbench.api.running": ("prepare", "run"),
+            "mmbench.api.running": ("run",),
             "mmbench.api.searching": ("studies", "tune"),
             "mmbench.api.sharing": ("bundle", "leaderboard", "score", "verify"),
         },

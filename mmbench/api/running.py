@@ -1,14 +1,12 @@
-"""Prepare data sets and run models on them."""
+"""Run models on prepared data sets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mmbench.api.arguments import (
     Folder,
     Names,
-    check_name,
     data_folder,
     datasets_of,
     names_of,
@@ -19,7 +17,6 @@ from mmbench.api.watching import Progress, watchers_of
 from mmbench.choices import DEFAULT_LISTS
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.features.pipeline import Preparation, prepare_whole
 from mmbench.models import registry
 from mmbench.reporting.protocols import check_planned
 from mmbench.reporting.runs import Runs
@@ -27,53 +24,21 @@ from mmbench.runs.controls import plan_controls
 from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
 from mmbench.runs.request import (
-    Watchers,
     choose_datasets,
     choose_models,
     in_tie_orders,
     seed_list,
     without_costly_floors,
 )
-from mmbench.runs.schedule import execute, finished, plan
+from mmbench.runs.schedule import execute, plan, stored_cells
 from mmbench.runs.store import RunRecord
+from mmbench.runs.watchers import Watchers
 from mmbench.runs.workers import find_backend
 from mmbench.runtime import pick_device
 from mmbench.tracking.energy_accounts import check_country
 from mmbench.tracking.naming import check_trackers
 from mmbench.training.devices import stack_size
 from mmbench.tuning.tuned import tuned_layers
-
-
-def prepare(
-    dataset: str,
-    *,
-    raw: Folder = None,
-    offline: bool = False,
-    force: bool = False,
-    protocol: str | None = None,
-    ties: str | None = None,
-    text: str | None = None,
-    image: str | None = None,
-    device: str = "auto",
-    pictures: bool = True,
-    retry_pictures: bool = False,
-    private_hosts: bool = False,
-    data_dir: Folder = None,
-    progress: Progress = False,
-) -> Prepared:
-    """Return the data set `NAME[@PROTOCOL][@TIES]`, prepared with pictures and features.
-
-    See `mmbench.features.pipeline.Preparation` for the arguments. Raw files and pictures that are missing are
-    fetched; what is done already is not done again. Raises UsageError for unknown names, DataError for data that are
-    missing or damaged.
-    """
-    how = Preparation(
-        raw=None if raw is None else Path(raw), offline=offline, force=force, protocol=protocol, ties=ties,
-        text=text, image=image, device=device, pictures=pictures, retry_pictures=retry_pictures,
-        private_hosts=private_hosts,
-    )  # fmt: skip
-    check_name(dataset, "data set", example="demo")
-    return prepare_whole(dataset, data_folder(data_dir), how, watcher=watchers_of(progress).preparation)
 
 
 def run(
@@ -201,8 +166,7 @@ def plan_cells(
 
 def _stored(cells: Sequence[Cell], watchers: Watchers) -> Iterable[RunRecord]:
     """Yield the records of the finished cells, and report every cell to the watchers."""
-    for cell in cells:
-        record = finished(cell)
+    for cell, record, _ in stored_cells(cells):
         watchers.run.planned(cell, record)
         if record is not None:
             yield record

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mmbench.features.pipeline import PrepareWatcher
 from mmbench.runs.narrator import RunLines
-from mmbench.runs.request import Watchers
+from mmbench.runs.watchers import Watchers
 
 Progress = bool | Watchers  # the command line gives watchers of its own
 

@@ -8,6 +8,7 @@ import typer
 from mmbench.cli import complete
 from mmbench.cli.run import DeviceOption
 from mmbench.cli.state import State
+from mmbench.errors import counted
 
 if TYPE_CHECKING:
     from mmbench.board.checks import Check
@@ -58,16 +59,12 @@ def bundle(
         state.note(note)
     manifest = written.manifest
     state.out.print(
-        f"{output}: {manifest.model} on {manifest.dataset}, {_seeds(len(manifest.seeds))}, "
+        f"{output}: {manifest.model} on {manifest.dataset}, {counted(len(manifest.seeds), 'seed')}, "
         f"{size_text(written.n_bytes)}",
         markup=False,
     )
     for seed, reason in manifest.failed.items():
         state.out.print(f"seed {seed} failed, which the bundle says: {reason}", markup=False)
-
-
-def _seeds(n: int) -> str:
-    return "1 seed" if n == 1 else f"{n} seeds"
 
 
 def verify(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbench.cli.state import State
+from mmbench.errors import counted
 
 _EPILOG = """\b
 Examples:
@@ -52,7 +53,7 @@ def leaderboard(
     )  # fmt: skip
     built, n = site.built, site.n_configurations
     state.out.print(
-        f"{built.index}: {n} configuration{'s' * (n != 1)} on {len(built.boards)} "
-        f"board{'s' * (len(built.boards) != 1)}, {built.n_pages} pages, version {built.version}",
+        f"{built.index}: {counted(n, 'configuration')} on {counted(len(built.boards), 'board')}, "
+        f"{counted(built.n_pages, 'page')}, version {built.version}",
         markup=False, highlight=False,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import typer
 
 from mmbench.choices import Correction
 from mmbench.cli.state import State
-from mmbench.errors import UsageError
+from mmbench.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from mmbench.reporting.power import Power, Resolution
@@ -89,7 +89,7 @@ def _print(state: State, power: "Power", metric: str, dataset: str) -> None:
         for contrast in power.contrasts
     ]  # fmt: skip
     print_table(state, ["against", "difference", "seeds", "show", "need", "users", "show", "need"], lines)
-    tests = "1 test" if power.n_tests == 1 else f"{power.n_tests} tests"
+    tests = counted(power.n_tests, "test")
     state.out.print(
         "show: the smallest difference that a paired two-sided t test over so many seeds (or users) finds with power "
         f".8 at level {power.alpha:.2g} ({tests}). need: how many find the row's difference, itself an estimate. "

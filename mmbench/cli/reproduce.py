@@ -11,7 +11,7 @@ from mmbench.cli.run import DeviceOption, SetOption, StackOption, compute, parse
 from mmbench.cli.state import State
 from mmbench.cli.tables import note_outdated
 from mmbench.cli.words import words
-from mmbench.errors import UsageError
+from mmbench.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from mmbench.reproduce.plan import Plan, Target
@@ -260,7 +260,9 @@ def _dry_run(state: State, plan: "Plan", jobs: int) -> None:
     missing = [status for status in known if not status.is_finished]
     seconds = [status.seconds for status in missing if status.seconds is not None]
     if known:
-        state.out.print(f"{len(known)} runs, {len(known) - len(missing)} finished, {len(missing)} missing")
+        state.out.print(
+            f"{counted(len(known), 'run')}, {len(known) - len(missing)} finished, {len(missing)} missing"
+        )
     if seconds:
         unknown = f"; {len(missing) - len(seconds)} more unknown" if len(seconds) < len(missing) else ""
         state.out.print(

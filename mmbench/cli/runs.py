@@ -11,7 +11,7 @@ from mmbench.cli import complete
 from mmbench.cli.shape import Group
 from mmbench.cli.state import State
 from mmbench.cli.words import filters
-from mmbench.errors import RunError, UsageError, suggest
+from mmbench.errors import RunError, UsageError, counted, suggest
 
 if TYPE_CHECKING:
     from mmbench.evaluation.metrics import Metric
@@ -250,7 +250,7 @@ def _remove(state: State, runs: "list[StoredRun]", *, yes: bool) -> None:
     for run in runs:
         check_removable(run.path, state.results_dir)
     total = size_text(sum(folder_bytes(run.path) for run in runs))
-    summary = f"{len(runs)} run{'s' * (len(runs) > 1)}, {total}"
+    summary = f"{counted(len(runs), 'run')}, {total}"
     if not yes:
         for run in runs:
             typer.echo(f"{run.name}  {run.model} on {run.dataset}, {run.state}  {run.path}", err=True)

@@ -3,7 +3,7 @@
 from mmbench.cli.live import RunView
 from mmbench.cli.preparation import PreparationView
 from mmbench.cli.state import State
-from mmbench.runs.request import Watchers
+from mmbench.runs.watchers import Watchers
 
 
 def watchers(state: State, run: RunView | None = None) -> Watchers:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmbench.atomic import beside, file_stamp, hash_file, swap_folder
 from mmbench.data.manifest import RawFileFacts
 from mmbench.data.spec import DatasetSpec, RawFile
-from mmbench.errors import DataError
+from mmbench.errors import DataError, plural
 from mmbench.locks import held, lock_file
 
 Progress = Callable[[str], None]
@@ -26,7 +26,7 @@ class RawFilesMissingError(DataError):
             else ""
         )
         super().__init__(
-            f"{spec.name}: raw file{'s' * (len(files) > 1)} {names} not found in {' or '.join(map(str, looked))}; "
+            f"{spec.name}: {plural(len(files), 'raw file')} {names} not found in {' or '.join(map(str, looked))}; "
             f"put {it} into the folder{where}, or name their folder with --raw DIR"
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.doctor.finding import Finding, few, size
+from mmbench.errors import counted
 from mmbench.runtime import code_version
 
 # Distribution -> the commands that need it; "" if nothing works without it.
@@ -61,10 +62,6 @@ def libraries() -> Iterator[Finding]:
             yield Finding("note" if needed else "problem", "libraries", text, f"pip install {name}")
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
-
-
 def torch_build() -> Iterator[Finding]:
     """Yield the version of torch and its devices."""
     try:
@@ -84,7 +81,7 @@ def torch_build() -> Iterator[Finding]:
     yield Finding(
         "ok",
         "torch",
-        f"{torch.__version__} ({build}), {_count(threads, 'thread')} on {_count(cores, 'core')}",
+        f"{torch.__version__} ({build}), {counted(threads, 'thread')} on {counted(cores, 'core')}",
     )
     for number in range(n_devices):
         yield _device(torch, number)

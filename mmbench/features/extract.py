@@ -14,7 +14,7 @@ import numpy as np
 from mmbench.atomic import remove_leftovers
 from mmbench.data.decoding import PREPROCESSING
 from mmbench.data.store import DATA_DIR, Prepared
-from mmbench.errors import DataError, UsageError
+from mmbench.errors import DataError, UsageError, counted
 from mmbench.features.encoders import Encoder, NetworkEncoder, get_encoder, plugin_facts
 from mmbench.features.manifest import MadeBy, Modality, Stored, made_from
 from mmbench.features.network import NOTHING, encode_all
@@ -91,7 +91,7 @@ class ExtractReport:
         if self.absent:
             parts.append("absent: " + ", ".join(f"{n} {reason}" for reason, n in sorted(self.absent.items())))
         notes = sorted(item for item in self.reasons.items() if item[0] in NOTES[self.modality])
-        parts += [f"{n} {note}{'s' * (note == 'duplicate' and n != 1)}" for note, n in notes]
+        parts += [counted(n, note) if note == "duplicate" else f"{n} {note}" for note, n in notes]
         if self.items_per_second and not self.skipped:
             parts.append(f"{self.items_per_second:.1f} items/s")
         parts.append("already stored" if self.skipped else f"{self.seconds:.1f} s")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmbench.models.base import Catalog, Recommender, Stage
     from mmbench.models.needs import Needs, Negatives, Prefixes, SlotAfter
     from mmbench.models.next_item import Loss, NextItem, Sampling
+    from mmbench.models.transformer import TransformerConfig
     from mmbench.settings.config import (
         Fraction,
         NonNegativeFloat,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         "SlotAfter",
         "Stage",
         "TrainBatch",
+        "TransformerConfig",
     ]
 else:
     from mmbench.lazy import attach
@@ -49,6 +51,7 @@ else:
         "mmbench.models.base": ("Catalog", "Recommender", "Stage"),
         "mmbench.models.needs": ("Needs", "Negatives", "Prefixes", "SlotAfter"),
         "mmbench.models.next_item": ("Loss", "NextItem", "Sampling"),
+        "mmbench.models.transformer": ("TransformerConfig",),
         "mmbench.settings.config": (
             "Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Probability",
         ),

@@ -30,26 +30,21 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs, Prefixes
-from mmbench.models.next_item import Loss, NextItem, Sampling
+from mmbench.models.next_item import Loss, NextItem
+from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.calendar import DAY, day_of_year
-from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, take_rows, zero_padding
+from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, Linear
+from mmbench.nn.layers import Dropout, init_normal, take_rows, zero_padding
 from mmbench.nn.losses import info_nce
 from mmbench.nn.recompute import both_states, states_at
-from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 CONTENT = ("text", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HM4SRConfig(Sampling):
+class HM4SRConfig(TransformerConfig):
     loss: Loss = "ce"
-    hidden_dim: PositiveInt  # d
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
     n_interactive_experts: PositiveInt  # k1
     n_temporal_experts: PositiveInt  # k2
     alpha_id: float  # initial alpha_m of eq. 8
@@ -76,10 +71,6 @@ class HM4SRConfig(Sampling):
     same_user: Literal["negatives", "removed"] = "negatives"  # how IDCL and PCL treat a user's other targets
     pcl_mask: Literal["exact", "shared"] = "exact"  # draws for each prefix, or for each history
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
-
 
 class InteractiveMoE(nn.Module):
     """Eq. 7-10. Every expert reads all modalities; each modality has a gate of its own."""
@@ -89,7 +80,7 @@ class InteractiveMoE(nn.Module):
         n_modalities = len(alphas)
         self.n_experts, self.shape = n_experts, (n_modalities, dim)
         # A single map holds all experts: k1 x (M D -> M D); its M slices are eq. 8's W_{i,m}.
-        self.experts = nn.Linear(n_modalities * dim, n_experts * n_modalities * dim)
+        self.experts = Linear(n_modalities * dim, n_experts * n_modalities * dim)
         self.gates = GroupedLinear(n_modalities, dim, n_experts)
         self.alpha = nn.Parameter(torch.tensor(alphas))
 
@@ -202,10 +193,7 @@ class ModalityEncoder(nn.Module):
         super().__init__()
         self.norm = GroupedLayerNorm(n_modalities, config.hidden_dim, eps=1e-12)
         self.drop = Dropout(config.dropout)
-        self.transformer = PostNormEncoder(
-            dim=config.hidden_dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout, n_groups=n_modalities,
-        )  # fmt: skip
+        self.transformer = config.encoder(n_groups=n_modalities)
 
     def forward(self, x: Tensor, mask: Tensor, slot: Tensor | None) -> Tensor:
         """Return H^m of x [R, W, M, D], mask bool [R, W, W]: [M, T, D] at `slot` [T] of [R W], else [M, R, W, D]."""
@@ -227,7 +215,7 @@ class HM4SR(Recommender[HM4SRConfig]):
         self.item_emb = nn.Embedding(catalog.n_items + 1, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(feat.shape[1], dim) for name, feat in features.items()}
+            {name: Linear(feat.shape[1], dim) for name, feat in features.items()}
         )
         self.use_pcl = config.use_pcl and config.use_temporal_moe and n_modalities > 1
         # All modalities are encoded together; with PCL the id is apart, because content is encoded a second time.

@@ -30,7 +30,7 @@ from mmbench.nn.calendar import civil_date
 from mmbench.nn.convolution import CausalConvEncoder
 from mmbench.nn.features import FeatureTable, available, look_up
 from mmbench.nn.layers import Dropout, PreQueryEncoder, check_heads, take_slots, zero_padding
-from mmbench.nn.losses import dots, pairs
+from mmbench.nn.losses import dots, pairs, wide
 from mmbench.nn.mlp import MLPEncoder
 from mmbench.settings.config import PositiveInt, Probability
 
@@ -90,9 +90,10 @@ class TimeIntervalEncoder(nn.Module):
 
     def turn(self, x: Tensor, prepared: Tensor) -> Tensor:
         """Return e P of eq. 7 by block, [..., R, W, J, 6], of x [..., R, W, D]."""
-        cos, sin = prepared.to(x.dtype)
-        even, odd = x.unflatten(-1, (*cos.shape[-2:], 2)).unbind(-1)  # each [..., R, W, J, 3]
-        return torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1).flatten(-2)
+        x = wide(x)
+        turn = torch.complex(prepared[0], -prepared[1]).to(x.dtype.to_complex())  # exp(-i angle)
+        pairs_of_dims = torch.view_as_complex(x.unflatten(-1, (*turn.shape[-2:], 2)))  # [..., R, W, J, 3]
+        return torch.view_as_real(pairs_of_dims * turn).flatten(-2)
 
     def forward(self, x: Tensor, prepared: Tensor) -> Tensor:
         """Return e P of x [..., R, W, D], in the same shape."""

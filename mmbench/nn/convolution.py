@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbench.nn.grouped import Linear
+
 BlockKind = Literal["two-convolutions", "bottleneck"]
 
 
@@ -25,7 +27,7 @@ class CausalConv(nn.Module):
         super().__init__()
         # How far back each tap reads, oldest first.
         self.steps = [j * dilation for j in range(kernel_size - 1, -1, -1)]
-        self.map = nn.Linear(kernel_size * in_dim, out_dim)
+        self.map = Linear(kernel_size * in_dim, out_dim)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """Map x [R, W, D], position [R, W] to [R, W, D']."""
@@ -58,10 +60,10 @@ class Bottleneck(nn.Module):
     def __init__(self, dim: int, *, kernel_size: int, dilation: int) -> None:
         super().__init__()
         half = dim // 2
-        self.norm1, self.down = nn.LayerNorm(dim, eps=1e-8), nn.Linear(dim, half)
+        self.norm1, self.down = nn.LayerNorm(dim, eps=1e-8), Linear(dim, half)
         self.norm2 = nn.LayerNorm(half, eps=1e-8)
         self.conv = CausalConv(half, half, kernel_size=kernel_size, dilation=dilation)
-        self.norm3, self.up = nn.LayerNorm(half, eps=1e-8), nn.Linear(half, dim)
+        self.norm3, self.up = nn.LayerNorm(half, eps=1e-8), Linear(half, dim)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         hidden = self.down(F.relu(self.norm1(x)))

@@ -9,6 +9,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbench.nn.grouped import Linear
 from mmbench.nn.layers import Attention, Dropout, take_grouped_slots
 
 EPS = 1e-12  # is added to the variance in LayerNorms
@@ -19,7 +20,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, inner_dim: int, dropout: float) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(dim, inner_dim), nn.Linear(inner_dim, dim)
+        self.up, self.down = Linear(dim, inner_dim), Linear(inner_dim, dim)
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, layer_norm, linear
+from mmbench.nn.parts import has_values
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -25,6 +26,18 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if x.is_cuda:
         return F.dropout(x, cut / 256)
     return x * keep_bytes(x, cut).to(x.dtype).mul_(256.0 / (256 - cut))
+
+
+def dropout_of_rows(x: Tensor, row: Tensor, n_rows: int, p: float, training: bool) -> Tensor:
+    """Apply dropout to the rows `row` int64 [P] of a table with `n_rows`, x [P, ...].
+
+    A CPU draws for the whole table, so the result is that of dropping the table and then taking its rows.
+    """
+    cut = min(round(p * 256), 255)
+    if not training or cut == 0 or x.is_cuda:
+        return dropout(x, p, training)
+    keep = keep_bytes(x.new_empty(n_rows, *x.shape[1:]), cut).index_select(0, row)
+    return x * keep.to(x.dtype).mul_(256.0 / (256 - cut))
 
 
 def keep_bytes(x: Tensor, cut: int) -> Tensor:
@@ -85,8 +98,7 @@ class Attention(nn.Module):
         qkv [..., R, W, 3D] -> [..., R, W, D], or [..., T, D] at `slot` [T].
         """
         if slot is None or len(slot) > len(mask):
-            # A copy here saves a copy in each of the products.
-            q, k, v = qkv.unflatten(-1, (3, self.n_heads, -1)).movedim((-3, -2), (0, -3)).contiguous()
+            q, k, v = by_head(qkv, 3, self.n_heads)
             return take_grouped_slots(self.attend(q, k, v, mask), slot)
         # With no more slots than rows it is cheaper to compute the slots' rows of the weights only.
         query, key_value = qkv.split((qkv.shape[-1] // 3, qkv.shape[-1] * 2 // 3), -1)
@@ -102,8 +114,7 @@ class Attention(nn.Module):
         width = mask.shape[2]
         row, column = slot // width, slot % width
         q = query.unflatten(-1, (self.n_heads, 1, -1))  # [..., T, H, 1, D/H]
-        of_row = key_value.index_select(-3, row).unflatten(-1, (2, self.n_heads, -1))
-        k, v = of_row.movedim((-3, -2), (0, -3)).contiguous()  # each [..., T, H, W, D/H]
+        k, v = by_head(rows_at(key_value, row, -3), 2, self.n_heads)  # each [..., T, H, W, D/H]
         return self.attend(q, k, v, mask[row, column][:, None], band).squeeze(-2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, band: Tensor | None = None) -> Tensor:
@@ -112,6 +123,15 @@ class Attention(nn.Module):
         logits = hide(logits if band is None else logits @ band, mask)
         weights = dropout(logits.softmax(-1), self.attn_dropout, self.training)
         return ((weights if band is None else weights @ band) @ v).transpose(-2, -3).flatten(-2)
+
+
+def by_head(x: Tensor, n_parts: int, n_heads: int) -> list[Tensor]:
+    """Return the parts of x [..., R, W, n D] by head, each [..., R, H, W, D/H].
+
+    A copy of each part here saves copies in the products, and leaves a single copy on the way back.
+    """
+    parts = x.unflatten(-1, (n_parts, n_heads, -1)).unbind(-3)
+    return [part.transpose(-2, -3).contiguous() for part in parts]
 
 
 def hide(logits: Tensor, mask: Tensor) -> Tensor:
@@ -131,6 +151,16 @@ def take_rows(table: Tensor, index: Tensor) -> Tensor:
     """
     rows = F.embedding(index, table[..., None].flatten(1))
     return rows.view(*index.shape, *table.shape[1:])
+
+
+def rows_at(x: Tensor, row: Tensor, dim: int = 0) -> Tensor:
+    """Return x at the rows `row` int64 [T] of an axis; x itself, not a copy, where they are all its rows in order.
+
+    So they are where every sample is a row of its own.
+    """
+    if len(row) == x.shape[dim] and has_values(row) and torch.equal(row, torch.arange(len(row))):
+        return x
+    return x.index_select(dim, row)
 
 
 def take_slots(x: Tensor, slot: Tensor | None) -> Tensor:

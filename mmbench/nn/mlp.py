@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbench.nn.grouped import Linear
 from mmbench.nn.layers import Dropout, take_rows, take_slots
 
 Activation = Literal["sigmoid", "gelu", "relu", "identity"]
@@ -32,8 +33,8 @@ class AxisMLP(nn.Module):
     def __init__(self, size: int, *, axis: int, ratio: int, dropout: float, bias: bool) -> None:
         super().__init__()
         self.axis = axis
-        self.up = nn.Linear(size, ratio * size, bias=bias)
-        self.down = nn.Linear(ratio * size, size, bias=bias)
+        self.up = Linear(size, ratio * size, bias=bias)
+        self.down = Linear(ratio * size, size, bias=bias)
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

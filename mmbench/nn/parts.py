@@ -21,6 +21,11 @@ def is_eager_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def has_values(x: Tensor) -> bool:
+    """Return whether the values of x may decide what is computed: on an eager CPU, outside a stack of seeds."""
+    return is_eager_cpu(x) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def in_parts(states: Callable[[Batch], Tensor], batch: Batch, floats_per_place: int) -> Tensor:
     """Return `states(batch)` [T, ...], made from a few rows at a time where there are many.
 

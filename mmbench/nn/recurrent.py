@@ -6,7 +6,7 @@ inputs. Here the backward pass keeps all gradients of the gates and multiplies o
 Axes: P places of all sequences, step after step, B sequences that are as long as a step, E input width, H hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,15 +53,27 @@ class _Recurrence(torch.autograd.Function):
         from_state = gates.new_empty(gates.shape)
         states = gates.new_empty(len(gates), hidden)
         before = gates.new_zeros(sizes[0], hidden)
-        for gate, product, state in zip(*(x.split(sizes) for x in (gates, from_state, states)), strict=True):
-            before = before[: len(gate)]
+        # The first two of the three gates together, then each; views of all steps are made in a few calls.
+        opening, product_opening = gates[:, : 2 * hidden], from_state[:, : 2 * hidden]
+        reset, update, new = gates.chunk(3, 1)
+        columns = (
+            from_state,
+            opening,
+            product_opening,
+            reset,
+            update,
+            new,
+            from_state[:, 2 * hidden :],
+            states,
+        )
+        for product, gate, of_gate, reset, update, new, of_new, state in _steps(columns, sizes):
+            before = before[: len(state)]
             torch.mm(before, u.T, out=product)
             if bias_u is not None:
                 product += bias_u
-            opening, new = gate.split((2 * hidden, hidden), 1)
-            opening.add_(product[:, : 2 * hidden]).sigmoid_()
-            new.addcmul_(opening[:, :hidden], product[:, 2 * hidden :]).tanh_()
-            torch.lerp(new, before, opening[:, hidden:], out=state)
+            gate.add_(of_gate).sigmoid_()
+            new.addcmul_(reset, of_new).tanh_()
+            torch.lerp(new, before, update, out=state)
             before = state
         ctx.sizes, ctx.has_bias = sizes, bias_w is not None
         ctx.save_for_backward(data, w, u, gates, from_state[:, 2 * hidden :], states)
@@ -103,15 +115,25 @@ def _slopes(
     slopes = grad.new_empty(len(grad), 4, grad.shape[1])
     u_reset, u_update, u_new = u.chunk(3)
     to_state = torch.cat([u_update, u_reset, u_new])
-    steps = list(zip(*(x.split(list(sizes)) for x in (grad, slopes, by_state, by_new, update)), strict=True))
+    whole = slopes.flatten(1)
+    columns = (
+        grad, grad[:, None], update, by_state, by_new, slopes[:, :1], slopes[:, :2], slopes[:, 2:],
+        whole[:, grad.shape[1] :],
+    )  # fmt: skip
+    steps = list(_steps(columns, sizes))
     for number in reversed(range(len(steps))):
-        of_state, slope, first, second, share = steps[number]
-        torch.mul(of_state[:, None], first, out=slope[:, :2])
-        torch.mul(slope[:, :1], second, out=slope[:, 2:])
+        of_state, of_each, share, first, second, of_new, of_two, of_rest, of_sums = steps[number]
+        torch.mul(of_each, first, out=of_two)
+        torch.mul(of_new, second, out=of_rest)
         if number:
             earlier = steps[number - 1][0][: len(of_state)]
-            earlier.addcmul_(of_state, share).addmm_(slope[:, 1:].flatten(1), to_state)
+            earlier.addcmul_(of_state, share).addmm_(of_sums, to_state)
     return slopes
+
+
+def _steps(columns: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
+    """Yield views of the places of each step in several tensors [P, ...]."""
+    return zip(*(column.split(list(sizes)) for column in columns), strict=True)
 
 
 def _reversed(x: Tensor) -> Tensor:

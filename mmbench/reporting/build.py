@@ -288,7 +288,7 @@ class _Builder:
             name=dataset,
             synthetic=any(run.synthetic for run in runs),
             protocol=shown.protocol,
-            n_users=0 if measured is None else len(measured.users),
+            n_users=0 if measured is None else measured.n_users,
             data_hash=shown.data_hash,
             n_items=shown.n_items if measured is None else measured.n_candidates,
             mask_seen=self.grid.rules(dataset)[0] if self.grid.rules(dataset) else "none",

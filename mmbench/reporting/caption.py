@@ -1,12 +1,13 @@
 """The text under a table: what the numbers are, what the test asks, and what to be careful about."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
+from mmbench.errors import counted
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import NoVerdict, Verdict, smallest_sign_p
 from mmbench.models.pretraining import SETTING, described
@@ -152,29 +153,41 @@ def data_lines(datasets: Sequence[DatasetInfo]) -> list[tuple[str, str]]:
 
 
 def feature_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
-    """Return which encoder each row's features come from, per data set, and which rows read different versions."""
-    used: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    """Return which encoder each row's features come from, per data set, and which rows read different versions.
+
+    Rows of a model that all have the same encoder are named by the model alone.
+    """
+    used: dict[str, dict[str, dict[str, list[Row]]]] = defaultdict(dict)
     for group, row in groups:
         for record in group.finished[:1]:
             for modality in sorted(record.features, reverse=True):  # text, then image
-                encoder = f"{modality} {record.features[modality].encoder}"
-                if row.label not in used[group.dataset][encoder]:
-                    used[group.dataset][encoder].append(row.label)
+                encoders = used[group.dataset].setdefault(modality, {})
+                encoders.setdefault(record.features[modality].encoder, []).append(row)
     lines = []
-    for dataset, encoders in used.items():
-        parts = [f"{encoder} ({', '.join(rows)})" for encoder, rows in encoders.items()]
+    for dataset, modalities in used.items():
+        parts = [
+            f"{modality} {encoder} ({', '.join(_shortest_names(rows, encoders))})"
+            for modality, encoders in modalities.items()
+            for encoder, rows in encoders.items()
+        ]
         lines.append(("Features", f"{dataset}: {'; '.join(parts)}."))
     return lines + _feature_mixtures(groups)
 
 
+def _shortest_names(rows: Sequence[Row], parts: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return the names of the rows of a part: only that of the model where all its rows are in the same part."""
+    n_parts = Counter(name for part in parts.values() for name in {row.name for row in part})
+    return list(dict.fromkeys(row.label if n_parts[row.name] > 1 else row.name for row in rows))
+
+
 def pretraining_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
     """Return what the rows of models that can be pre-trained on data sets were pre-trained on."""
-    rows: dict[str, list[str]] = defaultdict(list)
+    by_data: dict[str, list[Row]] = defaultdict(list)
     for group, row in groups:
         setting = group.records[0].settings.get(SETTING)
-        if setting is not None and row.label not in rows[described(setting.value)]:
-            rows[described(setting.value)].append(row.label)
-    parts = [f"{text} ({', '.join(labels)})" for text, labels in rows.items()]
+        if setting is not None:
+            by_data[described(setting.value)].append(row)
+    parts = [f"{text} ({', '.join(_shortest_names(rows, by_data))})" for text, rows in by_data.items()]
     return [("Pre-training", f"{'; '.join(parts)}.")] if parts else []
 
 
@@ -264,7 +277,7 @@ def test_lines(
     first = compare or "the best row of each column (chosen on these very numbers)"
     family = (
         f"Declared family: {first} against every other row in every column, {len(comparisons)} comparisons in "
-        f"{n_columns} column{'s' * (n_columns > 1)}"
+        f"{counted(n_columns, 'column')}"
     )
     if len(tested) < len(comparisons):
         family += f", {len(comparisons) - len(tested)} of them without a p"

@@ -9,6 +9,8 @@ from mmbench.tuning.origin import SettingsOrigin, settings_origin
 
 Efforts = Mapping[str, Mapping[str, SettingsOrigin]]  # by data set and row label
 
+AS_RECIPE = "as the recipe"
+
 
 def efforts_of(groups: Sequence[tuple[Group, Row]]) -> Efforts:
     """Return the origin of the settings of each row that is trained, by data set and label; floors have none."""
@@ -32,7 +34,7 @@ def effort_lines(efforts: Efforts) -> list[tuple[str, str]]:
             continue
         rows: dict[str, list[str]] = defaultdict(list)
         for label, origin in origins.items():
-            rows[str(origin)].append(label)
+            rows[str(origin)].append(f"{label} ({origin.changes or AS_RECIPE})" if origin.budget else label)
         parts = "; ".join(f"{origin}: {', '.join(labels)}" for origin, labels in rows.items())
         lines.append(("Settings", f"{dataset}: {parts}."))
     return lines

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 
 from mmbench.choices import Rows
 from mmbench.errors import UsageError
-from mmbench.reporting.labels import Group, RowKey, is_floor, row_keys
+from mmbench.reporting.labels import RECIPE, TUNED, Group, RowKey, is_floor, row_keys
 from mmbench.tuning.origin import SettingsOrigin, settings_origin
-
-RECIPE, TUNED = "recipe", "tuned"
 
 
 @dataclass

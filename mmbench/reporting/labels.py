@@ -1,7 +1,8 @@
 """The rows of a table: runs by data set, model and configuration, with distinct names."""
 
+import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from mmbench.models.registry import entries
 from mmbench.runs.plan import ENCODERS, FEATURE_CHANGES, RANKING_SETTINGS
 from mmbench.runs.store import RunRecord
-from mmbench.settings.config import CHOSEN, DELIBERATE, Setting, TrainConfig
+from mmbench.settings.config import CHOSEN, DELIBERATE, Origin, Setting, TrainConfig
 
 RECIPE = "recipe"  # stands in a label for each data set's value
+TUNED = "tuned"  # stands in a label for all values that a search found
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,23 @@ def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
 def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
     """Return the row of each group, and each row's `config` label ("" when there is nothing to say).
 
-    A label always has the settings that a user or a search chose. It also has those in which a model's configurations
-    differ on a data set, and those that were chosen differently on different data sets. A recipe's values per
-    data set do not split a row. Rows of several data sets become a single row if their users chose the same values.
+    A label always has the settings that a user chose, and TUNED for those that a search chose; of what a declared
+    experiment chose, it has what its rows differ in. Values of the recipe are in it only where rows differ in nothing
+    else. Rows differ in settings in which a model's configurations differ on a data set, and in those that were chosen
+    differently on different data sets.
+    Values per data set, of a recipe or of searches, do not split a row. Rows of several data sets become a single row
+    if their users chose the same values. Searches of a model that ended differently on a data set are told apart by
+    their values.
     """
     keys: list[RowKey] = [RowKey("")] * len(groups)
     labels: dict[RowKey, str] = {}
     for model in sorted({group.model for group in groups}):
         indices = [index for index, group in enumerate(groups) if group.model == model]
         members = [groups[index] for index in indices]
-        settings = _settings(members)
-        names = _label_settings(members, settings)
-        for explicit in (False, True):
+        stored = _settings(members)
+        for tells_tuned, explicit in itertools.product((False, True), repeat=2):
+            settings = stored if tells_tuned else [_without_tuned(values) for values in stored]
+            names = _label_settings(members, settings)
             choices = _choices(names, settings, explicit=explicit)
             if _are_unique(members, choices):
                 break
@@ -85,7 +92,7 @@ def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
             choices = [(*choice, group.config_id) for choice, group in zip(choices, members, strict=True)]
         for index, choice in zip(indices, choices, strict=True):
             keys[index] = RowKey(model, choice)
-            labels[keys[index]] = _label(names, choice)
+        labels |= _labels([keys[index] for index in indices], names, settings)
     return keys, labels
 
 
@@ -95,11 +102,13 @@ class _Value:
 
     deliberate  somebody set it for a run (and not the recipe, the protocol or a default)
     chosen      a user or a search set it, so that labels always have it
+    tuned       a search set it, for all runs or some, and no user
     """
 
     text: str
     deliberate: bool = False
     chosen: bool = False
+    tuned: bool = False
 
     @property
     def choice(self) -> str:
@@ -143,7 +152,20 @@ def _value(key: str, group: Group) -> _Value:
     """Return a setting of a configuration, whose runs have the same value, though not always of the same origin."""
     settings: list[Setting] = [run.settings[key] for run in group.records if key in run.settings]
     origins = {setting.origin for setting in settings}
-    return _Value(_text(settings[0].value), bool(origins & {*DELIBERATE}), bool(origins & {*CHOSEN}))
+    return _Value(
+        _text(settings[0].value),
+        deliberate=bool(origins & {*DELIBERATE}),
+        chosen=bool(origins & {*CHOSEN}),
+        tuned=Origin.tuned in origins and Origin.user not in origins,
+    )
+
+
+def _without_tuned(values: dict[str, _Value]) -> dict[str, _Value]:
+    """Return the settings with a single one, TUNED, in place of all that a search chose."""
+    others = {name: value for name, value in values.items() if not value.tuned}
+    if len(others) == len(values):
+        return values
+    return {**others, TUNED: _Value(TUNED, deliberate=True, chosen=True)}
 
 
 def _label_settings(groups: Sequence[Group], settings: Sequence[dict[str, _Value]]) -> list[str]:
@@ -152,7 +174,8 @@ def _label_settings(groups: Sequence[Group], settings: Sequence[dict[str, _Value
     for name in sorted({name for values in settings for name in values}):
         by_dataset: dict[str, set[str]] = defaultdict(set)
         for group, values in zip(groups, settings, strict=True):
-            by_dataset[group.dataset].add(values[name].text if name in values else "")
+            if name in values or TUNED not in values:
+                by_dataset[group.dataset].add(values[name].text if name in values else "")
         choices = {values[name].choice if name in values else RECIPE for values in settings}
         texts = set().union(*by_dataset.values())
         if (
@@ -186,10 +209,35 @@ def _are_unique(groups: Sequence[Group], choices: Sequence[tuple[str, ...]]) -> 
     return len(identities) == len(set(identities))
 
 
+def _labels(
+    keys: Sequence[RowKey], names: Sequence[str], settings: Sequence[dict[str, _Value]]
+) -> dict[RowKey, str]:
+    """Return the label of each row, of the key and the settings of each group.
+
+    Values that nobody set for a run are left out, but where rows would then have the same label.
+    """
+    deliberate: dict[RowKey, set[str]] = defaultdict(set)
+    for key, values in zip(keys, settings, strict=True):
+        deliberate[key] |= {name for name, value in values.items() if value.deliberate}
+    short = {
+        key: _label(
+            names, [text if name in told else "" for name, text in zip(names, key.choice, strict=False)]
+        )
+        for key, told in deliberate.items()
+    }
+    is_shared = Counter(short.values())
+    return {
+        key: _label(names, key.choice) if is_shared[label] > 1 or len(key.choice) > len(names) else label
+        for key, label in short.items()
+    }
+
+
 def _label(names: Sequence[str], choice: Sequence[str]) -> str:
-    """Return `dropout=0.2, lr=0.001`; texts beyond the names are config ids."""
-    parts = [f"{name}={text}" for name, text in zip(names, choice, strict=False) if text]
-    return ", ".join([*parts, *(f"config {config_id}" for config_id in choice[len(names) :])])
+    """Return `tuned, dropout=0.2, lr=0.001`; texts beyond the names are config ids."""
+    shown = {name: text for name, text in zip(names, choice, strict=False) if text}
+    tuned = [TUNED] if shown.pop(TUNED, "") else []
+    parts = [f"{name}={text}" for name, text in shown.items()]
+    return ", ".join([*tuned, *parts, *(f"config {config_id}" for config_id in choice[len(names) :])])
 
 
 def _text(value: Any) -> str:

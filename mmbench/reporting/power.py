@@ -73,7 +73,11 @@ def power_of_runs(
     request = TableRequest(metrics=(metric,))
     chosen = [record for record in records if record.dataset == dataset]
     check_runs(chosen, [dataset], request)
-    measured = [(group, row) for group in group_runs(chosen)[0] if (row := measure(group, request)[0])]
+    measured = [
+        (group, row)
+        for group in group_runs(chosen)[0]
+        if (row := measure(group, request, with_users=True)[0])
+    ]
     if len(measured) < 2:
         return None
     check_users(measured)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmbench.errors import UsageError
+from mmbench.errors import UsageError, counted
 from mmbench.evaluation.metrics import Metric
 from mmbench.fetch.files import size_text
 from mmbench.look.letters import ASCII, BLOCKS
@@ -119,7 +119,7 @@ def _values(record: RunRecord | None, split: str, metrics: Sequence[Metric]) -> 
 def _state_text(run: StoredRun) -> str:
     if run.reason:
         return f"{run.state}: {run.reason}"
-    epochs = f"{run.n_epochs} epoch{'s' * (run.n_epochs != 1)}"
+    epochs = counted(run.n_epochs, "epoch")
     if run.record is None:
         return f"{run.state}, {epochs} done"
     stopped = f", stopped by {run.record.stopped}" if run.record.n_epochs else f", {run.record.stopped}"
@@ -173,7 +173,7 @@ def _cost_lines(record: RunRecord) -> Lines:
 
 def _threads(made: dict[str, Any]) -> str:
     n = made.get("threads")
-    return f"{n} thread{'s' * (n != 1)}, " if n else ""
+    return f"{counted(n, 'thread')}, " if isinstance(n, int) and n else ""
 
 
 def _origin_lines(record: RunRecord) -> Lines:

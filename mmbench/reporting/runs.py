@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from mmbench import paths
 from mmbench.choices import SPLITS, SplitName
-from mmbench.errors import DataError
+from mmbench.errors import DataError, counted
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
 from mmbench.reporting.rounding import DASH, number
 from mmbench.runs.facts import data_facts
@@ -150,7 +150,7 @@ def _settings_text(record: RunRecord) -> str:
 def _state(record: RunRecord) -> str:
     if record.status == "failed":
         return f"failed: {record.reason}"
-    return f"{record.n_epochs} epochs" if record.n_epochs else record.stopped or "finished"
+    return counted(record.n_epochs, "epoch") if record.n_epochs else record.stopped or "finished"
 
 
 def _value(record: RunRecord, split: SplitName) -> str:

@@ -170,7 +170,9 @@ def _rows(
     records: list[RunRecord], request: TableRequest, data_dir: Path, compare: str | None, within: str
 ) -> Rows:
     groups, _ = group_runs(records)
-    measured = [(group, row) for group in groups if (row := measure(group, request)[0]) is not None]
+    measured = [
+        (group, row) for group in groups if (row := measure(group, request, with_users=True)[0]) is not None
+    ]
     if not measured:
         raise UsageError(
             f"no ranking of {records[0].dataset} can be read; run: mmbench evaluate {records[0].path}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from mmbench.errors import counted
 from mmbench.tuning.ledger import Ledger
 from mmbench.tuning.lines import settings_text
 from mmbench.tuning.records import Plan, Trial, best_of
@@ -68,9 +69,9 @@ class Study:
     def title(self) -> str:
         plan, n_seeds = self.plan, self.plan.n_seeds
         return (
-            f"{plan.model} on {plan.dataset}: study {plan.study_id}, {len(self.trials)} trials, "
+            f"{plan.model} on {plan.dataset}: study {plan.study_id}, {counted(len(self.trials), 'trial')}, "
             f"{self.seconds / 3600:.2f} h, {plan.sampler}, validation {plan.metric}, "
-            f"{n_seeds} seed{'s' if n_seeds > 1 else ''} a trial"
+            f"{counted(n_seeds, 'seed')} a trial"
         )
 
     def rows(self, n: int = N_SHOWN) -> list[list[str]]:
@@ -98,7 +99,9 @@ class Study:
         """Return lines about failed trials, importance, and the best trial beside the recipe's settings."""
         failed = [trial for trial in self.trials if trial.status == "failed"]
         lines = (
-            [f"{len(failed)} trials failed; trial {failed[0].number}: {failed[0].reason}"] if failed else []
+            [f"{counted(len(failed), 'trial')} failed; trial {failed[0].number}: {failed[0].reason}"]
+            if failed
+            else []
         )
         if self.importance:
             shares = ", ".join(f"{key} {share:.0%}" for key, share in self.importance.items())

@@ -7,7 +7,7 @@ import numpy as np
 
 from mmbench.choices import MaskRule, SplitName
 from mmbench.data.loaded import LoadedData
-from mmbench.errors import MmbenchError
+from mmbench.errors import MmbenchError, counted
 from mmbench.evaluation.data_facts import DataFacts
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.slices import is_repeated
@@ -26,14 +26,10 @@ def look_lines(
         shown = [record for record in records if record.dataset == dataset]
         is_noted = is_noted_before or note_looks(shown, data_dir=data_dir)
         looks = looks_at(shown, data_dir=data_dir)
-        times, number = _counted(looks.times, "time"), _counted(len(looks.configurations), "configuration")
+        times, number = counted(looks.times, "time"), counted(len(looks.configurations), "configuration")
         missed = "" if is_noted else "; this time could not be noted, no folder can be written"
         lines.append(("Looks", f"test targets of {dataset}: looked at {times} for {number}{missed}."))
     return lines
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def tie_lines(records: Sequence[RunRecord], *, data_dir: Path) -> list[tuple[str, str]]:

@@ -11,8 +11,10 @@ from typing import Literal, get_args
 
 from mmbench.errors import MOST_SHOWN, DataError, RunError, UsageError, nearest
 from mmbench.models import registry
-from mmbench.runs.store import RECORD, RunRecord, read_record, slug
+from mmbench.runs.shelves import Shelves
+from mmbench.runs.store import RECORD, RunRecord, known_records, read_record, slug
 from mmbench.runs.workers import LOCK, claim
+from mmbench.runtime import without_collector
 from mmbench.settings.config import Origin
 from mmbench.training.names import LOG
 
@@ -60,16 +62,20 @@ class StoredRun:
 def list_runs(results_dir: Path) -> list[StoredRun]:
     """Return all runs below a results folder, the last changed at the end."""
     folders = [path for path in results_dir.glob("*/*/*/seed_*") if _SEED.fullmatch(path.name)]
-    runs = [look_at(path) for path in sorted(folders) if path.is_dir()]
+    with without_collector(), known_records() as known:
+        runs = [look_at(path, known) for path in sorted(folders) if path.is_dir()]
     return sorted(runs, key=lambda run: run.changed)
 
 
-def look_at(path: Path) -> StoredRun:
-    """Return the run in a folder `<data set>/<model>/<configuration>/seed_<n>`."""
+def look_at(path: Path, known: Shelves[str] | None = None) -> StoredRun:
+    """Return the run in a folder `<data set>/<model>/<configuration>/seed_<n>`.
+
+    known  hashes of whole records, see `read_record`
+    """
     if not (path / RECORD).is_file():
         return _without_record(path, "running" if is_held(path) else "interrupted")
     try:
-        record = read_record(path)
+        record = read_record(path, known)
     except DataError as error:
         return _without_record(path, "unreadable", str(error))
     state: RunState = record.status

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmbench.errors import MmbenchError, UsageError, suggest
 from mmbench.runs.store import RunRecord, lies_in, read_all, select
+from mmbench.runtime import without_collector
 
 
 def load_runs(
@@ -42,7 +43,8 @@ def _read(
     def note(path: Path, error: MmbenchError) -> None:
         damaged.append((path, error))
 
-    return list(read_all(results_dir, datasets=datasets, models=models, on_error=note)), damaged
+    with without_collector():
+        return list(read_all(results_dir, datasets=datasets, models=models, on_error=note)), damaged
 
 
 def _holds(records: Sequence[RunRecord], datasets: Sequence[str], models: Sequence[str]) -> bool:

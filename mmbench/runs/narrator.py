@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbench.choices import SPLITS
-from mmbench.errors import DataError
+from mmbench.errors import DataError, counted
 from mmbench.evaluation.metrics import Metric
 from mmbench.runs.plan import Cell
 from mmbench.runs.store import RECORD, RunRecord
@@ -120,7 +120,7 @@ class TrainingLines:
 
 
 class RunLines:
-    """All cells of a run (see mmbench.runs.schedule.RunWatcher).
+    """All cells of a run (see mmbench.runs.watchers.RunWatcher).
 
     say  is called with each line
     """
@@ -166,7 +166,7 @@ class RunLines:
         """Say how many runs are computed side by side; their lines are those of runs in this process."""
         self.is_elsewhere = True
         self._say_notes(cells)
-        self.say(f"{len(cells)} run{'s' * (len(cells) != 1)}, {jobs} at a time")
+        self.say(f"{counted(len(cells), 'run')}, {jobs} at a time")
 
     def begins(self, cells: Sequence[Cell], number: int, total: int) -> TrainingLines:
         if not self.is_elsewhere:
@@ -186,7 +186,7 @@ class RunLines:
         for note in record.environment.get("notes", []) if self.is_elsewhere else []:
             self.say(f"{cell.title}: {note}")
         how = (
-            f"{record.n_epochs} epoch{'s' * (record.n_epochs != 1)}, best {record.best_epoch}"
+            f"{counted(record.n_epochs, 'epoch')}, best {record.best_epoch}"
             if record.n_epochs
             else record.stopped
         )

@@ -1,8 +1,7 @@
-"""The request for a run, resolved: which models, data sets and seeds, and which watchers."""
+"""The request for a run, resolved: which models, data sets and seeds."""
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.choices import FLOORS
@@ -12,29 +11,13 @@ from mmbench.data.store import Prepared, is_prepared, list_prepared, open_prepar
 from mmbench.errors import DataError, UsageError
 from mmbench.features.extract import SKIP
 from mmbench.features.manifest import MODALITIES
-from mmbench.features.pipeline import Preparation, PrepareWatcher, extract_features, prepare_whole
+from mmbench.features.pipeline import Preparation, extract_features, prepare_whole
 from mmbench.features.store import default_encoder, find_manifest
 from mmbench.models import registry
 from mmbench.runs.plan import Cell
-from mmbench.runs.schedule import RunWatcher
+from mmbench.runs.watchers import Watchers
 
 DEMO = "demo"  # generated, so that it can always be prepared
-
-
-@dataclass(frozen=True)
-class Watchers:
-    """The watchers of a run.
-
-    say          is called with remarks
-    warn         is called when something that the user requested is left out
-    preparation  watches data that are prepared for the run
-    run          watches the cells
-    """
-
-    say: Callable[[str], object]
-    warn: Callable[[str], object]
-    preparation: PrepareWatcher
-    run: RunWatcher
 
 
 def seed_list(seeds: int | Sequence[int]) -> list[int]:

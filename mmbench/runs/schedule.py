@@ -7,12 +7,11 @@ however it dies, so several `mmbench run` can share a results folder and none wa
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Protocol
 
 from mmbench.choices import DEFAULT_LISTS, SPLITS, whole_number
 from mmbench.data.definition import check_current
@@ -23,13 +22,15 @@ from mmbench.paths import split_paths
 from mmbench.runs import rerank
 from mmbench.runs.execute import LEFTOVERS, fail_cell, run_cell, run_stack, tidy
 from mmbench.runs.following import following
+from mmbench.runs.known_rankings import KnownRankings, known_rankings
 from mmbench.runs.overrides import Overrides, check_overrides
 from mmbench.runs.plan import Cell, make_cell
 from mmbench.runs.rerank import Evaluated
-from mmbench.runs.store import RANKINGS, RECORD, RunRecord, read_record
+from mmbench.runs.shelves import Shelves
+from mmbench.runs.store import RANKINGS, RECORD, RunRecord, known_records, read_record
+from mmbench.runs.watchers import RunWatcher
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
-from mmbench.runtime import code_version, prepare_process
-from mmbench.training.progress import Watcher
+from mmbench.runtime import code_version, prepare_process, without_collector
 
 MOST_THREADS = 1024  # a larger OMP_NUM_THREADS is a slip
 DIED = "its worker process died twice; it may have run out of memory"
@@ -70,37 +71,32 @@ def _unseeded(results_dir: Path, prepared: Prepared, model: str, overrides: Over
 
 def finished(cell: Cell) -> RunRecord | None:
     """Return the cell's record when it is done; a failed or damaged record counts as missing."""
-    return _stored(cell)[0]
+    with known_records() as records, known_rankings() as rankings:
+        return _stored(cell, records, rankings)[0]
 
 
-def _stored(cell: Cell) -> tuple[RunRecord | None, str]:
-    """Return what `finished` returns, and what is wrong with a damaged record."""
+def stored_cells(cells: Iterable[Cell]) -> Iterator[tuple[Cell, RunRecord | None, str]]:
+    """Yield every cell with its record, as `finished` returns it, and what is wrong with a damaged record."""
+    with known_records() as records, known_rankings() as rankings:
+        for cell in cells:
+            yield cell, *_stored(cell, records, rankings)
+
+
+def _stored(cell: Cell, records: Shelves[str], rankings: KnownRankings) -> tuple[RunRecord | None, str]:
     if not (cell.path / RECORD).is_file():
         return None, ""
     try:
-        record = read_record(cell.path)
+        record = read_record(cell.path, records)
         if record.status != "finished":
             return None, ""
         for split in SPLITS:
-            record.ranking(split)
+            if rankings.get(record, split) is None:
+                rankings.read(record, split)
     except OtherVersionError:
         raise
     except DataError as error:
         return None, str(error)
     return record, ""
-
-
-class RunWatcher(Protocol):
-    """What `execute` calls as it plans, skips, begins and ends cells."""
-
-    def planned(self, cell: Cell, record: RunRecord | None) -> None: ...
-    def skipped(self, cell: Cell, record: RunRecord, *, other_code: bool) -> None: ...
-    def damaged(self, cell: Cell, why: str) -> None: ...
-    def missing(self, cells: Sequence[Cell], jobs: int) -> None: ...
-    def waiting(self, cell: Cell) -> None: ...
-    def queued(self, cells: Sequence[Cell], jobs: int) -> None: ...
-    def begins(self, cells: Sequence[Cell], number: int, total: int) -> Watcher | None: ...
-    def ends(self, cell: Cell, record: RunRecord) -> None: ...
 
 
 def execute(
@@ -141,22 +137,22 @@ def execute(
 def _finished_cells(cells: Sequence[Cell], watcher: RunWatcher) -> dict[Path, RunRecord]:
     """Return the records of cells that are done, by path, and report these and damaged cells to the watcher."""
     done: dict[Path, RunRecord] = {}
-    for cell in cells:
-        record, why = _stored(cell)
-        if record is not None:
-            done[cell.path] = record
-            _tidy_up(cell)
-            watcher.skipped(cell, record, other_code=_other_code(record))
-        elif why:
-            watcher.damaged(cell, why)
+    is_other = cache(_is_other_code)  # the model's files are looked for once, not for every seed
+    with without_collector():
+        for cell, record, why in stored_cells(cells):
+            if record is not None:
+                done[cell.path] = record
+                _tidy_up(cell)
+                watcher.skipped(cell, record, other_code=is_other(record.model, *_code_of(record)))
+            elif why:
+                watcher.damaged(cell, why)
     return done
 
 
 def _tidy_up(cell: Cell) -> None:
     """Remove what a run left in a finished cell that was killed before it tidied up, where nobody is at work."""
-    leftovers = [cell.path / name for name in (BEGUN, *LEFTOVERS) if (cell.path / name).exists()]
-    leftovers += [*cell.path.glob(".*.tmp"), *(cell.path / RANKINGS).glob(".*.tmp")]
-    if not leftovers:
+    names = [*os.listdir(cell.path), *os.listdir(cell.path / RANKINGS)]
+    if not any(name in (BEGUN, *LEFTOVERS) or (name[0], name[-4:]) == (".", ".tmp") for name in names):
         return
     with suppress(OSError, RunError):  # a folder that may only be read holds results all the same
         lock = claim(cell.path, wait=False)
@@ -180,11 +176,16 @@ def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
     ]
 
 
-def _other_code(record: RunRecord) -> bool:
-    """Return whether a run was made by another mmbench, or by another state of a user's own model file."""
+def _code_of(record: RunRecord) -> tuple[str, str]:
+    """Return the hashes of mmbench and of the user's own model file that made a run."""
     code = record.environment.get("code", {})
-    now = code_version()["source_hash"], registry.find(record.model).own_code()
-    return (code.get("source_hash"), code.get("own_model", "")) != now
+    return str(code.get("source_hash", "")), str(code.get("own_model", ""))
+
+
+def _is_other_code(model: str, source_hash: str, own_model: str) -> bool:
+    """Return whether a run was made by another mmbench, or by another state of a user's own model file."""
+    now = code_version()["source_hash"], registry.find(model).own_code()
+    return (source_hash, own_model) != now
 
 
 def rank_again(record: RunRecord, *, data_dir: Path, device: str, lists: int = DEFAULT_LISTS) -> Evaluated:
@@ -240,7 +241,7 @@ def _compute(
     for cell in cells:
         ready = finished(cell)  # another run may have finished it since the plan was made
         if ready is not None:
-            watcher.skipped(cell, ready, other_code=_other_code(ready))
+            watcher.skipped(cell, ready, other_code=_is_other_code(ready.model, *_code_of(ready)))
             yield ready
         else:
             missing.append(cell)

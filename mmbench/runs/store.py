@@ -12,9 +12,11 @@ Every file that a number comes from carries the hash of its content, and a recor
 rounded here and no metric is stored: metrics are computed from the rankings on request.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +28,9 @@ from mmbench.data.manifest import folder_name
 from mmbench.errors import DamagedError, DataError
 from mmbench.evaluation.evidence import Ranking, Ranks, read_ranking, write_ranking
 from mmbench.evaluation.metrics import Metric, as_metrics, default_metrics
+from mmbench.explain import explain
 from mmbench.features.use import FeatureUse
+from mmbench.runs.shelves import Shelves
 from mmbench.runs.sources import SourceUse
 from mmbench.settings.config import Setting
 from mmbench.tracking.energy import EnergyUse
@@ -92,6 +96,14 @@ class Stored(strict.Strict):
     external: bool = False  # lists of another program, see mmbench.board.external
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # printed under every table: "no image features", ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sealed(Stored):
+    """The whole text of run.json."""
+
+    format: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,23 +227,46 @@ def write_record(record: RunRecord) -> None:
     sealed.write_json(record.path / RECORD, content, version=FORMAT)
 
 
-def read_record(path: Path) -> RunRecord:
-    """Return the record in a cell's folder; DataError when there is none, when it is damaged, or lies elsewhere."""
+def read_record(path: Path, known: Shelves[str] | None = None) -> RunRecord:
+    """Return the record in a cell's folder; DataError when there is none, when it is damaged, or lies elsewhere.
+
+    known  hashes of the bytes of whole records; these are not checked again, others are added
+    """
     file = path / RECORD
     advice = f"remove {path}, or choose another --results-dir, and run it again: mmbench run"
     try:
-        content = sealed.read_json(file, advice=advice, version=FORMAT)
+        text = file.read_bytes()
     except FileNotFoundError as error:
         raise DataError(
             f"{path} is not a finished run: it has no {RECORD}; give a folder .../seed_<n>"
         ) from error
+    except OSError as error:
+        raise sealed.damaged(file, explain(error), advice) from error
+    sha256 = hashlib.sha256(text).hexdigest()
+    is_known = known is not None and known.get(path) == sha256
+    if not is_known:
+        sealed.open_json(text, file, advice=advice, version=FORMAT)
     try:
-        stored = strict.read(Stored, content)
+        stored = strict.read_text(_Sealed, text)
     except ValueError as error:
         raise sealed.damaged(file, error, advice) from error
-    record = RunRecord(path=path, **vars(stored))
+    fields = dict(vars(stored))
+    del fields[sealed.FORMAT], fields[sealed.SEAL]
+    record = RunRecord(path=path, **fields)
     _check_place(record)
+    if known is not None and not is_known:
+        known.put(path, "", sha256)
     return record
+
+
+@contextmanager
+def known_records() -> Iterator[Shelves[str]]:
+    """Yield the hashes of records that earlier commands read, for `read_record`; store at the end what was added."""
+    known = Shelves("records", str)
+    try:
+        yield known
+    finally:
+        known.save()
 
 
 def _check_place(record: RunRecord) -> None:
@@ -262,17 +297,18 @@ def read_all(
     Raise DataError for a record that is damaged or in another folder, such as a copy; with `on_error`, call it with
     the folder and the error, and leave the record out.
     """
-    for file in sorted(results_dir.glob(f"*/*/*/*/{RECORD}")):
-        if not lies_in(file.parent, datasets=datasets, models=models):
-            continue
-        try:
-            record = read_record(file.parent)
-        except DataError as error:
-            if on_error is None:
-                raise
-            on_error(file.parent, error)
-        else:
-            yield record
+    with known_records() as known:
+        for file in sorted(results_dir.glob(f"*/*/*/*/{RECORD}")):
+            if not lies_in(file.parent, datasets=datasets, models=models):
+                continue
+            try:
+                record = read_record(file.parent, known)
+            except DataError as error:
+                if on_error is None:
+                    raise
+                on_error(file.parent, error)
+            else:
+                yield record
 
 
 def select(

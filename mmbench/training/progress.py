@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-
-from mmbench.training.learner import Terms
+if TYPE_CHECKING:
+    from mmbench.training.learner import Terms
 
 # Steps between two looks at the loss, by device: each look waits for a GPU.
 CHECK_EVERY_ON = {"cpu": 1, "cuda": 32}
@@ -111,7 +110,7 @@ class LossSums:
         self.totals: dict[str, list[float]] = {}  # of each model
         self.unread: list[Terms] = []
 
-    def add(self, terms: Terms) -> None:
+    def add(self, terms: "Terms") -> None:
         self.n_steps += 1
         self.unread.append(terms)
 
@@ -121,6 +120,8 @@ class LossSums:
 
     def look(self) -> tuple[list[dict[str, float]], dict[int, str]]:
         """Return each model's mean terms so far, and for models with a term that is not finite its name and step."""
+        import torch
+
         first, unread = self.n_steps - len(self.unread) + 1, self.unread
         self.unread = []
         values = torch.stack([terms.values.double() for terms in unread]).tolist() if unread else []

@@ -52,9 +52,15 @@ class StudyLines(Watching):
         reason = f": {trial.reason}" if trial.reason else ""
         status = f", {trial.status}{reason}" if trial.status != "finished" else ""
         self.say(
-            f"{len(self.trials)} of {self.budget.text}: trial {trial.number} {value}{record}, "
+            f"{self._spent()}: trial {trial.number} {value}{record}, "
             f"{trial.seconds:.0f} s{status}  {settings_text(trial.values)}{self._left()}"
         )
+
+    def _spent(self) -> str:
+        """Return what is spent of the budget: "3 of 20 trials", "0.8 of 2 h"."""
+        if self.budget.trials is not None:
+            return f"{len(self.trials)} of {self.budget.text}"
+        return f"{sum(trial.seconds for trial in self.trials) / 3600:.2g} of {self.budget.text}"
 
     def _left(self) -> str:
         """Return how long the rest takes if its trials take as long as those before."""

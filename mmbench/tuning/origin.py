@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmbench.errors import counted
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN
+from mmbench.settings.describe import value_text
 from mmbench.tuning.records import Plan, Trial, best_of
 from mmbench.tuning.stored import studies_of
 
@@ -18,6 +20,7 @@ class SettingsOrigin:
     cost       what it took: "30 trials, 1.9 h"
     n_trials   of the search
     is_recipe  whether the settings are the recipe's; a search may end with them
+    changes    "lr=0.003, n_layers=1": what the search changed of the recipe
     """
 
     kind: Literal["recipe", "tuned", "--set"]
@@ -25,6 +28,7 @@ class SettingsOrigin:
     cost: str = ""
     n_trials: int = 0
     is_recipe: bool = False
+    changes: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind} ({self.cost})" if self.cost else self.kind
@@ -45,19 +49,24 @@ def settings_origin(record: RunRecord) -> SettingsOrigin:
         chosen = {**ledger.plan.fixed, **best.values}
         if _agree(values, chosen) and _others_are_of_the_recipe(record, set(chosen)):
             recipe = {key: dimension["own"] for key, dimension in ledger.plan.space.items()}
-            is_recipe = best.values == recipe and not ledger.plan.fixed
-            origins.append(_origin(ledger.plan, trials, is_recipe))
+            changes = {
+                key: value for key, value in chosen.items() if key not in recipe or recipe[key] != value
+            }
+            origins.append(_origin(ledger.plan, trials, changes))
     if origins:
         return max(origins, key=lambda origin: origin.n_trials)
     is_chosen = any(setting.origin in CHOSEN for setting in record.settings.values())
     return SettingsOrigin("--set" if is_chosen else "recipe", is_recipe=not is_chosen)
 
 
-def _origin(plan: Plan, trials: Sequence[Trial], is_recipe: bool) -> SettingsOrigin:
+def _origin(plan: Plan, trials: Sequence[Trial], changes: Mapping[str, object]) -> SettingsOrigin:
     hours = sum(trial.seconds for trial in trials) / 3600
     time = f"{hours:.1f} h" if hours >= 0.05 else f"{hours * 60:.1f} min"
-    budget = f"{len(trials)} trials" if plan.unit == "trials" else f"{hours:.0f} h"
-    return SettingsOrigin("tuned", budget, f"{len(trials)} trials, {time}", len(trials), is_recipe)
+    budget = counted(len(trials), "trial") if plan.unit == "trials" else f"{hours:.0f} h"
+    return SettingsOrigin(
+        "tuned", budget, cost=f"{counted(len(trials), 'trial')}, {time}", n_trials=len(trials), is_recipe=not changes,
+        changes=", ".join(f"{key}={value_text(value)}" for key, value in sorted(changes.items())),
+    )  # fmt: skip
 
 
 def _agree(values: Mapping[str, object], wanted: Mapping[str, object]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from mmbench import strict
 from mmbench.atomic import hash_json
+from mmbench.errors import counted
 from mmbench.settings.recipe import Searched
 from mmbench.tuning.sampling import SamplerName
 from mmbench.tuning.space import Dimension
@@ -98,7 +99,7 @@ def best_toml(plan: Plan, trials: list[Trial]) -> str:
         return "# no trial has finished yet\n"
     seconds = sum(trial.seconds for trial in trials)
     head = (
-        f"# {plan.model} on {plan.dataset}: the best of {len(trials)} trials ({seconds / 3600:.2f} h), "
+        f"# {plan.model} on {plan.dataset}: the best of {counted(len(trials), 'trial')} ({seconds / 3600:.2f} h), "
         f"validation {plan.metric} {best.value:.6f}\n"
     )
     source = json.dumps(f"tuned: study {plan.study_id}, trial {best.number}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.data.store import Prepared, open_path
-from mmbench.errors import RunError, UsageError
+from mmbench.errors import RunError, UsageError, counted
 from mmbench.models import registry
 from mmbench.runs.plan import make_cell
 from mmbench.runs.schedule import DIED, default_threads, shipped_environment
@@ -46,7 +46,9 @@ class Budget:
 
     @property
     def text(self) -> str:
-        return f"{self.trials} trials" if self.trials is not None else f"{(self.seconds or 0) / 3600:g} h"
+        return (
+            counted(self.trials, "trial") if self.trials is not None else f"{(self.seconds or 0) / 3600:g} h"
+        )
 
 
 def plan_study(

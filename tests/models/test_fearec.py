@@ -101,6 +101,23 @@ def test_correlation_is_the_circular_sum(width: int) -> None:
     torch.testing.assert_close(correlation_of(layer, x), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("width", [8, 7])
+def test_sums_over_lags_and_circulants_are_each_other_s_derivative(width: int) -> None:
+    layer = core(width)
+    index = (layer.lag, layer.ahead)
+    values = torch.randn(2, width, dtype=torch.float64, requires_grad=True)
+    matrices = torch.randn(2, width, width, dtype=torch.float64, requires_grad=True)
+    circulant = FEAREC._Circulant.apply(values, *index)
+    for t in range(width):
+        assert torch.equal(circulant[:, t], values.roll(t, 1))
+    sums = FEAREC._LagSums.apply(matrices, *index)
+    for tau in range(width):
+        diagonal = matrices.roll(-tau, 2).diagonal(dim1=1, dim2=2)
+        torch.testing.assert_close(sums[:, tau], diagonal.sum(1))
+    assert torch.autograd.gradcheck(lambda x: FEAREC._Circulant.apply(x, *index), (values,))
+    assert torch.autograd.gradcheck(lambda x: FEAREC._LagSums.apply(x, *index), (matrices,))
+
+
 @pytest.mark.parametrize("bins", [(2, 5), (0, 3), (1, 2)])
 def test_band_is_a_projection_of_queries_and_keys(bins: tuple[int, int]) -> None:
     """Cosines and sines of the band's frequencies, fitted by least squares, instead of a transform."""
@@ -183,7 +200,7 @@ def test_few_places_are_those_of_all(settings: dict[str, Any], training: bool) -
     """One place a row takes a shorter way; as many places as that, but several in a row, must not be taken for it."""
     layer, x = core(bins=(1, 4), spatial_ratio=0.3, **settings).train(training), torch.randn(3, 8, 6).double()
     mask = everything(x) & (torch.arange(8) < torch.tensor([8, 5, 2])[:, None])[:, None]
-    for slot in ([7, 12, 17], [4, 12, 8], [17], [0, 1, 7, 9, 16]):
+    for slot in ([7, 12, 17], [4, 12, 8], [17, 7, 12], [17], [0, 1, 7, 9, 16]):
         places = torch.tensor(slot)
         torch.testing.assert_close(
             layer(x, mask, places), layer(x, mask).flatten(0, 1)[places], rtol=0, atol=1e-12

@@ -14,6 +14,7 @@ from mmbench.data.samples import last_rows
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
 from mmbench.models.registry import find
+from mmbench.nn.layers import dropout
 from tests.models.toy import (
     catalog_of,
     gradients,
@@ -100,11 +101,23 @@ def test_all_positions_give_the_gradient_of_all_prefixes(name: str) -> None:
         torch.testing.assert_close(part, of_prefix[key], rtol=0, atol=1e-14)
 
 
+def test_nothing_is_computed_for_padding() -> None:
+    model = toy_model("gru4rec", toy_catalog()).double().eval()
+    histories = [[4, 9, 2], [1], [3, 3, 8, 20]]
+    batch = history_batch(model, histories)
+    assert batch.item_seq.numel() == 12
+    encoded, number = model.encode(batch)
+    assert len(encoded) == 8
+    for row, history in enumerate(histories):
+        places = number.view(3, 4)[row, : len(history)]
+        torch.testing.assert_close(encoded[places], states(model, history), rtol=0, atol=1e-14)
+
+
 def test_dropout_acts_on_embeddings_only() -> None:
     model = toy_model("gru4rec", toy_catalog(), dropout=0.9)
     batch = history_batch(model, [[4]])
     torch.manual_seed(0)
-    kept = model.emb_drop(model.item_emb(batch.item_seq))
+    kept = dropout(model.item_emb(batch.item_seq), 0.9, training=True)
     torch.manual_seed(0)
     expected = model.out(model.gru[0](kept)[0][:, 0])
     torch.testing.assert_close(model.query(batch), expected)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mmbench.nn import grouped
-from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear
+from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, Linear
 from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder, init_normal
 from mmbench.settings.config import TrainConfig
 from mmbench.training.optim import make_optimizer
@@ -100,6 +100,57 @@ def test_seeds_stack_on_top_of_groups(make: Make) -> None:
 
     expected = torch.stack([seed(part, MASK, SLOT) for seed, part in zip(seeds, x, strict=True)])
     torch.testing.assert_close(vmap(call)(parameters, buffers, x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 5, 4)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_map_is_torchs(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    ours, theirs = Linear(4, 3, bias=bias).double(), nn.Linear(4, 3, bias=bias).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, *shape[:-1], 3, dtype=torch.float64)
+    results = [
+        (layer(x), *torch.autograd.grad((weight * layer(x)).sum(), [x, *layer.parameters()]))
+        for layer in (ours, theirs)
+    ]
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-14)
+    seeds = [ours, Linear(4, 3, bias=bias).double()]
+    parameters, buffers = stack_module_state(seeds)
+    stacked = vmap(lambda weights, part: functional_call(ours, (weights, buffers), (part,)))(parameters, x)
+    for seed, part, single in zip(seeds, x, stacked, strict=True):
+        torch.testing.assert_close(single, seed(part), rtol=0, atol=1e-14)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ours.float()(x.float()), theirs.float()(x.float()))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_of_a_grouped_map_are_exact_and_lie_as_the_weights_do(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = GroupedLinear(GROUPS, 4, 3, bias=bias).double()
+    x = torch.randn(GROUPS, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    parameters = dict(layer.named_parameters())
+
+    def call(x: Tensor, *weights: Tensor) -> Tensor:
+        out: Tensor = functional_call(layer, dict(zip(parameters, weights, strict=True)), (x,))
+        return out
+
+    assert torch.autograd.gradcheck(call, (x, *parameters.values()))
+    (grad,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    assert grad.stride() == layer.weight.stride()
+    frozen = torch.autograd.grad(layer(x.detach()).square().sum(), layer.weight)[0]
+    assert torch.equal(frozen, grad)
+
+
+def test_a_grouped_map_takes_part_in_autocast() -> None:
+    layer = GroupedLinear(GROUPS, 4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(torch.randn(GROUPS, 5, 4))
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
 
 
 @both

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder, take_rows
+from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder, rows_at, take_rows
 
 ROWS, WIDTH, DIM = 3, 7, 8
 # A place twice, a row without any but one; no more places than rows, where the last block asks for single rows.
@@ -60,3 +60,17 @@ def test_rows_and_their_gradients_are_those_of_indexing(shape: tuple[int, ...], 
     weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     gradients = [torch.autograd.grad((rows * weight).sum(), table)[0] for rows in (taken, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dim", [0, -2])
+def test_all_rows_in_order_are_not_copied(dim: int) -> None:
+    x = torch.randn(3, 3, 4)
+    for rows, is_itself in (([0, 1, 2], True), ([1, 0, 2], False), ([0, 1], False), ([0, 1, 1], False)):
+        row = torch.tensor(rows)
+        actual = rows_at(x, row, dim)
+        assert torch.equal(actual, x.index_select(dim, row))
+        assert (actual is x) == is_itself
+    stacked = torch.vmap(lambda x, row: rows_at(x, row, dim))
+    rows = torch.tensor([[0, 1, 2], [2, 1, 1]])
+    expected = [x.index_select(dim, row) for row in rows]
+    assert torch.equal(stacked(torch.stack([x, x]), rows), torch.stack(expected))

@@ -1,13 +1,15 @@
 """mmbench.nn.losses and the dropout of mmbench.nn.layers against closed forms and torch's own."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmbench.nn.layers import Dropout, dropout
+from mmbench.nn.layers import Dropout, dropout, dropout_of_rows
 from mmbench.nn.losses import bce, bpr, cross_entropy, info_nce, item_scores, nce, rows_at_once
 
 
@@ -75,6 +77,37 @@ def test_cross_entropy_survives_large_logits_and_an_empty_step() -> None:
     assert torch.isfinite(torch.autograd.grad(loss, query)[0]).all()
     empty = torch.zeros(0, 2, requires_grad=True)
     assert cross_entropy(empty, table, torch.zeros(0, dtype=torch.int64)).item() == 0.0
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("is_stacked", [False, True])
+def test_cross_entropy_of_targets_without_probability(is_stacked: bool, with_bias: bool) -> None:
+    """Probabilities of e^-90 and less, some of which single precision cannot hold, beside usual ones."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 12, 3, generator=generator) * torch.tensor([0.3, 40.0, 90.0]).repeat(4)[:, None]
+    table, bias = (torch.randn(2, 9, *s, generator=generator) for s in ((3,), ()))
+    target = torch.randint(1, 10, (2, 12), generator=generator)
+    inputs = [query, table, *([bias] if with_bias else [])]
+    wide = [value.double().requires_grad_() for value in inputs]
+    logits = wide[0] @ wide[1].mT + (wide[2][:, None] if with_bias else 0)
+    each = F.cross_entropy(logits.mT, target - 1, reduction="none")
+    assert 60 < each.median() < each.max() / 2
+    assert each.min() < 5
+    expected = torch.autograd.grad(each.mean(1).sum(), wide)
+
+    def loss(q: Tensor, t: Tensor, y: Tensor, *b: Tensor) -> Tensor:
+        return cross_entropy(q, t, y, *b)
+
+    inputs = [value.requires_grad_() for value in inputs]
+    with rows_at_once(5):
+        if is_stacked:
+            actual = torch.vmap(loss)(*inputs[:2], target, *inputs[2:])
+        else:
+            parts = zip(*inputs[:2], target, *inputs[2:], strict=True)
+            actual = torch.stack([loss(*part) for part in parts])
+    torch.testing.assert_close(actual, each.mean(1).float(), rtol=1e-5, atol=0)
+    for ours, theirs in zip(torch.autograd.grad(actual.sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-5)
 
 
 def test_cross_entropy_of_equal_scores_is_log_n() -> None:
@@ -164,6 +197,23 @@ def test_dropout_gradient_is_its_own_mask() -> None:
     assert set(grad.unique().tolist()) == {0.0, 2.0}
 
 
+def test_dropout_of_rows_is_dropout_of_their_table() -> None:
+    table, row = torch.randn(9, 5, requires_grad=True), torch.tensor([7, 0, 3, 3])
+    weight, results = torch.randn(4, 5), []
+    for is_table in (True, False):
+        torch.manual_seed(1)
+        if is_table:
+            dropped = dropout(table, 0.4, training=True)[row]
+        else:
+            dropped = dropout_of_rows(table[row], row, len(table), 0.4, training=True)
+        results.append((dropped, torch.autograd.grad((weight * dropped).sum(), table)[0]))
+    for expected, actual in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
+    assert (results[0][0] == 0).any()
+    rows = table[row]
+    assert dropout_of_rows(rows, row, len(table), 0.4, training=False) is rows
+
+
 def test_dropout_is_off_in_evaluation_and_at_rate_zero() -> None:
     x = torch.randn(5, 5)
     layer = Dropout(0.5).eval()
@@ -202,6 +252,36 @@ def test_nce_gradient_alone_and_stacked(similarity: str) -> None:
     for i in range(3):
         (alone,) = torch.autograd.grad(loss(a[i], b[i]), a)
         torch.testing.assert_close(stacked[i], alone[i])
+
+
+class Products(TorchDispatchMode):
+    """Keeps what matrices are multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operands: list[Tensor] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operation is torch.ops.aten.mm.default:
+            self.operands += args
+        return operation(*args, **(kwargs or {}))
+
+
+def test_nce_multiplies_no_subnormal_numbers() -> None:
+    """They take two hundred times as long; whole histories have dot products of hundreds."""
+    z = (10 * torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    like = (z.flatten(0, 1) @ z.flatten(0, 1).T).softmax(1)
+    assert ((like > 0) & (like < 1e-38)).sum() > 10  # there are some to meet
+    with Products() as products:
+        nce(*z, temperature=1.0).backward()  # type: ignore[no-untyped-call]
+    assert len(products.operands) == 4
+    for operand in products.operands:
+        assert not ((operand != 0) & (operand.abs() < 1e-38)).any()
+    exact = z.detach().double().requires_grad_()
+    nce(*exact, temperature=1.0).backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(z.grad, exact.grad.float())
 
 
 def test_nce_of_zeros_and_of_one_pair() -> None:

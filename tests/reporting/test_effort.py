@@ -58,12 +58,22 @@ def test_a_tuned_row_beside_an_untuned_row(tmp_path: Path) -> None:
     runs = records(tmp_path)
     study(runs[0], 30, lr=0.001)
     table = build_table(runs)
-    assert caption(table, "Settings") == ["toys: tuned (30 trials, 1.0 h): SASRec; recipe: GRU4Rec."]
+    assert caption(table, "Settings") == [
+        "toys: tuned (30 trials, 1.0 h): SASRec (as the recipe); recipe: GRU4Rec."
+    ]
     assert [text for text in table.warnings if "different budgets" in text]
     assert not has_star(table)
     free = build_table(runs, TableRequest(unequal_budgets=True))
     assert has_star(free)
     assert "no star" not in " ".join(free.warnings)
+
+
+def test_the_note_on_settings_says_what_the_search_changed(tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"settings": {"lr": 0.003}, "chosen": ("lr",), "origin": Origin.tuned}
+    runs = records(tmp_path, **chosen)
+    study(runs[0], 30, lr=0.003)
+    note = "toys: tuned (30 trials, 1.0 h): SASRec [tuned] (lr=0.003); recipe: GRU4Rec."
+    assert caption(build_table(runs), "Settings") == [note]
 
 
 @pytest.mark.parametrize(("trials", "is_equal"), [(30, True), (12, False)])

@@ -11,7 +11,8 @@ import pytest
 from mmbench.evaluation.metrics import Metric
 from mmbench.features.use import FeatureUse
 from mmbench.reporting.table import Table
-from mmbench.settings.config import Origin
+from mmbench.runs.store import write_record
+from mmbench.settings.config import Origin, Setting
 from tests.reporting.conftest import all_records, caption_of, fake_run, make_table, row_of
 
 HR10 = Metric("HR", 10)
@@ -37,7 +38,7 @@ def test_what_was_chosen_for_one_data_set_only_is_another_row(results: Path) -> 
     fake_run(results, dataset="demo", settings=recipe, max_epochs=2, chosen=("max_epochs",))
     fake_run(results, dataset="toy", settings=chosen, max_epochs=1, chosen=("max_epochs", *chosen))
     assert places(table_of(results)) == {
-        "SASRec [dropout=0.5, hidden_dim=64, max_epochs=2, selection_metric=NDCG@20]": ["demo"],
+        "SASRec [max_epochs=2]": ["demo"],
         "SASRec [dropout=0.9, hidden_dim=8, max_epochs=1, selection_metric=HR@5]": ["toy"],
     }
 
@@ -48,7 +49,7 @@ def test_a_leak_on_one_data_set_leaves_the_honest_result_of_another_its_place(re
     leak = {"validation": "test-item"}
     fake_run(results, dataset="toy", settings=leak, chosen=("validation",), leaky=True)
     table = table_of(results)
-    honest = row_of(table, "SASRec [validation=valid]")
+    honest = row_of(table, "SASRec")
     assert (honest.leaky, honest.cells[0].place) == (False, 1)
     assert row_of(table, "SASRec [validation=test-item] †").cells[0].mean is None
     assert table.comparisons[0].column == 0
@@ -66,14 +67,24 @@ def test_a_choice_that_is_the_other_data_set_s_own_value_shares_its_row(results:
 
 
 def test_no_two_rows_have_the_same_label(results: Path) -> None:
-    """The recipe's values of two data sets are called so, also where one of them is also somebody's choice."""
+    """A recipe's values of two data sets are not told, also where one of them is also somebody's choice."""
     for dataset, dropout in (("aa", 0.5), ("bb", 0.3)):
         fake_run(results, dataset=dataset, settings={"dropout": dropout})
     fake_run(results, dataset="cc", settings={"dropout": 0.5}, chosen=("dropout",))
     assert places(table_of(results)) == {
-        "SASRec [dropout=recipe]": ["aa", "bb"],
+        "SASRec": ["aa", "bb"],
         "SASRec [dropout=0.5]": ["cc"],
     }
+
+
+def test_recipes_that_changed_between_runs_are_told_apart_by_their_values(results: Path) -> None:
+    """Nobody set a value, so without them both rows would be called SASRec."""
+    for dropout in (0.2, 0.5):
+        fake_run(results, settings={"dropout": dropout})
+    fake_run(results, settings={"dropout": 0.9}, chosen=("dropout",))
+    assert set(places(table_of(results))) == {
+        "SASRec [dropout=0.2]", "SASRec [dropout=0.5]", "SASRec [dropout=0.9]",
+    }  # fmt: skip
 
 
 def test_settings_that_a_model_ignores_do_not_split_its_row(results: Path) -> None:
@@ -100,7 +111,7 @@ def test_encoders_chosen_for_one_data_set_are_rows(results: Path) -> None:
     run("cc", "none", "")
     run("dd", "clip", "clip")
     assert places(table_of(results)) == {
-        "HM4SR [text encoder=recipe]": ["aa", "bb"],
+        "HM4SR": ["aa", "bb"],
         "HM4SR [text encoder=none]": ["cc"],
         "HM4SR [text encoder=clip]": ["dd"],
     }
@@ -113,9 +124,43 @@ def test_what_a_user_or_a_search_set_is_told_though_the_model_has_one_configurat
     """`--set lr=0.1 --epochs 2` is not a plain SASRec, whatever else the table holds."""
     fake_run(results, settings={"lr": 0.1}, max_epochs=2, chosen=("lr", "max_epochs"), origin=origin)
     fake_run(results, "gru4rec")
-    is_told = origin in (Origin.user, Origin.tuned)
-    label = "SASRec [lr=0.1, max_epochs=2]" if is_told else "SASRec"
-    assert sorted(places(table_of(results))) == ["GRU4Rec", label]
+    labels = {Origin.user: "SASRec [lr=0.1, max_epochs=2]", Origin.tuned: "SASRec [tuned]"}
+    assert sorted(places(table_of(results))) == ["GRU4Rec", labels.get(origin, "SASRec")]
+
+
+def tuned(results: Path, *, dataset: str = "toys", **settings: Any) -> None:
+    fake_run(results, dataset=dataset, settings=settings, chosen=tuple(settings), origin=Origin.tuned)
+
+
+def test_tuned_values_of_each_data_set_are_one_row_beside_the_recipe_s(results: Path) -> None:
+    for dataset, lr in (("aa", 0.01), ("bb", 0.02)):
+        fake_run(results, dataset=dataset)
+        tuned(results, dataset=dataset, lr=lr, dropout=0.5)
+    assert places(table_of(results)) == {"SASRec": ["aa", "bb"], "SASRec [tuned]": ["aa", "bb"]}
+
+
+def test_seeds_of_a_recipe_that_a_search_chose_too_are_one_row(results: Path) -> None:
+    fake_run(results, seed=1)
+    fake_run(results, seed=2, chosen=("lr",), origin=Origin.tuned)
+    assert [(row.label, row.cells[0].n) for row in table_of(results).rows] == [("SASRec [tuned]", 2)]
+
+
+def test_what_was_typed_beside_tuned_values_is_told(results: Path) -> None:
+    chosen: dict[str, Any] = {"settings": {"lr": 0.01}, "chosen": ("lr",), "origin": Origin.tuned}
+    fake_run(results, seed=1, **chosen)
+    record = fake_run(results, seed=1, max_epochs=3, **chosen)
+    record.settings["max_epochs"] = Setting(3, Origin.user)
+    write_record(record)
+    assert sorted(places(table_of(results))) == ["SASRec [tuned, max_epochs=3]", "SASRec [tuned]"]
+
+
+def test_two_tuned_configurations_are_told_apart_by_their_values(results: Path) -> None:
+    fake_run(results)
+    for dropout in (0.2, 0.5):
+        tuned(results, lr=0.01, dropout=dropout)
+    assert set(places(table_of(results))) == {
+        "SASRec", "SASRec [dropout=0.2, lr=0.01]", "SASRec [dropout=0.5, lr=0.01]",
+    }  # fmt: skip
 
 
 def test_a_choice_that_is_also_the_recipe_s_value_is_told(results: Path) -> None:
@@ -130,7 +175,7 @@ def test_what_an_experiment_declares_splits_rows_and_is_told_where_it_does(resul
     fake_run(results, dataset="aa", settings={"max_len": 50})
     declared = {"settings": {"max_len": 9}, "chosen": ("max_len",), "origin": Origin.experiment}
     fake_run(results, dataset="bb", **declared)
-    assert places(table_of(results)) == {"SASRec [max_len=50]": ["aa"], "SASRec [max_len=9]": ["bb"]}
+    assert places(table_of(results)) == {"SASRec": ["aa"], "SASRec [max_len=9]": ["bb"]}
 
 
 def test_features_of_two_machines_make_one_row_and_a_note(results: Path) -> None:
@@ -144,3 +189,12 @@ def test_features_of_two_machines_make_one_row_and_a_note(results: Path) -> None
         "HM4SR on toys: text features made in the same way on different machines, equal up to rounding "
         "(c1c1c1c1: seed 1, 2; c2c2c2c2: seed 3)."
     ) in caption_of(table, "Features")
+
+
+def test_rows_of_a_model_with_the_same_encoder_are_named_once_in_the_note(results: Path) -> None:
+    stored = {"features": {"text": FeatureUse("tfidf", "x")}}
+    fake_run(results, "hm4sr", **stored)
+    fake_run(results, "hm4sr", settings={"text_features": "random:1"}, chosen=("text_features",), **stored)
+    table = table_of(results)
+    assert len(table.rows) == 2
+    assert "text tfidf (HM4SR)." in "".join(caption_of(table, "Features"))

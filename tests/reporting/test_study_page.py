@@ -61,7 +61,7 @@ def test_the_best_is_the_best_finished_trial_with_its_gain(study: Study) -> None
     assert [row[0] for row in study.rows(3)] == ["4", "6", "1", "0"]
     assert study.rows(3)[-1][-1] == "(recipe)"
     assert study.rows(3)[1][-1] == f"lr={10**-2.5}"  # n_layers and loss are the recipe's
-    assert "1 trials failed; trial 2: no <memory>" in str(study)
+    assert "1 trial failed; trial 2: no <memory>" in str(study)
     frame = study.to_frame()
     assert frame["value"].isna().tolist() == [value is None for value in VALUES]
     assert frame["n_layers"].tolist()[:3] == [2, 1, 4]
