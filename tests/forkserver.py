@@ -20,11 +20,13 @@ from functools import cache
 from pathlib import Path
 
 READ_AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "LD_", "LC_", "LANG", "TORCH", "CUDA", "HF_")
+# scikit-learn sets these when it is imported: as settings they would ask for a second server.
+SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 START_S = 600  # for the server to import everything, and to fork; a busy machine takes long
 
 
 def is_read_at_start(variable: str) -> bool:
-    return variable.startswith(READ_AT_START)
+    return variable.startswith(READ_AT_START) and variable not in SET_BY_IMPORTS
 
 
 def needs_own_interpreter(args: Sequence[str], env: Mapping[str, str]) -> bool:
