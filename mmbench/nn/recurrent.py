@@ -54,18 +54,10 @@ class _Recurrence(torch.autograd.Function):
         states = gates.new_empty(len(gates), hidden)
         before = gates.new_zeros(sizes[0], hidden)
         # The first two of the three gates together, then each; views of all steps are made in a few calls.
-        opening, product_opening = gates[:, : 2 * hidden], from_state[:, : 2 * hidden]
-        reset, update, new = gates.chunk(3, 1)
+        first_two, rest = slice(0, 2 * hidden), slice(2 * hidden, None)
         columns = (
-            from_state,
-            opening,
-            product_opening,
-            reset,
-            update,
-            new,
-            from_state[:, 2 * hidden :],
-            states,
-        )
+            from_state, gates[:, first_two], from_state[:, first_two], *gates.chunk(3, 1), from_state[:, rest], states,
+        )  # fmt: skip
         for product, gate, of_gate, reset, update, new, of_new, state in _steps(columns, sizes):
             before = before[: len(state)]
             torch.mm(before, u.T, out=product)

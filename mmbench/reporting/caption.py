@@ -276,13 +276,13 @@ def test_lines(
     tested = [comparison for comparison in comparisons if isinstance(comparison.outcome, Verdict)]
     first = compare or "the best row of each column (chosen on these very numbers)"
     family = (
-        f"Declared family: {first} against every other row in every column, {len(comparisons)} comparisons in "
-        f"{counted(n_columns, 'column')}"
+        f"Declared family: {first} against every other row in every column, "
+        f"{counted(len(comparisons), 'comparison')} in {counted(n_columns, 'column')}"
     )
     if len(tested) < len(comparisons):
         family += f", {len(comparisons) - len(tested)} of them without a p"
     names = {"holm": "Holm", "bh": "Benjamini-Hochberg", "none": "no"}
-    corrected = f"; {names[correction]} correction over {len(tested)} tests" if tested else ""
+    corrected = f"; {names[correction]} correction over {counted(len(tested), 'test')}" if tested else ""
     shown = "Shown: the strongest other row of each column (Against)."
     star = f" * better than it, {'adjusted ' if correction != 'none' else ''}p < {_short(ALPHA)}."
     lines = [
@@ -375,7 +375,7 @@ def _sign_test_limits(comparisons: Sequence[Comparison], correction: Correction)
     n = [comparison.outcome.n for comparison in comparisons if isinstance(comparison.outcome, Verdict)]
     if n and correction == "holm" and len(n) * smallest_sign_p(max(n)) > ALPHA:
         lines.append(
-            f"no claim is possible: Holm over {len(n)} tests needs a p of {_short(ALPHA / len(n))}, and "
+            f"no claim is possible: Holm over {counted(len(n), 'test')} needs a p of {_short(ALPHA / len(n))}, and "
             f"{max(n)} pairs give {_short(smallest_sign_p(max(n)))} at best; use --test t or more seeds"
         )
     if any(

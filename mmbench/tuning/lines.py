@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mmbench.errors import counted
 from mmbench.runs.time_left import clock
 from mmbench.training.progress import EpochReport
 from mmbench.tuning.ledger import Ledger
@@ -33,7 +34,7 @@ class StudyLines(Watching):
         combinations = f"{size:,} combinations of" if size is not None else "ranges of"
         self.say(
             f"{plan.model} on {plan.dataset}: {budget.text}, {plan.sampler} over {combinations} "
-            f"{', '.join(plan.space)}; {len(self.trials)} trials are done; study {plan.study_id}"
+            f"{', '.join(plan.space)}; {counted(len(self.trials), 'trial')} so far; study {plan.study_id}"
         )
 
     def began(self, number: int, values: Mapping[str, Any]) -> None:

@@ -51,8 +51,7 @@ def spectra(layer: Any, x: Tensor) -> Tensor:
 
 
 def correlation_of(layer: Any, x: Tensor) -> Tensor:
-    query, key, _ = layer.qkv(x).chunk(3, -1)
-    return layer.correlation(query, key) @ layer.projection()
+    return layer.correlation(*layer.qkv(x).chunk(3, -1)[:2]) @ layer.projection()
 
 
 @pytest.mark.parametrize(
@@ -91,8 +90,7 @@ def test_number_of_lags(factor: int, n_lags: int) -> None:
 
 @pytest.mark.parametrize("width", [8, 7])
 def test_correlation_is_the_circular_sum(width: int) -> None:
-    layer = core(width)
-    x = torch.randn(3, width, 6, dtype=torch.float64)
+    layer, x = core(width), torch.randn(3, width, 6, dtype=torch.float64)
     q, k, _ = layer.qkv(x).chunk(3, -1)
     expected = torch.zeros(3, width, dtype=torch.float64)
     for tau in range(width):
@@ -101,21 +99,15 @@ def test_correlation_is_the_circular_sum(width: int) -> None:
     torch.testing.assert_close(correlation_of(layer, x), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("width", [8, 7])
-def test_sums_over_lags_and_circulants_are_each_other_s_derivative(width: int) -> None:
-    layer = core(width)
-    index = (layer.lag, layer.ahead)
-    values = torch.randn(2, width, dtype=torch.float64, requires_grad=True)
-    matrices = torch.randn(2, width, width, dtype=torch.float64, requires_grad=True)
-    circulant = FEAREC._Circulant.apply(values, *index)
-    for t in range(width):
-        assert torch.equal(circulant[:, t], values.roll(t, 1))
-    sums = FEAREC._LagSums.apply(matrices, *index)
-    for tau in range(width):
-        diagonal = matrices.roll(-tau, 2).diagonal(dim1=1, dim2=2)
-        torch.testing.assert_close(sums[:, tau], diagonal.sum(1))
-    assert torch.autograd.gradcheck(lambda x: FEAREC._Circulant.apply(x, *index), (values,))
-    assert torch.autograd.gradcheck(lambda x: FEAREC._LagSums.apply(x, *index), (matrices,))
+def test_sums_over_lags_and_circulants_are_each_other_s_derivative() -> None:
+    index = (core(7).lag, core(7).ahead)
+    values, matrices = (torch.randn(2, *[7] * n, dtype=torch.float64, requires_grad=True) for n in (1, 2))
+    calls = (FEAREC._Circulant.apply, values), (FEAREC._LagSums.apply, matrices)
+    circulant, sums = (call(x, *index) for call, x in calls)
+    assert torch.equal(circulant, torch.stack([values.roll(t, 1) for t in range(7)], 1))
+    diagonals = [matrices.roll(-tau, 2).diagonal(dim1=1, dim2=2) for tau in range(7)]
+    torch.testing.assert_close(sums, torch.stack(diagonals, 1).sum(2))
+    assert all(torch.autograd.gradcheck(call, (x, *index)) for call, x in calls)
 
 
 @pytest.mark.parametrize("bins", [(2, 5), (0, 3), (1, 2)])
