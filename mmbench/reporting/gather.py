@@ -17,7 +17,7 @@ from mmbench.reporting.labels import Group, RowKey
 from mmbench.reporting.protocols import check_protocols
 from mmbench.reporting.request import TableRequest
 from mmbench.runs.facts import data_facts
-from mmbench.runs.known_rankings import KnownRankings, hash_of_users, known_rankings
+from mmbench.runs.known_rankings import KnownRankings, hash_of_users, known_rankings, name_of
 from mmbench.runs.store import RunRecord
 
 V = TypeVar("V")
@@ -160,7 +160,7 @@ def _names(record: RunRecord, request: TableRequest) -> list[str]:
     """Return under which names the numbers of a run are kept: metrics, metrics under the other rule, ties."""
     rule = request.mask_seen or record.mask_seen
     return [
-        *(f"{metric} under {rule}, ties {request.ties}" for metric in request.metrics),
+        *(name_of(metric, rule, request.ties) for metric in request.metrics),
         *(f"{metric} beside {rule}, ties {request.ties}" for metric in request.metrics),
         f"tied under {rule}",
     ]

@@ -12,6 +12,7 @@ from mmbench.reporting.labels import ignored_settings
 from mmbench.reporting.protocols import keep_settings, typed
 from mmbench.reporting.rounding import DASH, number
 from mmbench.runs.inventory import StoredRun, folder_bytes
+from mmbench.runs.known_rankings import KnownRankings, known_rankings
 from mmbench.runs.store import RunRecord
 from mmbench.runs.time_left import clock
 from mmbench.settings.config import DELIBERATE
@@ -79,16 +80,17 @@ def table_of(runs: Sequence[StoredRun], columns: Sequence[str]) -> list[list[str
 
     Raises UsageError for any other column.
     """
-    known = _known_settings(runs)
-    texts = [_column(name, known) for name in columns]
-    return [[text(run) for text in texts] for run in runs]
+    settings = _known_settings(runs)
+    with known_rankings() as known:
+        texts = [_column(name, settings, known) for name in columns]
+        return [[text(run) for text in texts] for run in runs]
 
 
 def _known_settings(runs: Sequence[StoredRun]) -> set[str]:
     return {key for run in runs if run.record for key in run.record.settings}
 
 
-def _column(name: str, settings: set[str]) -> Callable[[StoredRun], str]:
+def _column(name: str, settings: set[str], known: KnownRankings) -> Callable[[StoredRun], str]:
     if name in FACTS:
         return FACTS[name]
     if name in settings:
@@ -97,11 +99,11 @@ def _column(name: str, settings: set[str]) -> Callable[[StoredRun], str]:
     try:
         wanted = parse_metric(text)
     except UsageError:
-        known = [*FACTS, *sorted(settings), "NDCG@10", "HR@10", "MRR@10"]
-        raise UsageError(f"--columns: {suggest(name, known, what='column')}") from None
+        columns = [*FACTS, *sorted(settings), "NDCG@10", "HR@10", "MRR@10"]
+        raise UsageError(f"--columns: {suggest(name, columns, what='column')}") from None
     if split not in ("test", "valid"):
         raise UsageError(f"--columns {name!r}: write {text}, or valid {text}")
-    return lambda run: metric_text(run, wanted, split)
+    return lambda run: metric_text(run, wanted, split, known)
 
 
 def _metric_column(name: str) -> tuple[str, str]:
@@ -120,16 +122,16 @@ def _setting_text(record: RunRecord, key: str) -> str:
     return value_text(record.settings[key].value) if key in record.settings else ""
 
 
-def metric_of(run: StoredRun, metric: Metric, split: str) -> float | None:
+def metric_of(run: StoredRun, metric: Metric, split: str, known: KnownRankings) -> float | None:
     """Return a stored value, None for a run without it; DataError where its file is damaged or lacks lists."""
     if run.record is None or run.record.status == "failed" or not metric.fits(run.record.n_items):
         return None
-    return run.record.metrics("valid" if split == "valid" else "test", [metric])[str(metric)]
+    return known.value(run.record, "valid" if split == "valid" else "test", metric)
 
 
-def metric_text(run: StoredRun, metric: Metric, split: str) -> str:
+def metric_text(run: StoredRun, metric: Metric, split: str, known: KnownRankings) -> str:
     try:
-        value = metric_of(run, metric, split)
+        value = metric_of(run, metric, split, known)
     except DataError:
         return "unreadable"
     return DASH if value is None else number(value)
@@ -147,25 +149,26 @@ def with_settings(runs: Sequence[StoredRun], wanted: dict[str, Any]) -> list[Sto
 
 def to_json(runs: Sequence[StoredRun], metrics: Sequence[Metric]) -> list[dict[str, Any]]:
     """Return everything that the list knows of each run; numbers unrounded, absent values None."""
-    return [
-        {
-            "run": run.name, "path": str(run.path), "dataset": run.dataset, "model": run.model,
-            "config_id": run.config_id, "seed": run.seed, "state": run.state, "reason": run.reason,
-            "epochs": run.n_epochs, "best_epoch": run.record.best_epoch if run.record else None,
-            "changed": datetime.fromtimestamp(run.changed, UTC).isoformat(timespec="seconds"),
-            "bytes": folder_bytes(run.path), "settings": chosen_settings(run.record),
-            "seconds": dict(run.record.seconds) if run.record else {}, "energy": energy_json(run.record),
-            **{
-                split: {str(metric): _readable(run, metric, split) for metric in metrics}
-                for split in ("valid", "test")
-            },
-        }
-        for run in runs
-    ]  # fmt: skip
+    with known_rankings() as known:
+        return [
+            {
+                "run": run.name, "path": str(run.path), "dataset": run.dataset, "model": run.model,
+                "config_id": run.config_id, "seed": run.seed, "state": run.state, "reason": run.reason,
+                "epochs": run.n_epochs, "best_epoch": run.record.best_epoch if run.record else None,
+                "changed": datetime.fromtimestamp(run.changed, UTC).isoformat(timespec="seconds"),
+                "bytes": folder_bytes(run.path), "settings": chosen_settings(run.record),
+                "seconds": dict(run.record.seconds) if run.record else {}, "energy": energy_json(run.record),
+                **{
+                    split: {str(metric): _readable(run, metric, split, known) for metric in metrics}
+                    for split in ("valid", "test")
+                },
+            }
+            for run in runs
+        ]  # fmt: skip
 
 
-def _readable(run: StoredRun, metric: Metric, split: str) -> float | None:
+def _readable(run: StoredRun, metric: Metric, split: str, known: KnownRankings) -> float | None:
     try:
-        return metric_of(run, metric, split)
+        return metric_of(run, metric, split, known)
     except DataError:
         return None

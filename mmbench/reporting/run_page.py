@@ -14,6 +14,7 @@ from mmbench.reporting.rounding import DASH, number
 from mmbench.reporting.run_list import chosen_settings, metric_text, spent
 from mmbench.runs.curves import Curves, Point, read_curves
 from mmbench.runs.inventory import StoredRun, folder_bytes
+from mmbench.runs.known_rankings import known_rankings
 from mmbench.runs.store import TRACEBACK, RunRecord
 from mmbench.runs.time_left import clock
 from mmbench.settings.describe import value_text
@@ -128,10 +129,11 @@ def _state_text(run: StoredRun) -> str:
 
 def _score_lines(run: StoredRun, metrics: Sequence[Metric]) -> Lines:
     lines = []
-    for split in ("test", "valid"):
-        wanted = [metric for metric in metrics if split == "test" or metric.needs == "ranks"]
-        texts = [f"{metric} {metric_text(run, metric, split)}" for metric in wanted]
-        lines.append((split, "  ".join(texts)))
+    with known_rankings() as known:
+        for split in ("test", "valid"):
+            wanted = [metric for metric in metrics if split == "test" or metric.needs == "ranks"]
+            texts = [f"{metric} {metric_text(run, metric, split, known)}" for metric in wanted]
+            lines.append((split, "  ".join(texts)))
     return lines
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mmbench import strict
+from mmbench.choices import MaskRule, Ties
 from mmbench.evaluation.evidence import Ranking, file_name
+from mmbench.evaluation.metrics import Metric
 from mmbench.runs.shelves import Shelves, stamp_of
 from mmbench.runs.store import RANKINGS, RunRecord
 
@@ -53,7 +55,8 @@ class KnownRankings:
         """Return a run's ranking and keep that it is whole; DataError as `RunRecord.ranking`."""
         stamp = _stamp(record, name)
         ranking = record.ranking(name)
-        if stamp and stamp == _stamp(record, name) and _lies_at_home(record):
+        is_new = self.get(record, name) is None
+        if is_new and stamp and stamp == _stamp(record, name) and _lies_at_home(record):
             known = KnownRanking(
                 stamp=stamp, n_items=ranking.n_items, n_users=len(ranking.user), users=hash_of_users(ranking)
             )
@@ -65,6 +68,15 @@ class KnownRankings:
         known = self.get(record, name)
         if known is not None:
             self._shelves.put(record.path, name, replace(known, numbers={**known.numbers, **numbers}))
+
+    def value(self, record: RunRecord, name: str, metric: Metric) -> float:
+        """Return a metric under the run's own mask rule; errors are those of `RunRecord.metrics`."""
+        number, known = name_of(metric, record.mask_seen, "expected"), self.get(record, name)
+        value = None if known is None else known.numbers.get(number)
+        if value is None:
+            value = metric.value(self.read(record, name), record.mask_seen)
+            self.add(record, name, {number: value})
+        return value
 
     def save(self) -> None:
         self._shelves.save()
@@ -78,6 +90,11 @@ def known_rankings() -> Iterator[KnownRankings]:
         yield known
     finally:
         known.save()
+
+
+def name_of(metric: Metric, rule: MaskRule, ties: Ties) -> str:
+    """Return under which name a metric of a ranking is kept."""
+    return f"{metric} under {rule}, ties {ties}"
 
 
 def hash_of_users(ranking: Ranking) -> str:

@@ -14,7 +14,10 @@ from mmbench.evaluation.evidence import Ranking, TopLists
 from mmbench.evaluation.metrics import Metric
 from mmbench.reporting import TableRequest, build_table, to_text
 from mmbench.reporting.power import power_of_runs
+from mmbench.reporting.rounding import number
+from mmbench.reporting.run_list import table_of
 from mmbench.runs import shelves
+from mmbench.runs.inventory import list_runs
 from mmbench.runs.overrides import Overrides
 from mmbench.runs.schedule import execute, plan, stored_cells
 from mmbench.runs.shelves import FOLDER, Shelves
@@ -68,8 +71,38 @@ def test_a_later_table_is_the_same_to_the_last_digit_and_reads_no_ranking(
     assert table(results) == without_shelves(results, lambda: table(results)) == first
     monkeypatch.setattr(RunRecord, "ranking", refuse)
     assert table(results) == first
+    other = TableRequest(metrics=(Metric("NDCG", 5),))
     with pytest.raises(AssertionError, match="was read again"):
-        table(results, TableRequest(metrics=(Metric("NDCG", 5),)))  # numbers that nobody asked for so far
+        table(results, other)  # numbers that nobody asked for so far
+    monkeypatch.undo()
+    monkeypatch.setattr(shelves, "SETTLED_S", -60.0)
+    second = table(results, other)
+    monkeypatch.setattr(RunRecord, "ranking", refuse)
+    assert (table(results), table(results, other)) == (first, second), "both kinds of numbers are kept"
+
+
+def test_a_list_of_runs_reads_no_ranking_twice_and_notices_damage(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = ["run", "valid NDCG@10", "HR@5"]
+    first = table_of(list_runs(results), columns)
+    runs = list_runs(results)
+    expected = [
+        [
+            run.name,
+            number(run.record.metrics("valid", "NDCG@10")["NDCG@10"]),
+            number(run.record.metrics("test", "HR@5")["HR@5"]),
+        ]
+        for run in runs
+        if run.record
+    ]
+    assert first == expected
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "ranking", refuse)
+        assert table_of(runs, columns) == first
+    file = runs[0].path / "rankings" / "test.npz"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert table_of(runs, columns) == [[*first[0][:2], "unreadable"], *first[1:]]
 
 
 def test_a_test_over_users_reads_values_of_users(results: Path) -> None:
