@@ -24,24 +24,16 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, TrainBatch
 from mmbench.models.base import Catalog, Recommender
 from mmbench.models.needs import Needs, SlotAfter
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, zero_padding
+from mmbench.models.transformer import TransformerSizes
+from mmbench.nn.layers import Dropout, zero_padding
 from mmbench.nn.losses import cross_entropy
-from mmbench.settings.config import Fraction, PositiveInt, Probability
+from mmbench.settings.config import Fraction
 
 
 @dataclass(frozen=True, kw_only=True)
-class BERT4RecConfig:
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
+class BERT4RecConfig(TransformerSizes):
     mask_ratio: Fraction  # rho
     last_only: Fraction  # share of histories with only the last item masked
-
-    def __post_init__(self) -> None:
-        check_heads(self.hidden_dim, self.n_heads)
 
 
 def draw_mask(batch: Batch, *, mask_ratio: float, last_only: float) -> Tensor:
@@ -77,10 +69,7 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
         self.item_emb = nn.Embedding(catalog.n_items + 2, dim, padding_idx=0)
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.norm, self.drop = nn.LayerNorm(dim, eps=1e-12), Dropout(config.dropout)
-        self.encoder = PostNormEncoder(
-            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout,
-        )  # fmt: skip
+        self.encoder = config.encoder()
         self.head_map, self.head_norm = nn.Linear(dim, dim), nn.LayerNorm(dim, eps=1e-12)
         self.item_bias = nn.Parameter(torch.zeros(catalog.n_items))
         self._init_weights()

@@ -25,24 +25,17 @@ from mmbench.models.base import Catalog
 from mmbench.models.ensemble import MembersConfig, SeparateEnsemble
 from mmbench.models.late_fusion import FusionConfig, LateFused
 from mmbench.models.needs import Needs
+from mmbench.models.transformer import TransformerSizes
 from mmbench.nn.features import FeatureTable
-from mmbench.nn.layers import Dropout, PostNormEncoder, check_heads, init_normal, zero_padding
+from mmbench.nn.layers import Dropout, init_normal, zero_padding
 from mmbench.nn.losses import cross_entropy
-from mmbench.settings.config import PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class LateFusionConfig(MembersConfig, FusionConfig):
-    hidden_dim: PositiveInt
-    inner_dim: PositiveInt
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    dropout: Probability
-    attn_dropout: Probability
-
+class LateFusionConfig(MembersConfig, FusionConfig, TransformerSizes):
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads(self.hidden_dim, self.n_heads)
+        MembersConfig.__post_init__(self)
+        TransformerSizes.__post_init__(self)
 
 
 class LateFusionMember(nn.Module):
@@ -59,10 +52,7 @@ class LateFusionMember(nn.Module):
         self.position_emb = nn.Embedding(catalog.max_len, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-12)
         self.drop = Dropout(config.dropout)
-        self.encoder = PostNormEncoder(
-            dim=dim, inner_dim=config.inner_dim, n_layers=config.n_layers, n_heads=config.n_heads,
-            dropout=config.dropout, attn_dropout=config.attn_dropout,
-        )  # fmt: skip
+        self.encoder = config.encoder()
 
     def restart(self) -> None:
         """Draw all weights again."""

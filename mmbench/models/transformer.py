@@ -8,8 +8,8 @@ from mmbench.settings.config import PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig(Sampling):
-    """Sizes and dropout rates of a Transformer, beside the negatives of the loss.
+class TransformerSizes:
+    """Sizes and dropout rates of a Transformer.
 
     hidden_dim, inner_dim  widths of the states and inside the feed-forward nets
     n_heads                divides hidden_dim
@@ -24,7 +24,6 @@ class TransformerConfig(Sampling):
     attn_dropout: Probability
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_heads(self.hidden_dim, self.n_heads)
 
     def encoder(self, *, n_groups: int | None = None) -> PostNormEncoder:
@@ -33,3 +32,12 @@ class TransformerConfig(Sampling):
             dim=self.hidden_dim, inner_dim=self.inner_dim, n_layers=self.n_layers, n_heads=self.n_heads,
             dropout=self.dropout, attn_dropout=self.attn_dropout, n_groups=n_groups,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(TransformerSizes, Sampling):
+    """The sizes of a Transformer, beside the negatives of the loss."""
+
+    def __post_init__(self) -> None:
+        TransformerSizes.__post_init__(self)
+        Sampling.__post_init__(self)
