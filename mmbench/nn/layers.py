@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, layer_norm, linear
-from mmbench.nn.parts import has_values
+from mmbench.nn.parts import has_values, is_stacked
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -20,12 +20,12 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     On a CPU a 64-bit draw serves eight elements, which is about twice as fast as torch's dropout; on a GPU torch's is a
     single kernel.
     """
-    cut = min(round(p * 256), 255)
+    cut = cut_of(p)
     if not training or cut == 0:
         return x
     if x.is_cuda:
         return F.dropout(x, cut / 256)
-    return x * keep_bytes(x, cut).to(x.dtype).mul_(256.0 / (256 - cut))
+    return _dropped(x, keep_bytes(x, cut), cut)
 
 
 def dropout_of_rows(x: Tensor, row: Tensor, n_rows: int, p: float, training: bool) -> Tensor:
@@ -33,11 +33,20 @@ def dropout_of_rows(x: Tensor, row: Tensor, n_rows: int, p: float, training: boo
 
     A CPU draws for the whole table, so the result is that of dropping the table and then taking its rows.
     """
-    cut = min(round(p * 256), 255)
+    cut = cut_of(p)
     if not training or cut == 0 or x.is_cuda:
         return dropout(x, p, training)
-    keep = keep_bytes(x.new_empty(n_rows, *x.shape[1:]), cut).index_select(0, row)
+    return _dropped(x, keep_bytes(x.new_empty(n_rows, *x.shape[1:]), cut).index_select(0, row), cut)
+
+
+def _dropped(x: Tensor, keep: Tensor, cut: int) -> Tensor:
+    """Return x with the kept elements scaled, and 0 elsewhere."""
     return x * keep.to(x.dtype).mul_(256.0 / (256 - cut))
+
+
+def cut_of(p: float) -> int:
+    """Return a rate of dropout as how many of 256 bytes are dropped, 255 at most."""
+    return min(round(p * 256), 255)
 
 
 def keep_bytes(x: Tensor, cut: int) -> Tensor:
@@ -48,8 +57,7 @@ def keep_bytes(x: Tensor, cut: int) -> Tensor:
 
 def _random_bytes(x: Tensor) -> Tensor:
     """Return random bytes of the shape of `x`."""
-    is_stacked = not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x)
-    if is_stacked:  # under vmap, where some versions of torch cannot read the words as bytes
+    if is_stacked(x):  # under vmap, where some versions of torch cannot read the words as bytes
         return torch.randint(0, 256, x.shape, dtype=torch.uint8, device=x.device)
     n_words = (x.numel() + 7) // 8
     words = torch.randint(-(2**63), 2**63 - 1, (n_words,), dtype=torch.int64, device=x.device)

@@ -23,7 +23,12 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 def has_values(x: Tensor) -> bool:
     """Return whether the values of x may decide what is computed: on an eager CPU, outside a stack of seeds."""
-    return is_eager_cpu(x) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return is_eager_cpu(x) and not is_stacked(x)
+
+
+def is_stacked(x: Tensor) -> bool:
+    """Return whether x stands for the tensors of several seeds, under vmap."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def in_parts(states: Callable[[Batch], Tensor], batch: Batch, floats_per_place: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.nn.layers import dropout, keep_bytes
+from mmbench.nn.layers import cut_of, dropout, keep_bytes
 
 BLOCK = 2048  # rows of which a GPU holds G copies in memory together
 CPU_DIVISOR = 32  # makes blocks smaller on a CPU, so that its caches hold them: about twice as fast
@@ -87,7 +87,7 @@ class WhiteningExperts(nn.Module):
         """Return e_g(x) of all experts, [G, n, D], of x [n, F]."""
         n_experts, _, width = self.weight.shape
         shift = (self.weight @ self.offset.view(n_experts, width, 1)).mT  # W_g b_g, [G, 1, D]
-        cut = min(round(self.rate * 256), 255)
+        cut = cut_of(self.rate)
         if self.training and cut and self.mask_per_expert:
             keep = keep_bytes(self.weight.new_empty(n_experts, *x.shape), cut)
             return _DroppedProducts.apply(x, keep, self.weight) * (256.0 / (256 - cut)) - shift
