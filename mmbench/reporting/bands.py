@@ -73,7 +73,7 @@ def tie_bands(
     for group, key in zip(groups, keys, strict=True):
         measured = measure(group, request)[0]
         if measured is not None:
-            name = f"{names[key.model]} [{labels[key]}]" if labels[key] else names[key.model]
+            name = labels[key].of_row(names[key.model])
             values = tables.setdefault(_without_order(group), {}).setdefault(name, {})
             values[str(group.records[0].protocol.get("ties", ""))] = float(measured.values.mean())
     tables_ = [_table(name, metric, rows) for (name, _), rows in tables.items()]

@@ -12,10 +12,26 @@ import numpy as np
 from mmbench.errors import UsageError, suggest
 from mmbench.reporting import caption
 from mmbench.reporting.compare import ColumnRows, compare_all
-from mmbench.reporting.effort import Efforts, effort_lines, effort_warnings, efforts_of, unequal_datasets
+from mmbench.reporting.effort import (
+    Efforts,
+    effort_lines,
+    effort_warnings,
+    efforts_of,
+    listed_settings,
+    unequal_datasets,
+)
 from mmbench.reporting.effort_rows import EffortRows, effort_rows
 from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
-from mmbench.reporting.labels import Group, RowKey, group_runs, is_floor, row_keys, row_names
+from mmbench.reporting.labels import (
+    UNLABELLED,
+    Group,
+    Label,
+    RowKey,
+    group_runs,
+    is_floor,
+    row_keys,
+    row_names,
+)
 from mmbench.reporting.missing_controls import missing_control_lines
 from mmbench.reporting.places import mark_places, winners, with_cell
 from mmbench.reporting.power_lines import power_lines
@@ -82,7 +98,7 @@ def build_preset(rows: Sequence[PresetRow], request: TableRequest, *, compared: 
         for group in row.groups.values():
             grid.add(key, group)
     grid.check()
-    names = {key: (row.name, "") for key, row in zip(keys, rows, strict=True)}
+    names = {key: (row.name, UNLABELLED) for key, row in zip(keys, rows, strict=True)}
     return _Builder(grid, names, []).table(compared, is_tested=compared is not None)
 
 
@@ -93,7 +109,9 @@ class _Builder:
     left_out  lines about runs that are not in the table, such as those given twice
     """
 
-    def __init__(self, grid: Grid, names: Mapping[RowKey, tuple[str, str]], left_out: Sequence[str]) -> None:
+    def __init__(
+        self, grid: Grid, names: Mapping[RowKey, tuple[str, Label]], left_out: Sequence[str]
+    ) -> None:
         self.grid, self.request, self.left_out = grid, grid.request, left_out
         self.columns = [
             Column(dataset, metric) for dataset in grid.datasets for metric in self.request.metrics
@@ -193,12 +211,12 @@ class _Builder:
 
     # -- rows and cells -----------------------------------------------------------------------------------
 
-    def _row(self, key: RowKey, name: str, config: str) -> Row:
+    def _row(self, key: RowKey, name: str, settings: Label) -> Row:
         finished = [run for run in self.grid.runs(key) if run.status == "finished"]
         return Row(
             model=key.model,
             name=name,
-            config=config,
+            settings=settings,
             floor=is_floor(key.model),
             leaky=key in self.grid.leaky,
             deterministic=bool(finished) and all(run.deterministic for run in finished),
@@ -322,6 +340,7 @@ class _Builder:
             *caption.feature_lines(groups),
             *caption.pretraining_lines(groups),
             *effort_lines(self.efforts),
+            *([("Settings", f"{listed}.")] if (listed := listed_settings(table.shown_rows)) else []),
             *missing_control_lines(groups),
             *caption.machine_lines(groups),
             *caption.mark_lines(table.rows),

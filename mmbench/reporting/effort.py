@@ -1,8 +1,9 @@
 """How the settings of a table's rows came about. Rows that were tuned with different effort do not compare fairly."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from mmbench.errors import counted
 from mmbench.reporting.labels import Group
 from mmbench.reporting.table import Row
 from mmbench.tuning.origin import SettingsOrigin, settings_origin
@@ -38,6 +39,15 @@ def effort_lines(efforts: Efforts) -> list[tuple[str, str]]:
         parts = "; ".join(f"{origin}: {', '.join(labels)}" for origin, labels in rows.items())
         lines.append(("Settings", f"{dataset}: {parts}."))
     return lines
+
+
+def listed_settings(rows: Iterable[Row]) -> str:
+    """Return the settings that names of rows only count: "5 settings of SASRec: batch_size=100, lr=0.01, ..."."""
+    listed = {row.name: row.settings.listed for row in rows if row.settings.listed}
+    return "; ".join(
+        f"{counted(len(settings), 'setting')} of {name}: {', '.join(settings)}"
+        for name, settings in listed.items()
+    )
 
 
 def effort_warnings(efforts: Efforts, *, with_stars: bool) -> list[str]:

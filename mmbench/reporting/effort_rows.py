@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mmbench.choices import Rows
 from mmbench.errors import UsageError
-from mmbench.reporting.labels import RECIPE, TUNED, Group, RowKey, is_floor, row_keys
+from mmbench.reporting.labels import RECIPE, TUNED, Group, Label, RowKey, is_floor, row_keys
 from mmbench.tuning.origin import SettingsOrigin, settings_origin
 
 
@@ -21,7 +21,7 @@ class EffortRows:
     """
 
     entries: list[tuple[RowKey, Group]] = field(default_factory=list)
-    labels: dict[RowKey, str] = field(default_factory=dict)
+    labels: dict[RowKey, Label] = field(default_factory=dict)
     missing: dict[tuple[str, RowKey], str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ def effort_rows(groups: Sequence[Group], rows: Rows) -> EffortRows:
     if all(is_untrained(group) for _, group in table.entries):
         raise UsageError(f"--rows {rows}: no stored run has such settings; see mmbench tune and run --tuned")
     for key, texts in budgets.items():
-        table.labels[key] = texts.pop() if len(texts) == 1 else "".join(key.choice)
+        table.labels[key] = Label.of(texts.pop() if len(texts) == 1 else "".join(key.choice))
     return table
 
 

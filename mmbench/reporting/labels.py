@@ -3,10 +3,11 @@
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
+from mmbench.errors import counted
 from mmbench.models.registry import entries
 from mmbench.runs.plan import ENCODERS, FEATURE_CHANGES, RANKING_SETTINGS
 from mmbench.runs.store import RunRecord
@@ -14,6 +15,7 @@ from mmbench.settings.config import CHOSEN, DELIBERATE, Origin, Setting, TrainCo
 
 RECIPE = "recipe"  # stands in a label for each data set's value
 TUNED = "tuned"  # stands in a label for all values that a search found
+MANY = 4  # so many settings that rows share are counted in their labels, "4 settings", and listed in a note
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,31 @@ class RowKey:
     choice: tuple[str, ...] = ()
 
 
+class Label(NamedTuple):
+    """What the name of a row says of its configuration.
+
+    config  the settings that it is named by: "dropout=0.2, loss=ce, lr=0.001"
+    short   what tables print of it: "loss=ce, 5 settings"
+    listed  the settings that `short` only counts
+    """
+
+    config: str
+    short: str
+    listed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: str) -> "Label":
+        """Return a label that is printed as it is."""
+        return cls(config, config)
+
+    def of_row(self, name: str) -> str:
+        """Return the name of a row of the model `name`."""
+        return f"{name} [{self.short}]" if self.short else name
+
+
+UNLABELLED = Label.of("")
+
+
 def is_floor(model: str) -> bool:
     """Return whether the model's recipe is tagged "floor"; models that are no longer registered are not floors."""
     entry = entries().get(model.partition(":")[0])
@@ -65,8 +92,8 @@ def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
     return groups, repeated
 
 
-def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
-    """Return the row of each group, and each row's `config` label ("" when there is nothing to say).
+def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, Label]]:
+    """Return the row of each group, and each row's label (empty when there is nothing to say).
 
     A label always has the settings that a user chose, and TUNED for those that a search chose; of what a declared
     experiment chose, it has what its rows differ in. Values of the recipe are in it only where rows differ in nothing
@@ -77,7 +104,7 @@ def row_keys(groups: Sequence[Group]) -> tuple[list[RowKey], dict[RowKey, str]]:
     their values.
     """
     keys: list[RowKey] = [RowKey("")] * len(groups)
-    labels: dict[RowKey, str] = {}
+    labels: dict[RowKey, Label] = {}
     for model in sorted({group.model for group in groups}):
         indices = [index for index, group in enumerate(groups) if group.model == model]
         members = [groups[index] for index in indices]
@@ -211,33 +238,56 @@ def _are_unique(groups: Sequence[Group], choices: Sequence[tuple[str, ...]]) -> 
 
 def _labels(
     keys: Sequence[RowKey], names: Sequence[str], settings: Sequence[dict[str, _Value]]
-) -> dict[RowKey, str]:
-    """Return the label of each row, of the key and the settings of each group.
+) -> dict[RowKey, Label]:
+    """Return the label of each row of a model, of the key and the settings of each group.
 
     Values that nobody set for a run are left out, but where rows would then have the same label.
     """
     deliberate: dict[RowKey, set[str]] = defaultdict(set)
-    for key, values in zip(keys, settings, strict=True):
-        deliberate[key] |= {name for name, value in values.items() if value.deliberate}
-    short = {
-        key: _label(
-            names, [text if name in told else "" for name, text in zip(names, key.choice, strict=False)]
-        )
-        for key, told in deliberate.items()
+    for key, stored in zip(keys, settings, strict=True):
+        deliberate[key] |= {name for name, value in stored.items() if value.deliberate}
+    complete = {key: dict(zip(names, key.choice, strict=False)) for key in deliberate}
+    told = {
+        key: {name: text for name, text in complete[key].items() if text and name in names_told}
+        for key, names_told in deliberate.items()
     }
-    is_shared = Counter(short.values())
-    return {
-        key: _label(names, key.choice) if is_shared[label] > 1 or len(key.choice) > len(names) else label
-        for key, label in short.items()
-    }
+    is_shared = Counter(_label(values) for values in told.values())
+    together = _set_together(list(told.values()))
+    labels = {}
+    for key, values in told.items():
+        config_ids = [f"config {config_id}" for config_id in key.choice[len(names) :]]
+        if config_ids or is_shared[_label(values)] > 1:
+            labels[key] = Label.of(_label(complete[key], config_ids))
+        else:
+            labels[key] = _counting(values, [name for name in together if name in values])
+    return labels
 
 
-def _label(names: Sequence[str], choice: Sequence[str]) -> str:
-    """Return `tuned, dropout=0.2, lr=0.001`; texts beyond the names are config ids."""
-    shown = {name: text for name, text in zip(names, choice, strict=False) if text}
+def _counting(values: Mapping[str, str], names: Collection[str]) -> Label:
+    """Return the label of a row's settings, of which some are only counted."""
+    label = _label(values)
+    if not names:
+        return Label.of(label)
+    others = {name: text for name, text in values.items() if name not in names}
+    listed = tuple(f"{name}={values[name]}" for name in names)
+    return Label(label, _label(others, [counted(len(names), "setting")]), listed)
+
+
+def _set_together(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the names of the settings, MANY at least, that the same rows have, each with one value in all of them."""
+    together: dict[tuple[bool, ...], list[str]] = defaultdict(list)
+    for name in sorted({name for row in rows for name in row} - {TUNED}):
+        if len({row[name] for row in rows if name in row}) == 1:
+            together[tuple(name in row for row in rows)].append(name)
+    most = max(together.values(), key=len, default=[])
+    return most if len(most) >= MANY else []
+
+
+def _label(values: Mapping[str, str], further: Sequence[str] = ()) -> str:
+    """Return `tuned, dropout=0.2, lr=0.001` and what else is to be said, such as config ids."""
+    shown = {name: text for name, text in values.items() if text}
     tuned = [TUNED] if shown.pop(TUNED, "") else []
-    parts = [f"{name}={text}" for name, text in shown.items()]
-    return ", ".join([*tuned, *parts, *(f"config {config_id}" for config_id in choice[len(names) :])])
+    return ", ".join([*tuned, *(f"{name}={text}" for name, text in shown.items()), *further])
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@ from typing import get_args
 
 from mmbench.choices import Style
 from mmbench.errors import UsageError, suggest
+from mmbench.reporting.effort import listed_settings
 from mmbench.reporting.table import ALPHA, Row, Table
 
 _ABOUT_TESTS = ("Test", "Reading", "No p")
@@ -80,6 +81,8 @@ def _sentence(table: Table) -> str:
             f" * better than the strongest other row, p < {f'{ALPHA:g}'.removeprefix('0')} "
             f"({_TESTS[table.test]}{_CORRECTED[table.correction]})."
         )
+    if settings := listed_settings(table.shown_rows):
+        text += f" {settings}."
     if any(row.leaky for row in table.rows):
         text += " † selected on the test item, not marked best or second."
     return text

@@ -224,7 +224,7 @@ def _names(groups: Sequence[Group]) -> list[str]:
     """Return the name of each row as tables have it, with its settings."""
     keys, labels = row_keys(groups)
     names = row_names([record for group in groups for record in group.records])
-    return [f"{names[key.model]} [{labels[key]}]" if labels[key] else names[key.model] for key in keys]
+    return [labels[key].of_row(names[key.model]) for key in keys]
 
 
 def _find(wanted: str, measured: Sequence[tuple[Group, Measured]], names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from mmbench.choices import Correction, MaskRule, SplitName, TestName, Ties
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.significance import Outcome, Verdict
+from mmbench.reporting.labels import UNLABELLED, Label
 
 ALPHA = 0.05
 
@@ -42,16 +43,21 @@ class Row:
 
     model: str
     name: str  # display name, including the variant
-    config: str = ""  # settings that distinguish it from the model's other rows: "dropout=0.2"
+    settings: Label = UNLABELLED
     floor: bool = False
     leaky: bool = False
     deterministic: bool = False
     cells: tuple[Cell, ...]
 
     @property
+    def config(self) -> str:
+        """Return the settings that distinguish it from the model's other rows: "dropout=0.2"."""
+        return self.settings.config
+
+    @property
     def label(self) -> str:
         """Return the name, distinguishing settings and marks; unique in a table."""
-        return self.name + (f" [{self.config}]" if self.config else "") + (" †" if self.leaky else "")
+        return self.settings.of_row(self.name) + (" †" if self.leaky else "")
 
 
 @dataclass(frozen=True, kw_only=True)

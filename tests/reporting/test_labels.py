@@ -10,6 +10,7 @@ import pytest
 
 from mmbench.evaluation.metrics import Metric
 from mmbench.features.use import FeatureUse
+from mmbench.reporting.layout import Layout, laid_out
 from mmbench.reporting.table import Table
 from mmbench.runs.store import write_record
 from mmbench.settings.config import Origin, Setting
@@ -33,13 +34,13 @@ def places(table: Table) -> dict[str, list[str]]:
 
 
 def test_what_was_chosen_for_one_data_set_only_is_another_row(results: Path) -> None:
-    chosen: dict[str, Any] = {"dropout": 0.9, "hidden_dim": 8, "selection_metric": "HR@5"}
-    recipe = {"dropout": 0.5, "hidden_dim": 64, "selection_metric": "NDCG@20"}
+    chosen: dict[str, Any] = {"dropout": 0.9, "selection_metric": "HR@5"}
+    recipe = {"dropout": 0.5, "selection_metric": "NDCG@20"}
     fake_run(results, dataset="demo", settings=recipe, max_epochs=2, chosen=("max_epochs",))
     fake_run(results, dataset="toy", settings=chosen, max_epochs=1, chosen=("max_epochs", *chosen))
     assert places(table_of(results)) == {
         "SASRec [max_epochs=2]": ["demo"],
-        "SASRec [dropout=0.9, hidden_dim=8, max_epochs=1, selection_metric=HR@5]": ["toy"],
+        "SASRec [dropout=0.9, max_epochs=1, selection_metric=HR@5]": ["toy"],
     }
 
 
@@ -126,6 +127,42 @@ def test_what_a_user_or_a_search_set_is_told_though_the_model_has_one_configurat
     fake_run(results, "gru4rec")
     labels = {Origin.user: "SASRec [lr=0.1, max_epochs=2]", Origin.tuned: "SASRec [tuned]"}
     assert sorted(places(table_of(results))) == ["GRU4Rec", labels.get(origin, "SASRec")]
+
+
+OWN = {"dropout": 0.2, "hidden_dim": 96, "lr": 0.003, "n_heads": 2}
+OWN_TEXT = "dropout=0.2, hidden_dim=96, lr=0.003, n_heads=2"
+
+
+def test_many_settings_that_rows_share_are_counted_and_a_note_lists_them(results: Path) -> None:
+    """A label with all of them would be wider than the table, and hide the setting by which the rows differ."""
+    fake_run(results)
+    for loss in ("bce", "ce"):
+        fake_run(results, settings={**OWN, "loss": loss}, chosen=(*OWN, "loss"))
+    table = table_of(results)
+    assert sorted(row.label for row in table.rows) == [
+        "SASRec", "SASRec [loss=bce, 4 settings]", "SASRec [loss=ce, 4 settings]",
+    ]  # fmt: skip
+    assert caption_of(table, "Settings") == f"4 settings of SASRec: {OWN_TEXT}."
+    # Other programs read all of them.
+    assert row_of(table, "SASRec [loss=ce, 4 settings]").config == OWN_TEXT.replace("lr", "loss=ce, lr")
+
+
+def test_the_short_form_of_papers_lists_them(results: Path) -> None:
+    fake_run(results, settings=OWN, chosen=tuple(OWN))
+    table = table_of(results)
+    assert [row.label for row in table.rows] == ["SASRec [4 settings]"]
+    (sentence,) = [text for _, text in laid_out(table, Layout(style="paper")).caption]
+    assert f" 4 settings of SASRec: {OWN_TEXT}." in sentence
+
+
+def test_settings_by_which_rows_differ_are_always_told(results: Path) -> None:
+    for lr in (0.1, 0.2):
+        values = {**OWN, "lr": lr}
+        fake_run(results, settings=values, chosen=tuple(values))
+    assert sorted(places(table_of(results))) == [
+        "SASRec [dropout=0.2, hidden_dim=96, lr=0.1, n_heads=2]",
+        "SASRec [dropout=0.2, hidden_dim=96, lr=0.2, n_heads=2]",
+    ]
 
 
 def tuned(results: Path, *, dataset: str = "toys", **settings: Any) -> None:
