@@ -262,7 +262,7 @@ def tie_lines(measured: Sequence[tuple[str, Row, Measured]]) -> list[tuple[str, 
         if row.floor and runs.tie_share > TIE_SHARE:
             shares[dataset].append(f"{row.label} {100 * runs.tie_share:.1f} %")
     return [
-        ("Ties", f"{dataset}: users with a tied target: {', '.join(texts)}.")
+        ("Tied scores", f"{dataset}: users with a tied target: {', '.join(texts)}.")
         for dataset, texts in shares.items()
     ]
 

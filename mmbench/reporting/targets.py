@@ -44,7 +44,7 @@ def tie_lines(records: Sequence[RunRecord], *, data_dir: Path) -> list[tuple[str
             decided = (
                 ", so that the order of equal times decides which of them is the target" if share else ""
             )
-            lines.append(("Ties", f"{text}{decided}."))
+            lines.append(("Equal times", f"{text}{decided}."))
     return lines
 
 

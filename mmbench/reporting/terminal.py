@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _CAPTION_WIDTH = 110  # longer lines are hard to read
+_KEY_WIDTH = 13  # the longest keyword of a caption and a gap
 
 
 def emitter(console: "Console") -> "Callable[[Text | str], None]":
@@ -193,12 +194,10 @@ def paragraph(key: str, text: str, style: str, width: int | None) -> list["Text"
 
     if width is None:
         return [Text(f"{key}  {text}")]
-    indent = 10
-    wrapped = textwrap.wrap(text, max(20, min(width, _CAPTION_WIDTH) - indent), break_long_words=False) or [
-        ""
-    ]
+    room = max(20, min(width, _CAPTION_WIDTH) - _KEY_WIDTH)
+    wrapped = textwrap.wrap(text, room, break_long_words=False) or [""]
     lines = []
     for index, part in enumerate(wrapped):
-        line = Text((key if index == 0 else "").ljust(indent), style or "bold dim")
+        line = Text((key if index == 0 else "").ljust(_KEY_WIDTH), style or "bold dim")
         lines.append(Text().append_text(line).append(part, "" if style else "dim"))
     return lines

@@ -75,6 +75,12 @@ def test_notes_are_printed_on_demand_and_where_nobody_scrolls(table: Table) -> N
             assert re.search(rf"^{key}\s", text, flags=re.M), key
 
 
+@pytest.mark.parametrize("key", ["Other rule", "Tied scores", "Equal times"])
+def test_the_longest_keywords_of_notes_stand_apart_from_their_text(key: str, table: Table) -> None:
+    lines = screen(replace(table, caption=((key, "text"),)), Layout(notes=True))
+    assert re.search(rf"^{key} {{2,}}text$", "\n".join(lines), flags=re.M)
+
+
 def test_brief_has_the_means_alone(table: Table) -> None:
     text = to_text(table, "markdown", BRIEF)
     assert "±" not in text
@@ -212,7 +218,7 @@ def test_ties_of_floors_are_a_note_and_no_warning(tmp_path: Path) -> None:
         fake_run(tmp_path, model, ranks=tied)
     table = make_table(all_records(tmp_path))
     assert [text.partition(" on ")[0] for text in table.warnings] == ["HM4SR"]
-    assert caption_of(table, "Ties") == "toys: users with a tied target: Pop 100.0 %."
+    assert caption_of(table, "Tied scores") == "toys: users with a tied target: Pop 100.0 %."
 
 
 def test_a_lower_row_has_changed_and_not_improved(results: Path) -> None:
