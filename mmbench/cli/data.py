@@ -31,7 +31,9 @@ Offline = Annotated[
 ]
 ProtocolOption = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="hm4sr, tmmsrec, clean or clean-time instead of the data set's default."),
+    typer.Option(
+        help="hm4sr, tmmsrec, clean or clean-time (-last, -random) instead of the data set's default."
+    ),
 ]
 Ties = Annotated[
     Optional[str],  # noqa: UP045

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmbench.atomic import write_text, write_with
+from mmbench.data.protocol import OWN_FILTERS, PROTOCOLS
 from mmbench.data.store import Prepared
 from mmbench.errors import DataError, UsageError, suggest
 
@@ -213,11 +214,12 @@ def _reading_table(prepared: Prepared, stem: str, table: dict[str, Any]) -> str:
     columns = table["columns.items"]
     known = ("title", "categories", "brand", *columns["extra"])
     fields = [name for name in prepared.manifest.text_fields if name in known]
+    protocol = next(name for name in OWN_FILTERS if PROTOCOLS[name].split == prepared.protocol.split)
     lines = [
         f"[{stem}-export]",
         f"title = {_quoted(prepared.manifest.title + ' (exported)')}",
         f'parser = "{table["parser"]}"',
-        f'protocol = "{"clean-time" if prepared.protocol.split == "time" else "clean"}"',
+        f'protocol = "{protocol}"',
         'filters = { duplicates = "keep", min_user = 0, min_item = 0 }',
         f"files.interactions = {{ name = {_quoted(inter)} }}",
         f"files.items = {{ name = {_quoted(items)} }}",

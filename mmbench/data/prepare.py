@@ -93,7 +93,7 @@ class _Preparation:
         """Return the prepared data, whether they were made now, and notes on what was skipped in the raw files."""
         existing = None if force else self._existing()
         definition = definition_of(self.spec)
-        if self.rules.split == "time" and not self.spec.has_times:
+        if self.rules.needs_times and not self.spec.has_times:
             raise UsageError(
                 f"{self.name} is split by time, but the interactions of {self.spec.name} have an order and no times "
                 "(unit = 'order'); choose --protocol clean"

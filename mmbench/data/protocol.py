@@ -45,7 +45,9 @@ class Protocol(strict.Strict):
     iterate: bool  # repeats both filters until nothing changes
     require: tuple[Literal["text", "image"], ...]  # items that lack any of these are dropped first
     ties: Annotated[str, AfterValidator(_checked_ties)]  # orders events with equal times
-    split: Literal["leave-one-out", "time"]
+    split: Literal[
+        "leave-one-out", "time", "time-last", "time-random"
+    ]  # mmbench.data.split says what they are
     valid_share: _Share  # the share of all events, for the time split
     test_share: _Share
     max_len: Annotated[int, Field(ge=1)]
@@ -59,12 +61,18 @@ class Protocol(strict.Strict):
                 f"valid_share {self.valid_share} and test_share {self.test_share} must be below 1 together"
             )
 
+    @property
+    def needs_times(self) -> bool:
+        """Return whether the split is one of times, for which an order of events is not enough."""
+        return self.split != "leave-one-out"
+
 
 _CLEAN = Protocol(
     name="clean", duplicates="drop", min_user=5, min_item=5, item_counts="events", iterate=True, require=(),
     ties="file", split="leave-one-out", valid_share=0.0, test_share=0.0, max_len=50, mask_seen="none",
     selection_metric="NDCG@20", patience=10,
 )  # fmt: skip
+_CLEAN_TIME = replace(_CLEAN, name="clean-time", split="time", valid_share=0.1, test_share=0.1)
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
@@ -74,7 +82,9 @@ PROTOCOLS: dict[str, Protocol] = {
             selection_metric="NDCG@10", patience=20,
         ),
         _CLEAN,
-        replace(_CLEAN, name="clean-time", split="time", valid_share=0.1, test_share=0.1),
+        _CLEAN_TIME,
+        replace(_CLEAN_TIME, name="clean-time-last", split="time-last"),
+        replace(_CLEAN_TIME, name="clean-time-random", split="time-random"),
     )
 }  # fmt: skip
 SUMMARIES = {
@@ -82,8 +92,15 @@ SUMMARIES = {
     "tmmsrec": "TMMSRec (Amazon 2018): duplicates kept, items lacking text or image dropped, users with >= 5 events",
     "clean": "the default for new data: as hm4sr, or the data set's own filters",
     "clean-time": "as clean, split at two global points in time: no training event is later than a target",
+    "clean-time-last": "as clean-time, with a user's last event after a point as target instead of the first",
+    "clean-time-random": "as clean-time, with any of a user's events after a point as target",
 }
-OWN_FILTERS = ("clean", "clean-time")  # protocols that a data set may adapt; a paper's protocol is fixed
+OWN_FILTERS = (
+    "clean",
+    "clean-time",
+    "clean-time-last",
+    "clean-time-random",
+)  # protocols that a data set may adapt; a paper's protocol is fixed
 
 
 def check_ties(text: str) -> str:

@@ -204,7 +204,7 @@ class DatasetSpec(_Strict):
     def _consistent(self) -> "DatasetSpec":
         if self.filters.chosen() and self.protocol not in OWN_FILTERS:
             raise ValueError(
-                f"filters cannot change protocol {self.protocol!r}; only {' and '.join(OWN_FILTERS)} take filters"
+                f"filters cannot change protocol {self.protocol!r}; only {', '.join(OWN_FILTERS)} take filters"
             )
         if ":" in self.parser:
             if self.reader is None:
@@ -220,7 +220,7 @@ class DatasetSpec(_Strict):
             )
         elif self.files.items is None and (self.columns.items.group or self.images):
             raise ValueError("columns.items.group and images need files.items")
-        elif not self.has_times and PROTOCOLS[self.protocol].split == "time":
+        elif not self.has_times and PROTOCOLS[self.protocol].needs_times:
             raise ValueError(f"protocol {self.protocol!r} splits by time, but unit = 'order' has no times")
         return self
 

@@ -1,15 +1,22 @@
 """Which events are for training, validation and test: pure functions without input or output.
 
 leave-one-out   train train train ... train | valid | test        (every user with at least 3 events)
-time            train ... | T_valid  valid ... | T_test  test ... (a global clock, no future leaks)
+time            train ... | T_valid  valid ... | T_test  test ... (a global clock, no future leaks); the target is a
+                user's first event after a point, with `time-last` the last, with `time-random` any of them. Models
+                may be ordered otherwise: Gusak et al., RecSys 2025, arXiv 2507.16289
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from mmbench.data.protocol import Protocol
 from mmbench.errors import DataError
+
+Target = Literal["first", "last", "random"]
+TARGETS: dict[str, Target] = {"time": "first", "time-last": "last", "time-random": "random"}
+SEED = 0  # draws the targets of `time-random`
 
 
 @dataclass(frozen=True)
@@ -38,30 +45,45 @@ def leave_one_out(lengths: np.ndarray) -> Split:
     )
 
 
-def by_time(times: np.ndarray, offsets: np.ndarray, *, valid_share: float, test_share: float) -> Split:
+def by_time(
+    times: np.ndarray,
+    offsets: np.ndarray,
+    *,
+    valid_share: float,
+    test_share: float,
+    target: Target = "first",
+) -> Split:
     """Split at global times: the newest `test_share` of events is test time, `valid_share` before it validation.
 
         all users     ----- train ----- T_valid -- valid -- T_test -- test --
         a user        e e e   e e          v' e              t'  e
 
-    v' and t' (the user's first event in each span) are the targets; their input is everything before them.
-    Training sees only events before T_valid. A user with nothing before the target is not evaluated.
+    v' and t' are the targets: of the user's events in a span the first, the last, or one drawn with SEED. Their input
+    is everything before them, events of the span too. Training sees only events before T_valid. A user with nothing
+    before a span has no target there, so the same users are evaluated whatever `target` is.
     """
     if len(times) == 0:
         raise DataError("time split: there are no events")
-    starts, ends = offsets[:-1], offsets[1:]
+    n_users = len(offsets) - 1
     t_valid, t_test = np.quantile(
         times, [1 - valid_share - test_share, 1 - test_share], method="higher"
     ).astype(np.int64)
-    user = np.repeat(np.arange(len(starts)), ends - starts)
-    train_len = np.bincount(user[times < t_valid], minlength=len(starts))
-    before_test = np.bincount(user[times < t_test], minlength=len(starts))
-    lengths = ends - starts
+    user = np.repeat(np.arange(n_users), np.diff(offsets))
+    train_len = np.bincount(user[times < t_valid], minlength=n_users)
+    before_test = np.bincount(user[times < t_test], minlength=n_users)
+    share = {"first": np.zeros((2, n_users)), "last": np.ones((2, n_users))}.get(target)
+    draw = np.random.default_rng(SEED).random((2, n_users)) if share is None else share
     return Split(
         train_len=train_len,
-        valid_pos=np.where((before_test > train_len) & (train_len > 0), train_len, -1),
-        test_pos=np.where((lengths > before_test) & (before_test > 0), before_test, -1),
+        valid_pos=_target(train_len, before_test, draw[0]),
+        test_pos=_target(before_test, np.diff(offsets), draw[1]),
     )
+
+
+def _target(begin: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the event at `share` (0..1) of the span begin..end of each user; -1 without events in it or before it."""
+    last = np.minimum((share * (end - begin)).astype(np.int64), end - begin - 1)
+    return np.where((end > begin) & (begin > 0), begin + last, -1)
 
 
 def make_split(protocol: Protocol, times: np.ndarray, offsets: np.ndarray) -> Split:
@@ -69,7 +91,8 @@ def make_split(protocol: Protocol, times: np.ndarray, offsets: np.ndarray) -> Sp
     if protocol.split == "leave-one-out":
         split = leave_one_out(np.diff(offsets))
     else:
-        split = by_time(times, offsets, valid_share=protocol.valid_share, test_share=protocol.test_share)
+        shares = {"valid_share": protocol.valid_share, "test_share": protocol.test_share}
+        split = by_time(times, offsets, **shares, target=TARGETS[protocol.split])
     for part, positions in (("validation", split.valid_pos), ("test", split.test_pos)):
         if not (positions >= 0).any():
             raise DataError(

@@ -175,11 +175,12 @@ def test_category_vocabulary() -> None:
     assert (names, ids.tolist(), offsets.tolist(), ids.dtype) == ([], [], [0, 0], np.int32)
 
 
-def test_time_split_protocol(tmp_path: Path, declare) -> None:
+@pytest.mark.parametrize("target", ["", "-last", "-random"])
+def test_time_split_protocols(target: str, tmp_path: Path, declare) -> None:
     write_2014(declare(AMAZON_2014), grid(6, 10))
-    prepared = made(tmp_path, protocol="clean-time")
-    assert prepared.name == "mine@clean-time"
-    assert (prepared.protocol.split, prepared.protocol.valid_share) == ("time", 0.1)
+    prepared = made(tmp_path, protocol=f"clean-time{target}")
+    assert prepared.name == f"mine@clean-time{target}"
+    assert (prepared.protocol.split, prepared.protocol.valid_share) == (f"time{target}", 0.1)
     assert prepared.manifest.statistics.test_users == 6
 
 

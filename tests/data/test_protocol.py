@@ -93,7 +93,7 @@ def test_protocols_survive_json(name: str) -> None:
         ({"max_len": 0}, "max_len: .*greater than or equal to 1"),
         ({"min_user": True}, "min_user: .*integer.*got true"),
         ({"min_user": -1}, "min_user: .*greater than or equal to 0"),
-        ({"split": "tiem"}, "split: .*'leave-one-out' or 'time'"),
+        ({"split": "tiem"}, "split: .*'leave-one-out', 'time', 'time-last' or 'time-random'"),
         ({"require": ["sound"]}, "require.0: .*'text' or 'image'"),
         ({"ties": "random"}, "ties: must be file, reverse or random:<seed>"),
         ({"mask_seen": "all"}, "mask_seen: "),

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2_contingency, chisquare
 
 from mmbench.data.protocol import PROTOCOLS, Protocol
-from mmbench.data.split import Split, by_time, leave_one_out, make_split
+from mmbench.data.split import Split, Target, by_time, leave_one_out, make_split
 from mmbench.errors import DataError
 
 
@@ -28,6 +29,30 @@ def test_time_split_as_drawn() -> None:
     times = np.array([10, 20, 70, 90, 30, 40, 80, 50, 60, 95])
     split = by_time(times, np.array([0, 4, 7, 10]), valid_share=0.2, test_share=0.2)
     assert positions(split) == [(2, 2, 3), (2, 2, -1), (2, -1, 2)]
+
+
+def test_time_splits_with_another_target_as_drawn() -> None:
+    """One user with training, validation and test events (two, three and three), and one with training events alone."""
+    times = np.array([1, 2, 51, 52, 53, 81, 82, 83, 3, 4])
+    shares = {"valid_share": 0.3, "test_share": 0.3}
+    offsets = np.array([0, 8, 10])
+    assert positions(by_time(times, offsets, **shares, target="first")) == [(2, 2, 5), (2, -1, -1)]
+    assert positions(by_time(times, offsets, **shares, target="last")) == [(2, 4, 7), (2, -1, -1)]
+
+
+def test_random_targets_are_uniform_and_those_of_the_two_spans_independent() -> None:
+    n_users = 3000
+    times = np.tile([1, 2, 51, 52, 53, 81, 82, 83], n_users)
+    shares = {"valid_share": 0.375, "test_share": 0.375}
+    split = by_time(times, np.arange(0, 8 * n_users + 1, 8), **shares, target="random")
+    assert set(split.valid_pos) == {2, 3, 4}
+    assert set(split.test_pos) == {5, 6, 7}
+    counts = np.zeros((3, 3))
+    np.add.at(counts, (split.valid_pos - 2, split.test_pos - 5), 1)
+    assert chi2_contingency(counts).pvalue > 0.001
+    assert chisquare(counts.ravel()).pvalue > 0.001
+    again = by_time(times, np.arange(0, 8 * n_users + 1, 8), **shares, target="random")
+    assert (again.test_pos == split.test_pos).all()
 
 
 def test_equal_times_stay_on_one_side_of_a_border() -> None:
@@ -83,6 +108,27 @@ def test_time_split_never_uses_the_future(
     ):
         if before and after:
             assert max(before) < min(after)
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(), st.sampled_from(["last", "random"]))
+def test_other_targets_lie_in_the_same_spans_of_the_same_users(
+    drawn: tuple[np.ndarray, np.ndarray], target: Target
+) -> None:
+    shares = {"valid_share": 0.25, "test_share": 0.25}
+    first, other = (by_time(*drawn, **shares, target=rule) for rule in ("first", target))
+    assert (first.train_len == other.train_len).all()
+    has_valid, has_test = first.valid_pos >= 0, first.test_pos >= 0
+    assert ((other.valid_pos >= 0) == has_valid).all()
+    assert ((other.test_pos >= 0) == has_test).all()
+    lengths, before_test = np.diff(drawn[1]), np.where(has_test, first.test_pos, np.diff(drawn[1]))
+    if target == "last":
+        assert (other.test_pos == lengths - 1)[has_test].all()
+        assert (other.valid_pos == before_test - 1)[has_valid].all()
+    assert (first.test_pos <= other.test_pos)[has_test].all()
+    assert (other.test_pos < lengths)[has_test].all()
+    assert (first.valid_pos <= other.valid_pos)[has_valid].all()
+    assert (other.valid_pos < before_test)[has_valid].all()
 
 
 @settings(max_examples=100, deadline=None)
