@@ -209,6 +209,13 @@ def report(
             help="Mean and range of each row over the orders of equal times that it was run under instead.",
         ),
     ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="The share of items that the lists of K items of two rows, or of two seeds, have in common instead.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", show_default="stdout", help="Write to this file."),
@@ -247,6 +254,11 @@ def report(
 
         wanted = metrics if metric else [parse_metric("NDCG@10")]
         print_bands(state, runs, metrics=wanted, split=split, mask_seen=mask_seen)
+        return
+    if overlap is not None:
+        from mmbench.cli.overlap import print_overlap
+
+        print_overlap(state, runs, k=overlap, mask_seen=mask_seen)
         return
     built = api.report(
         runs, datasets=datasets, models=models, metrics=metrics, compare=compare, test=test, correction=correction,
