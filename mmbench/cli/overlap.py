@@ -2,27 +2,55 @@
 
 from collections.abc import Sequence
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbench.choices import MaskRule
+from mmbench.choices import Format, MaskRule
+from mmbench.cli.destination import Destination
 from mmbench.cli.state import State
 
 if TYPE_CHECKING:
     from mmbench.reporting.overlap import OverlapTable
     from mmbench.runs.store import RunRecord
 
+_FIELDS = ("dataset", "k", "mask_seen", "row", "other_row", "share", "chance")
 _NUMBER_WIDTH = 5  # of a row's number and the gaps beside it, in characters
 _SHARE_WIDTH = 6  # of a column and its gap
 
 
 def print_overlap(
-    state: State, records: "Sequence[RunRecord]", *, k: int, mask_seen: MaskRule | None
+    state: State,
+    records: "Sequence[RunRecord]",
+    *,
+    k: int,
+    mask_seen: MaskRule | None,
+    fmt: Format | None,
+    output: Path | None,
 ) -> None:
-    """Print a triangle of shares for each data set, and how to read it."""
+    """Print a triangle of shares for each data set, and how to read it.
+
+    `--format csv` and `--output FILE.csv` write a line for each pair of rows.
+    """
     from mmbench.reporting.overlap import overlap_tables
 
-    for table in overlap_tables(records, k=k, mask_seen=mask_seen):
-        _print(state, table)
+    destination = Destination.of("--overlap", fmt, output)
+    destination.put(state, overlap_tables(records, k=k, mask_seen=mask_seen), _FIELDS, _csv_lines, _print)
+
+
+def _csv_lines(table: "OverlapTable") -> list[tuple[object, ...]]:
+    return [
+        (
+            table.dataset,
+            table.k,
+            table.rule,
+            first,
+            second,
+            "" if isnan(share) else float(share),
+            table.chance,
+        )
+        for i, first in enumerate(table.rows)
+        for second, share in zip(table.rows[: i + 1], table.shares[i], strict=False)
+    ]
 
 
 def _print(state: State, table: "OverlapTable") -> None:

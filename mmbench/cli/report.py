@@ -241,6 +241,9 @@ def report(
     if (within or together) and slice_ is None:
         option = f"--within {within}" if within else "--together"
         raise UsageError(f"{option}: it goes with --slice FAMILY")
+    views = {"--slice": slice_, "--band": band, "--overlap": overlap}
+    if len(asked := [option for option, value in views.items() if value is not None]) > 1:
+        raise UsageError(f"{' and '.join(asked)}: ask for one of them at a time")
     if slice_ is not None:
         from mmbench.cli.slices import print_slices
 
@@ -253,12 +256,14 @@ def report(
         from mmbench.cli.bands import print_bands
 
         wanted = metrics if metric else [parse_metric("NDCG@10")]
-        print_bands(state, runs, metrics=wanted, split=split, mask_seen=mask_seen)
+        print_bands(
+            state, runs, metrics=wanted, split=split, mask_seen=mask_seen, fmt=fmt, output=output,
+        )  # fmt: skip
         return
     if overlap is not None:
         from mmbench.cli.overlap import print_overlap
 
-        print_overlap(state, runs, k=overlap, mask_seen=mask_seen)
+        print_overlap(state, runs, k=overlap, mask_seen=mask_seen, fmt=fmt, output=output)
         return
     built = api.report(
         runs, datasets=datasets, models=models, metrics=metrics, compare=compare, test=test, correction=correction,

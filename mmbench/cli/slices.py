@@ -1,13 +1,11 @@
 """`mmbench report --slice`: tables by slice for the terminal or as CSV."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, TypedDict
 
 from mmbench.choices import Format, MaskRule, SplitName
+from mmbench.cli.destination import Destination
 from mmbench.cli.state import State
 from mmbench.errors import UsageError
 
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from mmbench.reporting.slices import Gain, Slice, Sliced, SliceTable
     from mmbench.reporting.slices_together import Explained
     from mmbench.runs.store import RunRecord
-
-    T = TypeVar("T", SliceTable, Explained)
 
 _FIELDS = (
     "dataset", "family", "within", "metric", "row", "slice", "n", "value", "low", "high", "share_of_hits", "compared",
@@ -47,13 +43,12 @@ def print_slices(
     from mmbench.cli.tables import print_looks
     from mmbench.reporting.slices import slice_tables
 
-    as_csv = fmt == "csv" or (fmt is None and output is not None and output.suffix == ".csv")
-    if not as_csv and (output is not None or fmt not in (None, "terminal")):
-        raise UsageError("--slice: the table is printed, or written with --format csv; leave --format out")
-    put = partial(_put, state, output=output, as_csv=as_csv)
+    destination = Destination.of("--slice", fmt, output)
     options = _Options(data_dir=state.data_dir, split=split, mask_seen=mask_seen, within=within)
     if together:
-        datasets = put(_explained(records, families, metrics, compare, options), FIELDS, csv_lines, show)
+        explained = _explained(records, families, metrics, compare, options)
+        destination.put(state, explained, FIELDS, csv_lines, show)
+        datasets = {each.dataset for each in explained}
     else:
         tables = [
             table
@@ -61,9 +56,11 @@ def print_slices(
             for family in families
             for table in slice_tables(records, family, metric=metric, compare=compare, **options)
         ]
-        datasets = put(tables, _FIELDS, _csv_lines, _print)
+        destination.put(state, tables, _FIELDS, _csv_lines, _print)
+        datasets = {table.dataset for table in tables}
     if split == "test":
-        print_looks(state, [record for record in records if record.dataset in datasets], is_aside=as_csv)
+        shown = [record for record in records if record.dataset in datasets]
+        print_looks(state, shown, is_aside=destination.as_csv)
 
 
 class _Options(TypedDict):
@@ -91,37 +88,6 @@ def _explained(
         for metric in metrics
         for explained in explain_gains(records, families, metric=metric, compare=compare, **options)
     ]
-
-
-def _put(
-    state: State,
-    made: "Sequence[T]",
-    fields: Sequence[str],
-    lines_of: "Callable[[T], list[list[object]]]",
-    show: "Callable[[State, T], None]",
-    *,
-    output: Path | None,
-    as_csv: bool,
-) -> set[str]:
-    """Print what was made, or write its lines as CSV; return the data sets that it is about."""
-    if as_csv:
-        _write_csv(state, fields, [line for each in made for line in lines_of(each)], output)
-    else:
-        for each in made:
-            show(state, each)
-    return {each.dataset for each in made}
-
-
-def _write_csv(state: State, fields: Sequence[str], lines: list[list[object]], output: Path | None) -> None:
-    from mmbench.atomic import write_text
-    from mmbench.reporting.plain import csv_text
-
-    text = csv_text(list(fields), lines)
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    write_text(output, text)
-    state.err.print(f"wrote {output}", markup=False)
 
 
 def _csv_lines(table: "SliceTable") -> list[list[object]]:

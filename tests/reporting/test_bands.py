@@ -54,6 +54,28 @@ def test_runs_that_differ_in_more_than_the_order_are_tables_of_their_own(results
     assert [band.row for band in table.bands] == ["SASRec"]
 
 
+def test_bands_are_written_as_csv_and_in_no_other_format(results: Path, tmp_path: Path) -> None:
+    """A file that is asked for is written, or its format refused; before, neither happened."""
+    for order, hits in (("file", 50), ("random:1", 30)):
+        run(results, "sasrec", order, hits)
+    file = tmp_path / "bands.csv"
+    asked = ("report", "--band", "ties", "--metric", "HR@10")
+    assert cli(*asked, "--output", str(file), results=results).stdout == ""
+    assert file.read_text().splitlines() == [
+        "dataset,metric,row,order,value", "toys,HR@10,SASRec,file,0.5", "toys,HR@10,SASRec,random:1,0.3",
+    ]  # fmt: skip
+    refused = cli(*asked, "--format", "latex", results=results)
+    assert refused.returncode == 2
+    assert "--band: the table is printed, or written with --format csv; leave --format out" in refused.stderr
+
+
+def test_views_of_a_table_are_asked_for_one_at_a_time(results: Path) -> None:
+    run(results, "sasrec", "file", 50)
+    refused = cli("report", "--band", "ties", "--overlap", "10", results=results)
+    assert refused.returncode == 2
+    assert "--band and --overlap: ask for one of them at a time" in refused.stderr
+
+
 def test_one_order_is_no_band(results: Path) -> None:
     run(results, "sasrec", "file", 30)
     with pytest.raises(UsageError, match="--tie-orders"):

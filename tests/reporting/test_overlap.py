@@ -3,6 +3,7 @@
 Run: python -m pytest tests/reporting/test_overlap.py
 """
 
+import csv
 import io
 import re
 from pathlib import Path
@@ -94,6 +95,17 @@ def test_the_command_prints_a_triangle(results: Path) -> None:
     (line,) = [line for line in shown.splitlines() if "SASRec" in line]
     assert line.split() == ["2", "SASRec", ".50", "–"]
     assert "Lists at random: " in shown
+
+
+def test_csv_has_a_line_for_each_pair(results: Path, tmp_path: Path) -> None:
+    run(results, "hm4sr", SAME, hits=50)
+    run(results, "sasrec", HALF, hits=40)
+    file = tmp_path / "overlap.csv"
+    cli("report", "--overlap", "4", "--output", str(file), results=results)
+    written = list(csv.DictReader(file.read_text().splitlines()))
+    assert [(line["row"], line["other_row"], line["share"]) for line in written] == [
+        ("HM4SR", "HM4SR", ""), ("SASRec", "HM4SR", "0.5"), ("SASRec", "SASRec", ""),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 8, 25])
