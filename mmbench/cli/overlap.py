@@ -31,10 +31,14 @@ def print_overlap(
 
     `--format csv` and `--output FILE.csv` write a line for each pair of rows.
     """
+    from mmbench.cli.tables import print_looks
     from mmbench.reporting.overlap import overlap_tables
 
     destination = Destination.of("--overlap", fmt, output)
-    destination.put(state, overlap_tables(records, k=k, mask_seen=mask_seen), _FIELDS, _csv_lines, _print)
+    tables = overlap_tables(records, k=k, mask_seen=mask_seen)
+    destination.put(state, tables, _FIELDS, _csv_lines, _print)
+    shown = {table.dataset for table in tables}  # rows stand in the order of their test numbers
+    print_looks(state, [record for record in records if record.dataset in shown], is_aside=destination.as_csv)
 
 
 def _csv_lines(table: "OverlapTable") -> list[tuple[object, ...]]:

@@ -82,8 +82,8 @@ def by_time(
 
 def _target(begin: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Return the event at `share` (0..1) of the span begin..end of each user; -1 without events in it or before it."""
-    last = np.minimum((share * (end - begin)).astype(np.int64), end - begin - 1)
-    return np.where((end > begin) & (begin > 0), begin + last, -1)
+    place = np.minimum((share * (end - begin)).astype(np.int64), end - begin - 1)
+    return np.where((end > begin) & (begin > 0), begin + place, -1)
 
 
 def make_split(protocol: Protocol, times: np.ndarray, offsets: np.ndarray) -> Split:
