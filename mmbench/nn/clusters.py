@@ -38,8 +38,15 @@ def _blocks(x: Tensor) -> Iterator[Tensor]:
 
 
 def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
-    """Return the centroid [K, D] nearest to each row [n, D], int64 [n]; ties go to the first."""
-    return torch.cat([gaps.argmin(1) for gaps in _gaps(rows, centroids)])
+    """Return the centroid [K, D] nearest to each row [n, D], int64 [n]; of equal centroids the first.
+
+    A product of matrices may give equal columns other last digits, which depends on the processor.
+    """
+    _, group = centroids.unique(dim=0, return_inverse=True)
+    first = torch.full_like(group, len(group)).scatter_reduce_(
+        0, group, torch.arange(len(group), device=group.device), "amin"
+    )
+    return first[group][torch.cat([gaps.argmin(1) for gaps in _gaps(rows, centroids)])]
 
 
 def nearest_few(rows: Tensor, centroids: Tensor, k: int) -> Tensor:

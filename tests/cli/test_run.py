@@ -54,7 +54,8 @@ def test_a_run_computes_every_cell_and_prints_the_table(results: Path) -> None:
     floors = ("Pop", "Recent-pop", "Random", "Repeat-last", "ItemKNN", "RP3beta", "EASE")
     for name in ("SASRec", "HM4SR", *floors, "NDCG@10", "synthetic"):
         assert name in table
-    assert "SASRec [batch_size=64, hidden_dim=16, inner_dim=16, max_epochs=2]" in table
+    assert "SASRec [4 settings]" in table
+    assert "4 settings of SASRec: batch_size=64, hidden_dim=16, inner_dim=16, max_epochs=2" in table
     for part in (
         "[1/12] sasrec on toy, seed 1: epoch 2/2  ce ",
         "valid NDCG@10 0.",

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -197,3 +198,16 @@ def test_product_codes_are_the_nearest_of_each_blocks_own_means() -> None:
         means = torch.stack([z[codes[:, k] == code, columns].mean(0) for code in range(5)])
         nearest_mean = (z[:, None, columns] - means).square().sum(2).argmin(1)
         assert torch.equal(codes[:, k], nearest_mean), "Lloyd's passes have not ended in their fixed point"
+
+
+@pytest.mark.parametrize("n_clusters", [3, 8, 13, 40])
+def test_of_equal_centroids_the_first_is_nearest_whatever_the_product_s_last_digits(n_clusters: int) -> None:
+    """Vector units and their remainders may give equal columns of a product other last digits."""
+    rows = torch.randn(50, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    different = rows[: (n_clusters + 2) // 3]
+    centroids = different.repeat(3, 1)[:n_clusters]
+    assert (nearest(rows, centroids) < len(different)).all()
+    with mock.patch.object(
+        clusters, "_gaps", lambda x, c: iter([torch.cdist(x, c) - 1e-9 * torch.arange(len(c))])
+    ):
+        assert (nearest(rows, centroids) < len(different)).all()

@@ -123,7 +123,9 @@ def test_changed_features_are_another_configuration_that_is_told_in_its_row(tmp_
     assert changed_cell(prepared, tmp_path).config_id == cells[0].config_id
     record = run_cell(cells[1], device="cpu")
     _, labels = row_keys(group_runs([record])[0])
-    assert list(labels.values()) == ["text_features=shuffled:1"], "also of a closed form"
+    assert [label.config for label in labels.values()] == ["text_features=shuffled:1"], (
+        "also of a closed form"
+    )
     catalogs = [reopen(run_cell(cell, device="cpu"), data_dir=tmp_path, device="cpu") for cell in cells[:3]]
     assert len({run.made_by.weights for run in catalogs}) == 3, (
         "another model, also when it is built once more"
