@@ -10,7 +10,7 @@ from mmbench.data.protocol import PreparedName
 from mmbench.errors import UsageError
 from mmbench.evaluation.metrics import Metric
 from mmbench.reporting.gather import measure
-from mmbench.reporting.labels import Group, group_runs, row_keys, row_names
+from mmbench.reporting.labels import Group, group_runs, names_of
 from mmbench.reporting.request import TableRequest
 from mmbench.runs.store import RunRecord
 
@@ -67,13 +67,10 @@ def tie_bands(
     """
     request = TableRequest(metrics=(metric,), split=split, mask_seen=mask_seen, data_dir=data_dir)
     groups, _ = group_runs([record for record in records if record.status == "finished"])
-    keys, labels = row_keys(groups)
-    names = row_names(records)
     tables: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-    for group, key in zip(groups, keys, strict=True):
+    for group, name in zip(groups, names_of(groups), strict=True):
         measured = measure(group, request)[0]
         if measured is not None:
-            name = labels[key].of_row(names[key.model])
             values = tables.setdefault(_without_order(group), {}).setdefault(name, {})
             values[str(group.records[0].protocol.get("ties", ""))] = float(measured.values.mean())
     tables_ = [_table(name, metric, rows) for (name, _), rows in tables.items()]

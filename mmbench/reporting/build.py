@@ -12,14 +12,7 @@ import numpy as np
 from mmbench.errors import UsageError, suggest
 from mmbench.reporting import caption
 from mmbench.reporting.compare import ColumnRows, compare_all
-from mmbench.reporting.effort import (
-    Efforts,
-    effort_lines,
-    effort_warnings,
-    efforts_of,
-    listed_settings,
-    unequal_datasets,
-)
+from mmbench.reporting.effort import Efforts, effort_lines, effort_warnings, efforts_of, unequal_datasets
 from mmbench.reporting.effort_rows import EffortRows, effort_rows
 from mmbench.reporting.gather import OTHER_RULE, Grid, Measured, check_runs
 from mmbench.reporting.labels import (
@@ -339,8 +332,7 @@ class _Builder:
             *caption.data_lines([info for info in table.datasets if info.n_users]),
             *caption.feature_lines(groups),
             *caption.pretraining_lines(groups),
-            *effort_lines(self.efforts),
-            *([("Settings", f"{listed}.")] if (listed := listed_settings(table.shown_rows)) else []),
+            *effort_lines(self.efforts, table.shown_rows),
             *missing_control_lines(groups),
             *caption.machine_lines(groups),
             *caption.mark_lines(table.rows),

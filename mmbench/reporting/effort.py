@@ -27,9 +27,9 @@ def unequal_datasets(efforts: Efforts) -> list[str]:
     return [dataset for dataset, origins in efforts.items() if len({o.budget for o in origins.values()}) > 1]
 
 
-def effort_lines(efforts: Efforts) -> list[tuple[str, str]]:
-    """Return a caption line per data set on which some row is tuned."""
-    lines = []
+def effort_lines(efforts: Efforts, shown: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return a caption line of what the names of rows only count, and one per data set on which some row is tuned."""
+    lines = [("Settings", f"{listed}.")] if (listed := listed_settings(shown)) else []
     for dataset, origins in efforts.items():
         if not any(origin.budget for origin in origins.values()):
             continue

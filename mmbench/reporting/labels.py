@@ -303,3 +303,10 @@ def row_names(records: Sequence[RunRecord]) -> dict[str, str]:
         names[record.model] = f"{display}:{variant}" if variant and variant not in display else display
     shared = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {model: f"{name} ({model})" if name in shared else name for model, name in names.items()}
+
+
+def names_of(groups: Sequence[Group]) -> list[str]:
+    """Return the name of the row of each group as tables have it, with its settings."""
+    keys, labels = row_keys(groups)
+    names = row_names([record for group in groups for record in group.records])
+    return [labels[key].of_row(names[key.model]) for key in keys]

@@ -11,7 +11,7 @@ from mmbench.choices import MaskRule
 from mmbench.errors import DataError, MmbenchError, UsageError
 from mmbench.evaluation.metrics import Metric
 from mmbench.reporting.gather import check_runs, measure
-from mmbench.reporting.labels import Group, group_runs, row_keys, row_names
+from mmbench.reporting.labels import Group, group_runs, names_of
 from mmbench.reporting.request import TableRequest
 from mmbench.runs.store import RunRecord
 
@@ -68,11 +68,9 @@ def overlap_tables(
     names = sorted({record.dataset for record in finished})
     check_runs(finished, names, TableRequest(metrics=(Metric("NDCG", 10),), mask_seen=mask_seen))
     groups, _ = group_runs(finished)
-    keys, labels = row_keys(groups)
-    displayed = row_names(finished)
     by_dataset: dict[str, list[tuple[str, Group]]] = defaultdict(list)
-    for key, group in zip(keys, groups, strict=True):
-        by_dataset[group.dataset].append((labels[key].of_row(displayed[key.model]), group))
+    for name, group in zip(names_of(groups), groups, strict=True):
+        by_dataset[group.dataset].append((name, group))
     tables = [_table(name, by_dataset[name], k, mask_seen) for name in names]
     if not any(table.rows for table in tables):
         reasons = "; ".join(reason for table in tables for reason in table.left_out)

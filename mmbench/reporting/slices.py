@@ -17,7 +17,7 @@ from mmbench.evaluation.significance import Verdict, t_interval, welch_t
 from mmbench.evaluation.slices import FAMILIES, Labels, Targets, label
 from mmbench.features.store import default_encoder, load_features
 from mmbench.reporting.gather import Measured, check_runs, check_users, measure
-from mmbench.reporting.labels import Group, group_runs, row_keys, row_names
+from mmbench.reporting.labels import Group, group_runs, names_of
 from mmbench.reporting.request import TableRequest
 from mmbench.runs.plan import cell_of
 from mmbench.runs.store import RunRecord
@@ -180,7 +180,7 @@ def _rows(
     check_users(measured)
     n_users = len(measured[0][1].per_user[0])
     kept = _kept(records[0], within, request.split, data_dir) if within else np.ones(n_users, bool)
-    names = _names([group for group, _ in measured])
+    names = names_of([group for group, _ in measured])
     values = {name: row.per_user[0][kept] for name, (_, row) in zip(names, measured, strict=True)}
     chosen = None if compare is None else _find(compare, measured, names)
     order = sorted(names, key=lambda name: (name != chosen, -values[name].mean()))
@@ -218,13 +218,6 @@ def _kept(record: RunRecord, within: str, split: SplitName, data_dir: Path) -> n
     if not kept.any():
         raise UsageError(f"--within {within}: no user of {record.dataset} is in this slice")
     return kept
-
-
-def _names(groups: Sequence[Group]) -> list[str]:
-    """Return the name of each row as tables have it, with its settings."""
-    keys, labels = row_keys(groups)
-    names = row_names([record for group in groups for record in group.records])
-    return [labels[key].of_row(names[key.model]) for key in keys]
 
 
 def _find(wanted: str, measured: Sequence[tuple[Group, Measured]], names: Sequence[str]) -> str:

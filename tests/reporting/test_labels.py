@@ -34,13 +34,13 @@ def places(table: Table) -> dict[str, list[str]]:
 
 
 def test_what_was_chosen_for_one_data_set_only_is_another_row(results: Path) -> None:
-    chosen: dict[str, Any] = {"dropout": 0.9, "selection_metric": "HR@5"}
-    recipe = {"dropout": 0.5, "selection_metric": "NDCG@20"}
+    chosen: dict[str, Any] = {"dropout": 0.9, "hidden_dim": 8, "selection_metric": "HR@5"}
+    recipe = {"dropout": 0.5, "hidden_dim": 64, "selection_metric": "NDCG@20"}
     fake_run(results, dataset="demo", settings=recipe, max_epochs=2, chosen=("max_epochs",))
     fake_run(results, dataset="toy", settings=chosen, max_epochs=1, chosen=("max_epochs", *chosen))
     assert places(table_of(results)) == {
         "SASRec [max_epochs=2]": ["demo"],
-        "SASRec [dropout=0.9, max_epochs=1, selection_metric=HR@5]": ["toy"],
+        "SASRec [dropout=0.9, hidden_dim=8, max_epochs=1, selection_metric=HR@5]": ["toy"],
     }
 
 
