@@ -21,7 +21,7 @@ def import_everything() -> None:
     import importlib
     import pkgutil
 
-    for name in ("torch", "torch._dynamo", "pandas", "scipy.stats", "tabulate", "joblib"):
+    for name in ("torch", "torch._dynamo", "pandas", "scipy.stats", "tabulate", "joblib", "typer.rich_utils"):
         importlib.import_module(name)
     import mmbench
     from mmbench.models import registry

@@ -1,7 +1,7 @@
 """Losses. Axes: T targets, N items, D width, K negatives."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -183,6 +183,18 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return outputs, (0, 0, 0, None if inputs[2] is None else 0)
 
 
+_apply: Callable[..., Any] = _CatalogueCrossEntropy.apply
+
+
+def keep_from_compiler() -> None:
+    """Let compiled losses call the cross entropy as it is.
+
+    The compiler cannot follow its products into one buffer, and would try again for each of its functions and shapes.
+    """
+    global _apply
+    _apply = torch.compiler.disable(_CatalogueCrossEntropy.apply)
+
+
 def wide(x: Tensor) -> Tensor:
     """Return half precision as float32, anything else as it is."""
     return x.float() if x.itemsize < 4 else x
@@ -196,7 +208,7 @@ def cross_entropy(query: Tensor, table: Tensor, target: Tensor, bias: Tensor | N
     """
     with torch.autocast(query.device.type, enabled=False):
         operands = [wide(query), wide(table), None if bias is None else wide(bias)]
-        loss: Tensor = _CatalogueCrossEntropy.apply(*operands, target - 1)[0]
+        loss: Tensor = _apply(*operands, target - 1)[0]
         return loss
 
 

@@ -9,6 +9,7 @@ import torch
 
 from mmbench.errors import RunError
 from mmbench.matrix_units import bfloat16_units, has_matrix_units
+from mmbench.nn import losses
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ def compiled(loss: Callable[..., T]) -> Callable[..., T]:
     """Return `loss` compiled for batches of any size; a call raises RunError where compiling fails."""
     from torch._dynamo.exc import TorchDynamoException
 
+    losses.keep_from_compiler()
     inner = torch.compile(loss, dynamic=True)
 
     def call(*arguments: Any) -> T:

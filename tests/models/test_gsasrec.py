@@ -270,17 +270,17 @@ def test_dropout_has_one_rate_at_its_places(monkeypatch: pytest.MonkeyPatch) -> 
     assert seen == [(3, 12), *layer, *last]
 
 
-def test_sixty_four_sequences_are_learned_by_heart() -> None:
-    """With 256 negatives; for its first 800 steps it stays at popularity, as its authors warn."""
+def test_thirty_two_sequences_are_learned_by_heart() -> None:
+    """With 32 negatives of 160 items; the more there are, the longer it stays at popularity, as its authors warn."""
     generator = torch.Generator().manual_seed(0)
-    histories = (torch.randperm(320, generator=generator) + 1).view(64, 5).tolist()
+    histories = (torch.randperm(160, generator=generator) + 1).view(32, 5).tolist()
     view = view_of(histories)
-    catalog = catalog_of(view, n_items=320, features=False)
-    model = toy_model("gsasrec:bce", catalog, hidden_dim=32, inner_dim=32, dropout=0.0)
+    catalog = catalog_of(view, n_items=160, features=False)
+    model = toy_model("gsasrec:bce", catalog, hidden_dim=32, inner_dim=32, dropout=0.0, n_negatives=32)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     last = torch.tensor([history[-1] for history in histories])
     batch = history_batch(model, [history[:-1] for history in histories])
-    for step in range(1_300):
+    for step in range(500):
         optimizer.zero_grad()
         model.loss(training_batch(model, view, samples="last-window", seed=step))["gbce"].backward()
         optimizer.step()
@@ -288,7 +288,7 @@ def test_sixty_four_sequences_are_learned_by_heart() -> None:
             with torch.no_grad():
                 if torch.equal(model.score(batch).argmax(1) + 1, last):
                     return
-    raise AssertionError("not learned in 1,300 steps")
+    raise AssertionError("not learned in 500 steps")
 
 
 def test_the_recipe_has_the_grid_that_shows_what_t_is_worth() -> None:

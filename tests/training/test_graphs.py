@@ -33,6 +33,41 @@ COPIES = (
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "masked_scatter_backward", "unique", "equal")
 
 
+_made: dict[Any, Any] = {}
+
+
+def _described(value: Any) -> Any:
+    """Return what decides the layout of a result: a tensor's own and its device; else the value."""
+    if isinstance(value, Tensor):
+        return "tensor", tuple(value.shape), value.stride(), value.dtype, value.device.type
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_described, value))
+    return type(value), value
+
+
+def _called(func: Any, args: Any, kwargs: Any) -> Any:
+    """Return func(*args, **kwargs); where it makes new tensors on "meta", their layouts are computed once.
+
+    Most of such a call is Python that torch runs for its shapes, and models repeat the calls of other models.
+    """
+    arguments, returns = func._schema.arguments, func._schema.returns
+    if any(x.alias_info for x in (*arguments, *returns)):
+        return func(*args, **kwargs)
+    key = (func, _described(args), _described(tuple(kwargs.items())))
+    if key not in _made:
+        done = func(*args, **kwargs)
+        tensors = done if isinstance(done, tuple) else (done,)
+        if all(isinstance(x, Tensor) and x.device.type == META for x in tensors):
+            _made[key] = done
+        return done
+    done = _made[key]
+    return tuple(map(_like, done)) if isinstance(done, tuple) else _like(done)
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=META)
+
+
 class Refused(TorchDispatchMode):
     """Collects what a capture would refuse."""
 
@@ -50,7 +85,7 @@ class Refused(TorchDispatchMode):
         indices = tree_leaves(args[1:]) if name.startswith("index") else []
         if name.startswith(WAITS) or any(isinstance(x, Tensor) and x.dtype == torch.bool for x in indices):
             self.found.append(f"{name} waits for a number")
-        done = func(*args, **(kwargs or {}))
+        done = _called(func, args, kwargs or {})
         devices = {x.device.type for x in tree_leaves((args, kwargs, done)) if isinstance(x, Tensor)}
         if name.startswith(COPIES) and devices == {"cpu", META}:
             self.found.append(f"{name} copies from the host")
