@@ -186,7 +186,10 @@ def choose_features(
                 f"{entry.recipe.display} runs without {modality}: {prepared.name} has no {modality} features"
             )
         elif encoder != "none":
-            chosen[modality] = load_features(prepared, modality, encoder)
+            try:
+                chosen[modality] = load_features(prepared, modality, encoder)
+            except UsageError as error:
+                raise UsageError(f"{entry.name}: {error}") from None
             made = chosen[modality].manifest
             if name == "auto" and made.is_imported:
                 notes.append(

@@ -186,6 +186,8 @@ def test_features_decide_the_cell_and_missing_ones_are_noted(tmp_path: Any) -> N
     assert cell().path != first.path
     add_features(prepared, "text", "one", dim=5)
     assert cell().path == first.path, "the same values again"
+    with pytest.raises(UsageError, match=r"^iisan: unknown text features 'bert-base-uncased\+layers'"):
+        make_cell(results_dir=tmp_path, prepared=prepared, model="iisan", seed=1, overrides=[])
 
 
 def test_overrides_reach_the_models_that_have_them() -> None:
