@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -186,6 +187,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 _apply: Callable[..., Any] = _CatalogueCrossEntropy.apply
 
 
+@cache
 def keep_from_compiler() -> None:
     """Let compiled losses call the cross entropy as it is.
 
