@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -73,6 +74,38 @@ def prepare_process(n_threads: int | None = None) -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3
         mallopt(m_mmap_threshold, MAPPED_BYTES)
         mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _seconds_at_work() -> float | None:
+    """Return the processor seconds of the machine since it started, all cores together; None where it does not tell."""
+    try:
+        words = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, irq, soft_irq = map(int, words[1:8])
+    return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
+
+
+def crowded_threads(device: str, seconds: float = 0.2) -> str:
+    """Return a remark where other processes keep most cores busy that threads of this one would share, else "".
+
+    Looks for `seconds`, in which this process does nothing. Threads wait for each other by spinning: HM4SR's epoch on
+    the demo took 4 times as long with two threads as with one on two cores that two other processes wanted.
+    """
+    import torch
+
+    n_threads, n_cores = torch.get_num_threads(), os.cpu_count() or 1
+    if n_threads < 2 or pick_device(device) != "cpu" or (before := _seconds_at_work()) is None:
+        return ""
+    time.sleep(seconds)
+    busy = ((_seconds_at_work() or before) - before) / seconds
+    free = max(1, round(n_cores - busy))
+    if busy <= n_cores / 2 or free >= n_threads:
+        return ""
+    return (
+        f"other processes keep {min(n_cores, round(busy))} of {n_cores} cores busy, and {n_threads} threads that wait "
+        f"for each other lose much time then; OMP_NUM_THREADS={free} before the command may be several times faster"
+    )
 
 
 def release_memory() -> None:

@@ -159,6 +159,10 @@ class RunLines:
         """Take note of the runs that will be computed, so that the time left counts them all."""
         self.time_left.plan(cells, jobs)
 
+    def remark(self, text: str) -> None:
+        """Say what the user can do about the runs that follow."""
+        self.say(f"note: {text}")
+
     def waiting(self, cell: Cell) -> None:
         self.say(f"another run is computing {cell.title}; waiting for it")
 

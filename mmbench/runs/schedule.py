@@ -30,7 +30,7 @@ from mmbench.runs.shelves import Shelves
 from mmbench.runs.store import RANKINGS, RECORD, RunRecord, known_records, read_record
 from mmbench.runs.watchers import RunWatcher
 from mmbench.runs.workers import BEGUN, Backend, Group, claim, dealt_device, marked, side_by_side
-from mmbench.runtime import code_version, prepare_process, without_collector
+from mmbench.runtime import code_version, crowded_threads, prepare_process, without_collector
 
 MOST_THREADS = 1024  # a larger OMP_NUM_THREADS is a slip
 DIED = "its worker process died twice; it may have run out of memory"
@@ -166,7 +166,7 @@ def stacks_of(cells: Sequence[Cell], size: int) -> list[Group]:
     """Return groups of up to `size` cells that differ in the seed only, in the order of their first cells."""
     by_configuration: dict[tuple[Path, str, str], list[Cell]] = {}
     for number, cell in enumerate(cells):
-        alone = size == 1 or not registry.find(cell.model).load().trainable
+        alone = size == 1 or not _is_trained(cell)
         key = (cell.data_path, cell.model, f"{cell.config_id}/{number}" if alone else cell.config_id)
         by_configuration.setdefault(key, []).append(cell)
     return [
@@ -205,6 +205,8 @@ def _run_serially(
 ) -> Iterator[RunRecord]:
     """Compute groups in this process, in their order; cells that another run is computing come last, by then done."""
     prepare_process(default_threads(1))
+    if any(_is_trained(group[0]) for group in groups) and (remark := crowded_threads(device)):
+        watcher.remark(remark)
     later, number, total = [], 1, sum(map(len, groups))
     for group in groups:
         with ExitStack() as locks:
@@ -225,6 +227,10 @@ def _run_serially(
         with lock:
             ready = finished(cell)
             yield from [ready] if ready else _compute([cell], watcher, position, total, device, debug, lists)
+
+
+def _is_trained(cell: Cell) -> bool:
+    return registry.find(cell.model).load().trainable
 
 
 def _compute(

@@ -38,6 +38,9 @@ class Listener:
     def missing(self, cells: Sequence[Cell], jobs: int) -> None:
         """Ignore what is told for the time left."""
 
+    def remark(self, text: str) -> None:
+        self.said.append(("remark", text))
+
     def waiting(self, cell: Cell) -> None:
         self.said.append(("waiting", cell.model))
         self.on_waiting()
@@ -280,3 +283,16 @@ def test_settings_are_resolved_once_for_all_seeds(
     cells = plan(results_dir=tmp_path, datasets=[toy], models=models, seeds=range(300), overrides=Overrides())
     assert len({cell.path for cell in cells}) == 301
     assert resolved == models
+
+
+def test_a_crowded_machine_is_remarked_before_the_first_training(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not before models without training, which use a single thread."""
+    monkeypatch.setattr(schedule, "crowded_threads", lambda device: f"crowded {device}")
+    said = []
+    for models in (("pop",), ("pop", "sasrec")):
+        watcher = Listener()
+        schedule.execute(cells_of(toy, tmp_path / models[-1], *models), watcher=watcher, device="cpu")
+        said.append([what for what in watcher.said if what[0] == "remark"])
+    assert said == [[], [("remark", "crowded cpu")]]
