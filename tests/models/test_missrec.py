@@ -292,9 +292,8 @@ def test_memory_and_diversity_are_those_of_a_set(name: str) -> None:
 def test_the_released_regulariser_counts_padding() -> None:
     """Each history as a row of its own interests and one place of padding, which sees them and is seen by none."""
     model = make("missrec:as-released", diversity_weight=1.0, cluster_ratio=0.5).eval()
-    label = torch.tensor([[0], [1]]).repeat(
-        1, model.n_items
-    )  # an interest for each modality, but for three items
+    # An interest for each modality, but for three items.
+    label = torch.tensor([[0], [1]]).repeat(1, model.n_items)
     label[:, [7, 10, 11]] = torch.arange(2, 8).view(2, 3)
     model._set_interests(model.centroids[1:], label.flatten())
     view = view_of([[1, 2, 3, 4, 5, 6, 7, 9, 10], [8, 11, 12, 1], [6, 6, 7, 7, 4, 4, 4, 4, 8]])
