@@ -19,14 +19,21 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         count = self.server.enter(self.path)
+        self.counted = True
         try:
             self.server.pages.get(self.path, status(404))(self, count)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client gave up, as some tests want
         finally:
+            self.leave()
+
+    def leave(self) -> None:
+        if self.counted:
+            self.counted = False
             self.server.leave()
 
     def send(self, code: int, body: bytes = b"", **headers: str) -> None:
+        self.leave()  # first: the client may ask for its next page before this thread goes on
         self.send_response(code)
         for key, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(key.replace("_", "-"), value)

@@ -154,8 +154,8 @@ class Handler(BaseHTTPRequestHandler):
             if self.server.held_after is not None and place >= self.server.held_after:
                 self.server.gate.wait(20)
             framed = b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked else piece
+            resource.sent_to[self.number] += len(piece)  # first: the client may be done before this thread
             self.wfile.write(framed)
-            resource.sent_to[self.number] += len(piece)
             if answer.drip_s:
                 time.sleep(answer.drip_s)
         if answer.chunked and answer.cut is None:
