@@ -1,21 +1,38 @@
-"""`mmbench estimate`: what the runs of an experiment's file would cost."""
-
-from pathlib import Path
-from typing import Annotated
+"""`mmbench estimate`: what the missing runs of models or of an experiment's file would cost."""
 
 import typer
 
+from mmbench.cli.requested import (
+    ControlsOption,
+    DatasetsOption,
+    EpochsOption,
+    FloorsOption,
+    ModelsArgument,
+    SeedsOption,
+    SetOption,
+    StudyOption,
+    TunedOption,
+    requested,
+)
 from mmbench.cli.run import DeviceOption
 from mmbench.cli.state import State
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: mmbench estimate exp.toml")(estimate)
+    app.command(epilog="Example: mmbench estimate hm4sr sasrec --dataset amazon-beauty --seeds 10")(estimate)
 
 
 def estimate(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="An experiment, see docs/runs.md.")],
+    models: ModelsArgument,
+    dataset: DatasetsOption = None,
+    seeds: SeedsOption = "1",
+    set_: SetOption = None,
+    tuned: TunedOption = False,
+    study: StudyOption = None,
+    epochs: EpochsOption = None,
+    floors: FloorsOption = True,
+    controls: ControlsOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Time some steps of each model, and print the time, memory and disk that the missing runs need at most."""
@@ -25,10 +42,12 @@ def estimate(
     from mmbench.cli.watching import run_view, watchers
     from mmbench.fetch.files import size_text
     from mmbench.runs.estimate import estimate as costs_of
-    from mmbench.runs.experiment_file import read_experiment_file
     from mmbench.runs.time_left import clock
 
-    experiment = read_experiment_file(file)
+    experiment = requested(
+        ctx, models, datasets=dataset, seeds=seeds, sets=set_, tuned=tuned, study=study, epochs=epochs, floors=floors,
+        controls=controls,
+    )  # fmt: skip
     cells = plan_cells(
         **experiment.run_options, device=device, data_dir=state.data_dir, results_dir=state.results_dir,
         watchers=watchers(state, run_view(state)),

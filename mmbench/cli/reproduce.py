@@ -7,7 +7,8 @@ import typer
 
 from mmbench.cli import complete
 from mmbench.cli.reproduced import FormatOption, is_figure, show, show_data
-from mmbench.cli.run import DeviceOption, SetOption, StackOption, compute, parse_seeds, parse_sets
+from mmbench.cli.requested import SetOption, parse_seeds, parse_sets
+from mmbench.cli.run import DeviceOption, StackOption, compute
 from mmbench.cli.state import State
 from mmbench.cli.tables import note_outdated
 from mmbench.cli.words import words

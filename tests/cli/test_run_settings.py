@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mmbench.choices import FLOORS
 from mmbench.cli import app
-from mmbench.cli.run import FLOORS
 from mmbench.data.store import open_prepared
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.runs.store import read_record

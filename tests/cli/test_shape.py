@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mmbench.choices import FLOORS
 from mmbench.cli import app, asking, complete
-from mmbench.cli.run import parse_seeds
+from mmbench.cli.requested import parse_seeds
 from mmbench.cli.shape import PANELS, hoisted
 from mmbench.cli.words import words
 from mmbench.console import SafeConsole

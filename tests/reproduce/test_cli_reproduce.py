@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmbench.cli import app
-from mmbench.cli.run import parse_sets
+from mmbench.cli.requested import parse_sets
 from mmbench.data.store import open_prepared
 from mmbench.errors import MmbenchError
 from mmbench.runs.schedule import finished, plan

@@ -1,5 +1,6 @@
 """Experiment files: read strictly, written so that they mean the same, run with the table that they ask for."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,17 @@ def test_an_estimate_counts_what_is_missing_and_stores_nothing(toy: Prepared, tm
     assert records[0].n_parameters == trained.n_parameters
     again = next(iter(estimate(planned)))
     assert (again.n_runs, again.n_finished) == (1, 1)
+
+
+def test_models_or_a_file_with_the_same_content_have_one_estimate(data_dir: Path, tmp_path: Path) -> None:
+    file, small = tmp_path / "exp.toml", "hidden_dim = 16\ninner_dim = 16\n"
+    file.write_text(f"models = ['sasrec']\nseeds = 3\nepochs = 4\n[settings]\n{small}", encoding="utf-8")
+    sets = [f"--set={line.replace(' ', '')}" for line in small.splitlines()]
+    named = invoke(data_dir, tmp_path / "r", "estimate", "sasrec", "--seeds", "3", "--epochs", "4", *sets)
+    read = invoke(data_dir, tmp_path / "r", "estimate", str(file))
+    facts = r"sasrec +toy +(\d+ of \d+) +[\d.]+ s +(\d+) +[\d:]+ +([\d,]+)"
+    assert re.findall(facts, named) == re.findall(facts, read) == [("3 of 3", "4", "4,560")]
+    assert "pop" in named
+    assert not (tmp_path / "r").exists()
+    with pytest.raises(UsageError, match=r"--epochs: .*exp\.toml says what is run"):
+        invoke(data_dir, tmp_path, "estimate", str(file), "--epochs", "2")
