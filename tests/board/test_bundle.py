@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mmbench.board import retraining
 from mmbench.board.checks import _curve, _run, has_fault
 from mmbench.board.known import known_data
 from mmbench.board.manifest import MANIFEST
@@ -22,6 +23,7 @@ from mmbench.board.writing import libraries, write_bundle
 from mmbench.data.split import make_split
 from mmbench.data.store import open_prepared
 from mmbench.errors import DataError
+from mmbench.evaluation.evidence import Ranking
 from mmbench.runs.store import Selection
 from mmbench.settings.config import Origin, Setting
 from tests.board.conftest import Made
@@ -274,6 +276,23 @@ def test_targets_that_the_data_do_not_have_are_found(made: Made, data_dir: Path,
     assert checked(made.sasrec)[1]["targets"].status == "not checked"
     _, checks = checked(rebuilt(made.sasrec, tmp_path / "forged.mmb.zip", change), data_dir)
     assert checks["targets"].text == "the valid users are not those of the data"
+
+
+def test_a_catalogue_smaller_than_the_cutoff_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = np.array([0, 2, 4]), np.zeros(3, np.int64)
+    ranking = Ranking(
+        name="test", user=np.arange(3), target=np.ones(3, int), counts={"none": counts}, n_items=5
+    )
+    run = SimpleNamespace(
+        deterministic=True, seed=1, n_items=5, mask_seen="none", ranking=lambda name: ranking
+    )
+    bundle = SimpleNamespace(records=[run], sha256="0", ranking=lambda record, name: ranking)
+    monkeypatch.setattr(retraining, "_train", lambda *args, **options: [run])
+    options = {"date": "2026-01-01", "data_dir": tmp_path, "device": "cpu", "work": tmp_path, "say": print}
+    check, _ = retraining.retrain(cast(Bundle, bundle), 1, **options)
+    assert (check.status, check.text[:13]) == ("ok", "NDCG@5 0.6290")
 
 
 # -- with the data ----------------------------------------------------------------------------------------
