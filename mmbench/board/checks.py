@@ -15,6 +15,7 @@ from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metric
 from mmbench.models import registry
 from mmbench.runs.plan import ENCODERS, configuration_id, effective_settings
 from mmbench.runs.store import RunRecord
+from mmbench.training.progress import kept_epoch
 from mmbench.tuning.records import best_of
 from mmbench.tuning.stored import studies_of
 
@@ -278,7 +279,7 @@ def _compare(
 
 
 def _curve(bundle: Bundle) -> str:
-    """Check that the epoch that was ranked is the best of the validation curve."""
+    """Check that the epoch that was ranked is the best of the validation curve, by the run's own rule for a gain."""
     if all(record.selection is None for record in bundle.records):
         raise UncheckedError("nothing was selected")
     for record in bundle.records:
@@ -294,7 +295,8 @@ def _curve(bundle: Bundle) -> str:
         values = {int(point["epoch"]): point[metric] for point in last if metric in point}
         if not values:
             raise FaultError(f"seed {record.seed}: the curve has no value of {metric}")
-        best = max(values, key=lambda epoch: (values[epoch], -epoch))
+        rule = record.settings.get("patience_rule")
+        best = kept_epoch(dict(sorted(values.items())), "strict" if rule is None else str(rule.value))
         if epoch != best:
             raise FaultError(f"seed {record.seed}: epoch {epoch} was ranked, the curve's best is {best}")
         if abs(values[best] - record.selection.value) > SAME:

@@ -19,10 +19,10 @@ from mmbench.runs.narrator import RunLines
 from mmbench.runs.plan import cell_of
 from mmbench.runs.rerank import reopen
 from mmbench.runs.schedule import execute
-from mmbench.runs.store import cell_path
+from mmbench.runs.store import RunRecord, cell_path
 from mmbench.training.files import BEST
 
-METRIC = Metric("NDCG", 10)
+METRIC = Metric("NDCG", 10)  # of all items where they are fewer
 LEVEL = 0.95  # of the interval that new seeds must lie in
 
 
@@ -153,8 +153,8 @@ def retrain(
     A deterministic model is computed once; its value must be the bundle's to half a user.
     """
     records = bundle.records
-    deterministic = records[0].deterministic
-    stored = [METRIC.value(bundle.ranking(record, "test"), record.mask_seen) for record in records]
+    deterministic, metric = records[0].deterministic, METRIC.within(records[0].n_items)
+    stored = [metric.value(bundle.ranking(record, "test"), record.mask_seen) for record in records]
     if not deterministic and len(records) < 2:
         return Check(
             "retrain", "fault", "a single seed has no interval; ask for a bundle of 2 seeds or more"
@@ -163,16 +163,17 @@ def retrain(
         bundle.sha256, date, 1 if deterministic else k, taken=[record.seed for record in records]
     )
     try:
-        values = _train(bundle, seeds, data_dir=data_dir, device=device, work=work, say=say)
+        runs = _train(bundle, seeds, data_dir=data_dir, device=device, work=work, say=say)
     except MmbenchError as error:
         return Check("retrain", "fault", str(error)), None
+    values = [metric.value(run.ranking("test"), records[0].mask_seen) for run in runs]
     if deterministic:
         low, high = _half_a_user(stored[0], len(bundle.ranking(records[0], "test").user))
     else:
         low, high = prediction_interval(stored, len(seeds))
     result = Retrained(tuple(seeds), tuple(values), low, high)
     text = (
-        f"{METRIC} {result.mean:.4f} of seed {', '.join(map(str, seeds))} (drawn by {date}) is "
+        f"{metric} {result.mean:.4f} of seed {', '.join(map(str, seeds))} (drawn by {date}) is "
         f"{'inside' if result.is_inside else 'outside'} [{low:.4f}, {high:.4f}], the {LEVEL:.0%} interval of the bundle"
     )
     return Check("retrain", "ok" if result.is_inside else "fault", text), result
@@ -191,9 +192,8 @@ def _train(
     device: str,
     work: Path,
     say: Callable[[str], object],
-) -> list[float]:
-    first = bundle.records[0]
-    cell = cell_of(first, data_dir)
+) -> list[RunRecord]:
+    cell = cell_of(bundle.records[0], data_dir)
     cells = [
         replace(
             cell,
@@ -206,4 +206,4 @@ def _train(
     for run in runs:
         if run.status == "failed":
             raise UsageError(f"seed {run.seed} failed: {run.reason}")
-    return [METRIC.value(run.ranking("test"), first.mask_seen) for run in runs]
+    return runs

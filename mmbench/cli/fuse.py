@@ -65,17 +65,19 @@ def _print(state: State, members: "Sequence[RunRecord]", fused: "RunRecord") -> 
     """Print the test metrics of the members and of their fusion, and what each member alone hits."""
     from mmbench.cli.tables import print_table
     from mmbench.evaluation.complementarity import complementarity
+    from mmbench.evaluation.metrics import parse_metric
     from mmbench.reporting.rounding import number
 
+    metrics = [str(parse_metric(name).within(fused.n_items)) for name in METRICS]
     facts = complementarity([record.ranks("test") for record in members], fused.ranks("test"), HITS_AT)
     rows = []
     for record, weight, only in zip(members, fused.extra["weights"], facts.only, strict=True):
-        values = record.metrics("test", METRICS)
+        values = record.metrics("test", metrics)
         rows.append(
             [f"{record.model}, seed {record.seed}", f"{weight:.3f}", *map(number, values.values()), str(only)]
         )
-    rows.append([fused.display, "", *map(number, fused.metrics("test", METRICS).values()), ""])
-    print_table(state, ["test", "weight", *METRICS, "hit by it alone"], rows)
+    rows.append([fused.display, "", *map(number, fused.metrics("test", metrics).values()), ""])
+    print_table(state, ["test", "weight", *metrics, "hit by it alone"], rows)
     best = members[facts.best].model
     state.out.print(
         f"weights: {fused.extra['weights_from']}; hit by all members: {facts.every}; some member hits "

@@ -50,7 +50,7 @@ def show(state: State, explained: "Explained") -> None:
     left_out = f" {explained.left_out:,} users in smaller slices are left out." if explained.left_out else ""
     state.out.print(
         "Each family with the others held equal: least squares of the users' gains on all labels, HC3 errors; families "
-        f"by Wald's test. –: follows from the labels above it.{left_out}\n",
+        f"by Wald's test. –: follows from the labels above it, or does not vary.{left_out}\n",
         markup=False,
     )  # fmt: skip
 
@@ -59,6 +59,8 @@ def _heading(family: "FamilyEffect") -> str:
     against = f"{family.family}, against {family.reference} ({family.n_reference:,} users)"
     if not family.labels:
         return f"{against}: all users are there"
+    if family.p is None and any(effect.difference is not None for effect in family.labels):
+        return f"{against}: no test, the gains do not vary"
     if family.p is None:
         return f"{against}: nothing that the families above do not say"
     return f"{against}: does the gain depend on it? p {_p(family.p)} (Holm)"

@@ -15,7 +15,7 @@ from mmbench.choices import MaskRule
 from mmbench.data.views import TargetView, ranges
 from mmbench.evaluation.counting import Seen, count, without
 from mmbench.evaluation.evidence import Ranks
-from mmbench.evaluation.metrics import mean_value
+from mmbench.evaluation.metrics import mean_value, parse_metric
 from mmbench.evaluation.ranking import evaluation_batches
 from mmbench.models.late_fusion import LateFused
 from mmbench.nn.score_scales import (
@@ -120,7 +120,8 @@ def best_on_grid(
                 pair = train if mask_seen == "train" else whole
             counts[:, point, chunk.index] = pair
     ranks = [Ranks(view.user, greater, equal, n_items) for greater, equal in counts.swapaxes(0, 1)]
-    values = [mean_value(point, METRIC) for point in ranks]
+    metric = str(parse_metric(METRIC).within(n_items))
+    values = [mean_value(point, metric) for point in ranks]
     best: list[int] = grid[int(np.argmax(values))].tolist()  # the first of equal values
     return best
 

@@ -223,6 +223,10 @@ class Metric:
         """Return whether the cutoff is within 1..n_candidates."""
         return self.k is None or 1 <= self.k <= n_candidates
 
+    def within(self, n_candidates: int) -> "Metric":
+        """Return the metric with a cutoff that such a catalogue has: all of its items where they are fewer."""
+        return self if self.fits(n_candidates) else replace(self, k=n_candidates)
+
     def is_exact(self, limit: int | None) -> bool:
         """Return whether counts that are exact up to a cutoff give this metric; None = up to any."""
         return limit is None or (self.k is not None and self.k <= limit)
@@ -305,7 +309,7 @@ DEFAULT_METRICS = (
 def default_metrics(n_candidates: int) -> tuple["Metric", ...]:
     """Return the default metrics with a cutoff that such a catalogue has; where none fits, with its size as cutoff."""
     fitting = tuple(metric for metric in DEFAULT_METRICS if metric.fits(n_candidates))
-    return fitting or tuple(dict.fromkeys(replace(metric, k=n_candidates) for metric in DEFAULT_METRICS))
+    return fitting or tuple(dict.fromkeys(metric.within(n_candidates) for metric in DEFAULT_METRICS))
 
 
 def parse_metric(text: str) -> Metric:

@@ -9,20 +9,29 @@ from dataclasses import dataclass
 import numpy as np
 
 _DEPENDENT = 1e-8  # a column whose part outside the columns before it is smaller, relative to itself
+_ROUNDING = 1e-12  # a standard error that is smaller, relative to the largest observation
+_SINGULAR = 1e-10  # an eigenvalue of a covariance that is smaller, relative to the largest
 
 
 @dataclass(frozen=True)
 class Fit:
     """Coefficients of columns [k], without the constant's, and their HC3 covariance [k, k].
 
-    kept  which of the columns asked for these are: the others follow from columns before them
-    df    observations minus coefficients, the constant's included
+    kept   which of the columns asked for these are: the others follow from columns before them
+    df     observations minus coefficients, the constant's included
+    scale  the largest size of an observation
     """
 
     coefficients: np.ndarray
     covariance: np.ndarray
     kept: tuple[int, ...]
     df: int
+    scale: float
+
+    @property
+    def tested(self) -> list[int]:
+        """Return the coefficients that have an error; observations that are all equal give none."""
+        return [k for k in range(len(self.kept)) if self._error(k) > _ROUNDING * self.scale]
 
     def interval(self, k: int) -> tuple[float, float]:
         """Return the 95 % interval of coefficient k, by Student's t."""
@@ -38,12 +47,18 @@ class Fit:
         return float(2 * stats.t.sf(abs(self.coefficients[k]) / self._error(k), self.df))
 
     def joint_p(self, chosen: Sequence[int]) -> float:
-        """Return the p of all chosen coefficients being 0 (Wald's test, F with as many degrees of freedom)."""
+        """Return the p of all chosen coefficients being 0 (Wald's test, F with as many degrees of freedom).
+
+        Coefficients whose errors are the same, as where only the reference varies, count once.
+        """
         from scipy import stats
 
-        part = self.coefficients[list(chosen)]
-        wald = float(part @ np.linalg.solve(self.covariance[np.ix_(chosen, chosen)], part))
-        return float(stats.f.sf(wald / len(chosen), len(chosen), self.df))
+        part, covariance = self.coefficients[list(chosen)], self.covariance[np.ix_(chosen, chosen)]
+        values, vectors = np.linalg.eigh(covariance)
+        is_large = values > _SINGULAR * values.max()
+        wald = float(((vectors.T @ part)[is_large] ** 2 / values[is_large]).sum())
+        rank = int(is_large.sum())
+        return float(stats.f.sf(wald / rank, rank, self.df))
 
     def _error(self, k: int) -> float:
         return float(np.sqrt(self.covariance[k, k]))
@@ -65,7 +80,8 @@ def least_squares(values: np.ndarray, columns: np.ndarray) -> Fit:
     leverage = np.einsum("nk,kl,nl->n", design, inverse, design)
     errors = (values - design @ coefficients) / np.clip(1 - leverage, 1e-12, None)
     covariance = inverse @ ((design * (errors**2)[:, None]).T @ design) @ inverse
-    return Fit(coefficients[1:], covariance[1:, 1:], tuple(j - 1 for j in kept), n - k)
+    scale = float(np.abs(values).max())
+    return Fit(coefficients[1:], covariance[1:, 1:], tuple(j - 1 for j in kept), n - k, scale)
 
 
 def _independent(design: np.ndarray) -> list[int]:

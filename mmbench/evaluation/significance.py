@@ -19,6 +19,7 @@ ZeroMethod = Literal["wilcox", "pratt", "zsplit"]
 EXACT_LIMIT = 16  # up to 2^16 sign patterns are enumerated
 DRAWS = 10_000  # random sign patterns beyond that
 _CHUNK_CELLS = 4_000_000  # float64 signs held at once, 32 MB
+_NOISE = 1e-13  # of the numbers that were subtracted: a smaller difference is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def direction_of(difference: float) -> Direction:
 
 def paired_t(a: np.ndarray, b: np.ndarray) -> Outcome:
     """Test with t = mean(d) sqrt(n) / s_d and n - 1 degrees of freedom, valid for roughly normal d or large n."""
-    return _t_of_differences(_differences(a, b), test="paired t", scale=_scale(a, b))
+    return _t_of_differences(differences(a, b), test="paired t", scale=_scale(a, b))
 
 
 def one_sample_t(values: np.ndarray, constant: float) -> Outcome:
@@ -127,7 +128,7 @@ def wilcoxon(a: np.ndarray, b: np.ndarray, *, zero_method: ZeroMethod = "wilcox"
     """
     from scipy import stats
 
-    d = _differences(a, b)
+    d = differences(a, b)
     handling = {"wilcox": "zeros dropped", "pratt": "zeros ranked, then dropped", "zsplit": "zeros split"}
     test = f"Wilcoxon ({handling[zero_method]})"
     degenerate = _degenerate(d, test, _scale(a, b))
@@ -153,7 +154,7 @@ def sign_flip(a: np.ndarray, b: np.ndarray, *, draws: int = DRAWS, seed: int = 0
     Exact up to n = 16 (all 2^n patterns, smallest p 2 / 2^n), else p = (1 + hits) / (1 + draws) from a
     seeded generator.
     """
-    d = _differences(a, b)
+    d = differences(a, b)
     return randomisation(d[:, None], scale=_scale(a, b), draws=draws, seed=seed)[0]
 
 
@@ -165,6 +166,7 @@ def randomisation(d: np.ndarray, *, scale: float = 1.0, draws: int = DRAWS, seed
     d = np.asarray(d, dtype=np.float64)
     if d.ndim != 2 or not np.isfinite(d).all():
         raise ValueError(f"differences must be finite and [n, H], not of shape {d.shape}")
+    d = _without_noise(d, scale)
     n = len(d)
     exact = n <= EXACT_LIMIT
     test = "exact sign flip (all 2^n)" if exact else f"sign flip ({draws:,} draws)"
@@ -216,7 +218,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Outcome:
     """Run the exact McNemar test of two hit vectors (0 or 1 per user): binomial on users hit by a single method."""
     from scipy.special import bdtr
 
-    d = _differences(a, b)
+    d = differences(a, b)
     if not is_binary(a) or not is_binary(b):
         raise ValueError("McNemar's test needs hits of 0 or 1; take the randomisation test for averages")
     won, lost = int((d > 0).sum()), int((d < 0).sum())
@@ -256,7 +258,7 @@ def ratio_interval(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> tupl
     None when it is unbounded (b is not clearly different from 0) or n < 2.
     """
     a, b = _vector(a, "a"), _vector(b, "b")
-    _differences(a, b)
+    differences(a, b)
     n = len(a)
     if n < 2:
         return None
@@ -320,16 +322,21 @@ def _vector(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return a - b, 0 where they differ by rounding only: means of the same values in another order are equal."""
     a, b = _vector(a, "a"), _vector(b, "b")
     if len(a) != len(b):
         raise ValueError(f"paired tests need pairs: {len(a)} values against {len(b)}")
-    return a - b
+    return _without_noise(a - b, _scale(a, b))
+
+
+def _without_noise(d: np.ndarray, scale: float) -> np.ndarray:
+    return np.where(np.abs(d) <= _NOISE * scale, 0.0, d)
 
 
 def _has_no_spread(d: np.ndarray, scale: float) -> bool:
     """Return whether d is constant up to the rounding noise of float64 numbers as large as `scale`."""
-    return float(np.ptp(d)) <= 1e-13 * scale
+    return float(np.ptp(d)) <= _NOISE * scale
 
 
 def _scale(*arrays: np.ndarray) -> float:
@@ -350,7 +357,7 @@ def _degenerate(d: np.ndarray, test: str, scale: float) -> NoVerdict | None:
     mean = float(d.mean())
     if len(d) < 2:
         return _no_verdict(test, len(d), mean, "one run", "a test needs at least 2 differences")
-    if float(np.abs(d).max()) <= 1e-13 * scale:
+    if float(np.abs(d).max()) <= _NOISE * scale:
         return _no_verdict(test, len(d), 0.0, "identical", "all differences are zero")
     if _has_no_spread(d, scale):
         return _no_verdict(test, len(d), mean, "no spread", "all differences are equal")

@@ -383,7 +383,7 @@ class _Builder:
 def is_star(comparison: Comparison) -> bool:
     """Return whether a row beats the strongest other row, by the corrected p if there is a correction.
 
-    A rank test whose direction contradicts the means gives no star.
+    A test whose direction contradicts the means gives no star: a rank test, or pairs that are not all of the runs.
     """
     p = comparison.p if comparison.adjusted is None else comparison.adjusted
     contradicted = comparison.effect_name == "r_rb" and (comparison.effect or 0) < 0
@@ -391,7 +391,7 @@ def is_star(comparison: Comparison) -> bool:
         comparison.strongest
         and p is not None
         and p < ALPHA
-        and comparison.outcome.direction == "better"
+        and min(comparison.outcome.difference, comparison.difference) > 0
         and not contradicted
     )
 

@@ -170,11 +170,11 @@ def _effect_sizes(x: np.ndarray, y: np.ndarray, outcome: Outcome, test: TestName
     if isinstance(outcome, NoVerdict) or outcome.test == "Welch t":
         interval = outcome.interval if isinstance(outcome, Verdict) else None
         return {"interval": interval}
-    ratio = significance.ratio_interval(x, y)
+    ratio, d = significance.ratio_interval(x, y), significance.differences(x, y)
     return {
-        "interval": significance.t_interval(x - y),
+        "interval": significance.t_interval(d),
         "percent_interval": None if ratio is None else (100 * (ratio[0] - 1), 100 * (ratio[1] - 1)),
-        "effect": significance.rank_biserial(x - y) if test == "wilcoxon" else significance.effect_dz(x - y),
+        "effect": significance.rank_biserial(d) if test == "wilcoxon" else significance.effect_dz(d),
         "effect_name": "r_rb" if test == "wilcoxon" else "d_z",
         **(users_only if test == "users" else {}),
     }

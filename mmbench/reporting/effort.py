@@ -11,6 +11,7 @@ from mmbench.tuning.origin import SettingsOrigin, settings_origin
 Efforts = Mapping[str, Mapping[str, SettingsOrigin]]  # by data set and row label
 
 AS_RECIPE = "as the recipe"
+MARGIN = 1.2  # the ratio up to which two times are the same budget
 
 
 def efforts_of(groups: Sequence[tuple[Group, Row]]) -> Efforts:
@@ -24,7 +25,15 @@ def efforts_of(groups: Sequence[tuple[Group, Row]]) -> Efforts:
 
 def unequal_datasets(efforts: Efforts) -> list[str]:
     """Return the data sets on which some rows are tuned, and not all with the same budget."""
-    return [dataset for dataset, origins in efforts.items() if len({o.budget for o in origins.values()}) > 1]
+    return [dataset for dataset, origins in efforts.items() if _differ([*origins.values()])]
+
+
+def _differ(origins: Sequence[SettingsOrigin]) -> bool:
+    """Return whether budgets differ; times by more than what the epochs under way take when a search ends."""
+    hours = [origin.hours for origin in origins]
+    if origins and all(hours):
+        return max(hours) > MARGIN * min(hours)
+    return len({origin.budget for origin in origins}) > 1
 
 
 def effort_lines(efforts: Efforts, shown: Iterable[Row]) -> list[tuple[str, str]]:

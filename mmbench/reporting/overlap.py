@@ -15,6 +15,8 @@ from mmbench.reporting.labels import Group, group_runs, names_of
 from mmbench.reporting.request import TableRequest
 from mmbench.runs.store import RunRecord
 
+QUALITY = Metric("NDCG", 10)  # orders the rows
+
 
 @dataclass(frozen=True)
 class OverlapTable:
@@ -66,7 +68,7 @@ def overlap_tables(
         raise UsageError(f"--overlap {k}: lists have at least 1 item")
     finished = [record for record in records if record.status == "finished"]
     names = sorted({record.dataset for record in finished})
-    check_runs(finished, names, TableRequest(metrics=(Metric("NDCG", 10),), mask_seen=mask_seen))
+    check_runs(finished, names, TableRequest(metrics=(QUALITY,), mask_seen=mask_seen))
     groups, _ = group_runs(finished)
     by_dataset: dict[str, list[tuple[str, Group]]] = defaultdict(list)
     for name, group in zip(names_of(groups), groups, strict=True):
@@ -100,7 +102,8 @@ def _table(
 
 def _quality(group: Group, mask_seen: MaskRule | None) -> float:
     """Return the NDCG@10 by which rows are ordered; those without one come last."""
-    measured, _ = measure(group, TableRequest(metrics=(Metric("NDCG", 10),), mask_seen=mask_seen))
+    metric = QUALITY.within(group.finished[0].n_items)
+    measured, _ = measure(group, TableRequest(metrics=(metric,), mask_seen=mask_seen))
     return -1.0 if measured is None else float(measured.values.mean())
 
 

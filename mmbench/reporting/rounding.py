@@ -87,13 +87,13 @@ def summary(table: Table) -> list[Line]:
     ]
     if any(c is not None and c.interval for c in shown):
         lines.append(line("95 % CI", _interval))
-    lines.append(line(f"p ({names[table.test]})", lambda c: _outcome(c.outcome)))
+    lines.append(line(f"p ({names[table.test]})", lambda c: _outcome(c.outcome, c.difference)))
     if table.correction != "none" and table.family:
         label = f"p ({names[table.test]}, {_NAMES[table.correction]} of {table.family})"
         lines.append(line(label, lambda c: DASH if c.adjusted is None else p_value(c.adjusted)))
     if table.test == "t":
         beside = "p (sign-flip)"
-        lines.append(line(beside, lambda c: DASH if c.beside is None else _outcome(c.beside)))
+        lines.append(line(beside, lambda c: DASH if c.beside is None else _outcome(c.beside, c.difference)))
     if any(c is not None and c.effect is not None for c in shown):
         name = next(c.effect_name for c in shown if c is not None and c.effect is not None)
         lines.append(line(f"{name} ({table.unit}s)", _effect))
@@ -119,11 +119,15 @@ def _interval(comparison: Comparison) -> str:
     return f"[{number(low)}, {number(high)}]"
 
 
-def _outcome(outcome: Outcome) -> str:
-    """Return p, followed by "worse" if the compared row is worse; words if there is no p."""
+def _outcome(outcome: Outcome, difference: float) -> str:
+    """Return p, followed by "worse" if the compared row is worse in the test; words if there is no p.
+
+    A row that is worse by the means of all runs, the `difference`, and better by its pairs has "better" there.
+    """
     if isinstance(outcome, NoVerdict):
         return outcome.words
-    return p_value(outcome.p) + (" worse" if outcome.direction == "worse" else "")
+    is_said = outcome.direction == "worse" or difference < 0
+    return f"{p_value(outcome.p)} {outcome.direction}" if is_said else p_value(outcome.p)
 
 
 def _effect(comparison: Comparison) -> str:

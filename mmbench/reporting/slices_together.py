@@ -23,7 +23,7 @@ class Effect:
     """How much larger the gain is for a label than for its family's reference, the other families equal.
 
     difference  None where the label's users follow from labels of families before
-    p           Holm's over all labels of the table
+    p           Holm's over all labels of the table; like the interval None where the gains do not vary
     """
 
     label: str
@@ -39,7 +39,7 @@ class FamilyEffect:
 
     reference  the label of most users
     p          of "the gain is equal for all labels when the other families are", Holm's over the families; None where
-               no label has an effect
+               no label has a p
     """
 
     family: str
@@ -108,8 +108,8 @@ def _explain(rows: Rows, other: str, families: Sequence[Labels]) -> Explained:
         )
     gains = gains[kept]
     families = [replace(labels, index=labels.index[kept]) for labels in families]
-    columns = np.array([labels.index == k for labels in families for k in _compared_labels(labels)]).T
-    fit = _fit(gains, columns, rows.dataset)
+    columns = [labels.index == k for labels in families for k in _compared_labels(labels)]
+    fit = _fit(gains, np.array(columns).reshape(len(columns), len(gains)).T, rows.dataset)
     return Explained(
         rows.dataset, rows.metric, rows.rule, rows.split, rows.compared, other, len(gains), int((~kept).sum()),
         float(gains.mean()), _effects(families, fit),
@@ -133,7 +133,7 @@ def _fit(gains: np.ndarray, columns: np.ndarray, dataset: str) -> Fit:
 
 def _effects(families: Sequence[Labels], fit: Fit) -> tuple[FamilyEffect, ...]:
     """Return the effects of a fit whose columns are the compared labels of each family in turn."""
-    adjusted = holm([fit.p(k) for k in range(len(fit.kept))])
+    adjusted = dict(zip(fit.tested, holm([fit.p(k) for k in fit.tested]).tolist(), strict=True))
     place = {column: k for k, column in enumerate(fit.kept)}  # of a column among the coefficients
     columns, made = count(), []
     for labels in families:
@@ -141,12 +141,12 @@ def _effects(families: Sequence[Labels], fit: Fit) -> tuple[FamilyEffect, ...]:
         places = {label: place.get(next(columns)) for label in _compared_labels(labels)}
         effects = [
             Effect(
-                labels.names[label], int(counts[label]),
-                *(() if k is None else (float(fit.coefficients[k]), fit.interval(k), float(adjusted[k]))),
+                labels.names[label], int(counts[label]), None if k is None else float(fit.coefficients[k]),
+                *((fit.interval(k), adjusted[k]) if k in adjusted else ()),
             )
             for label, k in places.items()
         ]  # fmt: skip
-        told_apart = [k for k in places.values() if k is not None]
+        told_apart = [k for k in places.values() if k in adjusted]
         reference = int(counts.argmax())
         made.append(
             FamilyEffect(

@@ -18,16 +18,13 @@ class Curves:
     loss    the sum of the loss terms after each epoch
     valid   the value on the validation targets after each evaluation
     metric  which metric that is, "" without an evaluation
+    best    the last gain, whose weights are kept; by the run's own rule, and in the last of its stages
     """
 
     loss: tuple[Point, ...]
     valid: tuple[Point, ...]
     metric: str
-
-    @property
-    def best(self) -> Point | None:
-        """Return the first epoch with the highest validation value."""
-        return max(self.valid, key=lambda point: (point[1], -point[0]), default=None)
+    best: Point | None = None
 
 
 def read_curves(folder: Path) -> Curves:
@@ -39,14 +36,16 @@ def read_curves(folder: Path) -> Curves:
     texts = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     loss: list[Point] = []
     valid: list[Point] = []
-    metric = ""
+    metric, best = "", None
     for epoch, line in enumerate(filter(None, map(_parsed, texts)), start=1):
         if terms := _numbers(line.get("loss")):
             loss.append((epoch, sum(terms.values())))
         for name, value in _numbers(line.get("valid")).items():
             metric = name
             valid.append((epoch, value))
-    return Curves(_finite(loss), _finite(valid), metric)
+            if line.get("best_epoch") == line.get("epoch"):
+                best = epoch, value
+    return Curves(_finite(loss), _finite(valid), metric, best)
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Where a training stands: counters and times, means of loss terms, and their watchers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
@@ -36,6 +36,23 @@ class Progress:
     def note(self, *texts: str) -> None:
         """Keep notes, each once."""
         self.notes = list(dict.fromkeys([*self.notes, *texts]))
+
+
+def is_gain(value: float, best: float, rule: str) -> bool:
+    """Return whether a value beats the best so far: larger ("strict"), or at least equal in four digits ("recbole").
+
+    "strict" compares unrounded values, so the earlier of two equal epochs stays the best.
+    """
+    return round(value, 4) >= round(best, 4) if rule == "recbole" else value > best
+
+
+def kept_epoch(values: Mapping[int, float], rule: str) -> int:
+    """Return the epoch whose weights a training with these validation values keeps: that of the last gain."""
+    best, kept = -math.inf, 0
+    for epoch, value in values.items():
+        if is_gain(value, best, rule):
+            best, kept = value, epoch
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True)

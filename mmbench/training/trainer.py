@@ -33,7 +33,15 @@ from mmbench.training.learner import Learner, Terms
 from mmbench.training.optim import learning_rate
 from mmbench.training.out_of_memory import MemoryLimit
 from mmbench.training.precision import on_own_stream, rounded_products
-from mmbench.training.progress import LossSums, Outlook, Progress, Watcher, mean_terms, report_epoch
+from mmbench.training.progress import (
+    LossSums,
+    Outlook,
+    Progress,
+    Watcher,
+    is_gain,
+    mean_terms,
+    report_epoch,
+)
 from mmbench.training.sources import Pretraining, source_data
 from mmbench.training.stages import StagePlan, plan_stages
 
@@ -322,14 +330,6 @@ class Trainer:
             best_epoch=progress.best_epoch,
             bad=progress.bad,
         )
-
-
-def is_gain(value: float, best: float, rule: str) -> bool:
-    """Return whether a value beats the best so far: larger ("strict"), or at least equal in four digits ("recbole").
-
-    "strict" compares unrounded values, so the earlier of two equal epochs stays the best.
-    """
-    return round(value, 4) >= round(best, 4) if rule == "recbole" else value > best
 
 
 # -- the loop ---------------------------------------------------------------------------------------------

@@ -96,7 +96,8 @@ class Ledger:
         """Return the trials in the order of their ends. A last line that a kill cut short is left out."""
         file = self.path / TRIALS
         try:
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            with file.open(encoding="utf-8", newline="\n") as opened:
+                lines = list(opened)  # str.splitlines would also split at U+2028, which a reason may hold
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from mmbench.errors import counted
 from mmbench.runs.time_left import clock
 from mmbench.training.progress import EpochReport
 from mmbench.tuning.ledger import Ledger
-from mmbench.tuning.records import Trial, best_of
+from mmbench.tuning.records import Trial, best_of, two_digits
 from mmbench.tuning.sampling import size_of
 from mmbench.tuning.study import Budget, Watching
 
@@ -61,7 +61,8 @@ class StudyLines(Watching):
         """Return what is spent of the budget: "3 of 20 trials", "0.8 of 2 h"."""
         if self.budget.trials is not None:
             return f"{len(self.trials)} of {self.budget.text}"
-        return f"{sum(trial.seconds for trial in self.trials) / 3600:.2g} of {self.budget.text}"
+        hours = sum(trial.seconds for trial in self.trials) / 3600
+        return f"{two_digits(hours)} of {self.budget.text}"
 
     def _left(self) -> str:
         """Return how long the rest takes if its trials take as long as those before."""

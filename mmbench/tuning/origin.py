@@ -8,7 +8,7 @@ from mmbench.errors import counted
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import CHOSEN
 from mmbench.settings.describe import value_text
-from mmbench.tuning.records import Plan, Trial, best_of
+from mmbench.tuning.records import Plan, Trial, best_of, two_digits
 from mmbench.tuning.stored import studies_of
 
 
@@ -17,6 +17,7 @@ class SettingsOrigin:
     """How a run's settings came about.
 
     budget     what was spent on the search: "30 trials" or "2 h"; "" = nothing was searched
+    hours      the same as a number, where the budget was a time; 0 where it was not
     cost       what it took: "30 trials, 1.9 h"
     n_trials   of the search
     is_recipe  whether the settings are the recipe's; a search may end with them
@@ -25,6 +26,7 @@ class SettingsOrigin:
 
     kind: Literal["recipe", "tuned", "--set"]
     budget: str = ""
+    hours: float = 0.0
     cost: str = ""
     n_trials: int = 0
     is_recipe: bool = False
@@ -62,9 +64,10 @@ def settings_origin(record: RunRecord) -> SettingsOrigin:
 def _origin(plan: Plan, trials: Sequence[Trial], changes: Mapping[str, object]) -> SettingsOrigin:
     hours = sum(trial.seconds for trial in trials) / 3600
     time = f"{hours:.1f} h" if hours >= 0.05 else f"{hours * 60:.1f} min"
-    budget = counted(len(trials), "trial") if plan.unit == "trials" else f"{hours:.0f} h"
+    n_trials, is_time = counted(len(trials), "trial"), plan.unit == "seconds"
     return SettingsOrigin(
-        "tuned", budget, cost=f"{counted(len(trials), 'trial')}, {time}", n_trials=len(trials), is_recipe=not changes,
+        "tuned", f"{two_digits(hours)} h" if is_time else n_trials, hours if is_time else 0.0, f"{n_trials}, {time}",
+        n_trials=len(trials), is_recipe=not changes,
         changes=", ".join(f"{key}={value_text(value)}" for key, value in sorted(changes.items())),
     )  # fmt: skip
 

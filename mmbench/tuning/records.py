@@ -92,6 +92,11 @@ def best_of(trials: list[Trial]) -> Trial | None:
     return min(candidates, key=lambda trial: trial.order, default=None)
 
 
+def two_digits(hours: float) -> str:
+    """Return hours with two digits, or all that stand before the point: 0.25, 1.5, 120."""
+    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
+
+
 def best_toml(plan: Plan, trials: list[Trial]) -> str:
     """Return the best settings as TOML, in the form that `mmbench run --config` and recipes have."""
     best = best_of(trials)

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmbench.errors import UsageError
 from mmbench.runtime import derive_seed
+from mmbench.settings.recipe import Searched
 from mmbench.tuning.space import Dimension
 
 SamplerName = Literal["tpe", "random", "grid"]
@@ -106,7 +107,12 @@ class _Chance:
         if dimension.is_integer:
             high += 1 - 1e-9
         value = low * (high / low) ** share if searched.log else low + (high - low) * share
-        return math.floor(value) if dimension.is_integer else float(f"{value:.6g}")
+        return math.floor(value) if dimension.is_integer else _rounded(value, searched)
+
+
+def _rounded(value: float, searched: Searched) -> float:
+    """Return a value of a range with six digits, and never outside, where Optuna would refuse it as tried."""
+    return min(max(float(f"{value:.6g}"), float(searched.low or 0)), float(searched.high or 0))
 
 
 class _Tpe:
@@ -153,7 +159,9 @@ class _Tpe:
 
     def _decoded(self, key: str, code: Any) -> Any:
         points = self.lists[key]
-        return points[code] if points is not None else code if isinstance(code, int) else float(f"{code:.6g}")
+        if points is not None:
+            return points[code]
+        return code if isinstance(code, int) else _rounded(code, self.space[key].searched)
 
 
 def _ordered(dimension: Dimension) -> list[Any] | None:

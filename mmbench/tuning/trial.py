@@ -43,7 +43,10 @@ class EndedError(Exception):
 class Judge:
     """Watches the epochs of a trial's training, and ends it when it is worse than others or the time is over.
 
-    others     the curves of trials that ended: epoch, value
+    Trials are compared in their last stage only, since no other stage gives the value that they are chosen by: a
+    pre-training gives none, and the first member of an ensemble has another.
+
+    others     the curves of trials that ended, in their last stage: epoch, value
     is_over    whether the budget of seconds is spent
     on_epoch   called after every epoch
     """
@@ -59,7 +62,8 @@ class Judge:
 
     def epoch(self, report: EpochReport) -> None:
         self.on_epoch(report)
-        if self.prunes and report.epoch in RUNGS and is_worse(report.best, self.others, report.epoch):
+        is_compared = self.prunes and report.outlook.is_last_stage and report.epoch in RUNGS
+        if is_compared and is_worse(report.best, self.others, report.epoch):
             raise EndedError("pruned")
         if self.is_over():
             raise EndedError("cut")
@@ -170,7 +174,10 @@ def check_sealed(cell: Cell) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a seed's training; `ended` is None where it ended by itself."""
+    """The outcome of a seed's training; `ended` is None where it ended by itself.
+
+    value, curve  of the last stage; None and () where the training ended before it
+    """
 
     value: float | None
     curve: tuple[tuple[int, float], ...]
@@ -225,10 +232,17 @@ def _train(cell: Cell, device: str, judge: Judge, tracking: Tracking) -> Outcome
         trainer.fit()
     except EndedError as end:
         ended = end.status
-    return _outcome(trainer.progress, config.selection_metric, n_parameters, ended)
+    value, curve = last_stage(trainer.progress, len(trainer.stages), config.selection_metric)
+    return Outcome(value, curve, trainer.progress.earlier + trainer.progress.epoch, n_parameters, ended)
 
 
-def _outcome(progress: Progress, metric: str, n_parameters: int, ended: Status | None) -> Outcome:
-    curve = tuple((int(point["epoch"]), float(point[metric])) for point in progress.curve)
-    value = progress.best if math.isfinite(progress.best) else None
-    return Outcome(value, curve, progress.earlier + progress.epoch, n_parameters, ended)
+def last_stage(
+    progress: Progress, n_stages: int, metric: str
+) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+    """Return the best validation value of the last of the stages, and its curve: epoch, value."""
+    points = (point for point in progress.curve if point.get("stage", 0) == n_stages - 1)
+    is_reached = progress.stage >= n_stages - 1 and math.isfinite(progress.best)
+    return (
+        progress.best if is_reached else None,
+        tuple((int(point["epoch"]), float(point[metric])) for point in points),
+    )

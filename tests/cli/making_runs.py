@@ -6,6 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from mmbench.cli import app
+from mmbench.training.progress import kept_epoch
 from tests.reporting.conftest import fake_run
 
 
@@ -16,14 +17,20 @@ def invoke(results: Path, *args: str) -> str:
     return done.stdout
 
 
-def write_log(path: Path, values: list[float], *, metric: str = "NDCG@20") -> None:
-    """Write the log of a training whose epochs have these validation values and the losses 9, 8, ..."""
+def write_log(
+    path: Path, values: list[float], *, metric: str = "NDCG@20", rule: str = "strict", stage: int = 0
+) -> None:
+    """Add to the log of a training a stage whose epochs have these validation values and the losses 9, 8, ..."""
     path.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps({"stage": 0, "epoch": n, "seconds": 1.0, "loss": {"ce": 9.5 - n, "aux": 0.5}, "valid": {metric: v}})
+        json.dumps({
+            "stage": stage, "epoch": n, "seconds": 1.0, "loss": {"ce": 9.5 - n, "aux": 0.5}, "valid": {metric: v},
+            "best_epoch": kept_epoch(dict(enumerate(values[:n], start=1)), rule),
+        })
         for n, v in enumerate(values, start=1)
     ]  # fmt: skip
-    (path / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with (path / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
 
 
 def fill(root: Path) -> dict[str, Path]:

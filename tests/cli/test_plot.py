@@ -50,6 +50,14 @@ def test_a_log_that_a_kill_cut_short_is_read_as_far_as_it_goes(tmp_path: Path) -
     assert curves.best == (2, 0.2)
 
 
+def test_the_best_epoch_is_the_one_whose_weights_are_kept(tmp_path: Path) -> None:
+    write_log(tmp_path / "equal", [0.1, 0.20004, 0.20001, 0.1], rule="recbole")
+    assert read_curves(tmp_path / "equal").best == (3, 0.20001)
+    for stage, values in enumerate([[0.9, 0.8], [0.2, 0.3, 0.1]]):
+        write_log(tmp_path / "stages", values, stage=stage)
+    assert read_curves(tmp_path / "stages").best == (4, 0.3)
+
+
 def test_plots_in_the_terminal_and_in_files(stored: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
     root, paths = stored
     names = [look_at(paths[name]).name for name in ("finished", "interrupted")]

@@ -107,6 +107,12 @@ def test_no_point_of_the_grid_ranks_better_under_the_same_mask_rule(rule: MaskRu
     assert tuple(weights) == best[0], "the one nearest to equal weights"
 
 
+def test_a_catalogue_smaller_than_the_cutoff_has_weights() -> None:
+    view = random_view(n_users=30, n_items=6)
+    tables = [torch.rand(30, 6, generator=torch.Generator().manual_seed(k)) for k in (1, 2)]
+    assert sum(best_shares(Written(*tables), view, mask_seen="none")) == 10
+
+
 def test_mask_rules_share_one_scale_and_may_choose_other_weights() -> None:
     view, first, second = planted(400)
     second = second.clone()

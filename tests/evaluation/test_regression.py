@@ -70,3 +70,17 @@ def test_columns_that_follow_from_others_are_left_out() -> None:
     assert fit.coefficients == pytest.approx(least_squares(values, np.column_stack([a, b])).coefficients)
     with pytest.raises(ValueError, match="cannot tell"):
         least_squares(values, np.ones((50, 1)))
+
+
+def test_observations_that_do_not_vary_have_no_test() -> None:
+    columns = np.random.default_rng(5).integers(0, 2, (80, 2))
+    for constant in (0.0, 0.3):
+        assert least_squares(np.full(80, constant), columns).tested == []
+
+
+def test_coefficients_that_share_their_error_count_once_in_a_joint_test() -> None:
+    """Nothing varies outside the reference, so that both labels differ from it by the same."""
+    label = np.repeat([0, 1, 2], [80, 40, 40])
+    values = np.where(label == 0, np.arange(160) % 4 == 0, 0).astype(float)
+    fit = least_squares(values, np.column_stack([label == 1, label == 2]))
+    assert fit.joint_p([0, 1]) == pytest.approx(fit.p(0), rel=1e-6)

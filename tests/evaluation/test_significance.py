@@ -256,3 +256,16 @@ def test_nonsense_is_refused() -> None:
         significance.mean_std([])
     with pytest.raises(ValueError, match="finite"):
         significance.randomisation(np.array([1.0, 2.0]))
+
+
+def test_equal_means_that_were_added_in_another_order_are_no_difference() -> None:
+    """Half of the users have the same values in other seeds, which differ by 1e-17 as means; the others are won."""
+    a, b = (sum(values) / 3 for values in ([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]))
+    assert a != b
+    x, y = np.repeat([a, a + 0.1, a + 0.2], [60, 40, 20]), np.repeat([b, a], 60)
+    for outcome in (significance.sign_flip(x, y), significance.wilcoxon(x, y)):
+        assert (verdict(outcome).won, verdict(outcome).lost) == (60, 0)
+    (of_columns,) = significance.randomisation((x - y)[:, None])
+    assert (verdict(of_columns).won, verdict(of_columns).lost) == (60, 0)
+    assert verdict(significance.wilcoxon(x, y)).p == verdict(significance.wilcoxon(x[60:], y[60:])).p
+    assert significance.rank_biserial(significance.differences(y, x)) == -1

@@ -12,6 +12,7 @@ from mmbench.reporting.table import Table
 from mmbench.runs.store import RunRecord
 from mmbench.settings.config import Origin
 from mmbench.tuning.ledger import Ledger
+from mmbench.tuning.origin import settings_origin
 from mmbench.tuning.records import Plan, Trial
 from tests.reporting.conftest import fake_run
 
@@ -24,7 +25,9 @@ def records(results: Path, **of_sasrec: Any) -> list[RunRecord]:
     return [*made, fake_run(results, "pop", skill=0.1, deterministic=True, best_epoch=0)]
 
 
-def study(record: RunRecord, n_trials: int, *, unit: Any = "trials", **values: Any) -> None:
+def study(
+    record: RunRecord, n_trials: int, *, unit: Any = "trials", hours: float = 1.0, **values: Any
+) -> None:
     """Write a study whose best trial has these values."""
     plan = Plan(
         dataset=record.dataset, model=record.model, metric="NDCG@20", sampler="random", unit=unit, n_seeds=1,
@@ -35,7 +38,9 @@ def study(record: RunRecord, n_trials: int, *, unit: Any = "trials", **values: A
     for number in range(n_trials):
         value = 0.5 if number == 0 else 0.1
         ledger.record(
-            Trial(number=number, status="finished", values=values, value=value, seconds=3600.0 / n_trials)
+            Trial(
+                number=number, status="finished", values=values, value=value, seconds=3600 * hours / n_trials
+            )
         )
 
 
@@ -84,6 +89,19 @@ def test_budgets_are_compared(trials: int, is_equal: bool, tmp_path: Path) -> No
     table = build_table(runs)
     assert has_star(table) == is_equal
     assert any("different budgets" in text for text in table.warnings) != is_equal
+
+
+@pytest.mark.parametrize(("hours", "is_equal"), [((1.49, 1.52), True), ((0.2, 0.45), False), ((2, 3), False)])
+def test_budgets_in_hours_are_compared_up_to_the_epochs_under_way(
+    hours: tuple[float, float], is_equal: bool, tmp_path: Path
+) -> None:
+    runs = records(tmp_path)
+    for record, of_row in zip((runs[0], runs[3]), hours, strict=True):
+        study(record, 10, unit="seconds", hours=of_row, lr=0.001)
+    table = build_table(runs)
+    assert has_star(table) == is_equal
+    assert any("different budgets" in text for text in table.warnings) != is_equal
+    assert settings_origin(runs[0]).budget == f"{hours[0]:.2g} h"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Run: python -m pytest tests/reporting/test_overlap.py
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,17 @@ def run(root: Path, model: str, items: list[int], *, hits: int = 10, seed: int =
     scores = np.tile(np.arange(len(items), 0, -1, dtype=np.float32), (N_USERS, 1))
     top = TopLists(lists, scores)
     fake_run(root, model, seed=seed, ranks=ranks_with_hits(hits), lists={"none": top, "input": top}, **fields)
+
+
+def test_rows_are_ordered_where_the_catalogue_is_smaller_than_the_cutoff(tmp_path: Path) -> None:
+    for model, hits in (("sasrec", 20), ("gru4rec", 30)):
+        ranks = replace(
+            ranks_with_hits(hits), greater=np.repeat([0, 5], [hits, N_USERS - hits]), n_candidates=6
+        )
+        lists = np.tile(np.array(SAME, np.int32), (N_USERS, 1))
+        top = TopLists(lists, np.zeros(lists.shape, np.float16))
+        fake_run(tmp_path, model, ranks=ranks, lists={"none": top, "input": top})
+    assert table_of(tmp_path).rows == ("GRU4Rec", "SASRec")
 
 
 def table_of(root: Path, k: int = 4) -> OverlapTable:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mmbench.cli.slices_together import _heading
 from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.evidence import MadeBy, Ranking
 from mmbench.evaluation.metrics import parse_metric
-from mmbench.evaluation.slices import FAMILIES
-from mmbench.reporting.slices import interaction_p, labels_of, slice_tables
-from mmbench.reporting.slices_together import explain_gains
+from mmbench.evaluation.slices import FAMILIES, Labels
+from mmbench.reporting.slices import Rows, interaction_p, labels_of, slice_tables
+from mmbench.reporting.slices_together import _explain, explain_gains
 from mmbench.runs.store import RunRecord, read_record, write_rankings
 from tests.prepared import cli, write_toy
 from tests.runs.test_rerank import finished
@@ -191,6 +192,30 @@ def test_together_needs_families(
 ) -> None:
     with pytest.raises(UsageError, match=reason):
         explain_gains(runs, families, metric=NDCG, data_dir=shop.data_dir, compare="random")
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.3])
+def test_together_rows_whose_difference_does_not_vary_have_no_p(runs: list[RunRecord], gain: float) -> None:
+    labels = [
+        Labels(name, ("x", "y"), np.random.default_rng(k).integers(0, 2, 200)) for k, name in enumerate("ab")
+    ]
+    rows = Rows(tuple(runs), NDCG, "none", "test", "", np.ones(200, bool),
+                {"A": np.full(200, gain), "B": np.zeros(200)}, "A")  # fmt: skip
+    explained = _explain(rows, "B", labels)
+    assert explained.gain == pytest.approx(gain)
+    for family in explained.families:
+        (effect,) = family.labels
+        assert (family.p, effect.p, effect.interval) == (None, None, None)
+        assert effect.difference == pytest.approx(0, abs=1e-12)
+        assert _heading(family).endswith("no test, the gains do not vary")
+
+
+def test_together_needs_labels_that_differ(runs: list[RunRecord]) -> None:
+    labels = [Labels(name, ("x", "y"), np.zeros(200, np.int64)) for name in "ab"]
+    values = {"A": np.arange(200.0), "B": np.zeros(200)}
+    rows = Rows(tuple(runs), NDCG, "none", "test", "", np.ones(200, bool), values, "A")
+    with pytest.raises(UsageError, match=r"too few different labels \(200 observations"):
+        _explain(rows, "B", labels)
 
 
 def test_together_on_the_command_line(

@@ -9,6 +9,7 @@ import scipy.stats
 
 from mmbench.choices import Correction, TestName
 from mmbench.evaluation.metrics import Metric
+from mmbench.reporting.rounding import summary
 from tests.reporting.conftest import all_records, fake_run, headline, make_table, ranks_with_hits, row_of
 
 HR10 = Metric("HR", 10)
@@ -46,6 +47,18 @@ def test_a_clear_winner_has_its_star_under_every_correction(results: Path) -> No
     write(results, {"hm4sr": OURS, "sasrec": OURS - [8, 9, 7, 8], "gru4rec": OURS - [20, 21, 19, 20]})
     for correction in ("none", "holm", "bh"):
         assert stars(results, correction=correction) == ["HM4SR"]
+
+
+def test_a_row_whose_mean_is_lower_has_none_although_its_pairs_are_better(results: Path) -> None:
+    """Runs without a partner of equal seed count in the means only."""
+    write(results, {"hm4sr": [*OURS, 3, 4], "sasrec": OURS - [8, 9, 7, 8]})
+    table = make_table(all_records(results), metrics=[HR10], compare="hm4sr")
+    comparison = headline(table)
+    assert comparison.outcome.direction == "better"
+    assert (comparison.adjusted or 1) < 0.05
+    assert comparison.difference < 0
+    assert not any(row.cells[0].star for row in table.rows)
+    assert [line.texts[0].split()[-1] for line in summary(table) if line.label == "p (t)"] == ["better"]
 
 
 @pytest.mark.parametrize(("rare", "expected"), [(+30, []), (-3, ["SASRec"])])

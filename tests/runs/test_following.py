@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mmbench.cli.live import RunView
 from mmbench.data.store import Prepared
+from mmbench.runs import following as following_module
 from mmbench.runs.following import Follower, following
 from mmbench.runs.plan import Cell
 from mmbench.runs.workers import BEGUN
@@ -100,7 +101,8 @@ def test_a_log_that_begins_anew_is_told_anew(two: list[Cell]) -> None:
     assert [text for _, text in teller.heard[1:]] == [f"epoch {n}, best 0.{n}" for n in (1, 2, 1)]
 
 
-def test_logs_are_looked_at_until_the_end(two: list[Cell]) -> None:
+def test_logs_are_looked_at_until_the_end(two: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "POLL_S", 0.001)
     teller = Teller()
     with following(two, teller):
         write(two[0], line(1))
@@ -109,7 +111,7 @@ def test_logs_are_looked_at_until_the_end(two: list[Cell]) -> None:
             time.sleep(0.01)
     assert teller.heard == [(1, "begins, one of 2"), (1, "epoch 1, best 0.1")]
     write(two[0], line(1), line(2))
-    time.sleep(0.01)
+    time.sleep(0.05)  # fifty looks, if somebody looked
     assert len(teller.heard) == 2
 
 

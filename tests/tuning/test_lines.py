@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmbench.tuning.lines import StudyLines
-from mmbench.tuning.records import Trial
+from mmbench.tuning.records import Trial, two_digits
 from mmbench.tuning.study import Budget
 from tests.prepared import write_toy
 from tests.tuning.making import open_study
@@ -25,3 +25,10 @@ def test_each_line_says_what_is_spent(budget: Budget, spent: list[str], tmp_path
     for number in (0, 1):
         lines.ended(Trial(number=number, status="finished", values={"lr": 0.1}, value=0.2, seconds=1800.0))
     assert [line[: len(start)] for line, start in zip(told[1:], spent, strict=True)] == spent
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"), [(0.2499, "0.25"), (1.52, "1.5"), (2.0, "2"), (10.4, "10"), (120.2, "120")]
+)
+def test_hours_have_two_digits(hours: float, text: str) -> None:
+    assert two_digits(hours) == text

@@ -57,6 +57,18 @@ def test_every_setting_stays_in_its_space(sampler: SamplerName) -> None:
     assert all(len({json.dumps(trial.values[key]) for trial in tried}) > 1 for key in SPACE)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_six_digits_do_not_lead_out_of_a_range(sampler: SamplerName) -> None:
+    low, high = 0.12345678, 0.12345692
+    space = {"lr": Dimension("lr", low, Searched(low=low, high=high, source="test"))}
+    tried = [Tried({"lr": low}, 0.1)]
+    for number in range(1, 12):
+        values = propose(sampler, space, number, 1, tried)
+        assert values is not None
+        assert low <= values["lr"] <= high
+        tried.append(Tried(values, number / 10))
+
+
 @pytest.mark.parametrize("sampler", [*SAMPLERS, "grid"])
 def test_the_first_trial_is_the_recipe_s_own(sampler: SamplerName) -> None:
     assert propose(sampler, SPACE, 0, 1, []) == {

@@ -1,7 +1,9 @@
 """Studies on disk: kills, several processes, budgets, what is searched and what is never looked at."""
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ from mmbench.evaluation.metrics import mean_value
 from mmbench.runs.execute import run_cell
 from mmbench.runs.plan import make_cell
 from mmbench.settings.config import Layer, Origin
-from mmbench.training.progress import EpochReport
+from mmbench.training.progress import EpochReport, Outlook, Progress
 from mmbench.tuning import trial as trial_module
 from mmbench.tuning.records import Trial, best_of
 from mmbench.tuning.stored import chosen_study, studies_of
 from mmbench.tuning.study import Budget, Watching, plan_study, run_study
-from mmbench.tuning.trial import EndedError, is_worse, trial_cell
+from mmbench.tuning.trial import EndedError, Judge, is_worse, last_stage, trial_cell
 from tests.prepared import add_features, cli, write_toy
 from tests.tuning.making import FIXED, LISTS, facts, open_study
 
@@ -243,6 +245,27 @@ def test_a_trial_is_pruned_when_two_thirds_are_better() -> None:
     assert is_worse(0.1, others, 4)  # .2, .3 and .4 are better: .3 by a training that ended after one epoch
     assert not is_worse(0.25, [*others[:2]], 4)  # too few to compare with
     assert not is_worse(0.35, others, 4)
+
+
+@pytest.mark.parametrize(("stage", "is_pruned"), [(1, False), (2, True)])
+def test_trials_are_compared_in_their_last_stage(stage: int, is_pruned: bool) -> None:
+    """A pre-training is not validated, so that every trial would be the worst in it."""
+    outlook = Outlook(stage=stage, n_stages=2, n_epochs=9, n_done=4, n_left=5)
+    report = EpochReport(
+        epoch=4, outlook=outlook, seconds=1.0, loss={}, valid={}, best=-math.inf, best_epoch=0
+    )
+    judge = Judge("NDCG@10", [[(1, 0.1), (4, 0.2)]] * 3, prunes=True, is_over=lambda: False)
+    with pytest.raises(EndedError) if is_pruned else nullcontext():
+        judge.epoch(report)
+
+
+def test_a_trial_s_value_and_curve_are_those_of_its_last_stage() -> None:
+    curve = [{"stage": 0, "epoch": 1, "HR@1": 0.9}, {"stage": 1, "epoch": 1, "HR@1": 0.2}]
+    assert last_stage(Progress(stage=2, best=0.2, curve=curve), 2, "HR@1") == (0.2, ((1, 0.2),))
+    assert last_stage(Progress(stage=0, best=0.9, curve=curve[:1]), 2, "HR@1") == (None, ())
+    single = Progress(stage=0, best=0.3, curve=[{"epoch": 2, "HR@1": 0.3}])  # it was cut
+    assert last_stage(single, 1, "HR@1") == (0.3, ((2, 0.3),))
+    assert last_stage(Progress(), 1, "HR@1") == (None, ())
 
 
 def test_pruned_trials_count_and_are_not_chosen(

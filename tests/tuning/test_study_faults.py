@@ -58,6 +58,13 @@ def test_damage_says_how_to_keep_the_trials(toy: Prepared, tmp_path: Path) -> No
         open_study(toy, tmp_path)
 
 
+def test_a_reason_may_hold_what_ends_a_line_elsewhere(toy: Prepared, tmp_path: Path) -> None:
+    ledger = open_study(toy, tmp_path)
+    trial = Trial(number=0, status="failed", values={"lr": 0.1}, reason="a\u2028b\x85c\r\nd\x1ee")
+    ledger.record(trial)
+    assert ledger.trials() == [trial]
+
+
 def test_half_a_line_is_left_out_and_a_changed_line_is_named(toy: Prepared, tmp_path: Path) -> None:
     ledger = open_study(toy, tmp_path)
     run_study(ledger, toy, Budget(trials=2))
