@@ -1,13 +1,19 @@
 """JSON as frozen dataclasses and back, checked strictly: no missing, unknown or mistyped key passes."""
 
 import json
+import re
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 T = TypeVar("T")
 SHOWN = 60  # characters of a wrong value that a message repeats
+_MEMBER = re.compile(r"int|float|str|bool|(tuple|list|dict)\[.*")  # what pydantic calls a type of a union
 
 
 class Strict:
@@ -57,13 +63,31 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _explain(error: ValidationError) -> str:
     """Return the first fault as text: where, what is expected, what stands there."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
+    where, expected, fault = first_fault(error.errors())
     if fault["type"] == "missing":
         return f"{where} is missing"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{where} is unknown"
-    expected = fault["msg"].removeprefix("Value error, ")
     value = json.dumps(fault["input"], default=str)
     shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
     return f"{where}: {expected} (got {shown})" if where else f"{expected} (got {shown})"
+
+
+def first_fault(faults: "Sequence[ErrorDetails]") -> "tuple[str, str, ErrorDetails]":
+    """Return where the first fault lies, what is expected there, and the fault itself.
+
+    A value that fits no type of a union has a fault for each of them: what fits further decides where it
+    lies, and equal places are one fault that expects either type.
+    """
+    paths = [_path(fault) for fault in faults]
+    inside = [index for index, path in enumerate(paths) if path[: len(paths[0])] == paths[0]]
+    deepest = max(inside, key=lambda index: len(paths[index]))
+    messages = [faults[index]["msg"] for index in inside if paths[index] == paths[deepest]]
+    first, *others = dict.fromkeys(message.removeprefix("Value error, ") for message in messages)
+    expected = " or ".join([first, *(message.removeprefix("Input should be ") for message in others)])
+    return ".".join(paths[deepest]), expected, faults[deepest]
+
+
+def _path(fault: "ErrorDetails") -> list[str]:
+    """Return keys and places that lead to a fault, without the types of unions."""
+    return [str(part) for part in fault["loc"] if not _MEMBER.fullmatch(str(part))]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmbench.runs.store import RunRecord
 
 _WHOLE_WORD = 40  # letters; a longer word, such as a path, may be broken
+_PADDING = 2  # blanks that a column takes, the last one too
 
 
 def open_named(state: State, name: str) -> "Prepared":
@@ -90,9 +91,8 @@ def print_table(state: State, header: list[str], rows: list[list[str]]) -> None:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name, column in zip(header, zip(*rows, strict=True), strict=True):
-            longest = max(len(word) for text in (name, *column) for word in (text.split() or [""]))
-            table.add_column(name, overflow="fold", min_width=min(longest, _WHOLE_WORD))
+        for name, width in zip(header, _column_widths([header, *rows], state.out.width), strict=True):
+            table.add_column(name, overflow="fold", width=width)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         state.out.print(table, soft_wrap=False)
@@ -100,6 +100,31 @@ def print_table(state: State, header: list[str], rows: list[list[str]]) -> None:
     from tabulate import tabulate
 
     state.out.print(tabulate(rows, headers=header, tablefmt="plain", disable_numparse=True), markup=False)
+
+
+def _column_widths(rows: "Sequence[Sequence[str]]", terminal: int) -> list[int]:
+    """Return the widths at which all columns fit: wide columns wrap first, words are broken last."""
+    from rich.cells import cell_len
+
+    columns = list(zip(*rows, strict=True))
+    whole = [max(1, *map(cell_len, column)) for column in columns]
+    words = [
+        min(max(1, *(cell_len(word) for cell in column for word in cell.split())), _WHOLE_WORD)
+        for column in columns
+    ]
+    room = terminal - _PADDING * len(columns)
+    return _narrowed(whole, _narrowed(words, [1] * len(columns), room), room)
+
+
+def _narrowed(widths: list[int], least: list[int], room: int) -> list[int]:
+    """Cut the largest widths to one limit, but none below its least, until all fit into the room."""
+    limit = max(widths)
+    while (
+        limit > 1
+        and sum(max(low, min(width, limit)) for width, low in zip(widths, least, strict=True)) > room
+    ):
+        limit -= 1
+    return [max(low, min(width, limit)) for width, low in zip(widths, least, strict=True)]
 
 
 def with_interval(

@@ -20,6 +20,7 @@ from mmbench.data.spec import INJECTED, DatasetSpec, known_keys
 from mmbench.errors import UsageError, suggest
 from mmbench.explain import read_toml
 from mmbench.paths import datasets_file, split_paths
+from mmbench.strict import first_fault
 
 ADDED = "datasets.toml"  # lies in the data folder and holds the tables that `mmbench datasets add` copied
 
@@ -114,7 +115,7 @@ def _explain(error: ValidationError) -> str:
         return inside + suggest(str(path[-1]), known, what="key")
     if first["type"] == "missing":
         return f"{key} is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    key, message, first = first_fault(faults)
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: {message} (got {first['input']!r})"

@@ -17,6 +17,7 @@ from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.explain import read_toml, reading
 from mmbench.paths import PACKAGE, PAPER_CLAIMS, PAPER_SCORES, paper_dirs
+from mmbench.strict import first_fault
 
 PRINTED_FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
 Statistic = Literal["users", "items", "interactions", "actions_per_user", "actions_per_item", "sparsity"]
@@ -221,9 +222,8 @@ def read_paper(file: Path) -> Paper:
     try:
         return TypeAdapter(Paper).validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        key, expected, _ = first_fault(error.errors())
+        raise UsageError(f"{file}: {key}: {expected}") from None
 
 
 def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str], float]]:

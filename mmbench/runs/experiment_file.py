@@ -114,7 +114,7 @@ def read_experiment_file(file: Path) -> ExperimentFile:
     _check_keys(file, content, ExperimentFile, "")
     for name, kind in (("tuning", Tuning), ("report", ReportOptions)):
         if isinstance(content.get(name), dict):
-            _check_keys(file, content[name], kind, f" in [{name}]")
+            _check_keys(file, content[name], kind, f" [{name}]")
     try:
         experiment = strict.read(ExperimentFile, content)
     except (ValueError, TypeError) as error:  # TypeError: a date, which JSON has not
@@ -128,7 +128,7 @@ def _check_keys(file: Path, content: Mapping[str, Any], kind: type, where: str) 
     known: Collection[str] = [parameter.name for parameter in fields(kind)]
     for key in content:
         if key not in known:
-            raise UsageError(f"{file}: {suggest(key, known, what='key')}{where}")
+            raise UsageError(f"{file}{where}: {suggest(key, known, what='key')}")
 
 
 def write_experiment_file(results_dir: Path, experiment: ExperimentFile) -> Path:

@@ -20,6 +20,7 @@ from mmbench.choices import MaskRule
 from mmbench.errors import UsageError, suggest
 from mmbench.explain import explain
 from mmbench.settings.feature_change import FeatureText
+from mmbench.strict import first_fault
 
 SHOWN = 80  # characters of a wrong value that a message repeats
 LARGEST = 2**31 - 1  # numpy and torch overflow beyond it
@@ -217,12 +218,12 @@ def _validated(cls: type, value: Any, *, where: str, key: str) -> Any:
 
 def _first_fault(error: ValidationError, key: str) -> str:
     """Return the first fault of a validation as "key: what is wrong"."""
-    first = error.errors()[0]
-    name = ".".join(filter(None, [key, *map(str, first["loc"])])) or "settings"
+    where, expected, first = first_fault(error.errors())
+    name = ".".join(filter(None, [key, where])) or "settings"
     if first["type"] == "missing":
         return f"{name}: has no value; give it a default in its class or state it in the recipe's [settings]"
     got = "" if first["type"] == "value_error" else f" (got {_cut(repr(first['input']))})"
-    return f"{name}: {first['msg'].removeprefix('Value error, ')}{got}"
+    return f"{name}: {expected}{got}"
 
 
 def _cut(text: str) -> str:

@@ -17,6 +17,7 @@ from pydantic import (
 
 from mmbench.errors import UsageError
 from mmbench.explain import read_toml
+from mmbench.strict import first_fault
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 Tag = Literal[
@@ -216,9 +217,8 @@ def read_recipe(file: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "recipe"
-        raise UsageError(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        key, expected, _ = first_fault(error.errors())
+        raise UsageError(f"{file}: {key or 'recipe'}: {expected}") from None
     if recipe.name.replace("-", "_") != file.stem:
         raise UsageError(
             f"{file}: name is {recipe.name!r}, so the file must be {recipe.name.replace('-', '_')}.toml"

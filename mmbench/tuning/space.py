@@ -13,6 +13,7 @@ from mmbench.explain import read_toml
 from mmbench.models.entry import ModelEntry
 from mmbench.settings.config import check_value
 from mmbench.settings.recipe import Searched
+from mmbench.strict import first_fault
 
 _SOURCE = "decision: the same for all trained models"
 # So that no model gets a larger space by accident.
@@ -78,8 +79,8 @@ def as_searched(key: str, content: Any, *, where: str) -> Searched:
             {"source": USERS_SOURCE, **table} if isinstance(table, Mapping) else table
         )
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}: {key}: {reason}") from None
+        inside, expected, _ = first_fault(error.errors())
+        raise UsageError(f"{where}: {'.'.join(filter(None, [key, inside]))}: {expected}") from None
 
 
 def checked_dimension(

@@ -53,6 +53,14 @@ def test_slips_follow_from_the_printed_counts() -> None:
 FAULTS = [
     ("protocoll = 'clean'\n" + AMAZON_2014, "did you mean 'protocol'"),
     (TABLE + "columns.interactions = { usr = 'user' }", r"in columns.interactions: .*did you mean 'user'"),
+    (
+        TABLE.replace('"genres"', "3"),
+        r"columns\.items\.categories: Input should be a valid string or a valid list \(got 3\)",
+    ),
+    (
+        TABLE.replace('"genres"', "['genres', 4]"),
+        r"columns\.items\.categories\.1: Input should be a valid string \(got 4\)",
+    ),
     (TABLE.replace("name = \"events.tsv\"", "nam = 'events.tsv'"), r"in files.interactions: .*'name'"),
     ("title = 'x'\nfiles.interactions = { name = 'a' }", "parser is missing"),
     (AMAZON_2014.replace("amazon-2014", "amazon-2015"), r"parser: .*amazon-2014"),

@@ -63,8 +63,10 @@ def test_what_is_written_is_read_as_it_was(
     ("text", "message"),
     [
         ("modles = ['sasrec']", "did you mean 'models'"),
-        ("models = ['sasrec']\n[report]\nmetrisc = ['HR@5']", r"did you mean 'metrics'\? in \[report\]"),
-        ("models = ['sasrec']\n[tuning]\ntuend = true", r"did you mean 'tuned'\? in \[tuning\]"),
+        ("models = ['sasrec']\n[report]\nmetrisc = ['HR@5']", r"\[report\]: .*did you mean 'metrics'\?$"),
+        ("models = ['sasrec']\n[tuning]\ntuend = true", r"\[tuning\]: .*did you mean 'tuned'\?$"),
+        ("models = ['sasrec']\nseeds = '3,5'", "seeds: Input should be a valid integer or a valid array"),
+        ("models = ['sasrec']\nseeds = [1, 'x']", r'seeds\.1: Input should be a valid integer \(got "x"\)'),
         ("models = 'sasrec'", "models: "),
         ("models = []", "names no model"),
         ("seeds = 3", "models is missing"),

@@ -159,7 +159,11 @@ def test_a_file_lists_what_is_searched_for_all_models_and_for_one(tmp_path: Path
         ("[search]\nlr = 3", "lr: must be"),
         ("[search]\nlr = []", "lr: values is empty"),
         ("[search]\nlr = { low = 1.0 }", "lr: a range needs low and high"),
-        ("[search]\nlr = { lwo = 1.0, high = 2.0 }", "lr: "),
+        ("[search]\nlr = { lwo = 1.0, high = 2.0 }", "lr.lwo: "),
+        (
+            "[search]\nlr = { low = 'x', high = 2.0 }",
+            "lr.low: Input should be a valid integer or a valid number",
+        ),
         ("[search", "--space"),
         ("[search]\nlr = " + "[" * 20_000, "nested too deeply"),
         ("[search]\nlrr = [0.1]", "unknown setting 'lrr'; did you mean 'lr'"),
