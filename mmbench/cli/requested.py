@@ -8,7 +8,7 @@ import typer
 
 from mmbench.choices import DEFAULT_LISTS, FLOORS
 from mmbench.cli import complete
-from mmbench.cli.words import key_values, words
+from mmbench.cli.words import single_values, words
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,10 +74,11 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def read_sets(texts: list[str] | None) -> dict[str, Any]:
-    """Return the settings of `--set key=value` and `--set model.key=value`; the last value of a key counts."""
+    """Return the settings of `--set key=value` and `--set model.key=value`; UsageError for two values of a key."""
     from mmbench.settings.config import parse_value
 
-    return {key: parse_value(value) for key, value in key_values(texts, form="KEY=VALUE or MODEL.KEY=VALUE")}
+    form, advice = "KEY=VALUE or MODEL.KEY=VALUE", "give one value, and run once for each"
+    return {key: parse_value(value) for key, value in single_values(texts, form=form, advice=advice).items()}
 
 
 def parse_sets(texts: list[str] | None, *, epochs: int | None, device: str) -> "Overrides":

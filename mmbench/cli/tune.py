@@ -9,7 +9,7 @@ from mmbench.cli.options import SlurmOption, TrackOption, read_slurm
 from mmbench.cli.run import DeviceOption
 from mmbench.cli.state import State
 from mmbench.cli.tables import print_table
-from mmbench.cli.words import key_values, words
+from mmbench.cli.words import single_values, words
 from mmbench.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -113,14 +113,15 @@ def tune(
 
 
 def parse_lists(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Return what `--set` says: settings with a value, and lists of values to search; the last of a key counts."""
+    """Return what `--set` says: settings with a value, and lists of values to search."""
     from mmbench.settings.config import parse_value
 
     settings: dict[str, Any] = {}
     lists: dict[str, list[Any]] = {}
-    for key, text in key_values(texts, form="KEY=VALUE, KEY=A,B,C or MODEL.KEY=..."):
-        settings.pop(key, None)
-        lists.pop(key, None)
+    form = "KEY=VALUE, KEY=A,B,C or MODEL.KEY=..."
+    for key, text in single_values(
+        texts, form=form, advice="with a comma between them both are searched"
+    ).items():
         value = parse_value(text)
         if isinstance(value, str) and "," in value:
             lists[key] = [parse_value(part.strip()) for part in text.split(",")]

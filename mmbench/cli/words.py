@@ -25,3 +25,12 @@ def filters(texts: Iterable[str] | None, *, form: str) -> dict[str, list[str]]:
     for key, value in key_values(texts, form=form):
         wanted.setdefault(key, []).append(value)
     return wanted
+
+
+def single_values(texts: Iterable[str] | None, *, form: str, advice: str) -> dict[str, str]:
+    """Return the value of each key of `--set KEY=VALUE`; UsageError, with the advice, for a key with two values."""
+    wanted = filters(texts, form=form)
+    for key, values in wanted.items():
+        if len(set(values)) > 1:
+            raise UsageError(f"--set {key}: {' and '.join(values)}; {advice}")
+    return {key: values[0] for key, values in wanted.items()}

@@ -35,9 +35,15 @@ def _line(column: Column, rows: tuple[str, str], resolution: Resolution | None) 
     if needed is not None and resolution.n >= needed:
         return []
     seeds = "more seeds than can be run" if needed is None else f"about {needed:,}"
-    smallest = f"{resolution.smallest:.3g}".removeprefix("0")
     text = (
-        f"{column.metric} on {column.dataset}, {rows[0]} against {rows[1]}: {resolution.n} seeds show a difference of "
-        f"{smallest} with power .8; this difference needs {seeds} (mmbench power)."
+        f"{column.metric} on {column.dataset}, {rows[0]} against {rows[1]}: {resolution.n} seeds show "
+        f"{_shown(resolution.smallest, column)} with power .8; this difference needs {seeds} (mmbench power)."
     )
     return [("Power", text)]
+
+
+def _shown(smallest: float, column: Column) -> str:
+    """Return the smallest difference that is shown, in words; a metric of ranks has none above 1."""
+    if column.metric.needs == "ranks" and smallest > 1:
+        return "no difference, however large,"
+    return f"a difference of {f'{smallest:.3g}'.removeprefix('0')}"

@@ -121,7 +121,7 @@ def _named(name: str, results_dir: Path, stored: Sequence[StoredRun]) -> list[St
         if folder.is_dir() and _SEED.fullmatch(folder.name):
             return [look_at(folder)]
         runs = [run for run in stored if _is_below(run.path, folder)]
-        if folder.is_dir() and runs:
+        if folder.is_dir() and runs and _is_below(folder, results_dir):
             return runs
     match = _NAME.fullmatch(name)
     chosen = [run for run in stored if match and run.config_id.startswith(match["config"])]

@@ -35,7 +35,7 @@ class Overrides:
     ) -> "Overrides":
         """Return the user's settings, of which some are of one model only: "lr", "hm4sr.dropout", "hm4sr:-tmoe.lr".
 
-        epochs  the largest number of epochs of all models
+        epochs  the largest number of epochs of all models; UsageError where `settings` has another
         device  where the models are trained: it decides what `matmul = "auto"` is, so that a row never mixes two
         """
         everywhere: dict[str, Any] = {}
@@ -45,8 +45,8 @@ class Overrides:
             if (name, value) == ("matmul", "auto"):
                 value = fastest_matmul_of(device)
             (by_model.setdefault(model, {}) if model else everywhere)[name] = value
-        if epochs is not None:
-            everywhere["max_epochs"] = epochs
+        if epochs is not None and everywhere.setdefault("max_epochs", epochs) != epochs:
+            raise UsageError(f"{epochs} epochs and max_epochs = {everywhere['max_epochs']}: give one of them")
         return cls(everywhere, by_model)
 
     def of_user(self, model: str, known: Iterable[str]) -> dict[str, Any]:

@@ -241,6 +241,19 @@ def test_a_run_that_is_computed_stays_and_the_others_go(fresh: tuple[Path, dict[
     assert not paths["failed"].exists()
 
 
+def test_a_folder_above_the_results_folder_means_no_runs(
+    fresh: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    root, _ = fresh
+    before = everything(tmp_path)
+    for name in (str(root.parent), "toys/../..", "/"):
+        with pytest.raises(UsageError, match="no run "):
+            invoke(root, "runs", "rm", "--yes", name)
+    assert everything(tmp_path) == before
+    for path in root.glob("*/*/*/seed_*"):
+        assert str(path) in invoke(root, "runs", "show", str(root))
+
+
 @pytest.mark.parametrize("name", ["outside", "link", "inner link", "linked data set"])
 def test_nothing_outside_the_results_folder_can_go(
     fresh: tuple[Path, dict[str, Path]], tmp_path: Path, name: str

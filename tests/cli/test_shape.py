@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mmbench.choices import FLOORS
 from mmbench.cli import app, asking, complete
-from mmbench.cli.requested import parse_seeds
+from mmbench.cli.requested import parse_seeds, read_sets
 from mmbench.cli.shape import PANELS, hoisted
 from mmbench.cli.words import words
 from mmbench.console import SafeConsole
@@ -78,6 +78,12 @@ def test_seeds(text: str, seeds: list[int]) -> None:
 def test_seeds_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--seeds"):
         parse_seeds(text)
+
+
+def test_two_values_of_a_setting_are_not_one() -> None:
+    assert read_sets(["lr=0.1", "hm4sr.lr=0.2", "lr=0.1"]) == {"lr": 0.1, "hm4sr.lr": 0.2}
+    with pytest.raises(UsageError, match=r"--set lr: 0\.1 and 0\.2; give one value"):
+        read_sets(["lr=0.1", "dropout=0", "lr=0.2"])
 
 
 def test_values_with_commas_are_several() -> None:

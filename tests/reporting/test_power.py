@@ -137,3 +137,11 @@ def test_a_table_with_fewer_seeds_than_its_difference_needs_says_so(tmp_path: Pa
     assert _power_caption(tmp_path / "b", 0.1, 6) == ""
     assert _power_caption(tmp_path / "c", 0.004, 6, test="users") == ""
     assert _power_caption(tmp_path / "d", 0.004, 1) == "", "one run has no deviation, as the first line says"
+
+
+def test_two_seeds_show_nothing_where_they_would_need_more_than_a_metric_can_differ(tmp_path: Path) -> None:
+    for seed, hits in ((0, 0), (1, 60)):
+        fake_run(tmp_path, "sasrec", seed=seed, ranks=ranks_with_hits(30, 100))
+        fake_run(tmp_path, "hm4sr", seed=seed, ranks=ranks_with_hits(10 + hits, 100))
+    text = caption_of(make_table(all_records(tmp_path), metrics=[Metric("HR", 10)]), "Power")
+    assert "2 seeds show no difference, however large, with power .8" in text
