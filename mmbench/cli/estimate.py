@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def estimate(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="An experiment, see docs/runs.md.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="An experiment file, see docs/runs.md.")],
     device: DeviceOption = "auto",
 ) -> None:
     """Time some steps of each model, and print the time, memory and disk that the missing runs need at most."""

@@ -41,7 +41,7 @@ ListsOption = Annotated[
     typer.Option(
         min=0,
         metavar="K",
-        help="Best items of each user that are stored for the test targets; 0 stores none.",
+        help="How many of each user's best items to store for the test targets; 0 stores none.",
     ),
 ]
 
@@ -105,10 +105,12 @@ def run(
     set_: SetOption = None,
     tuned: Annotated[
         bool,
-        typer.Option("--tuned", help="With the best settings that `mmbench tune` found; --set is stronger."),
+        typer.Option(
+            "--tuned", help="Use the best settings that `mmbench tune` found; --set overrides them."
+        ),
     ] = False,
     study: Annotated[
-        str | None, typer.Option(metavar="ID", help="Those of this study; implies --tuned.")
+        str | None, typer.Option(metavar="ID", help="Use those of this study; implies --tuned.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")] = None,
     jobs: Annotated[
@@ -150,7 +152,7 @@ def run(
     track: TrackOption = None,
     energy: EnergyOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the runs and which exist; compute nothing.")
+        bool, typer.Option("--dry-run", help="Show the runs and which of them exist; compute nothing.")
     ] = False,
 ) -> None:
     """Train and evaluate every missing run of models x data sets x seeds, then print the table."""
