@@ -227,9 +227,9 @@ def describe(rows: Sequence[Row], measured: Sequence[parts.Part], facts: Mapping
 
 {facts["date"]}, {facts["device"]}, torch {facts["torch"]}, {facts["cores"]} cores of {facts["processor"]}.
 Generated data of the shape of {shapes}; features {facts["width"]} wide.
-Medians (least–most) of {facts["epochs"]} epochs after {facts["warm_up"]} of warming up;
-a step has {facts["targets"]} targets of a seed, unless the settings say otherwise.
-Official log: {OFFICIAL[0]} to {OFFICIAL[1]} s per epoch for HM4SR on Games, over ours per seed.
+Medians (least–most) of {facts["epochs"]} epochs after {facts["warm_up"]} of warming up.
+A step has {facts["targets"]} targets of a seed, unless the settings say otherwise.
+Official log: its {OFFICIAL[0]} to {OFFICIAL[1]} s per epoch for HM4SR on Games, divided by ours per seed.
 Made by `python benchmarks/gpu.py`.
 
 {table(HEADER, [one.cells() for one in rows])}

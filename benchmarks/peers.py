@@ -136,8 +136,8 @@ load {facts["load"]} when it began. {facts["users"]:,} users, {facts["items"]:,}
 length {MAX_LEN}, {wanted.batch:,} targets a step, learning rate {wanted.lr}. Medians of {wanted.rounds} rounds in turns
 (least–most); bold: how many times mmbench's. Training is scaled to an epoch from the steps measured: {measured}.
 Ranking: {min(wanted.users, facts["users"]):,} users a round, scaled to all, metrics included; rounds:
-{wanted.rank_rounds}. Processor time is what the process used; other jobs lengthen it less than the time by the
-wall.{differences}{_about_models(wanted)}{_about_quality(wanted)}
+{wanted.rank_rounds}. Processor time is what the process used; other jobs lengthen it less than wall-clock
+time.{differences}{_about_models(wanted)}{_about_quality(wanted)}
 Made by `python benchmarks/peers.py`.
 
 {table(header, rows)}

@@ -68,7 +68,7 @@ def suggest(name: str, known: Iterable[str], *, what: str) -> str:
         return f"unknown {what} {name!r}; did you mean {near[0]!r}?"
     if near:
         more = ", ..." if len(near) > MOST_SHOWN else ""
-        return f"unknown {what} {name!r}; some begin so: {', '.join(near[:MOST_SHOWN])}{more}"
+        return f"unknown {what} {name!r}; these begin with it: {', '.join(near[:MOST_SHOWN])}{more}"
     listing = ", ".join(options) if options else "none"
     return f"unknown {what} {name!r}; known: {listing}"
 

@@ -91,7 +91,7 @@ def read_toml(file: Path, kind: type[MmbenchError] = UsageError, *, called: str 
 
     called  what the line calls the file, by default its path
     """
-    with reading(called or file, kind, advice="mend the file"):
+    with reading(called or file, kind, advice="correct the file"):
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
 
 

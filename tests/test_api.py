@@ -198,7 +198,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "name of a setting": ({"settings": {3: 1}}, "setting 3 is not a name"),
     "seeds 0": ({"seeds": 0}, "--seeds '0': seeds and their number must be 1 or more"),
     "no seed": ({"seeds": []}, "--seeds '': give a number of seeds"),
-    "seed twice": ({"seeds": [3, 5, 3]}, "--seeds '3,5,3': a seed stands there twice"),
+    "seed twice": ({"seeds": [3, 5, 3]}, "--seeds '3,5,3': a seed appears twice"),
     "seeds as text": ({"seeds": "3"}, "--seeds '3': give a number of seeds"),
     "seeds that are not integers": ({"seeds": 2.0}, "--seeds '2.0': give a number of seeds"),
     "a flag for seeds": ({"seeds": True}, "--seeds 'True': give a number of seeds"),

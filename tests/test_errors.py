@@ -33,7 +33,7 @@ def test_another_name_is_not_taken_for_one_of_ours(word: str) -> None:
 def test_the_beginning_of_several_names_lists_them() -> None:
     names = ["hm4sr/fig3", "hm4sr/fig8", "hm4sr/table1", "tmmsrec/table2"]
     assert suggest("hm4sr", names, what="experiment").endswith(
-        "some begin so: hm4sr/fig3, hm4sr/fig8, hm4sr/table1"
+        "these begin with it: hm4sr/fig3, hm4sr/fig8, hm4sr/table1"
     )
     many = [f"paper/table{n}" for n in range(30)]
     assert suggest("paper", many, what="experiment").count("paper/") == 8

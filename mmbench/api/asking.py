@@ -81,9 +81,9 @@ def why(
     data_dir: Folder = None,
     results_dir: Folder = None,
 ) -> Why | WhyPrinted:
-    """Return in which fields two runs differ and what each difference is worth by the stored runs.
+    """Return the fields in which two runs differ, and what stored runs say each difference is worth.
 
-    b  another run, or a printed table such as "hm4sr/table1": then the stored run that is nearest to its number
+    b  another run, or a printed table such as "hm4sr/table1", which means the stored run nearest to its number
     """
     chosen, stored = as_metrics(metric)[0], load_runs(results_folder(results_dir), datasets=[], models=[])[0]
     if isinstance(b, str):
@@ -102,7 +102,7 @@ def check(
     canary: bool = False,
     data_dir: Folder = None,
 ) -> Iterator[Finding]:
-    """Yield the findings of the checks of mmbench.contract about models.
+    """Check models as mmbench.contract does; yield the findings.
 
     dataset  whose catalogue, features and first users the models get; by default a toy data set
     canary   train for a few epochs on targets that nobody can predict, instead of the checks

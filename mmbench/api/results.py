@@ -71,7 +71,7 @@ def report(
     rows: Rows = "all",
     data_dir: Folder = None,
 ) -> Report:
-    """Return the table of runs: mean and deviation over seeds, best and second, tests with their terms.
+    """Return the table of runs: mean and deviation over seeds, best and second, significance tests.
 
     datasets, models  only these, in this order
     compare           the row that is tested against all others; by default the best of each column

@@ -73,13 +73,13 @@ def run(
     datasets  prepared data sets; by default the set that was prepared last. The demo prepares itself.
     seeds     how many (3 = 1, 2, 3) or which ([3, 5, 8])
     settings  as `--set`: {"lr": 0.003, "hm4sr.dropout": 0.2}, for all models that have the setting, or for this model
-    tuned     with the best settings that `mmbench tune` found, those of `study` if it is named; `settings` are stronger
+    tuned     use the best settings that `mmbench tune` found, or those of `study`; `settings` override them
     epochs    the largest number of epochs
     jobs      runs computed at the same time, each in its own process; `backend` and `address`: who computes them
     slurm     settings of the jobs of `backend="slurm"`: {"partition": "gpu", "timeout_min": 120}
     stack     seeds of a model that are trained together: a number, "off", or "auto", which stacks on a GPU only
     floors    also run the models of mmbench.choices.FLOORS
-    controls  also run what explains away the gain of models that read features (mmbench.runs.controls)
+    controls  also run what may explain the gain of models that read features (mmbench.runs.controls)
     lists     best items of each user that are stored for the test targets
     tie_orders  orders of equal times, ["file", "random:1"], under each of which the data sets are prepared and run
     track     trackers that hear of the runs: "tensorboard", "wandb", "mlflow", or "module:Class" (mmbench.tracking)
@@ -87,7 +87,7 @@ def run(
     dry_run   compute nothing; return the runs that are finished
     debug     raise the first error of a run, with its traceback, instead of storing it as a failed run
 
-    A run that is stored is not computed again, also when a command did it. Raises UsageError for wrong names and
+    A run that is stored is not computed again, whoever computed it. Raises UsageError for wrong names and
     values, DataError for data that are damaged or out of date.
     """
     watchers = watchers_of(progress)
@@ -113,7 +113,7 @@ def run(
 
 
 def chosen_trackers(names: Names | None) -> tuple[str, ...]:
-    """Return the trackers of these names, each once; UsageError for one that cannot be had."""
+    """Return the trackers of these names, each once; UsageError for an unavailable one."""
     trackers = tuple(dict.fromkeys(names_of(names, "tracker", example="tensorboard")))
     check_trackers(trackers)
     return trackers

@@ -47,7 +47,7 @@ def bundle(
     lists    False leaves out lists and targets, for data that may not be passed on
     weights  with the weights, for `verify(rescore=True)`
 
-    Raises UsageError for a name that is none, RunError where no run finished, DataError for damaged runs.
+    Raises UsageError for an unknown name, RunError where no run finished, DataError for damaged runs.
     """
     file = Path(output)
     if not file.name.endswith(SUFFIX):
@@ -77,7 +77,7 @@ def verify(
     on_check    is called with each check as soon as it is made, `say` with lines about longer work
 
     The verdict of `rescore` and `retrain` is stored beside the bundle. Raises DataError where there is no such file,
-    UsageError for what cannot be done with this bundle; what is wrong with it are checks whose status is "fault".
+    UsageError for what cannot be done with this bundle; its faults are checks whose status is "fault".
     """
     work = Work(
         data_dir=data_folder(data_dir), rescore=rescore, retrain=retrain, device=device, trusts_code=trust_code,
@@ -100,14 +100,14 @@ def score(
     data_dir: Folder = None,
     results_dir: Folder = None,
 ) -> RunRecord:
-    """Rank the test targets by another program's lists; store that as a run that tables treat like others, return it.
+    """Rank the test targets by another program's lists; store them as a run like others, and return it.
 
     lists      CSV, TSV or Parquet with columns user,item,score or user,rank (of the target); ids of the raw data
     name       what tables call it
     mask_seen  the rule of its numbers, by default that of the protocol
-    replace    also where other lists are stored under this name and seed
+    replace    overwrite other lists that are stored under this name and seed
 
-    Raises DataError with the line for what is no list of this data set, UsageError for other stored lists.
+    Raises DataError, with the line, for lists that do not fit the data set, UsageError for other stored lists.
     """
     check_name(name, "name", example="my model")
     folder = data_folder(data_dir)

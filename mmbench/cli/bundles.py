@@ -46,7 +46,7 @@ def bundle(
         typer.Option("--no-lists", help="Leave out lists and targets, for data that may not be passed on."),
     ] = False,
     weights: Annotated[
-        bool, typer.Option("--weights", help="Put in the weights, for verify --rescore.")
+        bool, typer.Option("--weights", help="Include the weights, for verify --rescore.")
     ] = False,
 ) -> None:
     """Pack all seeds of a configuration into a file that others can check: ranks, lists, settings, curves."""
@@ -71,12 +71,15 @@ def verify(
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(metavar="FILE.mmb.zip", help="A bundle.")],
     rescore: Annotated[
-        bool, typer.Option("--rescore", help="Rank its weights again (needs the data): the same ranks?")
+        bool, typer.Option("--rescore", help="Rank its weights again and compare the ranks (needs the data).")
     ] = False,
     retrain: Annotated[
         int,
         typer.Option(
-            min=0, max=100, metavar="K", help="Train K drawn seeds (needs the data): inside its interval?"
+            min=0,
+            max=100,
+            metavar="K",
+            help="Train K drawn seeds and compare with its interval (needs the data).",
         ),
     ] = 0,
     date: Annotated[
@@ -90,7 +93,7 @@ def verify(
 ) -> None:
     """Check a bundle without trusting it: a line per check, exit code 1 after a fault.
 
-    Nothing of it is run. The verdict of --rescore and --retrain is stored beside it.
+    Its code is not run without --trust-code. The verdict of --rescore and --retrain is stored beside it.
     """
     state: State = ctx.obj
     from mmbench import api

@@ -40,13 +40,13 @@ def check(
         bool,
         typer.Option(
             "--canary",
-            help="Train on targets that nobody can predict instead: who hits them has seen the test.",
+            help="Instead, train on targets that nobody can predict: a model that hits them has seen the test.",
         ),
     ] = False,
 ) -> None:
     """Check models without a full training: shapes, padding, causality, gradients, what is stored, leaks.
 
-    Prints a line for each check, with what to do where one is broken; the exit code is then 1.
+    Prints a line for each check, with advice where it fails; the exit code is then 1.
     """
     state: State = ctx.obj
     from mmbench import api

@@ -91,7 +91,7 @@ def _print_columns(state: State, header: list[str], rows: list[list[str]]) -> No
 def remove(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="DATASET", autocompletion=complete.datasets)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without a question.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
 ) -> None:
     """Remove a data set's prepared data and features, and its table if it was added; raw files and runs stay."""
     from mmbench.cli.asking import confirm

@@ -39,7 +39,7 @@ def fuse(
         str,
         typer.Option(
             metavar="validation|equal|learned|gated",
-            help="Best in steps of .1 on the validation targets; equal; a conditional logit; the same by user.",
+            help="validation: best in steps of .1 there; learned: a conditional logit; gated: the same, by user.",
         ),
     ] = "validation",
     lists: ListsOption = DEFAULT_LISTS,

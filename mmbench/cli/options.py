@@ -24,7 +24,7 @@ EnergyOption = Annotated[
     str | None,
     typer.Option(
         metavar="COUNTRY",
-        help=r"Measure each run's energy and CO2 (needs mmbench\[energy]); the country's code, such as DEU or USA.",
+        help=r"Measure each run's energy and CO2 (needs mmbench\[energy]) with its country's code, such as DEU or USA.",
     ),
 ]
 

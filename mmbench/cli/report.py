@@ -50,7 +50,7 @@ SET_FORM = "KEY=VALUE, for example --set mask_seen=none"
 def register(app: typer.Typer) -> None:
     app.command(
         name="report",
-        help="Print a table of results: mean ± std over seeds, best and second, tests with their terms.",
+        help="Print a table of results: mean ± std over seeds, best and second, significance tests.",
         epilog=_EPILOG,
     )(report)
 
@@ -126,9 +126,9 @@ def report(
         typer.Option(help="t, wilcoxon and sign-flip ask about other seeds, users about other users."),
     ] = "t",
     correction: Annotated[
-        Correction, typer.Option(help="For many comparisons, over the whole table.")
+        Correction, typer.Option(help="Correction for many comparisons, over the whole table.")
     ] = "holm",
-    split: Annotated[SplitName, typer.Option(help="Which held-out targets.")] = "test",
+    split: Annotated[SplitName, typer.Option(help="The held-out targets that are reported.")] = "test",
     ties: Annotated[Ties, typer.Option(help="How a target with tied scores counts.")] = "expected",
     mask_seen: Annotated[
         MaskRule | None,
@@ -145,10 +145,12 @@ def report(
     ] = "",
     top: Annotated[
         int,
-        typer.Option(min=0, metavar="N", show_default="all", help="Print the first N rows only, and floors."),
+        typer.Option(
+            min=0, metavar="N", show_default="all", help="Print only the first N rows, and the floors."
+        ),
     ] = 0,
-    floors: Annotated[bool, typer.Option(help="With the sanity baselines (Pop, Random, ...).")] = True,
-    tests: Annotated[bool, typer.Option(help="With the comparisons below the rows, and stars.")] = True,
+    floors: Annotated[bool, typer.Option(help="Include the sanity baselines (Pop, Random, ...).")] = True,
+    tests: Annotated[bool, typer.Option(help="Print the tests below the rows, and stars.")] = True,
     brief: Annotated[
         bool, typer.Option("--brief", help="Means only: no deviations, floors, tests, notes.")
     ] = False,
@@ -165,7 +167,7 @@ def report(
         bool | None,
         typer.Option(
             show_default="not on a terminal",
-            help="With warnings in full, and what data, metrics and tests are.",
+            help="Print warnings in full, and what data, metrics and tests are.",
         ),
     ] = None,
     unequal_budgets: Annotated[
@@ -183,9 +185,9 @@ def report(
         typer.Option(
             "--slice",
             metavar="FAMILY,...",
-            help="By slices of the targets instead: history, popularity, count, transition, memgen, cooccur, repeat, "
-            "tied, gap, text, image, near, history-text, memgen-symmetry, ... (docs/trust.md); --compare MODEL asks "
-            "whether its gain differs between them.",
+            help="Print a metric by slices of the targets instead: history, popularity, count, transition, memgen, "
+            "cooccur, repeat, tied, gap, text, image, near, history-text, memgen-symmetry, ... (docs/trust.md); "
+            "--compare MODEL asks whether its gain differs between them.",
         ),
     ] = None,
     within: Annotated[
@@ -193,27 +195,27 @@ def report(
         typer.Option(
             metavar="FAMILY=LABEL",
             show_default="all users",
-            help="With --slice: only users of this slice, transition=never.",
+            help="With --slice: only users of this slice, e.g. transition=never.",
         ),
     ] = "",
     together: Annotated[
         bool,
         typer.Option(
             "--together",
-            help="With --slice of several families and --compare: what the gain depends on in each, the others equal.",
+            help="With several --slice families and --compare: how the gain depends on each, the others held equal.",
         ),
     ] = False,
     band: Annotated[
         BandName | None,
         typer.Option(
-            help="Mean and range of each row over the orders of equal times that it was run under instead.",
+            help="Instead, print each row's mean and range over the orders of equal times that it was run under.",
         ),
     ] = None,
     overlap: Annotated[
         int | None,
         typer.Option(
             metavar="K",
-            help="The share of items that the lists of K items of two rows, or of two seeds, have in common instead.",
+            help="Instead, print the share of items that lists of K items of two rows, or two seeds, have in common.",
         ),
     ] = None,
     output: Annotated[

@@ -60,7 +60,9 @@ def reproduce(
     set_: SetOption = None,
     tuned: Annotated[
         bool,
-        typer.Option("--tuned", help="With the best settings that `mmbench tune` found; --set is stronger."),
+        typer.Option(
+            "--tuned", help="Use the best settings that `mmbench tune` found; --set overrides them."
+        ),
     ] = False,
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
     jobs: Annotated[
@@ -88,14 +90,16 @@ def reproduce(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the runs, which exist, and the time left; compute nothing."),
+        typer.Option(
+            "--dry-run", help="Show the runs, which of them exist, and the time left; compute nothing."
+        ),
     ] = False,
     whole: Annotated[
         bool,
         typer.Option("--all", help="With PAPER and --dry-run: what a whole paper needs, and the hours left."),
     ] = False,
     stored: Annotated[
-        bool, typer.Option("--stored", help="Print what earlier runs have left; compute nothing.")
+        bool, typer.Option("--stored", help="Print what earlier runs have stored; compute nothing.")
     ] = False,
 ) -> None:
     """Reproduce a published table or figure: compute the missing runs, print results beside the published numbers."""

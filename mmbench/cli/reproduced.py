@@ -46,7 +46,7 @@ def show(
     from mmbench.reproduce.scores import reproduced
 
     if not records:
-        raise RunError(f"nothing of {plan.experiment.name} is there: {_why(plan)}")
+        raise RunError(f"{plan.experiment.name} has no results: {_why(plan)}")
     result = reproduced(plan, records)
     looks = look_lines(list(records.values()), data_dir=state.data_dir)
     result = replace(result, table=replace(result.table, caption=(*result.table.caption, *looks)))
@@ -69,7 +69,7 @@ def _why(plan: "Plan") -> str:
         return next(iter(plan.refused))
     if len(plan.not_prepared) == len(plan.targets):
         return f"no data set is prepared; run: mmbench prepare {plan.not_prepared[0]}"
-    return "none of its models is here yet"
+    return "none of its models is implemented yet"
 
 
 def _emit(state: State, result: "Reproduced", fmt: FormatOption | None, output: Path | None) -> None:

@@ -42,9 +42,12 @@ SetOption = Annotated[
     ),
 ]
 TunedOption = Annotated[
-    bool, typer.Option("--tuned", help="With the best settings that `mmbench tune` found; --set is stronger.")
+    bool,
+    typer.Option("--tuned", help="Use the best settings that `mmbench tune` found; --set overrides them."),
 ]
-StudyOption = Annotated[str | None, typer.Option(metavar="ID", help="Those of this study; implies --tuned.")]
+StudyOption = Annotated[
+    str | None, typer.Option(metavar="ID", help="Use those of this study; implies --tuned.")
+]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Largest number of epochs.")]
 FloorsOption = Annotated[bool, typer.Option(help=f"Also run {', '.join(FLOORS)}.")]
 ControlsOption = Annotated[

@@ -44,7 +44,7 @@ ListsOption = Annotated[
     typer.Option(
         min=0,
         metavar="K",
-        help="Best items of each user that are stored for the test targets; 0 stores none.",
+        help="How many of each user's best items to store for the test targets; 0 stores none.",
     ),
 ]
 
@@ -96,7 +96,7 @@ def run(
     track: TrackOption = None,
     energy: EnergyOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the runs and which exist; compute nothing.")
+        bool, typer.Option("--dry-run", help="Show the runs and which of them exist; compute nothing.")
     ] = False,
 ) -> None:
     """Train and evaluate every missing run of models x data sets x seeds, then print the table."""

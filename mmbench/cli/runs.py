@@ -50,7 +50,7 @@ OlderOption = Annotated[
     float | None,
     typer.Option(min=0, metavar="DAYS", help="Only runs that ended so many days ago or earlier."),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Remove without a question.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")]
 MetricOption = Annotated[
     list[str] | None,
     typer.Option("--metric", show_default=" ".join(SHOWN_METRICS), help="A metric to show; repeatable."),
@@ -80,7 +80,7 @@ def list_runs(
     ] = None,
     older: OlderOption = None,
     newer: Annotated[
-        float | None, typer.Option(min=0, metavar="DAYS", help="Only runs that ended in the last days.")
+        float | None, typer.Option(min=0, metavar="DAYS", help="Only runs that ended in the last DAYS days.")
     ] = None,
     columns: Annotated[
         str | None,
@@ -163,7 +163,7 @@ def prune(
     smoke: Annotated[
         bool,
         typer.Option(
-            "--smoke", help="Runs that tried something out: all of fewer --epochs than the recipe has."
+            "--smoke", help="Runs that only tried something out, with fewer --epochs than the recipe has."
         ),
     ] = False,
     interrupted: Annotated[
@@ -174,7 +174,7 @@ def prune(
     dataset: DatasetOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Remove all runs of the kinds that are named (--failed, ...), among them only those of --older, -m and -d."""
+    """Remove all runs of the kinds named (--failed, ...); --older, -m and -d restrict them."""
     from mmbench.runs.inventory import is_smoke
 
     state: State = ctx.obj

@@ -32,7 +32,7 @@ def score(
         ),
     ],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="Prepared data set.")],
-    name: Annotated[str, typer.Option(help="What tables call it.")],
+    name: Annotated[str, typer.Option(help="Its name in tables.")],
     seed: Annotated[int, typer.Option(help="Seed of that training, where there are several.")] = 1,
     mask_seen: Annotated[
         MaskRule | None,

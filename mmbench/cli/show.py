@@ -37,7 +37,7 @@ def show(
         typer.Option(
             "--all/--chosen",
             show_default="all, but not on a terminal",
-            help="All settings, or those that the recipe, the variant, the data set or its protocol chose.",
+            help="All settings, or only those that the recipe, the variant, the data set or its protocol chose.",
         ),
     ] = None,
     fmt: Annotated[

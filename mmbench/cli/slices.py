@@ -82,7 +82,7 @@ def _explained(
     from mmbench.reporting.slices_together import explain_gains
 
     if compare is None:
-        raise UsageError("--together: name the row whose gains are looked at: --compare MODEL")
+        raise UsageError("--together: name the row whose gains are explained: --compare MODEL")
     return [
         explained
         for metric in metrics

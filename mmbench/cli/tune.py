@@ -54,7 +54,7 @@ def tune(
         typer.Option(
             "--set",
             metavar="[MODEL.]KEY=VALUE[,...]",
-            help="One value: for all trials. Several: searched; repeatable.",
+            help="One value is given to all trials, several are searched; repeatable.",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Largest number of epochs of a training.")] = None,

@@ -34,7 +34,7 @@ def why(
     ],
     metric: Annotated[str, typer.Option(help="Metric whose difference is explained.")] = "NDCG@10",
 ) -> None:
-    """List every field in which two runs differ, what matters most first, with the measured effect of each."""
+    """List every field in which two runs differ, most important first, with the measured effect of each."""
     state: State = ctx.obj
     from mmbench.cli.tables import print_looks
     from mmbench.evaluation.metrics import parse_metric

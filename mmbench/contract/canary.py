@@ -150,7 +150,7 @@ def findings(model: str, prepared: Prepared | None) -> Iterator[Finding]:
                 "canary",
                 "raises",
                 text_of(error),
-                "mend what raises; `mmbench check` says more",
+                "fix the error; `mmbench check` says more",
             )
             return
     for canary in canaries:

@@ -107,7 +107,7 @@ def product(subject: Subject) -> None:
         made, whole = query @ before.T, model.score(batch)
     expect(
         _near(made, whole, relative=1e-5, absolute=1e-6),
-        f"the score is not query x table with the table of before the batch: they differ by {gap(made, whole)}",
+        f"the score is not query x the item table as it was before the batch; they differ by {gap(made, whole)}",
     )
 
 
@@ -120,7 +120,7 @@ def rows(subject: Subject) -> None:
             alone = model.score(history_batch(model, [history], times=[times], users=[k]))
         expect(
             _near(alone[0], together[k], relative=1e-9, absolute=1e-9),
-            f"a history of {len(history)} scores otherwise beside others than alone, by {gap(alone[0], together[k])}",
+            f"a history of {len(history)} has other scores in a batch than alone, by {gap(alone[0], together[k])}",
         )
 
 
@@ -155,9 +155,12 @@ def causal(subject: Subject) -> None:
     before, after = states
     expect(
         _near(before[:3], after[:3], relative=1e-12, absolute=1e-12),
-        f"the fourth item changes the states before it by {gap(before[:3], after[:3])}",
+        f"a change of the fourth item changes the states before it by {gap(before[:3], after[:3])}",
     )
-    expect(not torch.allclose(before[3:], after[3:]), "another fourth item changes no state from there on")
+    expect(
+        not torch.allclose(before[3:], after[3:]),
+        "a change of the fourth item changes no state from there on",
+    )
 
 
 def is_causal(subject: Subject) -> bool:

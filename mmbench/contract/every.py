@@ -17,6 +17,6 @@ def findings_of(models: Sequence[str], prepared: Prepared | None, *, canary: boo
         try:
             subject = of_toy(name) if prepared is None else of_data_set(name, prepared)
         except Exception as error:
-            yield Finding(name, "build", "raises", text_of(error), "mend the model's file or its recipe")
+            yield Finding(name, "build", "raises", text_of(error), "correct the model's file or its recipe")
             continue
         yield from check_model(subject)

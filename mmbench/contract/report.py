@@ -65,7 +65,7 @@ class Check:
 
 
 CHECKS = (
-    Check("recipe", "every key of the recipe is a setting", checks.recipe, "mend the recipe"),
+    Check("recipe", "every key of the recipe is a setting", checks.recipe, "correct the recipe"),
     Check(
         "files", "the constructor opens no file", checks.files,
         "take what it needs from the catalogue, which holds training events only",
@@ -123,7 +123,7 @@ CHECKS = (
         "use the parameter in loss(), remove it, or make it a buffer", _if_trained,
     ),
     Check(
-        "memorise", "learns users by heart", training.memorise,
+        "memorise", "memorises users", training.memorise,
         "look at the loss: is it minimised, does it compare the target with other items?", _if_trained,
     ),
     Check(

@@ -109,12 +109,12 @@ def state(subject: Subject) -> None:
     expected = subject.scores(first)
     second.load_state_dict(first.state_dict(), strict=True)
     after = subject.scores(second)
-    expect(torch.equal(after, expected), f"a reloaded model scores otherwise by {gap(after, expected)}")
+    expect(torch.equal(after, expected), f"a reloaded model has other scores, by {gap(after, expected)}")
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a model has learned by heart: its share of the last items, after so many steps, its first and last loss."""
+    """What a model has memorised: its share of the last items, after so many steps, its first and last loss."""
 
     share: float
     n_steps: int
@@ -147,7 +147,7 @@ def _loss_of(model: Recommender[Any], view: TrainView) -> float:
 
 
 def memorise(subject: Subject) -> str:
-    """Expect that the loss falls on data that can be learned by heart, and that much of them is known then.
+    """Expect that the loss falls on data that can be memorised, and that much of them is known then.
 
     Some losses teach the rest slowly (gBCE stays at popularity for long), so the check asks for a quarter.
     """
@@ -158,7 +158,7 @@ def memorise(subject: Subject) -> str:
     )
     expect(
         learned.share >= LEAST_SHARE,
-        f"after {learned.n_steps} steps it knows {learned.share:.0%} of {N_HISTORIES} last items by heart",
+        f"after {learned.n_steps} steps it has memorised {learned.share:.0%} of {N_HISTORIES} last items",
     )
     return f"{learned.share:.0%} of the last items after {learned.n_steps} steps"
 
@@ -182,7 +182,7 @@ def resume(subject: Subject) -> None:
         states = [_trained(subject, whole, at_once=100), _trained(subject, broken, at_once=1)]
     first, second = states
     differ = [name for name in first if name not in second or not torch.equal(first[name], second[name])]
-    expect(not differ, f"resumed after each epoch it has other values of {', '.join(differ[:4])}")
+    expect(not differ, f"resumed after each epoch, it ends with other values of {', '.join(differ[:4])}")
 
 
 def _trained(subject: Subject, folder: Path, *, at_once: int) -> dict[str, Tensor]:

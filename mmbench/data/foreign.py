@@ -42,7 +42,7 @@ def _check(data: Any, *, has_times: bool) -> None:
         if len(codes) and not (np.min(codes) >= 0 and np.max(codes) < len(names)):
             raise ValueError(f"a code of a {name} is outside of its {len(names):,} names")
         if len(set(names)) < len(names):
-            raise ValueError(f"a name of a {name} stands in {name}_names twice")
+            raise ValueError(f"a name of a {name} appears twice in {name}_names")
         for text in names:
             parse_id(text, f"{name} id")
     if not len(events):

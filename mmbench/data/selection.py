@@ -48,7 +48,7 @@ def nothing_left(
     elif counted.items_dropped_incomplete == counted.items:
         pictures = picture_notes(list(records.values()), listing)
         advice = "; ".join(
-            [*pictures, "mend the item table or the pictures, or take `require` out of its toml"]
+            [*pictures, "correct the item table or the pictures, or remove `require` from its toml"]
         )
     else:
         advice = "set lower bounds under filters in its toml"

@@ -1,4 +1,4 @@
-"""Sequence files, a line for each user: `user item item item`, parted by blanks, oldest first (S3-Rec's format).
+"""Sequence files, a line for each user: `user item item item`, separated by blanks, oldest first (S3-Rec's format).
 
 They have an order and no times, so models that read times refuse them.
 """
@@ -22,7 +22,7 @@ def read(file: Path, groups: Mapping[str, str] | None) -> tuple[RawEvents, list[
         try:
             user, items = _parse(line, groups)
             if user in users:
-                raise ValueError(f"user {shown(user)} has a line before")
+                raise ValueError(f"user {shown(user)} already has a line")
         except ValueError as error:
             faults.add(number, str(error))
             continue
@@ -53,7 +53,9 @@ def _parse(line: bytes, groups: Mapping[str, str] | None) -> tuple[str, list[str
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
     if not items:
-        raise ValueError(f"{shown(user)} stands alone; a line is a user and its items, parted by blanks")
+        raise ValueError(
+            f"user {shown(user)} has no items; a line is a user and its items, separated by blanks"
+        )
     names = [parse_id(item, "item id") for item in items]
     return parse_id(user, "user id"), [
         group_of(name, groups) for name in names

@@ -77,8 +77,8 @@ _FORMULAS = {
     "MRR": "1/r{cut}",
     "MAP": "1/r{cut} (a single target: equal to MRR)",
     "AUC": "(C-r)/(C-1), C candidates",
-    "Coverage": "share of all items that stand in some user's list of the first {k}",
-    "Gini": "inequality of how many lists of the first {k} an item stands in, 0 = all equal",
+    "Coverage": "share of all items that appear in some user's list of the first {k}",
+    "Gini": "inequality of the numbers of lists of the first {k} that items appear in, 0 = all equal",
     "Entropy": "entropy of which item stands in the lists of the first {k}, divided by that of all equal",
 }
 

@@ -44,7 +44,7 @@ class PretrainedConfig:
                 raise ValueError(f"pretrain_on names {name} twice; name each data set once")
         if TARGET in names and len(names) > 1:
             raise ValueError(
-                'pretrain_on = ["target"] is the run\'s own data set and stands alone; leave it or the others out'
+                'pretrain_on = ["target"] is the run\'s own data set and goes with no others; leave it or them out'
             )
 
     @property

@@ -27,7 +27,7 @@ def look_lines(
         is_noted = is_noted_before or note_looks(shown, data_dir=data_dir)
         looks = looks_at(shown, data_dir=data_dir)
         times, number = counted(looks.times, "time"), counted(len(looks.configurations), "configuration")
-        missed = "" if is_noted else "; this time could not be noted, no folder can be written"
+        missed = "" if is_noted else "; this look could not be recorded, because no folder can be written"
         lines.append(("Looks", f"test targets of {dataset}: looked at {times} for {number}{missed}."))
     return lines
 

@@ -140,7 +140,7 @@ def _caption(result: Reproduced) -> list[tuple[str, str]]:
         settings = ", ".join(f"{key} = {value}" for key, value in content.shared.settings.items())
         lines.append(("Settings", f"baselines that have them: {settings} ({content.shared.source})."))
     if plan.not_yet:
-        lines.append(("Not yet", f"no such model or variant here so far: {', '.join(plan.not_yet)}."))
+        lines.append(("Not yet", f"no such model or variant is implemented: {', '.join(plan.not_yet)}."))
     lines += [
         ("Missing", f"{experiment.shown(name)} is not prepared; run: mmbench prepare {name}.")
         for name in plan.not_prepared

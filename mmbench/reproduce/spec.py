@@ -237,7 +237,7 @@ def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str],
             if None in line.values():
                 raise ValueError(f"line {reader.line_num} has too few columns")
             table = tables.setdefault((line["paper"], line["table"]), {})
-            with reading(file, advice=f"mend line {reader.line_num}"):
+            with reading(file, advice=f"correct line {reader.line_num}"):
                 table[line["dataset"], line["method"], line["metric"]] = float(line["value"])
     return tables
 

@@ -34,7 +34,7 @@ def seed_list(seeds: int | Sequence[int]) -> list[int]:
     if min(numbers) < 1:
         raise UsageError(f"--seeds {text}: seeds and their number must be 1 or more")
     if len(set(numbers)) < len(numbers):
-        raise UsageError(f"--seeds {text}: a seed stands there twice; it would count as two runs")
+        raise UsageError(f"--seeds {text}: a seed appears twice; it would count as two runs")
     return numbers if is_list else list(range(1, numbers[0] + 1))
 
 

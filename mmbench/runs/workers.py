@@ -127,8 +127,8 @@ def _do(work: Callable[[], None], group: Group) -> list[tuple[Cell, RunRecord]]:
 
 def nothing_came(cell: Cell, kind: Kind) -> RunError:
     return RunError(
-        f"the {kind} workers computed {cell.title}, but nothing came to {cell.path}; "
-        "--results-dir and --data-dir must lie where all workers see them"
+        f"the {kind} workers computed {cell.title}, but no result is in {cell.path}; "
+        "all workers must see --results-dir and --data-dir"
     )
 
 

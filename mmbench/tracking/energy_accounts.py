@@ -33,10 +33,10 @@ def start_codecarbon(country: str, device: str) -> Meter:
 
 
 def check_country(country: str) -> str:
-    """Return the country's code of three letters in capitals; UsageError for another text or without CodeCarbon."""
+    """Return the country's three-letter code in capitals; UsageError for another text or without CodeCarbon."""
     if not isinstance(country, str) or not re.fullmatch(r"[A-Za-z]{3}", country):
         raise UsageError(
-            f"--energy {country}: give the code of three letters of a country, for example DEU or USA"
+            f"--energy {country}: give the three-letter code of a country, for example DEU or USA"
         )
     if not is_installed("codecarbon"):
         raise UsageError("--energy needs the package 'codecarbon'; install it: pip install 'mmbench[energy]'")
@@ -156,7 +156,7 @@ class EnergyAccounts:
         except FAILURES as error:
             if not self.failed:
                 reason = one_line(f"{type(error).__name__}: {first_line(error)}")
-                self.warn(f"the energy is not measured, and the run goes on: {reason}")
+                self.warn(f"the energy is not measured, and the run continues: {reason}")
             meter, self.meter, self.failed = self.meter, None, True
             if meter is not None:
                 self._guard(meter.stop)

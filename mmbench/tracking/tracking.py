@@ -70,6 +70,6 @@ class Tracking:
             call()
         except FAILURES as error:
             reason = one_line(f"{type(error).__name__}: {first_line(error)}")
-            self.warn(f"tracker {name} failed, and the run goes on without it: {reason}")
+            self.warn(f"tracker {name} failed, and the run continues without it: {reason}")
             if self.trackers is not None:
                 self.trackers.pop(name, None)

@@ -77,7 +77,7 @@ class Ledger:
     def read(cls, path: Path) -> "Ledger":
         """Open a study that exists; DataError when it is damaged or lies in a folder that is not its own."""
         file = path / STUDY
-        advice = f"remove {file} and give the same mmbench tune command again, which keeps the trials"
+        advice = f"remove {file} and run the same mmbench tune command again, which keeps the trials"
         try:
             sealed.read_json(file, advice=advice)
             advice = f"remove {path} and tune again: mmbench tune"
@@ -116,7 +116,7 @@ class Ledger:
             return Trial.from_json(content)
         except (ValueError, RecursionError) as error:
             advice = (
-                f"remove line {number} and give the same mmbench tune command again, which repeats its trial"
+                f"remove line {number} and run the same mmbench tune command again, which repeats its trial"
             )
             raise sealed.damaged(file, error, advice) from error
 

@@ -95,7 +95,7 @@ def test_broken_toml_missing_file_and_stray_key(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_catalog(file)
     file.write_text("[a\n")
-    with pytest.raises(UsageError, match=r"x\.toml: Expected .* \(at line 1, column 3\); mend the file"):
+    with pytest.raises(UsageError, match=r"x\.toml: Expected .* \(at line 1, column 3\); correct the file"):
         read_catalog(file)
     file.write_text("title = 'x'\n")
     with pytest.raises(UsageError, match="outside a table"):

@@ -73,7 +73,7 @@ def test_groups_of_items_stand_for_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "why"),
-    [(b"w", "'w' stands alone"), (b"u1 a b", "user 'u1' has a line before"), (b"w \xff", "not UTF-8")],
+    [(b"w", "user 'w' has no items"), (b"u1 a b", "user 'u1' already has a line"), (b"w \xff", "not UTF-8")],
 )
 def test_few_malformed_lines_are_skipped_and_named(line: bytes, why: str, tmp_path: Path) -> None:
     file = tmp_path / "x.txt"

@@ -132,7 +132,7 @@ def test_memgen_is_that_of_sets(random_targets: Targets) -> None:
 
 
 def test_the_kinds_of_generalization_by_hand() -> None:
-    """Training a b c d; from a: b is by heart, c and d are substitutes in windows 2 and 3; from b, a is symmetric."""
+    """Training a b c d; from a: b is memorised, c and d are substitutes in windows 2 and 3; from b, a is symmetric."""
     a, b, c, d, e = 1, 2, 3, 4, 5
     view = TargetView(
         items=np.array([e, e, a, e, e, a, e, e, a, b, a]), times=np.zeros(11, np.int64),

@@ -7,7 +7,7 @@ gradients, overfit   one step's loss and gradients; training until a condition h
 sines, set_weights   parameters that are sines of their place; values put into parameters
 in_float64           models built inside have constants in float64
 loss_by_hand         a loss from the scores of all items, as its formula is printed
-random_fives         histories that can only be learned by heart
+random_fives         histories that can only be memorised
 ranks_last_items_first, learns_by_heart   whether a model knows their last items, and can be taught them
 """
 

@@ -117,7 +117,7 @@ def test_coverage_is_a_column_that_follows_the_rule(results: Path) -> None:
         )
         assert row_of(table, "HM4SR").cells[1].mean == expected
         assert row_of(table, "Pop").cells[1].mean == k / 200
-        assert f"share of all items that stand in some user's list of the first {k}" in caption_of(
+        assert f"share of all items that appear in some user's list of the first {k}" in caption_of(
             table, "Lists"
         )
     with pytest.raises(UsageError, match="--test users: Coverage@2 has a value for the catalogue"):

@@ -203,7 +203,7 @@ def test_what_is_stored_is_shown_and_nothing_computed(data_dir: Path, papers: Pa
     world = World(data_dir, papers, tmp_path)
     nothing = world.here("tiny/table1", *RUN, "--stored")
     assert nothing.returncode == 1
-    assert nothing.error_lines[-1] == "error: nothing of tiny/table1 is there: no finished run is stored"
+    assert nothing.error_lines[-1] == "error: tiny/table1 has no results: no finished run is stored"
     assert cells(world.results) == []
     assert world.process("tiny/table1", *RUN, "--seeds", "1", "--stack", "off").returncode == 0
     made = cells(world.results)

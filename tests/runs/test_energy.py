@@ -193,7 +193,7 @@ def test_a_meter_that_fails_is_one_warning(
     (record,) = run(toy, tmp_path)
     assert record.status == "finished"
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert warnings == [f"warning: the energy is not measured, and the run goes on: {why}"]
+    assert warnings == [f"warning: the energy is not measured, and the run continues: {why}"]
     expected = None if meter is NoMeter else (2.0, True)
     assert (record.energy and (record.energy.kwh, record.energy.is_partial)) == expected
 
@@ -265,8 +265,8 @@ def test_amounts_in_words(use: EnergyUse, short: str, long: str) -> None:
 @pytest.mark.parametrize(
     ("country", "why"),
     [
-        ("Germany", "give the code of three letters"),
-        ("DE", "give the code of three letters"),
+        ("Germany", "give the three-letter code"),
+        ("DE", "give the three-letter code"),
         pytest.param("GER", "no country has this code; DEU is Germany", marks=needs_codecarbon),
         pytest.param("XXX", "codes are those of ISO 3166", marks=needs_codecarbon),
     ],

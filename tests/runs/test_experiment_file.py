@@ -75,7 +75,7 @@ def test_what_is_written_is_read_as_it_was(
         ("models = ['sasrec']\n[report]\ntest = 'wilcox'", "test"),
         ("models = ['sasrec']\n[settings]\nlr = 1979-05-27", "."),
         ("models = " + "[" * 20_000, "nested too deeply"),
-        ("models = [", r"Invalid value \(at end of document\); mend the file"),
+        ("models = [", r"Invalid value \(at end of document\); correct the file"),
     ],
 )
 def test_faults_are_one_line_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:

@@ -163,7 +163,7 @@ def test_a_look_that_cannot_be_noted_is_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "open", refuse)
     assert not note_looks([run], data_dir=tmp_path / "nowhere")
     text = str(mmbench.report([run], data_dir=tmp_path / "nowhere"))
-    assert "this time could not be noted" in text
+    assert "this look could not be recorded" in text
 
 
 def test_the_share_of_tied_targets_is_counted(shop: Prepared, pop: RunRecord) -> None:

@@ -72,8 +72,6 @@ def test_what_matmul_auto_means_is_decided_before_a_run_has_a_name(
     assert (written[0] == planned()[0]) == (not units)
 
 
-@pytest.mark.parametrize("field", OTHER)
-@pytest.mark.parametrize("model", ["sasrec", "pop"])
 def test_epochs_are_said_once() -> None:
     assert Overrides.of({"max_epochs": 3}, epochs=3).everywhere == {"max_epochs": 3}
     assert Overrides.of({"sasrec.max_epochs": 2}, epochs=3).by_model == {"sasrec": {"max_epochs": 2}}
@@ -81,6 +79,8 @@ def test_epochs_are_said_once() -> None:
         Overrides.of({"max_epochs": 2}, epochs=3)
 
 
+@pytest.mark.parametrize("field", OTHER)
+@pytest.mark.parametrize("model", ["sasrec", "pop"])
 def test_another_protocol_is_another_configuration_and_another_table(
     field: str, model: str, tmp_path: Path
 ) -> None:

@@ -140,7 +140,7 @@ def test_the_content_of_other_data_sets_is_part_of_a_configuration(data: Path, t
             r"text features toy of newer and of toy come from different versions of the encoder; run: mmb",
         ),
         (["wide", "wide"], r"pretrain_on names wide twice; name each data set once"),
-        (["target", "wide"], r"the run's own data set and stands alone; leave it or the others out"),
+        (["target", "wide"], r"the run's own data set and goes with no others; leave it or them out"),
         ([""], r"pretrain_on has an empty name"),
     ],
 )

@@ -85,9 +85,9 @@ def test_a_tracker_that_fails_is_one_warning_and_the_others_go_on(tracked: tuple
     assert Broken.n_calls == 2  # it is not called after its failure
     lines = shown.splitlines()
     assert sorted(lines) == [
-        f"warning: tracker {BROKEN} failed, and the run goes on without it: OSError: [Errno 28] No space left on "
+        f"warning: tracker {BROKEN} failed, and the run continues without it: OSError: [Errno 28] No space left on "
         "device",
-        f"warning: tracker {REFUSING} failed, and the run goes on without it: SystemExit: no network",
+        f"warning: tracker {REFUSING} failed, and the run continues without it: SystemExit: no network",
     ]
     assert len(heard_of(record)[1]) == 3
 

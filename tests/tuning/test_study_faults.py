@@ -43,13 +43,13 @@ def test_damage_says_how_to_keep_the_trials(toy: Prepared, tmp_path: Path) -> No
     file, study = ledger.path / TRIALS, ledger.path / "study.json"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + lines[1].replace("finished", "finishes") + lines[2])
-    with pytest.raises(DamagedError, match="remove line 2 and give the same mmbench tune command again"):
+    with pytest.raises(DamagedError, match="remove line 2 and run the same mmbench tune command again"):
         ledger.trials()
     file.write_text(lines[0] + lines[2])
     assert facts(run_study(ledger, toy, Budget(trials=3))) == facts(trials)
     content = study.read_text()
     study.write_text(content[:-20])
-    with pytest.raises(DamagedError, match=r"remove .*study.json and give the same mmbench tune command"):
+    with pytest.raises(DamagedError, match=r"remove .*study.json and run the same mmbench tune command"):
         open_study(toy, tmp_path)
     study.unlink()
     assert facts(run_study(open_study(toy, tmp_path), toy, Budget(trials=3))) == facts(trials)
