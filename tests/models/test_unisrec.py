@@ -327,6 +327,20 @@ def test_items_without_a_vector_have_no_gradient() -> None:
     assert grads["adaptors.text.offset"].abs().max().item() == pytest.approx(steepness["unisrec"])
 
 
+def test_a_target_without_a_vector_has_no_gradient_in_pretraining() -> None:
+    """Item 7 has no text; the released code's cosine is steep here too."""
+    steepness = {}
+    for name in ("unisrec", "unisrec:as-released"):
+        model = make(name, use_ids=False, pretrain_on=("target",), ss_weight=0.0, **STILL)
+        model.start_stage("pretrain")
+        nn.init.zeros_(model.adaptors.text.offset)
+        batch = training_batch(model, view_of([[1, 7], [2, 4]]), samples="prefix")
+        _, grads = gradients(model, batch)
+        steepness[name] = grads["adaptors.text.offset"].abs().max().item()
+    assert 0 < steepness["unisrec"] < 100
+    assert steepness["unisrec:as-released"] > 1e8
+
+
 def test_short_vectors_are_zero_and_others_are_not_touched() -> None:
     x = torch.tensor([[6e-7, 6e-7], [1.0, 2.0], [0.0, 2e-6]], requires_grad=True)
     kept = UNISREC.without_tiny(x)
