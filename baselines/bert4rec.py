@@ -84,6 +84,7 @@ class BERT4Rec(Recommender[BERT4RecConfig]):
 
     @property
     def needs(self) -> Needs:
+        """Return the needs; not stackable, because a seed's draws decide how many items of a step are masked."""
         return Needs(samples=("sequence",), causal=False, stackable=False, extras=(SlotAfter(1),))
 
     def encode(self, batch: Batch, masked: Tensor, slot: Tensor | None = None) -> Tensor:

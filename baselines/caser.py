@@ -168,7 +168,8 @@ class Caser(Recommender[CaserConfig]):
         config = self.config
         extras: tuple[Extra, ...] = self.next_item.extras
         if config.n_targets > 1 or config.train_windows == "full":
-            # Further targets are those of a history's later slots, so these must be in the same step.
+            # Further targets are those of a history's later slots, so these must be in the same step. Not stackable,
+            # because how many windows a step uses differs between seeds.
             return Needs(samples=("last-window",), stackable=False, extras=(*extras, WholeRows()))
         return Needs(samples=("all", "prefix", "last-window"), extras=extras)
 

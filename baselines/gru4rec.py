@@ -130,6 +130,7 @@ class GRU4Rec(Recommender[GRU4RecConfig]):
 
     @property
     def needs(self) -> Needs:
+        """Return the needs; not stackable, because histories are packed by lengths, which differ between seeds."""
         return Needs(layout="padded", stackable=False, extras=self.next_item.extras)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -171,7 +171,11 @@ class UniSRec(Recommender[UniSRecConfig]):
     def candidates(self, content: Tensor) -> Tensor:
         """Return unit vectors of the items with content [N + 1, D], padding first."""
         c = content if self.item_emb is None else content + self.item_emb.weight
-        return F.normalize(without_tiny(c), dim=-1)
+        return F.normalize(self.guarded(c), dim=-1)
+
+    def guarded(self, vectors: Tensor) -> Tensor:
+        """Return item vectors [..., D] whose cosines are taken; those that are zero get no gradient."""
+        return without_tiny(vectors)
 
     def query(self, batch: Batch) -> Tensor:
         return F.normalize(self.states(batch, self.content(batch.item_seq)), dim=-1)
@@ -207,7 +211,7 @@ class UniSRec(Recommender[UniSRecConfig]):
             torch.cat([batch.slot, short.slot + batch.item_seq.numel()]),
         ).chunk(2)
         same = batch.target[:, None] == batch.target[None, :]
-        items = without_tiny(self.content(batch.target))
+        items = self.guarded(self.content(batch.target))
         return {
             "si": self.contrast(states, items, same),
             "ss": config.ss_weight * self.contrast(states, augmented, same),

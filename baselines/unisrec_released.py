@@ -4,13 +4,12 @@ Each slip has a setting, so that it can be undone.
 
 Axes: as in unisrec.py.
 Follows: next_item_loss() padding as a class of the softmax, contrast() equal targets that stay in the denominator,
-candidates() zero vectors with a gradient of 1e12.
+guarded() zero vectors with a gradient of 1e12.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmbench.data.batch import TrainBatch
@@ -29,11 +28,8 @@ class UniSRecAsReleasedConfig(UniSRecConfig):
 class UniSRecAsReleased(UniSRec):
     config: UniSRecAsReleasedConfig
 
-    def candidates(self, content: Tensor) -> Tensor:
-        if self.config.zero_vectors == "constant":
-            return super().candidates(content)
-        c = content if self.item_emb is None else content + self.item_emb.weight
-        return F.normalize(c, dim=-1)
+    def guarded(self, vectors: Tensor) -> Tensor:
+        return vectors if self.config.zero_vectors == "steep" else super().guarded(vectors)
 
     def next_item_loss(self, query: Tensor, candidates: Tensor, batch: TrainBatch) -> Tensor:
         if self.config.padding == "no class":

@@ -248,6 +248,7 @@ class TMMSRec(Recommender[TMMSRecConfig]):
 
     @property
     def needs(self) -> Needs:
+        """Return the needs; not stackable with a GRU, which torch cannot vectorise."""
         extras = self.next_item.extras
         if self.config.backbone == "mlp4rec":  # dense along time: a state sees later events and the padding
             return Needs(layout="fixed", samples=("prefix",), causal=False, extras=extras)

@@ -251,6 +251,12 @@ def test_raw_scores_would_show_later_items(fusion: str) -> None:
     assert (second_state([4, 9, 2]) - second_state([4, 9, 7])).abs().max() > 1e-6
 
 
+def test_padding_starts_with_a_vector_like_any_other() -> None:
+    """Raw fusions read it, and nothing trains it."""
+    table = toy_model("dif-sr", toy_catalog()).item_emb.weight
+    assert table[0].std().item() == pytest.approx(0.02, rel=0.3)
+
+
 def test_an_untrained_predictor_of_categories_tosses_coins() -> None:
     model = toy_model("dif-sr", toy_catalog())
     loss = model.loss(training_batch(model, toy_view()))["attribute"].item() / 5

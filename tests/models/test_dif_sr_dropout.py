@@ -63,14 +63,17 @@ def test_what_a_layer_adds_is_dropped_and_the_residual_is_not(layer: str, slot: 
     assert_dropped(added, 0.5, kept=2)
 
 
-def test_ids_are_dropped_and_side_information_is_not() -> None:
+def test_ids_are_dropped_and_side_information_is_not_in_any_layer() -> None:
     torch.manual_seed(0)
     model = toy_model("dif-sr:sum", toy_catalog(), hidden_dim=64, dropout=0.5, attn_dropout=0.0)
     seen: list[Any] = []
-    model.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for layer in model.blocks:
+        layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     batch = training_batch(model, toy_view())
     model.loss(batch)
     ids = seen[0].item[batch.mask]
     assert ids.eq(0).double().mean().item() == pytest.approx(0.5, abs=0.03)
-    assert torch.equal(seen[0].attribute, model.attribute_table(batch.item_seq))
-    assert torch.equal(seen[0].position, model.position_emb(batch.position))
+    assert len(seen) == 2
+    for read in seen:
+        assert torch.equal(read.attribute, model.attribute_table(batch.item_seq))
+        assert torch.equal(read.position, model.position_emb(batch.position))

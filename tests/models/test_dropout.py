@@ -5,12 +5,15 @@ is scaled so that the mean stays (mmbench.nn.layers.dropout).
 """
 
 import math
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mmbench.models.registry import find
+from mmbench.nn import layers
 from mmbench.nn.layers import Attention, PostNormEncoder, PreQueryEncoder, dropout
 from tests.models.toy import toy_catalog, toy_model, toy_view, training_batch
 
@@ -213,3 +216,53 @@ def test_models_drop_the_input_of_their_encoders(name: str, encoder: str, rate: 
         model.train(mode).loss(batch)
     dropped, whole = inputs[0], inputs[len(inputs) // 2]
     assert_dropped((dropped / whole)[whole != 0], p, kept=1 / (1 - p))
+
+
+# -- in models whose blocks are their own ----------------------------------------------------------------------------
+
+WEIGHTS = 0  # stands for the number of keys, the width of attention weights
+STATE, INNER, ATTENTION = (12, 0.5), (20, 0.5), (WEIGHTS, 0.25)
+TABLES = [STATE] * 4  # keys and values of positions, then of times
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "places"),
+    [
+        ("tisasrec", {}, [*TABLES, STATE, ATTENTION, STATE, STATE]),
+        ("tisasrec:official", {"attn_dropout": 0.5}, [*TABLES, STATE, (WEIGHTS, 0.5), INNER, STATE]),
+        ("tisasrec:paper", {"attn_dropout": 0.5}, [*TABLES, STATE, (WEIGHTS, 0.5), STATE, INNER, STATE]),
+        ("fearec", {"contrast": "none"}, [STATE, ATTENTION, STATE, STATE]),
+        ("lrurec", {"state_dim": 6, "lru_dropout": 0.25}, [STATE, (12, 0.25), INNER, STATE]),
+        ("gru4rec:official", {"emb_dim": 12, "hidden_dropout": 0.5, "n_layers": 2}, [STATE] * 2),
+        ("nextitnet", {"dropout": 0.5, "n_blocks": 1}, [STATE]),
+        ("trimlp", {}, [STATE]),
+        ("caser", {"window": 4, "n_vertical": 2, "n_horizontal": 3}, [(2 * 12 + 3 * 4, 0.5)]),
+    ],
+)  # fmt: skip
+def test_a_layer_drops_at_these_places_and_nowhere_else(
+    name: str, settings: dict[str, Any], places: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Widths of what is dropped, and rates, in order; GRU4Rec drops rows of its table by another function."""
+    own = set(find(name).own_settings())
+    sizes = {
+        "hidden_dim": 12,
+        "inner_dim": 20,
+        "n_layers": 1,
+        "n_heads": 2,
+        "dropout": 0.5,
+        "attn_dropout": 0.25,
+    }
+    model = toy_model(name, toy_catalog(), **{k: v for k, v in (sizes | settings).items() if k in own})
+    seen: list[tuple[int, float]] = []
+
+    def watch(x: Tensor, p: float, training: bool) -> Tensor:
+        assert training
+        seen.append((x.shape[-1], p))
+        return x
+
+    for module in (layers, sys.modules[type(model).__module__]):
+        if hasattr(module, "dropout"):
+            monkeypatch.setattr(module, "dropout", watch)
+    batch = training_batch(model, toy_view())
+    model.loss(batch)
+    assert seen == [(batch.item_seq.shape[1] if width == WEIGHTS else width, rate) for width, rate in places]

@@ -286,6 +286,9 @@ def test_initial_weights_and_users_without_events() -> None:
         bound = (6 / (rows + 64)) ** 0.5
         assert table.weight.shape == (rows, 64)
         assert table.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+    for name, width in (("text", 12), ("image", 8)):  # torch's maps
+        largest = model.maps[name].weight.abs().max().item()
+        assert 0.95 * width**-0.5 < largest <= width**-0.5
     absent = toy_model("freedom", catalog_of(view_of([[1, 2], [], [3]]), n_items=5))
     assert absent.user_emb.weight.any(1).tolist() == [True, False, True]
 

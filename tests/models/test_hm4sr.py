@@ -63,6 +63,12 @@ def test_one_expert_and_alpha_zero_make_the_interactive_moe_the_identity() -> No
     assert torch.equal(model.interactive(e), e)
 
 
+def test_alphas_start_at_the_settings_of_their_modalities() -> None:
+    alphas = {"alpha_id": 0.5, "alpha_text": 0.25, "alpha_image": 2.0}
+    assert make(**alphas).interactive.alpha.tolist() == [0.5, 0.25, 2.0]
+    assert make("hm4sr:-text", **alphas).interactive.alpha.tolist() == [0.5, 2.0]
+
+
 def test_interactive_moe_is_equation_8_written_out() -> None:
     model = make(n_interactive_experts=3, alpha_id=0.7)
     moe, e = model.interactive, torch.randn(3, 12)
@@ -99,6 +105,9 @@ def test_the_interval_table_is_counted_over_training_events_of_one_user() -> Non
     users, times = catalog.histories.users.numpy(), catalog.train_times.numpy()
     longest = max((np.diff(times[users == u]).max(initial=0) for u in np.unique(users)), default=0)
     assert catalog.histories.longest_gap.item() == longest
+    for log, function in (("log2", math.log2), ("ln", math.log)):
+        table = make(interval_log=log).time.interval_emb
+        assert table.num_embeddings == math.floor(100 * function(longest + 1)) + 1
 
 
 @given(st.integers(-200_000, 200_000))

@@ -164,7 +164,9 @@ def test_ids_are_nothing_but_names() -> None:
 
 
 def test_dropout_acts_on_the_input_and_in_the_blocks_and_not_on_items() -> None:
-    model = make(toy_catalog(), dropout=0.5).train()
+    model = make(toy_catalog(), dropout=0.5, attn_dropout=0.25).train()
+    for block in model.encoder.blocks:
+        assert (block.drop.p, block.attention.attn_dropout) == (0.5, 0.25)
     assert torch.equal(model.item_table(), model.item_table())
     batch = training_batch(model, toy_view())
     inputs: list[Tensor] = []

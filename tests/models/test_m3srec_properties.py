@@ -63,6 +63,16 @@ def test_equal_experts_answer_like_a_single_expert_whatever_the_router_says() ->
     torch.testing.assert_close(experts(y), single(y))
 
 
+def test_the_router_reads_what_is_not_dropped() -> None:
+    experts, y = mixture(1, 3, dropout=0.5).train(), torch.randn(1, 9, 4, dtype=torch.float64)
+    seen: list[Tensor] = []
+    experts.router.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    experts.up.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    experts(y)
+    assert len(seen) == 2
+    assert all(torch.equal(x, y) for x in seen)
+
+
 def test_streams_that_are_equal_stay_equal() -> None:
     """z = 0, equal item vectors and shared experts give three equal user vectors; other types do not."""
     model = make(n_specific_layers=0, n_cross_layers=2)

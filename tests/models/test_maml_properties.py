@@ -256,12 +256,15 @@ class Spy(torch.nn.Module):
 def test_where_dropout_acts() -> None:
     """Behind each hidden layer of the feature network, before the norm; behind the attention's tanh."""
     model = exact_model(**STILL)
+    sides = model.attention.user_side(model.user_emb.weight[:, None]), model.items_side()
+    weights = model.attention.weights(*sides)
     feature_spy, attention_spy = Spy(), Spy()
     model.feature_net.drop, model.attention.drop = feature_spy, attention_spy
     batch = training_batch(model, toy_view())
     model.loss(batch)
     assert feature_spy.widths == [6, 3, 3]
     assert attention_spy.widths == [20]
+    torch.testing.assert_close(model.attention.weights(*sides), weights)  # the norm takes it out
     x = model.feat[1:]
     first, second, third, last = model.feature_net.layers
     hidden = third(

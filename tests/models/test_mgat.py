@@ -321,6 +321,8 @@ def test_initial_weights_are_the_codes() -> None:
         assert own[name].std().item() == pytest.approx((2 / fans) ** 0.5, rel=0.06), name
         assert own[name].abs().max() > 2.5 * (2 / fans) ** 0.5, name  # normal, not uniform
     for name, width in (
+        ("map.weight", 8),
+        ("map.bias", 8),
         ("layers.0.attention.bias", 50),
         ("layers.0.local.bias", 50),
         ("layers.1.attention.bias", 64),

@@ -61,11 +61,11 @@ def test_sizes_of_what_is_looked_up() -> None:
 @pytest.mark.parametrize("name", ["missrec", "missrec:dpc-knn", "missrec:as-released"])
 def test_interests_are_clusters_of_the_vectors_of_now(name: str) -> None:
     model, drawn = make(name, cluster_ratio=0.1).double(), []
-    for scale in (1.0, -2.0):
+    for epoch, scale in ((1, 1.0), (2, -2.0)):
         with torch.no_grad():
             model.adaptors.text.weight.mul_(scale)
         torch.manual_seed(3)
-        model.start_epoch(1)
+        model.start_epoch(epoch)
         rows = torch.cat([table[1:] for table in model.adapted()]).detach()
         label = model.lookup[1:].T.flatten() - 1
         drawn.append(model.centroids.clone())
@@ -184,7 +184,7 @@ def test_without_pretraining_there_is_one_stage() -> None:
     assert (stage.epochs, stage.data) == (None, "target")
 
 
-def test_pretraining_terms_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretraining_terms_and_gradients_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each augmented history as one of its own; nothing is removed for equal targets."""
     model = make(
         pretrain_on=("target",), dropout=0.0, ss_weight=0.5, diversity_weight=0.3, temperature=0.4
@@ -202,18 +202,24 @@ def test_pretraining_terms_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         lists.append([int(batch.item_seq.flatten()[p]) for p in places if kept.flatten()[p]])
     lengths = batch.position.flatten()[batch.slot] + 1
     assert any(len(items) < length for items, length in zip(lists, lengths.tolist(), strict=True))
-    with torch.no_grad():
-        tables = model.adapted()
-        u, diversity = model.states(MISSREC.whole(batch), tables)
-        shorter, shorter_diversity = model.states(MISSREC.whole(history_batch(model, lists)), tables)
-        text, image = (F.normalize(table, dim=1)[batch.target] for table in tables)
-        a = model.slope.item()
-        fused = ((u @ text.T + u @ image.T) / 2) if a == 0 else None
-        assert fused is not None
-        own = torch.arange(len(u))
-        torch.testing.assert_close(terms["si"], F.cross_entropy(fused / 0.4, own))
-        torch.testing.assert_close(terms["ss"], 0.5 * F.cross_entropy(u @ shorter.T / 0.4, own))
-        torch.testing.assert_close(terms["diversity"], 0.3 * (diversity + shorter_diversity))
+    _, computed = gradients(model, batch)
+    model.zero_grad()
+    tables = model.adapted()
+    u, diversity = model.states(MISSREC.whole(batch), tables)
+    shorter, shorter_diversity = model.states(MISSREC.whole(history_batch(model, lists)), tables)
+    text, image = (u @ F.normalize(table, dim=1)[batch.target].T for table in tables)
+    weight = (model.slope * (text - image)).sigmoid()
+    own = torch.arange(len(u))
+    expected = {
+        "si": F.cross_entropy((weight * text + (1 - weight) * image) / 0.4, own),
+        "ss": 0.5 * F.cross_entropy(u @ shorter.T / 0.4, own),
+        "diversity": 0.3 * (diversity + shorter_diversity),
+    }
+    torch.stack(list(expected.values())).sum().backward()
+    for term, value in expected.items():
+        torch.testing.assert_close(terms[term], value)
+    for name, grad in computed.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, grad, rtol=1e-8, atol=1e-11)
 
 
 # -- other data sets ---------------------------------------------------------------------------------------------------

@@ -1,16 +1,18 @@
 """MLP4Rec: section "How to check it" of its specification, and the mixer against a literal loop over rows."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmbench.errors import UsageError
 from mmbench.models.base import Recommender
-from mmbench.nn.mlp import shift
+from mmbench.nn.mlp import AxisMLP, shift
+from tests.models.test_dropout import assert_dropped
 from tests.models.toy import (
     history_batch,
     last_state,
@@ -200,12 +202,32 @@ def test_features_that_a_data_set_lacks_are_left_out() -> None:
     assert cls.reads(make("mlp4rec:mm").config, "image")
 
 
-def test_dropout_acts_inside_both_maps() -> None:
-    model = make().train()
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_dropout_acts_inside_both_maps(axis: int) -> None:
+    torch.manual_seed(0)
+    mlp: Any = AxisMLP(16, axis=axis, ratio=1, dropout=0.25, bias=True).double()
+    for parameter in mlp.parameters():
+        nn.init.zeros_(parameter)
+    x = torch.full((40, 16, 16), 5.0, dtype=torch.float64)
+    nn.init.ones_(mlp.down.bias)
+    assert_dropped(mlp(x), 0.25, kept=1 / 0.75)
+    nn.init.zeros_(mlp.down.bias)
+    nn.init.ones_(mlp.up.bias)
+    nn.init.eye_(mlp.down.weight)
+    gelu_of_1 = (1 + math.erf(0.5**0.5)) / 2
+    assert_dropped(mlp(x), 1 - 0.75**2, kept=gelu_of_1 / 0.75**2)
+
+
+@NAMES
+def test_nothing_else_is_dropped(name: str) -> None:
+    """Inputs, residuals: with silent MLPs training and evaluation agree."""
+    model = make(name).train()
     batch = training_batch(model, toy_view())
     assert not torch.equal(model.query(batch), model.query(batch))
-    still = make(dropout=0.0).train()
-    assert torch.equal(still.query(batch), still.query(batch))
+    with torch.no_grad():
+        for parameter in model.encoder.mlps.parameters():
+            parameter.zero_()
+    assert torch.equal(model.query(batch), model.eval().query(batch))
 
 
 def test_bpr_is_softplus_of_the_difference() -> None:
@@ -221,8 +243,24 @@ def test_initialisation() -> None:
     channel, place = model.encoder.mlps["channel"], model.encoder.mlps["place"]
     assert channel.up.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not channel.up.bias.any()
-    assert place.up.weight.abs().max().item() == pytest.approx(40**-0.5, rel=0.01)  # torch's convolution
-    assert place.up.bias.any()
+    assert model.features["text"].map.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert model.features["category"].emb.weight.std().item() == pytest.approx(0.02, rel=0.15)
+    for name, width in (("place", 40), ("row", 4)):  # torch's convolutions
+        up = model.encoder.mlps[name].up
+        assert 0.85 * width**-0.5 < up.weight.abs().max().item() <= width**-0.5
+        assert up.bias.any()
+    assert place.up.weight.abs().max().item() == pytest.approx(40**-0.5, rel=0.01)
+
+
+def test_smlp4rec_has_inner_layers_three_times_as_wide_no_biases_and_small_weights() -> None:
+    mlps = toy_model("mlp4rec:smlp", toy_catalog(max_len=40), hidden_dim=64).encoder.mlps
+    for name, width in (("place", 40), ("channel", 64), ("row", 2)):
+        up, down = mlps[name].up, mlps[name].down
+        assert (tuple(up.weight.shape), tuple(down.weight.shape)) == ((3 * width, width), (width, 3 * width))
+        assert up.bias is None
+        assert down.bias is None
+        values = torch.cat([up.weight.flatten(), down.weight.flatten()])
+        assert values.std().item() == pytest.approx(0.02, rel=4 * (2 * values.numel()) ** -0.5)
 
 
 def test_shift_turns_rows_and_back() -> None:

@@ -310,8 +310,16 @@ def items_by_hand(model: Recommender[Any], weights: dict[str, Tensor]) -> list[T
 @NAMES
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_losses_and_gradients_are_those_of_plain_loops(name: str, n_layers: int) -> None:
+    check_losses_and_gradients(name, n_layers=n_layers)
+
+
+def test_several_codes_of_users_are_averaged_and_of_candidates_added() -> None:
+    check_losses_and_gradients("mmsr:contents", n_codes=2)
+
+
+def check_losses_and_gradients(name: str, **settings: Any) -> None:
     view = view_of([[1, 2, 1, 2, 4], [5, 2, 2, 1], [3, 1]])
-    model = make(name, catalog_of(view, n_items=12), n_layers=n_layers)
+    model = make(name, catalog_of(view, n_items=12), **settings)
     batch = training_batch(model, view)
     lengths = (batch.slot % batch.item_seq.shape[1] + 1).tolist()
     histories = [row[:length] for row, length in zip(batch.item_seq.tolist(), lengths, strict=True)]

@@ -213,11 +213,14 @@ def test_dropout_acts_on_every_softmax_and_on_what_a_layer_says(
     assert len(recorder.inputs) == n_calls
     for weights in recorder.inputs:
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1], dtype=torch.float64))
-    assert [x.shape[-1] for x in last.inputs] == [6]
+    (said,) = last.inputs
+    assert (said[0] - before).abs().amax(-1).min() < 1e-12  # what a layer says, the user vector among it
     for call in range(n_calls):
-        model.attn_drop = Recorder(call)
+        model.attn_drop = silent = Recorder(call)
         moved = (last_state(model, history) - before).abs().max().item()
         assert (moved > 1e-9) == (call not in of_codes), call
+        for weights in silent.inputs:  # nothing is dropped twice
+            torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1], dtype=torch.float64))
     model.attn_drop, model.drop = nn.Identity(), Recorder(0)
     assert not last_state(model, history).any()
 

@@ -241,17 +241,19 @@ def test_weights_start_as_published() -> None:
             assert rows.mean().item() == pytest.approx(0, abs=4 * 0.02 * n**-0.5), name
 
 
-def test_ids_are_dropped_and_side_information_is_not() -> None:
+def test_ids_are_dropped_and_side_information_is_not_in_any_layer() -> None:
     model = toy_model("nova", toy_catalog(), hidden_dim=64, dropout=0.5, attn_dropout=0.0)
-    seen: dict[str, Tensor] = {}
-    model.blocks[0].register_forward_pre_hook(lambda _, args: seen.update(ids=args[0]))
-    model.fusions[0].register_forward_pre_hook(lambda _, args: seen.update(streams=args[0]))
+    read: list[Tensor] = []
+    fused: list[Tensor] = []
+    for layer, fusion in zip(model.blocks, model.fusions, strict=True):
+        layer.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+        fusion.register_forward_pre_hook(lambda _, args: fused.append(args[0]))
     batch = training_batch(model, toy_view())
     model.loss(batch)
-    ids, streams = (seen[name][batch.mask] for name in ("ids", "streams"))
-    assert ids.eq(0).double().mean().item() == pytest.approx(0.5, abs=0.03)
-    assert torch.equal(streams[:, 0], ids)  # the fusion sees what attention reads
-    assert torch.equal(streams[:, 1:], model.sides(batch)[batch.mask])
+    assert read[0][batch.mask].eq(0).double().mean().item() == pytest.approx(0.5, abs=0.03)
+    for ids, streams in zip(read, fused, strict=True):
+        assert torch.equal(streams[..., 0, :], ids)  # a layer's fusion sees what its attention reads
+        assert torch.equal(streams[..., 1:, :], model.sides(batch))
 
 
 def block(**rates: float) -> Any:

@@ -124,14 +124,14 @@ def two_samples() -> tuple[TrainBatch, Any]:
 def test_pre_training_terms_are_the_released_codes() -> None:
     terms = released_model().pretraining_loss(*two_samples())
     expected = {"aap": 6.8829643112, "mip": 2.0725998333, "map": 10.5136957189, "sp": 1.3859152263}
-    assert unweighted(terms) == pytest.approx(expected, abs=1e-9)
-    assert sum(terms.values()).item() == pytest.approx(14.6558460276, abs=1e-9)
+    assert unweighted(terms) == pytest.approx(expected, abs=6e-11)
+    assert sum(terms.values()).item() == pytest.approx(14.6558460276, abs=6e-11)
 
 
 def test_pairs_without_the_inner_sigmoids_have_the_references_numbers() -> None:
     terms = unweighted(released_model(pair_form="logit").pretraining_loss(*two_samples()))
-    assert terms["mip"] == pytest.approx(2.0536790724, abs=1e-9)
-    assert terms["sp"] == pytest.approx(1.3845613463, abs=1e-9)
+    assert terms["mip"] == pytest.approx(2.0536790724, abs=6e-11)
+    assert terms["sp"] == pytest.approx(1.3845613463, abs=6e-11)
 
 
 def test_fine_tuning_loss_and_scores_are_the_released_codes() -> None:
@@ -140,9 +140,9 @@ def test_fine_tuning_loss_and_scores_are_the_released_codes() -> None:
     of = {(0, 2): 5, (0, 3): 6, (0, 4): 6, (1, 5): 2, (1, 6): 3, (1, 1): 3, (1, 2): 4}
     pairs = zip(batch.user.tolist(), batch.target.tolist(), strict=True)
     batch = batch.with_drawn(negatives=torch.tensor([[of[pair]] for pair in pairs]))
-    assert model.loss(batch)["bce"].item() == pytest.approx(1.7997259739, abs=1e-9)
+    assert model.loss(batch)["bce"].item() == pytest.approx(1.7997259739, abs=6e-11)
     expected = [0.2962174012, -0.4443785685, 0.5411894288, -0.5754629722, 0.5432387084, -0.4482403226]
-    assert model.score(history_batch(model, [[1, 2, 3]]))[0].tolist() == pytest.approx(expected, abs=1e-9)
+    assert model.score(history_batch(model, [[1, 2, 3]]))[0].tolist() == pytest.approx(expected, abs=6e-11)
 
 
 # -- a reference in plain loops: one history at a time, without padding ----------------------------------------------

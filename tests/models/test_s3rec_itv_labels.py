@@ -33,7 +33,9 @@ def pictures(n_items: int, *, shared: int = 0) -> tuple[Tensor, Tensor]:
     return feat, feat.ne(0).any(1)
 
 
-def test_items_have_a_code_in_each_block_and_codes_do_not_depend_on_the_seed() -> None:
+def test_items_have_a_code_in_each_block_and_codes_do_not_depend_on_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config, (feat, present) = make(n_blocks=3, n_codes=64).config, pictures(200)
     assert ITV.codes_per_block(config, 200) == 10
     assert ITV.codes_per_block(config, 30) == 2
@@ -45,7 +47,13 @@ def test_items_have_a_code_in_each_block_and_codes_do_not_depend_on_the_seed() -
         assert sorted(label // 10 for label in owned) == ([0, 1, 2] if present[item] else [])
     assert classes[-1] == set(), "[MASK] has no code"
     # The length of a vector tells nothing.
-    assert classes_of(ITV.code_labels(config, 7 * feat, present)) == classes
+    length = 0.1 + 9 * torch.rand(len(feat), 1, generator=torch.Generator().manual_seed(3))
+    assert classes_of(ITV.code_labels(config, length * feat, present)) == classes
+    passes: list[int] = []
+    coded = ITV.product_codes
+    monkeypatch.setattr(ITV, "product_codes", lambda *args: passes.append(args[3]) or coded(*args))
+    ITV.code_labels(config, feat, present)
+    assert passes == [25]
 
 
 def test_codes_of_most_items_are_left_out() -> None:

@@ -351,6 +351,16 @@ def test_no_member_is_refused(name: str) -> None:
         make(name, modalities=[])
 
 
+@pytest.mark.parametrize(("init", "is_beyond"), [("xavier-normal", True), ("xavier-uniform", False)])
+def test_matrices_start_by_xaviers_rule(init: str, is_beyond: bool) -> None:
+    """Both have its deviation; only normal draws lie beyond the bound of uniform ones."""
+    model = toy_model("sasrec-ensemble", toy_catalog(), hidden_dim=96, init=init)
+    for member in model.members.values():
+        for matrix in (member.encoder.blocks[0].query.weight, member.encoder.blocks[1].up.weight):
+            assert matrix.std().item() == pytest.approx(96**-0.5, rel=0.05)
+            assert (matrix.abs().max().item() > (6 / 192) ** 0.5) is is_beyond
+
+
 def test_controls_have_their_sizes() -> None:
     def count(name: str, **settings: Any) -> int:
         model = toy_model(name, toy_catalog(), **settings)

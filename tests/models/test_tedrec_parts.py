@@ -117,11 +117,12 @@ def test_noise_is_drawn_in_training_only() -> None:
         assert not torch.equal(model.query(batch), model.query(batch))
 
 
-def test_each_expert_drops_features_by_itself_and_the_gate_sees_them_all() -> None:
+def test_each_expert_drops_features_by_itself_and_gate_and_noise_see_them_all() -> None:
     torch.manual_seed(0)
     model = toy_model("tedrec", toy_catalog(), hidden_dim=12, n_experts=3, adaptor_dropout=0.25)
     adaptor, gate_inputs = model.adaptors["text"].double().train(), []
-    adaptor.gate.register_forward_pre_hook(lambda _, args: gate_inputs.append(args[0]))
+    for linear in (adaptor.gate, adaptor.noise):
+        linear.register_forward_pre_hook(lambda _, args: gate_inputs.append(args[0]))
     with torch.no_grad():
         adaptor.experts.weight.copy_(torch.eye(12, dtype=torch.float64).repeat(3, 1))
         x = torch.ones(40, 60, 12, dtype=torch.float64)
@@ -134,7 +135,9 @@ def test_each_expert_drops_features_by_itself_and_the_gate_sees_them_all() -> No
     torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 4 / 3))
     both = (~kept[:, :, 0] & ~kept[:, :, 1]).double().mean().item()
     assert both == pytest.approx(0.25**2, abs=0.01)
-    torch.testing.assert_close(gate_inputs[0], adaptor.feat[items])
+    assert len(gate_inputs) == 2
+    for seen in gate_inputs:
+        torch.testing.assert_close(seen, adaptor.feat[items])
 
 
 # -- settings ----------------------------------------------------------------------------------------------------

@@ -150,6 +150,18 @@ def test_linear_fusion_with_stacked_identities_is_add() -> None:
     torch.testing.assert_close(linear.score(batch), add.score(batch))
 
 
+def test_mlp_fusion_has_a_hidden_layer_of_relus() -> None:
+    """Of ids, texts, pictures and TIE of their sum, in this order."""
+    model = shaken(make("tmmsrec:mlp"))
+    batch = history_batch(model, HISTORIES)
+    vectors, (up, _, down) = model.vectors(batch.item_seq), model.fuse
+    assert model.time is not None
+    time = model.time(sum(vectors), model.time.prepare(batch))
+    hidden = (torch.cat([*vectors, time], -1) @ up.weight.T + up.bias).clamp(min=0)
+    fused = hidden @ down.weight.T + down.bias
+    torch.testing.assert_close(model.fuse_early(torch.stack(vectors), batch), fused)
+
+
 def test_items_without_a_modality_score_nothing_in_it() -> None:
     """Toy items 3, 7 have no text, 3, 11, 12 no image; the maps' biases must not stand in for them."""
     model = shaken(make())
@@ -251,6 +263,22 @@ def test_dropout_is_on_in_training_only() -> None:
     assert model.time.drop.p == 0.2
 
 
+def test_the_time_encoder_turns_what_dropout_has_left() -> None:
+    """What it adds has a rate of its own, `tie_dropout`."""
+    model = make(dropout=0.5, tie_dropout=0.25).train()
+    batch, inputs, turned = training_batch(model, toy_view()), list[Tensor](), list[Tensor]()
+    model.encoders["all"].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    assert model.time is not None
+    model.time.register_forward_pre_hook(lambda _, args: turned.append(args[0]))
+    model.loss(batch)
+    ids = turned[0][0][batch.mask]
+    assert ids.eq(0).double().mean().item() == pytest.approx(0.5, abs=0.05)
+    whole = model.eval().time(turned[0], model.time.prepare(batch))
+    left = ((inputs[0] - turned[0]) / whole)[whole.abs() > 1e-3]
+    assert left.abs().lt(1e-2).double().mean().item() == pytest.approx(0.25, abs=0.05)
+    torch.testing.assert_close(left, left.round(decimals=0) / 0.75, rtol=0, atol=1e-2)
+
+
 def test_initial_weights_are_xavier_normal() -> None:
     """The standard deviations that torch's stacked attention and xavier_normal_ give, within 5%."""
     model = make(hidden_dim=192)
@@ -258,5 +286,6 @@ def test_initial_weights_are_xavier_normal() -> None:
     for weight, std in ((block.query.weight, 192**-0.5 / 2**0.5), (block.up.weight, 192**-0.5)):
         assert float(weight.detach().std()) == pytest.approx(std, rel=0.05)
     assert all((layer.bias == 0).all() for layer in (block.query, block.key, block.value, block.out))
+    assert all((feature.map.bias == 0).all() for feature in model.features.values())
     assert (model.item_emb.weight[0] == 0).all()
     assert float(model.item_emb.weight[1:].detach().std()) == pytest.approx((2 / (31 + 192)) ** 0.5, rel=0.05)

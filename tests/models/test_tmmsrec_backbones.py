@@ -1,4 +1,4 @@
-"""TMMSRec with other backbones: MLP4Rec against MLP4Rec's own encoder, NextItNet in packed rows; one for all."""
+"""TMMSRec with other backbones: each against the model whose name it bears, NextItNet in packed rows; one for all."""
 
 from dataclasses import replace
 
@@ -54,6 +54,20 @@ def test_nextitnet_backbone_does_not_reach_its_neighbour_in_a_packed_row() -> No
         states = model.encoders["id"](x, mask, batch.mask, own.nonzero()[:, 0])
         seen = torch.autograd.grad(states.square().sum(), x)[0][0].abs().sum(1) > 0
         assert torch.equal(seen, own)
+
+
+def test_gru4rec_and_nextitnet_backbones_are_the_networks_of_these_models() -> None:
+    """Over ids alone and without time each has the states of the model whose name it bears."""
+    for name, sizes in (("gru4rec", {"emb_dim": 24, "n_layers": 1}), ("nextitnet", {"n_blocks": 5})):
+        model = shaken(make(f"tmmsrec:{name}", modalities=["id"], position="none"))
+        single = toy_model(name, toy_catalog(), hidden_dim=24, **sizes).double().eval()
+        own = {"item_emb.weight": model.item_emb.weight}
+        for key, value in model.encoders["id"].state_dict().items():
+            renamed = key.replace("stack.", "encoder.").replace("gru.", "gru.0.")
+            own[renamed] = value
+        single.load_state_dict(own, strict=True)
+        states = [network.query(history_batch(network, HISTORIES)) for network in (model, single)]
+        torch.testing.assert_close(*states)
 
 
 def test_a_shared_encoder_serves_each_modality_by_itself() -> None:

@@ -195,6 +195,8 @@ def test_random_positions_travel_with_the_weights_and_are_not_trained() -> None:
     assert torch.equal(model.score(batch), other.score(batch))
     assert "time.table" in model.state_dict()
     assert "time.table" not in dict(model.named_parameters())
+    drawn = make("tmmsrec:rp", hidden_dim=960).time.table  # 8 positions, as large as sines on average
+    assert drawn.square().mean().item() == pytest.approx(0.5, rel=4 * (2 / drawn.numel()) ** 0.5)
 
 
 @pytest.mark.parametrize(("name", "is_ordered"), [("np", False), ("rp", True), ("vp", True)])

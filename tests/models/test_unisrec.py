@@ -154,6 +154,42 @@ def test_pretraining_numbers(
     close(weighted.loss(batch)["ss"] * 4, ss)
 
 
+def test_gradients_of_pretraining_are_those_of_one_history_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both sides of both contrasts learn: histories, shortened histories and the targets' texts."""
+    model = make(pretrain_on=("target",), ss_weight=0.5, temperature=0.3, **STILL)
+    model.start_stage("pretrain")
+    batch = training_batch(model, view_of([[4, 9, 2, 5], [1, 3, 9], [6, 5]]), samples="prefix")
+    kept = batch.mask & (batch.position != 1)
+    monkeypatch.setattr(UNISREC, "choose_kept", lambda *_: kept)
+    _, computed = gradients(model, batch)
+    whole, short = [], []
+    for slot in batch.slot.tolist():
+        place = slice(slot - int(batch.position.flatten()[slot]), slot + 1)
+        items = batch.item_seq.flatten()[place]
+        whole.append(items.tolist())
+        short.append(items[kept.flatten()[place]].tolist())
+    model.zero_grad()
+    batches = [history_batch(model, lists) for lists in (whole, short)]
+    states = [
+        model.encode(model.content(b.item_seq), b.position, b.attention_mask(causal=True), b.slot)
+        for b in batches
+    ]
+    anchor, *others = (F.normalize(x, dim=1) for x in (*states, model.content(batch.target)))
+    same = (batch.target[:, None] == batch.target[None]) & ~torch.eye(len(anchor), dtype=torch.bool)
+    assert same.any()
+    ss, si = (
+        F.cross_entropy((anchor @ x.T / 0.3).masked_fill(same, -math.inf), torch.arange(len(anchor)))
+        for x in others
+    )
+    (si + 0.5 * ss).backward()
+    wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert computed.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        torch.testing.assert_close(computed[name], grad, rtol=1e-8, atol=1e-11)
+
+
 # -- the adaptor ------------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +327,20 @@ def test_items_without_a_vector_have_no_gradient() -> None:
     assert grads["adaptors.text.offset"].abs().max().item() == pytest.approx(steepness["unisrec"])
 
 
+def test_a_target_without_a_vector_has_no_gradient_in_pretraining() -> None:
+    """Item 7 has no text; the released code's cosine is steep here too."""
+    steepness = {}
+    for name in ("unisrec", "unisrec:as-released"):
+        model = make(name, use_ids=False, pretrain_on=("target",), ss_weight=0.0, **STILL)
+        model.start_stage("pretrain")
+        nn.init.zeros_(model.adaptors.text.offset)
+        batch = training_batch(model, view_of([[1, 7], [2, 4]]), samples="prefix")
+        _, grads = gradients(model, batch)
+        steepness[name] = grads["adaptors.text.offset"].abs().max().item()
+    assert 0 < steepness["unisrec"] < 100
+    assert steepness["unisrec:as-released"] > 1e8
+
+
 def test_short_vectors_are_zero_and_others_are_not_touched() -> None:
     x = torch.tensor([[6e-7, 6e-7], [1.0, 2.0], [0.0, 2e-6]], requires_grad=True)
     kept = UNISREC.without_tiny(x)
@@ -308,6 +358,7 @@ def test_dropout_acts_on_the_input_too() -> None:
     torch.manual_seed(0)
     model.query(batch)
     assert 0.2 < seen[0].eq(0).double().mean() < 0.8
+    assert torch.equal(model.item_table(), model.eval().item_table())  # but not on candidates
 
 
 @pytest.mark.parametrize(
