@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.cli import complete, drafting, exchange
+from mmbench.cli import drafting, exchange
 from mmbench.cli.groups import NameOrCommand
 from mmbench.cli.looks import stats
+from mmbench.cli.options import DeclaredDataset
 from mmbench.cli.pictures import list_pictures
 from mmbench.cli.state import State
 from mmbench.cli.tables import note_outdated, print_table
@@ -90,7 +91,7 @@ def _print_columns(state: State, header: list[str], rows: list[list[str]]) -> No
 @datasets_app.command(epilog="Example: mmbench datasets remove my-shop")
 def remove(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATASET", autocompletion=complete.datasets)],
+    name: DeclaredDataset,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
 ) -> None:
     """Remove a data set's prepared data and features, and its table if it was added; raw files and runs stay."""
@@ -143,7 +144,7 @@ datasets_app.command(epilog="Example: mmbench datasets stats amazon-beauty --htm
 @datasets_app.command(epilog="Example: mmbench datasets amazon-toys   (the word show may be left out)")
 def show(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATASET")],
+    name: DeclaredDataset,
     ask: Annotated[bool, typer.Option("--ask", help="Ask the servers for unknown sizes.")] = False,
 ) -> None:
     """Show what will be fetched, its size, address and terms; the protocol; published counts and errors in them."""
@@ -156,7 +157,7 @@ def show(
 
 
 @datasets_app.command(epilog="Example: mmbench datasets unlock amazon-toys")
-def unlock(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
+def unlock(ctx: typer.Context, name: DeclaredDataset) -> None:
     """Forget the recorded hashes of a data set's raw files, so that changed files are accepted."""
     from mmbench.data.catalog import resolve_name
     from mmbench.data.raw_hashes import forget_files

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from mmbench.cli.options import DeclaredDataset, PreparedDataset
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_current, print_table
 
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def match(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATASET")],
+    name: DeclaredDataset,
     users: Count = None,
     items: Count = None,
     inters: Count = None,
@@ -90,7 +91,7 @@ def _difference(match: "Match", wanted: "Wanted") -> str:
 
 def export(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATASET")],
+    name: PreparedDataset,
     to: Annotated[Path, typer.Option(help="Folder for the files.")],
     form: Annotated[str, typer.Option("--format", help="recbole, csv or parquet.")] = "recbole",
     times: Annotated[

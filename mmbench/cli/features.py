@@ -5,15 +5,14 @@ from typing import Annotated, Optional
 
 import typer
 
+from mmbench.cli.options import PreparedDataset
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_current
 
 
 def import_command(
     ctx: typer.Context,
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="A prepared data set, e.g. amazon-beauty.")
-    ],
+    dataset: PreparedDataset,
     modality: Annotated[str, typer.Option(help="text or image.")],
     name: Annotated[str, typer.Option(help="Name to store the features under, e.g. bert-base.")],
     array: Annotated[Path, typer.Option(help=r"One \[rows, D] array: .npy, .npz, .pt, .feat1CLS.")],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from mmbench.cli.options import PreparedDataset
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_to_look, print_statistics, print_table
 from mmbench.errors import UsageError
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def stats(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATASET", help="A prepared data set, e.g. amazon-beauty.")],
+    name: PreparedDataset,
     plots: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="DIR", help="Save every plot as PNG and SVG, with captions."),

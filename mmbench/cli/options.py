@@ -1,11 +1,24 @@
-"""Options of `mmbench run`, `train` and `tune` about who computes, who hears of it, and what is measured."""
+"""Arguments and options that several commands share: a data set; who computes, who hears of it, what is measured."""
 
 from typing import Annotated, Any
 
 import typer
 
+from mmbench.cli import complete
 from mmbench.cli.words import key_values
 
+DeclaredDataset = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="A data set that mmbench datasets lists.", autocompletion=complete.datasets
+    ),
+]
+PreparedDataset = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="A prepared data set, e.g. amazon-beauty.", autocompletion=complete.prepared
+    ),
+]
 SlurmOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
+from mmbench.cli.options import PreparedDataset
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_to_look, print_table
 
 
 def list_pictures(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATASET")],
+    name: PreparedDataset,
     missing: Annotated[
         bool, typer.Option("--missing", help="List every item without a picture, and why.")
     ] = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mmbench.choices import FLOORS
@@ -46,6 +47,17 @@ def test_a_global_option_after_the_command_is_heard(tmp_path: Path) -> None:
     run = fake_run(tmp_path / "results")
     done = CliRunner().invoke(app, ["runs", "--columns", "path", "--results-dir", str(tmp_path / "results")])
     assert str(run.path) in done.output.replace("\n", "")
+
+
+def test_every_argument_and_option_says_what_it_is() -> None:
+    pending, silent = [("mmbench", typer.main.get_command(app))], []
+    while pending:
+        path, command = pending.pop()
+        pending += [(f"{path} {name}", inner) for name, inner in getattr(command, "commands", {}).items()]
+        silent += [
+            f"{path} {parameter.name}" for parameter in command.params if not getattr(parameter, "help", "")
+        ]
+    assert not silent
 
 
 def test_every_command_has_a_panel_and_help_names_no_types_of_python() -> None:
