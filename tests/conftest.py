@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -34,7 +35,11 @@ LONG = (
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C also in the background, where shells have it ignored: commands that tests start inherit that."""
+    """Compute with one thread, as the commands that tests start: two add in another order, and have other last digits.
+
+    Hear Ctrl-C also in the background, where shells have it ignored: commands that tests start inherit that.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
