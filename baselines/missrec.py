@@ -227,10 +227,9 @@ class MISSRec(Recommender[MISSRecConfig]):
 
     def clusters(self, rows: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """Return centroids [K, D] and the cluster of each row [n, D]; k-means begins with the rows `first` [K]."""
-        config = self.config
-        if config.clustering == "dpc-knn":
-            return density_peaks(rows, len(first), config.neighbour_share)
-        return lloyd(rows, rows[first], config.cluster_passes)
+        if self.config.clustering == "dpc-knn":
+            return density_peaks(rows, len(first), self.config.neighbour_share)
+        return lloyd(rows, rows[first], self.config.cluster_passes)
 
     def start_epoch(self, epoch: int) -> None:
         self.discover()
@@ -254,7 +253,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         x, mask = F.embedding(interest, self.centroids), self.encoder_mask(same_history, is_read)
         for layer in self.encoder:
             x = layer(x, mask)
-        looks = (histories.segment[:, :, None] == segment[:, None, :]) & is_read
+        looks = same_history[:, : histories.segment.shape[1]] & is_read  # of each event
         return self.encoder_norm(x), looks
 
     def encoder_mask(self, same_history: Tensor, is_read: Tensor) -> Tensor:
@@ -315,9 +314,8 @@ class MISSRec(Recommender[MISSRecConfig]):
             ids = self.item_emb.weight[first:]
         if len(content) == 1:
             return [F.normalize(content[0] if ids is None else content[0] + ids, dim=-1)], None
-        return [F.normalize(table, dim=-1) for table in content], None if ids is None else F.normalize(
-            ids, dim=-1
-        )
+        units = [F.normalize(table, dim=-1) for table in content]
+        return units, None if ids is None else F.normalize(ids, dim=-1)
 
     def slopes(self) -> Tensor:
         """Return a, [1] or [N]; 0 weighs both modalities equally."""

@@ -39,7 +39,7 @@ def pytest_configure() -> None:
 
     Hear Ctrl-C also in the background, where shells have it ignored: commands that tests start inherit that.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,11 +1,11 @@
 """`mmbench prepare`, `preprocess` and `extract`: raw files in, statistics and coverage out."""
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from mmbench.cli import complete
+from mmbench.cli.options import RawOption
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_current
 from mmbench.errors import UsageError
@@ -23,7 +23,6 @@ SomeNames = Annotated[
         autocompletion=complete.prepared,
     ),
 ]
-Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  # noqa: UP045
 Force = Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")]
 Offline = Annotated[
     bool,
@@ -91,7 +90,7 @@ def register(app: typer.Typer) -> None:
 def prepare(
     ctx: typer.Context,
     dataset: Names,
-    raw: Raw = None,
+    raw: RawOption = None,
     offline: Offline = False,
     force: Force = False,
     protocol: ProtocolOption = None,
@@ -119,7 +118,7 @@ def prepare(
 def preprocess(
     ctx: typer.Context,
     dataset: Names,
-    raw: Raw = None,
+    raw: RawOption = None,
     offline: Offline = False,
     force: Force = False,
     protocol: ProtocolOption = None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from mmbench.cli.options import DeclaredDataset, PreparedDataset
+from mmbench.cli.options import DeclaredDataset, PreparedDataset, RawOption
 from mmbench.cli.state import State
 from mmbench.cli.tables import open_current, print_table
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from mmbench.data.detective import Match, Verdict, Wanted
 
 Count = Annotated[Optional[int], typer.Option(help="Count that the paper prints.")]  # noqa: UP045
-Raw = Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")]  # noqa: UP045
 SHOWN = 50
 
 
@@ -32,7 +31,7 @@ def match(
     users: Count = None,
     items: Count = None,
     inters: Count = None,
-    raw: Raw = None,
+    raw: RawOption = None,
     every: Annotated[bool, typer.Option("--all", help="Show every recipe with equal counts.")] = False,
 ) -> None:
     """Find the raw file, rule for duplicates, rating filter and k-core that give these counts."""

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share: a data set; who computes, who hears of it, what is measured."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ PreparedDataset = Annotated[
         metavar="DATASET", help="A prepared data set, e.g. amazon-beauty.", autocompletion=complete.prepared
     ),
 ]
+RawOption = Annotated[Path | None, typer.Option("--raw", help="Folder of the raw files.")]
 SlurmOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,7 @@ import typer
 
 from mmbench.cli import complete
 from mmbench.cli.reproduced import FormatOption, is_figure, show, show_data
-from mmbench.cli.requested import SetOption, parse_seeds, parse_sets
+from mmbench.cli.requested import EpochsOption, SetOption, TunedOption, parse_seeds, parse_sets
 from mmbench.cli.run import DeviceOption, StackOption, compute
 from mmbench.cli.state import State
 from mmbench.cli.tables import note_outdated
@@ -58,13 +58,8 @@ def reproduce(
         ),
     ] = None,
     set_: SetOption = None,
-    tuned: Annotated[
-        bool,
-        typer.Option(
-            "--tuned", help="Use the best settings that `mmbench tune` found; --set overrides them."
-        ),
-    ] = False,
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Largest number of epochs.")] = None,  # noqa: UP045
+    tuned: TunedOption = False,
+    epochs: EpochsOption = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Runs computed at the same time, each in its own process.")
     ] = 1,

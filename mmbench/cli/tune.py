@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmbench.cli.options import SlurmOption, TrackOption, read_slurm
+from mmbench.cli.requested import DatasetsOption
 from mmbench.cli.run import DeviceOption
 from mmbench.cli.state import State
 from mmbench.cli.tables import print_table
@@ -29,9 +30,7 @@ def register(app: typer.Typer) -> None:
 def tune(
     ctx: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models, with :variant if wanted.")],
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Prepared data set; repeatable.")
-    ] = None,
+    dataset: DatasetsOption = None,
     trials: Annotated[
         int | None,
         typer.Option(min=1, show_default="30", help="Trials of each model, the recipe's own among them."),

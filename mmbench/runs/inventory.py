@@ -120,8 +120,9 @@ def _named(name: str, results_dir: Path, stored: Sequence[StoredRun]) -> list[St
     for folder in (Path(name), results_dir / name):
         if folder.is_dir() and _SEED.fullmatch(folder.name):
             return [look_at(folder)]
-        runs = [run for run in stored if _is_below(run.path, folder)]
-        if folder.is_dir() and runs and _is_below(folder, results_dir):
+        if not folder.is_dir() or not _is_below(folder, results_dir):
+            continue
+        if runs := [run for run in stored if _is_below(run.path, folder)]:
             return runs
     match = _NAME.fullmatch(name)
     chosen = [run for run in stored if match and run.config_id.startswith(match["config"])]

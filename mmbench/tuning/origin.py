@@ -66,8 +66,8 @@ def _origin(plan: Plan, trials: Sequence[Trial], changes: Mapping[str, object]) 
     time = f"{hours:.1f} h" if hours >= 0.05 else f"{hours * 60:.1f} min"
     n_trials, is_time = counted(len(trials), "trial"), plan.unit == "seconds"
     return SettingsOrigin(
-        "tuned", f"{two_digits(hours)} h" if is_time else n_trials, hours if is_time else 0.0, f"{n_trials}, {time}",
-        n_trials=len(trials), is_recipe=not changes,
+        "tuned", budget=f"{two_digits(hours)} h" if is_time else n_trials, hours=hours if is_time else 0.0,
+        cost=f"{n_trials}, {time}", n_trials=len(trials), is_recipe=not changes,
         changes=", ".join(f"{key}={value_text(value)}" for key, value in sorted(changes.items())),
     )  # fmt: skip
 

@@ -4,18 +4,14 @@ import socket
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from mmbench.board import retraining
-from mmbench.board.checks import _curve, _run, has_fault
+from mmbench.board.checks import has_fault
 from mmbench.board.known import known_data
 from mmbench.board.manifest import MANIFEST
-from mmbench.board.opened import Bundle
 from mmbench.board.private import without_private
 from mmbench.board.retraining import drawn_seeds, prediction_interval
 from mmbench.board.verification import read_verdict, write_verdict
@@ -23,9 +19,6 @@ from mmbench.board.writing import libraries, write_bundle
 from mmbench.data.split import make_split
 from mmbench.data.store import open_prepared
 from mmbench.errors import DataError
-from mmbench.evaluation.evidence import Ranking
-from mmbench.runs.store import Selection
-from mmbench.settings.config import Origin, Setting
 from tests.board.conftest import Made
 from tests.board.making import checked, edit_json, ranking_arrays, rebuilt
 from tests.cli.forks import Command, run_all
@@ -236,20 +229,6 @@ def test_what_a_forger_changes_is_found(made: Made, tmp_path: Path, kind: str) -
     assert verdict.level == "claimed"
 
 
-@pytest.mark.parametrize(
-    ("rule", "epoch", "status"),
-    [("strict", 1, "ok"), ("strict", 3, "fault"), ("recbole", 3, "ok"), ("recbole", 1, "fault")],
-)
-def test_the_ranked_epoch_is_the_best_by_the_run_s_own_rule(rule: str, epoch: int, status: str) -> None:
-    values = {1: 0.20004, 2: 0.1, 3: 0.20001}
-    run = SimpleNamespace(
-        seed=1, selection=Selection("NDCG@20", values[epoch], epoch),
-        curve=[{"epoch": number, "NDCG@20": value} for number, value in values.items()],
-        settings={"patience_rule": Setting(rule, Origin.user)},
-    )  # fmt: skip
-    assert _run("curve", _curve, cast(Bundle, SimpleNamespace(records=[run]))).status == status
-
-
 def test_settings_that_do_not_give_the_configuration_are_found(made: Made, tmp_path: Path) -> None:
     def change(folder: Path) -> None:
         for seed in (1, 2):
@@ -276,23 +255,6 @@ def test_targets_that_the_data_do_not_have_are_found(made: Made, data_dir: Path,
     assert checked(made.sasrec)[1]["targets"].status == "not checked"
     _, checks = checked(rebuilt(made.sasrec, tmp_path / "forged.mmb.zip", change), data_dir)
     assert checks["targets"].text == "the valid users are not those of the data"
-
-
-def test_a_catalogue_smaller_than_the_cutoff_is_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counts = np.array([0, 2, 4]), np.zeros(3, np.int64)
-    ranking = Ranking(
-        name="test", user=np.arange(3), target=np.ones(3, int), counts={"none": counts}, n_items=5
-    )
-    run = SimpleNamespace(
-        deterministic=True, seed=1, n_items=5, mask_seen="none", ranking=lambda name: ranking
-    )
-    bundle = SimpleNamespace(records=[run], sha256="0", ranking=lambda record, name: ranking)
-    monkeypatch.setattr(retraining, "_train", lambda *args, **options: [run])
-    options = {"date": "2026-01-01", "data_dir": tmp_path, "device": "cpu", "work": tmp_path, "say": print}
-    check, _ = retraining.retrain(cast(Bundle, bundle), 1, **options)
-    assert (check.status, check.text[:13]) == ("ok", "NDCG@5 0.6290")
 
 
 # -- with the data ----------------------------------------------------------------------------------------

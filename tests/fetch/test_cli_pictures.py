@@ -229,7 +229,7 @@ def test_ctrl_c_stops_soon_and_keeps_what_was_fetched(shop_of: ShopOf, server: P
     pressed = time.monotonic()
     kill_group(process, signal.SIGINT)
     done = finish(process)
-    assert time.monotonic() - pressed < 15  # and not when the slow pages have come
+    assert time.monotonic() - pressed < 3
     assert done.returncode == 130
     assert done.error_lines[-1] == "stopped; the same command resumes from here"
     assert "Traceback" not in done.stderr

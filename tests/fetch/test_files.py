@@ -198,13 +198,14 @@ def test_a_known_size_is_compared_before_anything_is_fetched(
     server: Server, tmp_path: Path, waits: list[float]
 ) -> None:
     server.held_after = 0  # who waits for the body waits in vain
-    server.add("/a", FILE, GOOD)
+    resource = server.add("/a", FILE, GOOD)
     wanted = Wanted(NAME, [f"{server.base}/a"], N + 1)
     with (
         new_session() as session,
         pytest.raises(NotFetchedError, match=f"has {N:,} bytes, but {N + 1:,} according to"),
     ):
         download(wanted, tmp_path / NAME, session, patience=patience(waits))
+    assert resource.sent == 0
     assert left(tmp_path) == set()
 
 
