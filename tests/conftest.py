@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Commands that tests start have one thread; two add in another order, and have other last digits. Numpy and torch ask
+# when they are imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from mmbench.data.store import Prepared, open_prepared
 from tests.prepared import write_toy
 
@@ -35,11 +39,7 @@ LONG = (
 
 
 def pytest_configure() -> None:
-    """Compute with one thread, as the commands that tests start: two add in another order, and have other last digits.
-
-    Hear Ctrl-C also in the background, where shells have it ignored: commands that tests start inherit that.
-    """
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+    """Hear Ctrl-C also in the background, where shells have it ignored: commands that tests start inherit that."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
