@@ -5,14 +5,15 @@ any time. Noise is drawn the same both times.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmbench.nn.layers import take_rows
-from mmbench.nn.parts import is_eager_cpu
+from mmbench.nn.layers import rows_at, take_rows
+from mmbench.nn.parts import has_values, is_eager_cpu
 
 MANY_PLACES = 2**14  # rows times width from which memory counts more than the time of a second pass
 CHUNK_PLACES = 2**12
@@ -39,6 +40,8 @@ def states_at(encoder: nn.Module, x: Tensor, mask: Tensor, slot: Tensor) -> Tens
     if not wants_chunks(x):
         states: Tensor = encoder(x, mask, slot)
         return states
+    if has_values(slot):
+        return chunked_states(encoder, x, mask, slot)
     every = chunked_states(encoder, x, mask).flatten(1, 2).movedim(0, 1)  # [R W, G, D]
     return take_rows(every, slot).movedim(0, 1)
 
@@ -51,22 +54,36 @@ def wants_chunks(x: Tensor) -> bool:
     return is_eager_cpu(x) and x.shape[0] * x.shape[1] >= MANY_PLACES
 
 
-def chunked_states(encoder: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
-    """Return `encoder(x, mask, None)`: x [R, W, ...], mask bool [R, W, W] -> states [G, R, W, D]."""
+def chunked_states(encoder: nn.Module, x: Tensor, mask: Tensor, slot: Tensor | None = None) -> Tensor:
+    """Return `encoder(x, mask, slot)`: x [R, W, ...], mask bool [R, W, W] -> states [G, R, W, D] or [G, T, D]."""
     names, parameters = zip(*encoder.named_parameters(), strict=True)
     is_cast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
-    def run(rows: Tensor, masks: Tensor, *weights: Tensor) -> Tensor:
+    def run(slots: Tensor | None, rows: Tensor, masks: Tensor, *weights: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=dtype, enabled=is_cast):
             states: Tensor = functional_call(
-                encoder, dict(zip(names, weights, strict=True)), (rows, masks, None)
+                encoder, dict(zip(names, weights, strict=True)), (rows, masks, slots)
             )
         return states
 
+    def states_of(rows: Tensor, masks: Tensor, slots: Tensor | None) -> Tensor:
+        made: Tensor = _Recomputed.apply(partial(run, slots), torch.get_rng_state(), rows, masks, *parameters)
+        return made
+
     size = max(1, CHUNK_PLACES // x.shape[1])
     chunks = zip(x.split(size), mask.split(size), strict=True)
-    states = [_Recomputed.apply(run, torch.get_rng_state(), *chunk, *parameters) for chunk in chunks]
-    return torch.cat(states, 1)
+    if slot is None:
+        return torch.cat([states_of(*chunk, None) for chunk in chunks], 1)
+    order = (slot // x.shape[1]).argsort(stable=True)  # by rows
+    slots = slots_of_chunks(slot[order], size * x.shape[1], -(-len(x) // size))
+    states = [states_of(*chunk, part) for chunk, part in zip(chunks, slots, strict=True) if len(part)]
+    return rows_at(torch.cat(states, 1), order.argsort(), 1)
+
+
+def slots_of_chunks(slot: Tensor, places: int, n_chunks: int) -> tuple[Tensor, ...]:
+    """Return the slots of each chunk, counted from its first place; slot int64 [T] in the order of chunks."""
+    counts = torch.bincount(slot // places, minlength=n_chunks)
+    return (slot % places).split(counts.tolist())
 
 
 class _Recomputed(torch.autograd.Function):

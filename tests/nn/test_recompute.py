@@ -64,6 +64,34 @@ def test_states_and_gradients_are_those_of_a_single_pass(dropout: float) -> None
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+def some_slots() -> Tensor:
+    """Slots in no order, two of one row, none of the second chunk."""
+    return torch.tensor([5, 6 * W + 1, 2 * W + 3, 6 * W + 5, 0])
+
+
+@pytest.mark.parametrize("n_slots", [5, 60])
+def test_slots_are_those_of_a_single_pass(n_slots: int) -> None:
+    encoder, (x, mask) = make_encoder(0.0).train(), rows()
+    torch.manual_seed(4)
+    slot = some_slots() if n_slots == 5 else torch.randint(R * W, (n_slots,))
+    results = [outcome(chunked_states(encoder, x, mask, slot), encoder, x)[::2]]
+    results.append(outcome(encoder(x, mask, slot), encoder, x)[::2])
+    assert results[0][0].shape == (M, n_slots, D)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_the_last_block_maps_the_slots_only() -> None:
+    """Nothing reads the states of other places."""
+    encoder, (x, mask) = make_encoder(0.0), rows()
+    mapped: list[int] = []
+    encoder.transformer.blocks[-1].up.register_forward_pre_hook(
+        lambda _, arguments: mapped.append(arguments[0].shape[-2])
+    )
+    chunked_states(encoder, x, mask, some_slots())
+    assert mapped == [3, 2]
+
+
 def test_the_noise_of_the_second_pass_leaves_no_trace() -> None:
     """The generator continues after the backward pass as if that had drawn nothing."""
     encoder, (x, mask) = make_encoder(0.4).train(), rows()
