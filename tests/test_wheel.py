@@ -72,6 +72,7 @@ def test_the_installed_program_works_without_the_checkout(wheel: Path, tmp_path:
         python,
         "install",
         "--quiet",
+        "--no-compile",
         "--no-deps",
         "--no-index",
         wheel,
