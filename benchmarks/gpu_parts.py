@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.generated import histories
 from benchmarks.turns import Timed
-from benchmarks.worker import make_catalog, some_of
+from benchmarks.worker import make_catalog
 from mmbench.data.split import leave_one_out
 from mmbench.data.views import TargetView, target_view, training_view
 from mmbench.evaluation.ranking import rank
@@ -131,7 +131,7 @@ class Bench:
         self.trainer.learner.step(self.batch)
 
     def rank(self, n_users: int) -> None:
-        rank(self.trainer.model, some_of(self.targets, n_users), device=self.device)
+        rank(self.trainer.model, self.targets.spread(n_users), device=self.device)
 
 
 def eager_and_graph(model: str, shape: tuple[int, int, int | None], device: str, features: int) -> list[Part]:

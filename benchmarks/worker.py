@@ -20,7 +20,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.samples import Rows, plan_rows, plan_steps
 from mmbench.data.split import leave_one_out
 from mmbench.data.store import open_path
-from mmbench.data.views import TargetView, TrainView, ranges, target_view, training_view
+from mmbench.data.views import TrainView, target_view, training_view
 from mmbench.evaluation.metrics import mean_value
 from mmbench.evaluation.ranking import rank, rank_fully
 from mmbench.models import registry
@@ -59,17 +59,6 @@ def make_catalog(data: Histories, train: TrainView, spec: dict[str, Any], max_le
     return Catalog(
         n_items=n, n_users=data.n_users, max_len=max_len, train_offsets=torch.from_numpy(train.offsets),
         train_items=torch.from_numpy(train.items), train_times=torch.from_numpy(train.times), **extra,
-    )  # fmt: skip
-
-
-def some_of(view: TargetView, n: int) -> TargetView:
-    """`n` targets spread evenly over the view."""
-    chosen = np.linspace(0, len(view) - 1, min(n, len(view))).astype(np.int64)
-    lengths = np.diff(view.offsets)[chosen]
-    flat = ranges(view.offsets[chosen], lengths)
-    return TargetView(
-        items=view.items[flat], times=view.times[flat], offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        user=view.user[chosen], target=view.target[chosen], train_len=view.train_len[chosen],
     )  # fmt: skip
 
 
@@ -159,7 +148,7 @@ class Contestant:
         return float(((1 - config.last_only) * masked + config.last_only).sum())
 
     def rank(self, users: int) -> dict[str, Any]:
-        part = some_of(self.valid, users)
+        part = self.valid.spread(users)
         clock = Clock()
         ranks = rank(self.trainer.model, part)
         values = {name: mean_value(ranks, name) for name in METRICS}

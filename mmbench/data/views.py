@@ -41,6 +41,16 @@ class TargetView:
     def __len__(self) -> int:
         return len(self.user)
 
+    def spread(self, n: int) -> "TargetView":
+        """Return `n` of the targets, evenly spread over all in their order; all of them where there are no more."""
+        chosen = np.linspace(0, len(self) - 1, min(n, len(self))).astype(np.int64)
+        starts, lengths = self.offsets[chosen], np.diff(self.offsets)[chosen]
+        return TargetView(
+            items=_take(self.items, starts, lengths), times=_take(self.times, starts, lengths),
+            offsets=_offsets(lengths), user=self.user[chosen], target=self.target[chosen],
+            train_len=self.train_len[chosen],
+        )  # fmt: skip
+
 
 def _take(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Concatenate flat[start : start + length] over all rows."""

@@ -196,7 +196,7 @@ def open_run(
 
 def _make_trainer(run: Opened, watcher: Watcher | None) -> Trainer:
     config, device = run.config, run.device
-    targets = run.data.targets("test" if config.validation == "test-item" else "valid")
+    targets = selection_targets(run)
 
     def validate(current: Recommender[Any]) -> float:
         return selection_value(current, view=targets, config=config, device=device)
@@ -205,6 +205,11 @@ def _make_trainer(run: Opened, watcher: Watcher | None) -> Trainer:
         run.model, run.data.train, validate, config, seed=run.cell.seed, folder=run.cell.path, device=device,
         watcher=watcher, pretraining=pretraining_of(run.cell, run.data),
     )  # fmt: skip
+
+
+def selection_targets(run: Opened) -> TargetView:
+    """Return the targets that the epochs of a run are compared on."""
+    return run.data.targets("test" if run.config.validation == "test-item" else "valid")
 
 
 def selection_value(model: Recommender[Any], *, view: TargetView, config: TrainConfig, device: str) -> float:

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mmbench.cli import app
-from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
-from mmbench.runs.estimate import estimate
 from mmbench.runs.experiment_file import (
     ExperimentFile,
     ReportOptions,
@@ -21,10 +19,6 @@ from mmbench.runs.experiment_file import (
     read_experiment_file,
     write_experiment_file,
 )
-from mmbench.runs.narrator import RunLines
-from mmbench.runs.overrides import Overrides
-from mmbench.runs.plan import Cell
-from mmbench.runs.schedule import execute, plan
 from tests.prepared import cells
 
 KEYS = st.text("abcdefgh_", min_size=1, max_size=8)
@@ -149,23 +143,6 @@ def test_a_file_and_options_do_not_contradict_each_other(tmp_path: Path, option:
         invoke(tmp_path, tmp_path, "run", str(tmp_path / "exp.toml"), *option)
     with pytest.raises(UsageError, match="either models or a single experiment file"):
         invoke(tmp_path, tmp_path, "run", str(tmp_path / "exp.toml"), "sasrec")
-
-
-def test_an_estimate_counts_what_is_missing_and_stores_nothing(toy: Prepared, tmp_path: Path) -> None:
-    overrides = Overrides.of({"hidden_dim": 16, "inner_dim": 16}, epochs=3)
-    planned: list[Cell] = plan(
-        results_dir=tmp_path, datasets=[toy], models=["sasrec", "pop"], seeds=[1, 2], overrides=overrides
-    )
-    trained, floor = estimate(planned)
-    assert list(tmp_path.iterdir()) == []
-    assert (trained.model, trained.n_runs, trained.epochs, floor.epochs) == ("sasrec", 2, 3, 0)
-    assert trained.epoch > 0
-    assert trained.seconds == 2 * 3 * trained.epoch
-    assert trained.disk == 2 * 4 * trained.n_parameters
-    records = execute(planned[:1], watcher=RunLines(lambda text: None))
-    assert records[0].n_parameters == trained.n_parameters
-    again = next(iter(estimate(planned)))
-    assert (again.n_runs, again.n_finished) == (1, 1)
 
 
 def test_models_or_a_file_with_the_same_content_have_one_estimate(data_dir: Path, tmp_path: Path) -> None:
