@@ -5,6 +5,7 @@ from torch import nn
 
 from mmbench.models.registry import find
 from mmbench.nn.grouped import GroupedLayerNorm
+from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder
 from tests.models.toy import toy_catalog, toy_model
 
 BERT, SASREC, TORCH = 1e-12, 1e-8, 1e-5  # BERT's, that of SASRec's authors, torch's default
@@ -23,3 +24,17 @@ def test_every_layer_norm_has_the_eps_of_its_model(name: str) -> None:
     norms = [module for module in modules if isinstance(module, nn.LayerNorm | GroupedLayerNorm)]
     assert len(norms) > 2
     assert {norm.eps for norm in norms} == {EPS[name]}
+
+
+@pytest.mark.parametrize("n_groups", [None, 2])
+def test_encoders_give_their_eps_to_every_layer_norm(n_groups: int | None) -> None:
+    sizes = {"dim": 4, "inner_dim": 6, "n_layers": 2, "n_heads": 1, "dropout": 0.0}
+    encoders = (
+        PostNormEncoder(**sizes, attn_dropout=0.0, eps=0.125, n_groups=n_groups),
+        PreQueryEncoder(**sizes, project_out=True, eps=0.125, n_groups=n_groups),
+    )
+    for encoder, n_norms in zip(encoders, (4, 5), strict=True):
+        norms = [
+            module for name, module in encoder.named_modules() if name.rpartition(".")[2].startswith("norm")
+        ]
+        assert [norm.eps for norm in norms] == [0.125] * n_norms
