@@ -188,6 +188,19 @@ def test_logq_belongs_to_the_sampled_cross_entropy(loss: str) -> None:
     assert torch.equal(*values)
 
 
+def test_bpr_max_has_the_regulariser_and_the_elu_of_the_settings() -> None:
+    settings = {"loss": "bpr-max", "score_reg": 0.3, "elu_param": 0.7, "n_samples": 15}
+    model = toy_model("gru4rec:official", toy_catalog(), **SMALL, **settings).double().eval()
+    batch = training_batch(model, toy_view())
+    torch.manual_seed(5)
+    loss = model.loss(batch)["bpr-max"]
+    torch.manual_seed(5)
+    drawn = torch.multinomial(model.sample_prob, 15, replacement=True)
+    scores = model.score(batch)[:, torch.cat([batch.target - 1, drawn])]
+    expected = candidate_loss(scores, kind="bpr-max", score_reg=0.3, elu_param=0.7)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_top1_max_of_equal_scores() -> None:
     expected = 0.5 + torch.sigmoid(torch.tensor(1.7**2)).item()
     assert candidate_loss(torch.full((4, 9), 1.7), kind="top1-max").item() == pytest.approx(expected)
