@@ -72,7 +72,7 @@ def random_direction(model: Recommender[Any]) -> dict[str, Tensor]:
     return steps
 
 
-def moved(model: Recommender[Any], direction: dict[str, Tensor], length: float) -> None:
+def move(model: Recommender[Any], direction: dict[str, Tensor], length: float) -> None:
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             parameter.add_(length * direction[path])
@@ -86,7 +86,7 @@ def test_the_loss_changes_as_the_gradient_says(name: str) -> None:
     _, actual = gradients(model, batch)
     assert actual.keys() == direction.keys()
     slope = sum(float((gradient * direction[path]).sum()) for path, gradient in actual.items())
-    moved(model, direction, STEP)
+    move(model, direction, STEP)
     above = loss_of(model, batch)
-    moved(model, direction, -2 * STEP)
+    move(model, direction, -2 * STEP)
     assert slope == pytest.approx((above - loss_of(model, batch)) / (2 * STEP), rel=1e-6)
