@@ -199,7 +199,7 @@ def test_the_views_of_a_user_are_drawn_independently() -> None:
 
 
 def test_each_operation_has_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As released, the two operations on gaps and the mask also have another choice of items."""
+    """As released, substitute, insert and mask also choose items by another rule."""
     rates = {"crop": 0.7, "reorder": 0.2, "mask": 0.6, "substitute": 0.3, "insert": 0.4}
     settings = {f"{name}_rate": rate for name, rate in rates.items()}
     model = toy_model("ticoserec:as-released", toy_catalog(), mask_mode="minimum", **settings)
