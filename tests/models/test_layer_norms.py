@@ -1,4 +1,4 @@
-"""What LayerNorms add to the variance: each model's specification names it, and codes differ by seven orders of magnitude."""
+"""What LayerNorms add to the variance: a specification names it, and codes differ by seven orders of magnitude."""
 
 import pytest
 from torch import nn
