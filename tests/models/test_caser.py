@@ -310,10 +310,11 @@ def test_sampled_losses_of_two_models_at_once() -> None:
     torch.testing.assert_close(vmap(loss)(stacked, tables), torch.stack(singles))
 
 
-def test_regulariser_is_the_sum_of_plain_norms() -> None:
-    model = make(reg_weight=0.5)
+@pytest.mark.parametrize("name", ["caser", "caser:official"])
+def test_regulariser_is_the_sum_of_plain_norms(name: str) -> None:
+    model = make(name, reg_weight=0.5)
     weights = [model.item_emb.weight, model.user_emb.weight, model.vertical.weight, model.fc.weight]
-    weights += [model.out.weight, *model.horizontal.weight]
+    weights += [model.out.weight if name == "caser" else model.out_table, *model.horizontal.weight]
     expected = 0.5 * sum(weight.square().sum().sqrt() for weight in weights)
     torch.testing.assert_close(model.loss(training_batch(model, toy_view()))["reg"], expected)
 
