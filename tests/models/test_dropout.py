@@ -291,7 +291,7 @@ def test_a_layer_drops_at_these_places_and_nowhere_else(
         ("tisasrec:paper", {}, len(TABLES) + 1),
         ("fearec", {"contrast": "none"}, 1),
         ("lrurec", {"lru_dropout": 0.25}, 1),
-        ("mlp4rec", {}, 0),
+        ("mlp4rec:mm", {}, 0),
     ],
 )
 def test_all_layers_drop_alike(
