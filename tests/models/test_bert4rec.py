@@ -177,6 +177,26 @@ def test_scores_are_dot_products_with_the_bias_of_items_only() -> None:
     assert model.score(batch).shape == (2, 30)
 
 
+def test_input_and_head_written_out() -> None:
+    """LN(E[s] + P) before the layers, LN(GELU(h W_p + b_p)) after them."""
+    model = toy_model("bert4rec", toy_catalog(), hidden_dim=12, inner_dim=20).double().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+
+    def norm(x: Tensor, layer: torch.nn.LayerNorm) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt() * layer.weight + layer.bias
+
+    with torch.no_grad():
+        items = torch.tensor([4, 9, 2, 31])  # 31 = [MASK]
+        x = norm(model.item_emb.weight[items] + model.position_emb.weight[:4], model.norm)
+        hidden = model.encoder(x[None], torch.ones(1, 4, 4, dtype=torch.bool))[0, 3]
+        mapped = model.head_map.weight @ hidden + model.head_map.bias
+        gelu = mapped * (1 + torch.erf(mapped / 2**0.5)) / 2
+        state = model.query(history_batch(model, [[4, 9, 2]]))[0, :-1]
+        torch.testing.assert_close(state, norm(gelu, model.head_norm), rtol=0, atol=1e-12)
+
+
 def test_every_parameter_gets_a_gradient_and_the_padding_row_none() -> None:
     model = toy_model("bert4rec", toy_catalog(), dropout=0.0, attn_dropout=0.0)
     torch.manual_seed(0)

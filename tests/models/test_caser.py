@@ -179,6 +179,16 @@ def test_state_by_hand() -> None:
         torch.testing.assert_close(network.score(batch), expected)
 
 
+def test_filters_and_the_map_after_them_have_activations_of_their_own() -> None:
+    model = make(conv_activation="identity", fc_activation="tanh")
+    x = model.item_emb(torch.tensor([[0, 0, 4, 9, 2]]))
+    both = torch.cat([model.vertical(x), model.horizontal(x)], 1)
+    assert (model.horizontal(x) < 0).any()
+    z = (both @ model.fc.weight.T + model.fc.bias).tanh()
+    expected = torch.cat([z, model.user_emb.weight[3:4]], 1) @ model.out.weight.T + model.out.bias
+    torch.testing.assert_close(model.query(history_batch(model, [[4, 9, 2]], users=[3])), expected)
+
+
 def test_recboles_relu_keeps_states_positive() -> None:
     with_relu, without = make("caser:recbole"), make()
     without.load_state_dict(with_relu.state_dict())
@@ -300,10 +310,11 @@ def test_sampled_losses_of_two_models_at_once() -> None:
     torch.testing.assert_close(vmap(loss)(stacked, tables), torch.stack(singles))
 
 
-def test_regulariser_is_the_sum_of_plain_norms() -> None:
-    model = make(reg_weight=0.5)
+@pytest.mark.parametrize("name", ["caser", "caser:official"])
+def test_regulariser_is_the_sum_of_plain_norms(name: str) -> None:
+    model = make(name, reg_weight=0.5)
     weights = [model.item_emb.weight, model.user_emb.weight, model.vertical.weight, model.fc.weight]
-    weights += [model.out.weight, *model.horizontal.weight]
+    weights += [model.out.weight if name == "caser" else model.out_table, *model.horizontal.weight]
     expected = 0.5 * sum(weight.square().sum().sqrt() for weight in weights)
     torch.testing.assert_close(model.loss(training_batch(model, toy_view()))["reg"], expected)
 

@@ -225,12 +225,47 @@ STATE, INNER, ATTENTION = (12, 0.5), (20, 0.5), (WEIGHTS, 0.25)
 TABLES = [STATE] * 4  # keys and values of positions, then of times
 
 
+def drops_of(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """Return widths of what a training step drops, and rates, in order; WEIGHTS where the width is that of a row."""
+    own = set(find(name).own_settings())
+    sizes = {
+        "hidden_dim": 12,
+        "inner_dim": 20,
+        "n_layers": 1,
+        "n_heads": 2,
+        "dropout": 0.5,
+        "attn_dropout": 0.25,
+    }
+    model = toy_model(name, toy_catalog(), **{k: v for k, v in (sizes | settings).items() if k in own})
+    seen: list[tuple[int, float]] = []
+    batch = training_batch(model, toy_view())
+    row = batch.item_seq.shape[1]
+
+    def watch(x: Tensor, p: float, training: bool) -> Tensor:
+        assert training
+        is_weight = x.dim() == 4 and x.shape[-1] == row
+        seen.append((WEIGHTS if is_weight else x.shape[-1], p))
+        return x
+
+    for module in (layers, sys.modules[type(model).__module__]):
+        if hasattr(module, "dropout"):
+            monkeypatch.setattr(module, "dropout", watch)
+    model.loss(batch)
+    return seen
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "places"),
     [
+        ("sasrec", {}, [STATE, ATTENTION, STATE, STATE]),
+        ("sasrec:official", {}, [STATE, (WEIGHTS, 0.5), INNER, STATE]),
+        ("bert4rec", {}, [STATE, ATTENTION, STATE, STATE]),
+        ("ticoserec:-contrast", {}, [STATE, ATTENTION, STATE, STATE]),
+        ("late-fusion:id", {}, [STATE, ATTENTION, STATE, STATE]),
+        ("sasrec-ensemble", {"modalities": ["id"]}, [STATE, (WEIGHTS, 0.5), (12, 0.5), STATE]),
         ("tisasrec", {}, [*TABLES, STATE, ATTENTION, STATE, STATE]),
-        ("tisasrec:official", {"attn_dropout": 0.5}, [*TABLES, STATE, (WEIGHTS, 0.5), INNER, STATE]),
-        ("tisasrec:paper", {"attn_dropout": 0.5}, [*TABLES, STATE, (WEIGHTS, 0.5), STATE, INNER, STATE]),
+        ("tisasrec:official", {}, [*TABLES, STATE, (WEIGHTS, 0.5), INNER, STATE]),
+        ("tisasrec:paper", {}, [*TABLES, STATE, (WEIGHTS, 0.5), STATE, INNER, STATE]),
         ("fearec", {"contrast": "none"}, [STATE, ATTENTION, STATE, STATE]),
         ("lrurec", {"state_dim": 6, "lru_dropout": 0.25}, [STATE, (12, 0.25), INNER, STATE]),
         ("gru4rec:official", {"emb_dim": 12, "hidden_dropout": 0.5, "n_layers": 2}, [STATE] * 2),
@@ -243,26 +278,26 @@ def test_a_layer_drops_at_these_places_and_nowhere_else(
     name: str, settings: dict[str, Any], places: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Widths of what is dropped, and rates, in order; GRU4Rec drops rows of its table by another function."""
-    own = set(find(name).own_settings())
-    sizes = {
-        "hidden_dim": 12,
-        "inner_dim": 20,
-        "n_layers": 1,
-        "n_heads": 2,
-        "dropout": 0.5,
-        "attn_dropout": 0.25,
-    }
-    model = toy_model(name, toy_catalog(), **{k: v for k, v in (sizes | settings).items() if k in own})
-    seen: list[tuple[int, float]] = []
+    assert drops_of(name, settings, monkeypatch) == places
 
-    def watch(x: Tensor, p: float, training: bool) -> Tensor:
-        assert training
-        seen.append((x.shape[-1], p))
-        return x
 
-    for module in (layers, sys.modules[type(model).__module__]):
-        if hasattr(module, "dropout"):
-            monkeypatch.setattr(module, "dropout", watch)
-    batch = training_batch(model, toy_view())
-    model.loss(batch)
-    assert seen == [(batch.item_seq.shape[1] if width == WEIGHTS else width, rate) for width, rate in places]
+@pytest.mark.parametrize(
+    ("name", "settings", "n_first"),
+    [
+        ("sasrec", {}, 1),
+        ("sasrec:official", {}, 1),
+        ("tisasrec", {}, len(TABLES) + 1),
+        ("tisasrec:official", {}, len(TABLES) + 1),
+        ("tisasrec:paper", {}, len(TABLES) + 1),
+        ("fearec", {"contrast": "none"}, 1),
+        ("lrurec", {"lru_dropout": 0.25}, 1),
+        ("mlp4rec:mm", {}, 0),
+    ],
+)
+def test_all_layers_drop_alike(
+    name: str, settings: dict[str, Any], n_first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is dropped before the first layer, the input and any tables, is dropped once."""
+    single = drops_of(name, settings, monkeypatch)
+    several = drops_of(name, {**settings, "n_layers": 3}, monkeypatch)
+    assert several == [*single[:n_first], *3 * single[n_first:]]

@@ -235,6 +235,18 @@ def test_the_set_form_is_x_times_b_and_last_a_row() -> None:
     torch.testing.assert_close(repeats, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("values", ["binary", "count"])
+def test_alpha_divides_by_a_power_of_the_diagonal_of_co_occurrences(values: str) -> None:
+    """With counts it is the sum of their squares, not the number of users or events."""
+    catalog = small_catalog([[1, 1, 1, 2], [1, 2, 2, 3], [3, 2], [1, 3]], n_items=3)
+    plain, lifted = (toy_model("ease", catalog, values=values, alpha=alpha, **EXACT) for alpha in (0.0, 0.4))
+    batch = history_batch(plain, [[1, 2], [3]])
+    diagonal = np.square(events(catalog, values)).sum(0)
+    assert diagonal.tolist() == ([11, 6, 3] if values == "count" else [3, 3, 3])
+    expected = plain.score(batch) * torch.from_numpy(diagonal**-0.4)
+    torch.testing.assert_close(lifted.score(batch), expected)
+
+
 def test_popularity_breaks_ties() -> None:
     catalog = small_catalog()
     plain, model = (toy_model("ease", catalog, pop_weight=weight, **EXACT) for weight in (0.0, 1e-6))

@@ -160,6 +160,47 @@ def test_losses_against_their_sums() -> None:
         assert candidate_loss(scores, kind=kind, score_reg=0.3).item() == pytest.approx(expected), kind
 
 
+@pytest.mark.parametrize("kind", ["sampled-ce", "top1", "top1-max", "bpr-mean", "bpr-max"])
+def test_gradients_of_the_losses_by_finite_differences(kind: str) -> None:
+    """The weights of negatives, a softmax of their scores, have a gradient too."""
+    scores = torch.randn(
+        3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: candidate_loss(x, kind=kind, score_reg=0.3, elu_param=0.5), scores
+    )
+
+
+@pytest.mark.parametrize("kind", ["sampled-ce", "top1", "top1-max", "bpr-mean"])
+def test_elu_belongs_to_bpr_max(kind: str) -> None:
+    scores = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(candidate_loss(scores, kind=kind, elu_param=0.5), candidate_loss(scores, kind=kind))
+
+
+@pytest.mark.parametrize("loss", ["top1", "top1-max", "bpr-mean", "bpr-max"])
+def test_logq_belongs_to_the_sampled_cross_entropy(loss: str) -> None:
+    values = []
+    for use_logq in (False, True):
+        model = toy_model("gru4rec:official", toy_catalog(), **SMALL, loss=loss, use_logq=use_logq)
+        batch = training_batch(model, toy_view())
+        torch.manual_seed(0)
+        values.append(model.loss(batch)[loss])
+    assert torch.equal(*values)
+
+
+def test_bpr_max_has_the_regulariser_and_the_elu_of_the_settings() -> None:
+    settings = {"loss": "bpr-max", "score_reg": 0.3, "elu_param": 0.7, "n_samples": 15}
+    model = toy_model("gru4rec:official", toy_catalog(), **SMALL, **settings).double().eval()
+    batch = training_batch(model, toy_view())
+    torch.manual_seed(5)
+    loss = model.loss(batch)["bpr-max"]
+    torch.manual_seed(5)
+    drawn = torch.multinomial(model.sample_prob, 15, replacement=True)
+    scores = model.score(batch)[:, torch.cat([batch.target - 1, drawn])]
+    expected = candidate_loss(scores, kind="bpr-max", score_reg=0.3, elu_param=0.7)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_top1_max_of_equal_scores() -> None:
     expected = 0.5 + torch.sigmoid(torch.tensor(1.7**2)).item()
     assert candidate_loss(torch.full((4, 9), 1.7), kind="top1-max").item() == pytest.approx(expected)

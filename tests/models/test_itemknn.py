@@ -248,6 +248,18 @@ def test_content_reacts_to_features_alone() -> None:
     assert torch.equal(matrix_of(toy_model("itemknn-cbf", shuffled)), first)
 
 
+def test_content_scoring_weighs_by_recency() -> None:
+    catalog = toy_catalog()
+    model, once = (
+        toy_model("itemknn-cbf", catalog, decay=0.5, distinct=distinct) for distinct in (False, True)
+    )
+    w = matrix_of(model)
+    expected = w[3] / 8 + w[8] / 4 + w[3] / 2 + w[1]
+    torch.testing.assert_close(model.score(history_batch(model, [[4, 9, 4, 2]]))[0], expected)
+    expected = w[8] / 4 + w[3] / 2 + w[1]
+    torch.testing.assert_close(once.score(history_batch(once, [[4, 9, 4, 2]]))[0], expected)
+
+
 def test_concatenated_form_with_shrink() -> None:
     catalog = toy_catalog()
     model = toy_model("itemknn-cbf", catalog, form="concatenated", shrink=10.0, k=29)

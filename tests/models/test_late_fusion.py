@@ -165,6 +165,23 @@ def test_its_id_member_is_ease_and_without_content_it_is_ease_alone() -> None:
     assert only.parts == ()
 
 
+def test_its_items_without_text_have_the_mean_of_the_text_member() -> None:
+    """Toy items 3 and 7; a history of item 3 alone is scored by EASE, at whatever weight."""
+    model: Any = toy_model("ease-text", toy_catalog())
+    batch = history_batch(model, HISTORIES)
+    scaled = {}
+    for name in ("id", "text"):
+        with model.alone(name):
+            scores = model.score(batch).double()
+        known = [item for item in range(30) if name == "id" or item not in (2, 6)]
+        scaled[name] = torch.zeros_like(scores)
+        deviation = scores[:, known].std(1, keepdim=True, correction=0).clamp(min=1e-9)
+        scaled[name][:, known] = (scores[:, known] - scores[:, known].mean(1, keepdim=True)) / deviation
+    expected = (scaled["id"] + scaled["text"]) / 2
+    expected[3:] = scaled["id"][3:]  # histories of item 3
+    torch.testing.assert_close(model.score(batch), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_too_large_a_catalogue_is_refused_with_settings_of_this_model() -> None:
     with pytest.raises(
         ValueError,

@@ -221,6 +221,14 @@ def test_ring() -> None:
     torch.testing.assert_close(gamma.square() + square, torch.ones_like(square), rtol=0, atol=1e-5)
 
 
+def test_the_ring_lies_between_the_radii_of_the_settings() -> None:
+    model = toy_model("lrurec", toy_catalog(), state_dim=500, r_min=0.3, r_max=0.5)
+    for block in model.blocks:
+        modulus = torch.exp(-block.ring_log[0].detach().exp())
+        assert 0.3 - 1e-6 <= modulus.min() < 0.31
+        assert 0.49 < modulus.max() <= 0.5 + 1e-6
+
+
 def test_everything_else_is_truncated_normal() -> None:
     model = toy_model("lrurec", toy_catalog(n_items=400))
     for name, parameter in model.named_parameters():

@@ -200,6 +200,17 @@ def test_in_batch_probabilities_are_how_often_an_item_is_a_target() -> None:
     )
 
 
+def test_in_batch_gbce_counts_the_other_targets_as_its_negatives() -> None:
+    """Four different targets, so three negatives each: beta = 1 - t (1 - 3/5)."""
+    targets, beta = [2, 4, 5, 6], 1 - 0.75 * (1 - 3 / 5)
+    loss = next_item("gbce", negatives="in-batch", share="step", exclude="none", gbce_t=0.75)
+    expected = 0.0
+    for own in targets:
+        others = [math.log1p(math.exp(SCORES[item - 1])) for item in targets if item != own]
+        expected += (beta * math.log1p(math.exp(-SCORES[own - 1])) + sum(others)) / 4
+    assert value(loss, batch_of(targets)) == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["ce", *FAMILY])
 def test_what_a_constant_added_to_all_scores_changes(kind: Loss) -> None:
     batch, loss = batch_of([2], negatives=[[5, 1, 5]]), next_item(kind)

@@ -76,6 +76,17 @@ def test_without_convolutions_only_the_last_item_counts(name: str) -> None:
     torch.testing.assert_close(model.score(history_batch(model, HISTORIES)), expected)
 
 
+@pytest.mark.parametrize(("block", "span"), [("two-convolutions", 3), ("bottleneck", 1)])
+def test_a_state_reads_as_far_back_as_the_settings_say(block: str, span: int) -> None:
+    """Two taps, dilations 1 and 3, twice: bottlenecks reach 8 events back, pairs of convolutions 24."""
+    catalog = toy_catalog(n_items=40, max_len=30)
+    settings = {"block": block, "kernel_size": 2, "dilations": [1, 3], "n_blocks": 2, "hidden_dim": 8}
+    model = toy_model("nextitnet", catalog, **settings).double().eval()
+    state = model.query(history_batch(model, [list(range(1, 31))]))
+    learns = torch.autograd.grad(state.square().sum(), model.item_emb.weight)[0].any(1)
+    assert learns.nonzero()[:, 0].tolist() == list(range(30 - 8 * span, 31))
+
+
 def test_all_positions_give_the_gradient_of_all_prefixes() -> None:
     """Also with histories longer than max_len, whose later targets have windows of their own."""
     model, view = make(n_blocks=2), toy_view()

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.models.base import Recommender
-from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder
+from mmbench.nn.layers import PostNormEncoder, PreQueryBlock, PreQueryEncoder
 from tests.models.toy import (
     catalog_of,
     gradients,
     history_batch,
     loss_by_hand,
+    n_parameters,
     overfit,
     random_fives,
     ranks_last_items_first,
@@ -204,6 +205,17 @@ def test_official_encoder_by_hand(project_out: bool) -> None:
     mask = torch.ones(1, 5, 5, dtype=torch.bool).tril()
     real = torch.ones(1, 5, dtype=torch.bool)
     torch.testing.assert_close(encoder(x, mask, real)[0], official_by_hand(encoder, x[0]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sasrec:official", "gsasrec", "sasrec-ensemble"])
+def test_official_blocks_have_no_output_map(name: str) -> None:
+    """Queries, keys, values and the two maps of the feed-forward layer, each with a bias, and two LayerNorms."""
+    modules = toy_model(name, toy_catalog(), hidden_dim=12).modules()
+    blocks = [module for module in modules if isinstance(module, PreQueryBlock)]
+    assert blocks
+    for block in blocks:
+        inner = block.up.out_features
+        assert n_parameters(block) == 3 * (12 * 12 + 12) + (12 * inner + inner) + (inner * 12 + 12) + 4 * 12
 
 
 def test_official_embedding_is_scaled_and_its_table_is_not() -> None:

@@ -2,6 +2,8 @@
 
 import math
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +170,58 @@ def test_contrastive_term_is_nce_of_flattened_views() -> None:
     assert a.shape == (len(batch.item_seq), 8 * 64)
     torch.testing.assert_close(actual, 0.3 * TICO.nce(a, b, 1.0))
     torch.testing.assert_close(TICO.nce(b, a, 1.0), TICO.nce(a, b, 1.0))
+
+
+def test_both_views_learn_at_the_temperature_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy_model("ticoserec", toy_catalog(), **QUIET, temperature=0.25)
+    model.start_epoch(41)
+    seen: list[tuple[Tensor, Tensor, float]] = []
+
+    def watch(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+        seen.append((a, b, temperature))
+        return a.sum() + b.sum()
+
+    monkeypatch.setattr(TICO, "nce", watch)
+    model.loss(training_batch(model, toy_view()))
+    ((a, b, temperature),) = seen
+    assert temperature == 0.25
+    assert a.requires_grad
+    assert b.requires_grad
+
+
+def test_the_views_of_a_user_are_drawn_independently() -> None:
+    model = toy_model("ticoserec", toy_catalog(), uniform_share=0.0)
+    batch = training_batch(model, toy_view())
+    torch.manual_seed(0)
+    a, b = model.views(batch).chunk(2)
+    longer = model.history(batch.user.unique())[2] > 2
+    assert (a != b).any(1)[longer].double().mean() > 0.5
+
+
+def test_each_operation_has_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As released, substitute, insert and mask also choose items by another rule."""
+    rates = {"crop": 0.7, "reorder": 0.2, "mask": 0.6, "substitute": 0.3, "insert": 0.4}
+    settings = {f"{name}_rate": rate for name, rate in rates.items()}
+    model = toy_model("ticoserec:as-released", toy_catalog(), mask_mode="minimum", **settings)
+    seen: dict[str, tuple[Any, ...]] = {}
+
+    def watched(name: str) -> Callable[..., Any]:
+        operation = getattr(TICO, name)
+
+        def watch(items: Tensor, gaps: Tensor, length: Tensor, rate: float, *rest: Any) -> Any:
+            seen[name] = (rate, *[value for value in rest if not isinstance(value, Tensor)])
+            return operation(items, gaps, length, rate, *rest)
+
+        return watch
+
+    for name in rates:
+        monkeypatch.setattr(TICO, name, watched(name))
+    model.views(training_batch(model, toy_view()))
+    choose = RELEASED.released_positions
+    assert seen == {
+        "crop": (0.7,), "reorder": (0.2,), "mask": (0.6, "minimum", choose), "substitute": (0.3, choose),
+        "insert": (0.4, choose),
+    }  # fmt: skip
 
 
 def test_nce_of_zeros() -> None:

@@ -1,5 +1,6 @@
 """Scales and weights of late fusion: numbers worked out apart from the code, and what each scale must not notice."""
 
+import math
 from itertools import product
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbench.nn.score_scales import Scale, rescale, simplex_grid, weighted_sum
+from mmbench.nn.score_scales import FusionWeights, Scale, rescale, simplex_grid, weighted_sum
 
 FIRST = torch.tensor([[3.0, 0, 0, 1, 0], [0, 2, 5, 0, 1]], dtype=torch.float64)
 SECOND = torch.tensor([[0.1, 0.9, 0.3, 0.5, -0.2], [0.4, 0.4, -0.1, 0.8, 0.2]], dtype=torch.float64)
@@ -124,6 +125,24 @@ def test_a_member_that_knows_nothing_of_a_history_is_left_out() -> None:
     both = weighted_sum(scaled, WEIGHTS, knows)
     torch.testing.assert_close(both[0], 0.4 * scaled[0, 0] + 0.6 * scaled[1, 0], rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(both[3], scaled[0, 3])
+
+
+def test_gates_weigh_the_members_that_know_something_of_a_history() -> None:
+    """Weights exp(g0 + g1 log(1 + length) + g2 log(1 + popularity)) of each user, divided by their sum."""
+    gates = ((0.2, 0.5, -0.3), (0.1, -0.4, 0.6), (-0.5, 0.1, 0.2))
+    traits = [(1.0, 2.0), (0.5, 3.0), (2.0, 0.0)]
+    knows = [[True, True, True], [True, True, False], [True, False, True]]  # by member, then by user
+    scaled = torch.randn(3, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    actual = FusionWeights((1, 1, 1), "gated", gates).combine(
+        scaled, torch.tensor(knows), torch.tensor(traits, dtype=torch.float64)
+    )
+    for user, (length, popularity) in enumerate(traits):
+        weights = [
+            knows[m][user] * math.exp(g0 + g1 * length + g2 * popularity)
+            for m, (g0, g1, g2) in enumerate(gates)
+        ]
+        parts = [weight / sum(weights) * scaled[m, user] for m, weight in enumerate(weights)]
+        torch.testing.assert_close(actual[user], torch.stack(parts).sum(0))
 
 
 @pytest.mark.parametrize(("n_members", "n_points"), [(1, 1), (2, 11), (3, 66)])
