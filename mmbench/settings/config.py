@@ -216,13 +216,29 @@ def _validated(cls: type, value: Any, *, where: str, key: str) -> Any:
 
 def _without_type(cls: type) -> str:
     """Return the first setting of a class whose type cannot be validated, with the class that declares it."""
+    unknown = _undefined_name(cls)
     for parameter in fields(cls):
-        try:
-            _adapter(cls, parameter.name)
-        except (PydanticUserError, NameError):  # NameError: a type that is imported for type checkers only
-            kind = parameter.type if isinstance(parameter.type, str) else repr(parameter.type)
+        kind = parameter.type if isinstance(parameter.type, str) else repr(parameter.type)
+        if unknown in kind if unknown else not _has_adapter(cls, parameter.name):
             return f"the setting {parameter.name}: {cut(kind)} of {cls.__name__}"
     return f"a setting of {cls.__name__}"
+
+
+def _undefined_name(cls: type) -> str:
+    """Return a name in the annotations of a class that is imported for type checkers only; "" if there is none."""
+    try:
+        get_type_hints(cls)
+    except NameError as error:
+        return str(error.name)
+    return ""
+
+
+def _has_adapter(cls: type, key: str) -> bool:
+    try:
+        _adapter(cls, key)
+    except PydanticUserError:
+        return False
+    return True
 
 
 def _explain(error: ValidationError, content: Any, key: str) -> str:
