@@ -37,6 +37,7 @@ from mmbench.data.manifest import (
     read_manifest,
 )
 from mmbench.data.protocol import Protocol
+from mmbench.data.timestamps import TICKS
 from mmbench.errors import DamagedError, DataError, UsageError, nearest
 from mmbench.sealed import damaged
 
@@ -130,6 +131,12 @@ class Prepared:
         is_first[self.offsets] = True
         is_tied = (np.diff(self.times) == 0)[~is_first[1:-1]]
         return bool(len(is_tied)) and float(is_tied.mean()) != self.manifest.statistics.tied_neighbours
+
+    @property
+    def exact_times(self) -> np.ndarray:
+        """Return `times` with their fractions: float64 [E], exact to the microsecond, or int64 where there are none."""
+        fractions = self.fractions
+        return self.times if fractions is None else self.times + fractions / TICKS
 
     def finer_gaps(self, events: np.ndarray) -> np.ndarray:
         """Return the microseconds to add to the seconds between events and the events before them, int64.

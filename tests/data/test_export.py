@@ -157,7 +157,7 @@ def test_unknown_format(toy: Prepared, tmp_path: Path) -> None:
 def test_command(toy: Prepared, data_dir: Path, tmp_path: Path) -> None:
     done = cli("datasets", "export", "toy", "--to", tmp_path / "peers", data=data_dir)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
+    assert done.stdout.splitlines() == [
         str(tmp_path / "peers" / "toy" / f"toy.{kind}") for kind in ("inter", "item", "toml")
     ]  # RecBole reads <data_path>/NAME/NAME.inter
     assert (tmp_path / "peers" / "toy" / "toy.inter").read_text().count("\n") == len(toy.items) + 1

@@ -14,6 +14,7 @@ from mmbench.data.manifest import FRACTIONS, write_manifest
 from mmbench.data.prepare import prepare
 from mmbench.data.store import Prepared, open_path
 from mmbench.errors import DamagedError, UsageError
+from mmbench.look.gather import look
 from mmbench.reporting.slices import labels_of
 from mmbench.reporting.targets import tied_share
 from mmbench.runs.store import RunRecord
@@ -117,6 +118,13 @@ def test_slices_and_caption_compare_the_times_of_the_file(tmp_path: Path, declar
     assert tied_share(run, prepared.data_dir) == pytest.approx(share, abs=1e-12)
     text = str(mmbench.report([run], data_dir=prepared.data_dir))
     assert f"{100 * share:.1f} % of test targets share their time" in text
+
+
+def test_figures_count_gaps_below_a_second_as_gaps(tmp_path: Path, declare) -> None:
+    declared(declare)
+    shown = look(made(tmp_path))
+    assert shown.intervals is not None
+    assert shown.intervals.counts[0] == [user % len(GAPS) for user in range(N_USERS)].count(0)
 
 
 def test_without_fractions_the_second_is_named_and_slices_of_time_are_refused(
