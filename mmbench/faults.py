@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mmbench.errors import plural, suggest
+from mmbench.errors import counted, suggest
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -191,11 +191,7 @@ def _of_lengths(name: str, context: Mapping[str, Any]) -> str:
     if least == 1:
         return "must not be empty"
     number, which = (context["max_length"], "most") if least is None else (least, "least")
-    return f"must have at {which} {number} {_several(number, unit)}"
-
-
-def _several(number: int, unit: str) -> str:
-    return "entries" if unit == "entry" and number != 1 else plural(number, unit)
+    return f"must have at {which} {counted(number, unit)}"
 
 
 def _of_choices(name: str, context: Mapping[str, Any]) -> str:
