@@ -82,7 +82,7 @@ def test_categories_in_text_files(tmp_path: Path, declare) -> None:
 
 def peer_order(file: Path, kind: type) -> list[str]:
     """Items as a peer has them that reads times as `kind` and sorts by user and time, stably (as RecBole does)."""
-    rows = [line.split("\t") for line in file.read_text().splitlines()[1:]]
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
     times = np.array([float(row[2]) for row in rows]).astype(kind)
     users = np.unique([row[0] for row in rows], return_inverse=True)[1]
     return [rows[place][1] for place in np.lexsort((times, users))]
