@@ -57,7 +57,11 @@ def counted(number: int, noun: str) -> str:
 
 def plural(number: int, noun: str) -> str:
     """Return the noun as it stands after a number."""
-    return noun if number == 1 else f"{noun}s"
+    if number == 1:
+        return noun
+    if noun.endswith("y") and not noun.endswith(("ay", "ey", "oy", "uy")):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "rch", "tch", "sh")) else f"{noun}s"
 
 
 def suggest(name: str, known: Iterable[str], *, what: str) -> str:

@@ -39,6 +39,7 @@ def pick_device(name: str) -> str:
     """Resolve `auto` to cuda where there is a GPU; raise at once for a device that is not available."""
     import torch
 
+    name = str(name)  # Python callers may give anything
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, colon, number = name.partition(":")

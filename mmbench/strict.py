@@ -1,19 +1,15 @@
 """JSON as frozen dataclasses and back, checked strictly: no missing, unknown or mistyped key passes."""
 
 import json
-import re
-from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from mmbench.faults import first_fault
 
 T = TypeVar("T")
-SHOWN = 60  # characters of a wrong value that a message repeats
-_MEMBER = re.compile(r"int|float|str|bool|(tuple|list|dict)\[.*")  # what pydantic calls a type of a union
 
 
 class Strict:
@@ -43,7 +39,7 @@ def read_text(kind: type[T], text: str | bytes) -> T:
         adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
         return adapter.validate_json(text)
     except ValidationError as error:
-        raise ValueError(_explain(error)) from None
+        raise ValueError(_explain(error, text)) from None
 
 
 def dump(value: Any) -> Any:
@@ -61,33 +57,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _explain(error: ValidationError) -> str:
-    """Return the first fault as text: where, what is expected, what stands there."""
-    where, expected, fault = first_fault(error.errors())
-    if fault["type"] == "missing":
-        return f"{where} is missing"
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{where} is unknown"
-    value = json.dumps(fault["input"], default=str)
-    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
-    return f"{where}: {expected} (got {shown})" if where else f"{expected} (got {shown})"
-
-
-def first_fault(faults: "Sequence[ErrorDetails]") -> "tuple[str, str, ErrorDetails]":
-    """Return where the first fault lies, what is expected there, and the fault itself.
-
-    A value that fits no type of a union has a fault for each of them: what fits further decides where it
-    lies, and equal places are one fault that expects either type.
-    """
-    paths = [_path(fault) for fault in faults]
-    inside = [index for index, path in enumerate(paths) if path[: len(paths[0])] == paths[0]]
-    deepest = max(inside, key=lambda index: len(paths[index]))
-    messages = [faults[index]["msg"] for index in inside if paths[index] == paths[deepest]]
-    first, *others = dict.fromkeys(message.removeprefix("Value error, ") for message in messages)
-    expected = " or ".join([first, *(message.removeprefix("Input should be ") for message in others)])
-    return ".".join(paths[deepest]), expected, faults[deepest]
-
-
-def _path(fault: "ErrorDetails") -> list[str]:
-    """Return keys and places that lead to a fault, without the types of unions."""
-    return [str(part) for part in fault["loc"] if not _MEMBER.fullmatch(str(part))]
+def _explain(error: ValidationError, text: str | bytes) -> str:
+    """Return the first fault of the text of a JSON file as a line: where, what is expected, what stands there."""
+    content = None
+    with suppress(ValueError, RecursionError):  # a text that is not JSON has no places
+        content = json.loads(text)
+    return first_fault(error, content).sentence(show=lambda value: json.dumps(value, default=str))

@@ -3,13 +3,14 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-# Commands that tests start have one thread; two add in another order, and have other last digits. Numpy and torch ask
-# when they are imported.
-os.environ["OMP_NUM_THREADS"] = "1"
+from tests.neutral import neutralise
+
+os.environ.update(neutralise(os.environ))  # before numpy and torch are imported, which ask for threads then
 
 from mmbench.data.store import Prepared, open_prepared
 from tests.prepared import write_toy
@@ -39,7 +40,12 @@ LONG = (
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C also in the background, where shells have it ignored: commands that tests start inherit that."""
+    """Take the neutral time zone, and hear Ctrl-C also in the background, where shells have it ignored.
+
+    Commands that tests start inherit both.
+    """
+    if hasattr(time, "tzset"):
+        time.tzset()
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

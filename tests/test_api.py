@@ -196,6 +196,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "value that is nothing": ({"settings": {"lr": None}}, "sasrec: lr: "),
     "value that is an object": ({"settings": {"lr": object()}}, "sasrec: lr: "),
     "name of a setting": ({"settings": {3: 1}}, "setting 3 is not a name"),
+    "settings as a number": (
+        {"settings": 3},
+        "settings 3 are not a dictionary; write for example {'lr': 0.001}",
+    ),
+    "settings as text": ({"settings": "lr=3"}, "settings 'lr=3' are not a dictionary"),
+    "device as a number": ({"device": 3}, "unknown device '3'; known: auto, cpu"),
     "seeds 0": ({"seeds": 0}, "--seeds '0': seeds and their number must be 1 or more"),
     "no seed": ({"seeds": []}, "--seeds '': give a number of seeds"),
     "seed twice": ({"seeds": [3, 5, 3]}, "--seeds '3,5,3': a seed appears twice"),

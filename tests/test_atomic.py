@@ -60,7 +60,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(error: BaseException, t
     write_text(file, "old")
 
     def fail(temporary: Path) -> NoReturn:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise error
 
     expected = MmbenchError if isinstance(error, OSError) else type(error)

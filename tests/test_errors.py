@@ -61,6 +61,22 @@ def test_models_are_known_as_tables_call_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("noun", "several"),
+    [
+        ("run", "runs"),
+        ("search", "searches"),
+        ("entry", "entries"),
+        ("day", "days"),
+        ("epoch", "epochs"),
+        ("box", "boxes"),
+    ],
+)
+def test_several_of_a_noun(noun: str, several: str) -> None:
+    assert counted(2, noun) == f"2 {several}"
+    assert counted(1, noun) == f"1 {noun}"
+
+
+@pytest.mark.parametrize(
     ("number", "expected"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (12_345, "12,345 runs")]
 )
 def test_a_number_stands_with_its_noun(number: int, expected: str) -> None:

@@ -47,7 +47,7 @@ def test_the_innermost_line_of_the_users_folder_is_named(tmp_path: Path) -> None
         (lambda: json.loads("9" * 5000), "a number has more than 4,300 digits"),
         (lambda: b"ab\xff".decode(), "it is not UTF-8 (byte 2)"),
         (lambda: tomllib.loads("a = 1\nb ="), "Invalid value (at end of document)"),
-        (lambda: Path("/").read_text(), "cannot be read: Is a directory"),
+        (lambda: Path("/").read_text(encoding="utf-8"), "cannot be read: Is a directory"),
         (lambda: exec("raise MemoryError"), "it is too large for the memory"),
         (lambda: exec("raise AssertionError"), "AssertionError"),
     ],

@@ -13,7 +13,7 @@ from mmbench import api
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "lazy", "errors", "choices", "visible", "explain", "plugins", "console", "locks", "atomic", "paths",
+    "lazy", "errors", "faults", "choices", "visible", "explain", "plugins", "console", "locks", "atomic", "paths",
     "strict", "sealed", "runtime", "matrix_units", "settings", "tracking", "data", "fetch", "features", "nn",
     "models", "baselines", "training", "evaluation", "runs", "contract", "tuning", "look", "reporting",
     "reproduce", "audit", "board", "api", "doctor", "cli", "__main__",

@@ -71,7 +71,7 @@ def exported(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def fake_peer(file: Path, *, knows: int) -> Peer:
-    file.write_text(FAKE)
+    file.write_text(FAKE, encoding="utf-8")
     return replace(
         PEERS["rectools"], worker=file, settings={"sasrec": {"knows": knows}}, contestants=(Contestant("Fake"),),
         is_whole=True,
@@ -139,7 +139,7 @@ class Planted:
             if user % 2 == 0:
                 items[self.place - 1] = target
             rows += [f"{name}\t{names[item - 1]}\t{-place}" for place, item in enumerate(items)]
-        Path(file).write_text("\n".join(rows) + "\n")
+        Path(file).write_text("\n".join(rows) + "\n", encoding="utf-8")
         return {"users": len(self.prepared.user_ids)}
 
 

@@ -56,7 +56,9 @@ def check_name(name: object, what: str, *, example: str) -> None:
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with numbers of numpy as Python's; UsageError for a key that is not a text."""
+    """Return settings with numbers of numpy as Python's; UsageError for no mapping and a key that is not a text."""
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"settings {settings!r} are not a dictionary; write for example {{'lr': 0.001}}")
     for key in settings:
         check_name(key, "setting", example="lr")
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}

@@ -11,7 +11,7 @@ from mmbench.data.store import Prepared
 from mmbench.errors import UsageError
 from mmbench.evaluation.fusion import WEIGHT_KINDS
 from mmbench.evaluation.knockout_kinds import KNOCKOUTS, parse_knockouts
-from mmbench.evaluation.metrics import Metric, as_metrics
+from mmbench.evaluation.metrics import MAIN_METRIC, Metric, as_metrics, asked_metric
 from mmbench.models import registry
 from mmbench.nn.score_scales import SCALES
 from mmbench.reporting.knockout_drops import RowOfDrops, rows_of_drops
@@ -32,19 +32,21 @@ def knockout(
     runs: RunRecord | Iterable[RunRecord],
     what: str | Sequence[str] = tuple(KNOCKOUTS),
     *,
-    metric: str | Metric = "NDCG@10",
+    metric: str | Metric | None = None,
     split: SplitName = "test",
     device: str = "auto",
     data_dir: Folder = None,
 ) -> list[RowOfDrops]:
     """Rank finished runs again without a part of what they read; return the drops of each configuration's runs.
 
-    what  "text", "image", "time", "order", "history", or single ones such as "image=shuffled:3"
+    what    "text", "image", "time", "order", "history", or single ones such as "image=shuffled:3"
+    metric  by default NDCG@10, or of all items where they are fewer
 
     Raises UsageError for an unknown knock-out, RunError for a run that cannot be ranked again.
     """
-    wanted, chosen = as_metrics(metric)[0], parse_knockouts(names_of(what, "knock-out", example="text"))
+    chosen = parse_knockouts(names_of(what, "knock-out", example="text"))
     records = [runs] if isinstance(runs, RunRecord) else list(runs)
+    wanted = asked_metric(metric, (record.n_items for record in records))
     folder = data_folder(data_dir)
     results = {record.title: knock_out(record, chosen, data_dir=folder, device=device) for record in records}
     if split == "test":
@@ -56,15 +58,19 @@ def power(
     runs: Iterable[RunRecord],
     dataset: str,
     *,
-    metric: str | Metric = "NDCG@10",
+    metric: str | Metric | None = None,
     a: str | None = None,
     b: str | None = None,
     difference: float | None = None,
     correction: Correction = "holm",
     data_dir: Folder = None,
 ) -> Power | None:
-    """Return which differences the runs of a data set can show; see `power_of_runs`. None below two rows."""
-    wanted, records = as_metrics(metric)[0], list(runs)
+    """Return which differences the runs of a data set can show; see `power_of_runs`. None below two rows.
+
+    metric  by default NDCG@10, or of all items where they are fewer
+    """
+    records = list(runs)
+    wanted = asked_metric(metric, (record.n_items for record in records if record.dataset == dataset))
     shown = power_of_runs(
         records, dataset, metric=wanted, a=a, b=b, difference=difference, correction=correction
     )
@@ -77,20 +83,22 @@ def why(
     a: RunRecord,
     b: RunRecord | str,
     *,
-    metric: str | Metric = "NDCG@10",
+    metric: str | Metric | None = None,
     data_dir: Folder = None,
     results_dir: Folder = None,
 ) -> Why | WhyPrinted:
     """Return the fields in which two runs differ, and what stored runs say each difference is worth.
 
-    b  another run, or a printed table such as "hm4sr/table1", which means the stored run nearest to its number
+    b       another run, or a printed table such as "hm4sr/table1", which means the stored run nearest to its number
+    metric  by default NDCG@10, or of all items where they are fewer
     """
-    chosen, stored = as_metrics(metric)[0], load_runs(results_folder(results_dir), datasets=[], models=[])[0]
+    stored = load_runs(results_folder(results_dir), datasets=[], models=[])[0]
     if isinstance(b, str):
-        beside = why_printed(a, b, stored, metric=chosen)
+        printed = MAIN_METRIC if metric is None else as_metrics(metric)[0]
+        beside = why_printed(a, b, stored, metric=printed)
         note_looks([a, beside.nearest], data_dir=data_folder(data_dir))
         return beside
-    explained = explain(a, b, stored, metric=chosen)
+    explained = explain(a, b, stored, metric=asked_metric(metric, (a.n_items, b.n_items)))
     note_looks([a, b], data_dir=data_folder(data_dir))
     return explained
 

@@ -10,24 +10,30 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from mmbench.audit.number import Printed
 from mmbench.errors import DataError, UsageError, suggest
 from mmbench.evaluation.metrics import Metric, parse_metric
-from mmbench.explain import read_toml, reading
+from mmbench.explain import read_toml
+from mmbench.faults import first_fault, unknown_key
 from mmbench.paths import PACKAGE, PAPER_CLAIMS, PAPER_SCORES, paper_dirs
 
 SCORES, CLAIMS = PACKAGE / "papers" / PAPER_SCORES, PACKAGE / "papers" / PAPER_CLAIMS
 FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
 
 
-def _printed(text: Any) -> Any:
-    return Printed.parse(text) if isinstance(text, str) else text
+def _printed(text: Any) -> Printed:
+    if not isinstance(text, str):
+        raise ValueError(f'must be in quotes, because its digits count: "{text}"')
+    return Printed.parse(text)
 
 
-def _metric(text: Any) -> Any:
-    return _metric_of_ranks(text) if isinstance(text, str) else text
+def _metric(text: Any) -> Metric:
+    try:
+        return _metric_of_ranks(str(text))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 def _metric_of_ranks(text: str) -> Metric:
@@ -173,8 +179,7 @@ def read_scores(file: Path) -> tuple[Row, ...]:
 def read_claims(file: Path) -> dict[str, PaperClaims]:
     """Read the claims of each paper; DataError for unknown keys and tables, and for text that is not a number."""
     content = read_toml(file, DataError)
-    with reading(file, DataError):
-        claims = {paper: PaperClaims.model_validate(table) for paper, table in content.items()}
+    claims = {paper: _claims_of(file, paper, table) for paper, table in content.items()}
     for paper, printed in claims.items():
         if printed.statistics and printed.statistics not in printed.tables:
             tables = ", ".join(printed.tables) or "it has no tables"
@@ -182,6 +187,16 @@ def read_claims(file: Path) -> dict[str, PaperClaims]:
                 f"{file}: {paper}: statistics = {printed.statistics!r} is none of its tables: {tables}"
             )
     return claims
+
+
+def _claims_of(file: Path, paper: str, table: Any) -> PaperClaims:
+    try:
+        return PaperClaims.model_validate(table)
+    except ValidationError as error:
+        fault = first_fault(error, table)
+        if fault.kind == "unknown":
+            raise DataError(f"{file}: [{paper}] {unknown_key(fault, PaperClaims)}") from None
+        raise DataError(f"{file}: {fault.sentence(inside=paper)}") from None
 
 
 def library() -> Library:

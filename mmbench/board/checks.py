@@ -9,7 +9,7 @@ import numpy as np
 
 from mmbench.board.known import known_data
 from mmbench.board.opened import Bundle
-from mmbench.errors import MmbenchError
+from mmbench.errors import MmbenchError, counted
 from mmbench.evaluation.evidence import LIST_RULES, Ranking
 from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metric
 from mmbench.models import registry
@@ -105,7 +105,7 @@ def _schema(bundle: Bundle) -> str:
                 raise FaultError(f"seeds {first.seed} and {record.seed} differ in {name}")
         for split in bundle.splits:
             bundle.ranking(record, split)
-    runs = f"{len(bundle.records)} finished runs"
+    runs = counted(len(bundle.records), "finished run")
     return f"{runs} of {manifest.model} on {manifest.dataset}, protocol {first.fingerprint}"
 
 
@@ -347,7 +347,7 @@ def _tuning(bundle: Bundle) -> str:
     counts = [len(study.trials()) for study in studies]
     if not any(best_of(study.trials()) for study in studies):
         raise NotedError("no trial of the searches finished")
-    return f"{len(studies)} searches, {sum(counts)} trials"
+    return f"{counted(len(studies), 'search')}, {counted(sum(counts), 'trial')}"
 
 
 def _weights(bundle: Bundle) -> str:
@@ -364,7 +364,8 @@ def _code(bundle: Bundle) -> str:
         if recorded:
             raise NotedError("the model does not come with mmbench, and its code is not in the bundle")
         return "the model comes with mmbench" if not bundle.records[0].external else "of another program"
-    raise NotedError(f"{len(list(bundle.code.glob('*.py')))} Python files of the model; none was run")
+    files = counted(len(list(bundle.code.glob("*.py"))), "Python file")
+    raise NotedError(f"{files} of the model; none was run")
 
 
 CHECKS: dict[str, Callable[[Bundle], str]] = {

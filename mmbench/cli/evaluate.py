@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mmbench.runs.store import RunRecord
 
 
+DEFAULTS = ("HR@10", "NDCG@10", "MRR@10")
+
+
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: mmbench evaluate results/demo/sasrec/*/seed_1 --metric HR@20")(evaluate)
 
@@ -28,7 +31,9 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.", autocompletion=complete.metrics
+            help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.",
+            show_default="HR@10 NDCG@10 MRR@10",
+            autocompletion=complete.metrics,
         ),
     ] = None,
     rescore: Annotated[
@@ -48,13 +53,15 @@ def evaluate(
     """Rank stored checkpoints again, store the rankings under every mask rule, print metrics; nothing is trained."""
     state: State = ctx.obj
     from mmbench.cli.tables import print_looks, print_table
-    from mmbench.evaluation.metrics import parse_metric
+    from mmbench.evaluation.metrics import parse_metric, within_all
     from mmbench.runs.naming import runs_named
 
-    wanted = [parse_metric(name) for name in words(metric) or ["HR@10", "NDCG@10", "MRR@10"]]
+    wanted = [parse_metric(name) for name in words(metric)]
     records = runs_named(state.results_dir, runs)
+    n_items = min(record.n_items for record in records)
     for name in wanted:
-        name.check(min(record.n_items for record in records))
+        name.check(n_items)
+    wanted = wanted or within_all(map(parse_metric, DEFAULTS), n_items)
     head, rows = ["run", "split", *map(str, wanted)], []
     for record in records:
         for ranking in _rankings_to_print(state, record, rescore, device, lists):

@@ -41,7 +41,9 @@ def knockout(
             help="text, image, time, order, history, or a single change such as text=constant, time=shuffled:3.",
         ),
     ] = "",
-    metric: Annotated[str, typer.Option(help="Metric whose drop is shown.")] = "NDCG@10",
+    metric: Annotated[
+        str | None, typer.Option(show_default="NDCG@10", help="Metric whose drop is shown.")
+    ] = None,
     split: Annotated[SplitName, typer.Option(help="Split whose drop is shown; both are ranked.")] = "test",
     retrain: Annotated[
         bool,
@@ -55,17 +57,19 @@ def knockout(
     state: State = ctx.obj
     from mmbench.cli.tables import print_looks
     from mmbench.evaluation.knockout_kinds import parse_knockouts
-    from mmbench.evaluation.metrics import parse_metric
+    from mmbench.evaluation.metrics import asked_metric, parse_metric
     from mmbench.reporting.knockout_drops import as_retrained, rows_of_drops
     from mmbench.reporting.labels import group_runs
     from mmbench.runs.naming import runs_named
 
-    wanted = parse_metric(metric)
-    wanted.check_of_ranks("--metric")
+    asked = parse_metric(metric) if metric else None
+    if asked is not None:
+        asked.check_of_ranks("--metric")
     chosen = (knock_outs or (RETRAINED if retrain else RANKED)).split(",")
     if not retrain:
         parse_knockouts(chosen)  # raises for an unknown knock-out before a run is opened
     records = runs_named(state.results_dir, runs)
+    wanted = asked_metric(asked, (record.n_items for record in records))
     for record in records:
         _check(record)
         wanted.check(record.n_items)

@@ -38,7 +38,9 @@ def power(
             help="Row that it is compared with.",
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="Metric that is compared.")] = "NDCG@10",
+    metric: Annotated[
+        str | None, typer.Option(show_default="NDCG@10", help="Metric that is compared.")
+    ] = None,
     difference: Annotated[
         float | None,
         typer.Option(show_default="that of the rows", help="Difference that must be detected."),
@@ -50,7 +52,7 @@ def power(
     """Say which differences stored runs can detect, and how many seeds or users their own differences need."""
     state: State = ctx.obj
     from mmbench.cli.tables import open_named, print_looks
-    from mmbench.evaluation.metrics import parse_metric
+    from mmbench.evaluation.metrics import asked_metric
     from mmbench.reporting.power import power_of_runs
     from mmbench.runs.store import read_all
 
@@ -65,13 +67,14 @@ def power(
     ]
     if not records:
         open_named(state, dataset)  # a name that is none has its own error
+    wanted = asked_metric(metric, (record.n_items for record in records))
     power = power_of_runs(
-        records, dataset, metric=parse_metric(metric), a=a, b=b, difference=difference, correction=correction
+        records, dataset, metric=wanted, a=a, b=b, difference=difference, correction=correction
     )
     if power is None:
         _print_assumed(state, dataset)
     else:
-        _print(state, power, metric, dataset)
+        _print(state, power, str(wanted), dataset)
         print_looks(state, records)
 
 

@@ -224,7 +224,7 @@ def report(
     ] = None,
 ) -> None:
     from mmbench import api
-    from mmbench.evaluation.metrics import DEFAULT_METRICS, parse_metric
+    from mmbench.evaluation.metrics import DEFAULT_METRICS, asked_metric, parse_metric
     from mmbench.reporting.layout import BRIEF, Layout
 
     del table  # named in the documentation; there is nothing else to print
@@ -246,20 +246,20 @@ def report(
     views = {"--slice": slice_, "--band": band, "--overlap": overlap}
     if len(asked := [option for option, value in views.items() if value is not None]) > 1:
         raise UsageError(f"{' and '.join(asked)}: ask for one of them at a time")
+    view_metrics = metrics if metric else [asked_metric(None, (run.n_items for run in runs))]
     if slice_ is not None:
         from mmbench.cli.slices import print_slices
 
         print_slices(
-            state, runs, words([slice_]), metrics=metrics if metric else [parse_metric("NDCG@10")], split=split,
+            state, runs, words([slice_]), metrics=view_metrics, split=split,
             mask_seen=mask_seen, compare=compare, within=within, together=together, fmt=fmt, output=output,
         )  # fmt: skip
         return
     if band is not None:
         from mmbench.cli.bands import print_bands
 
-        wanted = metrics if metric else [parse_metric("NDCG@10")]
         print_bands(
-            state, runs, metrics=wanted, split=split, mask_seen=mask_seen, fmt=fmt, output=output,
+            state, runs, metrics=view_metrics, split=split, mask_seen=mask_seen, fmt=fmt, output=output,
         )  # fmt: skip
         return
     if overlap is not None:

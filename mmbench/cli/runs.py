@@ -104,10 +104,10 @@ def list_runs(
     runs = run_list.with_settings(_in_states(runs, state_ or []), filters(set_, form="KEY=VALUE"))
     runs = [run for run in runs if newer is None or run.days_old() <= newer]
     if as_json:
-        typer.echo(json.dumps(run_list.to_json(runs, _metrics(None)), indent=1))
+        typer.echo(json.dumps(run_list.to_json(runs, _metrics(None, runs)), indent=1))
         print_looks(state, _records(runs), is_aside=True)
         return
-    names = [name.strip() for name in columns.split(",")] if columns else list(run_list.DEFAULT_COLUMNS)
+    names = [name.strip() for name in columns.split(",")] if columns else run_list.default_columns(runs)
     rows = run_list.table_of(runs, names)
     if not runs:
         state.note(f"no such run in {state.results_dir}")
@@ -132,7 +132,8 @@ def show(
     from mmbench.runs.inventory import find_runs
 
     state: State = ctx.obj
-    runs, metrics = find_runs(state.results_dir, names), _metrics(metric)
+    runs = find_runs(state.results_dir, names)
+    metrics = _metrics(metric, runs)
     if as_json:
         typer.echo(json.dumps([run_page.to_json(run, metrics) for run in runs], indent=1))
     for index, run in enumerate([] if as_json else runs):
@@ -225,10 +226,14 @@ def _in_states(runs: "list[StoredRun]", asked: Sequence[str]) -> "list[StoredRun
     return [run for run in runs if not asked or run.state in asked]
 
 
-def _metrics(names: list[str] | None) -> "list[Metric]":
-    from mmbench.evaluation.metrics import parse_metric
+def _metrics(names: list[str] | None, runs: "Sequence[StoredRun]") -> "list[Metric]":
+    """Return the metrics that are asked for, by default SHOWN_METRICS with cutoffs that the runs' catalogues have."""
+    from mmbench.evaluation.metrics import parse_metric, within_all
+    from mmbench.reporting.run_list import largest_catalogue
 
-    return [parse_metric(name) for name in names or SHOWN_METRICS]
+    metrics = [parse_metric(name) for name in names or SHOWN_METRICS]
+    size = largest_catalogue(runs)
+    return metrics if names or size is None else within_all(metrics, size)
 
 
 def _print_line(state: State, label: str, text: str) -> None:

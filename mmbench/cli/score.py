@@ -63,11 +63,11 @@ def score(
 
 def _print(state: State, record: "RunRecord") -> None:
     from mmbench.board.external import exact_metrics
-    from mmbench.evaluation.metrics import DEFAULT_METRICS
+    from mmbench.evaluation.metrics import default_metrics
     from mmbench.reporting.rounding import number
 
     state.out.print(f"stored {record.path}", markup=False, highlight=False)
     state.out.print(record.notes[0], markup=False, highlight=False)
-    values = record.metrics("test", exact_metrics(record, DEFAULT_METRICS))
+    values = record.metrics("test", exact_metrics(record, default_metrics(record.n_items)))
     for metric, value in values.items():
         state.out.print(f"{metric:<8} {number(value)}", markup=False, highlight=False)

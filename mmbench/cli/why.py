@@ -32,24 +32,27 @@ def why(
             autocompletion=complete.runs,
         ),
     ],
-    metric: Annotated[str, typer.Option(help="Metric whose difference is explained.")] = "NDCG@10",
+    metric: Annotated[
+        str | None, typer.Option(show_default="NDCG@10", help="Metric whose difference is explained.")
+    ] = None,
 ) -> None:
     """List every field in which two runs differ, most important first, with the measured effect of each."""
     state: State = ctx.obj
     from mmbench.cli.tables import print_looks
-    from mmbench.evaluation.metrics import parse_metric
+    from mmbench.evaluation.metrics import MAIN_METRIC, asked_metric, parse_metric
     from mmbench.reporting.rounding import number
     from mmbench.reporting.why import why as explain
     from mmbench.reproduce.spec import experiments
     from mmbench.runs.naming import run_named
     from mmbench.runs.store import read_all
 
-    wanted, first = parse_metric(metric), run_named(state.results_dir, a)
+    asked, first = parse_metric(metric) if metric else None, run_named(state.results_dir, a)
     stored = read_all(state.results_dir, on_error=lambda path, error: state.warn(f"skipped: {error}"))
     if not Path(b).is_dir() and b.partition("/")[0] in {name.partition("/")[0] for name in experiments()}:
-        _print_printed(state, first, b, list(stored), wanted)
+        _print_printed(state, first, b, list(stored), asked or MAIN_METRIC)
         return
     second = run_named(state.results_dir, b)
+    wanted = asked_metric(asked, (first.n_items, second.n_items))
     for record in (first, second):
         wanted.check(record.n_items)
     difference = explain(first, second, list(stored), metric=wanted)

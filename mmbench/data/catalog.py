@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from mmbench import plugins
 from mmbench.atomic import write_text
 from mmbench.data.protocol import PreparedName, Protocol, build_protocol
-from mmbench.data.spec import INJECTED, DatasetSpec, known_keys
+from mmbench.data.spec import INJECTED, DatasetSpec
 from mmbench.errors import UsageError, suggest
 from mmbench.explain import read_toml
+from mmbench.faults import first_fault, unknown_key
 from mmbench.paths import datasets_file, split_paths
-from mmbench.strict import first_fault
 
 ADDED = "datasets.toml"  # lies in the data folder and holds the tables that `mmbench datasets add` copied
 
@@ -97,28 +97,19 @@ def _read_table(file: Path, name: str, table: Any, plugin: plugins.Plugin | None
     folder = file.parent if plugin is None or "raw" in table else None
     if file != datasets_file() and folder is not None and isinstance(table.get("raw", ""), str):
         table = {**table, "raw": str((file.parent / Path(table.get("raw", "")).expanduser()).resolve())}
+    table = {**table, "name": name}
     try:
-        return DatasetSpec.model_validate({**table, "name": name})
+        return DatasetSpec.model_validate(table)
     except ValidationError as error:
-        raise UsageError(f"{file} [{name}]: {_explain(error)}") from None
+        raise UsageError(f"{file} [{name}]: {_explain(error, table)}") from None
 
 
-def _explain(error: ValidationError) -> str:
-    """Describe the first fault of a table; unknown keys (typos) come before the faults that they cause."""
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    first = faults[0]
-    path = first["loc"]
-    key = ".".join(str(part) for part in path)
-    if first["type"] == "extra_forbidden":
-        known = [key for key in known_keys(DatasetSpec, path[:-1]) if key not in INJECTED or len(path) > 1]
-        inside = f"in {'.'.join(str(part) for part in path[:-1])}: " if len(path) > 1 else ""
-        return inside + suggest(str(path[-1]), known, what="key")
-    if first["type"] == "missing":
-        return f"{key} is missing"
-    key, message, first = first_fault(faults)
-    if first["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message} (got {first['input']!r})"
+def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
+    """Describe the first fault of a table."""
+    fault = first_fault(error, table)
+    if fault.kind == "unknown":
+        return unknown_key(fault, DatasetSpec, hidden=INJECTED)
+    return fault.sentence()
 
 
 def find_dataset(name: str, data_dir: Path) -> DatasetSpec:

@@ -25,7 +25,7 @@ UNKNOWN = "?"  # stands for a column that could not be guessed
 # Names of columns, the likeliest first; compared in small letters without anything but letters and digits.
 NAMES = {
     "user": ("userid", "user", "customerid", "customer", "reviewerid", "reviewer", "client", "clientid", "memberid",
-             "member", "account", "accountid", "visitorid", "sessionid", "uid"),
+             "member", "reader", "listener", "viewer", "account", "accountid", "visitorid", "sessionid", "uid"),
     "item": ("itemid", "item", "productid", "product", "sku", "asin", "parentasin", "articleid", "article", "movieid",
              "movie", "trackid", "songid", "bookid", "newsid", "videoid", "businessid", "isbn", "iid", "id"),
     "timestamp": ("timestamp", "time", "unixtime", "unixreviewtime", "datetime", "date", "orderedat", "createdat",
@@ -39,6 +39,7 @@ NAMES = {
 }  # fmt: skip
 FURTHER_TEXTS = ("description", "features", "summary", "text", "abstract", "overview")
 SEPARATORS = ("|", ";", ">", ",")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 PICTURE = re.compile(r"\.(jpe?g|png|webp|gif)$", re.IGNORECASE)
 
 
@@ -333,7 +334,7 @@ def _images(table: Table | None, guesses: Sequence[Guess], folder: Path) -> list
         return []
     named = [name for name, values in table.columns.items() if values and all(map(PICTURE.search, values))]
     if not named:
-        return []
+        return _images_of_ids(table, guesses, folder)
     member = _toml("{" + named[0] + "}")
     place, n_there = _pictures_beside(folder, table.columns[named[0]])
     if place is None:
@@ -343,6 +344,18 @@ def _images(table: Table | None, guesses: Sequence[Guess], folder: Path) -> list
         f"it has {n_there} of the first {len(table.columns[named[0]])} pictures that {_safe(named[0])} names"
     )
     return [f"images = {{ name = {_toml(place)}, member = {member} }}   # {why}"]
+
+
+def _images_of_ids(table: Table, guesses: Sequence[Guess], folder: Path) -> list[str]:
+    """Return the line about the folder or zip beside the files whose pictures are called as the items' ids."""
+    column = next((guess.value for guess in guesses if guess.key == "item"), None)
+    ids = table.columns.get(column, []) if isinstance(column, str) else []
+    beside = [(*_pictures_beside(folder, [f"{each}{ending}" for each in ids]), ending) for ending in ENDINGS]
+    place, n_there, ending = max(beside, key=lambda found: found[1])
+    if place is None:
+        return []
+    member, why = f"{{{column}}}{ending}", f"it has such pictures of {n_there} of the first {len(ids)} items"
+    return [f"images = {{ name = {_toml(place)}, member = {_toml(member)} }}   # {why}"]
 
 
 def _members(place: Path) -> set[str]:

@@ -24,6 +24,7 @@ ARRAYS = {
     "category_offsets.npy": "int64",
 }
 TEXTS = ("items.jsonl", "users.txt", "categories.txt")
+FRACTIONS = "fractions.npy"  # int32, exists where the raw files have times finer than a second
 PictureKind = Literal["folder", "zip", "store"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(@[a-z0-9:-]+){0,2}")
@@ -134,7 +135,8 @@ class Manifest(Facts):
     files       sha256 of every other file in the folder
     items_hash  hash of the raw item ids in internal order
     inputs      hashes of the texts and pictures that features must have been made from
-    hash        identifies the data: covers protocol and files, but not the date, the folder or the pictures' path
+    hash        identifies the data: covers protocol and files, but not the date, the folder or the pictures' path; nor
+                the fractions of seconds, which no model reads once they have ordered the events
     """
 
     counts: Counts
@@ -145,7 +147,7 @@ class Manifest(Facts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if set(self.files) != {*ARRAYS, *TEXTS}:
+        if set(self.files) - {FRACTIONS} != {*ARRAYS, *TEXTS}:
             raise ValueError(f"files must be {', '.join([*ARRAYS, *TEXTS])}")
         if self.hash != data_hash(self.files, self.protocol):
             raise ValueError("hash does not match protocol and files")
@@ -156,7 +158,8 @@ class Manifest(Facts):
 
 def data_hash(files: dict[str, str], protocol: Protocol) -> str:
     """Return the hash that identifies prepared data."""
-    return hash_json({"files": files, "protocol": protocol.to_json(), "format": FORMAT})
+    identifying = {name: sha256 for name, sha256 in files.items() if name != FRACTIONS}
+    return hash_json({"files": identifying, "protocol": protocol.to_json(), "format": FORMAT})
 
 
 def folder_name(name: str) -> str:

@@ -52,7 +52,7 @@ class Match:
         example = f"{self.missing!r} is not there"
         if self.difference:
             return f"{counts}: {example}, but {self.other!r} is, which differs in {self.difference}"
-        return f"{counts}: {example}" + (f", whose names are like {self.other!r}" if self.other else "")
+        return f"{counts}: {example}" + (f", where names look like {self.other!r}" if self.other else "")
 
 
 def match_names(wanted: Iterable[str], known: Collection[str], rules: dict[str, Rule]) -> Match:

@@ -110,7 +110,7 @@ class _Preparation:
         if self.raw is None:
             check_recorded(self.data_dir, self.spec.name, raw_dir, files)
         source = self._source(definition, files, listing)
-        if existing is not None and existing.manifest.source == source:
+        if existing is not None and existing.manifest.source == source and not existing.lacks_fractions:
             return _update_manifest(existing, files, listing), False, []
         return self._write(raw_dir, files, listing, definition, source)
 
@@ -220,6 +220,7 @@ def _build(
     content = Content(
         items=item[order] + 1,
         times=ticks // TICKS if events.has_times else positions(offsets),
+        fractions=ticks % TICKS if events.has_times and (ticks % TICKS).any() else None,
         offsets=offsets,
         item_records=records,
         user_ids=user_ids,

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path, PurePath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -318,25 +318,3 @@ class DatasetSpec(_Strict):
             for key in ("urls", "sha256", "size", "about"):
                 entry.pop(key, None)
         return kept
-
-
-def known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """Return the keys allowed at `path` inside a table of type `model`, for a suggestion; [] if there are none."""
-    for part in path:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part)
-        nested = (
-            []
-            if field is None
-            else [kind for kind in _types_in(field.annotation) if issubclass(kind, BaseModel)]
-        )
-        if not nested:
-            return []
-        model = nested[0]
-    return list(model.model_fields)
-
-
-def _types_in(annotation: Any) -> list[type]:
-    kinds = [annotation] if isinstance(annotation, type) and not get_args(annotation) else []
-    return kinds + [kind for part in get_args(annotation) for kind in _types_in(part)]

@@ -6,7 +6,9 @@ time            train ... | T_valid  valid ... | T_test  test ... (a global cloc
                 may be ordered otherwise: Gusak et al., RecSys 2025, arXiv 2507.16289
 """
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -65,9 +67,9 @@ def by_time(
     if len(times) == 0:
         raise DataError("time split: there are no events")
     n_users = len(offsets) - 1
-    t_valid, t_test = np.quantile(
-        times, [1 - valid_share - test_share, 1 - test_share], method="higher"
-    ).astype(np.int64)
+    newest_valid, newest_test = _decimal(valid_share), _decimal(test_share)
+    t_valid = _time_at(times, 1 - newest_valid - newest_test)
+    t_test = _time_at(times, 1 - newest_test)
     user = np.repeat(np.arange(n_users), np.diff(offsets))
     train_len = np.bincount(user[times < t_valid], minlength=n_users)
     before_test = np.bincount(user[times < t_test], minlength=n_users)
@@ -78,6 +80,20 @@ def by_time(
         valid_pos=_target(train_len, before_test, draw[0]),
         test_pos=_target(before_test, np.diff(offsets), draw[1]),
     )
+
+
+def _decimal(share: float) -> Fraction:
+    """Return a share as it is written: .1 is a tenth, where the nearest float is not."""
+    return Fraction(repr(float(share)))
+
+
+def _time_at(times: np.ndarray, share: Fraction) -> int:
+    """Return the time of the event at `share` (0..1) of all events in the order of time, the later of two neighbours.
+
+    The border is exact: 1 - .2 - .2 in floats is more than .6, and an event of the 60 % would be on the other side.
+    """
+    index = math.ceil(share * (len(times) - 1))
+    return int(np.partition(times, index)[index])
 
 
 def _target(begin: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:

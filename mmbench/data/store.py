@@ -4,6 +4,7 @@
       manifest.json            what this is and how it was made, see mmbench.data.manifest; carries its own hash
       items.npy    int32  [E]  item of each event, 1..n_items, sorted by user, then by the protocol's order
       times.npy    int64  [E]  unix seconds of each event; its position in the history where only an order is known
+      fractions.npy  int32  [E]  microseconds after that second; only where the raw files have finer times
       offsets.npy  int64  [U+1]  events of user u are offsets[u]:offsets[u+1]; users are 0..U-1
       items.jsonl              an object per item, line i = item i+1: id, title, brand, categories, text, image
       users.txt                raw user ids, an id per line, in internal order
@@ -27,6 +28,7 @@ from mmbench.atomic import finish_swaps, hash_file, hash_json
 from mmbench.data.manifest import (
     ARRAYS,
     FILE,
+    FRACTIONS,
     TEXTS,
     Manifest,
     advice_for,
@@ -35,6 +37,7 @@ from mmbench.data.manifest import (
     read_manifest,
 )
 from mmbench.data.protocol import Protocol
+from mmbench.data.timestamps import TICKS
 from mmbench.errors import DamagedError, DataError, UsageError, nearest
 from mmbench.sealed import damaged
 
@@ -111,6 +114,41 @@ class Prepared:
         return self._array("times.npy", self.n_events)
 
     @cached_property
+    def fractions(self) -> np.ndarray | None:
+        """Return microseconds after `times`, int32 [E] in 0..999,999; None where all times are whole seconds."""
+        if FRACTIONS not in self.manifest.files:
+            return None
+        array = self._array(FRACTIONS, self.n_events)
+        self._check(FRACTIONS, _within(array, 0, 999_999), "a fraction is not below a second")
+        return array
+
+    @cached_property
+    def lacks_fractions(self) -> bool:
+        """Return whether the raw files have finer times than these data, which an older mmbench prepared."""
+        if self.fractions is not None or not self.has_times:
+            return False
+        is_first = np.zeros(self.n_events + 1, dtype=bool)
+        is_first[self.offsets] = True
+        is_tied = (np.diff(self.times) == 0)[~is_first[1:-1]]
+        return bool(len(is_tied)) and float(is_tied.mean()) != self.manifest.statistics.tied_neighbours
+
+    @property
+    def exact_times(self) -> np.ndarray:
+        """Return `times` with their fractions: float64 [E], exact to the microsecond, or int64 where there are none."""
+        fractions = self.fractions
+        return self.times if fractions is None else self.times + fractions / TICKS
+
+    def finer_gaps(self, events: np.ndarray) -> np.ndarray:
+        """Return the microseconds to add to the seconds between events and the events before them, int64.
+
+        No event may be a user's first.
+        """
+        fractions = self.fractions
+        if fractions is None:
+            return np.zeros(len(events), dtype=np.int64)
+        return fractions[events].astype(np.int64) - fractions[events - 1]
+
+    @cached_property
     def offsets(self) -> np.ndarray:
         array = self._array("offsets.npy", self.n_users + 1)
         self._check(
@@ -162,8 +200,9 @@ class Prepared:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise self._damaged(name, error) from error
-        fits = array.shape == (length,) and array.dtype == ARRAYS[name]
-        self._check(name, fits, f"{array.shape} {array.dtype} instead of {length} {ARRAYS[name]}")
+        kind = ARRAYS.get(name, "int32")
+        fits = array.shape == (length,) and array.dtype == kind
+        self._check(name, fits, f"{array.shape} {array.dtype} instead of {length} {kind}")
         return array
 
     def _lines(self, name: str, number: int | None = None) -> list[str]:

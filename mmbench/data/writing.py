@@ -13,6 +13,7 @@ from mmbench.atomic import beside, hash_file, hash_json, swap_folder
 from mmbench.data.inputs import read_inputs
 from mmbench.data.manifest import (
     ARRAYS,
+    FRACTIONS,
     TEXTS,
     Counts,
     Facts,
@@ -27,7 +28,10 @@ from mmbench.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a prepared data set holds besides its manifest; arrays are as in the files."""
+    """What a prepared data set holds besides its manifest; arrays are as in the files.
+
+    fractions  microseconds after `times`, [E]; None where all times are whole seconds
+    """
 
     items: np.ndarray  # [E]
     times: np.ndarray  # [E]
@@ -37,6 +41,7 @@ class Content:
     category_names: Sequence[str]
     category_ids: np.ndarray
     category_offsets: np.ndarray  # [n_items + 1]
+    fractions: np.ndarray | None = None
 
 
 def write_prepared(data_dir: Path, facts: Facts, content: Content) -> Prepared:
@@ -67,6 +72,8 @@ def _write_arrays(folder: Path, content: Content) -> None:
     for name, kind in ARRAYS.items():
         values = getattr(content, name.removesuffix(".npy"))
         np.save(folder / name, values.astype(kind), allow_pickle=False)
+    if content.fractions is not None:
+        np.save(folder / FRACTIONS, content.fractions.astype(np.int32), allow_pickle=False)
 
 
 def _write_texts(folder: Path, content: Content) -> None:
@@ -80,7 +87,8 @@ def _write_texts(folder: Path, content: Content) -> None:
 
 def _complete_manifest(folder: Path, facts: Facts, content: Content) -> Manifest:
     """Return the whole manifest; all other files of the folder must exist already."""
-    files = {name: hash_file(folder / name) for name in (*ARRAYS, *TEXTS)}
+    names = (*ARRAYS, *TEXTS, *([FRACTIONS] if content.fractions is not None else []))
+    files = {name: hash_file(folder / name) for name in names}
     counts = Counts(
         users=len(content.user_ids), items=len(content.item_records), interactions=len(content.items)
     )

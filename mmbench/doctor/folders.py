@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmbench.atomic import BESIDE
 from mmbench.doctor.finding import Finding, few, size
-from mmbench.errors import DataError, MmbenchError
+from mmbench.errors import DataError, MmbenchError, counted
 
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
@@ -144,7 +144,7 @@ def raw(data_dir: Path) -> Iterator[Finding]:
     parts = sorted((data_dir / "raw").glob("*/*.part"))
     if parts:
         names = [f"{part.parent.name}/{part.name} ({size(part.stat().st_size)})" for part in parts]
-        text = f"{len(parts)} downloads are unfinished: {few(names)}"
+        text = f"{counted(len(parts), 'unfinished download')}: {few(names)}"
         yield Finding("note", "raw files", text, "the same mmbench prepare resumes them")
 
 
@@ -182,7 +182,8 @@ def leftovers(data_dir: Path, results_dir: Path) -> Iterator[Finding]:
     if stale:
         n_bytes = sum(map(_bytes, stale))
         text = (
-            f"{len(stale)} temporary files of killed processes, {size(n_bytes)}: {few(list(map(str, stale)))}"
+            f"{counted(len(stale), 'temporary file')} of killed processes, {size(n_bytes)}: "
+            f"{few(list(map(str, stale)))}"
         )
         yield Finding("note", "leftovers", text, "they can be deleted")
     else:

@@ -306,6 +306,24 @@ DEFAULT_METRICS = (
 )  # fmt: skip
 
 
+MAIN_METRIC = Metric("NDCG", 10)  # of all items where a catalogue has fewer than ten
+
+
+def asked_metric(metric: str | Metric | None, n_candidates: Iterable[int]) -> Metric:
+    """Return the metric that is asked for; for None MAIN_METRIC with a cutoff that all of these catalogues have."""
+    if metric is None:
+        sizes = list(n_candidates)
+        return MAIN_METRIC.within(min(sizes)) if sizes else MAIN_METRIC
+    return as_metrics(metric)[0]
+
+
+def within_all(metrics: Iterable[Metric], n_candidates: int) -> list[Metric]:
+    """Return metrics that nobody asked for with cutoffs that a catalogue has, but no hits among all of its items."""
+    return [
+        metric.within(n_candidates) for metric in metrics if metric.fits(n_candidates) or metric.name != "HR"
+    ]
+
+
 def default_metrics(n_candidates: int) -> tuple["Metric", ...]:
     """Return the default metrics with a cutoff that such a catalogue has; where none fits, with its size as cutoff."""
     fitting = tuple(metric for metric in DEFAULT_METRICS if metric.fits(n_candidates))

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmbench.data.timestamps import TICKS
 from mmbench.data.views import TargetView, TrainView
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation import transitions
@@ -47,7 +48,8 @@ class Labels:
 class Targets:
     """What labels are made from.
 
-    target_times  int64 [n]; None where events only have an order
+    target_times  seconds, int64 [n]; None where events only have an order
+    finer_gaps    microseconds to add to the seconds between newest input event and target, int64 [n]; None: none
     present       by modality: bool [N + 1], which items have features of it
     text          float32 [N + 1, D]; None where there are none
     """
@@ -56,6 +58,7 @@ class Targets:
     train: TrainView
     n_items: int
     target_times: np.ndarray | None = None
+    finer_gaps: np.ndarray | None = None
     present: "dict[str, np.ndarray] | None" = None
     text: np.ndarray | None = None
 
@@ -76,10 +79,11 @@ class Targets:
 
     @property
     def gaps(self) -> np.ndarray:
-        """Return the seconds from the newest input event to the target, int64 [n]; UsageError without times."""
+        """Return the microseconds from the newest input event to the target, int64 [n]; UsageError without times."""
         if self.target_times is None:
             raise UsageError("slices by time need events with times; these data only have an order")
-        return self.target_times - self.view.times[self.view.offsets[1:] - 1]
+        seconds = self.target_times - self.view.times[self.view.offsets[1:] - 1]
+        return seconds * TICKS + (0 if self.finer_gaps is None else self.finer_gaps)
 
 
 def label(targets: Targets, family: str) -> Labels:
@@ -167,7 +171,7 @@ def _tied(targets: Targets) -> Named:
 
 
 def _gap(targets: Targets) -> Named:
-    edges = (0, 1, DAY, 7 * DAY, 30 * DAY, 180 * DAY)
+    edges = (0, 1, *(days * DAY * TICKS for days in (1, 7, 30, 180)))
     return _binned(targets.gaps, edges, ("0", "<1 d", "1-7 d", "7-30 d", "30-180 d", ">180 d"))
 
 

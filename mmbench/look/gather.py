@@ -184,7 +184,7 @@ def plain(text: str, limit: int = 80) -> str:
 
 def look(prepared: Prepared) -> Look:
     """Return the numbers of a prepared data set."""
-    near = neighbours(prepared.items, prepared.times, prepared.offsets)
+    near = neighbours(prepared.items, prepared.exact_times, prepared.offsets)
     words = np.array([len(str(record.get("text") or "").split()) for record in prepared.item_records])
     nonempty = words[words > 0]
     return Look(

@@ -50,7 +50,7 @@ def over_time(times: np.ndarray, n_bins: int = TIME_BINS) -> TimeBins:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Events that follow each other in a user's history, int64 [M] each."""
+    """Events that follow each other in a user's history, int64 [M] each; gaps of fractions of a second are float64."""
 
     user: np.ndarray
     first: np.ndarray  # item

@@ -34,13 +34,19 @@ def write_model(name: str, folder: Path, *, reads: Collection[str] = ()) -> list
     return list(files.values())
 
 
+def _allowed(name: str) -> str:
+    """Return the name with what a model's name may hold; "" where nothing such is left."""
+    near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return near if near != name and near[:1].isalpha() and not keyword.iskeyword(near) else ""
+
+
 def check_name(name: str) -> None:
     """Raise UsageError for a name that no model can have: its file must be a module that Python can import."""
     stem = name.replace("-", "_")
     if not re.fullmatch(NAME_PATTERN, name) or not stem.isidentifier() or keyword.iskeyword(stem):
         raise UsageError(
             f"{name!r} cannot name a model: write small letters, digits and hyphens, a letter first, and no word of "
-            "Python (for example my-model)"
+            f"Python (for example {_allowed(name) or 'my-model'})"
         )
     if name.startswith(registry.EXTERNAL):
         raise UsageError(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mmbench.errors import DataError, UsageError, suggest
-from mmbench.evaluation.metrics import Metric, parse_metric
+from mmbench.evaluation.metrics import MAIN_METRIC, Metric, parse_metric
 from mmbench.fetch.files import size_text
 from mmbench.reporting.energy import energy_json, energy_text
 from mmbench.reporting.labels import ignored_settings
@@ -18,7 +18,7 @@ from mmbench.runs.time_left import clock
 from mmbench.settings.config import DELIBERATE
 from mmbench.settings.describe import value_text
 
-DEFAULT_COLUMNS = ("run", "data set", "model", "state", "time", "valid NDCG@10", "age", "set")
+DEFAULT_COLUMNS = ("run", "data set", "model", "state", "time", f"valid {MAIN_METRIC}", "age", "set")
 
 
 def age_text(days: float) -> str:
@@ -73,6 +73,18 @@ FACTS: dict[str, Callable[[StoredRun], str]] = {
     "size": lambda run: size_text(folder_bytes(run.path)),
     "path": lambda run: str(run.path),
 }
+
+
+def largest_catalogue(runs: Sequence[StoredRun]) -> int | None:
+    """Return the number of items of the largest catalogue that the runs rank; None without a record."""
+    return max((run.record.n_items for run in runs if run.record), default=None)
+
+
+def default_columns(runs: Sequence[StoredRun]) -> list[str]:
+    """Return DEFAULT_COLUMNS with a metric that the runs have."""
+    size = largest_catalogue(runs)
+    shown = f"valid {MAIN_METRIC if size is None else MAIN_METRIC.within(size)}"
+    return [shown if name == f"valid {MAIN_METRIC}" else name for name in DEFAULT_COLUMNS]
 
 
 def table_of(runs: Sequence[StoredRun], columns: Sequence[str]) -> list[list[str]]:

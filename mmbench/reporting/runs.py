@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from mmbench import paths
 from mmbench.choices import SPLITS, SplitName
 from mmbench.errors import DataError, counted
-from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics
+from mmbench.evaluation.metrics import DEFAULT_METRICS, MAIN_METRIC, Metric, as_metrics, default_metrics
 from mmbench.reporting.rounding import DASH, number
 from mmbench.runs.facts import data_facts
 from mmbench.runs.store import RunRecord
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_SHOWN = 60  # runs of which a line is shown; each costs two files
-SHOWN = Metric("NDCG", 10)
-HEAD = ("data set", "model", "seed", "set", "state", f"valid {SHOWN}", f"test {SHOWN}")
+HEAD = ("data set", "model", "seed", "set", "state")
 FACTS = ("dataset", "model", "seed", "status", "reason", "config_id", "n_epochs", "best_epoch", "path")
 
 
@@ -74,6 +73,8 @@ class Runs(Sequence[RunRecord]):
         import pandas as pd
 
         wanted = as_metrics(metrics)
+        if wanted == DEFAULT_METRICS and self._records:
+            wanted = default_metrics(min(record.n_items for record in self))
         parts: Sequence[SplitName] = [splits] if isinstance(splits, str) else splits
         keys = sorted({key for record in self for key in _chosen(record)})
         rows = [
@@ -89,14 +90,23 @@ class Runs(Sequence[RunRecord]):
         columns = [*FACTS, *map(_column, keys), *(f"{split} {name}" for split in parts for name in wanted)]
         return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
+    @property
+    def _shown(self) -> Metric:
+        """Return the metric of the lines, of all items where no catalogue has ten."""
+        return MAIN_METRIC.within(max(record.n_items for record in self)) if self else MAIN_METRIC
+
+    @property
+    def _head(self) -> tuple[str, ...]:
+        return (*HEAD, *(f"{split} {self._shown}" for split in SPLITS))
+
     def __repr__(self) -> str:
         from tabulate import tabulate
 
-        lines = [tabulate(self._lines(), headers=HEAD, tablefmt="plain", disable_numparse=True)]
+        lines = [tabulate(self._lines(), headers=self._head, tablefmt="plain", disable_numparse=True)]
         return "\n".join([*lines, *self._remarks()])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(text)}</th>" for text in HEAD)
+        head = "".join(f"<th>{escape(text)}</th>" for text in self._head)
         rows = "".join(
             f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in line)}</tr>" for line in self._lines()
         )
@@ -104,10 +114,11 @@ class Runs(Sequence[RunRecord]):
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{remarks}"
 
     def _lines(self) -> list[tuple[str, ...]]:
+        shown = self._shown
         return [
             (
                 record.dataset, record.model, str(record.seed), _settings_text(record), _state(record),
-                *(_value(record, split) for split in SPLITS),
+                *(_value(record, split, shown) for split in SPLITS),
             )
             for record in self._records[:MOST_SHOWN]
         ]  # fmt: skip
@@ -153,12 +164,12 @@ def _state(record: RunRecord) -> str:
     return counted(record.n_epochs, "epoch") if record.n_epochs else record.stopped or "finished"
 
 
-def _value(record: RunRecord, split: SplitName) -> str:
+def _value(record: RunRecord, split: SplitName, shown: Metric) -> str:
     """Return the shown metric of a run; what cannot be read must not keep the others from being shown."""
-    if not SHOWN.fits(record.n_items):
+    if not shown.fits(record.n_items):
         return DASH
     try:
-        values = record.metrics(split, [SHOWN])
+        values = record.metrics(split, [shown])
     except DataError:
         return "unreadable"
-    return number(values[str(SHOWN)]) if values else DASH
+    return number(values[str(shown)]) if values else DASH

@@ -243,6 +243,12 @@ def labels_of(record: RunRecord, family: str, split: SplitName, data_dir: Path) 
 @lru_cache(maxsize=32)
 def _labels(path: Path, content: str, family: str, split: SplitName) -> Labels:
     data = load_data(path, content)
+    if family in ("tied", "gap") and data.prepared.lacks_fractions:
+        name = data.prepared.name
+        raise UsageError(
+            f"--slice {family}: {name} was prepared in whole seconds, and its raw files have finer times; "
+            f"run: mmbench prepare {name}"
+        )
     return label(targets_of(data, split), family)
 
 
@@ -258,6 +264,7 @@ def targets_of(data: LoadedData, split: SplitName) -> Targets:
     return Targets(
         view=view, train=data.train, n_items=prepared.n_items,
         target_times=np.asarray(prepared.times)[events] if prepared.has_times else None,
+        finer_gaps=prepared.finer_gaps(events),
         present={modality: np.asarray(stored.present) for modality, stored in features.items()},
         text=np.asarray(features["text"].values, dtype=np.float32) if "text" in features else None,
     )  # fmt: skip

@@ -33,18 +33,22 @@ def look_lines(
 
 
 def tie_lines(records: Sequence[RunRecord], *, data_dir: Path) -> list[tuple[str, str]]:
-    """Return how many test targets have the time of the event before, where the data are as the runs had them."""
+    """Return how many test targets have exactly the time of the event before, where the data are as the runs had them.
+
+    Data that lack the fractions of seconds that their raw files have are compared by the second, and the line says so.
+    """
     lines = []
     for dataset in dict.fromkeys(record.dataset for record in records):
-        share = tied_share(next(record for record in records if record.dataset == dataset), data_dir)
-        if share is not None:
-            text = (
-                f"{dataset}: {100 * share:.1f} % of test targets share their time with the last input event"
-            )
-            decided = (
-                ", so that the order of equal times decides which of them is the target" if share else ""
-            )
-            lines.append(("Equal times", f"{text}{decided}."))
+        record = next(record for record in records if record.dataset == dataset)
+        share = tied_share(record, data_dir)
+        if share is None:
+            continue
+        lacks = data_of(record, data_dir).prepared.lacks_fractions
+        shared = f"share their {'second' if lacks else 'time'} with the last input event"
+        decided = ", so that the order of equal times decides which of them is the target" * (share > 0)
+        if lacks:
+            decided = f"; run `mmbench prepare {dataset}` to compare the finer times of its raw files"
+        lines.append(("Equal times", f"{dataset}: {100 * share:.1f} % of test targets {shared}{decided}."))
     return lines
 
 
@@ -56,7 +60,8 @@ def tied_share(record: RunRecord, data_dir: Path) -> float | None:
     times, offsets = np.asarray(data.prepared.times), np.asarray(data.prepared.offsets)
     users = np.flatnonzero(data.split.test_pos >= 0)
     events = offsets[users] + data.split.test_pos[users]
-    return float((times[events] == times[events - 1]).mean())
+    is_tied = (times[events] == times[events - 1]) & (data.prepared.finer_gaps(events) == 0)
+    return float(is_tied.mean())
 
 
 def _data_of(record: RunRecord, data_dir: Path) -> LoadedData | None:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.explain import read_toml, reading
+from mmbench.faults import first_fault, unknown_key
 from mmbench.paths import PACKAGE, PAPER_CLAIMS, PAPER_SCORES, paper_dirs
-from mmbench.strict import first_fault
 
 PRINTED_FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
 Statistic = Literal["users", "items", "interactions", "actions_per_user", "actions_per_item", "sparsity"]
@@ -222,8 +222,9 @@ def read_paper(file: Path) -> Paper:
     try:
         return TypeAdapter(Paper).validate_python(content)
     except ValidationError as error:
-        key, expected, _ = first_fault(error.errors())
-        raise UsageError(f"{file}: {key}: {expected}") from None
+        fault = first_fault(error, content)
+        line = unknown_key(fault, Paper) if fault.kind == "unknown" else fault.sentence()
+        raise UsageError(f"{file}: {line}") from None
 
 
 def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str], float]]:

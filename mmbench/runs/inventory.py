@@ -141,7 +141,10 @@ def _named(name: str, results_dir: Path, stored: Sequence[StoredRun]) -> list[St
 
 
 def _meant(name: str, stored: Sequence[StoredRun]) -> str:
-    """Return the names that an unknown one may have meant, in words; "" for none."""
+    """Return the names that an unknown one may have meant, in words; "" for none. A model's name means its runs."""
+    if of_model := sorted({run.config_id[:SHOWN_DIGITS] for run in stored if name == run.model}):
+        more = ", ..." if len(of_model) > MOST_SHOWN else ""
+        return f"; {name} is a model, whose runs are {', '.join(of_model[:MOST_SHOWN])}{more}"
     near = nearest(name, {run.name for run in stored} | {run.config_id[:SHOWN_DIGITS] for run in stored})
     more = ", ..." if len(near) > MOST_SHOWN else ""
     return f"; did you mean {' or '.join(map(repr, near[:MOST_SHOWN]))}{more}?" if near else ""

@@ -19,10 +19,9 @@ from mmbench import strict
 from mmbench.choices import MaskRule
 from mmbench.errors import UsageError, suggest
 from mmbench.explain import explain
+from mmbench.faults import cut, first_fault
 from mmbench.settings.feature_change import FeatureText
-from mmbench.strict import first_fault
 
-SHOWN = 80  # characters of a wrong value that a message repeats
 LARGEST = 2**31 - 1  # numpy and torch overflow beyond it
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -150,7 +149,7 @@ def parse_value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--set {_cut(text)}: {explain(error)}") from error
+        raise UsageError(f"--set {cut(text)}: {explain(error)}") from error
     return content["value"] if len(content) == 1 else text
 
 
@@ -206,28 +205,49 @@ def _validated(cls: type, value: Any, *, where: str, key: str) -> Any:
     try:
         # Through JSON: pydantic's strict mode takes a dataclass from keys and values only there.
         return _adapter(cls, key).validate_json(json.dumps(content, default=str), strict=True)
-    except PydanticUserError as error:
-        name = cls.__name__
+    except (PydanticUserError, NameError):
         raise UsageError(
-            f"{where}: a setting of {name} has a type that no value of a recipe can have ({_cut(str(error))}); "
+            f"{where}: {_without_type(cls)} has a type that no value of a recipe can have; "
             "use int, float, bool, str, a Literal, or a tuple of these"
         ) from None
     except ValidationError as error:
-        raise UsageError(f"{where}: {_first_fault(error, key)}") from None
+        raise UsageError(f"{where}: {_explain(error, content, key)}") from None
 
 
-def _first_fault(error: ValidationError, key: str) -> str:
+def _without_type(cls: type) -> str:
+    """Return the first setting of a class whose type cannot be validated, with the class that declares it."""
+    unknown = _undefined_name(cls)
+    for parameter in fields(cls):
+        kind = parameter.type if isinstance(parameter.type, str) else repr(parameter.type)
+        if unknown in kind if unknown else not _has_adapter(cls, parameter.name):
+            return f"the setting {parameter.name}: {cut(kind)} of {cls.__name__}"
+    return f"a setting of {cls.__name__}"
+
+
+def _undefined_name(cls: type) -> str:
+    """Return a name in the annotations of a class that is imported for type checkers only; "" if there is none."""
+    try:
+        get_type_hints(cls)
+    except NameError as error:
+        return str(error.name)
+    return ""
+
+
+def _has_adapter(cls: type, key: str) -> bool:
+    try:
+        _adapter(cls, key)
+    except PydanticUserError:
+        return False
+    return True
+
+
+def _explain(error: ValidationError, content: Any, key: str) -> str:
     """Return the first fault of a validation as "key: what is wrong"."""
-    where, expected, first = first_fault(error.errors())
-    name = ".".join(filter(None, [key, where])) or "settings"
-    if first["type"] == "missing":
+    fault = first_fault(error, content)
+    name = ".".join(filter(None, [key, fault.where])) or "settings"
+    if fault.kind == "missing":
         return f"{name}: has no value; give it a default in its class or state it in the recipe's [settings]"
-    got = "" if first["type"] == "value_error" else f" (got {_cut(repr(first['input']))})"
-    return f"{name}: {expected}{got}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return fault.sentence(inside=key or ("" if fault.path else "settings"))
 
 
 def resolve(layers: Iterable[Layer], *, known: Iterable[str], where: str) -> dict[str, Setting]:

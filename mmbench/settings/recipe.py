@@ -17,7 +17,7 @@ from pydantic import (
 
 from mmbench.errors import UsageError
 from mmbench.explain import read_toml
-from mmbench.strict import first_fault
+from mmbench.faults import first_fault, unknown_key
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 Tag = Literal[
@@ -42,6 +42,13 @@ class Sourced(_Strict):
 
     value: Any
     source: str = Field(min_length=3)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_table(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            raise ValueError(f"must be {{ value = {content!r}, source = ... }}")
+        return content
 
 
 Number = StrictInt | StrictFloat
@@ -217,8 +224,9 @@ def read_recipe(file: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        key, expected, _ = first_fault(error.errors())
-        raise UsageError(f"{file}: {key or 'recipe'}: {expected}") from None
+        fault = first_fault(error, content)
+        line = unknown_key(fault, Recipe) if fault.kind == "unknown" else fault.sentence()
+        raise UsageError(f"{file}: {line}") from None
     if recipe.name.replace("-", "_") != file.stem:
         raise UsageError(
             f"{file}: name is {recipe.name!r}, so the file must be {recipe.name.replace('-', '_')}.toml"

@@ -82,7 +82,7 @@ def _space(space: str | Path) -> tuple[Kind, dict[str, Any]]:
         return "shared", {}
     if space == "recipe":
         return "recipe", {}
-    file = Path(space)
+    file = Path(str(space))
     if not file.is_file():
         raise UsageError(f"--space {str(space)!r}: write shared, recipe or a TOML file with a table [search]")
     return "listed", dict(read_space_file(file))

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from mmbench.errors import UsageError
 from mmbench.explain import read_toml
+from mmbench.faults import first_fault, unknown_key
 from mmbench.models.entry import ModelEntry
 from mmbench.settings.config import check_value
 from mmbench.settings.recipe import Searched
-from mmbench.strict import first_fault
 
 _SOURCE = "decision: the same for all trained models"
 # So that no model gets a larger space by accident.
@@ -74,13 +74,14 @@ def as_searched(key: str, content: Any, *, where: str) -> Searched:
     if isinstance(content, Searched):
         return content
     table = {"values": list(content)} if isinstance(content, list | tuple) else content
+    table = {"source": USERS_SOURCE, **table} if isinstance(table, Mapping) else table
     try:
-        return Searched.model_validate(
-            {"source": USERS_SOURCE, **table} if isinstance(table, Mapping) else table
-        )
+        return Searched.model_validate(table)
     except ValidationError as error:
-        inside, expected, _ = first_fault(error.errors())
-        raise UsageError(f"{where}: {'.'.join(filter(None, [key, inside]))}: {expected}") from None
+        fault = first_fault(error, table)
+        if fault.kind == "unknown":
+            raise UsageError(f"{where}: {key}.{fault.where}: {unknown_key(fault, Searched)}") from None
+        raise UsageError(f"{where}: {fault.sentence(inside=key)}") from None
 
 
 def checked_dimension(
@@ -102,9 +103,10 @@ def checked_dimension(
                 checked(end)
         recipe_value = checked(recipe_value)
         return Dimension(key, recipe_value, searched.including(recipe_value))
-    except (ValidationError, ValueError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise UsageError(f"{where}: {key}: {reason.removeprefix('Value error, ')}") from None
+    except ValidationError as error:
+        raise UsageError(f"{where}: {first_fault(error, None).sentence(inside=key)}") from None
+    except ValueError as error:
+        raise UsageError(f"{where}: {key}: {error}") from None
 
 
 def read_space_file(file: Path) -> dict[str, Searched]:

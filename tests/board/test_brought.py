@@ -47,7 +47,7 @@ def test_ledgers_travel_and_say_the_budget(tmp_path: Path) -> None:
     bundle = tmp_path / "tuned.mmb.zip"
     write_bundle(record.path.parent, bundle)
     _, checks = checked(bundle)
-    assert checks["tuning"].text == "1 searches, 3 trials"
+    assert checks["tuning"].text == "1 search, 3 trials"
     (entry,) = entries_of_bundles(tmp_path, on_left_out=lambda each: pytest.fail(each.reason))
     assert entry.budget == "3 trials, 2.0 min"
 

@@ -129,16 +129,14 @@ def test_what_is_there_and_what_was_left(world: dict[str, Outcome]) -> None:
     assert "broken/manifest.json is damaged" in notes
     assert "unfinished: image features resnet50 of toy -> mmbench extract toy --image" in notes
     assert "hashes of 2 files of 1 data sets" in said(done, "raw files", "ok")
-    assert "1 downloads are unfinished: amazon-toys/meta.json.gz.part (2.9 KB)" in said(
-        done, "raw files", "note"
-    )
+    assert "1 unfinished download: amazon-toys/meta.json.gz.part (2.9 KB)" in said(done, "raw files", "note")
     assert said(done, "runs", "ok").startswith("1 finished")
     assert "1 are unfinished or still running: toy/sasrec/id/seed_1" in said(done, "runs", "note")
 
 
 def test_only_files_of_ended_processes_are_leftovers(world: dict[str, Outcome]) -> None:
     text = said(world["used"], "leftovers", "note")
-    assert text.startswith("1 temporary files of killed processes, 1000 bytes:")
+    assert text.startswith("1 temporary file of killed processes, 1000 bytes:")
     assert f"{7200:08x}.tmp" in text
     assert f"-{os.getpid()}-" not in text
 

@@ -111,7 +111,7 @@ def copied(cell: Path) -> Path:
 
 
 def set_json(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 def usage_cases(w: World) -> dict[str, tuple[Command, int, str]]:

@@ -58,7 +58,7 @@ ARGUMENTS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "setting too deep": ((*QUICK, "--set", f"lr={DEEP}"), r"--set \[\[.*nested too deeply"),
     "setting of digits": ((*QUICK, "--set", f"lr={DIGITS}"), "more than 4,300 digits"),
     "setting out of range": ((*QUICK, "--set", f"n_layers={'9' * 4000}"), r"n_layers: .*\(got 9{80}\.\.\.\)"),
-    "two settings in one": ((*QUICK, "--set", "lr=1\nx=2"), "lr: Input should be a valid number"),
+    "two settings in one": ((*QUICK, "--set", "lr=1\nx=2"), "lr: must be a number"),
     "stack": ((*QUICK, "--stack", "²"), "--stack ²: must be"),
     "device": ((*QUICK, "--device", f"cuda:{DIGITS}"), "unknown device"),
     "metric": (("report", "--metric", f"NDCG@{DIGITS}"), "cutoff must be a whole number"),

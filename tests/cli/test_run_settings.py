@@ -120,7 +120,7 @@ def test_failed_cells_are_rows_and_the_others_go_on(data_dir: Path, tmp_path: Pa
         what
         == "FAILED my-line on toy, seed 1: my_line.py:21 in score(): NameError: name 'nothing' is not defined"
     )
-    assert "in score" in Path(traceback).read_text()
+    assert "in score" in Path(traceback).read_text(encoding="utf-8")
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "error: 2 of 3 runs failed; the same command tries them again"
     assert all(name in done.stdout for name in ("SASRec", "Line", "Pop"))

@@ -55,11 +55,11 @@ FAULTS = [
     (TABLE + "columns.interactions = { usr = 'user' }", r"in columns.interactions: .*did you mean 'user'"),
     (
         TABLE.replace('"genres"', "3"),
-        r"columns\.items\.categories: Input should be a valid string or a valid list \(got 3\)",
+        r"columns\.items\.categories: must be a string or a list \(got 3\)",
     ),
     (
         TABLE.replace('"genres"', "['genres', 4]"),
-        r"columns\.items\.categories\.1: Input should be a valid string \(got 4\)",
+        r"columns\.items\.categories\.1: must be a string \(got 4\)",
     ),
     (TABLE.replace("name = \"events.tsv\"", "nam = 'events.tsv'"), r"in files.interactions: .*'name'"),
     ("title = 'x'\nfiles.interactions = { name = 'a' }", "parser is missing"),

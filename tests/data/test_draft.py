@@ -93,6 +93,21 @@ def test_pictures_that_lie_beside_the_files_are_named(kind: str, tmp_path: Path)
     assert line.startswith(expected[kind])
 
 
+def test_pictures_that_are_called_as_the_ids_are_found(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text("reader,sku,ordered_at\na,s1,2024-03-01\na,s2,2024-03-02\n")
+    (tmp_path / "products.csv").write_text("sku,name\ns1,Cup\ns2,Plate\n")
+    for folder, names in {"covers": ["s1.png", "s2.png"], "old": ["s1.jpg"], "others": ["x.png"]}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"")
+    file, draft = write_draft(tmp_path / "orders.csv", tmp_path / "products.csv", name="mine")
+    assert draft.unknown == []  # a reader is a user
+    why = "it has such pictures of 2 of the first 2 items"
+    assert (
+        f'images = {{ name = "covers", member = "{{sku}}.png" }}   # {why}' in file.read_text().splitlines()
+    )
+
+
 def test_every_guess_has_a_reason(tmp_path: Path) -> None:
     file, _ = write_draft(*shop(tmp_path))
     columns = file.read_text().partition("columns.interactions]")[2].splitlines()

@@ -82,7 +82,7 @@ def test_categories_in_text_files(tmp_path: Path, declare) -> None:
 
 def peer_order(file: Path, kind: type) -> list[str]:
     """Items as a peer has them that reads times as `kind` and sorts by user and time, stably (as RecBole does)."""
-    rows = [line.split("\t") for line in file.read_text().splitlines()[1:]]
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
     times = np.array([float(row[2]) for row in rows]).astype(kind)
     users = np.unique([row[0] for row in rows], return_inverse=True)[1]
     return [rows[place][1] for place in np.lexsort((times, users))]
@@ -157,7 +157,7 @@ def test_unknown_format(toy: Prepared, tmp_path: Path) -> None:
 def test_command(toy: Prepared, data_dir: Path, tmp_path: Path) -> None:
     done = cli("datasets", "export", "toy", "--to", tmp_path / "peers", data=data_dir)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
+    assert done.stdout.splitlines() == [
         str(tmp_path / "peers" / "toy" / f"toy.{kind}") for kind in ("inter", "item", "toml")
     ]  # RecBole reads <data_path>/NAME/NAME.inter
     assert (tmp_path / "peers" / "toy" / "toy.inter").read_text().count("\n") == len(toy.items) + 1

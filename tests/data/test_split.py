@@ -1,5 +1,6 @@
 """Which events are for what: drawn examples, and the promise that nothing from the future is used."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,33 @@ def test_time_split_as_drawn() -> None:
     times = np.array([10, 20, 70, 90, 30, 40, 80, 50, 60, 95])
     split = by_time(times, np.array([0, 4, 7, 10]), valid_share=0.2, test_share=0.2)
     assert positions(split) == [(2, 2, 3), (2, 2, -1), (2, -1, 2)]
+
+
+def borders(n_events: int, valid_share: float, test_share: float) -> tuple[int, int]:
+    """How many of so many events, all at other times, lie before the border of validation, and of test time."""
+    shares = {"valid_share": valid_share, "test_share": test_share}
+    split = by_time(np.arange(n_events), np.array([0, n_events]), **shares, target="last")
+    return int(split.train_len[0]), int(split.valid_pos[0]) + 1
+
+
+def test_borders_are_exact() -> None:
+    """Six of 11 events lie before .6 of the ten steps; 1 - .2 - .2 in floats is above .6, which made it seven."""
+    assert borders(11, 0.2, 0.2) == (6, 8)
+    for valid, test in itertools.product(range(1, 50, 3), repeat=2):
+        for n_events in (*range(2, 22), 51, 101, 1001):
+            expected = [-(-(100 - rest) * (n_events - 1) // 100) for rest in (valid + test, test)]
+            if 0 < expected[0] < expected[1]:
+                assert borders(n_events, valid / 100, test / 100) == tuple(expected), (n_events, valid, test)
+
+
+def test_the_shares_of_the_protocols_give_the_borders_that_stored_runs_have() -> None:
+    """Until 0.2.0 the borders were quantiles in floats: exact for a tenth and a tenth, so no stored split moves."""
+    shares = {(protocol.valid_share, protocol.test_share) for protocol in PROTOCOLS.values()} - {(0, 0)}
+    n = np.arange(1_000_000)
+    for valid, test in shares:
+        for share, tenths in ((1 - valid - test, 8), (1 - test, 9)):
+            assert (np.ceil(share * n) == -(-tenths * n // 10)).all()
+    assert shares == {(0.1, 0.1)}
 
 
 def test_time_splits_with_another_target_as_drawn() -> None:

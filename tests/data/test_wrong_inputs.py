@@ -56,7 +56,7 @@ def write_picture(file: Path, number: int) -> None:
         ("78{}", "0078{}", "'780' is not there, but '00780' is, which differs in leading zeros"),
         ("b{}", "B{}", "which differs in capital letters"),
         (" 78{}.0", "078{}", "which differs in blanks and a decimal point and leading zeros"),
-        ("u{}", "v{}", "'u0' is not there, whose names are like 'v0'; write the ids of both files in the same way"),
+        ("u{}", "v{}", "'u0' is not there, where names look like 'v0'; write the ids of both files in the same way"),
     ],
 )  # fmt: skip
 def test_ids_that_do_not_meet_the_item_table(

@@ -40,7 +40,7 @@ def begin(prepared: Prepared, modality: str, log: Path, *, seconds: float) -> Fo
 
 
 def lines(log: Path) -> list[str]:
-    return log.read_text().splitlines() if log.is_file() else []
+    return log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
 
 
 def take(prepared: Prepared, modality: str) -> tuple[bytes, bytes]:

@@ -62,6 +62,11 @@ def test_what_python_cannot_import_names_no_model(name: str, tmp_path: Path) -> 
     assert not (tmp_path / "models").exists()
 
 
+def test_the_nearest_name_is_offered(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"for example my-gru\)"):
+        write_model("My_GRU", tmp_path / "models")
+
+
 @pytest.mark.parametrize(("name", "why"), [("sasrec", "exists already"), ("external-x", "other programs")])
 def test_a_name_that_is_taken_is_refused(name: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=why):

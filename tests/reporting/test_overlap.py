@@ -6,6 +6,7 @@ Run: python -m pytest tests/reporting/test_overlap.py
 import csv
 import io
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,33 @@ list_of_four = st.permutations(range(1, 9)).map(lambda items: items[:4])
 def test_overlap_is_that_of_sets(pairs: list[tuple[list[int], list[int]]]) -> None:
     first, second = (np.array(lists) for lists in zip(*pairs, strict=True))
     assert overlap(first, second) == pytest.approx(np.mean([len({*a} & {*b}) / 4 for a, b in pairs]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.lists(st.integers(1, 9), unique=True, max_size=6)] * 2), min_size=1, max_size=5)
+)
+def test_overlap_of_lists_of_any_length_is_that_of_sets(pairs: list[tuple[list[int], list[int]]]) -> None:
+    first, second = (
+        np.array([[*items, *[0] * (6 - len(items))] for items in lists]) for lists in zip(*pairs, strict=True)
+    )
+    expected = [len({*a} & {*b}) / max(len(a), len(b), 1) for a, b in pairs]
+    assert overlap(first, second) == pytest.approx(np.mean(expected))
+
+
+def test_memory_grows_with_the_lists_and_not_with_their_square() -> None:
+    n_users, k = 300, 200
+    lists = (
+        np.argsort(np.random.default_rng(0).random((2, n_users, 500)), axis=2)[:, :, :k].astype(np.int32) + 1
+    )
+    tracemalloc.start()
+    share = overlap(*lists)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert share == pytest.approx(
+        np.mean([len({*a} & {*b}) / k for a, b in zip(*lists.tolist(), strict=True)])
+    )
+    assert peak < 4 * lists.nbytes < n_users * k * k  # the last is what all pairs of items take, a byte each
 
 
 def test_places_that_lists_do_not_fill_are_not_in_common() -> None:

@@ -141,7 +141,7 @@ def test_unknown_names_get_the_nearest() -> None:
     [
         ('compare = "sasrec"', 'compare = "sasrex"', "is not a model of the rows"),
         ('"+3.00%", ', "", "3 printed values for the columns"),
-        ('notes = ["made up"]', 'note = "made up"', "note: Extra inputs"),
+        ('notes = ["made up"]', 'note = "made up"', "unknown key 'note'; did you mean 'notes'?"),
         ('metrics = ["HR@10", "NDCG@10"]', 'metrics = ["GDCN@10", "HR@5"]', "metrics: .*NDCG"),
         (
             'datasets = ["toy", "amazon-home"]',

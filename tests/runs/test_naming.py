@@ -54,6 +54,7 @@ def test_a_name_is_a_configuration_a_run_or_a_folder(root: Path) -> None:
         (lambda root: runs_named(root, ["83a48b3/2"]), r"no run '83a48b3/2' in .*; did you mean '83a48b2/2'\?"),
         (lambda root: runs_named(root, ["83a48b2/7"]), r"no run '83a48b2/7' in .*; did you mean '83a48b2/\d'"),
         (lambda root: runs_named(root, ["hm4sr"]), r"no run 'hm4sr' in .*; mmbench runs lists them"),
+        (lambda root: runs_named(root, ["sasrec"]), r"; sasrec is a model, whose runs are 83a48b2;"),
         (lambda root: run_named(root, "83a48b2"),
          r"'83a48b2' is 3 runs; name one of them: 83a48b2/1, 83a48b2/2, 83a48b2/3$"),
         (lambda root: run_named(root, root / "toys"), r"is 5 runs; name one of them"),

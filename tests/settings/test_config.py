@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from mmbench.data.store import Prepared
@@ -222,3 +223,24 @@ def test_overrides_that_reach_nobody_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match=expected):
             check_overrides(overrides, ["sasrec"])
+
+
+@dataclass(frozen=True)
+class WithoutType:
+    lr: float = 0.1
+    table: np.random.Generator = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class ForTypeCheckers:
+    lr: float = 0.1
+    net: "Net" = None  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize(("cls", "said"), [(WithoutType, "table: "), (ForTypeCheckers, "net: Net")])
+def test_a_type_that_no_recipe_can_give_is_named(cls: type, said: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"^mine: the setting {said}.* of {cls.__name__} has a type"
+    ) as caught:
+        build(cls, {"lr": 0.2}, where="mine")
+    assert "pydantic" not in str(caught.value)

@@ -162,7 +162,7 @@ def test_a_file_lists_what_is_searched_for_all_models_and_for_one(tmp_path: Path
         ("[search]\nlr = { lwo = 1.0, high = 2.0 }", "lr.lwo: "),
         (
             "[search]\nlr = { low = 'x', high = 2.0 }",
-            "lr.low: Input should be a valid integer or a valid number",
+            "lr.low: must be a number",
         ),
         ("[search", "--space"),
         ("[search]\nlr = " + "[" * 20_000, "nested too deeply"),
