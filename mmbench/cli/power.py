@@ -82,15 +82,12 @@ def _print(state: State, power: "Power", metric: str, dataset: str) -> None:
     from mmbench.cli.tables import print_table
     from mmbench.reporting.rounding import number
 
-    first = power.contrasts[0].a
-    state.out.print(
-        f"{first.model}/{first.config_id} on {dataset}, {metric} of the test targets", markup=False
-    )
+    first = power.contrasts[0].names[0]
+    state.out.print(f"{first} on {dataset}, {metric} of the test targets", markup=False)
     lines = [
-        [f"{contrast.b.model}/{contrast.b.config_id[:4]}", number(contrast.difference), *_texts(contrast.seeds),
-         *_texts(contrast.users)]
+        [contrast.names[1], number(contrast.difference), *_texts(contrast.seeds), *_texts(contrast.users)]
         for contrast in power.contrasts
-    ]  # fmt: skip
+    ]
     print_table(state, ["against", "difference", "seeds", "show", "need", "users", "show", "need"], lines)
     tests = counted(power.n_tests, "test")
     state.out.print(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import Metric
 from mmbench.evaluation.power import ALPHA, pairs_needed, smallest_effect
 from mmbench.reporting.gather import Measured, check_runs, check_users, measure
-from mmbench.reporting.labels import Group, group_runs
+from mmbench.reporting.labels import Group, group_runs, names_of
 from mmbench.reporting.request import TableRequest
 from mmbench.runs.store import RunRecord
 
@@ -35,10 +36,14 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A row against another; `difference` is a minus b, or the difference that the user named."""
+    """A row against another; `difference` is a minus b, or the difference that the user named.
+
+    names  of both rows, as tables have them
+    """
 
     a: Group
     b: Group
+    names: tuple[str, str]
     difference: float
     seeds: Resolution
     users: Resolution
@@ -73,14 +78,15 @@ def power_of_runs(
     request = TableRequest(metrics=(metric,))
     chosen = [record for record in records if record.dataset == dataset]
     check_runs(chosen, [dataset], request)
+    groups = group_runs(chosen)[0]
     measured = [
-        (group, row)
-        for group in group_runs(chosen)[0]
+        _Row(group, row, name)
+        for group, name in zip(groups, names_of(groups), strict=True)
         if (row := measure(group, request, with_users=True)[0])
     ]
     if len(measured) < 2:
         return None
-    check_users(measured)
+    check_users([(row.group, row.measured) for row in measured])
     pairs = _pairs(measured, a, b, dataset)
     alpha = ALPHA if correction == "none" else ALPHA / len(pairs)
     contrasts = [_contrast(first, second, difference, alpha) for first, second in pairs]
@@ -93,11 +99,20 @@ def assumed() -> list[tuple[int, list[float]]]:
     return [(n, [effect * share for share in ASSUMED_DEVIATIONS]) for n, effect in effects if effect]
 
 
-_Row = tuple[Group, Measured]
+class _Row(NamedTuple):
+    """A row of results; `name` as tables have it."""
+
+    group: Group
+    measured: Measured
+    name: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.group.model}/{self.group.config_id}"
 
 
 def _pairs(rows: Sequence[_Row], a: str | None, b: str | None, dataset: str) -> list[tuple[_Row, _Row]]:
-    best = max(rows, key=lambda row: row[1].values.mean())
+    best = max(rows, key=lambda row: row.measured.values.mean())
     first = best if a is None else _named(rows, a, dataset)
     others = [row for row in rows if row is not first] if b is None else [_named(rows, b, dataset)]
     if others == [first]:
@@ -108,23 +123,26 @@ def _pairs(rows: Sequence[_Row], a: str | None, b: str | None, dataset: str) -> 
 def _named(rows: Sequence[_Row], name: str, dataset: str) -> _Row:
     """Return the row of a model, or of MODEL/CONFIG where it has several; UsageError for none or several."""
     model, _, config = name.partition("/")
-    matching = [row for row in rows if row[0].model == model and row[0].config_id.startswith(config)]
+    matching = [row for row in rows if row.group.model == model and row.group.config_id.startswith(config)]
     if len(matching) == 1:
         return matching[0]
     if matching:
-        names = ", ".join(f"{model}/{group.config_id}" for group, _ in matching)
+        names = ", ".join(f"{row.title} ({row.name})" for row in matching)
         raise UsageError(
             f"{name} has {len(matching)} configurations on {dataset}; name a single row: {names}"
         )
-    known = {group.model for group, _ in rows} | {f"{group.model}/{group.config_id}" for group, _ in rows}
+    known = {row.group.model for row in rows} | {row.title for row in rows}
     raise UsageError(f"{suggest(name, known, what='row')} (among the results on {dataset})")
 
 
 def _contrast(first: _Row, second: _Row, difference: float | None, alpha: float) -> Contrast:
-    (a, ours), (b, theirs) = first, second
+    ours, theirs = first.measured, second.measured
     over_seeds, over_users = _over_seeds(ours, theirs), ours.per_user[0] - theirs.per_user[0]
     asked = float(ours.values.mean() - theirs.values.mean()) if difference is None else difference
-    return Contrast(a, b, asked, _resolution(over_seeds, asked, alpha), _resolution(over_users, asked, alpha))
+    return Contrast(
+        a=first.group, b=second.group, names=(first.name, second.name), difference=asked,
+        seeds=_resolution(over_seeds, asked, alpha), users=_resolution(over_users, asked, alpha),
+    )  # fmt: skip
 
 
 def _over_seeds(a: Measured, b: Measured, metric_index: int = 0) -> np.ndarray:

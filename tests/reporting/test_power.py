@@ -93,11 +93,30 @@ def test_wrong_rows_are_one_line(records: list[RunRecord], a: str, b: str | None
         power_of_runs(records, "toy", metric=NDCG, a=a, b=b)
 
 
+def test_rows_of_a_model_are_told_apart_as_in_tables(tmp_path: Path) -> None:
+    for index, lr in enumerate((0.001, 0.01, 0.1)):
+        fake_run(
+            tmp_path,
+            "sasrec",
+            ranks=ranks_with_hits(4_000 + 10 * index, 10_000),
+            settings={"lr": lr},
+            chosen=("lr",),
+        )
+    records = all_records(tmp_path)
+    actual = power_of_runs(records, "toys", metric=Metric("HR", 10))
+    assert actual is not None
+    names = {"SASRec [lr=0.001]", "SASRec [lr=0.01]", "SASRec [lr=0.1]"}
+    assert {name for contrast in actual.contrasts for name in contrast.names} == names
+    with pytest.raises(UsageError, match=r"sasrec has 3 configurations .*sasrec/\w+ \(SASRec \[lr=0\.1\]\)"):
+        power_of_runs(records, "toys", metric=Metric("HR", 10), a="sasrec")
+
+
 def test_the_command(folder: Path) -> None:
     done = cli("power", "--dataset", "toy", data=folder / "data", results=folder / "results")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert {line.split("/")[0] for line in lines[2:4]} <= {"sasrec", "gru4rec", "pop"}
+    names = [lines[0].partition(" [")[0].partition(" on ")[0], *(line.split()[0] for line in lines[2:4])]
+    assert sorted(names) == ["GRU4Rec", "Pop", "SASRec"]
     assert "level 0.025 (2 tests)" in done.stdout
     empty = cli("power", "--dataset", "empty", data=folder / "data", results=folder / "results")
     assert "by assumptions" in empty.stdout
