@@ -139,7 +139,9 @@ def test_add_copies_the_checked_table(tmp_path: Path) -> None:
     spec = find_dataset("shop", data)
     assert spec == read_catalog(file)["shop"]
     assert spec.raw_dir(data) == tmp_path / "shop" / "files"
-    assert tomllib.loads((data / "datasets.toml").read_text())["shop"]["notes"] == '"ä" \\ tab\t'
+    assert (
+        tomllib.loads((data / "datasets.toml").read_text(encoding="utf-8"))["shop"]["notes"] == '"ä" \\ tab\t'
+    )
     # a second table joins the first; the same name again replaces it; without `raw` the files lie beside the toml
     add_datasets(write_toml(tmp_path / "other", AMAZON_2014, name="other"), data)
     add_datasets(write_toml(tmp_path / "again", TABLE, name="shop"), data)

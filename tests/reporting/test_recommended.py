@@ -96,7 +96,7 @@ def test_titles_from_outside_are_safe_in_every_form(tmp_path: Path) -> None:
     for text in (html, done.stdout, repr(shown), shown._repr_html_()):
         assert "\x1b" not in text
     cli("recommend", record.path, "--all", "-o", tmp_path / "lists.csv", data=tmp_path)
-    with (tmp_path / "lists.csv").open(newline="") as file:
+    with (tmp_path / "lists.csv").open(newline="", encoding="utf-8") as file:
         assert {row["title"] for row in csv.DictReader(file)} == {"'" + HOSTILE.replace("\x1b", "␛")}
     cli("recommend", record.path, "--all", "-o", tmp_path / "lists.parquet", data=tmp_path)
     assert set(pd.read_parquet(tmp_path / "lists.parquet")["title"]) == {HOSTILE}
