@@ -115,7 +115,7 @@ def stopwatch(callback_class, count_targets):
 
 def memory():
     """Return the largest resident set of this process. `ru_maxrss` would count what the parent held when it forked."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return {"bytes": int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024}
 
 

@@ -176,7 +176,9 @@ def peak_resident() -> int:
     """Largest resident set of this process. `ru_maxrss` would count what the parent held when it forked."""
     status = Path("/proc/self/status")
     if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(
+            line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+        )
         return int(line.split()[1]) * 1024
     import resource
 

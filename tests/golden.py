@@ -327,7 +327,7 @@ def differences(name: str, numbers: Numbers, golden: Numbers) -> list[str]:
 
 
 def read() -> dict[str, Numbers]:
-    return json.loads(FILE.read_text()) if FILE.is_file() else {}
+    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
 
 
 def write(golden: Mapping[str, Numbers]) -> None:

@@ -47,9 +47,9 @@ def test_the_old_file_stands_until_the_new_file_is_whole(tmp_path: Path) -> None
     write_text(file, "old")
     with replacing(file) as temporary:
         temporary.write_text("half")
-        assert file.read_text() == "old"
+        assert file.read_text(encoding="utf-8") == "old"
         assert temporary.parent == file.parent, "a rename is one step only inside one file system"
-    assert file.read_text() == "half"
+    assert file.read_text(encoding="utf-8") == "half"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(error: BaseException, t
     expected = MmbenchError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected):
         write_with(file, fail)
-    assert file.read_text() == "old"
+    assert file.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -86,7 +86,7 @@ def test_a_disk_that_fills_at_the_last_moment(
     assert str(caught.value) == (
         f"cannot write {file}: No space left on device; free some space or choose another folder"
     )
-    assert file.read_text() == "old"
+    assert file.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -125,11 +125,11 @@ def test_a_writer_killed_halfway_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(file, "old")
     done = subprocess.run([sys.executable, "-c", KILLED_WRITER, file], env=environment(), check=False)
     assert done.returncode == -9
-    assert file.read_text() == "old"
+    assert file.read_text(encoding="utf-8") == "old"
     leftovers = [path.name for path in tmp_path.iterdir() if path.name != "a.txt"]
     assert all(leftover.startswith(".a.txt.") and leftover.endswith(".tmp") for leftover in leftovers)
     write_text(file, "new")
-    assert file.read_text() == "new"
+    assert file.read_text(encoding="utf-8") == "new"
 
 
 def test_json_is_stable_and_refuses_nan(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_json_is_stable_and_refuses_nan(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
-    assert "NaN" not in (tmp_path / "a.json").read_text()
+    assert "NaN" not in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
 def test_hashes_do_not_change_between_versions(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def write_folder(path: Path, text: str, *, kept: bool) -> Path:
 def state_of(final: Path) -> tuple[str, bool, bool]:
     """What a folder holds, whether the kept sub-folder is there, and whether anything hidden is left of a swap."""
     hidden = [entry.name for entry in final.parent.iterdir() if entry.name.startswith(".") and entry.is_dir()]
-    return (final / "data").read_text(), (final / "features" / "text").is_file(), bool(hidden)
+    return (final / "data").read_text(encoding="utf-8"), (final / "features" / "text").is_file(), bool(hidden)
 
 
 def test_a_folder_takes_the_place_of_another_and_takes_over_what_is_kept(tmp_path: Path) -> None:
@@ -248,12 +248,12 @@ def test_a_link_stays_and_its_file_keeps_its_mode(tmp_path: Path) -> None:
     link.symlink_to(file)
     write_text(link, "new")
     assert link.is_symlink()
-    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o600)
+    assert (file.read_text(encoding="utf-8"), file.stat().st_mode & 0o777) == ("new", 0o600)
     dangling = tmp_path / "dangling.md"
     dangling.symlink_to(tmp_path / "real" / "made.md")
     write_text(dangling, "made")
     assert dangling.is_symlink()
-    assert (tmp_path / "real" / "made.md").read_text() == "made"
+    assert (tmp_path / "real" / "made.md").read_text(encoding="utf-8") == "made"
     assert sorted(path.name for path in file.parent.iterdir()) == ["made.md", "table.md"]
 
 
@@ -270,7 +270,7 @@ def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     received: list[str] = []
-    reader = threading.Thread(target=lambda: received.append(pipe.read_text()))
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text(encoding="utf-8")))
     reader.start()
     write_text(pipe, "the table")
     reader.join(timeout=30)

@@ -36,7 +36,7 @@ def run(script: str, folder: Path, *arguments: str) -> dict:
     )
     assert code == 0, err
     assert "| --- |" in out
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def test_peers_run_without_a_peer(tmp_path: Path) -> None:
@@ -78,7 +78,9 @@ def test_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     assert all(row["kernels"] > 100 and row["memory"] > 2**20 and row["ranking"] > 0 for row in rows)
     steps = {(row["model"], row["seeds"]): row["steps"] for row in rows}
     assert all(0 < steps[model, 2] == steps[model, 1] for model in ("sasrec", "hm4sr"))  # a stack
-    assert sum(line.startswith("| games-small |") for line in table.read_text().splitlines()) == len(rows)
+    assert sum(
+        line.startswith("| games-small |") for line in table.read_text(encoding="utf-8").splitlines()
+    ) == len(rows)
 
 
 def test_costs_of_models_with_side_information_stand_beside_sasrecs(toy: Prepared) -> None:
@@ -104,7 +106,7 @@ def test_gpu_tells_why_there_are_no_numbers(tmp_path: Path) -> None:
     arguments = ("--device", "cpu", "--data", "beauty", "--models", "sasrec", "--out", str(table))
     (row,) = run("gpu", tmp_path, *arguments, "--vary", "lr", "1e30")["results"]
     assert row["reason"].startswith("failed: ")
-    assert row["reason"] in table.read_text()
+    assert row["reason"] in table.read_text(encoding="utf-8")
 
 
 def test_a_row_of_the_gpu_table_compares_one_seed_with_the_official_log() -> None:
@@ -162,20 +164,20 @@ def test_a_section_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -
     write_section("one", "first", page)
     write_section("two", "second", page)
     write_section("one", "third", page)
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "first" not in text
     assert text.index("third") < text.index("second")
 
 
 def test_every_section_of_the_page_is_replaced_by_its_writer_and_no_other_line_moves(tmp_path: Path) -> None:
-    published, page = PAGE.read_text().splitlines(), tmp_path / "page.md"
+    published, page = PAGE.read_text(encoding="utf-8").splitlines(), tmp_path / "page.md"
     keys = [line[5 : -len(": begin -->")] for line in published if line.endswith(": begin -->")]
     assert keys
     for key in keys:
         begin, end = (published.index(f"<!-- {key}: {edge} -->") for edge in ("begin", "end"))
         page.write_text("\n".join(published) + "\n")
         write_section(key, "## New\n\ntext", page)
-        assert page.read_text().splitlines() == [
+        assert page.read_text(encoding="utf-8").splitlines() == [
             *published[: begin + 1], "## New", "", "text", *published[end:]
         ]  # fmt: skip
 
@@ -186,7 +188,7 @@ def test_a_section_without_an_end_of_its_own_is_refused_and_the_page_stays(tmp_p
     page.write_text(old := f"# Page\n\n<!-- one: begin -->\n{end}\n\nwhat follows\n")
     with pytest.raises(SystemExit, match="must stand on a line of their own"):
         write_section("one", "new", page)
-    assert page.read_text() == old
+    assert page.read_text(encoding="utf-8") == old
 
 
 def test_the_median_is_shown_with_the_spread() -> None:
@@ -207,7 +209,10 @@ def test_a_table_of_a_users_own_is_added_and_prepared(tmp_path: Path) -> None:
     generate_table(tmp_path / "own", (1_500, 100, 40))
     add(tmp_path / "own" / "own.toml", tmp_path / "data")
     prepared = prepare("own-table", tmp_path / "data").prepared
-    rows = [line.split(",")[:2] for line in (tmp_path / "own" / "events.csv").read_text().splitlines()[1:]]
+    rows = [
+        line.split(",")[:2]
+        for line in (tmp_path / "own" / "events.csv").read_text(encoding="utf-8").splitlines()[1:]
+    ]
     assert len(rows) == 1_500
     before = 0
     while before != len(rows):  # until every user and item that is left has five events

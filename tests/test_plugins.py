@@ -36,7 +36,7 @@ from mmbench.data.raw import EventBuilder, RawData, RawItem
 def read(spec, raw_dir):
     builder = EventBuilder()
     file = raw_dir / spec.files.interactions.name
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         day, user, item = line.split("/")
         builder.add(user, item, int(day) * 86_400 * 10**6)
     return RawData(builder.build(unit="s", file=file), {"a": RawItem("a", title="An apple")}, ["read by a plugin"])

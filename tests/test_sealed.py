@@ -129,7 +129,7 @@ def test_a_file_without_its_format_is_damaged(content: dict[str, Any], tmp_path:
     with pytest.raises(DamagedError, match="no number of its format"):
         read_json(tmp_path / "a.json", advice=ADVICE, version=2)
     write_json(tmp_path / "a.json", {"name": "toy"}, version=2)
-    text = (tmp_path / "a.json").read_text()
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
     (tmp_path / "a.json").write_text(text.replace('"format": 2', '"format": 3'))
     with pytest.raises(DamagedError, match="does not have the hash"):
         read_json(tmp_path / "a.json", advice=ADVICE, version=2)

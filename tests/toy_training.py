@@ -54,7 +54,7 @@ def make(
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 

@@ -66,7 +66,7 @@ def test_a_trial_that_somebody_changed_is_found(tmp_path: Path) -> None:
 
     def change(folder: Path) -> None:
         (file,) = folder.glob(f"tuning/*/{TRIALS}")
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
         first = json.loads(lines[0])
         file.write_text("\n".join([json.dumps({**first, "value": 0.9}), *lines[1:]]) + "\n")
 

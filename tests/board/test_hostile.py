@@ -177,7 +177,7 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "NaN": (write(MANIFEST, '{"seeds": NaN}'), "damaged"),
     "other seal": (
         lambda folder: (folder / MANIFEST).write_text(
-            json.dumps({**json.loads((folder / MANIFEST).read_text()), "display": "Other"})
+            json.dumps({**json.loads((folder / MANIFEST).read_text(encoding="utf-8")), "display": "Other"})
         ),
         "damaged",
     ),

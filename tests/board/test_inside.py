@@ -79,7 +79,7 @@ def test_a_bundle_without_lists_shows_nothing_of_users(
             tmp_path / name, bundles=bundles, results=False, date="2026-01-01", data_dir=data_dir, **options
         )
     pages = {
-        name: {path.name: path.read_text() for path in (tmp_path / name).glob("run-*")}
+        name: {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / name).glob("run-*")}
         for name in ("with", "without")
     }
     titles = [record["title"] for record in open_prepared("toy", data_dir).item_records]

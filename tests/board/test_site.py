@@ -101,14 +101,14 @@ def test_nothing_is_loaded_and_no_script_but_ours_runs(site: Path) -> None:
 
 
 def test_a_bundle_with_a_fault_is_left_out_and_named(site: Path) -> None:
-    index = (site / "index.html").read_text()
+    index = (site / "index.html").read_text(encoding="utf-8")
     assert re.search(r"forged\.mmb\.zip</b>: metrics: ", index)
     assert sorted(path.name for path in (site / "bundles").iterdir()) == ["pop.mmb.zip", "sasrec.mmb.zip"]
 
 
 def test_the_numbers_are_those_of_the_report(made: Made, site: Path) -> None:
     (board,) = site.glob("board-toy-*.html")
-    text = board.read_text()
+    text = board.read_text(encoding="utf-8")
     records = all_records(made.results)
     for record in records:
         if record.deterministic:
@@ -122,15 +122,15 @@ def test_only_re_trained_rows_are_bold(tmp_path: Path) -> None:
     entries = results_of(tmp_path / "results")
     build_site(entries, tmp_path / "claimed", left_out=[], date="2026-01-01")
     for path in (tmp_path / "claimed").glob("[bi]*.html"):
-        assert not re.search(r"<b>[.\d]", path.read_text())
+        assert not re.search(r"<b>[.\d]", path.read_text(encoding="utf-8"))
     levels = {"hm4sr": "re-trained", "sasrec": "re-trained", "gru4rec": "re-scored"}
     verified = [replace(entry, level=levels.get(entry.record.model, "claimed")) for entry in entries]
     build_site(verified, tmp_path / "verified", left_out=[], date="2026-01-01")
     (board,) = (tmp_path / "verified").glob("board-*.html")
-    rows = re.findall(r'href="run-toys-(\w+)-.*?</tr>', board.read_text(), flags=re.S)
+    rows = re.findall(r'href="run-toys-(\w+)-.*?</tr>', board.read_text(encoding="utf-8"), flags=re.S)
     bold = [
         re.search(r'href="run-toys-(\w+)-', row)[1]  # type: ignore[index]
-        for row in re.findall(r"<tr.*?</tr>", board.read_text(), flags=re.S)
+        for row in re.findall(r"<tr.*?</tr>", board.read_text(encoding="utf-8"), flags=re.S)
         if re.search(r"<b>[.\d]", row)
     ]
     assert rows
@@ -161,7 +161,7 @@ def test_pages_hold_no_path_of_this_machine(made: Made, tmp_path: Path) -> None:
     fake_run(results, "gru4rec", seed=2, reason="no space left in /home/eve/results")
     build(results, tmp_path / "site")
     for path in (tmp_path / "site").glob("*.html"):
-        assert not re.search(r"/home/|/srv/|/eve", path.read_text()), path.name
+        assert not re.search(r"/home/|/srv/|/eve", path.read_text(encoding="utf-8")), path.name
 
 
 def test_a_link_of_a_paper_that_is_no_address_is_no_link(
@@ -218,7 +218,7 @@ def test_a_folder_that_is_no_board_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "site" / "index.html").write_text("mine")
     with pytest.raises(DataError, match="holds files and is not a board"):
         build(tmp_path / "results", tmp_path / "site")
-    assert (tmp_path / "site" / "index.html").read_text() == "mine"
+    assert (tmp_path / "site" / "index.html").read_text(encoding="utf-8") == "mine"
     with pytest.raises(UsageError, match="no bundle passed its checks"):
         build_site([], tmp_path / "empty", left_out=[], date="2026-01-01")
 
@@ -256,7 +256,7 @@ def test_outdated_rows_are_marked_where_something_was_trained(tmp_path: Path) ->
     assert (outdated["pop"], outdated["sasrec"]) == ("", "")
     build(tmp_path / "results", tmp_path / "site")
     (board,) = (tmp_path / "site").glob("board-*.html")
-    assert board.read_text().count(">outdated<") == 2  # hm4sr, under both mask rules
+    assert board.read_text(encoding="utf-8").count(">outdated<") == 2  # hm4sr, under both mask rules
 
 
 def test_every_entry_of_the_changelog_that_moves_numbers_is_a_fix() -> None:

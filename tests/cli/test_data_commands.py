@@ -28,7 +28,7 @@ slips = [{ statistic = "actions_per_user", printed = 9, correct = 6, source = "a
 
 
 def test_prepare_prints_statistics_beside_printed_counts(shop: Path) -> None:
-    rows = [" ".join(line.split()) for line in (shop / "first.txt").read_text().splitlines()]
+    rows = [" ".join(line.split()) for line in (shop / "first.txt").read_text(encoding="utf-8").splitlines()]
     assert "statistic computed printed (a page) remark" in rows
     assert "users 6 6 as printed" in rows
     assert "items 6 7 differs by -1" in rows

@@ -187,7 +187,7 @@ def test_a_torch_that_cannot_be_imported(tmp_path: Path, fault: str) -> None:
 def test_libraries_are_those_that_the_project_requires() -> None:
     import tomllib
 
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {
         requirement.split(">")[0].split("<")[0].split("=")[0].strip()
         for requirement in project["dependencies"]

@@ -312,7 +312,7 @@ def data_cases(w: World) -> dict[str, tuple[Command, int, str]]:
 
 
 def widened(cell: Path) -> dict[str, object]:
-    settings = json.loads((cell / "run.json").read_text())["settings"]
+    settings = json.loads((cell / "run.json").read_text(encoding="utf-8"))["settings"]
     return {**settings, "hidden_dim": {"value": 32, "origin": "user"}}
 
 

@@ -40,7 +40,7 @@ def test_a_model_of_ones_own(data: Path) -> None:
     assert " items/s; " in printed
     stored = load_features(prepared, "text", "small-bert+layers")
     assert (stored.values.shape, str(stored.values.dtype)) == ((10, 3, 32), "float16")
-    run = json.loads((stored.path / "manifest.json").read_text())["extraction"]
+    run = json.loads((stored.path / "manifest.json").read_text(encoding="utf-8"))["extraction"]
     assert run["batches"] == [{"from": 0, "unit": "items", "at most": 4}]
     assert "already stored" in extract(data, *options)
     assert "already stored" not in extract(data, *options, "--force")

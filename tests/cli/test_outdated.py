@@ -176,7 +176,7 @@ def test_a_changed_raw_file_is_noticed(shop: Shop) -> None:
 def test_a_raw_file_of_equal_size_and_date_is_noticed(shop: Shop) -> None:
     file = shop.folder / "raw" / "items.tsv"
     before = file.stat()
-    file.write_text(file.read_text().replace("Title 2", "Title 9"))
+    file.write_text(file.read_text(encoding="utf-8").replace("Title 2", "Title 9"))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_size == before.st_size
     shop.refuses("items.tsv changed since it was prepared", *POP)
@@ -255,7 +255,7 @@ def test_a_picture_that_is_gone_or_new_makes_features_stale(shop: Shop) -> None:
 def test_what_no_encoder_reads_makes_nothing_stale(shop: Shop) -> None:
     """A brand outside the text fields, a picture of no item, a picture that is only touched."""
     file = shop.folder / "raw" / "items.tsv"
-    file.write_text(file.read_text().replace("Brand 2", "Another brand"))
+    file.write_text(file.read_text(encoding="utf-8").replace("Brand 2", "Another brand"))
     shop.write_picture(99, 1)
     (shop.folder / "raw" / "pictures" / "i1.bmp").touch()
     shop.run("preprocess", "mine")

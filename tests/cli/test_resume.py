@@ -43,7 +43,7 @@ def assert_same(results: Path, whole: Path) -> None:
         assert (a.status, a.curve, a.best_epoch, a.n_epochs) == (
             "finished", b.curve, b.best_epoch, b.n_epochs,
         )  # fmt: skip
-        assert (cell / "train.jsonl").read_text().count("\n") == a.n_epochs
+        assert (cell / "train.jsonl").read_text(encoding="utf-8").count("\n") == a.n_epochs
         assert load_tensors(cell / "best.safetensors")[1]["epoch"] == a.best_epoch
         assert {file.name for file in cell.iterdir()} == {file.name for file in other.iterdir()}
 
@@ -62,7 +62,7 @@ def test_kills_inside_epochs_and_writes(whole: Path, models: Path, data_dir: Pat
     for moment in (steps[0], "fsync:1", steps[1], "replace:9", steps[2], "fsync:22", steps[3]):
         done = cli(*RUN, data=data_dir, results=results, env=at(models, moment))
         assert done.returncode == -signal.SIGKILL, (moment, done)
-    n_logged = sum(file.read_text().count("\n") for file in results.rglob("train.jsonl"))
+    n_logged = sum(file.read_text(encoding="utf-8").count("\n") for file in results.rglob("train.jsonl"))
     assert 3 < n_logged < 2 * N_EPOCHS
     finish_and_compare(models, data_dir, results, whole)
 

@@ -49,8 +49,11 @@ def results(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_computes_every_cell_and_prints_the_table(results: Path) -> None:
-    assert (results / "first.cells").read_text().split() == CELLS
-    table, progress = (results / "first.out").read_text(), (results / "first.err").read_text()
+    assert (results / "first.cells").read_text(encoding="utf-8").split() == CELLS
+    table, progress = (
+        (results / "first.out").read_text(encoding="utf-8"),
+        (results / "first.err").read_text(encoding="utf-8"),
+    )
     floors = ("Pop", "Recent-pop", "Random", "Repeat-last", "ItemKNN", "RP3beta", "EASE")
     for name in ("SASRec", "HM4SR", *floors, "NDCG@10", "synthetic"):
         assert name in table
@@ -83,7 +86,7 @@ def test_records_hold_what_decided_and_what_happened(results: Path) -> None:
     assert record.peak_memory["host"] > 10**7
     assert [point["epoch"] for point in record.curve] == [1, 2]
     assert {"train", "valid", "rank_valid", "rank_test", "epoch"} <= record.seconds.keys()
-    lines = (record.path / "train.jsonl").read_text().splitlines()
+    lines = (record.path / "train.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
     assert record.curve[-1]["NDCG@10"] == json.loads(lines[-1])["valid"]["NDCG@10"]
     names = {file.name for file in record.path.iterdir()}
@@ -111,7 +114,7 @@ def test_the_same_command_skips_all_and_names_them(results: Path, data_dir: Path
     before = {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells(results)}
     again = cli(*RUN, data=data_dir, results=results)
     assert again.returncode == 0
-    assert shown_alike(again.stdout, (results / "first.out").read_text())
+    assert shown_alike(again.stdout, (results / "first.out").read_text(encoding="utf-8"))
     skipped = [line for line in again.stderr.splitlines() if line.startswith("already finished: ")]
     assert len(skipped) == len(CELLS)
     assert "already finished: sasrec on toy, seed 2" in skipped
@@ -150,7 +153,7 @@ def test_two_runs_at_once_share_the_work(results: Path, data_dir: Path, tmp_path
         if line.startswith("finished ")
     ]
     assert len(computed) == len(set(computed)) == len(CELLS), "a cell was computed twice or not at all"
-    first = (results / "first.out").read_text()
+    first = (results / "first.out").read_text(encoding="utf-8")
     assert all(shown_alike(process.stdout, first) for process in done)
     assert len(cells(tmp_path)) == len(CELLS)
     for cell in cells(tmp_path):
@@ -251,14 +254,14 @@ def test_members_of_an_ensemble_are_ranked_alone_too(results: Path, data_dir: Pa
 def test_quiet_prints_the_table_only(results: Path, data_dir: Path) -> None:
     done = cli("--quiet", *RUN, data=data_dir, results=results)
     assert done.stderr == ""
-    assert shown_alike(done.stdout, (results / "first.out").read_text())
+    assert shown_alike(done.stdout, (results / "first.out").read_text(encoding="utf-8"))
 
 
 def test_a_damaged_cell_is_computed_again(results: Path, data_dir: Path, tmp_path: Path) -> None:
     args = ("run", "random", "--seeds", "2", "--no-floors")
     assert cli(*args, data=data_dir, results=tmp_path).returncode == 0
     first, two = cells(tmp_path)
-    whole = json.loads((first / "run.json").read_text())
+    whole = json.loads((first / "run.json").read_text(encoding="utf-8"))
     (two / "rankings" / "valid.npz").write_bytes(b"PK")
     for damage in ("no record", {**whole, "environment": None}, {**whole, "seed": 2}):
         (first / "run.json").write_text(json.dumps(damage))

@@ -105,7 +105,7 @@ def test_a_data_set_that_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> 
 
 def test_failed_cells_are_rows_and_the_others_go_on(data_dir: Path, tmp_path: Path) -> None:
     folder = write_own(tmp_path / "models")
-    code = (folder / "my_line.py").read_text()
+    code = (folder / "my_line.py").read_text(encoding="utf-8")
     (folder / "my_line.py").write_text(code.replace("return (self", "return (nothing + self"))
     args = (
         "run", "sasrec", "my-line", "pop", "--no-floors", "--set", "sasrec.lr=1e30", "--epochs", "3", *SMALL,
@@ -127,7 +127,7 @@ def test_failed_cells_are_rows_and_the_others_go_on(data_dir: Path, tmp_path: Pa
     line, pop, sasrec = (read_record(cell) for cell in cells(tmp_path / "results"))
     assert [record.status for record in (line, pop, sasrec)] == ["failed", "finished", "failed"]
     assert diverged.endswith(sasrec.reason)
-    assert "in score" in (line.path / "traceback.txt").read_text()
+    assert "in score" in (line.path / "traceback.txt").read_text(encoding="utf-8")
     debugged = cli("--debug", "run", "my-line", "--no-floors", "--epochs", "3", *SMALL, **world)
     assert debugged.returncode == 1
     assert "Traceback" in debugged.stderr

@@ -286,7 +286,7 @@ def test_a_link_inside_a_run_goes_and_its_target_stays(
     (kept / "file").write_text("x")
     (paths["failed"] / "notes").symlink_to(kept)
     invoke(root, "runs", "rm", "--yes", str(paths["failed"]))
-    assert (kept / "file").read_text() == "x"
+    assert (kept / "file").read_text(encoding="utf-8") == "x"
     assert not paths["failed"].exists()
 
 

@@ -46,7 +46,7 @@ def assert_same(found: Path, alone: Path) -> None:
             b.n_epochs,
             b.stopped,
         )
-        assert (cell / "train.jsonl").read_text().count("\n") == a.n_epochs
+        assert (cell / "train.jsonl").read_text(encoding="utf-8").count("\n") == a.n_epochs
         assert load_tensors(cell / "best.safetensors")[1]["epoch"] == a.best_epoch
         assert {file.name for file in cell.iterdir()} == {file.name for file in other.iterdir()}
 
@@ -74,7 +74,11 @@ def test_a_stack_gives_the_cells_of_single_runs_and_says_which_seeds_it_held(
 def test_a_killed_stack_is_finished_by_the_same_command(alone: Path, data_dir: Path, tmp_path: Path) -> None:
     for n_lines in (2, 7):
         process = start(*RUN, "--stack", "3", data=data_dir, results=tmp_path)
-        wait_for(lambda n=n_lines: sum(f.read_text().count("\n") for f in tmp_path.rglob("train.jsonl")) >= n)
+        wait_for(
+            lambda n=n_lines: (
+                sum(f.read_text(encoding="utf-8").count("\n") for f in tmp_path.rglob("train.jsonl")) >= n
+            )
+        )
         kill_group(process)
     done = cli(*RUN, "--stack", "3", data=data_dir, results=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -77,7 +77,7 @@ def test_plots_and_page_are_written_and_named(outcomes: dict[str, Outcome], fold
     assert f"page {folder / 'out' / 'page.html'}, " in done.stderr
     assert f"15 files in {folder / 'out' / 'plots'}" in done.stderr
     assert len(list((folder / "out" / "plots").iterdir())) == 15
-    assert (folder / "out" / "page.html").read_text().startswith("<!DOCTYPE html>")
+    assert (folder / "out" / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_json_is_all_of_the_output(outcomes: dict[str, Outcome]) -> None:
@@ -110,7 +110,7 @@ def test_failures_are_one_line(outcomes: dict[str, Outcome], case: str, code: in
 
 def test_a_wrong_target_is_refused_before_any_work(outcomes: dict[str, Outcome], folder: Path) -> None:
     assert outcomes["plots are a file"].stdout == outcomes["page is a folder"].stdout == ""
-    assert (folder / "file").read_text() == "kept"
+    assert (folder / "file").read_text(encoding="utf-8") == "kept"
 
 
 def test_list_of_encoders(outcomes: dict[str, Outcome]) -> None:

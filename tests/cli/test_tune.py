@@ -30,13 +30,16 @@ def test_tune_then_run_with_what_was_found(data_dir: Path, tmp_path: Path) -> No
         "tune", "sasrec", "--dataset", "toy", "--show", "--html", page, data=data_dir, results=tmp_path
     )
     assert shown.stdout == done.stdout.rpartition("next:")[0]
-    assert page.read_text().count("<svg") == 2
+    assert page.read_text(encoding="utf-8").count("<svg") == 2
 
     run = ("run", "sasrec", "--no-floors", "--dataset", "toy", "--seeds", "1")
     done = cli(*run, "--tuned", data=data_dir, results=tmp_path)
     assert done.returncode == 0, done.stderr
     (best,) = tmp_path.rglob("best.toml")
-    settings = {key: entry["value"] for key, entry in tomllib.loads(best.read_text())["settings"].items()}
+    settings = {
+        key: entry["value"]
+        for key, entry in tomllib.loads(best.read_text(encoding="utf-8"))["settings"].items()
+    }
     (cell,) = cells(tmp_path)
     record = read_record(cell)
     assert {key: record.settings[key].value for key in settings} == settings

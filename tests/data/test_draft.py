@@ -84,7 +84,7 @@ def test_pictures_that_lie_beside_the_files_are_named(kind: str, tmp_path: Path)
     else:
         (tmp_path / "a-few" / "s1.jpg").unlink()
     file, _ = write_draft(tmp_path / "orders.csv", tmp_path / "products.csv", name="mine")
-    (line,) = [line for line in file.read_text().splitlines() if "images" in line]
+    (line,) = [line for line in file.read_text(encoding="utf-8").splitlines() if "images" in line]
     expected = {
         "folder": 'images = { name = "photos", member = "{file}" }   # it has 2 of the first 2 pictures',
         "zip": 'images = { name = "photos.zip", member = "{file}" }   # it has 2 of the first 2 pictures',
@@ -104,13 +104,14 @@ def test_pictures_that_are_called_as_the_ids_are_found(tmp_path: Path) -> None:
     assert draft.unknown == []  # a reader is a user
     why = "it has such pictures of 2 of the first 2 items"
     assert (
-        f'images = {{ name = "covers", member = "{{sku}}.png" }}   # {why}' in file.read_text().splitlines()
+        f'images = {{ name = "covers", member = "{{sku}}.png" }}   # {why}'
+        in file.read_text(encoding="utf-8").splitlines()
     )
 
 
 def test_every_guess_has_a_reason(tmp_path: Path) -> None:
     file, _ = write_draft(*shop(tmp_path))
-    columns = file.read_text().partition("columns.interactions]")[2].splitlines()
+    columns = file.read_text(encoding="utf-8").partition("columns.interactions]")[2].splitlines()
     for line in columns:
         assert not line or line.startswith("[") or "   # " in line
 
@@ -199,12 +200,12 @@ def test_bad_input_is_one_line(files: list[str], options: dict[str, str], why: s
     (tmp_path / "header.csv").write_text("user,item,timestamp\n")
     (tmp_path / "x.txt").write_text("user,item\n")
     (tmp_path / "good.csv").write_text("user,item,timestamp\nu,i,1400000000\n")
-    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    before = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     kwargs = {"name": options.get("name", "mine"), "output": tmp_path / options.get("output", "new.toml")}
     with pytest.raises(MmbenchError, match=why) as caught:
         write_draft(tmp_path / files[0], None, **kwargs)
     assert "\n" not in str(caught.value)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == before
 
 
 def test_the_commands_say_what_comes_next_and_what_stays(tmp_path: Path) -> None:

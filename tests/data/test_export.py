@@ -67,7 +67,9 @@ def test_categories_in_text_files(tmp_path: Path, declare) -> None:
     """RecBole parts tokens at blanks, the CSV at | and >: inside a node these give way."""
     prepared = shop(tmp_path, declare)
     export(prepared, tmp_path / "out", form="recbole")
-    header, first, *_ = (tmp_path / "out" / "mine-random-3" / "mine-random-3.item").read_text().splitlines()
+    header, first, *_ = (
+        (tmp_path / "out" / "mine-random-3" / "mine-random-3.item").read_text(encoding="utf-8").splitlines()
+    )
     assert header.split("\t") == [
         "item_id:token", "title:token_seq", "categories:token_seq", "brand:token", "image:token_seq",
         "image_url:token_seq",
@@ -95,7 +97,9 @@ def test_peer_bug_float32_order(tmp_path: Path, declare, times: str) -> None:
     report = export(prepared, tmp_path / "out", form="recbole", times=times)
     expected = [prepared.item_records[item - 1]["id"] for item in prepared.items]
     assert peer_order(report.files[0], np.float32) == expected
-    steps = np.array([float(line.split("\t")[2]) for line in report.files[0].read_text().splitlines()[1:]])
+    steps = np.array(
+        [float(line.split("\t")[2]) for line in report.files[0].read_text(encoding="utf-8").splitlines()[1:]]
+    )
     inside = np.diff(np.repeat(np.arange(prepared.n_users), np.diff(prepared.offsets))) == 0
     merged = (np.diff(steps.astype(np.float32)) == 0) & (np.diff(steps) > 0) & inside
     assert report.n_merged == merged.sum()
@@ -130,7 +134,7 @@ def test_further_columns_and_ids(tmp_path: Path, declare, monkeypatch: pytest.Mo
     lines = [f"{item}\tT {item}\tA|B C\tdark red" for item in "pqrstu"]
     write_lines(raw / "items.tsv", ["item\ttitle\tgenres\tmy colour", *lines])
     report = export(made(tmp_path), tmp_path / "out", form="recbole")
-    assert report.files[1].read_text().splitlines()[:2] == [
+    assert report.files[1].read_text(encoding="utf-8").splitlines()[:2] == [
         "item_id:token\ttitle:token_seq\tcategories:token_seq\tbrand:token\tmy_colour:token_seq",
         "p\tT p\tA B_C\t\tdark red",
     ]
@@ -160,7 +164,9 @@ def test_command(toy: Prepared, data_dir: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         str(tmp_path / "peers" / "toy" / f"toy.{kind}") for kind in ("inter", "item", "toml")
     ]  # RecBole reads <data_path>/NAME/NAME.inter
-    assert (tmp_path / "peers" / "toy" / "toy.inter").read_text().count("\n") == len(toy.items) + 1
+    assert (tmp_path / "peers" / "toy" / "toy.inter").read_text(encoding="utf-8").count("\n") == len(
+        toy.items
+    ) + 1
     (tmp_path / "file").write_text("")
     done = cli("datasets", "export", "toy", "--to", tmp_path / "file", data=data_dir)
     assert done.returncode == 1
@@ -210,7 +216,7 @@ def test_a_manifest_names_no_folder_of_the_machine(tmp_path: Path, declare) -> N
     (inside / "raw").mkdir(parents=True)
     shutil.copytree(tmp_path / "raw", inside / "raw" / "mine")
     prepared = prepare("mine", inside, raw=inside / "raw" / "mine").prepared
-    assert str(tmp_path) not in (prepared.path / "manifest.json").read_text()
+    assert str(tmp_path) not in (prepared.path / "manifest.json").read_text(encoding="utf-8")
     moved = (tmp_path / "data").rename(tmp_path / "moved")
     opened = open_prepared("mine", moved)
     assert opened.manifest.images is not None

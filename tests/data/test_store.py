@@ -269,7 +269,7 @@ def test_texts_that_do_not_fit_their_manifest_are_refused(
     field: str, file: str | None, message: str, tmp_path: Path
 ) -> None:
     path = write_toy(tmp_path, features=False).path
-    lines = (path / (file or "items.jsonl")).read_text().splitlines(keepends=True)
+    lines = (path / (file or "items.jsonl")).read_text(encoding="utf-8").splitlines(keepends=True)
     (path / (file or "items.jsonl")).write_text("".join(lines[:-1] if file else lines[::-1]))
     described_anew(path)
     with pytest.raises(DamagedError, match=message):
@@ -371,7 +371,7 @@ def test_others_may_read_prepared_data(tmp_path: Path) -> None:
 
 
 def test_manifests_are_plain_json(toy: Prepared) -> None:
-    manifest = json.loads((toy.path / "manifest.json").read_text())
+    manifest = json.loads((toy.path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["files"].keys() == {*ARRAYS, *TEXTS}
     content = {key: value for key, value in manifest.items() if key not in ("format", "sha256")}
     assert open_path(toy.path).manifest.to_json() == content

@@ -119,7 +119,7 @@ def test_yelp_fields_of_other_types(tmp_path: Path) -> None:
 def test_yelp_malformed_lines(tmp_path: Path, name: str, line: str, message: str) -> None:
     """Few among many are skipped and noted; one of three is too many."""
     folder = write_yelp(tmp_path, photos=True)
-    lines = (folder / name).read_text().splitlines()
+    lines = (folder / name).read_text(encoding="utf-8").splitlines()
     write_lines(folder / name, [*lines, line, *lines[:1] * 40])
     assert message in " ".join(shipped("yelp", folder).notes)
     write_lines(folder / name, [*lines[:2], line])

@@ -98,7 +98,10 @@ def test_the_other_published_checkpoint_is_the_same(
 def test_long_texts_are_cut_and_blank_ones_are_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = build(monkeypatch, folder)
     limit = encoder.max_length
-    assert limit == json.loads((folder / "config.json").read_text())["max_position_embeddings"] - 2
+    assert (
+        limit
+        == json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"] - 2
+    )
     cut, fits = encoder.prepare("toy " * 200), encoder.prepare("toy")
     assert (len(cut.array), cut.cut, fits.cut) == (limit, True, False)
     assert encoder.run([cut.array]).shape == (1, SIZES["hidden_size"])

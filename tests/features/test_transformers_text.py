@@ -81,7 +81,7 @@ def test_sentence_models_with_unknown_parts_are_refused(tmp_path: Path) -> None:
     folder = make_sentence_model(save_bert(tmp_path / "odd"), mode="max")
     with pytest.raises(UsageError, match="pools by max; add :mean or :cls"):
         get_encoder("text", str(folder))
-    modules = json.loads((folder / "modules.json").read_text())
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     modules[2]["type"] = "sentence_transformers.models.Dense"
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(UsageError, match="ends in Dense"):
@@ -160,7 +160,7 @@ def test_identity_follows_weights_tokenizer_and_settings(models: Path, tmp_path:
     mean = get_encoder("text", f"{models / 'bert'}:mean").identity()
     assert {key for key in base if base[key] != mean[key]} == {"name", "state"}
     vocabulary = tmp_path / "bert" / "tokenizer.json"
-    vocabulary.write_text(vocabulary.read_text().replace('"red"', '"rad"'))
+    vocabulary.write_text(vocabulary.read_text(encoding="utf-8").replace('"red"', '"rad"'))
     changed = get_encoder("text", str(tmp_path / "bert")).identity()
     assert {key for key in base if base[key] != changed[key]} == {"tokenizer"}
 

@@ -302,4 +302,9 @@ def test_a_growing_store_decides_nothing_about_items_without_an_address(tmp_path
         catalog.undo()
     assert forced.hash == before.hash
     assert [record["image"] for record in forced.item_records] == ["a1.jpg", "b1.jpg", "c1.jpg"]
-    assert json.loads((forced.path / "manifest.json").read_text())["statistics"]["coverage"]["image"] == 0
+    assert (
+        json.loads((forced.path / "manifest.json").read_text(encoding="utf-8"))["statistics"]["coverage"][
+            "image"
+        ]
+        == 0
+    )

@@ -39,7 +39,7 @@ def test_the_first_success_is_recorded(server: Server, tmp_path: Path) -> None:
     server.add("/m", OTHER)
     spec = spec_at(server, tmp_path)
     fetch(spec, tmp_path)
-    content = json.loads(hashes_path(tmp_path).read_text())["files"]
+    content = json.loads(hashes_path(tmp_path).read_text(encoding="utf-8"))["files"]
     assert sorted(content["mine"]) == ["m.json.gz", "r.json.gz"]
     entry = content["mine"]["r.json.gz"]
     assert sorted(entry) == ["date", "sha256", "size", "url"]

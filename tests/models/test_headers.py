@@ -54,11 +54,11 @@ def test_every_function_that_a_header_names_exists(file: Path) -> None:
 def test_a_function_that_does_not_exist_is_found(tmp_path: Path) -> None:
     sasrec = registry.find("sasrec").file
     wrong = tmp_path / "sasrec.py"
-    wrong.write_text(sasrec.read_text().replace('"""', '"""Eq. 1 is no_such_function(). ', 1))
+    wrong.write_text(sasrec.read_text(encoding="utf-8").replace('"""', '"""Eq. 1 is no_such_function(). ', 1))
     assert unknown_functions(wrong) == ["no_such_function"]
 
 
 def test_equations_of_the_flagships_have_functions() -> None:
     for name, least in (("hm4sr", 10), ("tmmsrec", 5)):
-        header = ast.get_docstring(ast.parse(registry.find(name).file.read_text())) or ""
+        header = ast.get_docstring(ast.parse(registry.find(name).file.read_text(encoding="utf-8"))) or ""
         assert len(NAMED.findall(header)) >= least

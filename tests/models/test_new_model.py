@@ -79,7 +79,7 @@ def test_no_file_is_written_over(file: str, tmp_path: Path) -> None:
     (tmp_path / file).write_text("precious")
     with pytest.raises(UsageError, match=f"{file} exists and is not written over"):
         write_model("mine", tmp_path)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["precious"]
 
 
 def test_the_command_says_what_comes_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

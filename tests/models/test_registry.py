@@ -265,7 +265,7 @@ def test_every_model_that_reads_texts_or_pictures_is_tagged_multimodal() -> None
 
 def test_a_tag_outside_the_vocabulary_is_refused_in_one_line(tmp_path: Path) -> None:
     recipe = tmp_path / "sasrec.toml"
-    text = registry.find("sasrec").file.with_suffix(".toml").read_text()
+    text = registry.find("sasrec").file.with_suffix(".toml").read_text(encoding="utf-8")
     recipe.write_text(text.replace('tags = ["sequential"]', 'tags = ["multi-modal"]'))
     with pytest.raises(UsageError, match=r"sasrec\.toml: tags\.0: .*'multimodal'") as caught:
         read_recipe(recipe)

@@ -61,7 +61,7 @@ def test_bands_are_written_as_csv_and_in_no_other_format(results: Path, tmp_path
     file = tmp_path / "bands.csv"
     asked = ("report", "--band", "ties", "--metric", "HR@10")
     assert cli(*asked, "--output", str(file), results=results).stdout == ""
-    assert file.read_text().splitlines() == [
+    assert file.read_text(encoding="utf-8").splitlines() == [
         "dataset,metric,row,order,value", "toys,HR@10,SASRec,file,0.5", "toys,HR@10,SASRec,random:1,0.3",
     ]  # fmt: skip
     refused = cli(*asked, "--format", "latex", results=results)

@@ -127,7 +127,7 @@ def test_a_run_closes_with_the_columns_that_were_asked_for(shop: Prepared, tmp_p
     assert done.returncode == 0, done.stderr
     assert "Tail@5" in done.stdout
     (file,) = tmp_path.glob("experiments/*/experiment.toml")
-    assert 'metrics = ["Tail@5", "NDCG@10"]' in file.read_text()
+    assert 'metrics = ["Tail@5", "NDCG@10"]' in file.read_text(encoding="utf-8")
     again = cli("run", file, "--metric", "HR@10", data=shop.data_dir, results=tmp_path)
     assert (again.returncode, "--metric" in again.stderr) == (2, True)
     early = cli(*run, "--metric", "tial@5", data=shop.data_dir, results=tmp_path)

@@ -142,7 +142,7 @@ def test_csv_has_a_line_for_each_pair(results: Path, tmp_path: Path) -> None:
     run(results, "sasrec", HALF, hits=40)
     file = tmp_path / "overlap.csv"
     cli("report", "--overlap", "4", "--output", str(file), results=results)
-    written = list(csv.DictReader(file.read_text().splitlines()))
+    written = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
     assert [(line["row"], line["other_row"], line["share"]) for line in written] == [
         ("HM4SR", "HM4SR", ""), ("SASRec", "HM4SR", "0.5"), ("SASRec", "SASRec", ""),
     ]  # fmt: skip

@@ -154,7 +154,7 @@ def test_the_command_prints_the_table_and_writes_it(
     assert "vs elsewhere" in shown.stdout
     written = cli(*options, "-o", tmp_path / "slices.csv", data=shop.data_dir, results=results)
     assert written.returncode == 0
-    lines = (tmp_path / "slices.csv").read_text().splitlines()
+    lines = (tmp_path / "slices.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 2 * 2
     refused = cli(*options, "--format", "latex", data=shop.data_dir, results=results)
     assert refused.returncode == 2
@@ -230,7 +230,7 @@ def test_together_on_the_command_line(
         *options, "--compare", "random", "-o", tmp_path / "t.csv", data=shop.data_dir, results=results
     )
     assert written.returncode == 0
-    head, *lines = (tmp_path / "t.csv").read_text().splitlines()
+    head, *lines = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
     assert head.startswith("dataset,metric,compared,row,users,gain,family,reference")
     assert len(lines) >= 2
     for wrong, reason in ((options, "--compare MODEL"), (("report", "--together"), "--slice FAMILY")):

@@ -105,7 +105,7 @@ def test_a_table_from_nothing_and_again(world: World, tmp_path: Path) -> None:
 
     as_json = world.here("tiny/table1", *RUN, "--output", tmp_path / "table.json")
     assert as_json.stdout == ""
-    content = json.loads((tmp_path / "table.json").read_text())
+    content = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
     assert [row["is_registered"] for row in content["rows"]] == [True, False, True, False, True]
     assert content["seeds"] == [1, 2]
 

@@ -63,7 +63,7 @@ def test_a_search_at_other_settings_than_the_table_s_does_not_count(
     """The baseline's row is declared with another length than the recipe's: only a search at that length fits."""
     folder = tmp_path / "papers"
     folder.mkdir()
-    text = (papers / "tiny.toml").read_text().replace('compare = "sasrec"', 'compare = "pop"')
+    text = (papers / "tiny.toml").read_text(encoding="utf-8").replace('compare = "sasrec"', 'compare = "pop"')
     (folder / "small.toml").write_text(text)
     monkeypatch.setenv("MMBENCH_PAPERS", str(folder))
 

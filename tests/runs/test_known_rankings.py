@@ -199,7 +199,7 @@ def test_a_record_that_changed_or_moved_is_noticed_though_it_was_known(results: 
     first, second = list(read_all(results))[:2]
     with known_records() as known:
         assert read_record(first.path, known) == first
-    content = (first.path / "run.json").read_text()
+    content = (first.path / "run.json").read_text(encoding="utf-8")
     (first.path / "run.json").write_text(content.replace('"n_epochs": 40', '"n_epochs": 41'))
     with known_records() as known, pytest.raises(DamagedError, match="does not have the hash"):
         read_record(first.path, known)

@@ -122,7 +122,7 @@ def test_questions_from_python_are_looks_too(forgotten: Prepared, pair: list[Run
 
 def test_a_look_names_configuration_data_and_date(forgotten: Prepared, pop: RunRecord) -> None:
     assert note_looks([pop], data_dir=forgotten.data_dir)
-    (line,) = (forgotten.data_dir / "prepared" / "toy.looks.jsonl").read_text().splitlines()
+    (line,) = (forgotten.data_dir / "prepared" / "toy.looks.jsonl").read_text(encoding="utf-8").splitlines()
     look = json.loads(line)
     assert look["shown"] == [f"pop/{pop.config_id}"]
     assert look["data"] == forgotten.hash

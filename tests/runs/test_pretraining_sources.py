@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_in_its_pre_training_ends_with_the_same_weights(
         patch.setattr(TrainingFiles, "log", killed)
         with pytest.raises(KilledError):
             run_cell(cell, debug=True)
-    assert (cell.path / "train.jsonl").read_text().count("\n") == 1, (
+    assert (cell.path / "train.jsonl").read_text(encoding="utf-8").count("\n") == 1, (
         "it was killed in the second of three epochs"
     )
     done = cli(*command(), data=data, results=tmp_path)

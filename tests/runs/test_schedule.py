@@ -164,7 +164,9 @@ def test_results_of_another_version_are_left_alone(toy: Prepared, tmp_path: Path
     (pop,) = cells_of(toy, tmp_path, "pop")
     execute([pop], watcher=Listener(), device="cpu")
     file = pop.path / "run.json"
-    content = {key: value for key, value in json.loads(file.read_text()).items() if key != "sha256"}
+    content = {
+        key: value for key, value in json.loads(file.read_text(encoding="utf-8")).items() if key != "sha256"
+    }
     file.write_text(json.dumps({**content, "format": 1}))
     before = file.read_bytes()
     with pytest.raises(
@@ -178,8 +180,8 @@ def test_an_own_model_that_changed_is_other_code(
     toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = registry.find("pop").file
-    (tmp_path / "my_pop.py").write_text(source.read_text())
-    recipe = source.with_suffix(".toml").read_text()
+    (tmp_path / "my_pop.py").write_text(source.read_text(encoding="utf-8"))
+    recipe = source.with_suffix(".toml").read_text(encoding="utf-8")
     (tmp_path / "my_pop.toml").write_text(recipe.replace('name = "pop"', 'name = "my-pop"'))
     monkeypatch.setenv("MMBENCH_MODELS", str(tmp_path))
     (cell,) = cells_of(toy, tmp_path / "results", "my-pop")
@@ -192,7 +194,7 @@ def test_an_own_model_that_changed_is_other_code(
             told.append(other_code)
 
     execute([cell], watcher=Told(), device="cpu")
-    (tmp_path / "my_pop.py").write_text(source.read_text() + "\nCHANGED = True\n")
+    (tmp_path / "my_pop.py").write_text(source.read_text(encoding="utf-8") + "\nCHANGED = True\n")
     execute([cell], watcher=Told(), device="cpu")
     assert told == [False, True]
     (plain,) = execute(cells_of(toy, tmp_path / "results", "pop"), watcher=Listener(), device="cpu")

@@ -61,7 +61,7 @@ def test_a_killed_job_is_tried_again_and_resumes(
     here = run("here")
     assert (models / "steps").stat().st_size == n_steps + EPOCHS * STEPS
     assert same_ranks(as_job, here)
-    lines = [json.loads(line) for line in (as_job / "train.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (as_job / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert not (as_job / "begun").exists()
     assert len(list((tmp_path / "slurm").glob("*/*.out"))) == 2  # of two jobs

@@ -95,7 +95,7 @@ def test_an_unforeseen_error_of_a_seed_trained_alone_fails_that_seed(
         3: "finished",
     }
     assert re.fullmatch(r"trainer\.py:\d+ in train_epoch\(\): RuntimeError: cuDNN error", records[2].reason)
-    assert "in step" in (records[2].path / "traceback.txt").read_text()
+    assert "in step" in (records[2].path / "traceback.txt").read_text(encoding="utf-8")
 
 
 def test_seeds_that_cannot_be_stacked_end_one_after_another(
@@ -216,7 +216,7 @@ def test_a_record_counts_the_epochs_of_all_stages(
 ) -> None:
     record = run(cells_of(toy, tmp_path, model, [1]))[1]
     assert (record.status, record.n_epochs) == ("finished", 3 * n_stages)
-    assert (record.path / LOG).read_text().count("\n") == record.n_epochs
+    assert (record.path / LOG).read_text(encoding="utf-8").count("\n") == record.n_epochs
     stages = [point.get("stage") for point in record.curve]
     assert stages == ([None] * 3 if n_stages == 1 else [0, 0, 0, 1, 1, 1, 2, 2, 2])
     assert [point["epoch"] for point in record.curve] == [1, 2, 3] * n_stages

@@ -101,7 +101,7 @@ def test_a_missing_field_is_named(record: RunRecord) -> None:
 def test_a_changed_number_is_noticed(record: RunRecord) -> None:
     """A seed 2 that becomes 3 made a table over seeds 1, 3, 3."""
     file = record.path / "run.json"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     for old, new in (
         ('"seed": 0', '"seed": 3'),
         ('"finished"', '"failed"'),

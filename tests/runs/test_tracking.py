@@ -61,7 +61,9 @@ def has(package: str) -> bool:
 def test_epochs_are_those_of_the_log(tracked: tuple[RunRecord, str]) -> None:
     record, _ = tracked
     begin, epochs, _ = heard_of(record)
-    log = [json.loads(line) for line in (record.path / "train.jsonl").read_text().splitlines()]
+    log = [
+        json.loads(line) for line in (record.path / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [(e.stage, e.epoch, e.losses, e.valid, e.seconds) for e in epochs] == [
         (line["stage"], line["epoch"], line["loss"], line["valid"], line["seconds"]) for line in log
     ]

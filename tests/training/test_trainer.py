@@ -257,7 +257,7 @@ def test_the_watcher_hears_every_step_and_epoch(tmp_path: Path) -> None:
     make(tmp_path, config=replace(CONFIG, max_epochs=2), watcher=watch).fit()
     n_steps = watch.steps[0][2]
     assert watch.steps == [(e, s, n_steps) for e in (1, 2) for s in range(1, n_steps + 1)]
-    stored = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    stored = [json.loads(line) for line in (tmp_path / LOG).read_text(encoding="utf-8").splitlines()]
     for report, line in zip(watch.reports, stored, strict=True):
         told = {"epoch": report.epoch, "seconds": report.seconds, "loss": report.loss, "valid": report.valid}
         assert told == {key: line[key] for key in told}

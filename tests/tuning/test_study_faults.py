@@ -41,13 +41,13 @@ def test_damage_says_how_to_keep_the_trials(toy: Prepared, tmp_path: Path) -> No
     ledger = open_study(toy, tmp_path)
     trials = run_study(ledger, toy, Budget(trials=3))
     file, study = ledger.path / TRIALS, ledger.path / "study.json"
-    lines = file.read_text().splitlines(keepends=True)
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     file.write_text(lines[0] + lines[1].replace("finished", "finishes") + lines[2])
     with pytest.raises(DamagedError, match="remove line 2 and run the same mmbench tune command again"):
         ledger.trials()
     file.write_text(lines[0] + lines[2])
     assert facts(run_study(ledger, toy, Budget(trials=3))) == facts(trials)
-    content = study.read_text()
+    content = study.read_text(encoding="utf-8")
     study.write_text(content[:-20])
     with pytest.raises(DamagedError, match=r"remove .*study.json and run the same mmbench tune command"):
         open_study(toy, tmp_path)
@@ -69,7 +69,7 @@ def test_half_a_line_is_left_out_and_a_changed_line_is_named(toy: Prepared, tmp_
     ledger = open_study(toy, tmp_path)
     run_study(ledger, toy, Budget(trials=2))
     file = ledger.path / TRIALS
-    lines = file.read_text()
+    lines = file.read_text(encoding="utf-8")
     file.write_text(lines + lines.splitlines()[0][:40])
     assert len(ledger.trials()) == 2
     file.write_text(lines.replace('"number": 1', '"number": 7').replace('"number":1', '"number":7'))
