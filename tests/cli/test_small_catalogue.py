@@ -69,6 +69,14 @@ def test_a_metric_that_is_asked_for_is_refused(name: str, runs: list[RunRecord],
     assert told.error_lines == [f"error: NDCG@10: K must be in 1..{N_ITEMS}, the number of items ranked"]
 
 
+@pytest.mark.parametrize("name", ["power", "why", "knockout"])
+def test_an_empty_metric_is_not_the_default(name: str, runs: list[RunRecord], shop: Prepared) -> None:
+    command = [*filled(COMMANDS[name], runs), "--metric", ""]
+    told = cli(*command, data=shop.data_dir, results=results_of(runs))
+    assert told.returncode == 2
+    assert told.error_lines == ["error: a metric has no name (write for example NDCG@10)"]
+
+
 def test_the_same_in_python(runs: list[RunRecord], shop: Prepared) -> None:
     pop, other = runs
     loaded = mmbench.load(results_dir=results_of(runs))
