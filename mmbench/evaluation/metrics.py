@@ -321,7 +321,7 @@ def asked_metric(metric: str | Metric | None, n_candidates: Iterable[int]) -> Me
 
 
 def within_all(metrics: Iterable[Metric], n_candidates: int) -> list[Metric]:
-    """Return metrics that nobody asked for with cutoffs that a catalogue has, but no hits among all of its items."""
+    """Return metrics that nobody asked for with cutoffs that a catalogue has, without HR at its size, which is 1."""
     return [
         metric.within(n_candidates) for metric in metrics if metric.fits(n_candidates) or metric.name != "HR"
     ]
