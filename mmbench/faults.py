@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from mmbench.errors import counted, suggest
 
@@ -233,17 +234,25 @@ def unknown_key(fault: Fault, model: Any, *, hidden: Sequence[str] = ()) -> str:
 
 def known_keys(model: Any, path: Sequence[str | int]) -> list[str]:
     """Return the keys allowed at `path` inside content that a pydantic model describes; [] if there are none."""
+    kinds = [model]
     for part in path:
-        field = model.model_fields.get(part)
-        if field is None:
-            continue  # a name in a table of tables, or a position in a list of them
-        nested = [kind for kind in _types_in(field.annotation) if hasattr(kind, "model_fields")]
-        if not nested:
-            return []
-        model = nested[0]
-    return [field.alias or name for name, field in model.model_fields.items()]
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    models = [kind for kind in kinds if hasattr(kind, "model_fields")]
+    return [field.alias or name for kind in models[:1] for name, field in kind.model_fields.items()]
 
 
-def _types_in(annotation: Any) -> list[Any]:
-    kinds = [annotation] if isinstance(annotation, type) and not get_args(annotation) else []
-    return kinds + [kind for part in get_args(annotation) for kind in _types_in(part)]
+def _inside(kind: Any, part: str | int) -> list[Any]:
+    """Return the types that may stand at a key of a table, or at a position of a list, of this type."""
+    if not hasattr(kind, "model_fields"):
+        return [inner for entry in get_args(kind) for inner in _alternatives(entry)]
+    fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+    return _alternatives(fields[str(part)].annotation) if part in fields else []
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return the types of a union; the type itself where it is none, without what annotates it."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _alternatives(part)]
+    return [annotation]

@@ -202,6 +202,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "settings as text": ({"settings": "lr=3"}, "settings 'lr=3' are not a dictionary"),
     "device as a number": ({"device": 3}, "unknown device '3'; known: auto, cpu"),
+    "value of too many digits": (
+        {"settings": {"lr": 10**5000}},
+        "sasrec: settings: a number has more than 4,300 digits",
+    ),
+    "key that is not a text": ({"settings": {"lr": {(1, 2): 3}}}, "sasrec: settings: keys must be str"),
     "seeds 0": ({"seeds": 0}, "--seeds '0': seeds and their number must be 1 or more"),
     "no seed": ({"seeds": []}, "--seeds '': give a number of seeds"),
     "seed twice": ({"seeds": [3, 5, 3]}, "--seeds '3,5,3': a seed appears twice"),

@@ -56,7 +56,7 @@ def check_name(name: object, what: str, *, example: str) -> None:
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with numbers of numpy as Python's; UsageError for no mapping and a key that is not a text."""
+    """Return settings with numbers of numpy as Python's; UsageError for what is not a dictionary of texts."""
     if not isinstance(settings, Mapping):
         raise UsageError(f"settings {settings!r} are not a dictionary; write for example {{'lr': 0.001}}")
     for key in settings:

@@ -62,7 +62,7 @@ def knockout(
     from mmbench.reporting.labels import group_runs
     from mmbench.runs.naming import runs_named
 
-    asked = parse_metric(metric) if metric else None
+    asked = None if metric is None else parse_metric(metric)
     if asked is not None:
         asked.check_of_ranks("--metric")
     chosen = (knock_outs or (RETRAINED if retrain else RANKED)).split(",")

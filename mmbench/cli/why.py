@@ -46,7 +46,7 @@ def why(
     from mmbench.runs.naming import run_named
     from mmbench.runs.store import read_all
 
-    asked, first = parse_metric(metric) if metric else None, run_named(state.results_dir, a)
+    asked, first = None if metric is None else parse_metric(metric), run_named(state.results_dir, a)
     stored = read_all(state.results_dir, on_error=lambda path, error: state.warn(f"skipped: {error}"))
     if not Path(b).is_dir() and b.partition("/")[0] in {name.partition("/")[0] for name in experiments()}:
         _print_printed(state, first, b, list(stored), asked or MAIN_METRIC)

@@ -347,7 +347,7 @@ def _images(table: Table | None, guesses: Sequence[Guess], folder: Path) -> list
 
 
 def _images_of_ids(table: Table, guesses: Sequence[Guess], folder: Path) -> list[str]:
-    """Return the line about the folder or zip beside the files whose pictures are called as the items' ids."""
+    """Return the line about the folder or zip beside the files whose pictures are named after the items' ids."""
     column = next((guess.value for guess in guesses if guess.key == "item"), None)
     ids = table.columns.get(column, []) if isinstance(column, str) else []
     beside = [(*_pictures_beside(folder, [f"{each}{ending}" for each in ids]), ending) for ending in ENDINGS]

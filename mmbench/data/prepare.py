@@ -103,15 +103,15 @@ class _Preparation:
         except RawFilesMissingError:
             if existing is None or self.raw is not None or not self._has_definition(existing, definition):
                 raise
-            note = "its raw files are gone, so only the settings were compared"
-            return _update_pictures(existing), False, [note]
+            notes = ["its raw files are gone, so only the settings were compared", *_lack_of(existing)]
+            return _update_pictures(existing), False, notes
         listing = list_images(self.spec.pictures, raw_dir)
         files = raw_facts(self.spec, raw_dir, self.data_dir)
         if self.raw is None:
             check_recorded(self.data_dir, self.spec.name, raw_dir, files)
         source = self._source(definition, files, listing)
-        if existing is not None and existing.manifest.source == source and not existing.lacks_fractions:
-            return _update_manifest(existing, files, listing), False, []
+        if existing is not None and existing.manifest.source == source and not _gets_fractions(existing):
+            return _update_manifest(existing, files, listing), False, _lack_of(existing)
         return self._write(raw_dir, files, listing, definition, source)
 
     def _write(
@@ -175,6 +175,21 @@ class _Preparation:
                 "images": deciding_listing.hash if deciding_listing else None,
             }
         )
+
+
+def _gets_fractions(existing: Prepared) -> bool:
+    """Return whether data lack fractions of seconds and may be replaced; data that may only be read stay usable."""
+    folders = (existing.path, existing.path.parent)
+    return existing.lacks_fractions and all(os.access(folder, os.W_OK) for folder in folders)
+
+
+def _lack_of(existing: Prepared) -> list[str]:
+    """Return a note on data without the fractions of seconds that an older mmbench left out; [] for all others."""
+    return (
+        ["its times stay whole seconds, though its raw files have finer ones"]
+        if existing.lacks_fractions
+        else []
+    )
 
 
 def _update_pictures(existing: Prepared) -> Prepared:

@@ -310,15 +310,18 @@ MAIN_METRIC = Metric("NDCG", 10)  # of all items where a catalogue has fewer tha
 
 
 def asked_metric(metric: str | Metric | None, n_candidates: Iterable[int]) -> Metric:
-    """Return the metric that is asked for; for None MAIN_METRIC with a cutoff that all of these catalogues have."""
-    if metric is None:
-        sizes = list(n_candidates)
-        return MAIN_METRIC.within(min(sizes)) if sizes else MAIN_METRIC
-    return as_metrics(metric)[0]
+    """Return the metric that is asked for; for None MAIN_METRIC with a cutoff that all of these catalogues have.
+
+    n_candidates  0, the size that a record does not know, does not count
+    """
+    if metric is not None:
+        return as_metrics(metric)[0]
+    smallest = min(filter(None, n_candidates), default=None)
+    return MAIN_METRIC if smallest is None else MAIN_METRIC.within(smallest)
 
 
 def within_all(metrics: Iterable[Metric], n_candidates: int) -> list[Metric]:
-    """Return metrics that nobody asked for with cutoffs that a catalogue has, but no hits among all of its items."""
+    """Return metrics that nobody asked for with cutoffs that a catalogue has, without HR at its size, which is 1."""
     return [
         metric.within(n_candidates) for metric in metrics if metric.fits(n_candidates) or metric.name != "HR"
     ]

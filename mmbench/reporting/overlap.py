@@ -52,9 +52,8 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
     first, second  int [n, k], an item at most once in a list; 0 fills lists that have fewer items
     """
-    both = np.sort(
-        np.concatenate([first, second], axis=1), axis=1
-    )  # brings an item of both lists beside itself
+    # An item of both lists stands beside itself once they are sorted together.
+    both = np.sort(np.concatenate([first, second], axis=1), axis=1)
     common = ((both[:, 1:] == both[:, :-1]) & (both[:, 1:] > 0)).sum(1)
     longest = np.maximum((first > 0).sum(1), (second > 0).sum(1))
     return float((common / np.maximum(longest, 1)).mean())

@@ -76,8 +76,8 @@ FACTS: dict[str, Callable[[StoredRun], str]] = {
 
 
 def largest_catalogue(runs: Sequence[StoredRun]) -> int | None:
-    """Return the number of items of the largest catalogue that the runs rank; None without a record."""
-    return max((run.record.n_items for run in runs if run.record), default=None)
+    """Return the number of items of the largest catalogue that the runs rank; None where no record has any."""
+    return max((run.record.n_items for run in runs if run.record and run.record.n_items), default=None)
 
 
 def default_columns(runs: Sequence[StoredRun]) -> list[str]:

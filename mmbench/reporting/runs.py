@@ -73,8 +73,8 @@ class Runs(Sequence[RunRecord]):
         import pandas as pd
 
         wanted = as_metrics(metrics)
-        if wanted == DEFAULT_METRICS and self._records:
-            wanted = default_metrics(min(record.n_items for record in self))
+        if wanted == DEFAULT_METRICS and (sizes := self._sizes):
+            wanted = default_metrics(min(sizes))
         parts: Sequence[SplitName] = [splits] if isinstance(splits, str) else splits
         keys = sorted({key for record in self for key in _chosen(record)})
         rows = [
@@ -91,9 +91,14 @@ class Runs(Sequence[RunRecord]):
         return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
     @property
+    def _sizes(self) -> set[int]:
+        """Return the numbers of items of the catalogues, of those that are known."""
+        return {record.n_items for record in self} - {0}
+
+    @property
     def _shown(self) -> Metric:
         """Return the metric of the lines, of all items where no catalogue has ten."""
-        return MAIN_METRIC.within(max(record.n_items for record in self)) if self else MAIN_METRIC
+        return MAIN_METRIC.within(max(sizes)) if (sizes := self._sizes) else MAIN_METRIC
 
     @property
     def _head(self) -> tuple[str, ...]:

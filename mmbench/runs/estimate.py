@@ -112,14 +112,22 @@ def _epoch_seconds(run: Opened, trainer: Trainer) -> float:
 
 
 def seconds_of_all(rank: Callable[[TargetView], object], targets: TargetView) -> float:
-    """Return the seconds that `rank` takes for all targets, or, where that is long, what some of them make of it."""
+    """Return the seconds that `rank` takes for all targets, or, where that is long, an estimate from some of them."""
     n_users = FEWEST_USERS
     while True:
         some = targets.spread(n_users)
-        start = time.perf_counter()
-        rank(some)
-        seconds = time.perf_counter() - start
+        seconds = _seconds(rank, some)
+        if len(some) == len(targets):
+            return seconds
         n_in_time = int(len(some) * MOST_SECONDS / max(seconds, 1e-9))
-        if len(some) == len(targets) or n_in_time < 2 * n_users:
-            return seconds * len(targets) / len(some)
+        if n_in_time < 2 * n_users:
+            # A model maps its whole catalogue before the first user, which must not be scaled with the users.
+            begun = min(_seconds(rank, targets.spread(1)), seconds)
+            return begun + (seconds - begun) * (len(targets) - 1) / (len(some) - 1)
         n_users = n_in_time
+
+
+def _seconds(rank: Callable[[TargetView], object], some: TargetView) -> float:
+    start = time.perf_counter()
+    rank(some)
+    return time.perf_counter() - start

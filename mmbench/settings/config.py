@@ -204,7 +204,11 @@ def _validated(cls: type, value: Any, *, where: str, key: str) -> Any:
     content = dict(value) if isinstance(value, Mapping) else value
     try:
         # Through JSON: pydantic's strict mode takes a dataclass from keys and values only there.
-        return _adapter(cls, key).validate_json(json.dumps(content, default=str), strict=True)
+        text = json.dumps(content, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: {key or 'settings'}: {explain(error)}") from None
+    try:
+        return _adapter(cls, key).validate_json(text, strict=True)
     except (PydanticUserError, NameError):
         raise UsageError(
             f"{where}: {_without_type(cls)} has a type that no value of a recipe can have; "

@@ -4,6 +4,7 @@ Run: python -m pytest tests/cli/test_small_catalogue.py
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 import mmbench
 from mmbench.data.store import Prepared
+from mmbench.evaluation.metrics import Metric, asked_metric
+from mmbench.reporting.runs import Runs
 from mmbench.runs.store import RunRecord
 from tests.prepared import cli, write_toy
 from tests.runs.test_rerank import finished
@@ -69,6 +72,14 @@ def test_a_metric_that_is_asked_for_is_refused(name: str, runs: list[RunRecord],
     assert told.error_lines == [f"error: NDCG@10: K must be in 1..{N_ITEMS}, the number of items ranked"]
 
 
+@pytest.mark.parametrize("name", ["power", "why", "knockout"])
+def test_an_empty_metric_is_not_the_default(name: str, runs: list[RunRecord], shop: Prepared) -> None:
+    command = [*filled(COMMANDS[name], runs), "--metric", ""]
+    told = cli(*command, data=shop.data_dir, results=results_of(runs))
+    assert told.returncode == 2
+    assert told.error_lines == ["error: a metric has no name (write for example NDCG@10)"]
+
+
 def test_the_same_in_python(runs: list[RunRecord], shop: Prepared) -> None:
     pop, other = runs
     loaded = mmbench.load(results_dir=results_of(runs))
@@ -84,3 +95,14 @@ def test_the_same_in_python(runs: list[RunRecord], shop: Prepared) -> None:
     assert f"test NDCG@{N_ITEMS}" in repr(loaded)
     assert f"{expected[0]:.4f}".removeprefix("0") in repr(loaded)
     assert "test NDCG@5" in loaded.to_frame().columns
+
+
+def test_a_record_without_the_size_of_its_catalogue_changes_no_default(runs: list[RunRecord]) -> None:
+    failed = replace(runs[1], status="failed", reason="no memory", n_items=0)
+    frame = Runs([runs[0], failed]).to_frame()
+    assert list(frame.columns) == list(Runs(runs[:1]).to_frame().columns)
+    assert frame["test NDCG@5"].isna().tolist() == [False, True]
+    assert asked_metric(None, [N_ITEMS, 0]) == Metric("NDCG", N_ITEMS)
+    for records in ([failed], []):
+        assert "test NDCG@10" in repr(Runs(records))
+        assert "test NDCG@10" in Runs(records).to_frame().columns

@@ -3,6 +3,8 @@
 Run: python -m pytest tests/data/test_fine_times.py
 """
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +98,48 @@ def test_data_of_an_older_mmbench_keep_their_identity_and_get_their_fractions(
     assert again.fresh
     assert again.prepared.manifest.files == whole.manifest.files
     assert not prepare("mine", tmp_path / "data").fresh
+
+
+STAYS = "its times stay whole seconds, though its raw files have finer ones"
+
+
+def test_data_of_an_older_mmbench_that_may_only_be_read_are_used_as_they_are(
+    tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared(declare)
+    older = without_fractions(made(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # tests may run as root
+    again = prepare("mine", tmp_path / "data")
+    assert not again.fresh
+    assert again.notes == [STAYS]
+    assert again.prepared.manifest == older.manifest
+
+
+def test_without_raw_files_the_fractions_stay_missing_and_a_note_says_so(tmp_path: Path, declare) -> None:
+    declared(declare)
+    without_fractions(made(tmp_path))
+    shutil.rmtree(tmp_path / "raw")
+    again = prepare("mine", tmp_path / "data")
+    assert not again.fresh
+    assert again.notes == ["its raw files are gone, so only the settings were compared", STAYS]
+
+
+def test_a_failure_to_add_the_fractions_leaves_the_data_as_they_were(
+    tmp_path: Path, declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared(declare)
+    older = without_fractions(made(tmp_path))
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmbench.data.writing.swap_folder", fail)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("mine", tmp_path / "data")
+    assert open_path(older.path).manifest == older.manifest
+    open_path(older.path).verify()
+    assert prepare("mine", tmp_path / "data").prepared.fractions is not None
 
 
 def test_a_changed_fraction_is_damage(tmp_path: Path, declare) -> None:

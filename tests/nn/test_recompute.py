@@ -81,6 +81,54 @@ def test_slots_are_those_of_a_single_pass(n_slots: int) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
 
 
+def kept_with_slots(encoder: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    """The states of `some_slots` from the two chunks that hold them, kept; then in the order of the slots."""
+    first, last = torch.tensor([5, 0, 2 * W + 3]), torch.tensor([1, 5])
+    chunks = [encoder(x[:3], mask[:3], first), encoder(x[6:], mask[6:], last)]
+    return torch.cat(chunks, 1)[:, [0, 3, 2, 4, 1]]
+
+
+@pytest.mark.parametrize("is_cast", [False, True])
+def test_the_noise_of_slots_is_the_same_in_both_passes(is_cast: bool) -> None:
+    encoder, (x, mask) = make_encoder(0.4).train(), rows()
+    if is_cast:
+        encoder, x = encoder.float(), x.detach().float().requires_grad_()
+    results = []
+    for is_chunked in (True, False):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_cast):
+            states = (
+                chunked_states(encoder, x, mask, some_slots())
+                if is_chunked
+                else kept_with_slots(encoder, x, mask)
+            )
+        results.append(outcome(states, encoder, x))
+    tolerance = 0.05 if is_cast else 1e-12  # bfloat16 has 8 digits of two, and chunks add in another order
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_slots_of_a_stack_are_those_of_each_model_alone() -> None:
+    encoders, (x, mask) = [make_encoder(0.0), make_encoder(0.0)], rows()
+    alone = [encoder(x, mask, some_slots()) for encoder in encoders]
+    parameters, _ = stack_module_state(encoders)  # type: ignore[arg-type]
+
+    class Chunked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoders[0]
+
+        def forward(self, x: Tensor, slot: Tensor) -> Tensor:
+            return recompute.states_at(self.encoder, x, mask, slot)
+
+    def run(parameters: dict[str, Tensor], slot: Tensor) -> Any:
+        return functional_call(Chunked(), {f"encoder.{k}": v for k, v in parameters.items()}, (x, slot))
+
+    for slot, dim in ((some_slots(), None), (some_slots().expand(2, -1), 0)):
+        stacked = torch.vmap(run, (0, dim), randomness="different")(parameters, slot)
+        torch.testing.assert_close(stacked, torch.stack(alone), rtol=1e-12, atol=1e-12)
+
+
 def test_the_last_block_maps_the_slots_only() -> None:
     """Nothing reads the states of other places."""
     encoder, (x, mask) = make_encoder(0.0), rows()

@@ -50,8 +50,8 @@ class Ranked:
     ("each", "sizes"),
     [
         (0.0001, [FEWEST_USERS, N_USERS]),
-        (0.002, [FEWEST_USERS, 2_500]),
-        (0.1, [FEWEST_USERS]),
+        (0.002, [FEWEST_USERS, 2_500, 1]),
+        (0.1, [FEWEST_USERS, 1]),
     ],
 )
 def test_a_long_ranking_is_scaled_from_some_users(
@@ -64,12 +64,21 @@ def test_a_long_ranking_is_scaled_from_some_users(
     assert rank.now < 2 * max(MOST_SECONDS, each * FEWEST_USERS)
 
 
-def test_what_every_ranking_begins_with_is_scaled_at_most_from_users_of_half_the_time(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("fixed", "each"), [(0.5, 0.002), (3.0, 0.002), (30.0, 0.0001)])
+def test_what_every_ranking_begins_with_is_not_scaled(
+    monkeypatch: pytest.MonkeyPatch, fixed: float, each: float
 ) -> None:
-    rank = Ranked(0.5, 0.002)
+    rank = Ranked(fixed, each)
     monkeypatch.setattr(module.time, "perf_counter", lambda: rank.now)
-    assert seconds_of_all(rank, targets(N_USERS)) == pytest.approx(0.5 + 0.002 * N_USERS, rel=0.15)
+    assert seconds_of_all(rank, targets(N_USERS)) == pytest.approx(fixed + each * N_USERS)
+
+
+@pytest.mark.parametrize("n", [0, 1, FEWEST_USERS])
+def test_few_targets_are_all_ranked(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    rank = Ranked(7.0, 0.1)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: rank.now)
+    assert seconds_of_all(rank, targets(n)) == pytest.approx(7.0 + 0.1 * n)
+    assert rank.sizes == [n]
 
 
 def targets(n: int) -> TargetView:
