@@ -173,7 +173,7 @@ _BOUNDS = {
 def _of_bounds(name: str, context: Mapping[str, Any]) -> str:
     for key, words in _BOUNDS.items():
         if key in context:
-            return f"must be {words} {context[key]}"
+            return f"must be {words} {_plain(context[key])}"
     digits = {
         "max_digits": "digits",
         "decimal_places": "digits after the point",
@@ -182,6 +182,11 @@ def _of_bounds(name: str, context: Mapping[str, Any]) -> str:
     return next(
         (f"must have at most {context[key]} {what}" for key, what in digits.items() if key in context), ""
     )
+
+
+def _plain(bound: Any) -> str:
+    """Return a bound of a number as a person writes it: 0 and not 0.0."""
+    return str(int(bound)) if isinstance(bound, float) and bound.is_integer() else str(bound)
 
 
 def _of_lengths(name: str, context: Mapping[str, Any]) -> str:

@@ -175,7 +175,7 @@ BAD = [
     ),
     (OWN, RECIPE.replace('slope = { value = 2.0, source = "chosen" }', ""), "slope has no value"),
     (OWN, RECIPE + "[search]\nslope = [1.0, 2.0]", "search.slope: must be { values = "),
-    (OWN, RECIPE + "[search]\nslope = {values = [1.0, 2.0]}", "search.slope.source: "),
+    (OWN, RECIPE + "[search]\nslope = {values = [1.0, 2.0]}", r"search\.slope\.source is missing"),
     (OWN, RECIPE + "[search]\nslope = {values = [], source = 'own'}", "search.slope: values is empty"),
     (
         OWN,
