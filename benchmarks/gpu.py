@@ -214,10 +214,7 @@ def measure(
 
 def epoch_seconds(cells: Sequence[Cell]) -> tuple[float, ...]:
     """Seconds of every epoch, those of all seeds added up; the log of a seed in a stack has its share."""
-    logs = [
-        [json.loads(line) for line in (one.path / LOG).read_text(encoding="utf-8").splitlines()]
-        for one in cells
-    ]
+    logs = [[json.loads(line) for line in (one.path / LOG).read_text("utf-8").splitlines()] for one in cells]
     return tuple(sum(line["seconds"] for line in lines) for lines in zip(*logs, strict=True))
 
 

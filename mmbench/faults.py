@@ -226,6 +226,12 @@ def _of_others(name: str, context: Mapping[str, Any]) -> str:
     return "is not a value that can stand here"
 
 
+def explained(error: "ValidationError", content: Any, model: Any, *, hidden: Sequence[str] = ()) -> str:
+    """Return the line about the first fault of content that a pydantic model describes; see `unknown_key`."""
+    fault = first_fault(error, content)
+    return unknown_key(fault, model, hidden=hidden) if fault.kind == "unknown" else fault.sentence()
+
+
 def unknown_key(fault: Fault, model: Any, *, hidden: Sequence[str] = ()) -> str:
     """Return the line about an unknown key of content that a pydantic model describes, with the nearest known key.
 

@@ -32,7 +32,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="Metric to print, e.g. HR@20 or Coverage@10; repeatable.",
-            show_default="HR@10 NDCG@10 MRR@10",
+            show_default=" ".join(DEFAULTS),
             autocompletion=complete.metrics,
         ),
     ] = None,

@@ -19,7 +19,7 @@ from mmbench.data.protocol import PreparedName, Protocol, build_protocol
 from mmbench.data.spec import INJECTED, DatasetSpec
 from mmbench.errors import UsageError, suggest
 from mmbench.explain import read_toml
-from mmbench.faults import first_fault, unknown_key
+from mmbench.faults import explained
 from mmbench.paths import datasets_file, split_paths
 
 ADDED = "datasets.toml"  # lies in the data folder and holds the tables that `mmbench datasets add` copied
@@ -101,15 +101,8 @@ def _read_table(file: Path, name: str, table: Any, plugin: plugins.Plugin | None
     try:
         return DatasetSpec.model_validate(table)
     except ValidationError as error:
-        raise UsageError(f"{file} [{name}]: {_explain(error, table)}") from None
-
-
-def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
-    """Describe the first fault of a table."""
-    fault = first_fault(error, table)
-    if fault.kind == "unknown":
-        return unknown_key(fault, DatasetSpec, hidden=INJECTED)
-    return fault.sentence()
+        line = explained(error, table, DatasetSpec, hidden=INJECTED)
+        raise UsageError(f"{file} [{name}]: {line}") from None
 
 
 def find_dataset(name: str, data_dir: Path) -> DatasetSpec:

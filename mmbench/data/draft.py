@@ -4,7 +4,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -40,7 +40,7 @@ NAMES = {
 FURTHER_TEXTS = ("description", "features", "summary", "text", "abstract", "overview")
 SEPARATORS = ("|", ";", ">", ",")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-PICTURE = re.compile(r"\.(jpe?g|png|webp|gif)$", re.IGNORECASE)
+PICTURE = re.compile(f"({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,7 @@ def _images(table: Table | None, guesses: Sequence[Guess], folder: Path) -> list
     if not named:
         return _images_of_ids(table, guesses, folder)
     member = _toml("{" + named[0] + "}")
-    place, n_there = _pictures_beside(folder, table.columns[named[0]])
+    place, n_there = _most(_files_beside(folder), table.columns[named[0]])
     if place is None:
         why = f"{_safe(named[0])} looks like names of pictures"
         return [f'# images = {{ name = "FOLDER OR ZIP", member = {member} }}   # {why}']
@@ -350,8 +350,9 @@ def _images_of_ids(table: Table, guesses: Sequence[Guess], folder: Path) -> list
     """Return the line about the folder or zip beside the files whose pictures are named after the items' ids."""
     column = next((guess.value for guess in guesses if guess.key == "item"), None)
     ids = table.columns.get(column, []) if isinstance(column, str) else []
-    beside = [(*_pictures_beside(folder, [f"{each}{ending}" for each in ids]), ending) for ending in ENDINGS]
-    place, n_there, ending = max(beside, key=lambda found: found[1])
+    files = _files_beside(folder)
+    found = [(*_most(files, [f"{each}{ending}" for each in ids]), ending) for ending in ENDINGS]
+    place, n_there, ending = max(found, key=lambda each: each[1])
     if place is None:
         return []
     member, why = f"{{{column}}}{ending}", f"it has such pictures of {n_there} of the first {len(ids)} items"
@@ -369,11 +370,16 @@ def _members(place: Path) -> set[str]:
     return set()
 
 
-def _pictures_beside(folder: Path, names: Sequence[str]) -> tuple[str | None, int]:
-    """Return the folder or zip in `folder` that has most of these files, and how many; (None, 0) where none has any."""
+def _files_beside(folder: Path) -> dict[str, set[str]]:
+    """Return the names of the files in each folder and zip in `folder`."""
+    return {place.name: _members(place) for place in sorted(folder.iterdir())}
+
+
+def _most(files: Mapping[str, set[str]], names: Sequence[str]) -> tuple[str | None, int]:
+    """Return the folder or zip that has most of these files, and how many; (None, 0) where none has any."""
     best: tuple[str | None, int] = (None, 0)
-    for place in sorted(folder.iterdir()):
-        n_there = len(_members(place).intersection(names))
+    for place, there in files.items():
+        n_there = len(there.intersection(names))
         if n_there > best[1]:
-            best = place.name, n_there
+            best = place, n_there
     return best

@@ -316,8 +316,12 @@ def asked_metric(metric: str | Metric | None, n_candidates: Iterable[int]) -> Me
     """
     if metric is not None:
         return as_metrics(metric)[0]
-    smallest = min(filter(None, n_candidates), default=None)
-    return MAIN_METRIC if smallest is None else MAIN_METRIC.within(smallest)
+    return main_metric(min(filter(None, n_candidates), default=None))
+
+
+def main_metric(n_candidates: int | None) -> Metric:
+    """Return MAIN_METRIC with a cutoff that such a catalogue has; itself where the size is not known."""
+    return MAIN_METRIC if n_candidates is None else MAIN_METRIC.within(n_candidates)
 
 
 def within_all(metrics: Iterable[Metric], n_candidates: int) -> list[Metric]:

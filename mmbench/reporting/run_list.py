@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mmbench.errors import DataError, UsageError, suggest
-from mmbench.evaluation.metrics import MAIN_METRIC, Metric, parse_metric
+from mmbench.evaluation.metrics import MAIN_METRIC, Metric, main_metric, parse_metric
 from mmbench.fetch.files import size_text
 from mmbench.reporting.energy import energy_json, energy_text
 from mmbench.reporting.labels import ignored_settings
@@ -82,8 +82,7 @@ def largest_catalogue(runs: Sequence[StoredRun]) -> int | None:
 
 def default_columns(runs: Sequence[StoredRun]) -> list[str]:
     """Return DEFAULT_COLUMNS with a metric that the runs have."""
-    size = largest_catalogue(runs)
-    shown = f"valid {MAIN_METRIC if size is None else MAIN_METRIC.within(size)}"
+    shown = f"valid {main_metric(largest_catalogue(runs))}"
     return [shown if name == f"valid {MAIN_METRIC}" else name for name in DEFAULT_COLUMNS]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from mmbench import paths
 from mmbench.choices import SPLITS, SplitName
 from mmbench.errors import DataError, counted
-from mmbench.evaluation.metrics import DEFAULT_METRICS, MAIN_METRIC, Metric, as_metrics, default_metrics
+from mmbench.evaluation.metrics import DEFAULT_METRICS, Metric, as_metrics, default_metrics, main_metric
 from mmbench.reporting.rounding import DASH, number
 from mmbench.runs.facts import data_facts
 from mmbench.runs.store import RunRecord
@@ -98,11 +98,12 @@ class Runs(Sequence[RunRecord]):
     @property
     def _shown(self) -> Metric:
         """Return the metric of the lines, of all items where no catalogue has ten."""
-        return MAIN_METRIC.within(max(sizes)) if (sizes := self._sizes) else MAIN_METRIC
+        return main_metric(max(self._sizes, default=None))
 
     @property
     def _head(self) -> tuple[str, ...]:
-        return (*HEAD, *(f"{split} {self._shown}" for split in SPLITS))
+        shown = self._shown
+        return (*HEAD, *(f"{split} {shown}" for split in SPLITS))
 
     def __repr__(self) -> str:
         from tabulate import tabulate

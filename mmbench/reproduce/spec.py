@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from mmbench.errors import UsageError, suggest
 from mmbench.evaluation.metrics import parse_metric
 from mmbench.explain import read_toml, reading
-from mmbench.faults import first_fault, unknown_key
+from mmbench.faults import explained
 from mmbench.paths import PACKAGE, PAPER_CLAIMS, PAPER_SCORES, paper_dirs
 
 PRINTED_FIELDS = ("paper", "table", "dataset", "method", "metric", "value")
@@ -222,9 +222,7 @@ def read_paper(file: Path) -> Paper:
     try:
         return TypeAdapter(Paper).validate_python(content)
     except ValidationError as error:
-        fault = first_fault(error, content)
-        line = unknown_key(fault, Paper) if fault.kind == "unknown" else fault.sentence()
-        raise UsageError(f"{file}: {line}") from None
+        raise UsageError(f"{file}: {explained(error, content, Paper)}") from None
 
 
 def read_printed(file: Path) -> dict[tuple[str, str], dict[tuple[str, str, str], float]]:

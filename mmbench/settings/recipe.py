@@ -17,7 +17,7 @@ from pydantic import (
 
 from mmbench.errors import UsageError
 from mmbench.explain import read_toml
-from mmbench.faults import first_fault, unknown_key
+from mmbench.faults import explained
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 Tag = Literal[
@@ -224,9 +224,7 @@ def read_recipe(file: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        fault = first_fault(error, content)
-        line = unknown_key(fault, Recipe) if fault.kind == "unknown" else fault.sentence()
-        raise UsageError(f"{file}: {line}") from None
+        raise UsageError(f"{file}: {explained(error, content, Recipe)}") from None
     if recipe.name.replace("-", "_") != file.stem:
         raise UsageError(
             f"{file}: name is {recipe.name!r}, so the file must be {recipe.name.replace('-', '_')}.toml"
