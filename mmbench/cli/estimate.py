@@ -62,6 +62,12 @@ def estimate(
         for cost in costs
     ]  # fmt: skip
     print_table(state, ["model", "data set", "missing", "epoch", "epochs", "at most", "parameters"], rows)
+    for cost in costs:
+        if cost.alone is not None:
+            state.out.print(
+                f"{cost.model} on {cost.dataset}: while it was timed, other programs had the processor for "
+                f"{cost.waited:.0%} of the time; without them an epoch takes about {cost.alone:.2f} s"
+            )
     total = clock(sum(cost.seconds for cost in costs))
     peaks = {name: max(cost.memory.get(name, 0) for cost in costs) for cost in costs for name in cost.memory}
     memory = (

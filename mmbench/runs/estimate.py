@@ -19,6 +19,7 @@ from mmbench.training.trainer import Trainer
 
 MOST_STEPS, MOST_SECONDS = 12, 5.0  # of training, and again of validation, for each model on each data set
 FEWEST_USERS = 256  # that are ranked
+MUCH = 0.2  # of a time, spent waiting for other programs
 BYTES = 4  # of a parameter
 STATES = 4  # weights, two moments of Adam and the best weights lie on disk while a run is computed
 
@@ -31,6 +32,7 @@ class Cost:
     epoch     seconds of an epoch with its share of the validation; 0 for a model without training
     epochs    the maximum number of epochs
     memory    peak bytes so far, "host" and "device"
+    waited    share of the timed seconds in which other programs had the processor; 0 where a GPU computes
     """
 
     dataset: str
@@ -41,6 +43,12 @@ class Cost:
     epochs: int
     n_parameters: int
     memory: dict[str, int]
+    waited: float = 0.0
+
+    @property
+    def alone(self) -> float | None:
+        """Return the seconds of an epoch without other programs; None if they hardly took part."""
+        return self.epoch * (1 - self.waited) if self.waited > MUCH else None
 
     @property
     def seconds(self) -> float:
@@ -81,12 +89,14 @@ def _timed(cell: Cell, n_runs: int, n_finished: int, device: str) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         run = open_run(replace(cell, path=Path(folder) / "seed_1"), device)
         assert run.trainer is not None
+        start, worked = time.perf_counter(), time.thread_time()
         epoch = _epoch_seconds(run, run.trainer)
+        idle = 1 - (time.thread_time() - worked) / (time.perf_counter() - start)
         return Cost(
             dataset=cell.dataset, model=cell.model, n_runs=n_runs, n_finished=n_finished, epoch=epoch,
             epochs=sum(stage.last_epoch for stage in run.trainer.stages),
             n_parameters=sum(parameter.numel() for parameter in run.model.parameters()),
-            memory=peak_memory(device),
+            memory=peak_memory(device), waited=max(idle, 0.0) if device == "cpu" else 0.0,
         )  # fmt: skip
 
 

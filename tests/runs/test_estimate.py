@@ -8,7 +8,7 @@ import pytest
 from mmbench.data.store import Prepared
 from mmbench.data.views import TargetView
 from mmbench.runs import estimate as module
-from mmbench.runs.estimate import FEWEST_USERS, MOST_SECONDS, estimate, seconds_of_all
+from mmbench.runs.estimate import FEWEST_USERS, MOST_SECONDS, Cost, estimate, seconds_of_all
 from mmbench.runs.narrator import RunLines
 from mmbench.runs.overrides import Overrides
 from mmbench.runs.plan import Cell
@@ -32,6 +32,39 @@ def test_an_estimate_counts_what_is_missing_and_stores_nothing(toy: Prepared, tm
     assert records[0].n_parameters == trained.n_parameters
     again = next(iter(estimate(planned)))
     assert (again.n_runs, again.n_finished) == (1, 1)
+
+
+def timed_with_share(share: float, toy: Prepared, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cost:
+    """Return the cost of a model whose process has the processor for a share of the time."""
+    now = iter(range(10**9))
+    clock = {"wall": 0.0}
+
+    def wall() -> float:
+        clock["wall"] = float(next(now))
+        return clock["wall"]
+
+    monkeypatch.setattr(module.time, "perf_counter", wall)
+    monkeypatch.setattr(module.time, "thread_time", lambda: share * clock["wall"])
+    overrides = Overrides.of({"hidden_dim": 16, "inner_dim": 16}, epochs=3)
+    planned = plan(results_dir=folder, datasets=[toy], models=["sasrec"], seeds=[1], overrides=overrides)
+    (cost,) = estimate(planned, device="cpu")
+    return cost
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_an_epoch_is_said_without_what_other_programs_took(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    cost = timed_with_share(share, toy, tmp_path, monkeypatch)
+    assert cost.waited == pytest.approx(1 - share, abs=0.1)
+    assert cost.alone == pytest.approx(share * cost.epoch, rel=0.2)
+
+
+def test_a_process_that_hardly_waited_says_nothing_of_it(
+    toy: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert timed_with_share(1.0, toy, tmp_path, monkeypatch).alone is None
+    assert timed_with_share(2.0, toy, tmp_path, monkeypatch).waited == 0.0
 
 
 class Ranked:
