@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -65,8 +66,9 @@ def prepare_process(n_threads: int | None = None) -> None:
 
     if n_threads:
         torch.set_num_threads(n_threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    with known_by_old_names():
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
     if sys.platform == "linux":
         try:
             mallopt = ctypes.CDLL(None).mallopt
@@ -75,6 +77,14 @@ def prepare_process(n_threads: int | None = None) -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3
         mallopt(m_mmap_threshold, MAPPED_BYTES)
         mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def known_by_old_names() -> Iterator[None]:
+    """Let `allow_tf32` be read and set without the notice of torch 2.9 that it will have another name one day."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
+        yield
 
 
 def _seconds_at_work() -> float | None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -356,9 +355,7 @@ def test_the_hash_of_code_sees_every_file_of_a_package_and_one_of_a_module(
     assert registry.find("my-line").own_code() == before
     (folder / "my_line.py").rename(folder / "other.py")
     assert plugins.hash_files(sorted(folder.glob("*.py"))) != before
-    assert np.all(
-        [plugin.code() for plugin in plugins.installed("encoders") if plugin.package == "plug-shop"]
-    )
+    assert all(plugin.code() for plugin in plugins.installed("encoders") if plugin.package == "plug-shop")
 
 
 def test_of_two_copies_of_a_package_the_first_on_the_path_counts(shop: Path, tmp_path: Path) -> None:

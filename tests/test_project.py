@@ -82,6 +82,15 @@ def test_the_workflow_covers_what_the_project_declares() -> None:
         assert f"{system}-latest" in workflow
 
 
+def test_every_library_has_an_oldest_version_and_the_workflow_tests_these_together() -> None:
+    extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+    assert not [
+        line for line in [*PROJECT["dependencies"], *extras] if ">=" not in line and "mmbench[" not in line
+    ]
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    assert "--resolution lowest-direct" in workflow
+
+
 @pytest.mark.parametrize("page", [".github/CONTRIBUTING.md", *PAGES])
 def test_pages_that_a_page_names_exist(page: str) -> None:
     file = ROOT / page

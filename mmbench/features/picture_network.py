@@ -14,6 +14,7 @@ from mmbench.features.encoders import Input
 from mmbench.features.manifest import Modality
 from mmbench.features.pixels import Pixels
 from mmbench.features.pretrained import check_whole, mixed, resolve_device
+from mmbench.runtime import known_by_old_names
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,8 @@ class PictureNetwork(ABC):
         import torch
 
         network, forward = self.build()
+        with known_by_old_names():  # torch gives its notice once, so `run` is quiet
+            _ = torch.backends.cudnn.allow_tf32
         network.eval().requires_grad_(False).to(self.device)
         if self.channels_last:
             # Only the layout changes; torch's stubs know this call with a device or a dtype only.

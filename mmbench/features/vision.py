@@ -228,9 +228,9 @@ class ConfiguredPreprocessing:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         transformers = import_transformers()
-        major = int(transformers.__version__.split(".")[0])
         # The two implementations give slightly different pixels, so the choice must not depend on what is installed.
-        choice: dict[str, Any] = {"backend": "pil"} if major >= 5 else {"use_fast": False}
+        named = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 4)
+        choice: dict[str, Any] = {"backend": "pil"} if named else {"use_fast": False}
         try:
             self._processor = transformers.AutoImageProcessor.from_pretrained(
                 checkpoint.folder, local_files_only=True, **choice
@@ -251,14 +251,14 @@ class ConfiguredPreprocessing:
         settings = {key: _plain(value) for key, value in sorted(self._processor.to_dict().items())}
         return {
             "as": "preprocessor_config.json",
-            "code": f"transformers, {getattr(self._processor, 'backend', 'pil')}",
+            "code": f"transformers, {_implementation(self._processor)}",
             "strips": STRIPS,
             "settings": {key: value for key, value in settings.items() if value is not None},
         }
 
     def __call__(self, image: "Image") -> np.ndarray:
         """Convert an RGB picture to float32 [3, H, W]."""
-        batch = self._processor(images=middle(image.convert("RGB")), return_tensors="np")["pixel_values"]
+        batch = self._processor(images=middle(image.convert("RGB")), return_tensors="pt")["pixel_values"]
         pixels = np.asarray(batch[0], dtype=np.float32)
         if pixels.ndim != 3:
             raise DataError(
@@ -266,6 +266,12 @@ class ConfiguredPreprocessing:
                 "not 3; this network cannot be used"
             )
         return pixels
+
+
+def _implementation(processor: Any) -> str:
+    """Return "pil" or "torchvision": some processors exist in the second only, whatever is asked for."""
+    fast = "torchvision" if getattr(processor, "is_fast", False) else "pil"
+    return str(getattr(processor, "backend", fast))  # transformers has the attribute since 5.4
 
 
 def _probe(size: tuple[int, int]) -> "Image":

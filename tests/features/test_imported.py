@@ -191,7 +191,7 @@ class Bomb:
 def test_pickled_code_is_never_run(prepared: Prepared, tmp_path: Path) -> None:
     mark, ids = tmp_path / "ran", write_ids(tmp_path / "i.txt")
     np.save(tmp_path / "f.npy", np.array([Bomb(mark)], dtype=object), allow_pickle=True)
-    np.savez(tmp_path / "f.npz", np.array([Bomb(mark)], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "f.npz", np.array([Bomb(mark)], dtype=object))
     torch.save({"x": Bomb(mark)}, tmp_path / "f.pt")
     (tmp_path / "g.pt").write_bytes(pickle.dumps(Bomb(mark)))
     mark.unlink(missing_ok=True)

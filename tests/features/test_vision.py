@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmbench.errors import DataError, UsageError
 from mmbench.features import vision
 from mmbench.features.encoders import get_encoder
 from mmbench.features.extract import Options, extract
-from mmbench.features.pretrained import Checkpoint, import_transformers
+from mmbench.features.pretrained import Checkpoint, find_checkpoint, import_transformers
 from mmbench.features.store import load_features
-from mmbench.features.vision import HM4SR, PREPROCESSING, TransformersVision
+from mmbench.features.vision import HM4SR, PREPROCESSING, ConfiguredPreprocessing, TransformersVision
 from tests.features import networks
 from tests.features.networks import BLOCKS, PICTURES, WIDTH, by_hand
 from tests.features.toy import encoded, items, prepare
@@ -97,7 +98,8 @@ def test_layers_of_vit_are_the_states_between_its_blocks(models: dict[str, Path]
     network, pixels = forward(models["vit"], "ViTModel")
     state = network.embeddings(pixels)
     expected = [state[:, 0]]
-    for block in network.layers:
+    blocks = network.encoder.layer if hasattr(network, "encoder") else network.layers  # since transformers 5
+    for block in blocks:
         state = block(state)
         expected.append(state[:, 0])
     found = features(models["vit"], layers=True)
@@ -240,6 +242,48 @@ def test_preprocessing_that_does_not_fit(tmp_path: Path, settings: dict[str, Any
     folder = networks.save("vit", tmp_path / "vit", **settings)
     with pytest.raises(DataError, match=said):
         encoder(folder).load()
+
+
+class Processors:
+    """An `AutoImageProcessor` of a version of transformers; keeps what it was asked for."""
+
+    def __init__(self, version: str, **attributes: Any) -> None:
+        self.__version__, self.AutoImageProcessor = version, self
+        self.attributes, self.asked = attributes, dict[str, Any]()
+
+    def from_pretrained(self, folder: Path, *, local_files_only: bool, **asked: Any) -> Any:
+        self.asked = asked
+
+        def process(images: Image.Image, return_tensors: str) -> dict[str, torch.Tensor]:
+            return {"pixel_values": torch.zeros(1, 3, 2, 2)}
+
+        vars(process).update({"to_dict": dict, **self.attributes})
+        return process
+
+
+@pytest.mark.parametrize(
+    ("version", "attributes", "asked", "implementation"),
+    [
+        ("4.57.1", {"is_fast": False}, {"use_fast": False}, "pil"),
+        ("5.0.0", {"is_fast": False}, {"use_fast": False}, "pil"),
+        ("5.3.0", {"is_fast": True}, {"use_fast": False}, "torchvision"),
+        ("5.4.0", {"is_fast": False, "backend": "pil"}, {"backend": "pil"}, "pil"),
+        ("5.10.2", {"is_fast": True, "backend": "torchvision"}, {"backend": "pil"}, "torchvision"),
+    ],
+)
+def test_every_transformers_is_asked_for_pillow_and_says_what_it_gave(
+    models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    attributes: dict[str, Any],
+    asked: dict[str, Any],
+    implementation: str,
+) -> None:
+    processors = Processors(version, **attributes)
+    monkeypatch.setattr(vision, "import_transformers", lambda: processors)
+    preprocessing = ConfiguredPreprocessing(find_checkpoint(str(models["vit"])))
+    assert processors.asked == asked
+    assert preprocessing.describe()["code"] == f"transformers, {implementation}"
 
 
 def test_a_model_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
