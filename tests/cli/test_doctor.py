@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,27 @@ def test_a_missing_library_is_a_problem_or_a_note(monkeypatch: pytest.MonkeyPatc
     assert actual["pip install numpy"].level == "problem"
     assert actual["pip install matplotlib"].level == "note"
     assert "plots" in actual["pip install matplotlib"].text
+
+
+def test_a_library_of_another_version_than_asked_for_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["numpy>=1.26", "torch<2.14,>=2.9", "pandas>=2.2", 'typer>=9; extra == "dev"']
+    versions = {"numpy": "1.25.2", "torch": "2.14.0+cpu", "pandas": "2.2.0rc1", "typer": "1.0"}
+    monkeypatch.setattr(machine, "requires", lambda name: lines)
+    monkeypatch.setattr(machine, "_version", lambda name: versions.get(name, "1"))
+    found = {finding.do: finding.text for finding in machine.libraries() if finding.level == "note"}
+    assert found == {
+        "pip install 'numpy>=1.26'": "numpy 1.25.2 is not what mmbench is tested with (>=1.26)",
+        "pip install 'torch<2.14,>=2.9'": "torch 2.14.0+cpu is not what mmbench is tested with (<2.14,>=2.9)",
+        "pip install 'pandas>=2.2'": "pandas 2.2.0rc1 is not what mmbench is tested with (>=2.2)",
+    }
+
+
+def test_a_package_that_is_only_on_the_path_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> list[str]:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine, "requires", unknown)
+    assert [finding.level for finding in machine.libraries()] == ["ok"]
 
 
 def test_a_look_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
