@@ -18,6 +18,7 @@ from mmbench.errors import DataError, MmbenchError, counted
 if TYPE_CHECKING:
     from mmbench.data.store import Prepared
 
+READ_ONLY = {"data": "prepare and extract need", "results": "training and evaluating need"}
 LITTLE, NOTHING = 2 * 2**30, 50 * 2**20  # free bytes below which there is a note, a problem
 WALK_SECONDS = 0.4  # bounds the search of a huge tree
 OLD_SECONDS = 3600.0  # a file that was not written for so long has been abandoned
@@ -42,6 +43,10 @@ def disk(topic: str, folder: Path, option: str) -> Iterator[Finding]:
         existing = existing.parent
     reason = _why_unwritable(existing, is_parent=existing != folder)
     if reason:
+        if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK) and any(folder.iterdir()):
+            text = f"{folder.absolute()} can only be read ({reason}): what it holds is used as it is"
+            yield Finding("note", topic, text, f"{READ_ONLY[topic]} another folder: {option}")
+            return
         help_text = f"choose another folder with {option}, or get permission for this folder"
         yield Finding("problem", topic, f"{folder.absolute()} cannot be written to: {reason}", help_text)
         return

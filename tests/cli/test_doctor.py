@@ -207,6 +207,24 @@ def test_a_missing_library_is_a_problem_or_a_note(monkeypatch: pytest.MonkeyPatc
     assert "plots" in actual["pip install matplotlib"].text
 
 
+@pytest.mark.parametrize(
+    ("topic", "level"), [("data", "note"), ("results", "note"), ("empty", "problem"), ("missing", "problem")]
+)
+def test_a_folder_that_can_only_be_read_is_used_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, topic: str, level: str
+) -> None:
+    from mmbench.doctor import folders
+
+    (tmp_path / "data" / "prepared").mkdir(parents=True)
+    (tmp_path / "results" / "demo").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(folders, "_why_unwritable", lambda folder, *, is_parent: "Read-only file system")
+    (finding,) = folders.disk(topic if level == "note" else "data", tmp_path / topic, "--data-dir")
+    assert finding.level == level
+    assert "Read-only file system" in finding.text
+    assert "--data-dir" in finding.do
+
+
 def test_a_library_of_another_version_than_asked_for_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["numpy>=1.26", "torch<2.14,>=2.9", "pandas>=2.2", 'typer>=9; extra == "dev"']
     versions = {"numpy": "1.25.2", "torch": "2.14.0+cpu", "pandas": "2.2.0rc1", "typer": "1.0"}
