@@ -9,23 +9,28 @@ from mmbench.runs.plan import CONTROL_MODELS, FEATURE_CHANGES, LATE_FUSION
 
 def missing_control_lines(groups: Sequence[tuple[Group, Row]]) -> list[tuple[str, str]]:
     """Return a line about models that read features on a data set where the table lacks their controls."""
-    bare: dict[str, str] = {}  # model -> its name in tables
+    unfused: dict[str, str] = {}  # model -> its name in tables
+    unshuffled: dict[str, str] = {}
     for group, row in groups:
         is_control = group.model.partition(":")[0] in CONTROL_MODELS
         if is_control or row.floor or not any(run.features for run in group.finished):
             continue
         beside = [other for other, _ in groups if other.dataset == group.dataset and other.finished]
-        has_fusion = any(_is_late_fusion(other) for other in beside)
-        has_changed = any(other.model == group.model and _is_changed(other) for other in beside)
-        if not (has_fusion and has_changed):
-            bare.setdefault(group.model, row.name)
-    if not bare:
+        if not any(_is_late_fusion(other) for other in beside):
+            unfused.setdefault(group.model, row.name)
+        if not any(other.model == group.model and _is_changed(other) for other in beside):
+            unshuffled.setdefault(group.model, row.name)
+    parts = []
+    if unfused:
+        fused = f"no late fusion of independent members beside {', '.join(unfused.values())}"
+        parts.append(f"{fused}: a gain may come from ensembling")
+    if unshuffled:
+        shuffled = f"no shuffled features of {', '.join(unshuffled.values())}"
+        parts.append(f"{shuffled}: a gain may come from parameters")
+    if not parts:
         return []
-    text = (
-        f"without late fusion of independent members, or without shuffled features, of {', '.join(bare.values())}: "
-        f"a gain may come from parameters or from ensembling (mmbench run {' '.join(bare)} --controls adds them)."
-    )
-    return [("Controls", text)]
+    models = " ".join({**unfused, **unshuffled})
+    return [("Controls", f"{'; '.join(parts)} (mmbench run {models} --controls adds them).")]
 
 
 def _is_late_fusion(group: Group) -> bool:
