@@ -228,8 +228,9 @@ class StoreWriter:
         tries: int,
     ) -> None:
         self._connection.executemany(
-            "INSERT INTO picture VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name) DO UPDATE SET "
-            "url = ?2, sha256 = ?3, reason = ?4, final = ?5, tries = tries + ?6, time = ?7",
+            "INSERT INTO picture VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
+            "url = excluded.url, sha256 = excluded.sha256, reason = excluded.reason, final = excluded.final, "
+            "tries = picture.tries + excluded.tries, time = excluded.time",
             [(name, url, sha256, reason, int(final), tries, time.time()) for name in names],
         )
 

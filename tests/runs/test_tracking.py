@@ -272,6 +272,8 @@ def test_wandb_writes_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     pytest.importorskip("wandb", reason="the package wandb is not installed")
     for key, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(key, value)
+    monkeypatch.setenv("WANDB_SERVICE", "")  # wandb leaves one behind; it goes with the test
+    monkeypatch.delenv("WANDB_SERVICE")
     tracker = maker_of("wandb")()
     tracker.begin(TrackedRun(folder=tmp_path, **RUN))  # type: ignore[arg-type]
     for report in EPOCHS:
