@@ -267,7 +267,9 @@ def test_a_frame_of_a_table_has_the_columns_and_values_of_the_csv(made: Path) ->
     report = mmbench.report(mmbench.load(results_dir=made))
     frame = report.to_frame()
     text = {"mean": str, "std": str}  # not every pandas reads the nearest double
-    csv = pd.read_csv(io.StringIO(report.to_csv()), keep_default_na=False, na_values={"place": ""}, dtype=text)
+    csv = pd.read_csv(
+        io.StringIO(report.to_csv()), keep_default_na=False, na_values={"place": ""}, dtype=text
+    )
     assert list(frame.columns) == list(csv.columns)
     for column in ("dataset", "model", "row", "config", "metric", "n", "footnote"):
         assert frame[column].tolist() == csv[column].tolist(), column
