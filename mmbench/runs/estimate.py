@@ -91,12 +91,12 @@ def _timed(cell: Cell, n_runs: int, n_finished: int, device: str) -> Cost:
         assert run.trainer is not None
         start, worked = time.perf_counter(), time.thread_time()
         epoch = _epoch_seconds(run, run.trainer)
-        idle = 1 - (time.thread_time() - worked) / (time.perf_counter() - start)
+        waited = 1 - (time.thread_time() - worked) / (time.perf_counter() - start)
         return Cost(
             dataset=cell.dataset, model=cell.model, n_runs=n_runs, n_finished=n_finished, epoch=epoch,
             epochs=sum(stage.last_epoch for stage in run.trainer.stages),
             n_parameters=sum(parameter.numel() for parameter in run.model.parameters()),
-            memory=peak_memory(device), waited=max(idle, 0.0) if device == "cpu" else 0.0,
+            memory=peak_memory(device), waited=max(waited, 0.0) if device == "cpu" else 0.0,
         )  # fmt: skip
 
 
