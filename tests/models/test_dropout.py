@@ -203,6 +203,8 @@ def test_encoders_drop_nothing_of_their_input() -> None:
         ("hm4sr:-pcl", "encoders.0.transformer"),
         ("tmmsrec:np", "encoders.all"),
         ("tedrec:id", "encoder"),  # without experts, whose noise would move the input
+        ("nextitnet", "encoder"),
+        ("trimlp", "mixer"),
     ],
 )
 def test_models_drop_the_input_of_their_encoders(name: str, encoder: str, rate: float) -> None:

@@ -116,3 +116,15 @@ def test_no_gradient_crosses_from_one_history_to_its_neighbour(kind: str) -> Non
     assert seen[0, 12:].all()
     assert not seen[0, :12].any()
     assert not seen[1].any()
+
+
+def test_the_whole_list_of_dilations_is_repeated(x: Tensor) -> None:
+    """1, 4, 1, 4 and not 1, 1, 4, 4; blocks of their own stand for the encoder's."""
+    torch.manual_seed(0)
+    encoder = CausalConvEncoder(dim=6, n_blocks=2, dilations=(1, 4)).double()
+    expected = x[None]
+    for block, dilation in zip(encoder.blocks, (1, 4, 1, 4), strict=True):
+        own = TwoConvolutions(6, kernel_size=3, dilation=dilation).double()
+        own.load_state_dict(block.state_dict())
+        expected = own(expected, places(14))
+    torch.testing.assert_close(encoder(x[None], places(14)), expected)
