@@ -38,6 +38,7 @@ from mmbench.nn.item_drop import choose_kept, shorten
 from mmbench.nn.late_fusion import fused_cross_entropy, fused_scores
 from mmbench.nn.layers import Attention, Dropout, check_heads, init_normal, zero_padding
 from mmbench.nn.losses import cross_entropy, info_nce
+from mmbench.nn.unit import unit
 from mmbench.settings.config import (
     Fraction,
     NonNegativeFloat,
@@ -267,7 +268,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         looks_of_tokens = looks.repeat(1, x.shape[1] // looks.shape[1], 1)
         for number, layer in enumerate(self.decoder, start=1):
             x = layer(x, mask, memory, looks_of_tokens, slot if number == len(self.decoder) else None)
-        return F.normalize(self.decoder_norm(x), dim=-1), self.diversity(memory, looks, histories)
+        return unit(self.decoder_norm(x)), self.diversity(memory, looks, histories)
 
     def tokens(self, histories: Histories, tables: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the decoder's tokens [R, V, D], their mask bool [R, V, V], and slots (flat in [R V]).
@@ -313,9 +314,9 @@ class MISSRec(Recommender[MISSRecConfig]):
         if self.item_emb is not None and not self.is_pretraining:
             ids = self.item_emb.weight[first:]
         if len(content) == 1:
-            return [F.normalize(content[0] if ids is None else content[0] + ids, dim=-1)], None
-        units = [F.normalize(table, dim=-1) for table in content]
-        return units, None if ids is None else F.normalize(ids, dim=-1)
+            return [unit(content[0] if ids is None else content[0] + ids)], None
+        units = [unit(table) for table in content]
+        return units, None if ids is None else unit(ids)
 
     def slopes(self) -> Tensor:
         """Return a, [1] or [N]; 0 weighs both modalities equally."""
@@ -372,7 +373,7 @@ class MISSRec(Recommender[MISSRecConfig]):
         shorter = replace(whole(batch), position=short.position, kept=short.kept, slot=short.slot)
         u, diversity = self.states(whole(batch), tables)
         augmented, diversity_augmented = self.states(shorter, tables)
-        content = [F.normalize(F.embedding(batch.target, table), dim=-1) for table in tables]
+        content = [unit(F.embedding(batch.target, table)) for table in tables]
         slope, target = self.slopes(), torch.arange(len(u), device=u.device)
         return {
             "si": self.classify(u, content, None, slope, target),

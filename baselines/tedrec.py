@@ -32,6 +32,7 @@ from mmbench.models.transformer import TransformerConfig
 from mmbench.nn.features import available
 from mmbench.nn.layers import Dropout, dropout, init_normal
 from mmbench.nn.losses import wide
+from mmbench.nn.unit import unit
 from mmbench.settings.config import PositiveFloat, PositiveInt, Probability
 
 LEAST_NOISE = 0.01  # is the least deviation of a gate's logit in training
@@ -247,10 +248,10 @@ class TedRec(Recommender[TedRecConfig]):
         return states
 
     def query(self, batch: Batch) -> Tensor:
-        return F.normalize(self.encode(batch), dim=-1)
+        return unit(self.encode(batch))
 
     def item_table(self) -> Tensor:
-        return F.normalize(self.item_emb.weight[1:], dim=-1)
+        return unit(self.item_emb.weight[1:])
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         query = self.query(batch) / self.config.temperature

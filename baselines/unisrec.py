@@ -37,6 +37,7 @@ from mmbench.nn.features import available
 from mmbench.nn.item_drop import choose_kept, shorten
 from mmbench.nn.layers import Dropout, init_normal
 from mmbench.nn.losses import info_nce
+from mmbench.nn.unit import unit
 from mmbench.nn.whitening import WhiteningExperts
 from mmbench.settings.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
@@ -171,14 +172,14 @@ class UniSRec(Recommender[UniSRecConfig]):
     def candidates(self, content: Tensor) -> Tensor:
         """Return unit vectors of the items with content [N + 1, D], padding first."""
         c = content if self.item_emb is None else content + self.item_emb.weight
-        return F.normalize(self.guarded(c), dim=-1)
+        return unit(self.guarded(c))
 
     def guarded(self, vectors: Tensor) -> Tensor:
         """Return item vectors [..., D] whose cosines are taken; those that are zero get no gradient."""
         return without_tiny(vectors)
 
     def query(self, batch: Batch) -> Tensor:
-        return F.normalize(self.states(batch, self.content(batch.item_seq)), dim=-1)
+        return unit(self.states(batch, self.content(batch.item_seq)))
 
     def item_table(self) -> Tensor:
         return self.candidates(self.content())[1:]
@@ -191,7 +192,7 @@ class UniSRec(Recommender[UniSRecConfig]):
         content = self.content()
         is_shared = self.config.catalogue_noise == "shared"
         history = F.embedding(batch.item_seq, content) if is_shared else self.content(batch.item_seq)
-        states = F.normalize(self.states(batch, history), dim=-1)
+        states = unit(self.states(batch, history))
         query = states / self.config.temperature
         return {self.config.loss: self.next_item_loss(query, self.candidates(content), batch)}
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 
@@ -33,10 +32,7 @@ class PrefixRows:
 
 def _attention_mask(segment: Tensor, *, causal: bool) -> Tensor:
     same = segment[:, :, None] == segment[:, None, :]
-    if not causal:
-        return same
-    width = segment.shape[1]
-    return same & torch.ones(width, width, dtype=torch.bool, device=same.device).tril()
+    return same.tril() if causal else same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +61,8 @@ class Batch:
 
         Never negative: histories are sorted by time, and places without a predecessor are set to 0.
         """
-        gap = torch.zeros_like(self.time_seq)
-        gap[:, 1:] = self.time_seq[:, 1:] - self.time_seq[:, :-1]
-        return torch.where(self.mask & (self.position > 0), gap, 0).clamp(min=0)
+        gap = self.time_seq.diff(prepend=self.time_seq[:, :1])
+        return gap.clamp_(min=0).mul_(self.position > 0)
 
     def attention_mask(self, *, causal: bool) -> Tensor:
         """Return bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2).

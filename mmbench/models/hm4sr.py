@@ -379,7 +379,7 @@ def side_by_side(states: Tensor) -> Tensor:
 
 def choose_share(segment: Tensor, share: float) -> Tensor:
     """Draw floor(length * share) positions of every history; segment int64 [R, W] -> bool [R, W]."""
-    same = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :]
+    same = segment[:, :, None] == segment[:, None, :]
     draw = torch.rand(segment.shape, device=segment.device)
     rank = (same & (draw[:, None, :] < draw[:, :, None])).sum(-1)  # of each draw within its history
     # 1e-9: 0.3 * 10 must be 3 although 0.3 has no exact binary form.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbench.nn.parts import is_eager_cpu
+from mmbench.nn.parts import is_eager_cpu, on_gpu
 
 
 class Linear(nn.Linear):
@@ -44,38 +44,38 @@ class GroupedLinear(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1, -2)
-        if adds_in_place(x):
-            bias = None if self.bias is None else self.bias.view(self.n_groups, 1, -1)
-            mapped: Tensor = _GroupedMap.apply(flat, self.weight, bias)
-            return mapped.view(*x.shape[:-1], -1)
-        n_parts = choose_n_parts(flat.shape[1]) if x.is_cuda else 1
-        weight: Tensor = self.weight
-        if n_parts > 1:
-            flat = flat.reshape(self.n_groups * n_parts, -1, flat.shape[-1])
-            weight = _repeated(weight, n_parts)
-        if self.bias is None:
-            out = torch.bmm(flat, weight.transpose(1, 2))
-        else:
-            bias = self.bias.view(self.n_groups, 1, -1)
-            bias = _repeated(bias, n_parts) if n_parts > 1 else bias
-            out = torch.baddbmm(bias, flat, weight.transpose(1, 2))
-        return out.view(*x.shape[:-1], out.shape[-1])
+        bias = None if self.bias is None else self.bias.view(self.n_groups, 1, -1)
+        mapped = _map_groups(x.flatten(1, -2), self.weight, bias)
+        return mapped.view(*x.shape[:-1], mapped.shape[-1])
 
     def extra_repr(self) -> str:
         return f"{self.n_groups} x ({self.weight.shape[2]} -> {self.weight.shape[1]})"
 
 
-class _GroupedMap(torch.autograd.Function):
-    """x @ w.T + b of x [G, P, D_in], w [G, D_out, D_in] and b [G, 1, D_out] or None.
+def _map_groups(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x @ w.T + b of x [G, P, D_in], w [G, D_out, D_in] and b [G, 1, D_out] or None, in autocast's precision."""
+    if torch.compiler.is_compiling():
+        return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias, x, weight.mT)
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    mapped: Tensor = _GroupedMap.apply(x, weight, bias)
+    return mapped
 
-    The gradient of w comes out as w lies in memory; autograd's is its transpose, which is copied for every step.
+
+class _GroupedMap(torch.autograd.Function):
+    """`_map_groups`, whose gradient of w comes out as w lies in memory.
+
+    Autograd's is its transpose, which is copied for every step. On a GPU it is summed in parts (`choose_n_parts`).
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None and on_gpu(x):
+            return torch.baddbmm(bias, x, weight.mT)
         mapped = torch.bmm(x, weight.mT)
         return mapped if bias is None else mapped.add_(bias)
 
@@ -89,9 +89,18 @@ class _GroupedMap(torch.autograd.Function):
         by_x, by_weight, by_bias = ctx.needs_input_grad
         return (
             torch.bmm(grad, weight) if by_x else None,
-            torch.bmm(grad.mT, x) if by_weight else None,
+            _sum_of_products(grad, x) if by_weight else None,
             grad.sum(1, keepdim=True) if by_bias else None,
         )
+
+
+def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return a.T @ b of a [G, P, D] and b [G, P, D'], [G, D, D']."""
+    n_parts = choose_n_parts(a.shape[1]) if on_gpu(a) else 1
+    if n_parts == 1:
+        return torch.bmm(a.mT, b)
+    a, b = (x.reshape(len(x) * n_parts, -1, x.shape[-1]) for x in (a, b))
+    return torch.bmm(a.mT, b).unflatten(0, (-1, n_parts)).sum(1)
 
 
 class GroupedLayerNorm(nn.Module):
@@ -104,13 +113,15 @@ class GroupedLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_groups * dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        size = (self.dim,)
+        if self.n_groups == 1:
+            return F.layer_norm(x, size, self.weight, self.bias, self.eps)
         if is_eager_cpu(x):  # a pass that scales and shifts as it norms; a GPU wants few operations instead
-            size = (self.dim,)
             groups = zip(x, self.weight.split(self.dim), self.bias.split(self.dim), strict=True)
             return torch.stack([F.layer_norm(part, size, scale, by, self.eps) for part, scale, by in groups])
         shape = (self.n_groups, *[1] * (x.dim() - 2), self.dim)
         normed = F.layer_norm(x, (self.dim,), eps=self.eps)
-        return torch.addcmul(self.bias.view(shape), normed, self.weight.view(shape))
+        return normed * self.weight.view(shape) + self.bias.view(shape)
 
     def extra_repr(self) -> str:
         return f"{self.n_groups} x {self.dim}, eps={self.eps}"
@@ -125,11 +136,6 @@ def choose_n_parts(n_rows: int) -> int:
     while n_parts < 32 and n_rows % (2 * n_parts) == 0 and n_rows // (2 * n_parts) >= 256:
         n_parts *= 2
     return n_parts
-
-
-def _repeated(x: Tensor, n: int) -> Tensor:
-    """Return x [G, ...] with each group n times, [G * n, ...]; the gradient sums over the copies."""
-    return x[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
 
 
 def linear(d_in: int, d_out: int, n_groups: int | None = None, *, use_bias: bool = True) -> nn.Module:

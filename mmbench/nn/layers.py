@@ -148,7 +148,7 @@ def hide(logits: Tensor, mask: Tensor) -> Tensor:
     The number is finite: a row without any key gives a uniform softmax, not NaN. Adding, unlike filling, needs no
     backward pass, because the gradient of the softmax is zero there.
     """
-    return logits.add_(torch.where(mask, 0.0, -1e9)[:, None])
+    return logits.add_(~mask[:, None], alpha=-1e9)
 
 
 def take_rows(table: Tensor, index: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from mmbench.data.batch import TrainBatch
 from mmbench.nn.layers import take_rows
-from mmbench.nn.parts import is_eager_cpu
+from mmbench.nn.parts import on_gpu
+from mmbench.nn.unit import unit
 
 ROWS_OF_LOGITS = 512  # are held in memory together; below 128 the matrix products get slower
+LOGITS_ON_GPU = 2**26  # are held there if ROWS_OF_LOGITS rows are fewer: 256 MiB in single precision
 FEWEST_ROWS = 64
 _rows_of_logits = ContextVar("rows of logits", default=ROWS_OF_LOGITS)
 ALIGN = 16  # rows of logits begin at multiples of it, which makes products on CPUs 1.2 to 1.8 times faster
@@ -46,38 +48,38 @@ def _ce_with_gradients(
         dL/db = the column sums of P - Y
 
     `..` is () for one model and (S,) for the S models of a stack. The terms of P are summed over chunks of rows, which
-    share a buffer for Z and P; those of Y follow for all rows together, as a row of E and a row of Q for each target.
-    On a CPU, P' Q is summed as its transpose: half of the time at D = 64, no more at D = 192.
+    share a buffer for Z and P. On a GPU they are those of P - Y, which takes few kernels. On a CPU the terms of Y
+    follow for all rows together, as a row of E and a row of Q for each target, and P' Q is summed as its transpose:
+    half of the time at D = 64, no more at D = 192.
     """
     lead, (n_targets, n_items) = query.shape[:-2], (query.shape[-2], table.shape[-2])
-    n_models, chunk = math.prod(lead), rows_of_logits()
-    total, grad_query = query.new_zeros(lead), query.new_empty(query.shape)
-    grad_bias = table.new_zeros(0 if bias is None else bias.shape)
+    n_models, is_gpu = math.prod(lead), on_gpu(query)
+    weigh = _loss_and_residuals if is_gpu else _loss_and_softmax
+    chunk = rows_on_gpu(n_models * n_items) if is_gpu else rows_of_logits()
     buffer = logits_buffer(n_models * min(chunk, n_targets), n_items, query)
-    is_turned = not query.is_cuda
-    shape = (*lead, table.shape[-1], buffer.shape[1]) if is_turned else table.shape
-    grad_table = table.new_zeros(shape)
+    shape = table.shape if is_gpu else (*lead, table.shape[-1], buffer.shape[1])
+    grad_query, grad_table = query.new_empty(query.shape), table.new_empty(shape)
+    grad_bias = table.new_zeros(0 if bias is None else bias.shape)
     add_product = grad_table.baddbmm_ if lead else grad_table.addmm_
-    for start in range(0, n_targets, chunk):
+    losses = []
+    for start in range(0, max(n_targets, 1), chunk):
         part = slice(start, start + chunk)
         rows = query[..., part, :]
-        memory = buffer[: n_models * rows.shape[-2]].view(*lead, rows.shape[-2], -1)
-        loss, probability = _loss_and_softmax(rows, table, bias, target[..., part], memory)
-        total += loss
-        grad_query[..., part, :] = probability @ table
-        add_product(*((rows.mT, memory) if is_turned else (probability.mT, rows)))
+        memory = buffer[: n_models * rows.shape[-2]].view(*lead, rows.shape[-2], buffer.shape[1])
+        loss, weight = weigh(rows, table, bias, target[..., part], memory)
+        losses.append(loss)
+        torch.matmul(weight, table, out=grad_query[..., part, :])
+        add_product(*((weight.mT, rows) if is_gpu else (rows.mT, memory)), beta=float(start > 0))
         if bias is not None:
-            grad_bias += probability.sum(-2)
-    if is_turned:
+            grad_bias += weight.sum(-2)
+    if not is_gpu:
         grad_table = grad_table[..., :n_items].mT.contiguous()
-    _subtract_targets(grad_query, grad_table, None if bias is None else grad_bias, query, table, target)
-    return total / max(n_targets, 1), grad_query, grad_table, grad_bias
+        _subtract_targets(grad_query, grad_table, None if bias is None else grad_bias, query, table, target)
+    return sum(losses[1:], losses[0]) / max(n_targets, 1), grad_query, grad_table, grad_bias
 
 
-def _loss_and_softmax(
-    rows: Tensor, table: Tensor, bias: Tensor | None, target: Tensor, memory: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the sum of -log P[t, y_t] [..] and P [.., T, N] of some rows Q [.., T, D]; P lies in `memory`."""
+def _logits(rows: Tensor, table: Tensor, bias: Tensor | None, memory: Tensor) -> Tensor:
+    """Return Z [.., T, N] of some rows Q [.., T, D], in `memory`, whose further columns become minus infinity."""
     n_items = table.shape[-2]
     memory[..., n_items:].fill_(float("-inf"))
     logits = memory[..., :n_items]
@@ -86,12 +88,29 @@ def _loss_and_softmax(
     else:
         multiply = torch.baddbmm if rows.dim() > 2 else torch.addmm
         multiply(bias[..., None, :], rows, table.mT, out=logits)
+    return logits
+
+
+def _loss_and_residuals(
+    rows: Tensor, table: Tensor, bias: Tensor | None, target: Tensor, memory: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of -log P[t, y_t] [..] and P - Y [.., T, N] of some rows Q [.., T, D]; P - Y lies in `memory`."""
+    residual = _logits(rows, table, bias, memory)
+    torch.log_softmax(memory, -1, out=memory)
+    of_target = residual.gather(-1, target[..., None])
+    memory.exp_()
+    residual.scatter_(-1, target[..., None], of_target.expm1())
+    return -of_target.sum((-2, -1)), residual
+
+
+def _loss_and_softmax(
+    rows: Tensor, table: Tensor, bias: Tensor | None, target: Tensor, memory: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of -log P[t, y_t] [..] and P [.., T, N] of some rows Q [.., T, D]; P lies in `memory`."""
+    logits = _logits(rows, table, bias, memory)
     of_target = logits.gather(-1, target[..., None])[..., 0]
-    top = None if is_eager_cpu(logits) else logits.amax(-1)
     torch.softmax(memory, -1, out=memory)
     probability = logits  # the same memory
-    if top is not None:
-        return (top - of_target - probability.amax(-1).log()).sum(-1), probability
     likelihood = probability.gather(-1, target[..., None])[..., 0]
     losses = -likelihood.clamp(min=NEGLIGIBLE).log()
     is_unlikely = likelihood < NEGLIGIBLE
@@ -135,11 +154,8 @@ def _subtract_targets(
 
 
 def _subtract_rows(sums: Tensor, row: Tensor, values: Tensor) -> None:
-    """Subtract values [T, D] from the rows `row` [T] of sums [N, D], in a fixed order where rows repeat."""
-    if sums.is_cuda:  # the threads of index_add_ add in whatever order they arrive
-        sums -= torch.ops.aten.embedding_dense_backward(values, row, len(sums), -1, False)
-    else:
-        sums.index_add_(0, row, values, alpha=-1)
+    """Subtract values [T, D] from the rows `row` [T] of sums [N, D], where rows may repeat."""
+    sums.index_add_(0, row, values, alpha=-1)
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
@@ -159,11 +175,14 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         query, _, bias, _ = inputs
         ctx.n, ctx.has_bias = max(query.shape[-2], 1), bias is not None
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # theirs would be zeros as large as the table
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         """Return the saved gradients of the sum times (gradient of the mean) / T."""
+        if grads[0] is None:
+            return None, None, None, None
         by_query, by_table, by_bias = ctx.saved_tensors
         scale = grads[0] / ctx.n
         of_matrix = scale[..., None, None]
@@ -229,6 +248,12 @@ def rows_of_logits() -> int:
     return _rows_of_logits.get()
 
 
+def rows_on_gpu(n_items: int) -> int:
+    """Return how many rows of so many items a loss on a GPU may hold; as many as memory let it have once it ran out."""
+    n_rows = rows_of_logits()
+    return n_rows if n_rows < ROWS_OF_LOGITS else max(n_rows, LOGITS_ON_GPU // n_items)
+
+
 def fewer_rows(n_rows: int) -> int:
     """Return half as many rows of logits, or 0 when fewer would not help."""
     return n_rows // 2 if n_rows > FEWEST_ROWS else 0
@@ -288,11 +313,11 @@ def info_nce(
           logit becomes `same_logit` (released codes use 0, which leaves exp(0) in the sum)
     """
     n = anchor.shape[-2]
-    logits = (F.normalize(anchor, dim=-1) / temperature) @ F.normalize(positive, dim=-1).transpose(-1, -2)
+    logits = (unit(anchor) / temperature) @ unit(positive).transpose(-1, -2)
     if same is not None:
-        others = same & ~torch.eye(n, dtype=torch.bool, device=anchor.device)
+        others = same > torch.eye(n, dtype=torch.bool, device=anchor.device)
         if same_logit is None:  # adding needs no backward pass: the gradient of the softmax is zero there
-            logits += torch.where(others, float("-inf"), 0.0)
+            logits.add_(others, alpha=-1e9)
         else:
             logits = logits.masked_fill(others, same_logit)
     partner = torch.arange(n, device=anchor.device).expand(logits.shape[:-1])
@@ -331,7 +356,7 @@ def nce(a: Tensor, b: Tensor, temperature: float, *, similarity: Literal["dot", 
     with torch.autocast(a.device.type, enabled=False):
         z = wide(torch.cat([a, b]))
         if similarity == "cos":
-            z = F.normalize(z, dim=-1)
+            z = unit(z)
         is_self = torch.eye(len(z), dtype=torch.bool, device=z.device)
         logits = (_Gram.apply(z) / temperature).masked_fill(is_self, float("-inf"))
         return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))

@@ -21,6 +21,11 @@ def is_eager_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Return whether x lies on no CPU: the number of kernels counts there, and sums want a fixed order."""
+    return x.device.type != "cpu"
+
+
 def has_values(x: Tensor) -> bool:
     """Return whether the values of x may decide what is computed: on an eager CPU, outside a stack of seeds."""
     return is_eager_cpu(x) and not is_stacked(x)

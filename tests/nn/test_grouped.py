@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mmbench.nn import grouped
-from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, Linear
+from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, Linear, choose_n_parts
 from mmbench.nn.layers import PostNormEncoder, PreQueryEncoder, init_normal
 from mmbench.settings.config import TrainConfig
 from mmbench.training.optim import make_optimizer
@@ -143,6 +143,35 @@ def test_gradients_of_a_grouped_map_are_exact_and_lie_as_the_weights_do(bias: bo
     assert torch.equal(frozen, grad)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gpu_sums_the_gradient_of_a_weight_in_parts(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = (
+        GroupedLinear(GROUPS, 4, 3, bias=bias).double(),
+        torch.randn(GROUPS, 512, 4, dtype=torch.float64),
+    )
+    x.requires_grad_()
+    assert choose_n_parts(512) == 2
+    weight = torch.randn(GROUPS, 512, 3, dtype=torch.float64)
+    results = []
+    for is_gpu in (False, True):
+        monkeypatch.setattr(grouped, "on_gpu", lambda _, answer=is_gpu: answer)
+        out = layer(x)
+        results.append([out, *torch.autograd.grad((out * weight).sum(), [x, *layer.parameters()])])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+def test_a_single_group_is_the_layer_itself() -> None:
+    torch.manual_seed(0)
+    norm, theirs = GroupedLayerNorm(1, DIM, 1e-5).double(), nn.LayerNorm(DIM, eps=1e-5).double()
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.normal_()
+    theirs.load_state_dict(norm.state_dict())
+    x = torch.randn(1, 5, DIM, dtype=torch.float64)
+    assert torch.equal(norm(x), theirs(x))
+
+
 def test_a_grouped_map_takes_part_in_autocast() -> None:
     layer = GroupedLinear(GROUPS, 4, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -202,7 +231,7 @@ def test_norms_are_those_of_each_group_on_every_device(
     expected = torch.stack([part(values) for part, values in zip(separate, x, strict=True)])
     (of_x,) = torch.autograd.grad((expected * weight).sum(), x, retain_graph=True)
     of_scale = torch.autograd.grad((expected * weight).sum(), [part.weight for part in separate])
-    for is_eager in (True, False):  # False: what a GPU does
+    for is_eager in (True, False):  # False: as on a GPU
         monkeypatch.setattr(grouped, "is_eager_cpu", lambda x, answer=is_eager: answer)
         actual = norm(x)
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)

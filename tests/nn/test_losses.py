@@ -9,8 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmbench.nn import losses
 from mmbench.nn.layers import Dropout, dropout, dropout_of_rows
-from mmbench.nn.losses import bce, bpr, cross_entropy, info_nce, item_scores, nce, rows_at_once
+from mmbench.nn.losses import (
+    ROWS_OF_LOGITS,
+    bce,
+    bpr,
+    cross_entropy,
+    info_nce,
+    item_scores,
+    nce,
+    rows_at_once,
+)
 
 
 def problem(n: int, *, n_items: int = 11, dim: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -23,6 +33,14 @@ def problem(n: int, *, n_items: int = 11, dim: int = 4) -> tuple[Tensor, Tensor,
     return query, table, bias, torch.randint(1, n_items + 1, (n,), generator=generator)
 
 
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of the cross entropy, on a CPU; see tests/test_gpu.py for a GPU."""
+    is_gpu = request.param == "as on a GPU"
+    monkeypatch.setattr(losses, "on_gpu", lambda _: is_gpu)
+
+
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("n", [1, 5, 6, 7, 18])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_cross_entropy_is_torchs(n: int, with_bias: bool) -> None:
@@ -38,6 +56,7 @@ def test_cross_entropy_is_torchs(n: int, with_bias: bool) -> None:
         torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_cross_entropy_of_a_stack_is_each_model_s(with_bias: bool) -> None:
     """Three models with their own tables and targets, two of which occur twice in a model; several chunks."""
@@ -62,6 +81,7 @@ def test_cross_entropy_of_a_stack_is_each_model_s(with_bias: bool) -> None:
             torch.testing.assert_close(own[model], other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("device")
 def test_cross_entropy_gradcheck() -> None:
     query, table, bias, target = problem(5)
     with rows_at_once(3):
@@ -69,6 +89,7 @@ def test_cross_entropy_gradcheck() -> None:
         assert torch.autograd.gradcheck(lambda q, t: cross_entropy(q, t, target), (query, table))
 
 
+@pytest.mark.usefixtures("device")
 def test_cross_entropy_survives_large_logits_and_an_empty_step() -> None:
     query = torch.tensor([[1000.0, 0.0]], requires_grad=True)
     table = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -79,6 +100,7 @@ def test_cross_entropy_survives_large_logits_and_an_empty_step() -> None:
     assert cross_entropy(empty, table, torch.zeros(0, dtype=torch.int64)).item() == 0.0
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("is_stacked", [False, True])
 def test_cross_entropy_of_targets_without_probability(is_stacked: bool, with_bias: bool) -> None:
@@ -110,9 +132,19 @@ def test_cross_entropy_of_targets_without_probability(is_stacked: bool, with_bia
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("device")
 def test_cross_entropy_of_equal_scores_is_log_n() -> None:
     _, table, _, target = problem(4)
     assert cross_entropy(torch.zeros(4, 4).double(), table, target).item() == pytest.approx(math.log(11))
+
+
+@pytest.mark.parametrize(("n_items", "n_rows"), [(12_101, 5_545), (121_010, 554), (200_000, ROWS_OF_LOGITS)])
+def test_a_gpu_holds_more_rows_of_a_small_catalogue_until_its_memory_runs_out(
+    n_items: int, n_rows: int
+) -> None:
+    assert losses.rows_on_gpu(n_items) == n_rows
+    with rows_at_once(ROWS_OF_LOGITS // 2):
+        assert losses.rows_on_gpu(n_items) == ROWS_OF_LOGITS // 2
 
 
 def test_bce_and_bpr_closed_forms() -> None:
