@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbench.nn.losses import rows_of_logits
+from mmbench.nn.losses import rows_of_logits, rows_on_gpu
+from mmbench.nn.parts import is_stacked, on_gpu
 
 ID_SHARE = 1 / 3  # weighs the ids in a score that has them
 MAPS = 4  # a row needs several maps of N numbers at a time, so a chunk has fewer rows of logits
@@ -30,6 +31,11 @@ def fused_scores(query: Tensor, first: Tensor, second: Tensor, ids: Tensor | Non
     return scores if ids is None else (1 - ID_SHARE) * scores + ID_SHARE * (query @ ids.T)
 
 
+def _rows(query: Tensor, n_items: int) -> int:
+    """Return how many rows of logits may be held; a stack, which hides how many models it has, holds the fewest."""
+    return rows_on_gpu(n_items) if on_gpu(query) and not is_stacked(query) else rows_of_logits()
+
+
 class _FusedCrossEntropy(torch.autograd.Function):
     """Mean cross entropy of `fused_scores` / temperature that keeps no [T, N] matrix.
 
@@ -48,7 +54,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         target: Tensor,
         temperature: float,
     ) -> tuple[Tensor, ...]:
-        has_ids, chunk = ids.numel() > 0, max(rows_of_logits() // MAPS, 1)
+        has_ids, chunk = ids.numel() > 0, max(_rows(query, len(first)) // MAPS, 1)
         content_share = 1 - ID_SHARE if has_ids else 1.0
         total, by_query = torch.zeros_like(slope[0]), []
         sums: list[Tensor] = []
@@ -78,10 +84,13 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.n = inputs[0].shape[0]
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # theirs would be zeros as large as the tables
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:
+            return (None,) * 7
         scale = grads[0] / ctx.n
         return (*(gradient * scale for gradient in ctx.saved_tensors), None, None)
 

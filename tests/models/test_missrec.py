@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.data.batch import TrainBatch
+from mmbench.nn import late_fusion
 from mmbench.nn.encoder_decoder import DecoderLayer, EncoderLayer
+from mmbench.nn.losses import ROWS_OF_LOGITS, rows_at_once
 from tests.fixed import fill
 from tests.models.make_missrec import MISSREC, PLAIN, QUIET, make
 from tests.models.toy import (
@@ -244,11 +246,17 @@ def test_one_modality_is_added_to_the_ids(name: str, use_ids: bool) -> None:
         "missrec:contextual",
     ],
 )
-def test_loss_and_gradients_are_those_of_the_scores(name: str) -> None:
+@pytest.mark.parametrize("where", ["in chunks of five rows", "on a CPU", "on a GPU"])
+def test_loss_and_gradients_are_those_of_the_scores(
+    name: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The chunked cross entropy against autograd through all scores."""
     model, view = make(name, **QUIET, temperature=0.3, diversity_weight=0.0), toy_view()
     batch = training_batch(model, view)
-    loss, grads = gradients(model, batch)
+    assert len(batch.target) > 10
+    monkeypatch.setattr(late_fusion, "on_gpu", lambda _: where == "on a GPU")
+    with rows_at_once(5 * late_fusion.MAPS if where == "in chunks of five rows" else ROWS_OF_LOGITS):
+        loss, grads = gradients(model, batch)
     model.zero_grad()
     expected = F.cross_entropy(model.score(batch) / 0.3, batch.target - 1)
     expected.backward()
