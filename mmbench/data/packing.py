@@ -12,7 +12,7 @@ import numpy as np
 
 from mmbench.data.views import ranges
 
-BIN_WIDTH, NARROWEST_BIN = 64, 16  # widths of packed rows: in training, and the least in a ranking
+BIN_WIDTH, NARROWEST_BIN = 64, 16  # widths of packed rows: about that in training, and the least in a ranking
 Layout = Literal["packed", "padded", "fixed"]
 
 
@@ -81,7 +81,7 @@ def arrange(
     is_even        round shapes up, so that only a few shapes occur (a CUDA graph serves a single shape)
     """
     if layout == "packed":
-        width = max(BIN_WIDTH, max_len)
+        width = max(BIN_WIDTH, max_len) if is_even else row_width(max_len)
         bins, offset = pack(lengths, width, step, n_steps)
         number, widths = _numbers(step, bins, offset), np.full(n_steps, width)
     else:
@@ -100,6 +100,14 @@ def arrange(
     base = np.concatenate([[0], np.cumsum(heights * widths)])
     shapes = list(zip(heights.tolist(), widths.tolist(), strict=True))
     return Arrangement(shapes, base, bins * widths[step] + offset, number)
+
+
+def row_width(max_len: int) -> int:
+    """Return how wide packed rows are: as many histories of `max_len` places as BIN_WIDTH takes, at least one.
+
+    Windows of long histories, all of this length, fill such rows without a gap.
+    """
+    return max_len * max(1, BIN_WIDTH // max_len)
 
 
 def arrange_even(lengths: np.ndarray, *, layout: Layout, max_len: int) -> Arrangement:
