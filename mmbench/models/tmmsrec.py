@@ -319,8 +319,8 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         return self.candidates(self.vectors(torch.arange(1, self.n_items + 1, device=device)))
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Return eq. 14; where each state meets a few items, only these are looked up."""
-        if not self.next_item.has_target_negatives:
+        """Return eq. 14; where the states meet fewer items than there are, only these are looked up."""
+        if not self.next_item.has_target_negatives or pairs(batch).numel() >= self.n_items:
             return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}
         tables = self._tables()
         inputs, items = zip(*(look_up(table, batch.item_seq, pairs(batch)) for table in tables), strict=True)

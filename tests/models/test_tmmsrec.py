@@ -225,12 +225,21 @@ def test_gradient_reaches_every_parameter_and_every_encoder(name: str) -> None:
 
 
 @pytest.mark.parametrize("n_negatives", [1, 3])
-def test_loss_is_eq_14_averaged_over_targets(n_negatives: int) -> None:
-    model = make(n_negatives=n_negatives)
+@pytest.mark.parametrize("n_items", [30, 1000])
+def test_loss_is_eq_14_averaged_over_targets(
+    n_items: int, n_negatives: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among 30 items the states meet more than there are, among 1,000 fewer, so that no table is made."""
+    model = make(toy_catalog(n_items=n_items), n_negatives=n_negatives)
     batch = training_batch(model, toy_view())
     assert batch.negatives.shape[1] == n_negatives
+    made: list[int] = []
+    table = model.item_table()
+    monkeypatch.setattr(model, "item_table", lambda: made.append(1) or table)
+    loss = model.loss(batch)["bce"]
+    assert bool(made) == (n_items == 30)
     scores = model.query(batch) @ model.item_table().T
-    torch.testing.assert_close(model.loss(batch)["bce"], loss_by_hand("bce", scores, batch))
+    torch.testing.assert_close(loss, loss_by_hand("bce", scores, batch))
 
 
 @pytest.mark.parametrize(
