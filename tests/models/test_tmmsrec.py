@@ -230,8 +230,8 @@ def test_loss_is_eq_14_averaged_over_targets(
     n_items: int, n_negatives: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Among 30 items the states meet more than there are, among 1,000 fewer, so that no table is made."""
-    model = make(toy_catalog(n_items=n_items), n_negatives=n_negatives)
-    batch = training_batch(model, toy_view())
+    model = make(catalog=toy_catalog(n_items=n_items), n_negatives=n_negatives)
+    batch = training_batch(model, toy_view(n_items=n_items))
     assert batch.negatives.shape[1] == n_negatives
     made: list[int] = []
     table = model.item_table()
