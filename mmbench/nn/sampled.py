@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mmbench.nn.layers import take_rows
 from mmbench.nn.losses import dots, rows_of_logits
+from mmbench.nn.parts import is_stacked, on_gpu
 
-MOST_FLOATS = 2**21  # of item vectors that are gathered together
+MOST_FLOATS, MOST_ON_GPU = 2**21, 2**25  # of item vectors that are gathered together
 DENSE = 100  # on a CPU, scores of all N <= DENSE * K items cost less than K gathered vectors
 
 
@@ -21,7 +22,7 @@ def chosen_scores(query: Tensor, table: Tensor, items: Tensor) -> Tensor:
 
     The K vectors of all targets are never in memory together.
     """
-    if items.numel() * query.shape[-1] <= MOST_FLOATS:
+    if items.numel() * query.shape[-1] <= _most_floats(query):
         return dots(query, F.embedding(items - 1, table))
     scores: Tensor = _ChosenScores.apply(query, table, items - 1)
     return scores
@@ -66,9 +67,14 @@ class _ChosenScores(torch.autograd.Function):
 def _plan(query: Tensor, table: Tensor, index: Tensor) -> tuple[bool, int]:
     """Return whether to form the scores of all items, and for how many targets at a time."""
     n_chosen = index.shape[1]
-    if not query.is_cuda and len(table) <= DENSE * n_chosen:
+    if not on_gpu(query) and len(table) <= DENSE * n_chosen:
         return True, rows_of_logits()
-    return False, max(MOST_FLOATS // (n_chosen * query.shape[1]), 1)
+    return False, max(_most_floats(query) // (n_chosen * query.shape[1]), 1)
+
+
+def _most_floats(query: Tensor) -> int:
+    """Return how many numbers may be gathered; in a stack, which hides how many models it has, the fewest."""
+    return MOST_ON_GPU if on_gpu(query) and not is_stacked(query) else MOST_FLOATS
 
 
 # -- formulas -----------------------------------------------------------------------------------------------------
