@@ -12,7 +12,8 @@ import numpy as np
 
 from mmbench.data.views import ranges
 
-BIN_WIDTH, NARROWEST_BIN = 64, 16  # widths of packed rows: about that in training, and the least in a ranking
+BIN_WIDTH, NARROWEST_BIN = 64, 16  # widths of packed rows: in training, and the least in a ranking
+WINDOWS = 7 / 8  # of the places; with fewer the other histories fill the gaps
 Layout = Literal["packed", "padded", "fixed"]
 
 
@@ -81,7 +82,7 @@ def arrange(
     is_even        round shapes up, so that only a few shapes occur (a CUDA graph serves a single shape)
     """
     if layout == "packed":
-        width = max(BIN_WIDTH, max_len) if is_even else row_width(max_len)
+        width = max_len if not is_even and are_windows(lengths, max_len) else max(BIN_WIDTH, max_len)
         bins, offset = pack(lengths, width, step, n_steps)
         number, widths = _numbers(step, bins, offset), np.full(n_steps, width)
     else:
@@ -102,12 +103,12 @@ def arrange(
     return Arrangement(shapes, base, bins * widths[step] + offset, number)
 
 
-def row_width(max_len: int) -> int:
-    """Return how wide packed rows are: as many histories of `max_len` places as BIN_WIDTH takes, at least one.
+def are_windows(lengths: np.ndarray, max_len: int) -> bool:
+    """Return whether almost all places belong to windows of long histories, which have `max_len` places.
 
-    Windows of long histories, all of this length, fill such rows without a gap.
+    Rows of this width have no gap then; wider ones would, because hardly any history is short enough to fill it.
     """
-    return max_len * max(1, BIN_WIDTH // max_len)
+    return 2 * max_len > BIN_WIDTH and (lengths == max_len).sum() * max_len > WINDOWS * lengths.sum()
 
 
 def arrange_even(lengths: np.ndarray, *, layout: Layout, max_len: int) -> Arrangement:

@@ -87,8 +87,8 @@ class InteractiveMoE(nn.Module):
     def forward(self, e: Tensor) -> Tensor:
         """Map e [R, W, M, D] to e' [R, W, M, D]."""
         out = self.experts(e.flatten(-2)).unflatten(-1, (self.n_experts, *self.shape))  # [R, W, E, M, D]
-        gate = self.gates(e.movedim(-2, 0)).softmax(-1).movedim(0, -1)  # eq. 9  [R, W, E, M]
-        mixed = (gate[..., None] * out).sum(-3)
+        gate = self.gates(e.movedim(-2, 0)).softmax(-1).movedim(0, -2)  # eq. 9  [R, W, M, E]
+        mixed = torch.einsum("rwme,rwemd->rwmd", gate, out)
         return e + self.alpha[:, None] * mixed  # eq. 8, 10
 
 

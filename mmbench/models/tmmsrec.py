@@ -318,9 +318,15 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         device = next(self.parameters()).device
         return self.candidates(self.vectors(torch.arange(1, self.n_items + 1, device=device)))
 
+    def meets_few(self, batch: TrainBatch) -> bool:
+        """Return whether each state meets two items, or all states together fewer than there are."""
+        if not self.next_item.has_target_negatives:
+            return False
+        return batch.negatives.shape[1] == 1 or pairs(batch).numel() < self.n_items
+
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Return eq. 14; where the states meet fewer items than there are, only these are looked up."""
-        if not self.next_item.has_target_negatives or pairs(batch).numel() >= self.n_items:
+        """Return eq. 14; where the states meet few items, only these are looked up."""
+        if not self.meets_few(batch):
             return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}
         tables = self._tables()
         inputs, items = zip(*(look_up(table, batch.item_seq, pairs(batch)) for table in tables), strict=True)

@@ -91,6 +91,25 @@ def test_arranged_histories_lie_apart_and_are_numbered(
         assert all([k for _, k in sorted(row)] == list(range(1, len(row) + 1)) for row in rows.values())
 
 
+@pytest.mark.parametrize(
+    ("n_short", "max_len", "is_even", "shape"),
+    [
+        (0, 50, False, (40, 50)),  # 40 windows
+        (28, 50, False, (43, 50)),  # and 28 histories of 5 places, less than an eighth of all
+        (100, 50, False, (42, 64)),  # now they fill the gaps of 14
+        (0, 50, True, (40, 64)),  # on a GPU
+        (0, 20, False, (14, 64)),  # three side by side
+        (0, 70, False, (40, 70)),
+    ],
+)
+def test_rows_are_as_wide_as_windows_where_hardly_anything_fills_their_gaps(
+    n_short: int, max_len: int, is_even: bool, shape: tuple[int, int]
+) -> None:
+    lengths = np.repeat([max_len, 5], [40, n_short])
+    grids = arrange(lengths, np.zeros_like(lengths), 1, layout="packed", max_len=max_len, is_even=is_even)
+    assert grids.shapes == [shape]
+
+
 def test_even_shapes_are_few_and_waste_an_eighth_at_most() -> None:
     shapes = set()
     for height in range(65, 2_000):

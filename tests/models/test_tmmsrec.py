@@ -229,7 +229,7 @@ def test_gradient_reaches_every_parameter_and_every_encoder(name: str) -> None:
 def test_loss_is_eq_14_averaged_over_targets(
     n_items: int, n_negatives: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Among 30 items the states meet more than there are, among 1,000 fewer, so that no table is made."""
+    """With three negatives the states meet more than 30 items and fewer than 1,000; then no table is made."""
     model = make(catalog=toy_catalog(n_items=n_items), n_negatives=n_negatives)
     batch = training_batch(model, toy_view(n_items=n_items))
     assert batch.negatives.shape[1] == n_negatives
@@ -237,7 +237,7 @@ def test_loss_is_eq_14_averaged_over_targets(
     table = model.item_table()
     monkeypatch.setattr(model, "item_table", lambda: made.append(1) or table)
     loss = model.loss(batch)["bce"]
-    assert bool(made) == (n_items == 30)
+    assert bool(made) == (n_items == 30 and n_negatives == 3)
     scores = model.query(batch) @ model.item_table().T
     torch.testing.assert_close(loss, loss_by_hand("bce", scores, batch))
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmbench.nn import unit as module
 from mmbench.nn.unit import unit
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU has torch's own."""
+    monkeypatch.setattr(module, "on_gpu", lambda _: True)
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 4, 5)])
