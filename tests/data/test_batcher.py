@@ -17,7 +17,7 @@ A, B, C, D, E = range(1, 6)
 
 @pytest.mark.parametrize("layout", ["packed", "padded", "fixed"])
 def test_batch_fields(layout: str) -> None:
-    view = view_of([[A, B, C, D], [E, A, B]], [[10, 10, 40, 50], [5, 8, 9]])
+    view = view_of([[A, B, C, D], [E, A, B]], [[10, 10, 40, 50], [65, 68, 69]])
     rows = plan_rows(view.offsets, "all", 8)
     batch = Batcher(view.items, view.times, layout=layout, max_len=8).training(rows)
     assert batch.item_seq.shape == {"packed": (1, BIN_WIDTH), "padded": (2, 3), "fixed": (2, 8)}[layout]
@@ -48,6 +48,8 @@ def test_evaluation_slot_is_the_last_event_or_the_last_extra_place() -> None:
     assert extra.item_seq.tolist() == [[A, B, C, 0], [D, 0, 0, 0]]
     assert extra.segment.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert extra.position.flatten()[extra.slot].tolist() == [3, 1]
+    assert (view.times > 0).all()
+    assert not extra.interval.flatten()[extra.slot].any()  # an extra place has no time
 
 
 def test_empty_history_is_laid_out() -> None:
