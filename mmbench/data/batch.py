@@ -62,7 +62,7 @@ class Batch:
         Never negative: histories are sorted by time, and places without a predecessor are set to 0.
         """
         gap = self.time_seq.diff(prepend=self.time_seq[:, :1])
-        return gap.clamp_(min=0).mul_(self.position > 0)
+        return gap.clamp(min=0) * (self.position > 0)
 
     def attention_mask(self, *, causal: bool) -> Tensor:
         """Return bool [R, W, W], True = query place i (axis 1) may look at key place j (axis 2).
