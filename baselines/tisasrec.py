@@ -205,7 +205,7 @@ class TiSASRec(Recommender[TiSASRecConfig]):
             times = ((times - self.first_time[user]).double() / unit).round().long()
             unit = torch.ones_like(times)
         distance = (times[:, :, None] - times[:, None, :]).abs()
-        return (distance // unit[:, :, None]).clamp_(max=config.time_span)
+        return (distance // unit[:, :, None]).clamp(max=config.time_span)
 
     def relations(self, batch: Batch) -> Relations:
         def row_tables(table: nn.Embedding) -> Tensor:
