@@ -313,10 +313,9 @@ class MISSRec(Recommender[MISSRecConfig]):
         content, ids = [table[first:] for table in tables], None
         if self.item_emb is not None and not self.is_pretraining:
             ids = self.item_emb.weight[first:]
-        if len(content) == 1:
-            return [unit(content[0] if ids is None else content[0] + ids)], None
-        units = [unit(table) for table in content]
-        return units, None if ids is None else unit(ids)
+        if len(content) == 1 and ids is not None:
+            content, ids = [content[0] + ids], None
+        return [unit(table) for table in content], None if ids is None else unit(ids)
 
     def slopes(self) -> Tensor:
         """Return a, [1] or [N]; 0 weighs both modalities equally."""

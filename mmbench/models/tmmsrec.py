@@ -322,14 +322,15 @@ class TMMSRec(Recommender[TMMSRecConfig]):
         """Return whether each state meets two items, or all states together fewer than there are."""
         if not self.next_item.has_target_negatives:
             return False
-        return batch.negatives.shape[1] == 1 or pairs(batch).numel() < self.n_items
+        return batch.negatives.shape[1] == 1 or len(batch.target) + batch.negatives.numel() < self.n_items
 
     def loss(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Return eq. 14; where the states meet few items, only these are looked up."""
         if not self.meets_few(batch):
             return {self.config.loss: self.next_item(self.query(batch), self.item_table(), batch)}
-        tables = self._tables()
-        inputs, items = zip(*(look_up(table, batch.item_seq, pairs(batch)) for table in tables), strict=True)
+        met = pairs(batch)
+        found = (look_up(table, batch.item_seq, met) for table in self._tables())
+        inputs, items = zip(*found, strict=True)
         state = self.encode(batch, list(inputs), slot=batch.slot)
         scores = dots(state, self.candidates(list(items)))  # [T, 1 + K]
         loss = self.next_item.from_scores(scores[:, 0], scores[:, 1:], batch.negatives, batch)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mmbench.nn.parts import on_gpu
+
 BLOCK = 1024  # rows whose distances to all others, or to all centroids, are in memory together
 MOST_PASSES = 50
 GOLDEN = 0.6180339887498949  # its multiples, without the integer part, fill [0, 1) evenly
@@ -158,7 +160,7 @@ def _distances(rows: Tensor, others: Tensor) -> Iterator[Tensor]:
 
 def sum_by(rows: Tensor, label: Tensor, n_clusters: int) -> Tensor:
     """Return the sum of the rows [n, D] of each label [n], [K, D]; in a fixed order on a GPU too."""
-    if rows.is_cuda:  # the threads of index_add_ add in whatever order they arrive
+    if on_gpu(rows):  # the threads of index_add_ add in whatever order they arrive
         return torch.ops.aten.embedding_dense_backward(rows, label, n_clusters, -1, False)
     return rows.new_zeros(n_clusters, rows.shape[1]).index_add_(0, label, rows)
 

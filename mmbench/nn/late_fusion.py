@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmbench.nn.losses import rows_of_logits, rows_on_gpu
-from mmbench.nn.parts import is_stacked, on_gpu
+from mmbench.nn.parts import has_gpu_memory
 
 ID_SHARE = 1 / 3  # weighs the ids in a score that has them
 MAPS = 4  # a row needs several maps of N numbers at a time, so a chunk has fewer rows of logits
@@ -32,8 +32,8 @@ def fused_scores(query: Tensor, first: Tensor, second: Tensor, ids: Tensor | Non
 
 
 def _rows(query: Tensor, n_items: int) -> int:
-    """Return how many rows of logits may be held; a stack, which hides how many models it has, holds the fewest."""
-    return rows_on_gpu(n_items) if on_gpu(query) and not is_stacked(query) else rows_of_logits()
+    """Return how many rows of logits may be held."""
+    return rows_on_gpu(n_items) if has_gpu_memory(query) else rows_of_logits()
 
 
 class _FusedCrossEntropy(torch.autograd.Function):

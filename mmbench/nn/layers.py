@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.nn.grouped import GroupedLayerNorm, GroupedLinear, layer_norm, linear
-from mmbench.nn.parts import has_values, is_stacked
+from mmbench.nn.parts import has_values, is_stacked, on_gpu
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -23,7 +23,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     cut = cut_of(p)
     if not training or cut == 0:
         return x
-    if x.is_cuda:
+    if on_gpu(x):
         return F.dropout(x, cut / 256)
     return _dropped(x, keep_bytes(x, cut), cut)
 
@@ -34,7 +34,7 @@ def dropout_of_rows(x: Tensor, row: Tensor, n_rows: int, p: float, training: boo
     A CPU draws for the whole table, so the result is that of dropping the table and then taking its rows.
     """
     cut = cut_of(p)
-    if not training or cut == 0 or x.is_cuda:
+    if not training or cut == 0 or on_gpu(x):
         return dropout(x, p, training)
     return _dropped(x, keep_bytes(x.new_empty(n_rows, *x.shape[1:]), cut).index_select(0, row), cut)
 

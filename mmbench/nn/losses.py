@@ -148,14 +148,9 @@ def _subtract_targets(
     first = torch.arange(n_models, device=query.device).view(*query.shape[:-2], 1) * table.shape[-2]
     row = (target + first).flatten()  # counts through the tables of all models, stacked
     grad_query -= table.reshape(-1, dim).index_select(0, row).view(query.shape)
-    _subtract_rows(grad_table.view(-1, dim), row, query.reshape(-1, dim))
+    grad_table.view(-1, dim).index_add_(0, row, query.reshape(-1, dim), alpha=-1)
     if grad_bias is not None:
-        _subtract_rows(grad_bias.view(-1, 1), row, torch.ones_like(row, dtype=query.dtype)[:, None])
-
-
-def _subtract_rows(sums: Tensor, row: Tensor, values: Tensor) -> None:
-    """Subtract values [T, D] from the rows `row` [T] of sums [N, D], where rows may repeat."""
-    sums.index_add_(0, row, values, alpha=-1)
+        grad_bias.view(-1).index_add_(0, row, torch.ones_like(row, dtype=query.dtype), alpha=-1)
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):

@@ -26,6 +26,11 @@ def on_gpu(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
+def has_gpu_memory(x: Tensor) -> bool:
+    """Return whether x may be worked on in the large parts of a GPU; a stack hides how many models it has."""
+    return on_gpu(x) and not is_stacked(x)
+
+
 def has_values(x: Tensor) -> bool:
     """Return whether the values of x may decide what is computed: on an eager CPU, outside a stack of seeds."""
     return is_eager_cpu(x) and not is_stacked(x)

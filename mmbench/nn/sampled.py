@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmbench.nn.layers import take_rows
 from mmbench.nn.losses import dots, rows_of_logits
-from mmbench.nn.parts import is_stacked, on_gpu
+from mmbench.nn.parts import has_gpu_memory, on_gpu
 
 MOST_FLOATS, MOST_ON_GPU = 2**21, 2**25  # of item vectors that are gathered together
 DENSE = 100  # on a CPU, scores of all N <= DENSE * K items cost less than K gathered vectors
@@ -73,8 +73,8 @@ def _plan(query: Tensor, table: Tensor, index: Tensor) -> tuple[bool, int]:
 
 
 def _most_floats(query: Tensor) -> int:
-    """Return how many numbers may be gathered; in a stack, which hides how many models it has, the fewest."""
-    return MOST_ON_GPU if on_gpu(query) and not is_stacked(query) else MOST_FLOATS
+    """Return how many numbers may be gathered."""
+    return MOST_ON_GPU if has_gpu_memory(query) else MOST_FLOATS
 
 
 # -- formulas -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.nn.layers import cut_of, dropout, keep_bytes
+from mmbench.nn.parts import on_gpu
 
 BLOCK = 2048  # rows of which a GPU holds G copies in memory together
 CPU_DIVISOR = 32  # makes blocks smaller on a CPU, so that its caches hold them: about twice as fast
@@ -18,7 +19,7 @@ NOISE_FLOOR = 0.01  # is the least deviation of a gate's noise
 
 def _block(x: Tensor) -> int:
     """Return how many rows are copied at a time."""
-    return BLOCK if x.is_cuda else max(BLOCK // CPU_DIVISOR, 1)
+    return BLOCK if on_gpu(x) else max(BLOCK // CPU_DIVISOR, 1)
 
 
 class _DroppedProducts(torch.autograd.Function):

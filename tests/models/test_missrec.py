@@ -254,7 +254,7 @@ def test_loss_and_gradients_are_those_of_the_scores(
     model, view = make(name, **QUIET, temperature=0.3, diversity_weight=0.0), toy_view()
     batch = training_batch(model, view)
     assert len(batch.target) > 10
-    monkeypatch.setattr(late_fusion, "on_gpu", lambda _: where == "on a GPU")
+    monkeypatch.setattr(late_fusion, "has_gpu_memory", lambda _: where == "on a GPU")
     with rows_at_once(5 * late_fusion.MAPS if where == "in chunks of five rows" else ROWS_OF_LOGITS):
         loss, grads = gradients(model, batch)
     model.zero_grad()

@@ -145,11 +145,8 @@ def test_gradients_of_a_grouped_map_are_exact_and_lie_as_the_weights_do(bias: bo
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_gpu_sums_the_gradient_of_a_weight_in_parts(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = (
-        GroupedLinear(GROUPS, 4, 3, bias=bias).double(),
-        torch.randn(GROUPS, 512, 4, dtype=torch.float64),
-    )
-    x.requires_grad_()
+    layer = GroupedLinear(GROUPS, 4, 3, bias=bias).double()
+    x = torch.randn(GROUPS, 512, 4, dtype=torch.float64, requires_grad=True)
     assert choose_n_parts(512) == 2
     weight = torch.randn(GROUPS, 512, 3, dtype=torch.float64)
     results = []
